@@ -1,0 +1,1 @@
+"""turnkeep keeps the turns of a conversation."""

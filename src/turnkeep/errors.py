@@ -1,0 +1,401 @@
+"""Everything that can go wrong, as one tree; a class exists only where a caller would act differently.
+
+TurnkeepError
+├── ConfigurationError            a setting, file or extra is wrong: fix it and start again
+├── Rejected                      refused at the door, nothing was stored
+│   ├── InvalidMessage            the message or request cannot be understood
+│   ├── MessageTooLarge           over a documented limit
+│   ├── NotAuthenticated          no credential, or one that is not valid (any more)
+│   ├── NotAllowed                a valid credential that does not reach this far
+│   ├── NotFound                  no such message, assistant, dead letter, call …
+│   │   └── ThreadNotFound        no such thread
+│   ├── Conflict                  the thing exists and says otherwise
+│   │   ├── MessageConflict       same message id, other text
+│   │   ├── MessageFrozen         too late to edit or withdraw: a run has begun to answer it
+│   │   └── WrongState            the thread is in a state that does not take this operation
+│   ├── ThreadBusy                a run is in progress and the caller asked not to wait (retryable)
+│   ├── InboxFull                 too many messages wait on this channel (retryable)
+│   └── TooManyRequests           a rate limit of ours (retryable)
+├── ModelError                    the provider failed
+│   ├── ModelUnavailable          5xx, connection refused or lost (retryable)
+│   ├── ModelTimedOut             a watchdog fired: no first event, or silence (retryable)
+│   ├── AnswerMalformed           no terminal event, garbage, HTML … (retryable)
+│   ├── ModelRateLimited          429: wait `retry_after`, the claim is released (retryable)
+│   ├── ModelRefused              the request itself is refused: another attempt says the same
+│   ├── ContextTooLong            prune once, then give up
+│   ├── UnansweredCall            a call without output reached the provider: repair once
+│   └── EndpointBlocked           opens the circuit of endpoint and key; messages wait without attempts
+│       ├── QuotaExhausted
+│       ├── CredentialsRefused
+│       └── ModelGone
+├── ToolError                     told to the model as output, never ends a run by itself
+│   ├── UnknownTool
+│   ├── BadArguments
+│   ├── ToolTimedOut
+│   ├── ToolFailed
+│   └── ToolDenied
+├── RunError                      ends the run
+│   ├── TooManySteps
+│   ├── RunTimedOut
+│   ├── BudgetSpent
+│   ├── RunCancelled
+│   ├── TooManyDeaths             workers died on this batch again and again
+│   └── LeaseLost                 another worker owns the thread: stop, write nothing
+├── StoreError
+│   ├── StoreUnavailable          not reachable now (retryable)
+│   ├── StoreFull                 out of memory or disk (retryable)
+│   ├── OutcomeUnknown            the reply was lost; every operation is safe to repeat (retryable)
+│   ├── StoreMisconfigured        refuses to start: layout, persistence or eviction would break a promise
+│   └── ThreadQuarantined         stored state of one thread is damaged; others are unaffected
+└── StreamError
+    ├── PositionLost              the log no longer reaches back to this offset
+    └── TooSlow                   the subscriber does not read; it may resume
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TurnkeepError(Exception):
+    """Root. `code` is stable and public; `public` is a sentence for people, without secrets or user text."""
+
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+    public: ClassVar[str] = "Something went wrong. Please try again."
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(message or type(self).__doc__ or self.code)
+        self.retry_after = retry_after
+
+
+class ConfigurationError(TurnkeepError):
+    """a setting, file or extra is missing or wrong"""
+
+    code = "configuration_error"
+    public = "The service is not configured correctly."
+
+
+class Rejected(TurnkeepError):
+    """refused at the door; nothing was stored"""
+
+    code = "rejected"
+    public = "The request was refused."
+
+
+class InvalidMessage(Rejected):
+    """the message or request cannot be understood"""
+
+    code = "invalid_message"
+    public = "There was an issue with your request format. Please try again."
+
+
+class MessageTooLarge(Rejected):
+    """the message is over a documented limit"""
+
+    code = "message_too_large"
+    public = "Your message is too large."
+
+
+class NotAuthenticated(Rejected):
+    """no valid credential"""
+
+    code = "not_authenticated"
+    public = "Please sign in."
+
+
+class NotAllowed(Rejected):
+    """this credential does not reach this far"""
+
+    code = "not_allowed"
+    public = "You are not allowed to do this."
+
+
+class NotFound(Rejected):
+    """no such thing"""
+
+    code = "not_found"
+    public = "Not found."
+
+
+class ThreadNotFound(NotFound):
+    """no such thread"""
+
+    code = "thread_not_found"
+    public = "I couldn't find the conversation thread. Please start a new conversation."
+
+
+class Conflict(Rejected):
+    """the thing exists and says otherwise"""
+
+    code = "conflict"
+    public = "This contradicts what is already stored."
+
+
+class MessageConflict(Conflict):
+    """this message id was already used for another text"""
+
+    code = "message_conflict"
+
+
+class MessageFrozen(Conflict):
+    """too late: a run has begun to answer this message"""
+
+    code = "message_frozen"
+
+
+class WrongState(Conflict):
+    """the thread is in a state that does not take this operation"""
+
+    code = "wrong_state"
+
+
+class ThreadBusy(Rejected):
+    """a run is in progress on this thread"""
+
+    code = "thread_busy"
+    retryable = True
+    public = "The assistant is still answering. Please try again in a moment."
+
+
+class InboxFull(Rejected):
+    """too many messages wait on this channel"""
+
+    code = "inbox_full"
+    retryable = True
+    public = "Too many messages are waiting. Please try again in a moment."
+
+
+class TooManyRequests(Rejected):
+    """a rate limit was reached"""
+
+    code = "too_many_requests"
+    retryable = True
+    public = "You are sending too fast. Please slow down."
+
+
+class ModelError(TurnkeepError):
+    """the model provider failed"""
+
+    code = "model_error"
+    public = "I encountered an issue while processing your request."
+
+
+class ModelUnavailable(ModelError):
+    """the provider cannot be reached or answers with a server error"""
+
+    code = "model_unavailable"
+    retryable = True
+    public = "I'm having trouble connecting. Please try again in a moment."
+
+
+class ModelTimedOut(ModelError):
+    """the provider went silent"""
+
+    code = "model_timed_out"
+    retryable = True
+    public = "The request took too long to process. Please try again."
+
+
+class AnswerMalformed(ModelError):
+    """the provider's stream ended without a terminal event or made no sense"""
+
+    code = "answer_malformed"
+    retryable = True
+    public = "I'm having trouble connecting. Please try again in a moment."
+
+
+class ModelRateLimited(ModelError):
+    """the provider asks to slow down"""
+
+    code = "model_rate_limited"
+    retryable = True
+    public = "I'm receiving too many requests right now. Please try again in a moment."
+
+
+class ModelRefused(ModelError):
+    """the provider refuses this request"""
+
+    code = "model_refused"
+    public = "There was an issue with your request format. Please try again."
+
+
+class ContextTooLong(ModelError):
+    """the request does not fit the model's context window"""
+
+    code = "context_too_long"
+    public = "This conversation has become too long. Please start a new one."
+
+
+class UnansweredCall(ModelError):
+    """a tool call without its output reached the provider"""
+
+    code = "unanswered_call"
+
+
+class EndpointBlocked(ModelError):
+    """this endpoint and key answer nobody until somebody acts"""
+
+    code = "endpoint_blocked"
+
+
+class QuotaExhausted(EndpointBlocked):
+    """the account of this key has no credit left"""
+
+    code = "quota_exhausted"
+
+
+class CredentialsRefused(EndpointBlocked):
+    """the provider refuses this key"""
+
+    code = "credentials_refused"
+
+
+class ModelGone(EndpointBlocked):
+    """the provider does not know this model (any more)"""
+
+    code = "model_gone"
+
+
+class ToolError(TurnkeepError):
+    """a tool did not give a result"""
+
+    code = "tool_error"
+    public = "I had trouble gathering the information. Please try again."
+
+
+class UnknownTool(ToolError):
+    """there is no tool of this name"""
+
+    code = "unknown_tool"
+
+
+class BadArguments(ToolError):
+    """the arguments do not fit the tool's schema"""
+
+    code = "bad_arguments"
+
+
+class ToolTimedOut(ToolError):
+    """the tool took too long"""
+
+    code = "tool_timed_out"
+
+
+class ToolFailed(ToolError):
+    """the tool raised an error"""
+
+    code = "tool_failed"
+
+
+class ToolDenied(ToolError):
+    """the call was declined"""
+
+    code = "tool_denied"
+
+
+class RunError(TurnkeepError):
+    """the run cannot go on"""
+
+    code = "run_error"
+    public = "I encountered an issue while processing your request."
+
+
+class TooManySteps(RunError):
+    """the model kept calling tools"""
+
+    code = "too_many_steps"
+    public = "I had trouble gathering the information. Please try again."
+
+
+class RunTimedOut(RunError):
+    """the run reached its deadline"""
+
+    code = "run_timed_out"
+    public = "The request took too long to process. Please try again."
+
+
+class BudgetSpent(RunError):
+    """the budget of this period is spent"""
+
+    code = "budget_spent"
+    public = "The budget for this period is used up. Please try again later."
+
+
+class RunCancelled(RunError):
+    """the run was cancelled"""
+
+    code = "run_cancelled"
+    public = "Stopped."
+
+
+class TooManyDeaths(RunError):
+    """workers died on this batch again and again"""
+
+    code = "too_many_deaths"
+
+
+class LeaseLost(RunError):
+    """another worker owns this thread now; nothing was changed"""
+
+    code = "lease_lost"
+
+
+class StoreError(TurnkeepError):
+    """the store failed"""
+
+    code = "store_error"
+    public = "I'm having trouble connecting. Please try again in a moment."
+
+
+class StoreUnavailable(StoreError):
+    """the store cannot be reached"""
+
+    code = "store_unavailable"
+    retryable = True
+
+
+class StoreFull(StoreError):
+    """the store is out of memory or disk"""
+
+    code = "store_full"
+    retryable = True
+
+
+class OutcomeUnknown(StoreError):
+    """the reply was lost; the operation may have happened and is safe to repeat"""
+
+    code = "outcome_unknown"
+    retryable = True
+
+
+class StoreMisconfigured(StoreError):
+    """the store's layout or configuration would break a promise"""
+
+    code = "store_misconfigured"
+
+
+class ThreadQuarantined(StoreError):
+    """the stored state of this thread is damaged; an operator has to look"""
+
+    code = "thread_quarantined"
+
+
+class StreamError(TurnkeepError):
+    """the stream cannot go on from here"""
+
+    code = "stream_error"
+
+
+class PositionLost(StreamError):
+    """the log does not reach back to this position"""
+
+    code = "position_lost"
+    retryable = True
+
+
+class TooSlow(StreamError):
+    """the subscriber does not read fast enough"""
+
+    code = "too_slow"
+    retryable = True

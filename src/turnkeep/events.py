@@ -1,0 +1,139 @@
+"""What a subscriber may see: one closed family of events, one JSON form, every dialect an encoder over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+from turnkeep.usage import Usage
+
+EventKind = Literal[
+    "accepted",  # a message is durable; `text` is what was said, `policy` what it asks of a busy thread
+    "edited",  # a waiting message has other text now
+    "withdrawn",  # a waiting message was taken back
+    "started",  # a claim of the run began; a new attempt (> 1) replaces what was shown before by nothing
+    "processing",  # tools are running; `tools` names them
+    "waiting",  # the run waits and uses no attempt: rate limit, budget, open circuit, shutdown; `error` says why
+    "retrying",  # an attempt failed and will be repeated
+    "responding",  # the first token of a step is on its way
+    "delta",  # `text` is what the answer grows by
+    "snapshot",  # `text` is the whole answer so far and replaces what was shown
+    "steered",  # a message that asked to steer was taken into the run (outcome applied) or not (deferred)
+    "held",  # the run waits for decisions; `calls` says on what
+    "decided",  # one of them was taken; `calls` holds it
+    "completed",  # the batch is committed: `text` is the whole answer, `outcome` how it ended
+    "dead",  # the batch is a dead letter; `error` says why
+    "said",  # somebody else than the model added `text` as the assistant (`author`)
+    "paused",  # a person takes over: no run begins
+    "resumed",
+]
+
+Outcome = Literal["completed", "incomplete", "cancelled", "applied", "deferred"]
+
+FINAL: frozenset[EventKind] = frozenset({"completed", "dead"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What went wrong, for subscribers. `message` is a sentence for people, `details` technical, scrubbed, ≤ 500
+    characters.
+    """
+
+    code: str
+    message: str
+    details: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return {"code": self.code, "message": self.message, "details": self.details}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a channel's log.
+
+    `offset` (from 1, rising by 1 per entry), `epoch` and `at` (Unix seconds, store clock) are given by the store at
+    the append. `message_ids` are the messages concerned, oldest first.
+    """
+
+    kind: EventKind
+    message_ids: tuple[str, ...] = ()
+    text: str = ""
+    run_id: str | None = None
+    attempt: int = 0
+    outcome: Outcome | None = None
+    tools: tuple[str, ...] = ()
+    calls: tuple[Mapping[str, Any], ...] = ()
+    error: Fault | None = None
+    usage: Usage | None = None
+    author: str | None = None
+    policy: str | None = None
+    thread_id: str | None = None
+    offset: int = 0
+    epoch: str = ""
+    at: float = 0.0
+
+    @property
+    def is_final(self) -> bool:
+        """After this event the messages named are settled."""
+        return self.kind in FINAL
+
+    def at_position(self, offset: int, epoch: str, at: float) -> Self:
+        return replace(self, offset=offset, epoch=epoch, at=at)
+
+    def to_json(self) -> dict[str, Any]:
+        """Stored form, without fields that hold their default."""
+        data: dict[str, Any] = {"kind": self.kind}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "kind" or value == f.default:
+                continue
+            if f.name in ("error", "usage"):
+                value = value.to_json()
+            elif f.name in ("message_ids", "tools"):
+                value = list(value)
+            elif f.name == "calls":
+                value = [dict(call) for call in value]
+            data[f.name] = value
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        values = dict(data)
+        for name in ("message_ids", "tools", "calls"):
+            if name in values:
+                values[name] = tuple(values[name])
+        if "error" in values:
+            values["error"] = Fault(**values["error"])
+        if "usage" in values:
+            values["usage"] = Usage.from_json(values["usage"])
+        return cls(**values)
+
+
+def delta(text: str, run_id: str, attempt: int) -> Event:
+    """The hot path: one per token."""
+    return Event("delta", text=text, run_id=run_id, attempt=attempt)
+
+
+class Answer:
+    """The text of a turn in progress, folded from its events: what a snapshot shows."""
+
+    __slots__ = ("attempt", "message_ids", "run_id", "text")
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.run_id: str | None = None
+        self.attempt = 0
+        self.message_ids: tuple[str, ...] = ()
+
+    def take(self, event: Event) -> None:
+        """Fold one event in, in log order."""
+        if event.kind == "delta":
+            self.text += event.text
+        elif event.kind == "snapshot":
+            self.text = event.text
+        elif event.kind == "started":
+            self.text = ""
+            self.run_id, self.attempt, self.message_ids = event.run_id, event.attempt, event.message_ids
+        elif event.is_final:
+            self.text, self.run_id = "", None

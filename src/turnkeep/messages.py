@@ -1,0 +1,239 @@
+"""What people say and what a transcript is made of.
+
+A `Message` is one thing a user said. An `Item` is one entry of a transcript. Both are immutable and
+have exactly one JSON form (`to_json` / `from_json`), which is also the stored form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+DEFAULT_TENANT = "default"
+DEFAULT_QUEUE = "assistant"
+
+BusyPolicy = Literal["collect", "queue", "steer", "interrupt", "rollback", "reject"]
+BUSY_POLICIES: tuple[BusyPolicy, ...] = ("collect", "queue", "steer", "interrupt", "rollback", "reject")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """Where a conversation is found: whose it is, in which queue, on which channel.
+
+    `channel` is any string. One of the form ``thread_…`` names the thread itself.
+    """
+
+    tenant: str
+    queue: str
+    channel: str
+
+    @property
+    def names_thread(self) -> bool:
+        return self.channel.startswith("thread_")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a content: text, or an image or file that is passed through to models that take it."""
+
+    type: Literal["text", "image", "file"]
+    text: str = ""
+    data: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        if self.type == "text":
+            return {"type": "text", "text": self.text}
+        return {"type": self.type, **(self.data or {})}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        if data["type"] == "text":
+            return cls("text", data["text"])
+        return cls(data["type"], data={k: v for k, v in data.items() if k != "type"})
+
+
+Content = tuple[Part, ...]
+
+
+def text_content(text: str) -> Content:
+    return (Part("text", text),)
+
+
+def content_text(content: Content) -> str:
+    """The words of a content, without its images and files."""
+    return "\n".join(part.text for part in content if part.type == "text")
+
+
+def digest(content: Content) -> str:
+    """What makes two sends of one message id "the same": equal for equal content, 16 bytes of SHA-256 in hex."""
+    canonical = json.dumps([p.to_json() for p in content], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One thing a user said, on its way in or waiting.
+
+    `window` and `max_wait` (seconds) are None where the thread's or queue's setting counts; the
+    store keeps what counted on arrival. `not_before` (Unix seconds) makes the message wait beside the inbox
+    until then. `minted` says that the id is ours: such a send is not idempotent.
+    `arrival` (store clock) and `seq` (place in the thread's order, from 1) are given by the store.
+    """
+
+    address: Address
+    message_id: str
+    content: Content
+    instructions: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    on_busy: BusyPolicy | None = None
+    window: float | None = None
+    max_wait: float | None = None
+    not_before: float | None = None
+    flush: bool = False
+    minted: bool = False
+    arrival: float = 0.0
+    seq: int = 0
+
+    @property
+    def text(self) -> str:
+        return content_text(self.content)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the JSON of its content: what `max_batch_bytes` and the size limits count."""
+        return len(json.dumps([p.to_json() for p in self.content], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Stored form: everything but the address, without fields that hold their default."""
+        data: dict[str, Any] = {"message_id": self.message_id, "content": [p.to_json() for p in self.content]}
+        if self.metadata:
+            data["metadata"] = dict(self.metadata)
+        for name in ("instructions", "on_busy", "window", "max_wait", "not_before"):
+            if (value := getattr(self, name)) is not None:
+                data[name] = value
+        for name in ("flush", "minted", "arrival", "seq"):
+            if value := getattr(self, name):
+                data[name] = value
+        return data
+
+    @classmethod
+    def from_json(cls, address: Address, data: Mapping[str, Any]) -> Self:
+        values = dict(data)
+        values["content"] = tuple(Part.from_json(p) for p in data["content"])
+        return cls(address=address, **values)
+
+    def but(self, **changes: Any) -> Self:
+        """A copy with other values."""
+        return replace(self, **changes)
+
+
+# ---------------------------------------------------------------- transcript
+
+
+@dataclass(frozen=True, slots=True)
+class UserItem:
+    """A user message in the transcript: exactly one per accepted message (boundaries are kept)."""
+
+    content: Content
+    message_id: str | None = None
+    at: float = 0.0
+
+    kind = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemItem:
+    """A system message that a caller put into the transcript; pruning keeps it."""
+
+    text: str
+
+    kind = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantItem:
+    """What the assistant said. `interrupted` marks text that was cut off by a cancel or a limit.
+
+    `phase` (commentary, final_answer) is the provider's and goes back to it on replay.
+    """
+
+    text: str
+    interrupted: bool = False
+    phase: str | None = None
+    author: str | None = None
+    """Who said it instead of the model: a person who took over."""
+
+    kind = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningItem:
+    """A provider's reasoning item, opaque; it stays next to the call or answer that follows it."""
+
+    raw: Mapping[str, Any]
+
+    kind = "reasoning"
+
+
+@dataclass(frozen=True, slots=True)
+class CallItem:
+    """The model asks for a tool. `arguments` is the JSON text as the model wrote it."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+    kind = "call"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputItem:
+    """What a tool call gave: exactly one per call, `status` says how it ended."""
+
+    call_id: str
+    output: str
+    status: Literal["ok", "error", "denied", "cancelled", "unknown", "expired"] = "ok"
+
+    kind = "output"
+
+
+Item = UserItem | SystemItem | AssistantItem | ReasoningItem | CallItem | OutputItem
+
+_ITEMS: dict[str, type[Item]] = {
+    c.kind: c for c in (UserItem, SystemItem, AssistantItem, ReasoningItem, CallItem, OutputItem)
+}
+
+
+def item_to_json(item: Item) -> dict[str, Any]:
+    """The stored form of a transcript entry, without fields that hold their default."""
+    data: dict[str, Any] = {"kind": item.kind}
+    for f in fields(item):
+        value = getattr(item, f.name)
+        if f.name == "content":
+            data["content"] = [part.to_json() for part in value]
+        elif value != f.default:
+            data[f.name] = dict(value) if f.name == "raw" else value
+    return data
+
+
+def item_from_json(data: Mapping[str, Any]) -> Item:
+    """Raises KeyError or TypeError for what is no item."""
+    values = {k: v for k, v in data.items() if k != "kind"}
+    if data["kind"] == "user":
+        values["content"] = tuple(Part.from_json(p) for p in data["content"])
+    return _ITEMS[data["kind"]](**values)
+
+
+def turns_of(items: Sequence[Item]) -> list[list[Item]]:
+    """A transcript cut into whole turns: each begins with the first user item after something else was said."""
+    turns: list[list[Item]] = []
+    answered = True
+    for item in items:
+        if (item.kind == "user" and answered) or not turns:
+            turns.append([])
+        answered = item.kind != "user"
+        turns[-1].append(item)
+    return turns

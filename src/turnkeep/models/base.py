@@ -1,0 +1,106 @@
+"""The contract between a run and whoever answers.
+
+A model is a stateless function: everything it may know is in the request, and nothing it keeps on its
+side is ever needed again. One file per provider protocol implements `Model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from turnkeep.messages import AssistantItem, CallItem, Item, ReasoningItem
+from turnkeep.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """What the model is told of a tool. `parameters` is a JSON schema; `strict` where the schema allows it."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One step. `items` are complete and paired: each call has exactly one output.
+
+    `parameters` (temperature, max_output_tokens, presence_penalty, frequency_penalty, reasoning, …) are sent
+    only where the server takes them. `labels` (run, tenant, thread, attempt: short ASCII strings) travel as metadata
+    or headers and
+    never change the answer. `cache_key` groups requests that share a prefix; `user` is a hash of the end user.
+    """
+
+    model: str
+    items: Sequence[Item]
+    instructions: str | None = None
+    tools: Sequence[ToolSpec] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cache_key: str | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The provider has accepted the request; money may be spent from here on."""
+
+    response_id: str | None
+    request_id: str | None = None
+    rate: Mapping[str, str] = field(default_factory=dict)
+    """The `x-ratelimit-*` headers as sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Some more text, in order; the answer is the concatenation."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemDone:
+    """One finished output item: text, reasoning or a call. The order is the provider's."""
+
+    item: AssistantItem | ReasoningItem | CallItem
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The terminal event, always last and exactly once. Without it the stream has failed.
+
+    `reason`: ``stop``; ``calls`` (decided by the calls received, never by the provider's word alone); or the answer is
+    incomplete: ``length``, ``filter``, ``refusal``. `usage` counts one request; its cost is not set here.
+    """
+
+    reason: Literal["stop", "calls", "length", "filter", "refusal"]
+    usage: Usage
+    model: str | None = None
+    tier: str | None = None
+
+
+StreamPart = Began | Delta | ItemDone | Finish
+
+
+class Model(Protocol):
+    """Where answers come from."""
+
+    endpoint: str
+    """Names endpoint and key for circuits and pace: host plus a digest of the key, never the key."""
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[StreamPart]:
+        """Yield `Began`, then deltas and finished items in order, then one `Finish`.
+
+        Guarantees: one HTTP request, never repeated here. Closing the iterator (`aclose`, or cancelling the
+        task that reads it) closes the connection at once. Every failure, of whichever surface (status, error
+        event, nested error, silence, clean end without a terminal event, garbage), is raised as a
+        `ModelError` of `turnkeep.errors`; partial deltas may have been yielded before.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close pooled connections."""
+        ...

@@ -1,0 +1,226 @@
+"""What an engine keeps of one thread while messages are open, and what one operation changes.
+
+The transcript, the event log, known message ids and dead letters are kept beside it, by each engine in its own way: a
+rule of `turns` adds to them through `Thread.out`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+from turnkeep.events import Event
+from turnkeep.messages import Address, Message
+from turnkeep.store.base import (
+    Call,
+    DeadLetter,
+    Entry,
+    MessageRecord,
+    MessageStatus,
+    Receipt,
+    Record,
+    RunRecord,
+    State,
+    Stop,
+    ThreadOptions,
+)
+from turnkeep.usage import Usage
+
+
+@dataclass(slots=True)
+class Open:
+    """An accepted message that no committed run has answered; its message carries the effective policy, window and
+    max_wait.
+    """
+
+    message: Message
+    size: int
+    attempts: int = 0
+    deaths: int = 0
+    alone: bool = False
+    last_chance: bool = False
+    steer: Literal["", "asked", "offered"] = ""
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"message": self.message.to_json(), "size": self.size}
+        for name in ("attempts", "deaths", "alone", "last_chance", "steer"):
+            if value := getattr(self, name):
+                data[name] = value
+        return data
+
+    @classmethod
+    def from_json(cls, address: Address, data: Mapping[str, Any]) -> Self:
+        return cls(**{**data, "message": Message.from_json(address, data["message"])})
+
+
+@dataclass(slots=True)
+class Known:
+    """A message id that was accepted. `forget_at` is None while the message is open."""
+
+    digest: str
+    receipt: Receipt
+    status: MessageStatus = "waiting"
+    run_id: str | None = None
+    covers: tuple[str, ...] = ()
+    settled_at: float | None = None
+    steer: Literal["accepted", "applied", "deferred"] | None = None
+    forget_at: float | None = None
+
+    def record(self, message_id: str, message: Message | None) -> MessageRecord:
+        return MessageRecord(
+            message, message_id, self.status, self.receipt, self.run_id, self.covers, self.settled_at, self.steer
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(**{**data, "receipt": Receipt(**data["receipt"]), "covers": tuple(data["covers"])})
+
+
+@dataclass(slots=True)
+class Settlement:
+    """The token and result of the last claim that was settled, so that a repeat gives the same answer."""
+
+    token: str
+    act: Literal["commit", "fail", "release", "hold"]
+    result: Any = None
+
+
+@dataclass(slots=True)
+class Out:
+    """What one operation adds beside the thread's own record. The engine stores it in the same act."""
+
+    events: list[Event] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    journal: list[Record] = field(default_factory=list)
+    journal_cleared: bool = False
+    known: dict[str, Known] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    """Ids of open messages to be written (new, changed or moved)."""
+    removed: set[str] = field(default_factory=set)
+    """Ids of messages that are open no more."""
+    dead: list[DeadLetter] = field(default_factory=list)
+    run: RunRecord | None = None
+    completed: int = 0
+    failed: int = 0
+    nudge: str | None = None
+    """Owner whose claim has a new directive."""
+
+
+@dataclass(slots=True)
+class Thread:
+    """The turn of one thread: who waits, who works, until when."""
+
+    address: Address
+    thread_id: str
+    created_at: float
+    active_at: float
+    epoch: str
+    state: State = "idle"
+    paused: bool = False
+    due: float | None = None
+    flushed: bool = False
+    typed_at: float | None = None
+    # the batch and its claim
+    batch: int = 0
+    frozen: bool = False
+    run_id: str | None = None
+    attempt: int = 0
+    token: str | None = None
+    fence: int = 0
+    owner: str | None = None
+    claimed_at: float = 0.0
+    first_claimed_at: float = 0.0
+    stop: Stop | None = None
+    published: int = 0
+    calls: list[Call] = field(default_factory=list)
+    journal: list[Record] = field(default_factory=list)
+    last: Settlement | None = None
+    # messages
+    inbox: list[Open] = field(default_factory=list)
+    delayed: list[Open] = field(default_factory=list)
+    next_seq: int = 1
+    # log
+    top: int = 0
+    live_from: int | None = None
+    # for people
+    assistant: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    options: ThreadOptions = ThreadOptions()
+    ttl: float | None = None
+    summary: str | None = None
+    messages: int = 0
+    turns: int = 0
+    items: int = 0
+    bytes: int = 0
+    usage: Usage = Usage()
+    spent: Usage = Usage()
+    """Usage of failed attempts of the run in progress; the commit adds it."""
+    out: Out = field(default_factory=Out)
+
+    @property
+    def lease_until(self) -> float:
+        return self.due or 0.0
+
+    @property
+    def wake(self) -> float | None:
+        """When somebody has to look at this thread: what engines index. None: not before somebody acts."""
+        if self.paused and self.state != "leased":
+            return None
+        if self.state in ("idle", "waiting") and self.delayed:
+            first = self.delayed[0].message.not_before or 0.0
+            return first if self.due is None else min(self.due, first)
+        return self.due
+
+    @property
+    def is_busy(self) -> bool:
+        return self.state in ("leased", "retry", "held")
+
+    def emit(self, event: Event, now: float) -> None:
+        """Append to the log: the only place that gives positions."""
+        self.top += 1
+        self.out.events.append(event.at_position(self.top, self.epoch, now))
+
+    def head_to_json(self) -> dict[str, Any]:
+        """Everything but the messages, the journal and `out`, which engines keep apart."""
+        data: dict[str, Any] = {}
+        for name in _PLAIN:
+            value = getattr(self, name)
+            if name in _REQUIRED or value not in (None, 0, False, "", {}, []):
+                data[name] = value
+        data["address"] = [self.address.tenant, self.address.queue, self.address.channel]
+        if self.calls:
+            data["calls"] = [c.to_json() for c in self.calls]
+        if self.last:
+            data["last"] = [self.last.token, self.last.act, self.last.result]
+        if self.options != ThreadOptions():
+            data["options"] = asdict(self.options)
+        for name in ("usage", "spent"):
+            if usage := getattr(self, name).to_json():
+                data[name] = usage
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Raises KeyError, TypeError or ValueError for what is no head."""
+        values = dict(data)
+        values["address"] = Address(*data["address"])
+        values["calls"] = [Call(**c) for c in data.get("calls", ())]
+        values["last"] = Settlement(*data["last"]) if "last" in data else None
+        values["options"] = ThreadOptions(**data.get("options", {}))
+        for name in ("usage", "spent"):
+            values[name] = Usage.from_json(data.get(name, {}))
+        values["metadata"] = dict(data.get("metadata", {}))
+        return cls(**values)
+
+
+_REQUIRED = ("thread_id", "created_at", "active_at", "epoch")
+_PLAIN = (
+    "thread_id", "created_at", "active_at", "epoch", "state", "paused", "due", "flushed", "typed_at", "batch", "frozen",
+    "run_id", "attempt", "token", "fence", "owner", "claimed_at", "first_claimed_at", "stop", "published", "next_seq",
+    "top",
+    "live_from", "assistant", "metadata", "ttl", "summary", "messages", "turns", "items", "bytes",
+)  # fmt: skip

@@ -1,0 +1,716 @@
+"""The rules of turn-taking: what each operation does to one thread, as pure functions over `Thread`.
+
+No input, no output, no clock: `now` is given. Engines load a thread, apply one rule, and store the thread and its
+`out` in one
+act. A rule that raises has changed nothing that is stored, because the engine then stores nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from turnkeep.errors import Conflict, InboxFull, LeaseLost, MessageConflict, MessageFrozen, NotFound, ThreadBusy
+from turnkeep.events import Event, Fault
+from turnkeep.messages import AssistantItem, Content, Message, digest
+from turnkeep.store.base import (
+    Call,
+    Claim,
+    Commit,
+    DeadLetter,
+    Decision,
+    Directive,
+    Entry,
+    FailOutcome,
+    Failure,
+    Left,
+    MessageStatus,
+    Policy,
+    Receipt,
+    Record,
+    RunRecord,
+    Stop,
+)
+from turnkeep.store.thread import Known, Open, Settlement, Thread
+from turnkeep.usage import Usage
+
+# ---------------------------------------------------------------- accepting
+
+
+def accept(
+    thread: Thread, message: Message, known: Known | None, policy: Policy, now: float, max_inbox: int | None = None
+) -> Receipt:
+    """Take one message in, or say why not."""
+    if known is not None:
+        return _repeated(known, message)
+    ripen(thread, policy, now)
+    if len(thread.inbox) + len(thread.delayed) >= (policy.max_inbox if max_inbox is None else max_inbox):
+        raise InboxFull(
+            f"{len(thread.inbox) + len(thread.delayed)} messages wait on this channel already, wait for an answer"
+        )
+    opened = _opened(thread, message, policy)
+    delayed = message.not_before is not None and message.not_before > now
+    if opened.message.on_busy == "reject" and thread.is_busy and not delayed:
+        raise ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
+    thread.messages += 1
+    thread.active_at = now
+    thread.out.changed.add(message.message_id)
+    if delayed:
+        _delay(thread, opened)
+    else:
+        _join(thread, opened, policy, now)
+    thread.emit(_accepted(opened.message, thread), now)
+    receipt = _receipt(thread, opened, now, delayed=delayed)
+    thread.out.known[message.message_id] = Known(digest(message.content), receipt, steer=receipt.steer)
+    return receipt
+
+
+def _repeated(known: Known, message: Message) -> Receipt:
+    if known.digest != digest(message.content):
+        raise MessageConflict(f"message id {message.message_id!r} was used for another text, use a new id")
+    return replace(known.receipt, repeated=True)
+
+
+def _opened(thread: Thread, message: Message, policy: Policy) -> Open:
+    """The message with what counts for it fixed: its own values, else the thread's, else the queue's."""
+    options = thread.options
+    window = _first(message.window, options.window, policy.window)
+    max_wait = _first(message.max_wait, 0.0 if window == 0 else None, options.max_wait, policy.max_wait)
+    on_busy = message.on_busy or options.on_busy or policy.on_busy
+    effective = message.but(window=window, max_wait=max_wait, on_busy=on_busy, arrival=0.0, seq=0)
+    return Open(effective, message.size)
+
+
+def _first(*values: float | None) -> float:
+    return next(v for v in values if v is not None)
+
+
+def _delay(thread: Thread, opened: Open) -> None:
+    thread.delayed.append(opened)
+    thread.delayed.sort(key=lambda o: o.message.not_before or 0.0)
+
+
+def _join(thread: Thread, opened: Open, policy: Policy, arrival: float) -> None:
+    """Put a message at the end of the inbox: this is its arrival and its place in order."""
+    opened.message = opened.message.but(arrival=arrival, seq=thread.next_seq)
+    thread.next_seq += 1
+    thread.inbox.append(opened)
+    thread.out.changed.add(opened.message.message_id)
+    if thread.is_busy:
+        _ask_for_turn(thread, opened, arrival)
+        return
+    thread.state = "waiting"
+    thread.flushed = thread.flushed or opened.message.flush
+    thread.due = _window_end(thread, policy, arrival)
+
+
+def _ask_for_turn(thread: Thread, opened: Open, now: float) -> None:
+    """What a message asks of a busy thread."""
+    asks = opened.message.on_busy
+    if asks == "queue":
+        opened.alone = True
+    elif asks == "steer" and thread.state == "leased":
+        opened.steer = "asked"
+        thread.out.nudge = thread.owner
+    elif asks in ("interrupt", "rollback"):
+        _stop(thread, "interrupt" if asks == "interrupt" else "rollback", now)
+
+
+def _stop(thread: Thread, stop: Stop, now: float) -> None:
+    """Tell the run, or the next claimant, to give up; open calls of a held turn are declined by a newer message."""
+    if thread.state == "leased":
+        thread.stop = thread.stop or stop
+        thread.out.nudge = thread.owner
+        return
+    thread.due = now
+    if thread.batch:
+        thread.stop = thread.stop or stop
+    if thread.state == "held" and stop != "cancel":
+        thread.calls = [c if c.decision else replace(c, decision="declined") for c in thread.calls]
+
+
+def _accepted(message: Message, thread: Thread) -> Event:
+    return Event(
+        "accepted", (message.message_id,), text=message.text, policy=message.on_busy, thread_id=thread.thread_id
+    )
+
+
+def _receipt(thread: Thread, opened: Open, now: float, *, delayed: bool) -> Receipt:
+    message = opened.message
+    due_in: float | None = None
+    if delayed:
+        due_in = (message.not_before or now) - now
+    elif thread.state == "waiting" and not thread.paused and thread.due is not None:
+        due_in = max(0.0, thread.due - now)
+    return Receipt(
+        channel=message.address.channel,
+        message_id=message.message_id,
+        thread_id=thread.thread_id,
+        status="delayed" if delayed else "accepted",
+        position=len(thread.inbox) + (thread.delayed.index(opened) + 1 if delayed else 0),
+        due_in=due_in,
+        idempotent=not message.minted,
+        steer="accepted" if opened.steer else None,
+    )
+
+
+# ---------------------------------------------------------------- the window
+
+
+def ripen(thread: Thread, policy: Policy, now: float) -> None:
+    """Messages whose `not_before` has come join the inbox, each at its own moment."""
+    while thread.delayed and (thread.delayed[0].message.not_before or 0.0) <= now:
+        opened = thread.delayed.pop(0)
+        _join(thread, opened, policy, opened.message.not_before or now)
+
+
+def _batch_size(thread: Thread, policy: Policy) -> int:
+    """How many messages one run takes: a message that wants a batch of its own has one, else up to the limits."""
+    size = 0
+    for count, opened in enumerate(thread.inbox):
+        size += opened.size
+        if count and (opened.alone or count == policy.max_batch or size > policy.max_batch_bytes):
+            return count
+        if opened.alone:
+            return 1
+    return len(thread.inbox)
+
+
+def _window_end(thread: Thread, policy: Policy, now: float) -> float:
+    """When the inbox is due: the sliding window after the last message, at most `max_wait` after any; now when nobody
+    can join any more.
+    """
+    count = _batch_size(thread, policy)
+    batch = [opened.message for opened in thread.inbox[:count]]
+    if thread.flushed or count < len(thread.inbox) or count >= policy.max_batch or thread.inbox[0].alone:
+        return now
+    last = batch[-1]
+    slides = max(last.arrival, thread.typed_at or 0.0) + (last.window or 0.0)
+    return min(slides, *(m.arrival + (m.max_wait or 0.0) for m in batch))
+
+
+def flush(thread: Thread, policy: Policy, now: float) -> bool:
+    ripen(thread, policy, now)
+    if thread.state != "waiting":
+        return False
+    thread.flushed = True
+    thread.due = now
+    return True
+
+
+def typing(thread: Thread, policy: Policy, now: float) -> float | None:
+    ripen(thread, policy, now)
+    if thread.state != "waiting" or thread.due is None:
+        return None
+    thread.typed_at = now
+    thread.due = _window_end(thread, policy, now)
+    return max(0.0, thread.due - now)
+
+
+# ---------------------------------------------------------------- claiming
+
+
+def claim(
+    thread: Thread, policy: Policy, now: float, *, owner: str, lease: float, token: str, run_id: str
+) -> Claim | None:
+    """Take the thread if it is due. `token` and `run_id` are fresh; the run id is used when no run is open."""
+    ripen(thread, policy, now)
+    if thread.state == "idle" or (thread.paused and thread.state != "leased") or thread.due is None or thread.due > now:
+        return None
+    if thread.state == "leased":
+        _bury(thread)
+        if thread.paused:
+            _rest(thread, policy, now)
+            return None
+    if thread.state == "held":
+        thread.calls = [c if c.decision else replace(c, decision="expired") for c in thread.calls]
+    return _lease(thread, policy, now, owner, lease, token, run_id)
+
+
+def begin(
+    thread: Thread, messages: Sequence[Message], known: Sequence[Known | None], policy: Policy, now: float,
+    *, owner: str, lease: float, token: str, run_id: str,
+) -> Claim:  # fmt: skip
+    """Accept and claim in one act."""
+    ripen(thread, policy, now)
+    if thread.is_busy or thread.paused:
+        raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
+    for message, seen in zip(messages, known, strict=True):
+        if seen is not None:
+            raise MessageConflict(f"message id {message.message_id!r} was used before, use a new id")
+        accept(thread, message.but(flush=True, not_before=None), None, policy, now)
+    if _batch_size(thread, policy) < len(thread.inbox):
+        raise ThreadBusy("the messages that wait already do not fit one batch with these, wait for their answer")
+    return _lease(thread, policy, now, owner, lease, token, run_id)
+
+
+def _bury(thread: Thread) -> None:
+    """The last owner vanished: count a death; what was not frozen dissolves."""
+    oldest = thread.inbox[0]
+    oldest.deaths += 1
+    thread.out.changed.add(oldest.message.message_id)
+    _let_go(thread)
+
+
+def _let_go(thread: Thread) -> None:
+    """End a claim: back to retry, with the frozen batch or with none. A pending stop keeps the batch for its cancel
+    commit.
+    """
+    thread.state = "retry"
+    thread.token = thread.owner = None
+    if thread.stop and not thread.frozen:
+        thread.frozen = True
+    if not thread.frozen:
+        thread.batch = 0
+    for opened in thread.inbox[thread.batch :]:
+        if opened.steer == "offered":
+            opened.steer = "asked"
+            thread.out.changed.add(opened.message.message_id)
+
+
+def _lease(thread: Thread, policy: Policy, now: float, owner: str, lease: float, token: str, run_id: str) -> Claim:
+    if not thread.frozen:
+        thread.batch = _batch_size(thread, policy)
+    if thread.run_id is None:
+        thread.run_id, thread.attempt, thread.first_claimed_at = run_id, 0, now
+    thread.state, thread.due = "leased", now + lease
+    thread.token, thread.owner, thread.claimed_at = token, owner, now
+    thread.fence += 1
+    thread.attempt += 1
+    thread.published = 0
+    thread.flushed, thread.typed_at, thread.last = False, None, None
+    thread.active_at = now
+    if thread.stop is None:
+        started = Event(
+            "started", _ids(thread), run_id=thread.run_id, attempt=thread.attempt, thread_id=thread.thread_id
+        )
+        thread.emit(started, now)
+        thread.live_from = thread.top
+    return current_claim(thread)
+
+
+def current_claim(thread: Thread) -> Claim:
+    """The claim that is valid now."""
+    oldest = thread.inbox[0]
+    return Claim(
+        address=thread.address,
+        thread_id=thread.thread_id,
+        run_id=thread.run_id or "",
+        token=thread.token or "",
+        fence=thread.fence,
+        owner=thread.owner or "",
+        attempt=thread.attempt,
+        lease_until=thread.lease_until,
+        messages=tuple(o.message for o in thread.inbox[: thread.batch]),
+        journal=tuple(thread.journal),
+        attempts=oldest.attempts,
+        deaths=oldest.deaths,
+        last_chance=oldest.last_chance,
+        stop=thread.stop,
+        calls=tuple(thread.calls),
+        assistant=thread.assistant,
+        claimed_at=thread.claimed_at,
+    )
+
+
+def _ids(thread: Thread) -> tuple[str, ...]:
+    return tuple(o.message.message_id for o in thread.inbox[: thread.batch])
+
+
+# ---------------------------------------------------------------- while leased
+
+
+def _check(thread: Thread, claim: Claim) -> None:
+    if thread.state != "leased" or thread.token != claim.token:
+        raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
+
+
+def renew(thread: Thread, claim: Claim, now: float, lease: float) -> Directive:
+    if thread.state != "leased" or thread.token != claim.token:
+        return Directive(held=False)
+    thread.due = now + lease
+    steer = any(o.steer == "asked" for o in thread.inbox[thread.batch :])
+    return Directive(True, thread.due, thread.stop, steer)
+
+
+def orphan(thread: Thread, now: float) -> None:
+    """A lease that its owner does not know: the reply to its claim was lost."""
+    if thread.state == "leased":
+        thread.due = now
+
+
+def offered(thread: Thread, claim: Claim) -> list[Message]:
+    _check(thread, claim)
+    steering = [i for i, o in enumerate(thread.inbox) if o.steer and i >= thread.batch]
+    if not steering:
+        return []
+    taken = thread.inbox[thread.batch : steering[-1] + 1]
+    for opened in taken:
+        if opened.steer != "offered":
+            opened.steer = "offered"
+            thread.out.changed.add(opened.message.message_id)
+    return [opened.message for opened in taken]
+
+
+def journal(thread: Thread, claim: Claim, records: Sequence[Record], now: float) -> None:
+    _check(thread, claim)
+    for record in records:
+        place = record["n"]
+        if place < len(thread.journal):
+            continue
+        if place > len(thread.journal):
+            raise ValueError(f"journal record {place} comes after {len(thread.journal)} records, write them in order")
+        thread.journal.append(record)
+        thread.out.journal.append(record)
+        thread.frozen = True
+        if "steered_through" in record:
+            _take_steered(thread, record["steered_through"], now)
+
+
+def _take_steered(thread: Thread, through: int, now: float) -> None:
+    taken = [o for o in thread.inbox[thread.batch :] if o.message.seq <= through]
+    thread.batch += len(taken)
+    for opened in taken:
+        opened.steer = ""
+        thread.out.changed.add(opened.message.message_id)
+    if taken:
+        ids = tuple(o.message.message_id for o in taken)
+        thread.emit(Event("steered", ids, run_id=thread.run_id, outcome="applied"), now)
+
+
+def publish(thread: Thread, claim: Claim, n: int, events: Sequence[Event], now: float) -> int:
+    _check(thread, claim)
+    if n > thread.published:
+        raise ValueError(f"event {n} of the run comes after {thread.published} events, publish them in order")
+    for event in events[thread.published - n :]:
+        thread.emit(event, now)
+        thread.published += 1
+    return thread.top
+
+
+# ---------------------------------------------------------------- settling
+
+
+def _settled(thread: Thread, claim: Claim, act: str) -> Settlement | None:
+    """The result left behind, if this claim was settled by this act before."""
+    last = thread.last
+    if last is not None and last.token == claim.token and last.act == act:
+        return last
+    _check(thread, claim)
+    return None
+
+
+def commit(thread: Thread, claim: Claim, done: Commit, policy: Policy, now: float) -> Left:
+    if last := _settled(thread, claim, "commit"):
+        return Left(*last.result)
+    ids = _ids(thread)
+    status: MessageStatus = "cancelled" if done.outcome == "cancelled" else "answered"
+    usage = done.usage + thread.spent
+    thread.turns += 1
+    thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in done.entries]
+    thread.usage += usage
+    thread.out.completed += len(ids)
+    run = _run_record(thread, now, status=done.outcome, usage=usage, model=done.model)
+    _close(thread, thread.batch, status, policy, now)
+    completed = Event(
+        "completed", ids, text=done.text, run_id=claim.run_id, attempt=claim.attempt, outcome=done.outcome, usage=usage
+    )
+    _end_run(thread, run)
+    _defer_steering(thread, claim, now)
+    thread.emit(completed, now)
+    _rest(thread, policy, now)
+    left = Left(len(thread.inbox), thread.wake)
+    thread.last = Settlement(claim.token, "commit", [left.messages, left.due])
+    return left
+
+
+def _close(thread: Thread, count: int, status: MessageStatus, policy: Policy, now: float) -> None:
+    """The first messages of the inbox are open no more."""
+    ids = tuple(o.message.message_id for o in thread.inbox[:count])
+    for opened in thread.inbox[:count]:
+        _remember(thread, opened, status, policy, now, ids)
+    del thread.inbox[:count]
+
+
+def _remember(
+    thread: Thread, opened: Open, status: MessageStatus, policy: Policy, now: float, covers: tuple[str, ...] = ()
+) -> None:
+    """Engines merge this into what they know of the id: digest and receipt stay those of the first acceptance."""
+    message = opened.message
+    receipt = Receipt(message.address.channel, message.message_id, thread.thread_id, "accepted", 0, None)
+    thread.out.removed.add(message.message_id)
+    thread.out.changed.discard(message.message_id)
+    before = thread.out.known.get(message.message_id)
+    thread.out.known[message.message_id] = Known(
+        before.digest if before else "",
+        before.receipt if before else receipt,
+        status,
+        run_id=thread.run_id if status != "withdrawn" else None,
+        covers=covers,
+        settled_at=now,
+        forget_at=now + policy.dedupe,
+    )
+
+
+def merge_known(old: Known | None, new: Known) -> Known:
+    """What an engine stores for an id: the first digest and receipt, the newest status."""
+    if old is None or new.digest:
+        return new
+    return replace(new, digest=old.digest, receipt=old.receipt, steer=new.steer or old.steer)
+
+
+def _end_run(thread: Thread, run: RunRecord | None) -> None:
+    thread.out.run = run
+    thread.out.journal_cleared = bool(thread.journal)
+    thread.journal, thread.calls = [], []
+    thread.batch, thread.frozen, thread.run_id, thread.attempt = 0, False, None, 0
+    thread.token = thread.owner = thread.stop = thread.live_from = None
+    thread.spent = Usage()
+
+
+def _defer_steering(thread: Thread, claim: Claim, now: float) -> None:
+    deferred = [o for o in thread.inbox if o.steer]
+    for opened in deferred:
+        opened.steer = ""
+        thread.out.changed.add(opened.message.message_id)
+    if deferred:
+        ids = tuple(o.message.message_id for o in deferred)
+        thread.emit(Event("steered", ids, run_id=claim.run_id, outcome="deferred"), now)
+
+
+def _rest(thread: Thread, policy: Policy, now: float) -> None:
+    """No run is open: wait for the rest of the inbox, or for nothing."""
+    thread.active_at = now
+    if thread.state == "retry" and thread.batch:
+        return
+    thread.state, thread.due = "idle", None
+    ripen(thread, policy, now)
+    if thread.inbox:
+        thread.state = "waiting"
+        thread.due = _window_end(thread, policy, now)
+    else:
+        thread.run_id, thread.attempt, thread.live_from, thread.flushed = None, 0, None, False
+
+
+def _run_record(
+    thread: Thread, now: float, *, status: Any, usage: Usage, model: str | None = None, fault: Fault | None = None
+) -> RunRecord:
+    return RunRecord(
+        thread.run_id or "",
+        status,
+        _ids(thread),
+        thread.attempt,
+        thread.first_claimed_at,
+        now,
+        usage,
+        model,
+        fault,
+        tuple(thread.calls),
+    )
+
+
+def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: float) -> FailOutcome:
+    """Dead letters get their `dead_id` from the engine."""
+    if last := _settled(thread, claim, "fail"):
+        outcome: FailOutcome = last.result
+        return outcome
+    oldest = thread.inbox[0]
+    oldest.attempts += 1
+    thread.out.changed.add(oldest.message.message_id)
+    thread.spent += failure.usage
+    if failure.retry_in is not None:
+        outcome = "retry"
+        _retry(thread, claim, failure.fault, now + failure.retry_in, now)
+    elif thread.batch > 1 and not failure.effects:
+        outcome = "split"
+        _split(thread, claim, failure.fault, now)
+    else:
+        outcome = "dead"
+        _die(thread, claim, failure.fault, policy, now)
+    thread.last = Settlement(claim.token, "fail", outcome)
+    return outcome
+
+
+def _retry(thread: Thread, claim: Claim, fault: Fault, at: float, now: float) -> None:
+    thread.emit(_told("retrying", thread, claim, fault), now)
+    thread.frozen = True
+    _let_go(thread)
+    thread.due = now if thread.stop else at
+
+
+def _split(thread: Thread, claim: Claim, fault: Fault, now: float) -> None:
+    """One attempt each, in order, so that a poison message does not take its neighbours along."""
+    thread.emit(_told("retrying", thread, claim, fault), now)
+    for opened in thread.inbox[: thread.batch]:
+        opened.alone = opened.last_chance = True
+        thread.out.changed.add(opened.message.message_id)
+    spent = thread.spent
+    _end_run(thread, None)
+    thread.usage += spent
+    thread.state, thread.due = "waiting", now
+
+
+def _die(thread: Thread, claim: Claim, fault: Fault, policy: Policy, now: float) -> None:
+    ids = _ids(thread)
+    thread.usage += thread.spent
+    run = _run_record(thread, now, status="failed", usage=thread.spent, fault=fault)
+    oldest = thread.inbox[0]
+    thread.out.dead += [
+        DeadLetter(
+            "", thread.address, thread.thread_id, o.message, fault, oldest.attempts, oldest.deaths, claim.run_id, now
+        )
+        for o in thread.inbox[: thread.batch]
+    ]
+    thread.out.failed += len(ids)
+    dead = _told("dead", thread, claim, fault)
+    _close(thread, thread.batch, "dead", policy, now)
+    _end_run(thread, run)
+    _defer_steering(thread, claim, now)
+    thread.emit(dead, now)
+    _rest(thread, policy, now)
+
+
+def _told(kind: Literal["retrying", "waiting", "dead"], thread: Thread, claim: Claim, fault: Fault) -> Event:
+    return Event(kind, _ids(thread), run_id=claim.run_id, attempt=claim.attempt, error=fault)
+
+
+def release(thread: Thread, claim: Claim, delay: float, reason: Fault | None, now: float) -> None:
+    if _settled(thread, claim, "release"):
+        return
+    if reason is not None:
+        thread.emit(_told("waiting", thread, claim, reason), now)
+    _let_go(thread)
+    thread.due = now if thread.stop else now + delay
+    thread.last = Settlement(claim.token, "release")
+
+
+def hold(thread: Thread, claim: Claim, calls: Sequence[Call], expires_in: float, now: float) -> None:
+    if _settled(thread, claim, "hold"):
+        return
+    ids = _ids(thread)
+    thread.frozen = True
+    stopped = thread.stop
+    _let_go(thread)
+    thread.state, thread.due = "held", now + expires_in
+    thread.calls = list(calls)
+    told = tuple(call.to_json() for call in calls)
+    thread.emit(Event("held", ids, run_id=claim.run_id, attempt=claim.attempt, calls=told), now)
+    if stopped:
+        thread.due = now
+    thread.last = Settlement(claim.token, "hold")
+
+
+def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, now: float) -> Call:
+    found = next((i for i, c in enumerate(thread.calls) if c.call_id == call_id), None)
+    if found is None:
+        raise NotFound(f"no call {call_id!r} waits on this thread")
+    call = thread.calls[found]
+    if call.digest != call_digest:
+        raise Conflict(f"call {call_id!r} has other arguments (digest {call.digest}), decide on what is asked now")
+    if call.decision is not None:
+        if (call.decision, call.output) == (decision.verdict, decision.output):
+            return call
+        raise Conflict(f"call {call_id!r} was decided already: {call.decision}")
+    decided = replace(call, decision=decision.verdict, output=decision.output, by=decision.by)
+    thread.calls[found] = decided
+    thread.emit(Event("decided", _ids(thread), run_id=thread.run_id, calls=(decided.to_json(),)), now)
+    if thread.state == "held" and all(c.decision for c in thread.calls):
+        thread.due = now
+    return decided
+
+
+# ---------------------------------------------------------------- from outside
+
+
+def cancel(thread: Thread, policy: Policy, now: float, *, drop_inbox: bool) -> bool:
+    ripen(thread, policy, now)
+    stopping = thread.state in ("leased", "held") or (thread.state == "retry" and thread.batch > 0)
+    if stopping:
+        _stop(thread, "cancel", now)
+    if drop_inbox:
+        waiting = [o for o in thread.inbox[thread.batch :] if o.steer != "offered"]
+        _drop(thread, waiting + thread.delayed, policy, now)
+    return stopping
+
+
+def _drop(thread: Thread, dropped: Sequence[Open], policy: Policy, now: float) -> None:
+    for opened in dropped:
+        _remember(thread, opened, "withdrawn", policy, now)
+        thread.emit(Event("withdrawn", (opened.message.message_id,)), now)
+    gone = {opened.message.message_id for opened in dropped}
+    thread.inbox = [o for o in thread.inbox if o.message.message_id not in gone]
+    thread.delayed = [o for o in thread.delayed if o.message.message_id not in gone]
+    _after_removal(thread, policy, now)
+
+
+def _after_removal(thread: Thread, policy: Policy, now: float) -> None:
+    if not thread.is_busy or (thread.state == "retry" and not thread.batch and not thread.inbox):
+        _rest(thread, policy, now)
+
+
+def withdraw(thread: Thread, message_id: str, policy: Policy, now: float) -> None:
+    opened = _unfrozen(thread, message_id, policy, now)
+    _drop(thread, [opened], policy, now)
+
+
+def edit(thread: Thread, message_id: str, content: Content, policy: Policy, now: float) -> Message:
+    opened = _unfrozen(thread, message_id, policy, now)
+    opened.message = opened.message.but(content=content)
+    opened.size = opened.message.size
+    thread.out.changed.add(message_id)
+    thread.emit(Event("edited", (message_id,), text=opened.message.text), now)
+    return opened.message
+
+
+def _unfrozen(thread: Thread, message_id: str, policy: Policy, now: float) -> Open:
+    ripen(thread, policy, now)
+    for place, opened in enumerate([*thread.inbox, *thread.delayed]):
+        if opened.message.message_id == message_id:
+            if place < thread.batch or opened.steer == "offered":
+                raise MessageFrozen(f"message {message_id!r} is being answered, send a new one")
+            return opened
+    raise NotFound(f"no message {message_id!r} waits on this channel")
+
+
+def status_of(thread: Thread, message_id: str) -> tuple[MessageStatus, Message] | None:
+    """Where an open message is now; None if it is not open."""
+    for place, opened in enumerate(thread.inbox):
+        if opened.message.message_id == message_id:
+            return ("running" if place < thread.batch else "waiting"), opened.message
+    for opened in thread.delayed:
+        if opened.message.message_id == message_id:
+            return "delayed", opened.message
+    return None
+
+
+def pause(thread: Thread, now: float) -> None:
+    if not thread.paused:
+        thread.paused = True
+        thread.active_at = now
+        thread.emit(Event("paused"), now)
+
+
+def resume(thread: Thread, policy: Policy, now: float) -> None:
+    if thread.paused:
+        thread.paused = False
+        thread.active_at = now
+        ripen(thread, policy, now)
+        thread.emit(Event("resumed"), now)
+
+
+def append(thread: Thread, entries: Sequence[Entry], author: str | None, now: float) -> None:
+    if thread.is_busy:
+        raise ThreadBusy("a run is in progress, add to the transcript when it has ended")
+    thread.turns += 1
+    thread.active_at = now
+    thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in entries]
+    for entry in entries:
+        if author is not None and isinstance(entry.item, AssistantItem):
+            thread.emit(Event("said", text=entry.item.text, author=author), now)
+
+
+def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float) -> Receipt:
+    """A new acceptance at the end of the inbox, under the same id."""
+    message = letter.message.but(not_before=None, flush=False, on_busy="collect")
+    return accept(thread, message, None, policy, now, max_inbox=1 << 60)

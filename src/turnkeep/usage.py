@@ -1,0 +1,47 @@
+"""What a run has used. Integers only, so that every engine can add them up without rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+NANO = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and money of one or more model requests; adds with `+`.
+
+    `cost_nano` is in billionths of a US dollar and covers the priced requests only: `unpriced` counts
+    those for which no price is known, so a total is exact exactly when `unpriced` is 0. `estimated`
+    counts requests whose tokens we counted ourselves because the provider sent no usage.
+    """
+
+    requests: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nano: int = 0
+    unpriced: int = 0
+    estimated: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars, or None when any request has no known price (never 0 for lack of one)."""
+        return None if self.unpriced else self.cost_nano / NANO
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def to_json(self) -> dict[str, int]:
+        return {f.name: value for f in fields(Usage) if (value := getattr(self, f.name))}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(**{f.name: int(data.get(f.name, 0)) for f in fields(cls)})
