@@ -1,0 +1,66 @@
+"""Names that the store gives: threads, runs, tokens, epochs, dead letters.
+
+A thread id carries its partition, so that whoever holds one knows where the thread is kept. Equal `Ids` give equal
+names in every engine.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from typing import Literal
+from zlib import crc32
+
+from turnkeep.messages import Address
+
+PARTITIONS = 16
+
+Purpose = Literal["thread", "run", "token", "epoch", "dead"]
+
+Ids = Callable[[str], str]
+"""Gives 32 lowercase hex digits that were never given before for this `Purpose`; names use the last ones they need."""
+
+_CARRIES_PARTITION = re.compile(r"thread_(0[0-9a-f])[0-9a-f]{22}")
+
+
+def random_ids(purpose: str) -> str:  # the default `Ids`: unguessable for every purpose
+    return secrets.token_hex(16)
+
+
+def partition_of(address: Address) -> int:
+    """Where the thread of this address is kept: what its thread id says if the channel is one, else by its name."""
+    if (said := partition_of_thread_id(address.channel)) is not None:
+        return said
+    name = f"{address.tenant}\0{address.queue}\0{address.channel}"
+    return crc32(name.encode("utf-8", "surrogatepass")) % PARTITIONS
+
+
+def partition_of_thread_id(thread_id: str) -> int | None:
+    """The partition that one of our thread ids carries; None for any other string."""
+    found = _CARRIES_PARTITION.fullmatch(thread_id)
+    return int(found[1], 16) if found else None
+
+
+def new_thread_id(ids: Ids, address: Address) -> str:
+    """The id of the thread that is created for this address: the channel itself if that names a thread."""
+    if address.names_thread:
+        return address.channel
+    return f"thread_{partition_of(address):02x}{ids('thread')[-22:]}"
+
+
+def new_run_id(ids: Ids) -> str:
+    return f"run_{ids('run')[-24:]}"
+
+
+def new_token(ids: Ids) -> str:
+    return ids("token")
+
+
+def new_epoch(ids: Ids) -> str:
+    return ids("epoch")[-16:]
+
+
+def new_dead_id(ids: Ids, address: Address, now: float, place: int) -> str:
+    """Sorts by time, then by place in the batch that died; carries the partition after the time."""
+    return f"dead_{int(now * 1000):013d}_{partition_of(address):02x}{place:04x}{ids('dead')[-8:]}"
