@@ -222,8 +222,8 @@ class Directive:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One transcript item as stored. `tokens` is the caller's count, `turn` the store's ordinal of the commit that wrote
-    it.
+    """One transcript item as stored. `tokens` is the caller's count, `turn` the store's ordinal of the commit that
+    wrote it.
     """
 
     item: Item
@@ -434,8 +434,8 @@ class Inbox(Protocol):
         ...
 
     async def edit(self, address: Address, message_id: str, content: Content) -> MessageRecord:
-        """Replace the content of a waiting or delayed message; place, window and digest (of the first text) stay. Errors
-        as `withdraw`.
+        """Replace the content of a waiting or delayed message; place, window and digest (of the first text) stay.
+        Errors as `withdraw`.
         """
         ...
 
@@ -476,8 +476,8 @@ class Inbox(Protocol):
     async def dead_letter(self, dead_id: str) -> DeadLetter | None: ...
 
     async def redrive(self, dead_id: str) -> Receipt:
-        """Accept a dead letter again under its id, at the end of the inbox, with attempts and deaths at 0. `NotFound` if
-        it is gone; a repeat gives the same receipt.
+        """Accept a dead letter again under its id, at the end of the inbox, with attempts and deaths at 0.
+        `NotFound` if it is gone; a repeat gives the same receipt.
         """
         ...
 
@@ -651,8 +651,8 @@ class ThreadRecord:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The newest part of a transcript, oldest first, whole turns only. `complete`: nothing older was left out. `summary`
-    stands for what is gone.
+    """The newest part of a transcript, oldest first, whole turns only. `complete`: nothing older was left out.
+    `summary` stands for what is gone.
     """
 
     entries: tuple[Entry, ...]
@@ -662,8 +662,8 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Totals over threads. `ages`: threads by last activity (keys ``1h``, ``1d``, ``7d``, ``30d``, ``older``). `storage`
-    in bytes, as the engine can tell.
+    """Totals over threads. `ages`: threads by last activity (keys ``1h``, ``1d``, ``7d``, ``30d``, ``older``).
+    `storage` in bytes, as the engine can tell.
     """
 
     threads: int
@@ -839,8 +839,8 @@ class Ledger(Protocol):
     async def spend(self, account: str, *, tenant: str) -> Spend: ...
 
     async def pace(self, key: str, *, requests: float, tokens: float, tokens_wanted: int) -> float:
-        """Take one request and so many tokens from the shared buckets (limits per minute, 0: unlimited): 0.0 if granted,
-        else seconds to wait (nothing taken).
+        """Take one request and so many tokens from the shared buckets (limits per minute, 0: unlimited): 0.0 if
+        granted, else seconds to wait (nothing taken).
         """
         ...
 
