@@ -1,0 +1,231 @@
+"""The execution of one call: arguments checked, time bounded, output capped, every failure told in words.
+
+`call` never raises, except `CancelledError` when the caller itself is cancelled: whatever happens in a tool becomes
+an output that the model can read. When and whether a call may start at all (journal, approval, repetition) is
+decided by the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, TypeVar
+
+from turnkeep.clock import Clock
+from turnkeep.errors import BadArguments, ToolDenied, ToolError, ToolFailed, ToolTimedOut, UnknownTool
+from turnkeep.tools.base import OUTPUT_CAP, Effect, Tool, ToolContext, as_text, invoked
+
+ARGUMENTS_CAP = 64 * 1024
+"""Bytes of argument text that are read at all."""
+
+NO_RESULT = "no result was given"
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+Status = Literal["ok", "error", "denied", "cancelled", "unknown"]
+CatchAll = Callable[[str, str, list[dict[str, Any]]], Awaitable[list[dict[str, Any]] | None]]
+"""``handle_requires_action(thread_id, run_id, tool_calls)``: a list of outputs, or None to hold the turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a call gave. `output` is for the model; `code` names the error for metrics."""
+
+    output: str
+    status: Status = "ok"
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call as the model wrote it."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+# ---------------------------------------------------------------- one tool
+
+
+async def call(tool: Tool | None, asked: Asked, context: ToolContext, *, clock: Clock) -> Result:
+    """Run one call. `tool` is None when there is none of this name.
+
+    A call that is stopped, by its timeout or by `context.cancelled`, ends "unknown" if the tool has effects: nobody
+    can say whether they happened. Otherwise it ends as an error or as cancelled.
+    """
+    if tool is None:
+        return _told(UnknownTool(f"there is no tool named {asked.name[:80]!r}"))
+    try:
+        arguments = tool.accepted(parsed(asked.arguments))
+        output = await _bounded(_guarded(tool, arguments, context), tool.timeout, context, clock)
+    except _Stopped as stopped:
+        return _unfinished(tool.effect, stopped)
+    except ToolError as error:
+        return _told(error)
+    return Result(capped(output, tool.output_cap))
+
+
+def parsed(arguments: str) -> dict[str, Any]:
+    """The argument text as an object; an empty text is an empty object. Raises `BadArguments`."""
+    size = len(arguments.encode("utf-8", "surrogatepass"))
+    if size > ARGUMENTS_CAP:
+        raise BadArguments(f"the arguments have {size} bytes, more than the {ARGUMENTS_CAP} that are read; send less")
+    try:
+        value = json.loads(arguments or "{}", parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadArguments(f"the arguments are no valid JSON ({_where(error)}); send one JSON object") from None
+    if not isinstance(value, dict):
+        raise BadArguments("the arguments are no JSON object; send one JSON object")
+    return value
+
+
+def arguments_digest(arguments: str) -> str:
+    """What binds a decision to the arguments it was made for: equal for equal JSON, 16 bytes of SHA-256 in hex."""
+    try:
+        canonical = json.dumps(json.loads(arguments or "{}"), sort_keys=True, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        canonical = arguments
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def capped(output: str, cap: int) -> str:
+    """At most `cap` bytes of UTF-8: the head, a note of how much is left out, the tail."""
+    data = output.encode("utf-8", "replace")
+    if len(data) <= cap:
+        return data.decode("utf-8")
+    room = (cap - 64) // 2
+    head, tail = data[:room].decode("utf-8", "ignore"), data[-room:].decode("utf-8", "ignore")
+    return f"{head}\n[… {len(data) - 2 * room} of {len(data)} bytes left out …]\n{tail}"
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _where(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos}"
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number or constant that JSON does not have"
+
+
+def _told(error: ToolError) -> Result:
+    status: Status = "denied" if isinstance(error, ToolDenied) else "error"
+    return Result(capped(f"error: {error}", OUTPUT_CAP), status, error.code)
+
+
+async def _guarded(tool: Tool, arguments: Mapping[str, Any], context: ToolContext) -> str:
+    if tool.run is None:
+        raise ToolFailed(f"the tool {tool.name!r} runs at the client, not here")
+    return as_text(await _told_failures(tool.run(arguments, context), tool.name, context))
+
+
+async def _told_failures(work: Awaitable[T], name: str, context: ToolContext) -> T:
+    """The work's result. What it raises becomes a `ToolError`; the details stay in the log."""
+    try:
+        return await work
+    except ToolError:
+        raise
+    except (Exception, SystemExit) as error:
+        kind = type(error).__name__
+        log.warning("tool_failed tool=%s call_id=%s error=%s", name, context.call_id, kind, exc_info=True)
+        raise ToolFailed(f"the tool failed with {kind}; nothing more is known") from error
+
+
+# ---------------------------------------------------------------- time
+
+
+class _Stopped(Exception):
+    """the work was given up before it gave a result"""
+
+    def __init__(self, cause: str, *, timed_out: bool) -> None:
+        super().__init__(cause)
+        self.timed_out = timed_out
+
+
+async def _bounded(work: Coroutine[Any, Any, T], timeout: float, context: ToolContext, clock: Clock) -> T:
+    """The work's result, unless its time is up or nobody waits for it any more.
+
+    `context.cancelled` is set whenever the work is given up, so that a function in a thread can stop too.
+    """
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(_outcome(work))
+        late = group.create_task(clock.sleep(timeout))
+        tasks = (running, late, group.create_task(context.cancelled.wait()))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not running.done():
+                context.cancelled.set()
+            for task in tasks:
+                task.cancel()
+    if running.cancelled():
+        timed_out = not late.cancelled()
+        cause = f"no result after {timeout:g} seconds" if timed_out else "cancelled before it gave a result"
+        raise _Stopped(cause, timed_out=timed_out)
+    outcome = running.result()
+    if isinstance(outcome, ToolError):
+        raise outcome
+    return outcome
+
+
+async def _outcome(work: Coroutine[Any, Any, T]) -> T | ToolError:
+    """The work's result or error as a value: an error must not cancel the tasks beside it."""
+    try:
+        return await work
+    except ToolError as error:
+        return error
+
+
+def _unfinished(effect: Effect, stopped: _Stopped) -> Result:
+    code = ToolTimedOut.code if stopped.timed_out else "tool_cancelled"
+    if effect == "effect":
+        return Result(f"outcome unknown: {stopped}; it may or may not have taken effect", "unknown", code)
+    return Result(f"error: {stopped}", "error" if stopped.timed_out else "cancelled", code)
+
+
+# ---------------------------------------------------------------- the catch-all
+
+
+async def call_catch_all(
+    handler: CatchAll, asked: Sequence[Asked], context: ToolContext, *, clock: Clock, timeout: float = 60.0
+) -> dict[str, Result] | None:
+    """What ``handle_requires_action`` gives for these calls, by call id. None: hold the turn for submitted outputs.
+
+    A list answers every call: one that it leaves out gets "no result was given". A handler that fails or takes too
+    long is told like a tool with effects that does.
+    """
+    try:
+        outputs = await _bounded(_answers(handler, asked, context), timeout, context, clock)
+    except _Stopped as stopped:
+        return dict.fromkeys((one.call_id for one in asked), _unfinished("effect", stopped))
+    except ToolError as error:
+        return dict.fromkeys((one.call_id for one in asked), _told(error))
+    if outputs is None:
+        return None
+    return {one.call_id: outputs.get(one.call_id, Result(NO_RESULT, "error", "no_result")) for one in asked}
+
+
+async def _answers(handler: CatchAll, asked: Sequence[Asked], context: ToolContext) -> dict[str, Result] | None:
+    """The outputs by call id; of a doubled id the first counts."""
+    work = invoked(handler, context.thread_id, context.run_id, [_wire(one) for one in asked])
+    given = await _told_failures(work, "handle_requires_action", context)
+    if given is None:
+        return None
+    if not isinstance(given, list):
+        raise ToolFailed('handle_requires_action must give a list of {"tool_call_id", "output"}, or None')
+    answers: dict[str, Result] = {}
+    for one in given:
+        if isinstance(one, Mapping) and one.get("output") is not None:
+            answers.setdefault(str(one.get("tool_call_id")), Result(capped(as_text(one["output"]), OUTPUT_CAP)))
+    return answers
+
+
+def _wire(asked: Asked) -> dict[str, Any]:
+    return {"id": asked.call_id, "type": "function", "function": {"name": asked.name, "arguments": asked.arguments}}
