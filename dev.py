@@ -1,0 +1,198 @@
+"""The desk: one command for each thing one does in this repository. Needs python3 (3.11 or newer), pip and git.
+
+python3 dev.py up [ARG…]       start everything in one process (= turnkeep dev)
+python3 dev.py test [ARG…]     all tests at reduced sizes; ARG… go to pytest
+                               --no-install: never install missing test servers; --browser: install Chromium too
+python3 dev.py prove [NAME…]   the tests that give figures, at full size, one line each
+python3 dev.py check           lint, format, types, floors, lock file
+python3 dev.py docs [ARG…]     the tests of the documentation alone
+python3 dev.py bench [ARG…]    measure
+python3 dev.py chaos [ARG…]    break things at random (--seed, --minutes)
+python3 dev.py audit           known vulnerabilities and risky calls (asks the package index)
+python3 dev.py lock [ARG…]     write requirements.lock anew (ARG… go to uv, such as --upgrade)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = str(BIN / "python")
+LOCK = ROOT / "requirements.lock"
+BOOT = ROOT / ".dev" / "boot"
+APT_OPTIONS = ["-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
+COMPILE = ["--universal", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11", "--all-extras"]
+GROUPS = ["--group", "test", "--group", "check", "--group", "build"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    verb, rest = (arguments[0], list(arguments[1:])) if arguments else ("--help", [])
+    if verb in ("-h", "--help", "help"):
+        print(__doc__)
+        return 0
+    if verb not in PROGRAMS and verb not in VERBS:
+        print(f"dev: there is no {verb!r}; choose from {', '.join([*PROGRAMS, *VERBS])}", file=sys.stderr)
+        return 2
+    os.chdir(ROOT)
+    if verb != "lock":
+        prepare()
+    return run([*PROGRAMS[verb], *rest]) if verb in PROGRAMS else VERBS[verb](rest)
+
+
+def test(arguments: list[str]) -> int:
+    for_pytest = [argument for argument in arguments if argument not in ("--no-install", "--browser")]
+    browser = "--browser" in arguments or os.environ.get("CI") == "true"
+    provide_servers(install="--no-install" not in arguments, browser=browser)
+    workers = str(min(4, max(2, os.cpu_count() or 2)))
+    return run([PYTHON, "-m", "pytest", "-n", workers, "--dist", "loadgroup", *for_pytest])
+
+
+def prove(names: list[str]) -> int:
+    provide_servers(install=True, browser=False)
+    os.environ["TURNKEEP_PROVE"] = "1"
+    only = ["-k", " or ".join(names)] if names else []
+    return run([PYTHON, "-m", "pytest", "-m", "prove", "-q", "-s", "-p", "no:xdist", "--timeout", "3600", *only])
+
+
+def check(_: list[str]) -> int:
+    steps = {
+        "lint": [str(BIN / "ruff"), "check", "."],
+        "format": [str(BIN / "ruff"), "format", "--check", "."],
+        "types": [str(BIN / "mypy")],
+        "floors": [str(BIN / "lint-imports"), "--no-logo"],
+    }
+    failed = [name for name, command in steps.items() if not passes(name, command)]
+    for path in [LOCK, *ROOT.glob("[!.]*/**/package-lock.json")]:
+        if "node_modules" not in path.parts and "://" in path.read_text():
+            say(f"{path.name} names an address; lock files hold names, versions and hashes only")
+            failed.append("lock")
+    say(f"check failed: {', '.join(failed)}" if failed else "check passed")
+    return 1 if failed else 0
+
+
+def audit(_: list[str]) -> int:
+    calls = run([str(BIN / "bandit"), "-q", "-ll", "-r", "src"])
+    return run([str(BIN / "pip-audit"), "--require-hashes", "--disable-pip", "-r", str(LOCK)]) or calls
+
+
+def lock(arguments: list[str]) -> int:
+    told = ["--custom-compile-command", "python3 dev.py lock", "--quiet", "-o", LOCK.name]
+    return run([uv(), "pip", "compile", "pyproject.toml", *COMPILE, *GROUPS, *told, *arguments])
+
+
+PROGRAMS = {
+    "up": [str(BIN / "turnkeep"), "dev"],
+    "docs": [PYTHON, "-m", "pytest", "tests/docs"],
+    "bench": [PYTHON, "bench/run.py"],
+    "chaos": [PYTHON, "-m", "turnkeep.testing.chaos"],
+}
+VERBS = {"test": test, "prove": prove, "check": check, "audit": audit, "lock": lock}
+
+
+def prepare() -> None:
+    """Make .venv what requirements.lock says; at once when it is already."""
+    wanted, stamp = fingerprint(), VENV / "turnkeep.stamp"
+    if Path(PYTHON).exists() and stamp.exists() and stamp.read_text() == wanted:
+        return
+    say("preparing .venv from requirements.lock (the first time takes a minute)")
+    if not Path(PYTHON).exists():
+        shutil.rmtree(VENV, ignore_errors=True)
+        must([uv(), "venv", "--quiet", "--python", sys.executable, str(VENV)])
+    must([uv(), "pip", "sync", "--python", PYTHON, "--require-hashes", str(LOCK)])
+    must([uv(), "pip", "install", "--quiet", "--python", PYTHON, "--no-deps", "--no-build-isolation", "-e", "."])
+    stamp.write_text(wanted)
+
+
+def fingerprint() -> str:
+    return hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+
+
+def uv() -> str:
+    """uv from PATH, else our own copy."""
+    own = BOOT / "bin" / "uv"
+    found = shutil.which("uv") or shutil.which(own)
+    if found is None:
+        say("fetching uv into .dev/boot (once)")
+        must([sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", str(BOOT), "uv"])
+    os.environ.setdefault("UV_SYSTEM_CERTS", "1")  # also behind a proxy with a certificate of its own
+    os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")
+    return found or str(own)
+
+
+def provide_servers(*, install: bool, browser: bool) -> None:
+    """Install what the tests want to talk to and this machine does not have, or say what is skipped without it."""
+    missing = absent(browser)
+    if not missing:
+        return
+    if install and shutil.which("apt-get") and os.geteuid() == 0:
+        say(f"installing for the tests: {', '.join(missing)} (apt-get; nothing is started; --no-install refuses)")
+        apt_install(missing)
+    if missing := absent(browser=True):
+        say(f"not installed: {', '.join(missing)}. Tests that need them are skipped, those of Redis use a Valkey")
+        say(f"to get them: apt-get install {' '.join(missing)}, or brew install redis rabbitmq")
+
+
+def absent(browser: bool) -> list[str]:
+    programs = {"redis-server": ["redis-server", "valkey-server"], "rabbitmq-server": ["rabbitmq-server"]}
+    if browser:
+        programs["chromium"] = ["chromium", "chromium-browser", "chromium-headless-shell", "google-chrome"]
+    path = os.environ.get("PATH", "") + ":/usr/sbin"
+    return [name for name, any_of in programs.items() if not any(shutil.which(one, path=path) for one in any_of)]
+
+
+def apt_install(packages: Sequence[str]) -> None:
+    """Install without starting the services of the packages."""
+    os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists()
+    if ours:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        if run(["apt-get", "update", "-q"]) or run(["apt-get", "install", *APT_OPTIONS, *packages]):
+            say("apt-get could not install them")
+    finally:
+        if ours:
+            policy.unlink()
+
+
+def passes(name: str, command: Sequence[str]) -> bool:
+    """Run quietly; show the output only of what fails."""
+    start = time.monotonic()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    say(f"{name}: {'failed' if done.returncode else 'ok'} ({time.monotonic() - start:.1f} s)")
+    if done.returncode:
+        print(done.stdout, flush=True)
+    return done.returncode == 0
+
+
+def run(command: Sequence[str]) -> int:
+    with subprocess.Popen(command) as process:
+        while True:
+            with suppress(KeyboardInterrupt):  # the terminal told the child too: let it end in its own way
+                return process.wait()
+
+
+def must(command: Sequence[str]) -> None:
+    if code := run(command):
+        raise SystemExit(f"dev: {' '.join(command[:4])} … failed ({code}); what it said is above")
+
+
+def say(text: str) -> None:
+    print(f"dev: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs this may have an older one
+        raise SystemExit(f"dev: Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""The desk starts on a machine that has nothing but Python, and the lock file it installs from can be trusted."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import dev
+
+ROOT = Path(__file__).parents[2]
+LOCK = (ROOT / "requirements.lock").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def desk(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "dev.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_it_needs_the_standard_library_only() -> None:
+    tree = ast.parse((ROOT / "dev.py").read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
+def test_help_names_every_verb(arguments: tuple[str, ...]) -> None:
+    done = desk(*arguments)
+    assert done.returncode == 0
+    for verb in [*dev.PROGRAMS, *dev.VERBS]:
+        assert f"dev.py {verb} " in done.stdout
+
+
+def test_an_unknown_verb_is_refused_with_the_known_ones() -> None:
+    done = desk("tset")
+    assert done.returncode == 2
+    assert "'tset'" in done.stderr
+    assert "test" in done.stderr
+
+
+class Run:
+    """Stands where programs would be started, and keeps what would be."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.commands: list[list[str]] = []
+        monkeypatch.setattr(dev, "run", self)
+        monkeypatch.setattr(dev, "prepare", lambda: None)
+        monkeypatch.chdir(ROOT)
+
+    def __call__(self, command: list[str]) -> int:
+        self.commands.append(list(command))
+        return 0
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Run:
+    for name in ("CI", "TURNKEEP_PROVE", "DEBIAN_FRONTEND"):
+        monkeypatch.setenv(name, "")
+    return Run(monkeypatch)
+
+
+def test_up_is_turnkeep_dev(started: Run) -> None:
+    assert dev.main(["up", "--port", "9"]) == 0
+    assert started.commands[0][1:] == ["dev", "--port", "9"]
+
+
+def test_arguments_of_test_go_to_pytest_without_our_own(started: Run) -> None:
+    assert dev.main(["test", "--no-install", "tests/unit", "-k", "proxy"]) == 0
+    (command,) = started.commands
+    assert command[-3:] == ["tests/unit", "-k", "proxy"]
+    assert "--no-install" not in command
+
+
+def test_prove_runs_the_named_proofs_at_full_size_in_one_process(started: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dev, "absent", lambda browser: [])
+    assert dev.main(["prove", "bursts", "order"]) == 0
+    (command,) = started.commands
+    assert command[-2:] == ["-k", "bursts or order"]
+    assert command[command.index("-p") + 1] == "no:xdist"
+    assert os.environ["TURNKEEP_PROVE"] == "1"
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_servers_are_installed_only_as_root_and_unless_refused(
+    started: Run, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    monkeypatch.setattr(dev, "absent", lambda browser: ["rabbitmq-server"])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    dev.provide_servers(install=True, browser=False)
+    assert started.commands == []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
+    installed: list[str] = []
+    monkeypatch.setattr(dev, "apt_install", installed.extend)
+    dev.provide_servers(install=not refused, browser=False)
+    assert installed == ([] if refused else ["rabbitmq-server"])
+
+
+def test_the_environment_is_made_anew_when_the_lock_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = tmp_path / "requirements.lock"
+    other.write_text(LOCK)
+    before = dev.fingerprint()
+    monkeypatch.setattr(dev, "LOCK", other)
+    assert dev.fingerprint() == before
+    other.write_text(LOCK + "\n")
+    assert dev.fingerprint() != before
+
+
+def test_the_lock_holds_no_address() -> None:
+    assert not re.search(r"https?:", LOCK)
+    assert "://" not in LOCK
+    assert "index-url" not in LOCK
+
+
+def test_the_lock_pins_every_package_by_hash() -> None:
+    pins = re.findall(r"^[a-z0-9][^\s=]*==.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)+", LOCK, re.MULTILINE)
+    names = re.findall(r"^[a-z0-9]", LOCK, re.MULTILINE)
+    assert len(pins) == len(names) > 50
+
+
+def test_the_lock_knows_every_direct_dependency() -> None:
+    project = PROJECT["project"]
+    optional = [name for extra in project["optional-dependencies"].values() for name in extra]
+    groups = [name for group in PROJECT["dependency-groups"].values() for name in group]
+    named = {re.split(r"[^a-z0-9-]", name)[0] for name in [*project["dependencies"], *optional, *groups]}
+    assert {name for name in named - {"turnkeep"} if not re.search(rf"^{name}(\[.*\])?==", LOCK, re.MULTILINE)} == set()
