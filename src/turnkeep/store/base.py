@@ -28,7 +28,8 @@ Rules that decide everything:
 3. A batch is frozen while it is leased, and for good by its first journal record or by `fail`. A claim that is
    released or dies before either dissolves: its messages can be edited, withdrawn and joined again.
 4. Every write of a run carries its token; a stale claim changes nothing and raises `LeaseLost`.
-5. `commit`, `fail`, `hold` and `release` leave (token, result) behind: a repeat gives the same result.
+5. `commit`, `fail`, `hold` and `release` leave (token, result) behind until the next one: a repeat gives the same
+   result.
 6. Message ids are remembered while the message is open and `Policy.dedupe` seconds after.
 7. Hints (`ready`, `nudged`, `follow`) only make things prompt; nothing depends on them.
 8. Claims take ready threads from the tenant served least (weighted), then by `due`.
@@ -103,10 +104,9 @@ class Policies:
 class Receipt:
     """The message is durable.
 
-    `position` is its place among the open messages (from 1), `due_in` the seconds until its thread may be claimed
-    (None: when the run in
-    progress, the held action or the pause ends). `idempotent` is False for ids we minted. `repeated`: this id was
-    accepted before and
+    `channel` is the thread's own, also when the message came by thread id. `position` is its place among the open
+    messages (from 1), `due_in` the seconds until its thread may be claimed (None: when the run in progress, the held
+    action or the pause ends). `idempotent` is False for ids we minted. `repeated`: this id was accepted before and
     this is the original receipt. `steer` is set when the message asked to steer a run in progress.
     """
 
@@ -288,7 +288,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """What became of a message. `covers` are the ids answered together with it."""
+    """What became of a message. `message` while it is open; `covers` are the ids of the batch it was settled with."""
 
     message: Message | None
     message_id: str
@@ -357,7 +357,8 @@ class Inbox(Protocol):
         ...
 
     async def renew(self, owner: str, claims: Sequence[Claim], *, lease: float) -> dict[str, Directive]:
-        """Prolong these claims (by token); every other lease of this owner is due at once (its claim reply was lost).
+        """Prolong these claims (by token); every other lease of this owner is given back at once, without a death (its
+        claim reply was lost).
 
         Never call it while a claim of the same owner is in flight. A token that is not valid any more gives
         `held=False`.
@@ -394,7 +395,8 @@ class Inbox(Protocol):
         several messages without
         started effects is split (each alone, `last_chance`, due now, journal dropped, event ``retrying``); else its
         messages
-        become dead letters with one ``dead`` event, and what is left is due by its window.
+        become dead letters with one ``dead`` event, and what is left is due by its window. If a stop was asked since
+        the claim, every failure is a retry, due now, so that the next claimant obeys the stop.
         """
         ...
 
@@ -406,15 +408,16 @@ class Inbox(Protocol):
 
     async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
         """Give worker and lease back but not the turn, until all calls are decided or the time is over. Appends
-        ``held``.
+        ``held``. Calls open when the time is over are ``expired``, when a newer message interrupts ``declined``; a
+        cancel leaves them open.
         """
         ...
 
     async def decide(self, address: Address, call_id: str, digest: str, decision: Decision) -> Call:
         """Decide a held call, once. The last decision makes the thread due. Appends ``decided``.
 
-        The same decision again gives the same answer. Raises `NotFound` (no such call), `Conflict` (other digest, or
-        decided otherwise).
+        The same decision again gives the same answer. Raises `NotFound` (no such call), `Conflict` (other digest,
+        decided otherwise, or its run goes on without it).
         """
         ...
 
@@ -428,8 +431,8 @@ class Inbox(Protocol):
         ...
 
     async def withdraw(self, address: Address, message_id: str) -> MessageRecord:
-        """Take a waiting or delayed message back. `MessageFrozen` once it is in a leased or frozen batch or offered;
-        `NotFound`.
+        """Take a waiting or delayed message back; again: the same record. `MessageFrozen` once it is in a leased or
+        frozen batch, offered, or settled otherwise; `NotFound`.
         """
         ...
 
@@ -477,7 +480,7 @@ class Inbox(Protocol):
 
     async def redrive(self, dead_id: str) -> Receipt:
         """Accept a dead letter again under its id, at the end of the inbox, with attempts and deaths at 0.
-        `NotFound` if it is gone; a repeat gives the same receipt.
+        `NotFound` if it is gone, `MessageConflict` while a message of that id is open; a repeat gives the same receipt.
         """
         ...
 
@@ -527,7 +530,9 @@ class Follower(Protocol):
     """
 
     async def add(self, address: Address) -> None:
-        """From the return of this call on every new event of the channel gives a notice."""
+        """From the return of this call on every new event of the channel gives a notice, under the address given here
+        (a thread id as channel, too).
+        """
         ...
 
     async def discard(self, address: Address) -> None: ...
@@ -577,7 +582,7 @@ class Events(Protocol):
 
     async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
         """Become or stay the only one who delivers this partition to this sink: the stored position ("" at the
-        beginning), None if another owner has it.
+        beginning), None if another owner has it. `NotFound` for a sink that is not open.
         """
         ...
 
@@ -680,8 +685,8 @@ class Threads(Protocol):
     """The records behind the channels."""
 
     async def thread(self, address: Address, *, create: bool = False) -> ThreadRecord | None:
-        """The thread of a channel (or of a thread id as channel). Reading slides its expiry, at most once per 1 % of
-        it.
+        """The thread of a channel (or of a thread id as channel). This and `history` slide its expiry, at most once
+        per 1 % of it; other reads do not.
         """
         ...
 
@@ -696,27 +701,33 @@ class Threads(Protocol):
     async def history(
         self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
     ) -> History:
-        """The newest whole turns that fit both limits (at least nothing), read backwards."""
+        """The newest whole turns (before a turn, if given) that fit both limits (at least nothing), read backwards."""
         ...
 
-    async def append(self, address: Address, entries: Sequence[Entry], *, author: str | None = None) -> None:
-        """Add to the transcript between turns: `ThreadBusy` while leased, in retry or held. With `author`, assistant
-        text is announced (``said``).
+    async def append(
+        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, key: str | None = None
+    ) -> None:
+        """Add to the transcript between turns, creating the thread if need be: `ThreadBusy` while leased, in retry or
+        held. With `author`, assistant text is announced (``said``). Again with the `key` of the last such change:
+        nothing happens; without a key a repeat adds again.
         """
         ...
 
-    async def rewind(self, address: Address) -> list[Message]:
-        """Take the last turn back: remove its entries and return its user messages (to be answered again). `ThreadBusy`
-        as `append`, `NotFound` if there is none.
+    async def rewind(self, address: Address, *, key: str | None = None) -> list[Message]:
+        """Take the last turn that holds user items back, with all after it: remove the entries and return the user
+        messages (to be answered again, under new ids). `ThreadBusy` as `append`, `NotFound` if there is none. Again
+        with the `key` of the last such change: the same messages, nothing is removed.
         """
         ...
 
     async def compact(self, address: Address, *, through_turn: int, summary: str) -> None:
-        """Replace all turns up to this one by a summary."""
+        """Replace all turns up to this one by a summary. `ThreadNotFound`."""
         ...
 
     async def update(self, address: Address, changes: Mapping[str, Any]) -> ThreadRecord:
-        """Change ``assistant``, ``metadata`` (merged; a null value removes), ``options``, ``ttl``. `ThreadNotFound`."""
+        """Change ``assistant``, ``metadata`` (merged; a null value removes), ``options`` (replaced), ``ttl`` (only
+        ever longer than what was set before). `ThreadNotFound`; `InvalidMessage` for any other name.
+        """
         ...
 
     def scan(
@@ -728,8 +739,8 @@ class Threads(Protocol):
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats: ...
 
     async def forget(self, address: Address, *, force: bool = False) -> bool:
-        """Delete a thread and everything of it. `ThreadBusy` if it is not idle, unless forced. False if there is
-        none.
+        """Delete a thread and everything of it, its dead letters too. `ThreadBusy` if messages are open, unless
+        forced. False if there is none.
         """
         ...
 
@@ -768,7 +779,9 @@ class Registry(Protocol):
         version: int | None = None,
         ttl: float | None = None,
     ) -> Document:
-        """Write a record. With `version`, only over that version (0: only if there is none): else `Conflict`."""
+        """Write a record. With `version`, only over that version (0: only if there is none): else `Conflict`. A body
+        that is there already is no change: the same document, with the new time to live.
+        """
         ...
 
     async def take(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
@@ -840,7 +853,7 @@ class Ledger(Protocol):
 
     async def pace(self, key: str, *, requests: float, tokens: float, tokens_wanted: int) -> float:
         """Take one request and so many tokens from the shared buckets (limits per minute, 0: unlimited): 0.0 if
-        granted, else seconds to wait (nothing taken).
+        granted, else seconds to wait (nothing taken). More tokens than a full bucket holds: a full bucket is enough.
         """
         ...
 
@@ -849,7 +862,7 @@ class Ledger(Protocol):
         ...
 
     async def trip(self, endpoint: str, fault: Fault, *, probe_in: float) -> Circuit:
-        """Open the circuit, or keep it open; the first one to open it is remembered."""
+        """Open the circuit, or keep it open as it is; the first one to open it is remembered."""
         ...
 
     async def circuits(self) -> list[Circuit]: ...

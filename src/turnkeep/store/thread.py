@@ -7,7 +7,7 @@ rule of `turns` adds to them through `Thread.out`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 from turnkeep.events import Event
@@ -82,10 +82,10 @@ class Known:
 
 @dataclass(slots=True)
 class Settlement:
-    """The token and result of the last claim that was settled, so that a repeat gives the same answer."""
+    """Token (or key) and result of what was done last, so that a repeat gives the same answer."""
 
     token: str
-    act: Literal["commit", "fail", "release", "hold"]
+    act: Literal["commit", "fail", "release", "hold", "append", "rewind"]
     result: Any = None
 
 
@@ -139,6 +139,9 @@ class Thread:
     calls: list[Call] = field(default_factory=list)
     journal: list[Record] = field(default_factory=list)
     last: Settlement | None = None
+    """Of the last claim that was settled."""
+    added: Settlement | None = None
+    """Of the last keyed change of the transcript between turns."""
     # messages
     inbox: list[Open] = field(default_factory=list)
     delayed: list[Open] = field(default_factory=list)
@@ -170,10 +173,10 @@ class Thread:
         """When somebody has to look at this thread: what engines index. None: not before somebody acts."""
         if self.paused and self.state != "leased":
             return None
-        if self.state in ("idle", "waiting") and self.delayed:
-            first = self.delayed[0].message.not_before or 0.0
-            return first if self.due is None else min(self.due, first)
-        return self.due
+        if self.state == "leased" or not self.delayed:
+            return self.due
+        first = self.delayed[0].message.not_before or 0.0
+        return first if self.due is None else min(self.due, first)
 
     @property
     def is_busy(self) -> bool:
@@ -189,13 +192,14 @@ class Thread:
         data: dict[str, Any] = {}
         for name in _PLAIN:
             value = getattr(self, name)
-            if name in _REQUIRED or value not in (None, 0, False, "", {}, []):
+            if name in _REQUIRED or value != _DEFAULTS.get(name, {}):
                 data[name] = value
         data["address"] = [self.address.tenant, self.address.queue, self.address.channel]
         if self.calls:
             data["calls"] = [c.to_json() for c in self.calls]
-        if self.last:
-            data["last"] = [self.last.token, self.last.act, self.last.result]
+        for name in ("last", "added"):
+            if (left := getattr(self, name)) is not None:
+                data[name] = [left.token, left.act, left.result]
         if self.options != ThreadOptions():
             data["options"] = asdict(self.options)
         for name in ("usage", "spent"):
@@ -209,7 +213,8 @@ class Thread:
         values = dict(data)
         values["address"] = Address(*data["address"])
         values["calls"] = [Call(**c) for c in data.get("calls", ())]
-        values["last"] = Settlement(*data["last"]) if "last" in data else None
+        for name in ("last", "added"):
+            values[name] = Settlement(*data[name]) if name in data else None
         values["options"] = ThreadOptions(**data.get("options", {}))
         for name in ("usage", "spent"):
             values[name] = Usage.from_json(data.get(name, {}))
@@ -224,3 +229,4 @@ _PLAIN = (
     "top",
     "live_from", "assistant", "metadata", "ttl", "summary", "messages", "turns", "items", "bytes",
 )  # fmt: skip
+_DEFAULTS = {f.name: f.default for f in fields(Thread) if f.default is not MISSING}

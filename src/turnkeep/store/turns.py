@@ -7,13 +7,23 @@ act. A rule that raises has changed nothing that is stored, because the engine t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from turnkeep.errors import Conflict, InboxFull, LeaseLost, MessageConflict, MessageFrozen, NotFound, ThreadBusy
+from turnkeep.errors import (
+    Conflict,
+    InboxFull,
+    InvalidMessage,
+    LeaseLost,
+    MessageConflict,
+    MessageFrozen,
+    NotFound,
+    ThreadBusy,
+    WrongState,
+)
 from turnkeep.events import Event, Fault
-from turnkeep.messages import AssistantItem, Content, Message, digest
+from turnkeep.messages import AssistantItem, Content, Message, UserItem, digest
 from turnkeep.store.base import (
     Call,
     Claim,
@@ -31,6 +41,7 @@ from turnkeep.store.base import (
     Record,
     RunRecord,
     Stop,
+    ThreadOptions,
 )
 from turnkeep.store.thread import Known, Open, Settlement, Thread
 from turnkeep.usage import Usage
@@ -78,7 +89,9 @@ def _opened(thread: Thread, message: Message, policy: Policy) -> Open:
     window = _first(message.window, options.window, policy.window)
     max_wait = _first(message.max_wait, 0.0 if window == 0 else None, options.max_wait, policy.max_wait)
     on_busy = message.on_busy or options.on_busy or policy.on_busy
-    effective = message.but(window=window, max_wait=max_wait, on_busy=on_busy, arrival=0.0, seq=0)
+    effective = message.but(
+        address=thread.address, window=window, max_wait=max_wait, on_busy=on_busy, arrival=0.0, seq=0
+    )
     return Open(effective, message.size)
 
 
@@ -101,7 +114,6 @@ def _join(thread: Thread, opened: Open, policy: Policy, arrival: float) -> None:
         _ask_for_turn(thread, opened, arrival)
         return
     thread.state = "waiting"
-    thread.flushed = thread.flushed or opened.message.flush
     thread.due = _window_end(thread, policy, arrival)
 
 
@@ -123,7 +135,7 @@ def _stop(thread: Thread, stop: Stop, now: float) -> None:
         thread.stop = thread.stop or stop
         thread.out.nudge = thread.owner
         return
-    thread.due = now
+    thread.due = _no_later(thread, now)
     if thread.batch:
         thread.stop = thread.stop or stop
     if thread.state == "held" and stop != "cancel":
@@ -178,16 +190,22 @@ def _batch_size(thread: Thread, policy: Policy) -> int:
 
 
 def _window_end(thread: Thread, policy: Policy, now: float) -> float:
-    """When the inbox is due: the sliding window after the last message, at most `max_wait` after any; now when nobody
-    can join any more.
+    """When the inbox is due: the sliding window after the last message, at most `max_wait` after any; now when a flush
+    is asked or nobody can join any more.
     """
     count = _batch_size(thread, policy)
     batch = [opened.message for opened in thread.inbox[:count]]
-    if thread.flushed or count < len(thread.inbox) or count >= policy.max_batch or thread.inbox[0].alone:
-        return now
+    is_full = count < len(thread.inbox) or count >= policy.max_batch or thread.inbox[0].alone
+    if is_full or thread.flushed or any(m.flush for m in batch):
+        return _no_later(thread, now)
     last = batch[-1]
     slides = max(last.arrival, thread.typed_at or 0.0) + (last.window or 0.0)
     return min(slides, *(m.arrival + (m.max_wait or 0.0) for m in batch))
+
+
+def _no_later(thread: Thread, now: float) -> float:
+    """Due now; what is due already keeps its place before others."""
+    return now if thread.due is None else min(thread.due, now)
 
 
 def flush(thread: Thread, policy: Policy, now: float) -> bool:
@@ -195,7 +213,7 @@ def flush(thread: Thread, policy: Policy, now: float) -> bool:
     if thread.state != "waiting":
         return False
     thread.flushed = True
-    thread.due = now
+    thread.due = _no_later(thread, now)
     return True
 
 
@@ -219,11 +237,11 @@ def claim(
     if thread.state == "idle" or (thread.paused and thread.state != "leased") or thread.due is None or thread.due > now:
         return None
     if thread.state == "leased":
-        _bury(thread)
+        _bury(thread, now)
         if thread.paused:
             _rest(thread, policy, now)
             return None
-    if thread.state == "held":
+    if thread.state == "held" and not thread.stop:
         thread.calls = [c if c.decision else replace(c, decision="expired") for c in thread.calls]
     return _lease(thread, policy, now, owner, lease, token, run_id)
 
@@ -237,7 +255,7 @@ def begin(
     if thread.is_busy or thread.paused:
         raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
     for message, seen in zip(messages, known, strict=True):
-        if seen is not None:
+        if seen is not None or message.message_id in thread.out.known:
             raise MessageConflict(f"message id {message.message_id!r} was used before, use a new id")
         accept(thread, message.but(flush=True, not_before=None), None, policy, now)
     if _batch_size(thread, policy) < len(thread.inbox):
@@ -245,24 +263,24 @@ def begin(
     return _lease(thread, policy, now, owner, lease, token, run_id)
 
 
-def _bury(thread: Thread) -> None:
+def _bury(thread: Thread, now: float) -> None:
     """The last owner vanished: count a death; what was not frozen dissolves."""
     oldest = thread.inbox[0]
     oldest.deaths += 1
     thread.out.changed.add(oldest.message.message_id)
-    _let_go(thread)
+    _let_go(thread, now)
 
 
-def _let_go(thread: Thread) -> None:
+def _let_go(thread: Thread, now: float) -> None:
     """End a claim: back to retry, with the frozen batch or with none. A pending stop keeps the batch for its cancel
-    commit.
+    commit; a batch that dissolves leaves nothing to steer.
     """
     thread.state = "retry"
     thread.token = thread.owner = None
-    if thread.stop and not thread.frozen:
-        thread.frozen = True
+    thread.frozen = thread.frozen or thread.stop is not None
     if not thread.frozen:
         thread.batch = 0
+        _defer_steering(thread, thread.run_id, now)
     for opened in thread.inbox[thread.batch :]:
         if opened.steer == "offered":
             opened.steer = "asked"
@@ -279,7 +297,7 @@ def _lease(thread: Thread, policy: Policy, now: float, owner: str, lease: float,
     thread.fence += 1
     thread.attempt += 1
     thread.published = 0
-    thread.flushed, thread.typed_at, thread.last = False, None, None
+    thread.flushed, thread.typed_at = False, None
     thread.active_at = now
     if thread.stop is None:
         started = Event(
@@ -326,18 +344,26 @@ def _check(thread: Thread, claim: Claim) -> None:
         raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
 
 
-def renew(thread: Thread, claim: Claim, now: float, lease: float) -> Directive:
+def renew(thread: Thread, claim: Claim, now: float, lease: float, policy: Policy = Policy()) -> Directive:
     if thread.state != "leased" or thread.token != claim.token:
         return Directive(held=False)
+    ripen(thread, policy, now)
     thread.due = now + lease
     steer = any(o.steer == "asked" for o in thread.inbox[thread.batch :])
     return Directive(True, thread.due, thread.stop, steer)
 
 
 def orphan(thread: Thread, now: float) -> None:
-    """A lease that its owner does not know: the reply to its claim was lost."""
+    """A lease that its owner does not know: the reply to its claim was lost. Nobody died, so no death is counted."""
     if thread.state == "leased":
+        _let_go(thread, now)
         thread.due = now
+
+
+def bereave(thread: Thread, now: float) -> None:
+    """A lease whose owner is known to be gone: the next claim is at once, and counts the death."""
+    if thread.state == "leased":
+        thread.due = _no_later(thread, now)
 
 
 def offered(thread: Thread, claim: Claim) -> list[Message]:
@@ -371,12 +397,24 @@ def journal(thread: Thread, claim: Claim, records: Sequence[Record], now: float)
 def _take_steered(thread: Thread, through: int, now: float) -> None:
     taken = [o for o in thread.inbox[thread.batch :] if o.message.seq <= through]
     thread.batch += len(taken)
-    for opened in taken:
+    _end_steering(thread, taken, "applied", thread.run_id, now)
+
+
+def _defer_steering(thread: Thread, run_id: str | None, now: float) -> None:
+    """Messages that asked to steer and were not taken wait like any other."""
+    _end_steering(thread, [o for o in thread.inbox if o.steer], "deferred", run_id, now)
+
+
+def _end_steering(
+    thread: Thread, ended: Sequence[Open], outcome: Literal["applied", "deferred"], run_id: str | None, now: float
+) -> None:
+    for opened in ended:
         opened.steer = ""
         thread.out.changed.add(opened.message.message_id)
-    if taken:
-        ids = tuple(o.message.message_id for o in taken)
-        thread.emit(Event("steered", ids, run_id=thread.run_id, outcome="applied"), now)
+        thread.out.known[opened.message.message_id] = Known("", _no_receipt(thread, opened), steer=outcome)
+    if ended:
+        ids = tuple(o.message.message_id for o in ended)
+        thread.emit(Event("steered", ids, run_id=run_id, outcome=outcome), now)
 
 
 def publish(thread: Thread, claim: Claim, n: int, events: Sequence[Event], now: float) -> int:
@@ -417,7 +455,7 @@ def commit(thread: Thread, claim: Claim, done: Commit, policy: Policy, now: floa
         "completed", ids, text=done.text, run_id=claim.run_id, attempt=claim.attempt, outcome=done.outcome, usage=usage
     )
     _end_run(thread, run)
-    _defer_steering(thread, claim, now)
+    _defer_steering(thread, claim.run_id, now)
     thread.emit(completed, now)
     _rest(thread, policy, now)
     left = Left(len(thread.inbox), thread.wake)
@@ -437,20 +475,23 @@ def _remember(
     thread: Thread, opened: Open, status: MessageStatus, policy: Policy, now: float, covers: tuple[str, ...] = ()
 ) -> None:
     """Engines merge this into what they know of the id: digest and receipt stay those of the first acceptance."""
-    message = opened.message
-    receipt = Receipt(message.address.channel, message.message_id, thread.thread_id, "accepted", 0, None)
-    thread.out.removed.add(message.message_id)
-    thread.out.changed.discard(message.message_id)
-    before = thread.out.known.get(message.message_id)
-    thread.out.known[message.message_id] = Known(
-        before.digest if before else "",
-        before.receipt if before else receipt,
-        status,
+    message_id = opened.message.message_id
+    thread.out.removed.add(message_id)
+    thread.out.changed.discard(message_id)
+    before = thread.out.known.get(message_id) or Known("", _no_receipt(thread, opened))
+    thread.out.known[message_id] = replace(
+        before,
+        status=status,
         run_id=thread.run_id if status != "withdrawn" else None,
         covers=covers,
         settled_at=now,
         forget_at=now + policy.dedupe,
     )
+
+
+def _no_receipt(thread: Thread, opened: Open) -> Receipt:
+    """Stands where the receipt of the first acceptance will be put back by `merge_known`."""
+    return Receipt(thread.address.channel, opened.message.message_id, thread.thread_id, "accepted", 0, None)
 
 
 def merge_known(old: Known | None, new: Known) -> Known:
@@ -467,16 +508,6 @@ def _end_run(thread: Thread, run: RunRecord | None) -> None:
     thread.batch, thread.frozen, thread.run_id, thread.attempt = 0, False, None, 0
     thread.token = thread.owner = thread.stop = thread.live_from = None
     thread.spent = Usage()
-
-
-def _defer_steering(thread: Thread, claim: Claim, now: float) -> None:
-    deferred = [o for o in thread.inbox if o.steer]
-    for opened in deferred:
-        opened.steer = ""
-        thread.out.changed.add(opened.message.message_id)
-    if deferred:
-        ids = tuple(o.message.message_id for o in deferred)
-        thread.emit(Event("steered", ids, run_id=claim.run_id, outcome="deferred"), now)
 
 
 def _rest(thread: Thread, policy: Policy, now: float) -> None:
@@ -511,7 +542,7 @@ def _run_record(
 
 
 def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: float) -> FailOutcome:
-    """Dead letters get their `dead_id` from the engine."""
+    """Dead letters get their `dead_id` from the engine. A stop that came meanwhile is obeyed by the next claimant."""
     if last := _settled(thread, claim, "fail"):
         outcome: FailOutcome = last.result
         return outcome
@@ -519,10 +550,11 @@ def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: fl
     oldest.attempts += 1
     thread.out.changed.add(oldest.message.message_id)
     thread.spent += failure.usage
-    if failure.retry_in is not None:
+    asked_to_stop = thread.stop is not None and claim.stop is None
+    if failure.retry_in is not None or asked_to_stop:
         outcome = "retry"
-        _retry(thread, claim, failure.fault, now + failure.retry_in, now)
-    elif thread.batch > 1 and not failure.effects:
+        _retry(thread, claim, failure.fault, now + (failure.retry_in or 0.0), now)
+    elif thread.batch > 1 and not failure.effects and thread.stop is None:
         outcome = "split"
         _split(thread, claim, failure.fault, now)
     else:
@@ -535,7 +567,7 @@ def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: fl
 def _retry(thread: Thread, claim: Claim, fault: Fault, at: float, now: float) -> None:
     thread.emit(_told("retrying", thread, claim, fault), now)
     thread.frozen = True
-    _let_go(thread)
+    _let_go(thread, now)
     thread.due = now if thread.stop else at
 
 
@@ -545,9 +577,9 @@ def _split(thread: Thread, claim: Claim, fault: Fault, now: float) -> None:
     for opened in thread.inbox[: thread.batch]:
         opened.alone = opened.last_chance = True
         thread.out.changed.add(opened.message.message_id)
-    spent = thread.spent
+    thread.usage += thread.spent
     _end_run(thread, None)
-    thread.usage += spent
+    _defer_steering(thread, claim.run_id, now)
     thread.state, thread.due = "waiting", now
 
 
@@ -566,7 +598,7 @@ def _die(thread: Thread, claim: Claim, fault: Fault, policy: Policy, now: float)
     dead = _told("dead", thread, claim, fault)
     _close(thread, thread.batch, "dead", policy, now)
     _end_run(thread, run)
-    _defer_steering(thread, claim, now)
+    _defer_steering(thread, claim.run_id, now)
     thread.emit(dead, now)
     _rest(thread, policy, now)
 
@@ -580,7 +612,7 @@ def release(thread: Thread, claim: Claim, delay: float, reason: Fault | None, no
         return
     if reason is not None:
         thread.emit(_told("waiting", thread, claim, reason), now)
-    _let_go(thread)
+    _let_go(thread, now)
     thread.due = now if thread.stop else now + delay
     thread.last = Settlement(claim.token, "release")
 
@@ -588,15 +620,15 @@ def release(thread: Thread, claim: Claim, delay: float, reason: Fault | None, no
 def hold(thread: Thread, claim: Claim, calls: Sequence[Call], expires_in: float, now: float) -> None:
     if _settled(thread, claim, "hold"):
         return
-    ids = _ids(thread)
     thread.frozen = True
-    stopped = thread.stop
-    _let_go(thread)
+    _let_go(thread, now)
     thread.state, thread.due = "held", now + expires_in
     thread.calls = list(calls)
     told = tuple(call.to_json() for call in calls)
-    thread.emit(Event("held", ids, run_id=claim.run_id, attempt=claim.attempt, calls=told), now)
-    if stopped:
+    thread.emit(Event("held", _ids(thread), run_id=claim.run_id, attempt=claim.attempt, calls=told), now)
+    if thread.stop:
+        _stop(thread, thread.stop, now)
+    elif all(c.decision for c in calls):
         thread.due = now
     thread.last = Settlement(claim.token, "hold")
 
@@ -612,11 +644,13 @@ def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, n
         if (call.decision, call.output) == (decision.verdict, decision.output):
             return call
         raise Conflict(f"call {call_id!r} was decided already: {call.decision}")
+    if thread.state != "held":
+        raise WrongState(f"call {call_id!r} waits no longer, its run is being stopped")
     decided = replace(call, decision=decision.verdict, output=decision.output, by=decision.by)
     thread.calls[found] = decided
     thread.emit(Event("decided", _ids(thread), run_id=thread.run_id, calls=(decided.to_json(),)), now)
-    if thread.state == "held" and all(c.decision for c in thread.calls):
-        thread.due = now
+    if all(c.decision for c in thread.calls):
+        thread.due = _no_later(thread, now)
     return decided
 
 
@@ -656,6 +690,8 @@ def withdraw(thread: Thread, message_id: str, policy: Policy, now: float) -> Non
 
 def edit(thread: Thread, message_id: str, content: Content, policy: Policy, now: float) -> Message:
     opened = _unfrozen(thread, message_id, policy, now)
+    if opened.message.content == content:
+        return opened.message
     opened.message = opened.message.but(content=content)
     opened.size = opened.message.size
     thread.out.changed.add(message_id)
@@ -671,6 +707,14 @@ def _unfrozen(thread: Thread, message_id: str, policy: Policy, now: float) -> Op
                 raise MessageFrozen(f"message {message_id!r} is being answered, send a new one")
             return opened
     raise NotFound(f"no message {message_id!r} waits on this channel")
+
+
+def late(known: Known | None, message_id: str, *, withdrawing: bool) -> None:
+    """Why a message that is not open cannot be changed; a withdrawal that is repeated has nothing left to do."""
+    if known is None:
+        raise NotFound(f"no message {message_id!r} is known on this channel")
+    if not (withdrawing and known.status == "withdrawn"):
+        raise MessageFrozen(f"message {message_id!r} is {known.status}, send a new one")
 
 
 def status_of(thread: Thread, message_id: str) -> tuple[MessageStatus, Message] | None:
@@ -699,18 +743,79 @@ def resume(thread: Thread, policy: Policy, now: float) -> None:
         thread.emit(Event("resumed"), now)
 
 
-def append(thread: Thread, entries: Sequence[Entry], author: str | None, now: float) -> None:
-    if thread.is_busy:
-        raise ThreadBusy("a run is in progress, add to the transcript when it has ended")
+def append(thread: Thread, entries: Sequence[Entry], author: str | None, now: float, key: str | None = None) -> None:
+    if _added(thread, "append", key):
+        return
+    _between_turns(thread)
     thread.turns += 1
     thread.active_at = now
     thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in entries]
     for entry in entries:
         if author is not None and isinstance(entry.item, AssistantItem):
             thread.emit(Event("said", text=entry.item.text, author=author), now)
+    thread.added = Settlement(key, "append") if key else thread.added
 
 
-def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float) -> Receipt:
-    """A new acceptance at the end of the inbox, under the same id."""
+def rewind(thread: Thread, asked: Sequence[Entry], now: float, key: str | None = None) -> list[Message]:
+    """Take a turn back: `asked` are the entries of the last turn that holds user items. The engine removes it and all
+    later ones, unless the key says that this is a repeat.
+    """
+    if last := _added(thread, "rewind", key):
+        return [Message.from_json(thread.address, data) for data in last.result]
+    _between_turns(thread)
+    items = [e.item for e in asked if isinstance(e.item, UserItem)]
+    if not items:
+        raise NotFound("no turn of this thread holds a user message, there is nothing to take back")
+    thread.active_at = now
+    messages = [Message(thread.address, item.message_id or "", item.content) for item in items]
+    thread.added = Settlement(key, "rewind", [m.to_json() for m in messages]) if key else thread.added
+    return messages
+
+
+def _added(thread: Thread, act: str, key: str | None) -> Settlement | None:
+    """The result left behind, if this key was used by this act last."""
+    last = thread.added
+    return last if key and last is not None and (last.token, last.act) == (key, act) else None
+
+
+def is_rewound(thread: Thread, key: str | None) -> bool:
+    """Whether `rewind` with this key has happened: then the transcript stays as it is."""
+    return _added(thread, "rewind", key) is not None
+
+
+def _between_turns(thread: Thread) -> None:
+    if thread.is_busy:
+        raise ThreadBusy("a run is in progress, change the transcript when it has ended")
+
+
+def update(thread: Thread, changes: Mapping[str, Any], now: float) -> None:
+    """Change what people may set. A time to live that somebody set is never shortened by a later one."""
+    if unknown := set(changes) - {"assistant", "metadata", "options", "ttl"}:
+        raise InvalidMessage(
+            f"a thread has no {', '.join(sorted(unknown))}, change assistant, metadata, options or ttl"
+        )
+    if "assistant" in changes:
+        thread.assistant = changes["assistant"]
+    if "options" in changes:
+        options = changes["options"]
+        thread.options = options if isinstance(options, ThreadOptions) else ThreadOptions(**options)
+    if (ttl := changes.get("ttl")) is not None:
+        thread.ttl = max(thread.ttl or 0.0, ttl)
+    merged = thread.metadata | dict(changes.get("metadata", {}))
+    thread.metadata = {name: value for name, value in merged.items() if value is not None}
+    thread.active_at = now
+
+
+def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float, known: Known | None = None) -> Receipt:
+    """A new acceptance at the end of the inbox, under the same id; `known` is what was remembered of it, if anything:
+    the digest stays that of the first text.
+    """
     message = letter.message.but(not_before=None, flush=False, on_busy="collect")
-    return accept(thread, message, None, policy, now, max_inbox=1 << 60)
+    if status_of(thread, message.message_id) is not None:
+        raise MessageConflict(
+            f"a message {message.message_id!r} waits on this channel already, redrive when it is settled"
+        )
+    receipt = accept(thread, message, None, policy, now, max_inbox=1 << 60)
+    if known is not None:
+        thread.out.known[message.message_id].digest = known.digest
+    return receipt

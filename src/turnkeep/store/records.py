@@ -1,0 +1,79 @@
+"""What people are shown of a thread, its messages and its runs: one derivation for all engines."""
+
+from __future__ import annotations
+
+from turnkeep.store import turns
+from turnkeep.store.base import MessageRecord, Policy, RunRecord, State, ThreadRecord
+from turnkeep.store.thread import Known, Thread
+
+_RUN_STATUS = {"leased": "in_progress", "held": "requires_action"}
+
+
+def time_to_live(thread: Thread, policy: Policy) -> float:
+    return policy.expiry if thread.ttl is None else thread.ttl
+
+
+def is_over(thread: Thread, policy: Policy, now: float) -> bool:
+    """Whether the thread has expired: then it counts as absent, and is deleted when met."""
+    is_idle = thread.state == "idle" and not thread.delayed
+    return is_idle and thread.active_at + time_to_live(thread, policy) <= now
+
+
+def slides(thread: Thread, policy: Policy, now: float) -> bool:
+    """Whether a read at this moment is worth a write of `active_at`."""
+    return now - thread.active_at >= time_to_live(thread, policy) / 100
+
+
+def thread_record(thread: Thread, policy: Policy) -> ThreadRecord:
+    state: State = thread.state
+    return ThreadRecord(
+        address=thread.address,
+        thread_id=thread.thread_id,
+        state=state,
+        paused=thread.paused,
+        created_at=thread.created_at,
+        active_at=thread.active_at,
+        expires_at=thread.active_at + time_to_live(thread, policy),
+        due=thread.due,
+        assistant=thread.assistant,
+        metadata=dict(thread.metadata),
+        options=thread.options,
+        summary=thread.summary,
+        messages=thread.messages,
+        open_messages=len(thread.inbox) + len(thread.delayed),
+        turns=thread.turns,
+        items=thread.items,
+        bytes=thread.bytes,
+        usage=thread.usage,
+        run_id=thread.run_id,
+        attempt=thread.attempt,
+        calls=tuple(thread.calls),
+        epoch=thread.epoch,
+        top=thread.top,
+    )
+
+
+def message_record(thread: Thread, message_id: str, known: Known) -> MessageRecord:
+    """Of an open message where it is now, of a settled one how it ended."""
+    found = turns.status_of(thread, message_id)
+    if found is None:
+        return known.record(message_id, None)
+    status, message = found
+    run_id = thread.run_id if status == "running" else None
+    return MessageRecord(message, message_id, status, known.receipt, run_id, steer=known.steer)
+
+
+def current_run(thread: Thread) -> RunRecord | None:
+    """The run in progress, or the one that waits for its next attempt or for a decision."""
+    if thread.run_id is None:
+        return None
+    batch = thread.inbox[: thread.batch]
+    return RunRecord(
+        thread.run_id,
+        _RUN_STATUS.get(thread.state, "queued"),  # type: ignore[arg-type]  # values are run statuses
+        tuple(opened.message.message_id for opened in batch),
+        thread.attempt,
+        thread.first_claimed_at,
+        usage=thread.spent,
+        calls=tuple(thread.calls),
+    )

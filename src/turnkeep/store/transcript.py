@@ -1,0 +1,67 @@
+"""The stored transcript: its JSON form, its size, and which whole turns are kept, read or taken back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from turnkeep.messages import item_from_json, item_to_json
+from turnkeep.store.base import Entry, History, Policy
+
+
+def entry_to_json(entry: Entry) -> dict[str, Any]:
+    return {"item": item_to_json(entry.item), "tokens": entry.tokens, "turn": entry.turn, "at": entry.at}
+
+
+def entry_from_json(data: Mapping[str, Any]) -> Entry:
+    return Entry(item_from_json(data["item"]), data["tokens"], data["turn"], data["at"])
+
+
+def entry_size(entry: Entry) -> int:
+    """Bytes that count against `history_bytes`: the JSON of the item."""
+    text = json.dumps(item_to_json(entry.item), ensure_ascii=False, separators=(",", ":"))
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def trimmed_through(entries: Sequence[Entry], policy: Policy) -> int:
+    """The last turn that has to go so that the rest is within bounds, 0 for none; the newest turn always stays."""
+    items, size = len(entries), sum(map(entry_size, entries))
+    through = 0
+    for turn, group in _by_turn(entries):
+        if (items <= policy.history_items and size <= policy.history_bytes) or turn == entries[-1].turn:
+            break
+        through, items, size = turn, items - len(group), size - sum(map(entry_size, group))
+    return through
+
+
+def newest(
+    entries: Sequence[Entry], summary: str | None, *, tokens: int | None, items: int | None, before_turn: int | None
+) -> History:
+    """The newest whole turns within the limits; stops at the first turn that does not fit."""
+    older = [e for e in entries if before_turn is None or e.turn < before_turn]
+    taken: list[Entry] = []
+    for _, group in _by_turn(reversed(older)):
+        if not _fits(taken, group, tokens, items):
+            break
+        taken += group
+    return History(tuple(reversed(taken)), summary, complete=len(taken) == len(older))
+
+
+def _fits(taken: Sequence[Entry], group: Sequence[Entry], tokens: int | None, items: int | None) -> bool:
+    if items is not None and len(taken) + len(group) > items:
+        return False
+    return tokens is None or sum(e.tokens for e in taken) + sum(e.tokens for e in group) <= tokens
+
+
+def last_asked(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries of the last turn that holds user items."""
+    for _, group in _by_turn(reversed(entries)):
+        if any(e.item.kind == "user" for e in group):
+            return group[::-1]
+    return []
+
+
+def _by_turn(entries: Iterable[Entry]) -> list[tuple[int, list[Entry]]]:
+    return [(turn, list(group)) for turn, group in groupby(entries, key=lambda e: e.turn)]
