@@ -147,6 +147,7 @@ async def test_the_shared_broker_carries_messages(rabbit_server: RabbitServer, a
 async def test_a_killed_broker_comes_back_with_its_durable_messages(amqp_name: str) -> None:
     async with RabbitServer() as server:
         await publish(server, amqp_name, b"kept")
+        server.settle()
         first = server.pid
         server.kill9()
         assert gone(first)
