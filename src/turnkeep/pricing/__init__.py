@@ -1,0 +1,18 @@
+"""Tokens, models, prices: what a request weighs, what is known of its model, what it costs."""
+
+from turnkeep.pricing.catalog import Catalog, ModelFacts, ModelWarning
+from turnkeep.pricing.prices import PriceBook
+from turnkeep.pricing.rates import Price, Rates
+from turnkeep.pricing.tokens import Tokenizer, item_tokens, tokenizer_for
+
+__all__ = [
+    "Catalog",
+    "ModelFacts",
+    "ModelWarning",
+    "Price",
+    "PriceBook",
+    "Rates",
+    "Tokenizer",
+    "item_tokens",
+    "tokenizer_for",
+]

@@ -1,0 +1,136 @@
+"""What a request costs: exact, and never 0 for lack of a price.
+
+A price is looked up in the person's own file first, then among the published ones. Where neither knows the
+model, or the tier in which the provider says it served, the cost is unknown and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from turnkeep.clock import Clock, SystemClock
+from turnkeep.errors import ConfigurationError
+from turnkeep.pricing import files
+from turnkeep.pricing.catalog import undated
+from turnkeep.pricing.published import PublishedPrices
+from turnkeep.pricing.rates import Price, Rates
+from turnkeep.usage import Usage
+
+Dollars = Annotated[Decimal, Field(ge=0)]
+
+_STANDARD = {None, "", "auto", "default", "standard"}
+
+
+class RateEntry(BaseModel):
+    """US dollars per million tokens. What is not given costs what the whole it belongs to costs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: Dollars
+    output: Dollars
+    cached: Dollars | None = None
+    cache_write: Dollars | None = None
+    reasoning: Dollars | None = None
+
+    def rates(self) -> Rates:
+        return Rates(
+            input=self.input,
+            cached=self.input if self.cached is None else self.cached,
+            cache_write=self.input if self.cache_write is None else self.cache_write,
+            output=self.output,
+            reasoning=self.output if self.reasoning is None else self.reasoning,
+        )
+
+
+class AboveEntry(RateEntry):
+    """The rates of a request with more input tokens than this."""
+
+    input_tokens: Annotated[int, Field(gt=0)]
+
+
+class TierEntry(RateEntry):
+    """The rates of one service tier."""
+
+    above: tuple[AboveEntry, ...] = ()
+
+
+class Entry(TierEntry):
+    """One model in a person's price file. A tier is a factor on all rates, or has rates of its own."""
+
+    request: Dollars = Decimal(0)
+    tiers: dict[str, Dollars | TierEntry] = {}
+
+    def price(self, tier: str | None, source: str) -> Price | None:
+        """The price in a tier; None where it is not given."""
+        own: Decimal | TierEntry | None = self if tier is None else self.tiers.get(tier)
+        if own is None:
+            return None
+        base, factor = (self, own) if isinstance(own, Decimal) else (own, Decimal(1))
+        steps = sorted(base.above, key=lambda step: step.input_tokens)
+        return Price(
+            rates=base.rates().times(factor),
+            above=tuple((step.input_tokens, step.rates().times(factor)) for step in steps),
+            request=self.request * factor,
+            source=source,
+        )
+
+
+class PriceBook:
+    """All prices this process knows. `base_url` says whose prices count where several sell a model."""
+
+    def __init__(self, override: Path | None = None, *, base_url: str | None = None, clock: Clock | None = None):
+        self._source = override.name if override else ""
+        self._own = _entries(override) if override else {}
+        self._published = PublishedPrices(base_url)
+        self._clock = clock or SystemClock()
+
+    async def load(self) -> None:
+        """Read the published tables now, in a thread: the first price would stop the event loop for 0.5 s."""
+        await asyncio.to_thread(self._published.load)
+
+    def price(self, model: str, tier: str | None = None, at: float | None = None) -> Price | None:
+        """The price of a model in a service tier at a moment (Unix seconds; now), or None: unknown."""
+        tier = None if tier in _STANDARD else tier
+        entry = self._entry(model.lower())
+        if entry is not None:
+            return entry.price(tier, self._source)
+        return self._published.price(model, tier, self._clock.now() if at is None else at)
+
+    def cost(self, usage: Usage, model: str, tier: str | None = None, at: float | None = None) -> Usage:
+        """The usage of one request with its cost, or counted as unpriced.
+
+        `tier` is the one that the provider's answer names. Thresholds are per request: price each request,
+        then add.
+        """
+        if not (usage.requests or usage.total_tokens):
+            return usage
+        price = self.price(model, tier, at)
+        if price is None:
+            return replace(usage, cost_nano=0, unpriced=max(usage.requests, 1))
+        return replace(usage, cost_nano=price.nano(usage), unpriced=0)
+
+    def _entry(self, model: str) -> Entry | None:
+        """By name, by the name without its date, by the longest ``prefix*``."""
+        for name in (model, undated(model)):
+            if entry := self._own.get(name):
+                return entry
+        stars = [key for key in self._own if key.endswith("*") and model.startswith(key[:-1])]
+        return self._own[max(stars, key=len)] if stars else None
+
+
+def _entries(path: Path) -> Mapping[str, Entry]:
+    return {name.lower(): _read_entry(path, name, data) for name, data in files.read(path).prices.items()}
+
+
+def _read_entry(path: Path, name: str, data: Mapping[str, Any]) -> Entry:
+    try:
+        return Entry.model_validate(data)
+    except ValidationError as error:
+        raise ConfigurationError(f"the price of {name} in {path}: {files.sentence(error)}") from error

@@ -1,0 +1,142 @@
+"""How many tokens something will cost, before it is sent: for pruning, and for streams cut before their usage.
+
+What the provider reports is the truth for money; these counts are for decisions. Text is counted exactly
+(the ids of tiktoken); what surrounds it is counted as the Chat Completions API counts it where that is
+published, and by the estimates named below where it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from turnkeep.messages import CallItem, Content, Item, OutputItem, Part, ReasoningItem, UserItem
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.pricing.vocabulary import ENCODINGS, Vocabulary
+
+PER_MESSAGE = 3
+"""Around each message, as published for Chat Completions; its role is one more token."""
+
+PRIMING = 3
+"""Once per request: the answer is begun for the model."""
+
+PER_CALL = 8
+"""Estimate: around the name and arguments of a call."""
+
+PER_TOOL = 8
+"""Estimate: around a tool's name, description and schema. The schema is counted as compact JSON, which is
+rather more than the provider's own notation."""
+
+IMAGE_LOW, IMAGE_HIGH = 85, 765
+"""Estimate: an image with ``detail: low``, and any other (1024 x 1024 in four tiles)."""
+
+FILE = 1_000
+"""Estimate: a file whose text is not in the message."""
+
+
+_VOCABULARIES = {encoding: Vocabulary(encoding) for encoding in ENCODINGS}
+
+
+class Named(Protocol):
+    """What counts of a tool."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+
+
+class Tokenizer:
+    """Counts for one model. Thread-safe; the vocabulary is shared by all models of an encoding.
+
+    `estimated` says that the model's own encoding is not known and the newest one stands in for it, or that
+    tiktoken is not installed and a rule of thumb stands in for both.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, known: bool) -> None:
+        self._vocabulary = vocabulary
+        self._known = known
+
+    @property
+    def encoding(self) -> str:
+        return self._vocabulary.encoding
+
+    @property
+    def estimated(self) -> bool:
+        return not (self._known and self._vocabulary.available)
+
+    async def load(self) -> None:
+        """Build the vocabulary now, in a thread: the first count would stop the event loop for 0.3 s."""
+        if self._vocabulary.available:
+            await asyncio.to_thread(self._vocabulary.load)
+
+    def count(self, text: str) -> int:
+        """The tokens of a text; never raises."""
+        return self._vocabulary.count(text)
+
+    def count_item(self, item: Item) -> int:
+        """The tokens of one transcript entry with what surrounds it: a sum over items is a sum of these."""
+        match item:
+            case CallItem():
+                return PER_CALL + self.count(item.name) + self.count(item.arguments)
+            case ReasoningItem():
+                return PER_MESSAGE + self._reasoning(item.raw)
+            case UserItem():
+                body = self._content(item.content)
+            case OutputItem():
+                body = self.count(item.output)
+            case _:
+                body = self.count(item.text)
+        return PER_MESSAGE + 1 + body
+
+    def count_items(
+        self, items: Sequence[Item], *, instructions: str | None = None, tools: Iterable[Named] = ()
+    ) -> int:
+        """The input tokens of a whole request."""
+        total = PRIMING + sum(map(self.count_item, items)) + sum(map(self.count_tool, tools))
+        if instructions:
+            total += PER_MESSAGE + 1 + self.count(instructions)
+        return total
+
+    def count_tool(self, tool: Named) -> int:
+        """An estimate, rather too high than too low."""
+        schema = json.dumps(tool.parameters, ensure_ascii=False, separators=(",", ":"), default=str)
+        return PER_TOOL + self.count(tool.name) + self.count(tool.description) + self.count(schema)
+
+    def _content(self, content: Content) -> int:
+        return sum(self.count(part.text) if part.type == "text" else _attachment(part) for part in content)
+
+    def _reasoning(self, raw: Mapping[str, Any]) -> int:
+        """Its summary, and for the sealed part an estimate: base64 of about four bytes per token."""
+        summary = sum(self.count(str(part.get("text", ""))) for part in raw.get("summary") or () if part)
+        return summary + len(raw.get("encrypted_content") or "") * 3 // 16
+
+
+def tokenizer_for(model: str, catalog: Catalog | None = None) -> Tokenizer:
+    """The tokenizer of a model; cheap, nothing is loaded before the first count."""
+    encoding, known = (catalog or _shipped()).encoding(model)
+    return Tokenizer(_VOCABULARIES[encoding], known)
+
+
+def item_tokens(item: Item, model: str) -> int:
+    """What a store writes beside an item, so that it is counted once in its life."""
+    return tokenizer_for(model).count_item(item)
+
+
+@functools.cache
+def _shipped() -> Catalog:
+    return Catalog.load()
+
+
+def _attachment(part: Part) -> int:
+    data = part.data or {}
+    if part.type == "file":
+        return FILE
+    nested = data.get("image_url")
+    detail = data.get("detail") or (nested.get("detail") if isinstance(nested, Mapping) else None)
+    return IMAGE_LOW if detail == "low" else IMAGE_HIGH
