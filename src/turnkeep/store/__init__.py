@@ -1,0 +1,62 @@
+"""Where state lives: one contract (`base`), engines that keep it, and the rules they share (`turns`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from turnkeep.errors import ConfigurationError
+from turnkeep.store.base import Policies, Policy, Store
+
+__all__ = ["Policies", "Policy", "Store", "open_store"]
+
+_REDIS = ("redis", "rediss", "valkey", "valkeys", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster")
+
+
+def open_store(url: str, policies: Policies | None = None, **options: Any) -> Store:
+    """The engine that a URL names, with its options, not opened yet.
+
+    ``memory:`` · ``sqlite:PATH`` (``sqlite:`` alone: the default file) · ``redis://…`` and its relatives. Raises
+    `ConfigurationError` for any other, and with the command to run when the engine's extra is not installed.
+    """
+    scheme, _, rest = url.partition(":")
+    chosen = policies or Policies()
+    if scheme == "memory":
+        return _memory(chosen, options)
+    if scheme == "sqlite":
+        return _sqlite(rest, chosen, options)
+    if scheme in _REDIS:
+        return _redis(url, chosen, options)
+    raise ConfigurationError(f"no engine for a store at {_shown(url)!r}, use memory:, sqlite:PATH or redis://HOST")
+
+
+def _memory(policies: Policies, options: dict[str, Any]) -> Store:
+    from turnkeep.store.memory import MemoryStore
+
+    return MemoryStore(policies, **options)
+
+
+def _sqlite(rest: str, policies: Policies, options: dict[str, Any]) -> Store:
+    from turnkeep.store.sqlite import SqliteStore
+
+    path = Path(rest.removeprefix("//") or ".turnkeep/turnkeep.db")
+    return SqliteStore(path, policies, **options)
+
+
+def _redis(url: str, policies: Policies, options: dict[str, Any]) -> Store:
+    try:
+        from turnkeep.store.redis import RedisStore
+    except ModuleNotFoundError as missing:
+        if missing.name in ("redis", "hiredis"):
+            raise ConfigurationError(
+                "the redis engine is not installed, run: python -m pip install 'turnkeep[redis]'"
+            ) from missing
+        raise
+    return RedisStore(url, policies, **options)
+
+
+def _shown(url: str) -> str:
+    """A URL without its user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from turnkeep.store import turns
 from turnkeep.store.base import MessageRecord, Policy, RunRecord, State, ThreadRecord
 from turnkeep.store.thread import Known, Thread
 
 _RUN_STATUS = {"leased": "in_progress", "held": "requires_action"}
+
+_HOUR, _DAY = 3600.0, 86400.0
+_AGES = {"1h": _HOUR, "1d": _DAY, "7d": 7 * _DAY, "30d": 30 * _DAY}
 
 
 def time_to_live(thread: Thread, policy: Policy) -> float:
@@ -77,3 +82,11 @@ def current_run(thread: Thread) -> RunRecord | None:
         usage=thread.spent,
         calls=tuple(thread.calls),
     )
+
+
+def ages(active: Iterable[float], now: float) -> dict[str, int]:
+    """Threads by last activity, each in the first age that holds it."""
+    found = dict.fromkeys([*_AGES, "older"], 0)
+    for at in active:
+        found[next((name for name, age in _AGES.items() if now - at <= age), "older")] += 1
+    return found

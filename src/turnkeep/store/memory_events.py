@@ -1,0 +1,126 @@
+"""Events of the memory engine: the log of each thread, its followers, and the outbox of the sinks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from turnkeep.errors import LeaseLost, NotFound
+from turnkeep.events import Event
+from turnkeep.messages import Address
+from turnkeep.store.base import Delivery, Follower, Policy
+from turnkeep.store.following import Feed
+from turnkeep.store.log import TRIM_EVERY, trimmed
+
+
+@dataclass(slots=True)
+class Log:
+    """The kept events of one thread."""
+
+    events: list[Event] = field(default_factory=list)
+    floor: int = 0
+    untrimmed: int = 0
+
+    def append(self, events: Sequence[Event], live_from: int | None, policy: Policy, now: float) -> None:
+        self.events += events
+        self.untrimmed += len(events)
+        if self.untrimmed >= TRIM_EVERY:
+            self.trim(live_from, policy, now)
+
+    def trim(self, live_from: int | None, policy: Policy, now: float) -> None:
+        self.events, removed = trimmed(self.events, live_from, policy, now)
+        self.floor = max(self.floor, removed)
+        self.untrimmed = 0
+
+    def after(self, offset: int, limit: int) -> tuple[Event, ...]:
+        return tuple([e for e in self.events if e.offset > offset][:limit])
+
+
+@dataclass(slots=True)
+class _Sink:
+    since: int
+    position: str = ""
+    owner: str = ""
+    until: float = 0.0
+
+
+class MemoryOutbox:
+    """Sinks and followers. There is one partition, 0."""
+
+    def __init__(self) -> None:
+        self._outbox: list[Delivery] = []
+        self._sinks: dict[str, _Sink] = {}
+        self._sent = 0
+        self._feeds: set[Feed] = set()
+
+    def moment(self) -> float:
+        """The time that counts; the engine overrides this."""
+        raise NotImplementedError
+
+    def resolve(self, address: Address) -> Address:
+        """The address of the thread that this one means; the engine overrides this."""
+        raise NotImplementedError
+
+    def _tell(self, address: Address, thread_id: str, events: Sequence[Event]) -> None:
+        for event in events:
+            self._sent += 1
+            if self._sinks:
+                self._outbox.append(Delivery(f"{self._sent:020d}", address, thread_id, event))
+        for feed in self._feeds if events else ():
+            feed.tell(address, events)
+
+    @asynccontextmanager
+    async def _following(self) -> AsyncIterator[Follower]:
+        self.moment()
+        feed = Feed(self.resolve)
+        self._feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.discard(feed)
+            feed.close()
+
+    async def open_sink(self, sink: str) -> Sequence[int]:
+        self.moment()
+        self._sinks.setdefault(sink, _Sink(self._sent))
+        return (0,)
+
+    async def close_sink(self, sink: str) -> None:
+        self.moment()
+        self._sinks.pop(sink, None)
+        self._forget_delivered()
+
+    async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
+        now = self.moment()
+        found = self._sink(sink, partition)
+        if found.owner not in ("", owner) and found.until > now:
+            return None
+        found.owner, found.until = owner, now + lease
+        return found.position
+
+    async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
+        self.moment()
+        start = max(after, f"{self._sink(sink, partition).since:020d}")
+        return [d for d in self._outbox if d.position > start][:limit]
+
+    async def delivered(self, sink: str, partition: int, *, owner: str, position: str) -> None:
+        self.moment()
+        found = self._sink(sink, partition)
+        if found.owner != owner:
+            raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
+        found.position = max(found.position, position)
+        self._forget_delivered()
+
+    def _sink(self, sink: str, partition: int) -> _Sink:
+        if sink not in self._sinks or partition != 0:
+            raise NotFound(f"sink {sink!r} with partition {partition} is not open, open it first")
+        return self._sinks[sink]
+
+    def _forget_delivered(self) -> None:
+        done = min(self._positions(), default="~")
+        self._outbox = [d for d in self._outbox if d.position > done]
+
+    def _positions(self) -> Iterator[str]:
+        for sink in self._sinks.values():
+            yield max(sink.position, f"{sink.since:020d}")

@@ -1,0 +1,69 @@
+"""Time and names under the control of a test."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from itertools import count
+
+from turnkeep.store.ids import Ids
+
+START = 1_700_000_000.0
+"""A moment that every number format keeps exactly; add to it in steps of 1/4 second."""
+
+
+class FakeClock:
+    """A `Clock` that stands still until it is told to move."""
+
+    def __init__(self, start: float = START) -> None:
+        self._now = start
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = count()
+
+    def now(self) -> float:
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when the clock has moved so far; at once (after other tasks had their turn) for 0 or less."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        waits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), waits))
+        await waits
+
+    def advance(self, seconds: float) -> None:
+        """Move at once; who sleeps until then or earlier is woken in the order of time."""
+        self._now += seconds
+        while self._sleepers and self._sleepers[0][0] <= self._now:
+            _, _, waits = heapq.heappop(self._sleepers)
+            if not waits.done():
+                waits.set_result(None)
+
+    async def run(self, seconds: float) -> None:
+        """Move from one sleeper to the next, each of which acts at its own moment (and may sleep again)."""
+        end = self._now + seconds
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= end:
+            self.advance(max(0.0, self._sleepers[0][0] - self._now))
+            await settle()
+        self.advance(end - self._now)
+        await settle()
+
+
+async def settle(turns: int = 50) -> None:
+    """Let every task that can go on go on."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+def counting_ids() -> Ids:
+    """`Ids` that count up from 1 for each purpose."""
+    counts: Counter[str] = Counter()
+
+    def next_id(purpose: str) -> str:
+        counts[purpose] += 1
+        return f"{counts[purpose]:032x}"
+
+    return next_id
