@@ -6,7 +6,7 @@ side is ever needed again. One file per provider protocol implements `Model`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -91,7 +91,7 @@ class Model(Protocol):
     endpoint: str
     """Names endpoint and key for circuits and pace: host plus a digest of the key, never the key."""
 
-    def stream(self, request: ModelRequest) -> AsyncIterator[StreamPart]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         """Yield `Began`, then deltas and finished items in order, then one `Finish`.
 
         Guarantees: one HTTP request, never repeated here. Closing the iterator (`aclose`, or cancelling the

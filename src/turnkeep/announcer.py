@@ -1,0 +1,88 @@
+"""What a run tells its subscribers while it goes on, in order and without slowing the model down."""
+
+from __future__ import annotations
+
+import asyncio
+
+from turnkeep.events import Event, delta
+from turnkeep.journal import insist
+from turnkeep.store.base import Claim, Events
+
+MERGE_ABOVE = 64
+"""Events waiting for the store from which on neighbouring deltas are merged: only when it is behind."""
+
+
+class Announcer:
+    """Publishes the events of one claim. `say` never waits; `run` does the work until it is cancelled.
+
+    Everything said before a settlement is in the log before it, if `settled` is awaited in between.
+    """
+
+    def __init__(self, store: Events, claim: Claim) -> None:
+        self._store = store
+        self._claim = claim
+        self._waiting: list[Event] = []
+        self._published = 0
+        self._wake = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.shown = ""
+        """The text of this attempt that subscribers have seen, or will before the settlement."""
+
+    def say(self, event: Event) -> None:
+        self._waiting.append(event)
+        self._empty.clear()
+        self._wake.set()
+
+    def text(self, text: str) -> None:
+        """Some more of the answer."""
+        self.shown += text
+        self.say(delta(text, self._claim.run_id, self._claim.attempt))
+
+    def replace(self, text: str) -> None:
+        """The whole answer so far, in place of what was shown."""
+        self.shown = text
+        self.say(Event("snapshot", text=text, run_id=self._claim.run_id, attempt=self._claim.attempt))
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                await self._publish(self._take())
+            self._empty.set()
+
+    async def settled(self) -> None:
+        """Wait until all that was said is in the log."""
+        await self._empty.wait()
+
+    def _take(self) -> list[Event]:
+        taken, self._waiting = self._waiting, []
+        return taken if len(taken) <= MERGE_ABOVE else merged(taken)
+
+    async def _publish(self, events: list[Event]) -> None:
+        await insist(lambda: self._store.publish(self._claim, self._published, events))
+        self._published += len(events)
+
+
+def merged(events: list[Event]) -> list[Event]:
+    """Neighbouring deltas as one: the text is the same, the offsets are fewer."""
+    result: list[Event] = []
+    texts: list[str] = []
+    for event in events:
+        if event.kind == "delta":
+            texts.append(event.text)
+            if len(texts) == 1:
+                result.append(event)
+            continue
+        _close(result, texts)
+        result.append(event)
+    _close(result, texts)
+    return result
+
+
+def _close(result: list[Event], texts: list[str]) -> None:
+    if len(texts) > 1:
+        last = result[-1]
+        result[-1] = delta("".join(texts), last.run_id or "", last.attempt)
+    texts.clear()

@@ -1,0 +1,123 @@
+"""Assistants: named profiles of who answers, kept in the registry and versioned."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from turnkeep.errors import Conflict, NotFound
+from turnkeep.store.base import Document, Registry
+
+DEFAULT_INSTRUCTIONS = "Reply to all messages logically."
+
+
+@dataclass(frozen=True, slots=True)
+class Assistant:
+    """A profile. `tools` None means all tools of the queue; `fallbacks` are models to ask when `model` cannot answer."""
+
+    assistant_id: str
+    model: str
+    name: str = "assistant"
+    instructions: str = DEFAULT_INSTRUCTIONS
+    tools: tuple[str, ...] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    fallbacks: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    version: int = 0
+    created_at: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        data["id"] = data.pop("assistant_id")
+        data["tools"] = None if self.tools is None else list(self.tools)
+        data["fallbacks"] = list(self.fallbacks)
+        return data
+
+
+class Assistants:
+    """The profiles of all tenants. Every change raises the version by one; two changes at once: `Conflict` for the
+    later.
+    """
+
+    def __init__(self, registry: Registry, *, model: str, instructions: str = DEFAULT_INSTRUCTIONS) -> None:
+        self._registry = registry
+        self._model = model
+        self._instructions = instructions
+
+    def blank(self) -> Assistant:
+        """The profile that answers where none was ever created; not stored."""
+        return Assistant("", self._model, instructions=self._instructions)
+
+    async def create(
+        self, tenant: str, values: Mapping[str, Any], *, now: float, assistant_id: str | None = None
+    ) -> Assistant:
+        assistant = replace(self.blank(), assistant_id=assistant_id or f"asst_{secrets.token_hex(12)}", created_at=now)
+        return await self._write(tenant, replace(assistant, **_fields(values)), version=0)
+
+    async def get(self, tenant: str, assistant_id: str) -> Assistant:
+        """Raises `NotFound`."""
+        document = await self._registry.get("assistant", tenant, assistant_id)
+        if document is None:
+            raise NotFound(f"there is no assistant {assistant_id!r}, list them with `turnkeep assistants list`")
+        return _assistant(document)
+
+    async def list(self, tenant: str) -> list[Assistant]:
+        return [_assistant(document) for document in await self._registry.list("assistant", tenant)]
+
+    async def change(
+        self, tenant: str, assistant_id: str, values: Mapping[str, Any], *, version: int | None = None
+    ) -> Assistant:
+        """Raises `NotFound`; `Conflict` when it was changed since `version`, or meanwhile."""
+        current = await self.get(tenant, assistant_id)
+        if version is not None and version != current.version:
+            raise Conflict(f"assistant {assistant_id!r} has version {current.version} now, read it again")
+        return await self._write(tenant, replace(current, **_fields(values)), version=current.version)
+
+    async def delete(self, tenant: str, assistant_id: str) -> bool:
+        return await self._registry.take("assistant", tenant, assistant_id) is not None
+
+    async def use(self, tenant: str, assistant_id: str) -> Assistant:
+        """Make it the one that answers where no other is chosen. Raises `NotFound`."""
+        assistant = await self.get(tenant, assistant_id)
+        await self._registry.put("default", tenant, "assistant", {"id": assistant_id})
+        return assistant
+
+    async def default(self, tenant: str) -> Assistant | None:
+        chosen = await self._registry.get("default", tenant, "assistant")
+        if chosen is None:
+            return None
+        document = await self._registry.get("assistant", tenant, chosen.body["id"])
+        return None if document is None else _assistant(document)
+
+    async def answering(self, tenant: str, assistant_id: str | None) -> Assistant:
+        """Who answers: the one chosen for the thread if it still exists, else the default, else the blank one."""
+        if assistant_id:
+            document = await self._registry.get("assistant", tenant, assistant_id)
+            if document is not None:
+                return _assistant(document)
+        return await self.default(tenant) or self.blank()
+
+    async def _write(self, tenant: str, assistant: Assistant, *, version: int) -> Assistant:
+        body = {k: v for k, v in assistant.to_json().items() if k not in ("id", "version")}
+        document = await self._registry.put("assistant", tenant, assistant.assistant_id, body, version=version)
+        return _assistant(document)
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    known = ("model", "name", "instructions", "tools", "parameters", "fallbacks", "metadata")
+    changed = {k: v for k, v in values.items() if k in known}
+    for name in ("tools", "fallbacks"):
+        if changed.get(name) is not None:
+            changed[name] = tuple(changed[name])
+    return changed
+
+
+def _assistant(document: Document) -> Assistant:
+    return Assistant(
+        assistant_id=document.name,
+        version=document.version,
+        created_at=float(document.body.get("created_at", 0.0)),
+        **_fields(document.body),
+    )

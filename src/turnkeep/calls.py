@@ -1,0 +1,170 @@
+"""The tool calls of one step: journal before act, in parallel, each with exactly one output.
+
+What happens to a call is decided first, as a value (`Plan`); then acted upon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from turnkeep.announcer import Announcer
+from turnkeep.clock import Clock
+from turnkeep.errors import ToolError
+from turnkeep.events import Event
+from turnkeep.journal import Journal
+from turnkeep.messages import CallItem, OutputItem
+from turnkeep.store.base import Call, Claim
+from turnkeep.tools.base import Tool, ToolContext
+from turnkeep.tools.execution import Asked, Result, arguments_digest, call, call_catch_all, parsed
+from turnkeep.tools.toolbox import Toolbox
+
+UNKNOWN = "outcome unknown, interrupted: the call had begun and may or may not have taken effect"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What becomes of a call: it has its output, it runs, the catch-all takes it, or somebody is asked first."""
+
+    item: CallItem
+    way: Literal["known", "run", "catch_all", "ask"]
+    tool: Tool | None = None
+    output: OutputItem | None = None
+    kind: Literal["approval", "output"] = "approval"
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """Limits of the tool calls of a run."""
+
+    max_calls: int = 16
+    parallel: int = 8
+
+
+class Calls:
+    """Runs what the model asked for."""
+
+    def __init__(
+        self, claim: Claim, journal: Journal, announcer: Announcer, toolbox: Toolbox, *, rules: CallRules, clock: Clock
+    ) -> None:
+        self._claim = claim
+        self._journal = journal
+        self._announcer = announcer
+        self._toolbox = toolbox
+        self._rules = rules
+        self._clock = clock
+        self._slots = asyncio.Semaphore(rules.parallel)
+        self._decided = {held.call_id: held for held in claim.calls if held.decision}
+
+    async def answer(self, enabled: Sequence[str] | None) -> list[Call]:
+        """Give every open call its output; the calls that have to wait for somebody, after all others have run."""
+        plans = [self._plan(place, item, enabled) for place, item in enumerate(self._journal.open_calls)]
+        self._announce(plans)
+        async with asyncio.TaskGroup() as group:
+            for plan in plans:
+                if plan.way == "known" and plan.output:
+                    group.create_task(self._journal.write_output(plan.output))
+                elif plan.way == "run":
+                    group.create_task(self._run(plan.item, plan.tool))
+            caught = group.create_task(self._catch([p.item for p in plans if p.way == "catch_all"]))
+        asked = [_call(p.item, p.kind) for p in plans if p.way == "ask"]
+        return asked + caught.result()
+
+    # ---------------------------------------------------------------- deciding
+
+    def _plan(self, place: int, item: CallItem, enabled: Sequence[str] | None) -> Plan:
+        if (decided := self._decided.get(item.call_id)) is not None:
+            return self._plan_decided(item, decided)
+        tool = self._tool(item.name, enabled)
+        if item.call_id in self._journal.started and (tool is None or tool.effect == "effect"):
+            return Plan(item, "known", output=OutputItem(item.call_id, UNKNOWN, "unknown"))
+        if place >= self._rules.max_calls:
+            told = f"error: more than {self._rules.max_calls} calls in one step, ask for fewer at once"
+            return Plan(item, "known", output=OutputItem(item.call_id, told, "error"))
+        if tool is None:
+            return Plan(item, "catch_all" if self._toolbox.catches_all else "run")
+        if tool.client_side:
+            return Plan(item, "ask", tool, kind="output")
+        return Plan(item, "ask" if _asks_first(tool, item) else "run", tool)
+
+    def _plan_decided(self, item: CallItem, decided: Call) -> Plan:
+        if decided.decision == "approved" and item.call_id not in self._journal.started:
+            return Plan(item, "run", self._toolbox.get(item.name))
+        match decided.decision:
+            case "output":
+                output = OutputItem(item.call_id, decided.output)
+            case "denied":
+                output = OutputItem(item.call_id, decided.output or "the call was denied", "denied")
+            case "expired":
+                output = OutputItem(item.call_id, "nobody decided about this call in time", "expired")
+            case "declined":
+                output = OutputItem(item.call_id, "the user moved on before the call was decided", "denied")
+            case _:
+                output = OutputItem(item.call_id, UNKNOWN, "unknown")
+        return Plan(item, "known", output=output)
+
+    def _tool(self, name: str, enabled: Sequence[str] | None) -> Tool | None:
+        return None if enabled is not None and name not in enabled else self._toolbox.get(name)
+
+    def _announce(self, plans: Sequence[Plan]) -> None:
+        names = tuple(dict.fromkeys(p.item.name for p in plans if p.way in ("run", "catch_all")))
+        if names:
+            claim = self._claim
+            self._announcer.say(
+                Event("processing", claim.message_ids, run_id=claim.run_id, attempt=claim.attempt, tools=names)
+            )
+
+    # ---------------------------------------------------------------- acting
+
+    async def _run(self, item: CallItem, tool: Tool | None) -> None:
+        async with self._slots:
+            if tool is not None and tool.effect == "effect":
+                await self._journal.write_started([item.call_id])
+            result = await call(tool, _asked(item), self._context(item), clock=self._clock)
+            await self._journal.write_output(_output(item, result))
+
+    async def _catch(self, items: Sequence[CallItem]) -> list[Call]:
+        """All calls that no tool takes, as one call with effects of the catch-all; those it leaves to somebody else."""
+        handler = self._toolbox.catches_all
+        if not items or handler is None:
+            return []
+        await self._journal.write_started([item.call_id for item in items])
+        results = await call_catch_all(handler, [_asked(i) for i in items], self._context(items[0]), clock=self._clock)
+        if results is None:
+            return [_call(item, "output") for item in items]
+        for item in items:
+            await self._journal.write_output(_output(item, results[item.call_id]))
+        return []
+
+    def _context(self, item: CallItem) -> ToolContext:
+        claim = self._claim
+        return ToolContext(
+            tenant=claim.address.tenant,
+            channel=claim.address.channel,
+            thread_id=claim.thread_id,
+            run_id=claim.run_id,
+            call_id=item.call_id,
+            idempotency_key=f"{claim.run_id}:{item.call_id}",
+        )
+
+
+def _asks_first(tool: Tool, item: CallItem) -> bool:
+    """Broken arguments need no approval: the tool will refuse them in words."""
+    try:
+        return tool.asks_first(parsed(item.arguments))
+    except ToolError:
+        return False
+
+
+def _asked(item: CallItem) -> Asked:
+    return Asked(item.call_id, item.name, item.arguments)
+
+
+def _call(item: CallItem, kind: Literal["approval", "output"]) -> Call:
+    return Call(item.call_id, item.name, item.arguments, arguments_digest(item.arguments), kind)
+
+
+def _output(item: CallItem, result: Result) -> OutputItem:
+    return OutputItem(item.call_id, result.output, result.status)

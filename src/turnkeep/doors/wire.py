@@ -1,0 +1,200 @@
+"""The seed dialect: what `/ws`, SSE and the relay say, as pure functions of events.
+
+Every frame holds, in this order, `message`, `timestamp`, `status`, `type`, `final_message`, `message_id`, `thread_id`; error frames hold
+`error_details` in place of `final_message`. What we add comes after them. A turn ends with exactly one `response`/`completed`, or
+one `error`; each older message of its batch then gets its own `status`/`completed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from turnkeep.events import Answer, Event
+from turnkeep.messages import Address
+
+Frame = dict[str, Any]
+
+STARTED = "Assistant is processing your request..."
+PROCESSING = "Assistant is gathering information..."
+RESPONDING = "Assistant is responding..."
+WORKING = "Assistant is still working on your request..."
+DECIDING = "Assistant is waiting for a decision..."
+NOTHING_SAID = {"cancelled": "Stopped.", "completed": "(no answer)", "incomplete": "(no answer)"}
+
+QUIET = frozenset({"accepted", "edited", "withdrawn", "steered", "decided", "paused", "resumed"})
+"""Life-cycle events that only subscribers with `events: "all"` get."""
+
+
+def dumps(frame: Frame) -> str:
+    return orjson.dumps(frame).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one subscriber wants it. `deltas`: every token in `delta`, not the text so far. `everything`: life-cycle events too."""
+
+    deltas: bool = False
+    everything: bool = False
+    enveloped: bool = False
+
+
+class Encoder:
+    """Turns one channel's events into frames. It knows the text so far, because `message` of `in_progress` is cumulative.
+
+    Deltas are taken in with `encode` and come out with `flush`, so that several can become one frame.
+    """
+
+    def __init__(self, address: Address, thread_id: str | None, dialect: Dialect, answer: Answer | None = None) -> None:
+        self._channel = address.channel
+        self._thread_id = thread_id
+        self._dialect = dialect
+        self._answer = answer or Answer()
+        self._pending: list[str] = []
+        self._replaces = False
+        self._newest: Event | None = None
+
+    @property
+    def owes(self) -> bool:
+        """There is text that `flush` would tell."""
+        return self._newest is not None
+
+    def encode(self, event: Event) -> list[Frame]:
+        """The frames of an event; text is kept back for `flush`, and told before anything else is."""
+        self._thread_id = event.thread_id or self._thread_id
+        if event.kind in ("delta", "snapshot"):
+            self._keep(event)
+            return []
+        return [*self.flush(), *self._frames(event)]
+
+    def flush(self) -> list[Frame]:
+        """One frame with all text kept back."""
+        event, self._newest = self._newest, None
+        if event is None:
+            return []
+        added, self._pending = "".join(self._pending), []
+        replaces, self._replaces = self._replaces, False
+        frame = self._frame(event, "in_progress", "response", self._answer.text)
+        frame["delta"] = added
+        if replaces:
+            frame["snapshot"] = True
+        elif self._dialect.deltas:
+            frame["message"] = ""
+        return [frame]
+
+    def show(self, event: Event) -> None:
+        """Owe the whole text so far, as a snapshot at this event's position."""
+        self._newest, self._replaces = event, True
+
+    def _keep(self, event: Event) -> None:
+        self._answer.take(event)
+        if event.kind == "snapshot":
+            self._pending, self._replaces = [], True
+        else:
+            self._pending.append(event.text)
+        self._newest = event
+
+    # ---------------------------------------------------------------- frames
+
+    def _frames(self, event: Event) -> list[Frame]:
+        ids = self._answer.message_ids
+        self._answer.take(event)
+        match event.kind:
+            case "started":
+                return self._started(event)
+            case "processing":
+                return [self._status(event, "processing", PROCESSING, tools=list(event.tools))]
+            case "responding":
+                return [self._status(event, "responding", RESPONDING)]
+            case "waiting" | "retrying":
+                return [self._status(event, "processing", WORKING, reason=event.error.code if event.error else None)]
+            case "held":
+                return [self._status(event, "processing", DECIDING, calls=[dict(call) for call in event.calls])]
+            case "completed":
+                return self._completed(event)
+            case "dead":
+                return self._dead(event)
+            case "said":
+                frame = self._frame(event, "completed", "response", event.text, final=True)
+                return [frame | {"author": event.author}]
+        return self._quiet(event, ids) if self._dialect.everything else []
+
+    def _started(self, event: Event) -> list[Frame]:
+        frames = [self._frame(event, "started", "status", STARTED, message_id=one) for one in event.message_ids]
+        if event.attempt > 1:
+            frames.append(self._frame(event, "in_progress", "response", "") | {"delta": "", "snapshot": True})
+        return frames
+
+    def _completed(self, event: Event) -> list[Frame]:
+        text = event.text or NOTHING_SAID[event.outcome or "completed"]
+        frame = self._frame(event, "completed", "response", text, final=True)
+        frame["outcome"] = event.outcome
+        if event.usage is not None:
+            frame["usage"] = {**event.usage.to_json(), "cost": event.usage.cost}
+        return [frame, *self._older(event)]
+
+    def _dead(self, event: Event) -> list[Frame]:
+        fault = event.error
+        frame: Frame = {
+            "message": fault.message if fault else "",
+            "timestamp": event.at,
+            "status": "error",
+            "type": "error",
+            "error_details": fault.details if fault else "",
+            "message_id": event.message_ids[-1] if event.message_ids else None,
+            "thread_id": self._thread_id,
+            **self._added(event),
+            "code": fault.code if fault else "internal_error",
+        }
+        return [frame, *self._older(event)]
+
+    def _older(self, event: Event) -> list[Frame]:
+        """Whoever waits for an older message of the batch learns that it is settled."""
+        return [self._frame(event, "completed", "status", "", message_id=one, final=True) for one in event.message_ids[:-1]]
+
+    def _status(self, event: Event, status: str, message: str, **added: Any) -> Frame:
+        frame = self._frame(event, status, "status", message)
+        return frame | {name: value for name, value in added.items() if value}
+
+    def _quiet(self, event: Event, running: Sequence[str]) -> list[Frame]:
+        frame = self._frame(event, event.kind, "status", event.text)
+        for name in ("outcome", "policy"):
+            if value := getattr(event, name):
+                frame[name] = value
+        if event.calls:
+            frame["calls"] = [dict(call) for call in event.calls]
+        return [frame]
+
+    def _frame(
+        self, event: Event, status: str, type_: str, message: str, *, message_id: str | None = None, final: bool = False
+    ) -> Frame:
+        ids = event.message_ids or self._answer.message_ids
+        return {
+            "message": message,
+            "timestamp": event.at,
+            "status": status,
+            "type": type_,
+            "final_message": final,
+            "message_id": message_id or (ids[-1] if ids else None),
+            "thread_id": self._thread_id,
+            **self._added(event),
+        }
+
+    def _added(self, event: Event) -> Frame:
+        added: Frame = {"channel": self._channel, "offset": event.offset, "epoch": event.epoch}
+        run_id = event.run_id or self._answer.run_id
+        if run_id:
+            added["run_id"] = run_id
+            added["attempt"] = event.attempt or self._answer.attempt
+        ids = event.message_ids or self._answer.message_ids
+        if ids:
+            added["message_ids"] = list(ids)
+        return added
+
+
+def enveloped(channel: str, frame: Frame) -> Frame:
+    """The form in which the relay, and subscribers who ask for it, get a frame."""
+    return {"channel": channel, "payload": frame}

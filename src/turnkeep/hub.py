@@ -1,0 +1,344 @@
+"""The hub: one follower of the store for all subscribers of a process, each without holes and without repeats.
+
+A subscriber is anything with `deliver`. It gets the events of a channel in order of their offsets: first what the log
+holds after
+its position, then what happens. Gaps are found by the offset and filled from the log; there are no reorder buffers
+and no timeouts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from turnkeep.backoff import Backoff
+from turnkeep.errors import StoreError
+from turnkeep.events import Answer, Event
+from turnkeep.messages import Address
+from turnkeep.store.base import Follower, Page, Store
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+PATIENCE = Backoff(delay=0.05, cap=2.0)
+LOOK_AGAIN = 20.0
+"""Seconds after which a silent channel is compared with its log, in case a hint was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """Where a subscription begins: events after `start` are delivered.
+
+    `recovered`: the position asked for was still in the log, so nothing is missed. `top` is the newest offset,
+    `live_from` that of the
+    ``started`` of a run in progress.
+    """
+
+    epoch: str
+    start: int
+    top: int
+    recovered: bool
+    answer: Answer
+
+
+class Subscriber(Protocol):
+    """The end of a stream. Neither call may wait; what is delivered is in order and without holes."""
+
+    def subscribed(self, address: Address, begun: Subscribed) -> None:
+        """Called once, before the first event."""
+        ...
+
+    def deliver(self, address: Address, events: Sequence[Event]) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Subscription:
+    subscriber: Subscriber
+    epoch: str
+    last: int
+    live: bool = False
+    waiting: list[Event] = field(default_factory=list)
+
+    def take(self, address: Address, events: Sequence[Event]) -> None:
+        """Pass on what is new to this subscriber."""
+        if events and events[0].epoch != self.epoch:
+            self.epoch, self.last = events[0].epoch, 0
+        fresh = [event for event in events if event.offset > self.last]
+        if not self.live:
+            self.waiting += fresh
+        elif fresh:
+            self.last = fresh[-1].offset
+            self.subscriber.deliver(address, fresh)
+
+
+@dataclass(slots=True, eq=False)
+class _Channel:
+    """What is delivered of one channel: `last` is the offset that all its live subscribers have."""
+
+    address: Address
+    epoch: str = ""
+    last: int = 0
+    subscriptions: tuple[_Subscription, ...] = ()
+    reading: bool = False
+    look_again: bool = False
+    heard_at: float = 0.0
+
+
+class Hub:
+    """Fan-out of one process. `run` until cancelled; subscriptions wait until it runs."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._channels: dict[Address, _Channel] = {}
+        self._follower: Follower | None = None
+        self._following = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+
+    @property
+    def channels(self) -> int:
+        return len(self._channels)
+
+    async def run(self) -> None:
+        async with self._store.follow() as follower, asyncio.TaskGroup() as group:
+            self._follower, self._group = follower, group
+            for address in self._channels:
+                await follower.add(address)
+            self._following.set()
+            group.create_task(self._look_at_silent_channels())
+            async for notice in follower:
+                channel = self._channels.get(notice.address)
+                if channel is not None:
+                    self._heard(channel, notice.events)
+
+    # ---------------------------------------------------------------- subscribing
+
+    async def subscribe(
+        self,
+        address: Address,
+        subscriber: Subscriber,
+        *,
+        after: int | None = None,
+        epoch: str | None = None,
+        history: int = 0,
+    ) -> Subscribed:
+        """Deliver the channel's events from a position on: after (epoch, offset), or the last `history` events, or
+        what comes now.
+
+        Without a position, a run in progress is delivered from its beginning. Registered first, then read, so nothing
+        falls between.
+        """
+        await self._following.wait()
+        channel = await self._join(address)
+        subscription = _Subscription(subscriber, "", 0)
+        channel.subscriptions = (*channel.subscriptions, subscription)
+        try:
+            return await self._catch_up(channel, subscription, after, epoch, history)
+        except BaseException:
+            await self._leave(channel, subscription)
+            raise
+
+    async def unsubscribe(self, address: Address, subscriber: Subscriber) -> bool:
+        channel = self._channels.get(address)
+        found = [s for s in channel.subscriptions if s.subscriber is subscriber] if channel else []
+        for subscription in found:
+            if channel is not None:
+                await self._leave(channel, subscription)
+        return bool(found)
+
+    async def _join(self, address: Address) -> _Channel:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = _Channel(address)
+        if self._follower is not None:
+            await self._follower.add(address)
+        return channel
+
+    async def _leave(self, channel: _Channel, subscription: _Subscription) -> None:
+        channel.subscriptions = tuple(s for s in channel.subscriptions if s is not subscription)
+        if not channel.subscriptions and self._channels.get(channel.address) is channel:
+            del self._channels[channel.address]
+            if self._follower is not None:
+                await self._follower.discard(channel.address)
+
+    async def _catch_up(
+        self, channel: _Channel, subscription: _Subscription, after: int | None, epoch: str | None, history: int
+    ) -> Subscribed:
+        page = await self._store.read(channel.address, after=0, limit=1)
+        start = _start(page, after, epoch, history)
+        recovered = after is not None and epoch == page.epoch and page.floor <= after <= page.top
+        subscription.epoch, subscription.last = page.epoch, start
+        answer = await self._shown(channel.address, page.live_from, start)
+        begun = Subscribed(page.epoch, start, page.top, recovered, answer)
+        subscription.subscriber.subscribed(channel.address, begun)
+        while subscription.last < page.top:
+            page = await self._store.read(channel.address, after=subscription.last)
+            if not page.events:
+                break
+            subscription.last = page.events[-1].offset
+            subscription.subscriber.deliver(channel.address, page.events)
+        self._go_live(channel, subscription, page)
+        return begun
+
+    async def _shown(self, address: Address, live_from: int | None, start: int) -> Answer:
+        """The answer of the run in progress, folded up to this offset."""
+        answer, after = Answer(), (live_from or 0) - 1
+        while live_from is not None and after < start:
+            page = await self._store.read(address, after=after)
+            for event in page.events:
+                if event.offset <= start:
+                    answer.take(event)
+            if not page.events:
+                break
+            after = page.events[-1].offset
+        return answer
+
+    def _go_live(self, channel: _Channel, subscription: _Subscription, page: Page) -> None:
+        if not channel.epoch:
+            channel.epoch, channel.last = page.epoch, max(channel.last, subscription.last)
+        subscription.live = True
+        waiting, subscription.waiting = subscription.waiting, []
+        subscription.take(channel.address, waiting)
+        if subscription.last != channel.last:
+            self._read_on(channel)
+
+    # ---------------------------------------------------------------- hearing
+
+    def _heard(self, channel: _Channel, events: Sequence[Event]) -> None:
+        """New events, or only the hint that there are some."""
+        channel.heard_at = asyncio.get_running_loop().time()
+        if channel.reading or not events:
+            self._read_on(channel)
+            return
+        first = events[0]
+        if channel.epoch and first.epoch == channel.epoch and first.offset > channel.last + 1:
+            self._read_on(channel)
+            return
+        if first.epoch != channel.epoch:
+            channel.epoch, channel.last = first.epoch, 0
+            if first.offset > 1 and any(s.live for s in channel.subscriptions):
+                channel.last = first.offset - 1
+        self._pass_on(channel, events)
+
+    def _pass_on(self, channel: _Channel, events: Sequence[Event]) -> None:
+        if events[-1].offset <= channel.last and events[-1].epoch == channel.epoch:
+            return
+        channel.last = events[-1].offset
+        for subscription in channel.subscriptions:
+            subscription.take(channel.address, events)
+
+    def _read_on(self, channel: _Channel) -> None:
+        """Fill the hole from the log; what is heard meanwhile is looked up afterwards."""
+        if channel.reading:
+            channel.look_again = True
+        elif self._group is not None:
+            channel.reading = True
+            self._group.create_task(self._read(channel))
+
+    async def _read(self, channel: _Channel) -> None:
+        failures = 0
+        try:
+            while channel.subscriptions:
+                channel.look_again = False
+                try:
+                    page = await self._store.read(channel.address, after=channel.last)
+                except StoreError as error:
+                    failures += 1
+                    log.warning("log_read_failed", error=str(error), failures=failures)
+                    await asyncio.sleep(PATIENCE.after(failures))
+                    continue
+                if page.epoch != channel.epoch and page.epoch:
+                    channel.epoch, channel.last = page.epoch, 0
+                    continue
+                if page.events:
+                    self._pass_on(channel, page.events)
+                elif not channel.look_again:
+                    return
+        finally:
+            channel.reading = False
+
+    async def _look_at_silent_channels(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_AGAIN / 4)
+            silent_since = asyncio.get_running_loop().time() - LOOK_AGAIN
+            for channel in list(self._channels.values()):
+                if channel.heard_at < silent_since:
+                    channel.heard_at = silent_since + LOOK_AGAIN
+                    self._read_on(channel)
+
+
+def _start(page: Page, after: int | None, epoch: str | None, history: int) -> int:
+    """The offset after which a subscription begins."""
+    if after is not None and epoch == page.epoch and after <= page.top:
+        return after
+    if history:
+        return max(0, page.top - history)
+    if page.live_from is not None:
+        return page.live_from - 1
+    return page.top
+
+
+class Stream:
+    """A subscription as an async iterator: `async with Stream(hub, address) as events: async for event in events`.
+
+    It keeps at most `room` events; a reader that is slower gets the rest from the log, so nothing is missed and
+    memory is bounded.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        store: Store,
+        address: Address,
+        *,
+        after: int | None = None,
+        epoch: str | None = None,
+        room: int = 1000,
+    ) -> None:
+        self._hub, self._store, self._address = hub, store, address
+        self._after, self._epoch, self._room = after, epoch, room
+        self._buffer: deque[Event] = deque()
+        self._last = 0
+        self._told = 0
+        self._overflowed = False
+        self._some = asyncio.Event()
+
+    def subscribed(self, address: Address, begun: Subscribed) -> None:
+        self._last = self._told = begun.start
+
+    def deliver(self, address: Address, events: Sequence[Event]) -> None:
+        self._told = events[-1].offset
+        if self._overflowed or len(self._buffer) + len(events) > self._room:
+            self._overflowed = True
+        else:
+            self._buffer.extend(events)
+        self._some.set()
+
+    async def __aenter__(self) -> Stream:
+        await self._hub.subscribe(self._address, self, after=self._after, epoch=self._epoch)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._hub.unsubscribe(self._address, self)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._buffer:
+            if self._overflowed:
+                await self._refill()
+                continue
+            self._some.clear()
+            await self._some.wait()
+        event = self._buffer.popleft()
+        self._last = event.offset
+        return event
+
+    async def _refill(self) -> None:
+        """Take what did not fit from the log."""
+        page = await self._store.read(self._address, after=self._last, limit=self._room)
+        self._buffer.extend(page.events)
+        self._overflowed = bool(page.events) and page.events[-1].offset < self._told

@@ -1,0 +1,495 @@
+"""`AssistantMessageQueue`: takes messages in, takes turns, and gives answers out.
+
+The public face of the house and its composition: it opens the store, the model client (or the built-in simulator),
+the tools and
+the worker, and closes them again. Doors, the command line and other people's programs use nothing beneath it to send
+a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from turnkeep.answer import AnswerRules
+from turnkeep.assistants import Assistant, Assistants
+from turnkeep.calls import CallRules
+from turnkeep.clock import SystemClock
+from turnkeep.errors import ConfigurationError, NotFound, Rejected, ThreadNotFound, TurnkeepError
+from turnkeep.events import Event
+from turnkeep.hub import Hub, Stream
+from turnkeep.lease import LeaseRules
+from turnkeep.messages import Address, BusyPolicy, Content, Item, Message, text_content
+from turnkeep.models import Endpoint, ModelPool
+from turnkeep.models.base import Model
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.pricing.prices import PriceBook
+from turnkeep.pricing.tokens import tokenizer_for
+from turnkeep.run import House, RunRules
+from turnkeep.settings import Settings
+from turnkeep.store import open_store
+from turnkeep.store.base import Call, Decision, Policies, Policy, Receipt, RunRecord, Store, ThreadRecord
+from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.tools.toolbox import Registrable, Toolbox
+from turnkeep.worker import Worker, WorkerRules
+
+log = get_log(__name__)
+
+Hook = Callable[[str, Event], Awaitable[None] | None]
+HandleRequiresAction = Callable[[str, str, list[dict[str, Any]]], Awaitable[list[dict[str, Any]] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """Threads being answered, due, and due later; messages answered and dead, ever."""
+
+    active_count: int
+    waiting_count: int
+    delayed_count: int
+    completed_count: int
+    failed_count: int
+
+    def to_json(self) -> dict[str, int]:
+        """As the HTTP door tells it."""
+        return {
+            "activeCount": self.active_count,
+            "waitingCount": self.waiting_count,
+            "delayedCount": self.delayed_count,
+            "completedCount": self.completed_count,
+            "failedCount": self.failed_count,
+        }
+
+
+class AssistantMessageQueue:
+    """A queue of conversations. Constructing opens nothing; the first use does, or `async with`.
+
+    Without `redis_url` it is embedded: an SQLite file in the working directory. Without a key and base URL the
+    built-in simulator
+    answers. `lock_duration` is the deadline of a run, in seconds; `message_delay` a fixed window: each batch waits
+    that long after its
+    first message. Settings that are not given come from `settings`, or the environment.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        openai_api_key: str | None = None,
+        assistant_id: str | None = None,
+        *,
+        queue_prefix: str = "assistant",
+        message_delay: float | None = 10.0,
+        max_attempts: int = 3,
+        backoff: Mapping[str, Any] | None = None,
+        concurrency: int = 5,
+        default_instructions: str = "Reply to all messages logically.",
+        lock_duration: float = 300.0,
+        remove_on_complete: bool = True,
+        handle_requires_action: HandleRequiresAction | None = None,
+        tools: Iterable[Registrable] = (),
+        base_url: str | None = None,
+        model: str | None = None,
+        store: Store | str | Path | None = None,
+        window: float | None = None,
+        max_wait: float | None = None,
+        on_busy: BusyPolicy | None = None,
+        meter: Meter = SILENT,
+        **settings: Any,
+    ) -> None:
+        given: dict[str, Any] = {
+            "redis_url": redis_url,
+            "openai_api_key": openai_api_key,
+            "openai_assistant_id": assistant_id,
+            "openai_base_url": base_url,
+            "openai_model": model,
+            "queue": queue_prefix,
+            "max_attempts": max_attempts,
+            "concurrency": concurrency,
+            "instructions": default_instructions,
+            "run_deadline": lock_duration,
+            "on_busy": on_busy,
+            **_window(message_delay, window, max_wait),
+            **_backoff(backoff),
+            **settings,
+        }
+        if isinstance(store, str | Path):
+            given["store"] = str(store)
+        self._set_up(
+            Settings.load(**{k: v for k, v in given.items() if v is not None}),
+            Toolbox(tools, handle_requires_action=handle_requires_action),
+            store=None if isinstance(store, str | Path) else store,
+            runs_kept=0 if remove_on_complete else 1_000,
+            meter=meter,
+        )
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, *, toolbox: Toolbox | None = None, store: Store | None = None, meter: Meter = SILENT
+    ) -> Self:
+        """The queue of a service: everything as set."""
+        queue = cls.__new__(cls)
+        queue._set_up(settings, toolbox or Toolbox(), store=store, runs_kept=50, meter=meter)
+        return queue
+
+    def _set_up(
+        self, settings: Settings, toolbox: Toolbox, *, store: Store | None, runs_kept: int, meter: Meter
+    ) -> None:
+        self.settings = settings
+        self.toolbox = toolbox
+        self.name = settings.queue
+        self.meter = meter
+        self.clock = SystemClock()
+        self.catalog = Catalog.load(settings.price_file)
+        self.store: Store = store or open_store(
+            settings.store_url, policies(settings, runs_kept=runs_kept), settings=settings
+        )
+        self.hub = Hub(self.store)
+        self.model_name = settings.openai_model or self.catalog.default
+        self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
+        self.simulator_url: str | None = None
+        self._hooks: dict[str, list[Hook]] = {}
+        self._worker: Worker | None = None
+        self._worker_wanted = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+        self._opened = asyncio.Event()
+        self._closing = asyncio.Event()
+
+    # ---------------------------------------------------------------- life
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Open store, model and hub, and the worker if it was started. Raises what stands in the way."""
+        if self._life is None:
+            self._life = asyncio.create_task(self._live(), name=f"turnkeep-{self.name}")
+        opened = asyncio.create_task(self._opened.wait())
+        await asyncio.wait((opened, self._life), return_when=asyncio.FIRST_COMPLETED)
+        opened.cancel()
+        if self._life.done():
+            self._life.result()
+            raise ConfigurationError("the queue is closed, make a new one")
+
+    def start_worker(self) -> None:
+        """Answer messages in this process. Before the event loop runs, or the queue is open, it takes effect then."""
+        self._worker_wanted.set()
+        if self._life is None and _loop_runs():
+            self._life = asyncio.create_task(self._live(), name=f"turnkeep-{self.name}")
+
+    async def close(self) -> None:
+        """Drain: claim no more, let runs end or give them back, close everything. Safe to repeat."""
+        self._closing.set()
+        if self._life is not None:
+            await asyncio.wait((self._life,))
+            self._life.result()
+
+    async def _live(self) -> None:
+        """Everything that is open lives in here; the task groups end before what they use."""
+        async with AsyncExitStack() as stack:
+            await self.store.open()
+            stack.push_async_callback(self.store.close)
+            house = await self._build(stack)
+            async with asyncio.TaskGroup() as group:
+                hub = group.create_task(self.hub.run())
+                hooks = group.create_task(self._call_hooks()) if self._hooks else None
+                starting = group.create_task(self._start_worker_when_wanted(group, house))
+                self._opened.set()
+                await self._closing.wait()
+                starting.cancel()
+                await self._stop_worker()
+                hub.cancel()
+                if hooks:
+                    hooks.cancel()
+
+    async def _start_worker_when_wanted(self, group: asyncio.TaskGroup, house: House) -> None:
+        await self._worker_wanted.wait()
+        settings = self.settings
+        self._worker = Worker(
+            house,
+            rules=WorkerRules(concurrency=settings.concurrency, queues=(self.name,), drain=settings.drain),
+            lease=LeaseRules(settings.lease),
+        )
+        self._working = group.create_task(self._worker.run())
+
+    async def _stop_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            await asyncio.wait((self._working,))
+
+    async def _build(self, stack: AsyncExitStack) -> House:
+        """What every run shares."""
+        settings = self.settings
+        pool = ModelPool()
+        stack.push_async_callback(pool.close)
+        endpoint = await self._endpoint(stack)
+        prices = PriceBook(settings.price_file, base_url=settings.openai_base_url)
+        self.assistant = await self._default_assistant()
+        async with asyncio.TaskGroup() as loading:
+            loading.create_task(tokenizer_for(self.model_name, self.catalog).load())
+            loading.create_task(prices.load())
+
+        def model(name: str) -> Model:
+            return pool.get(endpoint, settings.model_api)
+
+        return House(
+            self.store,
+            model,
+            self.assistants,
+            self.toolbox,
+            self.catalog,
+            prices,
+            run_rules(settings),
+            self.clock,
+            self.meter,
+        )
+
+    async def _endpoint(self, stack: AsyncExitStack) -> Endpoint:
+        settings = self.settings
+        if settings.uses_simulator:
+            from turnkeep.simulator import Pace, Simulator, serve
+
+            simulator = Simulator(pace=Pace.lively())
+            self.simulator_url = await stack.enter_async_context(serve(simulator))
+            return Endpoint(base_url=self.simulator_url, simulated=True)
+        known: dict[str, Any] = {"base_url": settings.openai_base_url} if settings.openai_base_url else {}
+        return Endpoint(
+            **known,
+            api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "",
+            organisation=settings.openai_organization,
+            project=settings.openai_project,
+            proxy=settings.model_proxy,
+            ca_file=str(settings.model_ca_file) if settings.model_ca_file else None,
+            first_event_timeout=settings.first_event_timeout,
+            idle_timeout=settings.idle_timeout,
+        )
+
+    async def _default_assistant(self) -> Assistant:
+        """The assistant of the default tenant: the one that is set, verified; else the stored one; else a new one."""
+        wanted = self.settings.openai_assistant_id
+        now = await self.store.now()
+        if wanted is not None:
+            try:
+                return await self.assistants.use("default", wanted)
+            except NotFound:
+                log.warning("assistant_recreated", assistant=wanted, reason="OPENAI_ASSISTANT_ID names a missing one")
+            await self.assistants.create("default", {}, now=now, assistant_id=wanted)
+            return await self.assistants.use("default", wanted)
+        stored = await self.assistants.default("default")
+        if stored is None:
+            created = await self.assistants.create("default", {}, now=now)
+            log.info("assistant_created", assistant=created.assistant_id, model=created.model)
+            return await self.assistants.use("default", created.assistant_id)
+        if self.settings.openai_model and stored.model != self.settings.openai_model:
+            return await self.assistants.change("default", stored.assistant_id, {"model": self.settings.openai_model})
+        return stored
+
+    # ---------------------------------------------------------------- messages
+
+    def address(self, channel: str, tenant: str = "default") -> Address:
+        return Address(tenant, self.name, channel)
+
+    async def accept(
+        self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
+    ) -> list[Receipt | Rejected]:
+        """Take messages in durably; one outcome per message. What doors use."""
+        return await self.store.accept(messages, create=create, max_inbox=max_inbox)
+
+    async def add_message_to_thread(
+        self,
+        thread_id: str,
+        text: str | Content,
+        instructions: str | None = None,
+        message_id: str | None = None,
+        *,
+        tenant: str = "default",
+        **wishes: Any,
+    ) -> Receipt:
+        """Take one message in durably; the thread is created if it is new.
+
+        `wishes`: on_busy, window, max_wait, not_before, flush, metadata. Without a `message_id` one is minted, and
+        the receipt says that
+        this send is not idempotent. Raises `Rejected`.
+        """
+        await self.open()
+        content = text_content(text) if isinstance(text, str) else text
+        message = Message(
+            self.address(thread_id, tenant),
+            message_id or f"msg_{secrets.token_hex(12)}",
+            content,
+            instructions,
+            minted=message_id is None,
+            **wishes,
+        )
+        [outcome] = await self.accept([message])
+        if isinstance(outcome, Rejected):
+            raise outcome
+        return outcome
+
+    async def ask(self, thread_id: str, text: str, *, timeout: float = 300.0, **wishes: Any) -> str:
+        """Send and wait for the answer that covers this message. Raises `Rejected`, TimeoutError, or `TurnkeepError`
+        when it is dead.
+        """
+        await self.open()
+        address = self.address(thread_id, wishes.get("tenant", "default"))
+        async with asyncio.timeout(timeout), Stream(self.hub, self.store, address) as events:
+            receipt = await self.add_message_to_thread(thread_id, text, flush=wishes.pop("flush", True), **wishes)
+            async for event in events:
+                if receipt.message_id in event.message_ids and event.is_final:
+                    return _answer_in(event)
+        raise AssertionError("a stream does not end")
+
+    @asynccontextmanager
+    async def events(
+        self, thread_id: str, *, after: int | None = None, epoch: str | None = None, tenant: str = "default"
+    ) -> AsyncIterator[Stream]:
+        """`async with queue.events(thread) as events: async for event in events`: no holes, from a position or from now."""
+        await self.open()
+        async with Stream(self.hub, self.store, self.address(thread_id, tenant), after=after, epoch=epoch) as stream:
+            yield stream
+
+    async def get_queue_status(self) -> QueueStatus:
+        await self.open()
+        counts = await self.store.counts(queue=self.name)
+        return QueueStatus(counts.active, counts.waiting, counts.delayed, counts.completed, counts.failed)
+
+    # ---------------------------------------------------------------- threads and runs
+
+    async def create_thread(
+        self, thread_id: str | None = None, *, metadata: Mapping[str, str] | None = None
+    ) -> ThreadRecord:
+        await self.open()
+        address = self.address(thread_id or f"thread_{secrets.token_hex(12)}")
+        record = await self.store.thread(address, create=True)
+        if metadata:
+            record = await self.store.update(address, {"metadata": dict(metadata)})
+        if record is None:
+            raise ThreadNotFound(f"thread {address.channel!r} could not be created")
+        return record
+
+    async def get_thread(self, thread_id: str) -> ThreadRecord:
+        """Raises `ThreadNotFound`."""
+        await self.open()
+        record = await self.store.thread(self.address(thread_id))
+        if record is None:
+            raise ThreadNotFound(f"there is no thread {thread_id!r}")
+        return record
+
+    async def list_messages(self, thread_id: str, *, limit: int | None = None) -> list[Item]:
+        """The transcript, oldest first; the newest whole turns of at most `limit` entries."""
+        await self.open()
+        history = await self.store.history(self.address(thread_id), items=limit)
+        return [entry.item for entry in history.entries]
+
+    async def create_message(self, thread_id: str, text: str, *, message_id: str | None = None) -> Receipt:
+        """Add a message that waits until `create_run` (or another message's window) ends its wait."""
+        return await self.add_message_to_thread(
+            thread_id, text, message_id=message_id, window=3600.0, max_wait=86_400.0
+        )
+
+    async def create_run(self, thread_id: str) -> bool:
+        """Answer what waits now. False if nothing waits."""
+        await self.open()
+        return await self.store.flush(self.address(thread_id))
+
+    async def list_runs(self, thread_id: str) -> list[RunRecord]:
+        await self.open()
+        return await self.store.runs(self.address(thread_id))
+
+    async def cancel_run(self, thread_id: str, *, drop_inbox: bool = False) -> bool:
+        """Stop the run in progress; what was shown stays. False if none was."""
+        await self.open()
+        return await self.store.cancel(self.address(thread_id), drop_inbox=drop_inbox)
+
+    async def submit_tool_outputs(self, thread_id: str, outputs: Sequence[Mapping[str, Any]]) -> list[Call]:
+        """Give the outputs of held calls, as ``{"tool_call_id", "output"}``. Raises `NotFound`, `Conflict`."""
+        record = await self.get_thread(thread_id)
+        asked = {call.call_id: call for call in record.calls}
+        decided = []
+        for one in outputs:
+            call_id = str(one["tool_call_id"])
+            if call_id not in asked:
+                raise NotFound(f"no call {call_id!r} waits on thread {thread_id!r}")
+            decision = Decision("output", str(one["output"]))
+            decided.append(await self.store.decide(record.address, call_id, asked[call_id].digest, decision))
+        return decided
+
+    # ---------------------------------------------------------------- hooks
+
+    def on(self, kind: str, hook: Hook) -> Hook:
+        """Call `hook(channel, event)` for events of this kind, or ``"*"``, on channels that messages were sent to from
+        here.
+        """
+        self._hooks.setdefault(kind, []).append(hook)
+        return hook
+
+    async def _call_hooks(self) -> None:
+        await asyncio.Event().wait()
+
+
+def _answer_in(event: Event) -> str:
+    if event.kind == "completed":
+        return event.text
+    fault = event.error
+    raise TurnkeepError(f"{fault.code}: {fault.details or fault.message}" if fault else "the message is dead")
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _window(delay: float | None, window: float | None, max_wait: float | None) -> dict[str, float]:
+    """A fixed delay is a window that does not slide: it ends `delay` after the first message."""
+    if window is not None:
+        return {"window": window, "max_wait": max_wait if max_wait is not None else max(window, 8.0)}
+    return {} if delay is None else {"window": delay, "max_wait": delay if max_wait is None else max_wait}
+
+
+def _backoff(backoff: Mapping[str, Any] | None) -> dict[str, Any]:
+    if backoff is None:
+        return {}
+    if unknown := set(backoff) - {"type", "delay", "cap"}:
+        raise ConfigurationError(f"backoff does not know {', '.join(sorted(unknown))}, it takes type, delay and cap")
+    return {f"backoff_{name}": value for name, value in backoff.items()}
+
+
+def policies(settings: Settings, *, runs_kept: int = 50) -> Policies:
+    """The store's limits, from settings."""
+    policy = Policy(
+        window=settings.window,
+        max_wait=settings.max_wait if settings.window else 0.0,
+        max_batch=settings.max_batch,
+        max_batch_bytes=settings.max_batch_bytes,
+        max_inbox=settings.max_inbox,
+        on_busy=settings.on_busy,
+        expiry=settings.thread_expiry,
+        dedupe=settings.dedupe,
+        history_items=settings.history_items,
+        history_bytes=settings.history_bytes,
+        runs_kept=runs_kept,
+    )
+    return Policies(policy, weights=settings.weights)
+
+
+def run_rules(settings: Settings) -> RunRules:
+    """A run's limits, from settings."""
+    return RunRules(
+        deadline=settings.run_deadline,
+        max_attempts=settings.max_attempts,
+        max_deaths=settings.max_deaths,
+        backoff=settings.backoff,
+        action_expiry=settings.action_expiry,
+        answer=AnswerRules(max_steps=settings.max_steps),
+        calls=CallRules(settings.max_calls, settings.parallel_tools),
+    )

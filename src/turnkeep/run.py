@@ -1,0 +1,402 @@
+"""A run: from one claim to one settled outcome.
+
+    announce started → keep the lease → recall → answer → settle
+
+The claim has announced the start. The lease is kept beside the work, in one task group: a lost lease cancels the work.
+What came of it is decided in one place, as a value (`Verdict`), and acted upon in one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Literal, assert_never
+
+from turnkeep.announcer import Announcer
+from turnkeep.answer import Answered, Answering, AnswerRules, Asked
+from turnkeep.assistants import Assistant, Assistants
+from turnkeep.backoff import Backoff
+from turnkeep.calls import UNKNOWN, CallRules, Calls
+from turnkeep.clock import Clock, SystemClock
+from turnkeep.errors import (
+    EndpointBlocked,
+    LeaseLost,
+    ModelGone,
+    ModelRateLimited,
+    RunError,
+    RunTimedOut,
+    StoreError,
+    TooManyDeaths,
+    TurnkeepError,
+)
+from turnkeep.events import Answer, Fault
+from turnkeep.journal import Journal, insist
+from turnkeep.lease import Drained, Lease, Stopped
+from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
+from turnkeep.models.base import Model, ModelRequest
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.pricing.prices import PriceBook
+from turnkeep.pricing.tokens import tokenizer_for
+from turnkeep.store.base import Call, Circuit, Claim, Commit, Entry, Failure, Page, Stop, Store
+from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.tools.toolbox import Toolbox
+from turnkeep.usage import Usage
+
+log = get_log(__name__)
+
+DETAILS = 500
+"""Characters of technical detail that a subscriber sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRules:
+    """Limits of a run, in seconds and counts."""
+
+    deadline: float = 300.0
+    max_attempts: int = 3
+    max_deaths: int = 10
+    backoff: Backoff = Backoff()
+    probe_every: float = 30.0
+    rate_limit_pause: Backoff = Backoff(delay=1.0, cap=60.0)
+    action_expiry: float = 86_400.0
+    answer: AnswerRules = AnswerRules()
+    calls: CallRules = CallRules()
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """Asked before money is spent; it may raise `Waiting`, or a `TurnkeepError` that refuses the run."""
+
+    before_request: Callable[[Claim, ModelRequest, int, str], Awaitable[None]]
+    settle: Callable[[Claim, Usage], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What every run of a worker shares."""
+
+    store: Store
+    model: Callable[[str], Model]
+    """The model client that answers for a model name."""
+    assistants: Assistants
+    toolbox: Toolbox
+    catalog: Catalog
+    prices: PriceBook
+    rules: RunRules = RunRules()
+    clock: Clock = field(default_factory=SystemClock)
+    meter: Meter = SILENT
+    purse: Purse | None = None
+    sentences: Callable[[TurnkeepError], str] = lambda error: error.public
+    """What people are told of an error."""
+
+
+# ---------------------------------------------------------------- outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Somebody has to decide first."""
+
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Releasing:
+    """Not now: the claim goes back without using an attempt."""
+
+    delay: float
+    reason: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropping:
+    """Another worker owns the thread: write nothing."""
+
+
+Verdict = Commit | Failure | Holding | Releasing | Dropping
+
+
+class Waiting(TurnkeepError):
+    """this run has to wait: budget, pace or an open circuit"""
+
+    code = "waiting"
+    retryable = True
+    public = "I'm receiving too many requests right now. Your message waits for its turn."
+
+
+class RunBroke(RunError):
+    """the run met an error that nobody expected"""
+
+    code = "run_broke"
+    retryable = True
+
+
+# ---------------------------------------------------------------- the run
+
+
+class Run:
+    """One claim's work."""
+
+    def __init__(self, house: House, claim: Claim, lease: Lease) -> None:
+        self.house = house
+        self.claim = claim
+        self.lease = lease
+        self.journal = Journal(house.store, claim)
+        self.announcer = Announcer(house.store, claim)
+        self.assistant: Assistant = house.assistants.blank()
+        self.model_name = self.assistant.model
+        self.probing: str | None = None
+
+    async def perform(self) -> Verdict:
+        """Work until there is a verdict, and act upon it. Raises nothing but cancellation."""
+        verdict = await self._verdict()
+        try:
+            await self._settle(verdict)
+        except LeaseLost:
+            verdict = Dropping()
+        except (StoreError, TimeoutError) as error:
+            log.error(
+                "settlement_failed", run_id=self.claim.run_id, error=str(error) or "the store did not answer in time"
+            )
+            verdict = Dropping()
+        self._report(verdict)
+        return verdict
+
+    # ------------------------------------------------------------ deciding
+
+    async def _verdict(self) -> Verdict:
+        try:
+            if self.claim.stop is not None:
+                return await self._cancelled(self.claim.stop)
+            if self.claim.deaths > self.house.rules.max_deaths:
+                raise TooManyDeaths(f"{self.claim.deaths} workers died while answering this batch")
+            return self._reached(await self._work())
+        except Exception as error:
+            return await self._judged(error)
+
+    async def _judged(self, error: Exception) -> Verdict:
+        """The one place that decides what becomes of a run that did not reach its end."""
+        match error:
+            case LeaseLost():
+                return Dropping()
+            case Drained():
+                return Releasing(0.0)
+            case Stopped():
+                return await self._cancelled(error.stop)
+            case ModelRateLimited():
+                return await self._slowed(error)
+            case EndpointBlocked():
+                return await self._blocked(error)
+            case Waiting():
+                return Releasing(error.retry_after or 1.0, self._fault(error))
+            case TurnkeepError():
+                return self._failed(error)
+        log.error("run_broke", run_id=self.claim.run_id, exc_info=error)
+        return self._failed(RunBroke(f"{type(error).__name__} in the run, see the log of the worker"))
+
+    async def _work(self) -> Answered | Asked:
+        """Answer, beside the keeping of the lease; the first of the two that ends ends the other."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeping = group.create_task(self.lease.keep())
+                announcing = group.create_task(self.announcer.run())
+                reached = await self._answer()
+                await self.announcer.settled()
+                keeping.cancel()
+                announcing.cancel()
+        except BaseExceptionGroup as errors:
+            raise _weightiest(errors) from errors
+        return reached
+
+    async def _answer(self) -> Answered | Asked:
+        claim, house = self.claim, self.house
+        self.assistant = await house.assistants.answering(claim.address.tenant, claim.assistant)
+        self.model_name = await self._choose_model()
+        model = house.model(self.model_name)
+        calls = Calls(claim, self.journal, self.announcer, house.toolbox, rules=house.rules.calls, clock=house.clock)
+        answering = Answering(
+            house.store, claim, self.assistant, model, self.model_name, house.toolbox, self.journal, self.announcer,
+            calls, house.catalog, house.prices, house.rules.answer, lambda: self.lease.wants_steering,
+            self._before_request,
+        )  # fmt: skip
+        deadline = asyncio.timeout(house.rules.deadline)
+        try:
+            async with deadline:
+                reached = await answering.answer()
+        except TimeoutError:
+            if deadline.expired():
+                raise RunTimedOut(f"the run took longer than {house.rules.deadline} s") from None
+            raise
+        if self.probing is not None:
+            await house.store.mend(self.probing)
+        return reached
+
+    async def _choose_model(self) -> str:
+        """The assistant's model, or the first fallback whose circuit is closed. Raises `Waiting` when all are open."""
+        house = self.house
+        circuits = {circuit.endpoint: circuit for circuit in await house.store.circuits()}
+        if not circuits:
+            return self.assistant.model
+        blocking: list[Circuit] = []
+        for name in (self.assistant.model, *self.assistant.fallbacks):
+            open_ones = [circuits[key] for key in self._circuits(name) if key in circuits]
+            if not open_ones:
+                return name
+            blocking += open_ones
+        return await self._probe(blocking[0])
+
+    async def _probe(self, circuit: Circuit) -> str:
+        """Be the one run that tries whether an open circuit can be closed, or wait."""
+        house = self.house
+        if await house.store.probe(circuit.endpoint, every=house.rules.probe_every):
+            self.probing = circuit.endpoint
+            return self.assistant.model
+        delay = max(1.0, circuit.probe_at - await house.store.now())
+        raise Waiting(f"the circuit of {circuit.endpoint} is open: {circuit.fault.details}", retry_after=delay)
+
+    def _circuits(self, model_name: str) -> tuple[str, str]:
+        endpoint = self.house.model(model_name).endpoint
+        return endpoint, f"{endpoint}/{model_name}"
+
+    def _circuit(self, model_name: str, error: EndpointBlocked | None = None) -> str:
+        endpoint, of_model = self._circuits(model_name)
+        return of_model if isinstance(error, ModelGone) else endpoint
+
+    async def _before_request(self, request: ModelRequest, tokens: int) -> None:
+        if self.house.purse is not None:
+            endpoint = self.house.model(self.model_name).endpoint
+            await self.house.purse.before_request(self.claim, request, tokens, endpoint)
+
+    def _reached(self, reached: Answered | Asked) -> Verdict:
+        if isinstance(reached, Asked):
+            return Holding(tuple(reached.calls))
+        outcome: Literal["incomplete", "completed"] = (
+            "incomplete" if reached.ending in ("length", "filter") else "completed"
+        )
+        return self._commit(outcome, reached.text, self.journal.transcript)
+
+    async def _cancelled(self, stop: Stop) -> Verdict:
+        """The commit of a stopped run: what was shown stays, or is dropped (rollback), but never a started effect."""
+        shown = self.announcer.shown or await self._shown_before()
+        if len(shown) < len(self.journal.text):
+            shown = self.journal.text
+        items = self.journal.transcript
+        if stop == "rollback":
+            shown, items = "", _without_text(items, self.journal.started)
+        elif partial := shown[len(self.journal.text) :].lstrip("\n"):
+            items.append(AssistantItem(partial, interrupted=True))
+        items += [_closed(call, self.journal.started) for call in self.journal.open_calls if call in items]
+        return self._commit("cancelled", shown, items)
+
+    async def _shown_before(self) -> str:
+        """The text that an earlier attempt has shown, from the log."""
+        page = await insist(lambda: self.house.store.read(self.claim.address, after=0, limit=1))
+        if page.live_from is None:
+            return ""
+        answer, after = Answer(), page.live_from - 1
+        while after < page.top:
+            page = await self._log_after(after)
+            if not page.events:
+                break
+            for event in page.events:
+                answer.take(event)
+            after = page.events[-1].offset
+        return answer.text
+
+    async def _log_after(self, offset: int) -> Page:
+        return await insist(lambda: self.house.store.read(self.claim.address, after=offset))
+
+    def _commit(self, outcome: Literal["completed", "incomplete", "cancelled"], text: str, items: list[Item]) -> Commit:
+        count = tokenizer_for(self.model_name, self.house.catalog).count_item
+        entries = [Entry(item, count(item)) for item in items]
+        return Commit(outcome, text, entries, self.journal.usage, self.journal.model or self.model_name)
+
+    async def _slowed(self, error: ModelRateLimited) -> Verdict:
+        """The provider asks to wait: all workers do, and no attempt is used."""
+        delay = error.retry_after or self.house.rules.rate_limit_pause.after(self.claim.attempt) + 1.0
+        await insist(lambda: self.house.store.slow_down(self._circuit(self.model_name), delay))
+        return Releasing(delay, self._fault(error))
+
+    async def _blocked(self, error: EndpointBlocked) -> Verdict:
+        """Nobody can answer until somebody acts: open the circuit and wait without using attempts."""
+        fault, every = self._fault(error), self.house.rules.probe_every
+        await insist(lambda: self.house.store.trip(self._circuit(self.model_name, error), fault, probe_in=every))
+        log.warning("circuit_opened", endpoint=self._circuit(self.model_name, error), code=error.code)
+        fallback = self.assistant.fallbacks and self.model_name != self.assistant.fallbacks[-1]
+        return Releasing(0.0 if fallback else every, fault)
+
+    def _failed(self, error: TurnkeepError) -> Verdict:
+        rules, claim = self.house.rules, self.claim
+        failures = claim.attempts + 1
+        again = error.retryable and not claim.last_chance and failures < rules.max_attempts
+        retry_in = None
+        if again:
+            retry_in = error.retry_after or rules.backoff.after(failures)
+        log.warning(
+            "attempt_failed",
+            run_id=claim.run_id,
+            attempt=claim.attempt,
+            code=error.code,
+            retry_in=retry_in,
+            error=str(error),
+        )
+        effects = bool(self.journal.started)
+        return Failure(
+            self._fault(error), retry_in, effects=effects, usage=self.journal.usage if not again else Usage()
+        )
+
+    def _fault(self, error: TurnkeepError) -> Fault:
+        return Fault(error.code, self.house.sentences(error), str(error)[:DETAILS])
+
+    # ------------------------------------------------------------ acting
+
+    async def _settle(self, verdict: Verdict) -> None:
+        """The one place that acts. Repeated until the store answers or the lease is over."""
+        store, claim = self.house.store, self.claim
+        async with asyncio.timeout(self.lease.remaining):
+            match verdict:
+                case Commit():
+                    await insist(lambda: store.commit(claim, verdict))
+                case Failure():
+                    await insist(lambda: store.fail(claim, verdict))
+                case Holding():
+                    expiry = self.house.rules.action_expiry
+                    await insist(lambda: store.hold(claim, verdict.calls, expires_in=expiry))
+                case Releasing():
+                    await insist(lambda: store.release(claim, delay=verdict.delay, reason=verdict.reason))
+                case Dropping():
+                    return
+                case _:
+                    assert_never(verdict)
+        if self.house.purse is not None and isinstance(verdict, Commit | Failure):
+            await self.house.purse.settle(claim, verdict.usage)
+
+    def _report(self, verdict: Verdict) -> None:
+        claim, name = self.claim, type(verdict).__name__.lower()
+        log.info("run_settled", run_id=claim.run_id, attempt=claim.attempt, verdict=name, messages=len(claim.messages))
+        self.house.meter.count("runs", verdict=name)
+
+
+def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of the errors that ended the work, the one that decides: a lost lease before all, then what we were told."""
+    flat: list[BaseException] = []
+    for error in errors.exceptions:
+        flat.append(_weightiest(error) if isinstance(error, BaseExceptionGroup) else error)
+    order = (LeaseLost, Stopped, Drained, TurnkeepError)
+    return min(flat, key=lambda e: next((i for i, kind in enumerate(order) if isinstance(e, kind)), len(order)))
+
+
+def _closed(call: CallItem, started: set[str]) -> OutputItem:
+    if call.call_id in started:
+        return OutputItem(call.call_id, UNKNOWN, "unknown")
+    return OutputItem(call.call_id, "cancelled before it began", "cancelled")
+
+
+def _without_text(items: list[Item], started: set[str]) -> list[Item]:
+    """User messages, and the calls whose effects had begun."""
+    return [
+        item
+        for item in items
+        if item.kind == "user" or (isinstance(item, CallItem | OutputItem) and item.call_id in started)
+    ]

@@ -1,0 +1,345 @@
+"""Settings: one frozen value, and the only reader of the environment.
+
+Nothing set means: SQLite in the working directory, the built-in simulator, 127.0.0.1:8080. `REDIS_URL` moves the store
+to Redis, `RABBITMQ_URL` opens the AMQP door, `OPENAI_API_KEY` asks the real API. All wrong values are told at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from turnkeep.backoff import Backoff
+from turnkeep.errors import ConfigurationError
+from turnkeep.messages import BusyPolicy
+
+
+def _named(*names: str, doc: str, default: Any, **limits: Any) -> Any:
+    """A field with its environment names, first one preferred, and the sentence that the reference prints."""
+    return Field(default=default, validation_alias=AliasChoices(*names), description=doc, **limits)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Values given in code go before the environment, that before `.env`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        populate_by_name=True,
+        env_ignore_empty=True,
+    )
+
+    # ------------------------------------------------------------ model
+    openai_api_key: SecretStr | None = _named(
+        "OPENAI_API_KEY", default=None, doc="Key of the model API; without one the simulator answers."
+    )
+    openai_base_url: str | None = _named(
+        "OPENAI_BASE_URL", default=None, doc="Base URL of an OpenAI-compatible server."
+    )
+    openai_model: str | None = _named(
+        "OPENAI_MODEL", default=None, doc="Model of the default assistant (else the catalogue's default)."
+    )
+    openai_assistant_id: str | None = _named(
+        "OPENAI_ASSISTANT_ID", default=None, doc="Assistant that answers where no other is chosen."
+    )
+    openai_organization: str | None = _named(
+        "OPENAI_ORGANIZATION", "OPENAI_ORG_ID", default=None, doc="Organisation header."
+    )
+    openai_project: str | None = _named("OPENAI_PROJECT", "OPENAI_PROJECT_ID", default=None, doc="Project header.")
+    model_api: Literal["auto", "responses", "chat"] = _named(
+        "TURNKEEP_MODEL_API", default="auto", doc="Protocol: Responses, Chat Completions, or by the server's name."
+    )
+    model_proxy: str | None = _named("TURNKEEP_MODEL_PROXY", default=None, doc="HTTP proxy for model requests.")
+    model_ca_file: Path | None = _named(
+        "TURNKEEP_MODEL_CA_FILE", default=None, doc="Certificate authorities for model requests."
+    )
+    first_event_timeout: float = _named(
+        "TURNKEEP_FIRST_EVENT_TIMEOUT", default=60.0, gt=0, doc="Seconds until the model's first event."
+    )
+    idle_timeout: float = _named(
+        "TURNKEEP_IDLE_TIMEOUT", default=30.0, gt=0, doc="Seconds of silence in a model's stream."
+    )
+    instructions: str = _named(
+        "TURNKEEP_INSTRUCTIONS",
+        default="Reply to all messages logically.",
+        doc="Instructions of the assistant that is created on first start.",
+    )
+    price_file: Path | None = _named(
+        "TURNKEEP_PRICE_FILE", default=None, doc="Prices that override the built-in ones (TOML or JSON)."
+    )
+
+    # ------------------------------------------------------------ store
+    store: str | None = _named(
+        "TURNKEEP_STORE",
+        default=None,
+        doc="Store: a path of an SQLite file, `memory:`, or a Redis URL. Default: `REDIS_URL`, else .turnkeep/turnkeep.db.",
+    )
+    redis_url: str | None = _named(
+        "REDIS_URL",
+        default=None,
+        doc="Redis or Valkey that holds all state: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://.",
+    )
+    redis_prefix: str = _named("REDIS_PREFIX", default="cosmo:", doc="First part of every Redis key.")
+    thread_expiry: float = _named(
+        "REDIS_THREAD_EXPIRY",
+        "TURNKEEP_THREAD_EXPIRY",
+        default=7_776_000.0,
+        gt=0,
+        doc="Seconds without activity after which an idle thread is forgotten.",
+    )
+    durability: Literal["fast", "standard", "strict"] = _named(
+        "TURNKEEP_DURABILITY", default="standard", doc="What a Redis receipt waits for."
+    )
+    allow_unsafe_redis: bool = _named(
+        "TURNKEEP_ALLOW_UNSAFE_REDIS",
+        default=False,
+        doc="Start on a Redis without append-only file or with an evicting memory policy.",
+    )
+
+    # ------------------------------------------------------------ doors
+    host: str = _named("TURNKEEP_HOST", default="127.0.0.1", doc="Address to listen on.")
+    port: int = _named("TURNKEEP_PORT", default=8080, ge=0, le=65535, doc="Port to listen on.")
+    url: str | None = _named("TURNKEEP_URL", default=None, doc="Server that command line verbs talk to.")
+    queue: str = _named("TURNKEEP_QUEUE", default="assistant", min_length=1, doc="Queue of the service.")
+    rabbitmq_url: str | None = _named("RABBITMQ_URL", default=None, doc="RabbitMQ to take messages from.")
+    queue_name: str = _named("QUEUE_NAME", default="cosmo_queue", doc="AMQP queue.")
+    routing_key: str = _named("ROUTING_KEY", default="cosmo_key", doc="AMQP routing key.")
+    exchange_name: str = _named("EXCHANGE_NAME", default="cosmo_exchange", doc="AMQP exchange.")
+    amqp_tenants: dict[str, str] = _named(
+        "TURNKEEP_AMQP_TENANTS", default={}, doc="Tenant by AMQP virtual host or user (JSON object)."
+    )
+    amqp_reply_exchange: str | None = _named(
+        "TURNKEEP_AMQP_REPLY_EXCHANGE", default=None, doc="AMQP exchange for final events."
+    )
+    websocket_url: str | None = _named(
+        "WEBSOCKET_URL", "WEBSOCKET_URI", default=None, doc="WebSocket server that every frame is relayed to."
+    )
+    webhook_url: str | None = _named("TURNKEEP_WEBHOOK_URL", default=None, doc="Receiver of signed final events.")
+    webhook_secret: SecretStr | None = _named(
+        "TURNKEEP_WEBHOOK_SECRET", default=None, doc="Key of the webhook signature."
+    )
+    webhook_allow_private: bool = _named(
+        "TURNKEEP_WEBHOOK_ALLOW_PRIVATE", default=False, doc="Let webhooks and the relay reach private addresses."
+    )
+
+    # ------------------------------------------------------------ turns
+    window: float = _named(
+        "TURNKEEP_WINDOW", default=1.5, ge=0, le=3600, doc="Seconds a thread waits for more after the last message."
+    )
+    max_wait: float = _named("TURNKEEP_MAX_WAIT", default=8.0, ge=0, le=86400, doc="Seconds nobody waits longer than.")
+    max_batch: int = _named("TURNKEEP_MAX_BATCH", default=64, ge=1, le=1000, doc="Messages of one turn.")
+    max_batch_bytes: int = _named("TURNKEEP_MAX_BATCH_BYTES", default=256_000, ge=1, doc="Bytes of one turn.")
+    on_busy: BusyPolicy = _named("TURNKEEP_ON_BUSY", default="collect", doc="What a message asks of a busy thread.")
+    max_attempts: int = _named(
+        "TURNKEEP_MAX_ATTEMPTS", default=3, ge=1, doc="Failures of a batch until it is given up."
+    )
+    max_deaths: int = _named(
+        "TURNKEEP_MAX_DEATHS", default=10, ge=1, doc="Workers that may die on a batch until it is given up."
+    )
+    backoff_type: Literal["exponential", "fixed"] = _named(
+        "TURNKEEP_BACKOFF", default="exponential", doc="How retries are spread."
+    )
+    backoff_delay: float = _named("TURNKEEP_BACKOFF_DELAY", default=5.0, ge=0, doc="Seconds of the first delay.")
+    backoff_cap: float = _named("TURNKEEP_BACKOFF_CAP", default=300.0, ge=0, doc="Longest delay in seconds.")
+    concurrency: int = _named("TURNKEEP_CONCURRENCY", default=256, ge=1, doc="Runs at once in one worker.")
+    lease: float = _named(
+        "TURNKEEP_LEASE", default=30.0, gt=0, doc="Seconds after which a silent worker loses its threads."
+    )
+    run_deadline: float = _named("TURNKEEP_RUN_DEADLINE", default=300.0, gt=0, doc="Seconds of work a run may take.")
+    drain: float = _named("TURNKEEP_DRAIN", default=25.0, ge=0, doc="Seconds that runs may take to end at shutdown.")
+    max_steps: int = _named("TURNKEEP_MAX_STEPS", default=8, ge=1, doc="Model calls of one run.")
+    max_calls: int = _named("TURNKEEP_MAX_CALLS", default=16, ge=1, doc="Tool calls of one step.")
+    parallel_tools: int = _named("TURNKEEP_PARALLEL_TOOLS", default=8, ge=1, doc="Tool calls of one run at once.")
+    action_expiry: float = _named(
+        "TURNKEEP_ACTION_EXPIRY", default=86_400.0, gt=0, doc="Seconds a requested action waits for its decision."
+    )
+    dedupe: float = _named(
+        "TURNKEEP_DEDUPE", default=604_800.0, gt=0, doc="Seconds a message id is remembered after its end."
+    )
+    history_items: int = _named(
+        "TURNKEEP_HISTORY_ITEMS", default=2_000, ge=10, doc="Transcript entries kept of a thread."
+    )
+    history_bytes: int = _named(
+        "TURNKEEP_HISTORY_BYTES", default=4_000_000, ge=10_000, doc="Transcript bytes kept of a thread."
+    )
+    weights: dict[str, float] = _named(
+        "TURNKEEP_WEIGHTS", default={}, doc="Share of the workers by tenant (JSON object; default 1)."
+    )
+
+    # ------------------------------------------------------------ limits
+    max_message_bytes: int = _named("TURNKEEP_MAX_MESSAGE_BYTES", default=256_000, ge=1, doc="Bytes of one message.")
+    max_frame_bytes: int = _named(
+        "TURNKEEP_MAX_FRAME_BYTES", default=512_000, ge=1, doc="Bytes of one socket frame or request body."
+    )
+    max_inbox: int = _named("TURNKEEP_MAX_INBOX", default=50, ge=1, doc="Messages waiting on a channel.")
+    amqp_max_inbox: int = _named(
+        "TURNKEEP_AMQP_MAX_INBOX", default=10_000, ge=1, doc="Messages waiting on a channel when they come by AMQP."
+    )
+    channels_per_socket: int = _named(
+        "TURNKEEP_CHANNELS_PER_SOCKET", default=100, ge=1, doc="Subscriptions of one socket."
+    )
+    sockets_per_user: int = _named("TURNKEEP_SOCKETS_PER_USER", default=100, ge=1, doc="Sockets of one credential.")
+    channel_rate: str = _named(
+        "TURNKEEP_CHANNEL_RATE", default="20/10", doc="Messages per seconds on one channel; `0` is unlimited."
+    )
+    user_rate: str = _named(
+        "TURNKEEP_USER_RATE", default="100/10", doc="Messages per seconds of one credential; `0` is unlimited."
+    )
+    tenant_rate: str = _named(
+        "TURNKEEP_TENANT_RATE", default="0", doc="Messages per seconds of one tenant; `0` is unlimited."
+    )
+    requests_per_minute: int = _named(
+        "TURNKEEP_REQUESTS_PER_MINUTE", default=0, ge=0, doc="Model requests of all workers per minute; 0 is unlimited."
+    )
+    tokens_per_minute: int = _named(
+        "TURNKEEP_TOKENS_PER_MINUTE", default=0, ge=0, doc="Model tokens of all workers per minute; 0 is unlimited."
+    )
+    tenant_budget: float = _named(
+        "TURNKEEP_TENANT_BUDGET", default=0.0, ge=0, doc="US dollars per tenant and day; 0 is unlimited."
+    )
+    thread_budget: float = _named(
+        "TURNKEEP_THREAD_BUDGET", default=0.0, ge=0, doc="US dollars per thread and day; 0 is unlimited."
+    )
+
+    # ------------------------------------------------------------ access
+    insecure_no_auth: bool = _named(
+        "TURNKEEP_INSECURE_NO_AUTH", default=False, doc="Listen beyond this machine without authentication."
+    )
+    auth: Literal["off", "on"] | None = _named(
+        "TURNKEEP_AUTH",
+        default=None,
+        doc="Ask for credentials. Default: on when listening beyond this machine or when a JWT key is set.",
+    )
+    jwt_key: SecretStr | None = _named(
+        "TURNKEEP_JWT_KEY", default=None, doc="Secret or public key (PEM) of JSON web tokens."
+    )
+    jwt_jwks: str | None = _named("TURNKEEP_JWT_JWKS", default=None, doc="JWKS file or URL.")
+    jwt_algorithms: tuple[Literal["HS256", "EdDSA", "RS256"], ...] = _named(
+        "TURNKEEP_JWT_ALGORITHMS", default=(), doc="Accepted algorithms (JSON list)."
+    )
+    jwt_audience: str = _named("TURNKEEP_JWT_AUDIENCE", default="turnkeep", doc="Expected audience.")
+    origins: tuple[str, ...] = _named(
+        "TURNKEEP_ORIGINS", default=(), doc="Browser origins that may connect (JSON list); our own page always may."
+    )
+    hosts: tuple[str, ...] = _named(
+        "TURNKEEP_HOSTS", default=(), doc="Host names we answer to (JSON list); default: the address we listen on."
+    )
+
+    # ------------------------------------------------------------ tools
+    openweather_api_key: SecretStr | None = _named(
+        "OPENWEATHER_API_KEY", default=None, doc="Key of OpenWeather; enables `get_weather`."
+    )
+    openweather_url: str = _named(
+        "TURNKEEP_OPENWEATHER_URL",
+        default="https://api.openweathermap.org/data/2.5/weather",
+        doc="Endpoint of OpenWeather.",
+    )
+    tools_file: Path | None = _named(
+        "TURNKEEP_TOOLS", default=None, doc="TOML file with declared tools, or a Python file with `@tool` functions."
+    )
+    workspace: Path | None = _named(
+        "TURNKEEP_WORKSPACE", default=None, doc="Root for the file and git tools; enables them."
+    )
+    allow_bash: bool = _named("TURNKEEP_ALLOW_BASH", default=False, doc="Enable `execute_bash` in its sandbox.")
+
+    # ------------------------------------------------------------ watching
+    log_level: Literal["debug", "info", "warning", "error"] = _named(
+        "TURNKEEP_LOG_LEVEL", default="info", doc="Least severity that is logged."
+    )
+    log_format: Literal["auto", "json", "console"] = _named(
+        "TURNKEEP_LOG_FORMAT", default="auto", doc="JSON lines, or for people when writing to a terminal."
+    )
+    otel_endpoint: str | None = _named("OTEL_EXPORTER_OTLP_ENDPOINT", default=None, doc="Where traces go; off without.")
+
+    # ------------------------------------------------------------ checks
+
+    @field_validator("redis_url", "rabbitmq_url", "openai_base_url", "websocket_url", "webhook_url", "url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and not urlsplit(value).scheme:
+            raise ValueError("expected a URL with its scheme, like redis://localhost:6379/0")
+        return value
+
+    @field_validator("channel_rate", "user_rate", "tenant_rate")
+    @classmethod
+    def _is_rate(cls, value: str) -> str:
+        parse_rate(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.window > 0 and self.max_wait < self.window:
+            raise ValueError(f"max_wait ({self.max_wait}) is shorter than window ({self.window})")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings
+
+    # ------------------------------------------------------------ what follows from them
+
+    @classmethod
+    def load(cls, **values: Any) -> Self:
+        """Read the environment and `.env`. Raises `ConfigurationError` that names every wrong value."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ConfigurationError(_told(error)) from error
+
+    @property
+    def store_url(self) -> str:
+        """Where state lives, as a URL: `sqlite:PATH`, `memory:` or Redis."""
+        chosen = self.store or self.redis_url
+        if chosen is None:
+            return "sqlite:.turnkeep/turnkeep.db"
+        return chosen if ":" in chosen else f"sqlite:{chosen}"
+
+    @property
+    def backoff(self) -> Backoff:
+        return Backoff(self.backoff_type, self.backoff_delay, cap=self.backoff_cap)
+
+    @property
+    def uses_simulator(self) -> bool:
+        """Nobody was named who could answer."""
+        return self.openai_api_key is None and self.openai_base_url is None
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
+
+def parse_rate(value: str) -> tuple[int, float]:
+    """`"20/10"` → 20 messages per 10 seconds; `"0"` → (0, 1): unlimited. Raises ValueError."""
+    if value.strip() == "0":
+        return 0, 1.0
+    count, _, seconds = value.partition("/")
+    if not count.strip().isdigit() or float(seconds or 1) <= 0:
+        raise ValueError("expected MESSAGES/SECONDS, like 20/10")
+    return int(count), float(seconds or 1)
+
+
+_SECRET_WORDS = ("key", "secret", "password", "token", "url")
+
+
+def _told(error: ValidationError) -> str:
+    """All problems, one a line: variable, value (secrets masked), what was expected."""
+    lines = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]) if problem["loc"] else "settings"
+        hidden = any(word in name.lower() for word in _SECRET_WORDS)
+        seen = "" if not problem["loc"] else " = ***" if hidden else f" = {problem['input']!r}"
+        lines.append(f"{name}{seen}: {problem['msg'].removeprefix('Value error, ')}")
+    return "wrong settings:\n  " + "\n  ".join(lines)
