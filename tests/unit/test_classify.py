@@ -1,0 +1,229 @@
+"""Every error of every server becomes the one class that says what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnkeep.errors import (
+    ContextTooLong,
+    CredentialsRefused,
+    EndpointBlocked,
+    ModelError,
+    ModelGone,
+    ModelRateLimited,
+    ModelRefused,
+    ModelUnavailable,
+    QuotaExhausted,
+    UnansweredCall,
+)
+from turnkeep.models.classify import classify, go_duration
+
+KEY = "sk-proj-Zx81kd72hs9Q"
+
+
+def error(code: Any = None, message: str = "", type: str = "invalid_request_error", param: str | None = None) -> bytes:
+    return orjson.dumps({"error": {"message": message, "type": type, "param": param, "code": code}})
+
+
+# ---------------------------------------------------------------- what it means
+
+CASES: list[tuple[str, int, Any, type[ModelError]]] = [
+    ("rate limit", 429, error("rate_limit_exceeded", type="tokens"), ModelRateLimited),
+    ("slow down", 429, error("slow_down", type="rate_limit_error"), ModelRateLimited),
+    ("slow down under 503", 503, error("slow_down"), ModelRateLimited),
+    ("rate limit without a code", 429, b"", ModelRateLimited),
+    ("no quota by code", 429, error("insufficient_quota"), QuotaExhausted),
+    ("no quota by type", 429, error(type="insufficient_quota"), QuotaExhausted),
+    ("no credit", 429, error("credit_balance_exhausted", type="insufficient_quota"), QuotaExhausted),
+    ("organisation limit", 429, error("organization_spend_limit_exceeded"), QuotaExhausted),
+    ("project limit", 429, error("project_spend_limit_exceeded"), QuotaExhausted),
+    ("usage limit", 429, error("organization_usage_limit_exceeded"), QuotaExhausted),
+    ("payment required", 402, error(message="Insufficient Balance", type="unknown_error"), QuotaExhausted),
+    ("overloaded", 503, error("server_is_overloaded", type="service_unavailable_error"), ModelUnavailable),
+    ("server error", 500, error("server_error", type="server_error"), ModelUnavailable),
+    ("edge page", 502, b"<html><title>Bad gateway</title></html>", ModelUnavailable),
+    ("edge timeout", 524, b"", ModelUnavailable),
+    ("conflict", 409, b"", ModelUnavailable),
+    ("request timeout", 408, b"", ModelUnavailable),
+    ("conversation locked", 400, error("conversation_locked", param="conversation"), ModelRateLimited),
+    ("chain lost", 400, error("previous_response_not_found"), ModelRefused),
+    ("too long by code", 400, error("context_length_exceeded"), ContextTooLong),
+    ("too long by words", 400, error(message="This model's maximum context length is 8192 tokens."), ContextTooLong),
+    ("too long for llama.cpp", 400, error(400, type="exceed_context_size_error"), ContextTooLong),
+    ("body too large", 413, b"", ContextTooLong),
+    (
+        "one request above the limit per minute",
+        429,
+        error("rate_limit_exceeded", "Request too large for gpt-4o on tokens per min (TPM): Limit 10, Requested 20"),
+        ContextTooLong,
+    ),
+    (
+        "unanswered call",
+        400,
+        error(message="No tool output found for function call call_9.", param="input"),
+        UnansweredCall,
+    ),
+    ("stray output", 400, error(message="No tool call found for function call output with call_id c."), UnansweredCall),
+    (
+        "reasoning torn off",
+        400,
+        error(message="Item 'fc_1' was provided without its required 'reasoning' item: 'rs_1'."),
+        UnansweredCall,
+    ),
+    (
+        "unanswered call in chat",
+        400,
+        error(message="An assistant message with 'tool_calls' must be followed by tool messages responding to each"),
+        UnansweredCall,
+    ),
+    ("foreign reasoning", 400, error("invalid_encrypted_content"), UnansweredCall),
+    ("bad request", 400, error(message="Unknown parameter: 'x'.", param="x"), ModelRefused),
+    ("unprocessable", 422, b'{"detail":[{"loc":["body","store"],"msg":"Extra inputs"}]}', ModelRefused),
+    ("content filter", 400, error("content_filter"), ModelRefused),
+    ("wrong key", 401, error("invalid_api_key"), CredentialsRefused),
+    ("no right", 403, error(), CredentialsRefused),
+    ("moderated input", 403, {"error": {"code": 403, "metadata": {"flagged_input": "…"}}}, ModelRefused),
+    ("model gone", 404, error("model_not_found"), ModelGone),
+    ("model not allowed", 403, error("model_not_found"), ModelGone),
+    ("model unknown to vllm", 404, error(404, "The model `x` does not exist.", "NotFoundError"), ModelGone),
+    ("model unknown to ollama", 404, error(message='model "x" not found, try pulling it', type="api_error"), ModelGone),
+    ("model decommissioned", 400, error("model_decommissioned"), ModelGone),
+    ("azure deployment", 404, error("DeploymentNotFound"), ModelGone),
+    ("wrong address", 404, error(message="Invalid URL (POST /v1/v1/responses)"), EndpointBlocked),
+    ("wrong address, no json", 404, b"404 page not found", EndpointBlocked),
+    ("not an api", 405, b"<html>", EndpointBlocked),
+    ("redirect", 308, b"", EndpointBlocked),
+    ("file missing", 404, error(message="File file_1 not found"), ModelRefused),
+    ("error event", 200, {"type": "error", "code": "insufficient_quota", "message": "x"}, QuotaExhausted),
+    ("failed response", 200, {"response": {"error": {"code": "rate_limit_exceeded", "message": ""}}}, ModelRateLimited),
+    ("failed response, too long", 200, {"response": {"error": {"code": "context_length_exceeded"}}}, ContextTooLong),
+    ("failed for the prompt", 200, {"response": {"error": {"code": "invalid_prompt"}}}, ModelRefused),
+    ("failed for no known reason", 200, {"response": {"error": {"code": "new_code"}}}, ModelUnavailable),
+    ("gateway status as code", 200, {"error": {"code": 502, "message": "Provider returned error"}}, ModelUnavailable),
+    ("gateway limit as code", 200, {"error": {"code": 429, "message": "slow"}}, ModelRateLimited),
+    ("gateway status as text", 200, {"error": {"code": "401", "message": "no"}}, CredentialsRefused),
+    ("error is a sentence", 200, {"error": "upstream went away"}, ModelUnavailable),
+    ("list of errors", 400, b'[{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"no"}}]', ModelRefused),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_each_error_gets_the_class_that_says_what_to_do(status: int, body: Any, kind: type[ModelError]) -> None:
+    assert type(classify(status, {}, body)) is kind
+
+
+@given(
+    st.integers(100, 999),
+    st.dictionaries(st.sampled_from(["Retry-After", "retry-after-ms", "x-ratelimit-reset-tokens", "date"]), st.text()),
+    st.one_of(
+        st.binary(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(),
+            lambda inner: (
+                st.lists(inner)
+                | st.dictionaries(st.sampled_from(["error", "message", "code", "type", "response", "detail"]), inner)
+            ),
+        ),
+    ),
+)
+def test_no_answer_is_so_strange_that_it_cannot_be_classified(status: int, headers: dict[str, str], body: Any) -> None:
+    failure = classify(status, headers, body)
+    assert isinstance(failure, ModelError)
+    assert len(str(failure)) <= 500
+
+
+# ---------------------------------------------------------------- when again
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"Retry-After": "Fri, 20 Nov 2026 10:01:30 GMT", "Date": "Fri, 20 Nov 2026 10:00:00 GMT"}, 90.0),
+        ({"Retry-After": "Fri, 20 Nov 2026 10:01:30 GMT"}, None),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "-4"}, 0.0),
+        ({"Retry-After": "inf"}, None),
+        ({"x-ratelimit-reset-tokens": "6m0s"}, 360.0),
+        ({"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-reset-requests": "120ms"}, 360.0),
+        (
+            {
+                "x-ratelimit-reset-tokens": "6m0s",
+                "x-ratelimit-remaining-tokens": "500",
+                "x-ratelimit-reset-requests": "120ms",
+                "x-ratelimit-remaining-requests": "0",
+            },
+            0.12,
+        ),
+        ({"retry-after": "3", "x-ratelimit-reset-tokens": "6m0s"}, 3.0),
+        ({}, None),
+    ],
+)
+def test_the_provider_says_when_to_come_back(headers: dict[str, str], seconds: float | None) -> None:
+    assert classify(429, headers, error("rate_limit_exceeded")).retry_after == seconds
+
+
+def test_inside_a_stream_the_sentence_says_when_to_come_back() -> None:
+    said = {"type": "error", "code": "rate_limit_exceeded", "message": "Limit 9. Please try again in 1m2.5s. See"}
+    assert classify(200, {}, said).retry_after == 62.5
+
+
+def test_a_locked_conversation_is_left_alone_for_a_moment() -> None:
+    assert classify(400, {}, error("conversation_locked")).retry_after == 2.0
+
+
+def test_what_is_not_to_be_repeated_has_no_time() -> None:
+    assert classify(401, {"retry-after": "5"}, b"").retry_after is None
+
+
+def test_a_server_error_may_say_when_to_come_back() -> None:
+    assert classify(503, {"retry-after": "5"}, b"").retry_after == 5.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1s", 1.0), ("6m0s", 360.0), ("120ms", 0.12), ("1h2m3.5s", 3723.5), ("", None), ("12", None), ("1s!", None)],
+)
+def test_durations_are_read_as_go_writes_them(text: str, seconds: float | None) -> None:
+    assert go_duration(text) == seconds
+
+
+# ---------------------------------------------------------------- in words
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"Incorrect API key provided: {KEY}. You can find your key at",
+        "Incorrect API key provided: sk-proj-********************hs9Q.",
+        f"header Authorization: Bearer {KEY} was refused",
+        f'{{"api-key": "{KEY}"}}',
+        "token own-credential-77 is not known",
+        "proxy http://me:pass-word@10.0.0.1:3128 refused",
+    ],
+)
+def test_no_key_gets_into_a_message(said: str) -> None:
+    message = str(classify(401, {}, error("invalid_api_key", said), secrets=(KEY, "own-credential-77")))
+    for secret in (KEY, "hs9Q", "own-credential-77", "pass-word"):
+        assert secret not in message
+    assert "401 invalid_api_key" in message
+
+
+def test_a_message_is_cut_at_500_characters_and_keeps_the_name_of_the_request() -> None:
+    message = str(classify(400, {"x-request-id": "req_42"}, error(message="long " * 1000)))
+    assert len(message) <= 500
+    assert message.endswith("(request req_42)")
+
+
+def test_a_message_begins_with_what_happened() -> None:
+    assert str(classify(400, {}, error("bad", "No."))) == "the provider answered 400 bad: No."
+    assert str(classify(200, {}, {"type": "error", "code": "bad", "message": "No."})) == "the stream says bad: No."
+    assert "HTML page" in str(classify(404, {"Content-Type": "text/html"}, b"<html>"))
+    assert "redirect" in str(classify(307, {}, b""))
