@@ -1,0 +1,44 @@
+"""Where answers come from: OpenAI and every server that speaks one of its two protocols."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from turnkeep.models.base import Model
+from turnkeep.models.capabilities import Protocol, protocol_of
+from turnkeep.models.chat import ChatModel
+from turnkeep.models.endpoint import Endpoint
+from turnkeep.models.responses import ResponsesModel
+
+__all__ = ["Endpoint", "Kind", "Model", "ModelPool", "open_model"]
+
+Kind = Literal["auto", "responses", "chat"]
+
+
+def open_model(endpoint: Endpoint, kind: Kind = "auto") -> Model:
+    """A model at this endpoint; ``auto`` takes Responses for OpenAI, Azure and the simulator, else Chat Completions.
+
+    Nothing is sent before the first request. Raises ConfigurationError for a capability that does not exist.
+    """
+    protocol: Protocol = protocol_of(endpoint) if kind == "auto" else kind
+    return ResponsesModel(endpoint) if protocol == "responses" else ChatModel(endpoint)
+
+
+class ModelPool:
+    """One model, with its open connections, for each endpoint and protocol that is asked for."""
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[Endpoint, Kind], Model] = {}
+
+    def get(self, endpoint: Endpoint, kind: Kind = "auto") -> Model:
+        """The model of this endpoint, the same one each time. The pool closes it."""
+        key = (endpoint, kind)
+        if key not in self._models:
+            self._models[key] = open_model(endpoint, kind)
+        return self._models[key]
+
+    async def close(self) -> None:
+        """Close all models; the pool is empty afterwards and may be used again."""
+        models, self._models = list(self._models.values()), {}
+        for model in models:
+            await model.close()

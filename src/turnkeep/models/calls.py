@@ -1,0 +1,28 @@
+"""Names of tool calls: unique within a transcript, whatever the server sends."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+
+from turnkeep.messages import CallItem, Item
+
+LONGEST = 64
+"""What OpenAI takes; a transcript may be continued there."""
+
+
+class CallIds:
+    """Keeps the ids of a server that are good and replaces those that are missing, too long or taken.
+
+    Some servers count from zero in every answer or send no id. Two calls of one name in a transcript would
+    be taken for one: the second would get the result of the first.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._taken = {item.call_id for item in items if isinstance(item, CallItem)}
+
+    def unique(self, call_id: str) -> str:
+        if not call_id or len(call_id) > LONGEST or call_id in self._taken:
+            call_id = f"call_{uuid.uuid4().hex}"
+        self._taken.add(call_id)
+        return call_id

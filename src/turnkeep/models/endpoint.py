@@ -1,0 +1,78 @@
+"""Where a provider is and how to get in: the settings of one address and one key, as a value."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
+
+from turnkeep.errors import ConfigurationError
+
+OPENAI = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address and the credentials for it. Nothing secret shows in its `repr`.
+
+    `headers` are sent with every request and win over ours. `ca_file` is trusted besides the system's authorities.
+    `capabilities` overrides what we believe the server takes (names of `Capabilities`). Timeouts in seconds:
+    `connect_timeout` until the connection stands, `first_event_timeout` until anything is answered,
+    `idle_timeout` between two arrivals; comments and pings count as arrivals.
+    Raises ConfigurationError for an address or a header that cannot be used.
+    """
+
+    base_url: str = OPENAI
+    api_key: str = field(default="", repr=False)
+    organisation: str | None = None
+    project: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    proxy: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+    connect_timeout: float = 10.0
+    first_event_timeout: float = 60.0
+    idle_timeout: float = 30.0
+    simulated: bool = False
+    capabilities: Mapping[str, bool] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not _is_address(self.base_url):
+            raise ConfigurationError("the base url of the model server must look like https://host/v1, without a user")
+        for name, value in {**self.headers, "api key": self.api_key}.items():
+            if not (name + value).isprintable() or not (name + value).isascii():
+                raise ConfigurationError(f"the {name!r} for the model server must be one line of ASCII characters")
+
+    @property
+    def host(self) -> str:
+        """Host name, with the port where it is not the scheme's own."""
+        parts = urlsplit(self.base_url)
+        return parts.netloc.lower()
+
+    @property
+    def name(self) -> str:
+        """Host plus a digest of the credentials, never the key: what circuits and pace are kept by."""
+        if not (secrets := self.secrets):
+            return self.host
+        marks = (self.organisation or "", self.project or "", *secrets)
+        return f"{self.host}#{hashlib.sha256(chr(0).join(marks).encode()).hexdigest()[:12]}"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never show up in a message or a log."""
+        return tuple(value for value in (self.api_key, *sorted(self.headers.values())) if value)
+
+    def url(self, path: str) -> str:
+        """The address of one operation; a query of the base url (`?api-version=…`) is kept."""
+        parts = urlsplit(self.base_url)
+        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+        )
+    except ValueError:
+        return False

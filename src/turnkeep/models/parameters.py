@@ -1,0 +1,105 @@
+"""The parameters of a request in the words of each protocol, without those the server or the model does not take.
+
+Either protocol's names may be used; ours are those of Responses (`max_output_tokens`, `reasoning`, `text`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from turnkeep.models.base import ModelRequest
+from turnkeep.models.capabilities import Capabilities
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_OURS = _names(
+    "model input messages instructions tools functions stream stream_options store metadata include n background "
+    "conversation previous_response_id prompt_cache_key safety_identifier user"
+)
+"""Decided here, never by a parameter."""
+
+_BOTH = _names("temperature top_p top_logprobs service_tier tool_choice parallel_tool_calls")
+_RESPONSES = _BOTH | _names(
+    "max_output_tokens reasoning text truncation max_tool_calls moderation prompt_cache_options"
+)
+_CHAT = _BOTH | _names(
+    "presence_penalty frequency_penalty logit_bias logprobs seed stop prediction response_format reasoning_effort "
+    "verbosity max_tokens max_completion_tokens"
+)
+_SAMPLING = _names("temperature top_p top_logprobs logprobs logit_bias presence_penalty frequency_penalty")
+_REASONING = _names("reasoning reasoning_effort")
+
+
+def responses_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
+    """What goes into the body of a Responses request."""
+    given = _canonical(request.parameters)
+    if form := given.pop("response_format", None):
+        given["text"] = {"format": _flat_format(form), **given.get("text", {})}
+    return _taken(given, _RESPONSES, _CHAT, request, caps)
+
+
+def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
+    """What goes into the body of a Chat Completions request."""
+    given = _canonical(request.parameters)
+    if (limit := given.pop("max_output_tokens", None)) is not None:
+        given["max_completion_tokens" if caps.takes_max_completion_tokens else "max_tokens"] = limit
+    if effort := given.pop("reasoning", {}).get("effort"):
+        given["reasoning_effort"] = effort
+    text = given.pop("text", {})
+    if verbosity := text.get("verbosity"):
+        given["verbosity"] = verbosity
+    if form := text.get("format"):
+        given.setdefault("response_format", _nested_format(form))
+    if isinstance(choice := given.get("tool_choice"), Mapping) and "name" in choice:
+        given["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
+    return _taken(given, _CHAT, _RESPONSES, request, caps)
+
+
+def _canonical(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in parameters.items() if value is not None and name not in _OURS}
+    for name in ("max_tokens", "max_completion_tokens"):
+        if (limit := given.pop(name, None)) is not None:
+            given.setdefault("max_output_tokens", limit)
+    if effort := given.pop("reasoning_effort", None):
+        given["reasoning"] = {"effort": effort, **given.get("reasoning", {})}
+    if verbosity := given.pop("verbosity", None):
+        given["text"] = {"verbosity": verbosity, **given.get("text", {})}
+    choice = given.get("tool_choice")
+    if isinstance(choice, Mapping) and isinstance(function := choice.get("function"), Mapping):
+        given["tool_choice"] = {"type": "function", "name": function.get("name")}
+    return given
+
+
+def _taken(
+    given: dict[str, Any], own: frozenset[str], other: frozenset[str], request: ModelRequest, caps: Capabilities
+) -> dict[str, Any]:
+    refused: set[str] = set()
+    if not caps.samples(request.model, request.parameters):
+        refused |= _SAMPLING
+    if not caps.reasons(request.model):
+        refused |= _REASONING
+    if not request.tools or not caps.takes_parallel_tool_calls:
+        refused.add("parallel_tool_calls")
+    if not request.tools:
+        refused.add("tool_choice")
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in refused and (name in own or (caps.takes_unknown_parameters and name not in other))
+    }
+
+
+def _flat_format(form: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(schema := form.get("json_schema"), Mapping):
+        return {"type": "json_schema", **schema}
+    return dict(form)
+
+
+def _nested_format(form: Mapping[str, Any]) -> dict[str, Any]:
+    if form.get("type") == "json_schema":
+        return {"type": "json_schema", "json_schema": {name: value for name, value in form.items() if name != "type"}}
+    return dict(form)
