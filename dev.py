@@ -108,7 +108,7 @@ def prepare() -> None:
     if not Path(PYTHON).exists():
         shutil.rmtree(VENV, ignore_errors=True)
         must([uv(), "venv", "--quiet", "--python", sys.executable, str(VENV)])
-    must([uv(), "pip", "sync", "--python", PYTHON, "--require-hashes", str(LOCK)])
+    must([uv(), "pip", "sync", "--python", PYTHON, "--require-hashes", "--compile-bytecode", str(LOCK)])
     must([uv(), "pip", "install", "--quiet", "--python", PYTHON, "--no-deps", "--no-build-isolation", "-e", "."])
     stamp.write_text(wanted)
 
@@ -138,8 +138,8 @@ def provide_servers(*, install: bool, browser: bool) -> None:
         say(f"installing for the tests: {', '.join(missing)} (apt-get; nothing is started; --no-install refuses)")
         apt_install(missing)
     if missing := absent(browser=True):
-        say(f"not installed: {', '.join(missing)}. Tests that need them are skipped, those of Redis use a Valkey")
-        say(f"to get them: apt-get install {' '.join(missing)}, or brew install redis rabbitmq")
+        say(f"not installed: {', '.join(missing)}. Their tests are skipped; without redis-server a Valkey serves")
+        say(f"to get them: apt-get install {' '.join(missing)} (elsewhere: brew install redis rabbitmq)")
 
 
 def absent(browser: bool) -> list[str]:

@@ -1,0 +1,60 @@
+"""What tests lean on besides servers: sizes, proofs, and that nothing required is skipped in silence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLAIN = {"PYTHONPATH": str(ROOT), "HOME": os.environ.get("HOME", "/")}
+EXAMPLE = """
+def test_counts(size, proof):
+    proof("counting", f"{size(3, 3000)} sheep")
+"""
+
+
+def run_tests(directory: Path, source: str, **environment: str) -> str:
+    """Run one test file with our fixtures in a process of its own; what pytest says."""
+    (directory / "test_example.py").write_text(source)
+    (directory / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-rs", "-s"]
+    command += ["-p", "no:schemathesis", str(directory)]
+    done = subprocess.run(
+        command, cwd=directory, env=PLAIN | environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.stdout
+
+
+def test_the_everyday_run_is_small_and_tells_its_figures_at_the_end(tmp_path: Path) -> None:
+    said = run_tests(tmp_path, EXAMPLE)
+    assert said.count("PROVE counting: 3 sheep") == 1
+    assert "figures at reduced size" in said
+
+
+def test_a_proof_is_full_size_and_tells_its_figures_at_once_and_at_the_end(tmp_path: Path) -> None:
+    said = run_tests(tmp_path, EXAMPLE, TURNKEEP_PROVE="1")
+    assert said.count("PROVE counting: 3000 sheep") == 2
+    assert "figures at full size" in said
+
+
+@pytest.mark.parametrize("fixture", ["rabbit_server", "rabbit_installed"])
+def test_a_missing_broker_is_skipped_with_the_remedy(tmp_path: Path, fixture: str) -> None:
+    said = run_tests(tmp_path, f"def test_needs({fixture}): ...", PATH="/nowhere")
+    assert "1 skipped" in said
+    assert "apt-get install" in said
+
+
+@pytest.mark.parametrize("fixture", ["rabbit_server", "rabbit_installed"])
+def test_a_missing_broker_is_a_failure_where_servers_are_required(tmp_path: Path, fixture: str) -> None:
+    said = run_tests(tmp_path, f"def test_needs({fixture}): ...", PATH="/nowhere", TURNKEEP_REQUIRE_SERVICES="1")
+    assert "1 error" in said
+    assert "skipped" not in said
+
+
+def test_settings_of_the_shell_do_not_reach_the_tests(tmp_path: Path) -> None:
+    source = "import os\ndef test_clean(): assert not {'OPENAI_API_KEY', 'REDIS_URL'} & set(os.environ)"
+    assert "1 passed" in run_tests(tmp_path, source, OPENAI_API_KEY="secret", REDIS_URL="redis://elsewhere")
