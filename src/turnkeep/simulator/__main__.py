@@ -1,0 +1,41 @@
+"""`python -m turnkeep.simulator`: the simulator in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from turnkeep.simulator.options import Options, Pace
+from turnkeep.simulator.quirks import QUIRKS
+from turnkeep.simulator.server import DEV_LEDGER, run
+
+
+def main() -> None:
+    told = _arguments().parse_args()
+    options = Options(
+        quirk=told.quirk,
+        ledger_file=told.ledger,
+        ledger_limit=None if told.unbounded else DEV_LEDGER,
+        split=told.split,
+        ping=told.ping,
+    )
+    run(told.host, told.port, seed=told.seed, pace=Pace(told.first / 1000, told.token / 1000), options=options)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m turnkeep.simulator", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8090, help="0 takes any free port")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=float, default=150.0, help="milliseconds before the first token")
+    parser.add_argument("--token", type=float, default=20.0, help="milliseconds between tokens")
+    parser.add_argument("--quirk", choices=sorted(QUIRKS), default="openai")
+    parser.add_argument("--ledger", type=Path, help="append what was asked to this JSONL file")
+    parser.add_argument("--unbounded", action="store_true", help="keep every exchange in memory")
+    parser.add_argument("--split", action="store_true", help="cut streams at arbitrary bytes")
+    parser.add_argument("--ping", type=float, help="seconds between comment lines while waiting")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

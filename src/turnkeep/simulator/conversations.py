@@ -1,0 +1,176 @@
+"""Conversations: lists of items that responses are bound to, with the platform's lock.
+
+A response bound to a conversation reads its items and appends input and output once it is complete. While it is
+open, and `lock_release_delay` seconds longer, no other response may use the conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from turnkeep.clock import Clock
+from turnkeep.simulator import validation
+from turnkeep.simulator.ids import Ids
+from turnkeep.simulator.options import Options
+from turnkeep.simulator.problems import Problem, conversation_locked, not_found
+from turnkeep.simulator.prompt import Json
+
+LIMIT = 20
+_HEADS = {"message": "msg_", "function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_"}
+
+
+@dataclass(slots=True)
+class Conversation:
+    """`items` with the moment from which each can be listed; `holder` is the response that locks it."""
+
+    id: str
+    created_at: int
+    metadata: dict[str, str]
+    items: list[tuple[float, Json]] = field(default_factory=list)
+    holder: str | None = None
+    locked_until: float = 0.0
+
+    def to_json(self) -> Json:
+        return {
+            "id": self.id,
+            "object": "conversation",
+            "created_at": self.created_at,
+            "metadata": self.metadata,
+        }
+
+
+class Conversations:
+    """All conversations of one simulator."""
+
+    def __init__(self, ids: Ids, clock: Clock) -> None:
+        self._ids = ids
+        self._clock = clock
+        self._all: dict[str, Conversation] = {}
+
+    def create(self, body: Mapping[str, Any]) -> Conversation:
+        _known(body, ("items", "metadata"))
+        validation.check_items_limit(body.get("items"), LIMIT)
+        items = validation.items(body.get("items"), "items")
+        metadata = validation.metadata(body.get("metadata"))
+        conversation = Conversation(self._ids.new("conv_"), int(self._clock.now()), metadata)
+        self._all[conversation.id] = conversation
+        self._append(conversation, items, self._clock.now())
+        return conversation
+
+    def get(self, conversation_id: str) -> Conversation:
+        conversation = self._all.get(conversation_id)
+        if conversation is None:
+            raise not_found("Conversation", conversation_id)
+        return conversation
+
+    def update(self, conversation_id: str, body: Mapping[str, Any]) -> Conversation:
+        _known(body, ("metadata",))
+        conversation = self.get(conversation_id)
+        conversation.metadata = validation.metadata(body.get("metadata"))
+        return conversation
+
+    def delete(self, conversation_id: str) -> Json:
+        del self._all[self.get(conversation_id).id]
+        return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
+
+    def clear(self) -> None:
+        self._all.clear()
+
+    # ------------------------------------------------------------ items
+
+    def add(self, conversation_id: str, body: Mapping[str, Any]) -> list[Json]:
+        _known(body, ("items",))
+        conversation = self.get(conversation_id)
+        validation.check_items_limit(body.get("items"), LIMIT)
+        return self._append(conversation, validation.items(body.get("items"), "items"), self._clock.now())
+
+    def listed(self, conversation_id: str) -> list[Json]:
+        """What can be seen by now, oldest first."""
+        now = self._clock.now()
+        return [item for visible, item in self.get(conversation_id).items if visible <= now]
+
+    def item(self, conversation_id: str, item_id: str) -> Json:
+        for item in self.listed(conversation_id):
+            if item["id"] == item_id:
+                return item
+        raise not_found("Item", item_id)
+
+    def remove(self, conversation_id: str, item_id: str) -> Conversation:
+        conversation = self.get(conversation_id)
+        self.item(conversation_id, item_id)
+        conversation.items = [entry for entry in conversation.items if entry[1]["id"] != item_id]
+        return conversation
+
+    # ------------------------------------------------------------ for responses
+
+    def lock(self, conversation_id: str, response_id: str) -> list[Json]:
+        """Take the lock and give the items; refuses with ``conversation_locked`` while another response has it."""
+        conversation = self.get(conversation_id)
+        if conversation.holder is not None or self._clock.now() < conversation.locked_until:
+            raise conversation_locked()
+        conversation.holder = response_id
+        return [item for _, item in conversation.items]
+
+    def release(self, conversation_id: str, response_id: str, options: Options) -> None:
+        conversation = self._all.get(conversation_id)
+        if conversation is not None and conversation.holder == response_id:
+            conversation.holder = None
+            conversation.locked_until = self._clock.now() + options.lock_release_delay
+
+    def append(self, conversation_id: str, items: Iterable[Json], options: Options) -> None:
+        """Add what a response read and said. A conversation deleted meanwhile takes nothing."""
+        conversation = self._all.get(conversation_id)
+        if conversation is not None:
+            self._append(conversation, items, self._clock.now() + options.persistence_lag)
+
+    def _append(self, conversation: Conversation, items: Iterable[Json], visible: float) -> list[Json]:
+        added = [stored(item, self._ids) for item in items]
+        conversation.items += [(visible, item) for item in added]
+        return added
+
+
+def stored(item: Json, ids: Ids) -> Json:
+    """An item as it is kept: with an id, messages also with a status."""
+    kind = item.get("type", "message")
+    full = dict(item)
+    if full.get("id") is None:
+        full["id"] = ids.new(_HEADS.get(kind, "item_"))
+    if kind == "message":
+        full.setdefault("status", "completed")
+    return full
+
+
+def page(items: Sequence[Json], query: Mapping[str, str]) -> Json:
+    """A page of a list: `limit` 1 to 100 (20), `order` asc or desc (desc), `after` an id."""
+    order = query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise Problem(400, f"Invalid value: '{order}'. Supported values are: 'asc' and 'desc'.", param="order")
+    limit = _limit(query.get("limit", "20"))
+    found = list(items) if order == "asc" else list(reversed(items))
+    if (after := query.get("after")) is not None:
+        at = next((at for at, item in enumerate(found) if item["id"] == after), None)
+        if at is None:
+            raise not_found("Item", after)
+        found = found[at + 1 :]
+    data = found[:limit]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(found) > limit,
+    }
+
+
+def _limit(text: str) -> int:
+    if len(text) > 3 or not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise Problem(400, f"Invalid 'limit': expected a value between 1 and 100, but got '{text}'.", param="limit")
+    return int(text)
+
+
+def _known(body: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name in body:
+        if name not in names:
+            raise Problem(400, f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")

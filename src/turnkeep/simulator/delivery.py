@@ -1,0 +1,204 @@
+"""Getting a run to its client, whole or as a fault wants it, and noticing at once when the client is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, Protocol
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from turnkeep.simulator.faults import Fault, Sabotaged, disturb
+from turnkeep.simulator.ledger import Exchange
+from turnkeep.simulator.prompt import Json
+from turnkeep.simulator.quirks import Quirk
+from turnkeep.simulator.sse import (
+    DROPS,
+    FOREVER,
+    Act,
+    Disconnected,
+    Dropped,
+    Frame,
+    Stream,
+    Wire,
+    pour,
+    until_disconnect,
+)
+from turnkeep.simulator.world import World
+
+HTML = b"<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>We will be right back</h1></body></html>"
+
+
+class Run(Sabotaged, Protocol):
+    """What can be delivered."""
+
+    outcome: Literal["completed", "incomplete", "failed"]
+
+    @property
+    def settled(self) -> bool: ...
+
+    def body(self) -> Json: ...
+
+
+class JsonReply(Response):
+    """A JSON reply."""
+
+    media_type = "application/json"
+
+    def __init__(self, body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(orjson.dumps(body), status_code=status, headers=dict(headers or {}))
+
+
+class Delivery:
+    """The ASGI application of one reply. `abandon` is called once if the run does not reach its end."""
+
+    def __init__(
+        self,
+        world: World,
+        run: Run,
+        exchange: Exchange,
+        *,
+        fault: Fault | None,
+        streaming: bool,
+        abandon: Callable[[], None],
+        quirk: Quirk,
+    ) -> None:
+        self._world = world
+        self._run = run
+        self._exchange = exchange
+        self._fault = fault
+        self._streaming = streaming
+        self._abandon = abandon
+        self._quirk = quirk
+        self._headers = world.headers(exchange.request_id)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wire = wire_of(scope)
+        try:
+            async with asyncio.TaskGroup() as group:
+                watcher = group.create_task(until_disconnect(receive))
+                await self._deliver(send, wire)
+                watcher.cancel()
+        except* Disconnected:
+            self._world.ledger.finish(self._exchange, "closed_by_client", None)
+        finally:
+            self._world.ledger.finish(self._exchange, "failed", None)
+            if not self._run.settled:
+                self._abandon()
+
+    async def _deliver(self, send: Send, wire: Wire | None) -> None:
+        kind = self._fault.kind if self._fault is not None else None
+        if kind == "refuse":
+            await self._drop(wire, reset=True)
+        elif kind == "hang":
+            await self._hang(wire)
+        elif kind == "html":
+            await self._html(send)
+        elif kind == "lost":
+            await self._lose(wire)
+        elif self._streaming:
+            await self._stream(Stream(send, wire, self._world.dice if self._world.options.split else None))
+        else:
+            await self._whole(send, wire)
+
+    # ------------------------------------------------------------ replies
+
+    async def _stream(self, stream: Stream) -> None:
+        await stream.begin([(name.encode(), value.encode()) for name, value in self._headers.items()])
+        act = await pour(self._frames(), stream, self._world.clock, self._world.options.ping, self._sent)
+        if act in DROPS:
+            self._world.ledger.finish(self._exchange, "cut")
+            await stream.drop(reset=act == "reset")
+            await _gone()
+            return
+        if act == "end":
+            self._world.ledger.finish(self._exchange, "truncated")
+        await stream.end()
+
+    async def _whole(self, send: Send, wire: Wire | None) -> None:
+        act, broken = await self._play()
+        if act in DROPS:
+            await self._drop(wire, reset=act == "reset")
+            return
+        body = orjson.dumps(self._run.body())
+        if act == "end" or broken:
+            self._world.ledger.finish(self._exchange, "truncated")
+            body = body[: len(body) // 2]
+        await _send(send, 200, body, {"content-type": "application/json", **self._headers})
+
+    async def _play(self) -> tuple[Act, bool]:
+        """Let a run happen without showing it; how it ended, and whether its body is to be broken."""
+        frames = disturb(self._run, self._fault)
+        for frame in frames:
+            if frame.wait > 0:
+                await self._world.clock.sleep(frame.wait)
+            if frame.act in (*DROPS, "end"):
+                return frame.act or "end", False
+            broken = self._fault is not None and self._fault.kind == "garbage"
+            if not (broken and frame.act == "last"):
+                self._sent(frame)
+        return "last", self._fault is not None and self._fault.kind == "garbage"
+
+    # ------------------------------------------------------------ no replies
+
+    async def _lose(self, wire: Wire | None) -> None:
+        for frame in self._run.stream:
+            if frame.wait > 0:
+                await self._world.clock.sleep(frame.wait)
+            self._exchange.sent += frame.delta
+        self._world.ledger.finish(self._exchange, "lost")
+        await self._drop(wire, reset=True)
+
+    async def _hang(self, wire: Wire | None) -> None:
+        assert self._fault is not None  # noqa: S101 - only reached for this fault
+        await self._world.clock.sleep(FOREVER if self._fault.seconds is None else self._fault.seconds)
+        await self._drop(wire, reset=False)
+
+    async def _html(self, send: Send) -> None:
+        assert self._fault is not None  # noqa: S101 - only reached for this fault
+        status = self._fault.status or 200
+        self._world.ledger.finish(self._exchange, "failed", status)
+        await _send(send, status, HTML, {"content-type": "text/html; charset=utf-8"})
+
+    async def _drop(self, wire: Wire | None, *, reset: bool) -> None:
+        self._world.ledger.finish(self._exchange, "cut", None)
+        if wire is None:
+            raise Dropped
+        wire.drop(reset=reset)
+        await _gone()
+
+    # ------------------------------------------------------------ frames
+
+    def _frames(self) -> Iterator[Frame]:
+        frames = disturb(self._run, self._fault)
+        if self._quirk.done_after_responses and self._exchange.surface == "responses":
+            frames = itertools.chain(frames, (Frame(b"data: [DONE]\n\n"),))
+        if self._quirk.crlf:
+            return (frame._replace(data=frame.data.replace(b"\n", b"\r\n")) for frame in frames)
+        return frames
+
+    def _sent(self, frame: Frame) -> None:
+        self._exchange.sent += frame.delta
+        if frame.act == "last":
+            self._world.ledger.finish(self._exchange, self._run.outcome)
+
+
+def wire_of(scope: Scope) -> Wire | None:
+    """The connection itself, where the server gives it and speaks in chunks."""
+    wire: Wire | None = scope.get("state", {}).get("wire")
+    return wire if scope.get("http_version") == "1.1" else None
+
+
+async def _gone() -> None:
+    """Wait until the server has noticed that the connection is dropped; the watcher ends this."""
+    await asyncio.sleep(FOREVER)
+
+
+async def _send(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    raw.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

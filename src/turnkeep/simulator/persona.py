@@ -1,0 +1,264 @@
+"""What the simulated model says: a plan for each prompt, the same for the same seed and prompt.
+
+Without markers it acknowledges every message of the newest turn, and calls a tool that a message plainly names.
+Markers (see `markers`) in those messages steer it.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from turnkeep.simulator import chooser, worst
+from turnkeep.simulator.markers import Marker, parse
+from turnkeep.simulator.prompt import OpenMessage, Prompt
+
+Reason = Literal["max_output_tokens", "max_messages", "content_filter", "steered"]
+REASONS: tuple[Reason, ...] = ("max_output_tokens", "max_messages", "content_filter", "steered")
+QUOTE = 300
+OUTPUT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Think:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    text: str
+    phase: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`call_id` only where it has to be a certain one; `arguments` is the text as the model writes it."""
+
+    name: str
+    arguments: str
+    call_id: str | None = None
+
+
+Part = Think | Say | Refuse | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The output of one response, in order. `incomplete` says why it stops short; pace in seconds, where steered."""
+
+    parts: tuple[Part, ...]
+    incomplete: Reason | None = None
+    first: float | None = None
+    token: float | None = None
+
+    @property
+    def calls(self) -> list[Call]:
+        return [part for part in self.parts if isinstance(part, Call)]
+
+
+class Script:
+    """Steering that comes from the test instead of the user's text: replies in order, then a default.
+
+    A reply is a text with markers (``[[say:hello]]``), a finished `Plan`, or None to leave it to the text.
+    """
+
+    def __init__(
+        self,
+        replies: Iterable[str | Plan] = (),
+        default: str | None = None,
+        rule: Callable[[Prompt], str | Plan | None] | None = None,
+    ) -> None:
+        self.replies: deque[str | Plan] = deque(replies)
+        self.default = default
+        self.rule = rule
+
+    def next(self, prompt: Prompt) -> str | Plan | None:
+        if self.rule is not None and (reply := self.rule(prompt)) is not None:
+            return reply
+        if self.replies:
+            return self.replies.popleft()
+        return self.default
+
+
+class Persona:
+    """Plans answers."""
+
+    def __init__(self, seed: int, script: Script) -> None:
+        self._seed = seed
+        self.script = script
+
+    def plan(self, prompt: Prompt) -> Plan:
+        scripted = self.script.next(prompt)
+        if isinstance(scripted, Plan):
+            return scripted
+        messages = prompt.open_messages()
+        if scripted is not None:
+            rounds = messages[0].rounds if messages else 0
+            messages = [OpenMessage(scripted, rounds)]
+        markers = [marker for message in messages for marker in parse(message.text)[0]]
+        parts = self._parts(prompt, messages, markers)
+        return _limited(parts, markers, prompt.max_tokens)
+
+    def _parts(self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker]) -> tuple[Part, ...]:
+        thoughts: list[Part] = []
+        if prompt.thinks or _first(markers, "reason") is not None:
+            thought = _first(markers, "reason")
+            thoughts.append(Think((thought and thought.text) or "Reading the newest messages and how to answer them."))
+        if calls := _calls(prompt, messages):
+            comments = [Say(marker.text, "commentary") for marker in markers if marker.name == "comment"]
+            return (*thoughts, *comments, *calls)
+        refusal = _first(markers, "refuse")
+        if refusal is not None:
+            return (*thoughts, Refuse(refusal.text or "I'm sorry, but I can't help with that."))
+        return (*thoughts, Say(self._answer(prompt, messages, markers), "final_answer"))
+
+    def _answer(self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker]) -> str:
+        said = [marker.text for marker in markers if marker.name == "say"]
+        if said:
+            return "\n".join(said)
+        if (counted := _first(markers, "words")) is not None:
+            return _words(int(counted.text) if counted.text.isdecimal() else 0)
+        texts = [parse(message.text)[1] for message in messages]
+        if prompt.shape is not None:
+            return orjson.dumps(chooser.example(prompt.shape, " ".join(texts))).decode()
+        if outputs := prompt.outputs():
+            return _report(texts, outputs)
+        return _recall(prompt, texts) or self._acknowledge(texts)
+
+    def _acknowledge(self, texts: Sequence[str]) -> str:
+        spoken = [_short(text, QUOTE) for text in texts if text]
+        if not spoken:
+            return "I am listening. Write something, and I will repeat it."
+        if len(spoken) > 1:
+            return _gathered(spoken)
+        closings = (
+            "I am only a simulator, but I read every word of it.",
+            "A real model would have more to say; I am here to show that it arrived.",
+            "That reached me in one piece. What comes next?",
+        )
+        closing = closings[zlib.crc32(f"{self._seed}:{spoken[0]}".encode()) % len(closings)]
+        if spoken[0].endswith("?"):
+            return f"You asked: “{spoken[0]}” {closing}"
+        return f"You said: “{spoken[0].rstrip('.')}”. {closing}"
+
+
+def tokens_of(text: str) -> list[str]:
+    """A text cut into what is streamed as one delta each; joined again they are the text."""
+    size = max(24, len(text) // 400)
+    return re.findall(rf"\s*\S{{1,{size}}}|\s+", text)
+
+
+def _gathered(texts: Sequence[str]) -> str:
+    quoted = [f"“{text}”" for text in texts]
+    middle = "".join(f" Then: {text}." for text in quoted[1:-1])
+    return f"I read your {len(texts)} messages together. First: {quoted[0]}.{middle} And last: {quoted[-1]}."
+
+
+def _report(texts: Sequence[str], outputs: Sequence[tuple[str, str]]) -> str:
+    about = "; ".join(f"“{_short(text, QUOTE)}”" for text in texts if text)
+    results = " ".join(f"{name} answered: {_short(text, OUTPUT)}." for name, text in outputs)
+    return f"About {about}: {results}" if about else results
+
+
+def _recall(prompt: Prompt, texts: Sequence[str]) -> str | None:
+    """Two questions that show that the history arrives."""
+    asked = texts[-1].lower() if texts else ""
+    told = [entry.text for entry in prompt.entries if entry.kind == "user"]
+    if "what is my name" in asked or "what's my name" in asked:
+        names = [found.group(1) for text in told for found in re.finditer(r"[Mm]y name is ([A-Z]\w+)", text)]
+        return f"Your name is {names[-1]}." if names else "You have not told me your name yet."
+    before = told[: len(told) - len(texts)]
+    if "what did i say" in asked and before:
+        return f"Before this you said: “{_short(parse(before[-1])[1], QUOTE)}”"
+    return None
+
+
+def _calls(prompt: Prompt, messages: Sequence[OpenMessage]) -> list[Call]:
+    """The calls that are due now: each message steers its own rounds."""
+    calls: list[Call] = []
+    for message in messages:
+        calls += _calls_of(prompt, message)
+    return calls
+
+
+def _calls_of(prompt: Prompt, message: OpenMessage) -> list[Call]:
+    markers, plain = parse(message.text)
+    if (loop := _first(markers, "loop")) is not None:
+        return [Call(loop.text or (prompt.tools[0].name if prompt.tools else "again"), loop.arguments)]
+    if (bad := _first(markers, "worst")) is not None:
+        return worst_calls(prompt, bad.text) if message.rounds == 0 else []
+    groups = [[Call(m.text, m.arguments) for m in markers if m.name == "call"]]
+    groups += [[Call(m.text, m.arguments)] for m in markers if m.name == "then"]
+    groups = [group for group in groups if group]
+    if groups:
+        return groups[message.rounds] if message.rounds < len(groups) else []
+    if message.rounds > 0 or _first(markers, "say") is not None:
+        return []
+    return [Call(name, arguments) for name, arguments in chooser.choose(prompt.tools, plain, prompt.choice)]
+
+
+def worst_calls(prompt: Prompt, kind: str) -> list[Call]:
+    names = [tool.name for tool in prompt.tools]
+    return [Call(name, arguments, call_id) for name, arguments, call_id in worst.calls(names, kind)]
+
+
+def _limited(parts: tuple[Part, ...], markers: Sequence[Marker], max_tokens: int | None) -> Plan:
+    """Apply what stops an answer short, and the steered pace."""
+    reason = _stop(markers)
+    limit = max_tokens
+    last = parts[-1]
+    if isinstance(last, Say):
+        tokens = tokens_of(last.text)
+        if reason is not None:
+            limit = min(limit or len(tokens), max(1, len(tokens) // 2))
+        if limit is not None and len(tokens) > limit:
+            reason = reason or "max_output_tokens"
+            parts = (*parts[:-1], Say("".join(tokens[:limit]), last.phase))
+    return Plan(parts, reason, _milliseconds(markers, "ttft"), _milliseconds(markers, "pace"))
+
+
+def _stop(markers: Sequence[Marker]) -> Reason | None:
+    if _first(markers, "length") is not None:
+        return "max_output_tokens"
+    if _first(markers, "filter") is not None:
+        return "content_filter"
+    steered = _first(markers, "incomplete")
+    return next((reason for reason in REASONS if steered is not None and reason == steered.text), None)
+
+
+def _milliseconds(markers: Sequence[Marker], name: str) -> float | None:
+    marker = _first(markers, name)
+    if marker is None or not re.fullmatch(r"\d+(\.\d+)?", marker.text):
+        return None
+    return float(marker.text) / 1000
+
+
+def _first(markers: Sequence[Marker], name: str) -> Marker | None:
+    return next((marker for marker in markers if marker.name == name), None)
+
+
+_LESSON = (
+    *("the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "while", "seven", "patient", "clerks"),
+    *("keep", "every", "turn", "of", "a", "long", "conversation", "in", "order", "and", "lose", "nothing"),
+)
+
+
+def _words(count: int) -> str:
+    return " ".join(_LESSON[at % len(_LESSON)] for at in range(count))
+
+
+def _short(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]} … {text[-limit // 2 :]}"

@@ -1,0 +1,72 @@
+"""How servers that call themselves compatible differ. Chosen by path (``/quirk/NAME/v1``) or by option."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Quirk:
+    """What one kind of server does differently. The defaults are the platform's own ways."""
+
+    name: str
+    filter_chunks: bool = False
+    """First a chunk without choices and id, later a choice without a delta."""
+    tool_index: Literal["real", "absent", "zero"] = "real"
+    whole_calls: bool = False
+    """A call comes in one piece, not in fragments of its arguments."""
+    arguments_as_object: bool = False
+    call_ids: bool = True
+    """Without, calls come with an empty id."""
+    calls_end_with_stop: bool = False
+    usage_at_finish: bool = False
+    """Usage comes, unasked, with the finish reason."""
+    changing_id: bool = False
+    usage: bool = True
+    done: bool = True
+    thoughts: bool = False
+    """`reasoning_content` beside the content."""
+    crlf: bool = False
+    rejects: frozenset[str] = frozenset()
+    """Parameters that are answered with 400."""
+    error_in_200: bool = False
+    no_finish: bool = False
+    """Ends without finish_reason and without [DONE], as after a lost upstream."""
+    responses: bool = True
+    stateless: Literal["no", "ignores", "refuses"] = "no"
+    done_after_responses: bool = False
+
+
+_ALL = (
+    Quirk("openai"),
+    Quirk("azure", filter_chunks=True),
+    Quirk("ollama", tool_index="absent", whole_calls=True, responses=False, stateless="ignores"),
+    Quirk(
+        *("litellm",),
+        tool_index="zero",
+        whole_calls=True,
+        arguments_as_object=True,
+        calls_end_with_stop=True,
+        changing_id=True,
+    ),
+    Quirk(
+        "gemini",
+        whole_calls=True,
+        call_ids=False,
+        calls_end_with_stop=True,
+        usage_at_finish=True,
+        responses=False,
+    ),
+    Quirk("vllm", thoughts=True, done_after_responses=True),
+    Quirk("deepseek", thoughts=True, responses=False),
+    Quirk("no-usage", usage=False),
+    Quirk("no-done", done=False),
+    Quirk("crlf", crlf=True),
+    Quirk("strict", rejects=frozenset(("stream_options", "parallel_tool_calls", "store", "metadata")), usage=False),
+    Quirk("gateway", error_in_200=True),
+    Quirk("dropped", no_finish=True),
+    Quirk("openrouter", stateless="refuses"),
+    Quirk("mlx", stateless="ignores", done_after_responses=True),
+)
+QUIRKS = {quirk.name: quirk for quirk in _ALL}

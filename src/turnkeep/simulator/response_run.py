@@ -1,0 +1,235 @@
+"""One response as it comes into being: its events in true order, and the object it ends as."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from turnkeep.simulator.ids import Ids
+from turnkeep.simulator.options import Pace
+from turnkeep.simulator.persona import Call, Part, Plan, Refuse, Say, Think, tokens_of
+from turnkeep.simulator.prompt import Json, Prompt
+from turnkeep.simulator.sse import Frame, event
+
+_PADDING = "aZ3kQ9wX7mB1vN5t"
+ENCRYPTED = "gAAAAAB"
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a run speaks: its pace, padding against traffic analysis, and summaries of its thoughts."""
+
+    pace: Pace
+    obfuscate: bool = True
+    summarize: bool = False
+    queue_delay: float = 0.0
+
+
+class ResponseRun:
+    """Plays a plan as a stream of events. `stream` can be read once, to its end or not.
+
+    `settle` is called when the outcome is known, just before the terminal event is given out: what it stores is
+    there before the client can know.
+    """
+
+    def __init__(
+        self, response: Json, plan: Plan, prompt: Prompt, *, ids: Ids, manner: Manner, settle: Callable[[Json], None]
+    ) -> None:
+        self.response = response
+        self.plan = plan
+        self.outcome: Literal["completed", "incomplete", "failed"] = "completed"
+        self.partners: dict[str, str] = {}
+        self.stream = self._frames()
+        self._prompt = prompt
+        self._ids = ids
+        self._manner = manner
+        self._settle = settle
+        self._sequence = 0
+        self._tokens = {"output": 0, "reasoning": 0}
+        self._call_head = f"call_{ids.hex(8)}"
+        self._reasoning_id: str | None = None
+        self._first = True
+
+    @property
+    def settled(self) -> bool:
+        return self.response["status"] not in ("queued", "in_progress")
+
+    def body(self) -> Json:
+        return self.response
+
+    # ------------------------------------------------------------ odd frames, for faults
+
+    def garbage(self) -> bytes:
+        return b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"unfin\n\n'
+
+    def unknown(self) -> list[bytes]:
+        late = {"rate_limits": [{"name": "requests", "remaining": 1}]}
+        return [self._event("response.rate_limits.updated", **late), self._event("response.hologram.delta", delta="?")]
+
+    def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]:
+        self.outcome = "failed"
+        self.response.update(status="failed", error={"code": code, "message": message})
+        frames = [self._event("error", code=code, message=message, param=None)] if error else []
+        if failed:
+            frames.append(self._event("response.failed", response=self.response))
+        self._settle(self.response)
+        for at, data in enumerate(frames, 1):
+            yield Frame(data, act="last" if at == len(frames) else None)
+
+    # ------------------------------------------------------------ the life of a response
+
+    def _frames(self) -> Iterator[Frame]:
+        yield self._lifecycle("response.created")
+        if self.response["status"] == "queued":
+            yield self._lifecycle("response.queued")
+            self.response["status"] = "in_progress"
+            yield self._lifecycle("response.in_progress")._replace(wait=self._manner.queue_delay)
+        else:
+            yield self._lifecycle("response.in_progress")
+        for at, part in enumerate(self.plan.parts):
+            yield from self._part(part, cut=self.plan.incomplete is not None and at == len(self.plan.parts) - 1)
+        yield self._terminal()
+
+    def _part(self, part: Part, *, cut: bool) -> Iterator[Frame]:
+        if isinstance(part, Think):
+            return self._think(part)
+        if isinstance(part, Call):
+            return self._call(part, cut=cut)
+        return self._message(part, cut=cut)
+
+    def _lifecycle(self, kind: str) -> Frame:
+        return Frame(self._event(kind, response=self.response), head=True)
+
+    def _terminal(self) -> Frame:
+        reason = self.plan.incomplete
+        self.outcome = "completed" if reason is None else "incomplete"
+        self.response["status"] = self.outcome
+        self.response["usage"] = self._usage()
+        if reason is not None:
+            self.response["incomplete_details"] = {"reason": reason}
+        self._settle(self.response)
+        return Frame(self._event(f"response.{self.outcome}", response=self.response), act="last")
+
+    def _message(self, part: Say | Refuse, *, cut: bool) -> Iterator[Frame]:
+        place = {"item_id": self._ids.new("msg_"), "output_index": len(self.response["output"]), "content_index": 0}
+        item: Json = {"id": place["item_id"], "type": "message", "status": "in_progress", "role": "assistant"}
+        if isinstance(part, Say) and part.phase is not None:
+            item["phase"] = part.phase
+        field, kind = ("text", "output_text") if isinstance(part, Say) else ("refusal", "refusal")
+        yield self._added({**item, "content": []})
+        yield Frame(self._event("response.content_part.added", **place, part=_content(part, "")))
+        yield from self._deltas(f"response.{kind}.delta", place, tokens_of(part.text), "output")
+        done: Json = {**place, field: part.text}
+        yield Frame(self._event(f"response.{kind}.done", **done, **({"logprobs": []} if field == "text" else {})))
+        content = _content(part, part.text)
+        yield Frame(self._event("response.content_part.done", **place, part=content))
+        yield self._done({**item, "status": "incomplete" if cut else "completed", "content": [content]})
+
+    def _call(self, part: Call, *, cut: bool) -> Iterator[Frame]:
+        place = {"item_id": self._ids.new("fc_"), "output_index": len(self.response["output"])}
+        call_id = part.call_id or self._call_head + self._ids.hex(16)
+        item: Json = {"id": place["item_id"], "type": "function_call", "status": "in_progress", "arguments": ""}
+        item |= {"call_id": call_id, "name": part.name}
+        yield self._added(item)
+        yield from self._deltas("response.function_call_arguments.delta", place, pieces(part.arguments), "output")
+        yield Frame(self._event("response.function_call_arguments.done", **place, arguments=part.arguments))
+        yield self._done({**item, "status": "incomplete" if cut else "completed", "arguments": part.arguments})
+
+    def _think(self, part: Think) -> Iterator[Frame]:
+        item_id = self._ids.new("rs_")
+        index = len(self.response["output"])
+        item: Json = {"id": item_id, "type": "reasoning", "summary": []}
+        self._tokens["reasoning"] += len(tokens_of(part.text))
+        yield self._added({**item, "encrypted_content": ""})
+        if self._manner.summarize:
+            place = {"item_id": item_id, "output_index": index, "summary_index": 0}
+            yield from self._summary(part.text, place)
+            item["summary"] = [{"type": "summary_text", "text": part.text}]
+        yield self._done({**item, "encrypted_content": encrypted(item_id)})
+        self._reasoning_id = item_id
+
+    def _summary(self, text: str, place: Mapping[str, Any]) -> Iterator[Frame]:
+        kind = "response.reasoning_summary"
+        empty, full = {"type": "summary_text", "text": ""}, {"type": "summary_text", "text": text}
+        yield Frame(self._event(f"{kind}_part.added", **place, part=empty))
+        yield from self._deltas(f"{kind}_text.delta", place, tokens_of(text), None)
+        yield Frame(self._event(f"{kind}_text.done", **place, text=text))
+        yield Frame(self._event(f"{kind}_part.done", **place, part=full))
+
+    def _added(self, item: Json) -> Frame:
+        wait = self._wait_first()
+        data = self._event("response.output_item.added", output_index=len(self.response["output"]), item=item)
+        return Frame(data, wait)
+
+    def _done(self, item: Json) -> Frame:
+        index = len(self.response["output"])
+        self.response["output"].append(item)
+        if self._reasoning_id is not None:
+            self.partners[item["id"]] = self._reasoning_id
+        return Frame(self._event("response.output_item.done", output_index=index, item=item))
+
+    # ------------------------------------------------------------ deltas
+
+    def _deltas(self, kind: str, place: Mapping[str, Any], tokens: list[str], counted: str | None) -> Iterator[Frame]:
+        """The hot part: what does not change from delta to delta is rendered once."""
+        head = b"event: %b\ndata: " % kind.encode()
+        fixed = orjson.dumps({"type": kind, **place})[:-1]
+        tail = b',"logprobs":[]' if kind == "response.output_text.delta" else b""
+        pause = self._manner.pace.token if self.plan.token is None else self.plan.token
+        for at, token in enumerate(tokens):
+            text = orjson.dumps(token)
+            padding = b',"obfuscation":"%b"' % _pad(len(text)) if self._manner.obfuscate else b""
+            number = b',"sequence_number":%d}\n\n' % self._sequence
+            self._sequence += 1
+            if counted is not None:
+                self._tokens[counted] += 1
+            data = b"".join((head, fixed, b',"delta":', text, tail, padding, number))
+            yield Frame(data, pause if at else 0.0, delta=True)
+
+    def _wait_first(self) -> float:
+        if not self._first:
+            return 0.0
+        self._first = False
+        return self._manner.pace.first if self.plan.first is None else self.plan.first
+
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        number = self._sequence
+        self._sequence += 1
+        return event(kind, {"type": kind, **fields, "sequence_number": number})
+
+    def _usage(self) -> Json:
+        given, thought = self._prompt.tokens(), self._tokens["reasoning"]
+        output = self._tokens["output"] + thought
+        return {
+            "input_tokens": given,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": output,
+            "output_tokens_details": {"reasoning_tokens": thought},
+            "total_tokens": given + output,
+        }
+
+
+def encrypted(item_id: str) -> str:
+    """What stands for the encrypted thoughts of a reasoning item."""
+    return ENCRYPTED + base64.urlsafe_b64encode(hashlib.sha512(item_id.encode()).digest() * 2).decode()
+
+
+def pieces(arguments: str) -> list[str]:
+    """Arguments as they are streamed: small fragments, fewer and larger ones where they are long."""
+    size = max(12, len(arguments) // 64)
+    return [arguments[at : at + size] for at in range(0, len(arguments), size)]
+
+
+def _content(part: Say | Refuse, text: str) -> Json:
+    if isinstance(part, Refuse):
+        return {"type": "refusal", "refusal": text}
+    return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+
+
+def _pad(length: int) -> bytes:
+    return _PADDING[: 16 - length % 16].encode()

@@ -1,0 +1,176 @@
+"""The simulator on a real socket: uvicorn, with connections that can be reset and a door that can be shut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import struct
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from turnkeep.simulator.options import Options, Pace
+
+if TYPE_CHECKING:
+    from turnkeep.simulator.app import Simulator
+
+GRACE = 5.0
+DEV_LEDGER = 10_000
+
+
+@contextlib.asynccontextmanager
+async def serve(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Listen, and yield the base URL (it ends in ``/v1``). On leaving every connection is dropped at once."""
+    server = _Server(simulator, host, port)
+    url = await server.open()
+    try:
+        yield url
+    finally:
+        await server.close()
+
+
+def run(
+    host: str = "127.0.0.1",
+    port: int = 8090,
+    *,
+    seed: int = 0,
+    pace: Pace | None = None,
+    options: Options | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM. `announce` is told the base URL once it answers."""
+    from turnkeep.simulator.app import Simulator  # noqa: PLC0415 - the application imports what serves it
+
+    chosen = options or Options(ledger_limit=DEV_LEDGER)
+    simulator = Simulator(seed=seed, pace=pace or Pace.lively(), options=chosen)
+    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        runner.run(_serve_until_signal(simulator, host, port, announce or _say))
+
+
+async def _serve_until_signal(simulator: Simulator, host: str, port: int, announce: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with serve(simulator, host, port) as url:
+        announce(url)
+        await stop.wait()
+
+
+def _say(url: str) -> None:
+    sys.stdout.write(f"simulator listening on {url}\n")
+    sys.stdout.flush()
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - absent on Windows
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+class _Connection(H11Protocol):
+    """A connection that the application can write chunks to and drop (see `sse.Wire`)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.access_log = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "wire": self}
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def drained(self) -> None:
+        if self.flow.write_paused:
+            await self.flow.drain()
+
+    def drop(self, *, reset: bool) -> None:
+        if not reset:
+            self.transport.close()
+            return
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, TypeError, AttributeError):
+            twin = socket.socket(fileno=socket.dup(sock.fileno()))
+            with twin:  # linger zero is a property of the connection, not of the descriptor
+                twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers and its ticking loop, and with a door that can be shut for a while."""
+
+    def __init__(self, simulator: Simulator, host: str, port: int) -> None:
+        config = uvicorn.Config(
+            simulator.app, http=_Connection, ws="none", lifespan="on", log_config=None, server_header=False
+        )
+        super().__init__(config)
+        self._simulator = simulator
+        self._host = host
+        self._port = port
+        self._sockets: list[socket.socket] = []
+
+    async def open(self) -> str:
+        self.config.load()
+        self.lifespan = self.config.lifespan_class(self.config)
+        self._sockets = [_listen(self._host, self._port)]
+        self._port = self._sockets[0].getsockname()[1]
+        await self.startup(sockets=self._sockets)
+        self._simulator.door = self
+        name = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{name}:{self._port}/v1"
+
+    async def close(self) -> None:
+        self._simulator.door = None
+        self._shut()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        if tasks := list(self.server_state.tasks):
+            await asyncio.wait(tasks, timeout=GRACE)
+        for task in tasks:
+            task.cancel()
+        await self.lifespan.shutdown()
+
+    async def refuse(self, seconds: float) -> None:
+        """Refuse connections for a while, and drop those that carry no request."""
+        self._shut()
+        for connection in list(self.server_state.connections):
+            if connection.cycle is None or connection.cycle.response_complete:  # type: ignore[union-attr]
+                connection.transport.abort()
+        await asyncio.sleep(seconds)
+        if self._simulator.door is self:
+            await self._reopen()
+
+    async def _reopen(self) -> None:
+        self._sockets = [_listen(self._host, self._port)]
+        loop = asyncio.get_running_loop()
+        self.servers = [await loop.create_server(self._connection, sock=self._sockets[0])]
+
+    def _connection(self) -> asyncio.Protocol:
+        return _Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    def _shut(self) -> None:
+        for server in self.servers:
+            server.close()
+        for sock in self._sockets:
+            sock.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock

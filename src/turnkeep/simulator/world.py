@@ -1,0 +1,93 @@
+"""What all parts of one simulator share: time, chance, ways, faults, persona and ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from turnkeep.clock import Clock, SystemClock
+from turnkeep.simulator.faults import Faults
+from turnkeep.simulator.ids import Ids
+from turnkeep.simulator.ledger import Ledger
+from turnkeep.simulator.options import Options, Pace
+from turnkeep.simulator.persona import Persona, Script
+from turnkeep.simulator.problems import Problem
+
+
+class Door(Protocol):
+    """The listening socket, where it can be shut for a while."""
+
+    async def refuse(self, seconds: float) -> None: ...
+
+
+class World:
+    """One simulator's state. `group` holds what runs beside the requests while the application is up."""
+
+    def __init__(
+        self, *, seed: int, script: Script | None, pace: Pace | None, options: Options | None, clock: Clock | None
+    ) -> None:
+        self.seed = seed
+        self.clock: Clock = clock or SystemClock()
+        self.options = options or Options()
+        self.pace = pace or Pace()
+        self.ids = Ids(seed)
+        self.dice = Ids(seed + 1)
+        self.faults = Faults(Ids(seed + 2))
+        self.persona = Persona(seed, script or Script())
+        self.ledger = Ledger(self.clock, limit=self.options.ledger_limit, file=self.options.ledger_file)
+        self.door: Door | None = None
+        self.group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._minute: tuple[int, int] = (0, 0)
+
+    @property
+    def script(self) -> Script:
+        return self.persona.script
+
+    @script.setter
+    def script(self, script: Script) -> None:
+        self.persona.script = script
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something beside the requests until it ends or the simulator does."""
+        if self.group is None:
+            work.close()
+            raise Problem(503, "The simulator is not up: serve it with its lifespan.", type="server_error")
+        task = self.group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def stop_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+    def headers(self, request_id: str) -> dict[str, str]:
+        """What the platform sends with every reply."""
+        limit = self.options.requests_per_minute or 10_000
+        _, used = self._minute
+        return {
+            "x-request-id": request_id,
+            "openai-processing-ms": "1",
+            "openai-version": "2020-10-01",
+            "x-ratelimit-limit-requests": str(limit),
+            "x-ratelimit-remaining-requests": str(max(0, limit - used)),
+            "x-ratelimit-reset-requests": "60ms",
+            "x-ratelimit-limit-tokens": "2000000",
+            "x-ratelimit-remaining-tokens": "1999000",
+            "x-ratelimit-reset-tokens": "30ms",
+        }
+
+    def count_request(self) -> None:
+        """Count a request of this minute; refuses with 429 beyond `requests_per_minute`."""
+        now = self.clock.now()
+        minute = int(now // 60)
+        used = self._minute[1] + 1 if self._minute[0] == minute else 1
+        self._minute = (minute, used)
+        limit = self.options.requests_per_minute
+        if limit is not None and used > limit:
+            wait = max(1, round((minute + 1) * 60 - now))
+            headers = {"retry-after": str(wait), "x-ratelimit-reset-requests": f"{wait}s"}
+            message = f"Rate limit reached for requests per min (RPM): Limit {limit}. Please try again in {wait}s."
+            raise Problem(429, message, type="requests", code="rate_limit_exceeded", headers=headers)
