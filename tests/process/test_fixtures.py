@@ -17,12 +17,12 @@ def test_counts(size, proof):
 """
 
 
-def run_tests(directory: Path, source: str, **environment: str) -> str:
+def run_tests(directory: Path, source: str, *arguments: str, **environment: str) -> str:
     """Run one test file with our fixtures in a process of its own; what pytest says."""
     (directory / "test_example.py").write_text(source)
     (directory / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-rs", "-s"]
-    command += ["-p", "no:schemathesis", str(directory)]
+    command += ["-p", "no:schemathesis", *arguments, str(directory)]
     done = subprocess.run(
         command, cwd=directory, env=PLAIN | environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -58,3 +58,17 @@ def test_a_missing_broker_is_a_failure_where_servers_are_required(tmp_path: Path
 def test_settings_of_the_shell_do_not_reach_the_tests(tmp_path: Path) -> None:
     source = "import os\ndef test_clean(): assert not {'OPENAI_API_KEY', 'REDIS_URL'} & set(os.environ)"
     assert "1 passed" in run_tests(tmp_path, source, OPENAI_API_KEY="secret", REDIS_URL="redis://elsewhere")
+
+
+def test_tests_of_the_heavy_broker_share_one_worker(tmp_path: Path) -> None:
+    source = """
+import os, pathlib, pytest
+@pytest.mark.rabbit
+@pytest.mark.parametrize("number", range(8))
+def test_worker(number):
+    with pathlib.Path("workers").open("a") as file:
+        print(os.environ["PYTEST_XDIST_WORKER"], file=file)
+"""
+    said = run_tests(tmp_path, source, "-n", "2", "--dist", "loadgroup")
+    assert "8 passed" in said
+    assert len(set((tmp_path / "workers").read_text().split())) == 1
