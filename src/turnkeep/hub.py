@@ -306,6 +306,7 @@ class Stream:
         self._some = asyncio.Event()
 
     def subscribed(self, address: Address, begun: Subscribed) -> None:
+        self.begun = begun
         self._last = self._told = begun.start
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:

@@ -145,7 +145,7 @@ class AssistantMessageQueue:
         self.clock = SystemClock()
         self.catalog = Catalog.load(settings.price_file)
         self.store: Store = store or open_store(
-            settings.store_url, policies(settings, runs_kept=runs_kept), settings=settings
+            settings.store_url, policies(settings, runs_kept=runs_kept), **_engine_options(settings)
         )
         self.hub = Hub(self.store)
         self.model_name = settings.openai_model or self.catalog.default
@@ -350,7 +350,7 @@ class AssistantMessageQueue:
     async def events(
         self, thread_id: str, *, after: int | None = None, epoch: str | None = None, tenant: str = "default"
     ) -> AsyncIterator[Stream]:
-        """`async with queue.events(thread) as events: async for event in events`: no holes, from a position or from now."""
+        """`async with queue.events(thread) as events: async for event in events`; no holes, from a position or now."""
         await self.open()
         async with Stream(self.hub, self.store, self.address(thread_id, tenant), after=after, epoch=epoch) as stream:
             yield stream
@@ -363,10 +363,10 @@ class AssistantMessageQueue:
     # ---------------------------------------------------------------- threads and runs
 
     async def create_thread(
-        self, thread_id: str | None = None, *, metadata: Mapping[str, str] | None = None
+        self, thread_id: str | None = None, *, metadata: Mapping[str, str] | None = None, tenant: str = "default"
     ) -> ThreadRecord:
         await self.open()
-        address = self.address(thread_id or f"thread_{secrets.token_hex(12)}")
+        address = self.address(thread_id or f"thread_{secrets.token_hex(12)}", tenant)
         record = await self.store.thread(address, create=True)
         if metadata:
             record = await self.store.update(address, {"metadata": dict(metadata)})
@@ -462,6 +462,17 @@ def _backoff(backoff: Mapping[str, Any] | None) -> dict[str, Any]:
     if unknown := set(backoff) - {"type", "delay", "cap"}:
         raise ConfigurationError(f"backoff does not know {', '.join(sorted(unknown))}, it takes type, delay and cap")
     return {f"backoff_{name}": value for name, value in backoff.items()}
+
+
+def _engine_options(settings: Settings) -> dict[str, Any]:
+    """What only some engines take."""
+    if settings.store_url.startswith(("memory:", "sqlite:")):
+        return {}
+    return {
+        "prefix": settings.redis_prefix,
+        "durability": settings.durability,
+        "allow_unsafe": settings.allow_unsafe_redis,
+    }
 
 
 def policies(settings: Settings, *, runs_kept: int = 50) -> Policies:

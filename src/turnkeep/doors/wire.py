@@ -1,13 +1,14 @@
 """The seed dialect: what `/ws`, SSE and the relay say, as pure functions of events.
 
-Every frame holds, in this order, `message`, `timestamp`, `status`, `type`, `final_message`, `message_id`, `thread_id`; error frames hold
-`error_details` in place of `final_message`. What we add comes after them. A turn ends with exactly one `response`/`completed`, or
+Every frame holds, in this order, `message`, `timestamp`, `status`, `type`, `final_message`, `message_id`,
+`thread_id`; error frames hold
+`error_details` in place of `final_message`. What we add comes after them. A turn ends with exactly one
+`response`/`completed`, or
 one `error`; each older message of its batch then gets its own `status`/`completed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,9 @@ def dumps(frame: Frame) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one subscriber wants it. `deltas`: every token in `delta`, not the text so far. `everything`: life-cycle events too."""
+    """How one subscriber wants it. `deltas`: every token in `delta`, not the text so far. `everything`: life-cycle
+    events too.
+    """
 
     deltas: bool = False
     everything: bool = False
@@ -43,18 +46,28 @@ class Dialect:
 
 
 class Encoder:
-    """Turns one channel's events into frames. It knows the text so far, because `message` of `in_progress` is cumulative.
+    """Turns one channel's events into frames. It knows the text so far, because `message` of `in_progress` is
+    cumulative.
 
-    Deltas are taken in with `encode` and come out with `flush`, so that several can become one frame.
+    `answer` is what was shown before, `replaces` makes the first text a snapshot. Deltas are taken in with `encode`
+    and come out with `flush`, so that several can become one frame.
     """
 
-    def __init__(self, address: Address, thread_id: str | None, dialect: Dialect, answer: Answer | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        thread_id: str | None,
+        dialect: Dialect,
+        *,
+        answer: Answer | None = None,
+        replaces: bool = False,
+    ) -> None:
         self._channel = address.channel
         self._thread_id = thread_id
         self._dialect = dialect
         self._answer = answer or Answer()
         self._pending: list[str] = []
-        self._replaces = False
+        self._replaces = replaces
         self._newest: Event | None = None
 
     @property
@@ -85,10 +98,6 @@ class Encoder:
             frame["message"] = ""
         return [frame]
 
-    def show(self, event: Event) -> None:
-        """Owe the whole text so far, as a snapshot at this event's position."""
-        self._newest, self._replaces = event, True
-
     def _keep(self, event: Event) -> None:
         self._answer.take(event)
         if event.kind == "snapshot":
@@ -100,27 +109,31 @@ class Encoder:
     # ---------------------------------------------------------------- frames
 
     def _frames(self, event: Event) -> list[Frame]:
-        ids = self._answer.message_ids
         self._answer.take(event)
+        if event.kind in QUIET:
+            return [self._quiet(event)] if self._dialect.everything else []
         match event.kind:
             case "started":
                 return self._started(event)
-            case "processing":
-                return [self._status(event, "processing", PROCESSING, tools=list(event.tools))]
-            case "responding":
-                return [self._status(event, "responding", RESPONDING)]
-            case "waiting" | "retrying":
-                return [self._status(event, "processing", WORKING, reason=event.error.code if event.error else None)]
-            case "held":
-                return [self._status(event, "processing", DECIDING, calls=[dict(call) for call in event.calls])]
             case "completed":
                 return self._completed(event)
             case "dead":
                 return self._dead(event)
+        return [self._told(event)]
+
+    def _told(self, event: Event) -> Frame:
+        """What a run tells while it goes on, in one frame."""
+        match event.kind:
+            case "processing":
+                return self._status(event, "processing", PROCESSING, tools=list(event.tools))
+            case "responding":
+                return self._status(event, "responding", RESPONDING)
+            case "held":
+                return self._status(event, "processing", DECIDING, calls=[dict(call) for call in event.calls])
             case "said":
-                frame = self._frame(event, "completed", "response", event.text, final=True)
-                return [frame | {"author": event.author}]
-        return self._quiet(event, ids) if self._dialect.everything else []
+                said = self._frame(event, "completed", "response", event.text, final=True)
+                return said | {"author": event.author}
+        return self._status(event, "processing", WORKING, reason=event.error.code if event.error else None)
 
     def _started(self, event: Event) -> list[Frame]:
         frames = [self._frame(event, "started", "status", STARTED, message_id=one) for one in event.message_ids]
@@ -153,20 +166,22 @@ class Encoder:
 
     def _older(self, event: Event) -> list[Frame]:
         """Whoever waits for an older message of the batch learns that it is settled."""
-        return [self._frame(event, "completed", "status", "", message_id=one, final=True) for one in event.message_ids[:-1]]
+        return [
+            self._frame(event, "completed", "status", "", message_id=one, final=True) for one in event.message_ids[:-1]
+        ]
 
     def _status(self, event: Event, status: str, message: str, **added: Any) -> Frame:
         frame = self._frame(event, status, "status", message)
         return frame | {name: value for name, value in added.items() if value}
 
-    def _quiet(self, event: Event, running: Sequence[str]) -> list[Frame]:
+    def _quiet(self, event: Event) -> Frame:
         frame = self._frame(event, event.kind, "status", event.text)
         for name in ("outcome", "policy"):
             if value := getattr(event, name):
                 frame[name] = value
         if event.calls:
             frame["calls"] = [dict(call) for call in event.calls]
-        return [frame]
+        return frame
 
     def _frame(
         self, event: Event, status: str, type_: str, message: str, *, message_id: str | None = None, final: bool = False

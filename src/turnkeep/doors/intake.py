@@ -1,0 +1,211 @@
+"""What comes in, read strictly: bytes to JSON, JSON to a `Message`. Everything that is wrong is an `InvalidMessage`
+with
+a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from turnkeep.errors import InvalidMessage, MessageTooLarge
+from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, text_content
+
+MAX_DEPTH = 32
+MAX_NAME = 512
+"""Characters of a channel or message id."""
+MAX_WINDOW = 3600.0
+MAX_WAIT = 86_400.0
+MAX_DELAY = 366 * 86_400.0
+RESERVED_CHANNELS = frozenset({"subscription"})
+OURS = ("type", "status", "timestamp")
+"""A frame that has one of these is output and never taken for input, so that a relay makes no loops."""
+
+
+def read_json(data: bytes | str, *, limit: int) -> dict[str, Any]:
+    """An object without NaN, duplicate keys, lone surrogates or NUL, at most `MAX_DEPTH` deep, `limit` bytes long."""
+    raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    if len(raw) > limit:
+        raise MessageTooLarge(f"{len(raw)} bytes are more than the {limit} that are read at once")
+    _check_depth(raw)
+    try:
+        orjson.loads(raw)
+        value = json.loads(raw, object_pairs_hook=_without_duplicates, parse_int=_integer)
+    except orjson.JSONDecodeError as error:
+        raise InvalidMessage(f"this is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage(f"this JSON is not taken: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidMessage("expected a JSON object")
+    return value
+
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+
+
+def _check_depth(raw: bytes) -> None:
+    """Before anything is parsed: brackets outside of strings may not nest deeper than we read."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for byte in _STRINGS.sub(b"", raw):
+        depth += (byte in b"[{") - (byte in b"]}")
+        if depth > MAX_DEPTH:
+            raise InvalidMessage(f"this JSON is nested deeper than {MAX_DEPTH} levels")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError("a number has more than 20 digits")
+    return int(digits)
+
+
+# ---------------------------------------------------------------- messages
+
+
+def read_message(body: Mapping[str, Any], address: Address, *, limit: int, mint: bool = True) -> Message:
+    """The message in `{"message" | "content", "message_id"?, "instructions"?, "metadata"?, "on_busy"?, "window"?, …}`.
+
+    Without an id one is minted, unless `mint` is False: then it is missing.
+    """
+    message_id = optional_text(body, "message_id", MAX_NAME)
+    if message_id is None and not mint:
+        raise InvalidMessage("Missing required 'message_id' field")
+    message = Message(
+        address=address,
+        message_id=message_id or f"msg_{secrets.token_hex(12)}",
+        content=read_content(body),
+        instructions=optional_text(body, "instructions", 32_000),
+        metadata=_metadata(body),
+        on_busy=_policy(body),
+        window=optional_number(body, "window", MAX_WINDOW),
+        max_wait=optional_number(body, "max_wait", MAX_WAIT),
+        not_before=optional_number(body, "not_before", 1e11),
+        flush=_flag(body, "flush"),
+        minted=message_id is None,
+    )
+    if message.size > limit:
+        raise MessageTooLarge(f"the message has {message.size} bytes, at most {limit} are taken")
+    return message
+
+
+def read_channel(body: Mapping[str, Any], name: str = "channel") -> str:
+    """A channel: any string without NUL, of 1 to 512 characters, that is not reserved."""
+    value = body.get(name)
+    if value is None:
+        raise InvalidMessage(f"Missing required '{name}' field")
+    return checked_channel(value)
+
+
+def checked_channel(value: object) -> str:
+    if not isinstance(value, str) or not value or len(value) > MAX_NAME:
+        raise InvalidMessage(f"Invalid 'channel' field - must be a string of 1 to {MAX_NAME} characters")
+    if value in RESERVED_CHANNELS:
+        raise InvalidMessage(f"the channel {value!r} is reserved, choose another")
+    return _clean("channel", value)
+
+
+def read_content(body: Mapping[str, Any]) -> Content:
+    if (parts := body.get("content")) is not None:
+        if "message" in body:
+            raise InvalidMessage("give either 'message' or 'content', not both")
+        return _parts(parts)
+    text = body.get("message")
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidMessage("Invalid or missing 'message' field")
+    return text_content(_clean("message", text))
+
+
+def _parts(parts: object) -> Content:
+    if isinstance(parts, str):
+        return read_content({"message": parts})
+    if not isinstance(parts, list) or not 1 <= len(parts) <= 64:
+        raise InvalidMessage("'content' must be a text or a list of 1 to 64 parts")
+    return tuple(_part(part) for part in parts)
+
+
+def _part(part: object) -> Part:
+    if not isinstance(part, dict):
+        raise InvalidMessage("a part of 'content' must be an object with a 'type'")
+    match part.get("type"):
+        case "text":
+            return read_content({"message": part.get("text")})[0]
+        case "image" | "file" as kind:
+            data = {key: value for key, value in part.items() if key != "type"}
+            if not data or not all(isinstance(v, str) for v in data.values()):
+                raise InvalidMessage(f"a part of type {kind!r} must hold texts, like 'url' or 'file_id'")
+            return Part(kind, data={key: _clean(key, value) for key, value in data.items()})
+    raise InvalidMessage("a part of 'content' must be of type text, image or file")
+
+
+def _clean(name: str, text: str) -> str:
+    if "\0" in text:
+        raise InvalidMessage(f"'{name}' holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidMessage(f"'{name}' holds half of a surrogate pair, which is no text") from None
+    return text
+
+
+def optional_text(body: Mapping[str, Any], name: str, longest: int) -> str | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or len(value) > longest:
+        raise InvalidMessage(f"'{name}' must be a text of 1 to {longest} characters")
+    return _clean(name, value)
+
+
+def optional_number(body: Mapping[str, Any], name: str, largest: float) -> float | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= largest:
+        raise InvalidMessage(f"'{name}' must be a number from 0 to {largest:g}")
+    if not math.isfinite(value):
+        raise InvalidMessage(f"'{name}' must be a finite number")
+    return float(value)
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidMessage(f"'{name}' must be true or false")
+    return value
+
+
+def _policy(body: Mapping[str, Any]) -> Any:
+    value = body.get("on_busy")
+    if value is not None and value not in BUSY_POLICIES:
+        raise InvalidMessage(f"'on_busy' must be one of {', '.join(BUSY_POLICIES)}")
+    return value
+
+
+def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
+    value = body.get("metadata")
+    if value is None:
+        return {}
+    fits = (
+        isinstance(value, dict)
+        and len(value) <= 16
+        and all(isinstance(v, str) and len(k) <= 64 and len(v) <= 512 for k, v in value.items())
+    )
+    if not fits:
+        raise InvalidMessage("'metadata' must hold at most 16 texts of 512 characters, with names of 64")
+    return {_clean("metadata", k): _clean("metadata", v) for k, v in value.items()}

@@ -1,0 +1,70 @@
+"""The SSE twin of `/ws`: the same frames, `id: epoch:offset`, resumed by `Last-Event-ID`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.responses import Response, StreamingResponse
+
+from turnkeep.doors.http import Call
+from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps
+from turnkeep.errors import InvalidMessage
+from turnkeep.hub import Stream
+from turnkeep.messages import Address
+
+HEARTBEAT = 15.0
+EVERY = 0.05
+
+
+async def stream_events(call: Call) -> Response:
+    """GET …/events: everything after `after` (or `Last-Event-ID`), then what happens."""
+    address = call.allow_read()
+    epoch, after = _position(call)
+    query = call.request.query_params
+    dialect = Dialect(deltas=query.get("text") == "delta", everything=query.get("events") == "all")
+    record = await call.queue.store.thread(address)
+    stream = Stream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
+    frames = _frames(stream, address, record.thread_id if record else None, dialect)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
+
+
+def _position(call: Call) -> tuple[str | None, int | None]:
+    said = call.request.headers.get("last-event-id") or call.request.query_params.get("after")
+    if not said:
+        return None, None
+    epoch, _, offset = said.rpartition(":")
+    if not offset.isascii() or not offset.isdigit() or len(offset) > 16:
+        raise InvalidMessage("'after' must be epoch:offset, as in the id of an event")
+    return epoch, int(offset)
+
+
+async def _frames(stream: Stream, address: Address, thread_id: str | None, dialect: Dialect) -> AsyncIterator[str]:
+    """Text is told at once if there was none for a while, else merged for up to 50 ms."""
+    async with stream:
+        encoder = Encoder(address, thread_id, dialect, answer=stream.begun.answer, replaces=not stream.begun.recovered)
+        yield "retry: 1000\n\n"
+        quiet = 0.0
+        while True:
+            try:
+                async with asyncio.timeout(EVERY if encoder.owes else HEARTBEAT):
+                    event = await anext(stream)
+            except TimeoutError:
+                if not encoder.owes:
+                    yield ": still here\n\n"
+                for frame in encoder.flush():
+                    quiet = asyncio.get_running_loop().time()
+                    yield _event(frame)
+                continue
+            for frame in encoder.encode(event):
+                yield _event(frame)
+            now = asyncio.get_running_loop().time()
+            if encoder.owes and (dialect.deltas or now - quiet >= EVERY):
+                quiet = now
+                for frame in encoder.flush():
+                    yield _event(frame)
+
+
+def _event(frame: Frame) -> str:
+    return f"id: {frame['epoch']}:{frame['offset']}\ndata: {dumps(frame)}\n\n"

@@ -1,0 +1,428 @@
+"""The socket door, `/ws`: subscribe, send, stop; everything streams out in the seed dialect.
+
+A socket is connecting, open or closing. While it is open one task reads and one writes; what is to be written waits
+in a
+bounded outbox. A slow reader first gets merged frames, then is closed with 4008 and may resume from its last offset:
+nothing is lost,
+and nobody else notices.
+
+Close codes: 1009 frame too large, 1012 restart (come back), 4401 not authenticated, 4403 not allowed, 4408 too many
+sockets, 4008 too slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from turnkeep.doors.access import Principal
+from turnkeep.doors.answers import told
+from turnkeep.doors.intake import OURS, optional_text, read_channel, read_json, read_message
+from turnkeep.doors.limits import Limits
+from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps, enveloped
+from turnkeep.errors import InvalidMessage, NotFound, Rejected, TooManyRequests, TurnkeepError
+from turnkeep.events import Event
+from turnkeep.hub import Subscribed
+from turnkeep.messages import Address
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.store.base import Decision
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+MERGE_ABOVE = 64_000
+"""Unsent bytes from which on text is merged."""
+CLOSE_ABOVE = 1_000_000
+CLOSE_AFTER = 10.0
+"""Seconds without any progress of a full outbox."""
+EVERY = 0.05
+"""Seconds between two cumulative frames of one channel."""
+READ_LIMIT = 4_000_000
+"""Bytes of a frame that are read at all."""
+
+TOO_SLOW, RESTART = 4008, 1012
+
+
+@dataclass(slots=True, eq=False)
+class _Channel:
+    """One subscription of a socket."""
+
+    address: Address
+    dialect: Dialect
+    reply: Callable[[Subscribed], Frame]
+    encoder: Encoder | None = None
+    backlog_top: int = 0
+    flushed_at: float = 0.0
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """Frames that wait to be written, and their bytes."""
+
+    frames: deque[str] = field(default_factory=deque)
+    size: int = 0
+    some: asyncio.Event = field(default_factory=asyncio.Event)
+    moved_at: float = 0.0
+
+    def put(self, frame: str) -> None:
+        self.frames.append(frame)
+        self.size += len(frame)
+        self.some.set()
+
+    def take(self) -> str:
+        frame = self.frames.popleft()
+        self.size -= len(frame)
+        return frame
+
+
+class Socket:
+    """One open connection. A subscriber of the hub for each of its channels."""
+
+    def __init__(
+        self, websocket: WebSocket, queue: AssistantMessageQueue, principal: Principal, limits: Limits
+    ) -> None:
+        self._websocket = websocket
+        self._queue = queue
+        self._principal = principal
+        self._limits = limits
+        self._channels: dict[str, _Channel] = {}
+        self._by_address: dict[Address, _Channel] = {}
+        self._outbox = _Outbox()
+        self._closing: tuple[int, str] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    # ---------------------------------------------------------------- life
+
+    async def serve(self) -> None:
+        """Read and write until one side ends the connection."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                writing = group.create_task(self._write())
+                watching = group.create_task(self._watch())
+                await self._read()
+                writing.cancel()
+                watching.cancel()
+        except* (WebSocketDisconnect, _Closed):
+            pass
+        finally:
+            await self._leave()
+
+    def close(self, code: int, reason: str) -> None:
+        """Ask for the end; what waits is not written any more."""
+        self._closing = self._closing or (code, reason)
+        self._outbox.some.set()
+
+    async def _leave(self) -> None:
+        for channel in list(self._channels.values()):
+            if channel.timer is not None:
+                channel.timer.cancel()
+            await self._queue.hub.unsubscribe(channel.address, self)
+
+    async def _write(self) -> None:
+        while True:
+            await self._outbox.some.wait()
+            self._outbox.some.clear()
+            while self._outbox.frames and self._closing is None:
+                await self._websocket.send_text(self._outbox.take())
+                self._outbox.moved_at = self._loop.time()
+            if self._closing is not None:
+                await self._websocket.close(*self._closing)
+                raise _Closed
+
+    async def _watch(self) -> None:
+        """Close a socket that does not read, and one whose credential is over."""
+        while True:
+            await asyncio.sleep(1.0)
+            stuck = self._outbox.frames and self._loop.time() - self._outbox.moved_at > CLOSE_AFTER
+            if stuck and self._outbox.size > MERGE_ABOVE:
+                await self._cut()
+            expires = self._principal.expires_at
+            if expires is not None and expires <= self._queue.clock.now():
+                self.close(4401, "the credential has expired")
+
+    async def _cut(self) -> None:
+        """A peer that does not read cannot be told: the connection is dropped."""
+        log.info("slow_client_closed", unsent=self._outbox.size)
+        self._queue.meter.count("slow_clients")
+        async with asyncio.timeout(1.0):
+            await self._websocket.close(TOO_SLOW, "too slow, resume from the last offset")
+        raise _Closed
+
+    # ---------------------------------------------------------------- reading
+
+    async def _read(self) -> None:
+        while True:
+            received = await self._websocket.receive()
+            if received["type"] == "websocket.disconnect":
+                return
+            await self._answer(received)
+
+    async def _answer(self, received: Mapping[str, Any]) -> None:
+        """One frame in; whatever is wrong with it comes back as a typed error frame."""
+        request: dict[str, Any] = {}
+        try:
+            text = received.get("text")
+            if text is None:
+                raise InvalidMessage("binary frames are not taken, send JSON as text")
+            request = read_json(text, limit=self._limits.frame_bytes)
+            await self._act(request)
+        except TurnkeepError as error:
+            self._send(self._error(error, request))
+        except Exception:
+            log.exception("request_broke", door="websocket")
+            self._send(self._error(TurnkeepError(), request))
+
+    async def _act(self, request: dict[str, Any]) -> None:
+        if request.get("channel") == "subscription" and isinstance(request.get("payload"), dict):
+            payload = request["payload"]
+            if payload.get("action") not in ("subscribe", "unsubscribe"):
+                raise InvalidMessage("on the channel 'subscription' the action must be subscribe or unsubscribe")
+            await self._actions[payload["action"]](self, payload | {"_enveloped": True})
+            return
+        action = request.get("action")
+        if action is None and not any(name in request for name in OURS):
+            action = "message"
+        handler = self._actions.get(action) if isinstance(action, str) else None
+        if handler is None:
+            raise InvalidMessage(f"unknown action, expected one of {', '.join(sorted(self._actions))}")
+        await handler(self, request)
+
+    def _address(self, request: Mapping[str, Any]) -> Address:
+        return self._queue.address(read_channel(request), self._principal.tenant)
+
+    # ---------------------------------------------------------------- actions
+
+    async def _message(self, request: dict[str, Any]) -> None:
+        address = self._address(request)
+        self._principal.require("send", address.channel)
+        message = read_message(request, address, limit=self._limits.message_bytes)
+        self._limits.check_rate(self._principal, address)
+        [outcome] = await self._queue.accept([message], create=self._limits.creates(address))
+        if isinstance(outcome, Rejected):
+            raise outcome
+        frame = self._status(request, "accepted", message_id=outcome.message_id, thread_id=outcome.thread_id)
+        self._send(frame | {"receipt": outcome.to_json(), "channel": address.channel})
+
+    async def _subscribe(self, request: dict[str, Any]) -> None:
+        address = self._address(request)
+        self._principal.require("read", address.channel)
+        if address.channel in self._channels:
+            await self._unsubscribe_from(address.channel)
+        if len(self._channels) >= self._limits.channels_per_socket:
+            raise TooManyRequests(f"this socket has {len(self._channels)} channels, unsubscribe from one first")
+        after, epoch = _position(request)
+        history = _count(request, "history", 1000)
+        record = await self._queue.store.thread(address)
+        thread_id = record.thread_id if record else None
+        dialect = _dialect(request)
+        channel = _Channel(address, dialect, lambda begun: self._subscribed(request, address, thread_id, begun))
+        self._channels[address.channel] = self._by_address[address] = channel
+        await self._queue.hub.subscribe(address, self, after=after, epoch=epoch, history=history)
+
+    def _subscribed(
+        self, request: Mapping[str, Any], address: Address, thread_id: str | None, begun: Subscribed
+    ) -> Frame:
+        frame = self._status(request, "subscribed", thread_id=thread_id)
+        position = {"channel": address.channel, "offset": begun.start, "epoch": begun.epoch, "top": begun.top}
+        return frame | position | {"recovered": begun.recovered}
+
+    async def _unsubscribe(self, request: dict[str, Any]) -> None:
+        address = self._address(request)
+        await self._unsubscribe_from(address.channel)
+        self._send(self._status(request, "unsubscribed") | {"channel": address.channel})
+
+    async def _unsubscribe_from(self, name: str) -> None:
+        channel = self._channels.pop(name, None)
+        if channel is not None:
+            self._by_address.pop(channel.address, None)
+            if channel.timer is not None:
+                channel.timer.cancel()
+            await self._queue.hub.unsubscribe(channel.address, self)
+
+    async def _ping(self, request: dict[str, Any]) -> None:
+        self._send(self._status(request, "pong"))
+
+    async def _typing(self, request: dict[str, Any]) -> None:
+        address = self._address(request)
+        self._principal.require("send", address.channel)
+        due_in = await self._queue.store.typing(address)
+        self._send(self._status(request, "typing") | {"channel": address.channel, "due_in": due_in})
+
+    async def _flush(self, request: dict[str, Any]) -> None:
+        address = self._address(request)
+        self._principal.require("send", address.channel)
+        done = await self._queue.store.flush(address)
+        self._send(self._status(request, "flushed") | {"channel": address.channel, "done": done})
+
+    async def _cancel(self, request: dict[str, Any]) -> None:
+        address = self._address(request)
+        self._principal.require("send", address.channel)
+        done = await self._queue.store.cancel(address, drop_inbox=request.get("inbox") == "drop")
+        self._send(self._status(request, "cancelling") | {"channel": address.channel, "done": done})
+
+    async def _decide(self, request: dict[str, Any]) -> None:
+        """Decide or submit a requested action: call_id, digest, decision (approved, denied, output), output."""
+        address = self._address(request)
+        self._principal.require("send", address.channel)
+        call = await decide(self._queue, address, request, by=self._principal.subject)
+        self._send(self._status(request, "decided") | {"channel": address.channel, "call": call})
+
+    _actions: ClassVar[dict[str, Callable[[Socket, dict[str, Any]], Awaitable[None]]]] = {
+        "message": _message,
+        "subscribe": _subscribe,
+        "unsubscribe": _unsubscribe,
+        "ping": _ping,
+        "typing": _typing,
+        "flush": _flush,
+        "cancel": _cancel,
+        "decide": _decide,
+    }
+
+    # ---------------------------------------------------------------- streaming
+
+    def subscribed(self, address: Address, begun: Subscribed) -> None:
+        channel = self._by_address.get(address)
+        if channel is None:
+            return
+        frame = channel.reply(begun)
+        channel.backlog_top = begun.top
+        channel.encoder = Encoder(
+            address, frame["thread_id"], channel.dialect, answer=begun.answer, replaces=not begun.recovered
+        )
+        self._tell(channel, frame)
+
+    def deliver(self, address: Address, events: Sequence[Event]) -> None:
+        """Frames for what happened; text at once if there was none for a while, else merged."""
+        channel = self._by_address.get(address)
+        if channel is None or channel.encoder is None:
+            return
+        for event in events:
+            if channel.dialect.deltas and not self._is_behind and event.offset > channel.backlog_top:
+                self._tell_all(channel, channel.encoder.encode(event))
+                self._tell_all(channel, channel.encoder.flush())
+            else:
+                self._tell_all(channel, channel.encoder.encode(event))
+        if channel.encoder.owes:
+            self._flush_in_time(channel)
+
+    @property
+    def _is_behind(self) -> bool:
+        return self._outbox.size > MERGE_ABOVE
+
+    def _flush_in_time(self, channel: _Channel) -> None:
+        now = self._loop.time()
+        wait = EVERY if self._is_behind else channel.flushed_at + EVERY - now
+        if wait <= 0:
+            self._flush_now(channel)
+        elif channel.timer is None:
+            channel.timer = self._loop.call_later(wait, self._timed_flush, channel)
+
+    def _timed_flush(self, channel: _Channel) -> None:
+        channel.timer = None
+        if channel.encoder is not None and channel.encoder.owes:
+            self._flush_in_time(channel)
+
+    def _flush_now(self, channel: _Channel) -> None:
+        if channel.timer is not None:
+            channel.timer.cancel()
+            channel.timer = None
+        channel.flushed_at = self._loop.time()
+        if channel.encoder is not None:
+            self._tell_all(channel, channel.encoder.flush())
+
+    def _tell_all(self, channel: _Channel, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            self._tell(channel, frame)
+
+    def _tell(self, channel: _Channel, frame: Frame) -> None:
+        self._send(enveloped(channel.address.channel, frame) if channel.dialect.enveloped else frame)
+
+    def _send(self, frame: Frame) -> None:
+        if self._outbox.size > CLOSE_ABOVE:
+            self.close(TOO_SLOW, "too slow, resume from the last offset")
+            return
+        if not self._outbox.frames:
+            self._outbox.moved_at = self._loop.time()
+        self._outbox.put(dumps(frame))
+
+    # ---------------------------------------------------------------- frames of our own
+
+    def _status(
+        self, request: Mapping[str, Any], status: str, *, message_id: str | None = None, thread_id: str | None = None
+    ) -> Frame:
+        frame: Frame = {
+            "message": "",
+            "timestamp": self._queue.clock.now(),
+            "status": status,
+            "type": "status",
+            "final_message": False,
+            "message_id": message_id,
+            "thread_id": thread_id,
+        }
+        return frame | _echo(request)
+
+    def _error(self, error: TurnkeepError, request: Mapping[str, Any]) -> Frame:
+        public = told(error)
+        message_id = request.get("message_id")
+        channel = request.get("channel")
+        frame: Frame = {
+            "message": public["message"] if isinstance(error, InvalidMessage) else error.public,
+            "timestamp": self._queue.clock.now(),
+            "status": "error",
+            "type": "error",
+            "error_details": public["message"][:500],
+            "message_id": message_id if isinstance(message_id, str) else None,
+            "thread_id": None,
+        }
+        if isinstance(channel, str):
+            frame["channel"] = channel
+        return frame | {k: v for k, v in public.items() if k != "message"} | _echo(request)
+
+
+class _Closed(Exception):
+    """the socket was closed by us"""
+
+
+def _echo(request: Mapping[str, Any]) -> Frame:
+    asked = request.get("id")
+    return {"id": asked} if isinstance(asked, str | int) and not isinstance(asked, bool) else {}
+
+
+def _position(request: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    if request.get("offset") is None:
+        return None, None
+    return _count(request, "offset", 1 << 53), optional_text(request, "epoch", 200)
+
+
+def _count(request: Mapping[str, Any], name: str, largest: int) -> int:
+    value = request.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
+        raise InvalidMessage(f"'{name}' must be a whole number from 0 to {largest}")
+    return value
+
+
+def _dialect(request: Mapping[str, Any]) -> Dialect:
+    for name, allowed in (("text", ("delta", "full", None)), ("events", ("all", None))):
+        if request.get(name) not in allowed:
+            raise InvalidMessage(f"'{name}' must be one of {', '.join(str(a) for a in allowed if a)}")
+    return Dialect(request.get("text") == "delta", request.get("events") == "all", bool(request.get("_enveloped")))
+
+
+async def decide(queue: AssistantMessageQueue, address: Address, body: Mapping[str, Any], *, by: str) -> dict[str, Any]:
+    """Take a decision about a held call. Shared by the doors through which it can come."""
+    call_id, digest = optional_text(body, "call_id", 512), optional_text(body, "digest", 64)
+    verdict, output = body.get("decision"), body.get("output", "")
+    if call_id is None or verdict not in ("approved", "denied", "output") or not isinstance(output, str):
+        raise InvalidMessage("a decision needs 'call_id', 'decision' (approved, denied, output) and 'output' as text")
+    record = await queue.store.thread(address)
+    asked = next((c for c in record.calls if c.call_id == call_id), None) if record else None
+    if asked is None:
+        raise NotFound(f"no call {call_id!r} waits on this channel")
+    decided = await queue.store.decide(address, call_id, digest or asked.digest, Decision(verdict, output, by))
+    return decided.to_json()
