@@ -191,6 +191,16 @@ class AssistantMessageQueue:
             await asyncio.wait((self._life,))
             self._life.result()
 
+    async def lives_until(self, ending: asyncio.Event) -> None:
+        """Wait for `ending`, or raise what ended the queue before."""
+        await self.open()
+        if self._life is not None:
+            waiting = asyncio.create_task(ending.wait())
+            await asyncio.wait((waiting, self._life), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if self._life.done():
+                self._life.result()
+
     async def _live(self) -> None:
         """Everything that is open lives in here; the task groups end before what they use."""
         async with AsyncExitStack() as stack:

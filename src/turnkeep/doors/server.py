@@ -1,0 +1,158 @@
+"""Serving: one process with its doors, its worker, or both, from start to drained end.
+
+A first SIGINT or SIGTERM drains: no new claims, sockets are asked to come back, runs end or are given back.
+A second one ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Literal
+
+import uvicorn
+
+from turnkeep.doors.app import app
+from turnkeep.doors.websocket import READ_LIMIT
+from turnkeep.errors import ConfigurationError
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.telemetry import get_log
+
+try:
+    import uvloop
+except ImportError:  # not made for every system
+    FAST_LOOP: Callable[[], asyncio.AbstractEventLoop] | None = None
+else:
+    FAST_LOOP = uvloop.new_event_loop
+
+log = get_log(__name__)
+
+Role = Literal["all", "gateway", "worker"]
+
+
+async def serve(queue: AssistantMessageQueue, role: Role, *, started: Callable[[str], None]) -> None:
+    """Serve until a signal. `started` is told the base URL ("" for a worker) once everything is open.
+
+    Raises `ConfigurationError` when the port is taken or the address cannot be used.
+    """
+    with _signals() as ending:
+        if role == "worker":
+            await _work(queue, ending, started)
+        else:
+            await _listen(queue, role, ending, started)
+
+
+async def _work(queue: AssistantMessageQueue, ending: asyncio.Event, started: Callable[[str], None]) -> None:
+    queue.start_worker()
+    async with queue:
+        started("")
+        await queue.lives_until(ending)
+
+
+async def _listen(
+    queue: AssistantMessageQueue, role: Role, ending: asyncio.Event, started: Callable[[str], None]
+) -> None:
+    listener = bound(queue.settings.host, queue.settings.port)
+    if role == "all":
+        queue.start_worker()
+    async with queue:
+        application = app(queue, own_queue=False)
+        server = _Server(
+            uvicorn.Config(
+                application,
+                ws="websockets-sansio",
+                ws_max_size=READ_LIMIT,
+                ws_per_message_deflate=False,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=5,
+                backlog=2048,
+            )
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.serve(sockets=[listener]))
+            await server.listening.wait()
+            host, port = listener.getsockname()[:2]
+            started(f"http://{host if ':' not in host else f'[{host}]'}:{port}")
+            await queue.lives_until(ending)
+            application.state.sockets.close()
+            server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens; signals are ours to take."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `ConfigurationError` with what to do."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"port {port} on {host} is taken, stop what listens there or choose another with --port"
+            ) from error
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    listener.setblocking(False)
+    return listener
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[asyncio.Event]:
+    """Set on the first SIGINT or SIGTERM; the second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    ending = asyncio.Event()
+
+    def end(number: signal.Signals) -> None:
+        if ending.is_set():
+            os._exit(128 + number)
+        log.info("shutting_down", signal=number.name)
+        ending.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield ending
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def listening(queue: AssistantMessageQueue, role: Role = "all") -> AsyncIterator[str]:
+    """The same, inside of a running program: yields the base URL, and ends without a signal."""
+    ending, url = asyncio.Event(), asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_listen(queue, role, ending, url.set_result))
+        yield await url
+        ending.set()
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run a coroutine function on the fastest loop there is."""
+    with asyncio.Runner(loop_factory=FAST_LOOP) as runner:
+        runner.run(main())  # type: ignore[arg-type]
