@@ -1,0 +1,98 @@
+"""A whole house on memory or SQLite, with the simulator on a real socket, for the promises."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from turnkeep.events import Event
+from turnkeep.hub import Stream
+from turnkeep.messages import Address, Item, Message, content_text, text_content
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.settings import Settings
+from turnkeep.simulator import Fault, Simulator, serve
+from turnkeep.store.base import Receipt
+from turnkeep.tools.toolbox import Registrable, Toolbox
+
+QUICK: dict[str, Any] = {
+    "window": 0.05,
+    "max_wait": 0.4,
+    "backoff_delay": 0.02,
+    "backoff_cap": 0.05,
+    "lease": 2.0,
+    "drain": 2.0,
+    "concurrency": 64,
+}
+
+
+@dataclass
+class TestHouse:
+    """A queue that is open, its simulator, and short words for what the tests say."""
+
+    __test__ = False
+
+    queue: AssistantMessageQueue
+    simulator: Simulator
+    numbers: Iterable[int] = field(default_factory=itertools.count)
+
+    def address(self, channel: str) -> Address:
+        return self.queue.address(channel)
+
+    async def send(self, channel: str, text: str, message_id: str | None = None, **wishes: Any) -> Receipt:
+        message_id = message_id or f"m{next(iter(self.numbers))}"
+        return await self.queue.add_message_to_thread(channel, text, message_id=message_id, **wishes)
+
+    async def send_all(self, channel: str, texts: Iterable[str], **wishes: Any) -> list[Receipt]:
+        return [await self.send(channel, text, **wishes) for text in texts]
+
+    def stream(self, channel: str, **position: Any) -> Stream:
+        return Stream(self.queue.hub, self.queue.store, self.address(channel), **position)
+
+    async def until(self, stream: Stream, wanted: Callable[[Event], bool], *, timeout: float = 20.0) -> list[Event]:
+        """All events up to and with the first wanted one."""
+        seen: list[Event] = []
+        async with asyncio.timeout(timeout):
+            async for event in stream:
+                seen.append(event)
+                if wanted(event):
+                    return seen
+        raise AssertionError("a stream does not end")
+
+    async def settled(self, stream: Stream, message_id: str, *, timeout: float = 20.0) -> list[Event]:
+        return await self.until(stream, lambda e: e.is_final and message_id in e.message_ids, timeout=timeout)
+
+    async def transcript(self, channel: str) -> list[Item]:
+        history = await self.queue.store.history(self.address(channel))
+        return [entry.item for entry in history.entries]
+
+    async def said_by_user(self, channel: str) -> list[str]:
+        return [content_text(item.content) for item in await self.transcript(channel) if item.kind == "user"]  # type: ignore[union-attr]
+
+    def fault(self, **fields: Any) -> None:
+        self.simulator.faults.append(Fault(**fields))
+
+
+def message(house: TestHouse, channel: str, text: str, message_id: str, **fields: Any) -> Message:
+    return Message(house.address(channel), message_id, text_content(text), **fields)
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    store: str | Path = "memory:", *, tools: Iterable[Registrable] = (), worker: bool = True, **settings: Any
+) -> AsyncIterator[TestHouse]:
+    """The house, open; everything ends with it."""
+    simulator = Simulator()
+    async with serve(simulator) as url:
+        values = {**QUICK, "store": str(store), "openai_base_url": url, "openai_api_key": "sk-test", **settings}
+        queue = AssistantMessageQueue.from_settings(
+            Settings.load(**values, model_api=values.pop("model_api", "responses")), toolbox=Toolbox(tools)
+        )
+        if worker:
+            queue.start_worker()
+        async with queue:
+            yield TestHouse(queue, simulator)

@@ -1,0 +1,104 @@
+"""P5: a call is journalled before it runs, and an effect starts at most once."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.scenario.house import opened
+from turnkeep.messages import CallItem, OutputItem
+from turnkeep.store.base import Decision
+from turnkeep.tools.base import ToolContext, tool
+
+
+@tool(effect="pure")
+def double(number: int) -> int:
+    """Twice a number."""
+    return 2 * number
+
+
+async def test_the_answer_uses_what_the_tool_gave(store: str) -> None:
+    async with opened(store, tools=[double]) as house, house.stream("c") as stream:
+        await house.send("c", 'compute [[call:double {"number": 21}]]')
+
+        events = await house.settled(stream, "m0")
+
+        assert "42" in events[-1].text
+        assert [event.tools for event in events if event.kind == "processing"] == [("double",)]
+        kinds = [item.kind for item in await house.transcript("c")]
+        assert kinds == ["user", "call", "output", "assistant"]
+
+
+async def test_parallel_calls_have_one_output_each(store: str) -> None:
+    async with opened(store, tools=[double]) as house, house.stream("c") as stream:
+        await house.send("c", 'compute [[call:double {"number": 1}]] [[call:double {"number": 2}]]')
+
+        await house.settled(stream, "m0")
+
+        items = await house.transcript("c")
+        calls = [item.call_id for item in items if isinstance(item, CallItem)]
+        outputs = {item.call_id: item.output for item in items if isinstance(item, OutputItem)}
+        assert sorted(outputs.values()) == ["2", "4"]
+        assert set(outputs) == set(calls)
+
+
+async def test_an_unknown_tool_and_a_loop_end_in_an_answer(store: str) -> None:
+    async with opened(store, tools=[double]) as house, house.stream("c") as stream:
+        await house.send("c", "[[loop]] and [[call:no_such_tool {}]]")
+
+        events = await house.settled(stream, "m0", timeout=30)
+
+        assert events[-1].kind in ("completed", "dead")
+        assert len(house.simulator.ledger) <= 3 * 8
+
+
+async def test_an_effect_that_was_interrupted_is_told_as_unknown_and_not_repeated() -> None:
+    begun: list[str] = []
+    hang = asyncio.Event()
+
+    @tool
+    async def pay(amount: int, context: ToolContext) -> str:
+        """Pay somebody."""
+        begun.append(context.idempotency_key)
+        await hang.wait()
+        return "paid"
+
+    async with opened("memory:", tools=[pay], lease=0.4) as house, house.stream("c") as stream:
+        await house.send("c", '[[call:pay {"amount": 5}]]')
+        await house.until(stream, lambda event: event.kind == "processing")
+        async with asyncio.timeout(5):
+            while not begun:
+                await asyncio.sleep(0.01)
+        [lease] = house.queue._worker.keeper._leases.values()  # type: ignore[union-attr]
+        await house.queue.store.renew(lease.claim.owner, [], lease=0.4)
+
+        events = await house.settled(stream, "m0")
+
+        assert len(begun) == 1
+        [output] = [item for item in await house.transcript("c") if isinstance(item, OutputItem)]
+        assert output.status == "unknown"
+        assert events[-1].kind == "completed"
+
+
+async def test_a_call_that_needs_approval_waits_without_a_worker_and_goes_on_once(store: str) -> None:
+    paid: list[int] = []
+
+    @tool(needs_approval=True)
+    def pay(amount: int) -> str:
+        """Pay somebody."""
+        paid.append(amount)
+        return f"paid {amount}"
+
+    async with opened(store, tools=[pay]) as house, house.stream("c") as stream:
+        await house.send("c", '[[call:pay {"amount": 7}]]')
+        [*_, held] = await house.until(stream, lambda event: event.kind == "held")
+        record = await house.queue.store.thread(house.address("c"))
+        assert record is not None
+        assert record.state == "held"
+        assert paid == []
+
+        [call] = record.calls
+        await house.queue.store.decide(house.address("c"), call.call_id, call.digest, Decision("approved", by="me"))
+        events = await house.settled(stream, "m0")
+
+        assert paid == [7]
+        assert "paid 7" in events[-1].text
