@@ -96,3 +96,10 @@ async def opened(
             queue.start_worker()
         async with queue:
             yield TestHouse(queue, simulator)
+
+
+async def eventually(holds: Callable[[], bool], *, patience: float = 10.0) -> None:
+    """Wait until this holds; TimeoutError if it never does."""
+    async with asyncio.timeout(patience):
+        while not holds():
+            await asyncio.sleep(0.005)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from tests.scenario.house import opened
+from tests.scenario.house import eventually, opened
 from turnkeep.messages import AssistantItem
 
 
@@ -22,9 +20,7 @@ async def test_cancel_keeps_the_text_shown_and_closes_the_model_connection(store
         assert isinstance(last, AssistantItem)
         assert last.interrupted
         assert last.text == events[-1].text
-        async with asyncio.timeout(5):
-            while [exchange.outcome for exchange in house.simulator.ledger] != ["closed_by_client"]:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: [exchange.outcome for exchange in house.simulator.ledger] == ["closed_by_client"])
 
 
 async def test_waiting_messages_run_after_a_cancel(store: str) -> None:
@@ -73,9 +69,7 @@ async def test_a_drained_worker_gives_back_what_it_cannot_finish_without_an_atte
         assert worker is not None
 
         worker.stop()
-        async with asyncio.timeout(5):
-            while worker.active:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not worker.active)
 
         record = await house.queue.store.thread(house.address("c"))
         assert record is not None

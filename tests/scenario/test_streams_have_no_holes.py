@@ -26,10 +26,7 @@ async def test_a_stream_cut_at_any_offset_goes_on_without_hole_or_repeat(
             while not (mine and mine[-1].is_final):
                 position = {"after": mine[-1].offset, "epoch": mine[-1].epoch} if mine else {"after": 0, "epoch": ""}
                 async with house.stream(name, **position) as stream:
-                    count = source.randint(1, 12)
-                    mine += await house.until(
-                        stream, lambda e, left=iter(range(count)): next(left, None) is None or e.is_final
-                    )  # type: ignore[misc]
+                    mine += await house.until(stream, after_some(source.randint(1, 12)))
                     resumed += 1
             offsets = [event.offset for event in mine]
             assert offsets == list(range(offsets[0], offsets[0] + len(offsets)))
@@ -38,3 +35,15 @@ async def test_a_stream_cut_at_any_offset_goes_on_without_hole_or_repeat(
             seen += mine
             channel += 1
     proof("resume", f"disconnects {resumed} | holes 0 | repeats 0 | events {len(seen)}")
+
+
+def after_some(count: int) -> Callable[[Event], bool]:
+    """Wanted: the event after this many, or the last one."""
+    left = count
+
+    def wanted(event: Event) -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0 or event.is_final
+
+    return wanted

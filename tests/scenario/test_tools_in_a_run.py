@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.scenario.house import opened
+from tests.scenario.house import eventually, opened
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.store.base import Decision
 from turnkeep.tools.base import ToolContext, tool
@@ -65,9 +65,7 @@ async def test_an_effect_that_was_interrupted_is_told_as_unknown_and_not_repeate
     async with opened("memory:", tools=[pay], lease=0.4) as house, house.stream("c") as stream:
         await house.send("c", '[[call:pay {"amount": 5}]]')
         await house.until(stream, lambda event: event.kind == "processing")
-        async with asyncio.timeout(5):
-            while not begun:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: bool(begun))
         [lease] = house.queue._worker.keeper._leases.values()  # type: ignore[union-attr]
         await house.queue.store.renew(lease.claim.owner, [], lease=0.4)
 
@@ -90,7 +88,7 @@ async def test_a_call_that_needs_approval_waits_without_a_worker_and_goes_on_onc
 
     async with opened(store, tools=[pay]) as house, house.stream("c") as stream:
         await house.send("c", '[[call:pay {"amount": 7}]]')
-        [*_, held] = await house.until(stream, lambda event: event.kind == "held")
+        [*_, _held] = await house.until(stream, lambda event: event.kind == "held")
         record = await house.queue.store.thread(house.address("c"))
         assert record is not None
         assert record.state == "held"
