@@ -19,11 +19,25 @@ import pytest_asyncio
 from turnkeep.store.base import Policies, Policy, Store
 from turnkeep.testing.clock import FakeClock
 from turnkeep.testing.suite.accepting import AcceptPromises
+from turnkeep.testing.suite.changing import ChangePromises
+from turnkeep.testing.suite.claiming import ClaimPromises
 from turnkeep.testing.suite.desk import POLICY, Desk, Start
+from turnkeep.testing.suite.holding import HoldPromises
+from turnkeep.testing.suite.settling import SettlePromises
+from turnkeep.testing.suite.steering import SteerPromises
+from turnkeep.testing.suite.stopping import StopPromises
+from turnkeep.testing.suite.windows import WindowPromises
 
 
 class StoreSuite(
     AcceptPromises,
+    WindowPromises,
+    ClaimPromises,
+    SettlePromises,
+    SteerPromises,
+    StopPromises,
+    HoldPromises,
+    ChangePromises,
 ):
     """Every promise of `turnkeep.store.base`. Test names are the promises in words."""
 
