@@ -21,11 +21,18 @@ from turnkeep.testing.clock import FakeClock
 from turnkeep.testing.suite.accepting import AcceptPromises
 from turnkeep.testing.suite.changing import ChangePromises
 from turnkeep.testing.suite.claiming import ClaimPromises
+from turnkeep.testing.suite.delivering import DeliveryPromises
 from turnkeep.testing.suite.desk import POLICY, Desk, Start
+from turnkeep.testing.suite.engine import EnginePromises
 from turnkeep.testing.suite.holding import HoldPromises
+from turnkeep.testing.suite.isolation import IsolationPromises
+from turnkeep.testing.suite.letters import LetterPromises
+from turnkeep.testing.suite.logging import LogPromises
+from turnkeep.testing.suite.registry import RegistryPromises
 from turnkeep.testing.suite.settling import SettlePromises
 from turnkeep.testing.suite.steering import SteerPromises
 from turnkeep.testing.suite.stopping import StopPromises
+from turnkeep.testing.suite.threads import ThreadPromises
 from turnkeep.testing.suite.windows import WindowPromises
 
 
@@ -38,6 +45,13 @@ class StoreSuite(
     StopPromises,
     HoldPromises,
     ChangePromises,
+    LetterPromises,
+    LogPromises,
+    DeliveryPromises,
+    ThreadPromises,
+    IsolationPromises,
+    RegistryPromises,
+    EnginePromises,
 ):
     """Every promise of `turnkeep.store.base`. Test names are the promises in words."""
 
