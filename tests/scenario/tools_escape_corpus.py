@@ -10,8 +10,11 @@ if a canary's text is in its output, a listener was called, a file appeared outs
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import functools
 import json
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -20,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +35,12 @@ from turnkeep.tools import Tool, ToolContext, sandbox
 from turnkeep.tools.execution import Asked, Result, call
 from turnkeep.tools.files import file_tools
 from turnkeep.tools.git import git_tool
+from turnkeep.tools.processes import process_limit
 from turnkeep.tools.shell import bash_tool
 from turnkeep.tools.workspace import Workspace
 
-CANARY = f"CANARY-{secrets.token_hex(8)}"
+CANARY = os.environ.get("TURNKEEP_CANARY") or f"CANARY-{secrets.token_hex(8)}"
+"""In the environment from the very start: only then does the process's own file under /proc hold it."""
 SLEEP = "98765"
 """Seconds that only processes of this corpus sleep: how they are found."""
 
@@ -180,7 +186,7 @@ def _links(workspace: Path, outside: Outside) -> None:
         file.truncate(10 * 1024**3)
 
 
-HONEST = [
+HONEST: list[tuple[str, dict[str, Any], str]] = [
     ("read_file", {"path": "file.txt"}, "inside"),
     ("read_file", {"path": "./sub//deep/file.txt"}, "inside"),
     ("read_file", {"path": ".gitignore"}, "inside"),
@@ -353,7 +359,7 @@ def _commands() -> list[Case]:
         ),
         _shell("mounts", lambda _, o: f"mkdir m; mount --bind {o.folder} m; mount -t proc proc m; cat m/secret.txt"),
         _shell("remounts", "mount -o remount,rw /usr; mount -o remount,rw /; touch /usr/tk-new"),
-        _shell("changes its root", lambda _, o: f"chroot /proc/1/root cat {o.secret}"),
+        _shell("changes its root", lambda _, o: f"/usr/sbin/chroot /proc/1/root cat {o.secret}; /usr/sbin/chroot .."),
         _shell("makes a device", "mknod d b 254 0; mknod d2 c 1 1; head -c 512 d d2 | strings"),
         _shell("reads a disk", "head -c 4096 /dev/vda /dev/sda /dev/nvme0n1 | strings | head"),
         _shell(
@@ -382,7 +388,7 @@ def _commands() -> list[Case]:
         _shell(
             "leaves a daemon",
             _python(
-                f"import os,subprocess\nif os.fork()==0:\n os.setsid()\n if os.fork()==0:\n  os.execlp('sleep','sleep','{SLEEP}')"
+                f"import os\nif os.fork()==0:\n os.setsid()\n if os.fork()==0:\n  os.execlp('sleep','sleep','{SLEEP}')"
             ),
         ),
         _shell("ignores its end", f"trap '' TERM HUP INT; sleep {SLEEP} & wait; sleep {SLEEP}"),
@@ -416,19 +422,18 @@ def _commands() -> list[Case]:
 # ---------------------------------------------------------------- git
 
 
+@functools.cache
+def _template() -> Path:
+    """A repository to copy: starting git three times for every case takes most of the time."""
+    template = Path(tempfile.mkdtemp(prefix="tk-template-"))
+    identity = ["-c", "user.name=x", "-c", "user.email=x@y", "-c", "safe.directory=*"]
+    for words in (["init", "-q", "-b", "main"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run(["git", *identity, *words], cwd=template, check=True, capture_output=True)
+    return template
+
+
 def _repository(workspace: Path, _: Outside) -> None:
-    for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "--allow-empty", "-m", "first"]):
-        identity = [
-            "-c",
-            "user.name=x",
-            "-c",
-            "user.email=x@y",
-            "-c",
-            "safe.directory=*",
-            "-c",
-            "core.hooksPath=/dev/null",
-        ]
-        subprocess.run(["git", *identity, *words], cwd=workspace, check=True, capture_output=True)
+    shutil.copytree(_template() / ".git", workspace / ".git")
     (workspace / "new.txt").write_text("new\n")
 
 
@@ -563,6 +568,7 @@ async def attempt(case: Case, tools: dict[str, Tool], workspace: Path, outside: 
     outside.reset()
     case.place(workspace, outside)
     before = {entry.name for entry in outside.folder.iterdir()}
+    began = time.monotonic()
     result = await _called(tools[case.tool], case.arguments(workspace, outside))
     await asyncio.sleep(0)
     damage = [one for one in outside.damage() if one.removeprefix("appeared: ") not in before]
@@ -570,7 +576,8 @@ async def attempt(case: Case, tools: dict[str, Tool], workspace: Path, outside: 
         damage.append("the output holds a canary")
     if case.ran and (workspace / case.ran).exists():
         damage.append("planted code ran")
-    return {"damage": damage, "status": result.status, "output": result.output[:300]}
+    seconds = round(time.monotonic() - began, 2)
+    return {"damage": damage, "status": result.status, "output": result.output[:300], "seconds": seconds}
 
 
 async def _called(tool: Tool, arguments: dict[str, Any]) -> Result:
@@ -579,7 +586,7 @@ async def _called(tool: Tool, arguments: dict[str, Any]) -> Result:
 
 
 async def race(tools: dict[str, Tool], workspace: Path, outside: Outside) -> dict[str, Any]:
-    """A folder and a link to the outside change places all the time while files behind the name are read and written."""
+    """A folder and a link to the outside change places all the time while files behind the name are used."""
     _emptied(workspace)
     outside.reset()
     (workspace / "real").mkdir()
@@ -647,6 +654,7 @@ async def everything() -> dict[str, Any]:
             await _all_cases(mechanism, workspace, outside, results)
     finally:
         outside.close()
+        shutil.rmtree(_template(), ignore_errors=True)
     return {"report": repr(report), "refusal": report.refusal, "user": os.getuid(), "results": results}
 
 
@@ -668,18 +676,40 @@ async def _all_cases(mechanism: Any, workspace: Path, outside: Outside, results:
         results["plain: race between a folder and a link"] = await race(tools, workspace, outside)
 
 
+MOST = 600
+"""Processes that the whole corpus may have, whatever the tools allow: it sets off fork bombs."""
+
+
 def become(user: int) -> None:
     """An ordinary user from here on. What is imported later must be readable for it."""
     import encodings.idna  # noqa: F401 - loaded while it can be
     import multiprocessing  # noqa: F401
 
+    resource.setrlimit(resource.RLIMIT_NPROC, (MOST, MOST))
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # dumpable, or the kernel itself would hide its environment
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """A pids cgroup around everything, where this user can make one."""
+    limit = process_limit()
+    group = limit.group(MOST) if limit else None
+    if limit is None or limit.parent is None or group is None:
+        yield
+        return
+    group.members.write_text("0")
+    try:
+        yield
+    finally:
+        (limit.parent / "cgroup.procs").write_text("0")
+        group.removed()
 
 
 if __name__ == "__main__":
-    os.environ["TURNKEEP_CANARY"] = CANARY
     if "--user" in sys.argv:
         become(int(sys.argv[sys.argv.index("--user") + 1]))
-    print(json.dumps(asyncio.run(everything())))
+    with bounded():
+        print(json.dumps(asyncio.run(everything())))

@@ -1,0 +1,86 @@
+"""Which network addresses a tool may connect to: public ones, and networks that the configuration names.
+
+The check is made where the socket is made, on the very address that is connected to. A name that resolves to
+something else a moment later, an address written in another way or a mapped one cannot get around it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from turnkeep.errors import ConfigurationError
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+SocketFactory = Callable[[Any], socket.socket]
+
+_TRANSLATED = IPv6Network("64:ff9b::/96")
+_TRANSLATED_LOCALLY = IPv6Network("64:ff9b:1::/48")
+_COMPATIBLE = IPv6Network("::/96")
+_CLOUD_HOSTS = frozenset({ip_address("168.63.129.16")})
+"""Public by number, but answered by the machine's own host."""
+
+
+class AddressRefused(OSError):
+    """the address is not public and no named network holds it"""
+
+
+def networks_of(names: Sequence[str]) -> tuple[Network, ...]:
+    """Networks in the form ``10.0.0.0/8``. Raises `ConfigurationError`."""
+    try:
+        return tuple(ip_network(name) for name in names)
+    except ValueError as error:
+        raise ConfigurationError(f"networks: {error}; write them like 10.0.0.0/8") from None
+
+
+def checked_sockets(networks: Sequence[Network], *, public: bool) -> SocketFactory:
+    """A factory for aiohttp that makes sockets for addresses in these networks only, and for public ones if asked."""
+
+    def make(info: Any) -> socket.socket:
+        family, kind, protocol, _, place = info
+        if not may_reach(str(place[0]), networks, public=public):
+            raise AddressRefused("the address is not public and in no network that the tool may reach")
+        return socket.socket(family, kind, protocol)
+
+    return make
+
+
+def may_reach(host: str, networks: Sequence[Network], *, public: bool = True) -> bool:
+    """Whether an address in numbers may be connected to. What is no address may not."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    forms = _forms(address)
+    if any(form in network for form in forms for network in networks if form.version == network.version):
+        return True
+    return public and all(_is_public(form) for form in forms)
+
+
+def _forms(address: Address) -> list[Address]:
+    """The address and the ones that are written inside it; of a mapped address only the one that is meant."""
+    if isinstance(address, IPv4Address):
+        return [address]
+    if address.ipv4_mapped:
+        return [address.ipv4_mapped]
+    inner = [IPv4Address(int(address) & 0xFFFFFFFF)] if address in _TRANSLATED or _is_compatible(address) else []
+    return [address, *inner, *([address.sixtofour] if address.sixtofour else []), *(address.teredo or ())]
+
+
+def _is_compatible(address: IPv6Address) -> bool:
+    return address in _COMPATIBLE and int(address) > 1
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, IPv6Address) and (address.is_site_local or address in _TRANSLATED_LOCALLY):
+        return False
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not address.is_reserved
+        and not address.is_unspecified
+        and address not in _CLOUD_HOSTS
+    )

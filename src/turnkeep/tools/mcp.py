@@ -1,0 +1,232 @@
+"""Tools of MCP servers (extra `mcp`): started or reached as the configuration says, kept connected, renamed.
+
+A server's tool `add` appears as ``server__add``. What a server says about its tools' effects is not believed: every
+tool counts as having effects unless the configuration says otherwise. Command lines come from the configuration only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from turnkeep.backoff import Backoff
+from turnkeep.clock import Clock
+from turnkeep.errors import ConfigurationError, ToolFailed
+from turnkeep.tools.base import Effect, Run, Tool, ToolContext, as_text
+
+MOST_TOOLS = 128
+CONNECT_TIMEOUT = 20.0
+WAIT_FOR_CONNECTION = 10.0
+IDLE = 5.0
+"""After so many quiet seconds a connection is tried before a call that may have effects goes over it."""
+
+Changed = Callable[[Sequence[Tool]], None]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class McpSettings:
+    """One server: a command line to start, or a URL to reach."""
+
+    name: str
+    command: Sequence[str] = ()
+    url: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    only: Sequence[str] | None = None
+    effects: Mapping[str, Effect] = field(default_factory=dict)
+    needs_approval: bool = False
+    timeout: float = 30.0
+
+
+class McpServer:
+    """A connection that is kept. `keep` belongs into a task group; calls from any task use what it holds."""
+
+    def __init__(self, settings: McpSettings, clock: Clock) -> None:
+        if bool(settings.command) == bool(settings.url):
+            raise ConfigurationError(f"MCP server {settings.name!r} needs either a command or a url")
+        self.settings = settings
+        self.tried = asyncio.Event()
+        """Set once the first attempt to connect has ended, well or not."""
+        self._clock = clock
+        self._sdk = _sdk()
+        self._backoff = Backoff(delay=1.0, cap=60.0)
+        self._client: Any = None
+        self._connected = asyncio.Event()
+        self._broken = asyncio.Event()
+        self._heard = 0.0
+
+    async def keep(self, changed: Changed) -> NoReturn:
+        """Connect, tell what tools there are, connect again whenever the connection is lost. Until cancelled."""
+        failures = 0
+        while True:
+            try:
+                async with self._opened() as client:
+                    changed(self._tools(await _listed(client)))
+                    failures = 0
+                    await self._held(client)
+            except Exception as error:
+                failures += 1
+                log.warning("mcp_connection_failed server=%s error=%s", self.settings.name, type(error).__name__)
+            self.tried.set()
+            await self._clock.sleep(self._backoff.after(failures) if failures else 0.0)
+
+    async def _held(self, client: Any) -> None:
+        """Lend the client to calls until one of them finds it broken."""
+        self._client, self._heard = client, self._clock.now()
+        self._broken.clear()
+        self._connected.set()
+        self.tried.set()
+        try:
+            await self._broken.wait()
+        finally:
+            self._connected.clear()
+            self._client = None
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Any]:
+        async with asyncio.timeout(CONNECT_TIMEOUT) as limit:
+            async with self._transport() as transport, self._sdk.Client(transport) as client:
+                limit.reschedule(None)
+                yield client
+
+    @asynccontextmanager
+    async def _transport(self) -> AsyncIterator[Any]:
+        settings = self.settings
+        if settings.command:
+            program, *words = settings.command
+            yield self._sdk.StdioServerParameters(command=program, args=words, env=dict(settings.environment))
+            return
+        web = importlib.import_module("httpx2")
+        http = importlib.import_module("mcp.client.streamable_http")
+        timeout = web.Timeout(CONNECT_TIMEOUT, read=300.0)
+        async with web.AsyncClient(headers=dict(settings.headers), timeout=timeout, trust_env=False) as client:
+            yield http.streamable_http_client(settings.url, http_client=client)
+
+    # ------------------------------------------------------------ tools
+
+    def _tools(self, listed: Sequence[Any]) -> list[Tool]:
+        only = self.settings.only
+        wanted = [one for one in listed if only is None or one.name in only][:MOST_TOOLS]
+        made: dict[str, Tool] = {}
+        for one in wanted:
+            tool = self._tool(one)
+            made.setdefault(tool.name, tool)
+        return list(made.values())
+
+    def _tool(self, listed: Any) -> Tool:
+        schema = dict(listed.input_schema)
+        effect = self.settings.effects.get(listed.name, "effect")
+        return Tool(
+            name=tool_name(self.settings.name, listed.name),
+            description=(listed.description or listed.title or listed.name)[:4096],
+            parameters={"properties": {}, **schema, "type": "object"},
+            accept=dict,  # the server checks its own schemas
+            run=self._run(listed.name, effect),
+            effect=effect,
+            timeout=self.settings.timeout + WAIT_FOR_CONNECTION + CONNECT_TIMEOUT,
+            needs_approval=self.settings.needs_approval,
+        )
+
+    def _run(self, name: str, effect: Effect) -> Run:
+        async def run(arguments: Mapping[str, Any], context: ToolContext) -> str:
+            client = await self._ready()
+            meta = {"idempotency_key": context.idempotency_key} if effect == "idempotent" else None
+            try:
+                result = await client.call_tool(
+                    name, dict(arguments), read_timeout_seconds=self.settings.timeout, meta=meta
+                )
+            except self._sdk.MCPError as error:
+                raise self._failure(error) from None
+            self._heard = self._clock.now()
+            text = _text(result)
+            if result.is_error:
+                raise ToolFailed(text or "the tool failed and said nothing")
+            return text
+
+        return run
+
+    async def _ready(self) -> Any:
+        """A client that answers; one that has been quiet is tried first, so that a dead one is found before a call."""
+        client = await self._lent()
+        if self._clock.now() - self._heard < IDLE:
+            return client
+        try:
+            async with asyncio.timeout(WAIT_FOR_CONNECTION):
+                await client.list_tools(cache_mode="bypass")
+        except (self._sdk.MCPError, TimeoutError):
+            self._lose(client)
+            return await self._lent()
+        self._heard = self._clock.now()
+        return client
+
+    async def _lent(self) -> Any:
+        try:
+            async with asyncio.timeout(WAIT_FOR_CONNECTION):
+                await self._connected.wait()
+        except TimeoutError:
+            raise ToolFailed(f"the MCP server {self.settings.name!r} is not connected; try again later") from None
+        return self._client
+
+    def _lose(self, client: Any) -> None:
+        if client is self._client:
+            self._connected.clear()
+            self._broken.set()
+
+    def _failure(self, error: Any) -> ToolFailed:
+        if error.code == importlib.import_module("mcp_types").CONNECTION_CLOSED:
+            self._lose(self._client)
+            return ToolFailed(f"the MCP server {self.settings.name!r} went away; outcome unknown")
+        return ToolFailed(str(error.message)[:1000])
+
+
+def tool_name(server: str, name: str) -> str:
+    """``server__name`` in the letters that tool names have; a digest tells apart what would be cut off."""
+    whole = re.sub(r"[^A-Za-z0-9_-]", "_", f"{server}__{name}")
+    if len(whole) <= 64:
+        return whole
+    return f"{whole[:55]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+async def _listed(client: Any) -> list[Any]:
+    tools: list[Any] = []
+    cursor = None
+    while len(tools) < MOST_TOOLS:
+        page = await client.list_tools(cursor=cursor, cache_mode="bypass")
+        tools.extend(page.tools)
+        cursor = page.next_cursor
+        if not cursor:
+            break
+    return tools
+
+
+def _text(result: Any) -> str:
+    parts = [_block_text(block) for block in result.content]
+    if not parts and result.structured_content is not None:
+        return as_text(result.structured_content)
+    return "\n".join(parts)
+
+
+def _block_text(block: Any) -> str:
+    if block.type == "text":
+        return str(block.text)
+    if block.type == "resource":
+        return str(getattr(block.resource, "text", None) or f"[resource {block.resource.uri}]")
+    if block.type == "resource_link":
+        return f"[resource {block.uri}]"
+    return f"[{block.type} {getattr(block, 'mime_type', '')}, {len(getattr(block, 'data', ''))} characters of base64]"
+
+
+def _sdk() -> Any:
+    try:
+        return importlib.import_module("mcp")
+    except ImportError:
+        raise ConfigurationError("MCP servers need the MCP client: pip install 'turnkeep[mcp]'") from None

@@ -1,0 +1,119 @@
+"""A program that is started, read and surely ended: bounded time, bounded output, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+Stop = Callable[[asyncio.subprocess.Process], None]
+
+_GRACE = 5.0
+"""Seconds within which a program that was told to stop must be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended. `exit_code` is None if it was stopped because its time was up."""
+
+    exit_code: int | None
+    output: str
+
+    def told(self, seconds: float) -> str:
+        """The output for the model, with the exit code in front unless it is 0."""
+        if self.exit_code is None:
+            return f"stopped after {seconds:g} seconds; everything it started was ended\n{self.output}"
+        if self.exit_code:
+            code = self.exit_code if self.exit_code > 0 else 128 - self.exit_code
+            return f"exit code {code}\n{self.output}"
+        return self.output
+
+
+def kill_group(process: asyncio.subprocess.Process) -> None:
+    """End a program and everything in its process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def run(
+    words: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    directory: str,
+    timeout: float,
+    output_cap: int,
+    descriptors: Sequence[int] = (),
+    stop: Stop = kill_group,
+) -> Finished:
+    """Run a program with nothing to read from; output and errors are one text.
+
+    `stop` ends it and what it has started. It is called before the first wait, so that a cancelled caller ends it too.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=directory,
+        env=dict(environment),
+        start_new_session=True,
+        pass_fds=descriptors,
+    )
+    collected = HeadAndTail(output_cap)
+    stopped = False
+    try:
+        async with asyncio.timeout(timeout):
+            await _read(process, collected)
+            await process.wait()
+    except TimeoutError:
+        stopped = True
+    finally:
+        stop(process)
+        await _gone(process, collected)
+    return Finished(None if stopped else process.returncode, collected.text())
+
+
+async def _read(process: asyncio.subprocess.Process, collected: HeadAndTail) -> None:
+    while process.stdout is not None and (chunk := await process.stdout.read(65536)):
+        collected.add(chunk)
+
+
+async def _gone(process: asyncio.subprocess.Process, collected: HeadAndTail) -> None:
+    """Wait for the end; whoever does not leave in time is killed."""
+    try:
+        async with asyncio.timeout(_GRACE):
+            await _read(process, collected)
+            await process.wait()
+    except TimeoutError:
+        kill_group(process)
+
+
+class HeadAndTail:
+    """Takes any number of bytes and remembers at most `cap` of them: the first half and the last half."""
+
+    def __init__(self, cap: int) -> None:
+        self._room = cap // 2
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.size = 0
+
+    def add(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        missing = self._room - len(self._head)
+        self._head += chunk[:missing]
+        self._tail += chunk[missing:]
+        if len(self._tail) > 2 * self._room:
+            del self._tail[: -self._room]
+
+    def text(self) -> str:
+        """What is remembered, with a note of how much is not; bytes that are no UTF-8 are replaced."""
+        tail = self._tail[-self._room :]
+        left_out = self.size - len(self._head) - len(tail)
+        if not left_out:
+            return (self._head + tail).decode("utf-8", "replace")
+        head = self._head.decode("utf-8", "replace")
+        return f"{head}\n[… {left_out} of {self.size} bytes left out …]\n{tail.decode('utf-8', 'replace')}"

@@ -1,0 +1,65 @@
+"""`execute_bash`: a command of the model, run in a sandbox without network that sees only the workspace."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from turnkeep.errors import ConfigurationError, ToolFailed
+from turnkeep.tools import workspace as workspaces
+from turnkeep.tools.base import Tool, tool
+from turnkeep.tools.processes import MOST_PROCESSES
+from turnkeep.tools.sandbox import Sandbox, can_shield
+
+TIMEOUT = 30.0
+OUTPUT_CAP = 64 * 1024
+LONGEST_COMMAND = 16 * 1024
+
+_FIRST = f'ulimit -u {MOST_PROCESSES} 2>/dev/null; exec /bin/bash --noprofile --norc -c "$1"'
+"""Under bubblewrap the limit counts within its own user namespace; root is held by a cgroup instead."""
+
+
+def bash_tool(root: Path, sandbox: Sandbox, *, timeout: float = TIMEOUT) -> Tool:
+    """The tool of one workspace. Refuses to exist where processes cannot be counted."""
+    if sandbox.limit is None:
+        raise ConfigurationError("execute_bash needs a limit on processes, and this process cannot set one")
+    workspace = workspaces.Workspace(root)
+    shields = sandbox.mechanism == "bubblewrap" and can_shield()
+
+    @tool(effect="effect", timeout=timeout + 10.0, output_cap=OUTPUT_CAP + 1024)
+    async def execute_bash(
+        command: Annotated[str, Field(description="A bash command or script.")],
+        seconds: Annotated[
+            float | None, Field(description="Stop it after this time; null for the most allowed.")
+        ] = None,
+    ) -> str:
+        """Run a bash command in the workspace. There is no network; nothing it starts outlives it."""
+        _demand_sane(command)
+        given = min(timeout, seconds) if seconds is not None and seconds > 0 else timeout
+        program = _program(command, sandbox)
+        with workspace.held(".git") if shields else nullcontext() as git:
+            finished = await sandbox.run(program, workspace.root, timeout=given, output_cap=OUTPUT_CAP, shielded=git)
+        return finished.told(given)
+
+    return execute_bash
+
+
+def _program(command: str, sandbox: Sandbox) -> list[str]:
+    shell = ["/bin/bash", "--noprofile", "--norc", "-c"]
+    if sandbox.mechanism == "bubblewrap":
+        return [*shell, _FIRST, "bash", command]
+    return [*shell, command]
+
+
+def _demand_sane(command: str) -> None:
+    try:
+        size = len(command.encode())
+    except UnicodeEncodeError:
+        raise ToolFailed("the command is no valid text") from None
+    if "\0" in command or not command.strip():
+        raise ToolFailed("the command is empty or has a NUL character")
+    if size > LONGEST_COMMAND:
+        raise ToolFailed(f"the command is longer than {LONGEST_COMMAND} bytes; write a script file and run that")

@@ -1,0 +1,150 @@
+"""No tool gets out of its workspace: not as root, not as an ordinary user, in no sandbox and without one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scenario import tools_escape_corpus as corpus
+from turnkeep.errors import ConfigurationError
+from turnkeep.tools import Tool, tool
+from turnkeep.tools.builtin import builtin_tools
+from turnkeep.tools.processes import ProcessLimit
+from turnkeep.tools.sandbox import Sandbox, SandboxReport
+from turnkeep.tools.shell import bash_tool
+from turnkeep.tools.workspace import openat2_works
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workspace tools are for Linux")
+
+ORDINARY = 65534
+
+
+def run_corpus(user: int | None) -> dict[str, Any]:
+    words = [sys.executable, corpus.__file__, *(["--user", str(user)] if user else [])]
+    environment = {**os.environ, "TURNKEEP_CANARY": corpus.CANARY}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+@pytest.mark.slow
+@pytest.mark.prove
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("identity", ["root", "ordinary user"])
+def test_nothing_gets_out_of_the_workspace(identity: str) -> None:
+    if identity == "root" and os.getuid() != 0:
+        pytest.skip("only root can try as root")
+
+    told = run_corpus(ORDINARY if os.getuid() == 0 and identity != "root" else None)
+
+    results = told["results"]
+    escaped = {name: result for name, result in results.items() if result["damage"]}
+    print(f"escape corpus as {identity}: {len(results)} attempts, {len(escaped)} escapes; {told['report']}")
+    assert escaped == {}
+    assert len(results) >= 60
+    if told["refusal"] is None:
+        assert sum("execute_bash" in name or ": bash" in name for name in results) >= 40
+
+
+def test_the_corpus_has_at_least_sixty_different_attempts() -> None:
+    names = [case.name for case in corpus.corpus()]
+
+    assert len(names) == len(set(names))
+    assert len(names) >= 60
+
+
+# ---------------------------------------------------------------- the corpus can fail
+
+
+@tool(name="read_file", effect="pure")
+def careless_read(path: str) -> str:
+    """Reads whatever it is asked for."""
+    with open(Path.cwd() / path, errors="replace") as file:
+        return file.read(10_000)
+
+
+@tool(name="write_file", effect="idempotent")
+def careless_write(path: str, content: str) -> str:
+    """Writes wherever it is asked to."""
+    (Path.cwd() / path).parent.mkdir(parents=True, exist_ok=True)
+    (Path.cwd() / path).write_text(content)
+    return "written"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "read upwards",
+        "read down and up",
+        "read absolute",
+        "read link",
+        "read relative link",
+        "read link to a folder",
+        "read link upwards",
+        "read chain of links",
+        "read repository",
+        "read settings",
+        "write upwards",
+        "write absolute",
+        "write over a link",
+        "write over a dangling link",
+        "write into a linked folder",
+        "write into new folders behind a link",
+    ],
+)
+async def test_a_careless_tool_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(case for case in corpus.corpus() if case.name == name)
+    outside = corpus.Outside()
+    workspace = outside.base / "workspace"
+    workspace.mkdir()
+    monkeypatch.chdir(workspace)
+    careless: dict[str, Tool] = {"read_file": careless_read, "write_file": careless_write}
+    try:
+        told = await corpus.attempt(case, careless, workspace, outside)
+    finally:
+        outside.close()
+
+    assert told["damage"], told
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_bash_is_refused_where_processes_cannot_be_counted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="limit on processes"):
+        bash_tool(tmp_path, Sandbox("bubblewrap", None))
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        (SandboxReport(True, "not installed", "version 3, needs 6", "cgroup"), "install bubblewrap"),
+        (SandboxReport(True, "ok", "ok", None), "limit on processes"),
+    ],
+)
+def test_bash_is_refused_without_a_sandbox_and_says_why(report: SandboxReport, words: str, tmp_path: Path) -> None:
+    if not openat2_works():
+        pytest.skip("no openat2 here")
+    with pytest.raises(ConfigurationError, match=words):
+        builtin_tools(workspace=tmp_path, bash=True, report=report)
+
+
+def test_all_built_in_tools_are_off_unless_configured(tmp_path: Path) -> None:
+    assert builtin_tools() == []
+    with pytest.raises(ConfigurationError, match="needs a workspace"):
+        builtin_tools(bash=True)
+
+
+@pytest.mark.parametrize("root", ["relative", "/", "/nowhere/at/all", "/etc/hostname"])
+def test_a_workspace_is_an_absolute_directory_other_than_the_root(root: str) -> None:
+    with pytest.raises(ConfigurationError, match="workspace"):
+        builtin_tools(workspace=Path(root), report=SandboxReport(True, "ok", "ok", "cgroup"))
+
+
+def test_the_user_limit_holds_ordinary_users_only() -> None:
+    assert ProcessLimit("user limit").group() is None
