@@ -1,0 +1,12 @@
+"""SQLite: a `Store` in one file, with one writer thread per process that commits in groups.
+
+`store` puts the engine together from one file per protocol (`inbox`, `events`, `threads`, `registry`, `ledger`).
+Below them: `engine` (opening), `writer` and `reader` (threads), `transaction` and `view` (what operations see),
+`rows`, `log`, `transcript`, `letters` (what is stored), `due`, `hints`, `others` (who is woken), `owners`, `room`,
+`layout`, `backup`, `connection`, `faults`.
+"""
+
+from turnkeep.store.sqlite.backup import backup, restore
+from turnkeep.store.sqlite.store import SqliteStore
+
+__all__ = ["SqliteStore", "backup", "restore"]

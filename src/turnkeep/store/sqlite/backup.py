@@ -1,0 +1,99 @@
+"""Copies of a store: taken while it runs, put back while nobody uses it."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+
+from turnkeep.errors import StoreMisconfigured
+from turnkeep.store.base import LAYOUT
+from turnkeep.store.sqlite import layout
+from turnkeep.store.sqlite.connection import connect_to_read, connect_to_write
+from turnkeep.store.sqlite.faults import at_open, meaning
+from turnkeep.store.sqlite.owners import Owners
+
+
+def owners_of(path: Path) -> Path:
+    """Where the lock files of a store's owners are."""
+    return path.with_name(f"{path.name}.owners")
+
+
+def backup(path: Path, target: Path) -> int:
+    """Copy a store, in use or not, to a file that is complete and checked; its size in bytes.
+
+    Holds everything that was acknowledged before the call. Raises `StoreMisconfigured`, `StoreError`.
+    """
+    _must_exist(path)
+    if target.exists():
+        raise StoreMisconfigured(f"{target} exists already, give another name for the backup")
+    try:
+        with closing(connect_to_read(path)) as connection:
+            layout.layout_of(connection, path)
+            layout.copy_to(connection, target)
+    except apsw.Error as error:
+        raise meaning(error, path) from error
+    except OSError as error:
+        raise StoreMisconfigured(f"the backup {target} cannot be written: {error.strerror}") from error
+    return target.stat().st_size
+
+
+def restore(source: Path, path: Path) -> None:
+    """Put a backup in the place of a store that nobody uses; what was there is kept as ``<path>.replaced``.
+
+    All epochs change, so that subscribers begin anew. Raises `StoreMisconfigured` while the store is in use, or when
+    the backup is none.
+    """
+    _must_exist(source)
+    _must_be_free(path)
+    draft = path.with_name(f"{path.name}.restored")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+            found = layout.layout_of(connection, source)
+            if found > LAYOUT:
+                raise StoreMisconfigured(f"the backup {source} has layout {found}, newer than {LAYOUT}: upgrade")
+            layout.copy_to(connection, draft)
+        _begin_anew(draft)
+    except apsw.Error as error:
+        raise at_open(error, source) from error
+    _put_in_place(draft, path)
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise StoreMisconfigured(f"there is no file {path}")
+
+
+def _must_be_free(path: Path) -> None:
+    """Nobody has the store open: neither one of us, nor a tool of SQLite."""
+    if users := Owners(owners_of(path)).others():
+        raise StoreMisconfigured(f"the store {path} is in use ({users[0]}), stop it first")
+    if not path.exists():
+        return
+    try:
+        with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            connection.pragma("locking_mode", "exclusive")
+            connection.execute("BEGIN EXCLUSIVE; COMMIT")
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except apsw.BusyError:
+        raise StoreMisconfigured(f"the store {path} is in use by another program, stop it first") from None
+    except apsw.Error:
+        return  # damaged: the reason why it is replaced
+
+
+def _begin_anew(path: Path) -> None:
+    with closing(connect_to_write(path)) as connection, layout.alone(connection):
+        layout.change_epochs(connection, lambda: secrets.token_hex(4))
+        layout.put(connection, "open", 0)
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    """The old file goes aside with its log, which belongs to it alone."""
+    for suffix in ("", "-wal", "-shm"):
+        old = path.with_name(f"{path.name}{suffix}")
+        if old.exists():
+            old.replace(path.with_name(f"{path.name}.replaced{suffix}"))
+    draft.replace(path)

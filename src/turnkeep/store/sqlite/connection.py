@@ -1,0 +1,76 @@
+"""Connections to the file: current SQLite, write-ahead log, patient with other processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import apsw
+
+from turnkeep.errors import StoreMisconfigured
+
+OLDEST = (3, 53, 0)
+"""Older releases can lose or damage data when a write-ahead log is reset beside another connection."""
+
+PATIENCE = 10.0
+_STEP = 0.0005
+_LOG_LIMIT = 64 * 1024 * 1024
+
+
+class Patience:
+    """Asks for a lock again every half millisecond, evenly, until the time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = 0.0
+
+    def __call__(self, tries: int) -> bool:
+        now = time.monotonic()
+        if tries == 0:
+            self._until = now + self._seconds
+        if now >= self._until:
+            return False
+        time.sleep(_STEP)
+        return True
+
+
+def check_version(version: str) -> None:
+    """Raises `StoreMisconfigured` for a SQLite that is too old."""
+    if tuple(int(part) for part in version.split(".")[:3]) < OLDEST:
+        wanted = ".".join(str(part) for part in OLDEST)
+        raise StoreMisconfigured(f"SQLite {version} is too old, at least {wanted} is needed: upgrade apsw")
+
+
+def make_place(path: Path) -> None:
+    """The directory, and an empty file that only its owner can read."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StoreMisconfigured(f"the store {path} cannot be made: {error.strerror}, give another path") from error
+
+
+def connect_to_write(path: Path, *, patience: float = PATIENCE) -> apsw.Connection:
+    connection = _connect(path, patience, pages_kib=16_384)
+    if connection.pragma("journal_mode", "wal") != "wal":
+        connection.close()
+        raise StoreMisconfigured(f"the file system of {path} cannot hold a write-ahead log, use a local disk")
+    connection.pragma("synchronous", "full")
+    connection.pragma("fullfsync", "on")
+    connection.pragma("journal_size_limit", _LOG_LIMIT)
+    return connection
+
+
+def connect_to_read(path: Path, *, patience: float = PATIENCE) -> apsw.Connection:
+    connection = _connect(path, patience, pages_kib=8_192)
+    connection.pragma("query_only", "on")
+    return connection
+
+
+def _connect(path: Path, patience: float, *, pages_kib: int) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=200)
+    connection.set_busy_handler(Patience(patience))
+    connection.pragma("cache_size", -pages_kib)
+    connection.pragma("temp_store", "memory")
+    return connection

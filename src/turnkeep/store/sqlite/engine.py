@@ -1,0 +1,188 @@
+"""What every part of the engine stands on: the opened file, its writer and its readers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from turnkeep.clock import Clock, SystemClock
+from turnkeep.errors import StoreUnavailable
+from turnkeep.messages import Address
+from turnkeep.store.base import Policies
+from turnkeep.store.ids import Ids, random_ids
+from turnkeep.store.sqlite import layout, rows
+from turnkeep.store.sqlite.backup import owners_of
+from turnkeep.store.sqlite.connection import check_version, connect_to_read, connect_to_write, make_place
+from turnkeep.store.sqlite.faults import at_open, meaning
+from turnkeep.store.sqlite.hints import Hub
+from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.sqlite.reader import Reader
+from turnkeep.store.sqlite.room import BALLAST, Ballast
+from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.view import Setup, View
+from turnkeep.store.sqlite.writer import Kind, Writer
+
+T = TypeVar("T")
+
+READERS = 2
+
+_DEFAULTS = Policies()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Everything that lives from `open` to `close`, in the process that opened it."""
+
+    process: int
+    owners: Owners
+    hub: Hub
+    writer: Writer
+    reader: Reader
+    connections: tuple[apsw.Connection, ...]
+
+
+class Engine:
+    """Opens and closes the file, and takes operations to its threads."""
+
+    engine = "sqlite"
+
+    def __init__(
+        self,
+        path: Path | str,
+        policies: Policies = _DEFAULTS,
+        *,
+        clock: Clock | None = None,
+        ids: Ids = random_ids,
+        ballast: int = BALLAST,
+    ) -> None:
+        """`ballast` is how many bytes are kept free for runs in progress to end on a full disk."""
+        self.path = Path(path).absolute()
+        self.policies = policies
+        self.clock: Clock = clock or SystemClock()
+        self._ids = ids
+        self._ballast = ballast
+        self._opened: Opened | None = None
+
+    # ---------------------------------------------------------------- opening and closing
+
+    async def open(self) -> None:
+        """Make the file if there is none, free the leases of owners that are gone, and begin to write."""
+        hub = Hub(self.clock)
+        owners, connections, setup = await asyncio.to_thread(self._prepare)
+        transaction = Transaction(connections[0], setup, owners)
+        writer = Writer(transaction, hub, self.path, self._room())
+        reader = Reader([View(connection, setup) for connection in connections[1:]], self.path)
+        self._opened = Opened(os.getpid(), owners, hub, writer, reader, connections)
+        writer.start()
+        reader.start()
+        await writer.run(_nothing, "ending")
+
+    def _prepare(self) -> tuple[Owners, tuple[apsw.Connection, ...], Setup]:
+        check_version(apsw.sqlite_lib_version())
+        make_place(self.path)
+        owners = Owners(owners_of(self.path))
+        connections: list[apsw.Connection] = []
+        try:
+            owners.hold(f"store {secrets.token_hex(8)}")
+            connections.append(connect_to_write(self.path))
+            layout.prepare(connections[0], self.path, owners)
+            incarnation = layout.begin_life(connections[0], lambda: self._ids("epoch"))
+            connections += [connect_to_read(self.path) for _ in range(READERS)]
+        except BaseException as error:
+            _let_go(owners, connections)
+            if isinstance(error, apsw.Error):
+                raise at_open(error, self.path) from error
+            raise
+        return owners, tuple(connections), Setup(self.policies, self.clock, self._ids, incarnation)
+
+    def _room(self) -> Ballast:
+        return Ballast(self.path.with_name(f"{self.path.name}.ballast"), self._ballast)
+
+    async def close(self) -> None:
+        """Do what waits, and let go of the file and of all leases: the next to open it may have them at once."""
+        opened, self._opened = self._opened, None
+        if opened is None or opened.process != os.getpid():
+            return
+        opened.hub.close()
+        await opened.writer.stop()
+        await opened.reader.stop()
+        await asyncio.to_thread(self._finish, opened)
+
+    def _finish(self, opened: Opened) -> None:
+        try:
+            layout.end_life(opened.connections[0], opened.owners)
+        except apsw.Error as error:
+            raise meaning(error, self.path) from error
+        finally:
+            _let_go(opened.owners, list(opened.connections))
+
+    # ---------------------------------------------------------------- for the parts
+
+    def use(self) -> Opened:
+        """Raises `StoreUnavailable` before `open`, after `close`, and in a forked process."""
+        opened = self._opened
+        if opened is None:
+            raise StoreUnavailable("the store is closed")
+        if opened.process != os.getpid():
+            raise StoreUnavailable(
+                f"the store was opened in another process ({opened.process}), open one after the fork instead"
+            )
+        return opened
+
+    def write(self, act: Callable[[Transaction], T], kind: Kind = "plain") -> Coroutine[Any, Any, T]:
+        return self.use().writer.run(act, kind)
+
+    def read_from(self, look: Callable[[View], T]) -> Coroutine[Any, Any, T]:
+        return self.use().reader.run(look)
+
+    def on(
+        self, address: Address, rule: Callable[[Transaction, Kept], T], kind: Kind = "plain"
+    ) -> Coroutine[Any, Any, T]:
+        """Apply a rule to a thread that has to be there, and store it."""
+        return self.write(lambda tx: _applied(tx, tx.get(address), rule), kind)
+
+    def on_any(self, address: Address, rule: Callable[[Transaction, Kept], T]) -> Coroutine[Any, Any, T]:
+        """Apply a rule to a thread that is made if need be, and store it."""
+        return self.write(lambda tx: _applied(tx, tx.find_or_new(address), rule))
+
+    def on_found(
+        self, address: Address, rule: Callable[[Transaction, Kept], T], absent: T, kind: Kind = "plain"
+    ) -> Coroutine[Any, Any, T]:
+        """Apply a rule to a thread, if there is one, and store it."""
+
+        def act(tx: Transaction) -> T:
+            kept = tx.find(address)
+            return absent if kept is None else _applied(tx, kept, rule)
+
+        return self.write(act, kind)
+
+    async def resolved(self, address: Address) -> Address:
+        """The address of the thread that this one means."""
+        if not address.names_thread:
+            return address
+        found = await self.read_from(lambda view: rows.find(view.connection, address))
+        return address if found is None else found.address
+
+
+def _applied(tx: Transaction, kept: Kept, rule: Callable[[Transaction, Kept], T]) -> T:
+    result = rule(tx, kept)
+    tx.save(kept)
+    return result
+
+
+def _nothing(tx: Transaction) -> None:
+    """Return when the writer works."""
+
+
+def _let_go(owners: Owners, connections: list[apsw.Connection]) -> None:
+    for connection in reversed(connections):
+        connection.close()
+    owners.let_go()

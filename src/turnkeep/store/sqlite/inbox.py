@@ -1,0 +1,364 @@
+"""The inbox of the SQLite engine: one rule of `turns` per operation, stored in one act."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound, ThreadQuarantined
+from turnkeep.events import Fault
+from turnkeep.messages import Address, Content, Message
+from turnkeep.store import turns
+from turnkeep.store.base import (
+    Call,
+    Claim,
+    Commit,
+    Counts,
+    DeadLetter,
+    Decision,
+    Directive,
+    FailOutcome,
+    Failure,
+    Left,
+    MessageRecord,
+    Receipt,
+    Record,
+)
+from turnkeep.store.ids import new_run_id, new_token
+from turnkeep.store.records import message_record
+from turnkeep.store.sharing import next_tenant
+from turnkeep.store.sqlite import counting
+from turnkeep.store.sqlite.codec import decode, encode
+from turnkeep.store.sqlite.due import First, earliest
+from turnkeep.store.sqlite.engine import Engine
+from turnkeep.store.sqlite.letters import letter_from_json
+from turnkeep.store.sqlite.query import every
+from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.view import View
+
+T = TypeVar("T")
+
+
+class SqliteInbox(Engine):
+    """The inbox protocol."""
+
+    # ---------------------------------------------------------------- accepting and claiming
+
+    async def accept(
+        self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
+    ) -> list[Receipt | Rejected]:
+        places = await self._places(messages)
+        if len(places) == 1:
+            (address,) = places
+            return await self.write(lambda tx: _accept(tx, address, messages, create=create, max_inbox=max_inbox))
+        acts = [
+            partial(_accept, address=address, messages=[messages[i] for i in here], create=create, max_inbox=max_inbox)
+            for address, here in places.items()
+        ]
+        taken = await self.use().writer.run_all(acts)
+        outcomes: dict[int, Receipt | Rejected] = {}
+        for here, theirs in zip(places.values(), taken, strict=True):
+            outcomes |= zip(here, theirs, strict=True)
+        return [outcomes[place] for place in range(len(messages))]
+
+    async def _places(self, messages: Sequence[Message]) -> dict[Address, list[int]]:
+        """Which messages belong to each thread."""
+        places: dict[Address, list[int]] = {}
+        for place, message in enumerate(messages):
+            places.setdefault(await self.resolved(message.address), []).append(place)
+        return places
+
+    async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
+        return await self.write(lambda tx: _claim(tx, owner, limit, lease, queues))
+
+    async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
+        if not messages:
+            raise InvalidMessage("there is no message to begin with, give at least one")
+
+        def rule(tx: Transaction, kept: Kept) -> Claim:
+            tx.owners.hold(owner)
+            known = [tx.known(kept, m.message_id) for m in messages]
+            names = {"token": new_token(tx.setup.ids), "run_id": new_run_id(tx.setup.ids)}
+            return turns.begin(kept.thread, messages, known, tx.policy(kept), tx.now, owner=owner, lease=lease, **names)
+
+        return await self.on_any(messages[0].address, rule)
+
+    async def renew(self, owner: str, claims: Sequence[Claim], *, lease: float) -> dict[str, Directive]:
+        return await self.write(lambda tx: _renew(tx, owner, claims, lease), "ending")
+
+    # ---------------------------------------------------------------- inside a run, and its end
+
+    def _owned(self, claim: Claim, rule: Callable[[Transaction, Kept], T]) -> Callable[[Transaction], T]:
+        def act(tx: Transaction) -> T:
+            kept = tx.owned(claim)
+            result = rule(tx, kept)
+            tx.save(kept)
+            return result
+
+        return act
+
+    async def offered(self, claim: Claim) -> list[Message]:
+        return await self.write(self._owned(claim, lambda tx, kept: turns.offered(kept.thread, claim)), "ending")
+
+    async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
+        own = [decode(encode(dict(record))) for record in records]
+        await self.write(self._owned(claim, lambda tx, kept: turns.journal(kept.thread, claim, own, tx.now)), "ending")
+
+    async def commit(self, claim: Claim, commit: Commit) -> Left:
+        def rule(tx: Transaction, kept: Kept) -> Left:
+            return turns.commit(kept.thread, claim, commit, tx.policy(kept), tx.now)
+
+        return await self.write(self._owned(claim, rule), "ending")
+
+    async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
+        def rule(tx: Transaction, kept: Kept) -> FailOutcome:
+            return turns.fail(kept.thread, claim, failure, tx.policy(kept), tx.now)
+
+        return await self.write(self._owned(claim, rule), "ending")
+
+    async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
+        def rule(tx: Transaction, kept: Kept) -> None:
+            turns.release(kept.thread, claim, delay, reason, tx.now)
+
+        await self.write(self._owned(claim, rule), "ending")
+
+    async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
+        def rule(tx: Transaction, kept: Kept) -> None:
+            turns.hold(kept.thread, claim, calls, expires_in, tx.now)
+
+        await self.write(self._owned(claim, rule), "ending")
+
+    # ---------------------------------------------------------------- from outside
+
+    async def decide(self, address: Address, call_id: str, digest: str, decision: Decision) -> Call:
+        return await self.on(address, lambda tx, k: turns.decide(k.thread, call_id, digest, decision, tx.now))
+
+    async def cancel(self, address: Address, *, drop_inbox: bool = False) -> bool:
+        def rule(tx: Transaction, kept: Kept) -> bool:
+            return turns.cancel(kept.thread, tx.policy(kept), tx.now, drop_inbox=drop_inbox)
+
+        return await self.on_found(address, rule, False, "ending")
+
+    async def withdraw(self, address: Address, message_id: str) -> MessageRecord:
+        def act(tx: Transaction) -> MessageRecord:
+            kept = tx.get(address)
+            if turns.status_of(kept.thread, message_id) is None:
+                turns.late(tx.known(kept, message_id), message_id, withdrawing=True)
+            else:
+                turns.withdraw(kept.thread, message_id, tx.policy(kept), tx.now)
+                tx.save(kept)
+            return _record(tx, kept, message_id)
+
+        return await self.write(act, "ending")
+
+    async def edit(self, address: Address, message_id: str, content: Content) -> MessageRecord:
+        def act(tx: Transaction) -> MessageRecord:
+            kept = tx.get(address)
+            if turns.status_of(kept.thread, message_id) is None:
+                turns.late(tx.known(kept, message_id), message_id, withdrawing=False)
+            turns.edit(kept.thread, message_id, content, tx.policy(kept), tx.now)
+            tx.save(kept)
+            return _record(tx, kept, message_id)
+
+        return await self.write(act)
+
+    async def flush(self, address: Address) -> bool:
+        return await self.on_found(address, lambda tx, k: turns.flush(k.thread, tx.policy(k), tx.now), False)
+
+    async def typing(self, address: Address) -> float | None:
+        return await self.on_found(address, lambda tx, k: turns.typing(k.thread, tx.policy(k), tx.now), None)
+
+    async def pause(self, address: Address) -> None:
+        await self.on_any(address, lambda tx, k: turns.pause(k.thread, tx.now))
+
+    async def resume(self, address: Address) -> None:
+        await self.on_found(address, lambda tx, k: turns.resume(k.thread, tx.policy(k), tx.now), None)
+
+    # ---------------------------------------------------------------- looking
+
+    async def message(self, address: Address, message_id: str) -> MessageRecord | None:
+        def look(view: View) -> MessageRecord | None:
+            kept = view.find(address)
+            known = view.known(kept, message_id) if kept else None
+            return message_record(kept.thread, message_id, known) if kept and known else None
+
+        return await self.read_from(look)
+
+    async def counts(self, *, tenant: str | None = None, queue: str | None = None) -> Counts:
+        return await self.read_from(lambda view: counting.counts(view, tenant, queue))
+
+    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
+        await self.use().hub.ready(
+            queues, timeout, lambda: self.read_from(lambda view: earliest(view.connection, queues))
+        )
+        self.use()
+
+    async def nudged(self, owner: str, *, timeout: float) -> set[Address]:
+        told = await self.use().hub.nudged(owner, timeout)
+        self.use()
+        return told
+
+    # ---------------------------------------------------------------- dead letters
+
+    async def dead(
+        self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
+    ) -> list[DeadLetter]:
+        def look(view: View) -> list[DeadLetter]:
+            found = every(
+                view.connection,
+                "SELECT body FROM dead WHERE dead_id > ?1 AND (?2 IS NULL OR tenant = ?2)"
+                " AND (?3 IS NULL OR queue = ?3) ORDER BY dead_id LIMIT ?4",
+                (after, tenant, queue, limit),
+            )
+            return [letter_from_json(decode(body)) for (body,) in found]
+
+        return await self.read_from(look)
+
+    async def dead_letter(self, dead_id: str) -> DeadLetter | None:
+        return await self.read_from(lambda view: _letter(view, dead_id))
+
+    async def redrive(self, dead_id: str) -> Receipt:
+        return await self.write(lambda tx: _redrive(tx, dead_id))
+
+    async def discard(self, dead_id: str) -> bool:
+        return await self.write(lambda tx: _remove_letter(tx, dead_id), "ending")
+
+
+# ---------------------------------------------------------------- the acts
+
+
+def _accept(
+    tx: Transaction, address: Address, messages: Iterable[Message], *, create: bool, max_inbox: int | None
+) -> list[Receipt | Rejected]:
+    """The messages of one thread, in one act; it is stored if any was taken."""
+    kept = tx.find_or_new(address) if create else tx.find(address)
+    if kept is None:
+        error = ThreadNotFound(f"there is no thread on channel {address.channel!r}")
+        return [error for _ in messages]
+    thread, policy = kept.thread, tx.policy(kept)
+    outcomes: list[Receipt | Rejected] = []
+    for message in messages:
+        known = thread.out.known.get(message.message_id) or tx.known(kept, message.message_id)
+        try:
+            outcomes.append(turns.accept(thread, message, known, policy, tx.now, max_inbox))
+        except Rejected as refused:
+            outcomes.append(refused)
+    if thread.out.known:
+        tx.save(kept)
+    elif thread.out.changed:
+        tx.drop(kept)
+    return outcomes
+
+
+def _claim(tx: Transaction, owner: str, limit: int, lease: float, queues: Sequence[str] | None) -> list[Claim]:
+    tx.owners.hold(owner)
+    claims: list[Claim] = []
+    seen: set[int] = set()
+    while len(claims) < limit and (ready := _ready(tx, queues, seen)):
+        served, floor = tx.shares()
+        tenant = next_tenant({tenant: first.wake for tenant, first in ready.items()}, served, floor)
+        first = ready[tenant]
+        seen.add(first.row)
+        claim = _claim_one(tx, first, owner, lease)
+        if claim is not None:
+            tx.charge(tenant)
+            claims.append(_given(claim))
+    return claims
+
+
+def _ready(tx: Transaction, queues: Sequence[str] | None, seen: set[int]) -> dict[str, First]:
+    """By tenant, the thread that is due longest."""
+    ready: dict[str, First] = {}
+    for (tenant, queue), first in tx.due.firsts().items():
+        if first.wake > tx.now or first.row in seen or (queues is not None and queue not in queues):
+            continue
+        if tenant not in ready or first < ready[tenant]:
+            ready[tenant] = first
+    return ready
+
+
+def _claim_one(tx: Transaction, first: First, owner: str, lease: float) -> Claim | None:
+    """None when it was not due after all, or cannot be read: then it is put aside."""
+    try:
+        kept = tx.at(first.row, first.address)
+    except ThreadQuarantined:
+        tx.quarantine(first.row, first.address)
+        return None
+    ids = tx.setup.ids
+    token, run_id = new_token(ids), kept.thread.run_id or new_run_id(ids)
+    claim = turns.claim(kept.thread, tx.policy(kept), tx.now, owner=owner, lease=lease, token=token, run_id=run_id)
+    tx.save(kept)
+    return claim
+
+
+def _given(claim: Claim) -> Claim:
+    """A claim whose journal the caller may keep and change."""
+    return replace(claim, journal=copy.deepcopy(claim.journal)) if claim.journal else claim
+
+
+def _renew(tx: Transaction, owner: str, claims: Sequence[Claim], lease: float) -> dict[str, Directive]:
+    directives = {claim.token: _renew_one(tx, claim, lease) for claim in claims}
+    rest = every(tx.connection, "SELECT id, tenant, queue, channel FROM thread WHERE owner = ?", (owner,))
+    for row, *names in rest:
+        with suppress(ThreadQuarantined):
+            kept = tx.at(row, Address(*names))
+            if kept.thread.token not in directives:
+                turns.orphan(kept.thread, tx.now)
+                tx.save(kept)
+    return directives
+
+
+def _renew_one(tx: Transaction, claim: Claim, lease: float) -> Directive:
+    try:
+        kept = tx.find(claim.address)
+    except ThreadQuarantined:
+        kept = None
+    if kept is None:
+        return Directive(held=False)
+    directive = turns.renew(kept.thread, claim, tx.now, lease, tx.policy(kept))
+    tx.save(kept)
+    return directive
+
+
+def _record(tx: Transaction, kept: Kept, message_id: str) -> MessageRecord:
+    known = tx.known(kept, message_id)
+    if known is None:
+        raise NotFound(f"no message {message_id!r} is known on this channel")
+    return message_record(kept.thread, message_id, known)
+
+
+def _letter(view: View, dead_id: str) -> DeadLetter | None:
+    body = view.connection.execute("SELECT body FROM dead WHERE dead_id = ?", (dead_id,)).get
+    return None if body is None else letter_from_json(decode(body))
+
+
+def _remove_letter(tx: Transaction, dead_id: str) -> bool:
+    tx.mark()
+    tx.connection.execute("DELETE FROM dead WHERE dead_id = ?", (dead_id,))
+    return tx.connection.changes() > 0
+
+
+def _redrive(tx: Transaction, dead_id: str) -> Receipt:
+    done = tx.connection.execute(
+        "SELECT receipt FROM redriven WHERE dead_id = ? AND forget_at > ?", (dead_id, tx.now)
+    ).get
+    if done is not None:
+        return Receipt(**decode(done))
+    letter = _letter(tx, dead_id)
+    if letter is None:
+        raise NotFound(f"there is no dead letter {dead_id!r}")
+    kept = tx.find_or_new(letter.address)
+    policy = tx.policy(kept)
+    receipt = turns.redrive(kept.thread, letter, policy, tx.now, tx.known(kept, letter.message.message_id))
+    tx.save(kept)
+    _remove_letter(tx, dead_id)
+    tx.connection.execute(
+        "REPLACE INTO redriven (dead_id, forget_at, receipt) VALUES (?, ?, ?)",
+        (dead_id, tx.now + policy.dedupe, encode(receipt)),
+    )
+    return receipt

@@ -1,0 +1,168 @@
+"""The tables: made in a new file, checked in an old one, changed when they are of an older layout."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+
+import apsw
+
+from turnkeep.errors import StoreMisconfigured
+from turnkeep.store.base import LAYOUT
+from turnkeep.store.sqlite.owners import Owners
+
+APPLICATION = 0x7475726E
+"""Marks the file as ours ("turn")."""
+
+Step = Callable[[apsw.Connection], None]
+
+STEPS: Mapping[int, Step] = {}
+"""What leads from a layout to the next one, by the number of the older."""
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def prepare(
+    connection: apsw.Connection,
+    path: Path,
+    owners: Owners,
+    *,
+    layout: int = LAYOUT,
+    steps: Mapping[int, Step] = STEPS,
+) -> None:
+    """Make or migrate the tables. Raises `StoreMisconfigured` for a file of somebody else or of a newer layout."""
+    if _is_empty(connection):
+        _make(connection, layout)
+    found = layout_of(connection, path)
+    if found > layout:
+        raise StoreMisconfigured(
+            f"the store {path} has layout {found}, this version of turnkeep knows {layout} at most: upgrade turnkeep"
+        )
+    if found < layout:
+        _migrate(connection, path, owners, layout, steps)
+
+
+def layout_of(connection: apsw.Connection, path: Path) -> int:
+    if connection.pragma("application_id") != APPLICATION:
+        raise StoreMisconfigured(f"{path} is a database of another program, give another path")
+    found = get(connection, "layout")
+    if not isinstance(found, int):
+        raise StoreMisconfigured(f"{path} says no layout, put a backup in its place with `turnkeep restore`")
+    return found
+
+
+def get(connection: apsw.Connection, name: str) -> int | float | str | None:
+    """One value of the file's own."""
+    found: int | float | str | None = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).get
+    return found
+
+
+def put(connection: apsw.Connection, name: str, value: object) -> None:
+    connection.execute("REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+
+@contextlib.contextmanager
+def alone(connection: apsw.Connection) -> Iterator[None]:
+    """A write transaction: nobody else writes meanwhile."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _is_empty(connection: apsw.Connection) -> bool:
+    count: int = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    return count == 0
+
+
+def _make(connection: apsw.Connection, layout: int) -> None:
+    """Of two processes that begin with the same new file one makes the tables."""
+    with alone(connection):
+        if _is_empty(connection):
+            connection.execute(resources.files("turnkeep.store.sqlite").joinpath("schema.sql").read_text())
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            put(connection, "layout", layout)
+
+
+def _migrate(connection: apsw.Connection, path: Path, owners: Owners, layout: int, steps: Mapping[int, Step]) -> None:
+    """In one transaction, after a copy of the file; while nobody uses it with another layout."""
+    with alone(connection):
+        found = layout_of(connection, path)
+        if found == layout:
+            return
+        if old := [other for other in owners.others() if not other.endswith(f" {layout}")]:
+            raise StoreMisconfigured(f"the store {path} is open in another process ({old[0]}), stop it to migrate")
+        if missing := [number for number in range(found, layout) if number not in steps]:
+            raise StoreMisconfigured(
+                f"the store {path} has layout {missing[0]}, which this version of turnkeep cannot read any more"
+            )
+        copy_to(connection, path.with_name(f"{path.name}.layout{found}"))
+        for number in range(found, layout):
+            steps[number](connection)
+        put(connection, "layout", layout)
+
+
+def copy_to(connection: apsw.Connection, path: Path) -> None:
+    """A copy of the file as it is now; it has its name once it is complete and on disk."""
+    draft = path.with_name(f"{path.name}.part")
+    draft.unlink(missing_ok=True)
+    os.close(os.open(draft, os.O_RDWR | os.O_CREAT, 0o600))
+    target = apsw.Connection(str(draft))
+    try:
+        with target.backup("main", connection, "main") as backup:
+            backup.step(-1)
+        target.pragma("journal_mode", "delete")
+        _check(target, path)
+    finally:
+        target.close()
+    with open(draft, "rb") as handle:
+        os.fsync(handle.fileno())
+    draft.replace(path)
+
+
+def _check(connection: apsw.Connection, path: Path) -> None:
+    found = connection.execute("PRAGMA quick_check(1)").get
+    if found != "ok":
+        raise StoreMisconfigured(f"the copy for {path} is damaged ({found}): so is the original, or the disk")
+
+
+# ---------------------------------------------------------------- lives of the file
+
+
+def begin_life(connection: apsw.Connection, fresh: Callable[[], str]) -> str:
+    """Note that the file is in use, and return what its epochs end with.
+
+    When the machine stopped while the file was in use, the last moment of its logs may be missing: then all epochs
+    change, so that nobody goes on from an offset that now means something else.
+    """
+    boot = _boot() or fresh()
+    with alone(connection):
+        if get(connection, "open") and get(connection, "boot") != boot:
+            change_epochs(connection, fresh)
+        put(connection, "open", 1)
+        put(connection, "boot", boot)
+    return str(get(connection, "incarnation") or "")
+
+
+def change_epochs(connection: apsw.Connection, fresh: Callable[[], str]) -> None:
+    put(connection, "incarnation", f".{fresh()[-8:]}")
+
+
+def end_life(connection: apsw.Connection, owners: Owners) -> None:
+    """Note that the file was closed, unless another process still has it open."""
+    with alone(connection):
+        if not owners.others():
+            put(connection, "open", 0)
+
+
+def _boot() -> str:
+    """Which run of the machine this is; empty where that cannot be known: then each opening counts as one."""
+    with contextlib.suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    return ""

@@ -1,0 +1,179 @@
+"""Money, pace and open circuits, in the SQLite engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from turnkeep.events import Fault
+from turnkeep.store.base import Circuit, Limit, Reservation, Spend
+from turnkeep.store.sqlite.codec import decode, encode
+from turnkeep.store.sqlite.engine import Engine
+from turnkeep.store.sqlite.query import every as rows
+from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.view import View
+
+MINUTE = 60.0
+
+
+class SqliteLedger(Engine):
+    """The ledger protocol."""
+
+    # ---------------------------------------------------------------- money
+
+    async def reserve(self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str) -> Reservation:
+        return await self.write(lambda tx: _reserve(tx, tenant, run_id, amount, limits))
+
+    async def settle(self, run_id: str, amount: int, *, tenant: str) -> None:
+        await self.write(lambda tx: _settle(tx, tenant, run_id, amount), "ending")
+
+    async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
+        def look(view: View) -> list[str]:
+            found = rows(
+                view.connection,
+                "SELECT run_id FROM reservation WHERE tenant = ? AND at <= ? ORDER BY at, run_id",
+                (tenant, view.now - older_than),
+            )
+            return [run_id for (run_id,) in found]
+
+        return await self.read_from(look)
+
+    async def spend(self, account: str, *, tenant: str) -> Spend:
+        return await self.read_from(lambda view: _spend(view, tenant, account))
+
+    # ---------------------------------------------------------------- pace
+
+    async def pace(self, key: str, *, requests: float, tokens: float, tokens_wanted: int) -> float:
+        asked = [("requests", requests, 1.0), ("tokens", tokens, min(float(tokens_wanted), tokens))]
+        return await self.write(lambda tx: _pace(tx, key, asked), "soft")
+
+    async def slow_down(self, key: str, seconds: float) -> None:
+        def act(tx: Transaction) -> None:
+            tx.mark()
+            tx.connection.execute(
+                "INSERT INTO slowed (key, until) VALUES (?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET until = max(until, excluded.until)",
+                (key, tx.now + seconds),
+            )
+
+        await self.write(act, "ending")
+
+    # ---------------------------------------------------------------- circuits
+
+    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float) -> Circuit:
+        def act(tx: Transaction) -> Circuit:
+            tx.mark()
+            tx.connection.execute(
+                "INSERT INTO circuit (endpoint, opened_at, probe_at, fault) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (endpoint, tx.now, tx.now + probe_in, encode(fault)),
+            )
+            return _circuits(tx, endpoint)[0]
+
+        return await self.write(act, "ending")
+
+    async def circuits(self) -> list[Circuit]:
+        return await self.read_from(lambda view: _circuits(view, None))
+
+    async def probe(self, endpoint: str, *, every: float) -> bool:
+        def act(tx: Transaction) -> bool:
+            found = _circuits(tx, endpoint)
+            if not found or tx.now < found[0].probe_at:
+                return not found
+            tx.mark()
+            tx.connection.execute("UPDATE circuit SET probe_at = ? WHERE endpoint = ?", (tx.now + every, endpoint))
+            return True
+
+        return await self.write(act, "ending")
+
+    async def mend(self, endpoint: str) -> bool:
+        def act(tx: Transaction) -> bool:
+            tx.mark()
+            tx.connection.execute("DELETE FROM circuit WHERE endpoint = ?", (endpoint,))
+            return tx.connection.changes() > 0
+
+        return await self.write(act, "ending")
+
+
+def _spend(view: View, tenant: str, account: str) -> Spend:
+    found = view.connection.execute(
+        "SELECT settled, reserved FROM account WHERE tenant = ? AND account = ? AND until > ?",
+        (tenant, account, view.now),
+    ).get
+    return Spend(*(found or (0, 0)))
+
+
+def _keep(tx: Transaction, tenant: str, limit: Limit, spend: Spend) -> None:
+    tx.connection.execute(
+        "REPLACE INTO account (tenant, account, settled, reserved, until) VALUES (?, ?, ?, ?, ?)",
+        (tenant, limit.account, spend.settled, spend.reserved, tx.now + limit.keep),
+    )
+
+
+def _reserve(tx: Transaction, tenant: str, run_id: str, amount: int, limits: Sequence[Limit]) -> Reservation:
+    """In all accounts or in none."""
+    if tx.connection.execute("SELECT 1 FROM reservation WHERE tenant = ? AND run_id = ?", (tenant, run_id)).get:
+        return Reservation("granted")
+    for limit in limits:
+        if _spend(tx, tenant, limit.account).settled + amount > limit.amount:
+            return Reservation("refused", limit.account)
+    for limit in limits:
+        spend = _spend(tx, tenant, limit.account)
+        if spend.settled + spend.reserved + amount > limit.amount:
+            return Reservation("waits", limit.account)
+    tx.mark()
+    for limit in limits:
+        spend = _spend(tx, tenant, limit.account)
+        _keep(tx, tenant, limit, Spend(spend.settled, spend.reserved + amount))
+    tx.connection.execute(
+        "INSERT INTO reservation (tenant, run_id, amount, at, limits) VALUES (?, ?, ?, ?, ?)",
+        (tenant, run_id, amount, tx.now, encode([asdict(limit) for limit in limits])),
+    )
+    return Reservation("granted")
+
+
+def _settle(tx: Transaction, tenant: str, run_id: str, amount: int) -> None:
+    found = tx.connection.execute(
+        "SELECT amount, limits FROM reservation WHERE tenant = ? AND run_id = ?", (tenant, run_id)
+    ).get
+    if found is None:
+        return
+    tx.mark()
+    reserved, limits = found
+    for limit in (Limit(**data) for data in decode(limits)):
+        spend = _spend(tx, tenant, limit.account)
+        _keep(tx, tenant, limit, Spend(spend.settled + amount, max(0, spend.reserved - reserved)))
+    tx.connection.execute("DELETE FROM reservation WHERE tenant = ? AND run_id = ?", (tenant, run_id))
+
+
+def _pace(tx: Transaction, key: str, asked: Sequence[tuple[str, float, float]]) -> float:
+    """Take from all buckets or from none. `asked`: name, limit per minute (0: none) and what is wanted of each."""
+    until = tx.connection.execute("SELECT until FROM slowed WHERE key = ?", (key,)).get or 0.0
+    limited = [(name, limit, want, _level(tx, key, name, limit)) for name, limit, want in asked if limit > 0]
+    wait: float = max(0.0, until - tx.now)
+    for _, limit, want, level in limited:
+        wait = max(wait, (want - level) * MINUTE / limit)
+    tx.mark()
+    for name, _, want, level in limited:
+        left = level if wait else level - want
+        tx.connection.execute(
+            "REPLACE INTO bucket (key, name, level, at) VALUES (?, ?, ?, ?)", (key, name, left, tx.now)
+        )
+    return wait
+
+
+def _level(tx: Transaction, key: str, name: str, capacity: float) -> float:
+    """What a bucket holds now, refilled evenly; one never used is full."""
+    found = tx.connection.execute("SELECT level, at FROM bucket WHERE key = ? AND name = ?", (key, name)).get
+    if found is None:
+        return capacity
+    level, at = found
+    return min(capacity, float(level + (tx.now - at) * capacity / MINUTE))
+
+
+def _circuits(view: View, endpoint: str | None) -> list[Circuit]:
+    found = rows(
+        view.connection,
+        "SELECT endpoint, fault, opened_at, probe_at FROM circuit WHERE ?1 IS NULL OR endpoint = ?1 ORDER BY endpoint",
+        (endpoint,),
+    )
+    return [Circuit(name, Fault(**decode(fault)), opened_at, probe_at) for name, fault, opened_at, probe_at in found]

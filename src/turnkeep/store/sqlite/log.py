@@ -1,0 +1,146 @@
+"""The event log as rows: appending, reading, and keeping it within its bounds (`turnkeep.store.log` says which).
+
+A row holds what the event says; thread, offset, time and kind are columns, the epoch is the thread's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import apsw
+
+from turnkeep.events import FINAL, Event
+from turnkeep.store.base import Page, Policy
+from turnkeep.store.sqlite.codec import decode, encode
+from turnkeep.store.sqlite.query import every
+from turnkeep.store.sqlite.rows import Kept
+
+_FINAL = "('" + "', '".join(sorted(FINAL)) + "')"
+
+
+_COLUMNS = ("kind", "offset", "epoch", "at")
+
+
+def body_of(event: Event) -> str:
+    """What an event says, without fields that hold their default."""
+    if event.kind == "delta" and not (event.message_ids or event.tools or event.calls or event.thread_id):
+        return _body_of_delta(event)
+    return encode({name: value for name, value in event.to_json().items() if name not in _COLUMNS})
+
+
+def _body_of_delta(event: Event) -> str:
+    """The hot path: one per token."""
+    data: dict[str, Any] = {"text": event.text}
+    if event.run_id is not None:
+        data["run_id"] = event.run_id
+    if event.attempt:
+        data["attempt"] = event.attempt
+    return encode(data)
+
+
+def event_of(offset: int, at: float, kind: str, body: str, epoch: str) -> Event:
+    return Event.from_json({**decode(body), "kind": kind, "offset": offset, "epoch": epoch, "at": at})
+
+
+_INSERT = "INSERT INTO event (thread, offset, at, kind, body) VALUES (?, ?, ?, ?, ?)"
+
+
+def append(connection: apsw.Connection, kept: Kept, events: Iterable[Event], *, outbox: bool) -> int:
+    """Store new events; the position of the last one."""
+    for event in events:
+        said = (event.offset, event.at, event.kind, body_of(event))
+        connection.execute(_INSERT, (kept.row, *said))
+        if outbox:
+            _send(connection, connection.last_insert_rowid(), kept, said)
+    return connection.last_insert_rowid()
+
+
+def _send(connection: apsw.Connection, position: int, kept: Kept, said: tuple[int, float, str, str]) -> None:
+    thread = kept.thread
+    where = (thread.address.tenant, thread.address.queue, thread.address.channel, thread.thread_id, thread.epoch)
+    connection.execute(
+        "INSERT INTO outbox (position, tenant, queue, channel, thread_id, epoch, offset, at, kind, body)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (position, *where, *said),
+    )
+
+
+def page(connection: apsw.Connection, kept: Kept, after: int, limit: int) -> Page:
+    thread = kept.thread
+    rows = every(
+        connection,
+        "SELECT offset, at, kind, body FROM event WHERE thread = ? AND offset > ? ORDER BY offset LIMIT ?",
+        (kept.row, after, limit),
+    )
+    events = tuple(event_of(offset, at, kind, body, thread.epoch) for offset, at, kind, body in rows)
+    return Page(thread.epoch, thread.top, kept.floor, thread.live_from, events)
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def trim(connection: apsw.Connection, kept: Kept, policy: Policy, now: float) -> None:
+    """Take out of a log what the policy does not keep, and remember the highest offset that went."""
+    live = kept.thread.live_from
+    gone = _age(connection, kept.row, kept.thread.top + 1 if live is None else live, policy, now)
+    if live is not None:
+        gone = max(gone, _roll(connection, kept.row, live, policy))
+    if gone > kept.floor:
+        kept.floor = gone
+        connection.execute("UPDATE thread SET floor = ? WHERE id = ?", (gone, kept.row))
+
+
+def _age(connection: apsw.Connection, row: int, end: int, policy: Policy, now: float) -> int:
+    """Before `end`, keep the newest events within the age, and beyond them the last final ones."""
+    newest = _newest(connection, row, end, policy.log_events)
+    recent = connection.execute(
+        "SELECT offset FROM event WHERE thread = ? AND offset > ? AND offset < ? AND at >= ? ORDER BY offset LIMIT 1",
+        (row, newest, end, now - policy.log_age),
+    ).get
+    start = end if recent is None else recent
+    finals = _newest(connection, row, start, policy.log_events, f"AND kind IN {_FINAL}")
+    return _delete(connection, row, f"offset < ? AND (offset <= ? OR kind NOT IN {_FINAL})", (start, finals))
+
+
+def _newest(connection: apsw.Connection, row: int, end: int, count: int, only: str = "") -> int:
+    """The offset of the newest event before `end` that is not among the last so many; 0 if all are."""
+    found: int | None = connection.execute(
+        f"SELECT offset FROM event WHERE thread = ? AND offset < ? {only}"  # noqa: S608  # our own condition
+        " ORDER BY offset DESC LIMIT 1 OFFSET ?",
+        (row, end, count),
+    ).get
+    return found or 0
+
+
+def _delete(connection: apsw.Connection, row: int, which: str, values: Sequence[Any]) -> int:
+    """Delete events; the highest offset that went, 0 for none."""
+    deleted = every(
+        connection,
+        f"DELETE FROM event WHERE thread = ? AND {which} RETURNING offset",  # noqa: S608  # our own condition
+        (row, *values),
+    )
+    return max((offset for (offset,) in deleted), default=0)
+
+
+def _roll(connection: apsw.Connection, row: int, live: int, policy: Policy) -> int:
+    """Of the run in progress keep the newest deltas; one snapshot at the last older one tells what they said."""
+    last = _newest(connection, row, 1 << 62, policy.log_events, f"AND offset >= {int(live)} AND kind = 'delta'")
+    if not last:
+        return 0
+    rows = every(
+        connection,
+        "SELECT kind, body FROM event WHERE thread = ? AND offset BETWEEN ? AND ?"
+        " AND kind IN ('delta', 'snapshot') ORDER BY offset",
+        (row, live, last),
+    )
+    text = ""
+    for kind, body in rows:
+        said = decode(body).get("text", "")
+        text = said if kind == "snapshot" else text + said
+    _delete(connection, row, "offset >= ? AND offset < ? AND kind IN ('delta', 'snapshot')", (live, last))
+    body = encode(decode(rows[-1][1]) | {"text": text})
+    connection.execute(
+        "UPDATE event SET kind = 'snapshot', body = ? WHERE thread = ? AND offset = ?", (body, row, last)
+    )
+    return last

@@ -1,0 +1,103 @@
+"""What other processes did to the file: their events, wakes and nudges, and the leases of those that are gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from turnkeep.events import Event
+from turnkeep.messages import Address
+from turnkeep.store import turns
+from turnkeep.store.sqlite.due import first_of_each
+from turnkeep.store.sqlite.hints import Hub, News
+from turnkeep.store.sqlite.log import event_of
+from turnkeep.store.sqlite.query import every
+from turnkeep.store.sqlite.transaction import Transaction
+
+_AT_ONCE = 1000
+"""Events of others that are told with their contents; of more than that only that there are some."""
+
+
+class Others:
+    """Looks at the file for this process."""
+
+    def __init__(self, transaction: Transaction, hub: Hub) -> None:
+        self._transaction = transaction
+        self._connection = transaction.connection
+        self._hub = hub
+        self._nudge = self._max("nudge", "id")
+        transaction.seen = self._max("event", "position")
+
+    def news(self) -> News:
+        """What has happened since the last look, for whoever waits for it here."""
+        news = News()
+        if self._hub.is_followed:
+            self._read_events(news)
+        else:
+            self._transaction.seen = self._max("event", "position")
+        if self._hub.is_awaited:
+            for first in first_of_each(self._connection):
+                news.wake(first.address.queue, first.wake)
+        nudges = every(
+            self._connection,
+            "SELECT id, owner, tenant, queue, channel FROM nudge WHERE id > ? ORDER BY id",
+            (self._nudge,),
+        )
+        for self._nudge, owner, *names in nudges:
+            if owner in self._transaction.owners:
+                news.nudges.append((owner, Address(*names)))
+        return news
+
+    def _read_events(self, news: News) -> None:
+        rows = every(
+            self._connection,
+            "SELECT e.position, t.tenant, t.queue, t.channel, t.head ->> 'epoch', e.offset, e.at, e.kind, e.body"
+            " FROM event e JOIN thread t ON t.id = e.thread WHERE e.position > ? ORDER BY e.position LIMIT ?",
+            (self._transaction.seen, _AT_ONCE + 1),
+        )
+        for position, *names, epoch, offset, at, kind, body in rows[:_AT_ONCE]:
+            self._transaction.seen = position
+            event = event_of(offset, at, kind, body, epoch + self._transaction.setup.incarnation)
+            _add(news, Address(*names), event)
+        if len(rows) > _AT_ONCE:
+            self._skip(news)
+
+    def _skip(self, news: News) -> None:
+        """Too much at once: say of each channel only that there is something."""
+        start, self._transaction.seen = self._transaction.seen, self._max("event", "position")
+        rows = every(
+            self._connection,
+            "SELECT DISTINCT t.tenant, t.queue, t.channel FROM event e JOIN thread t ON t.id = e.thread"
+            " WHERE e.position > ?",
+            (start,),
+        )
+        news.events += [(Address(*names), ()) for names in rows]
+
+    def _max(self, table: str, column: str) -> int:
+        found: Any = self._connection.execute(f"SELECT max({column}) FROM {table}").get  # noqa: S608  # our own names
+        return found or 0
+
+    def bereaved(self) -> list[tuple[int, Address]]:
+        """Leased threads whose owners are gone. Also counts anew what is leased here."""
+        leased = every(self._connection, "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS NOT NULL")
+        owners = self._transaction.owners
+        gone = {owner for owner in {owner for _, owner, *_ in leased} if owners.is_gone(owner)}
+        self._transaction.leases = {row for row, owner, *_ in leased if owner in owners}
+        return [(row, Address(*names)) for row, owner, *names in leased if owner in gone]
+
+
+def _add(news: News, address: Address, event: Event) -> None:
+    """Events of one channel that follow each other go together."""
+    if news.events and news.events[-1][0] == address and news.events[-1][1]:
+        news.events[-1] = (address, (*news.events[-1][1], event))
+    else:
+        news.events.append((address, (event,)))
+
+
+def free(transaction: Transaction, row: int, address: Address) -> None:
+    """Let the next claimant have the thread of an owner that is gone, unless that has happened."""
+    kept = transaction.find(address)
+    owner = kept.thread.owner if kept is not None and kept.row == row else None
+    if kept is None or owner is None or not transaction.owners.is_gone(owner):
+        return
+    turns.bereave(kept.thread, transaction.now)
+    transaction.save(kept)

@@ -1,0 +1,146 @@
+"""Lock files that say which owners live: a lock dies with its process, whatever happened to it.
+
+An owner that holds leases holds ``<store>.owners/<digest>.lock``. Another process that can take this lock knows
+that the owner is gone, at once and without comparing clocks. Where the system has no such locks, leases run out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import weakref
+from pathlib import Path
+
+from turnkeep.errors import StoreUnavailable
+from turnkeep.store.base import LAYOUT
+
+if sys.platform != "win32":
+    import fcntl
+
+    def _lock(handle: int) -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+else:
+
+    def _lock(handle: int) -> bool:
+        return False
+
+
+class Owners:
+    """The owners of this opened store, and a look at those of others."""
+
+    def __init__(self, directory: Path, layout: int = LAYOUT) -> None:
+        self._directory = directory
+        self._layout = layout
+        self._held: dict[str, int] = {}
+        _OPENED.add(self)
+
+    def __contains__(self, owner: object) -> bool:
+        return owner in self._held
+
+    def hold(self, owner: str) -> None:
+        """Lock the file of this owner until the process ends or `let_go`. Again for the same owner: nothing."""
+        if owner in self._held:
+            return
+        try:
+            self._held[owner] = self._locked(owner)
+        except OSError as error:
+            raise StoreUnavailable(f"no lock file can be made in {self._directory}: {error.strerror}") from error
+
+    def _locked(self, owner: str) -> int:
+        """The handle; -1 if another process has this owner."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        handle = _open_locked(self._path(owner))
+        if handle is None:
+            return -1
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()}, {owner}, layout {self._layout}\n".encode("utf-8", "replace"))
+        return handle
+
+    def is_gone(self, owner: str) -> bool:
+        """No process holds this owner's lock any more; its file is removed."""
+        return owner not in self._held and sys.platform != "win32" and _remove_if_free(self._path(owner))
+
+    def others(self) -> list[str]:
+        """Who else has the store open, each with process id, name and layout; files of the dead are removed."""
+        mine = {self._path(owner).name for owner in self._held}
+        found = sorted(self._directory.glob("*.lock")) if self._directory.exists() else []
+        return [_first_line(path) for path in found if path.name not in mine and not _remove_if_free(path)]
+
+    def let_go(self) -> None:
+        """Release all locks, and remove their files and the directory once it is empty."""
+        for owner, handle in self._held.items():
+            if handle >= 0:
+                self._path(owner).unlink(missing_ok=True)
+                os.close(handle)
+        self._held.clear()
+        with contextlib.suppress(OSError):
+            self._directory.rmdir()
+
+    def abandon(self) -> None:
+        """In a forked child: close the handles, so that the parent alone keeps its locks."""
+        for handle in self._held.values():
+            if handle >= 0:
+                os.close(handle)
+        self._held.clear()
+
+    def _path(self, owner: str) -> Path:
+        name = hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return self._directory / f"{name}.lock"
+
+
+def _open_locked(path: Path) -> int | None:
+    """A handle with the lock; None if another process has it. The file may be removed in between: then again."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        if not _lock(handle):
+            os.close(handle)
+            return None
+        if _is_same(handle, path):
+            return handle
+        os.close(handle)
+
+
+def _remove_if_free(path: Path) -> bool:
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    try:
+        if not _lock(handle):
+            return False
+        if _is_same(handle, path):
+            path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(handle)
+
+
+def _is_same(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _first_line(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace").strip()
+    return path.stem
+
+
+_OPENED: weakref.WeakSet[Owners] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for owners in list(_OPENED):
+        owners.abandon()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_abandon_all)

@@ -1,0 +1,101 @@
+"""A few threads that only read, so that a long look at the file keeps nobody from writing.
+
+Each look begins its own snapshot after it was asked for, so whoever waits for a write reads it afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from turnkeep.errors import StoreUnavailable
+from turnkeep.store.sqlite.faults import meaning
+from turnkeep.store.sqlite.view import View
+
+T = TypeVar("T")
+
+CAPACITY = 10_000
+
+_Look = tuple[Callable[[View], Any], "asyncio.Future[Any]"]
+
+
+class Reader:
+    """Takes looks on the event loop, and has them in its threads, one view each."""
+
+    def __init__(self, views: list[View], path: Path) -> None:
+        self._path = path
+        self._queue: queue.SimpleQueue[_Look | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._waiting = 0
+        self._is_stopping = False
+        self._ends = [self._loop.create_future() for _ in views]
+        self._threads = [
+            threading.Thread(target=self._work, args=(view, end), name="turnkeep-sqlite-reader", daemon=True)
+            for view, end in zip(views, self._ends, strict=True)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    async def run(self, look: Callable[[View], T]) -> T:
+        """Raises `StoreUnavailable` when too many looks wait already."""
+        if self._is_stopping:
+            raise StoreUnavailable("the store is closed")
+        if self._waiting >= CAPACITY:
+            raise StoreUnavailable(f"{CAPACITY} looks wait for the store {self._path}, ask less")
+        self._waiting += 1
+        done: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put((look, done))
+        return await done
+
+    async def stop(self) -> None:
+        self._is_stopping = True
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread, end in zip(self._threads, self._ends, strict=True):
+            if thread.is_alive():
+                await end
+
+    def _work(self, view: View, end: asyncio.Future[Any]) -> None:
+        try:
+            while (asked := self._queue.get()) is not None:
+                look, done = asked
+                if not done.cancelled():
+                    self._call(self._settle, done, *self._have(view, look))
+                else:
+                    self._call(self._settle, done, None, None)
+        finally:
+            self._call(end.set_result, None)
+
+    def _have(self, view: View, look: Callable[[View], Any]) -> tuple[Any, Exception | None]:
+        try:
+            view.begin()
+            try:
+                return look(view), None
+            finally:
+                view.end()
+        except apsw.Error as error:
+            return None, meaning(error, self._path)
+        except Exception as error:
+            return None, error
+
+    def _settle(self, done: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
+        self._waiting -= 1
+        if done.done():
+            return
+        if error is None:
+            done.set_result(value)
+        else:
+            done.set_exception(error)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the event loop is gone, nobody waits any more
+            self._loop.call_soon_threadsafe(function, *arguments)

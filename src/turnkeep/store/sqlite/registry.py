@@ -1,0 +1,100 @@
+"""Small versioned records, in the SQLite engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from turnkeep.errors import Conflict
+from turnkeep.store.base import Document, RegistryKind
+from turnkeep.store.sqlite.codec import decode, encode
+from turnkeep.store.sqlite.engine import Engine
+from turnkeep.store.sqlite.query import every
+from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.view import View
+
+_COLUMNS = "SELECT name, version, body, updated_at FROM document"
+
+
+class SqliteRegistry(Engine):
+    """The registry protocol."""
+
+    async def get(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
+        return await self.read_from(lambda view: _document(view, kind, tenant, name))
+
+    async def put(
+        self,
+        kind: RegistryKind,
+        tenant: str,
+        name: str,
+        body: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        ttl: float | None = None,
+    ) -> Document:
+        text = encode(dict(body))
+
+        def act(tx: Transaction) -> Document:
+            old = _document(tx, kind, tenant, name)
+            document = _next(kind, Document(name, 0, decode(text), tx.now), old, version)
+            tx.mark()
+            tx.connection.execute(
+                "REPLACE INTO document (kind, tenant, name, version, updated_at, expires_at, body)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    kind,
+                    tenant,
+                    name,
+                    document.version,
+                    document.updated_at,
+                    None if ttl is None else tx.now + ttl,
+                    text,
+                ),
+            )
+            return document
+
+        return await self.write(act)
+
+    async def take(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
+        def act(tx: Transaction) -> Document | None:
+            document = _document(tx, kind, tenant, name)
+            tx.mark()
+            tx.connection.execute(
+                "DELETE FROM document WHERE kind = ? AND tenant = ? AND name = ?", (kind, tenant, name)
+            )
+            return document
+
+        return await self.write(act, "ending")
+
+    async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
+        def look(view: View) -> list[Document]:
+            found = every(
+                view.connection,
+                f"{_COLUMNS} WHERE kind = ? AND tenant = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY name",
+                (kind, tenant, view.now),
+            )
+            return [Document(name, version, decode(body), at) for name, version, body, at in found]
+
+        return await self.read_from(look)
+
+
+def _next(kind: str, new: Document, old: Document | None, version: int | None) -> Document:
+    """What a record becomes; a body that is there already is no change."""
+    found = old.version if old else 0
+    if old is not None and old.body == new.body and version in (None, found, found - 1):
+        return old
+    if version in (None, found):
+        return replace(new, version=found + 1)
+    raise Conflict(f"{kind} {new.name!r} has version {found}, not {version}: read it again")
+
+
+def _document(view: View, kind: str, tenant: str, name: str) -> Document | None:
+    found = view.connection.execute(
+        f"{_COLUMNS} WHERE kind = ? AND tenant = ? AND name = ? AND (expires_at IS NULL OR expires_at > ?)",
+        (kind, tenant, name, view.now),
+    ).get
+    if found is None:
+        return None
+    _, version, body, at = found
+    return Document(name, version, decode(body), at)

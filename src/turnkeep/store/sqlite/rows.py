@@ -1,0 +1,208 @@
+"""A thread as rows, and back: its head, its open messages, its journal, and what is remembered of message ids.
+
+`top` and `published` are kept in memory while a run publishes; the head is not written for each delta. They are
+found again from the newest event of the log, because whatever else appends to the log writes the head as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import apsw
+
+from turnkeep.errors import ThreadQuarantined
+from turnkeep.messages import Address
+from turnkeep.store import turns
+from turnkeep.store.base import Policy, RunRecord
+from turnkeep.store.records import time_to_live
+from turnkeep.store.sqlite.codec import decode, encode
+from turnkeep.store.sqlite.query import every
+from turnkeep.store.thread import Known, Open, Out, Thread
+
+OWN_TABLES = ("message", "known", "journal", "entry", "run", "event")
+"""Tables whose rows belong to a thread, by its row id in the column `thread`."""
+
+_RUNS_SLACK = 8
+
+
+@dataclass(slots=True)
+class Kept:
+    """A thread in memory, with what its row says beside the head. `row` is 0 until it is stored."""
+
+    row: int
+    thread: Thread
+    epoch: str
+    floor: int = 0
+    wake: float | None = None
+    """As stored."""
+    known: dict[str, Known] = field(default_factory=dict)
+    """What is remembered of open messages, as far as it was needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where an address leads: the row, and the address that the thread was made under."""
+
+    row: int
+    address: Address
+
+
+# ---------------------------------------------------------------- finding and reading
+
+
+def find(connection: apsw.Connection, address: Address) -> Found | None:
+    """The thread of a channel, or the one whose id the channel is."""
+    row = connection.execute(
+        "SELECT id FROM thread WHERE tenant = ? AND queue = ? AND channel = ?",
+        (address.tenant, address.queue, address.channel),
+    ).get
+    if row is not None:
+        return Found(row, address)
+    if not address.names_thread:
+        return None
+    other = connection.execute(
+        "SELECT id, channel FROM thread WHERE tenant = ? AND queue = ? AND thread_id = ?",
+        (address.tenant, address.queue, address.channel),
+    ).get
+    return None if other is None else Found(other[0], Address(address.tenant, address.queue, other[1]))
+
+
+def load(connection: apsw.Connection, row: int, incarnation: str) -> Kept:
+    """Raises `ThreadQuarantined` when what is stored makes no sense."""
+    head, floor, is_open = connection.execute("SELECT head, floor, open FROM thread WHERE id = ?", (row,)).get
+    try:
+        thread = Thread.from_json(decode(head))
+        if is_open:
+            _load_messages(connection, row, thread)
+        if thread.frozen:
+            stored = every(connection, "SELECT body FROM journal WHERE thread = ? ORDER BY n", (row,))
+            thread.journal = [decode(body) for (body,) in stored]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ThreadQuarantined(
+            f"the stored state of thread row {row} cannot be read ({type(error).__name__}), look at it or forget it"
+        ) from error
+    _find_top(connection, row, thread)
+    kept = Kept(row, thread, thread.epoch, floor, thread.wake)
+    thread.epoch += incarnation
+    return kept
+
+
+def _load_messages(connection: apsw.Connection, row: int, thread: Thread) -> None:
+    stored = every(connection, "SELECT body FROM message WHERE thread = ? ORDER BY id", (row,))
+    opened = [Open.from_json(thread.address, decode(body)) for (body,) in stored]
+    thread.inbox = sorted((o for o in opened if o.message.seq), key=lambda o: o.message.seq)
+    thread.delayed = sorted((o for o in opened if not o.message.seq), key=lambda o: o.message.not_before or 0.0)
+    if thread.batch > len(thread.inbox):
+        raise ValueError("the batch is longer than the inbox")
+
+
+def _find_top(connection: apsw.Connection, row: int, thread: Thread) -> None:
+    """Events behind the head's `top` were published by the run in progress."""
+    top = connection.execute("SELECT max(offset) FROM event WHERE thread = ?", (row,)).get or 0
+    if top > thread.top:
+        thread.published += top - thread.top
+        thread.top = top
+
+
+def load_known(connection: apsw.Connection, row: int, message_id: str, now: float) -> Known | None:
+    """What is remembered of a message id; None when it is unknown or its time is over."""
+    body = connection.execute(
+        "SELECT body FROM known WHERE thread = ? AND message_id = ? AND (forget_at IS NULL OR forget_at > ?)",
+        (row, message_id, now),
+    ).get
+    return None if body is None else Known.from_json(decode(body))
+
+
+# ---------------------------------------------------------------- writing
+
+
+def store_head(connection: apsw.Connection, kept: Kept, policy: Policy) -> None:
+    """Write the thread's own row; a new one gets its row id."""
+    thread = kept.thread
+    changing = (*_searched(thread, policy), encode(thread.head_to_json() | {"epoch": kept.epoch}))
+    if kept.row:
+        connection.execute(
+            "UPDATE thread SET state = ?, paused = ?, wake = ?, owner = ?, live = ?, open = ?, active_at = ?,"
+            " expires_at = ?, head = ? WHERE id = ?",
+            (*changing, kept.row),
+        )
+        return
+    address = thread.address
+    connection.execute(
+        "INSERT INTO thread (state, paused, wake, owner, live, open, active_at, expires_at, head,"
+        " tenant, queue, channel, thread_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*changing, address.tenant, address.queue, address.channel, thread.thread_id, thread.created_at),
+    )
+    kept.row = connection.last_insert_rowid()
+
+
+def _searched(thread: Thread, policy: Policy) -> tuple[Any, ...]:
+    count = len(thread.inbox) + len(thread.delayed)
+    expires = thread.state == "idle" and not count
+    return (
+        thread.state,
+        thread.paused,
+        thread.wake,
+        thread.owner,
+        1 if count or thread.paused else None,
+        count,
+        thread.active_at,
+        thread.active_at + time_to_live(thread, policy) if expires else None,
+    )
+
+
+def store_messages(connection: apsw.Connection, kept: Kept, out: Out) -> None:
+    """Write the open messages that changed, remove those that are open no more, journal what was done."""
+    row = kept.row
+    if out.changed:
+        for opened in (*kept.thread.inbox, *kept.thread.delayed):
+            if opened.message.message_id in out.changed:
+                connection.execute(
+                    "INSERT INTO message (thread, message_id, body) VALUES (?, ?, ?)"
+                    " ON CONFLICT (thread, message_id) DO UPDATE SET body = excluded.body",
+                    (row, opened.message.message_id, encode(opened.to_json())),
+                )
+    for message_id in out.removed:
+        connection.execute("DELETE FROM message WHERE thread = ? AND message_id = ?", (row, message_id))
+    if out.journal_cleared:
+        connection.execute("DELETE FROM journal WHERE thread = ?", (row,))
+    for record in out.journal:
+        connection.execute("INSERT INTO journal (thread, n, body) VALUES (?, ?, ?)", (row, record["n"], encode(record)))
+
+
+def store_known(connection: apsw.Connection, kept: Kept, changes: Iterable[tuple[str, Known]], now: float) -> None:
+    """Merge what became of message ids into what is remembered of them."""
+    for message_id, new in changes:
+        old = kept.known.get(message_id)
+        if old is None and not new.digest:
+            old = load_known(connection, kept.row, message_id, now)
+        merged = turns.merge_known(old, new)
+        if merged.forget_at is None:
+            kept.known[message_id] = merged
+        else:
+            kept.known.pop(message_id, None)
+        connection.execute(
+            "INSERT INTO known (thread, message_id, forget_at, body) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (thread, message_id) DO UPDATE SET forget_at = excluded.forget_at, body = excluded.body",
+            (kept.row, message_id, merged.forget_at, encode(merged)),
+        )
+
+
+def store_run(connection: apsw.Connection, kept: Kept, run: RunRecord, policy: Policy) -> None:
+    """Add a finished run; the oldest beyond the policy go, a few at a time."""
+    connection.execute("INSERT INTO run (thread, body) VALUES (?, ?)", (kept.row, encode(run)))
+    if connection.last_insert_rowid() % _RUNS_SLACK == 0:
+        connection.execute(
+            "DELETE FROM run WHERE thread = ?1 AND id <="
+            " (SELECT id FROM run WHERE thread = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+            (kept.row, policy.runs_kept),
+        )
+
+
+def erase(connection: apsw.Connection, row: int) -> None:
+    """Delete a thread with all its rows."""
+    for table in OWN_TABLES:
+        connection.execute(f"DELETE FROM {table} WHERE thread = ?", (row,))  # noqa: S608  # names of our own tables
+    connection.execute("DELETE FROM thread WHERE id = ?", (row,))

@@ -1,0 +1,206 @@
+"""The records behind the channels, in the SQLite engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from turnkeep.errors import ThreadBusy, ThreadQuarantined
+from turnkeep.messages import Address, Message
+from turnkeep.store import turns
+from turnkeep.store.base import Entry, History, MessageRecord, RunRecord, Stats, ThreadRecord
+from turnkeep.store.records import current_run, is_over, message_record, slides, thread_record
+from turnkeep.store.sqlite import aging, counting, rows, transcript
+from turnkeep.store.sqlite.codec import decode
+from turnkeep.store.sqlite.engine import Engine
+from turnkeep.store.sqlite.letters import run_from_json
+from turnkeep.store.sqlite.query import every
+from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.view import View
+
+_PAGE = 200
+"""Threads that `scan` reads at once."""
+
+
+class SqliteThreads(Engine):
+    """The threads protocol."""
+
+    async def thread(self, address: Address, *, create: bool = False) -> ThreadRecord | None:
+        def look(view: View) -> tuple[ThreadRecord, bool] | None:
+            kept = view.find(address)
+            return None if kept is None else (_shown(view, kept), _slides(view, kept))
+
+        found = await self.read_from(look)
+        if found is not None and not found[1]:
+            return found[0]
+        return await self._slid(address, create=create) if found or create else None
+
+    async def _slid(self, address: Address, *, create: bool) -> ThreadRecord | None:
+        """The thread after its expiry was moved; made if need be and asked."""
+
+        def act(tx: Transaction) -> ThreadRecord | None:
+            kept = tx.find_or_new(address) if create else tx.find(address)
+            if kept is None:
+                return None
+            kept.thread.active_at = tx.now
+            tx.save(kept)
+            return _shown(tx, kept)
+
+        return await self.write(act)
+
+    async def open_messages(self, address: Address) -> list[MessageRecord]:
+        def look(view: View) -> list[MessageRecord]:
+            if (kept := view.find(address)) is None:
+                return []
+            ids = [opened.message.message_id for opened in (*kept.thread.inbox, *kept.thread.delayed)]
+            known = [(message_id, view.known(kept, message_id)) for message_id in ids]
+            return [message_record(kept.thread, message_id, k) for message_id, k in known if k is not None]
+
+        return await self.read_from(look)
+
+    async def runs(self, address: Address) -> list[RunRecord]:
+        def look(view: View) -> list[RunRecord]:
+            if (kept := view.find(address)) is None:
+                return []
+            found = every(
+                view.connection,
+                "SELECT body FROM run WHERE thread = ? ORDER BY id DESC LIMIT ?",
+                (kept.row, view.policy(kept).runs_kept),
+            )
+            ended = [run_from_json(decode(body)) for (body,) in found]
+            current = current_run(kept.thread)
+            return [current, *ended] if current else ended
+
+        return await self.read_from(look)
+
+    async def history(
+        self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
+    ) -> History:
+        def look(view: View) -> tuple[History, bool]:
+            if (kept := view.find(address)) is None:
+                return History((), None, complete=True), False
+            found = transcript.history(view.connection, kept, tokens=tokens, items=items, before_turn=before_turn)
+            return found, _slides(view, kept)
+
+        history, slides_now = await self.read_from(look)
+        if slides_now:
+            await self._slid(address, create=False)
+        return history
+
+    # ---------------------------------------------------------------- changing
+
+    async def append(
+        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, key: str | None = None
+    ) -> None:
+        await self.on_any(address, lambda tx, kept: turns.append(kept.thread, entries, author, tx.now, key))
+
+    async def rewind(self, address: Address, *, key: str | None = None) -> list[Message]:
+        def rule(tx: Transaction, kept: Kept) -> list[Message]:
+            is_repeat = turns.is_rewound(kept.thread, key)
+            asked = transcript.last_turn_asked(tx.connection, kept.row)
+            messages = turns.rewind(kept.thread, asked, tx.now, key)
+            if not is_repeat:
+                tx.mark()
+                transcript.remove(tx.connection, kept, beginning=asked[0].turn)
+            return messages
+
+        return await self.on(address, rule)
+
+    async def compact(self, address: Address, *, through_turn: int, summary: str) -> None:
+        def rule(tx: Transaction, kept: Kept) -> None:
+            tx.mark()
+            kept.thread.summary = summary
+            kept.thread.active_at = tx.now
+            transcript.remove(tx.connection, kept, through=through_turn)
+
+        await self.on(address, rule, "ending")
+
+    async def update(self, address: Address, changes: Mapping[str, Any]) -> ThreadRecord:
+        def rule(tx: Transaction, kept: Kept) -> ThreadRecord:
+            turns.update(kept.thread, changes, tx.now)
+            return _shown(tx, kept)
+
+        return await self.on(address, rule)
+
+    # ---------------------------------------------------------------- all of them
+
+    async def scan(
+        self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
+    ) -> AsyncIterator[ThreadRecord]:
+        last = 0
+        while True:
+            page, last = await self.read_from(lambda view, after=last: _page(view, after, tenant, queue, idle_for))  # type: ignore[misc]
+            for record in page:
+                yield record
+            if last < 0:
+                return
+
+    async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
+        return await self.read_from(lambda view: counting.stats(view, tenant, queue))
+
+    async def forget(self, address: Address, *, force: bool = False) -> bool:
+        return await self.write(lambda tx: _forget(tx, address, force=force), "ending")
+
+    async def expire(self, *, limit: int = 100) -> int:
+        count, working = await self.write(lambda tx: aging.expire(tx, limit), "ending")
+        self.use().hub.forget_nudges(working)
+        return count
+
+
+def _shown(view: View, kept: Kept) -> ThreadRecord:
+    return thread_record(kept.thread, view.policy(kept))
+
+
+def _slides(view: View, kept: Kept) -> bool:
+    return slides(kept.thread, view.policy(kept), view.now)
+
+
+def _page(
+    view: View, after: int, tenant: str | None, queue: str | None, idle_for: float
+) -> tuple[list[ThreadRecord], int]:
+    """Some threads, and from where on the next ones are (-1: that was the last page). Damaged ones are left out."""
+    found = every(
+        view.connection,
+        "SELECT id FROM thread WHERE id > ?1 AND (?2 IS NULL OR tenant = ?2) AND (?3 IS NULL OR queue = ?3)"
+        " AND active_at <= ?4 ORDER BY id LIMIT ?5",
+        (after, tenant, queue, view.now - idle_for, _PAGE),
+    )
+    page: list[ThreadRecord] = []
+    for (row,) in found:
+        with suppress(ThreadQuarantined):
+            kept = rows.load(view.connection, row, view.setup.incarnation)
+            if not is_over(kept.thread, view.policy(kept), view.now):
+                page.append(_shown(view, kept))
+    return page, found[-1][0] if len(found) == _PAGE else -1
+
+
+def _forget(tx: Transaction, address: Address, *, force: bool) -> bool:
+    """A damaged thread can be forgotten too, by force."""
+    found = rows.find(tx.connection, address)
+    if found is None:
+        return False
+    try:
+        kept = tx.find(address)
+    except ThreadQuarantined:
+        if not force:
+            raise
+        _forget_row(tx, found)
+        return True
+    if kept is None:
+        return False
+    if (kept.thread.inbox or kept.thread.delayed) and not force:
+        raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
+    _forget_row(tx, found)
+    return True
+
+
+def _forget_row(tx: Transaction, found: rows.Found) -> None:
+    address = found.address
+    tx.mark()
+    tx.connection.execute(
+        "DELETE FROM dead WHERE tenant = ? AND queue = ? AND thread_id = (SELECT thread_id FROM thread WHERE id = ?)",
+        (address.tenant, address.queue, found.row),
+    )
+    tx.erase_row(found.row, address)

@@ -1,0 +1,313 @@
+"""What operations see inside the writer: threads in memory over those in the file, and one act to store what changed.
+
+A loaded thread stays in memory while nobody else has written to the file, and goes when an operation on it raised.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import apsw
+
+from turnkeep.errors import LeaseLost, ThreadNotFound
+from turnkeep.events import Event
+from turnkeep.messages import Address
+from turnkeep.store.base import Claim
+from turnkeep.store.ids import new_dead_id, new_epoch, new_thread_id
+from turnkeep.store.log import TRIM_EVERY
+from turnkeep.store.records import is_over
+from turnkeep.store.sharing import charge
+from turnkeep.store.sqlite import log, rows, transcript
+from turnkeep.store.sqlite.codec import encode
+from turnkeep.store.sqlite.due import Due
+from turnkeep.store.sqlite.hints import News
+from turnkeep.store.sqlite.letters import letter_to_json
+from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.sqlite.query import every
+from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.view import Setup, View
+from turnkeep.store.thread import Out, Thread
+
+CACHED = 4096
+"""Threads kept in memory."""
+
+
+class Transaction(View):
+    """One group of operations; used again for the next."""
+
+    def __init__(self, connection: apsw.Connection, setup: Setup, owners: Owners) -> None:
+        super().__init__(connection, setup)
+        self.owners = owners
+        self.due = Due(connection)
+        self.news = News()
+        self.leases: set[int] = set()
+        """Rows of threads that owners of this process have leased."""
+        self.seen = 0
+        """The newest position of the log that was told here."""
+        self._version = -1
+        self._cache: OrderedDict[Address, Kept] = OrderedDict()
+        self._touched: list[Address] = []
+        self._is_marked = False
+        self._told = 0
+        self._seen_before = 0
+        self._seen_at_mark = 0
+        self._shares: tuple[dict[str, float], float] | None = None
+        self._sinks: bool | None = None
+
+    # ---------------------------------------------------------------- a group, and each operation in it
+
+    def begin(self) -> None:
+        self.connection.execute("BEGIN IMMEDIATE")
+        self._seen_before = self.seen
+        self.news = News()
+
+    def commit(self) -> News:
+        self.connection.execute("COMMIT")
+        self._seen_before = self.seen
+        return self.news
+
+    def roll_back(self) -> None:
+        """Take the whole group back."""
+        if not self.connection.get_autocommit():
+            self.connection.execute("ROLLBACK")
+        self.seen = self._seen_before
+        self._version = -1
+        self.forget()
+
+    def is_changed(self) -> bool:
+        """Whether somebody else has written to the file since this was asked last; then memory is forgotten."""
+        version: int = self.connection.execute("PRAGMA data_version").get
+        if version == self._version:
+            return False
+        self._version = version
+        self.forget()
+        return True
+
+    def forget(self) -> None:
+        self._cache.clear()
+        self.due.forget()
+        self._shares = self._sinks = None
+
+    def begin_operation(self) -> None:
+        self.now = self.setup.clock.now()
+        self._touched.clear()
+        self._is_marked = False
+        self._told = len(self.news.events)
+        self._seen_at_mark = self.seen
+
+    def end_operation(self) -> None:
+        if self._is_marked:
+            self.connection.execute("RELEASE operation")
+
+    def undo_operation(self) -> None:
+        """Take one operation back; the others of the group stay."""
+        for address in self._touched:
+            self._cache.pop(address, None)
+        if self._is_marked:
+            self.connection.execute("ROLLBACK TO operation")
+            self.connection.execute("RELEASE operation")
+            self.seen = self._seen_at_mark
+            del self.news.events[self._told :]
+            self.due.forget()
+            self._shares = self._sinks = None
+
+    def mark(self) -> None:
+        """Before the first write of an operation: from here it can be taken back alone."""
+        if not self._is_marked:
+            self.connection.execute("SAVEPOINT operation")
+            self._is_marked = True
+
+    # ---------------------------------------------------------------- threads
+
+    def find(self, address: Address) -> Kept | None:
+        """The thread of this address, if there is one; one that has expired is deleted when met."""
+        kept = self._cached(address)
+        if kept is None:
+            found = rows.find(self.connection, address)
+            if found is None:
+                return None
+            kept = self.at(found.row, found.address)
+        if is_over(kept.thread, self.policy(kept), self.now):
+            self.erase(kept)
+            return None
+        return kept
+
+    def at(self, row: int, address: Address) -> Kept:
+        """The thread of a row. Raises `ThreadQuarantined`."""
+        kept = self._cached(address)
+        if kept is None:
+            kept = rows.load(self.connection, row, self.setup.incarnation)
+            self._keep(kept)
+        return kept
+
+    def _cached(self, address: Address) -> Kept | None:
+        kept = self._cache.get(address)
+        if kept is not None:
+            self._cache.move_to_end(address)
+            self._touched.append(address)
+        return kept
+
+    def _keep(self, kept: Kept) -> None:
+        address = kept.thread.address
+        self._cache[address] = kept
+        self._touched.append(address)
+        if len(self._cache) > CACHED:
+            self._cache.popitem(last=False)
+
+    def get(self, address: Address) -> Kept:
+        kept = self.find(address)
+        if kept is None:
+            raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
+        return kept
+
+    def find_or_new(self, address: Address) -> Kept:
+        """A new thread is not stored before something of it is."""
+        kept = self.find(address)
+        if kept is not None:
+            return kept
+        ids = self.setup.ids
+        epoch = new_epoch(ids)
+        thread = Thread(address, new_thread_id(ids, address), self.now, self.now, epoch + self.setup.incarnation)
+        return Kept(0, thread, epoch)
+
+    def owned(self, claim: Claim) -> Kept:
+        kept = self.find(claim.address)
+        if kept is None or kept.thread.thread_id != claim.thread_id:
+            raise LeaseLost(f"the thread of run {claim.run_id} was deleted")
+        return kept
+
+    def drop(self, kept: Kept) -> None:
+        """Forget changes in memory that are not to be stored."""
+        self._cache.pop(kept.thread.address, None)
+
+    # ---------------------------------------------------------------- storing
+
+    def save(self, kept: Kept) -> None:
+        """Store a thread and all that a rule added to it."""
+        self.mark()
+        thread, policy = kept.thread, self.policy(kept)
+        out, thread.out = thread.out, Out()
+        if out.entries:
+            if not kept.row:
+                rows.store_head(self.connection, kept, policy)
+            transcript.append(self.connection, kept, out.entries, policy)
+        self._store_head(kept)
+        rows.store_messages(self.connection, kept, out)
+        rows.store_known(self.connection, kept, out.known.items(), self.now)
+        self._append(kept, out.events)
+        self._store_ends(kept, out)
+        if _is_long(thread, len(out.events)) or (out.run and out.run.started_at < self.now - policy.log_age):
+            log.trim(self.connection, kept, policy, self.now)
+        if out.nudge is not None:
+            self._nudge(out.nudge, thread.address)
+
+    def _store_head(self, kept: Kept) -> None:
+        thread = kept.thread
+        is_new = not kept.row
+        rows.store_head(self.connection, kept, self.policy(kept))
+        if is_new or thread.address not in self._cache:
+            self._keep(kept)
+        if thread.wake != kept.wake:
+            kept.wake = thread.wake
+            self.due.changed(thread.address)
+        if thread.wake is not None:
+            self.news.wake(thread.address.queue, thread.wake)
+        if thread.owner in self.owners:
+            self.leases.add(kept.row)
+        else:
+            self.leases.discard(kept.row)
+
+    def _store_ends(self, kept: Kept, out: Out) -> None:
+        """Dead letters, a finished run, and totals."""
+        address = kept.thread.address
+        for place, letter in enumerate(out.dead):
+            dead_id = new_dead_id(self.setup.ids, address, self.now, place)
+            body = encode(letter_to_json(replace(letter, dead_id=dead_id)))
+            self.connection.execute(
+                "INSERT INTO dead (dead_id, tenant, queue, thread_id, body) VALUES (?, ?, ?, ?, ?)",
+                (dead_id, address.tenant, address.queue, letter.thread_id, body),
+            )
+        if out.run is not None:
+            rows.store_run(self.connection, kept, out.run, self.policy(kept))
+        if out.completed or out.failed:
+            self.connection.execute(
+                "INSERT INTO total (tenant, queue, completed, failed) VALUES (?, ?, ?, ?) ON CONFLICT (tenant, queue)"
+                " DO UPDATE SET completed = completed + excluded.completed, failed = failed + excluded.failed",
+                (address.tenant, address.queue, out.completed, out.failed),
+            )
+
+    def publish(self, kept: Kept) -> None:
+        """Store new events of a run and nothing else: the head stays as it is (see `rows`)."""
+        thread = kept.thread
+        events, thread.out = thread.out.events, Out()
+        self._append(kept, events)
+        if _is_long(thread, len(events)):
+            self.mark()
+            log.trim(self.connection, kept, self.policy(kept), self.now)
+
+    def _append(self, kept: Kept, events: Sequence[Event]) -> None:
+        if events:
+            self.seen = log.append(self.connection, kept, events, outbox=self.has_sinks)
+            self.news.events.append((kept.thread.address, events))
+
+    def _nudge(self, owner: str, address: Address) -> None:
+        """Tell an owner: here after the commit, elsewhere by a row that its process finds."""
+        if owner in self.owners:
+            self.news.nudges.append((owner, address))
+            return
+        self.connection.execute(
+            "INSERT INTO nudge (owner, tenant, queue, channel, at) VALUES (?, ?, ?, ?, ?)",
+            (owner, address.tenant, address.queue, address.channel, self.now),
+        )
+
+    def erase(self, kept: Kept) -> None:
+        """Delete a thread with everything that is kept by its row."""
+        self.erase_row(kept.row, kept.thread.address)
+
+    def erase_row(self, row: int, address: Address) -> None:
+        self.mark()
+        rows.erase(self.connection, row)
+        self._cache.pop(address, None)
+        self.leases.discard(row)
+        self.due.changed(address)
+
+    def quarantine(self, row: int, address: Address) -> None:
+        """Nobody claims this thread again; its stored state stays for whoever looks at it."""
+        self.mark()
+        self.connection.execute("UPDATE thread SET damaged = 1, wake = NULL WHERE id = ?", (row,))
+        self.due.changed(address)
+
+    # ---------------------------------------------------------------- shared by all threads
+
+    @property
+    def has_sinks(self) -> bool:
+        if self._sinks is None:
+            self._sinks = self.connection.execute("SELECT 1 FROM sink LIMIT 1").get is not None
+        return self._sinks
+
+    def sinks_changed(self) -> None:
+        self._sinks = None
+
+    def shares(self) -> tuple[dict[str, float], float]:
+        """How much each tenant was served, and the floor."""
+        if self._shares is None:
+            served: dict[str, float] = dict(every(self.connection, "SELECT tenant, claims FROM served"))
+            floor = self.connection.execute("SELECT value FROM meta WHERE name = 'served_floor'").get
+            self._shares = served, floor or 0.0
+        return self._shares
+
+    def charge(self, tenant: str) -> None:
+        """One claim for this tenant."""
+        self.mark()
+        served, floor = self.shares()
+        served[tenant], floor = charge(tenant, self.setup.policies.weight(tenant), served, floor)
+        self._shares = served, floor
+        self.connection.execute("REPLACE INTO served (tenant, claims) VALUES (?, ?)", (tenant, served[tenant]))
+        self.connection.execute("REPLACE INTO meta (name, value) VALUES ('served_floor', ?)", (floor,))
+
+
+def _is_long(thread: Thread, added: int) -> bool:
+    """Whether the log has grown past the next multiple of `TRIM_EVERY`."""
+    return thread.top // TRIM_EVERY != (thread.top - added) // TRIM_EVERY

@@ -1,0 +1,261 @@
+"""The one thread of a process that writes: all operations that wait become one transaction.
+
+Each operation is taken back alone when it raises; its future resolves after the commit. A group that holds nothing
+but what may be lost with the machine (deltas, the pace of requests) commits without waiting for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import apsw
+
+from turnkeep.errors import StoreFull, StoreUnavailable, ThreadQuarantined
+from turnkeep.store.sqlite.faults import at_commit, meaning
+from turnkeep.store.sqlite.hints import Hub, News
+from turnkeep.store.sqlite.others import Others, free
+from turnkeep.store.sqlite.room import Ballast
+from turnkeep.store.sqlite.transaction import Transaction
+
+T = TypeVar("T")
+Act = Callable[[Transaction], Any]
+
+Kind = Literal["plain", "ending", "soft"]
+"""plain: refused while the disk is full. ending: goes on then, because runs end by it or room is made. soft: may be
+lost when the machine stops, and goes on as well.
+"""
+
+GROUP = 512
+CAPACITY = 10_000
+PATIENCE = 30.0
+_LIVE, _IDLE, _SWEEP = 0.005, 0.05, 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Operation:
+    act: Act
+    kind: Kind
+    done: asyncio.Future[Any]
+
+
+_Result = tuple[_Operation, Any, Exception | None]
+
+
+class Writer:
+    """Takes operations on the event loop, and does them in its thread."""
+
+    def __init__(self, transaction: Transaction, hub: Hub, path: Path, ballast: Ballast) -> None:
+        self._transaction = transaction
+        self._others = Others(transaction, hub)
+        self._hub = hub
+        self._path = path
+        self._ballast = ballast
+        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._waiting = 0
+        self._turned_away: deque[asyncio.Future[None]] = deque()
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        self._is_stopping = False
+        self._synchronous = "full"
+        self._next_look = self._next_sweep = 0.0
+        self._thread = threading.Thread(target=self._work, name="turnkeep-sqlite-writer", daemon=True)
+
+    # ---------------------------------------------------------------- on the event loop
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Operations that wait for their commit."""
+        return self._waiting
+
+    async def run(self, act: Callable[[Transaction], T], kind: Kind = "plain") -> T:
+        """Do this in the next group; returns after its commit."""
+        if self._waiting >= CAPACITY:
+            await self._room()
+        return await self._put(act, kind)
+
+    async def run_all(self, acts: Iterable[Callable[[Transaction], T]], kind: Kind = "plain") -> list[T]:
+        """Do these beside each other; each of them happens or not by itself."""
+        if self._waiting >= CAPACITY:
+            await self._room()
+        return await asyncio.gather(*[self._put(act, kind) for act in acts])
+
+    def _put(self, act: Callable[[Transaction], T], kind: Kind) -> asyncio.Future[T]:
+        if self._is_stopping:
+            raise StoreUnavailable("the store is closed")
+        self._waiting += 1
+        done: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Operation(act, kind, done))
+        return done
+
+    async def _room(self) -> None:
+        """Wait until fewer operations wait."""
+        room: asyncio.Future[None] = self._loop.create_future()
+        self._turned_away.append(room)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await room
+        except TimeoutError:
+            raise StoreUnavailable(f"{CAPACITY} operations wait for the store {self._path}, send less") from None
+
+    async def stop(self) -> None:
+        """Do what waits, then end."""
+        self._is_stopping = True
+        if self._thread.is_alive():
+            self._queue.put(None)
+            await self._stopped
+
+    def _settle(self, results: Sequence[_Result], news: News) -> None:
+        self._waiting -= len(results)
+        for operation, value, error in results:
+            if operation.done.done():
+                continue
+            if error is None:
+                operation.done.set_result(value)
+            else:
+                operation.done.set_exception(error)
+        self._hub.tell(news)
+        for _ in range(min(len(self._turned_away), CAPACITY - self._waiting)):
+            room = self._turned_away.popleft()
+            if not room.done():
+                room.set_result(None)
+
+    def _end(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    # ---------------------------------------------------------------- in the thread
+
+    def _work(self) -> None:
+        try:
+            while (group := self._gather()) is not None:
+                if group:
+                    self._write(group)
+                with suppress(Exception):  # looked at again in a moment
+                    self._look_around()
+        finally:
+            self._call(self._end)
+
+    def _gather(self) -> list[_Operation] | None:
+        """All that waits; empty when it is time to look around, None at the end."""
+        group: list[_Operation] = []
+        try:
+            operation = self._queue.get(timeout=max(0.0, self._next_look - time.monotonic()))
+            while operation is not None:
+                group.append(operation)
+                if len(group) == GROUP:
+                    return group
+                operation = self._queue.get_nowait()
+        except queue.Empty:
+            return group
+        if group:
+            self._queue.put(None)
+            return group
+        return None
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the event loop is gone, nobody waits any more
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _write(self, group: Sequence[_Operation]) -> None:
+        """One transaction for all; when that fails, one for each, so that only those fail that have to."""
+        is_committing = False
+        try:
+            self._begin(group)
+            results = [self._perform(operation) for operation in group]
+            is_committing = True
+            news = self._transaction.commit()
+        except apsw.Error as error:
+            self._undo()
+            self._try_again(group, error, is_committing=is_committing)
+        except Exception as error:
+            self._undo()
+            self._fail(group, error)
+        else:
+            self._call(self._settle, results, news)
+
+    def _begin(self, group: Sequence[_Operation]) -> None:
+        synchronous = "normal" if all(operation.kind == "soft" for operation in group) else "full"
+        if synchronous != self._synchronous:
+            self._transaction.connection.execute(f"PRAGMA synchronous = {synchronous}")
+            self._synchronous = synchronous
+        self._transaction.begin()
+        self._tell_of_others()
+
+    def _perform(self, operation: _Operation) -> _Result:
+        if operation.done.cancelled():
+            return operation, None, None
+        if operation.kind == "plain" and not self._ballast.is_there:
+            return operation, None, StoreFull(f"the disk of {self._path} is full, free some space")
+        self._transaction.begin_operation()
+        try:
+            value = operation.act(self._transaction)
+        except apsw.Error:
+            raise
+        except Exception as error:
+            self._transaction.undo_operation()
+            return operation, None, error
+        self._transaction.end_operation()
+        return operation, value, None
+
+    def _try_again(self, group: Sequence[_Operation], error: apsw.Error, *, is_committing: bool) -> None:
+        has_room_now = isinstance(error, apsw.FullError) and self._ballast.free()
+        is_hopeless = isinstance(error, apsw.BusyError | apsw.IOError)
+        if is_hopeless or (len(group) == 1 and not has_room_now):
+            self._fail(group, (at_commit if is_committing else meaning)(error, self._path))
+            return
+        for operation in group:
+            self._write([operation])
+
+    def _undo(self) -> None:
+        with suppress(apsw.Error):
+            self._transaction.roll_back()
+
+    def _fail(self, group: Sequence[_Operation], error: Exception) -> None:
+        self._call(self._settle, [(operation, None, error) for operation in group], News())
+
+    # ---------------------------------------------------------------- between groups
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._tell_of_others()
+            is_live = self._hub.is_followed or self._transaction.leases
+            self._next_look = now + (_LIVE if is_live else _IDLE)
+        if now >= self._next_sweep:
+            self._next_sweep = now + _SWEEP
+            self._ballast.fill()
+            self.sweep()
+
+    def _tell_of_others(self) -> None:
+        if self._transaction.is_changed():
+            self._call(self._hub.tell, self._others.news())
+
+    def sweep(self) -> None:
+        """Free the leases of owners that are gone."""
+        bereaved = self._others.bereaved()
+        if not bereaved:
+            return
+        try:
+            self._transaction.begin()
+            for row, address in bereaved:
+                self._transaction.begin_operation()
+                with suppress(ThreadQuarantined):
+                    free(self._transaction, row, address)
+                self._transaction.end_operation()
+            news = self._transaction.commit()
+        except BaseException:
+            self._undo()
+            raise
+        self._call(self._hub.tell, news)
