@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from turnkeep.errors import ConfigurationError
+from turnkeep.settings import Settings
 from turnkeep.store.base import Policies, Policy, Store
 
-__all__ = ["Policies", "Policy", "Store", "open_store"]
+__all__ = ["Policies", "Policy", "Store", "open_store", "store_of"]
 
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster")
 
@@ -29,6 +30,19 @@ def open_store(url: str, policies: Policies | None = None, **options: Any) -> St
     if scheme in _REDIS:
         return _redis(url, chosen, options)
     raise ConfigurationError(f"no engine for a store at {_shown(url)!r}, use memory:, sqlite:PATH or redis://HOST")
+
+
+def store_of(settings: Settings, policies: Policies) -> Store:
+    """The engine that settings name, with the options it takes from them, not opened yet."""
+    if settings.store_url.startswith(("memory:", "sqlite:")):
+        return open_store(settings.store_url, policies)
+    return open_store(
+        settings.store_url,
+        policies,
+        prefix=settings.redis_prefix,
+        durability=settings.durability,
+        allow_unsafe=settings.allow_unsafe_redis,
+    )
 
 
 def _memory(policies: Policies, options: dict[str, Any]) -> Store:

@@ -1,0 +1,18 @@
+"""A thread's history within a budget of tokens and a time to live."""
+
+from turnkeep.conversation.manager import Conversation, ConversationManager, recalled
+from turnkeep.conversation.pruning import prune
+from turnkeep.conversation.summary import Summarize, summary_by
+from turnkeep.conversation.wording import content_of, items_of, messages_of
+
+__all__ = [
+    "Conversation",
+    "ConversationManager",
+    "Summarize",
+    "content_of",
+    "items_of",
+    "messages_of",
+    "prune",
+    "recalled",
+    "summary_by",
+]

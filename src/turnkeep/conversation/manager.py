@@ -1,0 +1,258 @@
+"""`ConversationManager`: remembers conversations, in the same rows that the queue uses."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from turnkeep.conversation.pruning import prune
+from turnkeep.conversation.summary import Summarize
+from turnkeep.conversation.wording import items_of, messages_of
+from turnkeep.errors import ConfigurationError, InvalidMessage, OutcomeUnknown, ThreadBusy
+from turnkeep.messages import DEFAULT_QUEUE, DEFAULT_TENANT, Address, Item, SystemItem
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.pricing.tokens import Tokenizer, tokenizer_for
+from turnkeep.settings import Settings
+from turnkeep.store import Policies, Policy, Store, store_of
+from turnkeep.store.base import Entry, History, Threads
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+SYSTEM_MARK = "system_messages"
+"""In the metadata of a thread whose transcript holds system messages: then a run looks for them."""
+
+SUMMED_UP = "Summary of the conversation so far:\n"
+TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What is told of a conversation. `complete`: nothing was left out for lack of room."""
+
+    session_id: str
+    items: tuple[Item, ...]
+    tokens: int
+    summary: str | None = None
+    complete: bool = True
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """As ``{"role": …, "content": …}``, a summary of older parts first."""
+        summary = [SystemItem(SUMMED_UP + self.summary)] if self.summary else []
+        return messages_of([*summary, *self.items])
+
+
+class ConversationManager:
+    """Conversations by session id, which is the channel of a thread: a queue on the same store answers there.
+
+    `redis` is a URL or ``{"host": …, "port": …}``; `store` a path of an SQLite file, ``memory:``, a URL, or a store
+    that its owner opens and closes. Without either the settings decide, as for the queue. `ttl` is in seconds without
+    activity; it is set when a conversation begins here and afterwards only ever lengthened. What is told is within
+    `max_tokens` and `max_messages`; what is kept is older, until the store's own bounds. With `summarize` older parts
+    are replaced by a summary when they do not fit any more.
+
+    Nothing is opened before the first use. Raises `ThreadBusy` where a run is answering on the same thread.
+    """
+
+    def __init__(
+        self,
+        redis: str | Mapping[str, Any] | None = None,
+        *,
+        store: Store | str | Path | None = None,
+        ttl: float | None = None,
+        max_messages: int | None = None,
+        max_tokens: int | None = None,
+        summarize: Summarize | None = None,
+        queue_prefix: str = DEFAULT_QUEUE,
+        tenant: str = DEFAULT_TENANT,
+    ) -> None:
+        for name, value in {"ttl": ttl, "max_messages": max_messages, "max_tokens": max_tokens}.items():
+            if value is not None and value <= 0:
+                raise ConfigurationError(f"{name} is {value}, use a number above 0 or leave it out")
+        self._settings = _settings(redis, store)
+        self._owned = store is None or isinstance(store, str | Path)
+        self._store = _opened_by_us(self._settings) if store is None or isinstance(store, str | Path) else store
+        self._opening = asyncio.Lock()
+        self._is_open = not self._owned
+        self._catalog = Catalog.load(self._settings.price_file)
+        self._place = (tenant, queue_prefix)
+        self._summarize = summarize
+        self.ttl = ttl
+        self.max_messages = max_messages
+        self.max_tokens = max_tokens
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the store, if it was opened here."""
+        if self._owned and self._is_open:
+            self._is_open = False
+            await self._store.close()
+
+    # ---------------------------------------------------------------- remembering
+
+    async def add_message(
+        self, session_id: str, message: Mapping[str, Any] | Item, model: str | None = None, *, key: str | None = None
+    ) -> None:
+        """Add one message, ``{"role": …, "content": …}`` or an item, counted in the tokens of a model.
+
+        With the `key` of the last addition nothing happens: so it can be repeated safely.
+        """
+        items = items_of(message)
+        store, address = await self._open(), self._address(session_id)
+        tokenizer = await self._tokenizer(model)
+        await self._begin(address, has_system=any(item.kind == "system" for item in items))
+        entries = [Entry(item, tokenizer.count_item(item)) for item in items]
+        await _append(store, address, entries, key or secrets.token_hex(8))
+        if self._summarize is not None:
+            await self._compact(address, tokenizer, self._summarize)
+
+    async def get_conversation(self, session_id: str) -> Conversation:
+        """What is told of it within the limits; an unknown session is an empty conversation."""
+        store = await self._open()
+        history = await store.history(self._address(session_id))
+        tokens = self.max_tokens
+        if tokens is not None and history.summary:
+            tokens = max(0, tokens - await self._weight(history.summary))
+        kept = prune(history.entries, tokens=tokens, messages=self.max_messages)
+        if history.summary:  # the summary has put them behind what was said after them
+            kept.sort(key=lambda entry: entry.item.kind != "system")
+        return Conversation(
+            session_id,
+            tuple(entry.item for entry in kept),
+            sum(entry.tokens for entry in kept),
+            history.summary,
+            complete=len(kept) == len(history.entries) and history.summary is None,
+        )
+
+    async def clear(self, session_id: str) -> bool:
+        """Forget a conversation and everything of its thread. False if there is none; `ThreadBusy` while messages
+        wait.
+        """
+        store = await self._open()
+        return await store.forget(self._address(session_id))
+
+    # ---------------------------------------------------------------- inside
+
+    async def _open(self) -> Store:
+        async with self._opening:
+            if not self._is_open:
+                await self._store.open()
+                self._is_open = True
+        return self._store
+
+    def _address(self, session_id: str) -> Address:
+        if not session_id:
+            raise InvalidMessage("a session id is a text of at least one character")
+        return Address(*self._place, session_id)
+
+    async def _tokenizer(self, model: str | None) -> Tokenizer:
+        tokenizer = tokenizer_for(model or self._catalog.default, self._catalog)
+        await tokenizer.load()
+        return tokenizer
+
+    async def _weight(self, summary: str) -> int:
+        return (await self._tokenizer(None)).count_item(SystemItem(SUMMED_UP + summary))
+
+    async def _begin(self, address: Address, *, has_system: bool) -> None:
+        """Give the thread what it has to have before its first message."""
+        if self.ttl is None and not has_system:
+            return
+        record = await self._store.thread(address, create=True)
+        if record is None:
+            return
+        is_new = not record.turns and not record.messages
+        if self.ttl is not None and (is_new or self.ttl > record.expires_at - record.active_at):
+            await self._store.update(address, {"ttl": self.ttl})
+        if has_system and SYSTEM_MARK not in record.metadata:
+            await self._store.update(address, {"metadata": {SYSTEM_MARK: "yes"}})
+
+    async def _compact(self, address: Address, tokenizer: Tokenizer, summarize: Summarize) -> None:
+        """Replace what does not fit by a summary, down to half of the limits, so that this is not done every time."""
+        history = await self._store.history(address)
+        entries = history.entries
+        if len(prune(entries, tokens=self.max_tokens, messages=self.max_messages)) == len(entries):
+            return
+        kept = prune(entries, tokens=_half(self.max_tokens), messages=_half(self.max_messages))
+        first = next((entry.turn for entry in kept if entry.item.kind != "system"), entries[-1].turn + 1)
+        gone = [entry for entry in entries if entry.turn < first]
+        said = [entry.item for entry in gone if entry.item.kind != "system"]
+        if not said:
+            return
+        summary = await summarize(history.summary, said)
+        system = [Entry(entry.item, tokenizer.count_item(entry.item)) for entry in gone if entry.item.kind == "system"]
+        try:
+            if system:
+                await _append(self._store, address, system, secrets.token_hex(8))
+            await self._store.compact(address, through_turn=first - 1, summary=summary)
+        except ThreadBusy:
+            log.info("compaction_postponed", reason="a run is in progress on the thread")
+
+
+async def recalled(store: Threads, address: Address, *, tokens: int) -> History:
+    """The newest whole turns of a thread that fit, and the system messages of older ones."""
+    history = await store.history(address, tokens=tokens)
+    if history.complete:
+        return history
+    record = await store.thread(address)
+    if record is None or SYSTEM_MARK not in record.metadata:
+        return history
+    before = history.entries[0].turn if history.entries else None
+    older = await store.history(address, before_turn=before)
+    system = [entry for entry in older.entries if entry.item.kind == "system"]
+    return replace(history, entries=tuple(prune([*system, *history.entries], tokens=tokens)))
+
+
+async def _append(store: Store, address: Address, entries: Sequence[Entry], key: str) -> None:
+    """Add entries once, also when a reply is lost."""
+    for _ in range(TRIES - 1):
+        with suppress(OutcomeUnknown):
+            await store.append(address, entries, key=key)
+            return
+    await store.append(address, entries, key=key)
+
+
+def _half(limit: int | None) -> int | None:
+    return None if limit is None else max(1, limit // 2)
+
+
+def _settings(redis: str | Mapping[str, Any] | None, store: Store | str | Path | None) -> Settings:
+    if redis is not None and store is not None:
+        raise ConfigurationError("redis and store both say where conversations are kept, give one of them")
+    given: dict[str, Any] = {}
+    if isinstance(store, str | Path):
+        given["store"] = str(store)
+    elif redis is not None:
+        given["store"] = redis if isinstance(redis, str) else redis_url(redis)
+    return Settings.load(**given)
+
+
+def _opened_by_us(settings: Settings) -> Store:
+    policy = Policy(
+        expiry=settings.thread_expiry, history_items=settings.history_items, history_bytes=settings.history_bytes
+    )
+    return store_of(settings, Policies(policy))
+
+
+def redis_url(place: Mapping[str, Any]) -> str:
+    """A URL from ``{"host", "port", "db", "username", "password", "tls"}``, of which none is needed."""
+    if unknown := set(place) - {"host", "port", "db", "username", "password", "tls"}:
+        raise ConfigurationError(
+            f"redis does not take {', '.join(sorted(unknown))}, use host, port, db, username, password, tls, or a URL"
+        )
+    user, password = quote(place.get("username") or "", safe=""), quote(place.get("password") or "", safe="")
+    login = f"{user}:{password}@" if user or password else ""
+    scheme = "rediss" if place.get("tls") else "redis"
+    return f"{scheme}://{login}{place.get('host', 'localhost')}:{place.get('port', 6379)}/{place.get('db', 0)}"
