@@ -57,33 +57,40 @@ async def _work(queue: AssistantMessageQueue, ending: asyncio.Event, started: Ca
 async def _listen(
     queue: AssistantMessageQueue, role: Role, ending: asyncio.Event, started: Callable[[str], None]
 ) -> None:
-    listener = bound(queue.settings.host, queue.settings.port)
     if role == "all":
         queue.start_worker()
-    async with queue:
-        application = app(queue, own_queue=False)
-        server = _Server(
-            uvicorn.Config(
-                application,
-                ws="websockets-sansio",
-                ws_max_size=READ_LIMIT,
-                ws_per_message_deflate=False,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=5,
-                backlog=2048,
-            )
+    with bound(queue.settings.host, queue.settings.port) as listener:
+        async with queue:
+            await _answer(queue, listener, ending, started)
+
+
+async def _answer(
+    queue: AssistantMessageQueue, listener: socket.socket, ending: asyncio.Event, started: Callable[[str], None]
+) -> None:
+    """All doors of an open queue on a listening socket."""
+    application = app(queue, own_queue=False)
+    server = _Server(
+        uvicorn.Config(
+            application,
+            ws="websockets-sansio",
+            ws_max_size=READ_LIMIT,
+            ws_per_message_deflate=False,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+            backlog=2048,
         )
-        async with asyncio.TaskGroup() as group:
-            group.create_task(server.serve(sockets=[listener]))
-            await server.listening.wait()
-            host, port = listener.getsockname()[:2]
-            started(f"http://{host if ':' not in host else f'[{host}]'}:{port}")
-            await queue.lives_until(ending)
-            application.state.sockets.close()
-            server.should_exit = True
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve(sockets=[listener]))
+        await server.listening.wait()
+        host, port = listener.getsockname()[:2]
+        started(f"http://{host if ':' not in host else f'[{host}]'}:{port}")
+        await queue.lives_until(ending)
+        application.state.sockets.close()
+        server.should_exit = True
 
 
 class _Server(uvicorn.Server):

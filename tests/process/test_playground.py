@@ -1,0 +1,151 @@
+"""The page at `/`, in a real browser: quick messages gather, the answer streams, nothing is lost by reloading."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from turnkeep.doors.server import listening
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.settings import Settings
+from turnkeep.simulator import Pace, Simulator, serve
+from turnkeep.tools.base import tool
+from turnkeep.tools.toolbox import Toolbox
+
+pytestmark = pytest.mark.browser
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@tool(needs_approval=True)
+def send_letter(to: str) -> str:
+    """Send somebody a letter."""
+    return f"sent to {to}"
+
+
+@contextlib.asynccontextmanager
+async def served(folder: Path) -> AsyncIterator[tuple[str, Simulator]]:
+    simulator = Simulator(pace=Pace(first=0.05, token=0.02))
+    async with serve(simulator) as model_url:
+        settings = Settings.load(
+            store=str(folder / "turnkeep.db"), openai_base_url=model_url, openai_api_key="sk-test",
+            model_api="responses", port=0, window=0.8,
+        )  # fmt: skip
+        queue = AssistantMessageQueue.from_settings(settings, toolbox=Toolbox([send_letter]))
+        async with listening(queue) as url:
+            yield url, simulator
+
+
+@contextlib.asynccontextmanager
+async def browsing(program: Path) -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=str(program), args=FLAGS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+async def write(page: Page, *texts: str) -> None:
+    for text in texts:
+        await page.fill("#text", text)
+        await page.press("#text", "Enter")
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path, program: Path) -> AsyncIterator[tuple[Page, Simulator, str]]:
+    async with served(folder) as (url, simulator), browsing(program) as browser:
+        page = await (await browser.new_context()).new_page()
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        await page.goto(url)
+        await expect(page.locator("#connection")).to_have_class("live")
+        yield page, simulator, url
+        assert problems == []
+
+
+async def test_quick_messages_gather_in_one_turn_with_one_answer(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, simulator, _):
+        await write(page, "one", "two", "three")
+        await expect(page.locator("#gathering")).to_contain_text("3 messages gather")
+        await expect(page.locator(".assistant")).to_contain_text("three", timeout=15_000)
+        await expect(page.locator(".assistant small")).to_contain_text("one answer for 3 messages", timeout=15_000)
+
+        assert await page.locator(".user").count() == 3
+        assert await page.locator(".assistant").count() == 1
+        assert [exchange.new for exchange in simulator.ledger] == [["one", "two", "three"]]
+
+
+async def test_a_reload_in_mid_answer_loses_nothing_and_a_second_tab_sees_the_same(
+    tmp_path: Path, chromium_path: Path
+) -> None:
+    async with opened(tmp_path, chromium_path) as (page, simulator, _):
+        await write(page, "talk [[words:120]]")
+        await expect(page.locator(".assistant.live p")).not_to_be_empty(timeout=15_000)
+        await page.reload()
+        await expect(page.locator(".assistant.live p")).not_to_be_empty(timeout=15_000)
+        second = await page.context.new_page()
+        await second.goto(page.url)
+
+        for tab in (page, second):
+            await expect(tab.locator(".assistant.live")).to_have_count(0, timeout=20_000)
+            await expect(tab.locator(".user")).to_have_count(1)
+            await expect(tab.locator(".assistant")).to_have_count(1)
+        text = await page.locator(".assistant p").inner_text()
+        assert text == await second.locator(".assistant p").inner_text()
+        assert len(re.findall(r"\S+", text)) == 120
+        assert len(simulator.ledger) == 1
+
+
+async def test_stop_keeps_what_was_said(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, _, _url):
+        await write(page, "talk [[words:400]]")
+        await expect(page.locator(".assistant.live p")).not_to_be_empty(timeout=15_000)
+        await page.click("#stop")
+        await expect(page.locator(".assistant small")).to_contain_text("cancelled", timeout=10_000)
+        await expect(page.locator("#stop")).to_be_hidden()
+        said = await page.locator(".assistant p").inner_text()
+        await page.reload()
+
+        await expect(page.locator(".assistant p")).to_have_text(said, timeout=10_000)
+
+
+async def test_a_held_call_is_approved_on_the_page(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, _, _url):
+        await write(page, '[[call:send_letter {"to": "Ada"}]]')
+        await expect(page.locator(".action p")).to_contain_text("send_letter", timeout=15_000)
+        await page.click(".approve")
+
+        await expect(page.locator(".assistant").last).to_contain_text("sent to Ada", timeout=15_000)
+        await expect(page.locator(".action")).to_have_count(0)
+
+
+async def test_model_output_is_text_and_never_markup(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, _, _url):
+        await write(page, "[[say:<img src=x onerror=alert(1)><b>bold</b>]]")
+        await expect(page.locator(".assistant p")).to_contain_text("<b>bold</b>", timeout=15_000)
+        assert await page.locator(".assistant img").count() == 0
+
+
+async def test_a_page_outlives_a_restart_of_the_server(tmp_path: Path, chromium_path: Path) -> None:
+    async with browsing(chromium_path) as browser:
+        page = await (await browser.new_context()).new_page()
+        async with served(tmp_path) as (url, _):
+            await page.goto(f"{url}#kept")
+            await write(page, "before the restart [[say:first answer]]")
+            await expect(page.locator(".assistant p")).to_have_text("first answer", timeout=15_000)
+        await asyncio.sleep(0)
+        async with served(tmp_path) as (url, _):
+            await page.goto(f"{url}#kept")
+
+            await expect(page.locator(".assistant p")).to_have_text("first answer", timeout=15_000)
+            await expect(page.locator(".user p")).to_have_text("before the restart [[say:first answer]]")
