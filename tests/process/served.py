@@ -1,0 +1,74 @@
+"""A server in this process on a real socket, with plain clients for both of its doors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import websockets
+from websockets.asyncio.client import ClientConnection
+
+from tests.scenario.house import QUICK
+from turnkeep.doors.server import listening
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.settings import Settings
+from turnkeep.simulator import Simulator, serve
+from turnkeep.tools.toolbox import Registrable, Toolbox
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    url: str
+    queue: AssistantMessageQueue
+    simulator: Simulator
+    http: aiohttp.ClientSession
+
+    def socket(self, **options: Any) -> websockets.connect:
+        return websockets.connect(self.url.replace("http", "ws") + "/ws", max_size=None, **options)
+
+
+async def ask(socket: ClientConnection, frame: Any) -> dict[str, Any]:
+    """Send a frame (or raw text or bytes) and read the next one."""
+    await socket.send(frame if isinstance(frame, str | bytes) else json.dumps(frame))
+    return await heard(socket)
+
+
+async def heard(socket: ClientConnection, *, patience: float = 20.0) -> dict[str, Any]:
+    async with asyncio.timeout(patience):
+        frame = json.loads(await socket.recv())
+    assert isinstance(frame, dict)
+    return frame
+
+
+async def frames_until_final(socket: ClientConnection, message_id: str) -> list[dict[str, Any]]:
+    """All frames up to the final one of this message."""
+    frames: list[dict[str, Any]] = []
+    while not (frames and frames[-1].get("message_id") == message_id and ends(frames[-1])):
+        frames.append(await heard(socket))
+    return frames
+
+
+def ends(frame: dict[str, Any]) -> bool:
+    return bool(frame.get("final_message")) or frame["type"] == "error"
+
+
+@contextlib.asynccontextmanager
+async def served(
+    store: str = "memory:", *, tools: Iterable[Registrable] = (), **settings: Any
+) -> AsyncIterator[Served]:
+    simulator = Simulator()
+    async with serve(simulator) as model_url, aiohttp.ClientSession() as http:
+        values = {
+            **QUICK, "store": store, "openai_base_url": model_url, "openai_api_key": "sk-test",
+            "model_api": "responses", "port": 0, "channel_rate": "0", "user_rate": "0", **settings,
+        }  # fmt: skip
+        queue = AssistantMessageQueue.from_settings(Settings.load(**values), toolbox=Toolbox(tools))
+        async with listening(queue) as url:
+            yield Served(url, queue, simulator, http)
