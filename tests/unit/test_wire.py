@@ -1,0 +1,211 @@
+"""The seed dialect, against the documents' samples and the captured frames of the program it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from turnkeep.doors.wire import Dialect, Encoder, Frame
+from turnkeep.events import Event, Fault
+from turnkeep.messages import Address
+from turnkeep.usage import Usage
+
+GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "seed-frames.jsonl"
+ADDRESS = Address("default", "assistant", "c1")
+RUN = {"run_id": "run_1", "attempt": 1, "epoch": "e"}
+
+STATUS = {
+    "message": "Assistant is processing your request...", "timestamp": 1683042123.456, "status": "started",
+    "type": "status", "final_message": False, "message_id": "unique-message-id", "thread_id": "thread_abc123",
+}  # fmt: skip
+IN_PROGRESS = {
+    "message": "Response content...", "timestamp": 1683042124.789, "status": "in_progress",
+    "type": "response", "final_message": False, "message_id": "unique-message-id", "thread_id": "thread_abc123",
+}  # fmt: skip
+COMPLETED = {
+    "message": "Complete response content...", "timestamp": 1683042125.123, "status": "completed",
+    "type": "response", "final_message": True, "message_id": "unique-message-id", "thread_id": "thread_abc123",
+}  # fmt: skip
+ERROR = {
+    "message": "Error description", "timestamp": 1683042126.456, "status": "error",
+    "type": "error", "error_details": "Detailed error information", "message_id": "unique-message-id",
+    "thread_id": "thread_abc123",
+}  # fmt: skip
+
+
+def encoder(**dialect: bool) -> Encoder:
+    return Encoder(ADDRESS, "thread_abc123", Dialect(**dialect))
+
+
+def event(kind: Any, offset: int = 1, at: float = 1.5, ids: tuple[str, ...] = (), **fields: Any) -> Event:
+    return Event(kind, ids, offset=offset, at=at, **{**RUN, **fields})
+
+
+def begin(to: Encoder, *ids: str) -> list[Frame]:
+    return to.encode(event("started", ids=ids or ("unique-message-id",)))
+
+
+def head(frame: Frame, like: dict[str, Any]) -> dict[str, Any]:
+    return dict(list(frame.items())[: len(like)])
+
+
+def test_the_four_samples_of_the_documents_come_out_key_by_key() -> None:
+    to = encoder()
+    started = to.encode(event("started", ids=("unique-message-id",), at=1683042123.456))
+    to.encode(event("delta", 2, 1683042124.789, text="Response content..."))
+    progress = to.flush()
+    completed = to.encode(
+        event(
+            "completed",
+            3,
+            1683042125.123,
+            ("unique-message-id",),
+            text="Complete response content...",
+            outcome="completed",
+        )
+    )
+    fault = Fault("model_unavailable", "Error description", "Detailed error information")
+    dead = to.encode(event("dead", 4, 1683042126.456, ("unique-message-id",), error=fault))
+
+    for frames, sample in ((started, STATUS), (progress, IN_PROGRESS), (completed, COMPLETED), (dead, ERROR)):
+        [frame] = frames
+        assert list(head(frame, sample).items()) == list(sample.items())
+
+
+def captured() -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The captured frames by status and type."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in GOLDEN.read_text().splitlines():
+        frame = json.loads(json.loads(line)["frame"])
+        payload = frame.get("payload", frame)
+        if "status" in payload:
+            found.setdefault((payload["status"], payload["type"]), []).append(payload)
+    return found
+
+
+def ours() -> dict[tuple[str, str], Frame]:
+    """One of our frames for each status and type that was captured."""
+    to = encoder()
+    frames = begin(to)
+    frames += to.encode(event("processing", 2, tools=("get_weather",)))
+    frames += to.encode(event("responding", 3))
+    to.encode(event("delta", 4, text="word "))
+    frames += to.encode(event("completed", 5, ids=("unique-message-id",), text="word", outcome="completed"))
+    frames += to.encode(event("dead", 6, ids=("unique-message-id",), error=Fault("x", "m", "d")))
+    return {(frame["status"], frame["type"]): frame for frame in frames}
+
+
+@pytest.mark.parametrize("kind", sorted(captured()), ids="/".join)
+def test_each_captured_kind_of_frame_has_our_keys_in_order_types_and_fixed_strings(kind: tuple[str, str]) -> None:
+    mine = ours()[kind]
+    for theirs in captured()[kind]:
+        assert list(mine)[: len(theirs)] == list(theirs)
+        for name, value in theirs.items():
+            if value is not None and mine[name] is not None:
+                assert type(mine[name]) is type(value), name
+        if kind[1] == "status":
+            assert mine["message"] == theirs["message"]
+        assert mine.get("final_message") == theirs.get("final_message")
+
+
+def test_there_are_103_captured_lines() -> None:
+    assert len(GOLDEN.read_text().splitlines()) == 103
+
+
+def test_a_batch_ends_with_one_response_and_one_status_for_each_older_message() -> None:
+    to = encoder()
+    started = begin(to, "a", "b", "c")
+    frames = to.encode(event("completed", 2, ids=("a", "b", "c"), text="answer", outcome="completed", usage=Usage(1)))
+
+    assert [frame["message_id"] for frame in started] == ["a", "b", "c"]
+    assert [(f["type"], f["message_id"], f["message"], f["final_message"]) for f in frames] == [
+        ("response", "c", "answer", True),
+        ("status", "a", "", True),
+        ("status", "b", "", True),
+    ]
+    assert frames[0]["message_ids"] == ["a", "b", "c"]
+
+
+def test_the_text_so_far_is_cumulative_and_delta_is_what_it_adds() -> None:
+    to = encoder()
+    begin(to)
+    told = []
+    for offset, text in enumerate(["Hel", "lo ", "you"], 2):
+        to.encode(event("delta", offset, text=text))
+        told += to.flush()
+
+    assert [(f["message"], f["delta"]) for f in told] == [("Hel", "Hel"), ("Hello ", "lo "), ("Hello you", "you")]
+
+
+def test_merged_text_is_one_frame_at_the_last_offset() -> None:
+    to = encoder()
+    begin(to)
+    for offset, text in enumerate(["a", "b", "c"], 2):
+        to.encode(event("delta", offset, text=text))
+
+    [frame] = to.flush()
+
+    assert (frame["message"], frame["delta"], frame["offset"]) == ("abc", "abc", 4)
+    assert to.flush() == []
+
+
+def test_delta_mode_sends_no_text_twice() -> None:
+    to = encoder(deltas=True)
+    begin(to)
+    to.encode(event("delta", 2, text="a"))
+    [first] = to.flush()
+    to.encode(event("delta", 3, text="b"))
+    [second] = to.flush()
+
+    assert [(f["message"], f["delta"]) for f in (first, second)] == [("", "a"), ("", "b")]
+
+
+def test_text_that_is_owed_is_told_before_anything_else() -> None:
+    to = encoder()
+    begin(to)
+    to.encode(event("delta", 2, text="almost"))
+
+    frames = to.encode(event("completed", 3, ids=("unique-message-id",), text="almost", outcome="completed"))
+
+    assert [frame["status"] for frame in frames] == ["in_progress", "completed"]
+
+
+def test_a_new_attempt_begins_with_a_snapshot_that_replaces_what_was_shown() -> None:
+    to = encoder()
+    begin(to)
+    to.encode(event("delta", 2, text="half"))
+    to.flush()
+
+    frames = to.encode(event("started", 3, ids=("unique-message-id",), attempt=2))
+
+    assert [(f["status"], f.get("snapshot")) for f in frames] == [("started", None), ("in_progress", True)]
+    assert frames[-1]["message"] == ""
+    to.encode(event("delta", 4, text="whole", attempt=2))
+    assert to.flush()[0]["message"] == "whole"
+
+
+def test_a_retry_and_an_open_circuit_say_processing_only() -> None:
+    to = encoder()
+    begin(to)
+    for kind in ("retrying", "waiting"):
+        frames = to.encode(event(kind, 2, error=Fault("model_unavailable", "m", "d")))
+        assert [(f["type"], f["status"]) for f in frames] == [("status", "processing")]
+
+
+def test_an_empty_or_stopped_answer_has_a_fixed_sentence() -> None:
+    stopped = encoder().encode(event("completed", 2, ids=("m",), text="", outcome="cancelled"))
+    silent = encoder().encode(event("completed", 2, ids=("m",), text="", outcome="completed"))
+
+    assert stopped[0]["message"] == "Stopped."
+    assert silent[0]["message"]
+
+
+def test_life_cycle_events_go_only_to_those_who_ask_for_everything() -> None:
+    accepted = event("accepted", 1, ids=("m",), text="hello", policy="collect")
+
+    assert encoder().encode(accepted) == []
+    [frame] = encoder(everything=True).encode(accepted)
+    assert (frame["status"], frame["type"], frame["message"]) == ("accepted", "status", "hello")
