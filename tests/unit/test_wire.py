@@ -209,3 +209,13 @@ def test_life_cycle_events_go_only_to_those_who_ask_for_everything() -> None:
     assert encoder().encode(accepted) == []
     [frame] = encoder(everything=True).encode(accepted)
     assert (frame["status"], frame["type"], frame["message"]) == ("accepted", "status", "hello")
+
+
+def test_all_frames_of_an_event_but_the_last_say_that_more_will_come() -> None:
+    to = encoder()
+    begin(to, "a", "b")
+    to.encode(event("delta", 2, text="text"))
+
+    frames = to.encode(event("completed", 3, ids=("a", "b"), text="text", outcome="completed"))
+
+    assert [(f["offset"], f.get("more", False)) for f in frames] == [(2, False), (3, True), (3, False)]

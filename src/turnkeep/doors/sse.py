@@ -67,4 +67,6 @@ async def _frames(stream: Stream, address: Address, thread_id: str | None, diale
 
 
 def _event(frame: Frame) -> str:
-    return f"id: {frame['epoch']}:{frame['offset']}\ndata: {dumps(frame)}\n\n"
+    """The position is told with the last frame of an event, so that a client that returns gets all of it."""
+    position = "" if frame.get("more") else f"id: {frame['epoch']}:{frame['offset']}\n"
+    return f"{position}data: {dumps(frame)}\n\n"

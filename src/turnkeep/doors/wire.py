@@ -4,7 +4,8 @@ Every frame holds, in this order, `message`, `timestamp`, `status`, `type`, `fin
 `thread_id`; error frames hold
 `error_details` in place of `final_message`. What we add comes after them. A turn ends with exactly one
 `response`/`completed`, or
-one `error`; each older message of its batch then gets its own `status`/`completed`.
+one `error`; each older message of its batch then gets its own `status`/`completed`. Frames of one event share its offset; all
+but the last say `more`: who resumes from the last frame without it misses nothing.
 """
 
 from __future__ import annotations
@@ -81,7 +82,11 @@ class Encoder:
         if event.kind in ("delta", "snapshot"):
             self._keep(event)
             return []
-        return [*self.flush(), *self._frames(event)]
+        owed = self.flush()
+        frames = self._frames(event)
+        for frame in frames[:-1]:
+            frame["more"] = True
+        return owed + frames
 
     def flush(self) -> list[Frame]:
         """One frame with all text kept back."""

@@ -65,7 +65,7 @@ function take(frame) {
 
 function apply(frame) {
   if (frame.channel !== channel) return;
-  if (frame.offset !== undefined) position = { epoch: frame.epoch, offset: frame.offset };
+  if (frame.offset !== undefined && !frame.more) position = { epoch: frame.epoch, offset: frame.offset };
   const act = { response: onResponse, error: onError, status: onStatus }[frame.type];
   act?.(frame);
 }
