@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from turnkeep.events import Event, delta
 from turnkeep.journal import insist
@@ -15,12 +16,14 @@ MERGE_ABOVE = 64
 class Announcer:
     """Publishes the events of one claim. `say` never waits; `run` does the work until it is cancelled.
 
-    Everything said before a settlement is in the log before it, if `settled` is awaited in between.
+    Everything said before a settlement is in the log before it, if `settled` is awaited in between. Who waits for the
+    answer in this process is told at once.
     """
 
-    def __init__(self, store: Events, claim: Claim) -> None:
+    def __init__(self, store: Events, claim: Claim, *, tell: Callable[[Event], None] | None = None) -> None:
         self._store = store
         self._claim = claim
+        self._tell = tell
         self._waiting: list[Event] = []
         self._published = 0
         self._wake = asyncio.Event()
@@ -33,6 +36,8 @@ class Announcer:
         self._waiting.append(event)
         self._empty.clear()
         self._wake.set()
+        if self._tell is not None:
+            self._tell(event)
 
     def text(self, text: str) -> None:
         """Some more of the answer."""

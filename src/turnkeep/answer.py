@@ -6,38 +6,58 @@ journal holds.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from turnkeep.announcer import Announcer
 from turnkeep.assistants import Assistant
 from turnkeep.calls import Calls
-from turnkeep.errors import ContextTooLong, TooManySteps, UnansweredCall
+from turnkeep.conversation import recalled
+from turnkeep.errors import ContextTooLong, ModelError, TooManySteps, UnansweredCall
 from turnkeep.events import Event
 from turnkeep.journal import SEPARATOR, Ending, Journal, Step
 from turnkeep.messages import AssistantItem, CallItem, Item, ReasoningItem
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec
 from turnkeep.models.pairing import pair
+from turnkeep.models.parameters import output_limit, with_output_limit
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.pricing.tokens import Tokenizer, tokenizer_for
 from turnkeep.store.base import Call, Claim, Store
+from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.telemetry.traces import span
 from turnkeep.tools.toolbox import Toolbox
 from turnkeep.usage import Usage
+
+log = get_log(__name__)
 
 DEFAULT_CONTEXT = 128_000
 """Tokens that a model of unknown size is believed to take."""
 
+LEAST_OUTPUT = 16
+"""The lowest limit of an answer that providers accept."""
+
+
+def never(error: ModelError, failures: int) -> float | None:
+    """A failed request is not made again here: its run has failed."""
+    return None
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerRules:
-    """Limits of one run. `history_tokens`: how much of the past is told; `output_tokens`: kept free for the answer."""
+    """Limits of one run. `history_tokens`: how much of the past is told; `output_tokens`: kept free for the answer.
+
+    `again` says in how many seconds a request that has failed so many times is made again within the same run, or
+    None.
+    """
 
     max_steps: int = 8
     history_tokens: int = 64_000
     output_tokens: int = 8_000
+    again: Callable[[ModelError, int], float | None] = never
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +94,16 @@ class Answering:
     wants_steering: Callable[[], bool]
     before_request: Callable[[ModelRequest, int], Awaitable[None]] | None = None
     """Awaited before each model request with its input tokens; raises when the request has to wait or is refused."""
+    heard: Callable[[Mapping[str, str]], Awaitable[None]] | None = None
+    """Awaited with the limits that a provider states at the beginning of its answer."""
+    meter: Meter = SILENT
     past: list[Item] = field(default_factory=list)
+    past_tokens: int = 0
     summary: str | None = None
+    first_shown_at: float | None = None
+    """When the first text of this run was shown, by the time of the loop."""
+    warnings: list[str] = field(default_factory=list)
+    """What the caller of a direct run should know."""
 
     async def answer(self) -> Answered | Asked:
         """Steps until the model has answered or somebody has to decide."""
@@ -91,13 +119,14 @@ class Answering:
             await self._step()
 
     async def _recall(self, tokens: int) -> None:
-        """The newest whole turns that fit beside the batch."""
+        """The newest whole turns that fit beside the batch, and the system messages of older ones."""
         facts = self.catalog.model(self.model_name)
         context = (facts.context if facts else None) or DEFAULT_CONTEXT
         batch = self.tokenizer.count_items(self.journal.transcript, instructions=self._instructions())
-        room = max(0, min(tokens, context - self.rules.output_tokens - batch))
-        history = await self.store.history(self.claim.address, tokens=room)
+        room = max(0, min(tokens, context - min(self.rules.output_tokens, context // 4) - batch))
+        history = await recalled(self.store, self.claim.address, tokens=room)
         self.past = [entry.item for entry in history.entries]
+        self.past_tokens = sum(entry.tokens for entry in history.entries)
         self.summary = history.summary
 
     async def _steer(self) -> None:
@@ -113,7 +142,7 @@ class Answering:
         try:
             step = await self._ask(self._request())
         except ContextTooLong:
-            await self._recall(self.rules.history_tokens // 4)
+            await self._recall(self.past_tokens // 4)
             step = await self._ask(self._request())
         except UnansweredCall:
             self.past = [item for item in self.past if item.kind in ("user", "assistant", "system")]
@@ -124,7 +153,7 @@ class Answering:
 
     def _request(self) -> ModelRequest:
         claim, assistant = self.claim, self.assistant
-        return ModelRequest(
+        request = ModelRequest(
             model=self.model_name,
             items=pair([*self.past, *self.journal.transcript]),
             instructions=self._instructions(),
@@ -138,6 +167,22 @@ class Answering:
             },
             cache_key=claim.thread_id,
         )
+        return self._fitting(request)
+
+    def _fitting(self, request: ModelRequest) -> ModelRequest:
+        """The request with a limit of its answer that the model and its window allow."""
+        asked, facts = output_limit(request.parameters), self.catalog.model(self.model_name)
+        if asked is None or facts is None:
+            return request
+        left = facts.context - self._input_tokens(request) if facts.context else asked
+        room = max(LEAST_OUTPUT, min(asked, facts.output or asked, left))
+        if room == asked:
+            return request
+        self.warnings.append(
+            f"max_tokens was lowered from {asked} to {room}, which is what {request.model} leaves room for"
+        )
+        log.warning("max_tokens_lowered", run_id=self.claim.run_id, model=request.model, asked=asked, left=room)
+        return replace(request, parameters=with_output_limit(request.parameters, room))
 
     def _instructions(self) -> str:
         """The assistant's, what is left of the pruned past, and what the messages of this batch ask for."""
@@ -153,19 +198,52 @@ class Answering:
         return [ToolSpec(s.name, s.description, s.parameters, s.strict) for s in specs]
 
     async def _ask(self, request: ModelRequest) -> Step:
-        """Stream one model call; its finished step, which is not yet believed to have happened."""
+        """One model call, repeated as the rules allow; its finished step, not yet believed to have happened."""
+        before, failures = self.announcer.shown, 0
+        while True:
+            try:
+                return await self._ask_once(request, before)
+            except ModelError as error:
+                self.meter.count("model_requests", model=request.model, outcome=error.code)
+                failures += 1
+                if (delay := self.rules.again(error, failures)) is None:
+                    raise
+                log.info("request_repeated", run_id=self.claim.run_id, code=error.code, failures=failures, delay=delay)
+            if self.announcer.shown != before:
+                self.announcer.replace(before)
+            await asyncio.sleep(delay)
+
+    async def _ask_once(self, request: ModelRequest, before: str) -> Step:
         if self.before_request is not None:
             await self.before_request(request, self._input_tokens(request))
-        before = self.announcer.shown
         received = _Received(before)
-        try:
-            async with aclosing(self.model.stream(request)) as stream:
-                async for part in stream:
-                    self._show(part, received)
-        except (ContextTooLong, UnansweredCall):
-            self.announcer.shown = before
-            raise
-        return self._finished(request, received)
+        begun_at = asyncio.get_running_loop().time()
+        with span(f"chat {request.model}", _asked(request), kind="client") as current:
+            try:
+                async with aclosing(self.model.stream(request)) as stream:
+                    async for part in stream:
+                        if isinstance(part, Began) and self.heard is not None:
+                            await self.heard(part.rate)
+                        self._show(part, received)
+            except (ContextTooLong, UnansweredCall):
+                self.announcer.shown = before
+                raise
+            step = self._finished(request, received)
+            current.set(_given(step, received))
+        self._measure(request.model, step.usage, asyncio.get_running_loop().time() - begun_at)
+        return step
+
+    def _measure(self, model: str, usage: Usage, seconds: float) -> None:
+        meter = self.meter
+        meter.count("model_requests", model=model, outcome="ok")
+        meter.observe("model_seconds", seconds, model=model)
+        for kind in ("input", "cached", "cache_write", "output", "reasoning"):
+            meter.count("tokens", getattr(usage, f"{kind}_tokens"), model=model, kind=kind)
+        meter.count("cost_nano", usage.cost_nano, model=model)
+        meter.count("unpriced_requests", usage.unpriced, model=model)
+        meter.count("estimated_requests", usage.estimated, model=model)
+        if usage.output_tokens and seconds > 0:
+            meter.observe("tokens_per_second", usage.output_tokens / seconds, model=model)
 
     def _show(self, part: object, received: _Received) -> None:
         if isinstance(part, Delta):
@@ -182,6 +260,8 @@ class Answering:
 
     def _respond(self, continues: bool) -> None:
         claim = self.claim
+        if self.first_shown_at is None:
+            self.first_shown_at = asyncio.get_running_loop().time()
         self.announcer.say(Event("responding", claim.message_ids, run_id=claim.run_id, attempt=claim.attempt))
         if continues:
             self.announcer.text(SEPARATOR)
@@ -237,3 +317,33 @@ class _Received:
     items: list[AssistantItem | ReasoningItem | CallItem] = field(default_factory=list)
     began: Began | None = None
     finish: Finish | None = None
+
+
+def _asked(request: ModelRequest) -> dict[str, object]:
+    """A request in the words of the tracing conventions."""
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": request.model,
+        "gen_ai.request.stream": True,
+        "gen_ai.request.max_tokens": output_limit(request.parameters),
+        "gen_ai.request.temperature": request.parameters.get("temperature"),
+        "gen_ai.conversation.id": request.cache_key,
+    }
+
+
+def _given(step: Step, received: _Received) -> dict[str, object]:
+    usage = step.usage
+    return {
+        "gen_ai.response.id": received.began.response_id if received.began else None,
+        "gen_ai.response.model": step.model,
+        "gen_ai.response.finish_reasons": [_FINISH.get(step.ending, step.ending)],
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+    }
+
+
+_FINISH = {"calls": "tool_calls", "filter": "content_filter"}

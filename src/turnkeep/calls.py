@@ -17,6 +17,8 @@ from turnkeep.events import Event
 from turnkeep.journal import Journal
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.store.base import Call, Claim
+from turnkeep.telemetry import SILENT, Meter
+from turnkeep.telemetry.traces import span
 from turnkeep.tools.base import Tool, ToolContext
 from turnkeep.tools.execution import Asked, Result, arguments_digest, call, call_catch_all, parsed
 from turnkeep.tools.toolbox import Toolbox
@@ -47,7 +49,15 @@ class Calls:
     """Runs what the model asked for."""
 
     def __init__(
-        self, claim: Claim, journal: Journal, announcer: Announcer, toolbox: Toolbox, *, rules: CallRules, clock: Clock
+        self,
+        claim: Claim,
+        journal: Journal,
+        announcer: Announcer,
+        toolbox: Toolbox,
+        *,
+        rules: CallRules,
+        clock: Clock,
+        meter: Meter = SILENT,
     ) -> None:
         self._claim = claim
         self._journal = journal
@@ -55,6 +65,7 @@ class Calls:
         self._toolbox = toolbox
         self._rules = rules
         self._clock = clock
+        self._meter = meter
         self._slots = asyncio.Semaphore(rules.parallel)
         self._decided = {held.call_id: held for held in claim.calls if held.decision}
 
@@ -122,8 +133,25 @@ class Calls:
         async with self._slots:
             if tool is not None and tool.effect == "effect":
                 await self._journal.write_started([item.call_id])
-            result = await call(tool, _asked(item), self._context(item), clock=self._clock)
+            result = await self._call(item, tool)
             await self._journal.write_output(_output(item, result))
+
+    async def _call(self, item: CallItem, tool: Tool | None) -> Result:
+        name = tool.name if tool else "unknown"
+        begun_at = asyncio.get_running_loop().time()
+        about = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": name,
+            "gen_ai.tool.call.id": item.call_id,
+            "gen_ai.tool.type": "function",
+        }
+        with span(f"execute_tool {name}", about) as current:
+            result = await call(tool, _asked(item), self._context(item), clock=self._clock)
+            if result.status != "ok":
+                current.fail(result.code or result.status)
+        self._meter.count("tool_calls", tool=name, status=result.status)
+        self._meter.observe("tool_seconds", asyncio.get_running_loop().time() - begun_at, tool=name)
+        return result
 
     async def _catch(self, items: Sequence[CallItem]) -> list[Call]:
         """All calls that no tool takes, as one call with effects of the catch-all; those it leaves to somebody else."""

@@ -48,11 +48,12 @@ def user_item(message: Message) -> UserItem:
 
 
 class Journal:
-    """The records of one claim, folded. Nothing is believed to have happened before it is written."""
+    """The records of one claim, folded. Nothing is believed to have happened before it is written; then it is told."""
 
-    def __init__(self, store: Store, claim: Claim) -> None:
+    def __init__(self, store: Store, claim: Claim, *, tell: Callable[[Record], None] | None = None) -> None:
         self._store = store
         self._claim = claim
+        self._tell = tell
         self._count = 0
         self._in_order = asyncio.Lock()
         self.items: list[Item] = []
@@ -125,6 +126,8 @@ class Journal:
             numbered = {"n": self._count, **record}
             await insist(lambda: self._store.journal(self._claim, [numbered]))
             self._fold(numbered)
+        if self._tell is not None:
+            self._tell(numbered)
 
     def _fold(self, record: Record) -> None:
         self._count += 1

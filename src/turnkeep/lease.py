@@ -50,6 +50,7 @@ class Lease:
         self.claim = claim
         self._rules = rules
         self._loop = asyncio.get_running_loop()
+        self.begun_at = asked_at
         self._good_until = asked_at + rules.give_up
         self._changed = asyncio.Event()
         self._ended: Exception | None = None
@@ -70,14 +71,17 @@ class Lease:
         """Ask the run to end because its worker does."""
         self._end(Drained())
 
+    def stop(self, stop: Stop = "cancel") -> None:
+        """Ask the run to end as if the store had told it to."""
+        self._end(Stopped(stop))
+
     @property
     def remaining(self) -> float:
         """Seconds until this lease counts as lost if it is not renewed; at least a moment, for one try."""
         return max(1.0, self._good_until - self._loop.time())
 
     async def keep(self) -> None:
-        """Never return; raise when the run has to end: lease lost or not renewed in time, stop asked, worker drained.
-        """
+        """Never return; raise when the run has to end: lease lost or not renewed in time, stop asked, drained."""
         while self._ended is None:
             try:
                 async with asyncio.timeout_at(self._good_until):
@@ -108,6 +112,12 @@ class Keeper:
 
     def __len__(self) -> int:
         return len(self._leases)
+
+    @property
+    def oldest(self) -> float:
+        """Seconds since the oldest claim that is held was made."""
+        began = min((lease.begun_at for lease in self._leases.values()), default=None)
+        return 0.0 if began is None else asyncio.get_running_loop().time() - began
 
     async def claim(self, limit: int, queues: Sequence[str] | None) -> list[Lease]:
         async with self._one_at_a_time:

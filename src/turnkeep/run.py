@@ -9,7 +9,7 @@ What came of it is decided in one place, as a value (`Verdict`), and acted upon 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
@@ -30,16 +30,19 @@ from turnkeep.errors import (
     TooManyDeaths,
     TurnkeepError,
 )
-from turnkeep.events import Answer, Fault
+from turnkeep.events import Answer, Event, Fault
 from turnkeep.journal import Journal, insist
 from turnkeep.lease import Drained, Lease, Stopped
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
 from turnkeep.models.base import Model, ModelRequest
+from turnkeep.money import Purse, Waiting
+from turnkeep.outcomes import Dropping, Holding, Releasing, Verdict, measure_claim, measure_run
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.pricing.tokens import tokenizer_for
-from turnkeep.store.base import Call, Circuit, Claim, Commit, Entry, Failure, Page, Stop, Store
+from turnkeep.store.base import Circuit, Claim, Commit, Entry, Failure, Page, Record, Stop, Store
 from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.telemetry.traces import span
 from turnkeep.tools.toolbox import Toolbox
 from turnkeep.usage import Usage
 
@@ -48,10 +51,16 @@ log = get_log(__name__)
 DETAILS = 500
 """Characters of technical detail that a subscriber sees."""
 
+Witness = Callable[[Event | Record], None]
+"""Told in this process what a run shows (events) and does (journal records), in order. It may not wait."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunRules:
-    """Limits of a run, in seconds and counts."""
+    """Limits of a run, in seconds and counts.
+
+    `direct`: somebody waits for this very run and nobody else would take it up, so what would wait ends it.
+    """
 
     deadline: float = 300.0
     max_attempts: int = 3
@@ -62,14 +71,7 @@ class RunRules:
     action_expiry: float = 86_400.0
     answer: AnswerRules = AnswerRules()
     calls: CallRules = CallRules()
-
-
-@dataclass(frozen=True, slots=True)
-class Purse:
-    """Asked before money is spent; it may raise `Waiting`, or a `TurnkeepError` that refuses the run."""
-
-    before_request: Callable[[Claim, ModelRequest, int, str], Awaitable[None]]
-    settle: Callable[[Claim, Usage], Awaitable[None]]
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,40 +93,6 @@ class House:
     """What people are told of an error."""
 
 
-# ---------------------------------------------------------------- outcomes
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """Somebody has to decide first."""
-
-    calls: tuple[Call, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Releasing:
-    """Not now: the claim goes back without using an attempt."""
-
-    delay: float
-    reason: Fault | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Dropping:
-    """Another worker owns the thread: write nothing."""
-
-
-Verdict = Commit | Failure | Holding | Releasing | Dropping
-
-
-class Waiting(TurnkeepError):
-    """this run has to wait: budget, pace or an open circuit"""
-
-    code = "waiting"
-    retryable = True
-    public = "I'm receiving too many requests right now. Your message waits for its turn."
-
-
 class RunBroke(RunError):
     """the run met an error that nobody expected"""
 
@@ -138,18 +106,24 @@ class RunBroke(RunError):
 class Run:
     """One claim's work."""
 
-    def __init__(self, house: House, claim: Claim, lease: Lease) -> None:
+    def __init__(self, house: House, claim: Claim, lease: Lease, witness: Witness | None = None) -> None:
         self.house = house
         self.claim = claim
         self.lease = lease
-        self.journal = Journal(house.store, claim)
-        self.announcer = Announcer(house.store, claim)
+        self.journal = Journal(house.store, claim, tell=witness)
+        self.announcer = Announcer(house.store, claim, tell=witness)
+        self.tab = house.purse.tab(claim) if house.purse else None
+        self.answering: Answering | None = None
+        self.error: Exception | None = None
+        """What ended the work before its end."""
         self.assistant: Assistant = house.assistants.blank()
         self.model_name = self.assistant.model
         self.probing: str | None = None
 
     async def perform(self) -> Verdict:
         """Work until there is a verdict, and act upon it. Raises nothing but cancellation."""
+        begun_at = asyncio.get_running_loop().time()
+        measure_claim(self.house.meter, self.claim)
         verdict = await self._verdict()
         try:
             await self._settle(verdict)
@@ -160,7 +134,7 @@ class Run:
                 "settlement_failed", run_id=self.claim.run_id, error=str(error) or "the store did not answer in time"
             )
             verdict = Dropping()
-        self._report(verdict)
+        self._report(verdict, begun_at)
         return verdict
 
     # ------------------------------------------------------------ deciding
@@ -173,7 +147,8 @@ class Run:
                 raise TooManyDeaths(f"{self.claim.deaths} workers died while answering this batch")
             return self._reached(await self._work())
         except Exception as error:
-            return await self._judged(error)
+            self.error = error
+            return self._told_directly(await self._judged(error), error)
 
     async def _judged(self, error: Exception) -> Verdict:
         """The one place that decides what becomes of a run that did not reach its end."""
@@ -195,6 +170,13 @@ class Run:
         log.error("run_broke", run_id=self.claim.run_id, exc_info=error)
         return self._failed(RunBroke(f"{type(error).__name__} in the run, see the log of the worker"))
 
+    def _told_directly(self, verdict: Verdict, error: Exception) -> Verdict:
+        """A run that is waited for does not go back to wait for another worker."""
+        if not self.house.rules.direct or not isinstance(verdict, Releasing):
+            return verdict
+        reason = verdict.reason or Fault("run_broke", RunBroke.public, type(error).__name__)
+        return Failure(reason, None, effects=bool(self.journal.started), usage=self.journal.usage)
+
     async def _work(self) -> Answered | Asked:
         """Answer, beside the keeping of the lease; the first of the two that ends ends the other."""
         try:
@@ -213,17 +195,12 @@ class Run:
         claim, house = self.claim, self.house
         self.assistant = await house.assistants.answering(claim.address.tenant, claim.assistant)
         self.model_name = await self._choose_model()
-        model = house.model(self.model_name)
-        calls = Calls(claim, self.journal, self.announcer, house.toolbox, rules=house.rules.calls, clock=house.clock)
-        answering = Answering(
-            house.store, claim, self.assistant, model, self.model_name, house.toolbox, self.journal, self.announcer,
-            calls, house.catalog, house.prices, house.rules.answer, lambda: self.lease.wants_steering,
-            self._before_request,
-        )  # fmt: skip
+        self.answering = self._answering()
         deadline = asyncio.timeout(house.rules.deadline)
         try:
-            async with deadline:
-                reached = await answering.answer()
+            with span(f"invoke_agent {self.assistant.name}", _about(claim, self.assistant)):
+                async with deadline:
+                    reached = await self.answering.answer()
         except TimeoutError:
             if deadline.expired():
                 raise RunTimedOut(f"the run took longer than {house.rules.deadline} s") from None
@@ -231,6 +208,18 @@ class Run:
         if self.probing is not None:
             await house.store.mend(self.probing)
         return reached
+
+    def _answering(self) -> Answering:
+        claim, house = self.claim, self.house
+        model, meter = house.model(self.model_name), house.meter
+        calls = Calls(
+            claim, self.journal, self.announcer, house.toolbox, rules=house.rules.calls, clock=house.clock, meter=meter
+        )
+        return Answering(
+            house.store, claim, self.assistant, model, self.model_name, house.toolbox, self.journal, self.announcer,
+            calls, house.catalog, house.prices, house.rules.answer, lambda: self.lease.wants_steering,
+            self._before_request, self._heard, meter,
+        )  # fmt: skip
 
     async def _choose_model(self) -> str:
         """The assistant's model, or the first fallback whose circuit is closed. Raises `Waiting` when all are open."""
@@ -264,9 +253,12 @@ class Run:
         return of_model if isinstance(error, ModelGone) else endpoint
 
     async def _before_request(self, request: ModelRequest, tokens: int) -> None:
-        if self.house.purse is not None:
-            endpoint = self.house.model(self.model_name).endpoint
-            await self.house.purse.before_request(self.claim, request, tokens, endpoint)
+        if self.tab is not None:
+            await self.tab.before_request(request, tokens, self.house.model(self.model_name).endpoint)
+
+    async def _heard(self, rate: Mapping[str, str]) -> None:
+        if self.tab is not None:
+            await self.tab.heard(rate, self.house.model(self.model_name).endpoint)
 
     def _reached(self, reached: Answered | Asked) -> Verdict:
         if isinstance(reached, Asked):
@@ -353,13 +345,14 @@ class Run:
 
     async def _settle(self, verdict: Verdict) -> None:
         """The one place that acts. Repeated until the store answers or the lease is over."""
-        store, claim = self.house.store, self.claim
+        store, claim, is_over = self.house.store, self.claim, False
         async with asyncio.timeout(self.lease.remaining):
             match verdict:
                 case Commit():
                     await insist(lambda: store.commit(claim, verdict))
+                    is_over = True
                 case Failure():
-                    await insist(lambda: store.fail(claim, verdict))
+                    is_over = await insist(lambda: store.fail(claim, verdict)) != "retry"
                 case Holding():
                     expiry = self.house.rules.action_expiry
                     await insist(lambda: store.hold(claim, verdict.calls, expires_in=expiry))
@@ -369,13 +362,29 @@ class Run:
                     return
                 case _:
                     assert_never(verdict)
-        if self.house.purse is not None and isinstance(verdict, Commit | Failure):
-            await self.house.purse.settle(claim, verdict.usage)
+        if self.tab is not None and is_over and isinstance(verdict, Commit | Failure):
+            await self.tab.settle(verdict.usage)
 
-    def _report(self, verdict: Verdict) -> None:
+    def _report(self, verdict: Verdict, begun_at: float) -> None:
         claim, name = self.claim, type(verdict).__name__.lower()
         log.info("run_settled", run_id=claim.run_id, attempt=claim.attempt, verdict=name, messages=len(claim.messages))
-        self.house.meter.count("runs", verdict=name)
+        first_shown_at = self.answering.first_shown_at if self.answering else None
+        measure_run(self.house.meter, claim, verdict, begun_at=begun_at, first_shown_at=first_shown_at)
+
+
+def _about(claim: Claim, assistant: Assistant) -> dict[str, object]:
+    """A run in the words of the tracing conventions."""
+    return {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.agent.name": assistant.name,
+        "gen_ai.agent.id": assistant.assistant_id or None,
+        "gen_ai.request.model": assistant.model,
+        "gen_ai.conversation.id": claim.thread_id,
+        "turnkeep.run.id": claim.run_id,
+        "turnkeep.run.attempt": claim.attempt,
+        "turnkeep.batch.messages": len(claim.messages),
+    }
 
 
 def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,7 @@ class Worker:
         self._stopping.set()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as upkeep:
+        async with self._watched(), asyncio.TaskGroup() as upkeep:
             keeping = upkeep.create_task(self.keeper.run())
             sweeping = upkeep.create_task(self._sweep())
             async with asyncio.TaskGroup() as runs:
@@ -68,6 +69,20 @@ class Worker:
                 await self._drain()
             keeping.cancel()
             sweeping.cancel()
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncIterator[None]:
+        """Whoever looks sees how much is in hand."""
+        meter = self.house.meter
+        ends = [
+            meter.watch("active_runs", lambda: self.active),
+            meter.watch("oldest_run_seconds", lambda: self.keeper.oldest),
+        ]
+        try:
+            yield
+        finally:
+            for end in ends:
+                end()
 
     # ---------------------------------------------------------------- claiming
 
@@ -134,5 +149,7 @@ class Worker:
             try:
                 while await self.house.store.expire() >= 100:
                     pass
+                if self.house.purse is not None:
+                    await self.house.purse.sweep()
             except StoreError as error:
                 log.warning("sweep_failed", error=str(error))

@@ -34,6 +34,17 @@ _SAMPLING = _names("temperature top_p top_logprobs logprobs logit_bias presence_
 _REASONING = _names("reasoning reasoning_effort")
 
 
+def output_limit(parameters: Mapping[str, Any]) -> int | None:
+    """The most tokens an answer may have, by whichever name; None: no limit was set."""
+    limit = _canonical(parameters).get("max_output_tokens")
+    return limit if isinstance(limit, int) else None
+
+
+def with_output_limit(parameters: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    """The parameters with this limit in place of theirs."""
+    return {**_canonical(parameters), "max_output_tokens": limit}
+
+
 def responses_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     """What goes into the body of a Responses request."""
     given = _canonical(request.parameters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
@@ -16,6 +17,10 @@ class Meter(Protocol):
 
     def observe(self, name: str, value: float, **labels: str) -> None: ...
 
+    def watch(self, name: str, read: Callable[[], float]) -> Callable[[], None]:
+        """Ask for a value whenever somebody looks; the result ends that."""
+        ...
+
 
 class Silent:
     """Takes no measurements."""
@@ -25,6 +30,13 @@ class Silent:
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         return
+
+    def watch(self, name: str, read: Callable[[], float]) -> Callable[[], None]:
+        return _nothing
+
+
+def _nothing() -> None:
+    return
 
 
 SILENT: Meter = Silent()

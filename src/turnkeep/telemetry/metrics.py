@@ -1,0 +1,202 @@
+"""Every measurement that the house takes, by name, and the meter that shows them to Prometheus.
+
+Labels come from closed sets: never a channel, a user or a text. Taking a measurement is an addition to a number kept
+here; the families that Prometheus reads are made when it asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from turnkeep.telemetry import Meter
+from turnkeep.usage import NANO
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as Family
+
+PREFIX = "turnkeep_"
+MOST_SERIES = 200
+"""Label values of one metric; what comes after them counts as ``other``."""
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_MOMENTS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One measurement. A count is divided by `scale` when it is shown; watched values are added up or the largest."""
+
+    kind: Literal["count", "histogram", "watched"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    scale: int = 1
+    fold: Literal["sum", "max"] = "sum"
+    shown: str = ""
+    """Its name to Prometheus, where it is not the one used here."""
+
+
+METRICS: Mapping[str, Metric] = {
+    # ------------------------------------------------------------ turns
+    "runs": Metric("count", "Claims worked on, by what came of them.", ("verdict",)),
+    "run_seconds": Metric("histogram", "From the start of a run to its settlement.", (), _SECONDS),
+    "run_attempt": Metric("histogram", "Which claim of its batch a run was.", (), (1, 2, 3, 4, 5, 10, 20)),
+    "batch_messages": Metric("histogram", "Messages that one run answers.", (), (1, 2, 3, 4, 6, 8, 16, 32, 64)),
+    "window_seconds": Metric("histogram", "From the first message of a batch to the end of its window.", (), _SECONDS),
+    "queue_wait_seconds": Metric("histogram", "From the end of the window to the first claim.", (), _SECONDS),
+    "first_token_seconds": Metric("histogram", "From the start of a run to the first text shown.", (), _SECONDS),
+    "active_runs": Metric("watched", "Runs in progress in this process."),
+    "oldest_run_seconds": Metric("watched", "Age of the oldest claim held by this process.", fold="max"),
+    "lease_losses": Metric("count", "Runs that ended because another worker may own their thread."),
+    "errors": Metric("count", "Errors that ended an attempt, by code.", ("code",)),
+    "retries": Metric("count", "Failed attempts that are repeated, by the code of their error.", ("code",)),
+    "dead_letters": Metric("count", "Messages given up, by the code of the last error.", ("code",)),
+    "waits": Metric("count", "Runs given back without using an attempt, by reason.", ("reason",)),
+    "budget_refusals": Metric("count", "Runs refused because a budget is spent, by its owner.", ("of",)),
+    # ------------------------------------------------------------ model and tools
+    "model_requests": Metric("count", "Requests to models, by how they ended.", ("model", "outcome")),
+    "model_seconds": Metric("histogram", "Length of a finished model request.", ("model",), _SECONDS),
+    "tokens_per_second": Metric(
+        "histogram",
+        "Output tokens by length of their request.",
+        ("model",),
+        (5, 10, 20, 35, 50, 75, 100, 150, 250, 500),
+    ),
+    "tokens": Metric("count", "Tokens, by kind: cached and cache_write are part of input.", ("model", "kind")),
+    "cost_nano": Metric("count", "US dollars for priced requests.", ("model",), scale=NANO, shown="cost_dollars"),
+    "unpriced_requests": Metric("count", "Requests whose price is not known.", ("model",)),
+    "estimated_requests": Metric("count", "Requests whose tokens were counted here.", ("model",)),
+    "tool_calls": Metric("count", "Tool calls, by how they ended.", ("tool", "status")),
+    "tool_seconds": Metric("histogram", "Length of a tool call.", ("tool",), _SECONDS),
+    # ------------------------------------------------------------ streams
+    "subscribers": Metric("watched", "Subscriptions to channels in this process."),
+    "channels": Metric("watched", "Channels that somebody is subscribed to in this process."),
+    "slow_clients": Metric("count", "Sockets closed because their client did not read."),
+    "slow_subscribers": Metric("count", "Times a subscriber fell behind and went on from the log."),
+    "log_lag_seconds": Metric("histogram", "From the end of a turn in the log to its delivery here.", (), _MOMENTS),
+    "log_reads": Metric("count", "Times the log was read to fill a hole in a live stream."),
+    "sink_lag_seconds": Metric("histogram", "From an event in the log to its delivery outside.", ("sink",), _SECONDS),
+    # ------------------------------------------------------------ store and process
+    "store_seconds": Metric("histogram", "Length of a store operation.", ("operation",), _MOMENTS),
+    "store_errors": Metric("count", "Store operations that failed, by code.", ("operation", "code")),
+    "loop_lag_seconds": Metric("histogram", "How late the event loop woke a sleeper.", (), _MOMENTS),
+}
+"""What may be measured. Names that are not here are not taken."""
+
+
+class PrometheusMeter:
+    """Takes measurements, and shows them to Prometheus with memory and CPU of the process."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, dict[tuple[str, ...], float]] = {}
+        self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {}
+        self._watched: dict[str, dict[int, Callable[[], float]]] = {}
+        self._numbers = itertools.count()
+        for name, metric in METRICS.items():
+            if metric.kind == "count":
+                self._counts[name] = {} if metric.labels else {(): 0}
+            elif metric.kind == "histogram":
+                self._histograms[name] = {} if metric.labels else {(): _Histogram(metric.buckets)}
+            else:
+                self._watched[name] = {}
+
+    def count(self, name: str, value: float = 1, **labels: str) -> None:
+        series = self._counts.get(name)
+        if series is not None:
+            key = _key(name, labels, series)
+            series[key] = series.get(key, 0) + value
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        series = self._histograms.get(name)
+        if series is not None:
+            key = _key(name, labels, series)
+            histogram = series.get(key)
+            if histogram is None:
+                histogram = series[key] = _Histogram(METRICS[name].buckets)
+            histogram.take(value)
+
+    def watch(self, name: str, read: Callable[[], float]) -> Callable[[], None]:
+        readers = self._watched.setdefault(name, {})
+        number = next(self._numbers)
+        readers[number] = read
+
+        def end() -> None:
+            readers.pop(number, None)
+
+        return end
+
+    def render(self) -> tuple[bytes, str]:
+        """All measurements in the text format of Prometheus, and its content type."""
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+
+        registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=registry)
+        registry.register(self)
+        return generate_latest(registry), CONTENT_TYPE_LATEST
+
+    def collect(self) -> Iterator[Family]:
+        """The families that Prometheus reads."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        for name, metric in METRICS.items():
+            shown, labels = shown_name(name), list(metric.labels)
+            if metric.kind == "count":
+                counter = CounterMetricFamily(shown, metric.help, labels=labels)
+                for key, value in self._counts[name].items():
+                    counter.add_metric(list(key), value / metric.scale)
+                yield counter
+            elif metric.kind == "histogram":
+                family = HistogramMetricFamily(shown, metric.help, labels=labels)
+                for key, histogram in self._histograms[name].items():
+                    family.add_metric(list(key), histogram.cumulated(), histogram.sum)
+                yield family
+            else:
+                values = [read() for read in self._watched[name].values()]
+                value = max(values, default=0.0) if metric.fold == "max" else sum(values)
+                yield GaugeMetricFamily(shown, metric.help, value=value)
+
+
+def shown_name(name: str) -> str:
+    """A metric's name to Prometheus; a count gets ``_total`` there as well."""
+    return PREFIX + (METRICS[name].shown or name)
+
+
+class _Histogram:
+    """Counts by bucket, and the sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def take(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def cumulated(self) -> list[tuple[str, float]]:
+        """As Prometheus wants it: how many are at most this, up to all."""
+        names = [*map(str, self.bounds), "+Inf"]
+        return list(zip(names, itertools.accumulate(self.counts), strict=True))
+
+
+def _key(name: str, labels: Mapping[str, str], series: Mapping[tuple[str, ...], object]) -> tuple[str, ...]:
+    """The values of a metric's labels in its order."""
+    names = METRICS[name].labels
+    key = tuple([labels[label] for label in names])
+    return key if key in series or len(series) < MOST_SERIES else ("other",) * len(names)
+
+
+async def watch_loop(meter: Meter, *, every: float = 0.5) -> None:
+    """Measure how late the event loop is, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + every
+        await asyncio.sleep(every)
+        meter.observe("loop_lag_seconds", max(0.0, loop.time() - due))
