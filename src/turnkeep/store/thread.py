@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal, Self
 
 from turnkeep.events import Event
@@ -189,22 +190,19 @@ class Thread:
 
     def head_to_json(self) -> dict[str, Any]:
         """Everything but the messages, the journal and `out`, which engines keep apart."""
-        data: dict[str, Any] = {}
-        for name in _PLAIN:
-            value = getattr(self, name)
-            if name in _REQUIRED or value != _DEFAULTS.get(name, {}):
-                data[name] = value
+        plain = zip(_PLAIN, _plain_values(self), _USUAL, strict=True)
+        data: dict[str, Any] = {name: value for name, value, usual in plain if value != usual}
         data["address"] = [self.address.tenant, self.address.queue, self.address.channel]
         if self.calls:
             data["calls"] = [c.to_json() for c in self.calls]
         for name in ("last", "added"):
             if (left := getattr(self, name)) is not None:
                 data[name] = [left.token, left.act, left.result]
-        if self.options != ThreadOptions():
+        if self.options != _NO_OPTIONS:
             data["options"] = asdict(self.options)
         for name in ("usage", "spent"):
-            if usage := getattr(self, name).to_json():
-                data[name] = usage
+            if (usage := getattr(self, name)) != _NO_USAGE:
+                data[name] = usage.to_json()
         return data
 
     @classmethod
@@ -222,11 +220,14 @@ class Thread:
         return cls(**values)
 
 
-_REQUIRED = ("thread_id", "created_at", "active_at", "epoch")
 _PLAIN = (
     "thread_id", "created_at", "active_at", "epoch", "state", "paused", "due", "flushed", "typed_at", "batch", "frozen",
     "run_id", "attempt", "token", "fence", "owner", "claimed_at", "first_claimed_at", "stop", "published", "next_seq",
     "top",
     "live_from", "assistant", "metadata", "ttl", "summary", "messages", "turns", "items", "bytes",
 )  # fmt: skip
+_plain_values = attrgetter(*_PLAIN)
 _DEFAULTS = {f.name: f.default for f in fields(Thread) if f.default is not MISSING}
+_USUAL = tuple(_DEFAULTS.get(name, {} if name == "metadata" else MISSING) for name in _PLAIN)
+"""What is not written; MISSING where a value always is."""
+_NO_USAGE, _NO_OPTIONS = Usage(), ThreadOptions()
