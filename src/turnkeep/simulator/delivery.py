@@ -96,7 +96,7 @@ class Delivery:
         elif kind == "hang":
             await self._hang(wire)
         elif kind == "html":
-            await self._html(send)
+            await self._html(send, wire)
         elif kind == "lost":
             await self._lose(wire)
         elif self._streaming:
@@ -127,7 +127,7 @@ class Delivery:
         if act == "end" or broken:
             self._world.ledger.finish(self._exchange, "truncated")
             body = body[: len(body) // 2]
-        await _send(send, 200, body, {"content-type": "application/json", **self._headers})
+        await _send(send, wire, 200, body, {"content-type": "application/json", **self._headers})
 
     async def _play(self) -> tuple[Act, bool]:
         """Let a run happen without showing it; how it ended, and whether its body is to be broken."""
@@ -157,11 +157,11 @@ class Delivery:
         await self._world.clock.sleep(FOREVER if self._fault.seconds is None else self._fault.seconds)
         await self._drop(wire, reset=False)
 
-    async def _html(self, send: Send) -> None:
+    async def _html(self, send: Send, wire: Wire | None) -> None:
         assert self._fault is not None  # noqa: S101 - only reached for this fault
         status = self._fault.status or 200
         self._world.ledger.finish(self._exchange, "failed", status)
-        await _send(send, status, HTML, {"content-type": "text/html; charset=utf-8"})
+        await _send(send, wire, status, HTML, {"content-type": "text/html; charset=utf-8"})
 
     async def _drop(self, wire: Wire | None, *, reset: bool) -> None:
         self._world.ledger.finish(self._exchange, "cut", None)
@@ -197,7 +197,9 @@ async def _gone() -> None:
     await asyncio.sleep(FOREVER)
 
 
-async def _send(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+async def _send(send: Send, wire: Wire | None, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    if wire is not None:
+        wire.check()
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     raw.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": raw})

@@ -6,6 +6,7 @@ clock stands still. Exact comparison needs user messages whose texts are unique.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -108,6 +109,8 @@ class Ledger:
         self._count = 0
         self._file = None if file is None else _open(file)
         self.open_count = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
 
     def __iter__(self) -> Iterator[Exchange]:
         return iter(self._exchanges)
@@ -127,6 +130,7 @@ class Ledger:
             setattr(exchange, name, None if value is None else unquote(value))
         self._exchanges.append(exchange)
         self.open_count += 1
+        self._quiet.clear()
         self._trim()
         return exchange
 
@@ -156,6 +160,8 @@ class Ledger:
         exchange.finished = self._clock.now()
         exchange.ended = self._next()
         self.open_count -= 1
+        if not self.open_count:
+            self._quiet.set()
         self._write("finished", exchange)
 
     def clear(self) -> None:
@@ -189,6 +195,10 @@ class Ledger:
 
     def of_thread(self, thread: str) -> list[Exchange]:
         return [exchange for exchange in self._exchanges if exchange.thread == thread]
+
+    async def quiet(self) -> None:
+        """Return as soon as no request is open."""
+        await self._quiet.wait()
 
     @property
     def closed_by_client(self) -> list[Exchange]:

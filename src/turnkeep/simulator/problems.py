@@ -50,7 +50,8 @@ def unknown_parameter(name: str) -> Problem:
 
 
 def wrong_value(param: str, value: object, supported: tuple[str, ...]) -> Problem:
-    choices = ", ".join(f"'{choice}'" for choice in supported)
+    quoted = [f"'{choice}'" for choice in supported]
+    choices = " and ".join(quoted) if len(quoted) < 3 else f"{', '.join(quoted[:-1])}, and {quoted[-1]}"
     return bad(f"Invalid value: '{value}'. Supported values are: {choices}.", param, "invalid_value")
 
 

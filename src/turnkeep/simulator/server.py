@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from turnkeep.simulator.options import Options, Pace
+from turnkeep.simulator.sse import Disconnected
 
 if TYPE_CHECKING:
     from turnkeep.simulator.app import Simulator
@@ -86,6 +87,10 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self.app_state = {**self.app_state, "wire": self}
 
+    def check(self) -> None:
+        if self.transport.is_closing():
+            raise Disconnected
+
     def write(self, data: bytes) -> None:
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
@@ -110,7 +115,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, simulator: Simulator, host: str, port: int) -> None:
         config = uvicorn.Config(
-            simulator.app, http=_Connection, ws="none", lifespan="on", log_config=None, server_header=False
+            simulator.app, http=_Connection, ws="none", lifespan="on", log_config=None, proxy_headers=False
         )
         super().__init__(config)
         self._simulator = simulator

@@ -39,6 +39,9 @@ class Frame(NamedTuple):
 class Wire(Protocol):
     """The connection below: chunks go straight to it, and it can be dropped."""
 
+    def check(self) -> None:
+        """Raise `Disconnected` if it is closing: the server may notice a little before it tells."""
+
     def write(self, data: bytes) -> None: ...
 
     async def drained(self) -> None: ...
@@ -74,6 +77,7 @@ class Stream:
     async def begin(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         framing = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
         if self._wire is not None:
+            self._wire.check()
             framing.append((b"transfer-encoding", b"chunked"))
         await self._send({"type": "http.response.start", "status": 200, "headers": [*framing, *headers]})
 
@@ -93,6 +97,8 @@ class Stream:
 
     async def end(self) -> None:
         await self.flush()
+        if self._wire is not None:
+            self._wire.check()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def drop(self, *, reset: bool) -> None:
@@ -117,6 +123,7 @@ class Stream:
         if self._wire is None:
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         else:
+            self._wire.check()
             self._wire.write(chunk)
             await self._wire.drained()
 
