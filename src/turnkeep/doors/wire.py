@@ -3,7 +3,7 @@
 Every frame holds, in this order, `message`, `timestamp`, `status`, `type`, `final_message`, `message_id`, `thread_id`;
 error frames hold `error_details` in place of `final_message`. What we add comes after them. A turn ends with exactly
 one `response`/`completed`, or one `error`; each older message of its batch then gets its own `status`/`completed`.
-Frames of one event share its offset; all but the last say `more`: who resumes from the last frame without it misses nothing.
+All frames of an event but its last say `more`; who resumes from the last frame without it misses nothing.
 """
 
 from __future__ import annotations
