@@ -1,0 +1,89 @@
+"""`turnkeep` as a process of its own: started, killed, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from tests.services import free_port
+
+
+@dataclass
+class Program:
+    """One verb of the command line in a working directory of its own. Its log goes to a file there."""
+
+    arguments: list[str]
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment}
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "turnkeep", *self.arguments],
+                cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def send(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def kill9(self) -> None:
+        self.send(signal.SIGKILL)
+        self.wait()
+
+    def wait(self, patience: float = 60.0) -> int:
+        assert self.process is not None
+        return self.process.wait(patience)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+
+@dataclass
+class Server(Program):
+    """A verb that listens: `dev`, or `serve`."""
+
+    port: int = field(default_factory=free_port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.environment = {"TURNKEEP_PORT": str(self.port), **self.environment}
+        super().start()
+
+    async def answers(self, http: aiohttp.ClientSession, patience: float = 60.0) -> None:
+        """Wait until it is ready. Raises when it has ended instead."""
+        async with asyncio.timeout(patience):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with http.get(f"{self.url}/readyz", timeout=aiohttp.ClientTimeout(2)) as told:
+                        if told.status == 200:
+                            return
+                assert self.process is not None
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"the server has ended:\n{self.log[-3000:]}")
+                await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def running(program: Program) -> AsyncIterator[Program]:
+    program.start()
+    try:
+        yield program
+    finally:
+        program.kill9()
