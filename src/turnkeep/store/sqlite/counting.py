@@ -18,6 +18,10 @@ _PLACE = (
     "CASE WHEN state = 'leased' THEN 'active' WHEN paused THEN 'paused' WHEN state = 'held' THEN 'held'"
     " WHEN wake IS NULL THEN 'idle' WHEN wake <= :now THEN 'waiting' ELSE 'delayed' END"
 )
+_LIVE = (  # whoever has open messages and is not paused wakes some time
+    "SELECT * FROM thread WHERE wake IS NOT NULL UNION ALL"
+    " SELECT * FROM thread WHERE paused = 1 AND wake IS NULL AND (expires_at IS NULL OR expires_at > :now)"
+)
 _SUMS = ("messages", "turns", "bytes", *(f"usage.{f.name}" for f in fields(Usage)))
 
 
@@ -25,7 +29,7 @@ def counts(view: View, tenant: str | None, queue: str | None) -> Counts:
     connection, values = view.connection, {"tenant": tenant, "queue": queue, "now": view.now}
     live = every(
         connection,
-        f"SELECT {_PLACE} AS place, count(*), sum(open) FROM thread WHERE live = 1 AND {_LIVING} GROUP BY place",
+        f"SELECT {_PLACE} AS place, count(*), sum(open) FROM ({_LIVE}) WHERE {_WITHIN} GROUP BY place",
         values,
     )
     places = {place: count for place, count, _ in live}

@@ -37,6 +37,8 @@ class Kept:
     floor: int = 0
     wake: float | None = None
     """As stored."""
+    accepted: int = 0
+    """The highest place in the order of acceptance among open messages."""
     known: dict[str, Known] = field(default_factory=dict)
     """What is remembered of open messages, as far as it was needed."""
 
@@ -74,8 +76,7 @@ def load(connection: apsw.Connection, row: int, incarnation: str) -> Kept:
     head, floor, is_open = connection.execute("SELECT head, floor, open FROM thread WHERE id = ?", (row,)).get
     try:
         thread = Thread.from_json(decode(head))
-        if is_open:
-            _load_messages(connection, row, thread)
+        accepted = _load_messages(connection, row, thread) if is_open else 0
         if thread.frozen:
             stored = every(connection, "SELECT body FROM journal WHERE thread = ? ORDER BY n", (row,))
             thread.journal = [decode(body) for (body,) in stored]
@@ -84,18 +85,20 @@ def load(connection: apsw.Connection, row: int, incarnation: str) -> Kept:
             f"the stored state of thread row {row} cannot be read ({type(error).__name__}), look at it or forget it"
         ) from error
     _find_top(connection, row, thread)
-    kept = Kept(row, thread, thread.epoch, floor, thread.wake)
+    kept = Kept(row, thread, thread.epoch, floor, thread.wake, accepted)
     thread.epoch += incarnation
     return kept
 
 
-def _load_messages(connection: apsw.Connection, row: int, thread: Thread) -> None:
-    stored = every(connection, "SELECT body FROM message WHERE thread = ? ORDER BY id", (row,))
-    opened = [Open.from_json(thread.address, decode(body)) for (body,) in stored]
+def _load_messages(connection: apsw.Connection, row: int, thread: Thread) -> int:
+    """The highest place in the order of acceptance."""
+    stored = every(connection, "SELECT body, n FROM message WHERE thread = ? ORDER BY n", (row,))
+    opened = [Open.from_json(thread.address, decode(body)) for body, _ in stored]
     thread.inbox = sorted((o for o in opened if o.message.seq), key=lambda o: o.message.seq)
     thread.delayed = sorted((o for o in opened if not o.message.seq), key=lambda o: o.message.not_before or 0.0)
     if thread.batch > len(thread.inbox):
         raise ValueError("the batch is longer than the inbox")
+    return stored[-1][1] if stored else 0
 
 
 def _find_top(connection: apsw.Connection, row: int, thread: Thread) -> None:
@@ -124,15 +127,15 @@ def store_head(connection: apsw.Connection, kept: Kept, policy: Policy) -> None:
     changing = (*_searched(thread, policy), encode(thread.head_to_json() | {"epoch": kept.epoch}))
     if kept.row:
         connection.execute(
-            "UPDATE thread SET state = ?, paused = ?, wake = ?, owner = ?, live = ?, open = ?, active_at = ?,"
+            "UPDATE thread SET state = ?, paused = ?, wake = ?, owner = ?, open = ?, active_at = ?,"
             " expires_at = ?, head = ? WHERE id = ?",
             (*changing, kept.row),
         )
         return
     address = thread.address
     connection.execute(
-        "INSERT INTO thread (state, paused, wake, owner, live, open, active_at, expires_at, head,"
-        " tenant, queue, channel, thread_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO thread (state, paused, wake, owner, open, active_at, expires_at, head,"
+        " tenant, queue, channel, thread_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*changing, address.tenant, address.queue, address.channel, thread.thread_id, thread.created_at),
     )
     kept.row = connection.last_insert_rowid()
@@ -146,7 +149,6 @@ def _searched(thread: Thread, policy: Policy) -> tuple[Any, ...]:
         thread.paused,
         thread.wake,
         thread.owner,
-        1 if count or thread.paused else None,
         count,
         thread.active_at,
         thread.active_at + time_to_live(thread, policy) if expires else None,
@@ -159,10 +161,11 @@ def store_messages(connection: apsw.Connection, kept: Kept, out: Out) -> None:
     if out.changed:
         for opened in (*kept.thread.inbox, *kept.thread.delayed):
             if opened.message.message_id in out.changed:
+                kept.accepted += 1
                 connection.execute(
-                    "INSERT INTO message (thread, message_id, body) VALUES (?, ?, ?)"
+                    "INSERT INTO message (thread, message_id, n, body) VALUES (?, ?, ?, ?)"
                     " ON CONFLICT (thread, message_id) DO UPDATE SET body = excluded.body",
-                    (row, opened.message.message_id, encode(opened.to_json())),
+                    (row, opened.message.message_id, kept.accepted, encode(opened.to_json())),
                 )
     for message_id in out.removed:
         connection.execute("DELETE FROM message WHERE thread = ? AND message_id = ?", (row, message_id))

@@ -16,7 +16,6 @@ CREATE TABLE thread (
     paused INTEGER NOT NULL,
     wake REAL,            -- when somebody has to look at it; NULL: not before somebody acts
     owner TEXT,           -- whose lease it is, while leased
-    live INTEGER,         -- 1 while messages are open or it is paused, else NULL
     open INTEGER NOT NULL,
     created_at REAL NOT NULL,
     active_at REAL NOT NULL,
@@ -29,16 +28,16 @@ CREATE UNIQUE INDEX thread_channel ON thread (tenant, queue, channel);
 CREATE UNIQUE INDEX thread_thread_id ON thread (tenant, queue, thread_id);
 CREATE INDEX thread_wake ON thread (tenant, queue, wake, channel) WHERE wake IS NOT NULL;
 CREATE INDEX thread_owner ON thread (owner) WHERE owner IS NOT NULL;
-CREATE INDEX thread_live ON thread (tenant, queue) WHERE live IS NOT NULL;
+CREATE INDEX thread_paused ON thread (tenant, queue) WHERE paused = 1;
 CREATE INDEX thread_expires_at ON thread (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE message (
-    id INTEGER PRIMARY KEY, -- the order of acceptance
     thread INTEGER NOT NULL,
     message_id TEXT NOT NULL,
-    body TEXT NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX message_thread ON message (thread, message_id);
+    n INTEGER NOT NULL,   -- the order of acceptance
+    body TEXT NOT NULL,
+    PRIMARY KEY (thread, message_id)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE known (
     thread INTEGER NOT NULL,
@@ -131,7 +130,8 @@ CREATE TABLE total (
 
 CREATE TABLE served (
     tenant TEXT PRIMARY KEY,
-    claims REAL NOT NULL
+    claims REAL NOT NULL,
+    floor REAL NOT NULL   -- where the last claim for it began; the highest one counts
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE nudge (

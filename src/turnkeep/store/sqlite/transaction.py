@@ -293,9 +293,9 @@ class Transaction(View):
     def shares(self) -> tuple[dict[str, float], float]:
         """How much each tenant was served, and the floor."""
         if self._shares is None:
-            served: dict[str, float] = dict(every(self.connection, "SELECT tenant, claims FROM served"))
-            floor = self.connection.execute("SELECT value FROM meta WHERE name = 'served_floor'").get
-            self._shares = served, floor or 0.0
+            found = every(self.connection, "SELECT tenant, claims, floor FROM served")
+            served = {tenant: claims for tenant, claims, _ in found}
+            self._shares = served, max((floor for *_, floor in found), default=0.0)
         return self._shares
 
     def charge(self, tenant: str) -> None:
@@ -304,8 +304,9 @@ class Transaction(View):
         served, floor = self.shares()
         served[tenant], floor = charge(tenant, self.setup.policies.weight(tenant), served, floor)
         self._shares = served, floor
-        self.connection.execute("REPLACE INTO served (tenant, claims) VALUES (?, ?)", (tenant, served[tenant]))
-        self.connection.execute("REPLACE INTO meta (name, value) VALUES ('served_floor', ?)", (floor,))
+        self.connection.execute(
+            "REPLACE INTO served (tenant, claims, floor) VALUES (?, ?, ?)", (tenant, served[tenant], floor)
+        )
 
 
 def _is_long(thread: Thread, added: int) -> bool:
