@@ -1,0 +1,87 @@
+"""Whole turns: kept, read, taken back."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnkeep.messages import AssistantItem, OutputItem, Part, ReasoningItem, UserItem, text_content
+from turnkeep.store.base import Entry, Policy
+from turnkeep.store.transcript import entry_from_json, entry_size, entry_to_json, last_asked, newest, trimmed_through
+
+
+def entries_of(*turns: int, tokens: int = 1, words: str = "x") -> list[Entry]:
+    """As many entries in each turn."""
+    return [Entry(AssistantItem(words), tokens, turn) for turn, count in enumerate(turns, 1) for _ in range(count)]
+
+
+def test_an_entry_is_written_and_read_as_it_is() -> None:
+    for item in (
+        UserItem((Part("text", "hi"), Part("image", data={"url": "u"})), "m1", 2.5),
+        AssistantItem("x", interrupted=True),
+        ReasoningItem({"id": "r"}),
+        OutputItem("c", "o", "unknown"),
+    ):
+        entry = Entry(item, 3, 4, 5.5)
+        assert entry_from_json(entry_to_json(entry)) == entry
+
+
+def test_a_size_counts_bytes() -> None:
+    assert entry_size(Entry(AssistantItem("é"))) == entry_size(Entry(AssistantItem("e"))) + 1
+    assert entry_size(Entry(AssistantItem("\ud800"))) > 0
+
+
+turns = st.lists(st.integers(1, 5), max_size=10)
+
+
+@given(turns, st.integers(1, 12))
+def test_no_more_turns_go_than_have_to(counts: list[int], limit: int) -> None:
+    entries = entries_of(*counts)
+
+    through = trimmed_through(entries, Policy(history_items=limit))
+
+    left = [e for e in entries if e.turn > through]
+    assert len(left) <= limit or {e.turn for e in left} == {len(counts)}
+    if through:
+        assert len([e for e in entries if e.turn >= through]) > limit
+
+
+@given(turns, st.integers(1, 12))
+def test_bytes_bound_a_transcript_as_items_do(counts: list[int], limit: int) -> None:
+    entries = entries_of(*counts)
+    size = entry_size(Entry(AssistantItem("x")))
+
+    by_bytes = trimmed_through(entries, Policy(history_bytes=limit * size))
+
+    assert by_bytes == trimmed_through(entries, Policy(history_items=limit))
+
+
+@given(turns, st.one_of(st.none(), st.integers(0, 40)), st.one_of(st.none(), st.integers(0, 20)), st.integers(1, 12))
+def test_a_history_is_the_longest_run_of_newest_turns_that_fits(
+    counts: list[int], tokens: int | None, items: int | None, before: int
+) -> None:
+    entries = entries_of(*counts, tokens=2)
+    older = [e for e in entries if e.turn < before]
+
+    history = newest(entries, "summary", tokens=tokens, items=items, before_turn=before)
+
+    taken = list(history.entries)
+    assert taken == older[len(older) - len(taken) :]
+    assert history.summary == "summary"
+    assert history.complete == (len(taken) == len(older))
+    assert items is None or len(taken) <= items
+    assert tokens is None or 2 * len(taken) <= tokens
+    left = older[: len(older) - len(taken)]
+    if left:
+        more = len(taken) + sum(e.turn == left[-1].turn for e in left)
+        assert left[-1].turn not in {e.turn for e in taken}
+        assert (items is not None and more > items) or (tokens is not None and 2 * more > tokens)
+
+
+def test_the_last_turn_that_asked_is_found_whole() -> None:
+    asked = [Entry(UserItem(text_content("q")), turn=2), Entry(AssistantItem("a"), turn=2)]
+    entries = [*entries_of(2), *asked, Entry(AssistantItem("later"), turn=3)]
+
+    assert last_asked(entries) == asked
+    assert last_asked(entries_of(2, 3)) == []
+    assert last_asked([]) == []
