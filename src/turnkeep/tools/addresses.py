@@ -19,7 +19,6 @@ SocketFactory = Callable[[Any], socket.socket]
 
 _TRANSLATED = IPv6Network("64:ff9b::/96")
 _TRANSLATED_LOCALLY = IPv6Network("64:ff9b:1::/48")
-_COMPATIBLE = IPv6Network("::/96")
 _CLOUD_HOSTS = frozenset({ip_address("168.63.129.16")})
 """Public by number, but answered by the machine's own host."""
 
@@ -61,17 +60,13 @@ def may_reach(host: str, networks: Sequence[Network], *, public: bool = True) ->
 
 
 def _forms(address: Address) -> list[Address]:
-    """The address and the ones that are written inside it; of a mapped address only the one that is meant."""
+    """The address and those written inside it; of a mapped or translated address only the one that is meant."""
     if isinstance(address, IPv4Address):
         return [address]
-    if address.ipv4_mapped:
-        return [address.ipv4_mapped]
-    inner = [IPv4Address(int(address) & 0xFFFFFFFF)] if address in _TRANSLATED or _is_compatible(address) else []
-    return [address, *inner, *([address.sixtofour] if address.sixtofour else []), *(address.teredo or ())]
-
-
-def _is_compatible(address: IPv6Address) -> bool:
-    return address in _COMPATIBLE and int(address) > 1
+    last = IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.ipv4_mapped or address in _TRANSLATED:
+        return [last]
+    return [address, *([address.sixtofour] if address.sixtofour else []), *(address.teredo or ())]
 
 
 def _is_public(address: Address) -> bool:

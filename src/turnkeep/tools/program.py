@@ -53,16 +53,7 @@ async def run(
 
     `stop` ends it and what it has started. It is called before the first wait, so that a cancelled caller ends it too.
     """
-    process = await asyncio.create_subprocess_exec(
-        *words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=directory,
-        env=dict(environment),
-        start_new_session=True,
-        pass_fds=descriptors,
-    )
+    process = await _started(words, environment, directory, descriptors, stop)
     collected = HeadAndTail(output_cap)
     stopped = False
     try:
@@ -75,6 +66,34 @@ async def run(
         stop(process)
         await _gone(process, collected)
     return Finished(None if stopped else process.returncode, collected.text())
+
+
+async def _started(
+    words: Sequence[str], environment: Mapping[str, str], directory: str, descriptors: Sequence[int], stop: Stop
+) -> asyncio.subprocess.Process:
+    """Start a program. A caller that is cancelled meanwhile still ends it with all it has begun.
+
+    asyncio itself would kill only the first process then, so the start is awaited in every case.
+    """
+    starting = asyncio.get_running_loop().create_task(
+        asyncio.create_subprocess_exec(
+            *words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            env=dict(environment),
+            start_new_session=True,
+            pass_fds=descriptors,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        process = await starting
+        stop(process)
+        await _gone(process, HeadAndTail(2))
+        raise
 
 
 async def _read(process: asyncio.subprocess.Process, collected: HeadAndTail) -> None:
