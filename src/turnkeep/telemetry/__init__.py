@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import structlog
+
+CAUSES = 5
+"""How many causes of an error a log line names."""
 
 
 class Meter(Protocol):
@@ -43,33 +48,65 @@ SILENT: Meter = Silent()
 
 
 def get_log(name: str) -> Any:
-    """A logger: `log.info("run_committed", run_id=…)`, one verb-noun name and key=value pairs."""
-    return structlog.get_logger(name)
+    """A logger: `log.info("run_committed", run_id=…)`, one verb-noun name and key=value pairs.
+
+    It is a logger of the standard library underneath: where nothing is configured, warnings go to stderr and the rest
+    nowhere.
+    """
+    return structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.stdlib.filter_by_level, _as_record],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _as_record(_: Any, __: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
+    """A line that any handler can print, with the values beside it for ours."""
+    name, error = str(event.pop("event")), event.pop("exc_info", None)
+    line = " ".join([name, *(f"{key}={value}" for key, value in event.items())])
+    if isinstance(error, BaseException):
+        event["exception"] = _where(error)
+        line = f"{line}\n{event['exception']}"
+    return (line,), {"extra": {"turnkeep": {"event": name, **event}}}
+
+
+def _where(error: BaseException) -> str:
+    """Types and places of an error and its causes, without their words: those may be somebody's."""
+    told: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(told) < CAUSES:
+        told.append("".join(traceback.format_tb(current.__traceback__)) + type(current).__qualname__)
+        current = current.__cause__ or current.__context__
+    return "\n".join(told)
 
 
 def configure_logging(*, level: str = "info", format: str = "auto") -> None:
     """Write log lines to stderr: JSON, or for people when that is a terminal."""
     for_people = format == "console" or (format == "auto" and sys.stderr.isatty())
-    renderer = structlog.dev.ConsoleRenderer() if for_people else structlog.processors.JSONRenderer()
-    shared: list[Any] = [
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
+    handler.setFormatter(_Lines(for_people=for_people))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+
+
+class _Lines(logging.Formatter):
+    """One line per record, ours and those of other libraries."""
+
+    def __init__(self, *, for_people: bool) -> None:
+        super().__init__()
+        self._render: Any = (
+            structlog.dev.ConsoleRenderer() if for_people else structlog.processors.JSONRenderer(default=str)
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        values = dict(getattr(record, "turnkeep", None) or {"event": record.getMessage()})
+        if record.exc_info and "exception" not in values:
+            values["exception"] = self.formatException(record.exc_info)
+        values |= {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        return str(self._render(None, values["level"], values))

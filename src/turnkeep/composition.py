@@ -1,0 +1,188 @@
+"""What a queue and a service are built of: from settings to parts that are open and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from turnkeep.answer import AnswerRules
+from turnkeep.assistants import Assistants
+from turnkeep.calls import CallRules
+from turnkeep.errors import ConfigurationError
+from turnkeep.models import Endpoint, Kind, ModelPool
+from turnkeep.models.base import Model
+from turnkeep.money import Purse
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.pricing.prices import PriceBook
+from turnkeep.pricing.tokens import tokenizer_for
+from turnkeep.run import House, RunRules
+from turnkeep.settings import Settings
+from turnkeep.store import Policies, Policy, Store
+from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.telemetry.metrics import watch_loop
+from turnkeep.telemetry.traces import configure_tracing
+from turnkeep.tools.toolbox import Toolbox
+
+log = get_log(__name__)
+
+
+class Life:
+    """Keeps parts open in a task of its own, from the first `open` to `close`.
+
+    `live` opens them, calls its argument when they are, and returns when `closing` is set and they are closed again.
+    """
+
+    def __init__(self, live: Callable[[Callable[[], None]], Awaitable[None]], *, name: str) -> None:
+        self._live = live
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+        self._opened = asyncio.Event()
+        self.closing = asyncio.Event()
+
+    @property
+    def begun(self) -> bool:
+        return self._task is not None
+
+    def begin(self) -> None:
+        """Start to open, if that has not begun."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=self._name)
+
+    async def _run(self) -> None:
+        await self._live(self._opened.set)
+
+    async def open(self) -> None:
+        """Wait until everything is open. Raises what stands in the way, or what has ended it since."""
+        self.begin()
+        await self.until(self._opened)
+        if self._task is not None and self._task.done():
+            self._task.result()
+        if self.closing.is_set():
+            raise ConfigurationError(f"{self._name} is closed, make a new one")
+
+    async def until(self, event: asyncio.Event) -> None:
+        """Wait for an event, or for the end."""
+        if self._task is not None and not event.is_set():
+            waiting = asyncio.create_task(event.wait())
+            await asyncio.wait((waiting, self._task), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+
+    async def close(self) -> None:
+        """Close everything. Safe to repeat; raises what has ended it before."""
+        self.closing.set()
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+            self._task.result()
+
+
+async def open_endpoint(settings: Settings, stack: AsyncExitStack) -> Endpoint:
+    """Where models are asked: what is set, or the built-in simulator on a port of its own."""
+    if not settings.uses_simulator:
+        return endpoint_of(settings)
+    from turnkeep.simulator import Pace, Simulator, serve
+
+    url = await stack.enter_async_context(serve(Simulator(pace=Pace.lively())))
+    log.warning("simulator_answers", reason="neither OPENAI_API_KEY nor OPENAI_BASE_URL is set")
+    return Endpoint(base_url=url, simulated=True)
+
+
+def endpoint_of(settings: Settings) -> Endpoint:
+    """The endpoint that settings name."""
+    known: dict[str, Any] = {"base_url": settings.openai_base_url} if settings.openai_base_url else {}
+    return Endpoint(
+        **known,
+        api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "",
+        organisation=settings.openai_organization,
+        project=settings.openai_project,
+        proxy=settings.model_proxy,
+        ca_file=str(settings.model_ca_file) if settings.model_ca_file else None,
+        first_event_timeout=settings.first_event_timeout,
+        idle_timeout=settings.idle_timeout,
+    )
+
+
+async def open_house(
+    settings: Settings,
+    stack: AsyncExitStack,
+    endpoint: Endpoint,
+    *,
+    store: Store,
+    assistants: Assistants,
+    toolbox: Toolbox,
+    catalog: Catalog,
+    model: str,
+    rules: RunRules | None = None,
+    meter: Meter = SILENT,
+    kind: Kind | None = None,
+    patient: bool = False,
+) -> House:
+    """What every run shares, with the vocabulary and the prices of this model loaded.
+
+    Raises `ConfigurationError` where a budget is set and the price of the model is not known.
+    """
+    pool = ModelPool()
+    stack.push_async_callback(pool.close)
+    prices = PriceBook(settings.price_file, base_url=settings.openai_base_url)
+    async with asyncio.TaskGroup() as loading:
+        loading.create_task(tokenizer_for(model, catalog).load())
+        loading.create_task(prices.load())
+    purse = Purse.from_settings(settings, store, prices, patient=patient)
+    if purse.budgets and prices.price(model) is None:
+        raise ConfigurationError(f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE")
+    open_tracing(settings, stack)
+
+    def model_of(_: str) -> Model:
+        return pool.get(endpoint, kind or settings.model_api)
+
+    return House(
+        store, model_of, assistants, toolbox, catalog, prices, rules or run_rules(settings), meter=meter, purse=purse
+    )
+
+
+def open_tracing(settings: Settings, stack: AsyncExitStack) -> None:
+    """Trace while the stack is open, if an endpoint for traces is set."""
+    if settings.otel_endpoint:
+        end = configure_tracing(settings.otel_endpoint)
+        stack.push_async_callback(asyncio.to_thread, end)
+
+
+def watch_process(meter: Meter, group: asyncio.TaskGroup) -> asyncio.Task[None] | None:
+    """Measure the event loop in this group, if anybody looks."""
+    return None if meter is SILENT else group.create_task(watch_loop(meter))
+
+
+def policies(settings: Settings, *, runs_kept: int = 50) -> Policies:
+    """The store's limits, from settings."""
+    policy = Policy(
+        window=settings.window,
+        max_wait=settings.max_wait if settings.window else 0.0,
+        max_batch=settings.max_batch,
+        max_batch_bytes=settings.max_batch_bytes,
+        max_inbox=settings.max_inbox,
+        on_busy=settings.on_busy,
+        expiry=settings.thread_expiry,
+        dedupe=settings.dedupe,
+        history_items=settings.history_items,
+        history_bytes=settings.history_bytes,
+        runs_kept=max(runs_kept, RUNS_OF_BUDGETS) if settings.tenant_budget or settings.thread_budget else runs_kept,
+    )
+    return Policies(policy, weights=settings.weights)
+
+
+RUNS_OF_BUDGETS = 20
+"""Finished runs that a thread keeps at least where a budget is set: a reservation left open is settled from them."""
+
+
+def run_rules(settings: Settings) -> RunRules:
+    """A run's limits, from settings."""
+    return RunRules(
+        deadline=settings.run_deadline,
+        max_attempts=settings.max_attempts,
+        max_deaths=settings.max_deaths,
+        backoff=settings.backoff,
+        action_expiry=settings.action_expiry,
+        answer=AnswerRules(max_steps=settings.max_steps),
+        calls=CallRules(settings.max_calls, settings.parallel_tools),
+    )
