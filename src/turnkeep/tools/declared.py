@@ -160,14 +160,15 @@ def load_tools(path: Path, environment: Mapping[str, str], *, clock: Clock | Non
     """Read a file of tools. `environment` is where ``${NAME}`` is looked up. Raises `ConfigurationError`."""
     form = _form(path)
     values = _Values(environment)
-    databases = {
-        name: sql.Database(name, values.url(one.url), folder=path.resolve().parent, script=one.script)
-        for name, one in form.databases.items()
-    }
+    databases: dict[str, sql.Database] = {}
+    for name, database in form.databases.items():
+        with _placed(path, f"database {name!r}"):
+            url = values.url(database.url)
+            databases[name] = sql.Database(name, url, folder=path.resolve().parent, script=database.script)
     tools: list[Tool] = []
     servers: list[McpServer] = []
     for one in form.tools:
-        with _placed(path, one.name):
+        with _placed(path, f"tool {one.name!r}"):
             if isinstance(one, _Http):
                 tools.append(_http_tool(one, form.hosts, _Values(environment)))
             elif isinstance(one, _Sql):
@@ -195,12 +196,12 @@ def _form(path: Path) -> _File:
 
 
 @contextmanager
-def _placed(path: Path, name: str) -> Iterator[None]:
-    """Mistakes with the file and the tool in front."""
+def _placed(path: Path, what: str) -> Iterator[None]:
+    """Mistakes with the file and the entry in front."""
     try:
         yield
     except ConfigurationError as error:
-        raise ConfigurationError(f"tools file {path.name!r}, tool {name!r}: {error}") from None
+        raise ConfigurationError(f"tools file {path.name!r}, {what}: {error}") from None
 
 
 class _Values:

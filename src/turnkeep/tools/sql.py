@@ -41,12 +41,12 @@ class Database:
         try:
             self._url = self._alchemy.engine.make_url(url)
         except self._alchemy.exc.ArgumentError:
-            raise ConfigurationError(f"database {name!r}: the url is no SQLAlchemy URL") from None
+            raise ConfigurationError("the url is no SQLAlchemy URL") from None
         self._script = None if script is None else (folder / script)
         self._engine: Any = None
         self._guard = threading.Lock()
         if self._script and (self._engine_name != "sqlite" or self._url.database):
-            raise ConfigurationError(f"database {name!r}: `script` fills a database in memory: use url sqlite://")
+            raise ConfigurationError("`script` fills a database in memory: use url sqlite://")
 
     @property
     def _engine_name(self) -> str:
