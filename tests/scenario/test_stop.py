@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.scenario.house import eventually, opened
+import functools
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.scenario.house import TestHouse, eventually, opened
 from turnkeep.messages import AssistantItem
 
 
@@ -76,3 +82,33 @@ async def test_a_drained_worker_gives_back_what_it_cannot_finish_without_an_atte
         assert record.state == "retry"
         [opened_message] = await house.queue.store.open_messages(house.address("c"))
         assert opened_message.status == "waiting"
+
+
+@pytest.mark.prove
+async def test_stop_closes_the_model_connection_promptly(
+    store: str, size: Callable[[int, int], int], proof: Callable[[str, str], None]
+) -> None:
+    runs, bar = size(10, 200), size(5000, 250)
+    taken: list[float] = []
+    async with opened(store) as house:
+        for number in range(runs):
+            channel = f"c{number}"
+            async with house.stream(channel) as stream:
+                await house.send(channel, f"talk {number} [[words:2000]] [[pace:5]]", flush=True)
+                await house.until(stream, lambda event: event.kind == "delta")
+                pressed = time.time()
+                await house.queue.store.cancel(house.address(channel))
+                await eventually(functools.partial(closed, house, number))
+                exchange = list(house.simulator.ledger)[number]
+                taken.append((exchange.finished or 0.0) - pressed)
+                await house.until(stream, lambda event: event.is_final)
+    taken.sort()
+    p50, p95 = taken[len(taken) // 2], taken[int(len(taken) * 0.95)]
+    engine = store.split(":", maxsplit=1)[0]
+    proof("stop", f"store {engine} | runs {runs} | closed p50 {p50 * 1000:.1f} ms | p95 {p95 * 1000:.1f} ms")
+    assert p95 * 1000 <= bar
+
+
+def closed(house: TestHouse, number: int) -> bool:
+    exchanges = list(house.simulator.ledger)
+    return len(exchanges) > number and exchanges[number].outcome == "closed_by_client"
