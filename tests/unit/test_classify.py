@@ -222,6 +222,12 @@ def test_a_message_is_cut_at_500_characters_and_keeps_the_name_of_the_request() 
     assert message.endswith("(request req_42)")
 
 
+def test_a_list_of_complaints_says_what_and_where_and_repeats_no_input() -> None:
+    body = b'{"detail":[{"loc":["body","messages",0],"msg":"Extra inputs are not permitted","input":"dear diary"}]}'
+    message = str(classify(422, {}, body))
+    assert message == "the provider answered 422: body.messages.0: Extra inputs are not permitted"
+
+
 def test_a_message_begins_with_what_happened() -> None:
     assert str(classify(400, {}, error("bad", "No."))) == "the provider answered 400 bad: No."
     assert str(classify(200, {}, {"type": "error", "code": "bad", "message": "No."})) == "the stream says bad: No."

@@ -181,17 +181,11 @@ class ChatReader:
                     self.done = True
                     return
                 chunk = orjson.loads(data)
-                if error_in(chunk):
-                    raise self._reply.failure(chunk)
-                if not self._begun:
-                    yield self._begin(chunk)
-                for choice in chunk.get("choices") or ():
-                    if text := self._choice(choice):
-                        yield Delta(text)
-                if usage := chunk.get("usage"):
-                    self._usage = usage
-                if tier := chunk.get("service_tier"):
-                    self._tier = tier
+                if self._begun and (text := _only_text(chunk)):
+                    self._text.append(text)
+                    yield Delta(text)
+                else:
+                    yield from self._chunk(chunk)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AnswerMalformed(f"the stream holds a chunk that makes no sense ({type(error).__name__})") from error
 
@@ -211,6 +205,17 @@ class ChatReader:
                 raise AnswerMalformed("the answer holds a tool call without a name")
             yield ItemDone(CallItem(ids.unique(call.id), call.name, call.text))
         yield Finish(self._outcome(bool(calls)), usage_of(self._usage), self._model, self._tier)
+
+    def _chunk(self, chunk: dict[str, Any]) -> Iterator[StreamPart]:
+        if error_in(chunk):
+            raise self._reply.failure(chunk)
+        if not self._begun:
+            yield self._begin(chunk)
+        for choice in chunk.get("choices") or ():
+            if text := self._choice(choice):
+                yield Delta(text)
+        self._usage = chunk.get("usage") or self._usage
+        self._tier = chunk.get("service_tier") or self._tier
 
     def _begin(self, chunk: Mapping[str, Any]) -> Began:
         self._begun = True
@@ -277,6 +282,19 @@ class ChatReader:
         if self._refused:
             return "refusal"
         return "calls" if calls else "stop"
+
+
+def _only_text(chunk: dict[str, Any]) -> str:
+    """The text of a chunk that brings nothing else: nearly all of them, so they take the shortest way."""
+    choices = chunk.get("choices")
+    if not choices or len(choices) != 1:
+        return ""
+    choice = choices[0]
+    delta = choice.get("delta")
+    if not delta or len(delta) != 1 or choice.get("finish_reason") or choice.get("index"):
+        return ""
+    text = delta.get("content")
+    return text if isinstance(text, str) else ""
 
 
 def _is_json(text: str) -> bool:

@@ -110,10 +110,15 @@ def _find(body: object) -> object:
 
 
 def _text(value: object) -> str:
+    """The words of a value; of a list of complaints what and where, not the input that some servers repeat in them."""
     if value is None or isinstance(value, str):
         return value or ""
-    if isinstance(value, (Mapping, list)):
-        return orjson.dumps(value, default=str).decode()
+    if isinstance(value, list):
+        return "; ".join(_text(entry) for entry in value[:5])
+    if isinstance(value, Mapping):
+        place = value.get("loc")
+        where = ".".join(str(step) for step in place) + ": " if isinstance(place, list) else ""
+        return where + _text(value.get("msg") or value.get("message") or value.get("detail"))
     return str(value)
 
 
@@ -226,6 +231,7 @@ _BY_STATUS: dict[int, type[ModelError]] = {
     402: QuotaExhausted,
     403: CredentialsRefused,
     405: EndpointBlocked,
+    407: EndpointBlocked,
     408: ModelUnavailable,
     409: ModelUnavailable,
     413: ContextTooLong,

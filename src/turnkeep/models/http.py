@@ -19,7 +19,14 @@ import aiohttp
 import orjson
 from aiohttp.http_exceptions import HttpProcessingError
 
-from turnkeep.errors import AnswerMalformed, ConfigurationError, ModelError, ModelTimedOut, ModelUnavailable
+from turnkeep.errors import (
+    AnswerMalformed,
+    ConfigurationError,
+    EndpointBlocked,
+    ModelError,
+    ModelTimedOut,
+    ModelUnavailable,
+)
 from turnkeep.models.classify import classify, request_id, scrub
 from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.sse import MAX_EVENT, Frame, Framer
@@ -96,14 +103,15 @@ class Reply:
     """One answer while it arrives."""
 
     def __init__(self, endpoint: Endpoint, response: aiohttp.ClientResponse, attempt: str, asked_at: float) -> None:
-        loop = asyncio.get_running_loop()
         self.attempt = attempt
+        self._loop = asyncio.get_running_loop()
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         self._endpoint = endpoint
         self._response = response
         self._content = response.content
         self._framer = Framer()
-        self._dog = Watchdog(loop, response.close, max(0.05, asked_at + endpoint.first_event_timeout - loop.time()))
+        left = asked_at + endpoint.first_event_timeout - self._loop.time()
+        self._dog = Watchdog(self._loop, response.close, max(0.05, left))
         self._begun = False
 
     @property
@@ -125,13 +133,13 @@ class Reply:
         Raises ModelTimedOut after silence, ModelUnavailable when the connection breaks, AnswerMalformed for what is
         no stream of events.
         """
-        self._dog.watch()
+        self._dog.since = self._loop.time()
         try:
             data = await self._content.readany()
         except _BROKEN as error:
             raise self._broken(error) from error
         finally:
-            self._dog.rest()
+            self._dog.since = None
         if not data:
             return None
         if not self._begun:
@@ -185,26 +193,20 @@ class Reply:
 
 
 class Watchdog:
-    """Calls `bark` when something that is watched takes longer than `limit` seconds.
+    """Calls `bark` when what began at `since` takes longer than `limit` seconds; at rest while `since` is None.
 
     One timer per answer, set anew only when it fires: watching costs two assignments, not a timer per token.
     """
 
-    __slots__ = ("_bark", "_loop", "_since", "_timer", "barked", "limit")
+    __slots__ = ("_bark", "_loop", "_timer", "barked", "limit", "since")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, bark: Callable[[], None], limit: float) -> None:
         self.limit = limit
+        self.since: float | None = None
         self.barked = False
         self._loop = loop
         self._bark = bark
-        self._since: float | None = None
         self._timer = loop.call_later(limit, self._look)
-
-    def watch(self) -> None:
-        self._since = self._loop.time()
-
-    def rest(self) -> None:
-        self._since = None
 
     def allow(self, limit: float) -> None:
         """Another limit from now on."""
@@ -217,7 +219,7 @@ class Watchdog:
 
     def _look(self) -> None:
         now = self._loop.time()
-        due = self.limit + (now if self._since is None else self._since)
+        due = self.limit + (now if self.since is None else self.since)
         if due > now:
             self._timer = self._loop.call_at(due, self._look)
         else:
@@ -304,7 +306,8 @@ def _lost(endpoint: Endpoint, error: Exception) -> ModelError:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return ModelUnavailable(f"the certificate of {endpoint.host} is not trusted; set its CA file ({why})")
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return ModelUnavailable(f"the proxy to {endpoint.host} answered {error.status}")
+        kind = EndpointBlocked if error.status in (401, 403, 407) else ModelUnavailable
+        return kind(f"the proxy to {endpoint.host} answered {error.status}")
     if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
         return AnswerMalformed(f"{endpoint.host} does not speak HTTP ({why})")
     if isinstance(error, aiohttp.ClientConnectorError):

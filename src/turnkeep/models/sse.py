@@ -54,7 +54,8 @@ class Framer:
                 return []
             data = b"".join((*self._pending, data))
         blocks = data.split(b"\n\n")
-        self._restart(blocks.pop())
+        if (rest := blocks.pop()) or self._pending:
+            self._restart(rest)
         if len(data) > self._limit:
             self._check_sizes(blocks)
         return self._frames(blocks)

@@ -1,0 +1,76 @@
+"""Asks a model over a real socket and looks at what it sends and what it makes of the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.canned import Canned, Visit, canned
+from turnkeep.messages import Item, UserItem, text_content
+from turnkeep.models import Endpoint, open_model
+from turnkeep.models.base import Delta, Finish, ItemDone, Model, ModelRequest, StreamPart
+
+STREAMS = Path(__file__).parents[1] / "data" / "streams"
+KEY = "sk-proj-Zx81kd72hs9Q"
+HELLO = ModelRequest("gpt-6-luna", [UserItem(text_content("hello"))])
+PROTOCOLS = pytest.mark.parametrize("kind", ["responses", "chat"])
+GOOD = {"responses": "responses-text", "chat": "chat-text"}
+TEXT = {
+    "responses": 'Grüß Gott 👋🏽, 世界!\n\nIt says "data: {}"\\n.',
+    "chat": "The café öffnet um 9 ☕️.",
+}
+
+
+def recorded(name: str) -> bytes:
+    return (STREAMS / f"{name}.sse").read_bytes()
+
+
+def opened(server: Canned, kind: Any, **settings: Any) -> Model:
+    settings = {"first_event_timeout": 20.0, "idle_timeout": 20.0, "api_key": KEY, "simulated": True, **settings}
+    return open_model(Endpoint(server.url, **settings), kind)
+
+
+async def ask(model: Model, request: ModelRequest = HELLO) -> list[StreamPart]:
+    try:
+        async with asyncio.timeout(60):
+            return [part async for part in model.stream(request)]
+    finally:
+        await model.close()
+
+
+async def told_by(stream: bytes, kind: str, request: ModelRequest = HELLO, **settings: Any) -> list[StreamPart]:
+    """All parts that a model makes of one recorded answer."""
+
+    async def answer(visit: Visit) -> None:
+        visit.whole(stream, x_request_id="req_1")
+
+    async with canned(answer) as server:
+        return await ask(opened(server, kind, **settings), request)
+
+
+async def sent_by(kind: str, request: ModelRequest, **settings: Any) -> Visit:
+    """The request that a model sends."""
+
+    async def answer(visit: Visit) -> None:
+        visit.whole(recorded(GOOD[kind]))
+
+    async with canned(answer) as server:
+        await ask(opened(server, kind, **settings), request)
+        return server.last
+
+
+def text_of(parts: list[StreamPart]) -> str:
+    return "".join(part.text for part in parts if isinstance(part, Delta))
+
+
+def items_of(parts: list[StreamPart]) -> list[Item]:
+    return [part.item for part in parts if isinstance(part, ItemDone)]
+
+
+def finish_of(parts: list[StreamPart]) -> Finish:
+    assert isinstance(parts[-1], Finish)
+    assert sum(isinstance(part, Finish) for part in parts) == 1
+    return parts[-1]
