@@ -141,6 +141,8 @@ class AssistantMessageQueue:
         self.settings = settings
         self.toolbox = toolbox
         self.name = settings.queue
+        self.serves: tuple[str, ...] = (settings.queue,)
+        """Queues that a worker of this process answers; set before it starts."""
         self.meter = meter
         self.clock = SystemClock()
         self.catalog = Catalog.load(settings.price_file)
@@ -224,7 +226,7 @@ class AssistantMessageQueue:
         settings = self.settings
         self._worker = Worker(
             house,
-            rules=WorkerRules(concurrency=settings.concurrency, queues=(self.name,), drain=settings.drain),
+            rules=WorkerRules(concurrency=settings.concurrency, queues=self.serves, drain=settings.drain),
             lease=LeaseRules(settings.lease),
         )
         self._working = group.create_task(self._worker.run())

@@ -1,0 +1,152 @@
+"""The command line: one table of verbs, one file for each, and only the file of the verb asked for is imported.
+
+Exit codes: 0 done, 1 it failed, 2 it was called or set up wrongly, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+WRONG = 2
+WITHOUT_VERB = "serve"
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """Where a verb lives, and its line in the overview."""
+
+    module: str
+    summary: str
+
+
+VERBS = {
+    "dev": Verb("turnkeep.cli.dev", "everything in one process, for trying out: page, socket, API, worker"),
+    "serve": Verb("turnkeep.cli.serve", "the service, or its gateway or worker alone"),
+    "worker": Verb("turnkeep.cli.worker", "a worker alone, for any queues"),
+    "send": Verb("turnkeep.cli.send", "send a message, stream the answer, end when it is complete"),
+    "threads": Verb("turnkeep.cli.threads", "conversations: new, list, show, stats, export, forget, clear"),
+    "assistants": Verb("turnkeep.cli.assistants", "who answers: create, list, show, use, update, delete"),
+    "queue": Verb("turnkeep.cli.queue", "how much waits; dead letters; pause and resume a channel"),
+    "actions": Verb("turnkeep.cli.actions", "tool calls that wait: list, approve, deny, submit"),
+    "trace": Verb("turnkeep.cli.trace", "the life of one message"),
+    "doctor": Verb("turnkeep.cli.doctor", "check settings, store, model and sandbox"),
+    "simulate": Verb("turnkeep.cli.simulate", "an OpenAI-compatible server whose model is made of rules"),
+    "demo": Verb("turnkeep.cli.demo", "watch bursts of messages become turns"),
+    "backup": Verb("turnkeep.cli.backup", "copy the store to a file while it runs"),
+    "restore": Verb("turnkeep.cli.restore", "put a backup in the place of the store"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag in place of a verb: it takes so many operands, each put into `form`."""
+
+    verb: str
+    words: tuple[str, ...]
+    takes: int = 0
+    form: str = "{}"
+
+    def translated(self, operands: Sequence[str], rest: Sequence[str]) -> list[str]:
+        """The same, said with the verb. What follows ``--`` is never taken for an option."""
+        if self.form == "{}":
+            return [*self.words, *rest, *(("--", *operands) if operands else ())]
+        return [*self.words, *(self.form.format(operand) for operand in operands), *rest]
+
+
+FLAGS = {
+    "--test-message": Flag("send", ("--as-test",), takes=2),
+    "--generate-uuid": Flag("threads", ("new",)),
+    "--generate-thread": Flag("threads", ("new", "--by-id")),
+    "--show-thread-stats": Flag("threads", ("stats",)),
+    "--clear-all-threads": Flag("threads", ("clear",)),
+    "--clear-old-threads": Flag("threads", ("clear",), takes=1, form="--older-than={}d"),
+    "--create-assistant": Flag("assistants", ("create",)),
+    "--delete-assistant": Flag("assistants", ("delete",), takes=1),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] in (["--help"], ["-h"]) or given == ["help"]:
+        print(overview())
+        return 0
+    if given[:1] == ["--version"]:
+        print(f"turnkeep {version()}")
+        return 0
+    verb, rest = chosen(given)
+    if verb not in VERBS:
+        print(f"turnkeep: {_unknown(verb)}", file=sys.stderr)
+        return WRONG
+    return _run(verb, rest)
+
+
+def chosen(given: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb that was asked for, and its own arguments."""
+    if given and given[0] == "help":
+        return given[1], ["--help"]
+    if given and not given[0].startswith("-"):
+        return given[0], list(given[1:])
+    for place, word in enumerate(given):
+        name, equals, value = word.partition("=")
+        if flag := FLAGS.get(name):
+            after = [value, *given[place + 1 :]] if equals else list(given[place + 1 :])
+            return flag.verb, flag.translated(after[: flag.takes], [*given[:place], *after[flag.takes :]])
+    return WITHOUT_VERB, list(given)
+
+
+def _run(verb: str, rest: list[str]) -> int:
+    from turnkeep.cli import output
+
+    try:
+        import typer.main
+
+        command = typer.main.get_command(import_module(VERBS[verb].module).app)
+        code = command(args=rest, prog_name=f"turnkeep {verb}", standalone_mode=False)
+    except Exception as error:
+        return output.failed(f"turnkeep {verb}", error, as_json="--json" in rest)
+    except KeyboardInterrupt:
+        return output.INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def version() -> str:
+    from importlib import metadata
+
+    return metadata.version("turnkeep")
+
+
+def _unknown(verb: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(verb, VERBS, 1)
+    meant = f", did you mean {close[0]!r}?" if close else ","
+    return f"there is no command {verb!r}{meant} `turnkeep --help` lists them all"
+
+
+def overview() -> str:
+    """What `turnkeep --help` says."""
+    verbs = "\n".join(f"  {name:<12}{verb.summary}" for name, verb in VERBS.items())
+    flags = "\n".join(f"  {name:<22}= turnkeep {_spelled(flag)}" for name, flag in FLAGS.items())
+    return f"""\
+turnkeep keeps the turns of a conversation: bursts of messages become one streamed answer, and nothing is lost.
+
+turnkeep                    start the service
+turnkeep COMMAND --help     what a command takes; --json is for machines, everywhere
+
+{verbs}
+
+The same as flags:
+
+{flags}
+
+exit codes: 0 done, 1 it failed, 2 it was called or set up wrongly, 130 interrupted"""
+
+
+def _spelled(flag: Flag) -> str:
+    operands = {"send": "CHANNEL TEXT", "assistants": "ID"}.get(flag.verb, "N") if flag.takes else ""
+    shown = flag.form.format(operands) if flag.form != "{}" else operands
+    return " ".join(word for word in (flag.verb, *flag.words, shown) if word)

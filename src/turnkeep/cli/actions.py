@@ -1,0 +1,96 @@
+"""`turnkeep actions`: tool calls that wait for somebody."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from turnkeep.cli import house, output
+from turnkeep.cli.arguments import Channel, Json, Tenant
+from turnkeep.errors import NotFound
+from turnkeep.messages import Address
+from turnkeep.settings import Settings
+from turnkeep.store.base import Call, Decision, ThreadRecord
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Tool calls that wait for somebody.")
+
+CallId = Annotated[str, typer.Argument(metavar="CALL", help="Id of the call.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Told to the model.")]
+By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides.")]
+
+
+@app.command("list")
+def list_calls(*, tenant: Tenant = "default", as_json: Json = False) -> None:
+    """List the calls that wait, with their arguments."""
+    settings = house.settings()
+    found = asyncio.run(_list(settings, tenant))
+    if as_json:
+        for record, call in found:
+            output.emit({"channel": record.address.channel, "thread_id": record.thread_id, **call.to_json()})
+        return
+    rows = [(r.address.channel, c.call_id, c.kind, f"{c.name}({c.arguments})", _left(r)) for r, c in found]
+    output.table(("CHANNEL", "CALL", "NEEDS", "WHAT", "UNTIL"), rows, empty="nothing waits for a decision")
+
+
+async def _list(settings: Settings, tenant: str) -> list[tuple[ThreadRecord, Call]]:
+    async with house.opened(settings) as store:
+        return [
+            (record, call)
+            async for record in store.scan(tenant=tenant, queue=settings.queue)
+            for call in record.calls
+            if call.decision is None
+        ]
+
+
+def _left(record: ThreadRecord) -> str:
+    return output.moment(record.due)
+
+
+@app.command()
+def approve(name: Channel, call: CallId, *, by: By = "", tenant: Tenant = "default", as_json: Json = False) -> None:
+    """Let a call run as it is."""
+    _decide(name, call, Decision("approved", by=by), tenant, as_json=as_json)
+
+
+@app.command()
+def deny(
+    name: Channel, call: CallId, *, reason: Reason = "", by: By = "", tenant: Tenant = "default", as_json: Json = False
+) -> None:
+    """Refuse a call; the model goes on without it."""
+    _decide(name, call, Decision("denied", reason, by), tenant, as_json=as_json)
+
+
+@app.command()
+def submit(
+    name: Channel,
+    call: CallId,
+    result: Annotated[str, typer.Argument(metavar="OUTPUT", help="What the call gave; - reads it from stdin.")],
+    *,
+    by: By = "",
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Give the output of a call that was run elsewhere."""
+    text = sys.stdin.read() if result == "-" else result
+    _decide(name, call, Decision("output", text, by), tenant, as_json=as_json)
+
+
+def _decide(channel: str, call_id: str, decision: Decision, tenant: str, *, as_json: bool) -> None:
+    settings = house.settings()
+    decided = asyncio.run(_decided(settings, Address(tenant, settings.queue, channel), call_id, decision))
+    if as_json:
+        output.emit(decided.to_json())
+    else:
+        output.say(f"{decided.name}({decided.arguments}): {decided.decision}")
+
+
+async def _decided(settings: Settings, address: Address, call_id: str, decision: Decision) -> Call:
+    async with house.opened(settings) as store:
+        record = await house.existing(store, address)
+        asked = next((call for call in record.calls if call.call_id == call_id), None)
+        if asked is None:
+            raise NotFound(f"no call {call_id!r} waits on {address.channel!r}, list them with `turnkeep actions list`")
+        return await store.decide(address, call_id, asked.digest, decision)

@@ -1,0 +1,51 @@
+"""Operands and options that several verbs take."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import typer
+
+from turnkeep.errors import InvalidMessage
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+
+
+def duration(text: str | float) -> float:
+    """Seconds of ``90s``, ``15m``, ``12h``, ``30d`` or ``2w``."""
+    if isinstance(text, int | float):
+        return float(text)
+    found = _DURATION.fullmatch(text.strip().lower())
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no duration, write one like 90s, 15m, 12h, 30d or 2w")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def channel(text: str) -> str:
+    """A channel as every door takes it."""
+    from turnkeep.doors.intake import checked_channel
+
+    try:
+        return checked_channel(text)
+    except InvalidMessage as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, for machines.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Tenant = Annotated[str, typer.Option("--tenant", metavar="NAME", help="Whose.")]
+Channel = Annotated[str, typer.Argument(metavar="CHANNEL", parser=channel, help="Channel, or thread_… id.")]
+Host = Annotated[str | None, typer.Option("--host", metavar="ADDRESS", help="Address to listen on (127.0.0.1).")]
+Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on (8080); 0: any.")]
+Tools = Annotated[
+    str | None,
+    typer.Option("--tools", metavar="FILE", help="Tools: a .toml that declares them, or a .py with @tool functions."),
+]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Runs at once (256).")]
+OlderThan = Annotated[
+    float, typer.Option("--older-than", metavar="TIME", parser=duration, help="Only without activity for so long.")
+]
+ANY_AGE: Any = "0s"
+"""A default is parsed like what is given."""

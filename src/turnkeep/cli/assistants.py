@@ -1,0 +1,236 @@
+"""`turnkeep assistants`: the profiles of who answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from turnkeep.assistants import Assistant, Assistants
+from turnkeep.cli import house, output
+from turnkeep.cli.arguments import Json, Tenant, Yes
+from turnkeep.clock import SystemClock
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.settings import Settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="The profiles of who answers.")
+
+
+def _object(text: str | dict[str, Any]) -> dict[str, Any]:
+    try:
+        value = json.loads(text) if isinstance(text, str) else text
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{text!r} is no JSON object")
+    return value
+
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="asst_… id.")]
+Name = Annotated[str | None, typer.Option("--name", metavar="TEXT", help="For people.")]
+Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model that answers.")]
+Instructions = Annotated[str | None, typer.Option("--instructions", metavar="TEXT", help="What it is told first.")]
+Tool = Annotated[list[str] | None, typer.Option("--tool", metavar="NAME", help="A tool it may call; all without.")]
+Fallback = Annotated[
+    list[str] | None, typer.Option("--fallback", metavar="MODEL", help="Asked when the model cannot answer.")
+]
+Parameters = Annotated[
+    dict[str, Any] | None,
+    typer.Option("--parameters", metavar="JSON", parser=_object, help='As {"temperature": 0.2}.'),
+]
+
+
+@app.command()
+def create(
+    *,
+    name: Name = None,
+    model: Model = None,
+    instructions: Instructions = None,
+    tool: Tool = None,
+    fallback: Fallback = None,
+    parameters: Parameters = None,
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Make an assistant and print its id. The first one answers from now on."""
+    values = _given(
+        name=name,
+        model=model,
+        instructions=instructions,
+        tools=tool or None,
+        fallbacks=fallback or None,
+        parameters=parameters,
+    )
+    settings = house.settings()
+    made = asyncio.run(_create(settings, tenant, values))
+    if as_json:
+        output.emit(made.to_json())
+        return
+    output.say(f"Assistant created: {made.assistant_id}")
+    output.say("Save it in your .env file as:")
+    output.say(f"OPENAI_ASSISTANT_ID={made.assistant_id}")
+    _warn(settings, made)
+
+
+async def _create(settings: Settings, tenant: str, values: dict[str, Any]) -> Assistant:
+    async with _opened(settings, create=True) as assistants:
+        made = await assistants.create(tenant, values, now=SystemClock().now())
+        if await assistants.default(tenant) is None:
+            await assistants.use(tenant, made.assistant_id)
+        return made
+
+
+@app.command("list")
+def list_assistants(*, tenant: Tenant = "default", as_json: Json = False) -> None:
+    """List assistants; the one with a star answers where no other is chosen."""
+    found, default = asyncio.run(_list(house.settings(), tenant))
+    if as_json:
+        for one in found:
+            output.emit(one.to_json() | {"default": one.assistant_id == default})
+        return
+    rows = [
+        ("*" if one.assistant_id == default else "", one.assistant_id, one.name, one.model, one.version, _tools(one))
+        for one in found
+    ]
+    output.table(("", "ID", "NAME", "MODEL", "VERSION", "TOOLS"), rows, empty="no assistants yet")
+
+
+async def _list(settings: Settings, tenant: str) -> tuple[list[Assistant], str | None]:
+    async with _opened(settings) as assistants:
+        default = await assistants.default(tenant)
+        return await assistants.list(tenant), default.assistant_id if default else None
+
+
+@app.command()
+def show(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) -> None:
+    """Show an assistant."""
+    settings = house.settings()
+    found = asyncio.run(_get(settings, tenant, assistant))
+    if as_json:
+        output.emit(found.to_json())
+        return
+    output.facts(
+        [
+            ("id", found.assistant_id),
+            ("name", found.name),
+            ("model", found.model),
+            ("fallbacks", ", ".join(found.fallbacks) or None),
+            ("tools", _tools(found)),
+            ("parameters", json.dumps(dict(found.parameters)) if found.parameters else None),
+            ("version", found.version),
+            ("created", output.moment(found.created_at)),
+            ("instructions", found.instructions),
+        ]
+    )
+    _warn(settings, found)
+
+
+async def _get(settings: Settings, tenant: str, assistant_id: str) -> Assistant:
+    async with _opened(settings) as assistants:
+        return await assistants.get(tenant, assistant_id)
+
+
+@app.command()
+def use(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) -> None:
+    """Let an assistant answer where no other is chosen."""
+    settings = house.settings()
+    chosen = asyncio.run(_use(settings, tenant, assistant))
+    if as_json:
+        output.emit(chosen.to_json())
+        return
+    output.say(f"{chosen.assistant_id} answers from now on")
+    if settings.openai_assistant_id not in (None, assistant):
+        output.note(f"OPENAI_ASSISTANT_ID={settings.openai_assistant_id} counts again at the next start")
+
+
+async def _use(settings: Settings, tenant: str, assistant_id: str) -> Assistant:
+    async with _opened(settings) as assistants:
+        return await assistants.use(tenant, assistant_id)
+
+
+@app.command()
+def update(  # noqa: PLR0913 - the options of a verb
+    assistant: Id,
+    *,
+    name: Name = None,
+    model: Model = None,
+    instructions: Instructions = None,
+    tool: Tool = None,
+    fallback: Fallback = None,
+    parameters: Parameters = None,
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Change what is given; the version rises by one."""
+    values = _given(
+        name=name,
+        model=model,
+        instructions=instructions,
+        tools=tool or None,
+        fallbacks=fallback or None,
+        parameters=parameters,
+    )
+    if not values:
+        raise output.NotGiven("nothing to change was given; see turnkeep assistants update --help")
+    settings = house.settings()
+    changed = asyncio.run(_update(settings, tenant, assistant, values))
+    if as_json:
+        output.emit(changed.to_json())
+        return
+    output.say(f"{changed.assistant_id} has version {changed.version} now")
+    _warn(settings, changed)
+
+
+async def _update(settings: Settings, tenant: str, assistant_id: str, values: dict[str, Any]) -> Assistant:
+    async with _opened(settings) as assistants:
+        return await assistants.change(tenant, assistant_id, values)
+
+
+@app.command()
+def delete(assistant: Id, *, yes: Yes = False, tenant: Tenant = "default", as_json: Json = False) -> None:
+    """Delete an assistant. Threads that had chosen it are answered by the default one."""
+    settings = house.settings()
+    asyncio.run(_delete(settings, tenant, assistant, yes=yes))
+    if as_json:
+        output.emit({"deleted": assistant})
+    else:
+        output.say(f"Assistant deleted: {assistant}")
+
+
+async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bool) -> None:
+    async with _opened(settings) as assistants:
+        found = await assistants.get(tenant, assistant_id)
+        default = await assistants.default(tenant)
+        answers = default is not None and default.assistant_id == assistant_id
+        hint = " it answers now; a new one is made at the next start" if answers else ""
+        output.confirm(f"delete {found.name} {assistant_id} from {house.place(settings)}?{hint}", yes=yes)
+        await assistants.delete(tenant, assistant_id)
+
+
+# ---------------------------------------------------------------- what they share
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[Assistants]:
+    model = settings.openai_model or Catalog.load(settings.price_file).default
+    async with house.opened(settings, create=create) as store:
+        yield Assistants(store, model=model, instructions=settings.instructions)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _tools(assistant: Assistant) -> str:
+    return "all" if assistant.tools is None else ", ".join(assistant.tools)
+
+
+def _warn(settings: Settings, assistant: Assistant) -> None:
+    today = datetime.fromtimestamp(SystemClock().now(), UTC).date()
+    for warning in Catalog.load(settings.price_file).check(assistant.model, today):
+        output.note(f"warning: {warning}", style="yellow")

@@ -1,0 +1,253 @@
+"""The checks of `turnkeep doctor`: each looks at one thing and says how it is, in one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Literal
+
+import aiohttp
+import apsw
+
+from turnkeep.cli import house, note, output, toolbox, version
+from turnkeep.clock import SystemClock
+from turnkeep.errors import StoreMisconfigured, TurnkeepError
+from turnkeep.models.endpoint import OPENAI
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.settings import Settings
+from turnkeep.store.base import Store
+
+PATIENCE = 8.0
+"""Seconds in which the model's server has to answer."""
+
+State = Literal["ok", "warning", "failure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How one thing is."""
+
+    name: str
+    state: State
+    sentence: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"name": self.name, "state": self.state, "sentence": self.sentence}
+
+
+def ok(name: str, sentence: str) -> Finding:
+    return Finding(name, "ok", sentence)
+
+
+def warning(name: str, sentence: str) -> Finding:
+    return Finding(name, "warning", sentence)
+
+
+def failure(name: str, sentence: str) -> Finding:
+    return Finding(name, "failure", sentence)
+
+
+async def examine(settings: Settings, *, offline: bool) -> AsyncIterator[Finding]:
+    """All checks, one after the other. What stands in the way of one does not end the others."""
+    for check in (_versions, _access, _extras, _sandbox):
+        for finding in check(settings):
+            yield finding
+    for one in (_tools, _model if not offline else _model_offline, _server):
+        yield await _tried(one, settings)
+    async for finding in _store(settings):
+        yield finding
+
+
+async def _tried(check: Callable[[Settings], Awaitable[Finding]], settings: Settings) -> Finding:
+    try:
+        return await check(settings)
+    except TurnkeepError as error:
+        return failure(check.__name__.strip("_").removesuffix("_offline"), str(error))
+
+
+# ---------------------------------------------------------------- this machine
+
+
+def _versions(settings: Settings) -> Iterator[Finding]:
+    from turnkeep.store.sqlite.connection import check_version
+
+    yield ok("version", f"turnkeep {version()}, Python {sys.version.split()[0]}")
+    found = apsw.sqlite_lib_version()
+    try:
+        check_version(found)
+    except StoreMisconfigured as error:
+        yield failure("sqlite", str(error))
+    else:
+        yield ok("sqlite", f"SQLite {found}")
+
+
+def _access(settings: Settings) -> Iterator[Finding]:
+    if settings.is_loopback:
+        yield ok("access", f"{settings.host} is reached from this machine only")
+    elif settings.auth != "off" and not settings.insecure_no_auth:
+        yield ok("access", f"{settings.host} asks for credentials")
+    else:
+        yield warning("access", f"{settings.host} is reached from elsewhere, and everybody may do everything there")
+
+
+def _extras(settings: Settings) -> Iterator[Finding]:
+    wanted = [
+        ("redis", "redis", settings.store_url.partition(":")[0] not in ("sqlite", "memory")),
+        ("rabbitmq", "aio_pika", settings.rabbitmq_url is not None),
+        ("jwt", "jwt", settings.jwt_key is not None or settings.jwt_jwks is not None),
+        ("otel", "opentelemetry.sdk", settings.otel_endpoint is not None),
+    ]
+    for extra, module, used in wanted:
+        if used and not _installed(module):
+            yield failure("extras", f"{extra} is set but not installed, run: python -m pip install 'turnkeep[{extra}]'")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _sandbox(settings: Settings) -> Iterator[Finding]:
+    try:
+        from turnkeep.tools.sandbox import probe
+    except ImportError:
+        return
+    report = probe()
+    if report.refusal is None:
+        limit = f", processes limited by {report.process_limit}"
+        yield ok("sandbox", f"execute_bash would run under {report.mechanism}{limit}")
+    elif settings.allow_bash:
+        yield failure("sandbox", report.refusal)
+    else:
+        yield ok("sandbox", f"execute_bash is off (here {report.refusal.partition(';')[0]})")
+
+
+async def _tools(settings: Settings) -> Finding:
+    return ok("tools", ", ".join(toolbox.names(settings, house.environment())) or "none are set")
+
+
+# ---------------------------------------------------------------- who answers
+
+
+def today() -> date:
+    return datetime.fromtimestamp(SystemClock().now(), UTC).date()
+
+
+async def _model_offline(settings: Settings) -> Finding:
+    if settings.uses_simulator:
+        return warning("model", "the built-in simulator answers: set OPENAI_API_KEY or OPENAI_BASE_URL")
+    catalog = Catalog.load(settings.price_file)
+    name = settings.openai_model or catalog.default
+    for said in catalog.check(name, today()):
+        return failure("model", str(said)) if said.kind == "gone" else warning("model", str(said))
+    return ok("model", f"{name} at {settings.openai_base_url or OPENAI}")
+
+
+async def _model(settings: Settings) -> Finding:
+    """What the catalogue says, and whether the server takes our key."""
+    known = await _model_offline(settings)
+    if settings.uses_simulator or known.state == "failure":
+        return known
+    refused = await _asked(settings)
+    return refused or known
+
+
+async def _asked(settings: Settings) -> Finding | None:
+    """Ask the server for its models: what is wrong, None if nothing is."""
+    base = (settings.openai_base_url or OPENAI).rstrip("/")
+    key = settings.openai_api_key
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.get(f"{base}/models", proxy=settings.model_proxy) as response,
+        ):
+            status = response.status
+    except TimeoutError:
+        return failure("model", f"{base} does not answer within {PATIENCE:.0f} s")
+    except (aiohttp.ClientError, ValueError) as error:
+        return failure("model", f"{base} cannot be reached: {error}")
+    if status in (401, 403):
+        return failure("model", f"{base} refuses the key ({status}): correct OPENAI_API_KEY")
+    return failure("model", f"{base} answers {status}, try again later") if status >= 500 else None
+
+
+async def _server(settings: Settings) -> Finding:
+    if settings.url is not None:
+        if await asyncio.to_thread(note.answers, settings.url):
+            return ok("server", f"the server at {settings.url} (TURNKEEP_URL) answers")
+        return warning("server", f"the server at {settings.url} does not answer: start it, or unset TURNKEEP_URL")
+    found = await asyncio.to_thread(note.find, settings)
+    return ok("server", f"a server with this store listens on {found}" if found else "none is running with this store")
+
+
+# ---------------------------------------------------------------- the store
+
+
+async def _store(settings: Settings) -> AsyncIterator[Finding]:
+    path = house.sqlite_path(settings)
+    if path is not None and not path.exists():
+        yield _can_be_made(path)
+        return
+    try:
+        async with house.opened(settings) as store:
+            yield await _engine(settings, store)
+            async for finding in _contents(settings, store):
+                yield finding
+    except TurnkeepError as error:
+        yield failure("store", str(error))
+
+
+def _can_be_made(path: Path) -> Finding:
+    """Nothing is made by looking."""
+    nearest = next(parent for parent in path.parents if parent.exists())
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return ok("store", f"{path} does not exist yet and can be made")
+    return failure("store", f"{path} cannot be made: {nearest} is no directory that can be written, set TURNKEEP_STORE")
+
+
+async def _engine(settings: Settings, store: Store) -> Finding:
+    told = await store.check()
+    if settings.store_url.startswith("memory:"):
+        return warning("store", "memory: nothing is kept when the process ends")
+    bytes_ = f", {output.size(int(told['bytes']))}" if "bytes" in told else ""
+    durable = f", {told['durability']}" if "durability" in told else ""
+    return ok("store", f"{house.place(settings)} can be written ({told['engine']}{durable}{bytes_})")
+
+
+async def _contents(settings: Settings, store: Store) -> AsyncIterator[Finding]:
+    for circuit in await store.circuits():
+        since = output.moment(circuit.opened_at)
+        yield failure("circuits", f"nobody answers at {circuit.endpoint} since {since}: {circuit.fault.details}")
+    counts = await store.counts(queue=settings.queue)
+    if counts.dead_letters:
+        what = output.count(counts.dead_letters, "dead letter")
+        yield warning("dead letters", f"{what} wait for a person: turnkeep queue dead list")
+    else:
+        yield ok("dead letters", "none")
+    yield await _assistant(settings, store)
+
+
+async def _assistant(settings: Settings, store: Store) -> Finding:
+    from turnkeep.assistants import Assistants
+
+    catalog = Catalog.load(settings.price_file)
+    assistants = Assistants(store, model=settings.openai_model or catalog.default, instructions=settings.instructions)
+    wanted = settings.openai_assistant_id
+    if wanted is not None and await store.get("assistant", "default", wanted) is None:
+        return warning("assistant", f"OPENAI_ASSISTANT_ID={wanted} does not exist, it is made anew at the next start")
+    chosen = await (assistants.get("default", wanted) if wanted else assistants.default("default"))
+    if chosen is None:
+        return ok("assistant", "none yet, one is made at the first start")
+    for said in [] if settings.uses_simulator else catalog.check(chosen.model, today()):
+        return warning("assistant", f"{chosen.assistant_id}: {said}")
+    return ok("assistant", f"{chosen.assistant_id} with {chosen.model}")

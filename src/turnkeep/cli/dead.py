@@ -1,0 +1,163 @@
+"""`turnkeep queue dead`: messages that no run could answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from turnkeep.cli import house, output
+from turnkeep.cli.arguments import Json, Yes
+from turnkeep.errors import Conflict, NotFound
+from turnkeep.settings import Settings
+from turnkeep.store.base import DeadLetter, Receipt, Store
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Messages that no run could answer.")
+
+Whose = Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="Whose; all without.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="dead_… ids.")]
+All = Annotated[bool, typer.Option("--all", help="All there are.")]
+
+PAGE = 500
+
+
+@app.command("list")
+def list_dead(
+    *,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="The oldest so many.")] = 100,
+    tenant: Whose = None,
+    as_json: Json = False,
+) -> None:
+    """List dead letters, the oldest first."""
+    settings = house.settings()
+    found = asyncio.run(_list(settings, tenant, limit))
+    if as_json:
+        for letter in found:
+            output.emit(_json(letter))
+        return
+    rows = [
+        (one.dead_id, output.moment(one.at), one.address.channel, one.message.message_id, one.fault.code, one.attempts)
+        for one in found
+    ]
+    output.table(("ID", "DIED", "CHANNEL", "MESSAGE", "REASON", "ATTEMPTS"), rows, empty="no dead letters")
+
+
+async def _list(settings: Settings, tenant: str | None, limit: int) -> list[DeadLetter]:
+    async with house.opened(settings) as store:
+        return [letter async for letter, _ in _all(store, settings, tenant, limit)]
+
+
+async def _all(
+    store: Store, settings: Settings, tenant: str | None, limit: int | None = None
+) -> AsyncIterator[tuple[DeadLetter, int]]:
+    """All dead letters, page by page, numbered from 1."""
+    number, after = 0, ""
+    while limit is None or number < limit:
+        size = PAGE if limit is None else min(PAGE, limit - number)
+        page = await store.dead(tenant=tenant, queue=settings.queue, after=after, limit=size)
+        for letter in page:
+            number += 1
+            yield letter, number
+        if not page:
+            return
+        after = page[-1].dead_id
+
+
+@app.command()
+def show(dead_id: Annotated[str, typer.Argument(metavar="ID", help="dead_… id.")], *, as_json: Json = False) -> None:
+    """Show a dead letter: what was said, and why nobody could answer."""
+    letter = asyncio.run(_show(house.settings(), dead_id))
+    if as_json:
+        output.emit(_json(letter))
+        return
+    output.facts(
+        [
+            ("id", letter.dead_id),
+            ("channel", letter.address.channel),
+            ("thread", letter.thread_id),
+            ("message", letter.message.message_id),
+            ("died", output.moment(letter.at)),
+            ("reason", f"{letter.fault.code}: {letter.fault.details or letter.fault.message}"),
+            ("attempts", f"{letter.attempts}, and {output.count(letter.deaths, 'worker')} died on it"),
+            ("run", letter.run_id),
+            ("text", letter.message.text),
+        ]
+    )
+
+
+async def _show(settings: Settings, dead_id: str) -> DeadLetter:
+    async with house.opened(settings) as store:
+        return await _letter(store, dead_id)
+
+
+async def _letter(store: Store, dead_id: str) -> DeadLetter:
+    found = await store.dead_letter(dead_id)
+    if found is None:
+        raise NotFound(f"there is no dead letter {dead_id!r}, list them with `turnkeep queue dead list`")
+    return found
+
+
+@app.command()
+def redrive(dead_ids: Ids = None, *, every: All = False, tenant: Whose = None, as_json: Json = False) -> None:
+    """Accept dead letters again, at the end of their inbox and with fresh attempts."""
+    _demand_some(dead_ids, every=every)
+    accepted, refused = asyncio.run(_redrive(house.settings(), dead_ids or (), tenant))
+    if as_json:
+        output.emit({"accepted": [receipt.to_json() for receipt in accepted], "refused": refused})
+    else:
+        output.say(f"accepted {output.count(len(accepted), 'message')} again")
+        for dead_id, reason in refused.items():
+            output.note(f"{dead_id}: {reason}", style="red")
+    raise typer.Exit(output.FAILED if refused else 0)
+
+
+async def _redrive(
+    settings: Settings, dead_ids: Sequence[str], tenant: str | None
+) -> tuple[list[Receipt], dict[str, str]]:
+    accepted, refused = [], {}
+    async with house.opened(settings) as store:
+        with output.progress("accepting") as step:
+            for dead_id in dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]:
+                try:
+                    accepted.append(await store.redrive(dead_id))
+                except (NotFound, Conflict) as error:
+                    refused[dead_id] = str(error)
+                step()
+    return accepted, refused
+
+
+@app.command()
+def discard(
+    dead_ids: Ids = None, *, every: All = False, yes: Yes = False, tenant: Whose = None, as_json: Json = False
+) -> None:
+    """Drop dead letters for good."""
+    _demand_some(dead_ids, every=every)
+    dropped = asyncio.run(_discard(house.settings(), dead_ids or (), tenant, yes=yes))
+    if as_json:
+        output.emit({"discarded": dropped})
+    else:
+        output.say(f"discarded {output.count(dropped, 'dead letter')}")
+
+
+async def _discard(settings: Settings, dead_ids: Sequence[str], tenant: str | None, *, yes: bool) -> int:
+    async with house.opened(settings) as store:
+        for dead_id in dead_ids:
+            await _letter(store, dead_id)
+        chosen = dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]
+        if chosen:
+            what = output.count(len(chosen), "dead letter")
+            output.confirm(f"discard {what} from {house.place(settings)}?", yes=yes)
+        return sum([await store.discard(dead_id) for dead_id in chosen])
+
+
+def _demand_some(dead_ids: Sequence[str] | None, *, every: bool) -> None:
+    if bool(dead_ids) == every:
+        raise output.NotGiven("give ids of dead letters, or --all; `turnkeep queue dead list` shows them")
+
+
+def _json(letter: DeadLetter) -> dict[str, Any]:
+    from turnkeep.doors.http import dead_json
+
+    return dead_json(letter)

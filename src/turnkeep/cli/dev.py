@@ -1,0 +1,72 @@
+"""`turnkeep dev`: everything in one process, and what one needs to try it."""
+
+from __future__ import annotations
+
+import shlex
+import webbrowser
+from typing import Annotated
+
+import typer
+
+from turnkeep.cli import house, output, version
+from turnkeep.cli.arguments import Concurrency, Host, Json, Port, Tools
+from turnkeep.cli.service import Started, run, warn
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def dev(
+    *,
+    host: Host = None,
+    port: Port = None,
+    tools: Tools = None,
+    concurrency: Concurrency = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start again when the tools file or .env has changed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Start everything in one process: page, socket, API and worker. Ctrl-C drains and ends it."""
+    settings = house.settings(host=host, port=port, tools_file=tools, concurrency=concurrency)
+    if reload:
+        from turnkeep.cli import reloading
+
+        given = {"--host": host, "--port": port, "--tools": tools, "--concurrency": concurrency}
+        flags = [name for name, on in (("--open", open_page), ("--json", as_json)) if on]
+        raise typer.Exit(reloading.run(settings, reloading.words(given, flags)))
+
+    def tell(started: Started) -> None:
+        output.emit(started.to_json()) if as_json else welcome(started)
+        if open_page and started.url:
+            webbrowser.open(started.url)
+
+    run(settings, "all", tell)
+
+
+def welcome(started: Started) -> None:
+    """Where the page and the socket are, a line to paste, where the data is, and who answers."""
+    output.say(f"turnkeep {version()}", style="bold")
+    output.say()
+    lines = [
+        ("page", f"{started.url}/"),
+        ("socket", started.socket),
+        ("send", curl(f"{started.url}")),
+        ("watch", f"curl -N {started.url}/api/channels/hello/events"),
+        ("answers", started.answers),
+        ("tools", ", ".join(started.tools) or None),
+        ("data", started.data),
+    ]
+    output.facts(lines)
+    output.say()
+    warn(started)
+    output.say("Ctrl-C ends it; `turnkeep --help` shows the other commands", style="dim")
+
+
+def curl(url: str) -> str:
+    """A line to paste into a shell."""
+    body = '{"message": "Hello, assistant!"}'
+    return shlex.join(
+        ["curl", f"{url}/api/channels/hello/messages", "-H", "content-type: application/json", "-d", body]
+    )

@@ -1,0 +1,226 @@
+"""What the command line says: results to stdout, remarks to stderr, JSON for machines, one sentence for a failure.
+
+Nothing that a user or a model wrote reaches a terminal with its control characters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from turnkeep.errors import ConfigurationError, NotFound, StoreMisconfigured, TurnkeepError
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+
+PIPED_WIDTH = 200
+"""Columns of a table where nobody looks at a terminal."""
+
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, changes of direction, halves of surrogate pairs."""
+
+
+class Unconfirmed(TurnkeepError):
+    """what would be lost was not confirmed"""
+
+    code = "unconfirmed"
+
+
+class NotGiven(TurnkeepError):
+    """an operand or option is missing or cannot be understood"""
+
+    code = "wrong_usage"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The terminal, or a file or pipe of fixed width."""
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, width=None if terminal else PIPED_WIDTH)
+
+
+# ---------------------------------------------------------------- results
+
+
+def say(text: str = "", *, style: str = "") -> None:
+    """A line of the result."""
+    console().print(Text(shown(text), style=style), soft_wrap=True)
+
+
+def write(text: str) -> None:
+    """A piece of an answer as it comes, without a line end."""
+    sys.stdout.write(shown(text))
+    sys.stdout.flush()
+
+
+def note(text: str, *, style: str = "dim") -> None:
+    """A remark beside the result."""
+    console(stderr=True).print(Text(shown(text), style=style), soft_wrap=True)
+
+
+def emit(value: Any) -> None:
+    """One line of JSON."""
+    sys.stdout.write(orjson.dumps(value, default=str).decode() + "\n")
+    sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+    """Rows under their names, or a sentence where there are none."""
+    if not rows:
+        say(empty)
+        return
+    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        drawn.add_column(name, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(shown("" if cell is None else str(cell))) for cell in row))
+    console().print(drawn)
+
+
+def facts(pairs: Sequence[tuple[str, object]]) -> None:
+    """Names and values, one pair a line; what is None is left out."""
+    width = max(len(name) for name, _ in pairs) + 2
+    for name, value in pairs:
+        if value is not None:
+            console().print(Text(f"{name:<{width}}", style="bold") + Text(shown(str(value))), soft_wrap=True)
+
+
+def shown(text: str) -> str:
+    """The text without anything that would steer a terminal; lines and tabs stay."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def moment(at: float | None) -> str:
+    """A point in time, for people."""
+    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def span(seconds: float) -> str:
+    """How long, in the largest unit that fits."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def count(number: int, one: str, several: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def size(number: float) -> str:
+    """Bytes, for people."""
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
+
+
+def dollars(cost: float | None, requests: int) -> str | None:
+    """Money spent on so many requests; None where there were none, and never 0 for lack of a price."""
+    if not requests:
+        return None
+    return "unknown" if cost is None else f"${cost:.4f}"
+
+
+# ---------------------------------------------------------------- asking and waiting
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is lost. Raises `Unconfirmed` for a no, and where there is nobody to ask."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Unconfirmed(f"{question} there is no terminal to ask on: repeat it with --yes")
+    if not typer.confirm(shown(question), err=True):
+        raise Unconfirmed("nothing was changed")
+
+
+@contextlib.contextmanager
+def progress(doing: str) -> Iterator[Callable[[], None]]:
+    """Count on the terminal how far it has come; silent where there is none."""
+    screen = console(stderr=True)
+    if not screen.is_terminal:
+        yield lambda: None
+        return
+    done = 0
+    with screen.status(f"{doing} …") as status:
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            if done % 10 == 0:
+                status.update(f"{doing} … {done:,}")
+
+        yield step
+
+
+# ---------------------------------------------------------------- failing
+
+
+def fail(message: str) -> NoReturn:
+    """Say that what was asked for is not there."""
+    raise NotFound(message)
+
+
+def failed(program: str, error: BaseException, *, as_json: bool = False) -> int:
+    """Tell what went wrong in one sentence; the exit code. Only what nobody foresaw shows a traceback."""
+    error = _first(error)
+    code, sentence = _told(error)
+    if not sentence:
+        return WRONG
+    if as_json:
+        emit({"error": {"code": code, "message": sentence}})
+    print(f"{program}: {shown(sentence)}", file=sys.stderr)
+    if code == "internal_error":
+        traceback.print_exception(error, file=sys.stderr)
+    return _exit_code(error)
+
+
+def _told(error: BaseException) -> tuple[str, str]:
+    match error:
+        case TurnkeepError() if type(error) is not TurnkeepError:
+            return error.code, str(error)
+        case typer.TyperException():
+            return NotGiven.code, _usage(error)
+        case typer.Abort():
+            return Unconfirmed.code, "nothing was changed"
+        case OSError():
+            named = f"{error.filename}: " if error.filename else ""
+            return "system_error", f"{named}{error.strerror or error}"
+        case TurnkeepError():
+            return "failed", str(error)
+    return "internal_error", f"an error of turnkeep itself, please report it: {type(error).__name__}: {error}"
+
+
+def _usage(error: typer.TyperException) -> str:
+    message = error.format_message().rstrip(".")
+    if not message:  # the help was shown instead
+        return ""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "turnkeep"
+    return f"{message[:1].lower()}{message[1:]}; see {path} --help"
+
+
+def _exit_code(error: BaseException) -> int:
+    wrong = ConfigurationError | StoreMisconfigured | NotGiven
+    refused = isinstance(error, Unconfirmed) and "--yes" in str(error)
+    return WRONG if refused or isinstance(error, wrong | typer.TyperException) else FAILED
+
+
+def _first(error: BaseException) -> BaseException:
+    """Of a group of errors the first one that says something of its own."""
+    while isinstance(error, BaseExceptionGroup):
+        known = error.subgroup(TurnkeepError)
+        error = (known or error).exceptions[0]
+    return error

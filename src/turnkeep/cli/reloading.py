@@ -1,0 +1,91 @@
+"""`turnkeep dev --reload`: the same in a child process, started again when a watched file has changed.
+
+Nothing is lost by it: the child drains, and what it gives back the next one goes on with.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from turnkeep.cli import output
+from turnkeep.settings import Settings
+
+EVERY = 0.25
+"""Seconds between two looks at the files."""
+GRACE = 10.0
+"""Seconds beyond the drain that a child gets to end."""
+
+Stamps = tuple[float | None, ...]
+
+
+def words(options: Mapping[str, object | None], flags: Sequence[str]) -> list[str]:
+    """The arguments of the child."""
+    given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return [*given, *flags]
+
+
+def run(settings: Settings, arguments: Sequence[str]) -> int:
+    """Keep a child running until a signal; its exit code."""
+    watched = [path for path in (settings.tools_file, Path(".env")) if path is not None]
+    keeper = _Keeper([sys.executable, "-m", "turnkeep", "dev", *arguments], watched, settings.drain + GRACE)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, keeper.stop)
+    return keeper.run()
+
+
+class _Keeper:
+    def __init__(self, command: Sequence[str], watched: Sequence[Path], patience: float) -> None:
+        self._command = command
+        self._watched = watched
+        self._patience = patience
+        self._stopping = False
+
+    def stop(self, number: int, _: FrameType | None) -> None:
+        self._stopping = True
+
+    def run(self) -> int:
+        while True:
+            seen = self._stamps()
+            with subprocess.Popen(self._command, start_new_session=True) as child:  # noqa: S603 - ourselves
+                self._watch(child, seen)
+                if not self._stopping and self._stamps() == seen and child.returncode != output.WRONG:
+                    return child.returncode
+                self._end(child)
+            if self._stopping:
+                return child.returncode
+            self._wait_for_change(seen)
+            if self._stopping:
+                return output.WRONG
+            output.note("a file has changed, starting again")
+
+    def _watch(self, child: subprocess.Popen[bytes], seen: Stamps) -> None:
+        while not self._stopping and child.poll() is None and self._stamps() == seen:
+            time.sleep(EVERY)
+
+    def _wait_for_change(self, seen: Stamps) -> None:
+        """After a child that could not start: until the file is corrected."""
+        while not self._stopping and self._stamps() == seen:
+            time.sleep(EVERY)
+
+    def _end(self, child: subprocess.Popen[bytes]) -> None:
+        child.terminate()
+        try:
+            child.wait(self._patience)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+    def _stamps(self) -> Stamps:
+        return tuple(_changed(path) for path in self._watched)
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None

@@ -1,0 +1,100 @@
+"""`turnkeep send CHANNEL TEXT`: one message, its streamed answer, and then the end.
+
+It goes to the server of `TURNKEEP_URL`, else to a running one that uses the same store, else it is answered here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from turnkeep.cli import house, note, output
+from turnkeep.cli.answers import Ask, from_server, in_this_process
+from turnkeep.cli.arguments import Channel, Json, duration
+from turnkeep.cli.telling import JsonTelling, Telling, TestTelling
+from turnkeep.doors.wire import Frame
+from turnkeep.errors import NotAllowed, TurnkeepError
+from turnkeep.settings import Settings
+
+app = typer.Typer(add_completion=False)
+
+
+class NoAnswer(TurnkeepError):
+    """no answer in time"""
+
+    code = "no_answer"
+    retryable = True
+
+
+@app.command()
+def send(  # noqa: PLR0913 - the options of a verb
+    channel: Channel,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; - reads it from stdin.")],
+    *,
+    message_id: Annotated[
+        str | None, typer.Option("--message-id", metavar="ID", help="The same id is never answered twice.")
+    ] = None,
+    instructions: Annotated[
+        str | None, typer.Option("--instructions", metavar="TEXT", help="Instructions for this answer.")
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Show what happens besides, on stderr.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Answer in this process, even if a server runs.")] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="TIME", parser=duration, help="How long to wait for the answer.")
+    ] = "10m",  # type: ignore[assignment]  # is parsed like any other
+    as_test: Annotated[bool, typer.Option("--as-test", help="Speak as --test-message does.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send a message, stream the answer, and end when it is complete. Exit code 1 if it failed."""
+    settings = house.settings()
+    house.quiet(settings)
+    prefix = "test_msg_" if as_test else "msg_"
+    chosen = message_id or prefix + secrets.token_hex(4 if as_test else 12)
+    ask = Ask(channel, sys.stdin.read() if text == "-" else text, chosen, instructions)
+    kind = JsonTelling if as_json else TestTelling if as_test else Telling
+    telling = kind(chosen, status=status)
+    try:
+        code = asyncio.run(_tell(settings, ask, telling, here=here, timeout=timeout))
+    except KeyboardInterrupt:
+        output.note(f"stopped listening; message {chosen} is kept, see `turnkeep trace {chosen}`")
+        code = output.INTERRUPTED
+    raise typer.Exit(code)
+
+
+async def _tell(settings: Settings, ask: Ask, telling: Telling, *, here: bool, timeout: float) -> int:
+    waiting = asyncio.timeout(timeout)
+    try:
+        async with waiting, aclosing(_frames(settings, ask, here=here)) as frames:
+            async for frame in frames:
+                if (code := telling.take(frame)) is not None:
+                    return code
+    except TimeoutError:
+        if not waiting.expired():
+            raise
+    trace = f"turnkeep trace {ask.message_id}"
+    raise NoAnswer(f"no answer within {output.span(timeout)}; the message is kept, see `{trace}`")
+
+
+async def _frames(settings: Settings, ask: Ask, *, here: bool) -> AsyncGenerator[Frame, None]:
+    """From the server that is set or found; from this process where there is none that lets us in."""
+    server = None if here else settings.url or note.find(settings)
+    if server is not None:
+        try:
+            async with aclosing(from_server(server, ask)) as frames:
+                async for frame in frames:
+                    yield frame
+            return
+        except NotAllowed:
+            if settings.url is not None:
+                raise
+    if settings.uses_simulator:
+        output.note("the built-in simulator answers (set OPENAI_API_KEY to ask a model)")
+    async with aclosing(in_this_process(settings, ask)) as frames:
+        async for frame in frames:
+            yield frame

@@ -1,0 +1,32 @@
+"""`turnkeep serve`, and `turnkeep` alone: the service."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from turnkeep.cli import house, output
+from turnkeep.cli.arguments import Concurrency, Host, Json, Port, Tools
+from turnkeep.cli.service import run, say_plainly
+
+app = typer.Typer(add_completion=False)
+
+Role = Literal["all", "gateway", "worker"]
+
+
+@app.command()
+def serve(
+    *,
+    role: Annotated[
+        Role, typer.Option("--role", help="gateway: doors only; worker: answers only; all: both in one process.")
+    ] = "all",
+    host: Host = None,
+    port: Port = None,
+    tools: Tools = None,
+    concurrency: Concurrency = None,
+    as_json: Json = False,
+) -> None:
+    """Start the service. Without a key or base URL the simulator answers, and it says so. SIGTERM drains it."""
+    settings = house.settings(host=host, port=port, tools_file=tools, concurrency=concurrency)
+    run(settings, role, lambda started: output.emit(started.to_json()) if as_json else say_plainly(role, started))

@@ -1,0 +1,55 @@
+"""`turnkeep simulate`: the simulator in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from turnkeep.cli import output
+from turnkeep.cli.arguments import Json
+from turnkeep.errors import ConfigurationError
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def simulate(  # noqa: PLR0913 - the options of a verb
+    *,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any.")] = 8090,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal answers.")] = 0,
+    first: Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds before the first token.")] = 150.0,
+    token: Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds between tokens.")] = 20.0,
+    quirk: Annotated[str, typer.Option(metavar="NAME", help="Whose ways it has.")] = "openai",
+    ledger: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Append what was asked to this JSONL file.")
+    ] = None,
+    unbounded: Annotated[bool, typer.Option("--unbounded", help="Keep every exchange in memory.")] = False,
+    split: Annotated[bool, typer.Option("--split", help="Cut streams at arbitrary bytes.")] = False,
+    ping: Annotated[float | None, typer.Option(min=0, metavar="S", help="Seconds between comments.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start an OpenAI-compatible server: Responses, Conversations and Chat Completions by rules. Ctrl-C ends it."""
+    from turnkeep.simulator import QUIRKS, Options, Pace, run
+    from turnkeep.simulator.server import DEV_LEDGER
+
+    if quirk not in QUIRKS:
+        raise typer.BadParameter(f"{quirk!r} is none of {', '.join(sorted(QUIRKS))}", param_hint="--quirk")
+    limit = None if unbounded else DEV_LEDGER
+    options = Options(quirk=quirk, ledger_file=ledger, ledger_limit=limit, split=split, ping=ping)
+
+    def announce(url: str) -> None:
+        if as_json:
+            output.emit({"base_url": url})
+            return
+        output.say(f"simulator listening on {url}")
+        output.say(f"OPENAI_BASE_URL={url} OPENAI_API_KEY=sk-simulator turnkeep dev", style="dim")
+
+    try:
+        run(host, port, seed=seed, pace=Pace(first / 1000, token / 1000), options=options, announce=announce)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}, choose another with --port"
+        ) from error

@@ -1,0 +1,92 @@
+"""`turnkeep threads forget` and `clear`: what is deleted is gone, so both ask."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from turnkeep.cli import house, output
+from turnkeep.cli.arguments import ANY_AGE, Channel, Json, OlderThan, Tenant, Yes
+from turnkeep.errors import ThreadBusy
+from turnkeep.messages import Address
+from turnkeep.settings import Settings
+from turnkeep.store.base import Store
+
+NAMED = 20
+"""Threads that are named one by one in a remark."""
+
+
+def forget(
+    name: Channel,
+    *,
+    yes: Yes = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if messages are open.")] = False,
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Delete one thread and everything of it."""
+    settings = house.settings()
+    asyncio.run(_forget(settings, Address(tenant, settings.queue, name), yes=yes, force=force))
+    if as_json:
+        output.emit({"forgotten": name})
+    else:
+        output.say(f"forgot {name}")
+
+
+async def _forget(settings: Settings, address: Address, *, yes: bool, force: bool) -> None:
+    async with house.opened(settings) as store:
+        record = await house.existing(store, address)
+        messages = output.count(record.messages, "message")
+        output.confirm(f"forget {address.channel} with its {messages}, in {house.place(settings)}?", yes=yes)
+        await store.forget(address, force=force)
+
+
+def clear(
+    *,
+    older_than: OlderThan = ANY_AGE,
+    yes: Yes = False,
+    force: Annotated[bool, typer.Option("--force", help="Threads that are not idle, too.")] = False,
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Delete all threads, or those without activity for a while. Assistants stay; threads that are not idle are skipped
+    and named.
+    """
+    settings = house.settings()
+    cleared, skipped = asyncio.run(_clear(settings, tenant, older_than, yes=yes, force=force))
+    if as_json:
+        output.emit({"cleared": cleared, "skipped": skipped})
+        return
+    output.say(f"cleared {output.count(cleared, 'thread')}")
+    if skipped:
+        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+        output.say(f"skipped {len(skipped)}, not idle (--force clears them): {', '.join(skipped[:NAMED])}{more}")
+
+
+async def _clear(
+    settings: Settings, tenant: str, older_than: float, *, yes: bool, force: bool
+) -> tuple[int, list[str]]:
+    async with house.opened(settings) as store:
+        found = [
+            record.address async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than)
+        ]
+        if not found:
+            return 0, []
+        age = f" without activity for {output.span(older_than)}" if older_than else ""
+        what = output.count(len(found), "thread")
+        output.confirm(f"clear {what}{age} from {house.place(settings)}? (assistants stay)", yes=yes)
+        return await _forget_all(store, found, force=force)
+
+
+async def _forget_all(store: Store, addresses: list[Address], *, force: bool) -> tuple[int, list[str]]:
+    cleared, skipped = 0, []
+    with output.progress("clearing") as step:
+        for address in addresses:
+            try:
+                cleared += await store.forget(address, force=force)
+            except ThreadBusy:
+                skipped.append(address.channel)
+            step()
+    return cleared, skipped

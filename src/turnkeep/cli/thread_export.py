@@ -1,0 +1,56 @@
+"""`turnkeep threads export`: every thread with its transcript, as lines of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Annotated
+
+import orjson
+import typer
+
+from turnkeep.cli import house, output
+from turnkeep.cli.arguments import ANY_AGE, Json, OlderThan, Tenant
+from turnkeep.settings import Settings
+from turnkeep.store.base import Store
+
+
+def export(
+    path: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="File to write; stdout without.")] = None,
+    *,
+    older_than: OlderThan = ANY_AGE,
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Write every thread with its transcript as a line of JSON."""
+    settings = house.settings()
+    with ExitStack() as stack:
+        target = stack.enter_context(path.open("wb")) if path else sys.stdout.buffer
+        written = asyncio.run(_export(settings, tenant, older_than, target))
+    if path is not None:
+        if as_json:
+            output.emit({"file": str(path.absolute()), "threads": written})
+        else:
+            output.say(f"wrote {output.count(written, 'thread')} to {path}")
+
+
+async def _export(settings: Settings, tenant: str, older_than: float, target: IO[bytes]) -> int:
+    written = 0
+    async with house.opened(settings) as store:
+        with output.progress("exporting") as step:
+            async for line in _lines(store, settings, tenant, older_than):
+                target.write(line)
+                written += 1
+                step()
+    return written
+
+
+async def _lines(store: Store, settings: Settings, tenant: str, older_than: float) -> AsyncIterator[bytes]:
+    from turnkeep.doors.http import thread_json
+
+    async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than):
+        whole = thread_json(record) | {"items": await house.transcript(store, record)}
+        yield orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,74 @@
+"""`turnkeep threads stats`: how many, how old, how much."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from turnkeep.cli import house, output
+from turnkeep.cli.arguments import Json
+from turnkeep.clock import SystemClock
+from turnkeep.settings import Settings
+from turnkeep.store.base import Stats
+
+
+def stats(
+    *,
+    tenant: Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="Whose; all without.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Totals, ages, activity, oldest and newest, and the storage used."""
+    settings = house.settings()
+    found = asyncio.run(_stats(settings, tenant))
+    if as_json:
+        output.emit(_stats_json(found))
+        return
+    now = SystemClock().now()
+    output.say("Threads", style="bold")
+    per_thread = found.messages / found.threads if found.threads else 0.0
+    output.facts(
+        [
+            ("threads", f"{found.threads:,}"),
+            ("messages", f"{found.messages:,} ({per_thread:.1f} per thread)"),
+            ("turns", f"{found.turns:,}"),
+            ("tokens", f"{found.usage.total_tokens:,}"),
+            ("cost", output.dollars(found.usage.cost, found.usage.requests)),
+            ("oldest", _dated(found.oldest, now)),
+            ("newest", _dated(found.newest, now)),
+            ("storage", output.size(found.storage)),
+            ("store", house.place(settings)),
+        ]
+    )
+    output.say()
+    rows = [(_AGES[age], number, _bar(number, found.threads)) for age, number in found.ages.items()]
+    output.table(("LAST ACTIVE", "THREADS", ""), rows, empty="")
+
+
+_AGES = {
+    "1h": "within 1 hour",
+    "1d": "within 1 day",
+    "7d": "within 7 days",
+    "30d": "within 30 days",
+    "older": "longer ago",
+}
+
+
+async def _stats(settings: Settings, tenant: str | None) -> Stats:
+    async with house.opened(settings) as store:
+        return await store.stats(tenant=tenant, queue=settings.queue)
+
+
+def _stats_json(found: Stats) -> dict[str, Any]:
+    usage = {**found.usage.to_json(), "cost": found.usage.cost}
+    names = ("threads", "messages", "turns", "oldest", "newest", "storage")
+    return {name: getattr(found, name) for name in names} | {"ages": dict(found.ages), "usage": usage}
+
+
+def _dated(at: float | None, now: float) -> str | None:
+    return None if at is None else f"last active {output.moment(at)} ({output.span(now - at)} ago)"
+
+
+def _bar(number: int, total: int) -> str:
+    return "█" * round(30 * number / total) if total else ""

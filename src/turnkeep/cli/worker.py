@@ -1,0 +1,37 @@
+"""`turnkeep worker`: answers what waits in the store, without doors."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from turnkeep.cli import house, output
+from turnkeep.cli.arguments import Concurrency, Json, Tools
+from turnkeep.cli.service import run, say_plainly
+from turnkeep.errors import ConfigurationError
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def worker(
+    *,
+    queues: Annotated[
+        str, typer.Option("--queues", metavar="NAME,…", help="Queues to answer (that of TURNKEEP_QUEUE).")
+    ] = "",
+    tools: Tools = None,
+    concurrency: Concurrency = None,
+    as_json: Json = False,
+) -> None:
+    """Start a worker alone. SIGTERM drains it: runs end or are given back, no attempt is used up."""
+    settings = house.settings(tools_file=tools, concurrency=concurrency)
+    if settings.store_url.startswith("memory:"):
+        raise ConfigurationError("a worker alone never sees a message in memory: set TURNKEEP_STORE or REDIS_URL")
+    names = [name.strip() for name in queues.split(",") if name.strip()]
+    run(
+        settings,
+        "worker",
+        lambda started: output.emit(started.to_json()) if as_json else say_plainly("worker", started),
+        queues=names,
+    )
