@@ -287,8 +287,7 @@ def _model(model: catalog.KnownModel) -> Mapping[str, Any]:
     return {**described, "shutdown_date": model.shutdown}
 
 
-async def _refuse(_: Request, problem: Exception) -> JsonReply:
-    assert isinstance(problem, Problem)  # noqa: S101 - registered for this class
+async def _refuse(_: Request, problem: Problem) -> JsonReply:
     return JsonReply(problem.body(), problem.status, problem.headers)
 
 

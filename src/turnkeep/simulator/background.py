@@ -11,7 +11,7 @@ from turnkeep.simulator.faults import Fault, disturb
 from turnkeep.simulator.problems import Problem, bad
 from turnkeep.simulator.prompt import Json
 from turnkeep.simulator.responses import Kept, Responses
-from turnkeep.simulator.sse import Disconnected, Frame, Stream, until_disconnect
+from turnkeep.simulator.sse import FOREVER, Disconnected, Frame, Stream, until_disconnect
 from turnkeep.simulator.world import World
 
 _OF_THE_RUN = ("stall", "failed", "error", "early-error")
@@ -102,8 +102,9 @@ class Follower:
             changed = kept.changed
             while at < len(kept.frames):
                 frame = kept.frames[at]
-                if self._strikes(frame, deltas):
-                    await self._strike(stream, frame)
+                fault = self._fault
+                if fault is not None and not frame.head and (deltas >= fault.after or frame.act == "last"):
+                    await _strike(fault, stream, frame)
                     return
                 await stream.write(frame.data)
                 deltas += frame.delta
@@ -113,14 +114,11 @@ class Follower:
             await changed.wait()
         await stream.end()
 
-    def _strikes(self, frame: Frame, deltas: int) -> bool:
-        return self._fault is not None and not frame.head and (deltas >= self._fault.after or frame.act == "last")
 
-    async def _strike(self, stream: Stream, frame: Frame) -> None:
-        assert self._fault is not None  # noqa: S101 - only reached with a fault
-        if self._fault.kind == "truncate":
-            await stream.end()
-            return
-        await stream.write(frame.data[: len(frame.data) // 2])
-        await stream.drop(reset=self._fault.how == "reset")
-        await asyncio.Event().wait()
+async def _strike(fault: Fault, stream: Stream, frame: Frame) -> None:
+    if fault.kind == "truncate":
+        await stream.end()
+        return
+    await stream.write(frame.data[: len(frame.data) // 2])
+    await stream.drop(reset=fault.how == "reset")
+    await asyncio.sleep(FOREVER)  # the watcher ends this

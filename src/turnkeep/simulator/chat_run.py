@@ -88,8 +88,7 @@ class ChatRun:
         return [b"event: hologram\n" + data({"object": "hologram.chunk", "choices": []}), data({"object": "ping"})]
 
     def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]:
-        """The nested form of an error within HTTP 200."""
-        assert error or failed  # noqa: S101 - this protocol has one form for both
+        """An error within HTTP 200 is nested in its chunk; this protocol has one form for both kinds."""
         self.outcome = "failed"
         self._error = {"message": message, "type": "server_error", "param": None, "code": code}
         self.settled = True

@@ -90,15 +90,9 @@ class Delivery:
                 self._abandon()
 
     async def _deliver(self, send: Send, wire: Wire | None) -> None:
-        kind = self._fault.kind if self._fault is not None else None
-        if kind == "refuse":
-            await self._drop(wire, reset=True)
-        elif kind == "hang":
-            await self._hang(wire)
-        elif kind == "html":
-            await self._html(send, wire)
-        elif kind == "lost":
-            await self._lose(wire)
+        fault = self._fault
+        if fault is not None and fault.kind in ("refuse", "hang", "html", "lost"):
+            await self._deny(fault, send, wire)
         elif self._streaming:
             await self._stream(Stream(send, wire, self._world.dice if self._world.options.split else None))
         else:
@@ -144,22 +138,24 @@ class Delivery:
 
     # ------------------------------------------------------------ no replies
 
-    async def _lose(self, wire: Wire | None) -> None:
+    async def _deny(self, fault: Fault, send: Send, wire: Wire | None) -> None:
+        if fault.kind == "html":
+            await self._html(send, wire, fault.status or 200)
+            return
+        if fault.kind == "hang":
+            await self._world.clock.sleep(FOREVER if fault.seconds is None else fault.seconds)
+        elif fault.kind == "lost":
+            await self._lose()
+        await self._drop(wire, reset=fault.kind != "hang")
+
+    async def _lose(self) -> None:
         for frame in self._run.stream:
             if frame.wait > 0:
                 await self._world.clock.sleep(frame.wait)
             self._exchange.sent += frame.delta
         self._world.ledger.finish(self._exchange, "lost")
-        await self._drop(wire, reset=True)
 
-    async def _hang(self, wire: Wire | None) -> None:
-        assert self._fault is not None  # noqa: S101 - only reached for this fault
-        await self._world.clock.sleep(FOREVER if self._fault.seconds is None else self._fault.seconds)
-        await self._drop(wire, reset=False)
-
-    async def _html(self, send: Send, wire: Wire | None) -> None:
-        assert self._fault is not None  # noqa: S101 - only reached for this fault
-        status = self._fault.status or 200
+    async def _html(self, send: Send, wire: Wire | None, status: int) -> None:
         self._world.ledger.finish(self._exchange, "failed", status)
         await _send(send, wire, status, HTML, {"content-type": "text/html; charset=utf-8"})
 

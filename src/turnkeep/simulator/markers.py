@@ -13,6 +13,8 @@ NAMES = (
     *("length", "filter", "incomplete", "comment", "fault"),
 )
 _OPENING = re.compile(rf"\[\[({'|'.join(NAMES)})(?=[\]: ])[: ]?\s*")
+_TOOL = re.compile(r"\s*([\w.-]*)\s*")
+_CLOSING = re.compile(r"\s*\]\]")
 _TOOLS = ("call", "then", "loop")
 _JSON = json.JSONDecoder()
 
@@ -58,8 +60,9 @@ def _read(text: str, name: str, at: int) -> tuple[Marker | None, int]:
 
 
 def _read_tool(text: str, name: str, at: int) -> tuple[Marker | None, int]:
-    tool = re.compile(r"\s*([\w.-]*)\s*").match(text, at)
-    assert tool is not None  # noqa: S101 - every part is optional
+    tool = _TOOL.match(text, at)
+    if tool is None:
+        return None, at
     end = tool.end()
     arguments = "{}"
     if text.startswith(("{", "["), end):
@@ -68,7 +71,7 @@ def _read_tool(text: str, name: str, at: int) -> tuple[Marker | None, int]:
         except ValueError:
             return None, at
         arguments, end = text[end:stop], stop
-    close = re.compile(r"\s*\]\]").match(text, end)
+    close = _CLOSING.match(text, end)
     if close is None:
         return None, at
     return Marker(name, tool.group(1), arguments), close.end()

@@ -9,16 +9,14 @@ import socket
 import struct
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from turnkeep.simulator.app import Simulator
 from turnkeep.simulator.options import Options, Pace
 from turnkeep.simulator.sse import Disconnected
-
-if TYPE_CHECKING:
-    from turnkeep.simulator.app import Simulator
 
 GRACE = 5.0
 DEV_LEDGER = 10_000
@@ -45,11 +43,9 @@ def run(
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM. `announce` is told the base URL once it answers."""
-    from turnkeep.simulator.app import Simulator  # noqa: PLC0415 - the application imports what serves it
-
     chosen = options or Options(ledger_limit=DEV_LEDGER)
     simulator = Simulator(seed=seed, pace=pace or Pace.lively(), options=chosen)
-    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+    with asyncio.Runner(loop_factory=_config(simulator).get_loop_factory()) as runner:
         runner.run(_serve_until_signal(simulator, host, port, announce or _say))
 
 
@@ -68,12 +64,10 @@ def _say(url: str) -> None:
     sys.stdout.flush()
 
 
-def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 - absent on Windows
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+def _config(simulator: Simulator) -> uvicorn.Config:
+    return uvicorn.Config(
+        simulator.app, http=_Connection, ws="none", lifespan="on", log_config=None, proxy_headers=False
+    )
 
 
 class _Connection(H11Protocol):
@@ -114,10 +108,7 @@ class _Server(uvicorn.Server):
     """uvicorn without its signal handlers and its ticking loop, and with a door that can be shut for a while."""
 
     def __init__(self, simulator: Simulator, host: str, port: int) -> None:
-        config = uvicorn.Config(
-            simulator.app, http=_Connection, ws="none", lifespan="on", log_config=None, proxy_headers=False
-        )
-        super().__init__(config)
+        super().__init__(_config(simulator))
         self._simulator = simulator
         self._host = host
         self._port = port

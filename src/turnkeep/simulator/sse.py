@@ -88,7 +88,7 @@ class Stream:
         chunk = self._carry + chunk
         keep = self._dice.between(0, min(24, len(chunk)))
         self._carry = chunk[len(chunk) - keep :]
-        await self._pieces(chunk[: len(chunk) - keep])
+        await self._pieces(chunk[: len(chunk) - keep], self._dice)
 
     async def flush(self) -> None:
         if self._carry:
@@ -109,10 +109,9 @@ class Stream:
             await asyncio.sleep(LINGER)  # a reset throws away what the client has not read yet
         self._wire.drop(reset=reset)
 
-    async def _pieces(self, chunk: bytes) -> None:
-        assert self._dice is not None  # noqa: S101 - only reached when splitting
+    async def _pieces(self, chunk: bytes, dice: Ids) -> None:
         while chunk:
-            cut = self._dice.between(1, max(1, min(64, len(chunk))))
+            cut = dice.between(1, max(1, min(64, len(chunk))))
             await self._chunk(chunk[:cut])
             await asyncio.sleep(0)
             chunk = chunk[cut:]
