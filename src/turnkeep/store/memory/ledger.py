@@ -1,71 +1,17 @@
-"""Registry and ledger of the memory engine: small records, money, pace and circuits in dictionaries."""
+"""The ledger of the memory engine: money, pace and open circuits."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from turnkeep.errors import Conflict
+from turnkeep.clock import Clock
 from turnkeep.events import Fault
-from turnkeep.store.base import Circuit, Document, Limit, RegistryKind, Reservation, Spend
+from turnkeep.store.base import Circuit, Limit, Policies, Reservation, Spend
+from turnkeep.store.ids import Ids, random_ids
+from turnkeep.store.memory.state import DEFAULTS, MemoryState
 
 MINUTE = 60.0
-
-
-class MemoryRegistry:
-    """The registry protocol."""
-
-    def __init__(self) -> None:
-        self._documents: dict[tuple[str, str, str], tuple[Document, float | None]] = {}
-
-    def moment(self) -> float:
-        """The time that counts; the engine overrides this."""
-        raise NotImplementedError
-
-    async def get(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
-        return self._document(kind, tenant, name, self.moment())
-
-    async def put(
-        self,
-        kind: RegistryKind,
-        tenant: str,
-        name: str,
-        body: Mapping[str, Any],
-        *,
-        version: int | None = None,
-        ttl: float | None = None,
-    ) -> Document:
-        now = self.moment()
-        old = self._document(kind, tenant, name, now)
-        found = old.version if old else 0
-        if old is not None and old.body == body and version in (None, found, found - 1):
-            document = old
-        elif version in (None, found):
-            document = Document(name, found + 1, copy.deepcopy(dict(body)), now)
-        else:
-            raise Conflict(f"{kind} {name!r} has version {found}, not {version}: read it again")
-        self._documents[kind, tenant, name] = (document, None if ttl is None else now + ttl)
-        return copy.deepcopy(document)
-
-    async def take(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
-        document = self._document(kind, tenant, name, self.moment())
-        self._documents.pop((kind, tenant, name), None)
-        return document
-
-    async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
-        now = self.moment()
-        names = sorted(name for k, t, name in self._documents if (k, t) == (kind, tenant))
-        found = [self._document(kind, tenant, name, now) for name in names]
-        return [document for document in found if document is not None]
-
-    def _document(self, kind: str, tenant: str, name: str, now: float) -> Document | None:
-        document, until = self._documents.get((kind, tenant, name), (None, None))
-        return None if until is not None and until <= now else copy.deepcopy(document)
-
-    def _forget_documents(self, now: float) -> None:
-        self._documents = {k: v for k, v in self._documents.items() if v[1] is None or v[1] > now}
 
 
 @dataclass(slots=True)
@@ -92,19 +38,16 @@ class _Bucket:
         self.at = now
 
 
-class MemoryLedger:
-    """The ledger protocol."""
+class MemoryLedger(MemoryState):
+    """What all workers share of budgets, buckets and circuits."""
 
-    def __init__(self) -> None:
+    def __init__(self, policies: Policies = DEFAULTS, *, clock: Clock | None = None, ids: Ids = random_ids) -> None:
+        super().__init__(policies, clock=clock, ids=ids)
         self._accounts: dict[tuple[str, str], _Account] = {}
         self._reservations: dict[tuple[str, str], _Reserved] = {}
         self._buckets: dict[tuple[str, str], _Bucket] = {}
         self._slowed: dict[str, float] = {}
         self._circuits: dict[str, Circuit] = {}
-
-    def moment(self) -> float:
-        """The time that counts; the engine overrides this."""
-        raise NotImplementedError
 
     async def reserve(self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str) -> Reservation:
         now = self.moment()
@@ -192,7 +135,7 @@ class MemoryLedger:
         self.moment()
         return self._circuits.pop(endpoint, None) is not None
 
-    def _forget_accounts(self, now: float) -> None:
+    def expire_accounts(self, now: float) -> None:
         self._accounts = {k: v for k, v in self._accounts.items() if v.until > now}
         self._slowed = {k: until for k, until in self._slowed.items() if until > now}
         self._buckets = {k: v for k, v in self._buckets.items() if v.at > now - MINUTE}

@@ -1,8 +1,8 @@
-"""Events of the memory engine: the log of each thread, its followers, and the outbox of the sinks."""
+"""What the memory engine keeps of events: the log of each thread, the outbox of the sinks, the feeds of followers."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -45,35 +45,26 @@ class _Sink:
     until: float = 0.0
 
 
-class MemoryOutbox:
-    """Sinks and followers. There is one partition, 0."""
+class Outbox:
+    """Sinks with what is owed to them, and the feeds of followers. There is one partition, 0."""
 
     def __init__(self) -> None:
-        self._outbox: list[Delivery] = []
+        self._deliveries: list[Delivery] = []
         self._sinks: dict[str, _Sink] = {}
         self._sent = 0
         self._feeds: set[Feed] = set()
 
-    def moment(self) -> float:
-        """The time that counts; the engine overrides this."""
-        raise NotImplementedError
-
-    def resolve(self, address: Address) -> Address:
-        """The address of the thread that this one means; the engine overrides this."""
-        raise NotImplementedError
-
-    def _tell(self, address: Address, thread_id: str, events: Sequence[Event]) -> None:
+    def tell(self, address: Address, thread_id: str, events: Sequence[Event]) -> None:
         for event in events:
             self._sent += 1
             if self._sinks:
-                self._outbox.append(Delivery(f"{self._sent:020d}", address, thread_id, event))
+                self._deliveries.append(Delivery(f"{self._sent:020d}", address, thread_id, event))
         for feed in self._feeds if events else ():
             feed.tell(address, events)
 
     @asynccontextmanager
-    async def _following(self) -> AsyncIterator[Follower]:
-        self.moment()
-        feed = Feed(self.resolve)
+    async def following(self, resolve: Callable[[Address], Address]) -> AsyncIterator[Follower]:
+        feed = Feed(resolve)
         self._feeds.add(feed)
         try:
             yield feed
@@ -81,31 +72,30 @@ class MemoryOutbox:
             self._feeds.discard(feed)
             feed.close()
 
-    async def open_sink(self, sink: str) -> Sequence[int]:
-        self.moment()
+    def close(self) -> None:
+        for feed in self._feeds:
+            feed.close()
+
+    def open(self, sink: str) -> Sequence[int]:
         self._sinks.setdefault(sink, _Sink(self._sent))
         return (0,)
 
-    async def close_sink(self, sink: str) -> None:
-        self.moment()
+    def forget(self, sink: str) -> None:
         self._sinks.pop(sink, None)
         self._forget_delivered()
 
-    async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
-        now = self.moment()
+    def lease(self, sink: str, partition: int, owner: str, until: float, now: float) -> str | None:
         found = self._sink(sink, partition)
         if found.owner not in ("", owner) and found.until > now:
             return None
-        found.owner, found.until = owner, now + lease
+        found.owner, found.until = owner, until
         return found.position
 
-    async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
-        self.moment()
-        start = max(after, f"{self._sink(sink, partition).since:020d}")
-        return [d for d in self._outbox if d.position > start][:limit]
+    def after(self, sink: str, partition: int, position: str, limit: int) -> list[Delivery]:
+        start = max(position, f"{self._sink(sink, partition).since:020d}")
+        return [d for d in self._deliveries if d.position > start][:limit]
 
-    async def delivered(self, sink: str, partition: int, *, owner: str, position: str) -> None:
-        self.moment()
+    def delivered(self, sink: str, partition: int, owner: str, position: str) -> None:
         found = self._sink(sink, partition)
         if found.owner != owner:
             raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
@@ -119,7 +109,7 @@ class MemoryOutbox:
 
     def _forget_delivered(self) -> None:
         done = min(self._positions(), default="~")
-        self._outbox = [d for d in self._outbox if d.position > done]
+        self._deliveries = [d for d in self._deliveries if d.position > done]
 
     def _positions(self) -> Iterator[str]:
         for sink in self._sinks.values():

@@ -1,0 +1,230 @@
+"""The inbox of the memory engine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from turnkeep.errors import InvalidMessage, Rejected, ThreadNotFound
+from turnkeep.events import Fault
+from turnkeep.messages import Address, Content, Message
+from turnkeep.store import turns
+from turnkeep.store.base import (
+    Call,
+    Claim,
+    Commit,
+    Decision,
+    Directive,
+    FailOutcome,
+    Failure,
+    Left,
+    MessageRecord,
+    Receipt,
+    Record,
+)
+from turnkeep.store.ids import new_run_id, new_token
+from turnkeep.store.memory.state import Kept, MemoryState, draft_of
+from turnkeep.store.records import message_record
+from turnkeep.store.sharing import charge, next_tenant
+
+
+class MemoryInbox(MemoryState):
+    """Messages on their way to a committed answer."""
+
+    async def accept(
+        self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
+    ) -> list[Receipt | Rejected]:
+        now = self.moment()
+        outcomes: dict[int, Receipt | Rejected] = {}
+        places: dict[Address, list[int]] = {}
+        for place, message in enumerate(messages):
+            places.setdefault(self.resolve(message.address), []).append(place)
+        for address, here in places.items():
+            if not create and self.find(address, now) is None:
+                error = ThreadNotFound(f"there is no thread on channel {address.channel!r}")
+                outcomes |= dict.fromkeys(here, error)
+                continue
+            group = [messages[place] for place in here]
+            outcomes |= zip(here, self._accept_on(address, group, max_inbox, now), strict=True)
+        return [outcomes[place] for place in range(len(messages))]
+
+    def _accept_on(
+        self, address: Address, messages: Iterable[Message], max_inbox: int | None, now: float
+    ) -> list[Receipt | Rejected]:
+        """The messages of one thread, in one act; it is stored if any was taken."""
+        kept = self.find_or_new(address, now)
+        draft = draft_of(kept.thread)
+        outcomes: list[Receipt | Rejected] = []
+        for message in messages:
+            known = draft.out.known.get(message.message_id) or kept.known_id(message.message_id, now)
+            try:
+                outcomes.append(turns.accept(draft, message, known, kept.policy, now, max_inbox))
+            except Rejected as refused:
+                outcomes.append(refused)
+        if draft.out.known:
+            self.keep(kept, draft, now)
+        return outcomes
+
+    async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
+        now = self.moment()
+        ready: dict[str, list[tuple[float, Address]]] = {}
+        for address, wake in sorted(self.wakes.items(), key=lambda pair: (pair[1], pair[0])):
+            if wake <= now and (queues is None or address.queue in queues):
+                ready.setdefault(address.tenant, []).append((wake, address))
+        claims: list[Claim] = []
+        while ready and len(claims) < limit:
+            tenant = next_tenant({t: waiting[0][0] for t, waiting in ready.items()}, self.served, self.served_floor)
+            _, address = ready[tenant].pop(0)
+            if not ready[tenant]:
+                del ready[tenant]
+            if (claim := self._claim_one(self.threads[address], owner, lease, now)) is not None:
+                weight = self.policies.weight(tenant)
+                self.served[tenant], self.served_floor = charge(tenant, weight, self.served, self.served_floor)
+                claims.append(claim)
+        return claims
+
+    def _claim_one(self, kept: Kept, owner: str, lease: float, now: float) -> Claim | None:
+        token, run_id = new_token(self.ids), kept.thread.run_id or new_run_id(self.ids)
+        claim = self.apply(
+            kept,
+            lambda t: turns.claim(t, kept.policy, now, owner=owner, lease=lease, token=token, run_id=run_id),
+            now,
+        )
+        return None if claim is None else _given(claim)
+
+    async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
+        now = self.moment()
+        if not messages:
+            raise InvalidMessage("there is no message to begin with, give at least one")
+        kept = self.find_or_new(messages[0].address, now)
+        known = [kept.known_id(m.message_id, now) for m in messages]
+        token, run_id = new_token(self.ids), new_run_id(self.ids)
+        claim = self.apply(
+            kept,
+            lambda t: turns.begin(
+                t, messages, known, kept.policy, now, owner=owner, lease=lease, token=token, run_id=run_id
+            ),
+            now,
+        )
+        return _given(claim)
+
+    async def renew(self, owner: str, claims: Sequence[Claim], *, lease: float) -> dict[str, Directive]:
+        now = self.moment()
+        directives: dict[str, Directive] = {}
+        for claim in claims:
+            kept = self.threads.get(claim.address)
+            directives[claim.token] = (
+                self.apply(kept, lambda t, c=claim, k=kept: turns.renew(t, c, now, lease, k.policy), now)  # type: ignore[misc]
+                if kept
+                else Directive(held=False)
+            )
+        for kept in [*self.threads.values()]:
+            if kept.thread.owner == owner and kept.thread.token not in directives:
+                self.apply(kept, lambda t: turns.orphan(t, now), now)
+        return directives
+
+    async def offered(self, claim: Claim) -> list[Message]:
+        now = self.moment()
+        return self.apply(self.owned(claim), lambda t: turns.offered(t, claim), now)
+
+    async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
+        now = self.moment()
+        kept_records = copy.deepcopy([dict(record) for record in records])
+        self.apply(self.owned(claim), lambda t: turns.journal(t, claim, kept_records, now), now)
+
+    async def commit(self, claim: Claim, commit: Commit) -> Left:
+        now = self.moment()
+        kept = self.owned(claim)
+        return self.apply(kept, lambda t: turns.commit(t, claim, commit, kept.policy, now), now)
+
+    async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
+        now = self.moment()
+        kept = self.owned(claim)
+        return self.apply(kept, lambda t: turns.fail(t, claim, failure, kept.policy, now), now)
+
+    async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
+        now = self.moment()
+        self.apply(self.owned(claim), lambda t: turns.release(t, claim, delay, reason, now), now)
+
+    async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
+        now = self.moment()
+        self.apply(self.owned(claim), lambda t: turns.hold(t, claim, calls, expires_in, now), now)
+
+    async def decide(self, address: Address, call_id: str, digest: str, decision: Decision) -> Call:
+        now = self.moment()
+        return self.apply(self.get_thread(address, now), lambda t: turns.decide(t, call_id, digest, decision, now), now)
+
+    async def cancel(self, address: Address, *, drop_inbox: bool = False) -> bool:
+        now = self.moment()
+        if (kept := self.find(address, now)) is None:
+            return False
+        return self.apply(kept, lambda t: turns.cancel(t, kept.policy, now, drop_inbox=drop_inbox), now)
+
+    async def withdraw(self, address: Address, message_id: str) -> MessageRecord:
+        now = self.moment()
+        kept = self.get_thread(address, now)
+        if turns.status_of(kept.thread, message_id) is None:
+            turns.late(kept.known_id(message_id, now), message_id, withdrawing=True)
+        else:
+            self.apply(kept, lambda t: turns.withdraw(t, message_id, kept.policy, now), now)
+        return message_record(kept.thread, message_id, kept.known[message_id])
+
+    async def edit(self, address: Address, message_id: str, content: Content) -> MessageRecord:
+        now = self.moment()
+        kept = self.get_thread(address, now)
+        if turns.status_of(kept.thread, message_id) is None:
+            turns.late(kept.known_id(message_id, now), message_id, withdrawing=False)
+        self.apply(kept, lambda t: turns.edit(t, message_id, content, kept.policy, now), now)
+        return message_record(kept.thread, message_id, kept.known[message_id])
+
+    async def flush(self, address: Address) -> bool:
+        now = self.moment()
+        kept = self.find(address, now)
+        return kept is not None and self.apply(kept, lambda t: turns.flush(t, kept.policy, now), now)
+
+    async def typing(self, address: Address) -> float | None:
+        now = self.moment()
+        if (kept := self.find(address, now)) is None:
+            return None
+        return self.apply(kept, lambda t: turns.typing(t, kept.policy, now), now)
+
+    async def pause(self, address: Address) -> None:
+        now = self.moment()
+        self.apply(self.find_or_new(address, now), lambda t: turns.pause(t, now), now)
+
+    async def resume(self, address: Address) -> None:
+        now = self.moment()
+        if (kept := self.find(address, now)) is not None:
+            self.apply(kept, lambda t: turns.resume(t, kept.policy, now), now)
+
+    async def message(self, address: Address, message_id: str) -> MessageRecord | None:
+        now = self.moment()
+        kept = self.find(address, now)
+        known = kept.known_id(message_id, now) if kept else None
+        return message_record(kept.thread, message_id, known) if kept and known else None
+
+    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
+        until = self.moment() + timeout
+        while (now := self.moment()) < until:
+            wakes = [wake for address, wake in self.wakes.items() if queues is None or address.queue in queues]
+            wake = min(wakes, default=until)
+            if wake <= now:
+                return
+            await self.bell.wait(self.clock, min(wake, until) - now)
+
+    async def nudged(self, owner: str, *, timeout: float) -> set[Address]:
+        until = self.moment() + timeout
+        while (now := self.moment()) < until and owner not in self.nudges:
+            await self.bell.wait(self.clock, until - now)
+        return self.nudges.pop(owner, set())
+
+    def expire_nudges(self) -> None:
+        """Forget what was to be told to owners that have no claim any more."""
+        owners = {kept.thread.owner for kept in self.threads.values()}
+        self.nudges = {owner: told for owner, told in self.nudges.items() if owner in owners}
+
+
+def _given(claim: Claim) -> Claim:
+    """A claim whose journal the caller may keep and change."""
+    return replace(claim, journal=copy.deepcopy(claim.journal))

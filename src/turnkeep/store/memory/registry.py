@@ -1,0 +1,64 @@
+"""The registry of the memory engine: small versioned records."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from turnkeep.clock import Clock
+from turnkeep.errors import Conflict
+from turnkeep.store.base import Document, Policies, RegistryKind
+from turnkeep.store.ids import Ids, random_ids
+from turnkeep.store.memory.state import DEFAULTS, MemoryState
+
+
+class MemoryRegistry(MemoryState):
+    """Small records by kind, tenant and name."""
+
+    def __init__(self, policies: Policies = DEFAULTS, *, clock: Clock | None = None, ids: Ids = random_ids) -> None:
+        super().__init__(policies, clock=clock, ids=ids)
+        self._documents: dict[tuple[str, str, str], tuple[Document, float | None]] = {}
+
+    async def get(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
+        return self._document(kind, tenant, name, self.moment())
+
+    async def put(
+        self,
+        kind: RegistryKind,
+        tenant: str,
+        name: str,
+        body: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        ttl: float | None = None,
+    ) -> Document:
+        now = self.moment()
+        old = self._document(kind, tenant, name, now)
+        found = old.version if old else 0
+        if old is not None and old.body == body and version in (None, found, found - 1):
+            document = old
+        elif version in (None, found):
+            document = Document(name, found + 1, copy.deepcopy(dict(body)), now)
+        else:
+            raise Conflict(f"{kind} {name!r} has version {found}, not {version}: read it again")
+        self._documents[kind, tenant, name] = (document, None if ttl is None else now + ttl)
+        return copy.deepcopy(document)
+
+    async def take(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
+        document = self._document(kind, tenant, name, self.moment())
+        self._documents.pop((kind, tenant, name), None)
+        return document
+
+    async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
+        now = self.moment()
+        names = sorted(name for k, t, name in self._documents if (k, t) == (kind, tenant))
+        found = [self._document(kind, tenant, name, now) for name in names]
+        return [document for document in found if document is not None]
+
+    def _document(self, kind: str, tenant: str, name: str, now: float) -> Document | None:
+        document, until = self._documents.get((kind, tenant, name), (None, None))
+        return None if until is not None and until <= now else copy.deepcopy(document)
+
+    def expire_documents(self, now: float) -> None:
+        self._documents = {k: v for k, v in self._documents.items() if v[1] is None or v[1] > now}

@@ -1,0 +1,176 @@
+"""What the memory engine keeps, and the one way in which it changes: a copy of a thread, a rule, the copy in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from turnkeep.clock import Clock, SystemClock
+from turnkeep.errors import LeaseLost, StoreUnavailable, ThreadNotFound
+from turnkeep.messages import Address
+from turnkeep.store import turns
+from turnkeep.store.base import Claim, DeadLetter, Entry, Policies, Policy, Receipt, RunRecord
+from turnkeep.store.following import Bell
+from turnkeep.store.ids import Ids, new_dead_id, new_epoch, new_thread_id, random_ids
+from turnkeep.store.memory.outbox import Log, Outbox
+from turnkeep.store.records import is_over
+from turnkeep.store.thread import Known, Out, Thread
+from turnkeep.store.transcript import entry_size, trimmed_through
+
+T = TypeVar("T")
+
+DEFAULTS = Policies()
+
+
+@dataclass(slots=True)
+class Kept:
+    """A thread and what is kept beside it."""
+
+    thread: Thread
+    policy: Policy
+    transcript: list[Entry] = field(default_factory=list)
+    log: Log = field(default_factory=Log)
+    known: dict[str, Known] = field(default_factory=dict)
+    runs: list[RunRecord] = field(default_factory=list)
+
+    def known_id(self, message_id: str, now: float) -> Known | None:
+        known = self.known.get(message_id)
+        is_forgotten = known is not None and known.forget_at is not None and known.forget_at <= now
+        return None if is_forgotten else known
+
+    def keep_transcript(self, entries: Sequence[Entry]) -> None:
+        through = trimmed_through(entries, self.policy)
+        self.transcript = [e for e in entries if e.turn > through]
+        self.thread.items = len(self.transcript)
+        self.thread.bytes = sum(map(entry_size, self.transcript))
+
+
+class MemoryState:
+    """Threads by address, and whoever waits for them. Nothing is awaited within an operation, so each is atomic."""
+
+    def __init__(self, policies: Policies = DEFAULTS, *, clock: Clock | None = None, ids: Ids = random_ids) -> None:
+        self.policies = policies
+        self.clock = clock or SystemClock()
+        self.ids = ids
+        self.threads: dict[Address, Kept] = {}
+        self.wakes: dict[Address, float] = {}
+        self.letters: dict[str, DeadLetter] = {}
+        self.totals: dict[tuple[str, str], tuple[int, int]] = {}
+        self.nudges: dict[str, set[Address]] = {}
+        self.outbox = Outbox()
+        self.bell = Bell()
+        self.served: dict[str, float] = {}
+        self.served_floor = 0.0
+        self.redriven: dict[str, tuple[Receipt, float]] = {}
+        self.is_closed = False
+        self._named: dict[Address, Address] = {}
+
+    def moment(self) -> float:
+        """The time that counts; every operation begins by asking for it."""
+        if self.is_closed:
+            raise StoreUnavailable("the store is closed")
+        return self.clock.now()
+
+    def resolve(self, address: Address) -> Address:
+        """The address of the thread that this one means, which may be by thread id."""
+        return self._named.get(address, address)
+
+    def find(self, address: Address, now: float) -> Kept | None:
+        """The thread of this address, if there is one; one that has expired is deleted when met."""
+        kept = self.threads.get(self.resolve(address))
+        if kept is not None and is_over(kept.thread, kept.policy, now):
+            self.delete(kept)
+            return None
+        return kept
+
+    def get_thread(self, address: Address, now: float) -> Kept:
+        kept = self.find(address, now)
+        if kept is None:
+            raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
+        return kept
+
+    def owned(self, claim: Claim) -> Kept:
+        """The thread of a claim; whether the claim is still valid is for the rule to say."""
+        kept = self.threads.get(claim.address)
+        if kept is None or kept.thread.thread_id != claim.thread_id:
+            raise LeaseLost(f"the thread of run {claim.run_id} was deleted")
+        return kept
+
+    def find_or_new(self, address: Address, now: float) -> Kept:
+        """A new thread is not kept before something of it is stored."""
+        if (kept := self.find(address, now)) is not None:
+            return kept
+        thread = Thread(address, new_thread_id(self.ids, address), now, now, new_epoch(self.ids))
+        return Kept(thread, self.policies.of(address.queue))
+
+    def apply(self, kept: Kept, rule: Callable[[Thread], T], now: float) -> T:
+        """One act: the rule works on a copy, and what it leaves is put in place together."""
+        draft = draft_of(kept.thread)
+        result = rule(draft)
+        self.keep(kept, draft, now)
+        return result
+
+    def keep(self, kept: Kept, thread: Thread, now: float) -> None:
+        """Put a changed copy in the place of its thread, with all that the rule left in `out`."""
+        out, thread.out = thread.out, Out()
+        address = thread.address
+        kept.thread = thread
+        self.threads[address] = kept
+        self._named[Address(address.tenant, address.queue, thread.thread_id)] = address
+        for message_id, known in out.known.items():
+            kept.known[message_id] = turns.merge_known(kept.known.get(message_id), known)
+        for place, letter in enumerate(out.dead):
+            dead_id = new_dead_id(self.ids, address, now, place)
+            self.letters[dead_id] = replace(letter, dead_id=dead_id)
+        if out.run is not None:
+            kept.runs = [out.run, *kept.runs][: kept.policy.runs_kept]
+        if out.entries:
+            kept.keep_transcript(kept.transcript + out.entries)
+        self._count(address, out.completed, out.failed)
+        kept.log.append(out.events, thread.live_from, kept.policy, now)
+        self.outbox.tell(address, thread.thread_id, out.events)
+        self._hint(thread, out.nudge)
+
+    def _count(self, address: Address, completed: int, failed: int) -> None:
+        before = self.totals.get((address.tenant, address.queue), (0, 0))
+        self.totals[address.tenant, address.queue] = (before[0] + completed, before[1] + failed)
+
+    def _hint(self, thread: Thread, nudge: str | None) -> None:
+        if thread.wake is None:
+            self.wakes.pop(thread.address, None)
+        else:
+            self.wakes[thread.address] = thread.wake
+        if nudge is not None:
+            self.nudges.setdefault(nudge, set()).add(thread.address)
+        self.bell.ring()
+
+    def delete(self, kept: Kept) -> None:
+        address = kept.thread.address
+        del self.threads[address]
+        del self._named[Address(address.tenant, address.queue, kept.thread.thread_id)]
+        self.wakes.pop(address, None)
+
+    def living(self, tenant: str | None, queue: str | None, now: float) -> list[Kept]:
+        return [
+            kept
+            for address, kept in self.threads.items()
+            if is_within(address, tenant, queue) and not is_over(kept.thread, kept.policy, now)
+        ]
+
+
+def draft_of(thread: Thread) -> Thread:
+    """A thread that may be changed without changing the original; values inside are immutable."""
+    return replace(
+        thread,
+        calls=list(thread.calls),
+        journal=list(thread.journal),
+        inbox=[replace(opened) for opened in thread.inbox],
+        delayed=[replace(opened) for opened in thread.delayed],
+        metadata=dict(thread.metadata),
+        out=Out(),
+    )
+
+
+def is_within(address: Address, tenant: str | None, queue: str | None) -> bool:
+    return tenant in (None, address.tenant) and queue in (None, address.queue)

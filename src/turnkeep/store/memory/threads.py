@@ -1,0 +1,126 @@
+"""The records behind the channels, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from turnkeep.errors import ThreadBusy
+from turnkeep.messages import Address, Message
+from turnkeep.store import turns
+from turnkeep.store.base import Entry, History, MessageRecord, RunRecord, Stats, ThreadRecord
+from turnkeep.store.memory.state import Kept, MemoryState, draft_of
+from turnkeep.store.records import ages, current_run, is_over, message_record, slides, thread_record
+from turnkeep.store.transcript import last_asked, newest
+from turnkeep.usage import Usage
+
+
+class MemoryThreads(MemoryState):
+    """Transcripts, metadata, expiry."""
+
+    async def thread(self, address: Address, *, create: bool = False) -> ThreadRecord | None:
+        now = self.moment()
+        kept = self.find_or_new(address, now) if create else self.find(address, now)
+        if kept is None:
+            return None
+        self._slide(kept, now)
+        return thread_record(kept.thread, kept.policy)
+
+    def _slide(self, kept: Kept, now: float) -> None:
+        is_new = kept.thread.address not in self.threads
+        if is_new or slides(kept.thread, kept.policy, now):
+            self.keep(kept, replace(draft_of(kept.thread), active_at=now), now)
+
+    async def open_messages(self, address: Address) -> list[MessageRecord]:
+        if (kept := self.find(address, self.moment())) is None:
+            return []
+        ids = [o.message.message_id for o in [*kept.thread.inbox, *kept.thread.delayed]]
+        return [message_record(kept.thread, message_id, kept.known[message_id]) for message_id in ids]
+
+    async def runs(self, address: Address) -> list[RunRecord]:
+        if (kept := self.find(address, self.moment())) is None:
+            return []
+        current = current_run(kept.thread)
+        return [current, *kept.runs] if current else list(kept.runs)
+
+    async def history(
+        self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
+    ) -> History:
+        now = self.moment()
+        if (kept := self.find(address, now)) is None:
+            return History((), None, complete=True)
+        self._slide(kept, now)
+        return newest(kept.transcript, kept.thread.summary, tokens=tokens, items=items, before_turn=before_turn)
+
+    async def append(
+        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, key: str | None = None
+    ) -> None:
+        now = self.moment()
+        self.apply(self.find_or_new(address, now), lambda t: turns.append(t, entries, author, now, key), now)
+
+    async def rewind(self, address: Address, *, key: str | None = None) -> list[Message]:
+        now = self.moment()
+        kept = self.get_thread(address, now)
+        is_repeat = turns.is_rewound(kept.thread, key)
+        asked = last_asked(kept.transcript)
+        messages = self.apply(kept, lambda t: turns.rewind(t, asked, now, key), now)
+        if not is_repeat:
+            kept.keep_transcript([e for e in kept.transcript if e.turn < asked[0].turn])
+        return messages
+
+    async def compact(self, address: Address, *, through_turn: int, summary: str) -> None:
+        now = self.moment()
+        kept = self.get_thread(address, now)
+        self.keep(kept, replace(draft_of(kept.thread), summary=summary, active_at=now), now)
+        kept.keep_transcript([e for e in kept.transcript if e.turn > through_turn])
+
+    async def update(self, address: Address, changes: Mapping[str, Any]) -> ThreadRecord:
+        now = self.moment()
+        kept = self.get_thread(address, now)
+        self.apply(kept, lambda t: turns.update(t, changes, now), now)
+        return thread_record(kept.thread, kept.policy)
+
+    async def scan(
+        self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
+    ) -> AsyncIterator[ThreadRecord]:
+        now = self.moment()
+        for kept in self.living(tenant, queue, now):
+            if kept.thread.active_at <= now - idle_for:
+                yield thread_record(kept.thread, kept.policy)
+
+    async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
+        now = self.moment()
+        threads = [kept.thread for kept in self.living(tenant, queue, now)]
+        active = [thread.active_at for thread in threads]
+        return Stats(
+            threads=len(threads),
+            messages=sum(thread.messages for thread in threads),
+            turns=sum(thread.turns for thread in threads),
+            ages=ages(active, now),
+            oldest=min(active, default=None),
+            newest=max(active, default=None),
+            storage=sum(thread.bytes for thread in threads),
+            usage=sum((thread.usage for thread in threads), Usage()),
+        )
+
+    async def forget(self, address: Address, *, force: bool = False) -> bool:
+        kept = self.find(address, self.moment())
+        if kept is None:
+            return False
+        if (kept.thread.inbox or kept.thread.delayed) and not force:
+            raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
+        self.delete(kept)
+        gone = kept.thread.thread_id
+        self.letters = {dead_id: letter for dead_id, letter in self.letters.items() if letter.thread_id != gone}
+        return True
+
+    def expire_threads(self, limit: int, now: float) -> int:
+        """Delete idle threads whose time is over, and what has aged in the others; how many threads."""
+        over = [kept for kept in self.threads.values() if is_over(kept.thread, kept.policy, now)][:limit]
+        for kept in over:
+            self.delete(kept)
+        for kept in self.threads.values():
+            kept.known = {i: k for i, k in kept.known.items() if kept.known_id(i, now)}
+            kept.log.trim(kept.thread.live_from, kept.policy, now)
+        return len(over)
