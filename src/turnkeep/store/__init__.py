@@ -62,7 +62,7 @@ def _redis(url: str, policies: Policies, options: dict[str, Any]) -> Store:
     try:
         from turnkeep.store.redis import RedisStore
     except ModuleNotFoundError as missing:
-        if missing.name in ("redis", "hiredis"):
+        if (missing.name or "").partition(".")[0] in ("redis", "hiredis"):
             raise ConfigurationError(
                 "the redis engine is not installed, run: python -m pip install 'turnkeep[redis]'"
             ) from missing
