@@ -7,7 +7,6 @@ journal holds.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from turnkeep.events import Event
 from turnkeep.journal import SEPARATOR, Ending, Journal, Step
 from turnkeep.messages import AssistantItem, CallItem, Item, ReasoningItem
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec
-from turnkeep.models.pairing import pair
+from turnkeep.models.pairing import pair, repair
 from turnkeep.models.parameters import output_limit, with_output_limit
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
@@ -145,17 +144,17 @@ class Answering:
             await self._recall(self.past_tokens // 4)
             step = await self._ask(self._request())
         except UnansweredCall:
-            self.past = [item for item in self.past if item.kind in ("user", "assistant", "system")]
-            step = await self._ask(self._request())
+            step = await self._ask(self._request(repaired=True))
         await self.journal.write_step(step)
 
     # ---------------------------------------------------------------- one model call
 
-    def _request(self) -> ModelRequest:
+    def _request(self, *, repaired: bool = False) -> ModelRequest:
+        """What the model is told; `repaired`: without the reasoning of others, after the provider refused a pairing."""
         claim, assistant = self.claim, self.assistant
         request = ModelRequest(
             model=self.model_name,
-            items=pair([*self.past, *self.journal.transcript]),
+            items=(repair if repaired else pair)([*self.past, *self.journal.transcript]),
             instructions=self._instructions(),
             tools=self._tools(),
             parameters=assistant.parameters,
@@ -275,7 +274,7 @@ class Answering:
         if not usage.total_tokens:
             usage = self._counted(request, received, usage)
         return Step(
-            items=tuple(self._own_ids(received.items)),
+            items=tuple(received.items),
             text=received.text,
             usage=self.prices.cost(usage, name, finish.tier),
             ending=finish.reason,
@@ -289,19 +288,6 @@ class Answering:
 
     def _input_tokens(self, request: ModelRequest) -> int:
         return self.tokenizer.count_items(request.items, instructions=request.instructions, tools=request.tools)
-
-    def _own_ids(self, items: Sequence[AssistantItem | ReasoningItem | CallItem]) -> list[Item]:
-        """Every call of a run has an id of its own, whatever the model says."""
-        seen = {item.call_id for item in self.journal.items if isinstance(item, CallItem)}
-        result: list[Item] = []
-        for item in items:
-            own = item
-            if isinstance(item, CallItem):
-                if not item.call_id or item.call_id in seen:
-                    own = replace(item, call_id=f"{item.call_id or 'call'}_{secrets.token_hex(4)}")
-                seen.add(item.call_id)
-            result.append(own)
-        return result
 
     @property
     def tokenizer(self) -> Tokenizer:
