@@ -101,10 +101,10 @@ async def folded(chunks: AsyncIterator[Chunk]) -> Completion:
             calls[chunk.tool_call.id] = chunk.tool_call
         elif (result := chunk.tool_result) is not None and result.id in calls:
             calls[result.id] = replace(calls[result.id], output=result.output)
-        elif chunk.metadata is not None:
-            return Completion(text, tuple(calls.values()), chunk.metadata)
         elif chunk.error is not None:
             raise chunk.error
+        elif chunk.metadata is not None:
+            return Completion(text, tuple(calls.values()), chunk.metadata)
     raise AssertionError("the chunks ended without their last one")
 
 
