@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
@@ -13,6 +14,12 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.conversations import Conversation, ConversationItemList
+from openai.types.responses import Response as OpenAIResponse
+from openai.types.responses import ResponseItemList, ResponseStreamEvent
+from openai.types.responses.input_token_count_response import InputTokenCountResponse
+from pydantic import TypeAdapter
 
 from turnkeep.clock import SystemClock
 from turnkeep.simulator import Ledger, Options, Pace, Simulator, serve
@@ -59,6 +66,54 @@ async def test_frames_have_event_and_data_lines(caller: Caller) -> None:
         first, second = frame.split(b"\n")
         assert first == b"event: " + orjson.loads(second.removeprefix(b"data: "))["type"].encode()
     assert b"[DONE]" not in raw
+
+
+TYPES: dict[str, Any] = {
+    "event": ResponseStreamEvent,
+    "response": OpenAIResponse,
+    "chunk": ChatCompletionChunk,
+    "completion": ChatCompletion,
+    "conversation": Conversation,
+    "items": ConversationItemList,
+    "given": ResponseItemList,
+    "counted": InputTokenCountResponse,
+}
+
+
+async def test_every_reply_has_all_the_fields_of_its_published_type(caller: Caller) -> None:
+    tool = {"type": "function", "name": "f", "parameters": {}, "strict": False}
+    texts = ("[[reason]] hi", "[[call:f]] [[call:f]]", "[[refuse]]", "[[length]]", "x [[fault:early-error]]")
+    for text in texts:
+        asked = {"input": text, "tools": [tool], "reasoning": {"summary": "auto"}, "stream": True}
+        async with await caller.stream(asked) as reply:
+            frames = (await reply.read()).split(b"\n\n")[:-1]
+        for frame in frames:
+            _check("event", orjson.loads(frame.split(b"\ndata: ")[1]))
+        chat = {"messages": [{"role": "user", "content": text}], "stream_options": {"include_usage": True}}
+        async with await caller.stream(chat, "/v1/chat/completions") as reply:
+            frames = (await reply.read()).split(b"\n\n")[:-1]
+        for frame in frames:
+            if frame != b"data: [DONE]" and b'"error"' not in frame:
+                _check("chunk", orjson.loads(frame.removeprefix(b"data: ")))
+        del chat["stream_options"]
+        _check("completion", (await caller.json("POST", "/v1/chat/completions", {"model": MODEL, **chat}))[1])
+    _, talk = await caller.json("POST", "/v1/conversations", {"items": [{"role": "user", "content": "x"}]})
+    _check("conversation", talk)
+    _check("items", (await caller.json("GET", f"/v1/conversations/{talk['id']}/items"))[1])
+    asked = {"model": MODEL, "input": "[[reason]] y", "conversation": talk["id"]}
+    _, response = await caller.json("POST", "/v1/responses", asked)
+    _check("response", response)
+    _check("given", (await caller.json("GET", f"/v1/responses/{response['id']}/input_items"))[1])
+    _check("counted", (await caller.json("POST", "/v1/responses/input_tokens", {"model": MODEL, "input": "x"}))[1])
+
+
+@functools.cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(TYPES[name])
+
+
+def _check(name: str, value: Any) -> None:
+    _adapter(name).validate_python(value)
 
 
 async def test_some_clones_end_responses_with_done(caller: Caller) -> None:
@@ -345,37 +400,36 @@ async def test_a_killed_simulator_leaves_its_ledger(tmp_path: Path) -> None:
     assert (exchange.outcome, exchange.new) == ("open", ["seen"])
 
 
-async def test_clients_that_leave_all_at_once_are_told_apart_and_nothing_breaks() -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "turnkeep.simulator", "--port", "0", "--first", "0", "--token", "5"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+async def test_clients_that_leave_all_at_once_are_told_apart_and_nothing_breaks(tmp_path: Path) -> None:
+    with (tmp_path / "errors").open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "turnkeep.simulator", "--port", "0", "--first", "0", "--token", "5"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+        )
     assert process.stdout is not None
-    assert process.stderr is not None
     try:
-        async with asyncio.timeout(60):
-            base = (await process.stdout.readline()).decode().split()[-1].removesuffix("/v1")
-            async with aiohttp.ClientSession() as session:
-                caller = Caller(session, base)
+        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+            caller = Caller(session, (await process.stdout.readline()).decode().split()[-1].removesuffix("/v1"))
 
-                async def leave(n: int) -> None:
-                    reply = await caller.stream({"input": f"[[words:3000]] {n}"})
-                    await reply.content.readany()
-                    reply.close()
+            async def leave(n: int) -> None:
+                reply = await caller.stream({"input": f"[[words:3000]] {n}"})
+                await reply.content.readany()
+                reply.close()
 
-                await asyncio.gather(*(leave(n) for n in range(60)))
-                while (await caller.json("GET", "/_sim/open"))[1]["open"]:
-                    pass
-                _, told = await caller.json("GET", "/_sim/ledger")
+            await asyncio.gather(*(leave(n) for n in range(60)))
+            while (await caller.json("GET", "/_sim/open"))[1]["open"]:
+                pass
+            _, told = await caller.json("GET", "/_sim/ledger")
             process.terminate()
-            _, errors = await process.communicate()
+            assert await process.wait() == 0
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]
     assert {exchange["outcome"] for exchange in told["exchanges"]} == {"closed_by_client"}
-    assert (process.returncode, errors) == (0, b"")
+    assert (tmp_path / "errors").read_bytes() == b""
 
 
 async def test_it_stops_on_sigterm() -> None:

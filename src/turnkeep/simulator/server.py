@@ -19,6 +19,7 @@ from turnkeep.simulator.options import Options, Pace
 from turnkeep.simulator.sse import Disconnected
 
 GRACE = 5.0
+KEEP_ALIVE = 120  # longer than clients keep idle connections, so that none is closed under a request
 DEV_LEDGER = 10_000
 
 
@@ -66,7 +67,13 @@ def _say(url: str) -> None:
 
 def _config(simulator: Simulator) -> uvicorn.Config:
     return uvicorn.Config(
-        simulator.app, http=_Connection, ws="none", lifespan="on", log_config=None, proxy_headers=False
+        simulator.app,
+        http=_Connection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
     )
 
 
