@@ -172,7 +172,7 @@ async def list_messages(call: Call) -> Response:
     waiting = await call.queue.store.open_messages(address)
     return JSON(
         {
-            "items": [{**item_to_json(e.item), "turn": e.turn, "at": e.at} for e in history.entries],
+            "items": [{"turn": e.turn, "at": e.at, **item_to_json(e.item)} for e in history.entries],
             "summary": history.summary,
             "complete": history.complete,
             "open": [message_json(record) for record in waiting],
