@@ -41,10 +41,6 @@ class Life:
         self._opened = asyncio.Event()
         self.closing = asyncio.Event()
 
-    @property
-    def begun(self) -> bool:
-        return self._task is not None
-
     def begin(self) -> None:
         """Start to open, if that has not begun."""
         if self._task is None:
@@ -57,17 +53,17 @@ class Life:
         """Wait until everything is open. Raises what stands in the way, or what has ended it since."""
         self.begin()
         await self.until(self._opened)
-        if self._task is not None and self._task.done():
-            self._task.result()
         if self.closing.is_set():
             raise ConfigurationError(f"{self._name} is closed, make a new one")
 
     async def until(self, event: asyncio.Event) -> None:
-        """Wait for an event, or for the end."""
+        """Wait for an event, or raise what ended everything before it."""
         if self._task is not None and not event.is_set():
             waiting = asyncio.create_task(event.wait())
             await asyncio.wait((waiting, self._task), return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
+        if self._task is not None and self._task.done():
+            self._task.result()
 
     async def close(self) -> None:
         """Close everything. Safe to repeat; raises what has ended it before."""

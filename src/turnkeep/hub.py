@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from turnkeep.backoff import Backoff
+from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import StoreError
 from turnkeep.events import Answer, Event
 from turnkeep.messages import Address
 from turnkeep.store.base import Follower, Page, Store
-from turnkeep.telemetry import get_log
+from turnkeep.telemetry import SILENT, Meter, get_log
 
 log = get_log(__name__)
 
@@ -90,8 +91,10 @@ class _Channel:
 class Hub:
     """Fan-out of one process. `run` until cancelled; subscriptions wait until it runs."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, meter: Meter = SILENT, clock: Clock | None = None) -> None:
         self._store = store
+        self.meter = meter
+        self._clock = clock or SystemClock()
         self._channels: dict[Address, _Channel] = {}
         self._follower: Follower | None = None
         self._following = asyncio.Event()
@@ -101,7 +104,22 @@ class Hub:
     def channels(self) -> int:
         return len(self._channels)
 
+    @property
+    def subscribers(self) -> int:
+        return sum(len(channel.subscriptions) for channel in self._channels.values())
+
     async def run(self) -> None:
+        ends = [
+            self.meter.watch("channels", lambda: self.channels),
+            self.meter.watch("subscribers", lambda: self.subscribers),
+        ]
+        try:
+            await self._follow()
+        finally:
+            for end in ends:
+                end()
+
+    async def _follow(self) -> None:
         async with self._store.follow() as follower, asyncio.TaskGroup() as group:
             self._follower, self._group = follower, group
             for address in self._channels:
@@ -228,6 +246,8 @@ class Hub:
         channel.last = events[-1].offset
         for subscription in channel.subscriptions:
             subscription.take(channel.address, events)
+        if events[-1].kind == "completed":
+            self.meter.observe("log_lag_seconds", max(0.0, self._clock.now() - events[-1].at))
 
     def _read_on(self, channel: _Channel) -> None:
         """Fill the hole from the log; what is heard meanwhile is looked up afterwards."""
@@ -235,6 +255,7 @@ class Hub:
             channel.look_again = True
         elif self._group is not None:
             channel.reading = True
+            self.meter.count("log_reads")
             self._group.create_task(self._read(channel))
 
     async def _read(self, channel: _Channel) -> None:
@@ -312,6 +333,8 @@ class Stream:
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
         self._told = events[-1].offset
         if self._overflowed or len(self._buffer) + len(events) > self._room:
+            if not self._overflowed:
+                self._hub.meter.count("slow_subscribers")
             self._overflowed = True
         else:
             self._buffer.extend(events)

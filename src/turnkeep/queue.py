@@ -16,24 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from turnkeep.answer import AnswerRules
 from turnkeep.assistants import Assistant, Assistants
-from turnkeep.calls import CallRules
 from turnkeep.clock import SystemClock
+from turnkeep.composition import Life, open_endpoint, open_house, policies, watch_process
 from turnkeep.errors import ConfigurationError, NotFound, Rejected, ThreadNotFound, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.hub import Hub, Stream
 from turnkeep.lease import LeaseRules
 from turnkeep.messages import Address, BusyPolicy, Content, Item, Message, text_content
-from turnkeep.models import Endpoint, ModelPool
-from turnkeep.models.base import Model
 from turnkeep.pricing.catalog import Catalog
-from turnkeep.pricing.prices import PriceBook
-from turnkeep.pricing.tokens import tokenizer_for
-from turnkeep.run import House, RunRules
+from turnkeep.run import House
 from turnkeep.settings import Settings
-from turnkeep.store import open_store
-from turnkeep.store.base import Call, Decision, Policies, Policy, Receipt, RunRecord, Store, ThreadRecord
+from turnkeep.store import store_of
+from turnkeep.store.base import Call, Decision, Receipt, RunRecord, Store, ThreadRecord
+from turnkeep.store.timed import timed
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools.toolbox import Registrable, Toolbox
 from turnkeep.worker import Worker, WorkerRules
@@ -146,19 +142,15 @@ class AssistantMessageQueue:
         self.meter = meter
         self.clock = SystemClock()
         self.catalog = Catalog.load(settings.price_file)
-        self.store: Store = store or open_store(
-            settings.store_url, policies(settings, runs_kept=runs_kept), **_engine_options(settings)
-        )
-        self.hub = Hub(self.store)
+        self.store = timed(store or store_of(settings, policies(settings, runs_kept=runs_kept)), meter)
+        self.hub = Hub(self.store, meter=meter)
         self.model_name = settings.openai_model or self.catalog.default
         self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
         self.simulator_url: str | None = None
         self._hooks: dict[str, list[Hook]] = {}
         self._worker: Worker | None = None
         self._worker_wanted = asyncio.Event()
-        self._life: asyncio.Task[None] | None = None
-        self._opened = asyncio.Event()
-        self._closing = asyncio.Event()
+        self._life = Life(self._live, name=f"turnkeep-{self.name}")
 
     # ---------------------------------------------------------------- life
 
@@ -171,39 +163,24 @@ class AssistantMessageQueue:
 
     async def open(self) -> None:
         """Open store, model and hub, and the worker if it was started. Raises what stands in the way."""
-        if self._life is None:
-            self._life = asyncio.create_task(self._live(), name=f"turnkeep-{self.name}")
-        opened = asyncio.create_task(self._opened.wait())
-        await asyncio.wait((opened, self._life), return_when=asyncio.FIRST_COMPLETED)
-        opened.cancel()
-        if self._life.done():
-            self._life.result()
-            raise ConfigurationError("the queue is closed, make a new one")
+        await self._life.open()
 
     def start_worker(self) -> None:
         """Answer messages in this process. Before the event loop runs, or the queue is open, it takes effect then."""
         self._worker_wanted.set()
-        if self._life is None and _loop_runs():
-            self._life = asyncio.create_task(self._live(), name=f"turnkeep-{self.name}")
+        if _loop_runs():
+            self._life.begin()
 
     async def close(self) -> None:
         """Drain: claim no more, let runs end or give them back, close everything. Safe to repeat."""
-        self._closing.set()
-        if self._life is not None:
-            await asyncio.wait((self._life,))
-            self._life.result()
+        await self._life.close()
 
     async def lives_until(self, ending: asyncio.Event) -> None:
         """Wait for `ending`, or raise what ended the queue before."""
         await self.open()
-        if self._life is not None:
-            waiting = asyncio.create_task(ending.wait())
-            await asyncio.wait((waiting, self._life), return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            if self._life.done():
-                self._life.result()
+        await self._life.until(ending)
 
-    async def _live(self) -> None:
+    async def _live(self, opened: Callable[[], None]) -> None:
         """Everything that is open lives in here; the task groups end before what they use."""
         async with AsyncExitStack() as stack:
             await self.store.open()
@@ -211,15 +188,16 @@ class AssistantMessageQueue:
             house = await self._build(stack)
             async with asyncio.TaskGroup() as group:
                 hub = group.create_task(self.hub.run())
+                watching = watch_process(self.meter, group)
                 hooks = group.create_task(self._call_hooks()) if self._hooks else None
                 starting = group.create_task(self._start_worker_when_wanted(group, house))
-                self._opened.set()
-                await self._closing.wait()
+                opened()
+                await self._life.closing.wait()
                 starting.cancel()
                 await self._stop_worker()
-                hub.cancel()
-                if hooks:
-                    hooks.cancel()
+                for task in (hub, watching, hooks):
+                    if task is not None:
+                        task.cancel()
 
     async def _start_worker_when_wanted(self, group: asyncio.TaskGroup, house: House) -> None:
         await self._worker_wanted.wait()
@@ -238,49 +216,19 @@ class AssistantMessageQueue:
 
     async def _build(self, stack: AsyncExitStack) -> House:
         """What every run shares."""
-        settings = self.settings
-        pool = ModelPool()
-        stack.push_async_callback(pool.close)
-        endpoint = await self._endpoint(stack)
-        prices = PriceBook(settings.price_file, base_url=settings.openai_base_url)
+        endpoint = await open_endpoint(self.settings, stack)
+        self.simulator_url = endpoint.base_url if endpoint.simulated else None
         self.assistant = await self._default_assistant()
-        async with asyncio.TaskGroup() as loading:
-            loading.create_task(tokenizer_for(self.model_name, self.catalog).load())
-            loading.create_task(prices.load())
-
-        def model(name: str) -> Model:
-            return pool.get(endpoint, settings.model_api)
-
-        return House(
-            self.store,
-            model,
-            self.assistants,
-            self.toolbox,
-            self.catalog,
-            prices,
-            run_rules(settings),
-            self.clock,
-            self.meter,
-        )
-
-    async def _endpoint(self, stack: AsyncExitStack) -> Endpoint:
-        settings = self.settings
-        if settings.uses_simulator:
-            from turnkeep.simulator import Pace, Simulator, serve
-
-            simulator = Simulator(pace=Pace.lively())
-            self.simulator_url = await stack.enter_async_context(serve(simulator))
-            return Endpoint(base_url=self.simulator_url, simulated=True)
-        known: dict[str, Any] = {"base_url": settings.openai_base_url} if settings.openai_base_url else {}
-        return Endpoint(
-            **known,
-            api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "",
-            organisation=settings.openai_organization,
-            project=settings.openai_project,
-            proxy=settings.model_proxy,
-            ca_file=str(settings.model_ca_file) if settings.model_ca_file else None,
-            first_event_timeout=settings.first_event_timeout,
-            idle_timeout=settings.idle_timeout,
+        return await open_house(
+            self.settings,
+            stack,
+            endpoint,
+            store=self.store,
+            assistants=self.assistants,
+            toolbox=self.toolbox,
+            catalog=self.catalog,
+            model=self.model_name,
+            meter=self.meter,
         )
 
     async def _default_assistant(self) -> Assistant:
@@ -474,45 +422,3 @@ def _backoff(backoff: Mapping[str, Any] | None) -> dict[str, Any]:
     if unknown := set(backoff) - {"type", "delay", "cap"}:
         raise ConfigurationError(f"backoff does not know {', '.join(sorted(unknown))}, it takes type, delay and cap")
     return {f"backoff_{name}": value for name, value in backoff.items()}
-
-
-def _engine_options(settings: Settings) -> dict[str, Any]:
-    """What only some engines take."""
-    if settings.store_url.startswith(("memory:", "sqlite:")):
-        return {}
-    return {
-        "prefix": settings.redis_prefix,
-        "durability": settings.durability,
-        "allow_unsafe": settings.allow_unsafe_redis,
-    }
-
-
-def policies(settings: Settings, *, runs_kept: int = 50) -> Policies:
-    """The store's limits, from settings."""
-    policy = Policy(
-        window=settings.window,
-        max_wait=settings.max_wait if settings.window else 0.0,
-        max_batch=settings.max_batch,
-        max_batch_bytes=settings.max_batch_bytes,
-        max_inbox=settings.max_inbox,
-        on_busy=settings.on_busy,
-        expiry=settings.thread_expiry,
-        dedupe=settings.dedupe,
-        history_items=settings.history_items,
-        history_bytes=settings.history_bytes,
-        runs_kept=runs_kept,
-    )
-    return Policies(policy, weights=settings.weights)
-
-
-def run_rules(settings: Settings) -> RunRules:
-    """A run's limits, from settings."""
-    return RunRules(
-        deadline=settings.run_deadline,
-        max_attempts=settings.max_attempts,
-        max_deaths=settings.max_deaths,
-        backoff=settings.backoff,
-        action_expiry=settings.action_expiry,
-        answer=AnswerRules(max_steps=settings.max_steps),
-        calls=CallRules(settings.max_calls, settings.parallel_tools),
-    )

@@ -70,7 +70,7 @@ async def opened(chosen: Settings, *, create: bool = False) -> AsyncIterator[Sto
 
     A file that does not exist is not made unless `create`: then nothing is found, and a remark says why.
     """
-    from turnkeep.queue import policies
+    from turnkeep.composition import policies
     from turnkeep.store import open_store, store_of
 
     quiet(chosen)
