@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Self
@@ -145,10 +145,12 @@ class Purse:
             self._tenants.add(claim.address.tenant)
         return Tab(self, claim)
 
-    async def sweep(self, *, older_than: float = 600.0) -> int:
-        """Settle what crashes have left open, for the tenants seen here; how many reservations. Repeat now and then."""
+    async def sweep(self, *, older_than: float = 600.0, tenants: Collection[str] | None = None) -> int:
+        """Settle what crashes have left open, for these tenants or those seen here; how many reservations. Repeat now
+        and then.
+        """
         settled = 0
-        for tenant in sorted(self._tenants):
+        for tenant in sorted(self._tenants if tenants is None else tenants):
             for reservation in (await self.store.sweep(older_than=older_than, tenant=tenant))[:SWEPT_AT_ONCE]:
                 if (spent := await self._spent(reservation, tenant)) is not None:
                     await self.store.settle(reservation, spent, tenant=tenant)

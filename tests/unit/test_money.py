@@ -1,0 +1,274 @@
+"""Budgets and pace: asked before money is spent, settled once, whoever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from turnkeep.errors import BudgetSpent, StoreUnavailable
+from turnkeep.messages import Address, AssistantItem, Message, text_content
+from turnkeep.models.base import ModelRequest
+from turnkeep.money import OUTPUT_GUESS, Budget, BudgetReserved, Pace, PaceReached, PriceUnknown, Purse
+from turnkeep.pricing.prices import PriceBook
+from turnkeep.store import Policies, Policy
+from turnkeep.store.base import Claim, Commit, Entry, Limit
+from turnkeep.store.memory import MemoryStore
+from turnkeep.testing.clock import FakeClock
+from turnkeep.usage import NANO, Usage
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
+DAY = "2026-11-20"
+ENDPOINT = "api.example.com#1"
+REQUEST = ModelRequest("gpt-4o", [], parameters={"max_tokens": 100})
+RESERVED = 10 * 2_500 + 100 * 10_000
+"""Nano-dollars of 10 tokens in and 100 out."""
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(NOON)
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> MemoryStore:
+    return MemoryStore(Policies(Policy(window=0.0, max_wait=0.0)), clock=clock)
+
+
+@pytest.fixture
+def prices(clock: FakeClock) -> PriceBook:
+    return PriceBook(clock=clock)
+
+
+def purse(store: MemoryStore, prices: PriceBook, *budgets: Budget, **options: Any) -> Purse:
+    return Purse(store, prices, budgets, **options)
+
+
+async def claim(store: MemoryStore, channel: str = "c", **fields: Any) -> Claim:
+    message = Message(Address("default", "my queue", channel), f"m{channel}", text_content("hi"), **fields)
+    return await store.begin([message], owner="w", lease=30.0)
+
+
+async def commit(store: MemoryStore, claim: Claim, cost_nano: int) -> None:
+    await store.commit(claim, Commit("completed", "hi", [Entry(AssistantItem("hi"))], Usage(cost_nano=cost_nano)))
+
+
+async def spend(store: MemoryStore, account: str = f"tenant:default:{DAY}") -> tuple[int, int]:
+    found = await store.spend(account, tenant="default")
+    return found.settled, found.reserved
+
+
+# ---------------------------------------------------------------- budgets
+
+
+async def test_the_expected_cost_is_reserved_once_for_a_run(store: MemoryStore, prices: PriceBook) -> None:
+    one = purse(store, prices, Budget("tenant", 1.0))
+    run = await claim(store)
+    tab = one.tab(run)
+    for _ in range(3):
+        await tab.before_request(REQUEST, 10, ENDPOINT)
+    await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+    assert await spend(store) == (0, RESERVED)
+
+
+async def test_a_run_that_sets_no_limit_is_expected_to_stay_below_a_guess(
+    store: MemoryStore, prices: PriceBook
+) -> None:
+    tab = purse(store, prices, Budget("tenant", 1.0)).tab(await claim(store))
+    await tab.before_request(ModelRequest("gpt-4o", []), 0, ENDPOINT)
+    assert await spend(store) == (0, OUTPUT_GUESS * 10_000)
+
+
+async def test_what_was_spent_replaces_what_was_reserved_once(store: MemoryStore, prices: PriceBook) -> None:
+    tab = purse(store, prices, Budget("tenant", 1.0)).tab(await claim(store))
+    await tab.before_request(REQUEST, 10, ENDPOINT)
+    for _ in range(2):
+        await tab.settle(Usage(cost_nano=777))
+    assert await spend(store) == (777, 0)
+
+
+async def test_a_run_waits_while_only_reservations_are_in_the_way(store: MemoryStore, prices: PriceBook) -> None:
+    one = purse(store, prices, Budget("tenant", 1.5 * RESERVED / NANO))
+    first, second = one.tab(await claim(store, "a")), one.tab(await claim(store, "b"))
+    await first.before_request(REQUEST, 10, ENDPOINT)
+    with pytest.raises(BudgetReserved) as waits:
+        await second.before_request(REQUEST, 10, ENDPOINT)
+    assert waits.value.retry_after is not None
+    await first.settle(Usage(cost_nano=RESERVED // 10))
+    await second.before_request(REQUEST, 10, ENDPOINT)
+
+
+async def test_a_run_that_does_not_fit_beside_what_was_spent_is_refused(store: MemoryStore, prices: PriceBook) -> None:
+    one = purse(store, prices, Budget("tenant", 1.5 * RESERVED / NANO))
+    first, second = one.tab(await claim(store, "a")), one.tab(await claim(store, "b"))
+    await first.before_request(REQUEST, 10, ENDPOINT)
+    await first.settle(Usage(cost_nano=RESERVED))
+    with pytest.raises(BudgetSpent, match="the tenant's budget has no room") as refused:
+        await second.before_request(REQUEST, 10, ENDPOINT)
+    assert "budget" in refused.value.public
+    assert not refused.value.retryable
+
+
+async def test_each_thread_and_each_user_has_a_budget_of_its_own(store: MemoryStore, prices: PriceBook) -> None:
+    dollars = 1.5 * RESERVED / NANO
+    one = purse(store, prices, Budget("thread", dollars), Budget("user", dollars))
+    for channel, user in (("a", "Ann"), ("b", "Bob"), ("c", None), ("d", None)):
+        run = await claim(store, channel, metadata={"user": user} if user else {})
+        await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+        assert await spend(store, f"thread:{run.thread_id}:{DAY}") == (0, RESERVED)
+    again = await claim(store, "e", metadata={"user": "Ann"})
+    with pytest.raises(BudgetReserved, match="the user's budget"):
+        await one.tab(again).before_request(REQUEST, 10, ENDPOINT)
+    assert await spend(store, f"thread:{again.thread_id}:{DAY}") == (0, 0), "in all accounts or in none"
+
+
+async def test_a_budget_begins_anew_with_its_period(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:
+    one = purse(store, prices, Budget("tenant", 1.5 * RESERVED / NANO))
+    first = one.tab(await claim(store, "a"))
+    await first.before_request(REQUEST, 10, ENDPOINT)
+    await first.settle(Usage(cost_nano=RESERVED))
+    clock.advance(12 * 3600.0)
+    await one.tab(await claim(store, "b")).before_request(REQUEST, 10, ENDPOINT)
+    assert await spend(store, "tenant:default:2026-11-21") == (0, RESERVED)
+
+
+@pytest.mark.parametrize(("period", "start"), [("hour", f"{DAY}T12"), ("day", DAY), ("month", "2026-11")])
+async def test_periods_are_those_of_the_calendar(store: MemoryStore, period: Any, start: str) -> None:
+    limit = Budget("tenant", 0.25, period).limit(await claim(store))
+    assert limit == Limit(f"tenant:default:{start}", NANO // 4, limit.keep if limit else 0.0)
+
+
+async def test_a_budget_of_nothing_is_none(store: MemoryStore, prices: PriceBook) -> None:
+    await purse(store, prices, Budget("tenant", 0.0)).tab(await claim(store)).before_request(REQUEST, 10, ENDPOINT)
+    assert await spend(store) == (0, 0)
+
+
+async def test_a_model_without_a_price_waits_for_one(store: MemoryStore, prices: PriceBook) -> None:
+    tab = purse(store, prices, Budget("tenant", 1.0)).tab(await claim(store))
+    with pytest.raises(PriceUnknown, match="no price is known for own-model"):
+        await tab.before_request(ModelRequest("own-model", []), 10, ENDPOINT)
+
+
+async def test_a_store_that_does_not_answer_leaves_the_cost_to_the_sweep(prices: PriceBook) -> None:
+    class Absent(MemoryStore):
+        async def settle(self, *_: Any, **__: Any) -> None:
+            raise StoreUnavailable
+
+    store = Absent(clock=FakeClock(NOON))
+    tab = purse(store, prices, Budget("tenant", 1.0)).tab(await claim(store))
+    await tab.before_request(REQUEST, 10, ENDPOINT)
+    await tab.settle(Usage(cost_nano=1))
+    assert await spend(store) == (0, RESERVED)
+
+
+# ---------------------------------------------------------------- the sweep
+
+
+async def test_the_sweep_settles_what_a_finished_run_has_cost(
+    store: MemoryStore, prices: PriceBook, clock: FakeClock
+) -> None:
+    one = purse(store, prices, Budget("tenant", 1.0))
+    run = await claim(store)
+    await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+    await commit(store, run, 4242)
+    assert await one.sweep() == 0, "it may be about to be settled"
+    clock.advance(601.0)
+    assert await one.sweep() == 1
+    assert await spend(store) == (4242, 0)
+    assert await one.sweep() == 0
+
+
+async def test_the_sweep_leaves_a_run_that_is_not_over(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:
+    one = purse(store, prices, Budget("tenant", 1.0))
+    run = await claim(store)
+    await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+    clock.advance(601.0)
+    assert await one.sweep() == 0
+    assert await spend(store) == (0, RESERVED)
+
+
+async def test_a_run_whose_messages_were_withdrawn_has_cost_nothing(
+    store: MemoryStore, prices: PriceBook, clock: FakeClock
+) -> None:
+    one = purse(store, prices, Budget("tenant", 1.0))
+    run = await claim(store)
+    await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+    await store.release(run, delay=0.0)
+    await store.cancel(run.address, drop_inbox=True)
+    clock.advance(601.0)
+    assert await one.sweep() == 1
+    assert await spend(store) == (0, 0)
+
+
+async def test_a_thread_that_was_deleted_counts_as_spent_until_its_period_is_over(
+    store: MemoryStore, prices: PriceBook, clock: FakeClock
+) -> None:
+    one = purse(store, prices, Budget("tenant", 1.0))
+    run = await claim(store)
+    await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+    await store.forget(run.address, force=True)
+    clock.advance(3600.0)
+    assert await one.sweep() == 0
+    assert await spend(store) == (0, RESERVED)
+    clock.advance(172_800.0)
+    await one.sweep()
+    assert await store.sweep(older_than=0.0, tenant="default") == []
+
+
+# ---------------------------------------------------------------- pace
+
+
+async def test_all_runs_share_a_pace(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:
+    one, other = (purse(store, prices, pace=Pace(requests=2)) for _ in range(2))
+    await one.tab(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
+    await other.tab(await claim(store, "b")).before_request(REQUEST, 10, ENDPOINT)
+    tab = one.tab(await claim(store, "c"))
+    with pytest.raises(PaceReached) as waits:
+        await tab.before_request(REQUEST, 10, ENDPOINT)
+    assert waits.value.retry_after == pytest.approx(30.0)
+    await tab.before_request(REQUEST, 10, "elsewhere")
+    clock.advance(30.0)
+    await tab.before_request(REQUEST, 10, ENDPOINT)
+
+
+async def test_tokens_count_with_what_the_answer_may_have(store: MemoryStore, prices: PriceBook) -> None:
+    one = purse(store, prices, pace=Pace(tokens=220))
+    tab = one.tab(await claim(store))
+    await tab.before_request(REQUEST, 10, ENDPOINT)
+    await tab.before_request(REQUEST, 10, ENDPOINT)
+    with pytest.raises(PaceReached):
+        await tab.before_request(REQUEST, 10, ENDPOINT)
+
+
+async def test_where_nothing_remains_all_wait_for_the_reset(
+    store: MemoryStore, prices: PriceBook, clock: FakeClock
+) -> None:
+    one = purse(store, prices)
+    tab = one.tab(await claim(store))
+    await tab.heard({"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "6m0s"}, ENDPOINT)
+    await tab.before_request(REQUEST, 10, ENDPOINT)
+    told = {
+        "x-ratelimit-remaining-tokens": "0",
+        "x-ratelimit-reset-tokens": "1m30s",
+        "x-ratelimit-reset-requests": "1h",
+    }
+    await tab.heard(told, ENDPOINT)
+    with pytest.raises(PaceReached) as waits:
+        await tab.before_request(REQUEST, 10, ENDPOINT)
+    assert waits.value.retry_after == 90.0
+    clock.advance(90.0)
+    await tab.before_request(REQUEST, 10, ENDPOINT)
+
+
+async def test_a_patient_purse_waits_in_place(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:
+    one = purse(store, prices, patient=True)
+    tab = one.tab(await claim(store))
+    await store.slow_down(ENDPOINT, 0.01)
+    asking = asyncio.ensure_future(tab.before_request(REQUEST, 10, ENDPOINT))
+    for _ in range(10):
+        await asyncio.sleep(0.005)
+        assert not asking.done(), "the store's clock stands still"
+    clock.advance(0.01)
+    await asyncio.wait_for(asking, 10.0)
