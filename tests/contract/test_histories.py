@@ -1,18 +1,23 @@
-"""Every engine lives through random histories exactly as the memory engine does."""
+"""The engines live through random histories exactly as the memory engine does; SQLite does in `test_store_sqlite`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 
+from tests.services import RedisServer
 from turnkeep.store.base import Policies, Store
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.redis import RedisStore
 from turnkeep.testing import FakeClock, counting_ids
 from turnkeep.testing.histories import drive
+from turnkeep.testing.twins import Make
 
 Size = Callable[[int, int], int]
+Proof = Callable[[str, str], None]
 
 
 @pytest.fixture
@@ -22,8 +27,41 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def test_the_books_agree_with_the_memory_engine(loop: asyncio.AbstractEventLoop, size: Size) -> None:
+@pytest.mark.prove
+@pytest.mark.timeout(1200)
+def test_the_books_agree_with_the_memory_engine(loop: asyncio.AbstractEventLoop, size: Size, proof: Proof) -> None:
     async def make(policies: Policies, clock: FakeClock) -> Store:
         return MemoryStore(policies, clock=clock, ids=counting_ids())
 
-    drive(make, examples=size(40, 1_000), steps=50, loop=loop)
+    drive(make, examples=size(40, 2_000), steps=50, loop=loop)
+    proof("histories: memory", f"{size(40, 2_000)} × 50 steps, no promise broken")
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1200)
+def test_redis_lives_as_memory_does(
+    loop: asyncio.AbstractEventLoop, size: Size, proof: Proof, redis_server: RedisServer
+) -> None:
+    drive(on(redis_server), examples=size(12, 500), steps=50, loop=loop)
+    proof("histories: redis", f"{size(12, 500)} × 50 steps, every answer equal")
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1200)
+def test_valkey_lives_as_memory_does(
+    loop: asyncio.AbstractEventLoop, size: Size, proof: Proof, valkey_server: RedisServer
+) -> None:
+    drive(on(valkey_server), examples=size(6, 200), steps=50, loop=loop)
+    proof("histories: valkey", f"{size(6, 200)} × 50 steps, every answer equal")
+
+
+def on(server: RedisServer) -> Make:
+    namespaces = count()
+
+    async def make(policies: Policies, clock: FakeClock) -> Store:
+        prefix = f"test {next(namespaces)}:"
+        store = RedisStore(server.url(), policies, prefix=prefix, ids=counting_ids(), now=clock)
+        await store.open()
+        return store
+
+    return make

@@ -1,9 +1,15 @@
-"""Every engine keeps every promise of the store contract."""
+"""Memory, Redis and Valkey keep every promise of the store contract; SQLite does so in `test_store_sqlite`."""
 
 from __future__ import annotations
 
+from itertools import count
+
+import pytest
+
+from tests.services import RedisServer
 from turnkeep.store.base import Policies, Store
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.redis import RedisStore
 from turnkeep.testing import FakeClock, counting_ids
 from turnkeep.testing.store_suite import StoreSuite
 
@@ -13,3 +19,28 @@ class TestMemory(StoreSuite):
         store = MemoryStore(policies, clock=clock, ids=counting_ids())
         await store.open()
         return store
+
+
+class OnServer(StoreSuite):
+    """Each store has a namespace of its own on the server of the test."""
+
+    server: RedisServer
+    namespaces = count()
+
+    async def make(self, policies: Policies, clock: FakeClock) -> Store:
+        prefix = f"test {next(self.namespaces)}:"
+        store = RedisStore(self.server.url(), policies, prefix=prefix, ids=counting_ids(), now=clock)
+        await store.open()
+        return store
+
+
+class TestRedis(OnServer):
+    @pytest.fixture(autouse=True)
+    def on(self, redis_server: RedisServer) -> None:
+        self.server = redis_server
+
+
+class TestValkey(OnServer):
+    @pytest.fixture(autouse=True)
+    def on(self, valkey_server: RedisServer) -> None:
+        self.server = valkey_server

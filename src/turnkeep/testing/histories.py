@@ -365,8 +365,9 @@ class Histories(RuleBasedStateMachine):
     @rule(where=places, change=changes, back=st.integers(0, 9))
     def a_thread_is_changed(self, where: Address, change: dict[str, Any], back: int) -> None:
         self.twins.both(lambda store, _: store.thread(where, create=back == 0))
-        self.twins.both(lambda store, _: store.update(where, change))
         record = self.twins.wait(self.twins.here.thread(where))
+        if record is not None or "unknown" not in change:
+            self.twins.both(lambda store, _: store.update(where, change))
         if record is not None and back < record.turns:
             through = record.turns - back
             self.twins.both(lambda store, _: store.compact(where, through_turn=through, summary=f"to {through}"))

@@ -200,14 +200,15 @@ class Twins:
 
 
 async def told_of(store: Store, where: Address, known: Iterable[str], after: int) -> dict[str, Any]:
-    return {
-        "thread": await store.thread(where),
-        "open": await store.open_messages(where),
-        "runs": await store.runs(where),
-        "history": await store.history(where),
-        "log": await store.read(where, after=after, limit=100_000),
-        "messages": [await store.message(where, message_id) for message_id in known],
+    reads: dict[str, Awaitable[Any]] = {
+        "thread": store.thread(where),
+        "open": store.open_messages(where),
+        "runs": store.runs(where),
+        "history": store.history(where),
+        "log": store.read(where, after=after, limit=100_000),
+        "messages": asyncio.gather(*(store.message(where, message_id) for message_id in known)),
     }
+    return dict(zip(reads, await asyncio.gather(*reads.values()), strict=True))
 
 
 async def delivered(store: Store, partitions: Sequence[int]) -> dict[str, list[Event]]:

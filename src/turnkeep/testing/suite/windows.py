@@ -284,6 +284,14 @@ class WindowPromises:
         assert await desk.waiting_ids() == ["now", "a", "b"]
         assert (await desk.say("m", not_before=desk.now + 15)).position == 3
 
+    async def test_a_delayed_message_is_not_refused_by_a_run_that_is_busy_now(self, start: Start) -> None:
+        desk = await start()
+        await desk.lease("m1")
+
+        receipt = await desk.say("later", not_before=desk.now + 10, on_busy="reject")
+
+        assert receipt.status == "delayed"
+
     async def test_a_moment_that_has_passed_delays_nothing(self, start: Start) -> None:
         desk = await start()
 
