@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import itertools
 import json
 import os
 import resource
@@ -25,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,7 @@ from turnkeep.tools.workspace import Workspace
 
 CANARY = os.environ.get("TURNKEEP_CANARY") or f"CANARY-{secrets.token_hex(8)}"
 """In the environment from the very start: only then does the process's own file under /proc hold it."""
-SLEEP = "98765"
-"""Seconds that only processes of this corpus sleep: how they are found."""
+_sleeps = itertools.count(98765)
 
 
 # ---------------------------------------------------------------- the outside
@@ -52,6 +52,8 @@ class Outside:
     """What must not be reached. Everything is open to any user: only the tools stand in the way."""
 
     def __init__(self) -> None:
+        self.sleep = str(next(_sleeps))
+        """Seconds that only processes of these attempts sleep: how they are found."""
         self.base = Path(tempfile.mkdtemp(prefix="tk-escape-"))
         self.base.chmod(0o755)
         self.folder = self.base / "outside"
@@ -68,6 +70,7 @@ class Outside:
         self.reset()
 
     def reset(self) -> None:
+        self.folder.mkdir(exist_ok=True)
         for entry in self.folder.iterdir():
             if entry.name != "socket":
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -79,14 +82,14 @@ class Outside:
     def damage(self) -> list[str]:
         """What happened outside since the last reset."""
         found = [f"called: {hit}" for hit in self.hits]
-        found += [f"appeared: {one.name}" for one in self.folder.iterdir() if one.name not in ("secret.txt", "socket")]
-        found += [f"changed: {one}" for one in (self.secret, self.shared) if one.read_text() != CANARY]
+        found += [f"appeared: {name}" for name in _names(self.folder) if name not in ("secret.txt", "socket")]
+        found += [f"changed: {one}" for one in (self.secret, self.shared) if _content(one) != CANARY]
         if self.process.poll() is not None:
             found.append("the process outside was killed")
             self.process = subprocess.Popen(["sleep", "3600"])
         if os.getpriority(os.PRIO_PROCESS, self.process.pid) != 0:
             found.append("the process outside was slowed down")
-        return found + [f"left: {line}" for line in _sleepers()]
+        return found + [f"left: {line}" for line in _sleepers(self.sleep)]
 
     def close(self) -> None:
         for one in self._sockets:
@@ -127,11 +130,19 @@ class Outside:
                 self.hits.append(name)
 
 
-def _sleepers() -> list[str]:
+def _names(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else ["nothing is left"]
+
+
+def _content(file: Path) -> str:
+    return file.read_text() if file.is_file() else ""
+
+
+def _sleepers(seconds: str) -> list[str]:
     found = []
     for name in os.listdir("/proc"):
         with suppress(OSError):
-            if name.isdigit() and SLEEP in (line := Path(f"/proc/{name}/cmdline").read_text()):
+            if name.isdigit() and seconds in (line := Path(f"/proc/{name}/cmdline").read_text()):
                 found.append(line.replace("\0", " ")[:80])
     return [line for line in found if "tools_escape_corpus" not in line]
 
@@ -313,6 +324,14 @@ def _python(script: str) -> str:
     return f"python3 - <<'END'\n{script}\nEND"
 
 
+DAEMON = """import os
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execlp('sleep', 'sleep', 'SECONDS')
+"""
+
+
 def _commands() -> list[Case]:
     return [
         _shell("reads a file by its path", lambda _, o: f"cat {o.secret}"),
@@ -380,18 +399,18 @@ def _commands() -> list[Case]:
                 f"print(c.ptrace(16, {o.process.pid}, 0, 0)); print(c.ptrace(16, 1, 0, 0))"
             ),
         ),
-        _shell("leaves something in the background", f"sleep {SLEEP} & nohup sleep {SLEEP} & disown -a; echo started"),
+        _shell(
+            "leaves something in the background",
+            lambda _, o: f"sleep {o.sleep} & nohup sleep {o.sleep} & disown -a; echo started",
+        ),
         _shell(
             "leaves a session",
-            f"setsid -f sleep {SLEEP}; (setsid sh -c 'trap \"\" TERM HUP; sleep {SLEEP}' &) ; echo started",
-        ),
-        _shell(
-            "leaves a daemon",
-            _python(
-                f"import os\nif os.fork()==0:\n os.setsid()\n if os.fork()==0:\n  os.execlp('sleep','sleep','{SLEEP}')"
+            lambda _, o: (
+                f"setsid -f sleep {o.sleep}; (setsid sh -c 'trap \"\" TERM HUP; sleep {o.sleep}' &); echo started"
             ),
         ),
-        _shell("ignores its end", f"trap '' TERM HUP INT; sleep {SLEEP} & wait; sleep {SLEEP}"),
+        _shell("leaves a daemon", lambda _, o: _python(DAEMON.replace("SECONDS", o.sleep))),
+        _shell("ignores its end", lambda _, o: f"trap '' TERM HUP INT; sleep {o.sleep} & wait; sleep {o.sleep}"),
         _shell("writes without end", "yes"),
         _shell("fills the output", "head -c 200000000 /dev/zero | tr '\\0' x"),
         _shell("fills the disk", "head -c 2000000000 /dev/zero > big; stat -c %s big; rm -f big"),
@@ -630,7 +649,7 @@ except OSError:
 print(n)"""
 
 
-async def crowd(tools: dict[str, Tool], workspace: Path, outside: Outside) -> dict[str, Any]:
+async def crowd(tools: dict[str, Tool], outside: Outside) -> dict[str, Any]:
     """How many processes can be started at most; only where that is bounded the fork bomb goes off."""
     result = await _called(tools["execute_bash"], {"command": _python(COUNT), "seconds": 20})
     if not result.output.strip().isdigit() or not 8 < int(result.output) < 150:
@@ -641,39 +660,47 @@ async def crowd(tools: dict[str, Tool], workspace: Path, outside: Outside) -> di
 
 
 async def everything() -> dict[str, Any]:
-    outside = Outside()
+    """Every case in each sandbox that there is, and without one; the sandboxes side by side, the crowds alone."""
     report = sandbox.probe()
+    mechanisms: list[Any] = [None]
+    if report.process_limit:
+        mechanisms += [one for one in ("bubblewrap", "landlock") if getattr(report, one) == "ok"]
     results: dict[str, Any] = {}
-    try:
-        for mechanism in (None, "bubblewrap", "landlock"):
-            workspace = outside.base / f"workspace-{mechanism}"
-            workspace.mkdir()
-            found = getattr(report, mechanism) if mechanism else "ok"
-            if found != "ok" or (mechanism and report.process_limit is None):
-                continue
-            await _all_cases(mechanism, workspace, outside, results)
-    finally:
-        outside.close()
-        shutil.rmtree(_template(), ignore_errors=True)
+    async with AsyncExitStack() as stack:
+        stack.callback(lambda: shutil.rmtree(_template(), ignore_errors=True))
+        grounds = [Ground(mechanism) for mechanism in mechanisms]
+        for ground in grounds:
+            stack.callback(ground.outside.close)
+        for told in await asyncio.gather(*(ground.all_cases() for ground in grounds)):
+            results |= told
+        for ground in grounds[1:]:
+            results[f"{ground.name}: bash fork bomb"] = await crowd(ground.tools, ground.outside)
     return {"report": repr(report), "refusal": report.refusal, "user": os.getuid(), "results": results}
 
 
-async def _all_cases(mechanism: Any, workspace: Path, outside: Outside, results: dict[str, Any]) -> None:
-    """Without a sandbox the files and git; in each sandbox git and the shell."""
-    inside = sandbox.sandbox(mechanism=mechanism) if mechanism else None
-    tools = {one.name: one for one in [*file_tools(Workspace(workspace)), git_tool(workspace, inside)]}
-    wanted = {"read_file", "write_file", "git_operation"}
-    if inside:
-        tools["execute_bash"] = bash_tool(workspace, inside)
-        wanted = {"git_operation", "execute_bash"}
-    for case in corpus():
-        if case.tool in wanted:
-            results[f"{mechanism or 'plain'}: {case.name}"] = await attempt(case, tools, workspace, outside)
-    results[f"{mechanism or 'plain'}: what must work"] = await honest(tools, workspace, outside)
-    if inside:
-        results[f"{mechanism}: bash fork bomb"] = await crowd(tools, workspace, outside)
-    else:
-        results["plain: race between a folder and a link"] = await race(tools, workspace, outside)
+class Ground:
+    """A workspace in one sandbox, or in none, with an outside of its own."""
+
+    def __init__(self, mechanism: Any) -> None:
+        self.name = mechanism or "plain"
+        self.outside = Outside()
+        self.workspace = self.outside.base / "workspace"
+        self.workspace.mkdir()
+        inside = sandbox.sandbox(mechanism=mechanism) if mechanism else None
+        made = [git_tool(self.workspace, inside)]
+        made += [bash_tool(self.workspace, inside)] if inside else file_tools(Workspace(self.workspace))
+        self.tools = {one.name: one for one in made}
+
+    async def all_cases(self) -> dict[str, Any]:
+        """Without a sandbox the files and git; in a sandbox git and the shell."""
+        results = {}
+        for case in corpus():
+            if case.tool in self.tools:
+                results[f"{self.name}: {case.name}"] = await attempt(case, self.tools, self.workspace, self.outside)
+        results[f"{self.name}: what must work"] = await honest(self.tools, self.workspace, self.outside)
+        if "read_file" in self.tools:
+            results[f"{self.name}: race"] = await race(self.tools, self.workspace, self.outside)
+        return results
 
 
 MOST = 600
@@ -705,7 +732,7 @@ def bounded() -> Iterator[None]:
         yield
     finally:
         (limit.parent / "cgroup.procs").write_text("0")
-        group.removed()
+        group.remove()
 
 
 if __name__ == "__main__":

@@ -379,3 +379,21 @@ def test_each_engine_calls_procedures_its_way(url: str, statement: str, tmp_path
     from turnkeep.tools.sql import Database
 
     assert Database("d", url, folder=tmp_path).statement_for("p", {"A": "a", "B": "b"}) == statement
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1\n", "has no tools"),
+        ("import nothing_of_this_name\n", "fails with ModuleNotFoundError"),
+        ("from turnkeep.tools import tool\n@tool\ndef f(x): 'y'\n", "has no type hint"),
+    ],
+)
+def test_mistakes_in_a_python_file_are_told(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mistaken.py"
+    path.write_text(text)
+
+    with pytest.raises(ConfigurationError, match=words):
+        load_tools(path, {})
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_tools(tmp_path / "none.py", {})

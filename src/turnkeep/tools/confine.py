@@ -202,7 +202,7 @@ def landlock_abi() -> int:
 def restrict_files(paths: dict[str, list[str]]) -> None:
     """Reach only these paths, no TCP port, no process and no abstract socket outside."""
     if landlock_abi() < LANDLOCK_ABI:
-        raise OSError(f"Landlock {LANDLOCK_ABI} is needed, this system has {landlock_abi()}")
+        raise OSError(f"Landlock {LANDLOCK_ABI} is needed (Linux 6.12), this system has {landlock_abi()}")
     rules = struct.pack("=QQQ", EVERY_ACCESS, 0b11, 0b11)
     ruleset = check(libc.syscall(444, rules, len(rules), 0), "landlock ruleset")
     for path in paths["read"]:

@@ -1,4 +1,4 @@
-"""Tools without code, declared in one TOML file: HTTP requests, SQL queries and MCP servers.
+"""Tools from a file: HTTP requests, SQL queries and MCP servers declared in TOML, or functions in Python.
 
     hosts = ["api.example.com"]              # where http tools may go
 
@@ -17,7 +17,9 @@ All mistakes in a file are reported at once, with their places.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -157,7 +159,13 @@ class DeclaredTools:
 
 
 def load_tools(path: Path, environment: Mapping[str, str], *, clock: Clock | None = None) -> DeclaredTools:
-    """Read a file of tools. `environment` is where ``${NAME}`` is looked up. Raises `ConfigurationError`."""
+    """Read a file of tools: TOML, or Python whose module-level tools are taken. Raises `ConfigurationError`.
+
+    `environment` is where ``${NAME}`` is looked up. A Python file is run: it comes from the server's configuration,
+    like every other program it starts.
+    """
+    if path.suffix == ".py":
+        return DeclaredTools(_python_tools(path), [], [])
     form = _form(path)
     values = _Values(environment)
     databases: dict[str, sql.Database] = {}
@@ -176,6 +184,24 @@ def load_tools(path: Path, environment: Mapping[str, str], *, clock: Clock | Non
             else:
                 servers.append(McpServer(_mcp_settings(one, form.hosts, values), clock or SystemClock()))
     return DeclaredTools(tools, servers, list(databases.values()))
+
+
+def _python_tools(path: Path) -> list[Tool]:
+    spec = importlib.util.spec_from_file_location(f"turnkeep_tools_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigurationError(f"tools file {path.name!r} cannot be read")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # type hints are looked up there
+    try:
+        spec.loader.exec_module(module)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"tools file {path.name!r} fails with {type(error).__name__}: {error}") from error
+    found = [value for value in vars(module).values() if isinstance(value, Tool)]
+    if not found:
+        raise ConfigurationError(f"tools file {path.name!r} has no tools; decorate functions with @tool")
+    return list({one.name: one for one in found}.values())
 
 
 def _form(path: Path) -> _File:

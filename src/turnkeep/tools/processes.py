@@ -6,21 +6,24 @@ user. The resource limit does not hold back root, so root without cgroups has no
 
 from __future__ import annotations
 
-import itertools
 import os
+import secrets
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from turnkeep.clock import SystemClock
+
 MOST_PROCESSES = 64
 MEMORY = 2 * 1024**3
+ABANDONED = 600.0
+"""Seconds after which an empty group belongs to nobody."""
 
 Kind = Literal["cgroup", "user limit"]
-
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,13 @@ class Group:
             return False
         return True
 
+    def remove(self) -> None:
+        """Remove the group, waiting up to two seconds for those who are on the way out. Blocking."""
+        for _ in range(200):
+            if self.removed():
+                return
+            time.sleep(0.01)
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimit:
@@ -77,7 +87,7 @@ def process_limit(user: int | None = None) -> ProcessLimit | None:
 
 
 def _made(parent: Path, most: int) -> Group:
-    path = parent / f"turnkeep-{os.getpid()}-{next(_numbers)}"
+    path = parent / f"turnkeep-{secrets.token_hex(8)}"
     path.mkdir()
     try:
         (path / "pids.max").write_text(str(most))
@@ -94,41 +104,49 @@ def _usable(parent: Path) -> bool:
         group = _made(parent, 1)
     except OSError:
         return False
-    return group.removed()
+    group.remove()
+    _sweep(parent)
+    return True
+
+
+def _sweep(parent: Path) -> None:
+    """Remove groups that processes which were killed have left behind; young ones may be about to be joined."""
+    now = SystemClock().now()
+    for left in parent.glob("turnkeep-*"):
+        with suppress(OSError):
+            if now - left.stat().st_mtime > ABANDONED:
+                left.rmdir()
 
 
 def _candidates() -> Iterator[Path]:
-    """Cgroups below which one with a pids limit might be made: the own one, then those above it."""
-    own = _own_groups()
-    for mount, root, version in _mounts():
-        path = own.get("" if version == 2 else "pids", "/")
+    """Cgroups below which one with a pids limit might be made."""
+    try:
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8")
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    except OSError:
+        return
+    yield from candidates(own, mounts)
+
+
+def candidates(own: str, mounts: str) -> Iterator[Path]:
+    """From the texts of /proc/self/cgroup and mountinfo: the own cgroup of each hierarchy, then those above it."""
+    lines = [line.split(":", 2) for line in own.splitlines()]
+    groups = {name: path for _, names, path in lines for name in names.split(",")}
+    for mount, root, controller in _mounts(mounts):
+        path = groups.get(controller, "/")
         with suppress(ValueError):
             path = "/" + str(Path(path).relative_to(root))
         below = Path(os.path.normpath(f"{mount}/{path}"))
         yield from (level for level in (below, *below.parents) if level == mount or mount in level.parents)
 
 
-def _own_groups() -> dict[str, str]:
-    """The cgroup of this process by controller; version 2 under the empty name."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return {}
-    parts = [line.split(":", 2) for line in lines]
-    return {name: path for _, names, path in parts for name in names.split(",")}
-
-
-def _mounts() -> Iterator[tuple[Path, str, int]]:
-    """Where groups that can count processes are mounted, with the root of the mount and the version."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
+def _mounts(text: str) -> Iterator[tuple[Path, str, str]]:
+    """Where groups that can count processes are mounted, the root of the mount, and the controller (v2 has no name)."""
+    for line in text.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         _, _, _, root, mount, *_ = before.split(" ")
         if kind == "cgroup" and "pids" in options.split(","):
-            yield Path(mount), root, 1
+            yield Path(mount), root, "pids"
         elif kind == "cgroup2":
-            yield Path(mount), root, 2
+            yield Path(mount), root, ""

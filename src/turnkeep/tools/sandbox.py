@@ -16,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from turnkeep.tools import confine
+from turnkeep.tools import threads
 from turnkeep.tools.processes import MOST_PROCESSES, Group, Kind, ProcessLimit, process_limit
 from turnkeep.tools.program import Finished, kill_group, run
 from turnkeep.tools.workspace import openat2_works
@@ -43,6 +43,7 @@ SCRATCH = 256 * MEGABYTE
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TERM": "dumb"}
 
+_LAUNCHER = Path(__file__).with_name("confine.py")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
@@ -82,6 +83,8 @@ class SandboxReport:
 
 def probe() -> SandboxReport:
     """Try everything once. Blocking, some ten milliseconds each."""
+    if not sys.platform.startswith("linux"):
+        return SandboxReport(False, "only on Linux", "only on Linux", None)
     limit = process_limit()
     return SandboxReport(
         openat2=openat2_works(),
@@ -123,24 +126,30 @@ class Sandbox:
         `shielded` is a descriptor of the directory ``.git`` there, to be read-only inside (bubblewrap only).
         Guarantees: when this returns or is cancelled, nothing that the program started is left.
         """
-        with ExitStack() as stack:
-            scratch = "/tmp"  # noqa: S108 - the one inside
-            if self.mechanism == "landlock":
-                scratch = stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix="turnkeep-", ignore_cleanup_errors=True)
-                )
+        async with self._scratch() as scratch, self._grouped() as group:
             told = {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch, **(environment or {})}
-            async with self._grouped() as group:
-                plan = self._plan(program, workspace, told, scratch=scratch, group=group, shielded=shielded)
-                return await run(
-                    _command(plan),
-                    environment={},
-                    directory="/",
-                    timeout=timeout,
-                    output_cap=output_cap,
-                    descriptors=() if shielded is None else (shielded,),
-                    stop=_end_supervised if self.mechanism == "landlock" else kill_group,
-                )
+            plan = self._plan(program, workspace, told, scratch=scratch, group=group, shielded=shielded)
+            return await run(
+                _command(plan),
+                environment={},
+                directory="/",
+                timeout=timeout,
+                output_cap=output_cap,
+                descriptors=() if shielded is None else (shielded,),
+                stop=_end_supervised if self.mechanism == "landlock" else kill_group,
+            )
+
+    @asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[str]:
+        """A temporary directory of its own; bubblewrap has one inside."""
+        if self.mechanism == "bubblewrap":
+            yield "/tmp"  # noqa: S108 - the one inside
+            return
+        made = await threads.shared.run(lambda: tempfile.mkdtemp(prefix="turnkeep-"))
+        try:
+            yield made
+        finally:
+            await threads.shared.run(lambda: shutil.rmtree(made, ignore_errors=True))
 
     @asynccontextmanager
     async def _grouped(self) -> AsyncIterator[Group | None]:
@@ -148,10 +157,8 @@ class Sandbox:
         try:
             yield group
         finally:
-            for _ in range(100):
-                if group is None or group.removed():
-                    break
-                await asyncio.sleep(0.01)
+            if group is not None and not group.removed():
+                await threads.shared.run(group.remove)
 
     def _plan(
         self,
@@ -230,7 +237,7 @@ def _end_supervised(process: asyncio.subprocess.Process) -> None:
 
 
 def _command(plan: Mapping[str, Any]) -> list[str]:
-    return [_interpreter(), "-I", "-S", confine.__file__, json.dumps(plan, ensure_ascii=False)]
+    return [_interpreter(), "-I", "-S", str(_LAUNCHER), json.dumps(plan, ensure_ascii=False)]
 
 
 def _interpreter() -> str:
@@ -243,12 +250,8 @@ def _interpreter() -> str:
 
 def _tried(mechanism: Mechanism, limit: ProcessLimit | None) -> str:
     """ "ok" if a program runs inside, else the reason in one line."""
-    if not sys.platform.startswith("linux"):
-        return "only on Linux"
     if mechanism == "bubblewrap" and _bwrap() is None:
         return "not installed"
-    if mechanism == "landlock" and confine.landlock_abi() < confine.LANDLOCK_ABI:
-        return f"version {confine.landlock_abi()}, needs {confine.LANDLOCK_ABI} (Linux 6.12)"
     with tempfile.TemporaryDirectory(prefix="turnkeep-") as directory:
         group = limit.group() if limit else None
         try:
@@ -261,7 +264,7 @@ def _tried(mechanism: Mechanism, limit: ProcessLimit | None) -> str:
             return _tried_plan(plan)
         finally:
             if group:
-                group.removed()
+                group.remove()
 
 
 def _tried_plan(plan: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,8 +29,6 @@ _OPENAT2 = 437
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 _RACES = 16
 """How often a look-up is tried again that the kernel gave up because of a rename beside it."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _OpenHow(ctypes.Structure):
@@ -106,6 +105,8 @@ class Workspace:
 
 def openat2_works() -> bool:
     """Whether this system can resolve paths beneath a directory."""
+    if not sys.platform.startswith("linux"):
+        return False
     try:
         root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -161,9 +162,10 @@ def _told(path: str) -> Iterator[None]:
 
 def _open_beneath(directory: int, name: str, flags: int, mode: int = 0) -> int:
     """`openat2` beneath a directory. Raises OSError."""
+    library = ctypes.CDLL(None, use_errno=True)
     how = _OpenHow(flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS)
     for _ in range(_RACES):
-        descriptor = _libc.syscall(_OPENAT2, directory, os.fsencode(name), ctypes.byref(how), ctypes.sizeof(how))
+        descriptor = library.syscall(_OPENAT2, directory, os.fsencode(name), ctypes.byref(how), ctypes.sizeof(how))
         if descriptor >= 0:
             return int(descriptor)
         if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):

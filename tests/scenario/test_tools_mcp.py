@@ -1,0 +1,181 @@
+"""Tools of MCP servers: renamed, called, and connected again when a server goes away."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from turnkeep.clock import Clock, SystemClock
+from turnkeep.errors import ConfigurationError
+from turnkeep.tools import Toolbox, ToolContext
+from turnkeep.tools.declared import DeclaredTools, load_tools
+from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.mcp import McpServer, McpSettings, tool_name
+
+pytest.importorskip("mcp")
+SERVER = Path(__file__).with_name("tools_mcp_server.py")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    def write(**settings: Any) -> Path:
+        entry = {"kind": "mcp", "name": "sample", "command": [sys.executable, str(SERVER)], **settings}
+        path = tmp_path / "tools.toml"
+        path.write_text("[[tools]]\n" + "\n".join(f"{key} = {_toml(value)}" for key, value in entry.items()))
+        return path
+
+    return write
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)
+
+
+@asynccontextmanager
+async def connected(
+    path: Path, box: Toolbox, clock: Clock | None = None, **environment: str
+) -> AsyncIterator[DeclaredTools]:
+    declared = load_tools(path, environment, clock=clock)
+    declared.register(box)
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(declared.keep(box))
+        async with asyncio.timeout(60):
+            await declared.ready()
+        yield declared
+        keeping.cancel()
+    declared.close()
+
+
+async def use(box: Toolbox, name: str, **arguments: Any) -> Result:
+    asked = Asked("call_1", name, json.dumps(arguments))
+    return await call(box.get(name), asked, ToolContext(), clock=SystemClock())
+
+
+async def test_tools_of_a_server_are_renamed_described_and_called(file: Callable[..., Path]) -> None:
+    box = Toolbox()
+    path = file(effects={"add": "pure"}, environment={"SAMPLE_TOKEN": "${TOKEN}"}, needs_approval=True)
+    async with connected(path, box, TOKEN="t0ken"):
+        assert set(box.names) == {"sample__add", "sample__fail", "sample__leave", "sample__who"}
+        add = box.get("sample__add")
+        assert add is not None
+        assert add.description == "Adds two numbers."
+        assert add.parameters["required"] == ["a", "b"]
+        assert (add.effect, add.needs_approval) == ("pure", True)
+        assert box.get("sample__who").effect == "effect"  # type: ignore[union-attr]
+
+        assert (await use(box, "sample__add", a=2, b=3)).output == "5"
+        assert (await use(box, "sample__who")).output.endswith(" t0ken False")
+        assert (await use(box, "sample__fail")).status == "error"
+        assert (await use(box, "sample__add", a="two")).status == "error"
+
+
+async def test_only_the_tools_that_are_wanted_appear(file: Callable[..., Path]) -> None:
+    box = Toolbox()
+    async with connected(file(only=["add"]), box):
+        assert box.names == ("sample__add",)
+
+
+async def test_a_server_that_goes_away_is_started_again(
+    file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TURNKEEP_SECRET", "x")
+    box = Toolbox()
+    async with connected(file(), box):
+        first = (await use(box, "sample__who")).output.split()[0]
+
+        lost = await use(box, "sample__leave")
+        again = (await use(box, "sample__who")).output
+
+        assert "outcome unknown" in lost.output
+        assert again.split()[0] != first
+        assert again.endswith("False"), "servers get what the file gives them, not the whole environment"
+
+
+class LeapingClock(SystemClock):
+    """The machine's clock, an hour ahead when asked."""
+
+    ahead = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.ahead
+
+
+async def test_a_server_that_died_while_nobody_called_is_found_before_the_next_call(file: Callable[..., Path]) -> None:
+    box, clock = Toolbox(), LeapingClock()
+    async with connected(file(), box, clock):
+        process = int((await use(box, "sample__who")).output.split()[0])
+        _end(process)
+        clock.ahead = 3600.0
+
+        assert (await use(box, "sample__add", a=2, b=3)).output == "5"
+
+
+def _end(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+
+
+async def test_a_server_that_cannot_be_started_does_not_hold_up_the_others(
+    file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = file()
+    path.write_text(path.read_text() + '\n[[tools]]\nkind = "mcp"\nname = "broken"\ncommand = ["/nowhere/server"]\n')
+    box = Toolbox()
+    async with connected(path, box):
+        assert "sample__add" in box
+        assert not [name for name in box.names if name.startswith("broken")]
+
+
+async def test_a_server_over_http_is_called(file: Callable[..., Path], unused_port: int) -> None:
+    program = await asyncio.create_subprocess_exec(sys.executable, str(SERVER), str(unused_port))
+    try:
+        box = Toolbox()
+        path = file(command=[], url=f"http://127.0.0.1:{unused_port}/mcp")
+        path.write_text('hosts = ["127.0.0.1"]\n' + path.read_text())
+        async with connected(path, box), asyncio.timeout(60):
+            while "sample__add" not in box:
+                await asyncio.sleep(0.05)
+            assert (await use(box, "sample__add", a=2, b=3)).output == "5"
+    finally:
+        program.kill()
+        await program.wait()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("server", "name", "expected"),
+    [
+        ("files", "read", "files__read"),
+        ("files", "read file/now", "files__read_file_now"),
+        ("f", "x" * 80, "f__" + "x" * 52 + "_"),
+    ],
+)
+def test_names_fit_what_models_take(server: str, name: str, expected: str) -> None:
+    made = tool_name(server, name)
+
+    assert made.startswith(expected)
+    assert len(made) <= 64
+
+
+def test_long_names_stay_apart() -> None:
+    assert tool_name("f", "x" * 80) != tool_name("f", "x" * 81)
+
+
+def test_a_server_needs_a_command_or_a_url() -> None:
+    with pytest.raises(ConfigurationError, match="either a command or a url"):
+        McpServer(McpSettings(name="x"), SystemClock())
