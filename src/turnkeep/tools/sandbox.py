@@ -249,7 +249,7 @@ def _interpreter() -> str:
 
 
 def _tried(mechanism: Mechanism, limit: ProcessLimit | None) -> str:
-    """ "ok" if a program runs inside, else the reason in one line."""
+    """The word "ok" if a program runs inside, else the reason in one line."""
     if mechanism == "bubblewrap" and _bwrap() is None:
         return "not installed"
     with tempfile.TemporaryDirectory(prefix="turnkeep-") as directory:
