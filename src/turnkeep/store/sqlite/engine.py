@@ -6,14 +6,16 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
 
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.errors import StoreUnavailable
+from turnkeep.errors import StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.base import Policies
 from turnkeep.store.ids import Ids, random_ids
@@ -140,8 +142,12 @@ class Engine:
     def write(self, act: Callable[[Transaction], T], kind: Kind = "plain") -> Coroutine[Any, Any, T]:
         return self.use().writer.run(act, kind)
 
-    def read_from(self, look: Callable[[View], T]) -> Coroutine[Any, Any, T]:
-        return self.use().reader.run(look)
+    async def read_from(self, look: Callable[[View], T]) -> T:
+        """Look at the file as it is now; a thread that has expired is deleted when met."""
+        seen, over = await self.use().reader.run(look)
+        for address in over:
+            await self.write(partial(_met, address=address), "ending")
+        return seen
 
     def on(
         self, address: Address, rule: Callable[[Transaction, Kept], T], kind: Kind = "plain"
@@ -176,6 +182,12 @@ def _applied(tx: Transaction, kept: Kept, rule: Callable[[Transaction, Kept], T]
     result = rule(tx, kept)
     tx.save(kept)
     return result
+
+
+def _met(tx: Transaction, address: Address) -> None:
+    """Delete the thread if its time is over."""
+    with suppress(ThreadQuarantined):
+        tx.find(address)
 
 
 def _nothing(tx: Transaction) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import apsw
 
 from turnkeep.errors import StoreUnavailable
+from turnkeep.messages import Address
 from turnkeep.store.sqlite.faults import meaning
 from turnkeep.store.sqlite.view import View
 
@@ -45,14 +46,17 @@ class Reader:
         for thread in self._threads:
             thread.start()
 
-    async def run(self, look: Callable[[View], T]) -> T:
-        """Raises `StoreUnavailable` when too many looks wait already."""
+    async def run(self, look: Callable[[View], T]) -> tuple[T, list[Address]]:
+        """What was seen, and the threads met that are to be deleted.
+
+        Raises `StoreUnavailable` when too many looks wait already.
+        """
         if self._is_stopping:
             raise StoreUnavailable("the store is closed")
         if self._waiting >= CAPACITY:
             raise StoreUnavailable(f"{CAPACITY} looks wait for the store {self._path}, ask less")
         self._waiting += 1
-        done: asyncio.Future[T] = self._loop.create_future()
+        done: asyncio.Future[tuple[T, list[Address]]] = self._loop.create_future()
         self._queue.put((look, done))
         return await done
 
@@ -79,7 +83,7 @@ class Reader:
         try:
             view.begin()
             try:
-                return look(view), None
+                return (look(view), view.over), None
             finally:
                 view.end()
         except apsw.Error as error:

@@ -33,9 +33,12 @@ class View:
         self.connection = connection
         self.setup = setup
         self.now = 0.0
+        self.over: list[Address] = []
+        """Threads that were met after their time."""
 
     def begin(self) -> None:
         self.now = self.setup.clock.now()
+        self.over = []
         self.connection.execute("BEGIN")
 
     def end(self) -> None:
@@ -51,7 +54,10 @@ class View:
         if found is None:
             return None
         kept = rows.load(self.connection, found.row, self.setup.incarnation)
-        return None if is_over(kept.thread, self.policy(kept), self.now) else kept
+        if is_over(kept.thread, self.policy(kept), self.now):
+            self.over.append(found.address)
+            return None
+        return kept
 
     def known(self, kept: Kept, message_id: str) -> Known | None:
         """What is remembered of a message id."""
