@@ -1,0 +1,26 @@
+-- begin: accept messages and claim their thread in one act, without a window.
+-- KEYS: @thread @partition
+-- ARGV: now policy space channel want thread_id epoch owner lease token run_id | id digest size on_busy window max_wait not_before flush minted body text
+-- USES: record log trim save known inbox calls turns claims accept
+-- RETURNS: {'claim', …}; or {'busy'}, {'crowded'}, {'full', open}, {'conflict', i}, {'gone'}.
+-- GUARANTEE: with the token of the claim that is valid now, that claim again; a refusal stores nothing.
+
+local p, now = policy(), moment()
+local t, expired, is_gone = find(p, now)
+if is_gone then return {'gone'} end
+if t and t.state == 'leased' and t.token == A.token then return tell_claim(t) end
+if expired then erase(expired) end
+t = t or new_thread(now)
+ripen(t, p, now)
+if is_busy(t) or t.paused then return {'busy'} end
+for i = 1, ROWS do
+  local message = row(i)
+  if known_of(t, message.id, now) then return {'conflict', i} end
+  message.flush, message.not_before = '1', ''
+  local outcome = accept_one(t, p, now, message, p.max_inbox)
+  if outcome[1] ~= 'receipt' then return outcome end
+end
+if batch_size(t, p) < t.inbox then return {'crowded'} end
+lease_thread(t, p, now)
+save(t, p, now)
+return tell_claim(t)

@@ -1,0 +1,26 @@
+-- cancel: stop the run in progress; drop what waits behind it, if asked.
+-- KEYS: @thread @partition
+-- ARGV: now policy want drop_inbox
+-- USES: record log trim save known inbox calls turns claims accept search withdraw
+-- RETURNS: {'ok', 1 if there is a run to stop}; or {'absent'}, {'gone'}.
+-- GUARANTEE: frees before it appends, so that it works on a full server.
+
+local p, now = policy(), moment()
+local t, _, is_gone = find(p, now)
+if is_gone then return {'gone'} end
+if not t then return {'absent'} end
+ripen(t, p, now)
+local is_stopping = t.state == 'leased' or t.state == 'held' or (t.state == 'retry' and t.batch > 0)
+if is_stopping then stop(t, 'cancel', now) end
+if A.drop_inbox == '1' then
+  local waiting = {}
+  for i = t.batch + 1, t.inbox do
+    local m = open_at(t, i)
+    if m.steer ~= 'offered' then waiting[#waiting + 1] = m end
+  end
+  for _, m in ipairs(t.delayed > 0 and delayed_messages(t) or {}) do waiting[#waiting + 1] = m end
+  drop(t, p, now, waiting)
+end
+free()
+save(t, p, now)
+return {'ok', is_stopping and 1 or 0}

@@ -1,0 +1,24 @@
+-- charge: write down how much tenants were served.
+-- KEYS: served
+-- ARGV: | tenant weight
+-- RETURNS: 'ok'.
+-- GUARANTEE: one that comes back after a silence starts where the last one served began (field '').
+
+local PRUNED_AT = 256
+
+local floor = tonumber(redis.call('HGET', K.served, '') or 0)
+for i = 1, ROWS do
+  local one = row(i)
+  local start = math.max(tonumber(redis.call('HGET', K.served, one.tenant) or 0), floor)
+  redis.call('HSET', K.served, one.tenant, start + 1 / one.weight)
+  floor = start
+end
+redis.call('HSET', K.served, '', floor)
+
+if redis.call('HLEN', K.served) > PRUNED_AT then
+  local served = redis.call('HGETALL', K.served)
+  for i = 1, #served, 2 do
+    if served[i] ~= '' and tonumber(served[i + 1]) <= floor then redis.call('HDEL', K.served, served[i]) end
+  end
+end
+return 'ok'

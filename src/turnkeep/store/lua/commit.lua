@@ -1,0 +1,28 @@
+-- commit: end the run: trim the batch, append the turn, add the usage, tell, and look at what is left.
+-- KEYS: @thread @partition
+-- ARGV: now policy thread_id token outcome text turn usage model
+-- USES: record log trim history save known inbox calls turns claims
+-- RETURNS: {'left', messages, due or ''}; or {'lost'}.
+-- GUARANTEE: a repeat gives the same result; frees before it appends, so that a full server lets runs end.
+
+local p, now = policy(), moment()
+local t = load()
+local last = settled(t, 'commit')
+if last then return {'left', last[3], exact(last[4])} end
+if not is_owned(t) then return {'lost'} end
+
+local run_id, used = t.run_id, add_usage(usage(A.usage), t.spent)
+local members = event_of_run(t, ',"outcome":"' .. A.outcome .. '","usage":' .. usage_json(used))
+t.turns, t.usage = t.turns + 1, add_usage(t.usage, used)
+add_turn(t, now, A.turn)
+t.out.counted.completed = t.batch
+remember_run(t, p, now, A.outcome, used, A.model)
+close_batch(t, p, now, A.outcome == 'cancelled' and 'cancelled' or 'answered')
+end_run(t)
+defer_steering(t, run_id)
+emit(t, 'completed', members, A.text)
+rest(t, p, now)
+t.last = {A.token, 'commit', t.inbox, wake(t) or false}
+free()
+save(t, p, now)
+return {'left', t.inbox, exact(wake(t))}

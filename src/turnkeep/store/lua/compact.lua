@@ -1,0 +1,23 @@
+-- compact: replace all turns up to one by a summary.
+-- KEYS: @thread @partition
+-- ARGV: now policy want through_turn summary
+-- USES: record log trim history save
+-- RETURNS: {'ok'}; or {'absent'}, {'gone'}.
+-- GUARANTEE: again: the same.
+
+local p, now = policy(), moment()
+local t, _, is_gone = find(p, now)
+if is_gone then return {'gone'} end
+if not t then return {'absent'} end
+local gone = 0
+while true do
+  local raw = redis.call('LINDEX', K.history, gone)
+  local turn = raw and read_turn(raw)
+  if not turn or turn.turn > tonumber(A.through_turn) then break end
+  t.items, t.bytes, gone = t.items - turn.items, t.bytes - turn.bytes, gone + 1
+end
+t.active_at = now
+t.out.forgotten, t.out.is_recounted = gone > 0 and gone or nil, true
+t.out.fields = {'summary', A.summary}
+save(t, p, now)
+return {'ok'}

@@ -1,0 +1,31 @@
+-- decide: decide a held call, once; the last decision makes the thread due.
+-- KEYS: @thread @partition
+-- ARGV: now policy want id digest verdict output by
+-- USES: record log trim save known inbox calls turns claims
+-- RETURNS: {'call', JSON}; or {'absent'}, {'gone'}, {'unknown'}, {'changed', digest}, {'decided', how}, {'late'}.
+-- GUARANTEE: the same decision again gives the same answer and changes nothing.
+
+local p, now = policy(), moment()
+local t, _, is_gone = find(p, now)
+if is_gone then return {'gone'} end
+if not t then return {'absent'} end
+
+local call, all_decided
+for _, one in ipairs(t.calls or {}) do
+  if one.id == A.id then call = call or one end
+end
+if not call then return {'unknown'} end
+if call.digest ~= A.digest then return {'changed', call.digest} end
+if call.decision then
+  if call.decision == A.verdict and (call.output or '""') == A.output then return {'call', call_json(call)} end
+  return {'decided', call.decision}
+end
+if t.state ~= 'held' then return {'late'} end
+
+call.decision, call.output, call.by, all_decided = A.verdict, A.output, A.by, true
+local run = t.run_id and ',"run_id":' .. quote(t.run_id) or ''
+emit(t, 'decided', '{"message_ids":' .. ids_json(ids_of(t, 1, t.batch)) .. run .. ',"calls":[' .. call_json(call) .. ']}')
+for _, one in ipairs(t.calls) do all_decided = all_decided and one.decision ~= nil end
+if all_decided then t.due = no_later(t, now) end
+save(t, p, now)
+return {'call', call_json(call)}

@@ -1,0 +1,14 @@
+-- forget: delete a thread and everything of it, its dead letters too.
+-- KEYS: @thread @partition dead graves
+-- ARGV: now policy want force
+-- USES: record log trim save graves
+-- RETURNS: {'ok', 1 if there was one}; or {'gone'}, {'busy'}.
+
+local p, now = policy(), moment()
+local t, expired, is_gone = find(p, now)
+if is_gone then return {'gone'} end
+if not t then return {'ok', 0} end
+if t.inbox + t.delayed > 0 and A.force ~= '1' then return {'busy'} end
+discard_all(t)
+erase(t)
+return {'ok', 1}

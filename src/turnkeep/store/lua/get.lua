@@ -1,0 +1,16 @@
+-- get: read documents: one by name, or all.
+-- KEYS: documents
+-- ARGV: now name all
+-- USES: record documents
+-- RETURNS: {name, {'document', …}, …}.
+-- GUARANTEE: changes nothing.
+
+local now, told = moment(), {}
+for _, name in ipairs(A.all == '1' and redis.call('HKEYS', K.documents) or {A.name}) do
+  local document = get_document(name, now)
+  if document then
+    told[#told + 1] = name
+    told[#told + 1] = tell_document(document)
+  end
+end
+return told

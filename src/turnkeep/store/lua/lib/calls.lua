@@ -1,0 +1,16 @@
+-- Tool calls that wait for somebody: {id, digest, base: JSON members that never change, decision, output, by: JSON}.
+
+local function call_json(call)
+  local decided = ''
+  if call.decision then
+    decided = string.format(',"decision":"%s","output":', call.decision) .. (call.output or '""')
+      .. ',"by":' .. (call.by or '""')
+  end
+  return '{' .. call.base .. decided .. '}'
+end
+
+local function calls_json(t)
+  local told = {}
+  for i, call in ipairs(t.calls or {}) do told[i] = call_json(call) end
+  return '[' .. table.concat(told, ',') .. ']'
+end

@@ -1,0 +1,180 @@
+-- The record of one thread: the sealed field `head` of its hash, and in `out` what this act adds beside it.
+--
+-- A record that was loaded may be changed at will: nothing is stored before `save` (lib/save.lua). Values are sealed
+-- with a checksum, so that damage is found and never acted upon.
+
+local DEFAULTS = {
+  state = 'idle', batch = 0, attempt = 0, fence = 0, published = 0, journal = 0, runs = 0, claimed_at = 0,
+  first_claimed_at = 0, next_seq = 1, inbox = 0, delayed = 0, steering = 0, top = 0, floor = 0, deltas = 0, untrimmed = 0,
+  cut = 0, closed_from = 1, closed_to = 0, closed_seq = 0, messages = 0, turns = 0, items = 0, bytes = 0, aging = 0,
+}
+
+local function damaged(what)
+  error('DAMAGED ' .. what, 0)
+end
+
+-- Text and packed values carry the first 8 hex digits of their SHA-1.
+local function seal_text(text)
+  return redis.sha1hex(text):sub(1, 8) .. text
+end
+
+local function unseal_text(raw, what)
+  if not raw then damaged(what) end
+  local text = raw:sub(9)
+  if redis.sha1hex(text):sub(1, 8) ~= raw:sub(1, 8) then damaged(what) end
+  return text
+end
+
+local function seal(value)
+  return seal_text(cmsgpack.pack(value))
+end
+
+local function unseal(raw, what)
+  return cmsgpack.unpack(unseal_text(raw, what))
+end
+
+-- A number as text that reads back as the same number; nothing for nothing.
+local function exact(number)
+  return number and string.format('%.17g', number) or ''
+end
+
+-- A string as JSON.
+local function quote(text)
+  return cjson.encode(text)
+end
+
+-- The time that counts: the server's, or the one that a test gives.
+local function moment()
+  if A.now ~= '' then return tonumber(A.now) end
+  local time = redis.call('TIME')
+  return time[1] + time[2] / 1000000
+end
+
+-- The policy of the queue, packed by the caller.
+local function policy()
+  local p = {}
+  p.window, p.max_wait, p.max_batch, p.max_batch_bytes, p.max_inbox, p.expiry, p.dedupe, p.history_items,
+    p.history_bytes, p.log_events, p.log_age, p.runs_kept = struct.unpack('<dddddddddddd', A.policy)
+  p.on_busy = A.policy:sub(97)
+  return p
+end
+
+-- Usage is nine whole numbers: requests, tokens (input, cached, cache write, output, reasoning), cost, unpriced, estimated.
+local USAGE = {'requests', 'input_tokens', 'cached_tokens', 'cache_write_tokens', 'output_tokens', 'reasoning_tokens',
+  'cost_nano', 'unpriced', 'estimated'}
+
+local function usage(packed)
+  local sum = {struct.unpack('<ddddddddd', packed)}
+  sum[10] = nil
+  return sum
+end
+
+local function add_usage(a, b)
+  if not a or not b then return a or b end
+  local sum = {}
+  for i = 1, 9 do sum[i] = a[i] + b[i] end
+  return sum
+end
+
+local function usage_json(sum)
+  local parts = {}
+  for i, name in ipairs(USAGE) do
+    if sum and sum[i] ~= 0 then parts[#parts + 1] = string.format('"%s":%.0f', name, sum[i]) end
+  end
+  return '{' .. table.concat(parts, ',') .. '}'
+end
+
+local function with_defaults(t)
+  for name, value in pairs(DEFAULTS) do
+    if t[name] == nil then t[name] = value end
+  end
+  return t
+end
+
+-- What is stored of a thread.
+local function without_defaults(t)
+  local kept = {}
+  for name, value in pairs(t) do
+    if name ~= 'out' and value and value ~= DEFAULTS[name] then kept[name] = value end
+  end
+  return kept
+end
+
+-- What an act adds: events, hash fields, messages; the inbox as far as it was read.
+local function fresh_out()
+  return {
+    events = {}, fields = {}, dropped = {}, known = {}, closings = {}, delays = {}, ripened = {}, undelayed = {},
+    dead = {}, counted = {}, open = {}, gone = 0, stored = 0,
+  }
+end
+
+-- The field `live` holds what changes with every token of a leased thread: token, epoch, top, published, deltas, untrimmed.
+local LIVE = '^(%S+) (%S+) (%d+) (%d+) (%d+) (%d+)$'
+
+local function live_text(t)
+  return string.format('%s %s %.0f %.0f %.0f %.0f', t.token, t.epoch, t.top, t.published, t.deltas, t.untrimmed)
+end
+
+local function read_live(t, raw)
+  local token, _, top, published, deltas, untrimmed = unseal_text(raw, 'live'):match(LIVE)
+  if token ~= t.token then damaged('live') end
+  t.top, t.published, t.deltas, t.untrimmed = tonumber(top), tonumber(published), tonumber(deltas), tonumber(untrimmed)
+end
+
+-- The thread, or nothing. Reads every key that will be written, so that a wrong type is met before the first write.
+local function load()
+  local found = redis.call('HMGET', K.thread, 'head', 'live')
+  local length = redis.call('LLEN', K.inbox)
+  redis.call('XLEN', K.log)
+  redis.call('HLEN', K.known)
+  redis.call('LLEN', K.history)
+  if not found[1] then
+    if length > 0 then damaged('head') end
+    return nil
+  end
+  local t = with_defaults(unseal(found[1], 'head'))
+  if length ~= t.inbox then damaged('inbox') end
+  if t.state == 'leased' then read_live(t, found[2]) end
+  t.out = fresh_out()
+  t.out.stored = length
+  t.out.was = {inbox = t.inbox, delayed = t.delayed, state = t.state, paused = t.paused, owner = t.owner, token = t.token}
+  return t
+end
+
+local function new_thread(now)
+  local t = with_defaults({space = A.space, channel = A.channel, thread_id = A.thread_id, epoch = A.epoch,
+    created_at = now, active_at = now})
+  t.out = fresh_out()
+  t.out.is_new = true
+  t.out.was = {inbox = 0, delayed = 0, state = 'idle'}
+  return t
+end
+
+-- Whether the thread has expired: then it counts as absent.
+local function is_over(t, p, now)
+  return t.state == 'idle' and t.delayed == 0 and t.active_at + (t.ttl or p.expiry) <= now
+end
+
+-- The thread of this operation; else the expired one that is in its place. Third: a thread that was named by its id
+-- (`want`) is not here any more, so the caller has to look elsewhere.
+local function find(p, now)
+  local t, expired = load(), nil
+  if t and is_over(t, p, now) then t, expired = nil, t end
+  return t, expired, A.want ~= '' and (t == nil or t.thread_id ~= A.want)
+end
+
+local function is_busy(t)
+  return t.state == 'leased' or t.state == 'retry' or t.state == 'held'
+end
+
+-- When somebody has to look at this thread; nothing: not before somebody acts.
+local function wake(t)
+  if t.paused and t.state ~= 'leased' then return nil end
+  if t.state == 'leased' or t.delayed == 0 then return t.due end
+  return t.due and math.min(t.due, t.delayed_at) or t.delayed_at
+end
+
+-- Due now; what is due already keeps its place before others.
+local function no_later(t, now)
+  return t.due and math.min(t.due, now) or now
+end

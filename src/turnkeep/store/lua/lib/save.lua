@@ -1,0 +1,228 @@
+-- Storing a thread and all that an act adds to it.
+--
+-- The first write is one that a full server refuses, so that a refusal leaves nothing behind; acts that must succeed
+-- on a full server call `free` before. Keys of the thread are written before those of the partition.
+
+local GRACE = 3600 -- seconds that keys outlive the thread, so that the janitor can count it out
+local THREAD_KEYS = {'thread', 'inbox', 'delayed', 'log', 'finals', 'known', 'history', 'snapshot'}
+
+-- From here on a full server refuses nothing: it refuses the first write of a script only.
+local function free()
+  redis.call('ZREM', K.due, '')
+end
+
+local function call_in_parts(command, key, arguments)
+  for from = 1, #arguments, 1000 do
+    redis.call(command, key, unpack(arguments, from, math.min(from + 999, #arguments)))
+  end
+end
+
+-- ---------------------------------------------------------------- the indexes of the partition
+
+-- A moment as text that sorts like the number.
+local function stamp(at)
+  return string.format('%020.6f', math.min(math.max(at, 0), 9e12))
+end
+
+local function entry_at(t, at)
+  return t.space .. '\0' .. at .. '\0' .. t.channel
+end
+
+-- Where claims find the thread: {index, moment}; nothing while nobody has to look at it.
+local function plan_index(t)
+  local at = wake(t)
+  local was = t.indexed
+  t.indexed = at and {(t.state == 'leased' or t.state == 'held') and 'ends' or 'due', stamp(at)} or nil
+  return was, at
+end
+
+local function write_index(t, was, at)
+  local is = t.indexed
+  if was and is and was[1] == is[1] and was[2] == is[2] then return end
+  if was then redis.call('ZREM', K[was[1]], entry_at(t, was[2])) end
+  if not is then return end
+  redis.call('ZADD', K[is[1]], 0, entry_at(t, is[2]))
+  -- `spaces` holds a lower bound of the earliest moment in each space; who looks there corrects it
+  if redis.call('ZADD', K.spaces, 'LT', 'CH', at, t.space) == 1 then
+    redis.call(PUBLISH, K.hints, 'ready\0' .. exact(at) .. '\0' .. t.space)
+  end
+end
+
+-- Under which count a thread goes, beside those by time.
+local function place(state, paused)
+  if state == 'leased' then return 'active' end
+  if paused then return 'paused' end
+  return state == 'held' and 'held' or nil
+end
+
+local function count(t, name, change)
+  if change ~= 0 then redis.call('HINCRBY', K.counters, t.space .. '\0' .. name, change) end
+end
+
+local function write_counts(t)
+  local was = t.out.was
+  local before, after = place(was.state, was.paused), place(t.state, t.paused)
+  if before ~= after then
+    if before then count(t, before, -1) end
+    if after then count(t, after, 1) end
+  end
+  count(t, 'open', t.inbox + t.delayed - was.inbox - was.delayed)
+  for name, change in pairs(t.out.counted) do count(t, name, change) end
+end
+
+local function lease_entry(t, owner, token)
+  return table.concat({owner, token, t.space, t.channel}, '\0')
+end
+
+local function write_lease(t)
+  local was = t.out.was
+  if was.token == t.token then return end
+  if was.token then redis.call('ZREM', K.leases, lease_entry(t, was.owner, was.token)) end
+  if t.token then redis.call('ZADD', K.leases, 0, lease_entry(t, t.owner, t.token)) end
+end
+
+local function write_presence(t)
+  if t.out.is_new then
+    redis.call('ZADD', K.threads, 0, t.space .. '\0' .. t.channel)
+    redis.call('HSET', K.aliases, t.space .. '\0' .. t.thread_id, t.channel)
+  end
+  if t.out.aging then redis.call('ZADD', K.aging, t.out.aging, t.space .. '\0' .. t.channel) end
+end
+
+-- ---------------------------------------------------------------- the keys of the thread
+
+-- When the janitor has to look at a thread: when its log may have aged, or it may have expired.
+local function plan_janitor(t, p, now)
+  local at = now + math.min(p.log_age, t.ttl or p.expiry)
+  if t.out.is_new or (#t.out.events > 0 and t.aging > at) then
+    t.aging, t.out.aging = at, at
+  end
+end
+
+-- All keys of an idle thread carry one expiry, moved when it is 1 % off; while anything is open they carry none.
+local function plan_expiry(t, p)
+  local ttl = t.ttl or p.expiry
+  local at = t.state == 'idle' and t.delayed == 0 and t.active_at + ttl or nil
+  if t.expires == at or (at and t.expires and math.abs(at - t.expires) < ttl / 100) then return nil end
+  t.expires = at
+  return at and {'PEXPIRE', string.format('%.0f', (ttl + GRACE) * 1000)} or {'PERSIST'}
+end
+
+local function write_expiry(command)
+  if not command then return end
+  for _, name in ipairs(THREAD_KEYS) do
+    if command[2] then redis.call('PEXPIRE', K[name], command[2]) else redis.call('PERSIST', K[name]) end
+  end
+end
+
+local function write_head(t)
+  local fields = t.out.fields
+  fields[#fields + 1] = 'head'
+  fields[#fields + 1] = seal(without_defaults(t))
+  if t.state == 'leased' then
+    fields[#fields + 1] = 'live'
+    fields[#fields + 1] = seal_text(live_text(t))
+  end
+  call_in_parts('HSET', K.thread, fields)
+  if t.state ~= 'leased' and t.out.was.state == 'leased' then t.out.dropped[#t.out.dropped + 1] = 'live' end
+  if #t.out.dropped > 0 then call_in_parts('HDEL', K.thread, t.out.dropped) end
+end
+
+local function sealed_message(m)
+  m.changed = nil
+  return seal(m)
+end
+
+local function write_inbox(t)
+  local out, pushed = t.out, {}
+  local from = out.stored - out.gone + 1
+  if out.is_rewritten then
+    redis.call('DEL', K.inbox)
+    from = 1
+  else
+    for i, m in pairs(out.open) do
+      if m.changed and i < from then redis.call('LSET', K.inbox, i + out.gone - 1, sealed_message(m)) end
+    end
+    if out.gone > 0 then redis.call('LTRIM', K.inbox, out.gone, -1) end
+  end
+  for i = from, t.inbox do pushed[#pushed + 1] = sealed_message(out.open[i]) end
+  call_in_parts('RPUSH', K.inbox, pushed)
+end
+
+local function write_delayed(t)
+  for _, delay in ipairs(t.out.delays) do redis.call('ZADD', K.delayed, delay.at, delay.uid) end
+  for _, uid in ipairs(t.out.ripened) do redis.call('ZREM', K.delayed, uid) end
+  for _, uid in ipairs(t.out.undelayed) do redis.call('ZREM', K.delayed, uid) end
+end
+
+local function write_known(t)
+  local fields = {}
+  for id, record in pairs(t.out.known) do
+    fields[#fields + 1] = 'm:' .. id
+    fields[#fields + 1] = seal(record)
+  end
+  for n, closing in pairs(t.out.closings) do
+    fields[#fields + 1] = 'c:' .. n
+    fields[#fields + 1] = seal(closing)
+  end
+  call_in_parts('HSET', K.known, fields)
+end
+
+local function write_history(t)
+  local out = t.out
+  if out.turn then redis.call('RPUSH', K.history, out.turn) end
+  for _ = 1, out.taken_back or 0 do redis.call('RPOP', K.history) end
+  if out.forgotten then redis.call('LTRIM', K.history, out.forgotten, -1) end
+end
+
+local function write_dead(t)
+  for _, letter in ipairs(t.out.dead) do
+    redis.call('HSET', K.dead, letter.id, letter.text)
+    redis.call('ZADD', K.graves, 0, letter.id)
+  end
+end
+
+local function save(t, p, now)
+  local out = t.out
+  if out.is_recounted then plan_history(t, p) end
+  if #out.events > 0 then
+    write_events(t, out.events, now)
+    if t.untrimmed >= TRIM_EVERY then trim(t, p, now) end
+  end
+  plan_janitor(t, p, now)
+  local expiry = plan_expiry(t, p)
+  local was, at = plan_index(t)
+  write_head(t)
+  write_inbox(t)
+  write_delayed(t)
+  write_known(t)
+  write_history(t)
+  write_dead(t)
+  write_expiry(expiry)
+  write_presence(t)
+  write_index(t, was, at)
+  write_lease(t)
+  write_counts(t)
+  if out.nudge then redis.call(PUBLISH, K.hints, table.concat({'nudge', out.nudge, t.space, t.channel}, '\0')) end
+end
+
+-- Delete a thread and every trace of it but its dead letters.
+local function erase(t)
+  for _, name in ipairs(THREAD_KEYS) do redis.call('DEL', K[name]) end
+  if t.indexed then redis.call('ZREM', K[t.indexed[1]], entry_at(t, t.indexed[2])) end
+  if t.token then redis.call('ZREM', K.leases, lease_entry(t, t.owner, t.token)) end
+  redis.call('ZREM', K.threads, t.space .. '\0' .. t.channel)
+  redis.call('ZREM', K.aging, t.space .. '\0' .. t.channel)
+  redis.call('HDEL', K.aliases, t.space .. '\0' .. t.thread_id)
+  count(t, 'open', -t.inbox - t.delayed)
+  local counted = place(t.state, t.paused)
+  if counted then count(t, counted, -1) end
+end
+
+-- The thread of this operation, or a new one; nothing when the caller has to look elsewhere.
+local function find_or_new(p, now)
+  local t, expired, is_gone = find(p, now)
+  if is_gone then return nil end
+  if expired then erase(expired) end
+  return t or new_thread(now)
+end

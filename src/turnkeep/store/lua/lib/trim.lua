@@ -1,0 +1,66 @@
+-- How much of a log is kept. Of the run in progress everything, its older deltas rolled into one snapshot; before it
+-- the newest events that are not too old, and beyond those the final ones, in a stream of their own.
+
+local TRIM_EVERY = 64
+local FINAL = {completed = true, dead = true}
+local PAGE = 128
+
+local function entries_of_log(from, to, use)
+  while true do
+    local page = redis.call('XRANGE', K.log, string.format('%.0f-0', from), to, 'COUNT', PAGE)
+    for _, entry in ipairs(page) do
+      local offset, f = tonumber(entry[1]:match('^%d+')), entry[2]
+      if use(offset, f[2], f[4], f[6], f[8]) then return end
+      from = offset + 1
+    end
+    if #page < PAGE then return end
+  end
+end
+
+-- Remove what lies before `surplus` or before the moment `oldest`, up to `last`; keep the final events.
+local function cut(t, p, last, surplus, oldest)
+  local done = t.cut
+  entries_of_log(t.cut + 1, string.format('%.0f-0', last), function(offset, kind, at, members, text)
+    if offset > surplus and tonumber(at) >= oldest then return true end
+    if FINAL[kind] then
+      redis.call('XADD', K.finals, string.format('%.0f-0', offset), 'k', kind, 'a', at, 'm', members, 'x', text)
+    else
+      t.floor = math.max(t.floor, offset)
+    end
+    done = offset
+  end)
+  if done == t.cut then return end
+  t.cut = done
+  redis.call('XTRIM', K.log, 'MINID', string.format('%.0f-0', done + 1))
+  if redis.call('XTRIM', K.finals, 'MAXLEN', p.log_events) > 0 then t.floor = done end
+  if t.snapshot and t.snapshot.offset <= done then
+    redis.call('DEL', K.snapshot)
+    t.snapshot = nil
+  end
+end
+
+-- All but the newest deltas of the run in progress become one snapshot in the place of the last rolled one.
+local function roll(t, p)
+  local surplus = t.deltas - p.log_events
+  if not t.live_from or surplus <= 0 then return end
+  if t.snapshot and t.snapshot.offset < t.live_from then cut(t, p, t.live_from - 1, t.live_from - 1, 0) end
+  local is_grown, parts, last = t.snapshot ~= nil, {}, nil
+  local left = surplus
+  entries_of_log(is_grown and t.snapshot.offset + 1 or t.live_from, '+', function(offset, kind, at, members, text)
+    if kind ~= 'delta' and kind ~= 'snapshot' then return false end
+    if kind == 'snapshot' then is_grown, parts = false, {} else left = left - 1 end
+    parts[#parts + 1] = text
+    last = {offset = offset, at = at, members = members}
+    redis.call('XDEL', K.log, string.format('%.0f-0', offset))
+    return left == 0
+  end)
+  redis.call(is_grown and 'APPEND' or 'SET', K.snapshot, table.concat(parts))
+  t.snapshot, t.deltas, t.floor = last, t.deltas - surplus, last.offset
+end
+
+local function trim(t, p, now)
+  local last = (t.live_from or t.top + 1) - 1
+  cut(t, p, last, last - p.log_events, now - p.log_age)
+  roll(t, p)
+  t.untrimmed = 0
+end

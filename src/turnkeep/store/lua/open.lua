@@ -1,0 +1,20 @@
+-- open: the open messages of a thread: the inbox in order, then the delayed ones by time.
+-- KEYS: @thread @partition
+-- ARGV: now policy want
+-- USES: record log trim save known inbox calls turns claims accept search
+-- RETURNS: {'open', {'message', …}, …}; or {'absent'}, {'gone'}.
+-- GUARANTEE: changes nothing.
+
+local p, now = policy(), moment()
+local t, _, is_gone = find(p, now)
+if is_gone then return {'gone'} end
+if not t then return {'absent'} end
+local told = {'open'}
+for i = 1, t.inbox do
+  local m = open_at(t, i)
+  told[#told + 1] = tell_message(t, m.id, record_of(t, m.id) or damaged('known'), nil, m, i)
+end
+for _, m in ipairs(t.delayed > 0 and delayed_messages(t) or {}) do
+  told[#told + 1] = tell_message(t, m.id, record_of(t, m.id) or damaged('known'), nil, m)
+end
+return told

@@ -1,0 +1,32 @@
+-- pace: take one request and so many tokens from the shared buckets of a key.
+-- KEYS: pace
+-- ARGV: now requests tokens wanted
+-- USES: record
+-- RETURNS: 0 if granted, else the seconds to wait.
+-- GUARANTEE: what is not granted takes nothing. Limits are per minute, 0: unlimited; more tokens than a full bucket holds
+-- need a full bucket.
+
+local MINUTE = 60
+local now, capacity, wanted = moment(), {}, {}
+local found = redis.call('HGETALL', K.pace)
+local kept, buckets = {}, {}
+for i = 1, #found, 2 do kept[found[i]] = tonumber(found[i + 1]) end
+capacity.requests, capacity.tokens = tonumber(A.requests), tonumber(A.tokens)
+wanted.requests, wanted.tokens = 1, math.min(tonumber(A.wanted), capacity.tokens)
+
+local wait = math.max(0, (kept.slow_until or 0) - now)
+for _, name in ipairs({'requests', 'tokens'}) do
+  local full = capacity[name]
+  if full > 0 then
+    local level = kept[name] or full
+    level = math.min(full, level + (now - (kept[name .. '_at'] or now)) * full / MINUTE)
+    buckets[name] = level
+    wait = math.max(wait, (wanted[name] - level) * MINUTE / full)
+  end
+end
+for name, level in pairs(buckets) do
+  local left = wait == 0 and level - wanted[name] or level
+  redis.call('HSET', K.pace, name, string.format('%.17g', left), name .. '_at', exact(now))
+end
+redis.call('PEXPIRE', K.pace, math.ceil(math.max(MINUTE, (kept.slow_until or 0) - now) * 1000) + 60000)
+return exact(wait)

@@ -1,0 +1,15 @@
+-- pause: no run begins until `resume`; creates the thread if need be.
+-- KEYS: @thread @partition
+-- ARGV: now policy space channel want thread_id epoch
+-- USES: record log trim save
+-- RETURNS: {'ok'}; or {'gone'}.
+-- GUARANTEE: again: nothing.
+
+local p, now = policy(), moment()
+local t = find_or_new(p, now)
+if not t then return {'gone'} end
+if t.paused then return {'ok'} end
+t.paused, t.active_at = true, now
+emit(t, 'paused')
+save(t, p, now)
+return {'ok'}

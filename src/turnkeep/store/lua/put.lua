@@ -1,0 +1,20 @@
+-- put: write a document.
+-- KEYS: documents expiries
+-- ARGV: now name body version ttl
+-- USES: record documents
+-- RETURNS: {'document', version, updated_at, body}; or {'conflict', version}.
+-- GUARANTEE: with a version only over that one; a body that is there already is no change, so a repeat is none either.
+
+local now = moment()
+forget_old(now)
+local old = get_document(A.name, now)
+local found, wanted = old and old.version or 0, tonumber(A.version)
+if not (old and old.body == A.body and (not wanted or wanted == found or wanted == found - 1)) then
+  if wanted and wanted ~= found then return {'conflict', found} end
+  old = {version = found + 1, body = A.body, updated_at = now}
+end
+local ttl = tonumber(A.ttl)
+old.until_ = ttl and now + ttl or nil
+redis.call('HSET', K.documents, A.name, seal(old))
+if ttl then redis.call('ZADD', K.expiries, old.until_, A.name) else redis.call('ZREM', K.expiries, A.name) end
+return tell_document(old)

@@ -1,0 +1,16 @@
+-- quarantine: keep claims and the janitor away from a thread whose stored state is damaged.
+-- KEYS: thread due ends leases aging quarantine
+-- ARGV: now space channel reason
+-- USES: record
+-- RETURNS: 1 if it is new.
+-- GUARANTEE: changes nothing of the thread itself; its record stays for an operator.
+
+local who = A.space .. '\0' .. A.channel
+local tail = '\0' .. A.channel
+for _, name in ipairs({'due', 'ends'}) do
+  for _, entry in ipairs(redis.call('ZRANGEBYLEX', K[name], '[' .. A.space .. '\0', '(' .. A.space .. '\1')) do
+    if entry:sub(#A.space + 22) == tail then redis.call('ZREM', K[name], entry) end
+  end
+end
+redis.call('ZREM', K.aging, who)
+return redis.call('HSETNX', K.quarantine, who, exact(moment()) .. ' ' .. A.reason)

@@ -1,0 +1,24 @@
+-- redrive: accept a dead letter again under its id, at the end of the inbox.
+-- KEYS: @thread @partition dead graves redriven
+-- ARGV: now policy space channel want thread_id epoch dead_id | id digest size on_busy window max_wait not_before flush minted body text
+-- USES: record log trim save known inbox accept graves
+-- RETURNS: {'receipt', …}; or {'absent'} (no such letter), {'conflict'} (a message of that id is open).
+-- GUARANTEE: a repeat gives the same receipt.
+
+local p, now = policy(), moment()
+local before = redis.call('HGET', K.redriven, A.dead_id)
+if before then
+  local left = unseal(before, 'redriven')
+  if left.until_ > now then return left.receipt end
+end
+if redis.call('HEXISTS', K.dead, A.dead_id) == 0 then return {'absent'} end
+local t = find_or_new(p, now)
+local message = row(1)
+local record, closing = known_of(t, message.id, now)
+if record and not closing then return {'conflict'} end
+local outcome = accept_one(t, p, now, message, math.huge)
+if record then t.out.known[message.id].digest = record.digest end
+save(t, p, now)
+discard(t.space, A.dead_id)
+redis.call('HSET', K.redriven, A.dead_id, seal({message_id = message.id, receipt = outcome, until_ = now + p.dedupe}))
+return outcome

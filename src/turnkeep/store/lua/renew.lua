@@ -1,0 +1,43 @@
+-- renew: prolong claims of one owner in one partition.
+-- KEYS: @partition | @thread
+-- ARGV: now owner lease | token thread_id policy
+-- USES: record log trim save known inbox
+-- RETURNS: for each claim {held, until, stop, steer}, then a list of leases of this owner that were not named.
+-- GUARANTEE: a claim that is not valid is told so and changed in nothing; a damaged thread does not touch the others.
+
+A.want = ''
+local now, named = moment(), {}
+
+local function wants_to_steer(t)
+  for i = t.batch + 1, t.steering > 0 and t.inbox or 0 do
+    if open_at(t, i).steer == 'asked' then return 1 end
+  end
+  return 0
+end
+
+local function renew_one(claim)
+  A.policy = claim.policy
+  local p, t = policy(), load()
+  if not t or t.thread_id ~= claim.thread_id or t.state ~= 'leased' or t.token ~= claim.token then return {0} end
+  ripen(t, p, now)
+  t.due = now + A.lease
+  save(t, p, now)
+  return {1, exact(t.due), t.stop or '', wants_to_steer(t)}
+end
+
+local told = {}
+for i = 1, ROWS do
+  local claim = row(i)
+  named[claim.token] = true
+  point(i)
+  local is_done, directive = pcall(renew_one, claim)
+  told[i] = is_done and directive or {-1}
+end
+
+local unnamed = {}
+for _, entry in ipairs(redis.call('ZRANGEBYLEX', K.leases, '[' .. A.owner .. '\0', '(' .. A.owner .. '\1')) do
+  local token = entry:match('^[^%z]*%z([^%z]*)%z')
+  if not named[token] then unnamed[#unnamed + 1] = entry end
+end
+told[#told + 1] = unnamed
+return told

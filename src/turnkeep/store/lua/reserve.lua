@@ -1,0 +1,27 @@
+-- reserve: reserve an amount in all accounts or in none.
+-- KEYS: accounts reservations
+-- ARGV: now run_id amount | account limit keep
+-- USES: record ledger
+-- RETURNS: {'granted'}, {'waits', account} or {'refused', account}.
+-- GUARANTEE: again for the same run: granted, nothing changes.
+
+local now, amount = moment(), tonumber(A.amount)
+if redis.call('HEXISTS', K.reservations, A.run_id) == 1 then return {'granted'} end
+local rows, held = {}, {}
+for i = 1, ROWS do
+  rows[i] = row(i)
+  held[i] = account(rows[i].account, now)
+end
+for i, one in ipairs(rows) do
+  if held[i].settled + amount > tonumber(one.limit) then return {'refused', one.account} end
+end
+for i, one in ipairs(rows) do
+  if held[i].settled + held[i].reserved + amount > tonumber(one.limit) then return {'waits', one.account} end
+end
+for i, one in ipairs(rows) do
+  held[i].reserved = held[i].reserved + amount
+  keep(one.account, held[i], now + one.keep)
+  rows[i] = {one.account, tonumber(one.keep)}
+end
+redis.call('HSET', K.reservations, A.run_id, seal({at = now, amount = amount, accounts = rows}))
+return {'granted'}

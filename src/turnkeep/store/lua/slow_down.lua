@@ -1,0 +1,12 @@
+-- slow_down: grant no request of a key for so long.
+-- KEYS: pace
+-- ARGV: now seconds
+-- USES: record
+-- RETURNS: 'ok'.
+-- GUARANTEE: never shortens.
+
+local now = moment()
+local at = math.max(tonumber(redis.call('HGET', K.pace, 'slow_until') or 0), now + A.seconds)
+redis.call('HSET', K.pace, 'slow_until', exact(at))
+redis.call('PEXPIRE', K.pace, math.ceil((at - now) * 1000) + 120000)
+return 'ok'

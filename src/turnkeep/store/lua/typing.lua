@@ -1,0 +1,19 @@
+-- typing: move the sliding end of the window to now + window, never beyond max_wait.
+-- KEYS: @thread @partition
+-- ARGV: now policy want
+-- USES: record log trim save known inbox
+-- RETURNS: {'ok', seconds until due or ''}; or {'absent'}, {'gone'}.
+
+local p, now = policy(), moment()
+local t, _, is_gone = find(p, now)
+if is_gone then return {'gone'} end
+if not t then return {'absent'} end
+ripen(t, p, now)
+local left
+if t.state == 'waiting' and t.due then
+  t.typed_at = now
+  t.due = window_end(t, p, now)
+  left = math.max(0, t.due - now)
+end
+if left or t.out.is_changed then save(t, p, now) end
+return {'ok', exact(left)}

@@ -1,0 +1,22 @@
+-- wipe: delete a damaged thread by force; what its record would have told is taken from its keys.
+-- KEYS: @thread @partition dead graves quarantine
+-- ARGV: space channel
+-- RETURNS: 1 if anything was there.
+-- GUARANTEE: every trace that can be found is gone.
+
+local who, found = A.space .. '\0' .. A.channel, 0
+for _, name in ipairs({'thread', 'inbox', 'delayed', 'log', 'finals', 'known', 'history', 'snapshot'}) do
+  found = found + redis.call('DEL', K[name])
+end
+for _, name in ipairs({'due', 'ends'}) do
+  for _, entry in ipairs(redis.call('ZRANGEBYLEX', K[name], '[' .. A.space .. '\0', '(' .. A.space .. '\1')) do
+    if entry:sub(#A.space + 22) == '\0' .. A.channel then redis.call('ZREM', K[name], entry) end
+  end
+end
+for _, entry in ipairs(redis.call('ZRANGE', K.leases, 0, -1)) do
+  if entry:sub(-#who - 1) == '\0' .. who then redis.call('ZREM', K.leases, entry) end
+end
+redis.call('ZREM', K.threads, who)
+redis.call('ZREM', K.aging, who)
+redis.call('HDEL', K.quarantine, who)
+return found > 0 and 1 or 0

@@ -1,0 +1,108 @@
+"""The Redis engine: many workers and gateways on one Redis or Valkey (6.2+), its sentinels, or a cluster (7+).
+
+One Lua script per operation changes everything of one thread in one act (`store/lua`). Durable means what the server
+promises: see `Durability` in `check`. An operation whose reply is lost is repeated here before `OutcomeUnknown` is
+raised; all of them are safe to repeat. No task runs in the background: who calls drives the connections.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from turnkeep.clock import Clock
+from turnkeep.errors import StoreError, StoreUnavailable
+from turnkeep.store.base import Policies
+from turnkeep.store.ids import PARTITIONS, Ids, random_ids
+from turnkeep.store.redis.check import Durability, agree_on_layout, examine, refuse_unfit, told_about
+from turnkeep.store.redis.durable import Fence
+from turnkeep.store.redis.events import RedisEvents
+from turnkeep.store.redis.everything import RedisEverything
+from turnkeep.store.redis.follow import RedisFeed
+from turnkeep.store.redis.hub import Hub
+from turnkeep.store.redis.inbox import RedisInbox
+from turnkeep.store.redis.keys import Keys
+from turnkeep.store.redis.letters import RedisLetters
+from turnkeep.store.redis.link import Link
+from turnkeep.store.redis.registry import RedisLedger, RedisRegistry
+from turnkeep.store.redis.threads import RedisThreads
+from turnkeep.store.redis.topology import find_topology
+
+__all__ = ["Durability", "RedisStore"]
+
+_DEFAULTS = Policies()
+
+
+class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEverything, RedisRegistry, RedisLedger):
+    """A `Store` on Redis.
+
+    `now` is a clock for tests; without one the server's clock counts. `partitions` is fixed by whoever begins a
+    namespace.
+    """
+
+    engine = "redis"
+    timeout = 5.0
+    """Seconds of silence after which a connection is given up; may be set before `open`."""
+
+    def __init__(
+        self,
+        url: str,
+        policies: Policies = _DEFAULTS,
+        *,
+        prefix: str = "cosmo:",
+        durability: Durability = "standard",
+        allow_unsafe: bool = False,
+        partitions: int = PARTITIONS,
+        ids: Ids = random_ids,
+        now: Clock | None = None,
+    ) -> None:
+        super().__init__(policies, Keys(prefix, partitions), ids, now)
+        self._url = url
+        self._durability = durability
+        self._allow_unsafe = allow_unsafe
+        self._feeds: set[RedisFeed] = set()
+
+    async def open(self) -> None:
+        topology, dialer = await find_topology(self._url)
+        link = Link(topology, dialer, timeout=self.timeout)
+        try:
+            layout = self._keys.registry("layout")
+            self._server = await examine(dialer, await topology.find(layout))
+            refuse_unfit(self._server, topology, self._durability, allow_unsafe=self._allow_unsafe)
+            await agree_on_layout(link.call, layout, len(self._keys.partitions))
+        except BaseException:
+            link.close()
+            raise
+        self._opened = (link, Hub(topology, dialer, timeout=self.timeout))
+        self._fence = Fence(link, self._server, self.timeout) if self._durability == "strict" else None
+        self._is_closed = False
+
+    async def close(self) -> None:
+        if self._is_closed or self._opened is None:
+            return
+        self._is_closed = True
+        link, hub = self._opened
+        link.close()
+        hub.close()
+        if self._fence is not None:
+            self._fence.close()
+        if self._hints is not None:
+            self._hints.close()
+        for feed in list(self._feeds):
+            feed.close()
+
+    async def check(self) -> Mapping[str, Any]:
+        """Writes a mark on every server in use."""
+        link = self._link
+        mark = b"%08x" % zlib.crc32(repr(self).encode())
+        for partition in self._keys.partitions:
+            key = partition.names["fence"]
+            await link.call("check", partition.tag, partition, "SET", key, mark, "PX", 60_000)
+        try:
+            self._server = await examine(link.dialer, await link.topology.find(self._keys.registry("layout")))
+        except StoreUnavailable:
+            raise
+        except KeyError as missing:
+            raise StoreError(f"Redis told nothing of {missing}") from missing
+        return {"engine": self.engine, "topology": link.topology.kind, **told_about(self._server, self._durability)}

@@ -1,0 +1,240 @@
+"""Claims of the Redis engine: which threads are taken, how leases are kept, and what wakes workers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from turnkeep.errors import OutcomeUnknown, StoreUnavailable, ThreadQuarantined
+from turnkeep.messages import Address
+from turnkeep.store.base import Claim, Directive
+from turnkeep.store.ids import new_run_id, new_token
+from turnkeep.store.redis.base import RedisPart, ended, result, together
+from turnkeep.store.redis.codec import exact, number, read_claim, words
+from turnkeep.store.redis.hints import Hints
+from turnkeep.store.redis.keys import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
+from turnkeep.store.sharing import charge, next_tenant
+
+ROUNDS = 8
+"""How often one claim looks again when others took what it saw."""
+PAGE = 64
+"""Threads looked at for each tenant and queue of a partition."""
+
+_NEVER = float("inf")
+
+
+class _Ready(NamedTuple):
+    """A thread that an index says is due; sorted as claims take it."""
+
+    at: float
+    address: Address
+    kind: bytes
+    entry: bytes
+
+
+class RedisClaims(RedisPart):
+    """Claiming, renewing, and the hints for workers."""
+
+    _hints: Hints | None = None
+
+    # ---------------------------------------------------------------- claim
+
+    async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
+        await self._hear_hints()
+        claims: list[Claim] = []
+        was_beaten = False
+        for _ in range(ROUNDS):
+            wanted = limit - len(claims)
+            chosen = await self._choose(wanted, queues, spread=was_beaten) if wanted > 0 else []
+            taken = await together([self._take(ready, owner, lease) for ready in chosen]) if chosen else []
+            held = [claim for claim in taken if claim is not None]
+            self._charge(held)
+            claims += held
+            was_beaten = not held
+            if not chosen or (was_beaten and len(chosen) < wanted):
+                break
+        return claims
+
+    async def _choose(self, wanted: int, queues: Sequence[str] | None, *, spread: bool) -> list[_Ready]:
+        """The threads to take next: of the tenant served least first, then those due longest.
+
+        With `spread` the choice begins anywhere: others are taking the same ones.
+        """
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(ended(self._look(min(wanted, PAGE), queues)))
+            asking = group.create_task(ended(self._shares()))
+        _, told = result(looking.result())
+        served, floor = result(asking.result())
+        by_tenant: dict[str, list[_Ready]] = {}
+        for ready in sorted(_read_ready(told)):
+            by_tenant.setdefault(ready.address.tenant, []).append(ready)
+        if spread:
+            by_tenant = {tenant: _from_anywhere(all_of) for tenant, all_of in by_tenant.items()}
+        chosen: list[_Ready] = []
+        while by_tenant and len(chosen) < wanted:
+            tenant = next_tenant({t: waiting[0].at for t, waiting in by_tenant.items()}, served, floor)
+            served[tenant], floor = charge(tenant, self._policies.weight(tenant), served, floor)
+            chosen.append(by_tenant[tenant].pop(0))
+            if not by_tenant[tenant]:
+                del by_tenant[tenant]
+        return chosen
+
+    async def _look(self, limit: int, queues: Sequence[str] | None) -> tuple[float, list[list[bytes]]]:
+        """The time, and for each partition when to look again and what is ready."""
+        asked = (self._now(), b"%d" % limit, b"*" if queues is None else b"\0".join(map(plain, queues)))
+        partitions = self._keys.partitions
+        if self._link.topology.kind != "cluster":
+            now, *told = await self._ask_indexes(partitions, asked)
+            return float(now), told
+        answers = await together([self._ask_indexes([partition], asked) for partition in partitions])
+        return float(answers[0][0]), [answer[1] for answer in answers]
+
+    async def _ask_indexes(self, partitions: Sequence[PartitionKeys], asked: tuple[bytes, ...]) -> list[Any]:
+        link = self._link
+        script = link.scripts["ready"]
+        keys = [key for partition in partitions for key in partition.repeated(script)]
+        told: list[Any] = await link.run("ready", partitions[0], keys, *asked)
+        return told
+
+    async def _shares(self) -> tuple[dict[str, float], float]:
+        """How much each tenant was served, and where one starts that comes back after a silence."""
+        key = self._keys.registry("served")
+        told = await self._link.call("served", key, None, "HGETALL", key)
+        served = {to_text(told[i]): float(told[i + 1]) for i in range(0, len(told), 2)}
+        return served, served.pop("", 0.0)
+
+    def _charge(self, claims: Sequence[Claim]) -> None:
+        """Write down who was served, behind the claims; if this is lost, a share is a little off."""
+        key = self._keys.registry("served")
+        weight = self._policies.weight
+        rows = [value for c in claims for value in (to_bytes(c.address.tenant), exact(weight(c.address.tenant)))]
+        if rows:
+            self._link.tell("charge", key, (key,), *rows)
+
+    async def _take(self, ready: _Ready, owner: str, lease: float) -> Claim | None:
+        keys = self._keys.thread(ready.address)
+        token, run_id = new_token(self._ids).encode(), new_run_id(self._ids).encode()
+        policy = self._policy(ready.address.queue)
+        about = (self._now(), policy, ready.kind, ready.entry, to_bytes(owner), exact(lease), token, run_id)
+        try:
+            reply = await self._run("claim", keys, *about)
+        except ThreadQuarantined:
+            return None
+        return None if reply is None else await self._read_claim(keys, reply)
+
+    async def _read_claim(self, keys: ThreadKeys, reply: Sequence[Any]) -> Claim | None:
+        """A claim whose contents cannot be read is given back and kept away from everybody."""
+        try:
+            return read_claim(keys, reply)
+        except ThreadQuarantined as damage:
+            await self._give_back(keys, reply[3])
+            await self._quarantine(keys, damage)
+            return None
+
+    # ---------------------------------------------------------------- renew
+
+    async def renew(self, owner: str, claims: Sequence[Claim], *, lease: float) -> dict[str, Directive]:
+        by_partition: dict[int, list[Claim]] = {partition.index: [] for partition in self._keys.partitions}
+        for claim in claims:
+            by_partition[self._keys.partition(claim.address).index].append(claim)
+        told = await together(
+            [self._renew_in(self._keys.partitions[index], owner, held, lease) for index, held in by_partition.items()]
+        )
+        return {token: directive for directives in told for token, directive in directives.items()}
+
+    async def _renew_in(
+        self, partition: PartitionKeys, owner: str, claims: Sequence[Claim], lease: float
+    ) -> dict[str, Directive]:
+        link = self._link
+        script = link.scripts["renew"]
+        threads = [self._keys.thread(claim.address) for claim in claims]
+        keys = [*partition.of(script), *(key for thread in threads for key in thread.repeated(script))]
+        rows = [
+            value
+            for claim in claims
+            for value in (claim.token, to_bytes(claim.thread_id), self._policy(claim.address.queue))
+        ]
+        told = await link.run("renew", partition, keys, self._now(), to_bytes(owner), exact(lease), *rows)
+        *answers, unnamed = told
+        for entry in unnamed:
+            await self._orphan(entry)
+        return {claim.token: _directive(answer) for claim, answer in zip(claims, answers, strict=True)}
+
+    async def _orphan(self, entry: bytes) -> None:
+        """Give back a lease that the owner does not know."""
+        _, token, tenant, queue, channel = entry.split(b"\0", 4)
+        keys = self._keys.thread(address_of(tenant + b"\0" + queue, channel))
+        try:
+            await self._give_back(keys, token)
+        except ThreadQuarantined:
+            return  # told of already; nobody claims it any more
+
+    async def _give_back(self, keys: ThreadKeys, token: bytes) -> None:
+        await self._run("orphan", keys, self._now(), self._policy(keys.address.queue), token)
+
+    # ---------------------------------------------------------------- hints
+
+    async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
+        until = self._clock.now() + timeout
+        hints = await self._hear_hints()
+        with hints.watch(queues) as watch:
+            asked_at = self._clock.now()
+            now, wake = await self._next_moment(queues)
+            while True:
+                local = self._clock.now()
+                due_in = min(wake, watch.earliest) - now - (local - asked_at)
+                if due_in <= 0 or local >= until:
+                    return
+                await watch.wait(min(due_in, until - local))
+                self._require_open()
+
+    async def _next_moment(self, queues: Sequence[str] | None) -> tuple[float, float]:
+        """The time, and when something is due; far away when nothing is, or when Redis cannot say."""
+        try:
+            now, told = await self._look(0, queues)
+        except (StoreUnavailable, OutcomeUnknown):
+            self._require_open()
+            return 0.0, _NEVER
+        return now, min((number(moment) or 0.0 for moment, *_ in told if moment), default=_NEVER)
+
+    async def nudged(self, owner: str, *, timeout: float) -> set[Address]:
+        until = self._clock.now() + timeout
+        hints = await self._hear_hints()
+        while (told := hints.take_nudges(owner)) is None:
+            left = until - self._clock.now()
+            self._require_open()
+            if left <= 0:
+                return set()
+            await hints.wait(left)
+        return told
+
+    async def _hear_hints(self) -> Hints:
+        if self._hints is None:
+            self._hints = Hints(self._hub, self._keys.partitions, self._clock)
+        await self._hints.listen()
+        return self._hints
+
+
+def _directive(answer: Sequence[Any]) -> Directive:
+    if answer[0] != 1:
+        return Directive(held=False)
+    _, until, stop, steer = answer
+    return Directive(True, float(until), words(stop) or None, bool(steer))  # type: ignore[arg-type]  # one of its words
+
+
+def _read_ready(told: Sequence[Sequence[bytes]]) -> list[_Ready]:
+    """Index entries: tenant, queue, moment, channel."""
+    found = []
+    for _, *pairs in told:
+        for place in range(0, len(pairs), 2):
+            tenant, queue, at, channel = pairs[place + 1].split(b"\0", 3)
+            address = address_of(tenant + b"\0" + queue, channel)
+            found.append(_Ready(float(at), address, pairs[place], pairs[place + 1]))
+    return found
+
+
+def _from_anywhere(ready: list[_Ready]) -> list[_Ready]:
+    start = secrets.randbelow(len(ready))
+    return ready[start:] + ready[:start]

@@ -1,0 +1,248 @@
+"""The inbox protocol of the Redis engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from turnkeep.errors import (
+    Conflict,
+    InboxFull,
+    InvalidMessage,
+    LeaseLost,
+    MessageConflict,
+    MessageFrozen,
+    NotFound,
+    Rejected,
+    ThreadBusy,
+    WrongState,
+)
+from turnkeep.events import Fault
+from turnkeep.messages import Address, Content, Message
+from turnkeep.store.base import (
+    Call,
+    Claim,
+    Commit,
+    Decision,
+    FailOutcome,
+    Failure,
+    Left,
+    MessageRecord,
+    Receipt,
+    Record,
+)
+from turnkeep.store.ids import new_run_id, new_token, partition_of
+from turnkeep.store.redis.base import absent, together, word
+from turnkeep.store.redis.claiming import RedisClaims
+from turnkeep.store.redis.codec import (
+    call_row,
+    content_bytes,
+    dump,
+    exact,
+    fault_argument,
+    flag,
+    message_row,
+    number,
+    parsed,
+    read_calls,
+    read_claim,
+    read_message_record,
+    read_messages,
+    read_receipt,
+    sealed,
+    turn_argument,
+    usage_argument,
+    words,
+)
+from turnkeep.store.redis.keys import ThreadKeys, to_bytes, to_text
+
+
+class RedisInbox(RedisClaims):
+    """Messages on their way to a committed answer."""
+
+    # ---------------------------------------------------------------- accepting
+
+    async def accept(
+        self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
+    ) -> list[Receipt | Rejected]:
+        outcomes: dict[int, Receipt | Rejected] = {}
+        places: dict[Address, list[int]] = {}
+        for place, message in enumerate(messages):
+            places.setdefault((await self._resolve(message.address)).address, []).append(place)
+        told = await together(
+            [self._accept_on([messages[place] for place in here], create, max_inbox) for here in places.values()]
+        )
+        for here, told_here in zip(places.values(), told, strict=True):
+            outcomes |= zip(here, told_here, strict=True)
+        await self._secure(places)
+        return [outcomes[place] for place in range(len(messages))]
+
+    async def _accept_on(
+        self, messages: Sequence[Message], create: bool, max_inbox: int | None
+    ) -> list[Receipt | Rejected]:
+        """The messages of one thread, in one act."""
+        address = messages[0].address
+        rows = [value for message in messages for value in message_row(message)]
+        limit = b"" if max_inbox is None else b"%d" % max_inbox
+        _, reply = await self._make("accept", address, flag(create), limit, *rows)
+        if word(reply) == "absent":
+            return [absent(address) for _ in messages]
+        return [_receipt_or_refusal(told, m) for told, m in zip(reply[1:], messages, strict=True)]
+
+    async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
+        if not messages:
+            raise InvalidMessage("there is no message to begin with, give at least one")
+        await self._hear_hints()
+        told = [message.but(flush=True, not_before=None) for message in messages]
+        rows = [value for message in told for value in message_row(message)]
+        token, run_id = new_token(self._ids).encode(), new_run_id(self._ids).encode()
+        keys, reply = await self._make(
+            "begin", messages[0].address, to_bytes(owner), exact(lease), token, run_id, *rows
+        )
+        if word(reply) == "claim":
+            await self._secure([keys.address])
+            return read_claim(keys, reply)
+        if word(reply) == "conflict":
+            message_id = messages[reply[1] - 1].message_id
+            raise MessageConflict(f"message id {message_id!r} was used before, use a new id")
+        if word(reply) == "full":
+            raise _full(reply[1])
+        if word(reply) == "crowded":
+            raise ThreadBusy("the messages that wait already do not fit one batch with these, wait for their answer")
+        raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
+
+    # ---------------------------------------------------------------- while leased
+
+    async def offered(self, claim: Claim) -> list[Message]:
+        reply = _unless_lost(claim, await self._owned("offered", claim))
+        return list(read_messages(claim.address, reply[1]))
+
+    async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
+        rows: list[bytes] = []
+        for record in records:
+            through = record.get("steered_through")
+            rows += [b"%d" % record["n"], sealed(dump(dict(record))), b"" if through is None else b"%d" % through]
+        reply = _unless_lost(claim, await self._owned("journal", claim, *rows))
+        if word(reply) == "gap":
+            raise ValueError(f"journal record {reply[1]} comes after {reply[2]} records, write them in order")
+        await self._secure([claim.address])
+
+    # ---------------------------------------------------------------- settling
+
+    async def commit(self, claim: Claim, commit: Commit) -> Left:
+        model = b"" if commit.model is None else b',"model":' + dump(commit.model)
+        reply = await self._owned(
+            "commit", claim, commit.outcome, to_bytes(commit.text), turn_argument(commit.entries),
+            usage_argument(commit.usage), model,
+        )  # fmt: skip
+        _unless_lost(claim, reply)
+        await self._secure([claim.address])
+        return Left(reply[1], number(reply[2]))
+
+    async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
+        reply = await self._owned(
+            "fail", claim, flag(claim.stop is not None), fault_argument(failure.fault), exact(failure.retry_in),
+            flag(failure.effects), usage_argument(failure.usage), b"%02x" % partition_of(claim.address),
+            self._ids("dead")[-8:].encode(),
+        )  # fmt: skip
+        outcome: FailOutcome = words(_unless_lost(claim, reply)[0])  # type: ignore[assignment]  # one of the three
+        await self._secure([claim.address])
+        return outcome
+
+    async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
+        _unless_lost(claim, await self._owned("release", claim, exact(delay), fault_argument(reason)))
+
+    async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
+        rows = [value for call in calls for value in call_row(call)]
+        _unless_lost(claim, await self._owned("hold", claim, exact(expires_in), *rows))
+        await self._secure([claim.address])
+
+    async def decide(self, address: Address, call_id: str, digest: str, decision: Decision) -> Call:
+        verdict = (decision.verdict, dump(decision.output), dump(decision.by))
+        _, reply = await self._find("decide", address, to_bytes(call_id), to_bytes(digest), *verdict)
+        if word(reply) == "call":
+            return read_calls([parsed(reply[1], "call")])[0]
+        raise _undecided(address, call_id, reply)
+
+    # ---------------------------------------------------------------- from outside
+
+    async def cancel(self, address: Address, *, drop_inbox: bool = False) -> bool:
+        _, reply = await self._find("cancel", address, flag(drop_inbox))
+        return word(reply) == "ok" and bool(reply[1])
+
+    async def withdraw(self, address: Address, message_id: str) -> MessageRecord:
+        keys, reply = await self._find("withdraw", address, to_bytes(message_id))
+        return _changed(keys, address, message_id, reply)
+
+    async def edit(self, address: Address, message_id: str, content: Content) -> MessageRecord:
+        draft = Message(address, message_id, content)
+        keys, reply = await self._find(
+            "edit", address, to_bytes(message_id), content_bytes(content), b"%d" % draft.size, to_bytes(draft.text)
+        )
+        return _changed(keys, address, message_id, reply)
+
+    async def flush(self, address: Address) -> bool:
+        _, reply = await self._find("flush", address)
+        return word(reply) == "ok" and bool(reply[1])
+
+    async def typing(self, address: Address) -> float | None:
+        _, reply = await self._find("typing", address)
+        return number(reply[1]) if word(reply) == "ok" else None
+
+    async def pause(self, address: Address) -> None:
+        await self._make("pause", address)
+
+    async def resume(self, address: Address) -> None:
+        await self._find("resume", address)
+
+    async def message(self, address: Address, message_id: str) -> MessageRecord | None:
+        keys, reply = await self._find("message", address, to_bytes(message_id))
+        return read_message_record(keys.address, reply) if word(reply) == "message" else None
+
+
+def _receipt_or_refusal(told: Sequence[Any], message: Message) -> Receipt | Rejected:
+    kind = word(told)
+    if kind == "receipt":
+        return read_receipt(told, message.message_id)
+    if kind == "conflict":
+        return MessageConflict(f"message id {message.message_id!r} was used for another text, use a new id")
+    if kind == "full":
+        return _full(told[1])
+    return ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
+
+
+def _full(waiting: int) -> InboxFull:
+    return InboxFull(f"{waiting} messages wait on this channel already, wait for an answer")
+
+
+def _unless_lost(claim: Claim, reply: Any) -> Any:
+    if word(reply) == "lost":
+        raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
+    return reply
+
+
+def _undecided(address: Address, call_id: str, reply: Sequence[Any]) -> Rejected:
+    kind = word(reply)
+    if kind == "absent":
+        return absent(address)
+    if kind == "unknown":
+        return NotFound(f"no call {call_id!r} waits on this thread")
+    if kind == "changed":
+        return Conflict(
+            f"call {call_id!r} has other arguments (digest {to_text(reply[1])}), decide on what is asked now"
+        )
+    if kind == "decided":
+        return Conflict(f"call {call_id!r} was decided already: {words(reply[1])}")
+    return WrongState(f"call {call_id!r} waits no longer, its run is being stopped")
+
+
+def _changed(keys: ThreadKeys, address: Address, message_id: str, reply: Sequence[Any]) -> MessageRecord:
+    kind = word(reply)
+    if kind == "message":
+        return read_message_record(keys.address, reply)
+    if kind == "absent":
+        raise absent(address)
+    if kind == "unknown":
+        raise NotFound(f"no message {message_id!r} is known on this channel")
+    state = "being answered" if kind == "frozen" else words(reply[1])
+    raise MessageFrozen(f"message {message_id!r} is {state}, send a new one")

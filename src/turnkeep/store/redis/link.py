@@ -1,0 +1,249 @@
+"""Running scripts where their keys are: finds the server, keeps one pipe to each, and repeats what is safe to repeat.
+
+Every operation of the store is safe to repeat after a lost reply, so it is repeated here, a bounded number of times
+with jitter, before the caller is told. What the server refused without doing it (a moved slot, a script it does not
+know, a failover) is sent again the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import redis.asyncio as redis
+from redis.exceptions import ResponseError
+
+from turnkeep.backoff import Backoff
+from turnkeep.errors import OutcomeUnknown, StoreMisconfigured, StoreUnavailable
+from turnkeep.store.redis.faults import Cure, cure_of, meaning
+from turnkeep.store.redis.keys import PartitionKeys
+from turnkeep.store.redis.pipe import Argument, Pipe, Refusal, Reply, transport_of
+from turnkeep.store.redis.scripts import Script, load_scripts
+from turnkeep.store.redis.topology import Dialer, Endpoint, Topology, answer, hang_up
+
+ATTEMPTS = 3
+"""How often one command is sent when its reply or its server is lost."""
+PATIENCE = 5.0
+"""Seconds to wait for a server that says it is not ready yet."""
+
+_AGAIN = Backoff(delay=0.05, cap=0.5)
+_NOT_READY = Backoff(delay=0.01, cap=0.1)
+
+
+class _Node:
+    """One server: its pipe, and how its last connections went."""
+
+    def __init__(self) -> None:
+        self.pipe: Pipe | None = None
+        self.connecting = asyncio.Lock()
+        self.failures = 0
+        self.not_before = 0.0
+
+
+class Link:
+    """The connections of one engine for commands; subscriptions and blocking calls have their own."""
+
+    def __init__(self, topology: Topology, dialer: Dialer, *, timeout: float) -> None:
+        self.topology = topology
+        self.dialer = dialer
+        self.scripts: Mapping[str, Script] = load_scripts(topology.publish)
+        self.incarnations: dict[int, int] = {}
+        """How often each partition found itself on a new server, as last told."""
+        self._timeout = timeout
+        self._nodes: dict[Endpoint, _Node] = {}
+        self._closed = False
+
+    # ---------------------------------------------------------------- one command
+
+    async def run(self, name: str, partition: PartitionKeys, keys: Sequence[bytes], *arguments: Argument) -> Reply:
+        """Run the script of an operation on a partition."""
+        script = self.scripts[name]
+        return await self.call(name, partition.tag, partition, "EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+    async def run_apart(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> Reply:
+        """Run the script of an operation on keys that belong to no partition."""
+        return await self.call(name, key, None, "EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
+
+    def tell(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> None:
+        """Run a script behind what was sent last to the server of a key, if that is at hand, and do not wait for it."""
+        endpoint = self.topology.known(key)
+        node = self._nodes.get(endpoint) if endpoint is not None else None
+        if node is not None and node.pipe is not None and node.pipe.is_open:
+            script = self.scripts[name]
+            node.pipe.send("EVAL", script.text, len(keys), *keys, *arguments).add_done_callback(_forget)
+
+    async def call(self, operation: str, key: bytes, partition: PartitionKeys | None, *command: Argument) -> Reply:
+        """Send a command to the server of a key until it answers; raises what stays in the way."""
+        lost: StoreUnavailable | OutcomeUnknown = StoreUnavailable("nothing was tried")
+        is_unknown = False
+        for attempt in range(1, ATTEMPTS + 1):
+            if attempt > 1:
+                await asyncio.sleep(_AGAIN.after(attempt - 1))
+            try:
+                reply = await self._until_ready(operation, key, partition, command)
+            except (StoreUnavailable, OutcomeUnknown) as failed:
+                lost, is_unknown = failed, is_unknown or isinstance(failed, OutcomeUnknown)
+                self.topology.forget(key)
+                continue
+            return reply
+        raise OutcomeUnknown(str(lost)) if is_unknown else lost
+
+    async def _until_ready(
+        self, operation: str, key: bytes, partition: PartitionKeys | None, command: tuple[Argument, ...]
+    ) -> Reply:
+        loop = asyncio.get_running_loop()
+        until, tries, asking = loop.time() + PATIENCE, 0, None
+        while True:
+            endpoint = asking or await self.topology.find(key)
+            pipe = await self._pipe(endpoint)
+            reply = await self._send(pipe, partition, command, asking=asking is not None)
+            if not isinstance(reply, Refusal):
+                return reply
+            cure, asking = cure_of(str(reply)), None
+            if cure is None or loop.time() > until:
+                raise meaning(str(reply), operation)
+            tries += 1
+            if cure is Cure.LOAD:
+                await self._load(pipe, operation)
+            elif cure is Cure.FOLLOW:
+                self.topology.moved(*redirect(str(reply), endpoint))
+            elif cure is Cure.ASK:
+                _, asking = redirect(str(reply), endpoint)
+            else:
+                await self._wait(cure, pipe, key, tries)
+
+    async def _send(
+        self, pipe: Pipe, partition: PartitionKeys | None, command: tuple[Argument, ...], *, asking: bool
+    ) -> Reply:
+        if pipe.is_full:
+            await pipe.room()
+        if asking:
+            pipe.send("ASKING").add_done_callback(_forget)
+        elif partition is not None and partition.index not in pipe.greeted:
+            self._greet(pipe, partition)
+        return await pipe.send(*command)
+
+    def _greet(self, pipe: Pipe, partition: PartitionKeys) -> None:
+        """Before the first command on a partition, in the same write: tell it which server it is on now."""
+        script = self.scripts["greet"]
+        told = pipe.send("EVAL", script.text, len(script.keys), *partition.of(script), pipe.server)
+        pipe.greeted.add(partition.index)
+
+        def heard(reply: asyncio.Future[Reply]) -> None:
+            if reply.cancelled() or reply.exception() or isinstance(reply.result(), Refusal):
+                pipe.greeted.discard(partition.index)
+            else:
+                self.incarnations[partition.index] = reply.result()
+
+        told.add_done_callback(heard)
+
+    async def _load(self, pipe: Pipe, operation: str) -> None:
+        loaded = await pipe.send("SCRIPT", "LOAD", self.scripts[operation].text)
+        if isinstance(loaded, Refusal):
+            raise meaning(str(loaded), f"script {operation}")
+
+    async def _wait(self, cure: Cure, pipe: Pipe, key: bytes, tries: int) -> None:
+        if cure is Cure.RECONNECT:
+            pipe.close("the server is no primary any more")
+            self.topology.forget(key)
+        await asyncio.sleep(_NOT_READY.after(tries))
+
+    # ---------------------------------------------------------------- connections
+
+    async def pipe_of(self, key: bytes) -> Pipe:
+        """The pipe to the server of a key."""
+        return await self._pipe(await self.topology.find(key))
+
+    async def _pipe(self, endpoint: Endpoint) -> Pipe:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        node = self._nodes.get(endpoint)
+        if node is None:
+            node = self._nodes[endpoint] = _Node()
+        if node.pipe is not None and node.pipe.is_open:
+            return node.pipe
+        async with node.connecting:
+            if node.pipe is None or not node.pipe.is_open:
+                node.pipe = await self._connect(node, endpoint)
+        return node.pipe
+
+    async def _connect(self, node: _Node, endpoint: Endpoint) -> Pipe:
+        """One connection; after failures not before a moment, so that callers do not hammer a server that starts."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, node.not_before - loop.time()))
+        try:
+            pipe = await open_pipe(self.dialer, endpoint, timeout=self._timeout)
+        except (StoreUnavailable, StoreMisconfigured):
+            node.failures += 1
+            node.not_before = loop.time() + _AGAIN.after(node.failures)
+            raise
+        node.failures = 0
+        if self._closed:
+            pipe.close()
+            raise StoreUnavailable("the store is closed")
+        return pipe
+
+    def close(self) -> None:
+        self._closed = True
+        for node in self._nodes.values():
+            if node.pipe is not None:
+                node.pipe.close("the store is closed")
+
+
+async def open_pipe(dialer: Dialer, endpoint: Endpoint, *, timeout: float) -> Pipe:
+    """A pipe to a server that is a primary."""
+    pipe = Pipe(timeout=timeout)
+    await open_transport(dialer, endpoint, pipe)
+    return pipe
+
+
+class Taker(Protocol):
+    """Who speaks on a connection that redis-py opened."""
+
+    server: bytes
+    opener: object
+
+    def take_over(self, transport: asyncio.Transport) -> None: ...
+
+
+async def open_transport(dialer: Dialer, endpoint: Endpoint, taker: Taker) -> None:
+    """Open a connection to a server that is a primary, and hand it over."""
+    connection = await dialer.dial(endpoint)
+    try:
+        taker.server = await _identity(connection, endpoint)
+    except BaseException:
+        await hang_up(connection)
+        raise
+    writer = connection._writer
+    if writer is None:
+        raise StoreUnavailable(f"the connection to Redis at {endpoint} was lost at once")
+    taker.opener = (connection, writer)
+    connection._reader = connection._writer = None
+    taker.take_over(transport_of(writer))
+
+
+async def _identity(connection: redis.Connection, endpoint: Endpoint) -> bytes:
+    """The run id of the server. Raises `StoreUnavailable` for a replica or a server that still loads."""
+    try:
+        info = await answer(connection, "INFO", "server")
+        role = await answer(connection, "INFO", "replication")
+    except ResponseError as refused:
+        raise StoreUnavailable(f"Redis at {endpoint} is not ready: {refused}") from refused
+    if b"role:master" not in role:
+        raise StoreUnavailable(f"Redis at {endpoint} is a replica, its primary is elsewhere")
+    found = next((line for line in bytes(info).split(b"\r\n") if line.startswith(b"run_id:")), b"run_id:unknown")
+    return found.removeprefix(b"run_id:")
+
+
+def _forget(reply: asyncio.Future[Reply]) -> None:
+    """Nobody waits for this reply: whether it was lost is of no interest."""
+    if not reply.cancelled():
+        reply.exception()
+
+
+def redirect(refusal: str, asked: Endpoint) -> tuple[int, Endpoint]:
+    """The slot and the node of a MOVED or ASK; without a host it is that of the node which said so."""
+    _, slot, node = refusal.split()[:3]
+    host, _, port = node.rpartition(":")
+    return int(slot), Endpoint(host or asked.host, int(port))

@@ -1,0 +1,168 @@
+"""The hot path to one Redis server: every command of a loop tick goes out in one write, replies come back in order.
+
+Guarantees: a command whose reply is lost ends with `OutcomeUnknown`, one that was never written with
+`StoreUnavailable`; a server that is silent for `timeout` loses the connection; what is in flight is bounded. There is
+no reconnecting here and nothing is ever sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, cast
+
+import hiredis
+
+from turnkeep.errors import OutcomeUnknown, StoreError, StoreUnavailable
+
+Argument = bytes | str | int | float
+Reply = Any
+"""What hiredis makes of a reply; a refusal of the server is a `Refusal`, not raised."""
+
+IN_FLIGHT = 8_192
+"""Commands that may wait for their reply; more wait for `room`."""
+
+
+class Refusal(Exception):
+    """An error reply."""
+
+
+class Pipe(asyncio.Protocol):
+    """One connection, taken over from whoever opened it with `take_over`."""
+
+    def __init__(self, *, timeout: float = 5.0, in_flight: int = IN_FLIGHT) -> None:
+        self.greeted: set[int] = set()
+        """Partitions that know which server this connection leads to."""
+        self.server = b""
+        self.opener: object = None
+        """Whoever opened the transport, kept from being collected."""
+        self._timeout = timeout
+        self._in_flight = in_flight
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=Refusal)
+        self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
+        self._unsent: list[bytes] = []
+        self._unsent_replies = 0
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._paused = False
+        self._closed_because: str | None = None
+
+    # ---------------------------------------------------------------- sending
+
+    def send(self, *command: Argument) -> asyncio.Future[Reply]:
+        """Queue a command for this tick. The reply may be a `Refusal`; awaiting raises what the class says."""
+        if self._closed_because is not None:
+            raise StoreUnavailable(self._closed_because)
+        reply: asyncio.Future[Reply] = self._loop.create_future()
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # a union is as good
+        self._unsent_replies += 1
+        now = self._loop.time()
+        self._waiting.append((reply, now + self._timeout))
+        if self._timer is None:
+            self._timer = self._loop.call_at(now + self._timeout, self._look_at_oldest)
+        return reply
+
+    @property
+    def is_open(self) -> bool:
+        return self._closed_because is None
+
+    @property
+    def is_full(self) -> bool:
+        return self._paused or len(self._waiting) >= self._in_flight
+
+    async def room(self) -> None:
+        """Return when commands may be sent again, or when the connection is lost."""
+        while self.is_full and self.is_open:
+            waits: asyncio.Future[None] = self._loop.create_future()
+            self._room.append(waits)
+            await waits
+
+    def close(self, because: str = "the connection was closed") -> None:
+        """Cut the connection; what is in flight is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._fail(because)
+
+    def _flush(self) -> None:
+        if self._transport is not None and self._unsent:
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+        self._unsent_replies = 0
+
+    def _look_at_oldest(self) -> None:
+        """The only timer: replies come in order, so the oldest command tells of all."""
+        self._timer = None
+        if not self._waiting:
+            return
+        deadline = self._waiting[0][1]
+        if deadline <= self._loop.time():
+            self.close(f"the server was silent for {self._timeout:g} s")
+        else:
+            self._timer = self._loop.call_at(deadline, self._look_at_oldest)
+
+    # ---------------------------------------------------------------- the transport's side
+
+    def take_over(self, transport: asyncio.Transport) -> None:
+        """Speak on an open transport from now on."""
+        self._transport = transport
+        transport.set_protocol(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not False:
+                self._answer(reply)
+        except (hiredis.ProtocolError, UnicodeDecodeError, IndexError):
+            self.close("the server sent what is no reply")
+        if self._room and not self.is_full:
+            self._make_room()
+
+    def _answer(self, reply: Reply) -> None:
+        waiting, _ = self._waiting.popleft()
+        if not waiting.done():
+            waiting.set_result(reply)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while self._room:
+            waits = self._room.popleft()
+            if not waits.done():
+                waits.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(f"the connection was lost ({exc or 'closed by the server'})")
+
+    def eof_received(self) -> bool:
+        return False
+
+    def _fail(self, because: str) -> None:
+        if self._closed_because is not None:
+            return
+        self._closed_because = because
+        if self._timer is not None:
+            self._timer.cancel()
+        written = len(self._waiting) - self._unsent_replies
+        for place, (waiting, _) in enumerate(self._waiting):
+            if not waiting.done():
+                waiting.set_exception(_lost(because) if place < written else StoreUnavailable(because))
+                waiting.exception()  # whoever stopped waiting is not to be warned
+        self._waiting.clear()
+        self._make_room()
+
+
+def _lost(because: str) -> StoreError:
+    return OutcomeUnknown(f"{because}, the reply is lost; the operation is safe to repeat")
+
+
+def transport_of(writer: asyncio.StreamWriter) -> asyncio.Transport:
+    return cast(asyncio.Transport, writer.transport)

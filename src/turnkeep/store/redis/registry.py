@@ -1,0 +1,145 @@
+"""Registry and ledger of the Redis engine: small records, money, pace and circuits."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import orjson
+
+from turnkeep.errors import Conflict
+from turnkeep.events import Fault
+from turnkeep.store.base import Circuit, Document, Limit, RegistryKind, Reservation, Spend
+from turnkeep.store.redis.base import RedisPart, word
+from turnkeep.store.redis.codec import dump, exact, flag, parsed, words
+from turnkeep.store.redis.keys import to_bytes, to_text
+from turnkeep.store.redis.pipe import Argument, Reply
+
+_CANONICAL = orjson.OPT_SORT_KEYS
+
+
+class RedisRegistry(RedisPart):
+    """Small records by kind, tenant and name."""
+
+    async def get(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
+        found = await self._documents(kind, tenant, to_bytes(name), all_names=False)
+        return found[0] if found else None
+
+    async def put(
+        self,
+        kind: RegistryKind,
+        tenant: str,
+        name: str,
+        body: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        ttl: float | None = None,
+    ) -> Document:
+        wanted = b"" if version is None else b"%d" % version
+        told = await self._on_documents(kind, tenant, "put", to_bytes(name), _canonical(body), wanted, exact(ttl))
+        if word(told) == "conflict":
+            raise Conflict(f"{kind} {name!r} has version {told[1]}, not {version}: read it again")
+        return _document(name, told)
+
+    async def take(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
+        taker = secrets.token_bytes(12)
+        taken = self._keys.registry("taken", kind, tenant, name)
+        keys = (*self._document_keys(kind, tenant), taken)
+        told = await self._link.run_apart("take", taken, keys, self._now(), to_bytes(name), taker)
+        return None if told is None else _document(name, told)
+
+    async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
+        return sorted(await self._documents(kind, tenant, b"", all_names=True), key=lambda document: document.name)
+
+    async def _documents(self, kind: str, tenant: str, name: bytes, *, all_names: bool) -> Sequence[Document]:
+        key = self._document_keys(kind, tenant)[0]
+        told = await self._link.run_apart("get", key, (key,), self._now(), name, flag(all_names))
+        return [_document(to_text(told[i]), told[i + 1]) for i in range(0, len(told), 2)]
+
+    async def _on_documents(self, kind: str, tenant: str, name: str, *arguments: Argument) -> Reply:
+        keys = self._document_keys(kind, tenant)
+        return await self._link.run_apart(name, keys[0], keys, self._now(), *arguments)
+
+    def _document_keys(self, kind: str, tenant: str) -> tuple[bytes, bytes]:
+        return self._keys.registry("documents", kind, tenant), self._keys.registry("expiries", kind, tenant)
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    """Equal for equal bodies."""
+    try:
+        return orjson.dumps(dict(body), option=_CANONICAL)
+    except TypeError:
+        return dump(dict(sorted(body.items())))
+
+
+def _document(name: str, told: Sequence[Any]) -> Document:
+    _, version, updated_at, body = told
+    return Document(name, version, parsed(body, "document"), float(updated_at))
+
+
+class RedisLedger(RedisPart):
+    """Money, pace and open circuits, shared by all workers."""
+
+    # ---------------------------------------------------------------- money
+
+    async def reserve(self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str) -> Reservation:
+        rows = [value for one in limits for value in (to_bytes(one.account), b"%d" % one.amount, exact(one.keep))]
+        told = await self._on_ledger("reserve", tenant, to_bytes(run_id), b"%d" % amount, *rows)
+        outcome: Literal["granted", "waits", "refused"] = words(told[0])  # type: ignore[assignment]  # one of the three
+        return Reservation(outcome, to_text(told[1]) if len(told) > 1 else None)
+
+    async def settle(self, run_id: str, amount: int, *, tenant: str) -> None:
+        await self._on_ledger("settle", tenant, to_bytes(run_id), b"%d" % amount)
+
+    async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
+        return [to_text(run_id) for run_id in await self._on_ledger("sweep", tenant, exact(older_than))]
+
+    async def spend(self, account: str, *, tenant: str) -> Spend:
+        settled, reserved = await self._on_ledger("spend", tenant, to_bytes(account))
+        return Spend(int(settled), int(reserved))
+
+    async def _on_ledger(self, name: str, tenant: str, *arguments: Argument) -> Reply:
+        script = self._link.scripts[name]
+        keys = tuple(self._keys.ledger(tenant, key) for key in script.keys)
+        return await self._link.run_apart(name, keys[0], keys, self._now(), *arguments)
+
+    # ---------------------------------------------------------------- pace
+
+    async def pace(self, key: str, *, requests: float, tokens: float, tokens_wanted: int) -> float:
+        where = self._keys.pace(key)
+        limits = (exact(requests), exact(tokens), exact(tokens_wanted))
+        return float(await self._link.run_apart("pace", where, (where,), self._now(), *limits))
+
+    async def slow_down(self, key: str, seconds: float) -> None:
+        where = self._keys.pace(key)
+        await self._link.run_apart("slow_down", where, (where,), self._now(), exact(seconds))
+
+    # ---------------------------------------------------------------- circuits
+
+    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float) -> Circuit:
+        told = await self._on_circuits("trip", self._now(), to_bytes(endpoint), dump(fault.to_json()), exact(probe_in))
+        return _circuit(endpoint, told)
+
+    async def circuits(self) -> list[Circuit]:
+        told = await self._on_circuits("circuits")
+        return sorted(
+            (_circuit(to_text(told[i]), told[i + 1]) for i in range(0, len(told), 2)),
+            key=lambda circuit: circuit.endpoint,
+        )
+
+    async def probe(self, endpoint: str, *, every: float) -> bool:
+        return bool(await self._on_circuits("probe", self._now(), to_bytes(endpoint), exact(every)))
+
+    async def mend(self, endpoint: str) -> bool:
+        key = self._keys.registry("circuits")
+        return bool(await self._link.call("mend", key, None, "HDEL", key, to_bytes(endpoint)))
+
+    async def _on_circuits(self, name: str, *arguments: Argument) -> Reply:
+        key = self._keys.registry("circuits")
+        return await self._link.run_apart(name, key, (key,), *arguments)
+
+
+def _circuit(endpoint: str, told: Sequence[bytes]) -> Circuit:
+    opened_at, probe_at, fault = told
+    return Circuit(endpoint, Fault(**parsed(fault, "circuit")), float(opened_at), float(probe_at))

@@ -1,0 +1,137 @@
+"""The threads protocol of the Redis engine, and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from turnkeep.errors import InvalidMessage, NotFound, ThreadBusy, ThreadQuarantined
+from turnkeep.messages import Address, AssistantItem, Message
+from turnkeep.store.base import (
+    Entry,
+    History,
+    MessageRecord,
+    RunRecord,
+    ThreadOptions,
+    ThreadRecord,
+)
+from turnkeep.store.redis.base import RedisPart, absent, word
+from turnkeep.store.redis.codec import (
+    asked_messages,
+    dump,
+    exact,
+    flag,
+    read_message_record,
+    read_run,
+    read_thread,
+    read_turn,
+    sealed,
+    turn_argument,
+    unsealed,
+)
+from turnkeep.store.redis.keys import to_bytes, to_text
+
+PAGE = 100
+
+
+class RedisThreads(RedisPart):
+    """The records behind the channels."""
+
+    async def thread(self, address: Address, *, create: bool = False) -> ThreadRecord | None:
+        _, reply = await self._make("thread", address, flag(create), flag(True))
+        return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
+
+    async def open_messages(self, address: Address) -> list[MessageRecord]:
+        keys, reply = await self._find("open", address)
+        return [read_message_record(keys.address, told) for told in reply[1:]] if word(reply) == "open" else []
+
+    async def runs(self, address: Address) -> list[RunRecord]:
+        _, reply = await self._find("runs", address)
+        return [read_run(told) for told in reply[1:]] if word(reply) == "runs" else []
+
+    async def history(
+        self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
+    ) -> History:
+        limits = (b"" if limit is None else b"%d" % limit for limit in (tokens, items, before_turn))
+        _, reply = await self._find("history", address, *limits)
+        if word(reply) != "history":
+            return History((), None, complete=True)
+        _, complete, summary, *turns = reply
+        entries = [entry for turn in reversed(turns) for entry in read_turn(turn)]
+        return History(tuple(entries), to_text(unsealed(summary, "summary")) if summary else None, bool(complete))
+
+    async def append(
+        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, key: str | None = None
+    ) -> None:
+        said = [e.item.text for e in entries if author is not None and isinstance(e.item, AssistantItem)]
+        arguments = (to_bytes(key or ""), turn_argument(entries), dump(author or ""), *map(to_bytes, said))
+        _, reply = await self._make("append", address, *arguments)
+        if word(reply) == "busy":
+            raise _busy()
+
+    async def rewind(self, address: Address, *, key: str | None = None) -> list[Message]:
+        keys, reply = await self._find("rewind", address, to_bytes(key or ""))
+        if word(reply) == "turn":
+            return asked_messages(keys.address, reply[1])
+        if word(reply) == "absent":
+            raise absent(address)
+        if word(reply) == "busy":
+            raise _busy()
+        raise NotFound("no turn of this thread holds a user message, there is nothing to take back")
+
+    async def compact(self, address: Address, *, through_turn: int, summary: str) -> None:
+        _, reply = await self._find("compact", address, b"%d" % through_turn, sealed(to_bytes(summary)))
+        if word(reply) == "absent":
+            raise absent(address)
+
+    async def update(self, address: Address, changes: Mapping[str, Any]) -> ThreadRecord:
+        if unknown := set(changes) - {"assistant", "metadata", "options", "ttl"}:
+            if await self.thread(address) is None:
+                raise absent(address)
+            raise InvalidMessage(
+                f"a thread has no {', '.join(sorted(unknown))}, change assistant, metadata, options or ttl"
+            )
+        _, reply = await self._find("update", address, *_changes(changes))
+        if word(reply) == "absent":
+            raise absent(address)
+        return read_thread(reply, self._policies.of(address.queue))
+
+    async def forget(self, address: Address, *, force: bool = False) -> bool:
+        try:
+            _, reply = await self._find("forget", address, flag(force))
+        except ThreadQuarantined:
+            if not force:
+                raise
+            keys = await self._resolve(address)
+            return bool(await self._run_quietly("wipe", keys, keys.space, keys.channel))
+        if word(reply) == "busy":
+            raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
+        return word(reply) == "ok" and bool(reply[1])
+
+
+def _busy() -> ThreadBusy:
+    return ThreadBusy("a run is in progress, change the transcript when it has ended")
+
+
+def _changes(changes: Mapping[str, Any]) -> list[bytes]:
+    """What is to be changed of a thread, as the script takes it."""
+    options = changes.get("options")
+    own = options if isinstance(options, ThreadOptions) else ThreadOptions(**(options or {}))
+    metadata = changes.get("metadata") or {}
+    told = [
+        _assistant(changes),
+        flag("options" in changes),
+        exact(own.window),
+        exact(own.max_wait),
+        (own.on_busy or "").encode(),
+        exact(changes.get("ttl")),
+    ]
+    for name, value in metadata.items():
+        told += [to_bytes(name), b"" if value is None else dump(value)]
+    return told
+
+
+def _assistant(changes: Mapping[str, Any]) -> bytes:
+    if "assistant" not in changes:
+        return b""
+    return b"-" if changes["assistant"] is None else b"+" + to_bytes(changes["assistant"])

@@ -1,0 +1,303 @@
+"""Where the servers are: one server, a primary that sentinels name, or the nodes of a cluster.
+
+Connections are opened by redis-py (TLS, AUTH, SELECT, CLIENT SETNAME) without any of its automatic retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnavailable
+
+SLOTS = 16_384
+CONNECT_TIMEOUT = 5.0
+
+Publish = Literal["PUBLISH", "SPUBLISH"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server: an address, or the path of a socket."""
+
+    host: str
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}" if self.port else self.host
+
+
+class Topology(Protocol):
+    """Finds the server of a key."""
+
+    kind: Literal["single", "sentinel", "cluster"]
+    publish: Publish
+
+    async def find(self, key: bytes) -> Endpoint:
+        """The server that holds this key now, as far as is known. Raises `StoreUnavailable`."""
+        ...
+
+    def known(self, key: bytes) -> Endpoint | None:
+        """The server that `find` would give without asking anybody."""
+        ...
+
+    def forget(self, key: bytes) -> None:
+        """What is known of this key's server may be wrong: look again next time."""
+        ...
+
+    def moved(self, slot: int, endpoint: Endpoint) -> None:
+        """A server said where a slot is now."""
+        ...
+
+
+class Dialer:
+    """Opens connections with the credentials and options of a URL."""
+
+    def __init__(self, url: str) -> None:
+        pool = redis.ConnectionPool.from_url(url)
+        self._class: Any = pool.connection_class
+        self._options: dict[str, Any] = dict(pool.connection_kwargs)
+        for handled in ("host", "port", "path"):
+            self._options.pop(handled, None)
+        self._options |= {
+            "protocol": 2,
+            "decode_responses": False,
+            "retry": Retry(NoBackoff(), 0),
+            "retry_on_timeout": False,
+            "health_check_interval": 0,
+            "socket_timeout": CONNECT_TIMEOUT,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+        }
+        self._options.setdefault("client_name", "turnkeep")
+
+    async def dial(self, endpoint: Endpoint) -> redis.Connection:
+        """A connection that is ready for commands. Raises `StoreUnavailable`, `StoreMisconfigured`."""
+        where = {"host": endpoint.host, "port": endpoint.port} if endpoint.port else {"path": endpoint.host}
+        connection: redis.Connection = self._class(**where, **self._options)
+        try:
+            await connection.connect()
+        except (AuthenticationError, ResponseError) as refused:
+            raise StoreMisconfigured(f"Redis at {endpoint} refuses the connection: {refused}") from refused
+        except (RedisError, OSError) as lost:
+            raise StoreUnavailable(f"Redis at {endpoint} cannot be reached: {lost}") from lost
+        return connection
+
+    async def ask(self, endpoint: Endpoint, *command: str) -> Any:
+        """The answer to one command, on a connection of its own."""
+        connection = await self.dial(endpoint)
+        try:
+            return await answer(connection, *command)
+        finally:
+            await hang_up(connection)
+
+
+async def answer(connection: redis.Connection, *command: str) -> Any:
+    """Send one command on a connection of redis-py and read the answer."""
+    try:
+        await connection.send_command(*command)
+        return await connection.read_response()
+    except ResponseError:
+        raise
+    except (RedisError, OSError) as lost:
+        raise StoreUnavailable(f"Redis did not answer {command[0]}: {lost}") from lost
+
+
+async def hang_up(connection: redis.Connection) -> None:
+    with contextlib.suppress(RedisError, OSError):
+        await connection.disconnect(nowait=True)
+
+
+class Single:
+    """One server."""
+
+    kind: Literal["single", "sentinel", "cluster"] = "single"
+    publish: Publish = "PUBLISH"
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def find(self, key: bytes) -> Endpoint:
+        return self._endpoint
+
+    def known(self, key: bytes) -> Endpoint | None:
+        return self._endpoint
+
+    def forget(self, key: bytes) -> None:
+        """There is only one."""
+
+    def moved(self, slot: int, endpoint: Endpoint) -> None:
+        """A single server has no slots."""
+
+
+class Sentinels:
+    """The primary of a service, as most recently named by the first sentinel that answers."""
+
+    kind: Literal["single", "sentinel", "cluster"] = "sentinel"
+    publish: Publish = "PUBLISH"
+
+    def __init__(self, dialer: Dialer, sentinels: list[Endpoint], service: str) -> None:
+        self._dialer = dialer
+        self._sentinels = sentinels
+        self._service = service
+        self._primary: Endpoint | None = None
+        self._asking = asyncio.Lock()
+
+    async def find(self, key: bytes) -> Endpoint:
+        async with self._asking:
+            if self._primary is None:
+                self._primary = await self._ask_all()
+            return self._primary
+
+    def known(self, key: bytes) -> Endpoint | None:
+        return self._primary
+
+    async def _ask_all(self) -> Endpoint:
+        reasons = []
+        for sentinel in list(self._sentinels):
+            try:
+                named = await self._dialer.ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+            except (StoreUnavailable, StoreMisconfigured, ResponseError) as failed:
+                reasons.append(str(failed))
+                continue
+            if named:
+                self._sentinels.remove(sentinel)
+                self._sentinels.insert(0, sentinel)
+                return Endpoint(named[0].decode(), int(named[1]))
+        raise StoreUnavailable(
+            f"no sentinel names a primary of {self._service!r}: {'; '.join(reasons) or 'unknown name'}"
+        )
+
+    def forget(self, key: bytes) -> None:
+        self._primary = None
+
+    def moved(self, slot: int, endpoint: Endpoint) -> None:
+        """A primary has no slots."""
+
+
+class Cluster:
+    """The nodes of a cluster, by slot."""
+
+    kind: Literal["single", "sentinel", "cluster"] = "cluster"
+    publish: Publish = "SPUBLISH"
+
+    def __init__(self, dialer: Dialer, seed: Endpoint) -> None:
+        self._dialer = dialer
+        self._seed = seed
+        self._nodes: list[Endpoint] = [seed]
+        self._slots: dict[int, Endpoint] = {}
+        self._asking = asyncio.Lock()
+
+    async def find(self, key: bytes) -> Endpoint:
+        slot = key_slot(key)
+        if (known := self._slots.get(slot)) is not None:
+            return known
+        async with self._asking:
+            if slot not in self._slots:
+                await self._ask_any()
+        if (known := self._slots.get(slot)) is None:
+            raise StoreUnavailable(f"no node of the cluster has slot {slot} now")
+        return known
+
+    def known(self, key: bytes) -> Endpoint | None:
+        return self._slots.get(key_slot(key))
+
+    async def _ask_any(self) -> None:
+        reasons = []
+        for node in dict.fromkeys([*self._nodes, self._seed]):
+            try:
+                ranges = await self._dialer.ask(node, "CLUSTER", "SLOTS")
+            except (StoreUnavailable, StoreMisconfigured, ResponseError) as failed:
+                reasons.append(str(failed))
+                continue
+            self._learn(node, ranges)
+            return
+        raise StoreUnavailable(f"no node of the cluster answers: {'; '.join(reasons)}")
+
+    def _learn(self, asked: Endpoint, ranges: list[Any]) -> None:
+        nodes = []
+        for first, last, primary, *_ in ranges:
+            endpoint = Endpoint(primary[0].decode() or asked.host, int(primary[1]))
+            nodes.append(endpoint)
+            self._slots.update(dict.fromkeys(range(first, last + 1), endpoint))
+        self._nodes = list(dict.fromkeys(nodes)) or self._nodes
+
+    def forget(self, key: bytes) -> None:
+        self._slots.pop(key_slot(key), None)
+
+    def moved(self, slot: int, endpoint: Endpoint) -> None:
+        self._slots[slot] = endpoint
+
+
+# ---------------------------------------------------------------- from a URL
+
+_SCHEMES = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "redis+cluster": "redis",
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "rediss",
+}
+
+
+async def find_topology(url: str) -> tuple[Topology, Dialer]:
+    """What a URL leads to: ``redis://`` and relatives to one server or any node of a cluster,
+    ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`` to the primary of a service.
+    """
+    if urlsplit(url).scheme.endswith("+sentinel"):
+        return _sentinels(url)
+    plain = _with_scheme(url)
+    try:
+        parsed: Mapping[str, Any] = redis.connection.parse_url(plain)
+    except ValueError as wrong:
+        raise ConfigurationError(f"the Redis URL cannot be read: {wrong}") from wrong
+    dialer = Dialer(plain)
+    endpoint = (
+        Endpoint(parsed["path"])
+        if "path" in parsed
+        else Endpoint(parsed.get("host", "localhost"), parsed.get("port", 6379))
+    )
+    if await _is_cluster(dialer, endpoint):
+        return Cluster(dialer, endpoint), dialer
+    return Single(endpoint), dialer
+
+
+async def _is_cluster(dialer: Dialer, endpoint: Endpoint) -> bool:
+    info = await dialer.ask(endpoint, "INFO", "cluster")
+    return b"cluster_enabled:1" in info
+
+
+def _with_scheme(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(scheme=_SCHEMES.get(parts.scheme, parts.scheme)))
+
+
+def _sentinels(url: str) -> tuple[Topology, Dialer]:
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    service, _, database = parts.path.strip("/").partition("/")
+    sentinels = [_endpoint(host) for host in hosts.split(",") if host]
+    if not service or not sentinels:
+        raise ConfigurationError("a sentinel URL is redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB")
+    scheme = _SCHEMES[parts.scheme]
+    base = f"{scheme}://{credentials + '@' if credentials else ''}{sentinels[0]}"
+    query = f"?{parts.query}" if parts.query else ""
+    dialer = Dialer(f"{base}/{database}{query}")
+    without_credentials = Dialer(f"{scheme}://{sentinels[0]}{query}")
+    return Sentinels(without_credentials, sentinels, unquote(service)), dialer
+
+
+def _endpoint(host: str) -> Endpoint:
+    name, _, port = host.rpartition(":")
+    if not port.isdigit():
+        return Endpoint(host, 26_379)
+    return Endpoint(name.strip("[]"), int(port))
