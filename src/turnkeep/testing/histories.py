@@ -37,7 +37,7 @@ POLICY = Policy(
     history_items=30, log_events=100_000, log_age=1e9, runs_kept=3,
 )  # fmt: skip
 
-PLACES = [Address("t1", "q1", "a"), Address("t1", "q1", "b"), Address("t1", "q2", "a"), Address("t2", "q1", "a")]
+PLACES = [Address("t1", "q1", "a"), Address("t1", "q1", "b"), Address("t2", "q2", "a")]
 OWNERS = ["w1", "w2"]
 LEASE = 30.0
 CALLS = (Call("call_1", "pay", "{}", "d1"), Call("call_2", "book", "{}", "d2", kind="output"))

@@ -187,6 +187,19 @@ class AcceptPromises:
         assert await desk.dump(ids=["m1", "m2", "m3"]) == before
         assert (await desk.say("m1")).repeated
 
+    async def test_a_refusal_stores_nothing_even_if_delayed_messages_have_come_meanwhile(self, start: Start) -> None:
+        desk = await start(Policy(max_inbox=1))
+        await desk.say("later", not_before=desk.now + 1)
+        await desk.wait(5)
+        before = await desk.dump(ids=["later", "m1"])
+
+        with pytest.raises(InboxFull):
+            await desk.say("m1")
+        with pytest.raises(Rejected):
+            await desk.store.begin([said("m1")], owner="w", lease=30.0)
+
+        assert await desk.dump(ids=["later", "m1"]) == before
+
     async def test_a_caller_may_allow_more_or_less_to_wait_than_the_queue(self, start: Start) -> None:
         desk = await start(Policy(max_inbox=2))
         await desk.say("m1")
