@@ -18,6 +18,7 @@ from typing import Literal
 import uvicorn
 
 from turnkeep.doors.app import app
+from turnkeep.doors.outside import outside
 from turnkeep.doors.websocket import READ_LIMIT
 from turnkeep.errors import ConfigurationError
 from turnkeep.queue import AssistantMessageQueue
@@ -83,7 +84,7 @@ async def _answer(
             backlog=2048,
         )
     )
-    async with asyncio.TaskGroup() as group:
+    async with outside(queue), asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets=[listener]))
         await server.listening.wait()
         host, port = listener.getsockname()[:2]

@@ -1,0 +1,297 @@
+"""The AMQP door: messages from RabbitMQ, taken in durably before they are acknowledged.
+
+* What arrives together is accepted in one call of the store, in the order of its delivery, then acknowledged with one
+  frame. A delivery that comes again is absorbed by its `message_id`.
+* What cannot be taken (garbage, no id, an id with another text, an unknown thread, a full channel) is published to the
+  dead exchange with the reason, and acknowledged when the broker has confirmed that. Nothing is ever requeued by us.
+* While the store does not take messages, nothing is acknowledged, so that the broker stops to deliver after `PREFETCH`
+  messages; after `HOLD` seconds they are given back, once, and the door stays shut until the store can write again.
+* A lost connection is made again, with jitter, for as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aio_pika.abc import AbstractConnection
+from aiormq.abc import AbstractChannel, DeliveredMessage
+
+from turnkeep.backoff import Backoff
+from turnkeep.doors.amqp_topology import (
+    BROKEN,
+    RPC_TIMEOUT,
+    DeadExchange,
+    Names,
+    broker_of,
+    connect,
+    identity,
+    settle_topology,
+)
+from turnkeep.doors.intake import OURS, read_channel, read_json, read_message
+from turnkeep.errors import (
+    InvalidMessage,
+    OutcomeUnknown,
+    Rejected,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    ThreadQuarantined,
+    TurnkeepError,
+)
+from turnkeep.messages import Address, Message
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.settings import Settings
+from turnkeep.store.base import Receipt
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+PREFETCH = 500
+"""Deliveries that are on their way into the store at most."""
+HOLD = 120.0
+"""Seconds for which deliveries wait for the store; far less than the broker's own limit of 30 minutes."""
+CLOSE_TIMEOUT = 5.0
+RECONNECT = Backoff(delay=0.5, cap=30.0)
+PATIENCE = Backoff(delay=0.05, cap=2.0)
+
+TYPES = ("", "application/json", "text/json", "text/plain", "application/octet-stream")
+ENCODINGS = ("", "utf-8", "utf8", "identity", "binary", "8bit", "us-ascii")
+
+Outcome = Receipt | TurnkeepError
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Turns deliveries into messages, strictly."""
+
+    queue: str
+    tenants: dict[str, str]
+    vhost: str
+    user: str
+    frame_bytes: int
+    message_bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Intake:
+        vhost, user = identity(settings.rabbitmq_url or "")
+        limits = settings.max_frame_bytes, settings.max_message_bytes
+        return cls(settings.queue, settings.amqp_tenants, vhost, user, *limits)
+
+    def read(self, delivered: DeliveredMessage) -> Message:
+        """Raises `InvalidMessage` and `MessageTooLarge`. The property `message-id` stands in for a missing field."""
+        properties = delivered.header.properties
+        _check_form(properties)
+        body = read_json(delivered.body, limit=self.frame_bytes)
+        if all(name in body for name in OURS):
+            raise InvalidMessage("this is an answer of ours and no message, do not send answers back")
+        address = Address(self.tenant(properties.user_id), self.queue, read_channel(body))
+        if body.get("message_id") is None and properties.message_id:
+            body["message_id"] = properties.message_id
+        return read_message(body, address, limit=self.message_bytes, mint=False)
+
+    def tenant(self, user_id: str | None) -> str:
+        """By the sender (the broker has checked that property), the virtual host, or the user we connect as."""
+        for name in (user_id, self.vhost, self.user):
+            if name and name in self.tenants:
+                return self.tenants[name]
+        return "default"
+
+
+def _check_form(properties: Any) -> None:
+    kind = (properties.content_type or "").partition(";")[0].strip().lower()
+    if kind not in TYPES and not kind.endswith("+json"):
+        raise InvalidMessage(f"the content type {kind[:80]!r} is not taken, send application/json")
+    encoding = (properties.content_encoding or "").strip().lower()
+    if encoding not in ENCODINGS:
+        raise InvalidMessage(f"the content encoding {encoding[:80]!r} is not taken, send UTF-8")
+
+
+class _Lost(ConnectionError):
+    """the channel or its consumer is gone"""
+
+
+class _GivenBack(Exception):
+    """the store took nothing for too long"""
+
+
+INTERRUPTIONS: tuple[type[BaseException], ...] = (*BROKEN, StoreError, _GivenBack)
+
+
+class AmqpDoor:
+    """Takes messages from one AMQP queue while `run` runs."""
+
+    def __init__(self, queue: AssistantMessageQueue, *, reconnect: Backoff = RECONNECT, hold: float = HOLD) -> None:
+        self._queue = queue
+        self._url = queue.settings.rabbitmq_url or ""
+        self._names = Names.of(queue.settings)
+        self._intake = Intake.of(queue.settings)
+        self._reconnect = reconnect
+        self._hold = hold
+        self._failures = 0
+        self.consuming = asyncio.Event()
+        """Set while a consumer is open."""
+
+    async def run(self) -> None:
+        """Connect, take, and connect again, until cancelled."""
+        while True:
+            try:
+                await self._queue.store.check()
+                await self._connected()
+            except INTERRUPTIONS as error:
+                self._failures += 1
+                log.warning("amqp_interrupted", broker=broker_of(self._url), error=_told(error), times=self._failures)
+            await asyncio.sleep(self._reconnect.after(self._failures))
+
+    async def _connected(self) -> None:
+        """The life of one connection."""
+        connection = await connect(self._url, f"turnkeep {self._queue.name}")
+        try:
+            topology = await settle_topology(connection, self._names)
+            log.info("amqp_connected", queue=self._names.queue, waiting=topology.waiting, created=topology.created)
+            await self._consume(connection)
+        finally:
+            self.consuming.clear()
+            with contextlib.suppress(*BROKEN):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await connection.close()
+
+    async def _consume(self, connection: AbstractConnection) -> None:
+        channel = await connection.channel(publisher_confirms=False)
+        await channel.set_qos(PREFETCH)
+        dead = await DeadExchange.open(connection, self._names)
+        consumer = _Consumer(await channel.get_underlay_channel())
+        channel.close_callbacks.add(consumer.closed)
+        await consumer.start(self._names.queue)
+        self.consuming.set()
+        while True:
+            batch = await consumer.next()
+            await self._settle(batch, dead)
+            await consumer.acknowledge(batch)
+            self._failures = 0
+
+    # ---------------------------------------------------------------- one batch
+
+    async def _settle(self, batch: Sequence[DeliveredMessage], dead: DeadExchange) -> None:
+        """Every delivery is in the store, or in the dead queue, when this returns."""
+        read = [self._read(delivered) for delivered in batch]
+        accepted = iter(await self._accept([one for one in read if isinstance(one, Message)]))
+        outcomes = [next(accepted) if isinstance(one, Message) else one for one in read]
+        refused = [(one, why) for one, why in zip(batch, outcomes, strict=True) if isinstance(why, TurnkeepError)]
+        await self._park_all(refused, dead)
+        self._queue.meter.count("amqp_messages", len(batch) - len(refused), outcome="accepted")
+
+    def _read(self, delivered: DeliveredMessage) -> Message | TurnkeepError:
+        try:
+            return self._intake.read(delivered)
+        except TurnkeepError as error:
+            return error
+
+    async def _park_all(self, refused: Sequence[tuple[DeliveredMessage, TurnkeepError]], dead: DeadExchange) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for delivered, why in refused:
+                    group.create_task(self._park(delivered, why, dead))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def _park(self, delivered: DeliveredMessage, why: TurnkeepError, dead: DeadExchange) -> None:
+        log.warning("amqp_message_refused", code=why.code, reason=str(why)[:200], bytes=len(delivered.body))
+        await dead.park(delivered, why.code, str(why))
+        self._queue.meter.count("amqp_messages", outcome=why.code)
+
+    # ---------------------------------------------------------------- into the store
+
+    async def _accept(self, messages: Sequence[Message]) -> list[Outcome]:
+        """One outcome per message. What one of them does to the store does not concern its neighbours."""
+        try:
+            return await self._patiently(messages)
+        except _GivenBack:
+            raise
+        except Exception as error:
+            if len(messages) == 1:
+                return [_as_refusal(error)]
+        return [outcome for message in messages for outcome in await self._accept([message])]
+
+    async def _patiently(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Again and again while the store is away or full. Raises `_GivenBack` when that takes too long."""
+        loop = asyncio.get_running_loop()
+        until, failures = loop.time() + self._hold, 0
+        while True:
+            try:
+                return await self._accept_now(messages)
+            except (StoreUnavailable, StoreFull, OutcomeUnknown) as error:
+                failures += 1
+                log.warning("amqp_store_down", error=str(error), waiting=len(messages), times=failures)
+                if loop.time() > until:
+                    raise _GivenBack(f"the store took no messages for {self._hold:.0f} s: {error}") from error
+            await asyncio.sleep(PATIENCE.after(failures))
+
+    async def _accept_now(self, messages: Sequence[Message]) -> list[Outcome]:
+        """A channel that names a thread must exist already; all others are created."""
+        outcomes: list[Receipt | Rejected] = []
+        most = self._queue.settings.amqp_max_inbox
+        for names_thread, some in itertools.groupby(messages, lambda message: message.address.names_thread):
+            outcomes += await self._queue.accept(list(some), create=not names_thread, max_inbox=most)
+        return list(outcomes)
+
+
+def _as_refusal(error: Exception) -> TurnkeepError:
+    """Why this one message stays out. Raises what is no message's fault."""
+    if isinstance(error, StoreError) and not isinstance(error, ThreadQuarantined):
+        raise error
+    if isinstance(error, TurnkeepError):
+        return error
+    log.exception("amqp_message_broke", exc_info=error)
+    return TurnkeepError(f"{type(error).__name__} while the message was accepted")
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+class _Consumer:
+    """Deliveries of one channel, in order, as many at once as there are. Bounded by the prefetch of the channel."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self._channel = channel
+        self._waiting: list[DeliveredMessage] = []
+        self._some = asyncio.Event()
+        self._ended: str | None = None
+
+    async def start(self, queue: str) -> None:
+        self._channel.on_consumer_cancel_callbacks.add(self._cancelled)
+        await self._channel.basic_consume(queue, self._take, timeout=RPC_TIMEOUT)
+
+    async def next(self) -> Sequence[DeliveredMessage]:
+        """What has been delivered since the last call, at least one. Raises `_Lost`."""
+        await self._some.wait()
+        self._some.clear()
+        if self._ended is not None:
+            raise _Lost(self._ended)
+        batch, self._waiting = self._waiting, []
+        return batch
+
+    async def acknowledge(self, batch: Sequence[DeliveredMessage]) -> None:
+        """All of them with one frame: everything delivered before them is settled as well."""
+        tag = batch[-1].delivery_tag
+        if tag is not None:
+            await self._channel.basic_ack(tag, multiple=True)
+
+    async def _take(self, delivered: DeliveredMessage) -> None:
+        self._waiting.append(delivered)
+        self._some.set()
+
+    def closed(self, _: Any, error: BaseException | None = None) -> None:
+        self._end(f"the channel is closed: {error!r}")
+
+    async def _cancelled(self, _: Any) -> None:
+        self._end("the broker has cancelled the consumer")
+
+    def _end(self, reason: str) -> None:
+        self._ended = self._ended or reason
+        self._some.set()

@@ -1,0 +1,265 @@
+"""What the AMQP door finds at the broker, or makes there: exchanges, queues, and the place for what cannot be taken.
+
+What exists is used as it is, whatever its type and arguments: it is asked for passively first, because declaring it
+again with other arguments is refused by the broker. What is absent is created: a direct durable exchange, quorum
+queues. This module needs the extra `rabbitmq`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity, DeliveryError
+from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import ChannelAccessRefused
+from pamqp import decode
+
+from turnkeep.settings import Settings
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+BROKEN: tuple[type[BaseException], ...] = (*CONNECTION_EXCEPTIONS, TimeoutError)
+"""What ends a connection: the broker, the network, or time."""
+CONNECT_TIMEOUT = 15.0
+RPC_TIMEOUT = 30.0
+HEARTBEAT = 30
+DELIVERY_LIMIT = 1_000_000
+"""Of queues that we create: what cannot be taken is moved away by us, so no number of deliveries makes it garbage."""
+MOST_HEADERS = 16_000
+"""Bytes of a message's own headers that go with it to the dead queue."""
+
+REASON, DETAILS = "turnkeep-reason", "turnkeep-details"
+"""Headers of a message in the dead queue: a code, and a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What things are called at the broker."""
+
+    exchange: str
+    queue: str
+    routing_key: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Names:
+        return cls(settings.exchange_name, settings.queue_name, settings.routing_key)
+
+    @property
+    def dead_exchange(self) -> str:
+        return f"{self.exchange}_dlx"
+
+    @property
+    def dead_queue(self) -> str:
+        return f"{self.queue}_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What was found and what was made. `waiting` messages were in the queue then."""
+
+    waiting: int
+    consumers: int
+    found: tuple[str, ...]
+    created: tuple[str, ...]
+
+
+# ---------------------------------------------------------------- connecting
+
+
+async def connect(url: str, name: str) -> AbstractConnection:
+    """One connection, without a life of its own: when it is lost it stays lost."""
+    parts = urlsplit(url)
+    if "heartbeat" not in parts.query:
+        query = f"{parts.query}&heartbeat={HEARTBEAT}" if parts.query else f"heartbeat={HEARTBEAT}"
+        url = parts._replace(query=query).geturl()
+    connection: AbstractConnection = await aio_pika.connect(
+        url, timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name}
+    )
+    return connection
+
+
+def broker_of(url: str) -> str:
+    """The URL without user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def identity(url: str) -> tuple[str, str]:
+    """Virtual host and user of a URL, as the broker understands it."""
+    parts = urlsplit(url)
+    return unquote(parts.path.removeprefix("/")) or "/", unquote(parts.username or "guest")
+
+
+def _read_any_properties() -> None:
+    """Let the decoder read properties that it would refuse.
+
+    A producer may set a timestamp beyond the year 9999, a header of a type nobody knows, or Latin-1 text; the broker
+    takes them. The decoder raises, which ends the connection, and the same message comes again, for ever.
+    """
+    for kind, instead in (("shortstr", _any_text), ("timestamp", _no_time), ("table", _no_table)):
+        decode.METHODS[kind] = _forgiving(decode.METHODS[kind], instead)
+    decode.TABLE_MAPPING[b"T"] = _forgiving(decode.TABLE_MAPPING[b"T"], _no_time)
+
+
+_Decoder = Callable[[bytes], tuple[int, Any]]
+
+
+def _forgiving(decoder: _Decoder, instead: _Decoder) -> _Decoder:
+    def decoded(value: bytes) -> tuple[int, Any]:
+        try:
+            return decoder(value)
+        except (ValueError, OverflowError, OSError):
+            return instead(value)
+
+    return decoded
+
+
+def _any_text(value: bytes) -> tuple[int, str]:
+    end = value[0] + 1
+    return end, value[1:end].decode("utf-8", "replace")
+
+
+def _no_time(_: bytes) -> tuple[int, None]:
+    return 8, None
+
+
+def _no_table(value: bytes) -> tuple[int, dict[str, Any]]:
+    return int.from_bytes(value[:4], "big") + 4, {}
+
+
+# ---------------------------------------------------------------- declaring
+
+
+async def settle_topology(connection: AbstractConnection, names: Names) -> Topology:
+    """Find or make exchange, queue, and the dead exchange with its queue."""
+    found: list[str] = []
+    created: list[str] = []
+
+    async def settle(what: str, name: str, absent: Callable[[AbstractChannel], Awaitable[Any]]) -> bool:
+        if await _exists(connection, what, name):
+            found.append(name)
+            return False
+        async with connection.channel() as channel:
+            await absent(channel)
+        created.append(name)
+        return True
+
+    for exchange in (names.exchange, names.dead_exchange):
+        await settle("exchange", exchange, functools.partial(_create_exchange, name=exchange))
+    await settle("queue", names.dead_queue, functools.partial(_create_queue, name=names.dead_queue, arguments={}))
+    limits = {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": names.dead_exchange}
+    await settle("queue", names.queue, functools.partial(_create_queue, name=names.queue, arguments=limits))
+    await _bind(connection, names.queue, names.exchange, names.routing_key)
+    await _bind(connection, names.dead_queue, names.dead_exchange, names.routing_key)
+    waiting, consumers = await _load(connection, names.queue)
+    return Topology(waiting, consumers, tuple(found), tuple(created))
+
+
+async def _exists(connection: AbstractConnection, what: str, name: str) -> bool:
+    """Ask on a channel of its own: the broker closes it when the answer is no."""
+    try:
+        async with connection.channel() as channel:
+            if what == "exchange":
+                await channel.get_exchange(name)
+            else:
+                await channel.get_queue(name)
+    except ChannelNotFoundEntity:
+        return False
+    except ChannelAccessRefused:
+        log.warning("amqp_look_refused", what=what, name=name, hint="it is taken to be there")
+    return True
+
+
+async def _create_exchange(channel: AbstractChannel, *, name: str) -> None:
+    await channel.declare_exchange(name, type="direct", durable=True, timeout=RPC_TIMEOUT)
+
+
+async def _create_queue(channel: AbstractChannel, *, name: str, arguments: Mapping[str, Any]) -> None:
+    kind = {"x-queue-type": "quorum", **arguments}
+    await channel.declare_queue(name, durable=True, arguments=kind, timeout=RPC_TIMEOUT)
+
+
+async def _bind(connection: AbstractConnection, queue: str, exchange: str, routing_key: str) -> None:
+    """Bind, which changes nothing where it is bound already; who may not bind has to have done it."""
+    try:
+        async with connection.channel() as channel:
+            await (await channel.get_queue(queue, ensure=False)).bind(exchange, routing_key, timeout=RPC_TIMEOUT)
+    except ChannelAccessRefused:
+        log.warning("amqp_binding_refused", queue=queue, exchange=exchange, hint="bind it, or let this user do it")
+
+
+async def _load(connection: AbstractConnection, queue: str) -> tuple[int, int]:
+    async with connection.channel() as channel:
+        result = (await channel.get_queue(queue)).declaration_result
+    return result.message_count or 0, result.consumer_count or 0
+
+
+async def inspect(settings: Settings) -> Topology:
+    """What is at the broker now. Raises what stands in the way."""
+    connection = await connect(settings.rabbitmq_url or "", "turnkeep doctor")
+    async with connection:
+        return await settle_topology(connection, Names.of(settings))
+
+
+# ---------------------------------------------------------------- dead letters
+
+
+class DeadExchange:
+    """Where messages go that cannot be taken: as they came, with the reason in headers, confirmed by the broker."""
+
+    def __init__(self, channel: AbstractChannel, exchange: AbstractExchange, names: Names) -> None:
+        self._channel = channel
+        self._exchange = exchange
+        self._names = names
+
+    @classmethod
+    async def open(cls, connection: AbstractConnection, names: Names) -> DeadExchange:
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        return cls(channel, await channel.get_exchange(names.dead_exchange, ensure=False), names)
+
+    async def park(self, delivered: DeliveredMessage, code: str, details: str) -> None:
+        """Publish and wait for the confirm. If the exchange leads nowhere, straight to the dead queue."""
+        message = _parked(delivered, code, details)
+        try:
+            await self._exchange.publish(message, self._names.routing_key, mandatory=True, timeout=RPC_TIMEOUT)
+        except DeliveryError:
+            log.warning("amqp_dead_exchange_unbound", exchange=self._names.dead_exchange)
+            default = self._channel.default_exchange
+            await default.publish(message, self._names.dead_queue, mandatory=True, timeout=RPC_TIMEOUT)
+
+
+def _parked(delivered: DeliveredMessage, code: str, details: str) -> aio_pika.Message:
+    """The same body, the properties that say what it is, and the reason."""
+    properties = delivered.header.properties
+    headers = {REASON: code, DETAILS: details[:500], "turnkeep-routing-key": delivered.routing_key or ""}
+    return aio_pika.Message(
+        delivered.body,
+        headers=_kept(properties.headers or {}) | headers,
+        delivery_mode=2,
+        message_id=properties.message_id,
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
+        correlation_id=properties.correlation_id,
+        timestamp=properties.timestamp,
+    )
+
+
+def _kept(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Headers that can be written again; all or none, because a header frame has a limit."""
+    kept = {key: value for key, value in headers.items() if isinstance(value, str | bool) or _small(value)}
+    size = sum(len(key.encode()) + len(str(value).encode()) for key, value in kept.items())
+    return kept if size <= MOST_HEADERS else {}
+
+
+def _small(value: object) -> bool:
+    return isinstance(value, int) and abs(value) < 2**31
+
+
+_read_any_properties()

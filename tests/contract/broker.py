@@ -1,0 +1,135 @@
+"""A plain AMQP client of the tests: declares what others declared before us, publishes, and reads what was parked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+
+from tests.scenario.house import QUICK
+from turnkeep.backoff import Backoff
+from turnkeep.doors.amqp import AmqpDoor
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.settings import Settings
+from turnkeep.simulator import Simulator, serve
+
+SOON = Backoff(delay=0.02, cap=0.2)
+
+
+@dataclass
+class Broker:
+    """One connection to the broker, and the names of one test."""
+
+    url: str
+    name: str
+    connection: AbstractConnection
+    channel: AbstractChannel
+
+    @property
+    def names(self) -> dict[str, str]:
+        """As settings."""
+        return {
+            "rabbitmq_url": self.url,
+            "exchange_name": f"{self.name}_exchange",
+            "queue_name": f"{self.name}_queue",
+            "routing_key": f"{self.name}_key",
+        }
+
+    async def publish(self, body: Any, *, key: str | None = None, **properties: Any) -> None:
+        """Publish with a confirm; what is not bytes is sent as JSON."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        exchange = await self.channel.get_exchange(self.names["exchange_name"], ensure=False)
+        message = aio_pika.Message(data, delivery_mode=2, **properties)
+        await exchange.publish(message, key or self.names["routing_key"], mandatory=True)
+
+    async def publish_all(self, bodies: Sequence[Any], **properties: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            for body in bodies:
+                group.create_task(self.publish(body, **properties))
+
+    async def waiting(self, queue: str) -> int:
+        """Messages that are ready in a queue."""
+        async with self.connection.channel() as channel:
+            return (await channel.get_queue(queue)).declaration_result.message_count or 0
+
+    async def parked(self) -> list[AbstractIncomingMessage]:
+        """Take everything out of the dead queue."""
+        queue = await self.channel.get_queue(f"{self.name}_queue_failed", ensure=False)
+        found = []
+        while (message := await queue.get(no_ack=True, fail=False)) is not None:
+            found.append(message)
+        return found
+
+    async def declare_as_the_seed_did(self) -> None:
+        """A classic queue with priorities, a time to live and a dead-letter argument, on a direct exchange."""
+        names = self.names
+        direct = await self.channel.declare_exchange(names["exchange_name"], "direct", durable=True)
+        dead = await self.channel.declare_exchange(f"{names['exchange_name']}_dlx", "direct", durable=True)
+        failed = await self.channel.declare_queue(f"{names['queue_name']}_failed", durable=True)
+        await failed.bind(dead, names["routing_key"])
+        arguments: dict[str, Any] = {
+            "x-max-priority": 10,
+            "x-message-ttl": 3_600_000,
+            "x-dead-letter-exchange": f"{names['exchange_name']}_dlx",
+        }
+        queue = await self.channel.declare_queue(names["queue_name"], durable=True, arguments=arguments)
+        await queue.bind(direct, names["routing_key"])
+
+
+@contextlib.asynccontextmanager
+async def broker(url: str, name: str) -> AsyncIterator[Broker]:
+    connection = await aio_pika.connect(url)
+    async with connection:
+        channel = await connection.channel(on_return_raises=True)
+        yield Broker(url, name, connection, channel)
+
+
+@dataclass
+class AmqpHouse:
+    """A queue that is open with its AMQP door, and the simulator behind it."""
+
+    queue: AssistantMessageQueue
+    door: AmqpDoor
+    simulator: Simulator
+
+    async def messages(self, channel: str, tenant: str = "default") -> list[str]:
+        """Ids of open messages, then nothing: for houses without a worker."""
+        address = self.queue.address(channel, tenant)
+        return [record.message_id for record in await self.queue.store.open_messages(address)]
+
+    async def counts(self) -> Mapping[str, int]:
+        counts = await self.queue.store.counts()
+        return {"open": counts.open_messages, "completed": counts.completed, "failed": counts.failed}
+
+
+@contextlib.asynccontextmanager
+async def amqp_house(
+    names: Mapping[str, str], store: str = "memory:", *, worker: bool = False, hold: float = 60.0, **settings: Any
+) -> AsyncIterator[AmqpHouse]:
+    """The door runs and consumes when this begins."""
+    simulator = Simulator()
+    async with serve(simulator) as url:
+        values = {**QUICK, "store": store, "openai_base_url": url, "openai_api_key": "sk-test", **names, **settings}
+        queue = AssistantMessageQueue.from_settings(Settings.load(**values, model_api="responses"))
+        if worker:
+            queue.start_worker()
+        async with queue, asyncio.TaskGroup() as group:
+            door = AmqpDoor(queue, reconnect=SOON, hold=hold)
+            running = group.create_task(door.run())
+            async with asyncio.timeout(30):
+                await door.consuming.wait()
+            yield AmqpHouse(queue, door, simulator)
+            running.cancel()
+
+
+async def eventually(holds: Any, *, patience: float = 30.0) -> None:
+    """Wait until this coroutine function gives something true."""
+    async with asyncio.timeout(patience):
+        while not await holds():
+            await asyncio.sleep(0.02)

@@ -1,0 +1,389 @@
+"""The AMQP door against a real RabbitMQ: what it takes, what it parks, and what it never does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+from aiormq.abc import ChannelFrame
+from pamqp import commands
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+
+from tests.contract.broker import Broker, amqp_house, broker, eventually
+from tests.services import RabbitServer
+from turnkeep.doors.amqp_topology import Names, settle_topology
+from turnkeep.errors import Rejected, StoreUnavailable, ThreadQuarantined
+from turnkeep.messages import Message
+from turnkeep.store.base import Receipt
+
+
+@pytest.fixture
+async def rabbit(rabbit_server: RabbitServer, amqp_name: str) -> AsyncIterator[Broker]:
+    async with broker(rabbit_server.url(), amqp_name) as client:
+        yield client
+
+
+def said(channel: str, number: int, **more: Any) -> dict[str, Any]:
+    return {"channel": channel, "message_id": f"{channel}-{number}", "message": f"word {number}", **more}
+
+
+def reason(message: AbstractIncomingMessage) -> str:
+    return str(message.headers["turnkeep-reason"])
+
+
+# ---------------------------------------------------------------- what is at the broker
+
+
+async def test_a_classic_queue_of_the_seed_is_used_as_it_is(rabbit: Broker) -> None:
+    await rabbit.declare_as_the_seed_did()
+    async with amqp_house(rabbit.names) as house:
+        await rabbit.publish(said("c", 1), priority=3)
+        await eventually(lambda: house.messages("c"))
+        assert await house.messages("c") == ["c-1"]
+        await rabbit.publish(b"no json")
+        await eventually(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
+    await rabbit.declare_as_the_seed_did()  # the broker would refuse if anything had changed
+
+
+async def test_a_topic_exchange_is_used_with_the_bindings_it_has(rabbit: Broker) -> None:
+    topic = await rabbit.channel.declare_exchange(rabbit.names["exchange_name"], "topic", durable=True)
+    queue = await rabbit.channel.declare_queue(rabbit.names["queue_name"], durable=True)
+    await queue.bind(topic, "chat.*")
+    async with amqp_house(rabbit.names) as house:
+        await rabbit.publish(said("c", 1), key="chat.europe")
+        await rabbit.publish(said("c", 2))
+        await eventually(lambda: _has(house, "c", ["c-1", "c-2"]))
+    await rabbit.channel.declare_exchange(rabbit.names["exchange_name"], "topic", durable=True)
+
+
+async def test_where_nothing_is_a_durable_exchange_and_quorum_queues_are_made(rabbit: Broker) -> None:
+    async with amqp_house(rabbit.names) as house:
+        await rabbit.publish(said("c", 1))
+        await eventually(lambda: house.messages("c"))
+    names = rabbit.names
+    await rabbit.channel.declare_exchange(names["exchange_name"], "direct", durable=True)
+    await rabbit.channel.declare_exchange(f"{names['exchange_name']}_dlx", "direct", durable=True)
+    quorum: dict[str, Any] = {"x-queue-type": "quorum"}
+    await rabbit.channel.declare_queue(f"{names['queue_name']}_failed", durable=True, arguments=quorum)
+    again = await settle_topology(rabbit.connection, Names(names["exchange_name"], names["queue_name"], "k"))
+    assert again.created == ()
+    assert len(again.found) == 4
+
+
+async def test_an_exchange_of_the_producer_gets_our_queue(rabbit: Broker) -> None:
+    await rabbit.channel.declare_exchange(rabbit.names["exchange_name"], "direct", durable=True)
+    async with amqp_house(rabbit.names) as house:
+        await rabbit.publish(said("c", 1))
+        await eventually(lambda: house.messages("c"))
+
+
+# ---------------------------------------------------------------- taking
+
+
+async def test_messages_of_a_channel_keep_the_order_in_which_they_were_published(rabbit: Broker) -> None:
+    async with amqp_house(rabbit.names) as house:
+        for number in range(200):
+            await rabbit.publish(said(f"c{number % 4}", number))
+        for channel in range(4):
+            wanted = [f"c{channel}-{number}" for number in range(channel, 200, 4)]
+            await eventually(lambda c=f"c{channel}", w=wanted: _has(house, c, w))
+
+
+async def test_what_arrives_together_is_accepted_in_one_call(rabbit: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with amqp_house(rabbit.names) as house:
+        sizes: list[int] = []
+        accept, free = house.queue.store.accept, asyncio.Event()
+
+        async def slowly(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejected]:
+            sizes.append(len(messages))
+            await free.wait()
+            return await accept(messages, **options)
+
+        monkeypatch.setattr(house.queue.store, "accept", slowly)
+        await rabbit.publish(said("c", 0))
+        await eventually(lambda: _true(sizes == [1]))
+        await rabbit.publish_all([said("c", number) for number in range(1, 50)])
+        await eventually(lambda: _empty(rabbit))
+        free.set()
+        await eventually(lambda: _open(house, 50))
+        assert len(sizes) <= 4
+
+
+async def test_nothing_is_acknowledged_before_it_is_in_the_store(
+    rabbit: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with amqp_house(rabbit.names) as house:
+        stuck = asyncio.Event()
+
+        async def never(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejected]:
+            stuck.set()
+            await asyncio.Event().wait()
+            return []
+
+        monkeypatch.setattr(house.queue.store, "accept", never)
+        await rabbit.publish_all([said("c", number) for number in range(20)])
+        await stuck.wait()
+    await eventually(lambda: _ready(rabbit, 20))
+
+
+async def test_a_repeated_message_is_absorbed_and_another_text_is_parked(rabbit: Broker) -> None:
+    async with amqp_house(rabbit.names) as house:
+        await rabbit.publish(said("c", 1))
+        await rabbit.publish(said("c", 1))
+        await rabbit.publish(said("c", 1) | {"message": "something else"})
+        await rabbit.publish(said("c", 2))
+        await eventually(lambda: _has(house, "c", ["c-1", "c-2"]))
+        [parked] = await rabbit.parked()
+        assert reason(parked) == "message_conflict"
+        assert json.loads(parked.body)["message"] == "something else"
+
+
+async def test_the_property_message_id_stands_in_for_a_missing_field(rabbit: Broker) -> None:
+    async with amqp_house(rabbit.names) as house:
+        await rabbit.publish({"channel": "c", "message": "hello"}, message_id="p-1")
+        await eventually(lambda: _has(house, "c", ["p-1"]))
+
+
+async def test_an_unknown_thread_is_parked_and_a_known_one_is_answered(rabbit: Broker) -> None:
+    async with amqp_house(rabbit.names) as house:
+        thread = await house.queue.create_thread()
+        await rabbit.publish(said(thread.thread_id, 1))
+        await rabbit.publish(said("thread_nobody", 1))
+        await rabbit.publish(said("c", 1))
+        await eventually(lambda: _has(house, "c", ["c-1"]))
+        assert await house.messages(thread.address.channel) == [f"{thread.thread_id}-1"]
+        assert [reason(one) for one in await rabbit.parked()] == ["thread_not_found"]
+
+
+async def test_a_full_channel_parks_what_is_too_much(rabbit: Broker) -> None:
+    async with amqp_house(rabbit.names, amqp_max_inbox=3) as house:
+        for number in range(5):
+            await rabbit.publish(said("c", number))
+        await rabbit.publish(said("d", 1))
+        await eventually(lambda: _has(house, "d", ["d-1"]))
+        assert await house.messages("c") == ["c-0", "c-1", "c-2"]
+        assert [reason(one) for one in await rabbit.parked()] == ["inbox_full"] * 2
+
+
+@pytest.mark.parametrize(("tenants", "tenant"), [({}, "default"), ({"/": "acme"}, "acme"), ({"guest": "bees"}, "bees")])
+async def test_the_tenant_follows_from_virtual_host_and_user(
+    rabbit: Broker, tenants: dict[str, str], tenant: str
+) -> None:
+    async with amqp_house(rabbit.names, amqp_tenants=tenants) as house:
+        await rabbit.publish(said("c", 1) | {"tenant": "mallory"})
+        await eventually(lambda: house.messages("c", tenant))
+
+
+# ---------------------------------------------------------------- garbage
+
+
+GARBAGE: list[tuple[bytes, dict[str, Any]]] = [
+    (b"", {}),
+    (b"not json", {}),
+    (b"\xff\xfe\x00", {}),
+    (b"[1, 2]", {}),
+    (b'"text"', {}),
+    (b"null", {}),
+    (b"{}", {}),
+    (b'{"channel": "c"}', {}),
+    (b'{"channel": 5, "message_id": "m", "message": "x"}', {}),
+    (b'{"channel": "", "message_id": "m", "message": "x"}', {}),
+    (b'{"channel": "c", "message_id": 7, "message": "x"}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": "  "}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": {"a": 1}}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": "\\ud800"}', {}),
+    (b'{"channel": "c\\u0000", "message_id": "m", "message": "x"}', {}),
+    (b'{"channel": "subscription", "message_id": "m", "message": "x"}', {}),
+    (b'{"channel": "c", "channel": "d", "message_id": "m", "message": "x"}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": NaN}', {}),
+    (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, {}),
+    (b'{"channel": "c", "message_id": "m", "message": "' + b"x" * 1_000_000 + b'"}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": "' + b"x" * 300_000 + b'"}', {}),
+    (b'{"channel": "c", "message_id": "m", "message": "x"}', {"content_type": "application/xml"}),
+    (b'{"channel": "c", "message_id": "m", "message": "x"}', {"content_encoding": "gzip"}),
+    (b'{"channel": "c", "message_id": "m", "message": "x", "window": -1}', {}),
+    (b"oops", {"headers": {"x": "y" * 60_000}}),
+    (b"oops", {"headers": {"deep": {"er": [1, {"a": None}]}, "n": 2**60}}),
+    (b"oops", {"expiration": 3_600_000, "user_id": "guest"}),
+]
+
+
+async def test_every_kind_of_garbage_is_parked_once_with_its_reason(rabbit: Broker, size: Any, proof: Any) -> None:
+    kinds = size(len(GARBAGE), 1_000)
+    async with amqp_house(rabbit.names) as house:
+        for number in range(kinds):
+            body, properties = GARBAGE[number % len(GARBAGE)]
+            await rabbit.publish(body + b" " * (number // len(GARBAGE)), **_without_id(properties))
+        await rabbit.publish(said("good", 1))
+        await eventually(lambda: _has(house, "good", ["good-1"]), patience=60)
+        await eventually(lambda: _empty(rabbit))
+        assert (await house.counts())["open"] == 1
+        parked = await rabbit.parked()
+    assert len(parked) == kinds
+    assert {reason(one) for one in parked} <= {"invalid_message", "message_too_large"}
+    assert all(one.headers["turnkeep-details"] for one in parked)
+    assert not any(one.expiration for one in parked)
+    assert {one.body.rstrip() for one in parked} == {body.rstrip() for body, _ in GARBAGE}
+    proof("amqp garbage", f"{kinds} messages parked with their reason, 0 redelivered, 1 good one accepted")
+
+
+def _without_id(properties: dict[str, Any]) -> dict[str, Any]:
+    """Messages of the tests' client have an id of their own: these get one that is no good."""
+    return {"message_id": "x" * 200, **properties}
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        b"\x80\x00\x02\xff\xfe",  # a content type that is no UTF-8
+        b"\x00\x40\x7f\xff\xff\xff\xff\xff\xff\xff",  # a timestamp beyond all years
+        b"\x20\x00\x00\x00\x00\x05\x02\xff\xfet\x01",  # a header name that is no UTF-8
+    ],
+    ids=["content type", "timestamp", "headers"],
+)
+async def test_properties_that_cannot_be_decoded_do_not_stop_the_door(rabbit: Broker, properties: bytes) -> None:
+    async with amqp_house(rabbit.names) as house:
+        await _publish_raw(rabbit, json.dumps(said("odd", 1)).encode(), properties)
+        await rabbit.publish(said("good", 1))
+        await eventually(lambda: _has(house, "good", ["good-1"]))
+        await eventually(lambda: _settled(house, rabbit))
+        await eventually(lambda: _empty(rabbit))
+
+
+async def _settled(house: Any, rabbit: Broker) -> bool:
+    """The odd message is taken, or parked."""
+    return bool(await house.messages("odd") or await rabbit.waiting(f"{rabbit.name}_queue_failed"))
+
+
+async def _publish_raw(rabbit: Broker, body: bytes, properties: bytes) -> None:
+    """Publish with properties as bytes on the wire, which no client library would write."""
+
+    class Raw(ContentHeader):
+        def marshal(self) -> bytes:
+            return b"\x00\x3c\x00\x00" + len(body).to_bytes(8, "big") + properties
+
+    publish = commands.Basic.Publish(exchange=rabbit.names["exchange_name"], routing_key=rabbit.names["routing_key"])
+    frames: list[Any] = [publish, Raw(body_size=len(body)), ContentBody(body)]
+    async with rabbit.connection.channel(publisher_confirms=False) as channel:
+        underlay: Any = await channel.get_underlay_channel()
+        await underlay.write_queue.put(ChannelFrame.marshall(frames=frames, channel_number=underlay.number))
+
+
+# ---------------------------------------------------------------- faults
+
+
+async def test_a_store_that_is_down_stops_the_door_and_nothing_is_lost_or_requeued(
+    rabbit: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with amqp_house(rabbit.names) as house:
+        accept, refusals = house.queue.store.accept, 0
+
+        async def away(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejected]:
+            nonlocal refusals
+            refusals += 1
+            if refusals <= 4:
+                raise StoreUnavailable("away")
+            return await accept(messages, **options)
+
+        monkeypatch.setattr(house.queue.store, "accept", away)
+        await rabbit.publish_all([said("c", number) for number in range(30)])
+        await eventually(lambda: _open(house, 30))
+        assert refusals >= 5
+        assert await rabbit.parked() == []
+        await eventually(lambda: _empty(rabbit))
+
+
+async def test_a_store_that_stays_down_gives_the_messages_back_and_shuts_the_door(
+    rabbit: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with amqp_house(rabbit.names, hold=0.1) as house:
+        store = house.queue.store
+        accept, check, down = store.accept, store.check, True
+
+        async def accepting(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejected]:
+            if down:
+                raise StoreUnavailable("away")
+            return await accept(messages, **options)
+
+        async def checking() -> Any:
+            if down:
+                raise StoreUnavailable("away")
+            return await check()
+
+        monkeypatch.setattr(store, "accept", accepting)
+        monkeypatch.setattr(store, "check", checking)
+        await rabbit.publish_all([said("c", number) for number in range(30)])
+        await eventually(lambda: _ready(rabbit, 30))
+        await eventually(lambda: _true(not house.door.consuming.is_set()))
+        down = False
+        await eventually(lambda: _open(house, 30))
+        assert await rabbit.parked() == []
+
+
+async def test_a_thread_that_is_damaged_does_not_stop_its_neighbours(
+    rabbit: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with amqp_house(rabbit.names) as house:
+        accept = house.queue.store.accept
+
+        async def picky(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejected]:
+            if any(message.address.channel == "damaged" for message in messages):
+                raise ThreadQuarantined("the state of this thread is damaged")
+            return await accept(messages, **options)
+
+        monkeypatch.setattr(house.queue.store, "accept", picky)
+        await rabbit.publish_all([said(channel, 1) for channel in ("a", "damaged", "b")])
+        await eventually(lambda: _open(house, 2))
+        await eventually(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
+        assert [reason(one) for one in await rabbit.parked()] == ["thread_quarantined"]
+
+
+async def test_a_queue_that_is_deleted_under_us_is_made_again(rabbit: Broker) -> None:
+    async with amqp_house(rabbit.names) as house:
+        await rabbit.channel.queue_delete(rabbit.names["queue_name"])
+        await eventually(lambda: _consumed(rabbit))
+        await rabbit.publish(said("c", 1))
+        await eventually(lambda: _has(house, "c", ["c-1"]))
+
+
+async def test_a_parked_message_finds_its_queue_though_the_exchange_leads_nowhere(rabbit: Broker) -> None:
+    async with amqp_house(rabbit.names):
+        failed = await rabbit.channel.get_queue(f"{rabbit.name}_queue_failed", ensure=False)
+        await failed.unbind(f"{rabbit.name}_exchange_dlx", rabbit.names["routing_key"])
+        await rabbit.publish(b"garbage")
+        await eventually(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
+
+
+async def _has(house: Any, channel: str, ids: list[str]) -> bool:
+    return bool(await house.messages(channel) == ids)
+
+
+async def _open(house: Any, count: int) -> bool:
+    return bool((await house.counts())["open"] == count)
+
+
+async def _empty(rabbit: Broker) -> bool:
+    return await rabbit.waiting(rabbit.names["queue_name"]) == 0
+
+
+async def _ready(rabbit: Broker, count: int) -> bool:
+    return await rabbit.waiting(rabbit.names["queue_name"]) == count
+
+
+async def _consumed(rabbit: Broker) -> bool:
+    try:
+        async with rabbit.connection.channel() as channel:
+            queue = await channel.get_queue(rabbit.names["queue_name"])
+            return bool(queue.declaration_result.consumer_count)
+    except aio_pika.exceptions.ChannelNotFoundEntity:
+        return False
+
+
+async def _true(value: bool) -> bool:
+    return value
