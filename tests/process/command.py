@@ -1,0 +1,251 @@
+"""`turnkeep` as one types it: in a directory of its own, with what it says on stdout and stderr kept apart."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.services import free_port
+from tests.services.process import end_process, eventually, spawn
+from turnkeep.cli import note
+
+PROGRAM = (sys.executable, "-m", "turnkeep")
+PATIENCE = 60.0
+QUICK = {"TURNKEEP_WINDOW": "0.1", "TURNKEEP_MAX_WAIT": "1", "TURNKEEP_DRAIN": "5"}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said, and how it ended."""
+
+    code: int
+    out: str
+    err: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def json(self) -> Any:
+        """The only line of JSON."""
+        [line] = self.lines
+        return json.loads(line)
+
+    @property
+    def all_json(self) -> list[Any]:
+        return [json.loads(line) for line in self.lines]
+
+
+@dataclass
+class Desk:
+    """A directory in which commands are typed."""
+
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / ".turnkeep" / "turnkeep.db"
+
+    def environment(self, changes: Mapping[str, str]) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "HOME": str(self.folder), **QUICK, **self.settings, **changes}
+
+    def run(self, *arguments: str, stdin: str = "", **environment: str) -> Said:
+        """Type a command where there is no terminal. Its process is forked from one that has imported everything."""
+        return _Forks.shared().run(self.folder, list(arguments), self.environment(environment), stdin)
+
+    def execute(self, *arguments: str, stdin: str = "", **environment: str) -> Said:
+        """The same, as a program that is started anew."""
+        done = subprocess.run(
+            [*PROGRAM, *arguments], cwd=self.folder, env=self.environment(environment), input=stdin,
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    def ask(self, *arguments: str, answer: str, **environment: str) -> Said:
+        """Type a command on a terminal and answer what it asks."""
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [*PROGRAM, *arguments], cwd=self.folder, env=self.environment({"TERM": "dumb", **environment}),
+            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs)
+        try:
+            said = _heard(ours, until=b"[y/N]")
+            os.write(ours, f"{answer}\n".encode())
+            said += _heard(ours)
+            return Said(process.wait(PATIENCE), said.decode().replace("\r\n", "\n"))
+        finally:
+            process.kill()
+            process.wait(PATIENCE)
+            os.close(ours)
+
+    @contextmanager
+    def running(self, *arguments: str, listens: bool = True, **environment: str) -> Iterator[Service]:
+        """A command that serves, from when it listens (or only has said something) to the end of the block."""
+        service = Service(self, list(arguments), free_port(), environment)
+        if listens:
+            service.start()
+        else:
+            service.begin()
+            eventually(lambda: "\n" in service.log.read_text(), PATIENCE, f"{arguments} to speak", service.died)
+        try:
+            yield service
+        finally:
+            service.kill9()
+
+
+class _Forks:
+    """A process that forks one of its own for each command: all they share is that Python has its modules."""
+
+    PROGRAM = """
+import json, os, signal, sys
+import turnkeep.cli
+from importlib import import_module
+for verb in turnkeep.cli.VERBS.values():
+    import_module(verb.module)
+import turnkeep.doors.http, turnkeep.store.sqlite
+for line in sys.stdin:
+    told = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            signal.alarm(told["patience"])
+            os.chdir(told["folder"])
+            os.environ.clear()
+            os.environ.update(told["environment"])
+            for number, path in enumerate(told["streams"]):
+                os.dup2(os.open(path, os.O_RDWR), number)
+            sys.stdin = open(0)
+            code = turnkeep.cli.main(told["arguments"])
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+    _shared: ClassVar[_Forks | None] = None
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._streams = Path(tempfile.mkdtemp(prefix="turnkeep-commands-"))
+        atexit.register(self._end)
+
+    @classmethod
+    def shared(cls) -> _Forks:
+        if cls._shared is None:
+            cls._shared = cls()
+        return cls._shared
+
+    def run(self, folder: Path, arguments: list[str], environment: Mapping[str, str], stdin: str) -> Said:
+        streams = [self._streams / name for name in ("stdin", "stdout", "stderr")]
+        for stream, text in zip(streams, (stdin, "", ""), strict=True):
+            stream.write_text(text)
+        told = {
+            "arguments": arguments, "folder": str(folder), "environment": dict(environment), "patience": int(PATIENCE),
+            "streams": [str(stream) for stream in streams],
+        }  # fmt: skip
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        return Said(code, streams[1].read_text(), streams[2].read_text())
+
+    def _end(self) -> None:
+        self._process.communicate()
+        shutil.rmtree(self._streams, ignore_errors=True)
+
+
+@dataclass
+class Service:
+    """`dev`, `serve` or nothing at all, on a port."""
+
+    desk: Desk
+    arguments: Sequence[str]
+    port: int
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def said(self) -> str:
+        """All that it wrote since its last start, without its log lines."""
+        lines = self.log.read_text(errors="replace").splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("{"))
+
+    @property
+    def log(self) -> Path:
+        return self.desk.folder / "log"
+
+    def start(self) -> None:
+        """Start it; return when it listens and has said so."""
+        self.begin()
+        eventually(lambda: note.answers(self.url), PATIENCE, f"{self.arguments} to listen", self.died)
+        told = ("Ctrl-C", '{"url"')
+        eventually(lambda: any(t in self.log.read_text() for t in told), PATIENCE, "its first words", self.died)
+
+    def begin(self) -> None:
+        """Start it, without waiting."""
+        self.log.unlink(missing_ok=True)
+        environment = self.desk.environment({"TURNKEEP_PORT": str(self.port), **self.environment})
+        self.process = spawn([*PROGRAM, *self.arguments], environment, self.desk.folder)
+
+    def died(self) -> str | None:
+        if self.process is None or self.process.poll() is None:
+            return None
+        return f"{self.arguments} ended: {self.log.read_text()[-2000:]}"
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end; its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def kill9(self) -> None:
+        if self.process is not None:
+            end_process(self.process)
+            self.process = None
+
+
+def _heard(terminal: int, until: bytes | None = None) -> bytes:
+    """What is written to the terminal, up to a word or to the end."""
+    said, end = b"", time.monotonic() + PATIENCE
+    while until is None or until not in said:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+        if not ready:
+            raise TimeoutError(f"heard only {said!r}")
+        try:
+            data = os.read(terminal, 65_536)
+        except OSError:  # Linux says so when the other side is closed
+            return said
+        if not data:
+            return said
+        said += data
+    return said
+
+
+UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+THREAD = re.compile(r"thread_[0-9a-f]{24}")
