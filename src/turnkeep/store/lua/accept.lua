@@ -6,10 +6,9 @@
 -- GUARANTEE: a known id stores nothing and gives its first receipt; without a receipt nothing is stored at all.
 
 local p, now = policy(), moment()
-local t, expired, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t and A.create == '0' then return {'absent'} end
-if expired then erase(expired) end
 t = t or new_thread(now)
 
 local max_inbox = A.max_inbox ~= '' and tonumber(A.max_inbox) or p.max_inbox

@@ -6,10 +6,9 @@
 -- GUARANTEE: with the token of the claim that is valid now, that claim again; a refusal stores nothing.
 
 local p, now = policy(), moment()
-local t, expired, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if t and t.state == 'leased' and t.token == A.token then return tell_claim(t) end
-if expired then erase(expired) end
 t = t or new_thread(now)
 ripen(t, p, now)
 if is_busy(t) or t.paused then return {'busy'} end

@@ -6,7 +6,7 @@
 -- GUARANTEE: frees before it appends, so that it works on a full server.
 
 local p, now = policy(), moment()
-local t, _, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
 ripen(t, p, now)

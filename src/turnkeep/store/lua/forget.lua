@@ -5,7 +5,7 @@
 -- RETURNS: {'ok', 1 if there was one}; or {'gone'}, {'busy'}.
 
 local p, now = policy(), moment()
-local t, expired, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'ok', 0} end
 if t.inbox + t.delayed > 0 and A.force ~= '1' then return {'busy'} end

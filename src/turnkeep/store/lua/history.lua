@@ -6,7 +6,7 @@
 -- GUARANTEE: changes nothing but the expiry, which it slides at most once per 1 % of it.
 
 local p, now = policy(), moment()
-local t, _, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
 slide(t, p, now)

@@ -6,7 +6,7 @@
 -- GUARANTEE: again with the key of the last such change: the same turn, nothing is removed.
 
 local p, now = policy(), moment()
-local t, _, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
 if A.key ~= '' and t.added and t.added[1] == A.key and t.added[2] == 'rewind' then

@@ -8,7 +8,7 @@
 local STATUS = {leased = 'in_progress', held = 'requires_action'}
 
 local p, now = policy(), moment()
-local t, _, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
 local told = {'runs'}

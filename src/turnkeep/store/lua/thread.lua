@@ -6,11 +6,10 @@
 -- GUARANTEE: with `is_read` it slides the expiry, at most once per 1 % of it; with `create` it creates what is missing.
 
 local p, now = policy(), moment()
-local t, expired, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then
   if A.create == '0' then return {'absent'} end
-  if expired then erase(expired) end
   t = new_thread(now)
 end
 if A.is_read == '1' then slide(t, p, now) end

@@ -5,7 +5,7 @@
 -- RETURNS: {'ok', seconds until due or ''}; or {'absent'}, {'gone'}.
 
 local p, now = policy(), moment()
-local t, _, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
 ripen(t, p, now)

@@ -7,7 +7,7 @@
 -- '-' for none, else '+' and its name; `options` is 1 when they are to be replaced.
 
 local p, now = policy(), moment()
-local t, _, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
 if A.assistant ~= '' then t.assistant = A.assistant ~= '-' and A.assistant:sub(2) or nil end

@@ -6,7 +6,7 @@
 -- GUARANTEE: again: the same record.
 
 local p, now = policy(), moment()
-local t, _, is_gone = find(p, now)
+local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
 local m, refusal = unfrozen(t, p, now, A.id)

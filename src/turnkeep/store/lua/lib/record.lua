@@ -155,14 +155,6 @@ local function is_over(t, p, now)
   return t.state == 'idle' and t.delayed == 0 and t.active_at + (t.ttl or p.expiry) <= now
 end
 
--- The thread of this operation; else the expired one that is in its place. Third: a thread that was named by its id
--- (`want`) is not here any more, so the caller has to look elsewhere.
-local function find(p, now)
-  local t, expired = load(), nil
-  if t and is_over(t, p, now) then t, expired = nil, t end
-  return t, expired, A.want ~= '' and (t == nil or t.thread_id ~= A.want)
-end
-
 local function is_busy(t)
   return t.state == 'leased' or t.state == 'retry' or t.state == 'held'
 end

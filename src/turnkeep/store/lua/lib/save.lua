@@ -219,10 +219,20 @@ local function erase(t)
   if counted then count(t, counted, -1) end
 end
 
+-- The thread of this operation, if there is one; one that has expired is deleted when met. Second: a thread that was
+-- named by its id (`want`) is not here any more, so the caller has to look elsewhere.
+local function find(p, now)
+  local t = load()
+  if t and is_over(t, p, now) then
+    erase(t)
+    t = nil
+  end
+  return t, A.want ~= '' and (t == nil or t.thread_id ~= A.want)
+end
+
 -- The thread of this operation, or a new one; nothing when the caller has to look elsewhere.
 local function find_or_new(p, now)
-  local t, expired, is_gone = find(p, now)
+  local t, is_gone = find(p, now)
   if is_gone then return nil end
-  if expired then erase(expired) end
   return t or new_thread(now)
 end
