@@ -5,10 +5,15 @@ integers).
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
+
+from turnkeep.errors import ThreadQuarantined
+
+T = TypeVar("T")
 
 
 def encode(value: Any) -> str:
@@ -25,3 +30,13 @@ def decode(text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return json.loads(text)
+
+
+def restored(what: str, make: Callable[[Any], T], text: str) -> T:
+    """A value from its stored form. Raises `ThreadQuarantined` for what cannot be understood."""
+    try:
+        return make(decode(text))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ThreadQuarantined(
+            f"a stored {what} cannot be read ({type(error).__name__}), the file is damaged"
+        ) from error

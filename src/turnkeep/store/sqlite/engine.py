@@ -22,7 +22,7 @@ from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.sqlite import layout, rows
 from turnkeep.store.sqlite.backup import owners_of
 from turnkeep.store.sqlite.connection import check_version, connect_to_read, connect_to_write, make_place
-from turnkeep.store.sqlite.faults import at_open, meaning
+from turnkeep.store.sqlite.faults import at_open
 from turnkeep.store.sqlite.hints import Hub
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.sqlite.reader import Reader
@@ -44,11 +44,11 @@ class Opened:
     """Everything that lives from `open` to `close`, in the process that opened it."""
 
     process: int
-    owners: Owners
     hub: Hub
     writer: Writer
     reader: Reader
-    connections: tuple[apsw.Connection, ...]
+    transaction: Transaction
+    views: list[View]
 
 
 class Engine:
@@ -78,16 +78,16 @@ class Engine:
     async def open(self) -> None:
         """Make the file if there is none, free the leases of owners that are gone, and begin to write."""
         hub = Hub(self.clock)
-        owners, connections, setup = await asyncio.to_thread(self._prepare)
-        transaction = Transaction(connections[0], setup, owners)
-        writer = Writer(transaction, hub, self.path, self._room())
-        reader = Reader([View(connection, setup) for connection in connections[1:]], self.path)
-        self._opened = Opened(os.getpid(), owners, hub, writer, reader, connections)
+        ballast = Ballast(self.path.with_name(f"{self.path.name}.ballast"), self._ballast)
+        transaction, views = await asyncio.to_thread(self._prepare)
+        await asyncio.to_thread(ballast.fill)
+        writer, reader = Writer(transaction, hub, self.path, ballast), Reader(views, self.path)
+        self._opened = Opened(os.getpid(), hub, writer, reader, transaction, views)
         writer.start()
         reader.start()
         await writer.run(_nothing, "ending")
 
-    def _prepare(self) -> tuple[Owners, tuple[apsw.Connection, ...], Setup]:
+    def _prepare(self) -> tuple[Transaction, list[View]]:
         check_version(apsw.sqlite_lib_version())
         make_place(self.path)
         owners = Owners(owners_of(self.path))
@@ -98,15 +98,15 @@ class Engine:
             layout.prepare(connections[0], self.path, owners)
             incarnation = layout.begin_life(connections[0], lambda: self._ids("epoch"))
             connections += [connect_to_read(self.path) for _ in range(READERS)]
+            setup = Setup(self.policies, self.clock, self._ids, incarnation)
+            transaction = Transaction(connections[0], setup, owners)
+            transaction.see_all()
         except BaseException as error:
             _let_go(owners, connections)
             if isinstance(error, apsw.Error):
                 raise at_open(error, self.path) from error
             raise
-        return owners, tuple(connections), Setup(self.policies, self.clock, self._ids, incarnation)
-
-    def _room(self) -> Ballast:
-        return Ballast(self.path.with_name(f"{self.path.name}.ballast"), self._ballast)
+        return transaction, [View(connection, setup) for connection in connections[1:]]
 
     async def close(self) -> None:
         """Do what waits, and let go of the file and of all leases: the next to open it may have them at once."""
@@ -116,15 +116,7 @@ class Engine:
         opened.hub.close()
         await opened.writer.stop()
         await opened.reader.stop()
-        await asyncio.to_thread(self._finish, opened)
-
-    def _finish(self, opened: Opened) -> None:
-        try:
-            layout.end_life(opened.connections[0], opened.owners)
-        except apsw.Error as error:
-            raise meaning(error, self.path) from error
-        finally:
-            _let_go(opened.owners, list(opened.connections))
+        await asyncio.to_thread(_finish, opened)
 
     # ---------------------------------------------------------------- for the parts
 
@@ -192,6 +184,12 @@ def _met(tx: Transaction, address: Address) -> None:
 
 def _nothing(tx: Transaction) -> None:
     """Return when the writer works."""
+
+
+def _finish(opened: Opened) -> None:
+    with suppress(apsw.Error):  # then the next life has other epochs, which costs subscribers a snapshot
+        layout.end_life(opened.transaction.connection, opened.transaction.owners)
+    _let_go(opened.transaction.owners, [view.connection for view in (opened.transaction, *opened.views)])
 
 
 def _let_go(owners: Owners, connections: list[apsw.Connection]) -> None:

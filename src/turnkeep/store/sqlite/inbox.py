@@ -32,7 +32,7 @@ from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.records import message_record
 from turnkeep.store.sharing import next_tenant
 from turnkeep.store.sqlite import counting
-from turnkeep.store.sqlite.codec import decode, encode
+from turnkeep.store.sqlite.codec import decode, encode, restored
 from turnkeep.store.sqlite.due import First, earliest
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.letters import letter_from_json
@@ -215,7 +215,7 @@ class SqliteInbox(Engine):
                 " AND (?3 IS NULL OR queue = ?3) ORDER BY dead_id LIMIT ?4",
                 (after, tenant, queue, limit),
             )
-            return [letter_from_json(decode(body)) for (body,) in found]
+            return [restored("dead letter", letter_from_json, body) for (body,) in found]
 
         return await self.read_from(look)
 
@@ -334,7 +334,7 @@ def _record(tx: Transaction, kept: Kept, message_id: str) -> MessageRecord:
 
 def _letter(view: View, dead_id: str) -> DeadLetter | None:
     body = view.connection.execute("SELECT body FROM dead WHERE dead_id = ?", (dead_id,)).get
-    return None if body is None else letter_from_json(decode(body))
+    return None if body is None else restored("dead letter", letter_from_json, body)
 
 
 def _remove_letter(tx: Transaction, dead_id: str) -> bool:

@@ -14,7 +14,7 @@ import apsw
 
 from turnkeep.events import FINAL, Event
 from turnkeep.store.base import Page, Policy
-from turnkeep.store.sqlite.codec import decode, encode
+from turnkeep.store.sqlite.codec import decode, encode, restored
 from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.rows import Kept
 
@@ -37,7 +37,8 @@ def body_of(event: Event) -> str:
 
 
 def event_of(offset: int, at: float, kind: str, body: str, epoch: str) -> Event:
-    return Event.from_json({**decode(body), "kind": kind, "offset": offset, "epoch": epoch, "at": at})
+    place = {"kind": kind, "offset": offset, "epoch": epoch, "at": at}
+    return restored("event", lambda data: Event.from_json({**data, **place}), body)
 
 
 _INSERT = "INSERT INTO event (thread, offset, at, kind, body) VALUES (?, ?, ?, ?, ?)"

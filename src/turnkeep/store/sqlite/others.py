@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import suppress
 
+from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import turns
@@ -16,6 +17,12 @@ from turnkeep.store.sqlite.transaction import Transaction
 _AT_ONCE = 1000
 """Events of others that are told with their contents; of more than that only that there are some."""
 
+_SINCE = (
+    "SELECT e.position, t.tenant, t.queue, t.channel, iif(json_valid(t.head), t.head ->> 'epoch', ''),"
+    " e.offset, e.at, e.kind, e.body FROM event e JOIN thread t ON t.id = e.thread"
+    " WHERE e.position > ? ORDER BY e.position LIMIT ?"
+)
+
 
 class Others:
     """Looks at the file for this process."""
@@ -24,8 +31,6 @@ class Others:
         self._transaction = transaction
         self._connection = transaction.connection
         self._hub = hub
-        self._nudge = self._max("nudge", "id")
-        transaction.seen = self._max("event", "position")
 
     def news(self) -> News:
         """What has happened since the last look, for whoever waits for it here."""
@@ -33,37 +38,33 @@ class Others:
         if self._hub.is_followed:
             self._read_events(news)
         else:
-            self._transaction.seen = self._max("event", "position")
+            self._transaction.seen = self._transaction.newest("event", "position")
         if self._hub.is_awaited:
             for first in first_of_each(self._connection):
                 news.wake(first.address.queue, first.wake)
         nudges = every(
             self._connection,
             "SELECT id, owner, tenant, queue, channel FROM nudge WHERE id > ? ORDER BY id",
-            (self._nudge,),
+            (self._transaction.nudge,),
         )
-        for self._nudge, owner, *names in nudges:
+        for self._transaction.nudge, owner, *names in nudges:
             if owner in self._transaction.owners:
                 news.nudges.append((owner, Address(*names)))
         return news
 
     def _read_events(self, news: News) -> None:
-        rows = every(
-            self._connection,
-            "SELECT e.position, t.tenant, t.queue, t.channel, t.head ->> 'epoch', e.offset, e.at, e.kind, e.body"
-            " FROM event e JOIN thread t ON t.id = e.thread WHERE e.position > ? ORDER BY e.position LIMIT ?",
-            (self._transaction.seen, _AT_ONCE + 1),
-        )
+        rows = every(self._connection, _SINCE, (self._transaction.seen, _AT_ONCE + 1))
+        incarnation = self._transaction.setup.incarnation
         for position, *names, epoch, offset, at, kind, body in rows[:_AT_ONCE]:
             self._transaction.seen = position
-            event = event_of(offset, at, kind, body, epoch + self._transaction.setup.incarnation)
-            _add(news, Address(*names), event)
+            with suppress(ThreadQuarantined):  # whoever reads it is told
+                _add(news, Address(*names), event_of(offset, at, kind, body, epoch + incarnation))
         if len(rows) > _AT_ONCE:
             self._skip(news)
 
     def _skip(self, news: News) -> None:
         """Too much at once: say of each channel only that there is something."""
-        start, self._transaction.seen = self._transaction.seen, self._max("event", "position")
+        start, self._transaction.seen = self._transaction.seen, self._transaction.newest("event", "position")
         rows = every(
             self._connection,
             "SELECT DISTINCT t.tenant, t.queue, t.channel FROM event e JOIN thread t ON t.id = e.thread"
@@ -71,10 +72,6 @@ class Others:
             (start,),
         )
         news.events += [(Address(*names), ()) for names in rows]
-
-    def _max(self, table: str, column: str) -> int:
-        found: Any = self._connection.execute(f"SELECT max({column}) FROM {table}").get  # noqa: S608  # our own names
-        return found or 0
 
     def bereaved(self) -> list[tuple[int, Address]]:
         """Leased threads whose owners are gone. Also counts anew what is leased here."""

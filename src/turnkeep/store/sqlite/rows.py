@@ -17,7 +17,7 @@ from turnkeep.messages import Address
 from turnkeep.store import turns
 from turnkeep.store.base import Policy, RunRecord
 from turnkeep.store.records import time_to_live
-from turnkeep.store.sqlite.codec import decode, encode
+from turnkeep.store.sqlite.codec import decode, encode, restored
 from turnkeep.store.sqlite.query import every
 from turnkeep.store.thread import Known, Open, Out, Thread
 
@@ -80,7 +80,7 @@ def load(connection: apsw.Connection, row: int, incarnation: str) -> Kept:
         if thread.frozen:
             stored = every(connection, "SELECT body FROM journal WHERE thread = ? ORDER BY n", (row,))
             thread.journal = [decode(body) for (body,) in stored]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, apsw.CorruptError) as error:
         raise ThreadQuarantined(
             f"the stored state of thread row {row} cannot be read ({type(error).__name__}), look at it or forget it"
         ) from error
@@ -115,7 +115,7 @@ def load_known(connection: apsw.Connection, row: int, message_id: str, now: floa
         "SELECT body FROM known WHERE thread = ? AND message_id = ? AND (forget_at IS NULL OR forget_at > ?)",
         (row, message_id, now),
     ).get
-    return None if body is None else Known.from_json(decode(body))
+    return None if body is None else restored("message id", Known.from_json, body)
 
 
 # ---------------------------------------------------------------- writing

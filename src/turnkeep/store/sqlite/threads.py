@@ -12,7 +12,7 @@ from turnkeep.store import turns
 from turnkeep.store.base import Entry, History, MessageRecord, RunRecord, Stats, ThreadRecord
 from turnkeep.store.records import current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.sqlite import aging, counting, rows, transcript
-from turnkeep.store.sqlite.codec import decode
+from turnkeep.store.sqlite.codec import restored
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.letters import run_from_json
 from turnkeep.store.sqlite.query import every
@@ -69,7 +69,7 @@ class SqliteThreads(Engine):
                 "SELECT body FROM run WHERE thread = ? ORDER BY id DESC LIMIT ?",
                 (kept.row, view.policy(kept).runs_kept),
             )
-            ended = [run_from_json(decode(body)) for (body,) in found]
+            ended = [restored("run", run_from_json, body) for (body,) in found]
             current = current_run(kept.thread)
             return [current, *ended] if current else ended
 

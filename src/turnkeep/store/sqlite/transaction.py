@@ -44,8 +44,8 @@ class Transaction(View):
         self.news = News()
         self.leases: set[int] = set()
         """Rows of threads that owners of this process have leased."""
-        self.seen = 0
-        """The newest position of the log that was told here."""
+        self.seen = self.nudge = 0
+        """The newest position of the log, and the newest nudge, that were told here."""
         self._version = -1
         self._cache: OrderedDict[Address, Kept] = OrderedDict()
         self._touched: list[Address] = []
@@ -55,6 +55,17 @@ class Transaction(View):
         self._seen_at_mark = 0
         self._shares: tuple[dict[str, float], float] | None = None
         self._sinks: bool | None = None
+
+    def see_all(self) -> None:
+        """What is in the file now is old news."""
+        self.seen = self.newest("event", "position")
+        self.nudge = self.newest("nudge", "id")
+
+    def newest(self, table: str, column: str) -> int:
+        found: int | None = self.connection.execute(
+            f"SELECT max({column}) FROM {table}"  # noqa: S608  # our own names
+        ).get
+        return found or 0
 
     # ---------------------------------------------------------------- a group, and each operation in it
 

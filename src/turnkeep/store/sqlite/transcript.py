@@ -10,7 +10,7 @@ import apsw
 
 from turnkeep.messages import item_from_json, item_to_json
 from turnkeep.store.base import Entry, History, Policy
-from turnkeep.store.sqlite.codec import decode, encode
+from turnkeep.store.sqlite.codec import encode, restored
 from turnkeep.store.sqlite.query import every, one
 from turnkeep.store.sqlite.rows import Kept
 from turnkeep.store.transcript import entry_size, last_asked
@@ -101,7 +101,7 @@ def _entries_backwards(connection: apsw.Connection, row: int, before: int | None
             (row, *last, _PAGE),
         )
         for item, tokens, turn, at, _ in page:
-            yield Entry(item_from_json(decode(item)), tokens, turn, at)
+            yield Entry(restored("item", item_from_json, item), tokens, turn, at)
         if len(page) < _PAGE:
             return
         last = (page[-1][2], page[-1][4])
