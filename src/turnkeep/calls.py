@@ -163,6 +163,7 @@ class Calls:
         if results is None:
             return [_call(item, "output") for item in items]
         for item in items:
+            self._meter.count("tool_calls", tool="catch_all", status=results[item.call_id].status)
             await self._journal.write_output(_output(item, results[item.call_id]))
         return []
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from turnkeep.events import Fault
 from turnkeep.messages import Message
-from turnkeep.store.base import Call, Claim, Commit, Failure
+from turnkeep.store.base import Call, Claim, Commit, FailOutcome, Failure
 from turnkeep.telemetry import Meter
 
 
@@ -48,8 +48,16 @@ def measure_claim(meter: Meter, claim: Claim) -> None:
         meter.observe("queue_wait_seconds", max(0.0, claim.claimed_at - due))
 
 
-def measure_run(meter: Meter, claim: Claim, verdict: Verdict, *, begun_at: float, first_shown_at: float | None) -> None:
-    """How a run ended; its beginning and first text are given by the time of the loop."""
+def measure_run(
+    meter: Meter,
+    claim: Claim,
+    verdict: Verdict,
+    failed: FailOutcome | None,
+    *,
+    begun_at: float,
+    first_shown_at: float | None,
+) -> None:
+    """How a run ended, and what the store made of a failure; times are those of the loop."""
     meter.count("runs", verdict=type(verdict).__name__.lower())
     meter.observe("run_seconds", asyncio.get_running_loop().time() - begun_at)
     if first_shown_at is not None:
@@ -61,9 +69,9 @@ def measure_run(meter: Meter, claim: Claim, verdict: Verdict, *, begun_at: float
             meter.count("waits", reason=reason.code)
         case Failure():
             meter.count("errors", code=verdict.fault.code)
-            if verdict.retry_in is None:
+            if failed == "dead":
                 meter.count("dead_letters", len(claim.messages), code=verdict.fault.code)
-            else:
+            elif failed is not None:
                 meter.count("retries", code=verdict.fault.code)
 
 

@@ -40,7 +40,7 @@ from turnkeep.outcomes import Dropping, Holding, Releasing, Verdict, measure_cla
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.pricing.tokens import tokenizer_for
-from turnkeep.store.base import Circuit, Claim, Commit, Entry, Failure, Page, Record, Stop, Store
+from turnkeep.store.base import Circuit, Claim, Commit, Entry, FailOutcome, Failure, Page, Record, Stop, Store
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.telemetry.traces import span
 from turnkeep.tools.toolbox import Toolbox
@@ -116,6 +116,8 @@ class Run:
         self.answering: Answering | None = None
         self.error: Exception | None = None
         """What ended the work before its end."""
+        self.failed: FailOutcome | None = None
+        """What the store made of a failure."""
         self.assistant: Assistant = house.assistants.blank()
         self.model_name = self.assistant.model
         self.probing: str | None = None
@@ -345,14 +347,13 @@ class Run:
 
     async def _settle(self, verdict: Verdict) -> None:
         """The one place that acts. Repeated until the store answers or the lease is over."""
-        store, claim, is_over = self.house.store, self.claim, False
+        store, claim = self.house.store, self.claim
         async with asyncio.timeout(self.lease.remaining):
             match verdict:
                 case Commit():
                     await insist(lambda: store.commit(claim, verdict))
-                    is_over = True
                 case Failure():
-                    is_over = await insist(lambda: store.fail(claim, verdict)) != "retry"
+                    self.failed = await insist(lambda: store.fail(claim, verdict))
                 case Holding():
                     expiry = self.house.rules.action_expiry
                     await insist(lambda: store.hold(claim, verdict.calls, expires_in=expiry))
@@ -362,14 +363,14 @@ class Run:
                     return
                 case _:
                     assert_never(verdict)
-        if self.tab is not None and is_over and isinstance(verdict, Commit | Failure):
+        if self.tab is not None and isinstance(verdict, Commit | Failure) and self.failed != "retry":
             await self.tab.settle(verdict.usage)
 
     def _report(self, verdict: Verdict, begun_at: float) -> None:
         claim, name = self.claim, type(verdict).__name__.lower()
         log.info("run_settled", run_id=claim.run_id, attempt=claim.attempt, verdict=name, messages=len(claim.messages))
         first_shown_at = self.answering.first_shown_at if self.answering else None
-        measure_run(self.house.meter, claim, verdict, begun_at=begun_at, first_shown_at=first_shown_at)
+        measure_run(self.house.meter, claim, verdict, self.failed, begun_at=begun_at, first_shown_at=first_shown_at)
 
 
 def _about(claim: Claim, assistant: Assistant) -> dict[str, object]:

@@ -92,7 +92,7 @@ def configure_logging(*, level: str = "info", format: str = "auto") -> None:
 
 
 class _Lines(logging.Formatter):
-    """One line per record, ours and those of other libraries."""
+    """One line per record, ours and those of other libraries, whose errors may carry somebody's words as well."""
 
     def __init__(self, *, for_people: bool) -> None:
         super().__init__()
@@ -102,8 +102,8 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         values = dict(getattr(record, "turnkeep", None) or {"event": record.getMessage()})
-        if record.exc_info and "exception" not in values:
-            values["exception"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            values["exception"] = _where(record.exc_info[1])
         values |= {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),

@@ -54,7 +54,7 @@ METRICS: Mapping[str, Metric] = {
     "oldest_run_seconds": Metric("watched", "Age of the oldest claim held by this process.", fold="max"),
     "lease_losses": Metric("count", "Runs that ended because another worker may own their thread."),
     "errors": Metric("count", "Errors that ended an attempt, by code.", ("code",)),
-    "retries": Metric("count", "Failed attempts that are repeated, by the code of their error.", ("code",)),
+    "retries": Metric("count", "Failed attempts whose messages are tried again, by code.", ("code",)),
     "dead_letters": Metric("count", "Messages given up, by the code of the last error.", ("code",)),
     "waits": Metric("count", "Runs given back without using an attempt, by reason.", ("reason",)),
     "budget_refusals": Metric("count", "Runs refused because a budget is spent, by its owner.", ("of",)),
@@ -73,7 +73,7 @@ METRICS: Mapping[str, Metric] = {
     "estimated_requests": Metric("count", "Requests whose tokens were counted here.", ("model",)),
     "tool_calls": Metric("count", "Tool calls, by how they ended.", ("tool", "status")),
     "tool_seconds": Metric("histogram", "Length of a tool call.", ("tool",), _SECONDS),
-    # ------------------------------------------------------------ streams
+    # ------------------------------------------------------------ doors and streams
     "subscribers": Metric("watched", "Subscriptions to channels in this process."),
     "channels": Metric("watched", "Channels that somebody is subscribed to in this process."),
     "slow_clients": Metric("count", "Sockets closed because their client did not read."),
@@ -81,6 +81,7 @@ METRICS: Mapping[str, Metric] = {
     "log_lag_seconds": Metric("histogram", "From the end of a turn in the log to its delivery here.", (), _MOMENTS),
     "log_reads": Metric("count", "Times the log was read to fill a hole in a live stream."),
     "sink_lag_seconds": Metric("histogram", "From an event in the log to its delivery outside.", ("sink",), _SECONDS),
+    "amqp_messages": Metric("count", "Messages from AMQP: accepted, or the code of their refusal.", ("outcome",)),
     # ------------------------------------------------------------ store and process
     "store_seconds": Metric("histogram", "Length of a store operation.", ("operation",), _MOMENTS),
     "store_errors": Metric("count", "Store operations that failed, by code.", ("operation", "code")),
