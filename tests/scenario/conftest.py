@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store."""
-    return "memory:" if request.param == "memory" else f"sqlite:{tmp_path / 'turnkeep.db'}"
+    match request.param:
+        case "memory":
+            return "memory:"
+        case "sqlite":
+            return f"sqlite:{tmp_path / 'turnkeep.db'}"
+    return str(request.getfixturevalue("redis_server").url())
