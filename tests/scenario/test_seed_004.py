@@ -12,7 +12,7 @@ import pytest
 
 from turnkeep import ConversationManager, OpenAIService, create_openai_config
 from turnkeep.service import OpenAIConfig, RetryConfig
-from turnkeep.simulator import Fault, Simulator, serve
+from turnkeep.simulator import Fault, Options, Simulator, serve
 from turnkeep.store.base import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.tools.workspace import openat2_works
@@ -25,7 +25,7 @@ MESSAGES = [
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[tuple[Simulator, str]]:
-    simulator = Simulator()
+    simulator = Simulator(options=Options(keep_bodies=True))
     async with serve(simulator) as url:
         yield simulator, url
 
@@ -172,17 +172,19 @@ async def test_conversation_memory_management(memory_place: dict[str, Any]) -> N
     assert conversation.messages == [{"role": "user", "content": "Hello!"}]
 
 
-async def test_what_the_manager_remembers_the_service_knows(config: Config) -> None:
+async def test_what_the_manager_remembers_the_service_knows(config: Config, simulator: tuple[Simulator, str]) -> None:
     store: Store = MemoryStore()
     await store.open()
     conversation_manager = ConversationManager(store=store)
+    await conversation_manager.add_message("session-123", {"role": "system", "content": "Be brief."}, "gpt-4o")
     await conversation_manager.add_message("session-123", {"role": "user", "content": "My name is Ada"}, "gpt-4o")
     await conversation_manager.add_message("session-123", {"role": "assistant", "content": "Hello Ada"}, "gpt-4o")
     async with OpenAIService(config(store=store)) as openai_service:
         answer = await openai_service.complete([{"role": "user", "content": "What is my name?"}], "session-123")
     assert answer.content == "Your name is Ada."
+    assert {"role": "system", "content": "Be brief."} in next(iter(simulator[0].ledger)).body["messages"]
     conversation = await conversation_manager.get_conversation("session-123")
-    assert [m["role"] for m in conversation.messages] == ["user", "assistant"] * 2
+    assert [m["role"] for m in conversation.messages] == ["system", *["user", "assistant"] * 2]
 
 
 # ---------------------------------------------------------------- configuration

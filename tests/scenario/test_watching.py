@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -21,7 +24,7 @@ from turnkeep.settings import Settings
 from turnkeep.simulator import Simulator, serve
 from turnkeep.telemetry import configure_logging
 from turnkeep.telemetry.metrics import PrometheusMeter
-from turnkeep.telemetry.traces import use_tracer
+from turnkeep.telemetry.traces import span, use_tracer
 from turnkeep.tools.toolbox import Toolbox
 
 SECRET = "xyzzy"
@@ -133,6 +136,34 @@ async def test_a_turn_is_traced_from_run_to_tool(store: str, spans: InMemorySpan
     assert told["gen_ai.conversation.id"] == (run.attributes or {})["gen_ai.conversation.id"]
     assert isinstance(told["gen_ai.usage.input_tokens"], int)
     assert sorted(str((tool.attributes or {}).get("error.type")) for tool in tools) == ["None", "tool_failed"]
+
+
+async def test_traces_go_to_their_endpoint_until_the_house_is_closed(store: str) -> None:
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        listening = threading.Thread(target=server.serve_forever, daemon=True)
+        listening.start()
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        async with watched(store, PrometheusMeter(), otel_endpoint=endpoint) as house:
+            await ask(house, SECRET)
+        server.shutdown()
+        listening.join()
+    assert {path for path, _ in received} == {"/v1/traces"}
+    told = b"".join(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body for _, body in received)
+    assert b"invoke_agent assistant" in told
+    assert b"chat gpt-4o" in told
+    assert SECRET.encode() not in told
+    assert span("off again", {}) is span("off", {})
 
 
 async def test_nothing_that_was_said_is_in_logs_traces_or_metrics(
