@@ -40,12 +40,14 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
-    if name not in _PLACES:
-        raise AttributeError(f"module 'turnkeep' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_PLACES[name]), name)
-    return value
+if not TYPE_CHECKING:  # a type checker would take every name for public
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first asked for."""
+        if name not in _PLACES:
+            raise AttributeError(f"module 'turnkeep' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_PLACES[name]), name)
+        return value
 
 
 def __dir__() -> list[str]:
