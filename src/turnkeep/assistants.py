@@ -15,7 +15,7 @@ DEFAULT_INSTRUCTIONS = "Reply to all messages logically."
 
 @dataclass(frozen=True, slots=True)
 class Assistant:
-    """A profile. `tools` None means all tools of the queue; `fallbacks` are models to ask when `model` cannot answer."""
+    """A profile. `tools` None means all tools of the queue; `fallbacks` are asked when `model` cannot answer."""
 
     assistant_id: str
     model: str

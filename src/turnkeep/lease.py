@@ -160,8 +160,14 @@ class Keeper:
             await asyncio.sleep(self.rules.renew_every)
             if (late := loop.time() - due) > self.rules.renew_every / 2:
                 log.warning("renewal_late", seconds=round(late, 3), hint="something blocks the event loop")
-            while not await self._renew():
-                await asyncio.sleep(min(1.0, self.rules.renew_every / 4))
+            await self._renew_at_last()
+
+    async def _renew_at_last(self) -> None:
+        """Try until the store answers; each run gives its own lease up in time."""
+        while True:
+            if await self._renew():
+                return
+            await asyncio.sleep(min(1.0, self.rules.renew_every / 4))
 
     async def _renew_when_nudged(self) -> None:
         while True:

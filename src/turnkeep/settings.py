@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     store: str | None = _named(
         "TURNKEEP_STORE",
         default=None,
-        doc="Store: a path of an SQLite file, `memory:`, or a Redis URL. Default: `REDIS_URL`, else .turnkeep/turnkeep.db.",
+        doc="An SQLite file, `memory:`, or a Redis URL. Default: `REDIS_URL`, else .turnkeep/turnkeep.db.",
     )
     redis_url: str | None = _named(
         "REDIS_URL",
