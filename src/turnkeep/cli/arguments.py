@@ -38,12 +38,14 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Tenant = Annotated[str, typer.Option("--tenant", metavar="NAME", help="Whose.")]
 Channel = Annotated[str, typer.Argument(metavar="CHANNEL", parser=channel, help="Channel, or thread_… id.")]
 Host = Annotated[str | None, typer.Option("--host", metavar="ADDRESS", help="Address to listen on (127.0.0.1).")]
-Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on (8080); 0: any.")]
+Port = Annotated[
+    int | None, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port to listen on (8080); 0: any.")
+]
 Tools = Annotated[
     str | None,
     typer.Option("--tools", metavar="FILE", help="Tools: a .toml that declares them, or a .py with @tool functions."),
 ]
-Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Runs at once (256).")]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", metavar="N", min=1, help="Runs at once (256).")]
 OlderThan = Annotated[
     float, typer.Option("--older-than", metavar="TIME", parser=duration, help="Only without activity for so long.")
 ]

@@ -26,7 +26,7 @@ PAGE = 500
 @app.command("list")
 def list_dead(
     *,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The oldest so many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The oldest so many.")] = 100,
     tenant: Whose = None,
     as_json: Json = False,
 ) -> None:

@@ -46,7 +46,7 @@ SCRIPT = (
 @app.command()
 def demo(
     *,
-    speed: Annotated[float, typer.Option("--speed", min=0.1, max=20, help="2 is twice as fast.")] = 1.0,
+    speed: Annotated[float, typer.Option("--speed", metavar="N", min=0.1, max=20, help="2 is twice as fast.")] = 1.0,
     as_json: Json = False,
 ) -> None:
     """Play a conversation of two people and show live how their messages become turns."""

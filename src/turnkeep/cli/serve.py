@@ -19,7 +19,10 @@ Role = Literal["all", "gateway", "worker"]
 def serve(
     *,
     role: Annotated[
-        Role, typer.Option("--role", help="gateway: doors only; worker: answers only; all: both in one process.")
+        Role,
+        typer.Option(
+            "--role", metavar="ROLE", help="gateway: doors only; worker: answers only; all: both in one process."
+        ),
     ] = "all",
     host: Host = None,
     port: Port = None,

@@ -18,13 +18,13 @@ app = typer.Typer(add_completion=False)
 def simulate(  # noqa: PLR0913 - the options of a verb
     *,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any.")] = 8090,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal answers.")] = 0,
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0: any.")] = 8090,
+    seed: Annotated[int, typer.Option(metavar="N", help="Equal seeds give equal answers.")] = 0,
     first: Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds before the first token.")] = 150.0,
     token: Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds between tokens.")] = 20.0,
     quirk: Annotated[str, typer.Option(metavar="NAME", help="Whose ways it has.")] = "openai",
     ledger: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Append what was asked to this JSONL file.")
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Append what was asked to this JSONL file.")
     ] = None,
     unbounded: Annotated[bool, typer.Option("--unbounded", help="Keep every exchange in memory.")] = False,
     split: Annotated[bool, typer.Option("--split", help="Cut streams at arbitrary bytes.")] = False,

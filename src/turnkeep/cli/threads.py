@@ -58,7 +58,7 @@ async def _new(settings: Settings, address: Address) -> ThreadRecord:
 @app.command("list")
 def list_threads(
     *,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The most recently active so many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The most recently active so many.")] = 100,
     older_than: OlderThan = ANY_AGE,
     tenant: Tenant = "default",
     as_json: Json = False,
@@ -114,7 +114,9 @@ def _row(record: ThreadRecord, now: float) -> tuple[object, ...]:
 def show(
     name: Channel,
     *,
-    items: Annotated[int, typer.Option("--items", min=0, help="Newest entries of the transcript to show.")] = 20,
+    items: Annotated[
+        int, typer.Option("--items", metavar="N", min=0, help="Newest entries of the transcript to show.")
+    ] = 20,
     tenant: Tenant = "default",
     as_json: Json = False,
 ) -> None:
