@@ -1,18 +1,19 @@
 -- append: add a turn to the transcript between turns, creating the thread if need be.
 -- KEYS: @thread @partition
--- ARGV: now policy space channel want thread_id epoch key turn author | text
+-- ARGV: now policy space channel want thread_id epoch key once turn author | text
 -- USES: record log trim history save
 -- RETURNS: {'ok'}; or {'busy'}, {'gone'}.
--- GUARANTEE: again with the key of the last such change: nothing. `author` is JSON; texts are announced as `said`.
+-- GUARANTEE: again with the key of the last such change, or with `once` of the last unkeyed one: nothing. `author` is
+-- JSON; texts are announced as `said`.
 
 local p, now = policy(), moment()
 local t = find_or_new(p, now)
 if not t then return {'gone'} end
-if A.key ~= '' and t.added and t.added[1] == A.key and t.added[2] == 'append' then return {'ok'} end
+if is_repeated(t, 'append') then return {'ok'} end
 if is_busy(t) then return {'busy'} end
 t.turns, t.active_at = t.turns + 1, now
 add_turn(t, now, A.turn)
 for i = 1, ROWS do emit(t, 'said', '{"author":' .. A.author .. '}', row(i).text) end
-if A.key ~= '' then t.added = {A.key, 'append'} end
+remember_change(t, 'append')
 save(t, p, now)
 return {'ok'}

@@ -1,17 +1,17 @@
 -- rewind: take the last turn that holds user items back, with all after it.
 -- KEYS: @thread @partition
--- ARGV: now policy want key
+-- ARGV: now policy want key once
 -- USES: record log trim history save
 -- RETURNS: {'turn', the turn taken back}; or {'absent'}, {'gone'}, {'busy'}, {'none'}.
--- GUARANTEE: again with the key of the last such change: the same turn, nothing is removed.
+-- GUARANTEE: again with the key of the last such change, or with `once` of the last unkeyed one: the same turn, nothing
+-- is removed.
 
 local p, now = policy(), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
-if A.key ~= '' and t.added and t.added[1] == A.key and t.added[2] == 'rewind' then
-  return {'turn', redis.call('HGET', K.thread, 'rewound') or damaged('rewound')}
-end
+local rewound = A.key ~= '' and 'rewound' or 'rewound_once'
+if is_repeated(t, 'rewind') then return {'turn', redis.call('HGET', K.thread, rewound) or damaged('rewound')} end
 if is_busy(t) then return {'busy'} end
 
 local taken, turn = 0, nil
@@ -23,9 +23,7 @@ repeat
   t.items, t.bytes = t.items - turn.items, t.bytes - turn.bytes
 until turn.user
 t.out.taken_back, t.out.is_recounted, t.active_at = taken, true, now
-if A.key ~= '' then
-  t.added = {A.key, 'rewind'}
-  t.out.fields = {'rewound', turn.raw}
-end
+remember_change(t, 'rewind')
+t.out.fields = {rewound, turn.raw}
 save(t, p, now)
 return {'turn', turn.raw}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
@@ -15,14 +15,20 @@ from turnkeep.store.redis.base import RedisPart, ended, result, together
 from turnkeep.store.redis.codec import exact, number, read_claim, words
 from turnkeep.store.redis.hints import Hints
 from turnkeep.store.redis.keys import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
+from turnkeep.store.redis.link import PATIENCE
 from turnkeep.store.sharing import charge, next_tenant
 
 ROUNDS = 8
 """How often one claim looks again when others took what it saw."""
+IMPATIENCE = 0.25
+"""Seconds to wait for one node of a cluster that cannot say what is ready; the others can."""
 PAGE = 64
 """Threads looked at for each tenant and queue of a partition."""
 
 _NEVER = float("inf")
+_PASSING = (StoreUnavailable, OutcomeUnknown)
+
+T = TypeVar("T")
 
 
 class _Ready(NamedTuple):
@@ -88,14 +94,21 @@ class RedisClaims(RedisPart):
         if self._link.topology.kind != "cluster":
             now, *told = await self._ask_indexes(partitions, asked)
             return float(now), told
-        answers = await together([self._ask_indexes([partition], asked) for partition in partitions])
+        async with asyncio.TaskGroup() as group:
+            looks = [
+                group.create_task(ended(self._ask_indexes([partition], asked, patience=IMPATIENCE)))
+                for partition in partitions
+            ]
+        answers = _answered([look.result() for look in looks])
         return float(answers[0][0]), [answer[1] for answer in answers]
 
-    async def _ask_indexes(self, partitions: Sequence[PartitionKeys], asked: tuple[bytes, ...]) -> list[Any]:
+    async def _ask_indexes(
+        self, partitions: Sequence[PartitionKeys], asked: tuple[bytes, ...], *, patience: float = PATIENCE
+    ) -> list[Any]:
         link = self._link
         script = link.scripts["ready"]
         keys = [key for partition in partitions for key in partition.repeated(script)]
-        told: list[Any] = await link.run("ready", partitions[0], keys, *asked)
+        told: list[Any] = await link.run("ready", partitions[0], keys, *asked, patience=patience)
         return told
 
     async def _shares(self) -> tuple[dict[str, float], float]:
@@ -139,9 +152,12 @@ class RedisClaims(RedisPart):
         by_partition: dict[int, list[Claim]] = {partition.index: [] for partition in self._keys.partitions}
         for claim in claims:
             by_partition[self._keys.partition(claim.address).index].append(claim)
-        told = await together(
-            [self._renew_in(self._keys.partitions[index], owner, held, lease) for index, held in by_partition.items()]
-        )
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(ended(self._renew_in(self._keys.partitions[index], owner, held, lease)))
+                for index, held in by_partition.items()
+            ]
+        told = _answered([task.result() for task in tasks])
         return {token: directive for directives in told for token, directive in directives.items()}
 
     async def _renew_in(
@@ -194,7 +210,7 @@ class RedisClaims(RedisPart):
         """The time, and when something is due; far away when nothing is, or when Redis cannot say."""
         try:
             now, told = await self._look(0, queues)
-        except (StoreUnavailable, OutcomeUnknown):
+        except _PASSING:
             self._require_open()
             return 0.0, _NEVER
         return now, min((number(moment) or 0.0 for moment, *_ in told if moment), default=_NEVER)
@@ -215,6 +231,13 @@ class RedisClaims(RedisPart):
             self._hints = Hints(self._hub, self._keys.partitions, self._clock)
         await self._hints.listen()
         return self._hints
+
+
+def _answered(ends: Sequence[tuple[T] | Exception]) -> list[T]:
+    """What those partitions said that answered: one that cannot be reached does not stop the others."""
+    answers = [end[0] for end in ends if not isinstance(end, Exception)]
+    is_serious = any(isinstance(end, Exception) and not isinstance(end, _PASSING) for end in ends)
+    return [result(end) for end in ends] if is_serious or not answers else answers
 
 
 def _directive(answer: Sequence[Any]) -> Directive:

@@ -15,7 +15,7 @@ from zlib import crc32
 import orjson
 
 from turnkeep.errors import ThreadQuarantined
-from turnkeep.events import Event, Fault
+from turnkeep.events import Event, Fault, delta
 from turnkeep.messages import Address, Content, Message, Part, UserItem, digest, item_from_json, item_to_json
 from turnkeep.store.base import (
     Call,
@@ -150,7 +150,7 @@ def turn_argument(entries: Sequence[Entry]) -> bytes:
 
 def event_row(event: Event) -> tuple[bytes, bytes, bytes]:
     """Kind, the JSON of its other members, text."""
-    if event.kind == "delta":
+    if event.kind == "delta" and event == delta(event.text, event.run_id, event.attempt):  # type: ignore[arg-type]
         return b"delta", _delta_members(event.run_id, event.attempt), to_bytes(event.text)
     left_out = ("kind", "text", "offset", "epoch", "at")
     members = {k: v for k, v in event.to_json().items() if k not in left_out}
@@ -305,8 +305,8 @@ def read_event(place: tuple[int, str], kind: bytes, at: bytes, members: bytes, t
     """An event from its stored parts; `place` is its offset and the epoch of its log."""
     offset, epoch = place
     own = {"kind": words(kind), "text": to_text(text), "offset": offset, "epoch": epoch, "at": float(at)}
-    if kind == b"delta" and len(members) <= DELTA_MEMBERS:
-        return Event(**own, **_delta_parsed(members))  # type: ignore[arg-type]
+    if kind == b"delta" and len(members) <= DELTA_MEMBERS and (common := _delta_parsed(members)) is not None:
+        return Event(**own, **common)  # type: ignore[arg-type]
     return Event.from_json(parsed(members, "event") | own)
 
 
@@ -315,9 +315,9 @@ DELTA_MEMBERS = 120
 
 
 @lru_cache(maxsize=4096)
-def _delta_parsed(members: bytes) -> dict[str, Any]:
+def _delta_parsed(members: bytes) -> dict[str, Any] | None:
     data: dict[str, Any] = parsed(members, "event")
-    return data
+    return data if data.keys() <= {"run_id", "attempt"} else None
 
 
 def read_frames(data: bytes, epoch: str) -> list[Event]:

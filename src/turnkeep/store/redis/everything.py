@@ -76,9 +76,15 @@ class RedisEverything(RedisPart):
             total += record.usage
             turns, messages, storage = turns + record.turns, messages + record.messages, storage + record.bytes
         return Stats(
-            threads=len(active), messages=messages, turns=turns, ages=ages(active, now), oldest=min(active, default=None),
-            newest=max(active, default=None), storage=storage, usage=total,
-        )  # fmt: skip
+            threads=len(active),
+            messages=messages,
+            turns=turns,
+            ages=ages(active, now),
+            oldest=min(active, default=None),
+            newest=max(active, default=None),
+            storage=storage,
+            usage=total,
+        )
 
     async def expire(self, *, limit: int = 100) -> int:
         deleted = 0

@@ -56,10 +56,17 @@ class Link:
 
     # ---------------------------------------------------------------- one command
 
-    async def run(self, name: str, partition: PartitionKeys, keys: Sequence[bytes], *arguments: Argument) -> Reply:
+    async def run(
+        self,
+        name: str,
+        partition: PartitionKeys,
+        keys: Sequence[bytes],
+        *arguments: Argument,
+        patience: float = PATIENCE,
+    ) -> Reply:
         """Run the script of an operation on a partition."""
-        script = self.scripts[name]
-        return await self.call(name, partition.tag, partition, "EVALSHA", script.sha, len(keys), *keys, *arguments)
+        command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
+        return await self.call(name, partition.tag, partition, *command, patience=patience)
 
     async def run_apart(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> Reply:
         """Run the script of an operation on keys that belong to no partition."""
@@ -73,27 +80,38 @@ class Link:
             script = self.scripts[name]
             node.pipe.send("EVAL", script.text, len(keys), *keys, *arguments).add_done_callback(_forget)
 
-    async def call(self, operation: str, key: bytes, partition: PartitionKeys | None, *command: Argument) -> Reply:
-        """Send a command to the server of a key until it answers; raises what stays in the way."""
+    async def call(
+        self,
+        operation: str,
+        key: bytes,
+        partition: PartitionKeys | None,
+        *command: Argument,
+        patience: float = PATIENCE,
+    ) -> Reply:
+        """Send a command to the server of a key until it answers; raises what stays in the way.
+
+        `patience`: seconds after which it is not sent again.
+        """
+        until = asyncio.get_running_loop().time() + patience
         lost: StoreUnavailable | OutcomeUnknown = StoreUnavailable("nothing was tried")
         is_unknown = False
         for attempt in range(1, ATTEMPTS + 1):
             if attempt > 1:
                 await asyncio.sleep(_AGAIN.after(attempt - 1))
             try:
-                reply = await self._until_ready(operation, key, partition, command)
+                return await self._until_ready(operation, key, partition, command, until)
             except (StoreUnavailable, OutcomeUnknown) as failed:
                 lost, is_unknown = failed, is_unknown or isinstance(failed, OutcomeUnknown)
                 self.topology.forget(key)
-                continue
-            return reply
+            if self._closed or asyncio.get_running_loop().time() > until:
+                break
         raise OutcomeUnknown(str(lost)) if is_unknown else lost
 
     async def _until_ready(
-        self, operation: str, key: bytes, partition: PartitionKeys | None, command: tuple[Argument, ...]
+        self, operation: str, key: bytes, partition: PartitionKeys | None, command: tuple[Argument, ...], until: float
     ) -> Reply:
         loop = asyncio.get_running_loop()
-        until, tries, asking = loop.time() + PATIENCE, 0, None
+        tries, asking = 0, None
         while True:
             endpoint = asking or await self.topology.find(key)
             pipe = await self._pipe(endpoint)

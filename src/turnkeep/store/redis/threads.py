@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,13 +65,19 @@ class RedisThreads(RedisPart):
         self, address: Address, entries: Sequence[Entry], *, author: str | None = None, key: str | None = None
     ) -> None:
         said = [e.item.text for e in entries if author is not None and isinstance(e.item, AssistantItem)]
-        arguments = (to_bytes(key or ""), turn_argument(entries), dump(author or ""), *map(to_bytes, said))
+        arguments = (
+            to_bytes(key or ""),
+            secrets.token_bytes(8),
+            turn_argument(entries),
+            dump(author or ""),
+            *map(to_bytes, said),
+        )
         _, reply = await self._make("append", address, *arguments)
         if word(reply) == "busy":
             raise _busy()
 
     async def rewind(self, address: Address, *, key: str | None = None) -> list[Message]:
-        keys, reply = await self._find("rewind", address, to_bytes(key or ""))
+        keys, reply = await self._find("rewind", address, to_bytes(key or ""), secrets.token_bytes(8))
         if word(reply) == "turn":
             return asked_messages(keys.address, reply[1])
         if word(reply) == "absent":

@@ -1,0 +1,70 @@
+"""The Lua scripts are put together as their headers say, and touch only the keys that they declare."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import pytest
+
+from turnkeep.store.redis.scripts import GROUPS, load_scripts
+
+FOLDER = files("turnkeep.store") / "lua"
+NAMES = sorted(load_scripts("PUBLISH"))
+PIECES = sorted(entry.name for entry in (FOLDER / "lib").iterdir())
+
+
+def source(name: str) -> str:
+    return (FOLDER / f"{name}.lua").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_says_what_a_script_is_for_and_gives(name: str) -> None:
+    lines = source(name).splitlines()
+
+    assert lines[0].startswith(f"-- {name}: ")
+    assert any(line.startswith("-- KEYS: ") for line in lines)
+    assert any(line.startswith("-- RETURNS: ") for line in lines)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_are_declared(name: str) -> None:
+    """A key is only ever named as K.name, or K[name] where the name comes from a list of such names."""
+    script = load_scripts("PUBLISH")[name]
+    used = set(re.findall(r"\bK\.(\w+)", source(name)))
+
+    assert used <= {*script.keys, *script.repeated}
+
+
+@pytest.mark.parametrize("path", [*(f"{name}.lua" for name in NAMES), *(f"lib/{piece}" for piece in PIECES)])
+def test_every_command_names_its_key_by_the_table_of_keys(path: str) -> None:
+    text = (FOLDER / path).read_text("utf-8")
+    keyless = {"TIME", "PUBLISH"}
+
+    for command, key in re.findall(r"redis\.call\(\s*'(\w+)'\s*(?:,\s*([^,)\s]+))?", text):
+        assert command in keyless or key.startswith(("K.", "K[", "key", "'STREAM'")), f"{command} {key}"
+    assert not re.search(r"\bKEYS\b", re.sub(r"--.*", "", text))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_are_declared(name: str) -> None:
+    header = re.search(r"^-- ARGV: (.*)$", source(name), re.MULTILINE)
+    declared = set(header[1].split()) if header else set()
+    used = set(re.findall(r"\bA\.(\w+)", source(name)))
+
+    assert used <= declared | {"want", "policy"}
+
+
+def test_subscribers_are_reached_by_the_command_of_the_topology() -> None:
+    assert b"local PUBLISH = 'SPUBLISH'" in load_scripts("SPUBLISH")["accept"].text
+    assert load_scripts("SPUBLISH")["accept"].sha != load_scripts("PUBLISH")["accept"].sha
+
+
+def test_groups_of_keys_are_spelled_out() -> None:
+    accept = load_scripts("PUBLISH")["accept"]
+
+    assert accept.keys == GROUPS["@thread"] + GROUPS["@partition"]
+
+
+def test_comments_stay_at_home() -> None:
+    assert not any(b"\n-- " in script.text for script in load_scripts("PUBLISH").values())
