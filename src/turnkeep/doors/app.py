@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from turnkeep.doors.access import Access, Open
+from turnkeep.doors.greeting import Greeting
 from turnkeep.doors.http import JSON, HttpDoor, refused
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.sse import stream_events
@@ -29,6 +30,7 @@ class Sockets:
         self._queue = queue
         self._access = access
         self._limits = limits
+        self._greeting = Greeting(queue.store)
         self._open: set[Socket] = set()
         self._of_user: dict[tuple[str, str], int] = {}
 
@@ -44,7 +46,8 @@ class Sockets:
             await websocket.close(4401, str(error)[:100])
             return
         user = (principal.tenant, principal.subject)
-        await websocket.accept(subprotocol=_subprotocol(websocket.headers))
+        greeting = await self._greeting.headers()
+        await websocket.accept(subprotocol=_subprotocol(websocket.headers), headers=greeting)
         if self._of_user.get(user, 0) >= self._limits.sockets_per_user:
             await websocket.close(4408, "too many sockets")
             return

@@ -1,0 +1,248 @@
+"""The forwarder: what happens in the log goes to receivers outside, each with a position of its own in the store.
+
+At least once, in the order of each channel; `offset` and `epoch` let a receiver drop repeats. Of all processes one at a
+time delivers a partition, by lease; another one goes on from the stored position when it dies. A receiver that is slow
+or away delays itself alone: runs, sockets and other receivers do not wait. It is tried again with jitter; an event that
+it refuses `MOST_REFUSALS` times, or that is `TOO_OLD`, is left out with a line in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from turnkeep.backoff import Backoff
+from turnkeep.clock import Clock, SystemClock
+from turnkeep.errors import ConfigurationError, LeaseLost, NotFound, StoreError
+from turnkeep.store.base import Delivery, Events
+from turnkeep.telemetry import SILENT, Meter, get_log
+
+log = get_log(__name__)
+
+MOST_REFUSALS = 8
+TOO_OLD = 3 * 86_400.0
+
+
+class Undelivered(Exception):
+    """the receiver is away, or did not confirm: try again"""
+
+
+class Refused(Undelivered):
+    """the receiver is there and does not want this event"""
+
+
+class Receiver(AbstractAsyncContextManager[Any], Protocol):
+    """An outside that takes events. Open while it is entered."""
+
+    kind: str
+    """relay, reply or webhook: the name of the sink, and a label of measurements."""
+
+    def wants(self, delivery: Delivery) -> bool: ...
+
+    async def deliver(self, deliveries: Sequence[Delivery]) -> int:
+        """Deliver the first ones, in order, and say how many were received for sure, at least one.
+
+        Raises `Undelivered` when the first one was not, `Refused` when it never will be, `ConfigurationError` when
+        this receiver must not be used at all. Another call may repeat what an earlier one sent.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRules:
+    """Seconds, and events at once."""
+
+    lease: float = 30.0
+    page: int = 500
+    pause: float = 0.05
+    """Between two pages while there is something: what is merged for a receiver is merged over this time."""
+    idle: float = 0.25
+    store_every: float = 1.0
+    """A position is stored at the end of a turn, else this often."""
+    backoff: Backoff = Backoff(delay=0.25, cap=10.0)
+
+
+class Forwarder:
+    """Carries the events of one queue to one receiver while `run` runs."""
+
+    def __init__(
+        self,
+        store: Events,
+        receiver: Receiver,
+        *,
+        queue: str,
+        rules: ForwardRules | None = None,
+        meter: Meter = SILENT,
+        clock: Clock | None = None,
+    ) -> None:
+        self.sink = sink_name(receiver.kind, queue)
+        self.store = store
+        self.receiver = receiver
+        self.queue = queue
+        self.rules = rules or ForwardRules()
+        self.meter = meter
+        self.clock = clock or SystemClock()
+        self.owner = f"forwarder-{secrets.token_hex(8)}"
+
+    async def run(self) -> None:
+        """Deliver until cancelled. Returns when the receiver must not be used; its sink is closed then."""
+        try:
+            async with self.receiver, asyncio.TaskGroup() as group:
+                for partition in await self._open():
+                    group.create_task(self._serve(partition))
+        except* ConfigurationError as wrong:
+            log.error("sink_disabled", sink=self.sink, reason=str(_first_of(wrong)))
+            await close_sink(self.store, self.sink)
+
+    async def _open(self) -> Sequence[int]:
+        failures = 0
+        while True:
+            try:
+                return await self.store.open_sink(self.sink)
+            except StoreError as error:
+                failures += 1
+                log.warning("sink_not_opened", sink=self.sink, error=str(error))
+                await asyncio.sleep(self.rules.backoff.after(failures))
+
+    async def _serve(self, partition: int) -> None:
+        """Become the one who delivers this partition, and deliver; again when that ends."""
+        failures = 0
+        while True:
+            try:
+                position = await self.lease(partition)
+                failures = 0
+                if position is None:
+                    await asyncio.sleep(self.rules.lease / 3)
+                else:
+                    await _Delivering(self, partition, position).go_on()
+            except LeaseLost:
+                continue
+            except NotFound:
+                await self._open()
+            except StoreError as error:
+                failures += 1
+                log.warning("sink_waits_for_store", sink=self.sink, error=str(error), times=failures)
+                await asyncio.sleep(self.rules.backoff.after(failures))
+
+    async def lease(self, partition: int) -> str | None:
+        return await self.store.lease_sink(self.sink, partition, owner=self.owner, lease=self.rules.lease)
+
+
+class _Delivering:
+    """One partition in the hands of this process: from the stored position on, until the lease is lost."""
+
+    def __init__(self, forwarder: Forwarder, partition: int, position: str) -> None:
+        self._of = forwarder
+        self._rules = forwarder.rules
+        self._partition = partition
+        self._position = self._stored = position
+        self._loop = asyncio.get_running_loop()
+        self._leased_at = self._stored_at = self._loop.time()
+        self._failures = self._refusals = 0
+
+    async def go_on(self) -> None:
+        idle = self._rules.pause
+        while True:
+            await self._keep_lease()
+            page = await self._next_page()
+            if page:
+                await self._take(page)
+                idle = self._rules.pause
+            else:
+                await self._store_position()
+                idle = min(idle * 1.5, self._rules.idle)
+            await asyncio.sleep(idle)
+
+    async def _keep_lease(self) -> None:
+        if self._loop.time() - self._leased_at > self._rules.lease / 3:
+            asked_at = self._loop.time()
+            if await self._of.lease(self._partition) is None:
+                raise LeaseLost(f"another process delivers to {self._of.sink}")
+            self._leased_at = asked_at
+
+    async def _next_page(self) -> Sequence[Delivery]:
+        """After a refusal one by one, to find the event that is refused."""
+        limit = 1 if self._refusals else self._rules.page
+        return await self._of.store.deliveries(self._of.sink, self._partition, after=self._position, limit=limit)
+
+    async def _take(self, page: Sequence[Delivery]) -> None:
+        """Hand over what the receiver wants of a page, or a part of it."""
+        wanted = [one for one in page if self._wanted(one)]
+        if not wanted:
+            self._position = page[-1].position
+            return
+        try:
+            done = await self._of.receiver.deliver(wanted)
+        except Undelivered as error:
+            await self._after_failure(wanted[0], error)
+            return
+        self._failures = self._refusals = 0
+        self._measure(wanted[:done])
+        self._position = page[-1].position if done == len(wanted) else wanted[done - 1].position
+        late = self._loop.time() - self._stored_at > self._rules.store_every
+        if late or any(one.event.is_final for one in wanted[:done]):
+            await self._store_position()
+
+    def _wanted(self, delivery: Delivery) -> bool:
+        if delivery.address.queue != self._of.queue or not self._of.receiver.wants(delivery):
+            return False
+        if self._of.clock.now() - delivery.event.at > TOO_OLD:
+            log.error("delivery_too_old", sink=self._of.sink, kind=delivery.event.kind, offset=delivery.event.offset)
+            return False
+        return True
+
+    async def _after_failure(self, first: Delivery, error: Undelivered) -> None:
+        self._failures += 1
+        self._refusals += isinstance(error, Refused)
+        self._of.meter.count("sink_failures", sink=self._of.receiver.kind)
+        log.warning("delivery_failed", sink=self._of.sink, error=str(error)[:300], times=self._failures)
+        if self._refusals >= MOST_REFUSALS:
+            log.error("delivery_given_up", sink=self._of.sink, kind=first.event.kind, offset=first.event.offset)
+            self._position = first.position
+            self._failures = self._refusals = 0
+            return
+        await asyncio.sleep(self._rules.backoff.after(self._failures))
+
+    async def _store_position(self) -> None:
+        if self._position != self._stored:
+            place = {"owner": self._of.owner, "position": self._position}
+            await self._of.store.delivered(self._of.sink, self._partition, **place)
+            self._stored = self._position
+        self._stored_at = self._loop.time()
+
+    def _measure(self, delivered: Sequence[Delivery]) -> None:
+        now = self._of.clock.now()
+        for one in delivered:
+            self._of.meter.observe("sink_lag_seconds", max(0.0, now - one.event.at), sink=self._of.receiver.kind)
+
+
+def _first_of(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+def sink_name(kind: str, queue: str) -> str:
+    return f"{kind}:{queue}"
+
+
+async def close_sink(store: Events, sink: str) -> None:
+    """Forget a sink, so that nothing is kept for it; a store that is away will be told another time."""
+    try:
+        await store.close_sink(sink)
+    except StoreError as error:
+        log.warning("sink_not_closed", sink=sink, error=str(error))
+
+
+async def close_abandoned(store: Events, sink: str) -> None:
+    """Forget a sink that is not set any more, unless a process delivers to it: nobody would empty its outbox."""
+    try:
+        if await store.lease_sink(sink, 0, owner=f"closing-{secrets.token_hex(4)}", lease=1.0) is not None:
+            await store.close_sink(sink)
+            log.info("sink_closed", sink=sink, reason="it is not set any more")
+    except (NotFound, StoreError):
+        return

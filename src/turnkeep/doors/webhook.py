@@ -1,0 +1,138 @@
+"""Signed webhooks: every final event as one POST, signed as Standard Webhooks describe it.
+
+Headers ``webhook-id`` (the same for every repeat), ``webhook-timestamp`` and ``webhook-signature``: ``v1,`` and the
+base64 of HMAC-SHA256 over ``id.timestamp.body``. Any 2xx is a receipt. Redirects are not followed. Addresses that are
+not public are refused where the socket is made, unless the settings allow them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from turnkeep.clock import Clock, SystemClock
+from turnkeep.doors.forwarder import Refused, Undelivered
+from turnkeep.errors import ConfigurationError
+from turnkeep.store.base import Delivery
+from turnkeep.tools.addresses import checked_sockets
+
+TIMEOUT = 10.0
+MOST_AT_ONCE = 20
+PASSING = frozenset({408, 425, 429})
+"""Refusals of a moment; like those of a server that is broken they say nothing about the event."""
+
+
+class Webhook:
+    """Delivers to `url`. Enter it before use."""
+
+    kind = "webhook"
+
+    def __init__(self, url: str, secret: str, *, allow_private: bool = False, clock: Clock | None = None) -> None:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ConfigurationError("TURNKEEP_WEBHOOK_URL must begin with https:// or http://")
+        if not secret:
+            raise ConfigurationError("TURNKEEP_WEBHOOK_URL needs TURNKEEP_WEBHOOK_SECRET, which signs what is sent")
+        self._url = url
+        self._key = signing_key(secret)
+        self._allow_private = allow_private
+        self._clock = clock or SystemClock()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        guard = None if self._allow_private else checked_sockets((), public=True)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(socket_factory=guard),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+            headers={"user-agent": "turnkeep", "content-type": "application/json"},
+        )
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def wants(self, delivery: Delivery) -> bool:
+        return delivery.event.is_final
+
+    async def deliver(self, deliveries: Sequence[Delivery]) -> int:
+        """One after the other, until one fails."""
+        done = 0
+        for delivery in deliveries[:MOST_AT_ONCE]:
+            try:
+                await self._post(delivery)
+            except Undelivered:
+                if not done:
+                    raise
+                break
+            done += 1
+        return done
+
+    async def _post(self, delivery: Delivery) -> None:
+        body = orjson.dumps(payload(delivery))
+        headers = signed(event_id(delivery), int(self._clock.now()), body, self._key)
+        if self._session is None:
+            raise Undelivered("the webhook is closed")
+        try:
+            async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
+                status = answer.status
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise Undelivered(f"{type(error).__name__}: {error}") from error
+        if status >= 500 or status in PASSING:
+            raise Undelivered(f"the receiver answered {status}")
+        if not 200 <= status < 300:
+            raise Refused(f"the receiver answered {status}")
+
+
+def signing_key(secret: str) -> bytes:
+    """``whsec_`` and base64, or any text."""
+    if secret.startswith("whsec_"):
+        try:
+            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except binascii.Error as error:
+            raise ConfigurationError("TURNKEEP_WEBHOOK_SECRET: what follows whsec_ must be base64") from error
+    return secret.encode()
+
+
+def signed(event: str, timestamp: int, body: bytes, key: bytes) -> dict[str, str]:
+    """The three headers."""
+    said = b".".join((event.encode(), str(timestamp).encode(), body))
+    signature = base64.b64encode(hmac.new(key, said, hashlib.sha256).digest()).decode()
+    return {"webhook-id": event, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{signature}"}
+
+
+def event_id(delivery: Delivery) -> str:
+    """The same for every delivery of one event, and for no other."""
+    event = delivery.event
+    place = orjson.dumps([delivery.thread_id, event.epoch, event.offset])
+    return f"evt_{hashlib.sha256(place).hexdigest()[:32]}"
+
+
+def payload(delivery: Delivery) -> dict[str, Any]:
+    """``turn.completed`` or ``turn.failed``, and what there is to know."""
+    event, address = delivery.event, delivery.address
+    data: dict[str, Any] = {
+        "tenant": address.tenant,
+        "channel": address.channel,
+        "thread_id": delivery.thread_id,
+        "run_id": event.run_id,
+        "message_ids": list(event.message_ids),
+        "message": event.text,
+        "outcome": event.outcome,
+        "offset": event.offset,
+        "epoch": event.epoch,
+    }
+    if event.usage is not None:
+        data["usage"] = {**event.usage.to_json(), "cost": event.usage.cost}
+    if event.error is not None:
+        data["error"] = event.error.to_json()
+    at = datetime.fromtimestamp(event.at, UTC).isoformat().replace("+00:00", "Z")
+    return {"type": "turn.completed" if event.kind == "completed" else "turn.failed", "timestamp": at, "data": data}

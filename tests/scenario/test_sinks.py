@@ -1,0 +1,298 @@
+"""Sinks deliver at least once, in channel order, and a bad receiver is nobody's trouble but its own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import itertools
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.process.served import served
+from tests.scenario.house import TestHouse, eventually, opened
+from tests.scenario.hubs import QUICKLY, Hub, hub, receiver
+from turnkeep.doors import outside as doors_outside
+from turnkeep.doors.forwarder import MOST_REFUSALS, Forwarder, Receiver
+from turnkeep.doors.outside import receivers
+from turnkeep.doors.relay import Relay
+from turnkeep.doors.webhook import Webhook
+from turnkeep.errors import ConfigurationError
+
+SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
+GOLDEN = Path(__file__).parents[1] / "data/golden/seed-frames.jsonl"
+
+
+@contextlib.asynccontextmanager
+async def forwarding(house: TestHouse, *receivers: Receiver) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Forwarders of these receivers run until the end of the block."""
+    async with asyncio.TaskGroup() as group:
+        forwarders = [Forwarder(house.queue.store, one, queue=house.queue.name, rules=QUICKLY) for one in receivers]
+        for forwarder in forwarders:
+            await house.queue.store.open_sink(forwarder.sink)
+        tasks = [group.create_task(forwarder.run()) for forwarder in forwarders]
+        yield tasks
+        for task in tasks:
+            task.cancel()
+
+
+async def answered(house: TestHouse, channel: str, text: str) -> None:
+    async with house.stream(channel) as stream:
+        receipt = await house.send(channel, text)
+        await house.settled(stream, receipt.message_id)
+
+
+# ---------------------------------------------------------------- relay
+
+
+async def test_the_relay_tells_a_turn_as_the_seed_did(store: str) -> None:
+    async with opened(store) as house, hub() as there, forwarding(house, Relay(there.url, house.queue.store)):
+        await answered(house, "c1", "[[say:one two three]] hello")
+        await eventually(lambda: bool(there.frames) and there.frames[-1]["payload"].get("action") == "unsubscribe")
+
+    subscription = {"channel": "subscription", "payload": {"action": "subscribe", "channel": "c1"}}
+    assert there.frames[0] == subscription
+    assert there.frames[-1] == {"channel": "subscription", "payload": {"action": "unsubscribe", "channel": "c1"}}
+    told = there.payloads("c1")
+    assert [p["status"] for p in told][:1] == ["started"]
+    assert [p["status"] for p in told].count("completed") == 1
+    seeds = {(p["type"], p["status"]): list(p) for p in _seed_payloads()}
+    for payload in told:
+        form = seeds[payload["type"], payload["status"]]
+        assert list(payload)[: len(form)] == form
+
+
+def _seed_payloads() -> list[dict[str, Any]]:
+    frames = [json.loads(json.loads(line)["frame"]) for line in GOLDEN.read_text().splitlines()]
+    return [frame["payload"] for frame in frames if "status" in frame["payload"]]
+
+
+async def test_the_text_grows_and_the_final_frame_holds_it_whole(store: str) -> None:
+    async with opened(store) as house, hub() as there, forwarding(house, Relay(there.url, house.queue.store)):
+        await answered(house, "c1", "hello")
+        await eventually(lambda: len(there.finals("c1")) == 1)
+    texts = [p["message"] for p in there.payloads("c1") if p["type"] == "response"]
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
+    assert texts[-1] == there.finals("c1")[0]["message"]
+
+
+async def test_a_server_that_echoes_everything_does_not_stop_the_relay(store: str) -> None:
+    async with (
+        opened(store) as house,
+        hub(echoes=True) as there,
+        forwarding(house, Relay(there.url, house.queue.store)),
+    ):
+        for number in range(10):
+            await answered(house, f"c{number}", "hello")
+        await eventually(lambda: all(len(there.finals(f"c{number}")) == 1 for number in range(10)))
+    assert there.connections == 1
+
+
+async def test_a_server_that_is_away_stops_no_run_and_gets_everything_later(store: str) -> None:
+    async with opened(store) as house, hub() as there:
+        await there.stop()
+        async with forwarding(house, Relay(there.url, house.queue.store)):
+            for number in range(5):
+                await answered(house, f"c{number}", "hello")
+            await there.start()
+            await eventually(lambda: all(len(there.finals(f"c{number}")) == 1 for number in range(5)))
+
+
+async def test_a_connection_cut_in_an_answer_loses_no_frame_of_its_text(store: str) -> None:
+    async with opened(store) as house, hub() as there, forwarding(house, Relay(there.url, house.queue.store)):
+        cutting = asyncio.create_task(_cut_again_and_again(there))
+        for number in range(5):
+            await answered(house, f"c{number}", "[[words:30]] [[pace:0.01]] a long story")
+        cutting.cancel()
+        await eventually(lambda: all(there.finals(f"c{number}") for number in range(5)))
+    for number in range(5):
+        transcripts = {p["message"] for p in there.finals(f"c{number}")}
+        assert len(transcripts) == 1
+        whole = transcripts.pop()
+        assert all(whole.startswith(p["message"]) for p in there.payloads(f"c{number}") if p["status"] == "in_progress")
+        offsets = [p["offset"] for p in there.payloads(f"c{number}")]
+        assert offsets[-1] == max(offsets)
+
+
+async def _cut_again_and_again(there: Hub) -> None:
+    while True:
+        await asyncio.sleep(0.03)
+        there.cut()
+
+
+async def test_another_process_goes_on_where_the_first_one_ended(store: str) -> None:
+    async with opened(store) as house, hub() as there:
+        async with forwarding(house, Relay(there.url, house.queue.store)):
+            await answered(house, "c1", "hello")
+            await eventually(lambda: len(there.finals("c1")) == 1)
+        await answered(house, "c1", "hello again")
+        async with forwarding(house, Relay(there.url, house.queue.store)):
+            await eventually(lambda: len(there.finals("c1")) >= 2)
+    offsets = [p["offset"] for p in there.finals("c1")]
+    assert sorted(set(offsets)) == sorted({p["offset"] for p in there.finals("c1")})
+    assert len(set(offsets)) == 2
+
+
+async def test_a_frame_that_the_server_does_not_take_is_left_out_and_the_rest_goes_on(store: str) -> None:
+    async with (
+        opened(store) as house,
+        hub(closes_with=("poison", 1009)) as there,
+        forwarding(house, Relay(there.url, house.queue.store)),
+    ):
+        await answered(house, "poison", "hello")
+        await answered(house, "c1", "hello")
+        await eventually(lambda: len(there.finals("c1")) == 1, patience=30)
+    assert not there.payloads("poison")
+
+
+async def test_a_relay_that_points_at_ourselves_is_refused(store: str) -> None:
+    async with served(store) as server:
+        relay = Relay(server.url.replace("http", "ws") + "/ws", server.queue.store)
+        forwarder = Forwarder(server.queue.store, relay, queue=server.queue.name, rules=QUICKLY)
+        running = asyncio.create_task(forwarder.run())
+        await server.queue.store.open_sink(forwarder.sink)
+        async with server.queue.events("c1") as events:
+            await server.queue.add_message_to_thread("c1", "hello", flush=True)
+            async with asyncio.timeout(20):
+                async for event in events:
+                    if event.is_final:
+                        break
+        async with asyncio.timeout(20):
+            await running
+        assert await server.queue.store.open_sink(forwarder.sink) is not None
+        assert await server.queue.store.deliveries(forwarder.sink, 0, after="", limit=10) == []
+
+
+async def test_channels_of_other_tenants_are_not_relayed(store: str) -> None:
+    async with opened(store) as house, hub() as there, forwarding(house, Relay(there.url, house.queue.store)):
+        await house.queue.add_message_to_thread("c1", "secret", tenant="acme", flush=True)
+        await answered(house, "c2", "hello")
+        await eventually(lambda: len(there.finals("c2")) == 1)
+    assert not there.payloads("c1")
+
+
+# ---------------------------------------------------------------- webhooks
+
+
+async def test_a_webhook_gets_every_final_event_signed(store: str) -> None:
+    async with (
+        opened(store) as house,
+        receiver() as there,
+        forwarding(house, Webhook(there.url, SECRET, allow_private=True)),
+    ):
+        await answered(house, "c1", "hello")
+        await eventually(lambda: len(there.requests) == 1)
+    [(headers, body)] = there.requests
+    said = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    signature = base64.b64encode(hmac.new(b"0123456789abcdef", said, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{signature}"
+    [event] = there.events
+    assert event["type"] == "turn.completed"
+    assert event["data"]["channel"] == "c1"
+    assert event["data"]["outcome"] == "completed"
+    assert event["data"]["message"]
+
+
+async def test_a_receiver_that_fails_gets_the_same_event_again_and_the_next_one_after_it(store: str) -> None:
+    async with (
+        opened(store) as house,
+        receiver(lambda number: 503 if number < 3 else 200) as there,
+        forwarding(house, Webhook(there.url, SECRET, allow_private=True)),
+    ):
+        await answered(house, "c1", "hello")
+        await answered(house, "c1", "hello again")
+        await eventually(lambda: len(there.requests) == 5)
+    ids = [headers["webhook-id"] for headers, _ in there.requests]
+    assert len(set(ids[:4])) == 1
+    assert ids[4] != ids[0]
+
+
+@pytest.mark.parametrize("status", [302, 404, 410])
+async def test_an_event_that_is_refused_again_and_again_is_left_out(store: str, status: int) -> None:
+    async with (
+        opened(store) as house,
+        receiver(lambda number: status if number < MOST_REFUSALS else 200) as there,
+        forwarding(house, Webhook(there.url, SECRET, allow_private=True)),
+    ):
+        await answered(house, "c1", "hello")
+        await answered(house, "c1", "hello again")
+        await eventually(lambda: len(there.requests) > MOST_REFUSALS, patience=30)
+    ids = [headers["webhook-id"] for headers, _ in there.requests]
+    assert len(set(ids[:MOST_REFUSALS])) == 1
+    assert ids[MOST_REFUSALS] != ids[0]
+
+
+async def test_a_private_address_gets_nothing_unless_it_is_allowed(
+    store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(store) as house, receiver() as there, forwarding(house, Webhook(there.url, SECRET)):
+        await answered(house, "c1", "hello")
+        await eventually(lambda: "delivery_failed" in caplog.text)
+    assert there.requests == []
+
+
+async def test_a_receiver_that_hangs_delays_no_run_and_no_other_sink(store: str) -> None:
+    hung = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hung.wait()
+        writer.close()
+
+    listener = await asyncio.start_server(hang, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/hook"
+    async with opened(store) as house, hub() as there:
+        async with forwarding(house, Webhook(url, SECRET, allow_private=True), Relay(there.url, house.queue.store)):
+            for number in range(5):
+                await answered(house, f"c{number}", "hello")
+            await eventually(lambda: all(len(there.finals(f"c{number}")) == 1 for number in range(5)))
+        hung.set()
+    listener.close()
+
+
+# ---------------------------------------------------------------- settings
+
+
+async def test_settings_open_their_sinks_and_a_server_carries_them() -> None:
+    async with hub() as there, receiver() as hook:
+        settings: dict[str, Any] = {
+            "websocket_url": there.url,
+            "webhook_url": hook.url,
+            "webhook_secret": SECRET,
+            "webhook_allow_private": True,
+        }
+        async with served(**settings) as server:
+            await server.queue.add_message_to_thread("c1", "hello", flush=True)
+            await eventually(lambda: len(there.finals("c1")) == 1 and len(hook.requests) == 1)
+
+
+async def test_a_sink_that_is_not_set_any_more_keeps_nothing(tmp_path: Path) -> None:
+    store = f"sqlite:{tmp_path / 'turnkeep.db'}"
+    async with opened(store) as house:
+        await house.queue.store.open_sink("relay:assistant")
+        await answered(house, "c1", "hello")
+        assert await house.queue.store.deliveries("relay:assistant", 0, after="", limit=10)
+    async with opened(store) as house, doors_outside.outside(house.queue):
+        await house.queue.store.open_sink("relay:assistant")
+        assert await house.queue.store.deliveries("relay:assistant", 0, after="", limit=10) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"websocket_url": "http://example.org"}, "must begin with ws://"),
+        ({"webhook_url": "ftp://example.org", "webhook_secret": "s"}, "must begin with https://"),
+        ({"webhook_url": "https://example.org"}, "needs TURNKEEP_WEBHOOK_SECRET"),
+        ({"webhook_url": "https://example.org", "webhook_secret": "whsec_!"}, "must be base64"),
+        ({"amqp_reply_exchange": "replies"}, "needs RABBITMQ_URL"),
+    ],
+)
+async def test_a_setting_that_cannot_work_is_told(settings: dict[str, Any], sentence: str) -> None:
+    async with opened(**settings) as house:
+        with pytest.raises(ConfigurationError, match=sentence):
+            receivers(house.queue)
