@@ -17,6 +17,7 @@ from turnkeep.calls import Calls
 from turnkeep.conversation import recalled
 from turnkeep.errors import ContextTooLong, ModelError, TooManySteps, UnansweredCall
 from turnkeep.events import Event
+from turnkeep.failpoints import reach
 from turnkeep.journal import SEPARATOR, Ending, Journal, Step
 from turnkeep.messages import AssistantItem, CallItem, Item, ReasoningItem
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec
@@ -145,6 +146,7 @@ class Answering:
             step = await self._ask(self._request())
         except UnansweredCall:
             step = await self._ask(self._request(repaired=True))
+        reach("called")
         await self.journal.write_step(step)
 
     # ---------------------------------------------------------------- one model call
@@ -250,12 +252,14 @@ class Answering:
                 self._respond(bool(received.before))
             received.text += part.text
             self.announcer.text(part.text)
+            reach("midstream")
         elif isinstance(part, ItemDone):
             received.items.append(part.item)
         elif isinstance(part, Finish):
             received.finish = part
         elif isinstance(part, Began):
             received.began = part
+            reach("asked")
 
     def _respond(self, continues: bool) -> None:
         claim = self.claim

@@ -14,6 +14,7 @@ from turnkeep.announcer import Announcer
 from turnkeep.clock import Clock
 from turnkeep.errors import ToolError
 from turnkeep.events import Event
+from turnkeep.failpoints import reach
 from turnkeep.journal import Journal
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.store.base import Call, Claim
@@ -133,7 +134,9 @@ class Calls:
         async with self._slots:
             if tool is not None and tool.effect == "effect":
                 await self._journal.write_started([item.call_id])
+            reach("tool_started")
             result = await self._call(item, tool)
+            reach("tool_done")
             await self._journal.write_output(_output(item, result))
 
     async def _call(self, item: CallItem, tool: Tool | None) -> Result:

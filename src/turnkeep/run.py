@@ -31,6 +31,7 @@ from turnkeep.errors import (
     TurnkeepError,
 )
 from turnkeep.events import Answer, Event, Fault
+from turnkeep.failpoints import reach
 from turnkeep.journal import Journal, insist
 from turnkeep.lease import Drained, Lease, Stopped
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
@@ -126,6 +127,7 @@ class Run:
         """Work until there is a verdict, and act upon it. Raises nothing but cancellation."""
         begun_at = asyncio.get_running_loop().time()
         measure_claim(self.house.meter, self.claim)
+        reach("claimed")
         verdict = await self._verdict()
         try:
             await self._settle(verdict)
@@ -351,7 +353,9 @@ class Run:
         async with asyncio.timeout(self.lease.remaining):
             match verdict:
                 case Commit():
+                    reach("final")
                     await insist(lambda: store.commit(claim, verdict))
+                    reach("committed")
                 case Failure():
                     self.failed = await insist(lambda: store.fail(claim, verdict))
                 case Holding():

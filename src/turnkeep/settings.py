@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import ConfigurationError
+from turnkeep.failpoints import read_points
 from turnkeep.messages import BusyPolicy
 
 
@@ -255,6 +256,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = _named(
         "TURNKEEP_LOG_FORMAT", default="auto", doc="JSON lines, or for people when writing to a terminal."
     )
+    failpoints: str = _named(
+        "TURNKEEP_FAILPOINTS",
+        default="",
+        doc="For crash tests: steps of a run at which this process kills itself, with chances (`claimed:0.01,…`).",
+    )
     otel_endpoint: str | None = _named("OTEL_EXPORTER_OTLP_ENDPOINT", default=None, doc="Where traces go; off without.")
 
     # ------------------------------------------------------------ checks
@@ -270,6 +276,12 @@ class Settings(BaseSettings):
     @classmethod
     def _is_rate(cls, value: str) -> str:
         parse_rate(value)
+        return value
+
+    @field_validator("failpoints")
+    @classmethod
+    def _are_points(cls, value: str) -> str:
+        read_points(value)
         return value
 
     @model_validator(mode="after")

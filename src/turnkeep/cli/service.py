@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
+from turnkeep import failpoints
 from turnkeep.cli import house, note, output, toolbox
 from turnkeep.doors import server
 from turnkeep.doors.server import Role
@@ -55,6 +56,7 @@ def run(settings: Settings, role: Role, tell: Callable[[Started], None], *, queu
     configure_logging(level=settings.log_level, format=settings.log_format)
     if settings.log_level != "debug":
         logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells its own life, which is ours to tell
+    failpoints.arm(failpoints.read_points(settings.failpoints))
     server.run(lambda: _serve(settings, role, tell, queues))
 
 
