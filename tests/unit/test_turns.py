@@ -756,6 +756,7 @@ def step(thread: Thread, name: str, now: float, current: Claim | None, counter: 
             token=f"t{counter}",
             run_id="r",
         ),
+        "delayed": lambda: accept(thread, f"m{counter}", now, not_before=now + 5),
         "claim": lambda: claim(thread, now, token=f"t{counter}"),
         "claim late": lambda: claim(thread, now + 100, token=f"t{counter}"),
         "withdraw": lambda: turns.withdraw(

@@ -146,6 +146,23 @@ class SettlePromises:
         assert (await desk.last_event()).usage == COST + COST
         assert (await desk.store.runs(HERE))[0].usage == COST + COST
 
+    @pytest.mark.parametrize("end", ["commit", "dead", "split"])
+    async def test_a_run_is_not_charged_for_the_one_before(self, start: Start, end: str) -> None:
+        desk = await start()
+        await desk.store.fail(await desk.lease("m1", "m2"), retry(0.0, usage=COST))
+        claim = await desk.claim()
+        if end == "commit":
+            await desk.commit(claim)
+            claim = await desk.lease("m3")
+        else:
+            await desk.store.fail(claim, give_up(effects=end == "dead"))
+            claim = await desk.lease("m3") if end == "dead" else await desk.claim()
+
+        await desk.commit(claim)
+
+        assert (await desk.last_event()).usage == Usage()
+        assert (await desk.thread()).usage == COST
+
     @pytest.mark.parametrize(
         ("outcome", "status"), [("completed", "answered"), ("incomplete", "answered"), ("cancelled", "cancelled")]
     )
@@ -166,6 +183,32 @@ class SettlePromises:
         record = await desk.thread()
         assert left == Left(0, None)
         assert (record.state, record.due, record.run_id, record.attempt) == ("idle", None, None, 0)
+
+    @pytest.mark.parametrize("effects", [False, True])
+    async def test_between_runs_no_run_is_live(self, start: Start, effects: bool) -> None:
+        desk = await start()
+        claim = await desk.lease("m1", "m2")
+        await desk.say("m3")
+        await desk.store.fail(claim, give_up(effects=effects))
+        assert (await desk.store.read(HERE)).live_from is None
+        await desk.wait(WINDOW)
+        claim = await desk.claim()
+        await desk.say("m4")
+
+        await desk.commit(claim)
+
+        assert (await desk.store.read(HERE)).live_from is None
+        assert (await desk.thread()).run_id is None
+
+    async def test_a_delayed_message_that_came_during_a_run_is_left_by_its_commit(self, start: Start) -> None:
+        desk = await start()
+        claim = await desk.lease("m1")
+        await desk.say("later", not_before=desk.now + 10)
+        await desk.wait(11)
+
+        left = await desk.commit(claim)
+
+        assert left == Left(1, desk.now - 1 + WINDOW)
 
     async def test_a_new_batch_is_a_new_run(self, start: Start) -> None:
         desk = await start()
