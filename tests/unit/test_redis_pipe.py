@@ -110,7 +110,7 @@ async def test_what_was_never_sent_did_not_happen() -> None:
     with pytest.raises(StoreUnavailable):
         await unsent
     with pytest.raises(StoreUnavailable):
-        pipe.send("PING")
+        await pipe.send("PING")
     assert b"b" not in b"".join(wire.written)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from turnkeep.errors import (
@@ -203,7 +204,9 @@ class RedisInbox(RedisClaims):
 def _receipt_or_refusal(told: Sequence[Any], message: Message) -> Receipt | Rejected:
     kind = word(told)
     if kind == "receipt":
-        return read_receipt(told, message.message_id)
+        receipt = read_receipt(told, message.message_id)
+        # an id that we minted can only come back because its first receipt was lost
+        return replace(receipt, repeated=False) if message.minted else receipt
     if kind == "conflict":
         return MessageConflict(f"message id {message.message_id!r} was used for another text, use a new id")
     if kind == "full":

@@ -93,19 +93,20 @@ class Link:
         `patience`: seconds after which it is not sent again.
         """
         until = asyncio.get_running_loop().time() + patience
-        lost: StoreUnavailable | OutcomeUnknown = StoreUnavailable("nothing was tried")
-        is_unknown = False
+        failed: StoreUnavailable | OutcomeUnknown = StoreUnavailable("nothing was tried")
         for attempt in range(1, ATTEMPTS + 1):
             if attempt > 1:
                 await asyncio.sleep(_AGAIN.after(attempt - 1))
             try:
                 return await self._until_ready(operation, key, partition, command, until)
-            except (StoreUnavailable, OutcomeUnknown) as failed:
-                lost, is_unknown = failed, is_unknown or isinstance(failed, OutcomeUnknown)
-                self.topology.forget(key)
+            except OutcomeUnknown as lost:
+                failed = lost
+            except StoreUnavailable as unavailable:
+                failed = failed if isinstance(failed, OutcomeUnknown) else unavailable
+            self.topology.forget(key)
             if self._closed or asyncio.get_running_loop().time() > until:
                 break
-        raise OutcomeUnknown(str(lost)) if is_unknown else lost
+        raise failed
 
     async def _until_ready(
         self, operation: str, key: bytes, partition: PartitionKeys | None, command: tuple[Argument, ...], until: float
