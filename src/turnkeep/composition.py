@@ -113,8 +113,10 @@ async def open_house(
     meter: Meter = SILENT,
     kind: Kind | None = None,
     patient: bool = False,
+    ledger: Store | None = None,
 ) -> House:
-    """What every run shares, with the vocabulary and the prices of this model loaded.
+    """What every run shares, with the vocabulary and the prices of this model loaded. Money and pace are kept in
+    `ledger`, else in the store.
 
     Raises `ConfigurationError` where a budget is set and the price of the model is not known.
     """
@@ -124,7 +126,7 @@ async def open_house(
     async with asyncio.TaskGroup() as loading:
         loading.create_task(tokenizer_for(model, catalog).load())
         loading.create_task(prices.load())
-    purse = Purse.from_settings(settings, store, prices, patient=patient)
+    purse = Purse.from_settings(settings, ledger or store, prices, meter=meter, patient=patient)
     if purse.budgets and prices.price(model) is None:
         raise ConfigurationError(f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE")
     open_tracing(settings, stack)

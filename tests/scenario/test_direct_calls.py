@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -147,6 +148,13 @@ async def test_a_call_that_asks_nothing_is_refused(direct: Open, messages: list[
         with pytest.raises(InvalidMessage, match="no user message"):
             await house.service.complete(messages)
         assert house.exchanges == []
+
+
+async def test_without_a_key_the_simulator_answers_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        async with OpenAIService(create_openai_config(store="memory:")) as service:
+            assert (await service.complete([user("[[say:here]]")])).content == "here"
+    assert "simulator_answers" in caplog.text
 
 
 # ---------------------------------------------------------------- taking turns
@@ -425,6 +433,16 @@ async def test_a_spent_budget_refuses_politely(direct: Open) -> None:
         await house.service.complete([user("hi")], "s")
         with pytest.raises(BudgetSpent):
             await house.service.complete([user("hi")], "s")
+        assert len(house.exchanges) == 1
+
+
+async def test_calls_with_and_without_a_session_spend_the_same_budget(direct: Open) -> None:
+    async with direct(model="gpt-4o", max_tokens=100, tenant_budget=0.0011) as house:
+        await house.service.complete([user("hi")])
+        with pytest.raises(BudgetSpent):
+            await house.service.complete([user("hi")], "s")
+        with pytest.raises(BudgetSpent):
+            await house.service.complete([user("hi")])
         assert len(house.exchanges) == 1
 
 

@@ -27,6 +27,7 @@ from turnkeep.run import House, Run, RunBroke
 from turnkeep.service.asked import Asked
 from turnkeep.service.chunks import Chunk, Completion, Metadata, Outlet, ToolCall, folded
 from turnkeep.service.config import OpenAIConfig, create_openai_config
+from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy, store_of
 from turnkeep.store.base import Claim, Commit, Entry, Failure, Follower, Registry, Store
 from turnkeep.store.memory import MemoryStore
@@ -71,6 +72,7 @@ class OpenAIService:
         self._life = Life(self._live, name="openai-service")
         self._opening = asyncio.Lock()
         self._desks: dict[bool, _Desk] = {}
+        self._store: Store | None = None
         self._works: dict[Lease, asyncio.Task[None]] = {}
 
     # ---------------------------------------------------------------- answering
@@ -159,7 +161,8 @@ class OpenAIService:
 
     async def _open_desk(self, remembers: bool) -> _Desk:
         config, stack = self.config, self._stack
-        store = await self._open_store() if remembers else _Forgetful(_NO_LIMITS)
+        store = await self._session_store() if remembers else _Forgetful(_NO_LIMITS)
+        ledger = await self._session_store() if _is_limited(config.settings) else store
         rules = run_rules(config.settings)
         rules = replace(
             rules,
@@ -181,18 +184,21 @@ class OpenAIService:
             meter=self.meter,
             kind=config.protocol,
             patient=True,
+            ledger=ledger,
         )
         keeper = Keeper(store, rules=LeaseRules(config.settings.lease), owner=f"direct-{secrets.token_hex(8)}")
         return _Desk(house, keeper, self._keeping.create_task(keeper.run()), remembers)
 
-    async def _open_store(self) -> Store:
-        if self.config.store is not None:
-            return timed(self.config.store, self.meter)
-        settings = self.config.settings
-        store = store_of(settings, policies(settings))
-        await store.open()
-        self._stack.push_async_callback(store.close)
-        return timed(store, self.meter)
+    async def _session_store(self) -> Store:
+        """Where sessions are, and what all processes may spend together."""
+        if self._store is None:
+            store, settings = self.config.store, self.config.settings
+            if store is None:
+                store = store_of(settings, policies(settings))
+                await store.open()
+                self._stack.push_async_callback(store.close)
+            self._store = timed(store, self.meter)
+        return self._store
 
     # ---------------------------------------------------------------- one call
 
@@ -227,6 +233,12 @@ class OpenAIService:
         if isinstance(error, ModelGone):
             return ModelGone(f"{error}; use {self.config.catalog.suggest(self.config.model)}")
         return error if isinstance(error, TurnkeepError) else RunBroke()
+
+
+def _is_limited(settings: Settings) -> bool:
+    """Whether calls without a session count as well: then they need what all processes share."""
+    money = settings.tenant_budget or settings.thread_budget
+    return bool(money or settings.requests_per_minute or settings.tokens_per_minute)
 
 
 def _metadata(run: Run, finish: str, usage: Usage, outlet: Outlet, session_id: str | None) -> Metadata:
