@@ -223,9 +223,11 @@ async def test_what_waits_on_the_thread_outlives_a_call_that_fails(store: str) -
         async with OpenAIService(config) as service:
             with pytest.raises(ModelRefused):
                 await service.complete([user("bad")], "c")
+        house.simulator.faults.clear()
         async with house.stream("c") as events:
             house.queue.start_worker()
             await house.settled(events, "m1")
+        assert (await house.queue.store.counts()).open_messages == 0
         assert await house.said_by_user("c") == ["waiting"], "what the caller was told has failed is not tried again"
 
 
