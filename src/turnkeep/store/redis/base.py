@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from turnkeep.clock import Clock, SystemClock
@@ -93,6 +94,16 @@ class RedisPart:
         if self._fence is not None:
             await self._fence.vouch({self._keys.partition(address) for address in addresses})
 
+    @asynccontextmanager
+    async def _reading(self, keys: ThreadKeys) -> AsyncIterator[None]:
+        """What is read of a thread here may turn out to be damaged."""
+        try:
+            with whole():
+                yield
+        except ThreadQuarantined as damage:
+            await self._quarantine(keys, damage)
+            raise
+
     async def _quarantine(self, keys: ThreadKeys, damage: ThreadQuarantined) -> None:
         reason = to_bytes(str(damage)[:500])
         is_new = await self._run_quietly("quarantine", keys, self._now(), keys.space, keys.channel, reason)
@@ -166,6 +177,15 @@ class RedisPart:
 
     def _incarnation(self, partition: int) -> int:
         return self._link.incarnations.get(partition, 0)
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """What is read from Redis and makes no sense is damaged."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError) as wrong:
+        raise ThreadQuarantined(f"what Redis keeps of this thread is damaged: {type(wrong).__name__}") from wrong
 
 
 async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -11,7 +11,7 @@ from turnkeep.errors import OutcomeUnknown, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.base import Claim, Directive
 from turnkeep.store.ids import new_run_id, new_token
-from turnkeep.store.redis.base import RedisPart, ended, result, together
+from turnkeep.store.redis.base import RedisPart, ended, result, together, whole
 from turnkeep.store.redis.codec import exact, number, read_claim, words
 from turnkeep.store.redis.hints import Hints
 from turnkeep.store.redis.keys import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
@@ -140,7 +140,8 @@ class RedisClaims(RedisPart):
     async def _read_claim(self, keys: ThreadKeys, reply: Sequence[Any]) -> Claim | None:
         """A claim whose contents cannot be read is given back and kept away from everybody."""
         try:
-            return read_claim(keys, reply)
+            with whole():
+                return read_claim(keys, reply)
         except ThreadQuarantined as damage:
             await self._give_back(keys, reply[3])
             await self._quarantine(keys, damage)

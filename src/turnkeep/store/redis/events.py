@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from turnkeep.errors import LeaseLost, NotFound
+from turnkeep.errors import LeaseLost, NotFound, ThreadQuarantined
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store.base import Claim, Delivery, Follower, Page
@@ -14,6 +14,9 @@ from turnkeep.store.redis.base import RedisPart, together, word
 from turnkeep.store.redis.codec import epoch_of, event_row, exact, number, read_event, read_frames, words
 from turnkeep.store.redis.follow import RedisFeed
 from turnkeep.store.redis.keys import PartitionKeys, address_of, to_bytes, to_text
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
 
 
 class RedisEvents(RedisPart):
@@ -40,10 +43,12 @@ class RedisEvents(RedisPart):
         reply = await self._run("read", keys, self._now(), expiry, want, after, limit)
         if word(reply) == "gone":
             self._channels.pop(address, None)
-            reply = await self._run("read", self._keys.thread(address), self._now(), expiry, b"", after, limit)
+            keys = self._keys.thread(address)
+            reply = await self._run("read", keys, self._now(), expiry, b"", after, limit)
         if word(reply) != "page":
             return Page("", 0, 0, None, ())
-        return _page(reply, limit)
+        async with self._reading(keys):
+            return _page(reply, limit)
 
     def follow(self) -> AbstractAsyncContextManager[Follower]:
         return self._following()
@@ -79,13 +84,19 @@ class RedisEvents(RedisPart):
         reply = await self._run_on("sink_read", where, to_bytes(sink), after, limit)
         if word(reply) == "absent":
             raise _not_open(sink, partition)
-        return [self._delivery(partition, position, fields) for position, fields in reply[1:]]
+        found = [self._delivery(partition, position, fields) for position, fields in reply[1:]]
+        return [delivery for delivery in found if delivery is not None]
 
-    def _delivery(self, partition: int, position: bytes, fields: Sequence[bytes]) -> Delivery:
+    def _delivery(self, partition: int, position: bytes, fields: Sequence[bytes]) -> Delivery | None:
+        """One entry of the outbox; a damaged one is told of and left out, so that the others go on."""
         values = dict(zip(fields[::2], fields[1::2], strict=True))
-        epoch = epoch_of(values[b"epoch"], self._incarnation(partition))
-        address = address_of(values[b"space"], values[b"channel"])
-        return Delivery(words(position), address, to_text(values[b"thread"]), read_frames(values[b"frame"], epoch)[0])
+        try:
+            [event] = read_frames(values[b"frame"], epoch_of(values[b"epoch"], self._incarnation(partition)))
+            address = address_of(values[b"space"], values[b"channel"])
+            return Delivery(words(position), address, to_text(values[b"thread"]), event)
+        except (KeyError, ValueError, ThreadQuarantined) as damage:
+            log.error("delivery_damaged", partition=partition, position=words(position), reason=str(damage))
+            return None
 
     async def delivered(self, sink: str, partition: int, *, owner: str, position: str) -> None:
         where = self._partition(sink, partition)

@@ -64,7 +64,8 @@ class RedisEverything(RedisPart):
         nothing = (keys.space, keys.channel, b"", b"", b"", flag(False), flag(False))
         try:
             reply = await self._run("thread", keys, self._now(), policy, *nothing)
-            return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
+            async with self._reading(keys):
+                return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
         except ThreadQuarantined:
             return None
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from turnkeep.backoff import Backoff
+from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.base import Notice
 from turnkeep.store.following import Feed
@@ -51,7 +52,10 @@ class RedisFeed(Feed):
         if keys is None:
             return
         epoch, _, frames = data.partition(b"\n")
-        events = read_frames(frames, epoch_of(epoch, self._incarnation(keys.partition.index)))
+        try:
+            events = read_frames(frames, epoch_of(epoch, self._incarnation(keys.partition.index)))
+        except (ValueError, ThreadQuarantined):
+            events = []  # whatever this was: the log tells
         self.tell(keys.address, events)
 
     def missed(self, channel: bytes) -> None:

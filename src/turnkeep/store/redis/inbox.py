@@ -102,7 +102,8 @@ class RedisInbox(RedisClaims):
         )
         if word(reply) == "claim":
             await self._secure([keys.address])
-            return read_claim(keys, reply)
+            async with self._reading(keys):
+                return read_claim(keys, reply)
         if word(reply) == "conflict":
             message_id = messages[reply[1] - 1].message_id
             raise MessageConflict(f"message id {message_id!r} was used before, use a new id")
@@ -116,7 +117,8 @@ class RedisInbox(RedisClaims):
 
     async def offered(self, claim: Claim) -> list[Message]:
         reply = _unless_lost(claim, await self._owned("offered", claim))
-        return list(read_messages(claim.address, reply[1]))
+        async with self._reading(self._keys.thread(claim.address)):
+            return list(read_messages(claim.address, reply[1]))
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         rows: list[bytes] = []
@@ -160,9 +162,10 @@ class RedisInbox(RedisClaims):
 
     async def decide(self, address: Address, call_id: str, digest: str, decision: Decision) -> Call:
         verdict = (decision.verdict, dump(decision.output), dump(decision.by))
-        _, reply = await self._find("decide", address, to_bytes(call_id), to_bytes(digest), *verdict)
+        keys, reply = await self._find("decide", address, to_bytes(call_id), to_bytes(digest), *verdict)
         if word(reply) == "call":
-            return read_calls([parsed(reply[1], "call")])[0]
+            async with self._reading(keys):
+                return read_calls([parsed(reply[1], "call")])[0]
         raise _undecided(address, call_id, reply)
 
     # ---------------------------------------------------------------- from outside
@@ -173,14 +176,16 @@ class RedisInbox(RedisClaims):
 
     async def withdraw(self, address: Address, message_id: str) -> MessageRecord:
         keys, reply = await self._find("withdraw", address, to_bytes(message_id))
-        return _changed(keys, address, message_id, reply)
+        async with self._reading(keys):
+            return _changed(keys, address, message_id, reply)
 
     async def edit(self, address: Address, message_id: str, content: Content) -> MessageRecord:
         draft = Message(address, message_id, content)
         keys, reply = await self._find(
             "edit", address, to_bytes(message_id), content_bytes(content), b"%d" % draft.size, to_bytes(draft.text)
         )
-        return _changed(keys, address, message_id, reply)
+        async with self._reading(keys):
+            return _changed(keys, address, message_id, reply)
 
     async def flush(self, address: Address) -> bool:
         _, reply = await self._find("flush", address)
@@ -198,7 +203,8 @@ class RedisInbox(RedisClaims):
 
     async def message(self, address: Address, message_id: str) -> MessageRecord | None:
         keys, reply = await self._find("message", address, to_bytes(message_id))
-        return read_message_record(keys.address, reply) if word(reply) == "message" else None
+        async with self._reading(keys):
+            return read_message_record(keys.address, reply) if word(reply) == "message" else None
 
 
 def _receipt_or_refusal(told: Sequence[Any], message: Message) -> Receipt | Rejected:

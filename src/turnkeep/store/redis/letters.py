@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from turnkeep.errors import MessageConflict, NotFound
+from turnkeep.errors import MessageConflict, NotFound, ThreadQuarantined
 from turnkeep.store.base import DeadLetter, Receipt
 from turnkeep.store.ids import new_epoch, new_thread_id
-from turnkeep.store.redis.base import RedisPart, together, word
+from turnkeep.store.redis.base import RedisPart, together, whole, word
 from turnkeep.store.redis.codec import message_row, read_letter, read_receipt
 from turnkeep.store.redis.keys import PartitionKeys, to_bytes, to_text
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
 
 PAGE = 100
 
@@ -32,7 +35,7 @@ class RedisLetters(RedisPart):
             ids: list[bytes] = await self._link.call(
                 "dead", partition.tag, partition, "ZRANGEBYLEX", partition.names["graves"], first, "+", "LIMIT", 0, PAGE
             )
-            found = [await self._letter(partition, dead_id) for dead_id in ids]
+            found = [await self._letter_if_whole(partition, dead_id) for dead_id in ids]
             letters += [
                 letter
                 for letter in found
@@ -46,7 +49,16 @@ class RedisLetters(RedisPart):
     async def _letter(self, partition: PartitionKeys, dead_id: bytes) -> DeadLetter | None:
         key = partition.names["dead"]
         data = await self._link.call("dead_letter", partition.tag, partition, "HGET", key, dead_id)
-        return None if data is None else read_letter(to_text(dead_id), data)
+        with whole():
+            return None if data is None else read_letter(to_text(dead_id), data)
+
+    async def _letter_if_whole(self, partition: PartitionKeys, dead_id: bytes) -> DeadLetter | None:
+        """In a list a damaged letter is told of and left out."""
+        try:
+            return await self._letter(partition, dead_id)
+        except ThreadQuarantined as damage:
+            log.error("letter_damaged", dead_id=to_text(dead_id), reason=str(damage))
+            return None
 
     async def dead_letter(self, dead_id: str) -> DeadLetter | None:
         partition = self._partition_of_letter(dead_id)

@@ -39,27 +39,32 @@ class RedisThreads(RedisPart):
     """The records behind the channels."""
 
     async def thread(self, address: Address, *, create: bool = False) -> ThreadRecord | None:
-        _, reply = await self._make("thread", address, flag(create), flag(True))
-        return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
+        keys, reply = await self._make("thread", address, flag(create), flag(True))
+        async with self._reading(keys):
+            return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
 
     async def open_messages(self, address: Address) -> list[MessageRecord]:
         keys, reply = await self._find("open", address)
-        return [read_message_record(keys.address, told) for told in reply[1:]] if word(reply) == "open" else []
+        async with self._reading(keys):
+            return [read_message_record(keys.address, told) for told in reply[1:]] if word(reply) == "open" else []
 
     async def runs(self, address: Address) -> list[RunRecord]:
-        _, reply = await self._find("runs", address)
-        return [read_run(told) for told in reply[1:]] if word(reply) == "runs" else []
+        keys, reply = await self._find("runs", address)
+        async with self._reading(keys):
+            return [read_run(told) for told in reply[1:]] if word(reply) == "runs" else []
 
     async def history(
         self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
     ) -> History:
         limits = (b"" if limit is None else b"%d" % limit for limit in (tokens, items, before_turn))
-        _, reply = await self._find("history", address, *limits)
+        keys, reply = await self._find("history", address, *limits)
         if word(reply) != "history":
             return History((), None, complete=True)
         _, complete, summary, *turns = reply
-        entries = [entry for turn in reversed(turns) for entry in read_turn(turn)]
-        return History(tuple(entries), to_text(unsealed(summary, "summary")) if summary else None, bool(complete))
+        async with self._reading(keys):
+            entries = [entry for turn in reversed(turns) for entry in read_turn(turn)]
+            told = to_text(unsealed(summary, "summary")) if summary else None
+        return History(tuple(entries), told, bool(complete))
 
     async def append(
         self, address: Address, entries: Sequence[Entry], *, author: str | None = None, key: str | None = None
@@ -79,7 +84,8 @@ class RedisThreads(RedisPart):
     async def rewind(self, address: Address, *, key: str | None = None) -> list[Message]:
         keys, reply = await self._find("rewind", address, to_bytes(key or ""), secrets.token_bytes(8))
         if word(reply) == "turn":
-            return asked_messages(keys.address, reply[1])
+            async with self._reading(keys):
+                return asked_messages(keys.address, reply[1])
         if word(reply) == "absent":
             raise absent(address)
         if word(reply) == "busy":
@@ -98,10 +104,11 @@ class RedisThreads(RedisPart):
             raise InvalidMessage(
                 f"a thread has no {', '.join(sorted(unknown))}, change assistant, metadata, options or ttl"
             )
-        _, reply = await self._find("update", address, *_changes(changes))
+        keys, reply = await self._find("update", address, *_changes(changes))
         if word(reply) == "absent":
             raise absent(address)
-        return read_thread(reply, self._policies.of(address.queue))
+        async with self._reading(keys):
+            return read_thread(reply, self._policies.of(address.queue))
 
     async def forget(self, address: Address, *, force: bool = False) -> bool:
         try:

@@ -125,11 +125,9 @@ end
 local function load()
   local found = redis.call('HMGET', K.thread, 'head', 'live')
   local length = redis.call('LLEN', K.inbox)
-  redis.call('XLEN', K.log)
-  redis.call('HLEN', K.known)
-  redis.call('LLEN', K.history)
+  local beside = redis.call('XLEN', K.log) + redis.call('HLEN', K.known) + redis.call('LLEN', K.history)
   if not found[1] then
-    if length > 0 then damaged('head') end
+    if length + beside > 0 then damaged('head') end
     return nil
   end
   local t = with_defaults(unseal(found[1], 'head'))

@@ -105,13 +105,16 @@ local function plan_expiry(t, p)
   local at = t.state == 'idle' and t.delayed == 0 and t.active_at + ttl or nil
   if t.expires == at or (at and t.expires and math.abs(at - t.expires) < ttl / 100) then return nil end
   t.expires = at
-  return at and {'PEXPIRE', string.format('%.0f', (ttl + GRACE) * 1000)} or {'PERSIST'}
+  return {at and ttl + GRACE}
 end
 
-local function write_expiry(command)
-  if not command then return end
+-- One moment for all keys, on the server's own clock.
+local function write_expiry(plan)
+  if not plan then return end
+  local time = redis.call('TIME')
+  local at = plan[1] and string.format('%.0f', (time[1] + plan[1]) * 1000)
   for _, name in ipairs(THREAD_KEYS) do
-    if command[2] then redis.call('PEXPIRE', K[name], command[2]) else redis.call('PERSIST', K[name]) end
+    if at then redis.call('PEXPIREAT', K[name], at) else redis.call('PERSIST', K[name]) end
   end
 end
 
