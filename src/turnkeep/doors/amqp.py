@@ -56,7 +56,7 @@ PREFETCH = 500
 HOLD = 120.0
 """Seconds for which deliveries wait for the store; far less than the broker's own limit of 30 minutes."""
 CLOSE_TIMEOUT = 5.0
-RECONNECT = Backoff(delay=0.5, cap=30.0)
+RECONNECT = Backoff(delay=0.5, cap=5.0)
 PATIENCE = Backoff(delay=0.05, cap=2.0)
 
 TYPES = ("", "application/json", "text/json", "text/plain", "application/octet-stream")
