@@ -269,3 +269,29 @@ def test_reload_starts_again_when_the_tools_have_changed(desk: Desk) -> None:
         eventually(lambda: "closing_hours" in service.said, 60, "the new tools", service.died)
         assert "a file has changed, starting again" in service.said
         assert service.stop() == 0
+
+
+# ---------------------------------------------------------------- interrupted
+
+
+def test_who_stops_listening_does_not_stop_the_answer(desk: Desk) -> None:
+    with desk.running("dev") as service:
+        asking = Service(Desk(desk.folder / "asking"), ["send", "c1", LONG, "--message-id", "m1", "--status"], 0, {})
+        asking.desk.folder.mkdir()
+        asking.environment = {"TURNKEEP_URL": service.url}
+        asking.begin()
+        try:
+            eventually(lambda: "[responding]" in asking.said, 60, "the answer to begin", asking.died)
+            assert asking.stop(signal.SIGINT) == 130
+        finally:
+            asking.kill9()
+        assert "stopped listening; message m1 is kept" in asking.said
+        eventually(lambda: completed(desk) == 1, 60, "the answer to end")
+
+
+def test_watching_goes_on_until_it_is_interrupted(desk: Desk) -> None:
+    desk.run("threads", "new")
+    with desk.running("queue", "status", "--watch", "--json", listens=False) as watching:
+        eventually(lambda: watching.log.read_text().count("activeCount") == 2, 30, "two looks", watching.died)
+        assert watching.stop(signal.SIGINT) == 130
+    assert "Traceback" not in watching.log.read_text()

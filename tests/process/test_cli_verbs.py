@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +325,19 @@ def test_the_demo_shows_bursts_that_become_turns(desk: Desk) -> None:
     assert end["turns"] == sum(one["what"] == "answer" for one in told)
     assert max(one.get("messages", 0) for one in told) > 1
     assert list(desk.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", ["--help", "threads export", "threads list", "threads list --json"])
+def test_a_reader_that_has_left_is_no_error(desk: Desk, line: str) -> None:
+    desk.run("threads", "new")
+    piped = f"{sys.executable} -m turnkeep {line} | true"
+    done = subprocess.run(
+        ["sh", "-c", piped],
+        cwd=desk.folder,
+        env=desk.environment({}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")

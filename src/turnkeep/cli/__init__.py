@@ -5,12 +5,13 @@ Exit codes: 0 done, 1 it failed, 2 it was called or set up wrongly, 130 interrup
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-WRONG = 2
+FAILED, WRONG = 1, 2
 WITHOUT_VERB = "serve"
 
 
@@ -70,7 +71,16 @@ FLAGS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _main(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough; nothing more is written, at the end of the process neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code
+
+
+def _main(given: list[str]) -> int:
     if given[:1] in (["--help"], ["-h"]) or given == ["help"]:
         print(overview())
         return 0

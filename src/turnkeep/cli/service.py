@@ -13,6 +13,7 @@ from turnkeep import failpoints
 from turnkeep.cli import house, note, output, toolbox
 from turnkeep.doors import server
 from turnkeep.doors.server import Role
+from turnkeep.errors import ConfigurationError
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.telemetry import configure_logging
@@ -53,6 +54,8 @@ class Started:
 
 def run(settings: Settings, role: Role, tell: Callable[[Started], None], *, queues: Sequence[str] = ()) -> None:
     """Serve until a signal, then drain. `tell` is called once everything is open."""
+    if role != "all" and settings.store_url.startswith("memory:"):
+        raise ConfigurationError(f"a {role} alone shares nothing in memory: set TURNKEEP_STORE or REDIS_URL")
     configure_logging(level=settings.log_level, format=settings.log_format)
     if settings.log_level != "debug":
         logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells its own life, which is ours to tell

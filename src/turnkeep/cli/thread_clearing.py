@@ -14,6 +14,8 @@ from turnkeep.messages import Address
 from turnkeep.settings import Settings
 from turnkeep.store.base import Store
 
+AT_ONCE = 64
+"""Threads that are forgotten at once, so that the store can do them together."""
 NAMED = 20
 """Threads that are named one by one in a remark."""
 
@@ -83,10 +85,17 @@ async def _clear(
 async def _forget_all(store: Store, addresses: list[Address], *, force: bool) -> tuple[int, list[str]]:
     cleared, skipped = 0, []
     with output.progress("clearing") as step:
-        for address in addresses:
+
+        async def forget_one(address: Address) -> None:
+            nonlocal cleared
             try:
                 cleared += await store.forget(address, force=force)
             except ThreadBusy:
                 skipped.append(address.channel)
             step()
-    return cleared, skipped
+
+        for first in range(0, len(addresses), AT_ONCE):
+            async with asyncio.TaskGroup() as group:
+                for address in addresses[first : first + AT_ONCE]:
+                    group.create_task(forget_one(address))
+    return cleared, sorted(skipped)

@@ -9,7 +9,6 @@ import typer
 from turnkeep.cli import house, output
 from turnkeep.cli.arguments import Concurrency, Json, Tools
 from turnkeep.cli.service import run, say_plainly
-from turnkeep.errors import ConfigurationError
 
 app = typer.Typer(add_completion=False)
 
@@ -26,8 +25,6 @@ def worker(
 ) -> None:
     """Start a worker alone. SIGTERM drains it: runs end or are given back, no attempt is used up."""
     settings = house.settings(tools_file=tools, concurrency=concurrency)
-    if settings.store_url.startswith("memory:"):
-        raise ConfigurationError("a worker alone never sees a message in memory: set TURNKEEP_STORE or REDIS_URL")
     names = [name.strip() for name in queues.split(",") if name.strip()]
     run(
         settings,
