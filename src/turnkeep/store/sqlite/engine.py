@@ -85,7 +85,7 @@ class Engine:
         self._opened = Opened(os.getpid(), hub, writer, reader, transaction, views)
         writer.start()
         reader.start()
-        await writer.run(_nothing, "ending")
+        await self.catch_up()
 
     def _prepare(self) -> tuple[Transaction, list[View]]:
         check_version(apsw.sqlite_lib_version())
@@ -162,6 +162,10 @@ class Engine:
 
         return self.write(act, kind)
 
+    def catch_up(self) -> Coroutine[Any, Any, None]:
+        """Return when all that others have done until now was told here."""
+        return self.write(_nothing, "ending")
+
     async def resolved(self, address: Address) -> Address:
         """The address of the thread that this one means."""
         if not address.names_thread:
@@ -183,7 +187,7 @@ def _met(tx: Transaction, address: Address) -> None:
 
 
 def _nothing(tx: Transaction) -> None:
-    """Return when the writer works."""
+    """Each group begins with a look at what others did."""
 
 
 def _finish(opened: Opened) -> None:

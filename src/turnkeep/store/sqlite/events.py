@@ -37,7 +37,7 @@ class SqliteEvents(Engine):
         return await self.read_from(look)
 
     def follow(self) -> AbstractAsyncContextManager[Follower]:
-        return self.use().hub.following(self.resolved)
+        return self.use().hub.following(self.resolved, self.catch_up)
 
     # ---------------------------------------------------------------- sinks
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import apsw
 
-from turnkeep.errors import OutcomeUnknown, StoreError, StoreFull, StoreMisconfigured, StoreUnavailable
+from turnkeep.errors import InvalidMessage, OutcomeUnknown, StoreError, StoreFull, StoreMisconfigured, StoreUnavailable
 
 _Kinds = tuple[type[apsw.Error], ...]
 
@@ -39,6 +39,11 @@ def meaning(error: apsw.Error, path: Path) -> StoreError:
         if isinstance(error, kinds):
             return raised(f"{sentence.format(path=path)} ({error})")
     return StoreError(f"the store {path} failed: {type(error).__name__}: {error}")
+
+
+def no_text(error: UnicodeEncodeError) -> InvalidMessage:
+    """A name that SQLite cannot hold as text."""
+    return InvalidMessage(f"a name holds half a character at place {error.start}, send well-formed text")
 
 
 def at_open(error: apsw.Error, path: Path) -> StoreError:

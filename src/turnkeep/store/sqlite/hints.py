@@ -104,8 +104,11 @@ class Hub:
         self._nudges = {owner: told for owner, told in self._nudges.items() if owner in working}
 
     @asynccontextmanager
-    async def following(self, find: Callable[[Address], Awaitable[Address]]) -> AsyncIterator[Following]:
-        feed = Following(find)
+    async def following(
+        self, find: Callable[[Address], Awaitable[Address]], catch_up: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[Following]:
+        """`catch_up` returns when all that others have done until now was told."""
+        feed = Following(find, catch_up)
         self._feeds.add(feed.feed)
         try:
             yield feed
@@ -125,13 +128,15 @@ class Hub:
 class Following:
     """A `Follower`: a feed whose addresses are looked up in the file."""
 
-    def __init__(self, find: Callable[[Address], Awaitable[Address]]) -> None:
+    def __init__(self, find: Callable[[Address], Awaitable[Address]], catch_up: Callable[[], Awaitable[None]]) -> None:
         self._find = find
+        self._catch_up = catch_up
         self._threads: dict[Address, Address] = {}
         self.feed = Feed(lambda address: self._threads.get(address, address))
 
     async def add(self, address: Address) -> None:
         self._threads[address] = await self._find(address)
+        await self._catch_up()
         await self.feed.add(address)
 
     async def discard(self, address: Address) -> None:

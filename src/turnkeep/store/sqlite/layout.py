@@ -12,6 +12,7 @@ import apsw
 
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.base import LAYOUT
+from turnkeep.store.sqlite.connection import connect_to_read
 from turnkeep.store.sqlite.owners import Owners
 
 APPLICATION = 0x7475726E
@@ -102,7 +103,8 @@ def _migrate(connection: apsw.Connection, path: Path, owners: Owners, layout: in
             raise StoreMisconfigured(
                 f"the store {path} has layout {missing[0]}, which this version of turnkeep cannot read any more"
             )
-        copy_to(connection, path.with_name(f"{path.name}.layout{found}"))
+        with contextlib.closing(connect_to_read(path)) as source:  # sees what was before this transaction
+            copy_to(source, path.with_name(f"{path.name}.layout{found}"))
         for number in range(found, layout):
             steps[number](connection)
         put(connection, "layout", layout)

@@ -17,7 +17,7 @@ import apsw
 
 from turnkeep.errors import StoreUnavailable
 from turnkeep.messages import Address
-from turnkeep.store.sqlite.faults import meaning
+from turnkeep.store.sqlite.faults import meaning, no_text
 from turnkeep.store.sqlite.view import View
 
 T = TypeVar("T")
@@ -88,6 +88,8 @@ class Reader:
                 view.end()
         except apsw.Error as error:
             return None, meaning(error, self._path)
+        except UnicodeEncodeError as error:
+            return None, no_text(error)
         except Exception as error:
             return None, error
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 import apsw
 
 from turnkeep.errors import StoreFull, StoreUnavailable, ThreadQuarantined
-from turnkeep.store.sqlite.faults import at_commit, meaning
+from turnkeep.store.sqlite.faults import at_commit, meaning, no_text
 from turnkeep.store.sqlite.hints import Hub, News
 from turnkeep.store.sqlite.others import Others, free
 from turnkeep.store.sqlite.room import Ballast
@@ -203,6 +203,9 @@ class Writer:
             value = operation.act(self._transaction)
         except apsw.Error:
             raise
+        except UnicodeEncodeError as error:
+            self._transaction.undo_operation()
+            return operation, None, no_text(error)
         except Exception as error:
             self._transaction.undo_operation()
             return operation, None, error

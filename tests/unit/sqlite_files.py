@@ -1,0 +1,48 @@
+"""Stores in files, for the tests of the SQLite engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from turnkeep.store.base import Policies
+from turnkeep.store.sqlite import SqliteStore
+from turnkeep.testing import FakeClock, counting_ids
+from turnkeep.testing.suite.desk import POLICY, Desk
+
+PATIENCE = 20.0
+
+
+@asynccontextmanager
+async def opened(path: Path, policies: Policies | None = None, *, ballast: int = 0) -> AsyncIterator[Desk]:
+    """A desk whose store is this file; its names are its own."""
+    clock = FakeClock()
+    store = SqliteStore(path, policies or Policies(POLICY), clock=clock, ids=_own_ids(), ballast=ballast)
+    await store.open()
+    try:
+        yield Desk(store, clock)
+    finally:
+        await store.close()
+
+
+_given = iter(range(1, 1_000_000))
+
+
+def _own_ids() -> Callable[[str], str]:
+    """Names that no other store of this test run gives."""
+    ids, mark = counting_ids(), next(_given)
+    return lambda purpose: f"{mark:016x}{ids(purpose)[16:]}"
+
+
+def engine(desk: Desk) -> SqliteStore:
+    assert isinstance(desk.store, SqliteStore)
+    return desk.store
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until this holds, which is soon."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # what holds is done by a thread
+            await asyncio.sleep(0.005)

@@ -1,0 +1,199 @@
+"""Two opened stores on one file, as two processes have them: what one does the other sees."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.sqlite_files import PATIENCE, engine, opened
+from turnkeep.errors import LeaseLost
+from turnkeep.events import Event
+from turnkeep.messages import Address
+from turnkeep.store.base import Notice, Policies, Policy
+from turnkeep.store.sqlite import others
+from turnkeep.testing.suite.desk import HERE, Desk, answer, at, delta
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[tuple[Desk, Desk]]:
+    async with opened(tmp_path / "a.db") as one, opened(tmp_path / "a.db") as other:
+        yield one, other
+
+
+Pair = tuple[Desk, Desk]
+
+
+async def heard(notices: AsyncIterator[Notice], count: int) -> list[Event]:
+    """The next so many events."""
+    events: list[Event] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(events) < count:
+            events += (await anext(notices)).events
+    return events
+
+
+async def test_what_one_changes_the_other_knows(pair: Pair) -> None:
+    one, other = pair
+    for n in range(0, 10, 2):
+        await one.say(f"m{n}")
+        await other.say(f"m{n + 1}")
+
+    assert await one.waiting_ids() == [f"m{n}" for n in range(10)]
+    assert [event.offset for event in await other.events()] == list(range(1, 11))
+
+
+async def test_two_that_claim_never_take_the_same_thread(pair: Pair) -> None:
+    one, other = pair
+    for n in range(60):
+        await one.say(f"m{n}", where=at(f"c{n}"), window=0.0)
+
+    async def take_all(desk: Desk, owner: str) -> list[Address]:
+        taken: list[Address] = []
+        while claims := await desk.claims(owner, limit=3):
+            taken += [claim.address for claim in claims]
+        return taken
+
+    here, there = await asyncio.gather(take_all(one, "worker-1"), take_all(other, "worker-2"))
+
+    assert len(here) + len(there) == 60
+    assert len({*here, *there}) == 60
+
+
+async def test_a_claim_that_another_took_over_changes_nothing(pair: Pair) -> None:
+    one, other = pair
+    claim = await one.lease("m1", owner="worker-1")
+    one.clock.advance(100.0)
+    other.clock.advance(100.0)
+    [again] = await other.claims("worker-2")
+
+    with pytest.raises(LeaseLost):
+        await one.store.publish(claim, 0, [delta("late")])
+    with pytest.raises(LeaseLost):
+        await one.store.commit(claim, answer(claim))
+    await other.store.commit(again, answer(again))
+
+
+async def test_a_follower_hears_what_the_other_publishes_in_order(pair: Pair) -> None:
+    one, other = pair
+    claim = await one.lease("m1")
+    async with other.store.follow() as follower:
+        await follower.add(HERE)
+        notices = aiter(follower)
+        for n in range(50):
+            await one.store.publish(claim, n, [delta(f"{n} ")])
+        await other.say("m2")
+        await one.commit(claim)
+
+        events = await heard(notices, 52)
+
+    assert [event.offset for event in events] == list(range(3, 55))
+    assert "".join(event.text for event in events if event.kind == "delta") == "".join(f"{n} " for n in range(50))
+    assert events == (await other.events())[2:]
+
+
+async def test_a_follower_by_thread_id_hears_the_other_under_the_name_it_gave(pair: Pair) -> None:
+    one, other = pair
+    receipt = await one.say("m1")
+    by_id = at(receipt.thread_id)
+    async with other.store.follow() as follower:
+        await follower.add(by_id)
+        await one.say("m2")
+        async with asyncio.timeout(PATIENCE):
+            notice = await anext(aiter(follower))
+
+    assert notice.address == by_id
+    assert [event.message_ids for event in notice.events] == [("m2",)]
+
+
+async def test_too_much_at_once_is_told_without_contents(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(others, "_AT_ONCE", 10)
+    one, other = pair
+    claim = await one.lease("m1")
+    async with other.store.follow() as follower:
+        await follower.add(HERE)
+        await one.store.publish(claim, 0, [delta(f"{n} ") for n in range(30)])
+        notices = aiter(follower)
+        async with asyncio.timeout(PATIENCE):
+            while (await anext(notices)).events:
+                pass
+        await one.store.publish(claim, 30, [delta("end")])
+        [event] = await heard(notices, 1)
+
+    assert event.text == "end"
+
+
+async def test_who_waits_for_work_wakes_when_the_other_accepts(pair: Pair) -> None:
+    one, other = pair
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        waits = group.create_task(other.store.ready(queues=["q"], timeout=1_000.0))
+        await asyncio.sleep(0.02)
+        await one.say("m1", where=at("c", queue="elsewhere"), window=0.0)
+        await asyncio.sleep(0.2)
+        assert not waits.done()
+        await one.say("m1", window=0.0)
+
+    assert len(await other.claims(queues=["q"])) == 1
+
+
+async def test_a_stop_reaches_the_owner_in_the_other(pair: Pair) -> None:
+    one, other = pair
+    claim = await other.lease("m1", owner="worker-2")
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        nudged = group.create_task(other.store.nudged("worker-2", timeout=1_000.0))
+        assert await one.store.cancel(HERE)
+
+    assert nudged.result() == {HERE}
+    assert (await other.store.renew("worker-2", [claim], lease=30.0))[claim.token].stop == "cancel"
+
+
+async def test_a_stop_pressed_where_the_run_is_needs_no_row(pair: Pair) -> None:
+    one, _ = pair
+    await one.lease("m1", owner="worker-1")
+
+    await one.store.cancel(HERE)
+
+    assert await one.store.nudged("worker-1", timeout=1_000.0) == {HERE}
+    assert engine(one).use().transaction.newest("nudge", "id") == 0
+
+
+async def test_shares_of_tenants_count_in_all_processes(tmp_path: Path) -> None:
+    policies = Policies(Policy(window=0.0))
+    async with opened(tmp_path / "a.db", policies) as one, opened(tmp_path / "a.db", policies) as other:
+        for n in range(4):
+            for tenant in ("a", "b"):
+                await one.say("m", where=at(f"c{n}", tenant=tenant))
+
+        order: list[str] = []
+        for desk in (one, other, one, other, other, one):
+            order += [claim.address.tenant for claim in await desk.claims("worker", limit=1)]
+
+    assert order == ["a", "b", "a", "b", "a", "b"]
+
+
+async def test_a_sink_opened_by_one_gets_what_the_other_does(pair: Pair) -> None:
+    one, other = pair
+    await other.say("m1")
+    await one.store.open_sink("relay")
+    await other.say("m2")
+    await one.say("m3")
+
+    found = await other.store.deliveries("relay", 0, after="", limit=10)
+
+    assert [delivery.event.message_ids for delivery in found] == [("m2",), ("m3",)]
+
+
+async def test_expired_threads_of_one_are_gone_for_the_other(pair: Pair) -> None:
+    one, other = pair
+    await one.store.thread(HERE, create=True)
+    assert await other.store.thread(HERE) is not None
+    for desk in pair:
+        desk.clock.advance(1e8)
+
+    assert await one.store.expire() == 1
+
+    assert await other.store.thread(HERE) is None
+    await other.say("m1")
+    assert await one.waiting_ids() == ["m1"]

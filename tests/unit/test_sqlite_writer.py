@@ -1,0 +1,338 @@
+"""Group commit: all operations that wait become one transaction, and each of them succeeds or fails by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from tests.unit.sqlite_files import PATIENCE, engine, opened, until
+from turnkeep.errors import StoreError, StoreFull, StoreUnavailable
+from turnkeep.store.sqlite import reader, writer
+from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.view import View
+from turnkeep.testing.suite.desk import HERE, Desk, answer, at, delta, said
+
+
+class Gate:
+    """An operation that keeps the writer until it is told to go on, so that others gather behind it."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, tx: Transaction) -> None:
+        self.reached.set()
+        assert self.go_on.wait(PATIENCE)
+
+
+async def together(desk: Desk, *operations: Any) -> list[Any]:
+    """Do all of these in one group."""
+    gate = Gate()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(engine(desk).use().writer.run(gate))
+        await until(gate.reached.is_set)
+        outcomes = group.create_task(_gathered(operations))
+        await asyncio.sleep(0.05)  # one turn of the loop for each is enough; what comes late is another group
+        gate.go_on.set()
+    return outcomes.result()
+
+
+async def _gathered(operations: Any) -> list[Any]:
+    return list(await asyncio.gather(*operations, return_exceptions=True))
+
+
+def connection_of(desk: Desk) -> apsw.Connection:
+    return engine(desk).use().transaction.connection
+
+
+@contextmanager
+def traced(desk: Desk) -> Iterator[list[str]]:
+    """The statements of the writer, as they are executed."""
+    statements: list[str] = []
+
+    def trace(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
+        statements.append(statement)
+        return True
+
+    connection_of(desk).exec_trace = trace
+    yield statements
+    connection_of(desk).exec_trace = None
+
+
+def commits(statements: list[str]) -> int:
+    return statements.count("COMMIT")
+
+
+# ---------------------------------------------------------------- groups
+
+
+async def test_operations_that_wait_become_one_transaction(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        with traced(desk) as statements:
+            receipts = await together(desk, *[desk.say(f"m{n}", where=at(f"c{n}")) for n in range(100)])
+
+        assert len({receipt.thread_id for receipt in receipts}) == 100
+        assert commits(statements) <= 3  # the gate, the hundred, perhaps a sweep
+        assert (await desk.store.counts()).open_messages == 100
+
+
+async def test_messages_of_many_threads_are_accepted_in_one_transaction(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        with traced(desk) as statements:
+            outcomes = await desk.store.accept([said(f"m{n}", where=at(f"c{n % 10}")) for n in range(40)])
+
+        assert [outcome.message_id for outcome in outcomes] == [f"m{n}" for n in range(40)]  # type: ignore[union-attr]
+        assert commits(statements) <= 3
+
+
+async def test_an_operation_that_breaks_after_it_wrote_is_taken_back_alone(tmp_path: Path) -> None:
+    def breaks(tx: Transaction) -> None:
+        kept = tx.find_or_new(at("broken"))
+        tx.save(kept)
+        raise RuntimeError("this one breaks")
+
+    async with opened(tmp_path / "a.db") as desk:
+        first, error, last = await together(
+            desk, desk.say("m1", where=at("first")), engine(desk).write(breaks), desk.say("m2", where=at("last"))
+        )
+
+        assert isinstance(error, RuntimeError)
+        assert (first.message_id, last.message_id) == ("m1", "m2")
+        assert await desk.store.thread(at("broken")) is None
+        assert await desk.waiting_ids(at("first")) == ["m1"]
+        assert await desk.waiting_ids(at("last")) == ["m2"]
+
+
+async def test_what_a_refused_operation_changed_in_memory_is_forgotten(tmp_path: Path) -> None:
+    def breaks(tx: Transaction) -> None:
+        kept = tx.get(HERE)
+        kept.thread.metadata["colour"] = "red"
+        kept.thread.top = 99
+        raise ValueError("no")
+
+    async with opened(tmp_path / "a.db") as desk:
+        await desk.say("m1")
+
+        with pytest.raises(ValueError, match="no"):
+            await engine(desk).write(breaks)
+
+        await desk.say("m2")
+        assert (await desk.thread()).metadata == {}
+        assert [event.offset for event in await desk.events()] == [1, 2]
+
+
+async def test_a_transaction_that_fails_is_tried_again_one_by_one(tmp_path: Path) -> None:
+    def damages(tx: Transaction) -> None:
+        tx.save(tx.find_or_new(at("damaged")))
+        tx.connection.execute("SELECT * FROM no_such_table")
+
+    async with opened(tmp_path / "a.db") as desk:
+        first, error, last = await together(
+            desk, desk.say("m1", where=at("first")), engine(desk).write(damages), desk.say("m2", where=at("last"))
+        )
+
+        assert isinstance(error, StoreError)
+        assert "no such table" in str(error)
+        assert (first.message_id, last.message_id) == ("m1", "m2")
+        assert await desk.store.thread(at("damaged")) is None
+        assert (await desk.store.counts()).open_messages == 2
+
+
+async def test_an_operation_given_up_before_its_turn_is_not_done(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        gate = Gate()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(engine(desk).use().writer.run(gate))
+            await until(gate.reached.is_set)
+            given_up = group.create_task(desk.say("m1"))
+            await asyncio.sleep(0.01)
+            given_up.cancel()
+            await asyncio.sleep(0.01)
+            gate.go_on.set()
+
+        await desk.say("m2")
+        assert await desk.waiting_ids() == ["m2"]
+
+
+# ---------------------------------------------------------------- how durable
+
+
+async def test_a_group_of_deltas_does_not_wait_for_the_disk_and_any_other_does(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        claim = await desk.lease("m1")
+        with traced(desk) as statements:
+            await desk.store.publish(claim, 0, [delta("a")])
+            await desk.store.pace("key", requests=10, tokens=0, tokens_wanted=0)
+            await desk.say("m2")
+            await together(desk, desk.store.publish(claim, 1, [delta("b")]), desk.say("m3"))
+            await desk.store.publish(claim, 2, [delta("c")])
+
+    told = [s for s in statements if s.startswith("PRAGMA synchronous")]
+    assert told == ["PRAGMA synchronous = normal", "PRAGMA synchronous = full", "PRAGMA synchronous = normal"]
+
+
+async def test_a_delta_writes_its_event_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        claim = await desk.lease("m1")
+        with traced(desk) as statements:
+            await desk.store.publish(claim, 0, [delta("a")])
+
+    written = [s.split()[2] for s in statements if s.startswith("INSERT")]
+    assert written == ["event"]
+    assert not [s for s in statements if s.startswith("UPDATE")]
+
+
+async def test_offsets_and_counters_of_deltas_survive_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        claim = await desk.lease("m1")
+        top = await desk.store.publish(claim, 0, [delta("a"), delta("b")])
+
+        async with opened(path) as other:
+            assert (await other.thread()).top == top
+            assert await other.store.publish(claim, 0, [delta("a"), delta("b"), delta("c")]) == top + 1
+        assert await desk.store.publish(claim, 3, [delta("d")]) == top + 2
+        assert [e.text for e in await desk.events() if e.kind == "delta"] == ["a", "b", "c", "d"]
+
+
+# ---------------------------------------------------------------- bounds
+
+
+async def test_who_comes_when_too_much_waits_waits_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "CAPACITY", 3)
+    async with opened(tmp_path / "a.db") as desk:
+        gate = Gate()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(engine(desk).use().writer.run(gate))
+            await until(gate.reached.is_set)
+            said_all = [group.create_task(desk.say(f"m{n}")) for n in range(10)]
+            await asyncio.sleep(0.05)
+            assert engine(desk).use().writer.waiting == 3
+            gate.go_on.set()
+
+        assert len([task.result() for task in said_all]) == 10
+        assert len(await desk.waiting_ids()) == 10
+
+
+async def test_who_waits_outside_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "CAPACITY", 1)
+    monkeypatch.setattr(writer, "PATIENCE", 0.01)
+    async with opened(tmp_path / "a.db") as desk:
+        gate = Gate()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(engine(desk).use().writer.run(gate))
+            await until(gate.reached.is_set)
+            with pytest.raises(StoreUnavailable, match="operations wait for the store"):
+                await desk.say("m1")
+            gate.go_on.set()
+
+        await desk.say("m1")
+
+
+async def test_looks_have_a_bound_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached, go_on = threading.Semaphore(0), threading.Event()
+
+    def blocks(view: View) -> None:
+        reached.release()
+        assert go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(reader, "CAPACITY", 2)
+    async with opened(tmp_path / "a.db") as desk, asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(engine(desk).read_from(blocks))
+        await asyncio.sleep(0.01)
+        with pytest.raises(StoreUnavailable, match="looks wait for the store"):
+            await desk.store.thread(HERE)
+        go_on.set()
+
+
+async def test_a_long_look_keeps_nobody_from_writing_or_reading(tmp_path: Path) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def blocks(view: View) -> int:
+        reached.set()
+        assert go_on.wait(PATIENCE)
+        count: int = view.connection.execute("SELECT count(*) FROM thread").get
+        return count
+
+    async with opened(tmp_path / "a.db") as desk, asyncio.TaskGroup() as group:
+        look = group.create_task(engine(desk).read_from(blocks))
+        await until(reached.is_set)
+        await desk.say("m1")
+        assert await desk.waiting_ids() == ["m1"]
+        go_on.set()
+        assert await look == 1  # its snapshot begins with its first statement
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+@contextmanager
+def full(desk: Desk, room: int = 0) -> Iterator[None]:
+    """A file that cannot grow by more than so many pages."""
+    connection = connection_of(desk)
+    pages: int = connection.pragma("page_count")
+    connection.pragma("max_page_count", pages + room)
+    yield
+    connection.pragma("max_page_count", 1 << 30)
+
+
+LONG = "x" * 50_000
+
+
+async def test_a_full_disk_is_told_and_nothing_of_the_message_is_kept(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db", ballast=100_000) as desk:
+        await desk.say("m1")
+        with full(desk):
+            with pytest.raises(StoreFull, match=r"the disk of .* is full"):
+                await desk.say("m2", LONG)
+            assert await desk.waiting_ids() == ["m1"]
+
+
+async def test_on_a_full_disk_the_ballast_goes_first_and_new_messages_are_refused(tmp_path: Path) -> None:
+    ballast = tmp_path / "a.db.ballast"
+    async with opened(tmp_path / "a.db", ballast=100_000) as desk:
+        claim = await desk.lease("m1")
+        assert ballast.exists()
+        with full(desk):
+            with pytest.raises(StoreFull):
+                await desk.say("m2", LONG)
+            assert not ballast.exists()
+            with pytest.raises(StoreFull):
+                await desk.say("m3")
+            with pytest.raises(StoreFull):
+                await desk.store.check()
+            await desk.store.publish(claim, 0, [delta("a")])
+            await desk.store.renew(claim.owner, [claim], lease=30.0)
+            await desk.store.commit(claim, answer(claim))
+        assert await desk.status("m1") == "answered"
+
+
+async def test_when_there_is_room_again_messages_are_taken_again(tmp_path: Path) -> None:
+    ballast = tmp_path / "a.db.ballast"
+    async with opened(tmp_path / "a.db", ballast=100_000) as desk:
+        with full(desk), pytest.raises(StoreFull):
+            await desk.say("m1", LONG)
+
+        await until(ballast.exists)
+
+        await until_taken(desk)
+        await desk.store.check()
+
+
+async def until_taken(desk: Desk) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                await desk.say("m1", LONG)
+            except StoreFull:
+                await asyncio.sleep(0.01)
+            else:
+                return
