@@ -1,9 +1,7 @@
 """`AssistantMessageQueue`: takes messages in, takes turns, and gives answers out.
 
-The public face of the house and its composition: it opens the store, the model client (or the built-in simulator),
-the tools and
-the worker, and closes them again. Doors, the command line and other people's programs use nothing beneath it to send
-a message.
+The public face of the house: it opens the store, the model client (or the built-in simulator), the tools and the worker,
+and closes them again. Doors, the command line and other people's programs use nothing beneath it to send a message.
 """
 
 from __future__ import annotations
@@ -21,14 +19,15 @@ from turnkeep.clock import SystemClock
 from turnkeep.composition import Life, open_endpoint, open_house, policies, watch_process
 from turnkeep.errors import ConfigurationError, NotFound, Rejected, ThreadNotFound, TurnkeepError
 from turnkeep.events import Event
+from turnkeep.hooks import Hook, Hooks
 from turnkeep.hub import Hub, Stream
 from turnkeep.lease import LeaseRules
-from turnkeep.messages import Address, BusyPolicy, Content, Item, Message, text_content
+from turnkeep.messages import Address, BusyPolicy, Content, Item, Message, UserItem, text_content
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.run import House
 from turnkeep.settings import Settings
 from turnkeep.store import store_of
-from turnkeep.store.base import Call, Decision, Receipt, RunRecord, Store, ThreadRecord
+from turnkeep.store.base import Call, Decision, Entry, Receipt, RunRecord, Store, ThreadRecord
 from turnkeep.store.timed import timed
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools.toolbox import Registrable, Toolbox
@@ -36,7 +35,6 @@ from turnkeep.worker import Worker, WorkerRules
 
 log = get_log(__name__)
 
-Hook = Callable[[str, Event], Awaitable[None] | None]
 HandleRequiresAction = Callable[[str, str, list[dict[str, Any]]], Awaitable[list[dict[str, Any]] | None]]
 
 
@@ -65,10 +63,9 @@ class AssistantMessageQueue:
     """A queue of conversations. Constructing opens nothing; the first use does, or `async with`.
 
     Without `redis_url` it is embedded: an SQLite file in the working directory. Without a key and base URL the
-    built-in simulator
-    answers. `lock_duration` is the deadline of a run, in seconds; `message_delay` a fixed window: each batch waits
-    that long after its
-    first message. Settings that are not given come from `settings`, or the environment.
+    built-in simulator answers. `lock_duration` is the deadline of a run, in seconds; `message_delay` a fixed window:
+    each batch waits that long after its first message. Settings that are not given come from `settings`, or the
+    environment.
     """
 
     def __init__(
@@ -147,7 +144,7 @@ class AssistantMessageQueue:
         self.model_name = settings.openai_model or self.catalog.default
         self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
         self.simulator_url: str | None = None
-        self._hooks: dict[str, list[Hook]] = {}
+        self._hooks = Hooks(self.hub)
         self._worker: Worker | None = None
         self._worker_wanted = asyncio.Event()
         self._life = Life(self._live, name=f"turnkeep-{self.name}")
@@ -171,6 +168,11 @@ class AssistantMessageQueue:
         if _loop_runs():
             self._life.begin()
 
+    async def run_worker(self) -> None:
+        """Answer messages until `close` is called: the main of a plain worker process."""
+        self.start_worker()
+        await self.lives_until(self._life.closing)
+
     async def close(self) -> None:
         """Drain: claim no more, let runs end or give them back, close everything. Safe to repeat."""
         await self._life.close()
@@ -189,7 +191,7 @@ class AssistantMessageQueue:
             async with asyncio.TaskGroup() as group:
                 hub = group.create_task(self.hub.run())
                 watching = watch_process(self.meter, group)
-                hooks = group.create_task(self._call_hooks()) if self._hooks else None
+                hooks = group.create_task(self._hooks.run())
                 starting = group.create_task(self._start_worker_when_wanted(group, house))
                 opened()
                 await self._life.closing.wait()
@@ -275,8 +277,7 @@ class AssistantMessageQueue:
         """Take one message in durably; the thread is created if it is new.
 
         `wishes`: on_busy, window, max_wait, not_before, flush, metadata. Without a `message_id` one is minted, and
-        the receipt says that
-        this send is not idempotent. Raises `Rejected`.
+        the receipt says that this send is not idempotent. Raises `Rejected`.
         """
         await self.open()
         content = text_content(text) if isinstance(text, str) else text
@@ -288,6 +289,8 @@ class AssistantMessageQueue:
             minted=message_id is None,
             **wishes,
         )
+        if self._hooks:
+            await self._hooks.watch(message.address)
         [outcome] = await self.accept([message])
         if isinstance(outcome, Rejected):
             raise outcome
@@ -368,6 +371,34 @@ class AssistantMessageQueue:
         await self.open()
         return await self.store.cancel(self.address(thread_id), drop_inbox=drop_inbox)
 
+    async def regenerate(self, thread_id: str, *, tenant: str = "default") -> list[Receipt]:
+        """Answer the last turn again: its messages are sent once more, under new ids, and the old turn is taken back.
+
+        Raises `NotFound` (nothing was answered), `ThreadBusy`. The copies are durable before the old turn goes, so a
+        crash between the two loses nothing.
+        """
+        await self.open()
+        address = self.address(thread_id, tenant)
+        history = await self.store.history(address)
+        said = last_said(history.entries)
+        if not said:
+            raise NotFound(f"there is no turn on thread {thread_id!r} to answer again")
+        copies = [
+            Message(address, f"msg_{secrets.token_hex(12)}", item.content, window=30.0, max_wait=30.0) for item in said
+        ]
+        receipts = await self.accept(copies)
+        for receipt in receipts:
+            if isinstance(receipt, Rejected):
+                raise receipt
+        try:
+            await self.store.rewind(address)
+        except Rejected:
+            for copy in copies:
+                await self.store.withdraw(address, copy.message_id)
+            raise
+        await self.store.flush(address)
+        return [receipt for receipt in receipts if isinstance(receipt, Receipt)]
+
     async def submit_tool_outputs(self, thread_id: str, outputs: Sequence[Mapping[str, Any]]) -> list[Call]:
         """Give the outputs of held calls, as ``{"tool_call_id", "output"}``. Raises `NotFound`, `Conflict`."""
         record = await self.get_thread(thread_id)
@@ -384,14 +415,17 @@ class AssistantMessageQueue:
     # ---------------------------------------------------------------- hooks
 
     def on(self, kind: str, hook: Hook) -> Hook:
-        """Call `hook(channel, event)` for events of this kind, or ``"*"``, on channels that messages were sent to from
-        here.
+        """Call `hook(channel, event)` for events of this kind, or ``"*"``, on channels that messages are sent to from
+        here. Raises `ConfigurationError` for a kind that does not exist.
         """
-        self._hooks.setdefault(kind, []).append(hook)
+        self._hooks.add(kind, hook)
         return hook
 
-    async def _call_hooks(self) -> None:
-        await asyncio.Event().wait()
+
+def last_said(entries: Sequence[Entry]) -> list[UserItem]:
+    """What the user said in the last turn that holds anything of the user."""
+    turns = [entry.turn for entry in entries if isinstance(entry.item, UserItem)]
+    return [e.item for e in entries if turns and e.turn == turns[-1] and isinstance(e.item, UserItem)]
 
 
 def _answer_in(event: Event) -> str:
