@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from tests.process.command import UUID, Desk
+from turnkeep.messages import Address
 from turnkeep.simulator import Options, Simulator, serve
+from turnkeep.store.sqlite import SqliteStore
 
 
 @pytest.fixture
@@ -114,6 +116,17 @@ def test_an_export_has_every_thread_with_its_transcript(desk: Desk) -> None:
     assert desk.run("threads", "export", "all.jsonl").out == "wrote 2 threads to all.jsonl\n"
     written = [json.loads(line) for line in (desk.folder / "all.jsonl").read_text().splitlines()]
     assert {one["channel"]: one["items"] for one in written} == {name: one["items"] for name, one in lines.items()}
+
+
+async def test_many_threads_are_cleared_and_counted(desk: Desk) -> None:
+    desk.store.parent.mkdir()
+    store = SqliteStore(desk.store)
+    await store.open()
+    for number in range(150):
+        await store.thread(Address("default", "assistant", f"c{number}"), create=True)
+    await store.close()
+    assert (await asyncio.to_thread(desk.run, "threads", "clear", "--yes")).out == "cleared 150 threads\n"
+    assert (await asyncio.to_thread(desk.run, "threads", "list")).out == "no threads\n"
 
 
 def test_looking_makes_no_store(desk: Desk) -> None:

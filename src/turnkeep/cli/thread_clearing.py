@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +19,8 @@ AT_ONCE = 64
 """Threads that are forgotten at once, so that the store can do them together."""
 NAMED = 20
 """Threads that are named one by one in a remark."""
+
+Outcome = Literal["forgotten", "gone", "busy"]
 
 
 def forget(
@@ -83,19 +86,20 @@ async def _clear(
 
 
 async def _forget_all(store: Store, addresses: list[Address], *, force: bool) -> tuple[int, list[str]]:
+    """How many were forgotten, and the channels of those that were not."""
     cleared, skipped = 0, []
     with output.progress("clearing") as step:
-
-        async def forget_one(address: Address) -> None:
-            nonlocal cleared
-            try:
-                cleared += await store.forget(address, force=force)
-            except ThreadBusy:
-                skipped.append(address.channel)
-            step()
-
         for first in range(0, len(addresses), AT_ONCE):
-            async with asyncio.TaskGroup() as group:
-                for address in addresses[first : first + AT_ONCE]:
-                    group.create_task(forget_one(address))
-    return cleared, sorted(skipped)
+            chosen = addresses[first : first + AT_ONCE]
+            done = await asyncio.gather(*(_forget_idle(store, address, step, force=force) for address in chosen))
+            cleared += done.count("forgotten")
+            skipped += [address.channel for address, outcome in zip(chosen, done, strict=True) if outcome == "busy"]
+    return cleared, skipped
+
+
+async def _forget_idle(store: Store, address: Address, step: Callable[[], None], *, force: bool) -> Outcome:
+    step()
+    try:
+        return "forgotten" if await store.forget(address, force=force) else "gone"
+    except ThreadBusy:
+        return "busy"
