@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -104,8 +105,8 @@ def test_a_taken_port_is_told_with_the_way_out(desk: Desk) -> None:
 
 
 def test_a_server_that_is_none_of_ours_is_told(desk: Desk) -> None:
-    with desk.running("dev") as service:
-        said = desk.run("send", "c1", "Hi", TURNKEEP_URL=f"{service.url}/elsewhere")
+    with desk.running("simulate", "--port", "0", "--json", listens=False) as other:
+        said = desk.run("send", "c1", "Hi", TURNKEEP_URL=json.loads(other.log.read_text())["base_url"])
     one_sentence(said, 1, "404", "is it turnkeep?")
 
 

@@ -132,14 +132,22 @@ async def _checked(response: aiohttp.ClientResponse) -> None:
     """Raises what the server says."""
     if response.status < 400:
         return
-    try:
-        told = orjson.loads(await response.read())["error"]
-        code, message = str(told["code"]), str(told["message"])
-    except (ValueError, KeyError, TypeError):
-        raise ServerUnreachable(f"{response.url.origin()} answers {response.status}, is it turnkeep?") from None
+    code, message = _words_of(await response.read())
+    if code is None:
+        raise ServerUnreachable(f"{response.url.origin()} answers {response.status}, is it turnkeep?")
     if code in (NotAuthenticated.code, NotAllowed.code):
         raise NotAllowed(f"the server asks for a credential: {message}")
     raise _kinds(TurnkeepError).get(code, TurnkeepError)(message)
+
+
+def _words_of(body: bytes) -> tuple[str | None, str]:
+    """Code and message of a refusal; no code where this is none of ours."""
+    try:
+        told = orjson.loads(body)["error"]
+        code, message = told["code"], told["message"]
+    except (ValueError, KeyError, TypeError):
+        return None, ""
+    return code if isinstance(code, str) else None, str(message)
 
 
 def _kinds(root: type[TurnkeepError]) -> dict[str, type[TurnkeepError]]:
