@@ -92,7 +92,7 @@ async def service(
     """A whole service with its AMQP door, and a client that listens. With `model` it asks a simulator that is there."""
     simulator = simulator or Simulator()
     async with contextlib.AsyncExitStack() as stack:
-        asked = model or await stack.enter_async_context(serve(simulator))
+        asked = await stack.enter_async_context(serve(simulator)) if model is None else model
         queue = AssistantMessageQueue.from_settings(
             Settings.load(**_values(rabbit, store, asked, settings)), toolbox=Toolbox(tools)
         )
