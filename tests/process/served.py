@@ -14,7 +14,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from tests.scenario.house import QUICK
-from turnkeep.doors.server import listening
+from turnkeep.doors.server import Role, listening
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.simulator import Simulator, serve
@@ -61,7 +61,7 @@ def ends(frame: dict[str, Any]) -> bool:
 
 @contextlib.asynccontextmanager
 async def served(
-    store: str = "memory:", *, tools: Iterable[Registrable] = (), **settings: Any
+    store: str = "memory:", *, tools: Iterable[Registrable] = (), role: Role = "all", **settings: Any
 ) -> AsyncIterator[Served]:
     simulator = Simulator()
     async with serve(simulator) as model_url, aiohttp.ClientSession() as http:
@@ -70,5 +70,5 @@ async def served(
             "model_api": "responses", "port": 0, "channel_rate": "0", "user_rate": "0", **settings,
         }  # fmt: skip
         queue = AssistantMessageQueue.from_settings(Settings.load(**values), toolbox=Toolbox(tools))
-        async with listening(queue) as url:
+        async with listening(queue, role) as url:
             yield Served(url, queue, simulator, http)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from turnkeep.errors import NotAllowed
+from starlette.datastructures import Headers
+
+from turnkeep.errors import InvalidMessage, NotAllowed, NotAuthenticated
 from turnkeep.messages import DEFAULT_TENANT
 
 Scope = Literal["send", "read", "admin"]
 ALL_SCOPES: frozenset[Scope] = frozenset({"send", "read", "admin"})
+THREAD_PREFIX = "thread_"
+COOKIE = "turnkeep_session"
+CSRF_HEADER = "x-csrf-token"
+PROTOCOL = "turnkeep"
+"""The WebSocket subprotocol; `ticket.<value>` may stand beside it."""
+LONGEST = 8_192
+"""Characters of a credential that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +28,7 @@ class Principal:
     """Somebody whose credential was checked. `channels` None: all of the tenant; else exact names, or prefixes that
     end in ``*``.
 
-    `expires_at` in Unix seconds; None: never.
+    `expires_at` in Unix seconds; None: never. `key` is the id of the API key that all of it rests on, if it does.
     """
 
     tenant: str = DEFAULT_TENANT
@@ -26,30 +36,115 @@ class Principal:
     scopes: frozenset[Scope] = ALL_SCOPES
     channels: tuple[str, ...] | None = None
     expires_at: float | None = None
+    key: str | None = None
 
     def require(self, scope: Scope, channel: str | None = None) -> None:
-        """Raises `NotAllowed` unless this credential reaches that far."""
+        """Raises `NotAllowed` unless this credential reaches that far; without a channel: all of its tenant."""
         if scope not in self.scopes and "admin" not in self.scopes:
             raise NotAllowed(f"this credential has no scope {scope!r}")
+        if channel is None and self.channels is not None:
+            raise NotAllowed("this credential reaches some channels only, not the whole tenant")
         if channel is not None and not self.reaches(channel):
             raise NotAllowed("this credential does not reach that channel")
 
     def reaches(self, channel: str) -> bool:
-        if self.channels is None:
-            return True
-        return any(channel.startswith(name[:-1]) if name.endswith("*") else channel == name for name in self.channels)
+        return self.channels is None or any(_covers(pattern, channel) for pattern in self.channels)
+
+
+def _covers(pattern: str, channel: str) -> bool:
+    """A thread is named by its id in place of its channel: a prefix meant for channels does not reach it."""
+    prefix, star = pattern[:-1], pattern.endswith("*")
+    if not star:
+        return channel == pattern
+    if channel.startswith(THREAD_PREFIX) and prefix and not prefix.startswith(THREAD_PREFIX):
+        return False
+    return channel.startswith(prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Everything a request showed that may be a credential. `changes`: it asks for more than to look, so a session
+    needs its CSRF token beside it.
+    """
+
+    bearer: str | None = None
+    ticket: str | None = None
+    session: str | None = None
+    csrf: str | None = None
+    changes: bool = False
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.bearer is None and self.ticket is None and self.session is None
+
+
+def shown_by(
+    headers: Headers, cookies: Mapping[str, str], query: Mapping[str, str], *, changes: bool, socket: bool = False
+) -> Shown:
+    """Raises `InvalidMessage` for a credential in the address, `NotAuthenticated` for one that makes no sense."""
+    _refuse_in_query(query)
+    session = cookies.get(COOKIE)
+    if socket and "origin" not in headers:
+        session = None  # only a browser has cookies, and a browser says where it comes from
+    return Shown(
+        bearer=_bearer(headers),
+        ticket=_ticket(headers) if socket else None,
+        session=session[:LONGEST] if session else None,
+        csrf=headers.get(CSRF_HEADER),
+        changes=changes,
+    )
+
+
+def _bearer(headers: Headers) -> str | None:
+    given = headers.getlist("authorization")
+    if not given:
+        return None
+    scheme, _, value = given[0].partition(" ")
+    if len(given) > 1 or scheme.lower() != "bearer" or not value.strip() or len(value) > LONGEST:
+        raise NotAuthenticated("expected one header 'Authorization: Bearer …' with an API key or a token")
+    return value.strip()
+
+
+def _ticket(headers: Headers) -> str | None:
+    offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
+    found = [name.removeprefix("ticket.") for name in offered if name.startswith("ticket.")]
+    return found[0][:LONGEST] if found else None
+
+
+_NAMES = frozenset({
+    "token", "access_token", "api_key", "apikey", "key", "ticket", "authorization", "auth", "jwt", "bearer", "session",
+    "password", "secret",
+})  # fmt: skip
+_LOOKS_SECRET = re.compile(r"^(?:bearer\s+)?(?:tk_[0-9a-f]+_|eyJ[\w-]+\.[\w-]+\.)", re.IGNORECASE)
+
+
+def _refuse_in_query(query: Mapping[str, str]) -> None:
+    """Addresses end in logs, histories and Referer headers."""
+    for name, value in query.items():
+        if name.lower() in _NAMES or _LOOKS_SECRET.match(value):
+            raise InvalidMessage(
+                "a credential is never taken from the address: send it as 'Authorization: Bearer …', "
+                "and from a browser's socket a ticket (POST /api/tickets)"
+            )
 
 
 class Access(Protocol):
     """Decides who somebody is."""
 
-    async def authenticate(self, headers: Mapping[str, str], *, cookies: Mapping[str, str]) -> Principal:
+    async def authenticate(self, shown: Shown) -> Principal:
         """Raises `NotAuthenticated`."""
+        ...
+
+    async def still(self, principal: Principal) -> None:
+        """Raises `NotAuthenticated` once the credential has expired or was revoked."""
         ...
 
 
 class Open:
     """Everybody on this machine is the one user of the one tenant."""
 
-    async def authenticate(self, headers: Mapping[str, str], *, cookies: Mapping[str, str]) -> Principal:
+    async def authenticate(self, shown: Shown) -> Principal:
         return Principal()
+
+    async def still(self, principal: Principal) -> None:
+        return

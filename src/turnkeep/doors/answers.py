@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import orjson
+from starlette.responses import JSONResponse, Response
 
 from turnkeep import errors
 from turnkeep.errors import TurnkeepError
@@ -46,3 +50,20 @@ def retry_after(error: TurnkeepError) -> float | None:
     if not error.retryable:
         return None
     return error.retry_after if error.retry_after is not None else 1.0
+
+
+class JSON(JSONResponse):
+    """An answer."""
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+def refused(error: TurnkeepError) -> Response:
+    """An error as an answer."""
+    headers = {}
+    if (seconds := retry_after(error)) is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+    if isinstance(error, errors.NotAuthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="turnkeep"'
+    return JSON({"error": told(error)}, status_code=status_of(error), headers=headers)

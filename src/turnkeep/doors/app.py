@@ -3,74 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from importlib import resources
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.websockets import WebSocket
 
 from turnkeep.doors.access import Access, Open
-from turnkeep.doors.greeting import Greeting
-from turnkeep.doors.http import JSON, HttpDoor, refused
+from turnkeep.doors.answers import JSON, refused
+from turnkeep.doors.http import HttpDoor
 from turnkeep.doors.limits import Limits
-from turnkeep.doors.sse import stream_events
-from turnkeep.doors.websocket import RESTART, Socket
-from turnkeep.errors import StoreError, TurnkeepError
+from turnkeep.doors.openapi import document
+from turnkeep.doors.origin import Origins
+from turnkeep.doors.routes import ENDPOINTS
+from turnkeep.doors.sockets import Sockets
+from turnkeep.errors import StoreError
 from turnkeep.queue import AssistantMessageQueue
-
-
-class Sockets:
-    """The open sockets of this process."""
-
-    def __init__(self, queue: AssistantMessageQueue, access: Access, limits: Limits) -> None:
-        self._queue = queue
-        self._access = access
-        self._limits = limits
-        self._greeting = Greeting(queue.store)
-        self._open: set[Socket] = set()
-        self._of_user: dict[tuple[str, str], int] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    async def answer(self, websocket: WebSocket) -> None:
-        """Authenticate before accepting, then serve until the end."""
-        try:
-            principal = await self._access.authenticate(websocket.headers, cookies=websocket.cookies)
-        except TurnkeepError as error:
-            await websocket.accept()
-            await websocket.close(4401, str(error)[:100])
-            return
-        user = (principal.tenant, principal.subject)
-        greeting = await self._greeting.headers()
-        await websocket.accept(subprotocol=_subprotocol(websocket.headers), headers=greeting)
-        if self._of_user.get(user, 0) >= self._limits.sockets_per_user:
-            await websocket.close(4408, "too many sockets")
-            return
-        socket = Socket(websocket, self._queue, principal, self._limits)
-        self._open.add(socket)
-        self._of_user[user] = self._of_user.get(user, 0) + 1
-        try:
-            await socket.serve()
-        finally:
-            self._open.discard(socket)
-            self._of_user[user] -= 1
-            if not self._of_user[user]:
-                del self._of_user[user]
-
-    def close(self) -> None:
-        """Ask every client to come back."""
-        for socket in self._open:
-            socket.close(RESTART, "restarting, come back")
-
-
-def _subprotocol(headers: Mapping[str, str]) -> str | None:
-    offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
-    return "turnkeep" if "turnkeep" in offered else None
+from turnkeep.settings import Settings
 
 
 def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue: bool = True) -> Starlette:
@@ -109,9 +64,10 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
 
     application = Starlette(
         lifespan=lifespan,
+        middleware=_middleware(queue.settings, is_open=isinstance(access, Open)),
+        exception_handlers={HTTPException: _no_such_route},
         routes=[
-            Route("/api/channels/{channel:path}/events", door.endpoint(stream_events), methods=["GET"]),
-            *door.routes(),
+            *(door.route(endpoint) for endpoint in ENDPOINTS),
             WebSocketRoute("/ws", sockets.answer),
             Route("/healthz", healthy),
             Route("/readyz", ready),
@@ -119,11 +75,34 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
             Mount("/static", StaticFiles(packages=[("turnkeep", "web/static")]), name="static"),
         ],
     )
+    application.state.openapi = document(ENDPOINTS)
     application.state.queue = queue
     application.state.sockets = sockets
     return application
 
 
+def _middleware(settings: Settings, *, is_open: bool) -> list[Middleware]:
+    """Host and origin first; pages that are named may also read our answers."""
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.origins),
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+    )
+    guard: Middleware = Middleware(Origins, settings, is_open=is_open)
+    return [guard, cors] if settings.origins else [guard]
+
+
+async def _no_such_route(_: Request, error: Exception) -> Response:
+    """Errors of the routing, in the form of all others."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    code, said = NO_ROUTE if status == 404 else NO_METHOD
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return JSON({"error": {"code": code, "message": said}}, status_code=status, headers=headers)
+
+
+NO_ROUTE = ("not_found", "there is no such route")
+NO_METHOD = ("method_not_allowed", "this route does not take that method")
 PAGE_HEADERS = {
     "Content-Security-Policy": "; ".join(
         (

@@ -18,6 +18,7 @@ from typing import Literal
 import uvicorn
 
 from turnkeep.doors.app import app
+from turnkeep.doors.guard import access_of
 from turnkeep.doors.outside import outside
 from turnkeep.doors.websocket import READ_LIMIT
 from turnkeep.errors import ConfigurationError
@@ -69,7 +70,7 @@ async def _answer(
     queue: AssistantMessageQueue, listener: socket.socket, ending: asyncio.Event, started: Callable[[str], None]
 ) -> None:
     """All doors of an open queue on a listening socket."""
-    application = app(queue, own_queue=False)
+    application = app(queue, access=await access_of(queue.settings, queue.store), own_queue=False)
     server = _Server(
         uvicorn.Config(
             application,

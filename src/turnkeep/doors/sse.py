@@ -7,25 +7,28 @@ from collections.abc import AsyncIterator
 
 from starlette.responses import Response, StreamingResponse
 
+from turnkeep.doors.answers import told
 from turnkeep.doors.http import Call
 from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps
-from turnkeep.errors import InvalidMessage
+from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError
 from turnkeep.hub import Stream
 from turnkeep.messages import Address
 
 HEARTBEAT = 15.0
 EVERY = 0.05
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at the credential."""
 
 
 async def stream_events(call: Call) -> Response:
     """GET …/events: everything after `after` (or `Last-Event-ID`), then what happens."""
-    address = call.allow_read()
+    address = call.address
     epoch, after = _position(call)
     query = call.request.query_params
     dialect = Dialect(deltas=query.get("text") == "delta", everything=query.get("events") == "all")
     record = await call.queue.store.thread(address)
     stream = Stream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
-    frames = _frames(stream, address, record.thread_id if record else None, dialect)
+    frames = _frames(call, stream, address, record.thread_id if record else None, dialect)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
 
@@ -40,30 +43,52 @@ def _position(call: Call) -> tuple[str | None, int | None]:
     return epoch, int(offset)
 
 
-async def _frames(stream: Stream, address: Address, thread_id: str | None, dialect: Dialect) -> AsyncIterator[str]:
-    """Text is told at once if there was none for a while, else merged for up to 50 ms."""
+async def _frames(
+    call: Call, stream: Stream, address: Address, thread_id: str | None, dialect: Dialect
+) -> AsyncIterator[str]:
+    """Text is told at once if there was none for a while, else merged for up to 50 ms. It ends with the credential."""
+    loop = asyncio.get_running_loop()
     async with stream:
         encoder = Encoder(address, thread_id, dialect, answer=stream.begun.answer, replaces=not stream.begun.recovered)
         yield "retry: 1000\n\n"
-        quiet = 0.0
+        quiet, heard, looked = 0.0, loop.time(), loop.time()
         while True:
+            if loop.time() - looked >= LOOK_AGAIN:
+                looked = loop.time()
+                if (over := await _over(call)) is not None:
+                    yield over
+                    return
             try:
-                async with asyncio.timeout(EVERY if encoder.owes else HEARTBEAT):
+                async with asyncio.timeout(EVERY if encoder.owes else LOOK_AGAIN):
                     event = await anext(stream)
             except TimeoutError:
-                if not encoder.owes:
-                    yield ": still here\n\n"
-                for frame in encoder.flush():
-                    quiet = asyncio.get_running_loop().time()
+                frames = encoder.flush()
+                for frame in frames:
+                    quiet = loop.time()
                     yield _event(frame)
+                if not frames and loop.time() - heard >= HEARTBEAT:
+                    heard = loop.time()
+                    yield ": still here\n\n"
                 continue
+            heard = loop.time()
             for frame in encoder.encode(event):
                 yield _event(frame)
-            now = asyncio.get_running_loop().time()
+            now = loop.time()
             if encoder.owes and (dialect.deltas or now - quiet >= EVERY):
                 quiet = now
                 for frame in encoder.flush():
                     yield _event(frame)
+
+
+async def _over(call: Call) -> str | None:
+    """The last event of a stream whose credential has ended."""
+    try:
+        await call.access.still(call.principal)
+    except NotAuthenticated as error:
+        return f"event: closed\ndata: {dumps({'error': told(error)})}\n\n"
+    except StoreError:
+        return None
+    return None
 
 
 def _event(frame: Frame) -> str:

@@ -6,8 +6,8 @@ bounded outbox. A slow reader first gets merged frames, then is closed with 4008
 nothing is lost,
 and nobody else notices.
 
-Close codes: 1009 frame too large, 1012 restart (come back), 4401 not authenticated, 4403 not allowed, 4408 too many
-sockets, 4008 too slow.
+Close codes: 1009 frame too large, 1012 restart (come back), 4401 not authenticated (any more), 4403 not allowed (any
+more), 4408 too many sockets, 4008 too slow.
 """
 
 from __future__ import annotations
@@ -20,12 +20,21 @@ from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from turnkeep.doors.access import Principal
+from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
 from turnkeep.doors.intake import OURS, optional_text, read_channel, read_json, read_message
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps, enveloped
-from turnkeep.errors import InvalidMessage, NotFound, Rejected, TooManyRequests, TurnkeepError
+from turnkeep.errors import (
+    InvalidMessage,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    Rejected,
+    StoreError,
+    TooManyRequests,
+    TurnkeepError,
+)
 from turnkeep.events import Event
 from turnkeep.hub import Subscribed
 from turnkeep.messages import Address
@@ -45,7 +54,10 @@ EVERY = 0.05
 READ_LIMIT = 4_000_000
 """Bytes of a frame that are read at all."""
 
-TOO_SLOW, RESTART = 4008, 1012
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at the peer and its credential."""
+
+TOO_SLOW, RESTART, NOT_AUTHENTICATED, NOT_ALLOWED = 4008, 1012, 4401, 4403
 
 
 @dataclass(slots=True, eq=False)
@@ -81,16 +93,30 @@ class _Outbox:
         return frame
 
 
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What may be asked on a socket. `scope` None: it is about no channel."""
+
+    act: Callable[[Socket, dict[str, Any]], Awaitable[None]]
+    scope: Scope | None
+
+
 class Socket:
     """One open connection. A subscriber of the hub for each of its channels."""
 
     def __init__(
-        self, websocket: WebSocket, queue: AssistantMessageQueue, principal: Principal, limits: Limits
+        self,
+        websocket: WebSocket,
+        queue: AssistantMessageQueue,
+        principal: Principal,
+        limits: Limits,
+        access: Access,
     ) -> None:
         self._websocket = websocket
         self._queue = queue
         self._principal = principal
         self._limits = limits
+        self._access = access
         self._channels: dict[str, _Channel] = {}
         self._by_address: dict[Address, _Channel] = {}
         self._outbox = _Outbox()
@@ -138,13 +164,19 @@ class Socket:
     async def _watch(self) -> None:
         """Close a socket that does not read, and one whose credential is over."""
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(LOOK_AGAIN)
             stuck = self._outbox.frames and self._loop.time() - self._outbox.moved_at > CLOSE_AFTER
             if stuck and self._outbox.size > MERGE_ABOVE:
                 await self._cut()
-            expires = self._principal.expires_at
-            if expires is not None and expires <= self._queue.clock.now():
-                self.close(4401, "the credential has expired")
+            await self._look_at_credential()
+
+    async def _look_at_credential(self) -> None:
+        try:
+            await self._access.still(self._principal)
+        except NotAuthenticated as error:
+            self.close(NOT_AUTHENTICATED, str(error)[:100])
+        except StoreError as error:
+            log.warning("credential_not_checked", error=error.code)
 
     async def _cut(self) -> None:
         """A peer that does not read cannot be told: the connection is dropped."""
@@ -179,19 +211,11 @@ class Socket:
             self._send(self._error(TurnkeepError(), request))
 
     async def _act(self, request: dict[str, Any]) -> None:
-        if request.get("channel") == "subscription" and isinstance(request.get("payload"), dict):
-            payload = request["payload"]
-            if payload.get("action") not in ("subscribe", "unsubscribe"):
-                raise InvalidMessage("on the channel 'subscription' the action must be subscribe or unsubscribe")
-            await self._actions[payload["action"]](self, payload | {"_enveloped": True})
-            return
-        action = request.get("action")
-        if action is None and not any(name in request for name in OURS):
-            action = "message"
-        handler = self._actions.get(action) if isinstance(action, str) else None
-        if handler is None:
-            raise InvalidMessage(f"unknown action, expected one of {', '.join(sorted(self._actions))}")
-        await handler(self, request)
+        name, request = _action(request, self._actions)
+        action = self._actions[name]
+        if action.scope is not None:
+            self._principal.require(action.scope, self._address(request).channel)
+        await action.act(self, request)
 
     def _address(self, request: Mapping[str, Any]) -> Address:
         return self._queue.address(read_channel(request), self._principal.tenant)
@@ -200,7 +224,6 @@ class Socket:
 
     async def _message(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        self._principal.require("send", address.channel)
         message = read_message(request, address, limit=self._limits.message_bytes)
         self._limits.check_rate(self._principal, address)
         [outcome] = await self._queue.accept([message], create=self._limits.creates(address))
@@ -211,7 +234,6 @@ class Socket:
 
     async def _subscribe(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        self._principal.require("read", address.channel)
         if address.channel in self._channels:
             await self._unsubscribe_from(address.channel)
         if len(self._channels) >= self._limits.channels_per_socket:
@@ -250,39 +272,58 @@ class Socket:
 
     async def _typing(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        self._principal.require("send", address.channel)
         due_in = await self._queue.store.typing(address)
         self._send(self._status(request, "typing") | {"channel": address.channel, "due_in": due_in})
 
     async def _flush(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        self._principal.require("send", address.channel)
         done = await self._queue.store.flush(address)
         self._send(self._status(request, "flushed") | {"channel": address.channel, "done": done})
 
     async def _cancel(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        self._principal.require("send", address.channel)
         done = await self._queue.store.cancel(address, drop_inbox=request.get("inbox") == "drop")
         self._send(self._status(request, "cancelling") | {"channel": address.channel, "done": done})
 
     async def _decide(self, request: dict[str, Any]) -> None:
         """Decide or submit a requested action: call_id, digest, decision (approved, denied, output), output."""
         address = self._address(request)
-        self._principal.require("send", address.channel)
         call = await decide(self._queue, address, request, by=self._principal.subject)
         self._send(self._status(request, "decided") | {"channel": address.channel, "call": call})
 
-    _actions: ClassVar[dict[str, Callable[[Socket, dict[str, Any]], Awaitable[None]]]] = {
-        "message": _message,
-        "subscribe": _subscribe,
-        "unsubscribe": _unsubscribe,
-        "ping": _ping,
-        "typing": _typing,
-        "flush": _flush,
-        "cancel": _cancel,
-        "decide": _decide,
+    async def _auth(self, request: dict[str, Any]) -> None:
+        """Go on with a fresh credential of the same tenant; what it does not reach ends the connection."""
+        shown = Shown(bearer=optional_text(request, "token", LONGEST), ticket=optional_text(request, "ticket", LONGEST))
+        try:
+            principal = await self._access.authenticate(shown)
+            if principal.tenant != self._principal.tenant or principal.subject != self._principal.subject:
+                raise NotAllowed("this credential is somebody else's")
+            for address in self._by_address:
+                principal.require("read", address.channel)
+        except NotAuthenticated as error:
+            self.close(NOT_AUTHENTICATED, str(error)[:100])
+        except NotAllowed as error:
+            self.close(NOT_ALLOWED, str(error)[:100])
+        else:
+            self._principal = principal
+            self._send(self._status(request, "authenticated") | {"expires_at": principal.expires_at})
+
+    _actions: ClassVar[Mapping[str, Action]] = {
+        "auth": Action(_auth, None),
+        "ping": Action(_ping, None),
+        "message": Action(_message, "send"),
+        "subscribe": Action(_subscribe, "read"),
+        "unsubscribe": Action(_unsubscribe, "read"),
+        "typing": Action(_typing, "send"),
+        "flush": Action(_flush, "send"),
+        "cancel": Action(_cancel, "send"),
+        "decide": Action(_decide, "send"),
     }
+
+    @classmethod
+    def actions(cls) -> Mapping[str, Action]:
+        """What may be asked on a socket, and the scope each needs."""
+        return cls._actions
 
     # ---------------------------------------------------------------- streaming
 
@@ -383,6 +424,21 @@ class Socket:
         if isinstance(channel, str):
             frame["channel"] = channel
         return frame | {k: v for k, v in public.items() if k != "message"} | _echo(request)
+
+
+def _action(request: dict[str, Any], known: Mapping[str, Action]) -> tuple[str, dict[str, Any]]:
+    """The name of the action and its fields, in either form. Raises `InvalidMessage`."""
+    if request.get("channel") == "subscription" and isinstance(request.get("payload"), dict):
+        payload = request["payload"]
+        if payload.get("action") not in ("subscribe", "unsubscribe"):
+            raise InvalidMessage("on the channel 'subscription' the action must be subscribe or unsubscribe")
+        return payload["action"], payload | {"_enveloped": True}
+    name = request.get("action")
+    if name is None and not any(ours in request for ours in OURS):
+        name = "message"
+    if not isinstance(name, str) or name not in known:
+        raise InvalidMessage(f"unknown action, expected one of {', '.join(sorted(known))}")
+    return name, request
 
 
 class _Closed(Exception):

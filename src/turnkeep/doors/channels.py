@@ -1,0 +1,153 @@
+"""What can be done with one channel over HTTP: its messages, its turns, its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from turnkeep.doors.answers import JSON
+from turnkeep.doors.http import Call, message_json, run_json, thread_json
+from turnkeep.doors.intake import optional_text, read_content, read_message
+from turnkeep.doors.websocket import decide
+from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound
+from turnkeep.messages import Address, item_to_json
+from turnkeep.store.base import ThreadRecord
+
+# ---------------------------------------------------------------- messages
+
+
+async def send(call: Call) -> Response:
+    address = call.address
+    body = await call.body()
+    key = call.request.headers.get("idempotency-key")
+    if key is not None and "message_id" not in body:
+        body["message_id"] = key
+    message = read_message(body, address, limit=call.limits.message_bytes)
+    call.limits.check_rate(call.principal, address)
+    [outcome] = await call.queue.accept([message], create=call.limits.creates(address))
+    if isinstance(outcome, Rejected):
+        raise outcome
+    return JSON(outcome.to_json(), status_code=200 if outcome.repeated else 202)
+
+
+async def list_messages(call: Call) -> Response:
+    address = call.address
+    await existing(call, address)
+    history = await call.queue.store.history(address, items=call.number("limit", 200, 2_000))
+    waiting = await call.queue.store.open_messages(address)
+    return JSON(
+        {
+            "items": [{"turn": e.turn, "at": e.at, **item_to_json(e.item)} for e in history.entries],
+            "summary": history.summary,
+            "complete": history.complete,
+            "open": [message_json(record) for record in waiting],
+        }
+    )
+
+
+async def show_message(call: Call) -> Response:
+    record = await call.queue.store.message(call.address, call.path("message_id"))
+    if record is None:
+        raise NotFound("no such message, or it was forgotten")
+    return JSON(message_json(record))
+
+
+async def edit_message(call: Call) -> Response:
+    address = call.address
+    content = read_content(await call.body())
+    return JSON(message_json(await call.queue.store.edit(address, call.path("message_id"), content)))
+
+
+async def withdraw_message(call: Call) -> Response:
+    return JSON(message_json(await call.queue.store.withdraw(call.address, call.path("message_id"))))
+
+
+# ---------------------------------------------------------------- turns
+
+
+async def cancel(call: Call) -> Response:
+    address = call.address
+    body = await call.body(empty=True)
+    if body.get("inbox", "keep") not in ("keep", "drop"):
+        raise InvalidMessage("'inbox' must be keep or drop")
+    return JSON({"cancelled": await call.queue.store.cancel(address, drop_inbox=body.get("inbox") == "drop")})
+
+
+async def flush(call: Call) -> Response:
+    return JSON({"flushed": await call.queue.store.flush(call.address)})
+
+
+async def pause(call: Call) -> Response:
+    address = call.address
+    await existing(call, address)
+    await call.queue.store.pause(address)
+    return JSON({"paused": True})
+
+
+async def resume(call: Call) -> Response:
+    address = call.address
+    await existing(call, address)
+    await call.queue.store.resume(address)
+    return JSON({"paused": False})
+
+
+async def act(call: Call) -> Response:
+    address = call.address
+    body = await call.body() | {"call_id": call.path("call_id")}
+    return JSON(await decide(call.queue, address, body, by=call.principal.subject))
+
+
+async def list_runs(call: Call) -> Response:
+    address = call.address
+    await existing(call, address)
+    return JSON({"runs": [run_json(run) for run in await call.queue.store.runs(address)]})
+
+
+# ---------------------------------------------------------------- channels
+
+
+async def existing(call: Call, address: Address) -> ThreadRecord:
+    record = await call.queue.store.thread(address)
+    if record is None:
+        raise ThreadNotFound("there is no such thread")
+    return record
+
+
+async def show_channel(call: Call) -> Response:
+    return JSON(thread_json(await existing(call, call.address)))
+
+
+async def change_channel(call: Call) -> Response:
+    address = call.address
+    body = await call.body()
+    if unknown := set(body) - {"metadata", "assistant"}:
+        raise InvalidMessage(f"only metadata and assistant can be changed, not {', '.join(sorted(unknown))[:200]}")
+    changes: dict[str, Any] = {}
+    if "assistant" in body:
+        assistant_id = optional_text(body, "assistant", 200)
+        if assistant_id is not None:
+            await call.queue.assistants.get(call.principal.tenant, assistant_id)
+        changes["assistant"] = assistant_id
+    if "metadata" in body:
+        changes["metadata"] = read_metadata(body["metadata"])
+    await existing(call, address)
+    return JSON(thread_json(await call.queue.store.update(address, changes)))
+
+
+def read_metadata(value: object) -> dict[str, str | None]:
+    fits = isinstance(value, dict) and len(value) <= 16
+    if not fits or not isinstance(value, dict):
+        raise InvalidMessage("'metadata' must be an object of at most 16 texts")
+    for name, text in value.items():
+        if text is not None and (not isinstance(text, str) or len(text) > 512 or len(name) > 64):
+            raise InvalidMessage("'metadata' holds texts of at most 512 characters, or null to remove one")
+    return value
+
+
+async def forget_channel(call: Call) -> Response:
+    address = call.address
+    force = call.request.query_params.get("force") == "true"
+    if not await call.queue.store.forget(address, force=force):
+        raise ThreadNotFound("there is no such thread")
+    return Response(status_code=204)

@@ -1,0 +1,63 @@
+"""Who somebody is, over HTTP: tickets for sockets, sessions for the dashboard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from turnkeep.doors.access import COOKIE, Principal
+from turnkeep.doors.answers import JSON
+from turnkeep.doors.guard import Guard
+from turnkeep.doors.http import Call
+from turnkeep.doors.tickets import SESSION_LIFE, TICKET_LIFE, csrf_of
+from turnkeep.errors import NotAuthenticated, WrongState
+
+
+async def issue_ticket(call: Call) -> Response:
+    value, until = await _guard(call).tickets.issue(call.principal)
+    return JSON({"ticket": value, "expires_at": until, "expires_in": TICKET_LIFE}, status_code=201)
+
+
+async def begin_session(call: Call) -> Response:
+    """Only for whoever shows a key or token: a session does not beget another."""
+    if "authorization" not in call.request.headers:
+        raise NotAuthenticated("a session begins with an API key or a token, as 'Authorization: Bearer …'")
+    value, principal = await _guard(call).tickets.begin(call.principal)
+    response = JSON(session_json(principal, csrf_of(value)), status_code=201)
+    secure = call.request.url.scheme == "https"
+    response.set_cookie(
+        COOKIE, value, max_age=int(SESSION_LIFE), path="/", httponly=True, samesite="strict", secure=secure
+    )
+    return response
+
+
+async def show_session(call: Call) -> Response:
+    session = None if "authorization" in call.request.headers else call.request.cookies.get(COOKIE)
+    return JSON(session_json(call.principal, csrf_of(session) if session else None))
+
+
+async def end_session(call: Call) -> Response:
+    session = call.request.cookies.get(COOKIE)
+    if session and isinstance(call.access, Guard):
+        await call.access.tickets.end(session)
+    response = Response(status_code=204)
+    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    return response
+
+
+def session_json(principal: Principal, csrf: str | None) -> dict[str, Any]:
+    return {
+        "tenant": principal.tenant,
+        "subject": principal.subject,
+        "scopes": sorted(principal.scopes),
+        "channels": None if principal.channels is None else list(principal.channels),
+        "expires_at": principal.expires_at,
+        "csrf": csrf,
+    }
+
+
+def _guard(call: Call) -> Guard:
+    if not isinstance(call.access, Guard):
+        raise WrongState("nobody is asked for a credential here, so there is nothing to exchange: just connect")
+    return call.access

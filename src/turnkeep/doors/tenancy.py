@@ -1,0 +1,162 @@
+"""What can be done with a whole tenant over HTTP: its threads, counts, dead letters and assistants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from turnkeep.doors.answers import JSON
+from turnkeep.doors.channels import read_metadata
+from turnkeep.doors.http import Call, dead_json, thread_json
+from turnkeep.doors.intake import optional_text
+from turnkeep.errors import InvalidMessage, NotFound
+from turnkeep.store.base import DeadLetter
+
+
+async def list_threads(call: Call) -> Response:
+    limit = call.number("limit", 100, 1_000)
+    found = []
+    async for record in call.queue.store.scan(tenant=call.principal.tenant, queue=call.queue.name):
+        found.append(thread_json(record))
+        if len(found) >= limit:
+            break
+    return JSON({"threads": found})
+
+
+async def create_thread(call: Call) -> Response:
+    body = await call.body(empty=True)
+    metadata = {k: v for k, v in read_metadata(body.get("metadata", {})).items() if v is not None}
+    record = await call.queue.create_thread(metadata=metadata, tenant=call.principal.tenant)
+    return JSON(thread_json(record), status_code=201)
+
+
+# ---------------------------------------------------------------- queue, dead letters
+
+
+async def show_queue(call: Call) -> Response:
+    counts = await call.queue.store.counts(tenant=call.principal.tenant, queue=call.queue.name)
+    circuits = await call.queue.store.circuits()
+    return JSON(
+        {
+            "activeCount": counts.active,
+            "waitingCount": counts.waiting,
+            "delayedCount": counts.delayed,
+            "completedCount": counts.completed,
+            "failedCount": counts.failed,
+            "details": {
+                "held": counts.held,
+                "paused": counts.paused,
+                "open_messages": counts.open_messages,
+                "dead_letters": counts.dead_letters,
+                "threads": counts.threads,
+                "circuits": [
+                    {"code": c.fault.code, "message": c.fault.message, "since": c.opened_at} for c in circuits
+                ],
+            },
+        }
+    )
+
+
+async def list_dead(call: Call) -> Response:
+    after = call.request.query_params.get("after", "")
+    letters = await call.queue.store.dead(
+        tenant=call.principal.tenant, queue=call.queue.name, after=after[:200], limit=call.number("limit", 100, 1_000)
+    )
+    return JSON({"dead": [dead_json(letter) for letter in letters]})
+
+
+async def letter_of(call: Call) -> DeadLetter:
+    letter = await call.queue.store.dead_letter(call.path("dead_id"))
+    if letter is None or letter.address.tenant != call.principal.tenant:
+        raise NotFound("no such dead letter")
+    return letter
+
+
+async def show_dead(call: Call) -> Response:
+    return JSON(dead_json(await letter_of(call)))
+
+
+async def redrive(call: Call) -> Response:
+    letter = await letter_of(call)
+    receipt = await call.queue.store.redrive(letter.dead_id)
+    return JSON(receipt.to_json(), status_code=202)
+
+
+async def discard(call: Call) -> Response:
+    await call.queue.store.discard((await letter_of(call)).dead_id)
+    return Response(status_code=204)
+
+
+# ---------------------------------------------------------------- assistants
+
+
+async def list_assistants(call: Call) -> Response:
+    found = await call.queue.assistants.list(call.principal.tenant)
+    default = await call.queue.assistants.default(call.principal.tenant)
+    return JSON({"assistants": [a.to_json() for a in found], "default": default.assistant_id if default else None})
+
+
+async def create_assistant(call: Call) -> Response:
+    values = assistant_fields(await call.body(empty=True))
+    created = await call.queue.assistants.create(call.principal.tenant, values, now=call.queue.clock.now())
+    return JSON(created.to_json(), status_code=201)
+
+
+async def show_assistant(call: Call) -> Response:
+    return JSON((await call.queue.assistants.get(call.principal.tenant, call.path("assistant_id"))).to_json())
+
+
+async def change_assistant(call: Call) -> Response:
+    body = await call.body()
+    version = body.pop("version", None)
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
+        raise InvalidMessage("'version' must be a whole number")
+    values = assistant_fields(body)
+    changed = await call.queue.assistants.change(
+        call.principal.tenant, call.path("assistant_id"), values, version=version
+    )
+    return JSON(changed.to_json())
+
+
+async def delete_assistant(call: Call) -> Response:
+    if not await call.queue.assistants.delete(call.principal.tenant, call.path("assistant_id")):
+        raise NotFound("no such assistant")
+    return Response(status_code=204)
+
+
+async def use_assistant(call: Call) -> Response:
+    return JSON((await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))).to_json())
+
+
+def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a profile, checked."""
+    known = {"model", "name", "instructions", "tools", "parameters", "fallbacks", "metadata"}
+    if unknown := set(body) - known:
+        raise InvalidMessage(f"an assistant has no field {', '.join(sorted(unknown))[:200]}")
+    values: dict[str, Any] = {}
+    for name, longest in (("model", 200), ("name", 200), ("instructions", 100_000)):
+        if (text := optional_text(body, name, longest)) is not None:
+            values[name] = text
+    for name in ("tools", "fallbacks"):
+        if name in body:
+            values[name] = _names(name, body[name])
+    for name in ("parameters", "metadata"):
+        if name in body:
+            if not isinstance(body[name], dict) or len(body[name]) > 64:
+                raise InvalidMessage(f"'{name}' must be an object")
+            values[name] = body[name]
+    return values
+
+
+def _names(name: str, value: object) -> list[str] | None:
+    if value is None and name == "tools":
+        return None
+    if (
+        not isinstance(value, list)
+        or len(value) > 200
+        or not all(isinstance(v, str) and 0 < len(v) <= 200 for v in value)
+    ):
+        raise InvalidMessage(f"'{name}' must be a list of names")
+    return value

@@ -1,0 +1,242 @@
+"""P12, cell by cell: every route and every socket action, tried by everybody who may come to the door.
+
+The rows come from the tables that make the routes and the actions: what is added there is tried here, or fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.process.callers import (
+    CALLERS,
+    CANARY,
+    CHANNEL,
+    MESSAGE_ID,
+    REFUSED,
+    TENANT,
+    Guarded,
+    guarded,
+    token,
+)
+from tests.process.served import ask, heard
+from turnkeep.doors.access import Scope
+from turnkeep.doors.http import Endpoint
+from turnkeep.doors.routes import ENDPOINTS
+from turnkeep.doors.websocket import Socket
+
+BODIES: dict[str, dict[str, Any]] = {
+    "send": {"message": "hello", "message_id": "from-the-matrix"},
+    "edit_message": {"message": "changed"},
+    "act": {"decision": "approved"},
+    "change_channel": {"metadata": {"a": "b"}},
+    "change_assistant": {"name": "changed"},
+}
+
+OWNER: dict[str, int] = {
+    "stream_events": 200, "send": 202, "list_messages": 200, "show_message": 200, "edit_message": 200,
+    "withdraw_message": 200, "cancel": 200, "flush": 200, "pause": 200, "resume": 200, "act": 404, "list_runs": 200,
+    "show_channel": 200, "change_channel": 200, "forget_channel": 204, "show_queue": 200, "list_dead": 200,
+    "show_dead": 200, "redrive": 202, "discard": 204, "list_assistants": 200, "create_assistant": 201,
+    "show_assistant": 200, "change_assistant": 200, "delete_assistant": 204, "use_assistant": 200, "list_threads": 200,
+    "create_thread": 201, "issue_ticket": 201, "begin_session": 201, "show_session": 200, "end_session": 204,
+    "show_openapi": 200,
+}  # fmt: skip
+
+NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resume", "act", "list_messages", "list_runs",
+             "show_channel", "change_channel", "forget_channel", "show_dead", "redrive", "discard", "show_assistant",
+             "change_assistant", "delete_assistant", "use_assistant"}  # fmt: skip
+"""What a stranger with every right in his own tenant finds missing there."""
+
+ACTIONS: dict[str, dict[str, Any]] = {
+    "auth": {}, "ping": {}, "message": {"message": "hello", "message_id": "from-the-matrix"}, "subscribe": {},
+    "unsubscribe": {}, "typing": {}, "flush": {}, "cancel": {"inbox": "drop"},
+    "decide": {"call_id": "call_x", "decision": "approved"},
+}  # fmt: skip
+
+
+def name(endpoint: Endpoint) -> str:
+    return endpoint.handler.__name__
+
+
+def last_that_destroy(endpoint: Endpoint) -> tuple[bool, bool]:
+    return endpoint.method == "DELETE", name(endpoint) in ("forget_channel", "discard")
+
+
+async def call(house: Guarded, endpoint: Endpoint, headers: dict[str, str]) -> tuple[int, str]:
+    """The status, and what was said (of a stream its beginning)."""
+    dead_id = house.dead_ids[name(endpoint) == "discard"]
+    path = endpoint.path.replace("{channel:path}", CHANNEL).format(
+        message_id=MESSAGE_ID, call_id="call_x", dead_id=dead_id, assistant_id=house.assistant_id
+    )
+    body = json.dumps(BODIES[name(endpoint)]) if name(endpoint) in BODIES else None
+    query = {"after": f"{house.epoch}:0"} if endpoint.media == "text/event-stream" else {"force": "true"}
+    url = house.server.url + path
+    async with house.server.http.request(endpoint.method, url, headers=headers, data=body, params=query) as told:
+        if told.status == 200 and endpoint.media == "text/event-stream":
+            return told.status, await beginning(told.content)
+        return told.status, await told.text()
+
+
+async def beginning(content: Any) -> str:
+    """What comes while anything comes."""
+    text = b""
+    while True:
+        try:
+            async with asyncio.timeout(0.2 if text else 10.0):
+                text += await content.readany()
+        except TimeoutError:
+            return text.decode()
+
+
+def expected(endpoint: Endpoint, caller: str) -> int:
+    """The status of a cell."""
+    if endpoint.public:
+        return 200
+    if caller in REFUSED:
+        return 401
+    if caller == "other user" and endpoint.scope is not None:
+        return 403
+    if caller == "other tenant" and name(endpoint) in NOT_THERE:
+        return 404
+    return OWNER[name(endpoint)]
+
+
+def test_every_route_has_its_row() -> None:
+    assert {name(endpoint) for endpoint in ENDPOINTS} == set(OWNER)
+    assert len({name(endpoint) for endpoint in ENDPOINTS}) == len(ENDPOINTS)
+    assert set(Socket.actions()) == set(ACTIONS)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("engine", ["memory:", "sqlite"])
+async def test_every_route_answers_everybody_as_it_should(
+    engine: str, tmp_path: Any, proof: Callable[[str, str], None]
+) -> None:
+    store = engine if engine == "memory:" else f"sqlite:{tmp_path / 'turnkeep.db'}"
+    cells = leaks = 0
+    async with guarded(store) as house:
+        before = await house.state()
+        for caller in CALLERS[1:]:
+            for endpoint in sorted(ENDPOINTS, key=lambda one: name(one) == "send"):  # it would make a channel
+                status, said = await call(house, endpoint, house.headers(caller))
+                assert status == expected(endpoint, caller), (caller, name(endpoint), status, said)
+                leaks += CANARY in said
+                cells += 1
+        assert await house.state() == before, "a stranger changed what is the owner's"
+        seen = ""
+        for endpoint in sorted(ENDPOINTS, key=last_that_destroy):
+            status, said = await call(house, endpoint, house.headers("owner"))
+            assert status == expected(endpoint, "owner"), (name(endpoint), status, said)
+            seen += said
+            cells += 1
+        assert CANARY in seen, "the canary was never there to be leaked"
+    assert leaks == 0
+    proof(f"access over HTTP ({engine})", f"cells {cells} | leaks {leaks}")
+
+
+@pytest.mark.parametrize("scope", ["send", "read", "admin"])
+async def test_a_key_reaches_exactly_the_routes_of_its_scope(scope: Scope) -> None:
+    async with guarded() as house:
+        bearer = {"Authorization": f"Bearer {await house.key(scope, tenant='empty')}"}
+        for endpoint in ENDPOINTS:
+            status, _ = await call(house, endpoint, bearer)
+            allowed = endpoint.scope in (None, scope) or scope == "admin"
+            assert (status != 403) == allowed, (scope, name(endpoint), status)
+
+
+@pytest.mark.prove
+async def test_every_socket_action_answers_everybody_as_it_should(proof: Callable[[str, str], None]) -> None:
+    cells = leaks = 0
+    async with guarded() as house:
+        before = await house.state()
+        for caller in ("other tenant", "other user", *REFUSED):
+            for action in Socket.actions():
+                said, code = await act(house, caller, action)
+                cells += 1
+                leaks += CANARY in said
+                if caller in REFUSED:
+                    assert (said, code) == ("", 4401), (caller, action, said, code)
+                elif caller == "other user" and Socket.actions()[action].scope is not None:
+                    assert '"not_allowed"' in said, (action, said)
+                else:
+                    assert '"not_allowed"' not in said, (action, said)
+        assert await house.state() == before, "a stranger changed what is the owner's"
+        for action in sorted(Socket.actions(), key=lambda one: one == "cancel"):
+            said, _ = await act(house, "owner", action)
+            cells += 1
+            assert '"not_allowed"' not in said, (action, said)
+            assert (CANARY in said) == (action == "subscribe"), (action, said)
+    assert leaks == 0
+    proof("access over sockets", f"cells {cells} | leaks {leaks}")
+
+
+async def act(house: Guarded, caller: str, action: str) -> tuple[str, int | None]:
+    """All that is said until a ping is answered, or the socket is closed; and the close code."""
+    frame = {"action": action, "channel": CHANNEL, "history": 100, "events": "all", **ACTIONS[action]}
+    if action == "auth":
+        frame = {"action": "auth", "token": house.bearers[caller]}
+    if action == "message":
+        del frame["action"], frame["history"], frame["events"]
+    said: list[Any] = []
+    async with house.server.socket(additional_headers=house.headers(caller)) as socket:
+        try:
+            await socket.send(json.dumps(frame))
+            await socket.send(json.dumps({"action": "ping", "id": "last"}))
+            while not said or said[-1].get("id") != "last":
+                said.append(await heard(socket))
+            if action == "subscribe":
+                said += await rest(socket)
+        except ConnectionClosed:
+            pass
+    return (json.dumps(said, separators=(",", ":")) if said else ""), socket.close_code
+
+
+async def rest(socket: Any) -> list[Any]:
+    said = []
+    while True:
+        try:
+            said.append(await heard(socket, patience=0.2))
+        except TimeoutError:
+            return said
+
+
+async def test_a_prefix_for_channels_reaches_no_thread_by_its_id() -> None:
+    async with guarded() as house:
+        record = await house.server.queue.store.thread(house.server.queue.address(CHANNEL, TENANT))
+        assert record is not None
+        for pattern, status in (("t*", 403), ("thread-*", 403), ("*", 200), ("thread_*", 200), (record.thread_id, 200)):
+            headers = {"Authorization": f"Bearer {token(scope='read', channels=[pattern])}"}
+            url = f"{house.server.url}/api/channels/{record.thread_id}/messages"
+            async with house.server.http.get(url, headers=headers) as told:
+                assert told.status == status, pattern
+
+
+async def test_the_tenant_comes_from_the_credential_and_never_from_the_body() -> None:
+    async with guarded() as house:
+        body = {"message": "hello", "message_id": "x", "tenant": TENANT, "queue": "other"}
+        url = f"{house.server.url}/api/channels/{CHANNEL}/messages"
+        async with house.server.http.post(url, headers=house.headers("other tenant"), json=body) as told:
+            assert told.status == 202
+        async with house.server.socket(additional_headers=house.headers("other tenant")) as socket:
+            receipt = await ask(socket, {"channel": CHANNEL, "message": "hello", "message_id": "y", "tenant": TENANT})
+
+        assert receipt["status"] == "accepted"
+        store, queue = house.server.queue.store, house.server.queue
+        mine = await store.open_messages(queue.address(CHANNEL, "rival"))
+        assert [record.message_id for record in mine] == ["x", "y"]
+        assert len(await store.open_messages(queue.address(CHANNEL, TENANT))) == 1
+
+
+async def test_an_admin_of_some_channels_is_no_admin_of_the_tenant() -> None:
+    async with guarded() as house:
+        bearer = {"Authorization": f"Bearer {await house.key('admin', channels=['bob-*'])}"}
+        for endpoint in ENDPOINTS:
+            if endpoint.scope is not None:
+                status, said = await call(house, endpoint, bearer)
+                assert status == 403, (name(endpoint), said)
