@@ -1,0 +1,255 @@
+"""Which Redis the engine accepts, what it promises there, and what a failover costs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis
+
+from tests.contract.redis_desk import LEASE, accepted, answer, channel, leased, said, store_on
+from tests.services import HOST, RedisSentinel, RedisServer, eventually
+from turnkeep.errors import ConfigurationError, OutcomeUnknown, StoreMisconfigured, StoreUnavailable
+from turnkeep.events import Event
+from turnkeep.store.redis import RedisStore
+
+pytestmark = pytest.mark.usefixtures("redis_installed")
+
+HERE = channel("here")
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("server", "reason"),
+    [
+        ({"appendonly": "no"}, "append-only"),
+        ({"maxmemory_policy": "allkeys-lru"}, "noeviction"),
+        ({"maxmemory_policy": "volatile-ttl"}, "noeviction"),
+    ],
+)
+async def test_a_server_that_may_lose_accepted_messages_is_refused(server: dict[str, Any], reason: str) -> None:
+    async with RedisServer(**server) as unsafe:
+        with pytest.raises(StoreMisconfigured, match=reason):
+            async with store_on(unsafe.url()):
+                pass
+
+        async with store_on(unsafe.url(), allow_unsafe=True) as store:
+            assert (await accepted(store, said(HERE, "m1"))).position == 1
+
+
+async def test_a_newer_layout_is_refused(redis_server: RedisServer) -> None:
+    async with store_on(redis_server.url(), prefix="newer:") as store:
+        await accepted(store, said(HERE, "m1"))
+    redis_server.cli("HSET", "newer:{newer:registry}layout", "layout", 99)
+
+    with pytest.raises(StoreMisconfigured, match="layout 99"):
+        async with store_on(redis_server.url(), prefix="newer:"):
+            pass
+
+
+async def test_another_number_of_partitions_is_refused(redis_server: RedisServer) -> None:
+    async with store_on(redis_server.url(), prefix="few:", partitions=4):
+        pass
+
+    with pytest.raises(StoreMisconfigured, match="4 partitions, not 16"):
+        async with store_on(redis_server.url(), prefix="few:"):
+            pass
+
+
+async def test_a_wrong_password_is_refused_without_telling_it() -> None:
+    async with RedisServer(password="open sesame") as server:
+        async with store_on(server.url().replace("open sesame", "open%20sesame")) as store:
+            await accepted(store, said(HERE, "m1"))
+
+        with pytest.raises(StoreMisconfigured) as refused:
+            async with store_on(f"redis://:guess-4711@{HOST}:{server.port}/0"):
+                pass
+        assert "4711" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis+sentinel://host:1", "redis+sentinel:///service", "ftp://host", "redis://host:port"]
+)
+async def test_a_url_that_cannot_be_understood_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        async with store_on(url):
+            pass
+
+
+async def test_databases_of_one_server_are_apart(redis_server: RedisServer) -> None:
+    async with store_on(redis_server.url(0), prefix="p:") as one, store_on(redis_server.url(5), prefix="p:") as other:
+        await accepted(one, said(HERE, "m1"))
+
+        assert await other.thread(HERE) is None
+
+
+# ---------------------------------------------------------------- what is promised
+
+
+@pytest.mark.parametrize("durability", ["fast", "standard"])
+async def test_a_check_tells_what_a_receipt_is_worth(redis_server: RedisServer, durability: str) -> None:
+    async with store_on(redis_server.url(), durability=durability) as store:
+        told = await store.check()
+
+    assert told["engine"] == "redis"
+    assert told["topology"] == "single"
+    assert told["durability"] == durability
+    assert told["appendfsync"] == "everysec"
+    assert "crash" in told["loses"]
+
+
+async def test_strict_is_refused_where_it_cannot_be_kept() -> None:
+    async with RedisServer(appendonly="everysec") as server:
+        if server.cli("COMMAND", "INFO", "WAITAOF")[0]:
+            pytest.skip("this server can wait for its own log")
+        with pytest.raises(StoreMisconfigured, match="strict"):
+            async with store_on(server.url(), durability="strict"):
+                pass
+
+
+async def test_strict_needs_nothing_more_where_every_write_is_synced() -> None:
+    async with RedisServer(appendonly="always") as server, store_on(server.url(), durability="strict") as store:
+        claim = await leased(store, HERE, "m1")
+        assert (await store.commit(claim, answer(claim))).messages == 0
+
+
+async def test_strict_waits_for_the_log_of_a_server_that_can_be_waited_for(valkey_server: RedisServer) -> None:
+    async with store_on(valkey_server.url(), durability="strict") as store:
+        claim = await leased(store, HERE, "m1")
+        assert (await store.commit(claim, answer(claim))).messages == 0
+
+        told = valkey_server.cli("INFO", "COMMANDSTATS")
+        assert "cmdstat_waitaof" in told
+
+
+async def test_strict_waits_for_a_replica() -> None:
+    async with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        async with store_on(primary.url(), durability="strict", timeout=0.5) as store:
+            await accepted(store, said(HERE, "m1"))
+            await asyncio.to_thread(replica.freeze)
+            with pytest.raises(OutcomeUnknown, match="not safe yet"):
+                await store.accept([said(HERE, "m2")])
+
+            await asyncio.to_thread(replica.thaw)
+
+            assert (await accepted(store, said(HERE, "m2"))).repeated
+
+
+def has_replica(primary: RedisServer) -> bool:
+    return "state=online" in primary.cli("INFO", "REPLICATION")
+
+
+# ---------------------------------------------------------------- sentinels
+
+
+@pytest.mark.slow
+async def test_after_a_failover_the_new_primary_is_found() -> None:
+    async with RedisSentinel() as group, store_on(sentinel_url(group), timeout=1.0) as store:
+        claim = await leased(store, HERE, "m1")
+        await store.publish(claim, 0, [Event("delta", text="a")])
+        before = await store.read(HERE)
+        await asyncio.to_thread(eventually, lambda: is_copied(group), 20, "the replica to catch up")
+
+        await asyncio.to_thread(group.fail_over)
+
+        await until_back(store)
+        after = await store.read(HERE)
+        assert after.epoch != before.epoch
+        assert [e.offset for e in after.events] == list(range(1, after.top + 1))
+        assert await store.publish(claim, 1, [Event("delta", text="b")]) == after.top + 1
+        assert (await store.commit(claim, answer(claim))).messages == 0
+
+
+@pytest.mark.slow
+async def test_followers_and_workers_find_the_new_primary_too() -> None:
+    async with (
+        RedisSentinel() as group,
+        store_on(sentinel_url(group), timeout=1.0) as store,
+        asyncio.timeout(100),
+        store.follow() as follower,
+    ):
+        await follower.add(HERE)
+        await store.ready(queues=None, timeout=0)
+        await asyncio.to_thread(group.fail_over)
+        told = aiter(follower)
+        assert (await anext(told)).events == ()
+        while not await store._hub.tend():
+            await asyncio.sleep(0.05)
+        await until_back(store)
+
+        await accepted(store, said(HERE, "m1"))
+
+        while not (notice := await anext(told)).events:
+            pass
+        assert notice.events[0].kind == "accepted"
+        await store.ready(queues=["q"], timeout=3600.0)
+
+
+@pytest.mark.slow
+async def test_a_demoted_primary_is_left() -> None:
+    """Both servers live on: the old one refuses writes, and the sentinels name the new one."""
+    async with RedisSentinel() as group, store_on(sentinel_url(group), timeout=1.0) as store:
+        await accepted(store, said(HERE, "m1"))
+        await asyncio.to_thread(eventually, lambda: is_copied(group), 20, "the replica to catch up")
+        old = group.primary()
+        group.sentinels[0].cli("SENTINEL", "FAILOVER", group.service)
+        await asyncio.to_thread(eventually, lambda: group.primary() is not old, 30, "the sentinels to agree")
+        await asyncio.to_thread(eventually, lambda: is_replica(old), 30, "the old primary to follow")
+
+        async with asyncio.timeout(60):
+            await until_back(store)
+            assert (await accepted(store, said(HERE, "m2"))).position == 2
+
+
+def sentinel_url(group: RedisSentinel) -> str:
+    hosts = ",".join(f"{host}:{port}" for host, port in group.addresses)
+    return f"redis+sentinel://{hosts}/{group.service}/0"
+
+
+def is_replica(server: RedisServer) -> bool:
+    try:
+        return bool(server.cli("ROLE")[0] == "slave")
+    except redis.ConnectionError:  # it cuts its connections when it is demoted
+        return False
+
+
+def is_copied(group: RedisSentinel) -> bool:
+    primary, replica = group.primary(), group.replica()
+    return offset(primary) == offset(replica)
+
+
+def offset(server: RedisServer) -> str:
+    lines: list[str] = server.cli("INFO", "REPLICATION").splitlines()
+    return next(line for line in lines if line.startswith("master_repl_offset:"))
+
+
+async def until_back(store: RedisStore) -> None:
+    """Return when the store can be written again."""
+    while True:
+        try:
+            await store.check()
+            return
+        except (StoreUnavailable, OutcomeUnknown):
+            await asyncio.sleep(0.05)
+
+
+async def test_an_unknown_service_is_unavailable_with_its_name() -> None:
+    async with RedisServer() as server:
+        with pytest.raises(StoreUnavailable, match="nobody"):
+            async with store_on(f"redis+sentinel://{HOST}:{server.port}/nobody/0"):
+                pass
+
+
+async def test_claims_go_on_with_their_numbers_after_a_restart() -> None:
+    async with RedisServer(appendonly="always") as server, store_on(server.url()) as store:
+        first = await leased(store, HERE, "m1")
+        await store.release(first)
+        await asyncio.to_thread(server.restart)
+
+        [second] = await store.claim(owner="w", limit=1, lease=LEASE)
+
+        assert second.fence > first.fence
