@@ -33,8 +33,8 @@ def test_the_books_agree_with_the_memory_engine(loop: asyncio.AbstractEventLoop,
     async def make(policies: Policies, clock: FakeClock) -> Store:
         return MemoryStore(policies, clock=clock, ids=counting_ids())
 
-    drive(make, examples=size(40, 2_000), steps=50, loop=loop)
-    proof("histories: memory", f"{size(40, 2_000)} × 50 steps, no promise broken")
+    drive(make, examples=size(30, 1_000), steps=50, loop=loop)
+    proof("histories: memory", f"{size(30, 1_000)} × 50 steps, no promise broken")
 
 
 @pytest.mark.prove
@@ -42,8 +42,8 @@ def test_the_books_agree_with_the_memory_engine(loop: asyncio.AbstractEventLoop,
 def test_redis_lives_as_memory_does(
     loop: asyncio.AbstractEventLoop, size: Size, proof: Proof, redis_server: RedisServer
 ) -> None:
-    drive(on(redis_server), examples=size(12, 500), steps=50, loop=loop)
-    proof("histories: redis", f"{size(12, 500)} × 50 steps, every answer equal")
+    drive(on(redis_server), examples=size(6, 500), steps=50, loop=loop)
+    proof("histories: redis", f"{size(6, 500)} × 50 steps, every answer equal")
 
 
 @pytest.mark.prove
@@ -51,8 +51,8 @@ def test_redis_lives_as_memory_does(
 def test_valkey_lives_as_memory_does(
     loop: asyncio.AbstractEventLoop, size: Size, proof: Proof, valkey_server: RedisServer
 ) -> None:
-    drive(on(valkey_server), examples=size(6, 200), steps=50, loop=loop)
-    proof("histories: valkey", f"{size(6, 200)} × 50 steps, every answer equal")
+    drive(on(valkey_server), examples=size(3, 150), steps=50, loop=loop)
+    proof("histories: valkey", f"{size(3, 150)} × 50 steps, every answer equal")
 
 
 def on(server: RedisServer) -> Make:

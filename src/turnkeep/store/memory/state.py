@@ -93,7 +93,7 @@ class MemoryState:
     def owned(self, claim: Claim) -> Kept:
         """The thread of a claim; whether the claim is still valid is for the rule to say."""
         kept = self.threads.get(claim.address)
-        if kept is None or kept.thread.thread_id != claim.thread_id:
+        if kept is None:
             raise LeaseLost(f"the thread of run {claim.run_id} was deleted")
         return kept
 

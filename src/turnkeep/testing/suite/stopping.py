@@ -196,6 +196,16 @@ class StopPromises:
 
         assert (claim.stop, [call.decision for call in claim.calls]) == ("cancel", [None])
 
+    @pytest.mark.parametrize("policy", ["interrupt", "rollback"])
+    async def test_a_batch_that_has_dissolved_is_not_stopped_but_joined(self, start: Start, policy: BusyPolicy) -> None:
+        desk = await start()
+        await desk.bring("dissolved")
+        await desk.say("m1", on_busy=policy)
+
+        claim = await desk.claim()
+
+        assert (claim.stop, claim.message_ids) == (None, ("old", "m1"))
+
     async def test_a_run_that_was_faster_than_the_stop_counts(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1")
