@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import signal
@@ -20,6 +21,7 @@ from tests.services import free_port
 from tests.services.process import eventually
 from turnkeep.cli import note
 from turnkeep.settings import Settings
+from turnkeep.testing.proxy import TcpProxy
 
 LONG = "[[words:300]] tell me"
 
@@ -216,6 +218,39 @@ def test_send_goes_on_when_the_server_is_killed_and_comes_back(desk: Desk) -> No
     places = [(frame["offset"], frame["status"]) for frame in frames if "offset" in frame]
     assert len(places) == len(set(places))
     assert [offset for offset, _ in places] == sorted(offset for offset, _ in places)
+
+
+def text_of(frames: list[dict[str, Any]]) -> str:
+    """The answer as it was shown, piece by piece."""
+    text = ""
+    for frame in frames:
+        if frame["status"] == "in_progress":
+            text = frame["message"] if frame.get("snapshot") else text + frame["delta"]
+    return text
+
+
+async def test_what_was_said_while_the_line_was_cut_is_told_once(desk: Desk) -> None:
+    with desk.running("dev") as service:
+        async with TcpProxy("127.0.0.1", service.port, listen=free_port()) as proxy:
+            url = f"http://127.0.0.1:{proxy.port}"
+            asking = asyncio.create_task(
+                asyncio.to_thread(desk.execute, "send", "c1", LONG, "--message-id", "m1", "--json", TURNKEEP_URL=url)
+            )
+            while not await asyncio.to_thread(runs, service, "m1"):
+                await asyncio.sleep(0.05)
+            proxy.cut_after(20_000)
+            while not proxy.cuts:
+                await asyncio.sleep(0.05)
+            await proxy.refuse()
+            proxy.cut_all()
+            while await asyncio.to_thread(runs, service, "m1"):
+                await asyncio.sleep(0.05)
+            await proxy.accept()
+            said = await asking
+    assert said.code == 0, said.err
+    frames = said.all_json
+    assert frames[-1]["message"] == text_of(frames)
+    assert len({frame["offset"] for frame in frames if "offset" in frame}) == len(frames) - 1  # all but the receipt
 
 
 def test_the_same_message_id_is_never_answered_twice(desk: Desk) -> None:
