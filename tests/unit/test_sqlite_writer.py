@@ -236,6 +236,22 @@ async def test_who_waits_outside_too_long_is_told(tmp_path: Path, monkeypatch: p
         await desk.say("m1")
 
 
+async def test_who_gave_up_waiting_outside_takes_nobodys_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "CAPACITY", 1)
+    async with opened(tmp_path / "a.db") as desk:
+        gate = Gate()
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            group.create_task(engine(desk).use().writer.run(gate))
+            await until(gate.reached.is_set)
+            outside = [group.create_task(desk.say(f"m{n}")) for n in range(3)]
+            await asyncio.sleep(0.01)
+            outside[0].cancel()
+            await asyncio.sleep(0.01)
+            gate.go_on.set()
+
+        assert await desk.waiting_ids() == ["m1", "m2"]
+
+
 async def test_looks_have_a_bound_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reached, go_on = threading.Semaphore(0), threading.Event()
 

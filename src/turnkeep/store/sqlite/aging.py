@@ -34,9 +34,9 @@ def expire(tx: Transaction, limit: int) -> tuple[int, set[str]]:
         ("DELETE FROM slowed WHERE until <= ?", now),
         ("DELETE FROM bucket WHERE at <= ?", now - _BUCKET),
         ("DELETE FROM nudge WHERE at <= ?", now - _NUDGE),
-        ("DELETE FROM served WHERE claims <= ?", tx.shares()[1]),
     ):
         connection.execute(statement, (before,))
+    tx.shares.forget_silent()
     working = {owner for (owner,) in every(connection, "SELECT owner FROM thread WHERE owner IS NOT NULL")}
     return count, working
 

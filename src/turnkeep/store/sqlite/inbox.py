@@ -30,7 +30,6 @@ from turnkeep.store.base import (
 )
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.records import message_record
-from turnkeep.store.sharing import next_tenant
 from turnkeep.store.sqlite import counting
 from turnkeep.store.sqlite.codec import decode, encode, restored
 from turnkeep.store.sqlite.due import First, earliest
@@ -260,14 +259,14 @@ def _claim(tx: Transaction, owner: str, limit: int, lease: float, queues: Sequen
     claims: list[Claim] = []
     seen: set[int] = set()
     while len(claims) < limit and (ready := _ready(tx, queues, seen)):
-        served, floor = tx.shares()
-        tenant = next_tenant({tenant: first.wake for tenant, first in ready.items()}, served, floor)
+        tenant = tx.shares.next_tenant({tenant: first.wake for tenant, first in ready.items()})
         first = ready[tenant]
         seen.add(first.row)
         claim = _claim_one(tx, first, owner, lease)
         if claim is not None:
-            tx.charge(tenant)
+            tx.shares.charge(tenant, tx.setup.policies.weight(tenant))
             claims.append(_given(claim))
+    tx.shares.store()
     return claims
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import apsw
 
-from turnkeep.events import FINAL, Event
+from turnkeep.events import FINAL, Answer, Event
 from turnkeep.store.base import Page, Policy
 from turnkeep.store.sqlite.codec import decode, encode, restored
 from turnkeep.store.sqlite.query import every
@@ -83,7 +83,7 @@ def trim(connection: apsw.Connection, kept: Kept, policy: Policy, now: float) ->
     live = kept.thread.live_from
     gone = _age(connection, kept.row, kept.thread.top + 1 if live is None else live, policy, now)
     if live is not None:
-        gone = max(gone, _roll(connection, kept.row, live, policy))
+        gone = max(gone, _roll(connection, kept, live, policy))
     if gone > kept.floor:
         kept.floor = gone
         connection.execute("UPDATE thread SET floor = ? WHERE id = ?", (gone, kept.row))
@@ -121,23 +121,24 @@ def _delete(connection: apsw.Connection, row: int, which: str, values: Sequence[
     return max((offset for (offset,) in deleted), default=0)
 
 
-def _roll(connection: apsw.Connection, row: int, live: int, policy: Policy) -> int:
+def _roll(connection: apsw.Connection, kept: Kept, live: int, policy: Policy) -> int:
     """Of the run in progress keep the newest deltas; one snapshot at the last older one tells what they said."""
+    row = kept.row
+    if kept.thread.top - max(live - 1, kept.floor) <= policy.log_events:
+        return 0  # there cannot be more
     last = _newest(connection, row, 1 << 62, policy.log_events, f"AND offset >= {int(live)} AND kind = 'delta'")
     if not last:
         return 0
     rows = every(
         connection,
-        "SELECT kind, body FROM event WHERE thread = ? AND offset BETWEEN ? AND ?"
-        " AND kind IN ('delta', 'snapshot') ORDER BY offset",
+        "SELECT offset, at, kind, body FROM event WHERE thread = ? AND offset BETWEEN ? AND ? ORDER BY offset",
         (row, live, last),
     )
-    text = ""
-    for kind, body in rows:
-        said = decode(body).get("text", "")
-        text = said if kind == "snapshot" else text + said
+    answer = Answer()
+    for offset, at, kind, said in rows:
+        answer.take(event_of(offset, at, kind, said, ""))
     _delete(connection, row, "offset >= ? AND offset < ? AND kind IN ('delta', 'snapshot')", (live, last))
-    body = encode(decode(rows[-1][1]) | {"text": text})
+    body = encode(decode(rows[-1][3]) | {"text": answer.text})
     connection.execute(
         "UPDATE event SET kind = 'snapshot', body = ? WHERE thread = ? AND offset = ?", (body, row, last)
     )

@@ -81,7 +81,7 @@ CREATE TABLE event (
     kind TEXT NOT NULL,
     body TEXT NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX event_thread ON event (thread, offset);
+CREATE UNIQUE INDEX event_thread ON event (thread, offset, kind); -- trimming reads nothing else
 
 CREATE TABLE sink (
     name TEXT PRIMARY KEY,

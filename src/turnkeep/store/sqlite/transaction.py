@@ -18,15 +18,14 @@ from turnkeep.store.base import Claim
 from turnkeep.store.ids import new_dead_id, new_epoch, new_thread_id
 from turnkeep.store.log import TRIM_EVERY
 from turnkeep.store.records import is_over
-from turnkeep.store.sharing import charge
 from turnkeep.store.sqlite import log, rows, transcript
 from turnkeep.store.sqlite.codec import encode
 from turnkeep.store.sqlite.due import Due
 from turnkeep.store.sqlite.hints import News
 from turnkeep.store.sqlite.letters import letter_to_json
 from turnkeep.store.sqlite.owners import Owners
-from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.shares import Shares
 from turnkeep.store.sqlite.view import Setup, View
 from turnkeep.store.thread import Out, Thread
 
@@ -41,6 +40,7 @@ class Transaction(View):
         super().__init__(connection, setup)
         self.owners = owners
         self.due = Due(connection)
+        self.shares = Shares(connection)
         self.news = News()
         self.leases: set[int] = set()
         """Rows of threads that owners of this process have leased."""
@@ -53,7 +53,6 @@ class Transaction(View):
         self._told = 0
         self._seen_before = 0
         self._seen_at_mark = 0
-        self._shares: tuple[dict[str, float], float] | None = None
         self._sinks: bool | None = None
 
     def see_all(self) -> None:
@@ -99,7 +98,8 @@ class Transaction(View):
     def forget(self) -> None:
         self._cache.clear()
         self.due.forget()
-        self._shares = self._sinks = None
+        self.shares.forget()
+        self._sinks = None
 
     def begin_operation(self) -> None:
         self.now = self.setup.clock.now()
@@ -122,7 +122,8 @@ class Transaction(View):
             self.seen = self._seen_at_mark
             del self.news.events[self._told :]
             self.due.forget()
-            self._shares = self._sinks = None
+            self.shares.forget()
+            self._sinks = None
 
     def mark(self) -> None:
         """Before the first write of an operation: from here it can be taken back alone."""
@@ -300,24 +301,6 @@ class Transaction(View):
 
     def sinks_changed(self) -> None:
         self._sinks = None
-
-    def shares(self) -> tuple[dict[str, float], float]:
-        """How much each tenant was served, and the floor."""
-        if self._shares is None:
-            found = every(self.connection, "SELECT tenant, claims, floor FROM served")
-            served = {tenant: claims for tenant, claims, _ in found}
-            self._shares = served, max((floor for *_, floor in found), default=0.0)
-        return self._shares
-
-    def charge(self, tenant: str) -> None:
-        """One claim for this tenant."""
-        self.mark()
-        served, floor = self.shares()
-        served[tenant], floor = charge(tenant, self.setup.policies.weight(tenant), served, floor)
-        self._shares = served, floor
-        self.connection.execute(
-            "REPLACE INTO served (tenant, claims, floor) VALUES (?, ?, ?)", (tenant, served[tenant], floor)
-        )
 
 
 def _is_long(thread: Thread, added: int) -> bool:

@@ -126,10 +126,15 @@ class Writer:
             else:
                 operation.done.set_exception(error)
         self._hub.tell(news)
-        for _ in range(min(len(self._turned_away), CAPACITY - self._waiting)):
+        self._let_in(CAPACITY - self._waiting)
+
+    def _let_in(self, count: int) -> None:
+        """Wake so many of those who wait outside, first come first."""
+        while count > 0 and self._turned_away:
             room = self._turned_away.popleft()
             if not room.done():
                 room.set_result(None)
+                count -= 1
 
     def _end(self) -> None:
         if not self._stopped.done():
