@@ -111,9 +111,11 @@ class Answering:
         if self.journal.text:
             self.announcer.replace(self.journal.text)
         while True:
-            if self.journal.open_calls and (asked := await self.calls.answer(self.assistant.tools)):
+            called = bool(self.journal.open_calls)
+            if called and (asked := await self.calls.answer(self.assistant.tools)):
                 return Asked(asked)
-            await self._steer()
+            if called or self.wants_steering():
+                await self._steer()
             if self.journal.is_final:
                 return Answered(self.journal.text, self.journal.ending or "stop")
             await self._step()
@@ -130,9 +132,10 @@ class Answering:
         self.summary = history.summary
 
     async def _steer(self) -> None:
-        """Take in what the user has said meanwhile and wants answered in this run."""
-        if not self.wants_steering():
-            return
+        """Take in what the user has said meanwhile and wants answered in this run.
+
+        Asked between steps whatever the hints say; before the end only on a hint, which may be late.
+        """
         if messages := await self.store.offered(self.claim):
             await self.journal.write_steered(messages)
 
