@@ -17,6 +17,7 @@ from turnkeep.errors import ConfigurationError
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.telemetry import configure_logging
+from turnkeep.telemetry.metrics import PrometheusMeter
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def run(settings: Settings, role: Role, tell: Callable[[Started], None], *, queu
 async def _serve(settings: Settings, role: Role, tell: Callable[[Started], None], queues: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         async with toolbox.kept(settings, house.environment()) as tools:
-            queue = AssistantMessageQueue.from_settings(settings, toolbox=tools)
+            queue = AssistantMessageQueue.from_settings(settings, toolbox=tools, meter=PrometheusMeter())
             if queues:
                 queue.serves = tuple(queues)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from turnkeep.doors import channels, identity, tenancy
+from turnkeep.doors import channels, identity, measurements, tenancy
 from turnkeep.doors.http import Endpoint
 from turnkeep.doors.openapi import show_openapi
 from turnkeep.doors.sse import stream_events
@@ -65,6 +65,8 @@ TENANT_ENDPOINTS = (
     Endpoint("POST", ASSISTANT + "/use", tenancy.use_assistant, "admin", "Let it answer where no other is chosen.",
              {200: "Assistant"}),
     Endpoint("GET", "/api/threads", tenancy.list_threads, "admin", "Threads.", {200: "Threads"}, query=LIMIT),
+    Endpoint("GET", "/metrics", measurements.show_metrics, "admin", "Measurements of this process, for Prometheus.",
+             {200: None}, media="text/plain"),
     Endpoint("POST", "/api/threads", tenancy.create_thread, "send", "Make an empty thread.", {201: "Thread"},
              body="NewThread", body_may_be_empty=True),
 )  # fmt: skip
