@@ -189,6 +189,15 @@ def test_send_goes_where_turnkeep_url_says(desk: Desk, tmp_path_factory: pytest.
         assert desk.run("threads", "show", "c1").code == 0
 
 
+def test_a_server_that_asks_for_credentials_is_no_obstacle_beside_its_own_store(desk: Desk) -> None:
+    with desk.running("dev", TURNKEEP_AUTH="on") as service:
+        beside = desk.run("send", "c1", "Hello there")
+        from_afar = desk.run("send", "c1", "Hello there", TURNKEEP_URL=service.url)
+    assert (beside.code, "Hello there" in beside.out) == (0, True), beside.err
+    assert from_afar.code == 1
+    assert from_afar.err.startswith("turnkeep send: the server asks for a credential")
+
+
 def test_the_note_of_a_killed_server_is_not_believed(desk: Desk) -> None:
     with desk.running("dev") as service:
         service.kill9()
