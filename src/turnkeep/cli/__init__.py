@@ -32,6 +32,7 @@ VERBS = {
     "assistants": Verb("turnkeep.cli.assistants", "who answers: create, list, show, use, update, delete"),
     "queue": Verb("turnkeep.cli.queue", "how much waits; dead letters; pause and resume a channel"),
     "actions": Verb("turnkeep.cli.actions", "tool calls that wait: list, approve, deny, submit"),
+    "keys": Verb("turnkeep.cli.keys", "API keys: create, list, revoke"),
     "trace": Verb("turnkeep.cli.trace", "the life of one message"),
     "doctor": Verb("turnkeep.cli.doctor", "check settings, store, model and sandbox"),
     "simulate": Verb("turnkeep.cli.simulate", "an OpenAI-compatible server whose model is made of rules"),

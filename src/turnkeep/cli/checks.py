@@ -55,10 +55,10 @@ def failure(name: str, sentence: str) -> Finding:
 
 async def examine(settings: Settings, *, offline: bool) -> AsyncIterator[Finding]:
     """All checks, one after the other. What stands in the way of one does not end the others."""
-    for check in (_versions, _access, _extras, _sandbox):
+    for check in (_versions, _extras, _sandbox):
         for finding in check(settings):
             yield finding
-    for one in (_tools, _model if not offline else _model_offline, _server):
+    for one in (_doors, _tools, _model if not offline else _model_offline, _server):
         yield await _tried(one, settings)
     async for finding in _store(settings):
         yield finding
@@ -87,13 +87,29 @@ def _versions(settings: Settings) -> Iterator[Finding]:
         yield ok("sqlite", f"SQLite {found}")
 
 
-def _access(settings: Settings) -> Iterator[Finding]:
-    if settings.is_loopback:
-        yield ok("access", f"{settings.host} is reached from this machine only")
-    elif settings.auth != "off" and not settings.insecure_no_auth:
-        yield ok("access", f"{settings.host} asks for credentials")
-    else:
-        yield warning("access", f"{settings.host} is reached from elsewhere, and everybody may do everything there")
+async def _doors(settings: Settings) -> Finding:
+    """Whether others can come in, by the rule that the server starts by."""
+    from turnkeep.doors.keys import Keys
+
+    path = house.sqlite_path(settings)
+    if (settings.is_loopback and not settings.hosts) or (path is not None and not path.exists()):
+        return _access(settings, has_keys=False)
+    async with house.opened(settings) as store:
+        return _access(settings, has_keys=await Keys(store).has_any())
+
+
+def _access(settings: Settings, *, has_keys: bool) -> Finding:
+    from turnkeep.doors.guard import asks_for_credentials
+
+    try:
+        asks = asks_for_credentials(settings, has_keys=has_keys)
+    except TurnkeepError as error:
+        return failure("access", str(error))
+    if asks:
+        return ok("access", f"{settings.host} asks for credentials")
+    if settings.is_loopback and not settings.hosts:
+        return ok("access", f"{settings.host} is reached from this machine only")
+    return warning("access", f"{settings.host} is reached from elsewhere, and everybody may do everything there")
 
 
 def _extras(settings: Settings) -> Iterator[Finding]:

@@ -86,7 +86,7 @@ def _reached(settings: Settings) -> str:
 async def access_of(settings: Settings, registry: Registry) -> Access:
     """As set. Raises `ConfigurationError`."""
     keys = Keys(registry)
-    if not asks_for_credentials(settings, has_keys=bool(await keys.list())):
+    if not asks_for_credentials(settings, has_keys=await keys.has_any()):
         return Open()
     return Guard(keys, Tickets(registry), _tokens(settings))
 

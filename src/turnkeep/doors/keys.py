@@ -90,6 +90,10 @@ class Keys:
         found = [_key(document) for document in await self._registry.list("key", RING)]
         return sorted(found, key=lambda key: (key.created_at, key.key_id))
 
+    async def has_any(self) -> bool:
+        """Somebody could come in with a key."""
+        return any(key.is_valid(self._clock.now()) for key in await self.list())
+
     async def revoke(self, key_id: str) -> Key:
         """Refuse it from now on. Safe to repeat. Raises `NotFound`."""
         document = await self._registry.get("key", RING, key_id)

@@ -1,0 +1,121 @@
+"""`turnkeep keys`: who may come in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import typer
+
+from turnkeep.cli import house, output
+from turnkeep.cli.arguments import Json, Tenant, Yes, duration
+from turnkeep.clock import SystemClock
+from turnkeep.doors.keys import Key, Keys, read_scopes
+from turnkeep.settings import Settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="API keys: who may come in.")
+
+
+def _scopes(text: str) -> str:
+    words = [word.strip() for word in text.split(",")]
+    if unknown := sorted(set(words) - set(read_scopes(words))):
+        raise typer.BadParameter(f"{', '.join(unknown)!r} is no scope, take some of send, read, admin")
+    return ",".join(words)
+
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: the part between tk_ and the next _.")]
+Name = Annotated[str, typer.Option("--name", metavar="TEXT", help="What it is for.")]
+Scopes = Annotated[
+    str, typer.Option("--scopes", metavar="LIST", parser=_scopes, help="Of send, read, admin, with commas.")
+]
+Channel = Annotated[
+    list[str] | None, typer.Option("--channel", metavar="NAME", help="A channel it reaches, or prefix*; all without.")
+]
+Expires = Annotated[
+    float | None, typer.Option("--expires-in", metavar="TIME", parser=duration, help="Ends after so long; else never.")
+]
+
+
+@app.command()
+def create(
+    *,
+    name: Name = "",
+    scopes: Scopes = "send,read",
+    channel: Channel = None,
+    expires_in: Expires = None,
+    tenant: Tenant = "default",
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it: this once, for only its digest is kept."""
+    wanted: dict[str, Any] = {
+        "name": name,
+        "tenant": tenant,
+        "scopes": read_scopes(scopes.split(",")),
+        "channels": channel or None,
+        "expires_at": None if expires_in is None else SystemClock().now() + expires_in,
+    }
+    value, key = asyncio.run(_create(house.settings(), wanted))
+    if as_json:
+        output.emit({**key.to_json(), "key": value})
+        return
+    output.say(value)
+    output.note(f"keep it now, it is not shown again; take it back with: turnkeep keys revoke {key.key_id}")
+
+
+async def _create(settings: Settings, wanted: dict[str, Any]) -> tuple[str, Key]:
+    async with _opened(settings, create=True) as keys:
+        return await keys.create(**wanted)
+
+
+@app.command("list")
+def list_keys(*, as_json: Json = False) -> None:
+    """List keys, without their secrets."""
+    found = asyncio.run(_list(house.settings()))
+    if as_json:
+        for key in found:
+            output.emit(key.to_json())
+        return
+    rows = [(k.key_id, k.name, k.tenant, " ".join(k.scopes), _reach(k), _state(k)) for k in found]
+    output.table(("ID", "NAME", "TENANT", "SCOPES", "CHANNELS", "STATE"), rows, empty="no keys yet")
+
+
+async def _list(settings: Settings) -> list[Key]:
+    async with _opened(settings) as keys:
+        return await keys.list()
+
+
+@app.command()
+def revoke(key: Id, *, yes: Yes = False, as_json: Json = False) -> None:
+    """Take a key back: it is refused everywhere within a second, open sockets are closed."""
+    settings = house.settings()
+    output.confirm(f"revoke the key {key} in {house.place(settings)}?", yes=yes)
+    revoked = asyncio.run(_revoke(settings, key))
+    if as_json:
+        output.emit(revoked.to_json())
+    else:
+        output.say(f"Key revoked: {revoked.key_id}")
+
+
+async def _revoke(settings: Settings, key_id: str) -> Key:
+    async with _opened(settings) as keys:
+        return await keys.revoke(key_id)
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[Keys]:
+    async with house.opened(settings, create=create) as store:
+        yield Keys(store)
+
+
+def _reach(key: Key) -> str:
+    return "all" if key.channels is None else " ".join(key.channels)
+
+
+def _state(key: Key) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {output.moment(key.revoked_at)}"
+    if key.expires_at is not None:
+        return f"until {output.moment(key.expires_at)}"
+    return "valid"

@@ -1,0 +1,471 @@
+"""Who somebody is: keys, tokens, tickets, sessions, hosts and origins, one by one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from starlette.datastructures import Headers
+
+from turnkeep.doors.access import Principal, Shown, shown_by
+from turnkeep.doors.guard import Guard, asks_for_credentials
+from turnkeep.doors.keys import FRESH, Keys
+from turnkeep.doors.origin import Origins
+from turnkeep.doors.tickets import TICKET_LIFE, Tickets, csrf_of
+from turnkeep.doors.tokens import Tokens, tokens_of
+from turnkeep.errors import ConfigurationError, InvalidMessage, NotAllowed, NotAuthenticated
+from turnkeep.settings import Settings
+from turnkeep.store.memory import MemoryStore
+from turnkeep.testing.clock import FakeClock
+
+SECRET = "a-shared-secret-of-at-least-32-bytes-for-the-tests"
+
+
+def settings(**values: Any) -> Settings:
+    return Settings.load(**values)
+
+
+def claims(**others: Any) -> dict[str, Any]:
+    values = {"sub": "olga", "aud": "turnkeep", "exp": time.time() + 60, "channels": ["a", "b-*"], **others}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def signed(**others: Any) -> str:
+    return jwt.encode(claims(**others), SECRET, algorithm="HS256")
+
+
+def tokens(**values: Any) -> Tokens:
+    made = tokens_of(settings(**{"jwt_key": SECRET, **values}))
+    assert made is not None
+    return made
+
+
+# ---------------------------------------------------------------- open doors
+
+
+@pytest.mark.parametrize(
+    ("values", "has_keys", "asks"),
+    [
+        ({}, False, False),
+        ({}, True, False),
+        ({"jwt_key": SECRET}, False, True),
+        ({"jwt_key": SECRET, "auth": "off"}, False, False),
+        ({"auth": "on"}, False, True),
+        ({"host": "0.0.0.0"}, True, True),
+        ({"host": "0.0.0.0", "jwt_key": SECRET}, False, True),
+        ({"host": "0.0.0.0", "auth": "on"}, False, True),
+        ({"host": "0.0.0.0", "insecure_no_auth": True}, False, False),
+        ({"hosts": ("chat.example.com",)}, True, True),
+        ({"host": "0.0.0.0"}, False, None),
+        ({"host": "192.168.1.5", "auth": "off"}, True, None),
+        ({"host": "::", "auth": "off", "jwt_key": SECRET}, False, None),
+        ({"hosts": ("chat.example.com",)}, False, None),
+        ({"auth": "on", "insecure_no_auth": True}, False, None),
+    ],
+)
+def test_a_door_that_others_reach_does_not_open_without_authentication(
+    values: dict[str, Any], has_keys: bool, asks: bool | None
+) -> None:
+    if asks is None:
+        with pytest.raises(ConfigurationError, match="TURNKEEP_"):
+            asks_for_credentials(settings(**values), has_keys=has_keys)
+    else:
+        assert asks_for_credentials(settings(**values), has_keys=has_keys) is asks
+
+
+# ---------------------------------------------------------------- keys
+
+
+async def test_a_key_is_kept_by_its_digest_alone_and_says_who_somebody_is() -> None:
+    store = MemoryStore()
+    value, key = await Keys(store).create(name="ci", tenant="acme", scopes=("send",), channels=("a", "b-*"))
+    principal = await Keys(store).authenticate(value)
+
+    assert (principal.tenant, principal.channels) == ("acme", ("a", "b-*"))
+    assert principal.scopes == {"send"}
+    kept = json.dumps([dict(document.body) for document in await store.list("key", "*")])
+    assert value.rpartition("_")[2] not in kept
+    assert value.startswith(f"tk_{key.key_id}_")
+    assert len(value.rpartition("_")[2]) == 64
+
+
+async def test_a_revoked_or_expired_key_is_refused_at_once_or_within_its_freshness() -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    here, elsewhere = Keys(store, clock), Keys(store, clock)
+    value, key = await here.create(scopes=("read",), expires_at=clock.now() + 100)
+    await elsewhere.authenticate(value)
+    await here.revoke(key.key_id)
+    with pytest.raises(NotAuthenticated):
+        await here.authenticate(value)
+    clock.advance(FRESH)
+    with pytest.raises(NotAuthenticated):
+        await elsewhere.authenticate(value)
+
+    brief, _ = await here.create(expires_at=clock.now() + 10)
+    await here.authenticate(brief)
+    clock.advance(10)
+    with pytest.raises(NotAuthenticated):
+        await here.authenticate(brief)
+    assert FRESH <= 1.0
+
+
+async def test_no_key_but_the_whole_key_is_taken() -> None:
+    keys = Keys(MemoryStore())
+    value, key = await keys.create()
+    wrong = ["", "tk_", value[:-1], value + "0", value.upper(), f"tk_{key.key_id}_{'0' * 64}", f" {value}",
+             value + "\n", f"tk_{'0' * 16}_{value[-64:]}", key.digest, f"tk_{key.key_id}_{key.digest}"]  # fmt: skip
+    for text in wrong:
+        with pytest.raises(NotAuthenticated):
+            await keys.authenticate(text)
+
+
+# ---------------------------------------------------------------- tokens
+
+
+async def test_a_token_says_tenant_user_scopes_channels_and_end() -> None:
+    principal = await tokens().authenticate(signed(tenant="acme", scope="read admin other"))
+
+    assert (principal.tenant, principal.subject) == ("acme", "user:olga")
+    assert principal.scopes == {"read", "admin"}
+    assert principal.channels == ("a", "b-*")
+    assert principal.expires_at is not None
+
+
+async def test_a_token_without_channels_reaches_none_and_without_scope_is_no_admin() -> None:
+    principal = await tokens().authenticate(signed(channels=None))
+
+    assert principal.channels == ()
+    assert principal.scopes == {"send", "read"}
+    assert (await tokens().authenticate(signed(channels=["*"]))).channels is None
+
+
+WRONG_CLAIMS: dict[str, dict[str, Any]] = {
+    "no exp": {"exp": None}, "no aud": {"aud": None}, "expired": {"exp": 1}, "another audience": {"aud": "other"},
+    "exp is text": {"exp": "soon"}, "exp is true": {"exp": True}, "exp is endless": {"exp": float("inf")},
+    "exp is none": {"exp": float("nan")}, "not yet": {"nbf": time.time() + 600}, "tenant is a list": {"tenant": ["a"]},
+    "tenant is empty": {"tenant": ""}, "tenant with NUL": {"tenant": "a\0"}, "sub is a number": {"sub": 7},
+    "channels is text": {"channels": "a"}, "channels holds a number": {"channels": [1]},
+    "channels is an object": {"channels": {"a": 1}}, "too many channels": {"channels": ["a"] * 1001},
+    "scope is a number": {"scope": 1}, "aud is an object": {"aud": {"turnkeep": 1}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_CLAIMS)
+async def test_a_token_with_wrong_claims_is_refused(name: str) -> None:
+    with pytest.raises(NotAuthenticated):
+        await tokens().authenticate(signed(**WRONG_CLAIMS[name]))
+
+
+def forged(header: dict[str, Any], payload: dict[str, Any], signature: bytes = b"") -> str:
+    parts = [json.dumps(part).encode() for part in (header, payload)]
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (*parts, signature))
+
+
+def pem(key: Any) -> str:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()  # type: ignore[no-any-return]
+
+
+async def test_the_algorithm_is_ours_to_choose() -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    public = pem(key)
+    asymmetric = tokens(jwt_key=public)
+    assert (await asymmetric.authenticate(jwt.encode(claims(), key, algorithm="EdDSA"))).subject == "user:olga"
+    for text in (
+        forged({"alg": "none", "typ": "JWT"}, claims()),
+        forged({"alg": "None"}, claims()),
+        forged({"alg": "HS256"}, claims(), b"x" * 32),
+        jwt.encode(claims(), SECRET, algorithm="HS256"),
+        jwt.encode(claims(), public.replace("-", "").encode() * 2, algorithm="HS256"),
+    ):
+        with pytest.raises(NotAuthenticated):
+            await asymmetric.authenticate(text)
+    with pytest.raises(NotAuthenticated):
+        await tokens().authenticate(jwt.encode(claims(), SECRET * 2, algorithm="HS512"))
+
+
+@pytest.mark.parametrize(
+    "kid", ["../../etc/passwd", "' OR 1=1 --", "http://127.0.0.1/", 7, ["a"], {"a": 1}, "x" * 5000]
+)
+async def test_a_kid_is_only_ever_compared(kid: object, tmp_path: Path) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    path = tmp_path / "jwks.json"
+    entries = [{**json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key())), "kid": name} for name in ("a", "b")]
+    path.write_text(json.dumps({"keys": entries}))
+    known = tokens_of(settings(jwt_jwks=str(path)))
+    assert known is not None
+    good = jwt.encode(claims(), key, algorithm="EdDSA", headers={"kid": "a"})
+    assert (await known.authenticate(good)).subject == "user:olga"
+    _, payload, signature = good.split(".")
+    header = base64.urlsafe_b64encode(json.dumps({"alg": "EdDSA", "kid": kid, "jku": "http://127.0.0.1/"}).encode())
+    with pytest.raises(NotAuthenticated):
+        await known.authenticate(f"{header.rstrip(b'=').decode()}.{payload}.{signature}")
+
+
+async def test_a_set_of_keys_is_used_for_the_algorithm_of_each_key(tmp_path: Path) -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    entry = {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(private.public_key())), "kid": "r"}
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [{"kty": "oct", "k": "AAAA", "kid": "o"}, entry]}))
+    known = tokens_of(settings(jwt_jwks=str(path)))
+    assert known is not None
+    assert (await known.authenticate(jwt.encode(claims(), private, algorithm="RS256", headers={"kid": "r"}))).tenant
+    with pytest.raises(NotAuthenticated):
+        await known.authenticate(jwt.encode(claims(), b"\0" * 32, algorithm="HS256", headers={"kid": "o"}))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"jwt_key": "too short"},
+        {"jwt_key": SECRET, "jwt_algorithms": ("RS256",)},
+        {"jwt_key": "-----BEGIN PUBLIC KEY-----\nnonsense\n-----END PUBLIC KEY-----"},
+        {"jwt_key": "-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----"},
+        {"jwt_jwks": "http://keys.example.com/jwks.json"},
+        {"jwt_jwks": "https://keys.example.com/jwks.json", "jwt_algorithms": ("HS256",)},
+    ],
+)
+def test_a_weak_or_wrong_key_is_refused_at_the_start_without_being_told(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="TURNKEEP_JWT") as caught:
+        tokens_of(settings(**values))
+    assert "nonsense" not in str(caught.value)
+    assert "too short" not in str(caught.value)
+
+
+@pytest.mark.prove
+async def test_no_mutated_token_is_accepted(size: Callable[[int, int], int], proof: Callable[[str, str], None]) -> None:
+    source, cases, accepted = random.Random(5), size(1000, 1000), 0
+    known, good = tokens(), signed()
+    for _ in range(cases):
+        text = mutated(good, source)
+        if canonical(text) == canonical(good):
+            continue
+        try:
+            await known.authenticate(text)
+        except NotAuthenticated:
+            continue
+        accepted += 1
+    proof("mutated tokens", f"tokens {cases} | accepted {accepted}")
+    assert accepted == 0
+
+
+def mutated(text: str, source: random.Random) -> str:
+    letters = list(text)
+    for _ in range(source.choice([1, 1, 2, 5])):
+        place = source.randrange(len(letters))
+        match source.randrange(4):
+            case 0:
+                letters[place] = source.choice("ABCabc012-_.=+/ \0é")
+            case 1:
+                del letters[place]
+            case 2:
+                letters.insert(place, source.choice("ABCabc012-_.{}"))
+            case _:
+                other = source.randrange(len(letters))
+                letters[place], letters[other] = letters[other], letters[place]
+    return "".join(letters)
+
+
+def canonical(text: str) -> list[bytes]:
+    """What a token says: base64 has more than one spelling for the last letter."""
+    try:
+        return [base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in text.split(".")]
+    except ValueError:
+        return []
+
+
+# ---------------------------------------------------------------- tickets and sessions
+
+
+async def test_a_ticket_opens_one_socket_and_not_for_long() -> None:
+    clock = FakeClock()
+    tickets = Tickets(MemoryStore(clock=clock), clock)
+    principal = Principal("acme", "user:olga", frozenset({"read"}), ("a",), clock.now() + 500)
+    value, _ = await tickets.issue(principal)
+
+    assert await tickets.redeem(value) == principal
+    with pytest.raises(NotAuthenticated):
+        await tickets.redeem(value)
+    late, _ = await tickets.issue(principal)
+    clock.advance(TICKET_LIFE)
+    with pytest.raises(NotAuthenticated):
+        await tickets.redeem(late)
+
+
+async def test_a_session_is_no_ticket_and_a_ticket_no_session() -> None:
+    tickets = Tickets(MemoryStore())
+    ticket, _ = await tickets.issue(Principal())
+    session, _ = await tickets.begin(Principal())
+    with pytest.raises(NotAuthenticated):
+        await tickets.redeem(session)
+    with pytest.raises(NotAuthenticated):
+        await tickets.of_session(ticket, None, changes=False)
+
+
+async def test_a_session_changes_nothing_without_its_own_token_and_ends() -> None:
+    clock = FakeClock()
+    tickets = Tickets(MemoryStore(clock=clock), clock)
+    session, principal = await tickets.begin(Principal())
+    other, _ = await tickets.begin(Principal())
+
+    assert await tickets.of_session(session, None, changes=False) == principal
+    assert await tickets.of_session(session, csrf_of(session), changes=True) == principal
+    for csrf in (None, "", csrf_of(other), session, "\udcff"):
+        with pytest.raises(NotAllowed):
+            await tickets.of_session(session, csrf, changes=True)
+    await tickets.end(session)
+    with pytest.raises(NotAuthenticated):
+        await tickets.of_session(session, None, changes=False)
+    clock.advance(9 * 3600)
+    with pytest.raises(NotAuthenticated):
+        await tickets.of_session(other, None, changes=False)
+
+
+async def test_what_a_revoked_key_was_exchanged_for_ends_with_it() -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    guard = Guard(Keys(store, clock), Tickets(store, clock), clock=clock)
+    value, key = await guard.keys.create()
+    principal = await guard.authenticate(Shown(bearer=value))
+    ticket, _ = await guard.tickets.issue(principal)
+    session, _ = await guard.tickets.begin(principal)
+    await guard.keys.revoke(key.key_id)
+    for shown in (Shown(bearer=value), Shown(ticket=ticket), Shown(session=session)):
+        with pytest.raises(NotAuthenticated):
+            await guard.authenticate(shown)
+    with pytest.raises(NotAuthenticated):
+        await guard.still(principal)
+
+
+async def test_a_wrong_credential_is_refused_whatever_else_is_right() -> None:
+    guard = Guard(Keys(MemoryStore()), Tickets(MemoryStore()))
+    session, _ = await guard.tickets.begin(Principal())
+    await guard.authenticate(Shown(session=session))
+    with pytest.raises(NotAuthenticated):
+        await guard.authenticate(Shown(bearer="tk_wrong", session=session))
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def headers(*pairs: tuple[str, str]) -> Headers:
+    return Headers(raw=[(name.encode(), value.encode("latin-1")) for name, value in pairs])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"token": "x"}, {"access_token": "x"}, {"API_KEY": "x"}, {"ticket": "x"}, {"authorization": "Bearer x"},
+        {"x": "tk_0123456789abcdef_00"}, {"x": "eyJhbGciOi.eyJzdWIi.x"}, {"x": "Bearer tk_01_"},
+    ],
+)  # fmt: skip
+def test_a_credential_in_the_address_is_refused_and_not_repeated(query: dict[str, str]) -> None:
+    with pytest.raises(InvalidMessage, match="never taken from the address") as caught:
+        shown_by(headers(), {}, query, changes=False)
+    assert not any(len(value) > 1 and value in str(caught.value) for value in query.values())
+
+
+def test_one_authorization_header_counts_and_only_as_bearer() -> None:
+    assert shown_by(headers(("authorization", "bearer tk_1")), {}, {}, changes=False).bearer == "tk_1"
+    for given in (
+        [("authorization", "Basic x")],
+        [("authorization", "Bearer")],
+        [("authorization", "Bearer a"), ("authorization", "Bearer b")],
+        [("authorization", "Bearer " + "x" * 9000)],
+    ):
+        with pytest.raises(NotAuthenticated):
+            shown_by(headers(*given), {}, {}, changes=False)
+
+
+def test_a_ticket_comes_beside_the_subprotocol_and_a_cookie_only_from_a_page() -> None:
+    offered = headers(("sec-websocket-protocol", "turnkeep, ticket.abc"))
+    assert shown_by(offered, {}, {}, changes=False, socket=True).ticket == "abc"
+    assert shown_by(offered, {}, {}, changes=False).ticket is None
+    cookies = {"turnkeep_session": "s"}
+    assert shown_by(headers(), cookies, {}, changes=False, socket=True).session is None
+    assert shown_by(headers(("origin", "http://x")), cookies, {}, changes=False, socket=True).session == "s"
+
+
+# ---------------------------------------------------------------- channels
+
+
+@pytest.mark.parametrize(
+    ("pattern", "channel", "reaches"),
+    [
+        ("a", "a", True), ("a", "ab", False), ("a*", "ab", True), ("a*", "b", False), ("*", "anything", True),
+        ("t*", "team", True), ("t*", "thread_1", False), ("thread*", "thread_1", False), ("thread_*", "thread_1", True),
+        ("*", "thread_1", True), ("thread_1", "thread_1", True), ("a*b", "axb", False),
+        ("", "", True), ("A", "a", False),
+    ],
+)  # fmt: skip
+def test_a_pattern_reaches_what_it_names(pattern: str, channel: str, reaches: bool) -> None:
+    assert replace(Principal(), channels=(pattern,)).reaches(channel) is reaches
+
+
+# ---------------------------------------------------------------- hosts and origins
+
+
+async def _nothing(*_: Any) -> None:
+    return
+
+
+def origins(*, is_open: bool = True, **values: Any) -> Origins:
+    return Origins(_nothing, settings(**values), is_open=is_open)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:8080", "localhost:8080", "[::1]:8080", "turnkeep", "10.0.0.7:80", "chat.example.com"],
+)
+def test_our_own_hosts_are_answered(host: str) -> None:
+    origins(hosts=("Chat.Example.com",), auth="on").check(headers(("host", host)))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example.com", "127.0.0.1.evil.com", "", "a/b", "a?b", "a#b", "user@localhost", "localhost:x",
+     "localhost:1:2", "chat.example.com.evil.com", "local host", "1.2.3", "[::1", "localhost\\x", "%6c", ".", "-"],
+)  # fmt: skip
+def test_other_hosts_are_refused(host: str) -> None:
+    with pytest.raises(InvalidMessage, match="ost"):
+        origins(hosts=("chat.example.com",), auth="on").check(headers(("host", host)))
+
+
+def test_two_hosts_or_none_are_refused() -> None:
+    for given in ([], [("host", "localhost"), ("host", "localhost")]):
+        with pytest.raises(InvalidMessage):
+            origins().check(headers(*given))
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:8080", "https://localhost:8080", "https://app.example.com"])
+def test_our_own_pages_and_named_ones_may_call(origin: str) -> None:
+    origins(origins=("https://app.example.com/",)).check(headers(("host", "localhost:8080"), ("origin", origin)))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["null", "", "http://evil.example.com", "http://localhost", "http://localhost:8081", "file://", "https://[", "x",
+     "http://localhost:8080.evil.com", "http://localhost:8080/path", "http://u@localhost:8080", "ws://localhost:8080"],
+)  # fmt: skip
+def test_other_pages_may_not_call(origin: str) -> None:
+    with pytest.raises(NotAllowed):
+        origins().check(headers(("host", "localhost:8080"), ("origin", origin)))
+
+
+def test_whoever_is_behind_a_proxy_has_to_say_so() -> None:
+    forwarded = headers(("host", "localhost"), ("x-forwarded-for", "203.0.113.7"))
+    with pytest.raises(NotAllowed, match="TURNKEEP_AUTH"):
+        origins().check(forwarded)
+    origins(auth="off").check(forwarded)
+    origins(is_open=False).check(forwarded)
