@@ -1,7 +1,7 @@
 """`AssistantMessageQueue`: takes messages in, takes turns, and gives answers out.
 
-The public face of the house: it opens the store, the model client (or the built-in simulator), the tools and the worker,
-and closes them again. Doors, the command line and other people's programs use nothing beneath it to send a message.
+The public face of the house: it opens the store, the model client (or the built-in simulator), the tools and the
+worker, and closes them again. Doors, the command line and other people's programs send through nothing else.
 """
 
 from __future__ import annotations
