@@ -41,10 +41,11 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
+@pytest.mark.timeout(1_800)
 def test_it_lives_through_random_histories_as_the_memory_engine_does(
     loop: asyncio.AbstractEventLoop, size: Size, tmp_path: Path
 ) -> None:
     async def make(policies: Policies, clock: FakeClock) -> Store:
         return await fresh(tmp_path, policies, clock)
 
-    drive(make, examples=size(20, 500), steps=50, loop=loop)
+    drive(make, examples=size(20, 300), steps=50, loop=loop)

@@ -197,6 +197,7 @@ async def test_a_restart_goes_on_at_once(path: Path, start: Start) -> None:
         assert claim.attempt == 2
 
 
+@pytest.mark.timeout(1_800)
 async def test_nothing_acknowledged_is_lost_or_done_twice_when_processes_are_killed(
     path: Path, start: Start, size: Size, proof: Proof
 ) -> None:
