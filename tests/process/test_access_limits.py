@@ -1,0 +1,161 @@
+"""Every limit of a door: what is just allowed, and what is just too much."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+import pytest
+
+from tests.process.callers import guarded, token
+from tests.process.served import Served, ask, served
+from turnkeep.doors.access import Principal
+from turnkeep.doors.limits import Limits
+from turnkeep.errors import TooManyRequests
+from turnkeep.messages import Address, Message, text_content
+from turnkeep.settings import Settings
+from turnkeep.testing.clock import FakeClock
+
+STILL: dict[str, Any] = {"role": "gateway", "window": 600.0, "max_wait": 3600.0}
+
+
+async def post(server: Served, channel: str, text: str, message_id: str, **headers: str) -> tuple[int, Any, Any]:
+    url, body = f"{server.url}/api/channels/{channel}/messages", {"message": text, "message_id": message_id}
+    async with server.http.post(url, json=body, headers=headers) as told:
+        return told.status, await told.json(), told.headers
+
+
+async def send(socket: Any, channel: str, text: str, message_id: str) -> dict[str, Any]:
+    return await ask(socket, {"channel": channel, "message": text, "message_id": message_id})
+
+
+def text_message(text: str) -> Message:
+    return Message(Address("default", "assistant", "c"), "m", text_content(text))
+
+
+async def test_a_message_of_the_limit_is_taken_and_one_byte_more_is_413() -> None:
+    async with served(**STILL, max_message_bytes=1000) as server, server.socket() as socket:
+        whole = "x" * (1000 - text_message("").size)
+        assert (await post(server, "a", whole, "m1"))[0] == 202
+        status, body, _ = await post(server, "b", whole + "x", "m1")
+        assert (status, body["error"]["code"]) == (413, "message_too_large")
+        assert (await send(socket, "c", whole, "m1"))["status"] == "accepted"
+        assert (await send(socket, "d", whole + "x", "m1"))["code"] == "message_too_large"
+
+
+async def test_a_frame_of_the_limit_is_taken_and_one_byte_more_is_told() -> None:
+    async with served(**STILL, max_frame_bytes=500) as server, server.socket() as socket:
+        for extra, code in ((0, None), (1, "message_too_large")):
+            frame = json.dumps({"action": "ping", "pad": ""})
+            padded = frame[:-2] + "x" * (500 - len(frame) + extra) + frame[-2:]
+            assert len(padded) == 500 + extra
+            assert (await ask(socket, padded)).get("code") == code
+            url = f"{server.url}/api/channels/c/cancel"
+            async with server.http.post(url, data=padded) as told:
+                assert told.status == (200 if code is None else 413)
+
+
+@pytest.mark.parametrize(
+    ("setting", "others"),
+    [("channel_rate", ["other-channel"]), ("user_rate", []), ("tenant_rate", [])],
+)
+async def test_a_rate_is_told_with_the_time_to_wait(setting: str, others: list[str]) -> None:
+    async with served(**{**STILL, setting: "3/600"}) as server, server.socket() as socket:
+        for number in range(3):
+            assert (await post(server, "c", "hello", f"m{number}"))[0] == 202
+        status, body, headers = await post(server, "c", "hello", "m4")
+        assert (status, body["error"]["code"], body["error"]["retryable"]) == (429, "too_many_requests", True)
+        assert 1 <= int(headers["Retry-After"]) <= 200
+        frame = await send(socket, "c", "hello", "m5")
+        assert (frame["type"], frame["code"]) == ("error", "too_many_requests")
+        assert 0 < frame["retry_after"] <= 200
+        for channel in others:
+            assert (await post(server, channel, "hello", "m6"))[0] == 202
+        assert (await server.queue.store.counts()).open_messages == 3 + len(others)
+
+
+def test_rates_are_of_a_channel_a_user_and_a_tenant() -> None:
+    clock = FakeClock()
+    limits = Limits(Settings.load(channel_rate="1/10", user_rate="2/10", tenant_rate="3/10"), clock)
+    olga, bob = Principal("acme", "olga"), Principal("acme", "bob")
+
+    def taken(principal: Principal, channel: str) -> bool:
+        try:
+            limits.check_rate(principal, Address(principal.tenant, "assistant", channel))
+        except TooManyRequests as refused:
+            return not refused.retry_after
+        return True
+
+    assert taken(olga, "a")
+    assert not taken(bob, "a"), "the channel has had its message"
+    assert taken(olga, "b")
+    assert not taken(olga, "c"), "the user has had two"
+    clock.advance(10)
+    assert [taken(olga, "d"), taken(olga, "e"), taken(bob, "f")] == [True, True, True]
+    assert not taken(bob, "g"), "the tenant has had three"
+    assert taken(Principal("rival", "olga"), "g")
+
+
+async def test_a_socket_has_so_many_channels_and_no_more() -> None:
+    async with served(**STILL, channels_per_socket=2) as server, server.socket() as socket:
+        for channel in ("a", "b", "b"):
+            assert (await ask(socket, {"action": "subscribe", "channel": channel}))["status"] == "subscribed"
+        assert (await ask(socket, {"action": "subscribe", "channel": "c"}))["code"] == "too_many_requests"
+        await ask(socket, {"action": "unsubscribe", "channel": "a"})
+        assert (await ask(socket, {"action": "subscribe", "channel": "c"}))["status"] == "subscribed"
+
+
+async def test_a_user_has_so_many_sockets_and_others_have_theirs() -> None:
+    async with guarded(sockets_per_user=2) as house, contextlib.AsyncExitStack() as stack:
+
+        async def opened(user: str) -> Any:
+            bearer = {"Authorization": f"Bearer {token(sub=user)}"}
+            return await stack.enter_async_context(house.server.socket(additional_headers=bearer))
+
+        first, second = await opened("olga"), await opened("olga")
+        for socket in (first, second):
+            assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
+        third = await opened("olga")
+        async with asyncio.timeout(20):
+            await third.wait_closed()
+        assert third.close_code == 4408
+        assert (await ask(await opened("bob"), {"action": "ping"}))["status"] == "pong"
+
+
+async def test_a_channel_has_so_many_waiting_and_no_more() -> None:
+    async with served(**STILL, max_inbox=2, max_batch=64) as server, server.socket() as socket:
+        for number in range(2):
+            assert (await post(server, "c", "hello", f"m{number}"))[0] == 202
+        status, body, headers = await post(server, "c", "hello", "m3")
+        assert (status, body["error"]["code"]) == (429, "inbox_full")
+        assert int(headers["Retry-After"]) >= 1
+        assert (await send(socket, "c", "hello", "m3"))["code"] == "inbox_full"
+        assert (await post(server, "c", "hello", "m1"))[0] == 200, "a repeat is no further message"
+        assert (await post(server, "d", "hello", "m1"))[0] == 202
+
+
+async def test_a_store_that_is_away_is_503_with_a_time_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from turnkeep.errors import StoreUnavailable
+
+    async with served(**STILL) as server:
+
+        async def away(*_: object, **__: object) -> Any:
+            raise StoreUnavailable("the store at 10.0.0.1 is away")
+
+        monkeypatch.setattr(server.queue, "accept", away)
+        status, body, headers = await post(server, "c", "hello", "m")
+        assert (status, body["error"]["code"]) == (503, "store_unavailable")
+        assert "10.0.0.1" not in json.dumps(body)
+        assert int(headers["Retry-After"]) >= 1
+
+
+async def test_the_rate_of_a_user_counts_over_all_of_his_doors() -> None:
+    async with guarded(user_rate="2/600", max_wait=3600.0) as house:
+        headers = house.headers("owner")
+        async with house.server.socket(additional_headers=headers) as socket:
+            assert (await post(house.server, "x", "hello", "m1", **headers))[0] == 202
+            assert (await send(socket, "y", "hello", "m2"))["status"] == "accepted"
+            assert (await send(socket, "z", "hello", "m3"))["code"] == "too_many_requests"
+        assert (await post(house.server, "x", "hello", "m4", **house.headers("other tenant")))[0] == 202
