@@ -45,7 +45,7 @@ OWNER: dict[str, int] = {
     "show_dead": 200, "redrive": 202, "discard": 204, "list_assistants": 200, "create_assistant": 201,
     "show_assistant": 200, "change_assistant": 200, "delete_assistant": 204, "use_assistant": 200, "list_threads": 200,
     "create_thread": 201, "issue_ticket": 201, "begin_session": 201, "show_session": 200, "end_session": 204,
-    "show_openapi": 200,
+    "show_openapi": 200, "show_metrics": 200,
 }  # fmt: skip
 
 NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resume", "act", "list_messages", "list_runs",
