@@ -41,6 +41,9 @@ class Broker:
             "routing_key": f"{self.name}_key",
         }
 
+    absent = aio_pika.exceptions.ChannelNotFoundEntity
+    """What `waiting` raises for a queue that is not there."""
+
     async def publish(self, body: Any, *, key: str | None = None, **properties: Any) -> None:
         """Publish with a confirm; what is not bytes is sent as JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
