@@ -102,7 +102,7 @@ async def test_what_rabbitmq_confirmed_is_answered_once_in_order_whatever_is_cut
             server = Server(["serve"], tmp_path, _environment(proxy, model))
             server.start()
             try:
-                await server.answers(http)
+                await server.answers(http, patience=240)
                 publisher = Publisher(rabbit.url())
                 async with asyncio.TaskGroup() as group:
                     for number in range(channels):
@@ -168,7 +168,7 @@ async def _break(
         elif what == "kill":
             await asyncio.to_thread(server.kill9)
             await asyncio.to_thread(server.start)
-            await server.answers(http)
+            await server.answers(http, patience=240)
         else:
             await asyncio.to_thread(rabbit.kill9)
             await asyncio.to_thread(rabbit.start)
@@ -229,7 +229,7 @@ async def test_messages_that_wait_in_rabbitmq_while_redis_is_down_are_all_answer
         server = Server(["serve"], tmp_path, environment)
         server.start()
         try:
-            await server.answers(http)
+            await server.answers(http, patience=240)
             await asyncio.to_thread(redis.kill9)
             publisher = Publisher(rabbit_server.url())
             async with asyncio.TaskGroup() as group:
