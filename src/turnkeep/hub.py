@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from turnkeep.backoff import Backoff
@@ -61,16 +61,18 @@ class _Subscription:
     epoch: str
     last: int
     live: bool = False
-    waiting: list[Event] = field(default_factory=list)
+    look_again: bool = False
+    """Something happened while it was catching up, which it reads for itself."""
 
     def take(self, address: Address, events: Sequence[Event]) -> None:
         """Pass on what is new to this subscriber."""
-        if events and events[0].epoch != self.epoch:
-            self.epoch, self.last = events[0].epoch, 0
-        fresh = [event for event in events if event.offset > self.last]
         if not self.live:
-            self.waiting += fresh
-        elif fresh:
+            self.look_again = True
+            return
+        if events[0].epoch != self.epoch:
+            self.epoch, self.last = events[0].epoch, events[0].offset - 1
+        fresh = [event for event in events if event.offset > self.last]
+        if fresh:
             self.last = fresh[-1].offset
             self.subscriber.deliver(address, fresh)
 
@@ -86,6 +88,10 @@ class _Channel:
     reading: bool = False
     look_again: bool = False
     heard_at: float = 0.0
+
+    def goes_on_with(self, event: Event) -> bool:
+        """Nothing is missing before it."""
+        return event.epoch == self.epoch and event.offset <= self.last + 1
 
 
 class Hub:
@@ -191,13 +197,14 @@ class Hub:
         answer = await self._shown(channel.address, page.live_from, start)
         begun = Subscribed(page.epoch, start, page.top, recovered, answer)
         subscription.subscriber.subscribed(channel.address, begun)
-        while subscription.last < page.top:
-            page = await self._store.read(channel.address, after=subscription.last)
-            if not page.events:
-                break
-            subscription.last = page.events[-1].offset
-            subscription.subscriber.deliver(channel.address, page.events)
-        self._go_live(channel, subscription, page)
+        while subscription.last < page.top or subscription.look_again:
+            subscription.look_again = False
+            page = await self._page(channel.address, subscription.last)
+            subscription.epoch, subscription.last = page.epoch, page.top
+            if page.events:
+                subscription.last = page.events[-1].offset
+                subscription.subscriber.deliver(channel.address, page.events)
+        self._go_live(channel, subscription)
         return begun
 
     async def _shown(self, address: Address, live_from: int | None, start: int) -> Answer:
@@ -213,13 +220,12 @@ class Hub:
             after = page.events[-1].offset
         return answer
 
-    def _go_live(self, channel: _Channel, subscription: _Subscription, page: Page) -> None:
-        if not channel.epoch:
-            channel.epoch, channel.last = page.epoch, max(channel.last, subscription.last)
+    def _go_live(self, channel: _Channel, subscription: _Subscription) -> None:
+        """From here on it is told with the others. The first one says where the channel is."""
         subscription.live = True
-        waiting, subscription.waiting = subscription.waiting, []
-        subscription.take(channel.address, waiting)
-        if subscription.last != channel.last:
+        if not any(other.live for other in channel.subscriptions if other is not subscription):
+            channel.epoch, channel.last = subscription.epoch, subscription.last
+        elif (channel.epoch, channel.last) != (subscription.epoch, subscription.last):
             self._read_on(channel)
 
     # ---------------------------------------------------------------- hearing
@@ -227,21 +233,16 @@ class Hub:
     def _heard(self, channel: _Channel, events: Sequence[Event]) -> None:
         """New events, or only the hint that there are some."""
         channel.heard_at = asyncio.get_running_loop().time()
-        if channel.reading or not events:
+        if not any(subscription.live for subscription in channel.subscriptions):
+            for subscription in channel.subscriptions:
+                subscription.look_again = True
+        elif channel.reading or not events or not channel.goes_on_with(events[0]):
             self._read_on(channel)
-            return
-        first = events[0]
-        if channel.epoch and first.epoch == channel.epoch and first.offset > channel.last + 1:
-            self._read_on(channel)
-            return
-        if first.epoch != channel.epoch:
-            channel.epoch, channel.last = first.epoch, 0
-            if first.offset > 1 and any(s.live for s in channel.subscriptions):
-                channel.last = first.offset - 1
-        self._pass_on(channel, events)
+        else:
+            self._pass_on(channel, events)
 
     def _pass_on(self, channel: _Channel, events: Sequence[Event]) -> None:
-        if events[-1].offset <= channel.last and events[-1].epoch == channel.epoch:
+        if events[-1].offset <= channel.last:
             return
         channel.last = events[-1].offset
         for subscription in channel.subscriptions:
@@ -259,19 +260,12 @@ class Hub:
             self._group.create_task(self._read(channel))
 
     async def _read(self, channel: _Channel) -> None:
-        failures = 0
         try:
             while channel.subscriptions:
                 channel.look_again = False
-                try:
-                    page = await self._store.read(channel.address, after=channel.last)
-                except StoreError as error:
-                    failures += 1
-                    log.warning("log_read_failed", error=str(error), failures=failures)
-                    await asyncio.sleep(PATIENCE.after(failures))
-                    continue
+                page = await self._page(channel.address, channel.last)
                 if page.epoch != channel.epoch and page.epoch:
-                    channel.epoch, channel.last = page.epoch, 0
+                    channel.epoch, channel.last = page.epoch, _go_on(channel, page)
                     continue
                 if page.events:
                     self._pass_on(channel, page.events)
@@ -279,6 +273,17 @@ class Hub:
                     return
         finally:
             channel.reading = False
+
+    async def _page(self, address: Address, after: int) -> Page:
+        """What the log holds after an offset. A subscriber was promised to be told: read until the store answers."""
+        failures = 0
+        while True:
+            try:
+                return await self._store.read(address, after=after)
+            except StoreError as error:
+                failures += 1
+                log.warning("log_read_failed", error=str(error), failures=failures)
+            await asyncio.sleep(PATIENCE.after(failures))
 
     async def _look_at_silent_channels(self) -> None:
         while True:
@@ -288,6 +293,22 @@ class Hub:
                 if channel.heard_at < silent_since:
                     channel.heard_at = silent_since + LOOK_AGAIN
                     self._read_on(channel)
+
+
+def _go_on(channel: _Channel, page: Page) -> int:
+    """The offset after which a channel goes on in a new epoch: where it was, if its log has not lost anything; at the
+    beginning of the run in progress, if it has; at the beginning of a log that was made anew.
+    """
+    if _log_of(page.epoch) != _log_of(channel.epoch):
+        return 0
+    if channel.last <= page.top:
+        return channel.last
+    return page.top if page.live_from is None else page.live_from - 1
+
+
+def _log_of(epoch: str) -> str:
+    """The part of an epoch that changes only when the log itself is another one."""
+    return epoch.partition(".")[0]
 
 
 def _start(page: Page, after: int | None, epoch: str | None, history: int) -> int:

@@ -1,0 +1,188 @@
+"""The hub: whoever was told "subscribed" gets every event, also when hints are lost and the store stumbles."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from turnkeep.errors import StoreUnavailable
+from turnkeep.events import Event
+from turnkeep.hub import Hub, Subscribed
+from turnkeep.messages import Address, Message, text_content
+from turnkeep.store.base import Follower, Notice, Page
+from turnkeep.store.memory import MemoryStore
+from turnkeep.testing import FakeClock, counting_ids
+
+HERE = Address("default", "assistant", "c")
+
+
+class ForgetfulStore(MemoryStore):
+    """Loses the next hints, refuses the next reads, or is another server from one moment on."""
+
+    lost_hints = 0
+    refused_reads = 0
+    incarnation = ""
+
+    async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
+        if limit > 1 and self.refused_reads > 0:
+            self.refused_reads -= 1
+            raise StoreUnavailable("not now")
+        page = await super().read(address, after=after, limit=limit)
+        events = tuple(replace(event, epoch=event.epoch + self.incarnation) for event in page.events)
+        return replace(page, epoch=page.epoch + self.incarnation, events=events)
+
+    @contextlib.asynccontextmanager
+    async def follow(self) -> AsyncIterator[Follower]:  # type: ignore[override]
+        async with super().follow() as follower:
+            yield _Forgetful(self, follower)
+
+
+class _Forgetful:
+    def __init__(self, store: ForgetfulStore, follower: Follower) -> None:
+        self._store = store
+        self._follower = follower
+        self._notices = aiter(follower)
+
+    async def add(self, address: Address) -> None:
+        await self._follower.add(address)
+
+    async def discard(self, address: Address) -> None:
+        await self._follower.discard(address)
+
+    def __aiter__(self) -> AsyncIterator[Notice]:
+        return self
+
+    async def __anext__(self) -> Notice:
+        while True:
+            notice = await anext(self._notices)
+            if self._store.lost_hints <= 0:
+                events = tuple(replace(e, epoch=e.epoch + self._store.incarnation) for e in notice.events)
+                return replace(notice, events=events)
+            self._store.lost_hints -= 1
+
+
+@dataclass
+class Ear:
+    """A subscriber that notes the offsets it was told, and the epochs of them."""
+
+    offsets: list[int] = field(default_factory=list)
+    epochs: list[str] = field(default_factory=list)
+    begun: list[Subscribed] = field(default_factory=list)
+
+    def subscribed(self, address: Address, begun: Subscribed) -> None:
+        self.begun.append(begun)
+
+    def deliver(self, address: Address, events: Sequence[Event]) -> None:
+        self.offsets += [event.offset for event in events]
+        self.epochs += [event.epoch for event in events]
+
+
+@contextlib.asynccontextmanager
+async def running(store: ForgetfulStore) -> AsyncIterator[Hub]:
+    hub = Hub(store)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(hub.run())
+        yield hub
+        task.cancel()
+
+
+async def said(store: ForgetfulStore, *numbers: int) -> None:
+    for number in numbers:
+        await store.accept([Message(HERE, f"m{number}", text_content("hello"))])
+        await asyncio.sleep(0)
+
+
+async def until(ear: Ear, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(ear.offsets) < count:
+            await asyncio.sleep(0.001)
+
+
+def forgetful() -> ForgetfulStore:
+    return ForgetfulStore(clock=FakeClock(), ids=counting_ids())
+
+
+async def test_the_first_events_of_a_new_channel_arrive_though_their_hints_are_lost() -> None:
+    store, ear = forgetful(), Ear()
+    async with running(store) as hub:
+        await hub.subscribe(HERE, ear)
+        store.lost_hints = 2
+        await said(store, 1, 2, 3)
+        await until(ear, 3)
+
+    assert ear.offsets == [1, 2, 3]
+
+
+async def test_a_hole_in_the_middle_is_read_from_the_log() -> None:
+    store, ear = forgetful(), Ear()
+    async with running(store) as hub:
+        await hub.subscribe(HERE, ear)
+        await said(store, 1, 2)
+        await until(ear, 2)
+        store.lost_hints = 3
+        await said(store, 3, 4, 5, 6)
+        await until(ear, 6)
+
+    assert ear.offsets == [1, 2, 3, 4, 5, 6]
+
+
+async def test_what_happens_while_somebody_catches_up_is_neither_lost_nor_repeated() -> None:
+    store, ear, late = forgetful(), Ear(), Ear()
+    async with running(store) as hub, asyncio.TaskGroup() as group:
+        await said(store, 1, 2, 3)
+        await hub.subscribe(HERE, ear, after=0, epoch=(await store.read(HERE)).epoch)
+        store.refused_reads = 2  # the second subscriber is held up between its reply and the log
+        subscribing = group.create_task(hub.subscribe(HERE, late, after=1, epoch=(ear.begun[0].epoch)))
+        await said(store, 4, 5)
+        await subscribing
+        await said(store, 6)
+        await until(ear, 6)
+        await until(late, 5)
+
+    assert ear.offsets == [1, 2, 3, 4, 5, 6]
+    assert late.offsets == [2, 3, 4, 5, 6]
+
+
+async def test_who_was_told_subscribed_is_told_the_rest_though_the_store_refuses_for_a_while() -> None:
+    store, ear = forgetful(), Ear()
+    async with running(store) as hub:
+        await said(store, 1, 2, 3)
+        epoch = (await store.read(HERE)).epoch
+        store.refused_reads = 3
+        await hub.subscribe(HERE, ear, after=1, epoch=epoch)
+        await said(store, 4)
+        await until(ear, 3)
+
+    assert ear.offsets == [2, 3, 4]
+
+
+async def test_a_restarted_server_that_lost_nothing_changes_the_epoch_and_repeats_nothing() -> None:
+    store, ear = forgetful(), Ear()
+    async with running(store) as hub:
+        await hub.subscribe(HERE, ear)
+        await said(store, 1, 2)
+        await until(ear, 2)
+        store.incarnation = ".1"
+        store.lost_hints = 1
+        await said(store, 3, 4)
+        await until(ear, 4)
+
+    assert ear.offsets == [1, 2, 3, 4]
+    assert [epoch.endswith(".1") for epoch in ear.epochs] == [False, False, True, True]
+
+
+async def test_a_thread_that_was_made_anew_is_told_from_its_first_event() -> None:
+    store, ear = forgetful(), Ear()
+    async with running(store) as hub:
+        await hub.subscribe(HERE, ear)
+        await said(store, 1, 2)
+        await until(ear, 2)
+        await store.forget(HERE, force=True)
+        store.lost_hints = 1
+        await said(store, 3, 4)
+        await until(ear, 4)
+
+    assert ear.offsets == [1, 2, 1, 2]
+    assert len(set(ear.epochs)) == 2
