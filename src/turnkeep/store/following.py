@@ -19,7 +19,7 @@ class Bell:
     """Wakes everybody who waits at the moment it rings."""
 
     def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}  # a set would wake them in no order
 
     def ring(self) -> None:
         for waits in self._waiting:
@@ -29,14 +29,14 @@ class Bell:
     async def wait(self, clock: Clock, seconds: float) -> None:
         """Return at the next ring, or after so many seconds."""
         waits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(waits)
+        self._waiting[waits] = None
         try:
             async with asyncio.TaskGroup() as group:
                 sleeper = group.create_task(clock.sleep(seconds))
                 await asyncio.wait([sleeper, waits], return_when=asyncio.FIRST_COMPLETED)
                 sleeper.cancel()
         finally:
-            self._waiting.discard(waits)
+            del self._waiting[waits]
 
 
 class Feed:

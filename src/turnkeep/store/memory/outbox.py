@@ -52,7 +52,7 @@ class Outbox:
         self._deliveries: list[Delivery] = []
         self._sinks: dict[str, _Sink] = {}
         self._sent = 0
-        self._feeds: set[Feed] = set()
+        self._feeds: dict[Feed, None] = {}  # a set would tell them in no order
 
     def tell(self, address: Address, thread_id: str, events: Sequence[Event]) -> None:
         for event in events:
@@ -65,11 +65,11 @@ class Outbox:
     @asynccontextmanager
     async def following(self, resolve: Callable[[Address], Address]) -> AsyncIterator[Follower]:
         feed = Feed(resolve)
-        self._feeds.add(feed)
+        self._feeds[feed] = None
         try:
             yield feed
         finally:
-            self._feeds.discard(feed)
+            del self._feeds[feed]
             feed.close()
 
     def close(self) -> None:
