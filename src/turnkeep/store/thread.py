@@ -215,7 +215,7 @@ class Thread:
             values[name] = Settlement(*data[name]) if name in data else None
         values["options"] = ThreadOptions(**data.get("options", {}))
         for name in ("usage", "spent"):
-            values[name] = Usage.from_json(data.get(name, {}))
+            values[name] = Usage.from_json(data[name]) if name in data else _NO_USAGE
         values["metadata"] = dict(data.get("metadata", {}))
         return cls(**values)
 
