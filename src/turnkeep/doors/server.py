@@ -14,8 +14,10 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 import uvicorn
+from pydantic import SecretStr
 
 from turnkeep.doors.app import app
 from turnkeep.doors.guard import access_of
@@ -23,7 +25,9 @@ from turnkeep.doors.outside import outside
 from turnkeep.doors.websocket import READ_LIMIT
 from turnkeep.errors import ConfigurationError
 from turnkeep.queue import AssistantMessageQueue
+from turnkeep.settings import Settings
 from turnkeep.telemetry import get_log
+from turnkeep.telemetry.redaction import know
 
 try:
     import uvloop
@@ -42,11 +46,23 @@ async def serve(queue: AssistantMessageQueue, role: Role, *, started: Callable[[
 
     Raises `ConfigurationError` when the port is taken or the address cannot be used.
     """
+    know(secrets_in(queue.settings))
     with _signals() as ending:
         if role == "worker":
             await _work(queue, ending, started)
         else:
             await _listen(queue, role, ending, started)
+
+
+def secrets_in(settings: Settings) -> Iterator[str]:
+    """Every value that nobody may read in a log: what is set as a secret, and passwords in addresses."""
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            yield value.get_secret_value()
+        elif isinstance(value, str) and "://" in value and (password := urlsplit(value).password):
+            yield unquote(password)
+            yield password
 
 
 async def _work(queue: AssistantMessageQueue, ending: asyncio.Event, started: Callable[[str], None]) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import structlog
 
+from turnkeep.telemetry.redaction import hide, one_line
+
 CAUSES = 5
 """How many causes of an error a log line names."""
 
@@ -109,4 +111,10 @@ class _Lines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        return str(self._render(None, values["level"], values))
+        told = {name: _plain(name, value) for name, value in values.items()}
+        return hide(str(self._render(None, values["level"], told)))
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Only where an error came from is told in several lines. Colours would glue a secret to what is before it."""
+    return hide(one_line(value, lines=name == "exception")) if isinstance(value, str) else value

@@ -1,0 +1,49 @@
+"""What never leaves in a log line: keys, tokens, passwords in addresses, and every secret that is set here.
+
+It looks at finished lines, ours and those of other libraries, so that it does not matter who wrote what into them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+HIDDEN = "[secret]"
+SHORTEST = 6
+"""Characters below which a set value is too common a word to be looked for."""
+
+_FORMS = re.compile(
+    r"(?P<key>\btk_[0-9a-f]{16}_)[0-9a-f]+"
+    r"|\beyJ[\w-]{6,}\.[\w-]+(?:\.[\w-]*)?"
+    r"|\b(?:sk|sess|pk|rk)-[\w*.-]{4,}"
+    r"|(?P<scheme>\b(?i:bearer|basic)\s+)[\w.~+/=*-]{12,}"
+    r"|(?P<ticket>\bticket\.)[\w-]{16,}"
+    r"|(?P<cookie>\bturnkeep_session=)[\w-]{8,}"
+    r"|(?P<address>\w://)[^/@\s\"']+(?=@)"
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL_BUT_LINES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+_known: set[str] = set()
+
+
+def know(secrets: Iterable[str]) -> None:
+    """Look for these values too, from now on, in this process."""
+    _known.update(secret for secret in secrets if len(secret) >= SHORTEST)
+
+
+def hide(text: str) -> str:
+    """The same without anything secret."""
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return _FORMS.sub(_hidden, text)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return next((kept for kept in found.groupdict().values() if kept), "") + HIDDEN
+
+
+def one_line(text: str, *, lines: bool = False) -> str:
+    """The same with its control characters spelled out, so that nobody's words begin a line or steer a terminal."""
+    form = _CONTROL_BUT_LINES if lines else _CONTROL
+    return form.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
