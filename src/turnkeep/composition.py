@@ -24,6 +24,7 @@ from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.telemetry.metrics import watch_loop
 from turnkeep.telemetry.traces import configure_tracing
 from turnkeep.tools.toolbox import Toolbox
+from turnkeep.wording import sentences
 
 log = get_log(__name__)
 
@@ -135,7 +136,16 @@ async def open_house(
         return pool.get(endpoint, kind or settings.model_api)
 
     return House(
-        store, model_of, assistants, toolbox, catalog, prices, rules or run_rules(settings), meter=meter, purse=purse
+        store,
+        model_of,
+        assistants,
+        toolbox,
+        catalog,
+        prices,
+        rules or run_rules(settings),
+        meter=meter,
+        purse=purse,
+        sentences=sentences(settings.sentences_file),
     )
 
 

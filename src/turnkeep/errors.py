@@ -186,7 +186,7 @@ class ModelUnavailable(ModelError):
 
     code = "model_unavailable"
     retryable = True
-    public = "I'm having trouble connecting. Please try again in a moment."
+    public = "I'm having trouble connecting to my services. Please try again in a moment."
 
 
 class ModelTimedOut(ModelError):
@@ -202,7 +202,7 @@ class AnswerMalformed(ModelError):
 
     code = "answer_malformed"
     retryable = True
-    public = "I'm having trouble connecting. Please try again in a moment."
+    public = "I'm having trouble connecting to my services. Please try again in a moment."
 
 
 class ModelRateLimited(ModelError):
@@ -345,7 +345,7 @@ class StoreError(TurnkeepError):
     """the store failed"""
 
     code = "store_error"
-    public = "I'm having trouble connecting. Please try again in a moment."
+    public = "I'm having trouble connecting to my services. Please try again in a moment."
 
 
 class StoreUnavailable(StoreError):

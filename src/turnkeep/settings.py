@@ -71,6 +71,9 @@ class Settings(BaseSettings):
         default="Reply to all messages logically.",
         doc="Instructions of the assistant that is created on first start.",
     )
+    sentences_file: Path | None = _named(
+        "TURNKEEP_SENTENCES", default=None, doc="What people are told of errors, by cause or code (TOML)."
+    )
     price_file: Path | None = _named(
         "TURNKEEP_PRICE_FILE", default=None, doc="Prices that override the built-in ones (TOML or JSON)."
     )
@@ -126,7 +129,7 @@ class Settings(BaseSettings):
         "TURNKEEP_WEBHOOK_SECRET", default=None, doc="Key of the webhook signature."
     )
     webhook_allow_private: bool = _named(
-        "TURNKEEP_WEBHOOK_ALLOW_PRIVATE", default=False, doc="Let webhooks and the relay reach private addresses."
+        "TURNKEEP_WEBHOOK_ALLOW_PRIVATE", default=False, doc="Let webhooks reach private addresses."
     )
 
     # ------------------------------------------------------------ turns

@@ -113,7 +113,11 @@ def read_channel(body: Mapping[str, Any], name: str = "channel") -> str:
 
 
 def checked_channel(value: object) -> str:
-    if not isinstance(value, str) or not value or len(value) > MAX_NAME:
+    if not isinstance(value, str):
+        raise InvalidMessage(
+            "Invalid 'channel' field - must be a string identifier (UUID, Convex ID, or any unique string)"
+        )
+    if not value or len(value) > MAX_NAME:
         raise InvalidMessage(f"Invalid 'channel' field - must be a string of 1 to {MAX_NAME} characters")
     if value in RESERVED_CHANNELS:
         raise InvalidMessage(f"the channel {value!r} is reserved, choose another")
