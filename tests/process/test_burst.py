@@ -16,15 +16,15 @@ from tests.process.served import ask, frames_until_final, heard, served
 async def test_five_messages_over_the_socket_are_one_turn_told_in_order(
     tmp_path: Path, proof: Callable[[str, str], None]
 ) -> None:
-    async with served(f"sqlite:{tmp_path / 'turnkeep.db'}", window=0.3, max_wait=2.0) as server:
-        async with server.socket() as socket:
-            await ask(socket, {"action": "subscribe", "channel": "c"})
-            for number in range(5):
-                await socket.send(json.dumps({"channel": "c", "message_id": f"m{number}", "message": f"part {number}"}))
-            receipts = [await heard(socket) for _ in range(5)]
-            frames = [await heard(socket)]
-            while not (frames[-1]["message_id"] == "m3" and frames[-1]["final_message"]):
-                frames.append(await heard(socket))
+    store = f"sqlite:{tmp_path / 'turnkeep.db'}"
+    async with served(store, window=0.3, max_wait=2.0) as server, server.socket() as socket:
+        await ask(socket, {"action": "subscribe", "channel": "c"})
+        for number in range(5):
+            await socket.send(json.dumps({"channel": "c", "message_id": f"m{number}", "message": f"part {number}"}))
+        receipts = [await heard(socket) for _ in range(5)]
+        frames = [await heard(socket)]
+        while not (frames[-1]["message_id"] == "m3" and frames[-1]["final_message"]):
+            frames.append(await heard(socket))
 
     assert [receipt["status"] for receipt in receipts] == ["accepted"] * 5
     [exchange] = server.simulator.ledger
