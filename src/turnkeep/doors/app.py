@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
 
 from starlette.applications import Starlette
@@ -58,9 +58,12 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
 
     pages = resources.files("turnkeep") / "web"
 
-    async def playground(_: Request) -> Response:
-        page = (pages / "index.html").read_bytes()
-        return Response(page, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
+    def page(name: str) -> Callable[[Request], Awaitable[Response]]:
+        async def show(_: Request) -> Response:
+            words = (pages / name).read_bytes()
+            return Response(words, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
+
+        return show
 
     application = Starlette(
         lifespan=lifespan,
@@ -71,7 +74,8 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
             WebSocketRoute("/ws", sockets.answer),
             Route("/healthz", healthy),
             Route("/readyz", ready),
-            Route("/", playground),
+            Route("/", page("index.html")),
+            Route("/dashboard", page("dashboard.html")),
             Mount("/static", StaticFiles(packages=[("turnkeep", "web/static")]), name="static"),
         ],
     )
