@@ -82,9 +82,7 @@ class Books:
         is_delayed = message.not_before is not None and message.not_before > now
         moment = message.not_before if is_delayed and message.not_before is not None else now
         place = (moment, 0 if is_delayed else 1, self._order)
-        channel = self.of(message.address)
-        channel.noted[message.message_id] = Noted(message.message_id, digest(message.content), place)
-        channel.is_hurried = channel.is_hurried or message.flush
+        self.of(message.address).noted[message.message_id] = Noted(message.message_id, digest(message.content), place)
 
     def redriven(self, where: Address, message: Message, now: float) -> None:
         self._order += 1
@@ -132,7 +130,7 @@ class Books:
         """Nobody who could still have joined was cut off."""
         messages = claim.messages
         is_full = len(messages) < len(open_ids) or len(messages) >= self._policy.max_batch
-        if is_full or any(m.on_busy == "queue" for m in messages):
+        if is_full or any(m.flush or m.on_busy == "queue" for m in messages):
             return
         slides = messages[-1].arrival + (messages[-1].window or 0.0)
         cap = min(m.arrival + (m.max_wait or 0.0) for m in messages)
