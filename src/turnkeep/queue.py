@@ -31,6 +31,7 @@ from turnkeep.store.base import Call, Decision, Entry, Receipt, RunRecord, Store
 from turnkeep.store.timed import timed
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools.toolbox import Registrable, Toolbox
+from turnkeep.windows import PRESETS, AdaptiveWindow, Preset, thread_options
 from turnkeep.worker import Worker, WorkerRules
 
 log = get_log(__name__)
@@ -64,9 +65,13 @@ class AssistantMessageQueue:
 
     Without `redis_url` it is embedded: an SQLite file in the working directory. Without a key and base URL the
     built-in simulator answers. `lock_duration` is the deadline of a run, in seconds; `message_delay` a fixed window:
-    each batch waits that long after its first message. Settings that are not given come from `settings`, or the
-    environment.
+    each batch waits that long after its first message. `preset` ("web": sliding, 1.5 s and at most 8 s) goes before
+    it, `window` and `max_wait` before both; with `adaptive` a channel's window is learned from its rhythm.
+    Settings that are not given come from `settings`, or the environment.
     """
+
+    adaptive: AdaptiveWindow | None
+    """Learns the windows of channels from what is accepted here; None: they are as set."""
 
     def __init__(
         self,
@@ -89,6 +94,8 @@ class AssistantMessageQueue:
         store: Store | str | Path | None = None,
         window: float | None = None,
         max_wait: float | None = None,
+        preset: Preset | None = None,
+        adaptive: bool = False,
         on_busy: BusyPolicy | None = None,
         meter: Meter = SILENT,
         **settings: Any,
@@ -105,7 +112,7 @@ class AssistantMessageQueue:
             "instructions": default_instructions,
             "run_deadline": lock_duration,
             "on_busy": on_busy,
-            **_window(message_delay, window, max_wait),
+            **_window(message_delay, preset, window, max_wait),
             **_backoff(backoff),
             **settings,
         }
@@ -118,6 +125,7 @@ class AssistantMessageQueue:
             runs_kept=0 if remove_on_complete else 1_000,
             meter=meter,
         )
+        self.adaptive = AdaptiveWindow() if adaptive else None
 
     @classmethod
     def from_settings(
@@ -144,6 +152,7 @@ class AssistantMessageQueue:
         self.model_name = settings.openai_model or self.catalog.default
         self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
         self.simulator_url: str | None = None
+        self.adaptive = None
         self._hooks = Hooks(self.hub)
         self._worker: Worker | None = None
         self._worker_wanted = asyncio.Event()
@@ -262,6 +271,8 @@ class AssistantMessageQueue:
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
     ) -> list[Receipt | Rejected]:
         """Take messages in durably; one outcome per message. What doors use."""
+        if self.adaptive is not None:
+            messages = self.adaptive.applied(messages, self.clock.now())
         return await self.store.accept(messages, create=create, max_inbox=max_inbox)
 
     async def add_message_to_thread(
@@ -344,6 +355,26 @@ class AssistantMessageQueue:
         if record is None:
             raise ThreadNotFound(f"there is no thread {thread_id!r}")
         return record
+
+    async def change_thread(
+        self,
+        thread_id: str,
+        *,
+        metadata: Mapping[str, str | None] | None = None,
+        options: Mapping[str, Any] | None = None,
+        assistant: str | None = None,
+        tenant: str = "default",
+    ) -> ThreadRecord:
+        """Change what is given; None as a value of `metadata` removes it. `options` are all that the thread has of its
+        own from now on: on_busy, window, max_wait, or a preset. Raises `ThreadNotFound`, `NotFound`, `InvalidMessage`.
+        """
+        await self.open()
+        changes: dict[str, Any] = {} if metadata is None else {"metadata": dict(metadata)}
+        if options is not None:
+            changes["options"] = thread_options(options)
+        if assistant is not None:
+            changes["assistant"] = (await self.assistants.get(tenant, assistant)).assistant_id
+        return await self.store.update(self.address(thread_id, tenant), changes)
 
     async def list_messages(self, thread_id: str, *, limit: int | None = None) -> list[Item]:
         """The transcript, oldest first; the newest whole turns of at most `limit` entries."""
@@ -443,10 +474,17 @@ def _loop_runs() -> bool:
     return True
 
 
-def _window(delay: float | None, window: float | None, max_wait: float | None) -> dict[str, float]:
+def _window(
+    delay: float | None, preset: Preset | None, window: float | None, max_wait: float | None
+) -> dict[str, float]:
     """A fixed delay is a window that does not slide: it ends `delay` after the first message."""
     if window is not None:
         return {"window": window, "max_wait": max_wait if max_wait is not None else max(window, 8.0)}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ConfigurationError(f"there is no preset {preset!r}, choose from {', '.join(PRESETS)}")
+        usual, longest = PRESETS[preset]
+        return {"window": usual, "max_wait": longest if max_wait is None else max_wait}
     return {} if delay is None else {"window": delay, "max_wait": delay if max_wait is None else max_wait}
 
 

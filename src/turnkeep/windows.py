@@ -1,0 +1,127 @@
+"""How long a thread waits for more: named windows, and one that learns from the rhythm of its channel.
+
+The adaptive window is a wish put on messages that have none of their own, before they are accepted; what the store
+promises about windows stays as it is. It is learned per process and forgotten with it: a window that is not yet
+learned is the queue's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from turnkeep.errors import InvalidMessage
+from turnkeep.messages import BUSY_POLICIES, Address, Message
+from turnkeep.store.base import ThreadOptions
+
+Preset = Literal["web", "seed"]
+
+PRESETS: dict[Preset, tuple[float, float]] = {"web": (1.5, 8.0), "seed": (10.0, 10.0)}
+"""Window and max_wait. `web`: sliding, for people who look at the page; `seed`: fixed, 10 s after the first message."""
+
+OPTIONS = frozenset({"preset", *(field.name for field in fields(ThreadOptions))})
+
+
+def thread_options(wishes: Mapping[str, Any]) -> ThreadOptions:
+    """What a thread is to have of its own; a preset stands for its window and max_wait. Raises `InvalidMessage`."""
+    if unknown := set(wishes) - OPTIONS:
+        raise InvalidMessage(f"there is no option {', '.join(sorted(unknown))[:200]}, known are {sorted(OPTIONS)}")
+    given = {name: value for name, value in wishes.items() if value is not None}
+    preset = given.pop("preset", None)
+    if preset is not None:
+        if preset not in PRESETS:
+            raise InvalidMessage(f"'preset' must be one of {', '.join(PRESETS)}")
+        window, max_wait = PRESETS[preset]
+        given = {"window": window, "max_wait": max_wait} | given
+    if given.get("on_busy", "collect") not in BUSY_POLICIES:
+        raise InvalidMessage(f"'on_busy' must be one of {', '.join(BUSY_POLICIES)}")
+    return ThreadOptions(**given)
+
+
+CHANNELS = 100_000
+"""Channels whose rhythm is remembered; the longest silent ones are forgotten first."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveRules:
+    """A window is never outside of `shortest` and `longest`. `patience`: deviations above the usual gap that are
+    waited for. `rarely`: who sends more than one message at a time less often than this gets the shortest window.
+    """
+
+    shortest: float = 0.25
+    longest: float = 4.0
+    patience: float = 1.3
+    rarely: float = 0.08
+    memory: float = 0.15
+    enough: int = 4
+
+
+@dataclass(slots=True)
+class Rhythm:
+    """What is known of one channel: the gaps inside of its bursts (mean and variance of their logarithm), and how often
+    a message is followed by another.
+    """
+
+    last: float
+    seen: int = 0
+    gaps: int = 0
+    follows: float = 0.5
+    mean: float = 0.0
+    variance: float = 0.25
+
+    def hear(self, at: float, rules: AdaptiveRules) -> None:
+        """A message came."""
+        gap, self.last = max(at - self.last, 0.001), at
+        is_follow = gap <= 2 * rules.longest
+        self.seen += 1
+        self.follows += max(rules.memory, 1 / (self.seen + 1)) * (float(is_follow) - self.follows)
+        if is_follow:
+            self._learn(math.log(gap), rules.memory)
+
+    def _learn(self, gap: float, memory: float) -> None:
+        self.gaps += 1
+        weight = max(memory, 1 / self.gaps)
+        off = gap - self.mean
+        self.mean += weight * off
+        self.variance = (1 - weight) * self.variance + weight * off * (gap - self.mean)
+
+    def window(self, rules: AdaptiveRules) -> float | None:
+        """None: too little is known."""
+        if self.seen < rules.enough:
+            return None
+        if self.follows < rules.rarely or not self.gaps:
+            return rules.shortest
+        deviation = max(math.sqrt(max(self.variance, 0.0)), 0.25)
+        return min(max(math.exp(self.mean + rules.patience * deviation), rules.shortest), rules.longest)
+
+
+class AdaptiveWindow:
+    """The rhythms of all channels of this process."""
+
+    def __init__(self, rules: AdaptiveRules | None = None) -> None:
+        self.rules = rules or AdaptiveRules()
+        self._rhythms: OrderedDict[Address, Rhythm] = OrderedDict()
+
+    def applied(self, messages: Sequence[Message], now: float) -> list[Message]:
+        """The messages as they are to be accepted, after their channels' rhythms have heard them."""
+        return [self._with_window(message, now) for message in messages]
+
+    def _with_window(self, message: Message, now: float) -> Message:
+        if message.not_before is not None:
+            return message
+        window = self._heard(message.address, now).window(self.rules)
+        return message if window is None or message.window is not None else replace(message, window=window)
+
+    def _heard(self, address: Address, now: float) -> Rhythm:
+        rhythm = self._rhythms.pop(address, None)
+        if rhythm is None:
+            rhythm = Rhythm(now)
+        else:
+            rhythm.hear(now, self.rules)
+        self._rhythms[address] = rhythm
+        if len(self._rhythms) > CHANNELS:
+            self._rhythms.popitem(last=False)
+        return rhythm
