@@ -40,7 +40,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 OWNER: dict[str, int] = {
     "stream_events": 200, "send": 202, "list_messages": 200, "show_message": 200, "edit_message": 200,
-    "withdraw_message": 200, "cancel": 200, "flush": 200, "pause": 200, "resume": 200, "regenerate": 202, "act": 404,
+    "withdraw_message": 200, "cancel": 200, "flush": 200, "pause": 200, "resume": 200, "regenerate": 404, "act": 404,
     "list_runs": 200,
     "show_channel": 200, "change_channel": 200, "forget_channel": 204, "show_queue": 200, "list_dead": 200,
     "show_dead": 200, "redrive": 202, "discard": 204, "list_assistants": 200, "create_assistant": 201,
@@ -51,7 +51,8 @@ OWNER: dict[str, int] = {
 
 NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resume", "regenerate", "act",
              "list_messages", "list_runs", "show_channel", "change_channel", "forget_channel", "show_dead",
-             "redrive", "discard", "show_assistant", "change_assistant", "delete_assistant", "use_assistant"}  # fmt: skip
+             "redrive", "discard", "show_assistant", "change_assistant", "delete_assistant",
+             "use_assistant"}  # fmt: skip
 """What a stranger with every right in his own tenant finds missing there."""
 
 ACTIONS: dict[str, dict[str, Any]] = {

@@ -8,11 +8,12 @@ from starlette.responses import Response
 
 from turnkeep.doors.answers import JSON
 from turnkeep.doors.http import Call, message_json, run_json, thread_json
-from turnkeep.doors.intake import optional_text, read_content, read_message
+from turnkeep.doors.intake import MAX_WAIT, MAX_WINDOW, optional_number, optional_text, read_content, read_message
 from turnkeep.doors.websocket import decide
 from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound
 from turnkeep.messages import Address, item_to_json
-from turnkeep.store.base import ThreadRecord
+from turnkeep.store.base import ThreadOptions, ThreadRecord
+from turnkeep.windows import thread_options
 
 # ---------------------------------------------------------------- messages
 
@@ -92,6 +93,13 @@ async def resume(call: Call) -> Response:
     return JSON({"paused": False})
 
 
+async def regenerate(call: Call) -> Response:
+    address = call.address
+    await existing(call, address)
+    receipts = await call.queue.regenerate(address.channel, tenant=address.tenant)
+    return JSON({"receipts": [receipt.to_json() for receipt in receipts]}, status_code=202)
+
+
 async def act(call: Call) -> Response:
     address = call.address
     body = await call.body() | {"call_id": call.path("call_id")}
@@ -121,8 +129,10 @@ async def show_channel(call: Call) -> Response:
 async def change_channel(call: Call) -> Response:
     address = call.address
     body = await call.body()
-    if unknown := set(body) - {"metadata", "assistant"}:
-        raise InvalidMessage(f"only metadata and assistant can be changed, not {', '.join(sorted(unknown))[:200]}")
+    if unknown := set(body) - {"metadata", "assistant", "options"}:
+        raise InvalidMessage(
+            f"only metadata, assistant and options can be changed, not {', '.join(sorted(unknown))[:200]}"
+        )
     changes: dict[str, Any] = {}
     if "assistant" in body:
         assistant_id = optional_text(body, "assistant", 200)
@@ -131,6 +141,8 @@ async def change_channel(call: Call) -> Response:
         changes["assistant"] = assistant_id
     if "metadata" in body:
         changes["metadata"] = read_metadata(body["metadata"])
+    if "options" in body:
+        changes["options"] = read_options(body["options"])
     await existing(call, address)
     return JSON(thread_json(await call.queue.store.update(address, changes)))
 
@@ -143,6 +155,19 @@ def read_metadata(value: object) -> dict[str, str | None]:
         if text is not None and (not isinstance(text, str) or len(text) > 512 or len(name) > 64):
             raise InvalidMessage("'metadata' holds texts of at most 512 characters, or null to remove one")
     return value
+
+
+def read_options(value: object) -> ThreadOptions:
+    """What the thread has of its own from now on; null is nothing."""
+    if value is None:
+        return ThreadOptions()
+    if not isinstance(value, dict):
+        raise InvalidMessage("'options' must be an object or null")
+    optional_number(value, "window", MAX_WINDOW)
+    optional_number(value, "max_wait", MAX_WAIT)
+    for name in ("on_busy", "preset"):
+        optional_text(value, name, 20)
+    return thread_options(value)
 
 
 async def forget_channel(call: Call) -> Response:

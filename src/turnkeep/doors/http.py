@@ -177,7 +177,7 @@ def run_json(run: RunRecord) -> dict[str, Any]:
 
 def thread_json(record: ThreadRecord) -> dict[str, Any]:
     data = asdict(record)
-    del data["address"], data["options"]
+    del data["address"]
     data |= {
         "channel": record.address.channel,
         "queue": record.address.queue,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from turnkeep.messages import BUSY_POLICIES
+from turnkeep.windows import PRESETS
 
 Schema = dict[str, Any]
 
@@ -67,6 +68,12 @@ _MESSAGE_STATES = ("delayed", "waiting", "running", "answered", "cancelled", "wi
 _DECISIONS = ("approved", "denied", "output", "expired", "declined")
 _KINDS = ("user", "system", "assistant", "reasoning", "call", "output")
 
+_OPTIONS: dict[str, Schema] = {
+    "window": optional({"type": "number", "minimum": 0, "maximum": 3600}),
+    "max_wait": optional({"type": "number", "minimum": 0, "maximum": 86_400}),
+    "on_busy": optional(one_of(*BUSY_POLICIES)),
+}
+
 _ASSISTANT_FIELDS: dict[str, Schema] = {
     "model": {"type": "string", "minLength": 1, "maxLength": 200},
     "name": {"type": "string", "minLength": 1, "maxLength": 200},
@@ -107,7 +114,14 @@ SCHEMAS: dict[str, Schema] = {
         required=("decision",),
         others=True,
     ),
-    "ThreadChange": request({"metadata": _CHANGED_METADATA, "assistant": optional({**NAME, "maxLength": 200})}),
+    "ThreadChange": request(
+        {
+            "metadata": _CHANGED_METADATA,
+            "assistant": optional({**NAME, "maxLength": 200}),
+            "options": optional(ref("NewThreadOptions")),
+        }
+    ),
+    "NewThreadOptions": request({**_OPTIONS, "preset": optional(one_of(*PRESETS))}),
     "NewThread": request({"metadata": _CHANGED_METADATA}, others=True),
     "AssistantFields": request(_ASSISTANT_FIELDS),
     "AssistantChange": request({**_ASSISTANT_FIELDS, "version": {"type": "integer"}}),
@@ -134,6 +148,7 @@ SCHEMAS: dict[str, Schema] = {
         },
         may_miss=("steer",),
     ),
+    "Receipts": record({"receipts": many("Receipt")}),
     "Message": record(
         {
             "message_id": TEXT,
@@ -205,6 +220,7 @@ SCHEMAS: dict[str, Schema] = {
             "due": optional(NUMBER),
             "assistant": optional(TEXT),
             "metadata": {"type": "object", "additionalProperties": TEXT},
+            "options": record(_OPTIONS),
             "summary": optional(TEXT),
             **dict.fromkeys(("messages", "open_messages", "turns", "items", "bytes", "attempt", "top"), COUNT),
             "usage": ref("Usage"),

@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
+from turnkeep.doors.changes import CHANGES
 from turnkeep.doors.intake import OURS, optional_text, read_channel, read_json, read_message
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps, enveloped
@@ -291,6 +292,11 @@ class Socket:
         call = await decide(self._queue, address, request, by=self._principal.subject)
         self._send(self._status(request, "decided") | {"channel": address.channel, "call": call})
 
+    async def _change(self, request: dict[str, Any]) -> None:
+        address = self._address(request)
+        status, fields = await CHANGES[request["action"]](self._queue, address, request)
+        self._send(self._status(request, status) | {"channel": address.channel} | fields)
+
     async def _auth(self, request: dict[str, Any]) -> None:
         """Go on with a fresh credential of the same tenant; what it does not reach ends the connection."""
         shown = Shown(bearer=optional_text(request, "token", LONGEST), ticket=optional_text(request, "ticket", LONGEST))
@@ -318,6 +324,7 @@ class Socket:
         "flush": Action(_flush, "send"),
         "cancel": Action(_cancel, "send"),
         "decide": Action(_decide, "send"),
+        **dict.fromkeys(CHANGES, Action(_change, "send")),
     }
 
     @classmethod

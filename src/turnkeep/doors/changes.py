@@ -1,0 +1,65 @@
+"""What may be changed on a channel over a socket as over HTTP: a message until a run has begun, a pause, an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from turnkeep.doors.intake import MAX_NAME, optional_text, read_content
+from turnkeep.errors import InvalidMessage, ThreadNotFound
+from turnkeep.messages import Address
+from turnkeep.queue import AssistantMessageQueue
+
+Request = Mapping[str, Any]
+Told = tuple[str, dict[str, Any]]
+"""The status, and the fields of the frame that says so."""
+Change = Callable[[AssistantMessageQueue, Address, Request], Awaitable[Told]]
+
+
+async def edit(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
+    record = await queue.store.edit(address, _message_id(request), read_content(request))
+    return "edited", {"message_id": record.message_id, "state": record.status}
+
+
+async def withdraw(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
+    record = await queue.store.withdraw(address, _message_id(request))
+    return "withdrawn", {"message_id": record.message_id, "state": record.status}
+
+
+async def pause(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
+    await _existing(queue, address)
+    await queue.store.pause(address)
+    return "paused", {}
+
+
+async def resume(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
+    await _existing(queue, address)
+    await queue.store.resume(address)
+    return "resumed", {}
+
+
+async def regenerate(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
+    await _existing(queue, address)
+    receipts = await queue.regenerate(address.channel, tenant=address.tenant)
+    return "regenerating", {"receipts": [receipt.to_json() for receipt in receipts]}
+
+
+CHANGES: Mapping[str, Change] = {
+    "edit": edit,
+    "withdraw": withdraw,
+    "pause": pause,
+    "resume": resume,
+    "regenerate": regenerate,
+}
+
+
+def _message_id(request: Request) -> str:
+    message_id = optional_text(request, "message_id", MAX_NAME)
+    if message_id is None:
+        raise InvalidMessage("Missing required 'message_id' field")
+    return message_id
+
+
+async def _existing(queue: AssistantMessageQueue, address: Address) -> None:
+    if await queue.store.thread(address) is None:
+        raise ThreadNotFound("there is no such thread")
