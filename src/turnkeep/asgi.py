@@ -1,0 +1,160 @@
+"""Mounts turnkeep into a FastAPI or Starlette application, or serves it under any ASGI server.
+
+Three parts, each of use alone: `lifespan` (or `running`) keeps a queue open as long as the application lives, `app` is
+all doors of a queue to be mounted, and `queue_of` hands the queue to the routes around it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from turnkeep.doors.access import Access, Open, Principal, Shown
+from turnkeep.doors.app import app as doors
+from turnkeep.doors.guard import Guard, access_of
+from turnkeep.doors.keys import Keys
+from turnkeep.doors.origin import FORWARDED
+from turnkeep.doors.outside import outside
+from turnkeep.doors.tickets import Tickets
+from turnkeep.errors import ConfigurationError, NotAllowed, NotAuthenticated
+from turnkeep.queue import AssistantMessageQueue
+
+__all__ = ["Access", "Open", "Principal", "Who", "app", "lifespan", "queue_of", "running"]
+
+Who = Callable[[HTTPConnection], Awaitable[Principal | None]]
+"""Says who a request or a socket is, by whatever the application around knows them; None: nobody it knows."""
+
+STATE = "turnkeep"
+_connection: ContextVar[HTTPConnection] = ContextVar("turnkeep_connection")
+
+
+def app(queue: AssistantMessageQueue, *, access: Access | Who | None = None, worker: bool = True) -> Starlette:
+    """All doors of a queue: `/api`, `/ws`, the playground. Mounted, it opens the queue at the first request, unless
+    `lifespan` has; served alone it opens and closes it.
+
+    `access` is who may do what: an `Access`, or a function of the request. Without one the queue's settings and API
+    keys say it, and where they say nothing only this machine is answered.
+    """
+    application = doors(queue, access=_access(queue, access), own_queue=False)
+    application.router.lifespan_context = lifespan(queue, worker=worker)
+    application.add_middleware(_Entered, queue=queue)
+    return application
+
+
+def lifespan(
+    queue: AssistantMessageQueue, *, worker: bool = True
+) -> Callable[[Any], contextlib.AbstractAsyncContextManager[Mapping[str, Any]]]:
+    """For `FastAPI(lifespan=…)`: see `running`."""
+    return lambda _: running(queue, worker=worker)
+
+
+@contextlib.asynccontextmanager
+async def running(queue: AssistantMessageQueue, *, worker: bool = True) -> AsyncIterator[Mapping[str, Any]]:
+    """The queue is open until the end of the block, with the doors to other systems that are set, then drains.
+
+    With `worker` this process answers messages too. Yields the state that a lifespan of one's own yields on, so that
+    `queue_of` finds the queue.
+    """
+    if worker:
+        queue.start_worker()
+    async with queue, outside(queue):
+        yield {STATE: queue}
+
+
+def queue_of(connection: HTTPConnection) -> AssistantMessageQueue:
+    """The queue of the application, for `Depends(queue_of)`. Raises `ConfigurationError` without its lifespan."""
+    queue = connection.scope.get("state", {}).get(STATE)
+    if not isinstance(queue, AssistantMessageQueue):
+        raise ConfigurationError("the application has no queue: make it with lifespan=turnkeep.asgi.lifespan(queue)")
+    return queue
+
+
+# ---------------------------------------------------------------- who may do what
+
+
+def _access(queue: AssistantMessageQueue, access: Access | Who | None) -> Access:
+    if access is None:
+        return _AsSet(queue)
+    return _Asking(queue, access) if callable(access) else access
+
+
+class _Asking(Guard):
+    """Asks the application around. Tickets and sessions that were given for its answer count too."""
+
+    def __init__(self, queue: AssistantMessageQueue, who: Who) -> None:
+        super().__init__(Keys(queue.store), Tickets(queue.store))
+        self._who = who
+
+    async def _known(self, shown: Shown) -> Principal:
+        if shown.bearer is None and (shown.ticket or shown.session):
+            return await super()._known(shown)
+        principal = await self._who(_connection.get())
+        if principal is None:
+            raise NotAuthenticated("the application does not know who this is")
+        return principal
+
+
+class _AsSet(Guard):
+    """Asks for credentials where there are any, and else answers this machine alone."""
+
+    def __init__(self, queue: AssistantMessageQueue) -> None:
+        super().__init__(Keys(queue.store), Tickets(queue.store))
+        self._queue = queue
+        self._decided: Access | None = None
+
+    async def authenticate(self, shown: Shown) -> Principal:
+        access = await self._access()
+        if isinstance(access, Open) and not self._queue.settings.insecure_no_auth:
+            _only_this_machine(_connection.get())
+        return await access.authenticate(shown)
+
+    async def still(self, principal: Principal) -> None:
+        await (await self._access()).still(principal)
+
+    async def _access(self) -> Access:
+        """Decided at the first request, when the store is open; a first key counts from the next start on."""
+        if self._decided is None:
+            self._decided = await self._decide()
+        return self._decided
+
+    async def _decide(self) -> Access:
+        settings = self._queue.settings
+        if settings.insecure_no_auth:
+            return Open()
+        configured = settings.jwt_key or settings.jwt_jwks or settings.auth == "on" or await self.keys.list()
+        if not configured:
+            return Open()
+        return await access_of(settings.model_copy(update={"auth": "on"}), self._queue.store)
+
+
+def _only_this_machine(connection: HTTPConnection) -> None:
+    """Raises `NotAllowed`."""
+    host = connection.client.host if connection.client else ""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback and not any(name in connection.headers for name in FORWARDED):
+            return
+    raise NotAllowed(
+        "only this machine is answered while nothing says who may: give access= to turnkeep.asgi.app, or make a key"
+    )
+
+
+class _Entered:
+    """An ASGI application around ours: the queue is open, and the request is at hand for whoever authenticates it."""
+
+    def __init__(self, inner: ASGIApp, queue: AssistantMessageQueue) -> None:
+        self._inner = inner
+        self._queue = queue
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            await self._queue.open()
+            _connection.set(HTTPConnection(scope))
+        await self._inner(scope, receive, send)
