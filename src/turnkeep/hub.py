@@ -155,10 +155,12 @@ class Hub:
         falls between.
         """
         await self._following.wait()
-        channel = await self._join(address)
+        channel = self._channels.setdefault(address, _Channel(address))
         subscription = _Subscription(subscriber, "", 0)
         channel.subscriptions = (*channel.subscriptions, subscription)
         try:
+            if self._follower is not None:
+                await self._follower.add(address)
             return await self._catch_up(channel, subscription, after, epoch, history)
         except BaseException:
             await self._leave(channel, subscription)
@@ -172,20 +174,17 @@ class Hub:
                 await self._leave(channel, subscription)
         return bool(found)
 
-    async def _join(self, address: Address) -> _Channel:
-        channel = self._channels.get(address)
-        if channel is None:
-            channel = self._channels[address] = _Channel(address)
-        if self._follower is not None:
-            await self._follower.add(address)
-        return channel
-
     async def _leave(self, channel: _Channel, subscription: _Subscription) -> None:
         channel.subscriptions = tuple(s for s in channel.subscriptions if s is not subscription)
         if not channel.subscriptions and self._channels.get(channel.address) is channel:
             del self._channels[channel.address]
             if self._follower is not None:
                 await self._follower.discard(channel.address)
+
+    def _drop(self, channel: _Channel, subscription: _Subscription) -> None:
+        """Leave on behalf of a subscriber that broke: the others go on."""
+        if self._group is not None:
+            self._group.create_task(self._leave(channel, subscription))
 
     async def _catch_up(
         self, channel: _Channel, subscription: _Subscription, after: int | None, epoch: str | None, history: int
@@ -246,7 +245,11 @@ class Hub:
             return
         channel.last = events[-1].offset
         for subscription in channel.subscriptions:
-            subscription.take(channel.address, events)
+            try:
+                subscription.take(channel.address, events)
+            except Exception:
+                log.exception("subscriber_broke", subscriber=type(subscription.subscriber).__name__)
+                self._drop(channel, subscription)
         if events[-1].kind == "completed":
             self.meter.observe("log_lag_seconds", max(0.0, self._clock.now() - events[-1].at))
 
