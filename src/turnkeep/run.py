@@ -124,12 +124,14 @@ class Run:
         self.probing: str | None = None
 
     async def perform(self) -> Verdict:
-        """Work until there is a verdict, and act upon it. Raises nothing but cancellation."""
+        """Work until there is a verdict, and act upon it. Raises nothing but cancellation: what cannot be settled is
+        dropped, and the thread comes back when the lease is over.
+        """
         begun_at = asyncio.get_running_loop().time()
         measure_claim(self.house.meter, self.claim)
         reach("claimed")
-        verdict = await self._verdict()
         try:
+            verdict = await self._verdict()
             await self._settle(verdict)
         except LeaseLost:
             verdict = Dropping()
@@ -137,6 +139,9 @@ class Run:
             log.error(
                 "settlement_failed", run_id=self.claim.run_id, error=str(error) or "the store did not answer in time"
             )
+            verdict = Dropping()
+        except Exception as error:
+            log.error("settlement_broke", run_id=self.claim.run_id, exc_info=error)
             verdict = Dropping()
         self._report(verdict, begun_at)
         return verdict
