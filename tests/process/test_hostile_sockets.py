@@ -1,0 +1,202 @@
+"""Whoever comes to the socket with garbage, and whoever floods: everybody else is served as before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosed
+
+from tests.process.callers import guarded
+from tests.process.served import ask, heard, served
+from tests.process.test_bad_input import anything
+from turnkeep import errors
+from turnkeep.doors import websocket
+from turnkeep.doors.answers import status_of
+from turnkeep.doors.intake import read_channel, read_json, read_message
+from turnkeep.doors.sockets import shown_in
+from turnkeep.doors.tokens import tokens_of
+from turnkeep.doors.websocket import Socket
+from turnkeep.errors import ConfigurationError, NotAuthenticated, TurnkeepError
+from turnkeep.messages import Address, Message, text_content
+from turnkeep.settings import Settings, parse_rate
+
+CODES = {
+    kind.code for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, TurnkeepError) and status_of(kind()) < 500
+}  # fmt: skip
+STATUSES = {"accepted", "subscribed", "unsubscribed", "pong", "typing", "flushed", "cancelling", "edited", "withdrawn",
+            "paused", "resumed", "regenerating"}  # fmt: skip
+
+
+@pytest.mark.prove
+async def test_random_frames_get_documented_answers_and_leave_nothing_behind(
+    size: Callable[[int, int], int], proof: Callable[[str, str], None]
+) -> None:
+    frames, source, answers = size(400, 10_000), random.Random(23), Counter[str]()
+    async with guarded(channel_rate="0", user_rate="0") as house:
+        sockets = 0
+        for start in range(0, frames, 100):
+            sockets += 1
+            async with house.server.socket(additional_headers=house.headers("owner")) as socket:
+                for _ in range(min(100, frames - start)):
+                    await socket.send(frame(source))
+                await socket.send(json.dumps({"action": "ping", "id": "last-of-all"}))
+                while (answer := await said(socket)) and answer[1] not in ("last-of-all", 0):
+                    answers[answer[0]] += 1
+                answers[answer[0] if answer else "closed"] += 1
+        async with house.server.socket(additional_headers=house.headers("owner")) as socket:
+            await socket.send(json.dumps({"action": "ping", "id": "still"}))
+            assert (await said(socket)) == ("pong", "still")
+    proof("random frames", f"frames {frames} | sockets {sockets} | answers {dict(answers.most_common(6))}")
+    assert not {"internal_error", "closed without a reason"} & set(answers)
+    assert sum(count for name, count in answers.items() if name in CODES) > frames / 3
+
+
+async def said(socket: object) -> tuple[str, object] | None:
+    """What an answer is, and whose; None once the socket is closed in a documented way."""
+    try:
+        told = await heard(socket)  # type: ignore[arg-type]
+    except ConnectionClosed as closed:
+        return None if closed.rcvd and closed.rcvd.code in (4401, 4403, 1009) else ("closed without a reason", 0)
+    told = told.get("payload", told)
+    if told.get("type") == "error":
+        assert told["code"] in CODES, told
+        return str(told["code"]), told.get("id")
+    return str(told["status"]), told.get("id")
+
+
+def frame(source: random.Random) -> str | bytes:
+    value = anything(source)
+    text = json.dumps(value, ensure_ascii=False)
+    cut = text[: source.randrange(len(text) + 1)] if source.random() < 0.2 else text
+    clean = cut.encode("utf-8", "replace")
+    return clean if source.random() < 0.05 else clean.decode()
+
+
+@pytest.mark.prove
+async def test_a_flood_of_one_tenant_makes_others_wait_no_longer(
+    size: Callable[[int, int], int], proof: Callable[[str, str], None]
+) -> None:
+    """Counted in claims: how many others are claimed before the last message of a small tenant."""
+    flood, tenants, each = size(1_000, 5_000), 20, 5
+    async with served(role="gateway", window=0.0, max_wait=0.0) as server:
+        queue = server.queue
+        small = [f"small-{n}" for n in range(tenants)]
+        for tenant, count in (("flood", flood), *((name, each) for name in small)):
+            await queue.accept(
+                [Message(Address(tenant, queue.name, f"c{n}"), "m", text_content("hello")) for n in range(count)]
+            )
+        order: list[str] = []
+        while sum(tenant != "flood" for tenant in order) < tenants * each:
+            claims = await queue.store.claim(owner="tests", limit=1, lease=600.0, queues=(queue.name,))
+            order += [claim.address.tenant for claim in claims]
+            assert claims
+    ahead = order.count("flood")
+    proof("fairness", f"flood {flood} | small {tenants} x {each} | of the flood before the last small one {ahead}")
+    assert ahead <= each + 1, "each tenant has its turn once in a round"
+
+
+@pytest.mark.prove
+async def test_who_never_reads_is_closed_and_others_are_served(
+    proof: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks for much more than fits between two machines; what waits for it is bounded, then it is cut off."""
+    monkeypatch.setattr(websocket, "CLOSE_AFTER", 0.5)
+    most: list[int] = []
+    async with served(role="gateway") as server, server.socket() as other:
+        await ask(other, {"action": "subscribe", "channel": "c"})
+        opened: list[Socket] = []
+        monkeypatch.setattr(Socket, "_leave", leaving(opened, Socket._leave))
+        deaf = await server.socket(max_queue=1)
+        deaf.transport.pause_reading()
+        big = json.dumps({"action": "ping", "id": "x" * 400_000})
+        async with asyncio.timeout(60):
+            with contextlib.suppress(ConnectionClosed, TimeoutError):
+                for _ in range(100):
+                    await asyncio.wait_for(deaf.send(big), 5)
+            for _ in range(20):
+                assert (await ask(other, {"action": "ping", "id": 1}))["id"] == 1
+            while not opened:
+                await asyncio.sleep(0.05)
+        most.append(opened[0]._outbox.size)
+        assert (await ask(other, {"action": "ping", "id": 2}))["id"] == 2
+        deaf.transport.abort()
+    proof("deaf socket", f"sent 40 MB | kept for it {most[0]} bytes | others served yes")
+    assert most[0] < websocket.CLOSE_ABOVE + 500_000
+
+
+def leaving(gone: list[Socket], leave: Callable[[Socket], Awaitable[None]]) -> Callable[[Socket], Awaitable[None]]:
+    """The same, and tells who left."""
+
+    async def left(self: Socket) -> None:
+        gone.append(self)
+        await leave(self)
+
+    return left
+
+
+# ---------------------------------------------------------------- parsers
+
+
+ADDRESS = Address("default", "assistant", "c")
+KNOWN = tokens_of(Settings.load(jwt_key="a-shared-secret-of-at-least-32-bytes-for-the-tests"))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=6),
+    max_leaves=20,
+)
+FIELDS = st.sampled_from(["message", "message_id", "content", "metadata", "window", "on_busy", "not_before", "flush"])
+
+
+def typed(read: Callable[[], object]) -> bool:
+    """It gives something, or says what is wrong with what came in."""
+    try:
+        return read() is not None
+    except TurnkeepError as error:
+        return status_of(error) in (400, 413)
+
+
+@given(st.one_of(st.binary(max_size=400), JSON.map(lambda value: json.dumps(value).encode())))
+def test_bytes_become_an_object_or_a_typed_error(data: bytes) -> None:
+    assert typed(lambda: read_json(data, limit=10_000))
+
+
+@given(st.dictionaries(FIELDS, JSON, max_size=8))
+def test_an_object_becomes_a_message_or_a_typed_error(body: dict[str, object]) -> None:
+    assert typed(lambda: read_message(body, ADDRESS, limit=10_000))
+    assert typed(lambda: read_channel({"channel": body}))
+
+
+@given(st.text(max_size=300))
+def test_a_first_frame_is_a_credential_or_a_typed_error(text: str) -> None:
+    with pytest.raises(NotAuthenticated):
+        shown_in(text)
+
+
+@given(
+    st.one_of(st.text(max_size=300), st.lists(st.binary(max_size=60).map(lambda b: b.hex()), max_size=5).map(".".join))
+)
+async def test_text_is_no_token(text: str) -> None:
+    assert KNOWN is not None
+    with pytest.raises(NotAuthenticated):
+        await KNOWN.authenticate(text)
+
+
+@given(st.text(max_size=30))
+def test_a_rate_is_read_or_refused(text: str) -> None:
+    try:
+        count, seconds = parse_rate(text)
+    except ValueError:
+        with pytest.raises(ConfigurationError):
+            Settings.load(channel_rate=text)
+    else:
+        assert count >= 0
+        assert seconds > 0
