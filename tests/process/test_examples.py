@@ -181,6 +181,7 @@ async def test_a_browser_client_shows_the_growing_answer_and_the_final_text(chro
             page = await browser.new_page()
             socket = server.url.replace("http", "ws") + "/ws"
             await page.goto(f"{(EXAMPLES / 'browser.html').as_uri()}?server={socket}&channel=c")
+            await page.wait_for_function("socket.readyState === WebSocket.OPEN", timeout=20_000)
             await page.fill("#text", "tell me [[words:40]] [[pace:0.02]]")
             await page.press("#text", "Enter")
             await expect(page.locator("#answer")).not_to_be_empty(timeout=20_000)

@@ -23,7 +23,7 @@ from turnkeep.doors.forwarder import MOST_REFUSALS, Forwarder, Receiver
 from turnkeep.doors.outside import receivers
 from turnkeep.doors.relay import Relay
 from turnkeep.doors.webhook import Webhook
-from turnkeep.errors import ConfigurationError
+from turnkeep.errors import ConfigurationError, NotFound
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
 GOLDEN = Path(__file__).parents[1] / "data/golden/seed-frames.jsonl"
@@ -134,9 +134,7 @@ async def test_another_process_goes_on_where_the_first_one_ended(store: str) -> 
         await answered(house, "c1", "hello again")
         async with forwarding(house, Relay(there.url, house.queue.store)):
             await eventually(lambda: len(there.finals("c1")) >= 2)
-    offsets = [p["offset"] for p in there.finals("c1")]
-    assert sorted(set(offsets)) == sorted({p["offset"] for p in there.finals("c1")})
-    assert len(set(offsets)) == 2
+    assert len({final["offset"] for final in there.finals("c1")}) == 2
 
 
 async def test_a_frame_that_the_server_does_not_take_is_left_out_and_the_rest_goes_on(store: str) -> None:
@@ -165,8 +163,8 @@ async def test_a_relay_that_points_at_ourselves_is_refused(store: str) -> None:
                         break
         async with asyncio.timeout(20):
             await running
-        assert await server.queue.store.open_sink(forwarder.sink) is not None
-        assert await server.queue.store.deliveries(forwarder.sink, 0, after="", limit=10) == []
+        with pytest.raises(NotFound):
+            await server.queue.store.deliveries(forwarder.sink, 0, after="", limit=10)
 
 
 async def test_channels_of_other_tenants_are_not_relayed(store: str) -> None:
