@@ -106,7 +106,7 @@ async def test_a_flood_of_one_tenant_makes_others_wait_no_longer(
 
 @pytest.mark.prove
 async def test_who_never_reads_is_closed_and_others_are_served(
-    proof: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+    proof: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It asks for much more than fits between two machines; what waits for it is bounded, then it is cut off."""
     monkeypatch.setattr(websocket, "CLOSE_AFTER", 0.5)
@@ -130,6 +130,9 @@ async def test_who_never_reads_is_closed_and_others_are_served(
         assert (await ask(other, {"action": "ping", "id": 2}))["id"] == 2
         deaf.transport.abort()
     proof("deaf socket", f"sent 40 MB | kept for it {most[0]} bytes | others served yes")
+    assert not [
+        record for record in caplog.records if record.name.startswith("uvicorn") and record.levelname == "ERROR"
+    ]
     assert most[0] < websocket.CLOSE_ABOVE + 500_000
 
 

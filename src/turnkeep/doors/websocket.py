@@ -13,6 +13,7 @@ more), 4408 too many sockets, 4008 too slow.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -183,8 +184,9 @@ class Socket:
         """A peer that does not read cannot be told: the connection is dropped."""
         log.info("slow_client_closed", unsent=self._outbox.size)
         self._queue.meter.count("slow_clients")
-        async with asyncio.timeout(1.0):
-            await self._websocket.close(TOO_SLOW, "too slow, resume from the last offset")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._websocket.close(TOO_SLOW, "too slow, resume from the last offset")
         raise _Closed
 
     # ---------------------------------------------------------------- reading
@@ -460,7 +462,10 @@ def _echo(request: Mapping[str, Any]) -> Frame:
 def _position(request: Mapping[str, Any]) -> tuple[int | None, str | None]:
     if request.get("offset") is None:
         return None, None
-    return _count(request, "offset", 1 << 53), optional_text(request, "epoch", 200)
+    offset = _count(request, "offset", 1 << 53)
+    if request.get("epoch") == "":  # as it was told before the channel had a log
+        return offset, ""
+    return offset, optional_text(request, "epoch", 200)
 
 
 def _count(request: Mapping[str, Any], name: str, largest: int) -> int:
