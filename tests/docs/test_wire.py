@@ -21,12 +21,12 @@ RABBITMQ = (DOCS / "how-to/rabbitmq.md").read_text()
 RELAY = (DOCS / "how-to/relay-and-webhooks.md").read_text()
 
 
-@pytest.mark.parametrize("action", Socket.actions())
+@pytest.mark.parametrize("action", sorted(Socket.actions()))
 def test_an_action_of_the_socket_is_on_the_page(action: str) -> None:
     assert f"`{action}`" in PAGE or f'"action": "{action}"' in PAGE
 
 
-@pytest.mark.parametrize("kind", wire.QUIET)
+@pytest.mark.parametrize("kind", sorted(wire.QUIET))
 def test_a_life_cycle_event_is_on_the_page(kind: str) -> None:
     assert f"`{kind}`" in PAGE
 

@@ -107,7 +107,7 @@ async def test_what_a_run_reserved_is_free_again_when_it_fails(store: str) -> No
 
 async def test_the_pace_of_all_workers_is_kept_without_using_attempts(store: str) -> None:
     async with opened(store, requests_per_minute=120, window=0.0, max_wait=0.0) as house:
-        await house.queue.store.slow_down(endpoint_of(house.queue.settings).name, 0.3)
+        await house.queue.store.slow_down(endpoint_of(house.queue.settings).name, 2.0)
         async with house.stream("c") as events:
             await house.send("c", "hello", "m1")
             seen = await house.settled(events, "m1")
