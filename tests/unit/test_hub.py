@@ -34,7 +34,7 @@ class ForgetfulStore(MemoryStore):
         return replace(page, epoch=page.epoch + self.incarnation, events=events)
 
     @contextlib.asynccontextmanager
-    async def follow(self) -> AsyncIterator[Follower]:  # type: ignore[override]
+    async def follow(self) -> AsyncIterator[Follower]:
         async with super().follow() as follower:
             yield _Forgetful(self, follower)
 
