@@ -111,9 +111,9 @@ def expected(endpoint: Endpoint, caller: str) -> int:
 
 
 def test_every_route_has_its_row() -> None:
-    assert {name(endpoint) for endpoint in ENDPOINTS} <= set(OWNER)
+    assert {name(endpoint) for endpoint in ENDPOINTS} == set(OWNER)
     assert len({name(endpoint) for endpoint in ENDPOINTS}) == len(ENDPOINTS)
-    assert set(Socket.actions()) <= set(ACTIONS)
+    assert set(Socket.actions()) == set(ACTIONS)
 
 
 @pytest.mark.prove
