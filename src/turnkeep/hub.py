@@ -274,6 +274,8 @@ class Hub:
                     self._pass_on(channel, page.events)
                 elif not channel.look_again:
                     return
+        except Exception:
+            log.exception("channel_unreadable", watched=len(self._channels))
         finally:
             channel.reading = False
 
@@ -284,6 +286,8 @@ class Hub:
             try:
                 return await self._store.read(address, after=after)
             except StoreError as error:
+                if not error.retryable:
+                    raise
                 failures += 1
                 log.warning("log_read_failed", error=str(error), failures=failures)
             await asyncio.sleep(PATIENCE.after(failures))

@@ -40,6 +40,9 @@ log = get_log(__name__)
 
 Role = Literal["all", "gateway", "worker"]
 
+DEAF_AFTER = 30_000
+"""Milliseconds without any acknowledgement of what was sent."""
+
 
 async def serve(queue: AssistantMessageQueue, role: Role, *, started: Callable[[str], None]) -> None:
     """Serve until a signal. `started` is told the base URL ("" for a worker) once everything is open.
@@ -132,6 +135,8 @@ def bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # a peer that takes nothing is cut by the system, whatever it holds back
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAF_AFTER)
     try:
         listener.bind((host, port))
     except OSError as error:
