@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-from turnkeep.store.redis.scripts import GROUPS, load_scripts
+from turnkeep.store.redis.scripts import GROUPS, load_scripts, require_declared
 
 FOLDER = files("turnkeep.store") / "lua"
 NAMES = sorted(load_scripts("PUBLISH"))
@@ -29,7 +29,7 @@ def test_a_header_says_what_a_script_is_for_and_gives(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_are_declared(name: str) -> None:
-    """A key is only ever named as K.name, or K[name] where the name comes from a list of such names."""
+    """The loader refuses a script that reaches any other."""
     script = load_scripts("PUBLISH")[name]
     used = set(re.findall(r"\bK\.(\w+)", source(name)))
 
@@ -42,7 +42,7 @@ def test_every_command_names_its_key_by_the_table_of_keys(path: str) -> None:
     keyless = {"TIME", "PUBLISH"}
 
     for command, key in re.findall(r"redis\.call\(\s*'(\w+)'\s*(?:,\s*([^,)\s]+))?", text):
-        assert command in keyless or key.startswith(("K.", "K[", "key", "'STREAM'")), f"{command} {key}"
+        assert command in keyless or key.startswith(("K.", "key", "index_of", "'STREAM'")), f"{command} {key}"
     assert not re.search(r"\bKEYS\b", re.sub(r"--.*", "", text))
 
 
@@ -64,6 +64,18 @@ def test_groups_of_keys_are_spelled_out() -> None:
     accept = load_scripts("PUBLISH")["accept"]
 
     assert accept.keys == GROUPS["@thread"] + GROUPS["@partition"]
+
+
+def test_a_script_gets_only_what_it_reaches() -> None:
+    publish = load_scripts("PUBLISH")["publish"]
+
+    assert publish.keys == ("thread", "log", "channel", "sinks")
+    assert b"cmsgpack" not in publish.text
+
+
+def test_an_undeclared_key_is_an_error_at_the_start() -> None:
+    with pytest.raises(LookupError, match=r"mine.lua uses K.log and does not declare it"):
+        require_declared("mine", "redis.call('DEL', K.log)", {"K": {"thread"}, "A": set()})
 
 
 def test_comments_stay_at_home() -> None:

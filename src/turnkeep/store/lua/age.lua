@@ -1,14 +1,13 @@
 -- age: what the passing of time does to one thread: it expires, its log ages, message ids are forgotten.
 -- KEYS: @thread @partition
 -- ARGV: now policy space channel may_delete
--- USES: record log trim save known
+-- USES: live record log trim save known
 -- RETURNS: 1 if the thread was deleted.
 -- GUARANTEE: only idle threads are deleted. Writes when to look again into `aging`. Works on a full server.
 
-A.want = ''
 local IDS = 1000 -- ids forgotten at once
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t = load()
 local entry = A.space .. '\0' .. A.channel
 if not t then

@@ -1,11 +1,11 @@
 -- cancel: stop the run in progress; drop what waits behind it, if asked.
 -- KEYS: @thread @partition
 -- ARGV: now policy want drop_inbox
--- USES: record log trim save known inbox calls turns claims accept search withdraw
+-- USES: live record log trim save known inbox calls turns claims accept search withdraw
 -- RETURNS: {'ok', 1 if there is a run to stop}; or {'absent'}, {'gone'}.
 -- GUARANTEE: frees before it appends, so that it works on a full server.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

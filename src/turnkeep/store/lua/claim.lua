@@ -1,16 +1,15 @@
 -- claim: take one thread that an index says is due.
 -- KEYS: @thread @partition
 -- ARGV: now policy index entry owner lease token run_id
--- USES: record log trim save known inbox calls turns claims
+-- USES: live record log trim save known inbox calls turns claims
 -- RETURNS: {'claim', …}; nothing when the thread is not due (any more).
 -- GUARANTEE: with the token of the claim that is valid now, that claim again. An index entry that is wrong is removed.
 
-A.want = ''
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t = load()
 if t and t.state == 'leased' and t.token == A.token then return tell_claim(t) end
 if not t then
-  redis.call('ZREM', K[A.index], A.entry)
+  redis.call('ZREM', index_of(A.index), A.entry)
   return false
 end
 
@@ -29,7 +28,7 @@ local function leave()
   if t.out.is_changed then
     save(t, p, now)
   elseif not t.indexed or A.entry ~= entry_at(t, t.indexed[2]) or A.index ~= t.indexed[1] then
-    redis.call('ZREM', K[A.index], A.entry)
+    redis.call('ZREM', index_of(A.index), A.entry)
   end
   return false
 end

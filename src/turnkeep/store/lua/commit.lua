@@ -1,11 +1,11 @@
 -- commit: end the run: trim the batch, append the turn, add the usage, tell, and look at what is left.
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token outcome text turn usage model
--- USES: record log trim history save known inbox calls turns claims
+-- USES: live record log trim history save known inbox calls turns claims
 -- RETURNS: {'left', messages, due or ''}; or {'lost'}.
 -- GUARANTEE: a repeat gives the same result; frees before it appends, so that a full server lets runs end.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t = load()
 local last = settled(t, 'commit')
 if last then return {'left', last[3], exact(last[4])} end

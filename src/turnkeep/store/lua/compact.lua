@@ -1,11 +1,11 @@
 -- compact: replace all turns up to one by a summary.
 -- KEYS: @thread @partition
 -- ARGV: now policy want through_turn summary
--- USES: record log trim history save
+-- USES: live record log trim history save
 -- RETURNS: {'ok'}; or {'absent'}, {'gone'}.
 -- GUARANTEE: again: the same.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

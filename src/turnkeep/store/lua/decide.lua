@@ -1,11 +1,11 @@
 -- decide: decide a held call, once; the last decision makes the thread due.
 -- KEYS: @thread @partition
 -- ARGV: now policy want id digest verdict output by
--- USES: record log trim save known inbox calls turns claims
+-- USES: live record log trim save known inbox calls turns claims
 -- RETURNS: {'call', JSON}; or {'absent'}, {'gone'}, {'unknown'}, {'changed', digest}, {'decided', how}, {'late'}.
 -- GUARANTEE: the same decision again gives the same answer and changes nothing.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

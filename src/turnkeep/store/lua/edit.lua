@@ -1,11 +1,11 @@
 -- edit: replace the content of a waiting or delayed message; its place, window and digest stay.
 -- KEYS: @thread @partition
 -- ARGV: now policy want id content size text
--- USES: record log trim save known inbox calls turns claims accept search
+-- USES: live record log trim save known inbox calls turns claims accept search
 -- RETURNS: {'message', …}; or {'absent'}, {'gone'}, {'unknown'}, {'late', status}, {'frozen'}.
 -- GUARANTEE: the same content again changes nothing.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

@@ -1,11 +1,11 @@
 -- fail: end an attempt: try again later, split the batch, or make its messages dead letters.
 -- KEYS: @thread @partition dead graves
 -- ARGV: now policy thread_id token was_told_to_stop fault retry_in effects usage partition dead_id
--- USES: record log trim save known inbox calls turns claims
+-- USES: live record log trim save known inbox calls turns claims
 -- RETURNS: {'retry'}, {'split'}, {'dead'}; or {'lost'}.
 -- GUARANTEE: a repeat gives the same result; frees before it appends, so that a full server lets runs end.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t = load()
 local last = settled(t, 'fail')
 if last then return {last[3]} end
@@ -34,6 +34,8 @@ local function split_batch()
   t.state, t.due = 'waiting', now
 end
 
+local letters = {}
+
 local function bury_letter(i, oldest)
   local m = open_at(t, i)
   local id = string.format('dead_%013.0f_%s%04x%s', math.floor(now * 1000), A.partition, i - 1, A.dead_id)
@@ -41,7 +43,7 @@ local function bury_letter(i, oldest)
   local about = string.format('{"space":%s,"channel":%s,"thread_id":%s,"attempts":%d,"deaths":%d,"run_id":%s,"at":%s,',
     quote(t.space), quote(t.channel), quote(t.thread_id), oldest.attempts, oldest.deaths or 0, quote(run_id), exact(now))
   local text = about .. '"fault":' .. A.fault .. ',"message":' .. message_json(m) .. '}\n' .. body
-  t.out.dead[#t.out.dead + 1] = {id = id, text = seal_text(text)}
+  letters[#letters + 1] = {id = id, text = seal_text(text)}
   t.out.fields[#t.out.fields + 1] = 'x:' .. id
   t.out.fields[#t.out.fields + 1] = ''
 end
@@ -75,4 +77,8 @@ end
 t.last = {A.token, 'fail', outcome}
 free()
 save(t, p, now)
+for _, letter in ipairs(letters) do
+  redis.call('HSET', K.dead, letter.id, letter.text)
+  redis.call('ZADD', K.graves, 0, letter.id)
+end
 return {outcome}

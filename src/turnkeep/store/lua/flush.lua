@@ -1,10 +1,10 @@
 -- flush: end the window of a waiting thread now.
 -- KEYS: @thread @partition
 -- ARGV: now policy want
--- USES: record log trim save known inbox
+-- USES: live record log trim save known inbox
 -- RETURNS: {'ok', 1 if it waited}; or {'absent'}, {'gone'}.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

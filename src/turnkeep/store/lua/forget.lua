@@ -1,10 +1,10 @@
 -- forget: delete a thread and everything of it, its dead letters too.
 -- KEYS: @thread @partition dead graves
 -- ARGV: now policy want force
--- USES: record log trim save graves
+-- USES: live record log trim save graves
 -- RETURNS: {'ok', 1 if there was one}; or {'gone'}, {'busy'}.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'ok', 0} end

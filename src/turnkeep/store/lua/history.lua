@@ -1,11 +1,11 @@
 -- history: the newest whole turns (before a turn, if given) that fit both limits.
 -- KEYS: @thread @partition
 -- ARGV: now policy want tokens items before_turn
--- USES: record log trim history save calls view
+-- USES: live record log trim history save calls view
 -- RETURNS: {'history', complete, summary or '', newest turn, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: changes nothing but the expiry, which it slides at most once per 1 % of it.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

@@ -1,11 +1,11 @@
 -- journal: append records of the run; the first one freezes the batch for good.
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token | n text steered_through
--- USES: record log trim save known inbox calls turns
+-- USES: live record log trim save known inbox calls turns
 -- RETURNS: {'ok'}; {'gap', n, records}; or {'lost'}.
 -- GUARANTEE: a record whose place is taken is dropped; a gap stores nothing of the call.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t = load()
 if not is_owned(t) then return {'lost'} end
 

@@ -1,11 +1,11 @@
 -- message: what became of a message.
 -- KEYS: @thread @partition
 -- ARGV: now policy want id
--- USES: record log trim save known inbox calls turns claims accept search
+-- USES: live record log trim save known inbox calls turns claims accept search
 -- RETURNS: {'message', …}; or {'absent'}, {'gone'}, {'unknown'}.
 -- GUARANTEE: changes nothing.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

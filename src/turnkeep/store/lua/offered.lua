@@ -1,11 +1,11 @@
 -- offered: the steering messages, with all that wait before them.
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token
--- USES: record log trim save known inbox calls turns claims
+-- USES: live record log trim save known inbox calls turns claims
 -- RETURNS: {'offered', {JSON, body, …}}; or {'lost'}.
 -- GUARANTEE: the same until a journal record takes them; once offered they cannot be edited or withdrawn.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t = load()
 if not is_owned(t) then return {'lost'} end
 local last = 0

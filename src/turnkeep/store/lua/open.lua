@@ -1,11 +1,11 @@
 -- open: the open messages of a thread: the inbox in order, then the delayed ones by time.
 -- KEYS: @thread @partition
 -- ARGV: now policy want
--- USES: record log trim save known inbox calls turns claims accept search
+-- USES: live record log trim save known inbox calls turns claims accept search
 -- RETURNS: {'open', {'message', …}, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: changes nothing.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

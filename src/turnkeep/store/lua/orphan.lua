@@ -1,11 +1,11 @@
 -- orphan: give back a lease that its owner does not know, because the reply to its claim was lost. Nobody died.
 -- KEYS: @thread @partition
 -- ARGV: now policy token
--- USES: record log trim save known inbox calls turns
+-- USES: live record log trim save known inbox calls turns
 -- RETURNS: 1 if it was given back.
 -- GUARANTEE: any other claim stays.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t = load()
 if not t or t.state ~= 'leased' or t.token ~= A.token then return 0 end
 let_go(t)

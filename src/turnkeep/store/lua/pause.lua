@@ -1,11 +1,11 @@
 -- pause: no run begins until `resume`; creates the thread if need be.
 -- KEYS: @thread @partition
 -- ARGV: now policy space channel want thread_id epoch
--- USES: record log trim save
+-- USES: live record log trim save
 -- RETURNS: {'ok'}; or {'gone'}.
 -- GUARANTEE: again: nothing.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t = find_or_new(p, now)
 if not t then return {'gone'} end
 if t.paused then return {'ok'} end

@@ -7,9 +7,9 @@
 
 local who = A.space .. '\0' .. A.channel
 local tail = '\0' .. A.channel
-for _, name in ipairs({'due', 'ends'}) do
-  for _, entry in ipairs(redis.call('ZRANGEBYLEX', K[name], '[' .. A.space .. '\0', '(' .. A.space .. '\1')) do
-    if entry:sub(#A.space + 22) == tail then redis.call('ZREM', K[name], entry) end
+for _, key in ipairs({K.due, K.ends}) do
+  for _, entry in ipairs(redis.call('ZRANGEBYLEX', key, '[' .. A.space .. '\0', '(' .. A.space .. '\1')) do
+    if entry:sub(#A.space + 22) == tail then redis.call('ZREM', key, entry) end
   end
 end
 redis.call('ZREM', K.aging, who)

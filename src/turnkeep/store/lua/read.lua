@@ -1,23 +1,17 @@
 -- read: the events after an offset, oldest first.
 -- KEYS: thread log finals snapshot meta
 -- ARGV: now expiry want after limit
--- USES: record
+-- USES: live record
 -- RETURNS: {'page', epoch, incarnation, top, floor, live_from or '', {offset, kind, at, members, text}, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: changes nothing. Entries come unsorted: rolled and final ones first.
 
-local found = redis.call('HMGET', K.thread, 'head', 'live')
-local now, t = moment(), nil
-if found[1] then
-  t = unseal(found[1], 'head')
-  t.state, t.delayed, t.top = t.state or 'idle', t.delayed or 0, t.top or 0
-  if t.state == 'leased' then read_live(t, found[2]) end
-  if is_over(t, {expiry = tonumber(A.expiry)}, now) then t = nil end
-end
+local t = read_head()
+if t and is_over(t, {expiry = tonumber(A.expiry)}, moment()) then t = nil end
 if A.want ~= '' and (not t or t.thread_id ~= A.want) then return {'gone'} end
 if not t then return {'absent'} end
 
-local after, floor = tonumber(A.after), t.floor or 0
-local told = {'page', t.epoch, redis.call('HGET', K.meta, 'incarnation') or '0', t.top, floor, t.live_from or ''}
+local after = tonumber(A.after)
+local told = {'page', t.epoch, redis.call('HGET', K.meta, 'incarnation') or '0', t.top, t.floor, t.live_from or ''}
 local function tell(entries)
   for _, entry in ipairs(entries) do
     local f = entry[2]
@@ -25,7 +19,7 @@ local function tell(entries)
   end
 end
 local from = string.format('(%.0f-0', after)
-if after < (t.cut or 0) then tell(redis.call('XRANGE', K.finals, from, '+', 'COUNT', A.limit)) end
+if after < t.cut then tell(redis.call('XRANGE', K.finals, from, '+', 'COUNT', A.limit)) end
 if t.snapshot and t.snapshot.offset > after then
   local rolled = t.snapshot
   told[#told + 1] = {rolled.offset, 'snapshot', rolled.at, rolled.members, redis.call('GET', K.snapshot) or damaged('snapshot')}

@@ -1,11 +1,11 @@
 -- release: give the claim back without using an attempt.
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token delay fault
--- USES: record log trim save known inbox calls turns claims
+-- USES: live record log trim save known inbox calls turns claims
 -- RETURNS: {'ok'}; or {'lost'}.
 -- GUARANTEE: a repeat changes nothing; frees before it appends, so that a full server lets runs end.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t = load()
 if settled(t, 'release') then return {'ok'} end
 if not is_owned(t) then return {'lost'} end

@@ -1,11 +1,10 @@
 -- renew: prolong claims of one owner in one partition.
 -- KEYS: @partition | @thread
 -- ARGV: now owner lease | token thread_id policy
--- USES: record log trim save known inbox
+-- USES: live record log trim save known inbox
 -- RETURNS: for each claim {held, until, stop, steer}, then a list of leases of this owner that were not named.
 -- GUARANTEE: a claim that is not valid is told so and changed in nothing; a damaged thread does not touch the others.
 
-A.want = ''
 local now, named = moment(), {}
 
 local function wants_to_steer(t)
@@ -16,8 +15,7 @@ local function wants_to_steer(t)
 end
 
 local function renew_one(claim)
-  A.policy = claim.policy
-  local p, t = policy(), load()
+  local p, t = policy(claim.policy), load()
   if not t or t.thread_id ~= claim.thread_id or t.state ~= 'leased' or t.token ~= claim.token then return {0} end
   ripen(t, p, now)
   t.due = now + A.lease

@@ -1,11 +1,11 @@
 -- resume: undo `pause`; what was due is due again.
 -- KEYS: @thread @partition
 -- ARGV: now policy want
--- USES: record log trim save known inbox
+-- USES: live record log trim save known inbox
 -- RETURNS: {'ok'}; or {'absent'}, {'gone'}.
 -- GUARANTEE: again: nothing.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

@@ -1,12 +1,12 @@
 -- rewind: take the last turn that holds user items back, with all after it.
 -- KEYS: @thread @partition
 -- ARGV: now policy want key once
--- USES: record log trim history save
+-- USES: live record log trim history save
 -- RETURNS: {'turn', the turn taken back}; or {'absent'}, {'gone'}, {'busy'}, {'none'}.
 -- GUARANTEE: again with the key of the last such change, or with `once` of the last unkeyed one: the same turn, nothing
 -- is removed.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

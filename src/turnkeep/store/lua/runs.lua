@@ -1,13 +1,13 @@
 -- runs: the run in progress or in waiting, then the last finished ones, newest first.
 -- KEYS: @thread @partition
 -- ARGV: now policy want
--- USES: record log trim save known inbox calls turns
+-- USES: live record log trim save known inbox calls turns
 -- RETURNS: {'runs', JSON, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: changes nothing.
 
 local STATUS = {leased = 'in_progress', held = 'requires_action'}
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

@@ -1,11 +1,11 @@
 -- thread: everything about a thread but its contents.
 -- KEYS: @thread @partition meta
 -- ARGV: now policy space channel want thread_id epoch create is_read
--- USES: record log trim save calls view
+-- USES: live record log trim save calls view
 -- RETURNS: {'thread', name, value, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: with `is_read` it slides the expiry, at most once per 1 % of it; with `create` it creates what is missing.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then

@@ -1,10 +1,10 @@
 -- typing: move the sliding end of the window to now + window, never beyond max_wait.
 -- KEYS: @thread @partition
 -- ARGV: now policy want
--- USES: record log trim save known inbox
+-- USES: live record log trim save known inbox
 -- RETURNS: {'ok', seconds until due or ''}; or {'absent'}, {'gone'}.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

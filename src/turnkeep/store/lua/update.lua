@@ -1,12 +1,12 @@
 -- update: change what people may set.
 -- KEYS: @thread @partition meta
 -- ARGV: now policy want assistant options window max_wait on_busy ttl | name value
--- USES: record log trim save calls view
+-- USES: live record log trim save calls view
 -- RETURNS: {'thread', name, value, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: a time to live never gets shorter. Rows are metadata: JSON, or '' to remove. `assistant` is '' for no change,
 -- '-' for none, else '+' and its name; `options` is 1 when they are to be replaced.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

@@ -5,12 +5,10 @@
 -- GUARANTEE: every trace that can be found is gone.
 
 local who, found = A.space .. '\0' .. A.channel, 0
-for _, name in ipairs({'thread', 'inbox', 'delayed', 'log', 'finals', 'known', 'history', 'snapshot'}) do
-  found = found + redis.call('DEL', K[name])
-end
-for _, name in ipairs({'due', 'ends'}) do
-  for _, entry in ipairs(redis.call('ZRANGEBYLEX', K[name], '[' .. A.space .. '\0', '(' .. A.space .. '\1')) do
-    if entry:sub(#A.space + 22) == '\0' .. A.channel then redis.call('ZREM', K[name], entry) end
+found = redis.call('DEL', K.thread, K.inbox, K.delayed, K.log, K.finals, K.known, K.history, K.snapshot)
+for _, key in ipairs({K.due, K.ends}) do
+  for _, entry in ipairs(redis.call('ZRANGEBYLEX', key, '[' .. A.space .. '\0', '(' .. A.space .. '\1')) do
+    if entry:sub(#A.space + 22) == '\0' .. A.channel then redis.call('ZREM', key, entry) end
   end
 end
 for _, entry in ipairs(redis.call('ZRANGE', K.leases, 0, -1)) do

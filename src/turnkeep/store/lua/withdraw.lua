@@ -1,11 +1,11 @@
 -- withdraw: take a waiting or delayed message back.
 -- KEYS: @thread @partition
 -- ARGV: now policy want id
--- USES: record log trim save known inbox calls turns claims accept search withdraw
+-- USES: live record log trim save known inbox calls turns claims accept search withdraw
 -- RETURNS: {'message', …}; or {'absent'}, {'gone'}, {'unknown'}, {'late', status}, {'frozen'}.
 -- GUARANTEE: again: the same record.
 
-local p, now = policy(), moment()
+local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end

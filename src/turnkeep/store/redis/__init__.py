@@ -7,7 +7,6 @@ raised; all of them are safe to repeat. No task runs in the background: who call
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from turnkeep.clock import Clock
 from turnkeep.errors import StoreError, StoreUnavailable
 from turnkeep.store.base import Policies
 from turnkeep.store.ids import PARTITIONS, Ids, random_ids
+from turnkeep.store.redis.base import together
 from turnkeep.store.redis.check import Durability, agree_on_layout, examine, refuse_unfit, told_about
 from turnkeep.store.redis.durable import Fence
 from turnkeep.store.redis.events import RedisEvents
@@ -22,7 +22,7 @@ from turnkeep.store.redis.everything import RedisEverything
 from turnkeep.store.redis.follow import RedisFeed
 from turnkeep.store.redis.hub import Hub
 from turnkeep.store.redis.inbox import RedisInbox
-from turnkeep.store.redis.keys import Keys
+from turnkeep.store.redis.keys import Keys, PartitionKeys
 from turnkeep.store.redis.letters import RedisLetters
 from turnkeep.store.redis.link import Link
 from turnkeep.store.redis.registry import RedisLedger, RedisRegistry
@@ -93,12 +93,9 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
             feed.close()
 
     async def check(self) -> Mapping[str, Any]:
-        """Writes a mark on every server in use."""
+        """Writes to every partition."""
         link = self._link
-        mark = b"%08x" % zlib.crc32(repr(self).encode())
-        for partition in self._keys.partitions:
-            key = partition.names["fence"]
-            await link.call("check", partition.tag, partition, "SET", key, mark, "PX", 60_000)
+        await together([self._mark(partition) for partition in self._keys.partitions])
         try:
             self._server = await examine(link.dialer, await link.topology.find(self._keys.registry("layout")))
         except StoreUnavailable:
@@ -106,3 +103,7 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         except KeyError as missing:
             raise StoreError(f"Redis told nothing of {missing}") from missing
         return {"engine": self.engine, "topology": link.topology.kind, **told_about(self._server, self._durability)}
+
+    async def _mark(self, partition: PartitionKeys) -> None:
+        key = partition.names["fence"]
+        await self._link.call("check", partition.tag, partition, "SET", key, b"1", "PX", 60_000)

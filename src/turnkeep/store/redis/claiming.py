@@ -22,8 +22,8 @@ ROUNDS = 8
 """How often one claim looks again when others took what it saw."""
 IMPATIENCE = 0.25
 """Seconds to wait for one node of a cluster that cannot say what is ready; the others can."""
-PAGE = 64
-"""Threads looked at for each tenant and queue of a partition."""
+SHARE = 4
+"""Threads of each tenant and queue that a partition is asked for, beyond twice its even share."""
 
 _NEVER = float("inf")
 _PASSING = (StoreUnavailable, OutcomeUnknown)
@@ -58,8 +58,8 @@ class RedisClaims(RedisPart):
             held = [claim for claim in taken if claim is not None]
             self._charge(held)
             claims += held
-            was_beaten = not held
-            if not chosen or (was_beaten and len(chosen) < wanted):
+            was_beaten = 2 * len(held) < len(chosen)
+            if not chosen or (not held and len(chosen) < wanted):
                 break
         return claims
 
@@ -68,8 +68,9 @@ class RedisClaims(RedisPart):
 
         With `spread` the choice begins anywhere: others are taking the same ones.
         """
+        partitions = len(self._keys.partitions)
         async with asyncio.TaskGroup() as group:
-            looking = group.create_task(ended(self._look(min(wanted, PAGE), queues)))
+            looking = group.create_task(ended(self._look(min(wanted, SHARE + 2 * wanted // partitions), queues)))
             asking = group.create_task(ended(self._shares()))
         _, told = result(looking.result())
         served, floor = result(asking.result())

@@ -9,13 +9,14 @@ import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeVar
 from zlib import crc32
 
 import orjson
 
 from turnkeep.errors import ThreadQuarantined
-from turnkeep.events import Event, Fault, delta
+from turnkeep.events import Event, Fault
 from turnkeep.messages import Address, Content, Message, Part, UserItem, digest, item_from_json, item_to_json
 from turnkeep.store.base import (
     Call,
@@ -150,11 +151,14 @@ def turn_argument(entries: Sequence[Entry]) -> bytes:
 
 def event_row(event: Event) -> tuple[bytes, bytes, bytes]:
     """Kind, the JSON of its other members, text."""
-    if event.kind == "delta" and event == delta(event.text, event.run_id, event.attempt):  # type: ignore[arg-type]
+    if event.kind == "delta" and not any(_beside_text(event)):
         return b"delta", _delta_members(event.run_id, event.attempt), to_bytes(event.text)
     left_out = ("kind", "text", "offset", "epoch", "at")
     members = {k: v for k, v in event.to_json().items() if k not in left_out}
     return event.kind.encode(), dump(members), to_bytes(event.text)
+
+
+_beside_text = attrgetter("message_ids", "outcome", "tools", "calls", "error", "usage", "author", "policy", "thread_id")
 
 
 @lru_cache(maxsize=4096)

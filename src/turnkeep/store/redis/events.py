@@ -27,8 +27,12 @@ class RedisEvents(RedisPart):
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
         keys = self._keys.thread(claim.address)
         rows = [value for event in events for value in event_row(event)]
-        policy = self._policy(claim.address.queue)
-        reply = await self._run("publish", keys, self._now(), policy, claim.token.encode(), n, *rows)
+        token = claim.token.encode()
+        reply = await self._run("publish", keys, self._now(), token, n, *rows)
+        if word(reply) == "long":
+            reply = await self._run(
+                "publish_long", keys, self._now(), self._policy(claim.address.queue), token, n, *rows
+            )
         if word(reply) == "lost":
             raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
         if word(reply) == "gap":

@@ -14,6 +14,9 @@ from turnkeep.store.redis.keys import PartitionKeys, address_of, plain
 from turnkeep.usage import Usage
 
 PAGE = 100
+PAGES = 50
+"""Pages of threads that one call looks at in each partition."""
+AT_ONCE = 20
 
 
 class RedisEverything(RedisPart):
@@ -95,18 +98,28 @@ class RedisEverything(RedisPart):
         return deleted
 
     async def _expire_in(self, partition: PartitionKeys, limit: int) -> int:
-        now = exact(await self.now())
-        entries = await self._on_index(partition, "aging", "ZRANGEBYSCORE", b"-inf", now)
-        deleted = 0
-        for entry in entries:
-            owner, name, channel = entry.split(b"\0", 2)
-            keys = self._keys.thread(address_of(owner + b"\0" + name, channel))
-            may_delete = flag(deleted < limit)
-            try:
-                policy = self._policy(keys.address.queue)
-                deleted += await self._run("age", keys, self._now(), policy, keys.space, keys.channel, may_delete)
-            except ThreadQuarantined:
-                continue
+        """Look at the threads whose time it is, page by page; how many were deleted."""
+        now, deleted = exact(await self.now()), 0
+        for _ in range(PAGES):
+            entries = await self._on_index(partition, "aging", "ZRANGEBYSCORE", b"-inf", now)
+            for start in range(0, len(entries), AT_ONCE):
+                some = entries[start : start + AT_ONCE]
+                may_delete = max(0, limit - deleted)
+                deleted += sum(
+                    await together([self._age(entry, place < may_delete) for place, entry in enumerate(some)])
+                )
+            if len(entries) < PAGE or deleted >= limit:
+                break
+        return deleted
+
+    async def _age(self, entry: bytes, may_delete: bool) -> int:
+        owner, name, channel = entry.split(b"\0", 2)
+        keys = self._keys.thread(address_of(owner + b"\0" + name, channel))
+        policy = self._policy(keys.address.queue)
+        try:
+            deleted: int = await self._run("age", keys, self._now(), policy, keys.space, keys.channel, flag(may_delete))
+        except ThreadQuarantined:
+            return 0
         return deleted
 
     async def _on_index(

@@ -8,6 +8,7 @@ connection every listener is told that it may have missed something.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -187,12 +188,8 @@ class Hub:
             loop = asyncio.get_running_loop()
             if not self._unheard or loop.time() < self._not_before:
                 return self.is_whole
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await self._hear_all()
-            except (StoreError, TimeoutError):
-                pass  # tried again after a moment; listeners poll meanwhile
-            if self._unheard:
+            await self._hear_all()
+            if self._unheard:  # tried again after a moment; listeners poll meanwhile
                 self._failures += 1
                 self._not_before = loop.time() + _AGAIN.after(self._failures)
             else:
@@ -200,15 +197,28 @@ class Hub:
             return self.is_whole
 
     async def _hear_all(self) -> None:
-        asked = []
-        for channel in list(self._unheard):
-            ear = await self._ear(await self._topology.find(channel))
-            asked.append((channel, ear, ear.ask(self._command, channel)))
-        for channel, ear, acknowledged in asked:
-            if await acknowledged:
-                self._now_heard(channel, ear)
-            else:
-                self._look_elsewhere(channel, ear)
+        """Each server by itself: one that cannot be reached does not keep the others unheard."""
+        by_server: dict[Endpoint, list[bytes]] = {}
+        with contextlib.suppress(StoreError):
+            for channel in list(self._unheard):
+                by_server.setdefault(await self._topology.find(channel), []).append(channel)
+        async with asyncio.TaskGroup() as group:
+            for endpoint, channels in by_server.items():
+                group.create_task(self._hear(endpoint, channels))
+
+    async def _hear(self, endpoint: Endpoint, channels: list[bytes]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                ear = await self._ear(endpoint)
+                asked = [(channel, ear.ask(self._command, channel)) for channel in channels]
+                for channel, acknowledged in asked:
+                    if await acknowledged:
+                        self._now_heard(channel, ear)
+                    else:
+                        self._look_elsewhere(channel, ear)
+        except (StoreError, TimeoutError):
+            for channel in channels:
+                self._topology.forget(channel)
 
     def _now_heard(self, channel: bytes, ear: _Ear) -> None:
         self._unheard.discard(channel)

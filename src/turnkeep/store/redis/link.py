@@ -66,7 +66,24 @@ class Link:
     ) -> Reply:
         """Run the script of an operation on a partition."""
         command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
-        return await self.call(name, partition.tag, partition, *command, patience=patience)
+        lost: OutcomeUnknown | None = None
+        if (pipe := self._at_hand(partition)) is not None:
+            try:
+                if not isinstance(reply := await pipe.send(*command), Refusal):
+                    return reply
+            except OutcomeUnknown as unknown:
+                lost = unknown
+            except StoreUnavailable:
+                pass  # it was never sent
+        return await self.call(name, partition.tag, partition, *command, patience=patience, lost=lost)
+
+    def _at_hand(self, partition: PartitionKeys) -> Pipe | None:
+        """The pipe of a partition, if nothing has to be done before a command is sent on it."""
+        endpoint = self.topology.known(partition.tag)
+        node = self._nodes.get(endpoint) if endpoint is not None else None
+        pipe = node.pipe if node is not None else None
+        is_ready = pipe is not None and pipe.is_open and not pipe.is_full and partition.index in pipe.greeted
+        return pipe if is_ready else None
 
     async def run_apart(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> Reply:
         """Run the script of an operation on keys that belong to no partition."""
@@ -87,20 +104,21 @@ class Link:
         partition: PartitionKeys | None,
         *command: Argument,
         patience: float = PATIENCE,
+        lost: OutcomeUnknown | None = None,
     ) -> Reply:
         """Send a command to the server of a key until it answers; raises what stays in the way.
 
-        `patience`: seconds after which it is not sent again.
+        `patience`: seconds after which it is not sent again. `lost`: what became of it when it was sent before.
         """
         until = asyncio.get_running_loop().time() + patience
-        failed: StoreUnavailable | OutcomeUnknown = StoreUnavailable("nothing was tried")
-        for attempt in range(1, ATTEMPTS + 1):
+        failed: StoreUnavailable | OutcomeUnknown = lost or StoreUnavailable("nothing was tried")
+        for attempt in range(2 if lost else 1, ATTEMPTS + 1):
             if attempt > 1:
                 await asyncio.sleep(_AGAIN.after(attempt - 1))
             try:
                 return await self._until_ready(operation, key, partition, command, until)
-            except OutcomeUnknown as lost:
-                failed = lost
+            except OutcomeUnknown as unknown:
+                failed = unknown
             except StoreUnavailable as unavailable:
                 failed = failed if isinstance(failed, OutcomeUnknown) else unavailable
             self.topology.forget(key)

@@ -6,8 +6,11 @@ The comment on top of a file is read by this loader::
     -- ARGV: names of the arguments; after `|` a group that is repeated
     -- USES: shared pieces from `store/lua/lib`, in this order
 
-A script sees them as `K.name` and `A.name`. `row(i)` gives the i-th of the `ROWS` repeated argument groups, `point(i)`
-makes the i-th of the `GROUPS` repeated keys current.
+A script sees them as `K.name` and `A.name`. `row(i)` gives the i-th of the `ROWS` repeated argument groups by name,
+`values(i)` in order; `point(i)` makes the i-th of the `GROUPS` repeated keys current.
+
+Redis runs all definitions of a script at each call, so a script gets only the definitions and keys that it reaches,
+and `K.name` and `A.name` become places in KEYS and ARGV. A name that is not declared is an error at the start.
 """
 
 from __future__ import annotations
@@ -53,15 +56,27 @@ def load_scripts(publish: Publish) -> Mapping[str, Script]:
 
 
 def _script(folder: Traversable, entry: Traversable, publish: Publish) -> Script:
-    source = entry.read_text("utf-8")
-    headers = {name: text.split() for name, text in _HEADER.findall(source)}
-    keys, repeated = _parts([name for key in headers.get("KEYS", []) for name in GROUPS.get(key, (key,))])
+    name, source = entry.name.removesuffix(".lua"), entry.read_text("utf-8")
+    headers = {header: text.split() for header, text in _HEADER.findall(source)}
+    keys, repeated = _parts([key for word in headers.get("KEYS", []) for key in GROUPS.get(word, (word,))])
     arguments, rows = _parts(headers.get("ARGV", []))
-    prelude = _prelude(publish, keys, repeated, arguments, rows)
-    pieces = [(folder / "lib" / f"{name}.lua").read_text("utf-8") for name in headers.get("USES", [])]
-    text = "\n".join([prelude, *map(_bare, pieces), _bare(source)]).encode()
-    sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
-    return Script(entry.name.removesuffix(".lua"), keys, repeated, text, sha)
+    pieces = [(folder / "lib" / f"{piece}.lua").read_text("utf-8") for piece in headers.get("USES", [])]
+    own = _bare(source)
+    body = "\n".join([*_reached([_bare(piece) for piece in pieces], own), own])
+    require_declared(name, body, {"K": {*keys, *repeated}, "A": set(arguments)})
+    keys, repeated = _used("K", keys, body), _used("K", repeated, body)
+    prelude = [f"local PUBLISH = '{publish}'"]
+    places = {f"K.{key}": f"KEYS[{i}]" for i, key in enumerate(keys, 1)}
+    places |= {f"A.{argument}": f"ARGV[{i}]" for i, argument in enumerate(arguments, 1)}
+    if repeated:
+        prelude.append(_POINT.format(first=len(keys), size=len(repeated)))
+        places |= {f"K.{key}": f"KEYS[POINTED + {i}]" for i, key in enumerate(repeated, 1)}
+    if rows:
+        at = {"first": len(arguments), "size": len(rows)}
+        prelude.append(_ROWS.format(**at))
+        prelude += [text.format(names=_list(rows), **at) for call, text in _ROW.items() if call in body]
+    text = _NAMED.sub(lambda found: places[found[0]], "\n".join([*prelude, body])).encode()
+    return Script(name, keys, repeated, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
 def _parts(names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -69,44 +84,64 @@ def _parts(names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(names[:border]), tuple(names[border + 1 :])
 
 
-def _prelude(
-    publish: Publish,
-    keys: tuple[str, ...],
-    repeated: tuple[str, ...],
-    arguments: tuple[str, ...],
-    rows: tuple[str, ...],
-) -> str:
-    lines = [f"local PUBLISH = '{publish}'", _named("K", "KEYS", keys), _named("A", "ARGV", arguments)]
-    if repeated:
-        lines += [_names("POINTED", repeated), _POINT.format(first=len(keys), size=len(repeated))]
-    if rows:
-        lines += [_names("ROW", rows), _ROW.format(first=len(arguments), size=len(rows))]
-    return "\n".join(lines)
+def _bare(source: str) -> str:
+    """Without whole-line comments and blank lines."""
+    return "\n".join(line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("--"))
 
 
-def _named(table: str, source: str, names: tuple[str, ...]) -> str:
-    return f"local {table} = {{{', '.join(f'{name} = {source}[{i}]' for i, name in enumerate(names, 1))}}}"
+def _reached(pieces: list[str], own: str) -> list[str]:
+    """The definitions of these pieces that a script reaches, in their order."""
+    definitions = [part for piece in pieces for part in _DEFINITION.split(piece) if part.strip()]
+    names = [_NAMES.findall(_FIRST_LINE.match(part)[0]) for part in definitions]  # type: ignore[index]
+    wanted, reached = set(_WORD.findall(own)), set[int]()
+    while True:
+        more = {i for i, defined in enumerate(names) if i not in reached and wanted & set(defined)}
+        if not more:
+            return [definitions[i] for i in sorted(reached)]
+        reached |= more
+        wanted |= {word for i in more for word in _WORD.findall(definitions[i])}
 
 
-def _names(table: str, names: tuple[str, ...]) -> str:
-    return f"local {table} = {{{', '.join(repr(name) for name in names)}}}"
+def require_declared(name: str, body: str, declared: Mapping[str, set[str]]) -> None:
+    """Raises LookupError for a key or an argument that the header does not name."""
+    for table, used in _NAMED.findall(body):
+        if used not in declared[table]:
+            raise LookupError(f"{name}.lua uses {table}.{used} and does not declare it")
 
+
+def _used(table: str, names: tuple[str, ...], body: str) -> tuple[str, ...]:
+    used = {name for owner, name in _NAMED.findall(body) if owner == table}
+    return tuple(name for name in names if name in used)
+
+
+def _list(names: tuple[str, ...]) -> str:
+    return f"{{{', '.join(repr(name) for name in names)}}}"
+
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_NAMED = re.compile(r"\b([KA])\.(\w+)")
+_DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)
+_FIRST_LINE = re.compile(r"local (?:function \w+|[\w, ]+)")
+_NAMES = re.compile(r"\b(?!local\b|function\b)\w+")
 
 _POINT = """\
-local GROUPS = (#KEYS - {first}) / {size}
+local GROUPS, POINTED = (#KEYS - {first}) / {size}, 0
 local function point(i)
-  for j, name in ipairs(POINTED) do K[name] = KEYS[{first} + (i - 1) * {size} + j] end
+  POINTED = {first} + (i - 1) * {size}
 end"""
 
-_ROW = """\
-local ROWS = (#ARGV - {first}) / {size}
+_ROWS = "local ROWS = (#ARGV - {first}) / {size}"
+
+_ROW = {
+    "row(": """\
+local ROW = {names}
 local function row(i)
   local found = {{}}
   for j, name in ipairs(ROW) do found[name] = ARGV[{first} + (i - 1) * {size} + j] end
   return found
-end"""
-
-
-def _bare(source: str) -> str:
-    """Without whole-line comments and blank lines: fewer bytes to send and to parse."""
-    return "\n".join(line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("-- "))
+end""",
+    "values(": """\
+local function values(i)
+  return unpack(ARGV, {first} + (i - 1) * {size} + 1, {first} + i * {size})
+end""",
+}

@@ -54,8 +54,8 @@ local function tell_ready(now, limit, wanted)
   for _, space in ipairs(redis.call('ZRANGEBYSCORE', K.spaces, '-inf', now, 'LIMIT', 0, SPACES)) do
     if is_wanted(space, wanted) then
       local before = #told
-      for _, index in ipairs({'due', 'ends'}) do
-        for _, entry in ipairs(first_entries(K[index], space, border, math.max(limit, 1))) do
+      for index, key in pairs({due = K.due, ends = K.ends}) do
+        for _, entry in ipairs(first_entries(key, space, border, math.max(limit, 1))) do
           told[#told + 1] = index
           told[#told + 1] = entry
         end

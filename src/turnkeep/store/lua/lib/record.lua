@@ -1,13 +1,14 @@
 -- The record of one thread: the sealed field `head` of its hash, and in `out` what this act adds beside it.
 --
 -- A record that was loaded may be changed at will: nothing is stored before `save` (lib/save.lua). Values are sealed
--- with a checksum, so that damage is found and never acted upon.
+-- with a checksum, so that damage is found and never acted upon. A field that is absent has its default.
 
 local DEFAULTS = {
   state = 'idle', batch = 0, attempt = 0, fence = 0, published = 0, journal = 0, runs = 0, claimed_at = 0,
   first_claimed_at = 0, next_seq = 1, inbox = 0, delayed = 0, steering = 0, top = 0, floor = 0, deltas = 0, untrimmed = 0,
   cut = 0, closed_from = 1, closed_to = 0, closed_seq = 0, messages = 0, turns = 0, items = 0, bytes = 0, aging = 0,
 }
+DEFAULTS.__index = DEFAULTS
 
 local function damaged(what)
   error('DAMAGED ' .. what, 0)
@@ -51,11 +52,11 @@ local function moment()
 end
 
 -- The policy of the queue, packed by the caller.
-local function policy()
+local function policy(packed)
   local p = {}
   p.window, p.max_wait, p.max_batch, p.max_batch_bytes, p.max_inbox, p.expiry, p.dedupe, p.history_items,
-    p.history_bytes, p.log_events, p.log_age, p.runs_kept = struct.unpack('<dddddddddddd', A.policy)
-  p.on_busy = A.policy:sub(97)
+    p.history_bytes, p.log_events, p.log_age, p.runs_kept = struct.unpack('<dddddddddddd', packed)
+  p.on_busy = packed:sub(97)
   return p
 end
 
@@ -85,54 +86,51 @@ local function usage_json(sum)
 end
 
 local function with_defaults(t)
-  for name, value in pairs(DEFAULTS) do
-    if t[name] == nil then t[name] = value end
-  end
-  return t
+  return setmetatable(t, DEFAULTS)
 end
 
--- What is stored of a thread.
-local function without_defaults(t)
-  local kept = {}
+-- The record as it is stored.
+local function sealed_head(t)
+  local out = t.out
+  t.out = nil
   for name, value in pairs(t) do
-    if name ~= 'out' and value and value ~= DEFAULTS[name] then kept[name] = value end
+    if value == false or value == DEFAULTS[name] then t[name] = nil end
   end
-  return kept
+  local head = seal(t)
+  t.out = out
+  return head
 end
 
 -- What an act adds: events, hash fields, messages; the inbox as far as it was read.
 local function fresh_out()
   return {
     events = {}, fields = {}, dropped = {}, known = {}, closings = {}, delays = {}, ripened = {}, undelayed = {},
-    dead = {}, counted = {}, open = {}, gone = 0, stored = 0,
+    counted = {}, open = {}, gone = 0, stored = 0,
   }
 end
 
--- The field `live` holds what changes with every token of a leased thread: token, epoch, top, published, deltas, untrimmed.
-local LIVE = '^(%S+) (%S+) (%d+) (%d+) (%d+) (%d+)$'
-
-local function live_text(t)
-  return string.format('%s %s %.0f %.0f %.0f %.0f', t.token, t.epoch, t.top, t.published, t.deltas, t.untrimmed)
-end
-
-local function read_live(t, raw)
-  local token, _, top, published, deltas, untrimmed = unseal_text(raw, 'live'):match(LIVE)
-  if token ~= t.token then damaged('live') end
-  t.top, t.published, t.deltas, t.untrimmed = tonumber(top), tonumber(published), tonumber(deltas), tonumber(untrimmed)
+-- The record alone; nothing when there is none.
+local function read_head()
+  local found = redis.call('HMGET', K.thread, 'head', 'live')
+  if not found[1] then return nil end
+  local t = with_defaults(unseal(found[1], 'head'))
+  if t.state == 'leased' then
+    local live = read_live(found[2])
+    if live.token ~= t.token then damaged('live') end
+    t.top, t.published, t.deltas, t.untrimmed = live.top, live.published, live.deltas, live.untrimmed
+  end
+  return t
 end
 
 -- The thread, or nothing. Reads every key that will be written, so that a wrong type is met before the first write.
 local function load()
-  local found = redis.call('HMGET', K.thread, 'head', 'live')
-  local length = redis.call('LLEN', K.inbox)
+  local t, length = read_head(), redis.call('LLEN', K.inbox)
   local beside = redis.call('XLEN', K.log) + redis.call('HLEN', K.known) + redis.call('LLEN', K.history)
-  if not found[1] then
+  if not t then
     if length + beside > 0 then damaged('head') end
     return nil
   end
-  local t = with_defaults(unseal(found[1], 'head'))
   if length ~= t.inbox then damaged('inbox') end
-  if t.state == 'leased' then read_live(t, found[2]) end
   t.out = fresh_out()
   t.out.stored = length
   t.out.was = {inbox = t.inbox, delayed = t.delayed, state = t.state, paused = t.paused, owner = t.owner, token = t.token}

@@ -4,7 +4,6 @@
 -- on a full server call `free` before. Keys of the thread are written before those of the partition.
 
 local GRACE = 3600 -- seconds that keys outlive the thread, so that the janitor can count it out
-local THREAD_KEYS = {'thread', 'inbox', 'delayed', 'log', 'finals', 'known', 'history', 'snapshot'}
 
 -- From here on a full server refuses nothing: it refuses the first write of a script only.
 local function free()
@@ -24,6 +23,10 @@ local function stamp(at)
   return string.format('%020.6f', math.min(math.max(at, 0), 9e12))
 end
 
+local function index_of(name)
+  return name == 'due' and K.due or K.ends
+end
+
 local function entry_at(t, at)
   return t.space .. '\0' .. at .. '\0' .. t.channel
 end
@@ -39,9 +42,9 @@ end
 local function write_index(t, was, at)
   local is = t.indexed
   if was and is and was[1] == is[1] and was[2] == is[2] then return end
-  if was then redis.call('ZREM', K[was[1]], entry_at(t, was[2])) end
+  if was then redis.call('ZREM', index_of(was[1]), entry_at(t, was[2])) end
   if not is then return end
-  redis.call('ZADD', K[is[1]], 0, entry_at(t, is[2]))
+  redis.call('ZADD', index_of(is[1]), 0, entry_at(t, is[2]))
   -- `spaces` holds a lower bound of the earliest moment in each space; who looks there corrects it
   if redis.call('ZADD', K.spaces, 'LT', 'CH', at, t.space) == 1 then
     redis.call(PUBLISH, K.hints, 'ready\0' .. exact(at) .. '\0' .. t.space)
@@ -108,23 +111,25 @@ local function plan_expiry(t, p)
   return {at and ttl + GRACE}
 end
 
--- One moment for all keys, on the server's own clock.
-local function write_expiry(plan)
+-- One moment for all keys, on the server's own clock. Those of open messages are gone while a thread is idle.
+local function write_expiry(t, plan)
   if not plan then return end
-  local time = redis.call('TIME')
+  local time, keys = redis.call('TIME'), {K.thread, K.log, K.known, K.history}
   local at = plan[1] and string.format('%.0f', (time[1] + plan[1]) * 1000)
-  for _, name in ipairs(THREAD_KEYS) do
-    if at then redis.call('PEXPIREAT', K[name], at) else redis.call('PERSIST', K[name]) end
+  if t.cut > 0 then keys[#keys + 1] = K.finals end
+  if t.snapshot then keys[#keys + 1] = K.snapshot end
+  for _, key in ipairs(keys) do
+    if at then redis.call('PEXPIREAT', key, at) else redis.call('PERSIST', key) end
   end
 end
 
 local function write_head(t)
   local fields = t.out.fields
   fields[#fields + 1] = 'head'
-  fields[#fields + 1] = seal(without_defaults(t))
+  fields[#fields + 1] = sealed_head(t)
   if t.state == 'leased' then
     fields[#fields + 1] = 'live'
-    fields[#fields + 1] = seal_text(live_text(t))
+    fields[#fields + 1] = live_text(t)
   end
   call_in_parts('HSET', K.thread, fields)
   if t.state ~= 'leased' and t.out.was.state == 'leased' then t.out.dropped[#t.out.dropped + 1] = 'live' end
@@ -178,13 +183,6 @@ local function write_history(t)
   if out.forgotten then redis.call('LTRIM', K.history, out.forgotten, -1) end
 end
 
-local function write_dead(t)
-  for _, letter in ipairs(t.out.dead) do
-    redis.call('HSET', K.dead, letter.id, letter.text)
-    redis.call('ZADD', K.graves, 0, letter.id)
-  end
-end
-
 local function save(t, p, now)
   local out = t.out
   if out.is_recounted then plan_history(t, p) end
@@ -200,8 +198,7 @@ local function save(t, p, now)
   write_delayed(t)
   write_known(t)
   write_history(t)
-  write_dead(t)
-  write_expiry(expiry)
+  write_expiry(t, expiry)
   write_presence(t)
   write_index(t, was, at)
   write_lease(t)
@@ -211,8 +208,8 @@ end
 
 -- Delete a thread and every trace of it but its dead letters.
 local function erase(t)
-  for _, name in ipairs(THREAD_KEYS) do redis.call('DEL', K[name]) end
-  if t.indexed then redis.call('ZREM', K[t.indexed[1]], entry_at(t, t.indexed[2])) end
+  redis.call('DEL', K.thread, K.inbox, K.delayed, K.log, K.finals, K.known, K.history, K.snapshot)
+  if t.indexed then redis.call('ZREM', index_of(t.indexed[1]), entry_at(t, t.indexed[2])) end
   if t.token then redis.call('ZREM', K.leases, lease_entry(t, t.owner, t.token)) end
   redis.call('ZREM', K.threads, t.space .. '\0' .. t.channel)
   redis.call('ZREM', K.aging, t.space .. '\0' .. t.channel)
