@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Event, Fault
 from turnkeep.messages import Address, AssistantItem, Message, Part, UserItem, text_content
-from turnkeep.store.base import Entry
+from turnkeep.store.base import Call, Entry
 from turnkeep.store.redis import codec
 from turnkeep.usage import Usage
 
@@ -78,6 +78,17 @@ def test_a_turn_reads_back(words: str) -> None:
     read = codec.read_turn(b"7 1700000000.25 " + codec.turn_argument(entries))
 
     assert read == [Entry(e.item, e.tokens, 7, 1700000000.25) for e in entries]
+
+
+@given(words=text)
+def test_a_call_reads_back(words: str) -> None:
+    call = Call("call_1", words, words, "d", decision="output", output=words, by=words)
+    call_id, digest, decision, base, output, by = codec.call_row(call)
+
+    told = b"{" + base + b',"decision":"' + decision + b'","output":' + output + b',"by":' + by + b"}"
+
+    assert (call_id, digest) == (b"call_1", b"d")
+    assert codec.read_calls([codec.parse(told)]) == (call,)
 
 
 def test_an_empty_turn_is_nothing() -> None:

@@ -40,15 +40,17 @@ _EMPTY = b""
 
 
 def dump(value: Any) -> bytes:
-    """JSON in one line; lone surrogates stay what they are."""
+    """JSON in one line. What orjson refuses (lone surrogates, huge integers) is marked by a blank before it."""
     try:
         return orjson.dumps(value)
     except TypeError:
-        return to_bytes(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+        return b" " + to_bytes(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def parse(data: bytes) -> Any:
     """Raises ValueError for what is no JSON."""
+    if data.startswith(b" "):
+        return json.loads(to_text(data))
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -179,7 +181,7 @@ def call_row(call: Call) -> tuple[bytes, ...]:
         to_bytes(call.call_id),
         to_bytes(call.digest),
         (call.decision or "").encode(),
-        dump(base)[1:-1],
+        dump(base).strip()[1:-1],
         dump(call.output),
         dump(call.by),
     )
