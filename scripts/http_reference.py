@@ -15,13 +15,15 @@ PAGE = Path(__file__).parent.parent / "docs" / "reference" / "http.md"
 HEAD = """# HTTP and socket actions
 
 The same for machines: `/api/openapi.json` (OpenAPI 3.1). How to come in:
-[Put it on the internet](../how-to/go-public.md); where nobody is asked for credentials, everybody may do everything. Errors are `{"error": {"code", "message"}}`, with
+[Put it on the internet](../how-to/go-public.md); where nobody is asked for credentials, everybody may do everything.
+Errors are `{"error": {"code", "message"}}`, with
 `retryable` and `retry_after` where trying again may help: [Errors](errors.md). This page is made by
 `scripts/http_reference.py`; a test compares it.
 
 ## Routes
 
-A scope on a path without `{channel}` asks for a credential that reaches the whole tenant; *any* is any valid one, *none* is none. `/healthz` (the process lives) and `/readyz` (the store can be written) are for load balancers, `/` and
+A scope on a path without `{channel}` asks for a credential that reaches the whole tenant; *any* is any valid one,
+*none* is none. `/healthz` (the process lives) and `/readyz` (the store can be written) are for load balancers, `/` and
 `/dashboard` are pages, `/ws` is the socket.
 
 | route | scope | body | answers | |
