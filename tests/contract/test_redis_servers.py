@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from tests.contract.redis_desk import LEASE, accepted, answer, channel, leased, said, store_on
-from tests.services import HOST, RedisSentinel, RedisServer, eventually
+from tests.services import HOST, RedisSentinel, RedisServer, eventually, free_port
 from turnkeep.errors import ConfigurationError, OutcomeUnknown, StoreMisconfigured, StoreUnavailable
 from turnkeep.events import Event
 from turnkeep.store.redis import RedisStore
@@ -253,3 +256,36 @@ async def test_claims_go_on_with_their_numbers_after_a_restart() -> None:
         [second] = await store.claim(owner="w", limit=1, lease=LEASE)
 
         assert second.fence > first.fence
+
+
+# ---------------------------------------------------------------- ways to a server
+
+
+async def test_a_server_is_reached_by_its_socket() -> None:
+    async with RedisServer(config={"unixsocket": "redis.sock"}) as server:
+        path = server.directory / "redis.sock"
+        async with store_on(f"unix://{path}?db=2") as store, asyncio.timeout(60), store.follow() as follower:
+            await follower.add(HERE)
+            await accepted(store, said(HERE, "m1"))
+
+            assert (await anext(aiter(follower))).events[0].kind == "accepted"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate of this test")
+async def test_a_server_is_reached_by_tls(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    await asyncio.to_thread(subprocess.run, [*command, *names, *files], check=True, capture_output=True)
+    port = free_port()
+    tls = {"tls-port": str(port), "tls-cert-file": str(certificate), "tls-key-file": str(key), "tls-auth-clients": "no"}
+    url = f"rediss://{HOST}:{port}/0?ssl_ca_certs={certificate}"
+    async with RedisServer(config=tls), store_on(url) as store, asyncio.timeout(60), store.follow() as follower:
+        await follower.add(HERE)
+        claim = await leased(store, HERE, "m1")
+        await store.publish(claim, 0, [Event("delta", text="x" * 100_000)])
+        await store.commit(claim, answer(claim))
+
+        assert (await anext(aiter(follower))).events[0].kind == "accepted"
+        assert (await store.read(HERE)).events[2].text == "x" * 100_000

@@ -2,7 +2,8 @@
 -- KEYS: thread log finals snapshot meta
 -- ARGV: now expiry want after limit
 -- USES: live record
--- RETURNS: {'page', epoch, incarnation, top, floor, live_from or '', {offset, kind, at, members, text}, …}; or {'absent'}, {'gone'}.
+-- RETURNS: {'page', epoch, incarnation, top, floor, live_from or '', frames of final events, {offset, kind, at, members, text},
+-- …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: changes nothing. Entries come unsorted: rolled and final ones first.
 
 local t = read_head()
@@ -11,18 +12,28 @@ if A.want ~= '' and (not t or t.thread_id ~= A.want) then return {'gone'} end
 if not t then return {'absent'} end
 
 local after = tonumber(A.after)
-local told = {'page', t.epoch, redis.call('HGET', K.meta, 'incarnation') or '0', t.top, t.floor, t.live_from or ''}
-local function tell(entries)
-  for _, entry in ipairs(entries) do
-    local f = entry[2]
-    told[#told + 1] = {entry[1]:match('^%d+'), f[2], f[4], f[6], f[8]}
+
+-- The final events that were cut from the log, from an offset on.
+local function finals_after()
+  local found, place, offset = {}, -1, nil
+  while after < t.cut do
+    local frame = redis.call('LINDEX', K.finals, place)
+    offset = frame and (tonumber(frame:match('^%d+')) or damaged('finals'))
+    if not offset or offset <= after then break end
+    table.insert(found, 1, frame)
+    place = place - 1
   end
+  return table.concat(found)
 end
-local from = string.format('(%.0f-0', after)
-if after < t.cut then tell(redis.call('XRANGE', K.finals, from, '+', 'COUNT', A.limit)) end
+
+local told = {'page', t.epoch, redis.call('HGET', K.meta, 'incarnation') or '0', t.top, t.floor, t.live_from or '',
+  finals_after()}
 if t.snapshot and t.snapshot.offset > after then
   local rolled = t.snapshot
   told[#told + 1] = {rolled.offset, 'snapshot', rolled.at, rolled.members, redis.call('GET', K.snapshot) or damaged('snapshot')}
 end
-tell(redis.call('XRANGE', K.log, from, '+', 'COUNT', A.limit))
+for _, entry in ipairs(redis.call('XRANGE', K.log, string.format('(%.0f-0', after), '+', 'COUNT', A.limit)) do
+  local f = entry[2]
+  told[#told + 1] = {entry[1]:match('^%d+'), f[2], f[4], f[6], f[8]}
+end
 return told

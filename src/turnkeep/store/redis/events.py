@@ -121,9 +121,12 @@ def _not_open(sink: str, partition: int) -> NotFound:
 
 
 def _page(reply: Sequence[Any], limit: int) -> Page:
-    _, epoch, incarnation, top, floor, live_from, *entries = reply
+    _, epoch, incarnation, top, floor, live_from, finals, *entries = reply
     current = epoch_of(epoch, int(incarnation))
-    found = [read_event((int(offset), current), kind, at, members, text) for offset, kind, at, members, text in entries]
+    found = read_frames(finals, current)
+    found += [
+        read_event((int(offset), current), kind, at, members, text) for offset, kind, at, members, text in entries
+    ]
     events = sorted(found, key=lambda event: event.offset)[:limit]
     started = number(live_from) if isinstance(live_from, bytes) else live_from
     return Page(current, top, floor, None if started is None else int(started), tuple(events))

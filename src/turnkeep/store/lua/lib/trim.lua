@@ -1,5 +1,6 @@
 -- How much of a log is kept. Of the run in progress everything, its older deltas rolled into one snapshot; before it
--- the newest events that are not too old, and beyond those the final ones, in a stream of their own.
+-- the newest events that are not too old, and beyond those the final ones, in a list of their own (a stream would take
+-- 4 kB for each idle thread).
 
 local TRIM_EVERY = 64
 local FINAL = {completed = true, dead = true}
@@ -23,7 +24,7 @@ local function cut(t, p, last, surplus, oldest)
   entries_of_log(t.cut + 1, string.format('%.0f-0', last), function(offset, kind, at, members, text)
     if offset > surplus and tonumber(at) >= oldest then return true end
     if FINAL[kind] then
-      redis.call('XADD', K.finals, string.format('%.0f-0', offset), 'k', kind, 'a', at, 'm', members, 'x', text)
+      redis.call('RPUSH', K.finals, frame({offset = offset, kind = kind, members = members, text = text}, at))
     else
       t.floor = math.max(t.floor, offset)
     end
@@ -32,7 +33,11 @@ local function cut(t, p, last, surplus, oldest)
   if done == t.cut then return end
   t.cut = done
   redis.call('XTRIM', K.log, 'MINID', string.format('%.0f-0', done + 1))
-  if redis.call('XTRIM', K.finals, 'MAXLEN', p.log_events) > 0 then t.floor = done end
+  if redis.call('XLEN', K.log) == 0 then redis.call('DEL', K.log) end
+  if redis.call('LLEN', K.finals) > p.log_events then
+    redis.call('LTRIM', K.finals, -p.log_events, -1)
+    t.floor = done
+  end
   if t.snapshot and t.snapshot.offset <= done then
     redis.call('DEL', K.snapshot)
     t.snapshot = nil
