@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,8 @@ async def test_what_rabbitmq_confirmed_is_answered_once_in_order_whatever_is_cut
                     group.create_task(_publish_garbage(publisher, bad, size(4, 90)))
                     await _break(server, http, proxy, rabbit, source, ["cut"] * cuts, ["kill"] * kills, broker_kills)
                 await _until_answered(server, http, channels * each)
+                server.send(signal.SIGTERM)  # what is answered is acknowledged before it ends
+                await asyncio.to_thread(server.wait)
             finally:
                 server.kill9()
         async with broker(rabbit.url(), NAME) as client:

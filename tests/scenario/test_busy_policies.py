@@ -72,8 +72,8 @@ async def test_a_message_on_a_busy_thread_does_what_its_policy_says(
         """Ask first."""
         return "done"
 
-    window = 0.3 if situation == "window open" else 0.1
-    settings: dict[str, Any] = {"window": window, "max_wait": 1.0, "drain": 30.0}
+    window = 2.0 if situation == "window open" else 0.1
+    settings: dict[str, Any] = {"window": window, "max_wait": 4.0, "drain": 30.0}
     settings |= {"backoff_type": "fixed", "backoff_delay": 1.0, "backoff_cap": 1.0}
     async with AsyncExitStack() as stack:
         house = await stack.enter_async_context(opened(store, tools=[linger, ask_first], **settings))
@@ -81,6 +81,8 @@ async def test_a_message_on_a_busy_thread_does_what_its_policy_says(
 
         refused = await sent(house, policy)
         third = await house.send("c", "third", "third")
+        if situation == "in a tool" and policy in ("interrupt", "rollback"):
+            await eventually_answered(house, "first")  # the tool must not end before the stop is heard
         gate.set()
         if situation == "draining":
             await eventually(lambda: house.queue._worker is not None and house.queue._worker.active == 0)
