@@ -131,15 +131,19 @@ async def test_strict_waits_for_the_log_of_a_server_that_can_be_waited_for(valke
 async def test_strict_waits_for_a_replica() -> None:
     async with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
         await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
-        async with store_on(primary.url(), durability="strict", timeout=0.5) as store:
-            await accepted(store, said(HERE, "m1"))
+        strict: dict[str, Any] = {"prefix": "strict:", "durability": "strict"}
+        async with (
+            store_on(primary.url(), timeout=30.0, **strict) as patient,
+            store_on(primary.url(), timeout=1.0, **strict) as hasty,
+        ):
+            await accepted(patient, said(HERE, "m1"))
             await asyncio.to_thread(replica.freeze)
             with pytest.raises(OutcomeUnknown, match="not safe yet"):
-                await store.accept([said(HERE, "m2")])
+                await hasty.accept([said(HERE, "m2")])
 
             await asyncio.to_thread(replica.thaw)
 
-            assert (await accepted(store, said(HERE, "m2"))).repeated
+            assert (await accepted(patient, said(HERE, "m2"))).repeated
 
 
 def has_replica(primary: RedisServer) -> bool:
