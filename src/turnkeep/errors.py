@@ -17,7 +17,8 @@ TurnkeepError
 │   ├── InboxFull                 too many messages wait on this channel (retryable)
 │   └── TooManyRequests           a rate limit of ours (retryable)
 ├── ModelError                    the provider failed
-│   ├── ModelUnavailable          5xx, connection refused or lost (retryable)
+│   ├── ModelUnavailable          5xx, or the connection was lost (retryable)
+│   │   └── ModelUnreachable      no connection: nothing was asked, messages wait without attempts
 │   ├── ModelTimedOut             a watchdog fired: no first event, or silence (retryable)
 │   ├── AnswerMalformed           no terminal event, garbage, HTML … (retryable)
 │   ├── ModelRateLimited          429: wait `retry_after`, the claim is released (retryable)
@@ -187,6 +188,12 @@ class ModelUnavailable(ModelError):
     code = "model_unavailable"
     retryable = True
     public = "I'm having trouble connecting to my services. Please try again in a moment."
+
+
+class ModelUnreachable(ModelUnavailable):
+    """no connection to the provider could be opened; it was asked nothing"""
+
+    code = "model_unreachable"
 
 
 class ModelTimedOut(ModelError):

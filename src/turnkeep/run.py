@@ -22,8 +22,10 @@ from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import (
     EndpointBlocked,
     LeaseLost,
+    ModelError,
     ModelGone,
     ModelRateLimited,
+    ModelUnreachable,
     RunError,
     RunTimedOut,
     StoreError,
@@ -68,6 +70,7 @@ class RunRules:
     max_deaths: int = 10
     backoff: Backoff = Backoff()
     probe_every: float = 30.0
+    reconnect: Backoff = Backoff(delay=2.0, cap=15.0)
     rate_limit_pause: Backoff = Backoff(delay=1.0, cap=60.0)
     action_expiry: float = 86_400.0
     answer: AnswerRules = AnswerRules()
@@ -170,7 +173,7 @@ class Run:
                 return await self._cancelled(error.stop)
             case ModelRateLimited():
                 return await self._slowed(error)
-            case EndpointBlocked():
+            case ModelError() if self._opens_circuit(error):
                 return await self._blocked(error)
             case Waiting():
                 return Releasing(error.retry_after or 1.0, self._fault(error))
@@ -247,17 +250,22 @@ class Run:
     async def _probe(self, circuit: Circuit) -> str:
         """Be the one run that tries whether an open circuit can be closed, or wait."""
         house = self.house
-        if await house.store.probe(circuit.endpoint, every=house.rules.probe_every):
+        is_away = circuit.fault.code == ModelUnreachable.code
+        every = self._until_reconnecting() if is_away else house.rules.probe_every
+        if await house.store.probe(circuit.endpoint, every=every):
             self.probing = circuit.endpoint
             return self.assistant.model
-        delay = max(1.0, circuit.probe_at - await house.store.now())
+        delay = max(1.0, circuit.probe_at - await house.store.now(), every if is_away else 0.0)
         raise Waiting(f"the circuit of {circuit.endpoint} is open: {circuit.fault.details}", retry_after=delay)
+
+    def _until_reconnecting(self) -> float:
+        return max(0.5, self.house.rules.reconnect.after(self.claim.attempt))
 
     def _circuits(self, model_name: str) -> tuple[str, str]:
         endpoint = self.house.model(model_name).endpoint
         return endpoint, f"{endpoint}/{model_name}"
 
-    def _circuit(self, model_name: str, error: EndpointBlocked | None = None) -> str:
+    def _circuit(self, model_name: str, error: ModelError | None = None) -> str:
         endpoint, of_model = self._circuits(model_name)
         return of_model if isinstance(error, ModelGone) else endpoint
 
@@ -319,13 +327,18 @@ class Run:
         await insist(lambda: self.house.store.slow_down(self._circuit(self.model_name), delay))
         return Releasing(delay, self._fault(error))
 
-    async def _blocked(self, error: EndpointBlocked) -> Verdict:
-        """Nobody can answer until somebody acts: open the circuit and wait without using attempts."""
-        fault, every = self._fault(error), self.house.rules.probe_every
-        await insist(lambda: self.house.store.trip(self._circuit(self.model_name, error), fault, probe_in=every))
+    def _opens_circuit(self, error: ModelError) -> bool:
+        away = isinstance(error, ModelUnreachable) and not self.house.rules.direct
+        return away or isinstance(error, EndpointBlocked)
+
+    async def _blocked(self, error: ModelError) -> Verdict:
+        """Nobody can be answered there for now: open the circuit and wait without using attempts."""
+        is_away, fault = isinstance(error, ModelUnreachable), self._fault(error)
+        pause = self._until_reconnecting() if is_away else self.house.rules.probe_every
+        await insist(lambda: self.house.store.trip(self._circuit(self.model_name, error), fault, probe_in=pause))
         log.warning("circuit_opened", endpoint=self._circuit(self.model_name, error), code=error.code)
         fallback = self.assistant.fallbacks and self.model_name != self.assistant.fallbacks[-1]
-        return Releasing(0.0 if fallback else every, fault)
+        return Releasing(0.0 if fallback else pause, fault)
 
     def _failed(self, error: TurnkeepError) -> Verdict:
         rules, claim = self.house.rules, self.claim

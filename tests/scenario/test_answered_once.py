@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from tests.scenario.house import opened
+from tests.services import free_port
 from turnkeep.errors import MessageConflict
+from turnkeep.simulator import serve
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "cut", "truncate", "garbage", "html", "error", "failed", "early-error"])
@@ -89,6 +91,25 @@ async def test_quota_exhausted_opens_the_circuit_and_nothing_dies(store: str) ->
         circuits = await house.queue.store.circuits()
         assert [circuit.fault.code for circuit in circuits] == ["quota_exhausted"]
         assert (await house.queue.store.counts()).dead_letters == 0
+
+
+async def test_a_provider_that_is_away_uses_no_attempts(store: str) -> None:
+    port = free_port()
+    async with (
+        opened(store, max_attempts=1, openai_base_url=f"http://127.0.0.1:{port}/v1") as house,
+        house.stream("c") as stream,
+    ):
+        await house.send("c", "is anybody there? [[say:now I am]]")
+        waits = await house.until(stream, lambda event: event.kind == "waiting")
+        assert waits[-1].error is not None
+        assert waits[-1].error.code == "model_unreachable"
+        assert [circuit.fault.code for circuit in await house.queue.store.circuits()] == ["model_unreachable"]
+
+        async with serve(house.simulator, port=port):
+            events = await house.settled(stream, "m0", timeout=60.0)
+
+        assert events[-1].text == "now I am"
+        assert await house.queue.store.circuits() == []
 
 
 async def test_a_lost_answer_is_asked_again_and_told_once(store: str) -> None:

@@ -26,6 +26,7 @@ from turnkeep.errors import (
     ModelError,
     ModelTimedOut,
     ModelUnavailable,
+    ModelUnreachable,
 )
 from turnkeep.models.classify import classify, request_id, scrub
 from turnkeep.models.endpoint import Endpoint
@@ -52,7 +53,7 @@ class Client:
     async def post(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
         """Send one request and wait for the head of its answer; the caller closes the reply.
 
-        Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time, ModelUnavailable
+        Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time, ModelUnreachable
         without a connection.
         """
         endpoint = self.endpoint
@@ -67,7 +68,7 @@ class Client:
                     allow_redirects=False,
                 )
         except aiohttp.ServerTimeoutError as error:
-            raise ModelUnavailable(f"no connection to {endpoint.host} within {endpoint.connect_timeout:g} s") from error
+            raise ModelUnreachable(f"no connection to {endpoint.host} within {endpoint.connect_timeout:g} s") from error
         except TimeoutError as error:
             raise _no_answer(endpoint) from error
         except _BROKEN as error:
@@ -311,5 +312,5 @@ def _lost(endpoint: Endpoint, error: Exception) -> ModelError:
     if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
         return AnswerMalformed(f"{endpoint.host} does not speak HTTP ({why})")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return ModelUnavailable(f"no connection to {endpoint.host} ({why})")
+        return ModelUnreachable(f"no connection to {endpoint.host} ({why})")
     return ModelUnavailable(f"lost the connection to {endpoint.host} ({why})")
