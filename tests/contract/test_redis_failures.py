@@ -11,11 +11,21 @@ from typing import Any, TypeVar
 import pytest
 import pytest_asyncio
 
-from tests.contract.redis_desk import LEASE, accepted, answer, channel, leased, live, said, seen, store_on
+from tests.contract.redis_desk import (
+    LEASE,
+    accepted,
+    answer,
+    channel,
+    leased,
+    live,
+    said,
+    seen,
+    store_on,
+)
 from tests.services import HOST, RedisServer
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreFull, StoreUnavailable
 from turnkeep.events import Event
-from turnkeep.store.base import Policies, Policy
+from turnkeep.store.base import Limit, Policies, Policy
 from turnkeep.store.redis import RedisStore
 from turnkeep.testing import FakeClock
 from turnkeep.testing.comparing import Names, differences
@@ -221,6 +231,13 @@ async def test_a_full_redis_refuses_senders_and_lets_runs_end() -> None:
         assert await store.thread(channel("new")) is None
         assert await store.counts() == before
 
+        kept = await store.renew("w", claims, lease=LEASE)
+        assert [directive.held for directive in kept.values()] == [True] * 4
+        assert (await store.reserve("run", 5, [Limit("day", 10, 60.0)], tenant="t")).outcome == "granted"
+        assert await store.pace("model", requests=1, tokens=0, tokens_wanted=1) == 0.0
+        await store.slow_down("model", 1.0)
+        await store.journal(done, [{"n": 0, "kind": "note"}])
+        assert await store.publish(done, 0, [told("x" * 10_000)] * 100) > 100
         assert (await store.commit(done, answer(done))).messages == 0
         await store.release(given_back)
         await store.hold(held, [], expires_in=60.0)
@@ -231,6 +248,20 @@ async def test_a_full_redis_refuses_senders_and_lets_runs_end() -> None:
         assert (await accepted(store, said(channel("new"), "m1"))).position == 1
         stored = await store.open_messages(channel("flood"))
         assert [record.message_id for record in stored] == accepted_before
+
+
+@pytest.mark.usefixtures("redis_installed")
+async def test_a_server_that_takes_no_writes_ends_no_lease() -> None:
+    async with RedisServer() as server, store_on(server.url()) as store:
+        claim = await leased(store, HERE, "m1")
+        server.cli("CONFIG", "SET", "min-replicas-to-write", 1)
+        with pytest.raises(StoreUnavailable, match="no writes"):
+            await store.renew("w", [claim], lease=LEASE)
+
+        server.cli("CONFIG", "SET", "min-replicas-to-write", 0)
+
+        [directive] = (await store.renew("w", [claim], lease=LEASE)).values()
+        assert directive.held
 
 
 async def fill(store: Any) -> list[str]:

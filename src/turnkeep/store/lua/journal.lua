@@ -3,7 +3,7 @@
 -- ARGV: now policy thread_id token | n text steered_through
 -- USES: live record log trim save known inbox calls turns
 -- RETURNS: {'ok'}; {'gap', n, records}; or {'lost'}.
--- GUARANTEE: a record whose place is taken is dropped; a gap stores nothing of the call.
+-- GUARANTEE: a record whose place is taken is dropped; a gap stores nothing of the call. Works on a full server.
 
 local p, now = policy(A.policy), moment()
 local t = load()
@@ -30,5 +30,8 @@ for i = 1, ROWS do
     if record.steered_through ~= '' then take_steered(tonumber(record.steered_through)) end
   end
 end
-if t.out.is_changed then save(t, p, now) end
+if t.out.is_changed then
+  free()
+  save(t, p, now)
+end
 return {'ok'}

@@ -3,12 +3,13 @@
 -- ARGV: now policy token
 -- USES: live record log trim save known inbox calls turns
 -- RETURNS: 1 if it was given back.
--- GUARANTEE: any other claim stays.
+-- GUARANTEE: any other claim stays. Works on a full server.
 
 local p, now = policy(A.policy), moment()
 local t = load()
 if not t or t.state ~= 'leased' or t.token ~= A.token then return 0 end
 let_go(t)
 t.due = now
+free()
 save(t, p, now)
 return 1

@@ -24,6 +24,7 @@ for _, name in ipairs({'requests', 'tokens'}) do
     wait = math.max(wait, (wanted[name] - level) * MINUTE / full)
   end
 end
+redis.call('HDEL', K.pace, '') -- frees, so that a full server lets runs go on
 for name, level in pairs(buckets) do
   local left = wait == 0 and level - wanted[name] or level
   redis.call('HSET', K.pace, name, string.format('%.17g', left), name .. '_at', exact(now))

@@ -3,7 +3,8 @@
 -- ARGV: now token n | kind members text
 -- USES: live
 -- RETURNS: {'top', offset}; {'gap', published}; {'lost'}; or {'long'}: nothing was done, `publish_long` has to do it.
--- GUARANTEE: what was appended before is dropped; a gap and a claim that is not valid append nothing.
+-- GUARANTEE: what was appended before is dropped; a gap and a claim that is not valid append nothing. Works on a full
+-- server.
 
 local TRIM_EVERY = 64
 
@@ -14,6 +15,7 @@ if t.token ~= A.token then return {'lost'} end
 local n = tonumber(A.n)
 if n > t.published then return {'gap', t.published} end
 if t.untrimmed + ROWS >= TRIM_EVERY or redis.call('EXISTS', K.sinks) == 1 then return {'long'} end
+free()
 
 local at, frames = A.now, {}
 if at == '' then

@@ -3,7 +3,8 @@
 -- ARGV: now policy token n | kind members text
 -- USES: live record log trim
 -- RETURNS: {'top', offset}; {'gap', published}; or {'lost'}.
--- GUARANTEE: what was appended before is dropped; a gap and a claim that is not valid append nothing.
+-- GUARANTEE: what was appended before is dropped; a gap and a claim that is not valid append nothing. Works on a full
+-- server.
 
 local t = read_head()
 if not t or t.state ~= 'leased' or t.token ~= A.token then return {'lost'} end
@@ -18,6 +19,7 @@ for i = t.published - n + 1, ROWS do
 end
 if #t.out.events == 0 then return {'top', t.top} end
 local now, top = moment(), t.top
+free()
 write_events(t, t.out.events, now)
 if t.untrimmed >= TRIM_EVERY then trim(t, policy(A.policy), now) end
 redis.call('HSET', K.thread, 'live', live_text(t), 'head', sealed_head(t))

@@ -4,6 +4,7 @@
 -- USES: live record log trim save known inbox
 -- RETURNS: for each claim {held, until, stop, steer}, then a list of leases of this owner that were not named.
 -- GUARANTEE: a claim that is not valid is told so and changed in nothing; a damaged thread does not touch the others.
+-- Works on a full server: else every run would be lost with its lease. A server that takes no writes refuses it all.
 
 local now, named = moment(), {}
 
@@ -19,8 +20,15 @@ local function renew_one(claim)
   if not t or t.thread_id ~= claim.thread_id or t.state ~= 'leased' or t.token ~= claim.token then return {0} end
   ripen(t, p, now)
   t.due = now + A.lease
+  free()
   save(t, p, now)
   return {1, exact(t.due), t.stop or '', wants_to_steer(t)}
+end
+
+-- Whether an error tells of the server, and nothing of the thread.
+local function is_refusal(wrong)
+  local text = type(wrong) == 'table' and wrong.err or tostring(wrong)
+  return text:match('MISCONF') or text:match('READONLY') or text:match('NOREPLICAS') or text:match('OOM')
 end
 
 local told = {}
@@ -29,6 +37,7 @@ for i = 1, ROWS do
   named[claim.token] = true
   point(i)
   local is_done, directive = pcall(renew_one, claim)
+  if not is_done and is_refusal(directive) then error(directive) end
   told[i] = is_done and directive or {-1}
 end
 

@@ -18,6 +18,7 @@ end
 for i, one in ipairs(rows) do
   if held[i].settled + held[i].reserved + amount > tonumber(one.limit) then return {'waits', one.account} end
 end
+redis.call('HDEL', K.reservations, '') -- frees, so that a full server lets runs go on
 for i, one in ipairs(rows) do
   held[i].reserved = held[i].reserved + amount
   keep(one.account, held[i], now + one.keep)

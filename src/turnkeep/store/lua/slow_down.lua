@@ -7,6 +7,7 @@
 
 local now = moment()
 local at = math.max(tonumber(redis.call('HGET', K.pace, 'slow_until') or 0), now + A.seconds)
+redis.call('HDEL', K.pace, '') -- frees, so that a full server lets runs go on
 redis.call('HSET', K.pace, 'slow_until', exact(at))
 redis.call('PEXPIRE', K.pace, math.ceil((at - now) * 1000) + 120000)
 return 'ok'

@@ -1,3 +1,8 @@
+-- From here on a full server refuses nothing: it refuses a script only until it has written something that frees.
+local function free()
+  redis.call('HDEL', K.thread, '')
+end
+
 -- The field `live` of a leased thread: what changes with every token, so that a token costs little:
 -- "token epoch top published deltas untrimmed check", where check tells damage from numbers.
 

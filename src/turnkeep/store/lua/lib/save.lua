@@ -5,11 +5,6 @@
 
 local GRACE = 3600 -- seconds that keys outlive the thread, so that the janitor can count it out
 
--- From here on a full server refuses nothing: it refuses the first write of a script only.
-local function free()
-  redis.call('ZREM', K.due, '')
-end
-
 local function call_in_parts(command, key, arguments)
   for from = 1, #arguments, 1000 do
     redis.call(command, key, unpack(arguments, from, math.min(from + 999, #arguments)))
