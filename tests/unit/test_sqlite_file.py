@@ -77,6 +77,32 @@ async def test_the_check_writes_and_says_what_it_stands_on(tmp_path: Path) -> No
     assert found["path"] == str(tmp_path / "a.db")
 
 
+async def test_a_file_that_is_deleted_takes_no_receipts_until_it_is_back(tmp_path: Path) -> None:
+    path, away = tmp_path / "a.db", tmp_path / "away.db"
+    async with opened(path) as desk:
+        await desk.say("m1")
+        path.rename(away)
+        with pytest.raises(StoreUnavailable, match="was deleted or moved"):
+            await desk.say("m2")
+        with pytest.raises(StoreUnavailable, match="was deleted or moved"):
+            await desk.store.thread(HERE)
+        away.rename(path)
+        await desk.say("m3")
+
+        assert [record.message_id for record in await desk.store.open_messages(HERE)] == ["m1", "m3"]
+
+
+async def test_a_file_that_is_replaced_is_not_written_behind_its_back(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.db", tmp_path / "other.db"
+    other.write_bytes(b"")
+    async with opened(path) as desk:
+        other.replace(path)
+        with pytest.raises(StoreUnavailable, match="was replaced by another file"):
+            await desk.store.check()
+
+    assert path.read_bytes() == b""
+
+
 # ---------------------------------------------------------------- what is refused
 
 

@@ -25,6 +25,7 @@ from turnkeep.store.sqlite.connection import check_version, connect_to_read, con
 from turnkeep.store.sqlite.faults import at_open
 from turnkeep.store.sqlite.hints import Hub
 from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.sqlite.place import Place
 from turnkeep.store.sqlite.reader import Reader
 from turnkeep.store.sqlite.room import BALLAST, Ballast
 from turnkeep.store.sqlite.rows import Kept
@@ -81,7 +82,8 @@ class Engine:
         ballast = Ballast(self.path.with_name(f"{self.path.name}.ballast"), self._ballast)
         transaction, views = await asyncio.to_thread(self._prepare)
         await asyncio.to_thread(ballast.fill)
-        writer, reader = Writer(transaction, hub, self.path, ballast), Reader(views, self.path)
+        place = await asyncio.to_thread(Place, self.path)
+        writer, reader = Writer(transaction, hub, place, self.path, ballast), Reader(views, place, self.path)
         self._opened = Opened(os.getpid(), hub, writer, reader, transaction, views)
         writer.start()
         reader.start()

@@ -18,6 +18,7 @@ import apsw
 from turnkeep.errors import StoreUnavailable
 from turnkeep.messages import Address
 from turnkeep.store.sqlite.faults import meaning, no_text
+from turnkeep.store.sqlite.place import Place
 from turnkeep.store.sqlite.view import View
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ _Look = tuple[Callable[[View], Any], "asyncio.Future[Any]"]
 class Reader:
     """Takes looks on the event loop, and has them in its threads, one view each."""
 
-    def __init__(self, views: list[View], path: Path) -> None:
+    def __init__(self, views: list[View], place: Place, path: Path) -> None:
+        self._place = place
         self._path = path
         self._queue: queue.SimpleQueue[_Look | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -81,6 +83,7 @@ class Reader:
 
     def _have(self, view: View, look: Callable[[View], Any]) -> tuple[Any, Exception | None]:
         try:
+            self._place.check()
             view.begin()
             try:
                 return (look(view), view.over), None

@@ -23,6 +23,7 @@ from turnkeep.errors import StoreFull, StoreUnavailable, ThreadQuarantined
 from turnkeep.store.sqlite.faults import at_commit, meaning, no_text
 from turnkeep.store.sqlite.hints import Hub, News
 from turnkeep.store.sqlite.others import Others, free
+from turnkeep.store.sqlite.place import Place
 from turnkeep.store.sqlite.room import Ballast
 from turnkeep.store.sqlite.transaction import Transaction
 
@@ -53,10 +54,11 @@ _Result = tuple[_Operation, Any, Exception | None]
 class Writer:
     """Takes operations on the event loop, and does them in its thread."""
 
-    def __init__(self, transaction: Transaction, hub: Hub, path: Path, ballast: Ballast) -> None:
+    def __init__(self, transaction: Transaction, hub: Hub, place: Place, path: Path, ballast: Ballast) -> None:
         self._transaction = transaction
         self._others = Others(transaction, hub)
         self._hub = hub
+        self._place = place
         self._path = path
         self._ballast = ballast
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
@@ -191,6 +193,7 @@ class Writer:
             self._call(self._settle, results, news)
 
     def _begin(self, group: Sequence[_Operation]) -> None:
+        self._place.check()
         synchronous = "normal" if all(operation.kind == "soft" for operation in group) else "full"
         if synchronous != self._synchronous:
             self._transaction.connection.execute(f"PRAGMA synchronous = {synchronous}")
