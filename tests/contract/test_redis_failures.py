@@ -252,7 +252,7 @@ async def test_a_full_redis_refuses_senders_and_lets_runs_end() -> None:
 
 @pytest.mark.usefixtures("redis_installed")
 async def test_a_server_that_takes_no_writes_ends_no_lease() -> None:
-    async with RedisServer() as server, store_on(server.url()) as store:
+    async with RedisServer() as server, store_on(server.url(), partitions=1) as store:
         claim = await leased(store, HERE, "m1")
         server.cli("CONFIG", "SET", "min-replicas-to-write", 1)
         with pytest.raises(StoreUnavailable, match="no writes"):
