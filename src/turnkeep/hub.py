@@ -191,7 +191,7 @@ class Hub:
     ) -> Subscribed:
         page = await self._store.read(channel.address, after=0, limit=1)
         start = _start(page, after, epoch, history)
-        recovered = after is not None and epoch == page.epoch and page.floor <= after <= page.top
+        recovered = after is not None and _is_of(page, after, epoch) and page.floor <= after <= page.top
         subscription.epoch, subscription.last = page.epoch, start
         answer = await self._shown(channel.address, page.live_from, start)
         begun = Subscribed(page.epoch, start, page.top, recovered, answer)
@@ -318,9 +318,14 @@ def _log_of(epoch: str) -> str:
     return epoch.partition(".")[0]
 
 
+def _is_of(page: Page, after: int, epoch: str | None) -> bool:
+    """The position is one of this log: also that of somebody who came before there was a log at all."""
+    return epoch == page.epoch or (epoch == "" and after == 0)
+
+
 def _start(page: Page, after: int | None, epoch: str | None, history: int) -> int:
     """The offset after which a subscription begins."""
-    if after is not None and epoch == page.epoch and after <= page.top:
+    if after is not None and _is_of(page, after, epoch) and after <= page.top:
         return after
     if history:
         return max(0, page.top - history)

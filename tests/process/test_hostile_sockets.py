@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
 from tests.process.callers import guarded
-from tests.process.served import ask, heard, served
+from tests.process.served import ask, frames_until_final, heard, served
 from tests.process.test_bad_input import anything
 from turnkeep import errors
 from turnkeep.doors import websocket
@@ -24,7 +24,10 @@ from turnkeep.doors.intake import read_channel, read_json, read_message
 from turnkeep.doors.sockets import shown_in
 from turnkeep.doors.tokens import tokens_of
 from turnkeep.doors.websocket import Socket
-from turnkeep.errors import ConfigurationError, NotAuthenticated, TurnkeepError
+from turnkeep.doors.wire import Encoder, Frame
+from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreUnavailable, TurnkeepError
+from turnkeep.events import Event
+from turnkeep.hub import Subscribed
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.settings import Settings, parse_rate
 
@@ -144,6 +147,40 @@ def leaving(gone: list[Socket], leave: Callable[[Socket], Awaitable[None]]) -> C
         await leave(self)
 
     return left
+
+
+async def test_a_frame_that_cannot_be_made_ends_its_own_socket_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is asked to come back for it with 1011; others on the same channel and socket door go on."""
+    encode = Encoder.encode
+
+    def encoded(self: Encoder, event: Event) -> list[Frame]:
+        if self._dialect.deltas:
+            raise ValueError("a bug of ours")
+        return encode(self, event)
+
+    monkeypatch.setattr(Encoder, "encode", encoded)
+    async with served() as server, server.socket() as good, server.socket() as bad:
+        await ask(good, {"action": "subscribe", "channel": "c"})
+        await ask(bad, {"action": "subscribe", "channel": "c", "text": "delta"})
+        await good.send(json.dumps({"channel": "c", "message_id": "m", "message": "hello"}))
+        frames = await frames_until_final(good, "m")
+        async with asyncio.timeout(20):
+            await bad.wait_closed()
+        assert frames[-1]["type"] == "response"
+        assert bad.close_code == 1011
+
+
+async def test_a_subscription_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(role="gateway", channels_per_socket=1) as server, server.socket() as socket:
+        subscribe = server.queue.hub.subscribe
+
+        async def away(*_: object, **__: object) -> Subscribed:
+            raise StoreUnavailable("away")
+
+        monkeypatch.setattr(server.queue.hub, "subscribe", away)
+        assert (await ask(socket, {"action": "subscribe", "channel": "a"}))["code"] == "store_unavailable"
+        monkeypatch.setattr(server.queue.hub, "subscribe", subscribe)
+        assert (await ask(socket, {"action": "subscribe", "channel": "b"}))["status"] == "subscribed"
 
 
 # ---------------------------------------------------------------- parsers

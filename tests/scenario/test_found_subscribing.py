@@ -130,3 +130,15 @@ async def test_a_subscriber_that_breaks_ends_nobody_else(store: str) -> None:
             seen = await house.settled(stream, receipt.message_id)
         assert seen[-1].outcome == "completed"
         assert house.queue.hub.subscribers == 0
+
+
+async def test_who_came_before_the_first_event_and_returns_gets_all_of_them(store: str) -> None:
+    async with opened(store) as house:
+        async with house.stream("c") as stream:
+            before = stream.begun
+        receipt = await house.send("c", "hello")
+        async with house.stream("c", after=before.start, epoch=before.epoch) as stream:
+            seen = await house.settled(stream, receipt.message_id)
+            assert stream.begun.recovered
+        assert (before.epoch, before.start) == ("", 0)
+        assert seen[0].offset == 1

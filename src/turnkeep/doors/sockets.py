@@ -11,14 +11,14 @@ from turnkeep.doors.access import LONGEST, PROTOCOL, Access, Principal, Shown, s
 from turnkeep.doors.greeting import Greeting
 from turnkeep.doors.intake import optional_text, read_json
 from turnkeep.doors.limits import Limits
-from turnkeep.doors.websocket import NOT_AUTHENTICATED, RESTART, Socket
+from turnkeep.doors.websocket import BROKEN, NOT_AUTHENTICATED, RESTART, Socket
 from turnkeep.errors import NotAuthenticated, TurnkeepError
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
 
-TOO_MANY, BROKEN = 4408, 1011
+TOO_MANY = 4408
 FIRST_FRAME = 10.0
 """Seconds in which a socket without a credential has to show one."""
 FIRST_FRAME_BYTES = 2 * LONGEST

@@ -1,4 +1,7 @@
-"""The SSE twin of `/ws`: the same frames, `id: epoch:offset`, resumed by `Last-Event-ID`."""
+"""The SSE twin of `/ws`: the same frames, `id: epoch:offset`, resumed by `Last-Event-ID`.
+
+The first one says where the stream begins; `recovered: false` after a resume means that something is missing before it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from turnkeep.doors.answers import told
 from turnkeep.doors.http import Call
-from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps
+from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps, subscribed
 from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError
 from turnkeep.hub import Stream
 from turnkeep.messages import Address
@@ -50,7 +53,7 @@ async def _frames(
     loop = asyncio.get_running_loop()
     async with stream:
         encoder = Encoder(address, thread_id, dialect, answer=stream.begun.answer, replaces=not stream.begun.recovered)
-        yield "retry: 1000\n\n"
+        yield f"retry: 1000\n\n{_event(subscribed(address, thread_id, stream.begun, at=call.queue.clock.now()))}"
         quiet, heard, looked = 0.0, loop.time(), loop.time()
         while True:
             if loop.time() - looked >= LOOK_AGAIN:

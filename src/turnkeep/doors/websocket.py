@@ -1,13 +1,11 @@
 """The socket door, `/ws`: subscribe, send, stop; everything streams out in the seed dialect.
 
 A socket is connecting, open or closing. While it is open one task reads and one writes; what is to be written waits
-in a
-bounded outbox. A slow reader first gets merged frames, then is closed with 4008 and may resume from its last offset:
-nothing is lost,
-and nobody else notices.
+in a bounded outbox. A slow reader first gets merged frames, then is closed with 4008 and may resume from its last
+offset: nothing is lost, and nobody else notices.
 
-Close codes: 1009 frame too large, 1012 restart (come back), 4401 not authenticated (any more), 4403 not allowed (any
-more), 4408 too many sockets, 4008 too slow.
+Close codes: 1009 frame too large, 1011 something broke (come back), 1012 restart (come back), 4401 not authenticated
+(any more), 4403 not allowed (any more), 4408 too many sockets, 4008 too slow.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from turnkeep.doors.answers import told
 from turnkeep.doors.changes import CHANGES
 from turnkeep.doors.intake import OURS, optional_text, read_channel, read_json, read_message
 from turnkeep.doors.limits import Limits
-from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps, enveloped
+from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps, enveloped, subscribed
 from turnkeep.errors import (
     InvalidMessage,
     NotAllowed,
@@ -59,7 +57,7 @@ READ_LIMIT = 4_000_000
 LOOK_AGAIN = 0.5
 """Seconds between two looks at the peer and its credential."""
 
-TOO_SLOW, RESTART, NOT_AUTHENTICATED, NOT_ALLOWED = 4008, 1012, 4401, 4403
+TOO_SLOW, BROKEN, RESTART, NOT_AUTHENTICATED, NOT_ALLOWED = 4008, 1011, 1012, 4401, 4403
 
 
 @dataclass(slots=True, eq=False)
@@ -248,14 +246,16 @@ class Socket:
         dialect = _dialect(request)
         channel = _Channel(address, dialect, lambda begun: self._subscribed(request, address, thread_id, begun))
         self._channels[address.channel] = self._by_address[address] = channel
-        await self._queue.hub.subscribe(address, self, after=after, epoch=epoch, history=history)
+        try:
+            await self._queue.hub.subscribe(address, self, after=after, epoch=epoch, history=history)
+        except BaseException:
+            self._forget(address.channel)
+            raise
 
     def _subscribed(
         self, request: Mapping[str, Any], address: Address, thread_id: str | None, begun: Subscribed
     ) -> Frame:
-        frame = self._status(request, "subscribed", thread_id=thread_id)
-        position = {"channel": address.channel, "offset": begun.start, "epoch": begun.epoch, "top": begun.top}
-        return frame | position | {"recovered": begun.recovered}
+        return subscribed(address, thread_id, begun, at=self._queue.clock.now()) | _echo(request)
 
     async def _unsubscribe(self, request: dict[str, Any]) -> None:
         address = self._address(request)
@@ -263,12 +263,17 @@ class Socket:
         self._send(self._status(request, "unsubscribed") | {"channel": address.channel})
 
     async def _unsubscribe_from(self, name: str) -> None:
+        channel = self._forget(name)
+        if channel is not None:
+            await self._queue.hub.unsubscribe(channel.address, self)
+
+    def _forget(self, name: str) -> _Channel | None:
         channel = self._channels.pop(name, None)
         if channel is not None:
             self._by_address.pop(channel.address, None)
             if channel.timer is not None:
                 channel.timer.cancel()
-            await self._queue.hub.unsubscribe(channel.address, self)
+        return channel
 
     async def _ping(self, request: dict[str, Any]) -> None:
         self._send(self._status(request, "pong"))
@@ -348,17 +353,28 @@ class Socket:
         self._tell(channel, frame)
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
-        """Frames for what happened; text at once if there was none for a while, else merged."""
+        """Frames for what happened. One that cannot be made ends this socket, so that its client comes back for it."""
         channel = self._by_address.get(address)
-        if channel is None or channel.encoder is None:
+        if channel is None or channel.encoder is None or self._closing is not None:
             return
+        try:
+            self._encode(channel, channel.encoder, events)
+        except Exception:
+            self._break()
+
+    def _break(self) -> None:
+        log.exception("delivery_broke", door="websocket")
+        self.close(BROKEN, "something went wrong, resume from the last offset")
+
+    def _encode(self, channel: _Channel, encoder: Encoder, events: Sequence[Event]) -> None:
+        """Text at once if there was none for a while, else merged."""
         for event in events:
             if channel.dialect.deltas and not self._is_behind and event.offset > channel.backlog_top:
-                self._tell_all(channel, channel.encoder.encode(event))
-                self._tell_all(channel, channel.encoder.flush())
+                self._tell_all(channel, encoder.encode(event))
+                self._tell_all(channel, encoder.flush())
             else:
-                self._tell_all(channel, channel.encoder.encode(event))
-        if channel.encoder.owes:
+                self._tell_all(channel, encoder.encode(event))
+        if encoder.owes:
             self._flush_in_time(channel)
 
     @property
@@ -375,8 +391,11 @@ class Socket:
 
     def _timed_flush(self, channel: _Channel) -> None:
         channel.timer = None
-        if channel.encoder is not None and channel.encoder.owes:
-            self._flush_in_time(channel)
+        try:
+            if channel.encoder is not None and channel.encoder.owes:
+                self._flush_in_time(channel)
+        except Exception:
+            self._break()
 
     def _flush_now(self, channel: _Channel) -> None:
         if channel.timer is not None:

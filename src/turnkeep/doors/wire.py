@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from turnkeep.events import Answer, Event
+from turnkeep.hub import Subscribed
 from turnkeep.messages import Address
 
 Frame = dict[str, Any]
@@ -211,6 +212,24 @@ class Encoder:
         if ids:
             added["message_ids"] = list(ids)
         return added
+
+
+def subscribed(address: Address, thread_id: str | None, begun: Subscribed, *, at: float) -> Frame:
+    """The first frame of a subscription: where it begins, and whether anything is missing before that."""
+    return {
+        "message": "",
+        "timestamp": at,
+        "status": "subscribed",
+        "type": "status",
+        "final_message": False,
+        "message_id": None,
+        "thread_id": thread_id,
+        "channel": address.channel,
+        "offset": begun.start,
+        "epoch": begun.epoch,
+        "top": begun.top,
+        "recovered": begun.recovered,
+    }
 
 
 def enveloped(channel: str, frame: Frame) -> Frame:
