@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -34,6 +35,9 @@ _KEPT = ("TURNKEEP_PROVE", "TURNKEEP_REQUIRE_SERVICES", "TURNKEEP_TEST_REDIS", "
 for _name in list(os.environ):  # the settings of the developer's shell are not those of the tests
     if (_name.startswith(_OURS) or _name in _NAMED) and _name not in _KEPT:
         del os.environ[_name]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that tests interrupt must hear it
 
 MARKED_BY_FIXTURE = {
     "redis": {"redis_installed", "redis_server", "redis_process", "valkey_server", "valkey_process"},
