@@ -251,6 +251,20 @@ async def test_a_full_redis_refuses_senders_and_lets_runs_end() -> None:
 
 
 @pytest.mark.usefixtures("redis_installed")
+async def test_a_full_redis_can_be_opened_and_emptied() -> None:
+    async with RedisServer() as server, pair(server.url(), server.url()) as (one, _):
+        await accepted(one, said(HERE, "m1"))
+        server.cli("CONFIG", "SET", "maxmemory", "1mb")
+
+        async with store_on(server.url(), prefix=one._keys.prefix) as late:
+            with pytest.raises(StoreFull):
+                await late.accept([said(HERE, "m2")])
+            assert await late.cancel(HERE, drop_inbox=True) is False
+            assert await late.forget(HERE)
+            assert await late.thread(HERE) is None
+
+
+@pytest.mark.usefixtures("redis_installed")
 async def test_a_server_that_takes_no_writes_ends_no_lease() -> None:
     async with RedisServer() as server, store_on(server.url(), partitions=1) as store:
         claim = await leased(store, HERE, "m1")

@@ -109,11 +109,13 @@ def how_to_wait(server: Server) -> tuple[str, ...]:
 
 
 async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
-    """Write the layout of this namespace if there is none; refuse another one."""
+    """Write the layout of this namespace if there is none, which a full server refuses; refuse another one."""
     wanted = {b"layout": b"%d" % LAYOUT, b"partitions": b"%d" % partitions}
-    for name, value in wanted.items():
-        await call("layout", key, None, "HSETNX", key, name, value)
     told = await call("layout", key, None, "HMGET", key, *wanted)
+    if None in told:
+        for name, value in wanted.items():
+            await call("layout", key, None, "HSETNX", key, name, value)
+        told = await call("layout", key, None, "HMGET", key, *wanted)
     layout, found = int(told[0]), int(told[1])
     if layout > LAYOUT:
         raise StoreMisconfigured(

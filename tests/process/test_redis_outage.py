@@ -1,0 +1,208 @@
+"""Redis is killed, away, or full, while gateways and workers go on: no receipt lies, no stream has a hole."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.process.fleet import Crowd, Fleet, fleet
+from tests.process.listener import Judgement, judged
+from tests.scenario.house import eventually
+from tests.services import RedisServer
+from turnkeep.messages import Address
+from turnkeep.simulator import Simulator, serve
+from turnkeep.store import open_store
+from turnkeep.store.base import Counts, Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("redis_installed")]
+
+Size = Callable[[int, int], int]
+Proof = Callable[[str, str], None]
+
+PATIENCE = 90.0
+
+
+async def asked(url: str, question: Callable[[Store], object]) -> object:
+    """What a store says, opened for this question."""
+    store = open_store(url)
+    await store.open()
+    try:
+        return await question(store)  # type: ignore[misc]
+    finally:
+        await store.close()
+
+
+async def counts_of(url: str) -> Counts:
+    counts = await asked(url, lambda store: store.counts())
+    assert isinstance(counts, Counts)
+    return counts
+
+
+def streaming(crowd: Crowd) -> list[str]:
+    """The channels on which an answer is being told."""
+    return [channel for channel in crowd.channels if "delta" in crowd.listener(channel).frames[channel][-1]]
+
+
+async def gone_on(crowd: Crowd, channels: list[str], since: float) -> list[float]:
+    """For each channel the seconds from this moment until something more was told."""
+
+    def told(channel: str) -> float | None:
+        frames = crowd.listener(channel).frames[channel]
+        return next((f["heard"] - since for f in frames if f["heard"] > since and f["status"] != "subscribed"), None)
+
+    await eventually(lambda: all(told(channel) is not None for channel in channels), patience=PATIENCE)
+    return [told(channel) or 0.0 for channel in channels]
+
+
+def told_of(heard: Judgement) -> str:
+    return (
+        f"frames {heard.frames} | holes {heard.holes} | repeats {heard.repeats} | texts that do not add up "
+        f"{heard.wrong_texts} | began anew {heard.anew} | errors {heard.errors}"
+    )
+
+
+# ---------------------------------------------------------------- killed
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1800)
+async def test_a_stream_goes_on_soon_after_redis_was_killed(tmp_path: Path, size: Size, proof: Proof) -> None:
+    kills, channels, hands = size(1, 20), size(4, 40), size(1, 2)
+    simulator, source = Simulator(), random.Random(11)
+    taken: list[float] = []
+    async with (
+        RedisServer(appendonly="always") as redis,
+        serve(simulator) as model,
+        fleet(tmp_path, redis.url(), model, gateways=hands, workers=hands) as many,
+    ):
+        crowd = Crowd(many, channels, words=size(40, 60), milliseconds=50)
+        async with crowd.talking():
+            for _ in range(kills):
+                await eventually(lambda: len(streaming(crowd)) >= channels // 2, patience=PATIENCE)
+                cut = streaming(crowd)
+                await asyncio.to_thread(redis.kill9)
+                await asyncio.sleep(source.uniform(0.1, size(1, 2)))
+                await asyncio.to_thread(redis.start)
+                taken += await gone_on(crowd, cut, asyncio.get_running_loop().time())
+        counts = await counts_of(redis.url())
+    heard = judged(crowd.listeners)
+    proof(
+        "redis kill -9 in mid-answer",
+        f"kills {kills} | streams cut {len(taken)} | told on after Redis answers p50 "
+        f"{statistics.median(taken):.2f} s | slowest {max(taken):.2f} s | turns {crowd.said} | "
+        f"failed {counts.failed} | {told_of(heard)}",
+    )
+    assert max(taken) <= size(60, 2)
+    assert heard.is_clean, heard
+    assert (heard.answers, heard.errors) == (crowd.said, 0)
+    assert (counts.completed, counts.failed, counts.dead_letters) == (crowd.said, 0, 0)
+    assert len(simulator.ledger) == crowd.said
+
+
+# ---------------------------------------------------------------- away
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(600)
+async def test_while_redis_is_away_no_receipt_is_given_and_then_all_goes_on(
+    tmp_path: Path, size: Size, proof: Proof
+) -> None:
+    seconds, channels, hands = size(2, 30), size(4, 40), size(1, 2)
+    simulator = Simulator()
+    async with (
+        RedisServer(appendonly="always") as redis,
+        serve(simulator) as model,
+        fleet(tmp_path, redis.url(), model, gateways=hands, workers=hands, TURNKEEP_LEASE=f"{size(30, 10)}") as many,
+    ):
+        crowd = Crowd(many, channels, words=60, milliseconds=50)
+        async with crowd.talking():
+            await eventually(lambda: len(streaming(crowd)) >= channels // 2, patience=PATIENCE)
+            cut = streaming(crowd)
+            await asyncio.to_thread(redis.kill9)
+            offered = await offers(many, seconds)
+            await asyncio.to_thread(redis.start)
+            taken = await gone_on(crowd, cut, asyncio.get_running_loop().time())
+        counts = await counts_of(redis.url())
+        kept = [one for one in offered if await asked(redis.url(), lambda s, m=one: s.message(STRANGER, m))]  # type: ignore[misc]
+        for message_id in offered:
+            await many.send(STRANGER.channel, message_id, "again")
+    heard = judged(crowd.listeners)
+    proof(
+        "redis away",
+        f"seconds {seconds} | sends meanwhile {len(offered)} | receipts 0 | of those kept {len(kept)} | told on after "
+        f"it came back p50 {statistics.median(taken):.2f} s | slowest {max(taken):.2f} s | turns {crowd.said} | "
+        f"failed {counts.failed} | dead {counts.dead_letters} | {told_of(heard)}",
+    )
+    assert kept == []
+    assert heard.is_clean, heard
+    assert (heard.answers, heard.errors) == (crowd.said, 0)
+    assert (counts.completed, counts.failed, counts.dead_letters) == (crowd.said, 0, 0)
+
+
+STRANGER = Address("default", "assistant", "stranger")
+
+
+async def offers(many: Fleet, seconds: float) -> list[str]:
+    """Messages that are offered for so long, none of which gets a receipt."""
+    loop, offered = asyncio.get_running_loop(), list[str]()
+    until = loop.time() + seconds
+    while loop.time() < until:
+        message_id = f"m{len(offered)}"
+        assert await many.offer(many.gateways[0], STRANGER.channel, message_id, "hello") == 503
+        offered.append(message_id)
+        await asyncio.sleep(0.1)
+    return offered
+
+
+# ---------------------------------------------------------------- full
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(600)
+async def test_a_full_redis_refuses_senders_and_lets_runs_end(tmp_path: Path, size: Size, proof: Proof) -> None:
+    runs, sends, hands = size(4, 200), size(10, 1000), size(1, 2)
+    simulator = Simulator()
+    async with (
+        RedisServer(appendonly="always") as redis,
+        serve(simulator) as model,
+        fleet(tmp_path, redis.url(), model, gateways=hands, workers=hands, TURNKEEP_LEASE="1") as many,
+    ):
+        crowd = Crowd(many, runs, words=60, milliseconds=40)
+        async with crowd.talking():
+            await eventually(lambda: len(streaming(crowd)) == runs, patience=PATIENCE)
+            redis.cli("CONFIG", "SET", "maxmemory", "1mb")
+            crowd.leaving.set()
+            statuses = [await many.offer(many.gateways[n % hands], f"new{n}", "m1", "hello") for n in range(sends)]
+            await eventually(lambda: not simulator.ledger.open(), patience=PATIENCE)
+        full = await counts_of(redis.url())
+        redis.cli("CONFIG", "SET", "maxmemory", "0")
+        for number in range(sends):
+            await many.send(f"new{number}", "m1", "hello")
+        after = await answered(redis.url(), crowd.said + sends)
+    heard = judged(crowd.listeners)
+    proof(
+        "redis full",
+        f"runs in progress {runs} | ended while full {full.completed} | sends refused "
+        f"{statuses.count(503)} of {sends} | threads of refused senders {full.threads - runs} | open while full "
+        f"{full.open_messages} | then accepted "
+        f"and answered {after.completed - full.completed} of {sends} | failed {after.failed} | {told_of(heard)}",
+    )
+    assert set(statuses) == {503}
+    assert (full.completed, full.threads, full.open_messages) == (crowd.said, runs, 0)
+    assert (after.completed, after.failed, after.dead_letters) == (crowd.said + sends, 0, 0)
+    assert heard.is_clean, heard
+    assert (heard.answers, heard.errors) == (crowd.said, 0)
+    assert len(simulator.ledger) == crowd.said + sends
+
+
+async def answered(url: str, messages: int) -> Counts:
+    """The counts as soon as so many messages are answered."""
+    async with asyncio.timeout(PATIENCE):
+        while (counts := await counts_of(url)).completed < messages:
+            await asyncio.sleep(0.1)
+    return counts
