@@ -16,6 +16,7 @@ from tests.services import HOST, RedisSentinel, RedisServer, eventually, free_po
 from turnkeep.errors import ConfigurationError, OutcomeUnknown, StoreMisconfigured, StoreUnavailable
 from turnkeep.events import Event
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.redis.check import Durability, Server, loss_window
 
 pytestmark = pytest.mark.usefixtures("redis_installed")
 
@@ -41,6 +42,11 @@ async def test_a_server_that_may_lose_accepted_messages_is_refused(server: dict[
 
         async with store_on(unsafe.url(), allow_unsafe=True) as store:
             assert (await accepted(store, said(HERE, "m1"))).position == 1
+
+
+async def test_whoever_wants_it_fast_needs_no_log() -> None:
+    async with RedisServer(appendonly="no") as server, store_on(server.url(), durability="fast") as store:
+        assert "last snapshot" in (await store.check())["loses"]
 
 
 async def test_a_newer_layout_is_refused(redis_server: RedisServer) -> None:
@@ -102,6 +108,26 @@ async def test_a_check_tells_what_a_receipt_is_worth(redis_server: RedisServer, 
     assert told["durability"] == durability
     assert told["appendfsync"] == "everysec"
     assert "crash" in told["loses"]
+
+
+@pytest.mark.parametrize(
+    ("durability", "fsync", "replicas", "version", "window"),
+    [
+        ("standard", "everysec", 0, (7, 0), "about the last second when its machine crashes"),
+        ("standard", "always", 0, (7, 0), "nothing by a crash"),
+        ("standard", "always", 1, (7, 0), "nothing by a crash; at a failover what the replica had not heard"),
+        ("strict", "everysec", 0, (7, 2), "nothing by a crash"),
+        ("strict", "everysec", 1, (7, 2), "nothing by a crash; nothing at a failover to the replica that answered"),
+        ("strict", "everysec", 1, (7, 0), "about the last second when its machine crashes; nothing at a failover"),
+        ("fast", "no", 0, (7, 0), "what the system had not written when its machine crashes"),
+        ("standard", "", 0, (7, 0), "what was not synced (appendfsync cannot be read) when its machine crashes"),
+    ],
+)
+def test_the_loss_window_is_that_of_the_server_as_it_is(
+    durability: Durability, fsync: str, replicas: int, version: tuple[int, int], window: str
+) -> None:
+    server = Server("redis", version, "noeviction", has_log=True, fsync=fsync, replicas=replicas)
+    assert loss_window(server, durability).startswith(window)
 
 
 async def test_strict_is_refused_where_it_cannot_be_kept() -> None:

@@ -234,10 +234,10 @@ def _can_be_made(path: Path) -> Finding:
 async def _engine(settings: Settings, store: Store) -> Finding:
     told = await store.check()
     if settings.store_url.startswith("memory:"):
-        return warning("store", "memory: nothing is kept when the process ends")
+        return warning("store", f"memory: loses {told['loses']}")
     bytes_ = f", {output.size(int(told['bytes']))}" if "bytes" in told else ""
-    durable = f", {told['durability']}" if "durability" in told else ""
-    return ok("store", f"{house.place(settings)} can be written ({told['engine']}{durable}{bytes_})")
+    about = f"{told['engine']}, {told['durability']}{bytes_}"
+    return ok("store", f"{house.place(settings)} can be written ({about}); may lose {told['loses']}")
 
 
 async def _contents(settings: Settings, store: Store) -> AsyncIterator[Finding]:

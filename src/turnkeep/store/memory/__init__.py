@@ -36,7 +36,8 @@ class MemoryStore(MemoryInbox, MemoryLetters, MemoryEvents, MemoryThreads, Memor
 
     async def check(self) -> Mapping[str, Any]:
         self.moment()
-        return {"engine": self.engine, "version": None, "durability": "none", "layout": LAYOUT}
+        loses = "everything when the process ends"
+        return {"engine": self.engine, "version": None, "durability": "none", "loses": loses, "layout": LAYOUT}
 
     async def now(self) -> float:
         return self.moment()

@@ -17,6 +17,9 @@ from turnkeep.store.base import LAYOUT
 from turnkeep.store.redis.topology import Dialer, Endpoint, Topology, answer, hang_up
 
 Durability = Literal["fast", "standard", "strict"]
+"""What is asked of a server. fast: that it evicts nothing. standard: an append-only file too. strict: receipts wait
+until the write is synced, or a replica has it.
+"""
 
 OLDEST, OLDEST_CLUSTER, OLDEST_WAITAOF = (6, 2), (7, 0), (7, 2)
 
@@ -87,10 +90,10 @@ def refuse_unfit(server: Server, topology: Topology, durability: Durability, *, 
             f"maxmemory-policy is {server.policy!r}, so Redis may drop accepted messages: set it to noeviction"
             " (or allow an unsafe Redis)"
         )
-    if not server.has_log:
+    if not server.has_log and durability != "fast":
         raise StoreMisconfigured(
             "Redis writes no append-only file, so a restart loses accepted messages: set appendonly yes"
-            " (or allow an unsafe Redis)"
+            " (or TURNKEEP_DURABILITY=fast, or allow an unsafe Redis)"
         )
     if durability == "strict" and not how_to_wait(server):
         raise StoreMisconfigured(
@@ -132,7 +135,7 @@ def told_about(server: Server, durability: Durability) -> Mapping[str, Any]:
     return {
         "version": server.name,
         "durability": durability,
-        "loses": _WINDOWS[durability] if server.has_log else "everything at a restart: Redis keeps no append-only file",
+        "loses": loss_window(server, durability),
         "layout": LAYOUT,
         "maxmemory_policy": server.policy,
         "appendonly": server.has_log,
@@ -141,9 +144,23 @@ def told_about(server: Server, durability: Durability) -> Mapping[str, Any]:
     }
 
 
-_WINDOWS: Mapping[Durability, str] = {
-    "fast": "what Redis had not written when its machine crashed, and what a replica had not heard at a failover",
-    "standard": "with appendfsync everysec about the last second of a machine crash, and what a replica had not heard"
-    " at a failover",
-    "strict": "nothing by a crash; at a failover what the chosen replica had not heard if no replica answered in time",
+def loss_window(server: Server, durability: Durability) -> str:
+    """What can be lost of what was accepted, on this server as it is set now."""
+    if not server.has_log:
+        crash = "everything since its last snapshot when Redis ends, for it keeps no append-only file"
+    elif server.fsync == "always" or (durability == "strict" and server.can_wait_for_log):
+        crash = "nothing by a crash"
+    else:
+        crash = f"{_UNSYNCED.get(server.fsync, _UNSYNCED[''])} when its machine crashes"
+    if not server.replicas:
+        return crash
+    if durability == "strict":
+        return f"{crash}; nothing at a failover to the replica that answered"
+    return f"{crash}; at a failover what the replica had not heard"
+
+
+_UNSYNCED = {
+    "everysec": "about the last second",
+    "no": "what the system had not written",
+    "": "what was not synced (appendfsync cannot be read)",
 }

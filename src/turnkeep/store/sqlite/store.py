@@ -34,6 +34,7 @@ class SqliteStore(SqliteInbox, SqliteEvents, SqliteThreads, SqliteRegistry, Sqli
             "engine": self.engine,
             "version": apsw.sqlite_lib_version(),
             "durability": "synced to disk",
+            "loses": "nothing by a crash; of a stream its last moment by a power cut",
             "layout": LAYOUT,
             "path": str(self.path),
             "bytes": self.path.stat().st_size,
