@@ -6,12 +6,14 @@ to Redis, `RABBITMQ_URL` opens the AMQP door, `OPENAI_API_KEY` asks the real API
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import ConfigurationError
@@ -34,6 +36,7 @@ class Settings(BaseSettings):
         extra="ignore",
         populate_by_name=True,
         env_ignore_empty=True,
+        allow_inf_nan=False,
     )
 
     # ------------------------------------------------------------ model
@@ -273,7 +276,12 @@ class Settings(BaseSettings):
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and not urlsplit(value).scheme:
             raise ValueError("expected a URL with its scheme, like redis://localhost:6379/0")
-        return value
+        return _readable(value)
+
+    @field_validator("store", "jwt_jwks", "model_proxy", "openweather_url", "otel_endpoint")
+    @classmethod
+    def _may_be_url(cls, value: str | None) -> str | None:
+        return _readable(value)
 
     @field_validator("channel_rate", "user_rate", "tenant_rate")
     @classmethod
@@ -312,7 +320,11 @@ class Settings(BaseSettings):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise ConfigurationError(_told(error)) from error
+            raise ConfigurationError(_told(error)) from None
+        except (SettingsError, RecursionError) as error:
+            raise ConfigurationError(f"wrong settings: {error}, it must be JSON") from None
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"the file .env cannot be read as UTF-8 text: {_kind(error)}") from None
 
     @property
     def store_url(self) -> str:
@@ -340,10 +352,45 @@ def parse_rate(value: str) -> tuple[int, float]:
     """`"20/10"` → 20 messages per 10 seconds; `"0"` → (0, 1): unlimited. Raises ValueError."""
     if value.strip() == "0":
         return 0, 1.0
-    count, _, seconds = value.partition("/")
-    if not count.strip().isdigit() or float(seconds or 1) <= 0:
+    said, _, over = value.partition("/")
+    try:
+        count, seconds = int(said), float(over or 1)
+    except ValueError:
+        count, seconds = -1, 0.0
+    if not 0 <= count <= MOST_OF_A_RATE or not MOST_OF_A_RATE >= seconds > 0:
         raise ValueError("expected MESSAGES/SECONDS, like 20/10")
-    return int(count), float(seconds or 1)
+    return count, seconds
+
+
+MOST_OF_A_RATE = 1_000_000_000
+
+
+def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Names that look like settings of ours and are none, each with the closest that is one (or "")."""
+    known = {name for field in Settings.model_fields.values() for name in _names(field.validation_alias)}
+    for name in sorted({name.upper() for name in names}):
+        if name.startswith("TURNKEEP_") and name not in known:
+            yield name, next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.7)), "")
+
+
+def _names(alias: object) -> Iterator[str]:
+    if isinstance(alias, AliasChoices):
+        yield from (str(choice) for choice in alias.choices)
+
+
+def _readable(value: str | None) -> str | None:
+    """Raises ValueError for a URL that whoever takes it apart could not."""
+    if value is not None and "://" in value:
+        try:
+            parts = urlsplit(value)
+            _ = parts.port, parts.hostname
+        except ValueError:
+            raise ValueError("this URL cannot be read, look at its brackets and its port") from None
+    return value
+
+
+def _kind(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
 _SECRET_WORDS = ("key", "secret", "password", "token", "url")

@@ -51,6 +51,10 @@ class Broker:
         message = aio_pika.Message(data, delivery_mode=2, **properties)
         await exchange.publish(message, key or self.names["routing_key"], mandatory=True)
 
+    async def publish_to(self, queue: str, body: bytes) -> None:
+        """Straight into a queue, past all exchanges."""
+        await self.channel.default_exchange.publish(aio_pika.Message(body), queue, mandatory=True)
+
     async def publish_all(self, bodies: Sequence[Any], **properties: Any) -> None:
         async with asyncio.TaskGroup() as group:
             for body in bodies:

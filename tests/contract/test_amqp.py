@@ -17,9 +17,10 @@ from pamqp.header import ContentHeader
 
 from tests.contract.broker import Broker, amqp_house, broker, eventually
 from tests.services import RabbitServer
-from turnkeep.doors.amqp_topology import Names, settle_topology
+from turnkeep.doors.amqp_topology import Names, Sight, look, settle_topology
 from turnkeep.errors import Rejected, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Message
+from turnkeep.settings import Settings
 from turnkeep.store.base import Receipt
 
 
@@ -81,6 +82,37 @@ async def test_an_exchange_of_the_producer_gets_our_queue(rabbit: Broker) -> Non
     async with amqp_house(rabbit.names) as house:
         await rabbit.publish(said("c", 1))
         await eventually(lambda: house.messages("c"))
+
+
+async def test_a_look_tells_queue_and_type_and_makes_nothing(rabbit: Broker) -> None:
+    settings = Settings.load(**rabbit.names)
+    names = Names.of(settings)
+    nothing = await look(settings)
+    assert set(nothing.absent) == {names.exchange, names.queue, names.dead_exchange, names.dead_queue}
+    assert await look(settings) == nothing
+
+    await rabbit.declare_as_the_seed_did()
+    await rabbit.publish(said("c", 1))
+    await rabbit.publish(said("c", 2))
+    assert await look(settings) == Sight("classic", 2, 0, 0, ())
+    await rabbit.declare_as_the_seed_did()  # the broker would refuse if anything had changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ({"x-queue-type": "quorum", "x-delivery-limit": 7, "x-dead-letter-exchange": "elsewhere"}, "quorum"),
+        ({"x-queue-type": "stream", "x-max-length-bytes": 5_000_000_000}, "stream"),
+        ({"x-expires": 90_000, "x-max-length": 7, "x-overflow": "reject-publish"}, "classic"),
+        ({"x-single-active-consumer": True, "x-max-length-bytes": 7}, "classic"),
+        ({}, "classic"),
+    ],
+)
+async def test_a_look_tells_the_type_whatever_the_arguments(
+    rabbit: Broker, arguments: dict[str, Any], kind: str
+) -> None:
+    await rabbit.channel.declare_queue(rabbit.names["queue_name"], durable=True, arguments=arguments)
+    assert (await look(Settings.load(**rabbit.names))).kind == kind
 
 
 # ---------------------------------------------------------------- taking

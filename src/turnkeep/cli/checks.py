@@ -9,8 +9,10 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from http import HTTPStatus
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import aiohttp
 import apsw
@@ -20,8 +22,11 @@ from turnkeep.clock import SystemClock
 from turnkeep.errors import StoreMisconfigured, TurnkeepError
 from turnkeep.models.endpoint import OPENAI
 from turnkeep.pricing.catalog import Catalog
-from turnkeep.settings import Settings
+from turnkeep.settings import Settings, misspelt
 from turnkeep.store.base import Store
+
+if TYPE_CHECKING:
+    from turnkeep.doors.amqp_topology import Sight
 
 PATIENCE = 8.0
 """Seconds in which the model's server has to answer."""
@@ -55,11 +60,13 @@ def failure(name: str, sentence: str) -> Finding:
 
 async def examine(settings: Settings, *, offline: bool) -> AsyncIterator[Finding]:
     """All checks, one after the other. What stands in the way of one does not end the others."""
-    for check in (_versions, _extras, _sandbox):
+    for check in (_names, _versions, _extras, _sandbox):
         for finding in check(settings):
             yield finding
     for one in (_doors, _tools, _model if not offline else _model_offline, _server):
         yield await _tried(one, settings)
+    async for finding in _rabbitmq(settings):
+        yield finding
     async for finding in _store(settings):
         yield finding
 
@@ -72,6 +79,13 @@ async def _tried(check: Callable[[Settings], Awaitable[Finding]], settings: Sett
 
 
 # ---------------------------------------------------------------- this machine
+
+
+def _names(_: Settings) -> Iterator[Finding]:
+    """A setting that is not spelt as it is called is not heard, and nobody else would say so."""
+    for name, closest in misspelt(house.environment()):
+        hint = f"did you mean {closest}?" if closest else "unset it"
+        yield warning("spelling", f"{name} is set and is no setting: {hint}")
 
 
 def _versions(settings: Settings) -> Iterator[Finding]:
@@ -203,7 +217,63 @@ async def _server(settings: Settings) -> Finding:
             return ok("server", f"the server at {settings.url} (TURNKEEP_URL) answers")
         return warning("server", f"the server at {settings.url} does not answer: start it, or unset TURNKEEP_URL")
     found = await asyncio.to_thread(note.find, settings)
-    return ok("server", f"a server with this store listens on {found}" if found else "none is running with this store")
+    if found is None:
+        return ok("server", "none is running with this store")
+    if (trouble := await _not_ready(found)) is not None:
+        return failure("server", f"the server at {found} runs and cannot use its store ({trouble}): {STORE_LOST}")
+    return ok("server", f"a server with this store listens on {found}")
+
+
+STORE_LOST = "if the file was deleted or replaced while it is open, put it back or start the server again"
+
+
+async def _not_ready(url: str) -> str | None:
+    """What a server of this machine says instead of being ready."""
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/readyz") as response:
+            return None if response.status == HTTPStatus.OK else f"status {response.status}"
+    except (TimeoutError, aiohttp.ClientError) as error:
+        return type(error).__name__
+
+
+# ---------------------------------------------------------------- the broker
+
+
+async def _rabbitmq(settings: Settings) -> AsyncIterator[Finding]:
+    """What the AMQP door will find: nothing is made by looking."""
+    if settings.rabbitmq_url is None or not _installed("aio_pika"):
+        return
+    from turnkeep.doors.amqp_topology import BROKEN, broker_of, look
+
+    broker = broker_of(settings.rabbitmq_url)
+    try:
+        sight = await look(settings)
+    except BROKEN as error:
+        yield failure("rabbitmq", f"{broker} cannot be used: {type(error).__name__}: {error}, correct RABBITMQ_URL")
+        return
+    for finding in _seen(settings, sight, broker):
+        yield finding
+
+
+def _seen(settings: Settings, sight: Sight, broker: str) -> Iterator[Finding]:
+    names = f"queue {settings.queue_name} at {broker}"
+    if settings.queue_name in sight.absent:
+        yield ok("rabbitmq", f"there is no {names} yet, a quorum queue is made at the first start")
+    else:
+        kind = f"a {sight.kind} queue" if sight.kind else "a queue whose type is not told"
+        load = f"{sight.waiting:,} waiting, {output.count(sight.consumers, 'consumer')}"
+        state = failure if sight.kind == "stream" else ok
+        yield state("rabbitmq", f"{names} is {kind}: {load}" + STREAM * (sight.kind == "stream"))
+    if sight.parked:
+        parked = f"{output.count(sight.parked, 'message')} of {settings.queue_name}"
+        yield warning("rabbitmq parked", f"{parked} could not be taken, the reasons stand in their headers")
+    parts = urlsplit(settings.rabbitmq_url or "")
+    if parts.password in (None, "guest") and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        yield warning("rabbitmq user", f"{broker} is asked as guest with the default password, give it one of its own")
+
+
+STREAM = "; a stream keeps what was taken, so it is no queue to take messages from: set QUEUE_NAME to another"
 
 
 # ---------------------------------------------------------------- the store

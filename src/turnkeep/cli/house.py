@@ -10,10 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic_settings import SettingsError
 
 from turnkeep.cli import output
-from turnkeep.errors import ConfigurationError, NotFound
+from turnkeep.errors import NotFound
 from turnkeep.messages import Address, item_to_json
 from turnkeep.settings import Settings
 from turnkeep.store.base import Store, ThreadRecord
@@ -23,12 +22,7 @@ DEFAULT_PATH = ".turnkeep/turnkeep.db"
 
 def settings(**options: Any) -> Settings:
     """What is set, with the options of the command line before all else. Raises `ConfigurationError`."""
-    try:
-        return Settings.load(**{name: value for name, value in options.items() if value is not None})
-    except SettingsError as error:
-        raise ConfigurationError(f"wrong settings: {error}, it must be JSON") from error
-    except (UnicodeDecodeError, PermissionError) as error:
-        raise ConfigurationError(f"the file .env cannot be read: {error}") from error
+    return Settings.load(**{name: value for name, value in options.items() if value is not None})
 
 
 def environment() -> Mapping[str, str]:

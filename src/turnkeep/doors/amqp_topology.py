@@ -8,6 +8,7 @@ queues. This module needs the extra `rabbitmq`.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity, DeliveryError
 from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import ChannelAccessRefused
+from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 from pamqp import decode
 
 from turnkeep.settings import Settings
@@ -201,11 +202,72 @@ async def _load(connection: AbstractConnection, queue: str) -> tuple[int, int]:
     return result.message_count or 0, result.consumer_count or 0
 
 
-async def inspect(settings: Settings) -> Topology:
-    """What is at the broker now. Raises what stands in the way."""
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What somebody saw who only looked. `kind` is the type of the queue; empty if there is none, or it is not told."""
+
+    kind: str
+    waiting: int
+    consumers: int
+    parked: int
+    absent: tuple[str, ...]
+
+
+async def look(settings: Settings) -> Sight:
+    """What is at the broker now; nothing is made. Raises one of `BROKEN` when the broker is away or refuses us."""
+    names = Names.of(settings)
     connection = await connect(settings.rabbitmq_url or "", "turnkeep doctor")
     async with connection:
-        return await settle_topology(connection, Names.of(settings))
+        wanted = [("exchange", names.exchange), ("exchange", names.dead_exchange)]
+        wanted += [("queue", names.dead_queue), ("queue", names.queue)]
+        absent = tuple([name for what, name in wanted if not await _exists(connection, what, name)])
+        parked = 0 if names.dead_queue in absent else (await _load(connection, names.dead_queue))[0]
+        if names.queue in absent:
+            return Sight("", 0, 0, parked, absent)
+        waiting, consumers = await _load(connection, names.queue)
+        return Sight(await _kind(connection, names.queue), waiting, consumers, parked, absent)
+
+
+_OTHERWISE = re.compile(
+    r"inequivalent arg '([\w-]+)' .*current is (?:none|(?:the value )?'(.*?)'(?: of type '(\w+)')?)$"
+)
+_MOST_ARGUMENTS = 16
+
+
+async def _kind(connection: AbstractConnection, queue: str) -> str:
+    """The type of a queue that is there.
+
+    The protocol has no question for it. A queue that is declared once more with other arguments is refused and stays
+    as it is, and the refusal tells one argument that it has: they are taken over until it is the type that differs.
+    """
+    arguments: dict[str, Any] = {"x-queue-type": "quorum"}
+    for _ in range(_MOST_ARGUMENTS):
+        try:
+            async with connection.channel() as channel:
+                await channel.declare_queue(queue, durable=True, arguments=arguments, timeout=RPC_TIMEOUT)
+            return str(arguments["x-queue-type"])
+        except ChannelPreconditionFailed as refused:
+            told = _OTHERWISE.search(str(refused))
+        except ChannelAccessRefused:
+            return ""
+        if told is None:
+            return ""
+        name, value, type_ = told.groups()
+        if name == "x-queue-type":
+            return value or "classic"
+        if not name.startswith("x-"):
+            return "classic"  # only these can be exclusive or not durable
+        if value is None:
+            arguments.pop(name, None)
+        else:
+            arguments[name] = _argument(value, type_)
+    return ""
+
+
+def _argument(value: str, type_: str | None) -> str | int | bool:
+    if type_ == "bool":
+        return value == "true"
+    return int(value) if type_ != "longstr" and value.isdigit() else value
 
 
 # ---------------------------------------------------------------- dead letters

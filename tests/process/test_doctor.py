@@ -1,0 +1,123 @@
+"""What `turnkeep doctor` finds of settings, of the broker, and of a server that has lost its store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.contract.broker import Broker, broker
+from tests.process.command import Desk
+from tests.process.programs import Server
+from tests.services import RabbitServer, free_port
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+async def rabbit(rabbit_server: RabbitServer, amqp_name: str) -> AsyncIterator[Broker]:
+    async with broker(rabbit_server.url(), amqp_name) as client:
+        yield client
+
+
+def doctor(desk: Desk, **settings: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    said = desk.run("doctor", "--offline", "--json", **settings)
+    return said.code, {check["name"]: (check["state"], check["sentence"]) for check in said.json["checks"]}
+
+
+def of_rabbit(rabbit: Broker) -> dict[str, str]:
+    return {name.upper(): value for name, value in rabbit.names.items()}
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_a_name_that_is_not_spelt_right_is_told_with_the_closest(desk: Desk) -> None:
+    (desk.folder / ".env").write_text("TURNKEEP_MAX_INBX=7\nTURNKEEP_WINDOW=0.2\n")
+    code, found = doctor(desk, TURNKEEP_JWT_KYE="x")
+    assert code == 0
+    state, sentence = found["spelling"]
+    assert state == "warning"
+    assert sentence in {
+        "TURNKEEP_JWT_KYE is set and is no setting: did you mean TURNKEEP_JWT_KEY?",
+        "TURNKEEP_MAX_INBX is set and is no setting: did you mean TURNKEEP_MAX_INBOX?",
+    }
+    lines = desk.run("doctor", "--offline", TURNKEEP_JWT_KYE="x").out
+    assert "TURNKEEP_MAX_INBOX?" in lines
+    assert "TURNKEEP_JWT_KEY?" in lines
+
+
+def test_settings_that_are_spelt_right_are_no_warning(desk: Desk) -> None:
+    assert "spelling" not in doctor(desk, TURNKEEP_MAX_INBOX="7", turnkeep_window="0.3")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TURNKEEP_WEIGHTS", "acme=2"), ("TURNKEEP_HOSTS", "a.example.com"), ("TURNKEEP_AMQP_TENANTS", "[" * 50_000)],
+)
+def test_a_setting_that_is_no_json_is_a_sentence(desk: Desk, name: str, value: str) -> None:
+    code, found = doctor(desk, **{name: value})
+    assert (code, found["settings"][0]) == (2, "failure")
+    assert "must be JSON" in found["settings"][1]
+
+
+def test_a_file_of_settings_that_is_no_text_is_a_sentence(desk: Desk) -> None:
+    (desk.folder / ".env").write_bytes(b"TURNKEEP_INSTRUCTIONS=gr\xfc\xdf dich\n")
+    code, found = doctor(desk)
+    assert (code, found["settings"][0]) == (2, "failure")
+    assert ".env cannot be read" in found["settings"][1]
+
+
+# ---------------------------------------------------------------- the broker
+
+
+async def test_the_queue_that_is_there_is_told_with_its_type(desk: Desk, rabbit: Broker) -> None:
+    code, found = await asyncio.to_thread(doctor, desk, **of_rabbit(rabbit))
+    assert (code, found["rabbitmq"][0]) == (0, "ok")
+    assert "a quorum queue is made at the first start" in found["rabbitmq"][1]
+
+    await rabbit.declare_as_the_seed_did()
+    await rabbit.publish({"channel": "c"})
+    failed = await rabbit.channel.get_queue(f"{rabbit.name}_queue_failed")
+    await rabbit.publish_to(failed.name, b"garbage")
+    code, found = await asyncio.to_thread(doctor, desk, **of_rabbit(rabbit))
+    assert found["rabbitmq"][0] == "ok"
+    assert "is a classic queue: 1 waiting, 0 consumers" in found["rabbitmq"][1]
+    assert found["rabbitmq parked"][0] == "warning"
+
+
+def test_a_broker_that_is_away_is_a_failure_without_its_password(desk: Desk) -> None:
+    port = free_port()
+    code, found = doctor(desk, RABBITMQ_URL=f"amqp://user:wary-secret@127.0.0.1:{port}/")
+    assert (code, found["rabbitmq"][0]) == (2, "failure")
+    assert f"amqp://127.0.0.1:{port}/ cannot be used" in found["rabbitmq"][1]
+    assert "wary-secret" not in str(found)
+
+
+# ---------------------------------------------------------------- a server that has lost its store
+
+
+async def test_a_store_that_was_deleted_under_a_server_is_told(desk: Desk) -> None:
+    server = Server(["dev"], desk.folder)
+    server.start()
+    try:
+        async with aiohttp.ClientSession() as http:
+            await server.answers(http)
+            _, found = await asyncio.to_thread(doctor, desk)
+            assert found["server"][0] == "ok"
+            desk.store.unlink()
+            async with http.get(f"{server.url}/readyz") as told:
+                assert told.status == 503
+            async with http.post(f"{server.url}/api/channels/c/messages", json={"message": "x"}) as told:
+                assert told.status == 503
+        code, found = await asyncio.to_thread(doctor, desk)
+    finally:
+        server.kill9()
+    assert (code, found["server"][0]) == (2, "failure")
+    assert "deleted or replaced" in found["server"][1]

@@ -1,0 +1,84 @@
+"""Whatever is set, the settings are read or refused with sentences: no other error comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from turnkeep.errors import ConfigurationError
+from turnkeep.settings import Settings, misspelt, parse_rate
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TURNKEEP_WEIGHTS", "acme=2"),
+        ("TURNKEEP_WEIGHTS", '{"acme": NaN}'),
+        ("TURNKEEP_WEIGHTS", "[" * 100_000),
+        ("TURNKEEP_JWT_ALGORITHMS", "RS256"),
+        ("TURNKEEP_HOSTS", "{}"),
+        ("TURNKEEP_STORE", "redis://[::1"),
+        ("REDIS_URL", "redis://host:port/0"),
+        ("REDIS_URL", "localhost"),
+        ("TURNKEEP_JWT_JWKS", "https://[x]/"),
+        ("TURNKEEP_MODEL_PROXY", "http://host:99999"),
+        ("TURNKEEP_FIRST_EVENT_TIMEOUT", "inf"),
+        ("TURNKEEP_LEASE", "nan"),
+        ("TURNKEEP_PORT", "70000"),
+        ("TURNKEEP_CHANNEL_RATE", "1/inf"),
+        ("TURNKEEP_CHANNEL_RATE", "1/nan"),
+        ("TURNKEEP_CHANNEL_RATE", "9" * 400),
+        ("TURNKEEP_CHANNEL_RATE", "9" * 5_000),
+        ("TURNKEEP_CHANNEL_RATE", "²/1"),
+        ("TURNKEEP_CHANNEL_RATE", "-1/1"),
+        ("TURNKEEP_CHANNEL_RATE", ""),
+    ],
+)
+def test_what_is_wrong_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    if not value:
+        assert Settings.load().channel_rate == "20/10"
+        return
+    with pytest.raises(ConfigurationError, match="wrong settings"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("content", [b"A=\xff\n", b"\x00\xfe=1\n", b"TURNKEEP_PORT=\xe9\n"])
+def test_a_file_that_is_no_text_is_a_configuration_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"\.env cannot be read as UTF-8"):
+        Settings.load()
+
+
+def test_no_value_of_a_secret_is_in_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "wary-secret")
+    monkeypatch.setenv("TURNKEEP_WEIGHTS", '{"wary-secret": ')
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load()
+    assert "wary-secret" not in str(caught.value)
+    monkeypatch.delenv("TURNKEEP_WEIGHTS")
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load()
+    assert "wary-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("0", (0, 1.0)), ("20/10", (20, 10.0)), ("5", (5, 1.0)), ("1/0.5", (1, 0.5))]
+)
+def test_a_rate_is_messages_per_seconds(text: str, rate: tuple[int, float]) -> None:
+    assert parse_rate(text) == rate
+
+
+def test_a_name_that_is_no_setting_is_told_with_the_closest() -> None:
+    names = ["TURNKEEP_WINDO", "turnkeep_port", "TURNKEEP_XYZZY", "PATH", "OPENAI_API_KEY", "TURNKEEP_JWT_KEYS"]
+    assert list(misspelt(names)) == [
+        ("TURNKEEP_JWT_KEYS", "TURNKEEP_JWT_KEY"),
+        ("TURNKEEP_WINDO", "TURNKEEP_WINDOW"),
+        ("TURNKEEP_XYZZY", ""),
+    ]
