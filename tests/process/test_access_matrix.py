@@ -29,6 +29,8 @@ from turnkeep.doors.access import Scope
 from turnkeep.doors.http import Endpoint
 from turnkeep.doors.routes import ENDPOINTS
 from turnkeep.doors.websocket import Socket
+from turnkeep.messages import Message, text_content
+from turnkeep.store.base import Call
 
 BODIES: dict[str, dict[str, Any]] = {
     "send": {"message": "hello", "message_id": "from-the-matrix"},
@@ -116,12 +118,16 @@ def test_every_route_has_its_row() -> None:
     assert set(Socket.actions()) == set(ACTIONS)
 
 
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def store(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    """A store of each engine."""
+    if request.param == "redis":
+        return str(request.getfixturevalue("redis_server").url())
+    return "memory:" if request.param == "memory" else f"sqlite:{tmp_path / 'turnkeep.db'}"
+
+
 @pytest.mark.prove
-@pytest.mark.parametrize("engine", ["memory:", "sqlite"])
-async def test_every_route_answers_everybody_as_it_should(
-    engine: str, tmp_path: Any, proof: Callable[[str, str], None]
-) -> None:
-    store = engine if engine == "memory:" else f"sqlite:{tmp_path / 'turnkeep.db'}"
+async def test_every_route_answers_everybody_as_it_should(store: str, proof: Callable[[str, str], None]) -> None:
     cells = leaks = 0
     async with guarded(store) as house:
         before = await house.state()
@@ -140,7 +146,11 @@ async def test_every_route_answers_everybody_as_it_should(
             cells += 1
         assert CANARY in seen, "the canary was never there to be leaked"
     assert leaks == 0
-    proof(f"access over HTTP ({engine})", f"cells {cells} | leaks {leaks}")
+    proof(f"access over HTTP ({engine_of(store)})", f"cells {cells} | leaks {leaks}")
+
+
+def engine_of(store: str) -> str:
+    return store.partition(":")[0]
 
 
 @pytest.mark.parametrize("scope", ["send", "read", "admin"])
@@ -154,9 +164,11 @@ async def test_a_key_reaches_exactly_the_routes_of_its_scope(scope: Scope) -> No
 
 
 @pytest.mark.prove
-async def test_every_socket_action_answers_everybody_as_it_should(proof: Callable[[str, str], None]) -> None:
+async def test_every_socket_action_answers_everybody_as_it_should(
+    store: str, proof: Callable[[str, str], None]
+) -> None:
     cells = leaks = 0
-    async with guarded() as house:
+    async with guarded(store) as house:
         before = await house.state()
         for caller in ("other tenant", "other user", *REFUSED):
             for action in Socket.actions():
@@ -176,7 +188,74 @@ async def test_every_socket_action_answers_everybody_as_it_should(proof: Callabl
             assert '"not_allowed"' not in said, (action, said)
             assert (CANARY in said) == (action == "subscribe"), (action, said)
     assert leaks == 0
-    proof("access over sockets", f"cells {cells} | leaks {leaks}")
+    proof(f"access over sockets ({engine_of(store)})", f"cells {cells} | leaks {leaks}")
+
+
+# ---------------------------------------------------------------- a call that waits for a decision
+
+
+@pytest.mark.prove
+async def test_only_its_owner_decides_a_held_call(store: str, proof: Callable[[str, str], None]) -> None:
+    """Every caller at both doors, approving, denying and answering; only the owner's decision changes anything."""
+    cells = leaks = 0
+    async with guarded(store) as house:
+        for channel in ("own-held-1", "own-held-2"):
+            await hold(house, channel)
+        before = await house.state()
+        for caller in ("other user", "other tenant", *REFUSED):
+            for decision in ("approved", "denied", "output"):
+                status, said = await decided(house, caller, "own-held-1", decision)
+                refusal = 401 if caller in REFUSED else 403 if caller == "other user" else 404
+                assert status == refusal, (caller, decision, status, said)
+                heard, code = await decided_on_socket(house, caller, "own-held-1", decision)
+                assert code == (4401 if caller in REFUSED else None), (caller, heard, code)
+                assert caller in REFUSED or heard["code"] == {403: "not_allowed", 404: "not_found"}[refusal]
+                leaks += CANARY in said + json.dumps(heard)
+                cells += 2
+        assert await house.state() == before, "a stranger changed what is the owner's"
+        status, said = await decided(house, "owner", "own-held-1", "approved")
+        heard, _ = await decided_on_socket(house, "owner", "own-held-2", "denied")
+        cells += 2
+        assert (status, heard["status"]) == (200, "decided"), (said, heard)
+        assert CANARY in said, "the canary was never there to be leaked"
+        calls = [await only_call(house, channel) for channel in ("own-held-1", "own-held-2")]
+        assert [(call.decision, call.by) for call in calls] == [("approved", "user:olga"), ("denied", "user:olga")]
+    assert leaks == 0
+    proof(f"access to a held call ({engine_of(store)})", f"cells {cells} | leaks {leaks}")
+
+
+async def hold(house: Guarded, channel: str) -> None:
+    """A run on this channel that waits for somebody to decide what the model wants to do."""
+    queue = house.server.queue
+    address = queue.address(channel, TENANT)
+    await queue.accept([Message(address, "m1", text_content("pay"), flush=True)])
+    [claim] = await queue.store.claim(owner="tests", limit=1, lease=30.0, queues=(queue.name,))
+    await queue.store.hold(claim, [Call("call_1", "pay", json.dumps({"to": CANARY}), "digest-1")], expires_in=600.0)
+
+
+async def only_call(house: Guarded, channel: str) -> Call:
+    record = await house.server.queue.store.thread(house.server.queue.address(channel, TENANT))
+    assert record is not None
+    [call] = record.calls
+    return call
+
+
+async def decided(house: Guarded, caller: str, channel: str, decision: str) -> tuple[int, str]:
+    url = f"{house.server.url}/api/channels/{channel}/actions/call_1"
+    body = {"decision": decision, "output": "done"}
+    async with house.server.http.post(url, headers=house.headers(caller), json=body) as told:
+        return told.status, await told.text()
+
+
+async def decided_on_socket(
+    house: Guarded, caller: str, channel: str, decision: str
+) -> tuple[dict[str, Any], int | None]:
+    frame = {"action": "decide", "channel": channel, "call_id": "call_1", "decision": decision, "output": "done"}
+    async with house.server.socket(additional_headers=house.headers(caller)) as socket:
+        try:
+            return await ask(socket, frame), None
+        except ConnectionClosed:
+            return {}, socket.close_code
 
 
 async def act(house: Guarded, caller: str, action: str) -> tuple[str, int | None]:
