@@ -13,6 +13,9 @@ from turnkeep.store.base import Delivery, Follower, Policy
 from turnkeep.store.following import Feed
 from turnkeep.store.log import TRIM_EVERY, trimmed
 
+OUTBOX = 100_000
+"""Events that wait for sinks at most; the oldest go first."""
+
 
 @dataclass(slots=True)
 class Log:
@@ -59,6 +62,8 @@ class Outbox:
             self._sent += 1
             if self._sinks:
                 self._deliveries.append(Delivery(f"{self._sent:020d}", address, thread_id, event))
+        if len(self._deliveries) > OUTBOX + TRIM_EVERY:
+            del self._deliveries[:-OUTBOX]
         for feed in self._feeds if events else ():
             feed.tell(address, events)
 

@@ -14,6 +14,7 @@ import apsw
 
 from turnkeep.events import FINAL, Answer, Event
 from turnkeep.store.base import Page, Policy
+from turnkeep.store.log import TRIM_EVERY
 from turnkeep.store.sqlite.codec import decode, encode, restored
 from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.rows import Kept
@@ -41,6 +42,9 @@ def event_of(offset: int, at: float, kind: str, body: str, epoch: str) -> Event:
     return restored("event", lambda data: Event.from_json({**data, **place}), body)
 
 
+OUTBOX = 1_000_000
+"""Events that wait for sinks at most; the oldest go first."""
+
 _INSERT = "INSERT INTO event (thread, offset, at, kind, body) VALUES (?, ?, ?, ?, ?)"
 
 
@@ -62,6 +66,8 @@ def _send(connection: apsw.Connection, position: int, kept: Kept, said: tuple[in
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (position, *where, *said),
     )
+    if position % TRIM_EVERY == 0:
+        connection.execute("DELETE FROM outbox WHERE position <= ?", (position - OUTBOX,))
 
 
 def page(connection: apsw.Connection, kept: Kept, after: int, limit: int) -> Page:

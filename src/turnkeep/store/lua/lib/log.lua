@@ -1,4 +1,5 @@
--- The event log of a thread: a stream with the offset as entry id, told to followers and kept for open sinks.
+-- The event log of a thread: a stream with the offset as entry id, told to followers and kept for open sinks, which
+-- have 100000 events of a partition waiting at most; the oldest go first.
 -- Fields of an entry: k kind, a time, m JSON of the other members, x text.
 
 -- Append to the log: the only place that gives offsets.
@@ -21,8 +22,8 @@ local function write_events(t, events, now)
       'x', event.text)
     frames[i] = frame(event, at)
     if is_kept_for_sinks then
-      redis.call('XADD', K.outbox, '*', 'space', t.space, 'channel', t.channel, 'thread', t.thread_id,
-        'epoch', t.epoch, 'frame', frames[i])
+      redis.call('XADD', K.outbox, 'MAXLEN', '~', 100000, '*', 'space', t.space, 'channel', t.channel,
+        'thread', t.thread_id, 'epoch', t.epoch, 'frame', frames[i])
     end
   end
   redis.call(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
