@@ -182,6 +182,10 @@ class AssistantMessageQueue:
         self.start_worker()
         await self.lives_until(self._life.closing)
 
+    async def drain(self) -> None:
+        """Claim no more, and let runs end or give them back; everything stays open. Safe to repeat."""
+        await self._stop_worker()
+
     async def close(self) -> None:
         """Drain: claim no more, let runs end or give them back, close everything. Safe to repeat."""
         await self._life.close()

@@ -294,3 +294,26 @@ async def test_a_setting_that_cannot_work_is_told(settings: dict[str, Any], sent
     async with opened(**settings) as house:
         with pytest.raises(ConfigurationError, match=sentence):
             receivers(house.queue)
+
+
+async def test_what_a_run_says_last_goes_out_before_the_process_ends() -> None:
+    async with receiver() as inbox:
+        sinks: dict[str, Any] = {"webhook_url": inbox.url, "webhook_secret": SECRET, "webhook_allow_private": True}
+        async with served(**sinks, drain=20.0) as server:
+            async with server.queue.events("c") as stream:
+                text = "[[words:40]] [[pace:0.02]] a long story"
+                await server.queue.add_message_to_thread("c", text, message_id="m1", flush=True)
+                async for event in stream:
+                    if event.kind == "delta":
+                        break
+            assert inbox.requests == []
+    assert [event["type"] for event in inbox.events] == ["turn.completed"]
+
+
+async def test_a_receiver_that_is_away_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors_outside, "LAST_WORDS", 0.2)
+    async with receiver(lambda _: 503) as inbox:
+        sinks: dict[str, Any] = {"webhook_url": inbox.url, "webhook_secret": SECRET, "webhook_allow_private": True}
+        async with asyncio.timeout(30), served(**sinks) as server:
+            await server.queue.ask("c", "hello")
+    assert all(event["type"] == "turn.completed" for event in inbox.events)

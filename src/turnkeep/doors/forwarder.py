@@ -9,6 +9,7 @@ it refuses `MOST_REFUSALS` times, or that is `TOO_OLD`, is left out with a line 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -87,9 +88,26 @@ class Forwarder:
         self.meter = meter
         self.clock = clock or SystemClock()
         self.owner = f"forwarder-{secrets.token_hex(8)}"
+        self._finishing = asyncio.Event()
+
+    @property
+    def is_finishing(self) -> bool:
+        return self._finishing.is_set()
+
+    def finish(self) -> None:
+        """Let `run` return once nothing waits here any more."""
+        self._finishing.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or until it is time to finish."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._finishing.wait()
 
     async def run(self) -> None:
-        """Deliver until cancelled. Returns when the receiver must not be used; its sink is closed then."""
+        """Deliver until cancelled. Returns after `finish`, and when the receiver must not be used; its sink is closed
+        then.
+        """
         try:
             async with self.receiver, asyncio.TaskGroup() as group:
                 for partition in await self._open():
@@ -116,9 +134,11 @@ class Forwarder:
                 position = await self.lease(partition)
                 failures = 0
                 if position is None:
-                    await asyncio.sleep(self.rules.lease / 3)
+                    await self.pause(self.rules.lease / 3)
                 else:
                     await _Delivering(self, partition, position).go_on()
+                if self.is_finishing:
+                    return
             except LeaseLost:
                 continue
             except NotFound:
@@ -154,8 +174,10 @@ class _Delivering:
                 idle = self._rules.pause
             else:
                 await self._store_position()
+                if self._of.is_finishing:
+                    return
                 idle = min(idle * 1.5, self._rules.idle)
-            await asyncio.sleep(idle)
+            await self._of.pause(idle)
 
     async def _keep_lease(self) -> None:
         if self._loop.time() - self._leased_at > self._rules.lease / 3:

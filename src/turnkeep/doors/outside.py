@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from turnkeep.doors.amqp import AmqpDoor
 
 KINDS = ("relay", "reply", "webhook")
+LAST_WORDS = 5.0
+"""Seconds in which receivers may take what is left at the end; the next process goes on from there."""
 
 
 @contextlib.asynccontextmanager
 async def outside(queue: AssistantMessageQueue) -> AsyncIterator[None]:
-    """Everything that `queue.settings` names is open until the end of the block. Raises `ConfigurationError`."""
+    """Everything that `queue.settings` names is open until the end of the block. Raises `ConfigurationError`.
+
+    At the end nothing more comes in, runs end, and what they said last goes out before the sinks close.
+    """
     settings = queue.settings
     doors = [amqp_door(queue)] if settings.rabbitmq_url else []
     forwarders = [
@@ -38,10 +43,17 @@ async def outside(queue: AssistantMessageQueue) -> AsyncIterator[None]:
         with contextlib.suppress(StoreError):  # the forwarder tries again
             await queue.store.open_sink(sink)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(door.run()) for door in doors]
-        tasks += [group.create_task(forwarder.run()) for forwarder in forwarders]
+        coming = [group.create_task(door.run()) for door in doors]
+        going = [group.create_task(forwarder.run()) for forwarder in forwarders]
         yield
-        for task in tasks:
+        for task in coming:
+            task.cancel()
+        if going:
+            await queue.drain()
+            for forwarder in forwarders:
+                forwarder.finish()
+            await asyncio.wait(going, timeout=LAST_WORDS)
+        for task in going:
             task.cancel()
 
 
