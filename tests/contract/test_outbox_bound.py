@@ -75,7 +75,7 @@ async def test_redis_keeps_a_hundred_thousand_of_a_partition(redis_server: Redis
         [key] = [key async for key in raw.scan_iter("bound:*outbox*")]
         async with raw.pipeline(transaction=False) as pipe:
             for _ in range(100_500):
-                pipe.xadd(key, {"space": "t"})
+                _ = pipe.xadd(key, {"space": "t"})
             await pipe.execute()
         await raw.aclose()
         await published(store, claim, range(1, 3))

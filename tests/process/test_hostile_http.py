@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.process.callers import guarded
+from tests.process.callers import guarded, token
 from tests.process.served import served
 from turnkeep.doors.app import app
 from turnkeep.doors.openapi import document, public_path
@@ -61,7 +62,8 @@ async def test_answers_are_as_the_document_says(
 ) -> None:
     cases = size(300, 20_000)
     async with guarded(channel_rate="0", user_rate="0", max_inbox=5) as house:
-        asked = await asyncio.to_thread(attack, house.server.url, house.headers("owner"), cases)
+        bearer = {"Authorization": f"Bearer {token(exp=time.time() + 86_400)}"}
+        asked = await asyncio.to_thread(attack, house.server.url, bearer, cases)
         async with house.server.http.get(f"{house.server.url}/readyz") as told:
             assert told.status == 200
     broken = sum(count for status, count in asked.items() if status >= 500)
@@ -70,6 +72,7 @@ async def test_answers_are_as_the_document_says(
     proof("openapi", f"cases {total} | 5xx {broken} | mismatches {mismatches} | statuses {dict(sorted(asked.items()))}")
     assert (broken, mismatches) == (0, 0)
     assert total >= cases
+    assert asked[401] < cases / 20, "cases are to come further than the door"
 
 
 def attack(url: str, headers: dict[str, str], cases: int) -> Counter[int]:
