@@ -296,12 +296,13 @@ async def test_a_setting_that_cannot_work_is_told(settings: dict[str, Any], sent
             receivers(house.queue)
 
 
-async def test_what_a_run_says_last_goes_out_before_the_process_ends() -> None:
+async def test_what_a_run_says_last_goes_out_before_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors_outside, "LAST_WORDS", 1.0)  # less than the run goes on for
     async with receiver() as inbox:
         sinks: dict[str, Any] = {"webhook_url": inbox.url, "webhook_secret": SECRET, "webhook_allow_private": True}
         async with served(**sinks, drain=20.0) as server:
             async with server.queue.events("c") as stream:
-                text = "[[words:40]] [[pace:0.02]] a long story"
+                text = "[[words:50]] [[pace:50]] a long story"
                 await server.queue.add_message_to_thread("c", text, message_id="m1", flush=True)
                 async for event in stream:
                     if event.kind == "delta":
