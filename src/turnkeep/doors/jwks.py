@@ -10,14 +10,21 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreUnavailable
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
 
 KEPT = 600.0
 """Seconds a set is used without looking again."""
 AGAIN = 30.0
 """Seconds between two reads, whatever tokens ask for."""
+AFTER_FAILURE = 1.0
+"""Seconds after a failed read in which nobody tries again, so that requests do not queue up behind each other."""
 PATIENCE = 5.0
+SHORTEST_RSA = 2048
 LARGEST = 1_000_000
 KINDS = {"RSA": "RS256", "OKP": "EdDSA"}
 LONGEST_KID = 200
@@ -41,6 +48,7 @@ class Jwks:
         self._allowed = allowed
         self._keys: dict[str | None, tuple[Any, str]] = {}
         self._read_at: float | None = None
+        self._failed_at: float | None = None
         self._reading = asyncio.Lock()
 
     async def key(self, kid: object) -> tuple[Any, str]:
@@ -60,17 +68,22 @@ class Jwks:
         return self._read_at is None or asyncio.get_running_loop().time() - self._read_at > seconds
 
     async def _read(self) -> None:
+        """Read the set again, unless somebody has while we waited. One that was read before outlives its source."""
         async with self._reading:
+            now = asyncio.get_running_loop().time
             if not self._is_older_than(AGAIN):
                 return
+            if self._failed_at is not None and now() - self._failed_at < AFTER_FAILURE:
+                raise StoreUnavailable("the keys of TURNKEEP_JWT_JWKS could not be read a moment ago")
             try:
                 data = await self._fetched(self._url) if self._url else await asyncio.to_thread(self._path.read_bytes)
                 self._keys = self._of(data)
-                self._read_at = asyncio.get_running_loop().time()
-            except (OSError, TimeoutError, aiohttp.ClientError, ValueError, jwt.PyJWTError) as error:
+            except (OSError, TimeoutError, aiohttp.ClientError, ValueError, RecursionError) as error:
+                log.warning("jwks_unreadable", error=f"{type(error).__name__}: {error}"[:200], kept=len(self._keys))
                 if self._read_at is None:
+                    self._failed_at = now()
                     raise StoreUnavailable("the keys of TURNKEEP_JWT_JWKS cannot be read") from error
-                self._read_at = asyncio.get_running_loop().time()
+            self._read_at = now()
 
     async def _fetched(self, url: str) -> bytes:
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
@@ -88,21 +101,36 @@ class Jwks:
             return bytes(data)
 
     def _of(self, data: bytes) -> dict[str | None, tuple[Any, str]]:
-        """The keys that we may use; others are passed over."""
+        """The keys that we may use; others are passed over. Raises ValueError if there is none."""
+        told = json.loads(data)
+        entries = told.get("keys") if isinstance(told, dict) else None
         found: dict[str | None, tuple[Any, str]] = {}
-        for entry in json.loads(data)["keys"]:
-            algorithm = _algorithm(entry)
-            if algorithm not in self._allowed:
-                continue
-            found[entry.get("kid")] = (jwt.PyJWK(entry, algorithm=algorithm).key, algorithm)
+        for entry in entries if isinstance(entries, list) else []:
+            known = _known(entry, self._allowed) if isinstance(entry, dict) else None
+            if known is not None:
+                found[entry.get("kid")] = known
         if not found:
             raise ValueError("the set holds no key that may be used")
         return found
 
 
+def _known(entry: dict[str, Any], allowed: frozenset[str]) -> tuple[Any, str] | None:
+    """A key and what it is for; None for one that we do not take."""
+    algorithm, kid = _algorithm(entry), entry.get("kid")
+    if algorithm not in allowed or not isinstance(kid, str | None):
+        return None
+    try:
+        key = jwt.PyJWK(entry, algorithm=algorithm).key
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return None
+    if isinstance(key, RSAPublicKey) and key.key_size < SHORTEST_RSA:
+        return None
+    return key, algorithm
+
+
 def _algorithm(entry: dict[str, Any]) -> str:
     """What a key is for; empty for what we do not take."""
-    algorithm = KINDS.get(entry.get("kty", ""), "")
+    algorithm = KINDS.get(str(entry.get("kty")), "")
     fits = entry.get("alg", algorithm) == algorithm and entry.get("use", "sig") == "sig"
     is_other_curve = algorithm == "EdDSA" and entry.get("crv") != "Ed25519"
     return algorithm if fits and not is_other_curve else ""
