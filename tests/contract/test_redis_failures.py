@@ -138,6 +138,20 @@ async def test_a_server_that_is_down_is_unavailable_until_it_is_back(proxy: TcpP
         assert (await accepted(store, said(HERE, "m2"))).position == 2
 
 
+@pytest.mark.usefixtures("redis_installed")
+async def test_many_callers_share_the_tries_to_reach_a_server_that_is_down() -> None:
+    """Else each waits for its turn behind all others, and the last one is told after minutes."""
+    async with RedisServer() as server, TcpProxy(HOST, server.port) as proxy, store_on(through(proxy)) as store:
+        await accepted(store, said(HERE, "m1"))
+        server.kill9()
+        before = proxy.connections
+
+        ends = await asyncio.gather(*(store.thread(channel(f"c{n}")) for n in range(200)), return_exceptions=True)
+
+        assert {type(end) for end in ends} <= {StoreUnavailable, OutcomeUnknown}
+        assert proxy.connections - before <= 20
+
+
 async def test_a_server_that_cannot_be_reached_at_the_start_is_unavailable(proxy: TcpProxy) -> None:
     await proxy.refuse()
 

@@ -39,6 +39,9 @@ class _Node:
         self.connecting = asyncio.Lock()
         self.failures = 0
         self.not_before = 0.0
+        self.tries = 0
+        self.refused: StoreUnavailable | StoreMisconfigured | None = None
+        """Why the last try to connect failed."""
 
 
 class Link:
@@ -200,22 +203,28 @@ class Link:
             node = self._nodes[endpoint] = _Node()
         if node.pipe is not None and node.pipe.is_open:
             return node.pipe
+        tries = node.tries
         async with node.connecting:
-            if node.pipe is None or not node.pipe.is_open:
-                node.pipe = await self._connect(node, endpoint)
+            if node.pipe is not None and node.pipe.is_open:
+                return node.pipe
+            if node.tries > tries and node.refused is not None:  # one try for all who waited for it
+                raise type(node.refused)(str(node.refused)) from node.refused
+            node.pipe = await self._connect(node, endpoint)
         return node.pipe
 
     async def _connect(self, node: _Node, endpoint: Endpoint) -> Pipe:
         """One connection; after failures not before a moment, so that callers do not hammer a server that starts."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, node.not_before - loop.time()))
+        node.tries += 1
         try:
             pipe = await open_pipe(self.dialer, endpoint, timeout=self._timeout)
-        except (StoreUnavailable, StoreMisconfigured):
+        except (StoreUnavailable, StoreMisconfigured) as refused:
+            node.refused = refused
             node.failures += 1
             node.not_before = loop.time() + _AGAIN.after(node.failures)
             raise
-        node.failures = 0
+        node.failures, node.refused = 0, None
         if self._closed:
             pipe.close()
             raise StoreUnavailable("the store is closed")
