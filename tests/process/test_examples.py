@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,13 @@ async def test_a_nest_provider_sends_and_hears_the_answer(built: Path, node: str
 # ---------------------------------------------------------------- a browser
 
 
+WATCH = """() => {
+  window.shown = [];
+  const answer = document.getElementById("answer");
+  new MutationObserver(() => shown.push(answer.textContent)).observe(answer, { childList: true });
+}"""
+
+
 async def test_a_browser_client_shows_the_growing_answer_and_the_final_text(chromium_path: Path) -> None:
     assert len((EXAMPLES / "browser.html").read_text().splitlines()) <= 30
     async with (
@@ -182,13 +190,15 @@ async def test_a_browser_client_shows_the_growing_answer_and_the_final_text(chro
             socket = server.url.replace("http", "ws") + "/ws"
             await page.goto(f"{(EXAMPLES / 'browser.html').as_uri()}?server={socket}&channel=c")
             await page.wait_for_function("socket.readyState === WebSocket.OPEN", timeout=20_000)
+            await page.evaluate(WATCH)
             await page.fill("#text", "tell me [[words:40]] [[pace:0.02]]")
             await page.press("#text", "Enter")
-            await expect(page.locator("#answer")).not_to_be_empty(timeout=20_000)
             await expect(page.locator("#answers p")).to_have_count(1, timeout=20_000)
             await expect(page.locator("#answer")).to_be_empty()
-            shown = await page.locator("#answers p").text_content()
-            assert shown
-            assert len(shown.split()) == 40
+            final = await page.locator("#answers p").text_content() or ""
+            assert len(final.split()) == 40
+            grown = [text for text in await page.evaluate("shown") if text]
+            assert len(grown) > 3
+            assert all(longer.startswith(text) for text, longer in pairwise([*grown, final]))
         finally:
             await browser.close()
