@@ -29,6 +29,8 @@ RAW: dict[str, tuple[str | bytes, str]] = {
     "a lone surrogate": ('{"channel": "c", "message_id": "m", "message": "\\ud800"}', "invalid_message"),
     "NUL": ('{"channel": "c", "message_id": "m", "message": "a\\u0000b"}', "invalid_message"),
     "NUL in the channel": ('{"channel": "c\\u0000", "message_id": "m", "message": "a"}', "invalid_message"),
+    "a number beyond 64 bits": ('{"channel": "c", "message": "a", "x": 18446744073709551616}', "invalid_message"),
+    "a number far beyond": ('{"channel": "c", "message": "a", "x": [-%s]}' % ("9" * 5_000), "invalid_message"),
     "duplicate keys": ('{"channel": "c", "channel": "d", "message_id": "m", "message": "x"}', "invalid_message"),
     "100,000 levels": ("[" * 100_000 + "]" * 100_000, "invalid_message"),
     "100,000 levels inside": ('{"channel": "c", "message": ' + "[" * 100_000 + "]" * 100_000 + "}", "invalid_message"),
@@ -94,6 +96,16 @@ async def test_every_wrong_field_is_told_on_the_socket_and_over_http() -> None:
                     assert told.status == 400, name
                     assert (await told.json())["error"]["code"] == "invalid_message", name
         assert await nothing_stored(server)
+
+
+async def test_the_largest_number_that_is_taken_comes_back() -> None:
+    async with served() as server:
+        for largest, status in ((2**64 - 1, 201), (2**64, 400), (-(2**63), 201), (-(2**63) - 1, 400)):
+            body = {"instructions": "x", "parameters": {"seed": largest}}
+            async with server.http.post(f"{server.url}/api/assistants", json=body) as told:
+                assert told.status == status, largest
+                said = await told.json()
+            assert status == 400 or said["parameters"]["seed"] == largest
 
 
 async def test_binary_frames_and_unknown_actions_are_told() -> None:

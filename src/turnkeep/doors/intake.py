@@ -18,6 +18,8 @@ from turnkeep.errors import InvalidMessage, MessageTooLarge
 from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, text_content
 
 MAX_DEPTH = 32
+MAX_DIGITS = 20
+SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**64 - 1
 MAX_NAME = 512
 """Characters of a channel or message id."""
 MAX_WINDOW = 3600.0
@@ -70,9 +72,11 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError("a number has more than 20 digits")
-    return int(digits)
+    """What we could not write again is not read."""
+    value = int(digits) if len(digits) <= MAX_DIGITS else LARGEST_INTEGER + 1
+    if not SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
+        raise ValueError("a whole number does not fit in 64 bits")
+    return value
 
 
 # ---------------------------------------------------------------- messages
