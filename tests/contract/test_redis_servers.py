@@ -17,6 +17,7 @@ from turnkeep.errors import ConfigurationError, OutcomeUnknown, StoreMisconfigur
 from turnkeep.events import Event
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.redis.check import Durability, Server, loss_window
+from turnkeep.testing.proxy import TcpProxy
 
 pytestmark = pytest.mark.usefixtures("redis_installed")
 
@@ -170,6 +171,43 @@ async def test_strict_waits_for_a_replica() -> None:
             await asyncio.to_thread(replica.thaw)
 
             assert (await accepted(patient, said(HERE, "m2"))).repeated
+
+
+async def test_no_server_vouches_for_what_another_one_was_told() -> None:
+    """The receipt of a write that went down with its server is not given because the next one is well."""
+    async with RedisServer(appendonly="no") as primary, RedisServer(replicaof=primary) as replica:
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        options: dict[str, Any] = {"prefix": "vouched:", "allow_unsafe": True, "timeout": 20.0}
+        async with (
+            TcpProxy(HOST, primary.port) as proxy,
+            store_on(f"redis://{HOST}:{proxy.port}/0", durability="strict", **options) as store,
+            store_on(primary.url(), **options) as witness,
+            asyncio.timeout(120),
+        ):
+            await asyncio.to_thread(replica.freeze)
+            places = [channel("one"), channel("other")]
+            sends = [asyncio.ensure_future(store.accept([said(place, "m")])) for place in places]
+            while None in [await witness.thread(place) for place in places]:
+                await asyncio.sleep(0.01)
+            proxy.blackhole()
+            primary.kill9()
+            await asyncio.to_thread(primary.start)
+            await asyncio.to_thread(replica.thaw)
+            await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+            proxy.forward()
+            ends = await asyncio.gather(*sends, return_exceptions=True)
+
+            assert {type(end) for end in ends} == {OutcomeUnknown}
+            assert [await witness.thread(place) for place in places] == [None, None]
+
+
+async def test_a_full_primary_vouches_for_runs_that_end() -> None:
+    async with RedisServer() as primary, RedisServer(replicaof=primary):
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        async with store_on(primary.url(), timeout=30.0, durability="strict") as store:
+            claim = await leased(store, HERE, "m1")
+            primary.cli("CONFIG", "SET", "maxmemory", "1mb")
+            assert (await store.commit(claim, answer(claim))).messages == 0
 
 
 def has_replica(primary: RedisServer) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -89,10 +89,15 @@ class RedisPart:
         link = self._link
         return await link.run(name, partition, partition.of(link.scripts[name]), *arguments)
 
-    async def _secure(self, addresses: Iterable[Address]) -> None:
-        """Return when what was written for these is as safe as was asked for."""
-        if self._fence is not None:
-            await self._fence.vouch({self._keys.partition(address) for address in addresses})
+    @asynccontextmanager
+    async def _secured(self, *addresses: Address) -> AsyncIterator[None]:
+        """What is written in here for these is as safe as was asked for when this is left."""
+        if self._fence is None:
+            yield
+            return
+        servers = await self._fence.servers({self._keys.partition(address) for address in addresses})
+        yield
+        await self._fence.vouch(servers)
 
     @asynccontextmanager
     async def _reading(self, keys: ThreadKeys) -> AsyncIterator[None]:

@@ -2,6 +2,8 @@
 
 WAIT and WAITAOF speak of the writes of their own connection, and block it. So there is a connection of their own per
 server, on which a small write follows what it is to vouch for; callers that come meanwhile share the next round.
+A server vouches only for what was written to it while it was the same process: one that took its place, or came back
+after a crash, may never have seen it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,12 @@ from turnkeep.store.redis.link import Link, open_pipe
 from turnkeep.store.redis.pipe import Pipe, Refusal
 from turnkeep.store.redis.topology import Endpoint
 
+Servers = dict[tuple[Endpoint, bytes], list[PartitionKeys]]
+"""Servers by where they are and who they are, each with partitions of its own."""
+
+_WRITE = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], '1', 'PX', 60000)"
+"""Frees before it writes, so that a full server vouches too."""
+
 
 class _Round:
     """One wait that several callers share."""
@@ -25,6 +33,7 @@ class _Round:
         self.asked = 0
         self.safe = 0
         self.pipe: Pipe | None = None
+        self.server = b""
 
 
 class Fence:
@@ -36,32 +45,44 @@ class Fence:
         self._timeout = timeout
         self._rounds: dict[Endpoint, _Round] = {}
 
-    async def vouch(self, partitions: Iterable[PartitionKeys]) -> None:
-        """Return when all that was written to these partitions before is safe; raises `OutcomeUnknown`."""
+    async def servers(self, partitions: Iterable[PartitionKeys]) -> Servers:
+        """Who has these partitions now; asked before anything is written."""
         if self._wait in ((), ("",)):
-            return
-        servers: dict[Endpoint, PartitionKeys] = {}
+            return {}
+        found: Servers = {}
         for partition in partitions:
-            servers.setdefault(await self._link.topology.find(partition.tag), partition)
-        for endpoint, partition in servers.items():
-            await self._vouch_on(endpoint, partition)
+            endpoint = await self._link.topology.find(partition.tag)
+            pipe = await self._link.pipe_to(endpoint)
+            found.setdefault((endpoint, pipe.server), []).append(partition)
+        return found
 
-    async def _vouch_on(self, endpoint: Endpoint, partition: PartitionKeys) -> None:
+    async def vouch(self, servers: Servers) -> None:
+        """Return when all that was written meanwhile is safe on these servers; raises `OutcomeUnknown`."""
+        for (endpoint, server), partitions in servers.items():
+            await self._vouch_on(endpoint, server, partitions[0])
+            for partition in partitions:
+                if self._link.topology.known(partition.tag) != endpoint:
+                    raise OutcomeUnknown(f"another server took the place of {endpoint} meanwhile; it is safe to repeat")
+
+    async def _vouch_on(self, endpoint: Endpoint, server: bytes, partition: PartitionKeys) -> None:
         shared = self._rounds.setdefault(endpoint, _Round())
         shared.asked += 1
         mine = shared.asked
         async with shared.lock:
-            if shared.safe >= mine:
+            if shared.safe >= mine and shared.server == server:
                 return
             until = shared.asked
             await self._wait_once(shared, endpoint, partition)
+            if shared.server != server:
+                raise OutcomeUnknown(f"{endpoint} is another server than before; it is safe to repeat")
             shared.safe = until
 
     async def _wait_once(self, shared: _Round, endpoint: Endpoint, partition: PartitionKeys) -> None:
         try:
             if shared.pipe is None or not shared.pipe.is_open:
                 shared.pipe = await open_pipe(self._link.dialer, endpoint, timeout=self._timeout * 2)
-            written = shared.pipe.send("SET", partition.names["fence"], b"1", "PX", 60_000)
+                shared.server = shared.pipe.server
+            written = shared.pipe.send("EVAL", _WRITE, 1, partition.names["fence"])
             told = await shared.pipe.send(*self._wait, int(self._timeout * 1000))
             wrote = await written
         except StoreError as lost:

@@ -136,7 +136,7 @@ class Link:
         tries, asking = 0, None
         while True:
             endpoint = asking or await self.topology.find(key)
-            pipe = await self._pipe(endpoint)
+            pipe = await self.pipe_to(endpoint)
             reply = await self._send(pipe, partition, command, asking=asking is not None)
             if not isinstance(reply, Refusal):
                 return reply
@@ -193,9 +193,9 @@ class Link:
 
     async def pipe_of(self, key: bytes) -> Pipe:
         """The pipe to the server of a key."""
-        return await self._pipe(await self.topology.find(key))
+        return await self.pipe_to(await self.topology.find(key))
 
-    async def _pipe(self, endpoint: Endpoint) -> Pipe:
+    async def pipe_to(self, endpoint: Endpoint) -> Pipe:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         node = self._nodes.get(endpoint)
