@@ -191,7 +191,7 @@ async def test_a_browser_client_shows_the_growing_answer_and_the_final_text(chro
             await page.goto(f"{(EXAMPLES / 'browser.html').as_uri()}?server={socket}&channel=c")
             await page.wait_for_function("socket.readyState === WebSocket.OPEN", timeout=20_000)
             await page.evaluate(WATCH)
-            await page.fill("#text", "tell me [[words:40]] [[pace:0.02]]")
+            await page.fill("#text", "tell me [[words:40]] [[pace:30]]")
             await page.press("#text", "Enter")
             await expect(page.locator("#answers p")).to_have_count(1, timeout=20_000)
             await expect(page.locator("#answer")).to_be_empty()
