@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
-from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -14,10 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
-from tests.process.callers import guarded
-from tests.process.served import ask, frames_until_final, heard, served
-from tests.process.test_bad_input import anything
-from turnkeep import errors
+from tests.process.served import ask, frames_until_final, served
 from turnkeep.doors import websocket
 from turnkeep.doors.answers import status_of
 from turnkeep.doors.intake import read_channel, read_json, read_message
@@ -30,58 +25,6 @@ from turnkeep.events import Event
 from turnkeep.hub import Subscribed
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.settings import Settings, parse_rate
-
-CODES = {
-    kind.code for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, TurnkeepError) and status_of(kind()) < 500
-}  # fmt: skip
-STATUSES = {"accepted", "subscribed", "unsubscribed", "pong", "typing", "flushed", "cancelling", "edited", "withdrawn",
-            "paused", "resumed", "regenerating"}  # fmt: skip
-
-
-@pytest.mark.prove
-async def test_random_frames_get_documented_answers_and_leave_nothing_behind(
-    size: Callable[[int, int], int], proof: Callable[[str, str], None]
-) -> None:
-    frames, source, answers = size(400, 10_000), random.Random(23), Counter[str]()
-    async with guarded(channel_rate="0", user_rate="0") as house:
-        sockets = 0
-        for start in range(0, frames, 100):
-            sockets += 1
-            async with house.server.socket(additional_headers=house.headers("owner")) as socket:
-                for _ in range(min(100, frames - start)):
-                    await socket.send(frame(source))
-                await socket.send(json.dumps({"action": "ping", "id": "last-of-all"}))
-                while (answer := await said(socket)) and answer[1] not in ("last-of-all", 0):
-                    answers[answer[0]] += 1
-                answers[answer[0] if answer else "closed"] += 1
-        async with house.server.socket(additional_headers=house.headers("owner")) as socket:
-            await socket.send(json.dumps({"action": "ping", "id": "still"}))
-            assert (await said(socket)) == ("pong", "still")
-    proof("random frames", f"frames {frames} | sockets {sockets} | answers {dict(answers.most_common(6))}")
-    assert not {"internal_error", "closed without a reason"} & set(answers)
-    assert sum(count for name, count in answers.items() if name in CODES) > frames / 3
-
-
-async def said(socket: object) -> tuple[str, object] | None:
-    """What an answer is, and whose; None once the socket is closed in a documented way."""
-    try:
-        told = await heard(socket)  # type: ignore[arg-type]
-    except ConnectionClosed as closed:
-        return None if closed.rcvd and closed.rcvd.code in (4401, 4403, 1009) else ("closed without a reason", 0)
-    told = told.get("payload", told)
-    if told.get("type") == "error":
-        assert told["code"] in CODES, told
-        return str(told["code"]), told.get("id")
-    return str(told["status"]), told.get("id")
-
-
-def frame(source: random.Random) -> str | bytes:
-    value = anything(source)
-    text = json.dumps(value, ensure_ascii=False)
-    cut = text[: source.randrange(len(text) + 1)] if source.random() < 0.2 else text
-    clean = cut.encode("utf-8", "replace")
-    return clean if source.random() < 0.05 else clean.decode()
 
 
 @pytest.mark.prove
