@@ -24,7 +24,7 @@ from turnkeep.doors.answers import told
 from turnkeep.doors.changes import CHANGES
 from turnkeep.doors.intake import OURS, optional_text, read_channel, read_json, read_message
 from turnkeep.doors.limits import Limits
-from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps, enveloped, subscribed
+from turnkeep.doors.wire import Dialect, Encoder, Frame, encoded, enveloped, subscribed
 from turnkeep.errors import (
     InvalidMessage,
     NotAllowed,
@@ -46,7 +46,8 @@ log = get_log(__name__)
 
 MERGE_ABOVE = 64_000
 """Unsent bytes from which on text is merged."""
-CLOSE_ABOVE = 1_000_000
+CLOSE_ABOVE = 800_000
+"""Unsent bytes that are kept for a socket at most; a frame that finds nothing before it may be larger."""
 CLOSE_AFTER = 10.0
 """Seconds without any progress of a full outbox."""
 EVERY = 0.05
@@ -77,12 +78,15 @@ class _Channel:
 class _Outbox:
     """Frames that wait to be written, and their bytes."""
 
-    frames: deque[str] = field(default_factory=deque)
+    frames: deque[bytes] = field(default_factory=deque)
     size: int = 0
     some: asyncio.Event = field(default_factory=asyncio.Event)
     moved_at: float = 0.0
 
-    def put(self, frame: str) -> None:
+    def has_room_for(self, frame: bytes) -> bool:
+        return not self.frames or self.size + len(frame) <= CLOSE_ABOVE
+
+    def put(self, frame: bytes) -> None:
         self.frames.append(frame)
         self.size += len(frame)
         self.some.set()
@@ -90,7 +94,11 @@ class _Outbox:
     def take(self) -> str:
         frame = self.frames.popleft()
         self.size -= len(frame)
-        return frame
+        return frame.decode()
+
+    def clear(self) -> None:
+        self.frames.clear()
+        self.size = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +149,9 @@ class Socket:
 
     def close(self, code: int, reason: str) -> None:
         """Ask for the end; what waits is not written any more."""
-        self._closing = self._closing or (code, reason)
+        if self._closing is None:
+            self._closing, self._outbox.moved_at = (code, reason), self._loop.time()
+            self._outbox.clear()
         self._outbox.some.set()
 
     async def _leave(self) -> None:
@@ -165,8 +175,8 @@ class Socket:
         """Close a socket that does not read, and one whose credential is over."""
         while True:
             await asyncio.sleep(LOOK_AGAIN)
-            stuck = self._outbox.frames and self._loop.time() - self._outbox.moved_at > CLOSE_AFTER
-            if stuck and self._outbox.size > MERGE_ABOVE:
+            owes = self._closing is not None or self._is_behind
+            if owes and self._loop.time() - self._outbox.moved_at > CLOSE_AFTER:
                 await self._cut()
             await self._look_at_credential()
 
@@ -182,7 +192,7 @@ class Socket:
         """A peer that does not read cannot be told: the connection is dropped."""
         log.info("slow_client_closed", unsent=self._outbox.size)
         self._queue.meter.count("slow_clients")
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, RuntimeError):  # it may have been asked to close before
             async with asyncio.timeout(1.0):
                 await self._websocket.close(TOO_SLOW, "too slow, resume from the last offset")
         raise _Closed
@@ -413,12 +423,15 @@ class Socket:
         self._send(enveloped(channel.address.channel, frame) if channel.dialect.enveloped else frame)
 
     def _send(self, frame: Frame) -> None:
-        if self._outbox.size > CLOSE_ABOVE:
+        if self._closing is not None:
+            return
+        data = encoded(frame)
+        if not self._outbox.has_room_for(data):
             self.close(TOO_SLOW, "too slow, resume from the last offset")
             return
         if not self._outbox.frames:
             self._outbox.moved_at = self._loop.time()
-        self._outbox.put(dumps(frame))
+        self._outbox.put(data)
 
     # ---------------------------------------------------------------- frames of our own
 

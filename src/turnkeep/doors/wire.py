@@ -30,8 +30,12 @@ QUIET = frozenset({"accepted", "edited", "withdrawn", "steered", "decided", "pau
 """Life-cycle events that only subscribers with `events: "all"` get."""
 
 
+def encoded(frame: Frame) -> bytes:
+    return orjson.dumps(frame)
+
+
 def dumps(frame: Frame) -> str:
-    return orjson.dumps(frame).decode()
+    return encoded(frame).decode()
 
 
 @dataclass(frozen=True, slots=True)
