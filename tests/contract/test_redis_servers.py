@@ -329,6 +329,16 @@ async def test_claims_go_on_with_their_numbers_after_a_restart() -> None:
 # ---------------------------------------------------------------- ways to a server
 
 
+async def test_calls_to_a_server_that_knows_no_script_are_taken_in_their_order() -> None:
+    async with RedisServer(appendonly="always") as server, store_on(server.url()) as store:
+        async with asyncio.TaskGroup() as group:
+            told = [group.create_task(accepted(store, said(HERE, name))) for name in ("m0", "m1")]
+            for number in range(50):
+                group.create_task(accepted(store, said(channel(f"other {number}"), "m")))
+
+        assert [one.result().position for one in told] == [1, 2]
+
+
 async def test_a_server_is_reached_by_its_socket() -> None:
     async with RedisServer(config={"unixsocket": "redis.sock"}) as server:
         path = server.directory / "redis.sock"

@@ -228,7 +228,13 @@ class Link:
         if self._closed:
             pipe.close()
             raise StoreUnavailable("the store is closed")
+        self._teach(pipe)
         return pipe
+
+    def _teach(self, pipe: Pipe) -> None:
+        """Have the server know all scripts before the first call, so that calls are taken in the order they are made."""
+        for script in self.scripts.values():
+            pipe.send("SCRIPT", "LOAD", script.text).add_done_callback(_forget)
 
     def close(self) -> None:
         self._closed = True
