@@ -51,9 +51,7 @@ class Fence:
             return {}
         found: Servers = {}
         for partition in partitions:
-            endpoint = await self._link.topology.find(partition.tag)
-            pipe = await self._link.pipe_to(endpoint)
-            found.setdefault((endpoint, pipe.server), []).append(partition)
+            found.setdefault(await self._link.holder(partition), []).append(partition)
         return found
 
     async def vouch(self, servers: Servers) -> None:

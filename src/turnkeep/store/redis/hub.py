@@ -242,6 +242,11 @@ class Hub:
         if ear is None or not ear.is_open:
             ear = _Ear(endpoint, self._timeout, self._tell, self._lost)
             await open_transport(self._dialer, endpoint, ear)
+            try:
+                await self._topology.confirm(endpoint)
+            except BaseException:
+                ear.close()
+                raise
             self._ears[endpoint] = ear
         return ear
 

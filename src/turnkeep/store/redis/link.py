@@ -191,6 +191,13 @@ class Link:
 
     # ---------------------------------------------------------------- connections
 
+    async def holder(self, partition: PartitionKeys) -> tuple[Endpoint, bytes]:
+        """Where a partition is now, and which server that is."""
+        if self._at_hand(partition) is None:
+            await self.call("holder", partition.tag, partition, "PING")
+        endpoint = await self.topology.find(partition.tag)
+        return endpoint, (await self.pipe_to(endpoint)).server
+
     async def pipe_of(self, key: bytes) -> Pipe:
         """The pipe to the server of a key."""
         return await self.pipe_to(await self.topology.find(key))
@@ -218,7 +225,7 @@ class Link:
         await asyncio.sleep(max(0.0, node.not_before - loop.time()))
         node.tries += 1
         try:
-            pipe = await open_pipe(self.dialer, endpoint, timeout=self._timeout)
+            pipe = await self._open(endpoint)
         except (StoreUnavailable, StoreMisconfigured) as refused:
             node.refused = refused
             node.failures += 1
@@ -228,6 +235,15 @@ class Link:
         if self._closed:
             pipe.close()
             raise StoreUnavailable("the store is closed")
+        return pipe
+
+    async def _open(self, endpoint: Endpoint) -> Pipe:
+        pipe = await open_pipe(self.dialer, endpoint, timeout=self._timeout)
+        try:
+            await self.topology.confirm(endpoint)
+        except BaseException:
+            pipe.close("this server is not the one any more")
+            raise
         self._teach(pipe)
         return pipe
 

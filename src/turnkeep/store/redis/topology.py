@@ -55,6 +55,13 @@ class Topology(Protocol):
         """What is known of this key's server may be wrong: look again next time."""
         ...
 
+    async def confirm(self, endpoint: Endpoint) -> None:
+        """Raises `StoreUnavailable` when a server that was just connected to is not the one any more.
+
+        A primary that was replaced comes back as a primary, until it is told otherwise.
+        """
+        ...
+
     def moved(self, slot: int, endpoint: Endpoint) -> None:
         """A server said where a slot is now."""
         ...
@@ -135,6 +142,9 @@ class Single:
     def forget(self, key: bytes) -> None:
         """There is only one."""
 
+    async def confirm(self, endpoint: Endpoint) -> None:
+        """There is only one."""
+
     def moved(self, slot: int, endpoint: Endpoint) -> None:
         """A single server has no slots."""
 
@@ -179,6 +189,12 @@ class Sentinels:
 
     def forget(self, key: bytes) -> None:
         self._primary = None
+
+    async def confirm(self, endpoint: Endpoint) -> None:
+        async with self._asking:
+            self._primary = await self._ask_all()
+        if self._primary != endpoint:
+            raise StoreUnavailable(f"{self._primary} took the place of Redis at {endpoint}")
 
     def moved(self, slot: int, endpoint: Endpoint) -> None:
         """A primary has no slots."""
@@ -233,6 +249,9 @@ class Cluster:
 
     def forget(self, key: bytes) -> None:
         self._slots.pop(key_slot(key), None)
+
+    async def confirm(self, endpoint: Endpoint) -> None:
+        """A node that has a slot no more says so itself."""
 
     def moved(self, slot: int, endpoint: Endpoint) -> None:
         self._slots[slot] = endpoint
