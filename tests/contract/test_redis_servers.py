@@ -173,6 +173,20 @@ async def test_strict_waits_for_a_replica() -> None:
             assert (await accepted(patient, said(HERE, "m2"))).repeated
 
 
+async def test_senders_share_the_wait_for_a_replica_that_does_not_answer() -> None:
+    async with RedisServer() as primary, RedisServer(replicaof=primary) as replica:
+        await asyncio.to_thread(eventually, lambda: has_replica(primary), 20, "the replica to connect")
+        async with store_on(primary.url(), timeout=1.0, durability="strict") as store:
+            await asyncio.to_thread(replica.freeze)
+            sends = [store.accept([said(channel(f"c{n}"), "m")]) for n in range(30)]
+            ends = await asyncio.gather(*sends, return_exceptions=True)
+            waits = primary.cli("INFO", "COMMANDSTATS").partition("cmdstat_wait:calls=")[2].partition(",")[0]
+            await asyncio.to_thread(replica.thaw)
+
+    assert {type(end) for end in ends} == {OutcomeUnknown}
+    assert int(waits) <= 3
+
+
 async def test_no_server_vouches_for_what_another_one_was_told() -> None:
     """The receipt of a write that went down with its server is not given because the next one is well."""
     async with RedisServer(appendonly="no") as primary, RedisServer(replicaof=primary) as replica:

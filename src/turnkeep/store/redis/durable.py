@@ -32,6 +32,7 @@ class _Round:
         self.lock = asyncio.Lock()
         self.asked = 0
         self.safe = 0
+        self.doubtful = 0
         self.pipe: Pipe | None = None
         self.server = b""
 
@@ -69,8 +70,14 @@ class Fence:
         async with shared.lock:
             if shared.safe >= mine and shared.server == server:
                 return
+            if shared.doubtful >= mine:
+                raise OutcomeUnknown(f"{endpoint} did not vouch for what was written; it is safe to repeat")
             until = shared.asked
-            await self._wait_once(shared, endpoint, partition)
+            try:
+                await self._wait_once(shared, endpoint, partition)
+            except OutcomeUnknown:
+                shared.doubtful = until  # for all who waited for it, else each would wait as long behind the others
+                raise
             if shared.server != server:
                 raise OutcomeUnknown(f"{endpoint} is another server than before; it is safe to repeat")
             shared.safe = until

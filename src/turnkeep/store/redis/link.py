@@ -248,7 +248,7 @@ class Link:
         return pipe
 
     def _teach(self, pipe: Pipe) -> None:
-        """Have the server know all scripts before the first call, so that calls are taken in the order they are made."""
+        """Have the server know all scripts before the first call, so that calls are taken in their order."""
         for script in self.scripts.values():
             pipe.send("SCRIPT", "LOAD", script.text).add_done_callback(_forget)
 
