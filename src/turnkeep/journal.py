@@ -11,9 +11,9 @@ Records are plain JSON, in four types:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import StoreError
@@ -56,6 +56,7 @@ class Journal:
         self._tell = tell
         self._count = 0
         self._in_order = asyncio.Lock()
+        self._unwritten: list[Record] = []
         self.items: list[Item] = []
         self.texts: list[str] = []
         self.usage = Usage()
@@ -121,11 +122,26 @@ class Journal:
         items = [item_to_json(user_item(m)) for m in messages]
         await self._write({"type": "steered", "steered_through": messages[-1].seq, "items": items})
 
-    async def _write(self, record: Mapping[str, Any]) -> None:
+    async def finish(self) -> None:
+        """Write what a run was stopped in the middle of writing: the store may have it, and then it counts there.
+
+        A call whose start was being written has not begun.
+        """
+        for record in list(self._unwritten):
+            await self._write_next(record)
+            if record["type"] == "started":
+                self.started -= set(record["calls"])
+
+    async def _write(self, record: Record) -> None:
+        self._unwritten.append(record)
         async with self._in_order:
-            numbered = {"n": self._count, **record}
-            await insist(lambda: self._store.journal(self._claim, [numbered]))
-            self._fold(numbered)
+            await self._write_next(record)
+
+    async def _write_next(self, record: Record) -> None:
+        numbered = {"n": self._count, **record}
+        await insist(lambda: self._store.journal(self._claim, [numbered]))
+        self._fold(numbered)
+        self._unwritten.remove(record)
         if self._tell is not None:
             self._tell(numbered)
 

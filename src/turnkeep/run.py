@@ -287,7 +287,9 @@ class Run:
 
     async def _cancelled(self, stop: Stop) -> Verdict:
         """The commit of a stopped run: what was shown stays, or is dropped (rollback), but never a started effect."""
-        shown = self.announcer.shown or await self._shown_before()
+        async with asyncio.timeout(self.lease.remaining):
+            await self.journal.finish()
+            shown = self.announcer.shown or await self._shown_before()
         if len(shown) < len(self.journal.text):
             shown = self.journal.text
         items = self.journal.transcript

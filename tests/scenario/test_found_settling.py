@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
-from tests.scenario.house import opened
+from tests.scenario.house import TestHouse, opened
 from turnkeep.errors import ThreadQuarantined
-from turnkeep.store.base import Claim, Commit
+from turnkeep.messages import OutputItem
+from turnkeep.store.base import Claim, Commit, Record
+from turnkeep.tools import tool
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), ThreadQuarantined("damaged")])
@@ -54,3 +59,69 @@ async def test_a_verdict_that_cannot_be_found_leaves_the_others_answered(
         assert broke
         assert seen[-1].outcome == "completed"
         assert await house.queue.ask("good", "hello")
+
+
+@tool
+async def ring() -> str:
+    """Ring the bell."""
+    return "it rang"
+
+
+def hold_the_reply(house: TestHouse, kind: str, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """The store takes records of this kind, and its first reply about one does not come."""
+    inner, taken = house.queue.store.journal, asyncio.Event()
+
+    async def journal(claim: Claim, records: Sequence[Record]) -> None:
+        await inner(claim, records)
+        if records[0]["type"] == kind and not taken.is_set():
+            taken.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(house.queue.store, "journal", journal)
+    return taken
+
+
+async def test_messages_that_were_just_taken_in_stay_when_the_run_is_stopped(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(store, tools=[ring]) as house, house.stream("c") as stream:
+        taken = hold_the_reply(house, "steered", monkeypatch)
+        await house.send("c", "ring it [[ttft:300]] [[call:ring]]")
+        await house.until(stream, lambda event: event.kind == "started")
+        await house.send("c", "and be quick", on_busy="steer")
+        await asyncio.wait_for(taken.wait(), 20)
+
+        await house.queue.cancel_run("c")
+        await house.settled(stream, "m1")
+
+        assert await house.said_by_user("c") == ["ring it [[ttft:300]] [[call:ring]]", "and be quick"]
+
+
+async def test_an_output_that_was_just_kept_stays_when_the_run_is_stopped(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(store, tools=[ring]) as house, house.stream("c") as stream:
+        taken = hold_the_reply(house, "output", monkeypatch)
+        await house.send("c", "ring it [[call:ring]]")
+        await asyncio.wait_for(taken.wait(), 20)
+
+        await house.queue.cancel_run("c")
+        await house.settled(stream, "m0")
+
+        [output] = [item for item in await house.transcript("c") if isinstance(item, OutputItem)]
+        assert (output.status, output.output) == ("ok", "it rang")
+
+
+async def test_a_call_whose_start_was_just_kept_is_not_unknown_when_the_run_is_stopped(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(store, tools=[ring]) as house, house.stream("c") as stream:
+        taken = hold_the_reply(house, "started", monkeypatch)
+        await house.send("c", "ring it [[call:ring]]")
+        await asyncio.wait_for(taken.wait(), 20)
+
+        await house.queue.cancel_run("c")
+        await house.settled(stream, "m0")
+
+        [output] = [item for item in await house.transcript("c") if isinstance(item, OutputItem)]
+        assert output.status == "cancelled"
