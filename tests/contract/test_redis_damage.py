@@ -119,6 +119,7 @@ async def attempt_everything(store: RedisStore, where: Address, claim: Claim | N
         lambda: store.history(where),
         lambda: store.read(where),
         lambda: store.message(where, "m1"),
+        lambda: store.message(where, "old"),
         lambda: store.edit(where, "new", text_content("other")),
         lambda: store.typing(where),
         lambda: store.flush(where),
@@ -208,6 +209,22 @@ async def test_a_quarantined_thread_is_not_tried_again(
         assert "here" not in alarm
         with pytest.raises(ThreadQuarantined):
             await store.thread(HERE)
+
+
+async def test_every_flipped_bit_of_a_transcript_is_found(redis_server: RedisServer) -> None:
+    async with store_on(redis_server.url()) as store:
+        await grow(store, HERE, "idle")
+        key = keys_of(store, HERE)["history"]
+        with redis.Redis(port=redis_server.port, protocol=2) as hand:
+            turn: Any = hand.lindex(key, 0)
+            for place in range(len(turn)):
+                bent = bytearray(turn)
+                bent[place] ^= 1 << place % 8
+                hand.lset(key, 0, bytes(bent))
+                with pytest.raises(ThreadQuarantined):
+                    await store.history(HERE)
+            hand.lset(key, 0, turn)
+        assert len((await store.history(HERE)).entries) == 3
 
 
 async def test_a_damaged_message_is_found_before_it_is_answered(redis_server: RedisServer) -> None:

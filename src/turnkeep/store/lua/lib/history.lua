@@ -1,11 +1,15 @@
--- The transcript: a list with one element per turn: "turn at items bytes tokens user", a newline, checksum and JSON of
--- the entries. `user` is 1 when a user item is among them.
+-- The transcript: a list with one element per turn: "turn at items bytes tokens user check", a newline, checksum and
+-- JSON of the entries. `user` is 1 when a user item is among them, `check` tells damage of what stands before it.
 
-local HEADER = '^(%d+) (%S+) (%d+) (%d+) (%d+) ([01])\n'
+local HEADER = '^((%d+) (%S+) (%d+) (%d+) (%d+) ([01])) (%x+)\n'
+
+local function header_check(header)
+  return redis.sha1hex(header):sub(1, 8)
+end
 
 local function read_turn(raw)
-  local turn, at, items, bytes, tokens, user = (raw or ''):match(HEADER)
-  if not turn then damaged('history') end
+  local header, turn, at, items, bytes, tokens, user, check = (raw or ''):match(HEADER)
+  if not header or header_check(header) ~= check then damaged('history') end
   return {turn = tonumber(turn), at = at, items = tonumber(items), bytes = tonumber(bytes), tokens = tonumber(tokens),
     user = user == '1', raw = raw}
 end
@@ -13,8 +17,9 @@ end
 -- Add a turn; `tail` is everything after its number and moment.
 local function add_turn(t, now, tail)
   if tail == '' then return end
-  local header = string.format('%.0f %s ', t.turns, exact(now))
-  local turn = read_turn(header .. tail)
+  local about, entries = tail:match('^([^\n]*)(\n.*)$')
+  local header = string.format('%.0f %s %s', t.turns, exact(now), about)
+  local turn = read_turn(header .. ' ' .. header_check(header) .. entries)
   t.items, t.bytes = t.items + turn.items, t.bytes + turn.bytes
   t.out.turn, t.out.is_recounted = turn.raw, true
 end
