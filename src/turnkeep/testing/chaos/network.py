@@ -123,8 +123,8 @@ class Link:
             return operation
 
         async def sent(*args: Any, **options: Any) -> Any:
-            while self._process.state == "frozen":
-                await asyncio.sleep(0)  # noqa: ASYNC110  # goes on when it is thawed
+            while self._process.state == "frozen":  # noqa: ASYNC110
+                await asyncio.sleep(0)  # goes on when it is thawed
             if self._process.state in ("dead", "buried"):
                 raise StoreUnavailable("there is nobody any more who asks")
             reply: Reply = asyncio.get_running_loop().create_future()
