@@ -136,7 +136,8 @@ async def test_while_redis_is_away_no_receipt_is_given_and_then_all_goes_on(
         "redis away",
         f"seconds {seconds} | sends meanwhile {len(offered)} | receipts 0 | refused within {told_in:.1f} s | kept "
         f"{len(kept)} | told on after it came back p50 {statistics.median(taken):.2f} s | "
-        f"slowest {max(taken):.2f} s | turns {crowd.said} | failed {counts.failed} | dead {counts.dead_letters} | {told_of(heard)}",
+        f"slowest {max(taken):.2f} s | turns {crowd.said} | failed {counts.failed} | "
+        f"dead {counts.dead_letters} | {told_of(heard)}",
     )
     assert kept == []
     assert heard.is_clean, heard

@@ -65,7 +65,8 @@ async def test_a_flooding_tenant_delays_others_by_at_most_one_batch_for_each_slo
         f"flood ({store.partition(':')[0]})",
         f"{flood} messages against {tenants} tenants × {each} | slots {SLOTS} | p95 until answered alone "
         f"{alone:.2f} s | beside the flood {beside:.2f} s | ratio {beside / alone:.2f} | "
-        f"p95 until begun alone {begun_alone:.2f} s | beside the flood {begun:.2f} s | most flood batches begun while one waited {passed_by}",
+        f"p95 until begun alone {begun_alone:.2f} s | beside the flood {begun:.2f} s | "
+        f"most flood batches begun while one waited {passed_by}",
     )
     assert len(floods) < flood, "the flood was over before the others were"
     assert passed_by <= size(2, 1) * SLOTS
