@@ -162,7 +162,9 @@ class Calls:
         if not items or handler is None:
             return []
         await self._journal.write_started([item.call_id for item in items])
+        reach("tool_started")
         results = await call_catch_all(handler, [_asked(i) for i in items], self._context(items[0]), clock=self._clock)
+        reach("tool_done")
         if results is None:
             return [_call(item, "output") for item in items]
         for item in items:
