@@ -1,0 +1,513 @@
+"""A storm over real processes: a store, a model, workers and gateways, people who reach them through bad lines.
+
+Whatever breaks is broken on a schedule that the seed decides; then everything is healed, and when all is quiet the
+ledgers are compared (`judge`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+import orjson
+
+from turnkeep.clock import SystemClock
+from turnkeep.messages import Address, Item
+from turnkeep.settings import Settings
+from turnkeep.simulator.ledger import Ledger
+from turnkeep.store import store_of
+from turnkeep.store.base import Policies, Policy, Store
+from turnkeep.testing.chaos.effects import read_deeds, write_tools_file
+from turnkeep.testing.chaos.judge import Books, Judgement, judge
+from turnkeep.testing.chaos.outside import OutsideDoor
+from turnkeep.testing.chaos.people import Door, Gone, Listener, Sender, Sent
+from turnkeep.testing.chaos.programs import HOST, Program, free_port, redis_command
+from turnkeep.testing.proxy import TcpProxy
+
+SETTINGS: Mapping[str, str] = {
+    "OPENAI_API_KEY": "sk-storm", "TURNKEEP_MODEL_API": "responses", "TURNKEEP_WINDOW": "0.3",
+    "TURNKEEP_MAX_WAIT": "1", "TURNKEEP_MAX_INBOX": "1000", "TURNKEEP_CHANNEL_RATE": "0", "TURNKEEP_USER_RATE": "0",
+    "TURNKEEP_MAX_ATTEMPTS": "50", "TURNKEEP_MAX_DEATHS": "50", "TURNKEEP_BACKOFF_DELAY": "0.1",
+    "TURNKEEP_BACKOFF_CAP": "0.5", "TURNKEEP_FIRST_EVENT_TIMEOUT": "4", "TURNKEEP_IDLE_TIMEOUT": "3",
+    "TURNKEEP_RUN_DEADLINE": "60", "TURNKEEP_DRAIN": "1", "TURNKEEP_HISTORY_ITEMS": "100000",
+    "TURNKEEP_LOG_FORMAT": "json",
+}  # fmt: skip
+"""Short waits, and nothing is given up: a dead letter would count as lost."""
+
+MODEL_FAULTS: tuple[Mapping[str, Any], ...] = (
+    {"kind": "429", "probability": 0.01, "retry_after_ms": 300},
+    {"kind": "503", "probability": 0.01},
+    {"kind": "cut", "probability": 0.02, "after": 3},
+    {"kind": "reset", "probability": 0.02, "after": 5},
+    {"kind": "truncate", "probability": 0.01, "after": 6},
+    {"kind": "stall", "probability": 0.003, "after": 4, "seconds": 30},
+    {"kind": "lost", "probability": 0.02},
+)
+
+BLOWS: Mapping[str, float] = {
+    "claimed": 0.006, "asked": 0.006, "midstream": 0.0008, "called": 0.015, "tool_started": 0.03, "tool_done": 0.03,
+    "final": 0.01, "committed": 0.006,
+}  # fmt: skip
+"""How likely a worker dies at each arrow of a run."""
+
+ACTS = (
+    *("kill_worker",) * 4, *("freeze_worker",) * 3, *("kill_gateway",) * 2, "freeze_gateway", "starve_worker",
+    "starve_worker", "starve_gateway", "harm_store_line", "harm_store_line", "harm_people", "harm_people", "cancel",
+)  # fmt: skip
+
+PER_SECOND = 3.0
+"""Messages of all people together in a long storm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of everything. `seconds` is the length of the storm, without what comes before and after."""
+
+    seed: int = 1
+    seconds: float = 60.0
+    store: Literal["redis", "sqlite"] = "redis"
+    workers: int = 3
+    gateways: int = 2
+    clients: int = 8
+    lease: float = 2.0
+    calm: float = 90.0
+    planted: str | None = None
+    """A bug of `planted` that all workers and gateways have."""
+    folder: Path | None = None
+    """Where logs, ledgers and data stay; without one they go."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """A process of the product, with its own line to the store."""
+
+    program: Program
+    line: TcpProxy | None
+    port: int = 0
+
+
+@dataclass(slots=True)
+class _Counted:
+    deaths: int = 0
+    store_kills: int = 0
+    ended: list[str] = field(default_factory=list)
+
+
+async def rage(plan: Plan, tell: Callable[[str], None]) -> Judgement:
+    """One storm and its verdict; `tell` is given lines of progress."""
+    async with AsyncExitStack() as stack:
+        folder = plan.folder
+        if folder is None:
+            made = tempfile.TemporaryDirectory(prefix="turnkeep-storm-", ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
+        folder.mkdir(parents=True, exist_ok=True)
+        storm = Storm(plan, folder.resolve(), tell, stack)
+        stack.callback(storm.bury)
+        return judge(await storm.run())
+
+
+class Storm:
+    """One storm from beginning to end."""
+
+    def __init__(self, plan: Plan, folder: Path, tell: Callable[[str], None], stack: AsyncExitStack) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._tell = tell
+        self._stack = stack
+        self._dice = self._source("nemesis")
+        self._counted = _Counted()
+        self._workers: list[_Place] = []
+        self._gateways: list[_Place] = []
+        self._lines: list[TcpProxy] = []
+        self._store: Program | None = None
+        self._store_port = 0
+        self._later: set[asyncio.Task[None]] = set()
+        self._programs: list[Program] = []
+        self._storming = True
+        self._begun_at = asyncio.get_running_loop().time()
+
+    def bury(self) -> None:
+        """Let nothing outlive the storm."""
+        for program in self._programs:
+            program.bury()
+
+    def _source(self, name: str) -> random.Random:
+        return random.Random(f"{self._plan.seed} {name}")  # noqa: S311 - repeatable on purpose
+
+    # ------------------------------------------------------------ one storm
+
+    async def run(self) -> Books:
+        await self._begin()
+        senders, listeners = await self._people()
+        books = Books(senders, listeners, Ledger(SystemClock()), [], {})
+        async with asyncio.TaskGroup() as self._group:
+            watching = [self._group.create_task(w) for w in (self._keep_alive(), self._tell_progress(books))]
+            listening = [self._group.create_task(listener.listen()) for listener in listeners]
+            sending = [self._group.create_task(self._send(n, sender)) for n, sender in enumerate(senders)]
+            await self._break_things()
+            await self._heal()
+            await self._quiet(books, sending)
+            for task in (*watching, *listening, *sending):
+                task.cancel()
+        await self._close_books(books)
+        return books
+
+    async def _begin(self) -> None:
+        plan = self._plan
+        self._http = await self._stack.enter_async_context(aiohttp.ClientSession())
+        model_port = free_port()
+        self._model = f"http://{HOST}:{model_port}"
+        await self._start_store()
+        model = self._program("model", self._model_command(model_port), {})
+        model.start()
+        tools = write_tools_file(self._folder / "storm_tools.py", self._folder / "effects.jsonl")
+        self._tools = tools
+        self._workers = [await self._worker(f"worker-{n}") for n in range(plan.workers)]
+        self._gateways = [await self._gateway(f"gateway-{n}") for n in range(plan.gateways)]
+        for place in (*self._workers, *self._gateways):
+            place.program.start()
+        await model.answers(model_port)
+        async with asyncio.TaskGroup() as group:
+            for place in self._workers:
+                _ = group.create_task(place.program.says("waiting for work"))
+            for place in self._gateways:
+                _ = group.create_task(place.program.answers(place.port))
+        await self._sim("POST", "faults", [{**fault, "times": None} for fault in MODEL_FAULTS])
+
+    def _model_command(self, port: int) -> list[str]:
+        return [
+            sys.executable, "-m", "turnkeep.simulator", "--port", str(port), "--seed", str(self._plan.seed), "--first",
+            "40", "--token", "15", "--unbounded", "--ledger", str(self._folder / "model.jsonl"),
+        ]  # fmt: skip
+
+    async def _start_store(self) -> None:
+        if self._plan.store == "redis":
+            self._store_port = free_port()
+            self._store = self._program("store", redis_command(self._store_port, self._folder), {})
+            self._store.start()
+            await self._store.answers(self._store_port)
+
+    def _program(self, name: str, command: list[str], environment: Mapping[str, str]) -> Program:
+        base = {"PATH": os.defpath, "HOME": str(self._folder)}
+        program = Program(name, command, self._folder, {**base, **environment})
+        self._programs.append(program)
+        return program
+
+    async def _proxy(self, port: int) -> TcpProxy:
+        proxy = await self._stack.enter_async_context(TcpProxy(HOST, port, listen=free_port()))
+        self._lines.append(proxy)
+        return proxy
+
+    async def _worker(self, name: str) -> _Place:
+        line = await self._line()
+        blows = {point: min(0.2, chance * max(1.0, 60 / self._plan.seconds)) for point, chance in BLOWS.items()}
+        failpoints = ",".join(f"{point}:{chance:.5f}" for point, chance in blows.items())
+        environment = self._environment(line) | {"TURNKEEP_FAILPOINTS": failpoints}
+        command = [*self._turnkeep(), "worker", "--tools", str(self._tools), "--concurrency", "16"]
+        return _Place(self._program(name, command, environment), line)
+
+    async def _gateway(self, name: str) -> _Place:
+        line, port = await self._line(), free_port()
+        environment = self._environment(line) | {"TURNKEEP_PORT": str(port)}
+        return _Place(self._program(name, [*self._turnkeep(), "serve", "--role", "gateway"], environment), line, port)
+
+    async def _line(self) -> TcpProxy | None:
+        return await self._proxy(self._store_port) if self._store is not None else None
+
+    def _turnkeep(self) -> list[str]:
+        planted = ["turnkeep.testing.chaos.planted", self._plan.planted] if self._plan.planted else ["turnkeep"]
+        return [sys.executable, "-m", *planted]
+
+    def _environment(self, line: TcpProxy | None) -> dict[str, str]:
+        store = self._store_url if line is None else f"redis://{HOST}:{line.port}/0"
+        own = {"TURNKEEP_STORE": store, "OPENAI_BASE_URL": f"{self._model}/v1", "TURNKEEP_LEASE": str(self._plan.lease)}
+        return {**SETTINGS, **own}
+
+    @property
+    def _store_url(self) -> str:
+        return f"redis://{HOST}:{self._store_port}/0" if self._store else f"sqlite:{self._folder}/storm.db"
+
+    async def _sim(self, method: str, what: str, body: Any = None) -> None:
+        async with self._http.request(method, f"{self._model}/_sim/{what}", json=body) as told:
+            told.raise_for_status()
+
+    # ------------------------------------------------------------ people
+
+    async def _people(self) -> tuple[list[Sender], list[Listener]]:
+        senders: list[Sender] = []
+        listeners: list[Listener] = []
+        self._people_lines: list[TcpProxy] = []
+        for number in range(self._plan.clients):
+            lines = [await self._proxy(place.port) for place in self._gateways]
+            self._people_lines += lines
+            doors: list[Door] = [OutsideDoor(self._http, line.port) for line in lines]
+            choices = self._source(f"doors {number}")
+
+            def any_door(doors: list[Door] = doors, choices: random.Random = choices) -> Door:
+                return choices.choice(doors)
+
+            senders += [Sender(any_door, self._source(f"sender {number} {person}")) for person in "ab"]
+            listeners.append(Listener(f"c{number}", any_door, self._source(f"listener {number}")))
+        return senders, listeners
+
+    async def _send(self, place: int, sender: Sender) -> None:
+        """One of two people of a channel; their messages come in bursts."""
+        channel, person = f"c{place // 2}", "ab"[place % 2]
+        words, number = self._source(f"words {place}"), 0
+        pause = min(self._plan.clients * 2 / PER_SECOND, self._plan.seconds / 4)
+        while self._storming:
+            await asyncio.sleep(words.uniform(0.0, pause * 2.5) if words.random() < 0.8 else 0.0)
+            if not self._storming and number > 0:
+                return
+            await sender.send(_message(channel, person, number, words))
+            number += 1
+            if words.random() < 0.1:
+                await sender.send_again()
+
+    async def _quiet(self, books: Books, sending: list[asyncio.Task[None]]) -> None:
+        """Wait until everything is answered and told, or nothing can be hoped for any more."""
+        end = self._now + self._plan.calm
+        while self._now < end:
+            await asyncio.sleep(0.1)
+            if all(task.done() for task in sending) and not _untold(books):
+                return
+
+    @property
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _tell_progress(self, books: Books) -> None:
+        every = 2.0 if self._plan.seconds < 20 else 10.0
+        while True:
+            await asyncio.sleep(every)
+            sent = sum(len(sender.sent) for sender in books.senders)
+            told = sum(len(listener.ends) for listener in books.listeners)
+            counted, weather = self._counted, "storm" if self._storming else "calm"
+            self._tell(
+                f"{self._now - self._begun_at:.0f} s | {weather} | sent {sent} | told {told} "
+                f"| deaths {counted.deaths} | redis kills {counted.store_kills}"
+            )
+
+    # ------------------------------------------------------------ what goes wrong
+
+    async def _break_things(self) -> None:
+        end = self._now + self._plan.seconds
+        next_kill = self._now + self._dice.uniform(0.3, 0.7) * min(45.0, self._plan.seconds)
+        while self._now < end:
+            await asyncio.sleep(self._dice.uniform(0.3, 1.6))
+            if self._store is not None and self._now >= next_kill:
+                next_kill = self._now + self._dice.uniform(30.0, 60.0)
+                self._kill_store(self._store)
+            getattr(self, f"_{self._dice.choice(ACTS)}")()
+        self._storming = False
+
+    def _soon(self, delay: float, act: Callable[[], object]) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(delay)
+            act()
+
+        self._note_task(wait())
+
+    def _note_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    def _kill_worker(self) -> None:
+        self._dice.choice(self._workers).program.kill()
+
+    def _kill_gateway(self) -> None:
+        self._dice.choice(self._gateways).program.kill()
+
+    def _freeze_worker(self) -> None:
+        self._freeze(self._dice.choice(self._workers).program, self._plan.lease * self._dice.uniform(1.1, 2.0))
+
+    def _freeze_gateway(self) -> None:
+        self._freeze(self._dice.choice(self._gateways).program, self._plan.lease * self._dice.uniform(0.5, 1.5))
+
+    def _freeze(self, program: Program, seconds: float) -> None:
+        if program.alive and not program.frozen:
+            program.freeze()
+            self._soon(seconds, program.thaw)
+
+    def _starve_worker(self) -> None:
+        """No way to the store for longer than the lease, with everything held that was on its way."""
+        self._starve(self._dice.choice(self._workers), self._plan.lease * self._dice.uniform(1.1, 2.0))
+
+    def _starve_gateway(self) -> None:
+        self._starve(self._dice.choice(self._gateways), self._dice.uniform(0.5, 2.0))
+
+    def _starve(self, place: _Place, seconds: float) -> None:
+        if place.line is not None:
+            place.line.blackhole()
+            self._soon(seconds, place.line.forward)
+
+    def _harm_store_line(self) -> None:
+        place = self._dice.choice([*self._workers, *self._gateways])
+        if place.line is not None:
+            self._harm(place.line)
+
+    def _harm_people(self) -> None:
+        for line in self._dice.sample(self._people_lines, max(1, len(self._people_lines) // 3)):
+            self._harm(line)
+
+    def _harm(self, line: TcpProxy) -> None:
+        match self._dice.choice(("delay", "cut", "cut", "lose", "lose", "blackhole")):
+            case "delay":
+                line.delay(self._dice.uniform(0.01, 0.1))
+            case "cut":
+                line.cut_all()
+                return
+            case "lose":
+                line.cut_before_reply(times=self._dice.randint(1, 3))
+            case "blackhole":
+                line.blackhole()
+        self._soon(self._dice.uniform(0.3, 2.0), line.forward)
+
+    def _cancel(self) -> None:
+        place, channel = self._dice.choice(self._gateways), f"c{self._dice.randrange(self._plan.clients)}"
+
+        async def cancel() -> None:
+            try:
+                await OutsideDoor(self._http, place.port).post(f"/api/channels/{channel}/cancel", {})
+            except Gone:
+                return
+
+        self._note_task(cancel())
+
+    def _kill_store(self, store: Program) -> None:
+        self._counted.store_kills += 1
+        store.kill()
+        self._soon(self._dice.uniform(0.1, 1.0), store.start)
+
+    async def _keep_alive(self) -> None:
+        """Start again whatever has died."""
+        again: dict[str, float] = {}
+        while True:
+            await asyncio.sleep(0.02)
+            for place in (*self._workers, *self._gateways):
+                program = place.program
+                if not program.wanted or program.alive:
+                    continue
+                if program.name not in again:
+                    self._note_end(program)
+                    again[program.name] = self._now + self._dice.uniform(0.0, 0.4)
+                elif self._now >= again[program.name]:
+                    del again[program.name]
+                    program.start()
+
+    def _note_end(self, program: Program) -> None:
+        if program.code == -9:
+            self._counted.deaths += 1
+        elif "Traceback" in program.log[-3000:]:
+            self._counted.ended.append(f"{program.name} ended with {program.code}: {program.log[-1500:]}")
+
+    # ------------------------------------------------------------ healing and judging
+
+    async def _heal(self) -> None:
+        """Forward everything, thaw everybody, and let workers come back that do not kill themselves."""
+        await self._later_over()
+        for line in self._lines:
+            line.forward()
+        for place in (*self._workers, *self._gateways):
+            place.program.thaw()
+        await self._sim("DELETE", "faults")
+        async with asyncio.TaskGroup() as group:
+            for place in self._workers:
+                _ = group.create_task(self._renew(place.program))
+
+    async def _later_over(self) -> None:
+        while self._later:
+            await asyncio.wait(self._later)
+
+    async def _renew(self, program: Program) -> None:
+        await program.end(5.0)
+        program.environment = {k: v for k, v in program.environment.items() if k != "TURNKEEP_FAILPOINTS"}
+        program.start()
+
+    async def _close_books(self, books: Books) -> None:
+        self.bury_product()
+        store = store_of(Settings.load(store=self._store_url), Policies(Policy()))
+        await store.open()
+        try:
+            await self._read(store, books)
+        finally:
+            await store.close()
+        books.model = Ledger.load(self._folder / "model.jsonl", SystemClock())
+        books.deeds = read_deeds(self._folder / "effects.jsonl")
+        books.deaths, books.store_kills = self._counted.deaths, self._counted.store_kills
+        books.fenced = sum(_fenced(place.program.log_file) for place in self._workers)
+        books.broken = [*self._counted.ended, *self._broke()]
+
+    def bury_product(self) -> None:
+        for place in (*self._workers, *self._gateways):
+            place.program.bury()
+
+    async def _read(self, store: Store, books: Books) -> None:
+        counts = await store.counts()
+        books.dead, books.open = counts.dead_letters, counts.open_messages
+        for number in range(self._plan.clients):
+            history = await store.history(Address("default", "assistant", f"c{number}"))
+            items: list[Item] = [entry.item for entry in history.entries]
+            books.transcripts[f"c{number}"] = items
+
+    def _broke(self) -> list[str]:
+        """Errors in the logs that nobody expected."""
+        found: list[str] = []
+        for place in (*self._workers, *self._gateways):
+            for line in place.program.log.splitlines():
+                if '"run_broke"' in line or '"settlement_broke"' in line:
+                    found.append(f"{place.program.name}: {line[:1500]}")
+        return found
+
+
+def _untold(books: Books) -> bool:
+    ids = {message.message_id for sender in books.senders for message in sender.sent}
+    return not ids <= {message_id for listener in books.listeners for message_id in listener.ends}
+
+
+def _fenced(log: Path) -> int:
+    """Runs of a worker that ended without writing anything, because their lease was lost."""
+    dropped: set[tuple[str, int]] = set()
+    unsettled: set[str] = set()
+    for line in log.read_bytes().splitlines() if log.exists() else ():
+        try:
+            told = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        match told.get("event"):
+            case "run_settled" if told.get("verdict") == "dropping":
+                dropped.add((told["run_id"], told["attempt"]))
+            case "settlement_failed" | "settlement_broke":
+                unsettled.add(told["run_id"])
+    return sum(run_id not in unsettled for run_id, _ in dropped)
+
+
+def _message(channel: str, person: str, number: int, words: random.Random) -> Sent:
+    """What somebody says: some words, now and then with work for a tool or with a hurry."""
+    message = Sent(channel, person, number, "")
+    parts = [f"{channel} {person} says {number} [[words:{words.randint(3, 30)}]]"]
+    chance = words.random()
+    if words.random() < 0.1:
+        parts.append(f"[[ttft:{words.randint(500, 2500)}]]")
+    if chance < 0.35:
+        parts.append(f'[[comment:one moment]] [[call:stamp {{"message": "{message.message_id}"}}]]')
+    elif chance < 0.5:
+        parts.append(f'[[call:look {{"message": "{message.message_id}"}}]]')
+    message.text = " ".join(parts)
+    wishes: dict[str, Any] = {}
+    if words.random() < 0.25:
+        wishes["on_busy"] = words.choice(("queue", "steer", "steer", "interrupt", "rollback"))
+    if words.random() < 0.2:
+        wishes["flush"] = True
+    message.wishes = wishes
+    return message
