@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs/reference/limits.md").read_text()
 LIMITS = re.findall(
     r"^\| [^|]+ \| `(TURNKEEP_\w+)` \| `([^`]+)` \| [^|]+ \| `(tests/[\w/]+\.py)::(\w+)` \|$", PAGE, re.M
 )
-FIXED = re.findall(r"^\| [^|]+ \| `([\d.]+)` \| `([\w.]+):(\w+)` \|$", PAGE, re.M)
+FIXED = re.findall(r"^\| [^|]+ \| `([\d.]+)` \| `([\w.]+):(\w+)` \|$", PAGE, re.MULTILINE)
 PROMISED = {
     "max_message_bytes", "max_frame_bytes", "channel_rate", "user_rate", "tenant_rate", "channels_per_socket",
     "sockets_per_user", "max_inbox", "run_deadline", "max_steps", "tenant_budget", "thread_budget",
@@ -26,7 +26,7 @@ PROMISED = {
 
 def named() -> dict[str, str]:
     """Settings by their names in the environment."""
-    found = {}
+    found: dict[str, str] = {}
     for name, field in Settings.model_fields.items():
         assert isinstance(field.validation_alias, AliasChoices)
         found |= {str(alias): name for alias in field.validation_alias.choices}

@@ -98,6 +98,23 @@ async def test_every_wrong_field_is_told_on_the_socket_and_over_http() -> None:
         assert await nothing_stored(server)
 
 
+@pytest.mark.parametrize(("depth", "code"), [(31, None), (32, "invalid_message")])
+async def test_a_frame_of_the_deepest_level_is_taken_and_one_level_more_is_told(depth: int, code: str | None) -> None:
+    inside = "]{[" * 50  # brackets of a text do not count
+    async with served() as server, server.socket() as socket:
+        value: Any = inside
+        for level in range(depth):
+            value = [value] if level % 2 else {"a": value}
+        assert (await ask(socket, {"action": "ping", "x": value})).get("code") == code
+
+
+@pytest.mark.parametrize(("count", "code"), [(9_996, None), (9_997, "invalid_message")])
+async def test_a_frame_of_many_values_is_taken_and_one_more_is_told(count: int, code: str | None) -> None:
+    async with served() as server, server.socket() as socket:
+        request = {"action": "ping", "note": '[,"{\\' * 5_000, "x": [7] * count}
+        assert (await ask(socket, request)).get("code") == code
+
+
 async def test_the_largest_number_that_is_taken_comes_back() -> None:
     async with served() as server:
         for largest, status in ((2**64 - 1, 201), (2**64, 400), (-(2**63), 201), (-(2**63) - 1, 400)):
