@@ -1,0 +1,76 @@
+"""Storms over real processes: whatever is killed, frozen or cut, every message is answered once and nothing acts twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+STORMS = (("redis", 1), ("sqlite", 2), ("redis", 3))
+PLANTED = (
+    ("no_dedupe", "sqlite", 1),
+    ("act_before_journal", "redis", 2),
+    ("batch_asked_again", "redis", 3),
+)
+"""Bugs that a storm over real processes must notice: what is broken, on which store, and the first seed to try."""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("store", "seed"), STORMS)
+def test_a_storm_loses_nothing_and_doubles_nothing(
+    store: str,
+    seed: int,
+    tmp_path: Path,
+    size: Callable[[int, int], int],
+    proof: Callable[[str, str], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    if store == "redis":
+        request.getfixturevalue("redis_installed")
+    people = ("--workers", "2", "--clients", "4") if size(1, 0) else ()
+
+    code, lines = storm(tmp_path, "--seed", str(seed), "--seconds", str(size(3, 20)), "--store", store, *people)
+
+    assert code == 0, "\n".join(lines[-40:])
+    assert lines[0] == f"seed {seed}"
+    proof(f"storm over processes, {store}, seed {seed}", lines[-1])
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(os.environ.get("TURNKEEP_PROVE") != "1", reason="minutes of storms: python3 dev.py prove planted")
+@pytest.mark.parametrize(("name", "store", "seed"), PLANTED)
+def test_a_planted_bug_is_found_in_real_processes(
+    name: str, store: str, seed: int, tmp_path: Path, proof: Callable[[str, str], None]
+) -> None:
+    for tried in range(seed, seed + 4):
+        arguments = ("--seed", str(tried), "--seconds", "15", "--store", store, "--planted", name, "--json")
+        code, lines = storm(tmp_path / str(tried), *arguments)
+        if code == 1:
+            break
+
+    assert code == 1, f"{name} was not noticed"
+    told = orjson.loads(lines[-1])
+    assert told["violations"]
+    proof(f"planted in real processes, {name}", f"noticed with seed {tried}: {len(told['violations'])} violations")
+
+
+def test_a_storm_that_cannot_begin_says_why(tmp_path: Path) -> None:
+    code, lines = storm(tmp_path, "--seconds", "1", "--store", "redis", path=str(tmp_path))
+
+    assert code == 2
+    assert "there is no redis-server on this machine" in lines[-1]
+
+
+def storm(folder: Path, *arguments: str, path: str | None = None) -> tuple[int, list[str]]:
+    """Run the command; its exit code and what it said."""
+    command = [sys.executable, "-m", "turnkeep.testing.chaos", "--keep", str(folder), *arguments]
+    environment = {"PATH": path or os.environ["PATH"], "HOME": str(folder)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
+    said = done.stdout if done.stdout.strip() else done.stderr
+    return done.returncode, said.splitlines() + (done.stderr.splitlines() if done.returncode else [])
