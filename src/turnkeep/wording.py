@@ -48,7 +48,7 @@ def _codes(kind: type[TurnkeepError]) -> Iterator[str]:
 def _read(file: Path) -> dict[str, str]:
     try:
         values = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the sentences in {file} cannot be read: {error}") from error
     known = {*CAUSES, *_all_codes(TurnkeepError)}
     wrong = [f"{name}: no such cause and no such code" for name in values if name not in known]

@@ -43,7 +43,7 @@ def read(path: Path) -> PricingFile:
         return PricingFile.model_validate(_parsed(path))
     except ValidationError as error:
         raise ConfigurationError(f"the file {path} is not understood: {sentence(error)}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the file {path} cannot be read: {error}") from error
 
 

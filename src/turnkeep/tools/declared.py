@@ -209,7 +209,7 @@ def _form(path: Path) -> _File:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"tools file {path.name!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and arrays a thousand deep
         raise ConfigurationError(f"tools file {path.name!r} is no TOML: {error}") from None
     try:
         return _File.model_validate(data)
