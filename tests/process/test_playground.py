@@ -7,14 +7,17 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from turnkeep.doors.keys import Keys
 from turnkeep.doors.server import listening
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.simulator import Pace, Simulator, serve
+from turnkeep.store.sqlite import SqliteStore
 from turnkeep.tools.base import tool
 from turnkeep.tools.toolbox import Toolbox
 
@@ -33,12 +36,12 @@ def send_letter(to: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def served(folder: Path) -> AsyncIterator[tuple[str, Simulator]]:
+async def served(folder: Path, **more: Any) -> AsyncIterator[tuple[str, Simulator]]:
     simulator = Simulator(pace=Pace(first=0.05, token=0.02))
     async with serve(simulator) as model_url:
         settings = Settings.load(
             store=str(folder / "turnkeep.db"), openai_base_url=model_url, openai_api_key="sk-test",
-            model_api="responses", port=0, window=0.8,
+            model_api="responses", port=0, window=0.8, **more,
         )  # fmt: skip
         queue = AssistantMessageQueue.from_settings(settings, toolbox=Toolbox([send_letter]))
         async with listening(queue) as url:
@@ -149,3 +152,67 @@ async def test_a_page_outlives_a_restart_of_the_server(tmp_path: Path, chromium_
 
             await expect(page.locator(".assistant p")).to_have_text("first answer", timeout=15_000)
             await expect(page.locator(".user p")).to_have_text("before the restart [[say:first answer]]")
+
+
+# ---------------------------------------------------------------- where credentials are asked for
+
+
+async def made_keys(folder: Path, *reaches: tuple[str, ...] | None) -> list[str]:
+    """Keys in the store of this folder, one for each reach."""
+    store = SqliteStore(folder / "turnkeep.db")
+    await store.open()
+    try:
+        return [(await Keys(store).create(channels=reach))[0] for reach in reaches]
+    finally:
+        await store.close()
+
+
+async def sign_in(page: Page, key: str) -> None:
+    await page.fill("#key", key)
+    await page.press("#key", "Enter")
+
+
+async def test_a_key_opens_the_page_until_its_owner_signs_out(tmp_path: Path, chromium_path: Path) -> None:
+    [key] = await made_keys(tmp_path, None)
+    async with served(tmp_path, auth="on") as (url, _), browsing(chromium_path) as browser:
+        context = await browser.new_context()
+        page = await context.new_page()
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        await page.goto(url)
+        await expect(page.locator("#door")).to_be_visible()
+        await expect(page.locator("#connection b")).to_have_text("sign in")
+        await sign_in(page, "tk_wrong")
+        await expect(page.locator("#trouble")).to_contain_text("not valid")
+        await sign_in(page, key)
+        await expect(page.locator("#connection")).to_have_class("live")
+        await expect(page.locator("#door")).to_be_hidden()
+        await write(page, "[[say:good morning]]")
+        await expect(page.locator(".assistant p")).to_have_text("good morning", timeout=15_000)
+
+        [cookie] = await context.cookies()
+        assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("turnkeep_session", True, "Strict")
+        assert await page.evaluate("document.cookie") == ""
+        assert key not in str(await page.evaluate("JSON.stringify(localStorage)"))
+        refused = "fetch('api/channels/c/flush', {method: 'POST'}).then((answer) => answer.status)"
+        assert await page.evaluate(refused) == 403, "a change needs the token of the session"
+
+        await page.reload()
+        await expect(page.locator("#connection")).to_have_class("live")
+        await expect(page.locator(".assistant p")).to_have_text("good morning")
+        await page.click("#leave")
+        await expect(page.locator("#door")).to_be_visible()
+        assert await page.locator(".assistant").count() == 0
+        assert problems == []
+
+
+async def test_a_key_for_other_channels_is_told_so(tmp_path: Path, chromium_path: Path) -> None:
+    [narrow] = await made_keys(tmp_path, ("mine-*",))
+    async with served(tmp_path, auth="on") as (url, _), browsing(chromium_path) as browser:
+        page = await (await browser.new_context()).new_page()
+        await page.goto(f"{url}#theirs")
+        await sign_in(page, narrow)
+        await expect(page.locator("#trouble")).to_contain_text("does not reach that channel")
+        await page.goto("about:blank")
+        await page.goto(f"{url}#mine-1")
+        await expect(page.locator("#connection")).to_have_class("live")

@@ -17,7 +17,47 @@ localStorage.setItem("turnkeep.channel", channel);
 $("channel").textContent = channel;
 const api = `api/channels/${encodeURIComponent(channel)}`;
 
+// ------------------------------------------------------------- coming in
+
+let csrf = null; // goes with the session's cookie, which no script can read
+
+async function enter() {
+  try {
+    const answer = await fetch("api/session", { credentials: "same-origin" });
+    if (answer.status === 401) return askForKey("");
+    csrf = (await answer.json()).csrf ?? null;
+    $("door").hidden = true;
+    $("leave").hidden = !csrf;
+    connect();
+  } catch {
+    setTimeout(enter, 1000); // the server is away
+  }
+}
+
+function askForKey(words) {
+  $("door").hidden = false;
+  $("trouble").textContent = words;
+  show("connection", "sign in", false);
+}
+
+$("door").onsubmit = async (event) => {
+  event.preventDefault();
+  const key = $("key").value.trim();
+  $("key").value = "";
+  const answer = await fetch("api/session", { method: "POST", headers: { Authorization: `Bearer ${key}` } }).catch(() => null);
+  if (answer?.ok) return enter();
+  const told = await answer?.json().catch(() => null);
+  $("trouble").textContent = told?.error?.message ?? "the server does not answer";
+};
+
+$("leave").onclick = async () => {
+  await fetch("api/session", { method: "DELETE", headers: { "X-CSRF-Token": csrf } }).catch(() => {});
+  location.reload();
+};
+
 // ------------------------------------------------------------- connection
+
+const NOT_AUTHENTICATED = 4401;
 
 function connect() {
   const url = new URL("ws", location.href);
@@ -30,6 +70,7 @@ function connect() {
   };
   socket.onmessage = (event) => take(JSON.parse(event.data));
   socket.onclose = (event) => {
+    if (event.code === NOT_AUTHENTICATED) return askForKey(event.reason);
     show("connection", event.code === 1012 ? "restarting" : "reconnecting", false);
     failures += 1;
     const longest = Math.min(5000, 200 * 2 ** failures);
@@ -59,6 +100,7 @@ function take(frame) {
     outbox.forEach(deliver);
     return;
   }
+  if (frame.code === "not_allowed") return askForKey(frame.error_details || frame.message);
   if (loading.now) loading.frames.push(frame);
   else apply(frame);
 }
@@ -340,4 +382,4 @@ $("burst").onclick = () => {
   texts.forEach((text, place) => setTimeout(() => say(text), place * 350));
 };
 
-connect();
+enter();
