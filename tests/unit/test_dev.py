@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,62 @@ def test_the_lock_knows_every_direct_dependency() -> None:
     groups = [name for group in PROJECT["dependency-groups"].values() for name in group]
     named = {re.split(r"[^a-z0-9-]", name)[0] for name in [*project["dependencies"], *optional, *groups]}
     assert {name for name in named - {"turnkeep"} if not re.search(rf"^{name}(\[.*\])?==", LOCK, re.MULTILINE)} == set()
+
+
+# ---------------------------------------------------------------- audit
+
+
+def audited(capsys: pytest.CaptureFixture[str], *dependencies: Mapping[str, object]) -> tuple[int, str]:
+    return dev.vulnerabilities(json.dumps({"dependencies": dependencies}), ""), capsys.readouterr().out
+
+
+def test_an_audit_that_could_not_ask_says_so_and_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"name": "a", "version": "1", "vulns": []}
+    bad = {"name": "b", "version": "1", "vulns": [{"id": "PYSEC-1"}]}
+    unknown = {"name": "c", "skip_reason": "not found"}
+
+    assert audited(capsys, good)[0] == 0
+    code, said = audited(capsys, good, unknown)
+    assert code == 2
+    assert "NOT asked for: 1 of 2" in said
+    code, said = audited(capsys, good, bad, unknown)
+    assert code == 1
+    assert "b 1: PYSEC-1" in said
+    assert dev.vulnerabilities("", "no such host") == 2
+    assert "could not be asked for" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- dependencies
+
+
+DECISIONS = (ROOT / "docs/decisions/0000-dependencies.md").read_text()
+
+
+def bare(requirement: object) -> str:
+    return re.split(r"[\[<>=;~! ]", str(requirement), maxsplit=1)[0].lower()
+
+
+def told_of() -> set[str]:
+    """Packages in the tables of the page; a cell may name several."""
+    rows = [line.split("|")[1:-1] for line in DECISIONS.splitlines() if line.startswith("| ")]
+    cells = [cell for row in rows for cell in row[: 2 if row[0].strip() in EXTRAS else 1]]
+    return {bare(name) for cell in cells for name in re.split(r",\s*", cell.strip())}
+
+
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
+DIRECT = {
+    bare(one)
+    for many in (PROJECT["project"]["dependencies"], *EXTRAS.values(), *GROUPS.values())
+    for one in many
+    if bare(one) != "turnkeep"
+}
+
+
+@pytest.mark.parametrize("name", sorted(DIRECT))
+def test_a_direct_dependency_has_its_line_among_the_decisions(name: str) -> None:
+    assert name in told_of()
+
+
+def test_no_decision_is_about_a_package_that_is_gone() -> None:
+    assert told_of() - {"package", "extra"} - set(EXTRAS) <= DIRECT
