@@ -107,10 +107,8 @@ def vulnerabilities(report: str, complaint: str) -> int:
         say(f"vulnerability: {name} {version}: {number}")
     say(f"vulnerabilities: {len(known)} in {len(asked) - len(unknown)} packages that were asked for")
     if unknown:
-        say(
-            f"NOT asked for: {len(unknown)} of {len(asked)} packages, the index here has no data of this kind about them"
-        )
-        say("run it again where pypi.org is reached")
+        say(f"NOT asked for: {len(unknown)} of {len(asked)} packages, the index here has no such data about them")
+        say("run it again where the public package index is reached")
     return 1 if known else 2 if unknown else 0
 
 

@@ -39,18 +39,14 @@ TurnkeepError
 │   ├── TooManySteps
 │   ├── RunTimedOut
 │   ├── BudgetSpent
-│   ├── RunCancelled
 │   ├── TooManyDeaths             workers died on this batch again and again
 │   └── LeaseLost                 another worker owns the thread: stop, write nothing
-├── StoreError
-│   ├── StoreUnavailable          not reachable now (retryable)
-│   ├── StoreFull                 out of memory or disk (retryable)
-│   ├── OutcomeUnknown            the reply was lost; every operation is safe to repeat (retryable)
-│   ├── StoreMisconfigured        refuses to start: layout, persistence or eviction would break a promise
-│   └── ThreadQuarantined         stored state of one thread is damaged; others are unaffected
-└── StreamError
-    ├── PositionLost              the log no longer reaches back to this offset
-    └── TooSlow                   the subscriber does not read; it may resume
+└── StoreError
+    ├── StoreUnavailable          not reachable now (retryable)
+    ├── StoreFull                 out of memory or disk (retryable)
+    ├── OutcomeUnknown            the reply was lost; every operation is safe to repeat (retryable)
+    ├── StoreMisconfigured        refuses to start: layout, persistence or eviction would break a promise
+    └── ThreadQuarantined         stored state of one thread is damaged; others are unaffected
 """
 
 from __future__ import annotations
@@ -329,13 +325,6 @@ class BudgetSpent(RunError):
     public = "The budget for this period is used up. Please try again later."
 
 
-class RunCancelled(RunError):
-    """the run was cancelled"""
-
-    code = "run_cancelled"
-    public = "Stopped."
-
-
 class TooManyDeaths(RunError):
     """workers died on this batch again and again"""
 
@@ -386,23 +375,3 @@ class ThreadQuarantined(StoreError):
     """the stored state of this thread is damaged; an operator has to look"""
 
     code = "thread_quarantined"
-
-
-class StreamError(TurnkeepError):
-    """the stream cannot go on from here"""
-
-    code = "stream_error"
-
-
-class PositionLost(StreamError):
-    """the log does not reach back to this position"""
-
-    code = "position_lost"
-    retryable = True
-
-
-class TooSlow(StreamError):
-    """the subscriber does not read fast enough"""
-
-    code = "too_slow"
-    retryable = True

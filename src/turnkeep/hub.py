@@ -34,8 +34,7 @@ class Subscribed:
     """Where a subscription begins: events after `start` are delivered.
 
     `recovered`: the position asked for was still in the log, so nothing is missed. `top` is the newest offset,
-    `live_from` that of the
-    ``started`` of a run in progress.
+    `answer` what a run in progress has shown up to `start`.
     """
 
     epoch: str

@@ -1,6 +1,6 @@
 """A run: from one claim to one settled outcome.
 
-    announce started → keep the lease → recall → answer → settle
+    keep the lease → recall → answer → settle
 
 The claim has announced the start. The lease is kept beside the work, in one task group: a lost lease cancels the work.
 What came of it is decided in one place, as a value (`Verdict`), and acted upon in one place.

@@ -25,7 +25,6 @@ STATUS: dict[type[TurnkeepError], int] = {
     errors.TooManyRequests: 429,
     errors.StoreError: 503,
     errors.ModelError: 502,
-    errors.StreamError: 410,
 }
 
 

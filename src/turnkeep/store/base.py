@@ -253,7 +253,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed attempt. `retry_at` (seconds from now) asks for another one; None says that there is none.
+    """A failed attempt. `retry_in` (seconds from now) asks for another one; None says that there is none.
 
     `effects`: a tool with effects has started in this run (then the batch is never split). `usage` is what the
     attempt cost.
@@ -391,12 +391,11 @@ class Inbox(Protocol):
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
         """End an attempt. Counts one attempt on the oldest message and freezes the batch.
 
-        retry: due again at `retry_in`, same batch, journal kept, event ``retrying``. Without `retry_in`: a batch of
-        several messages without
-        started effects is split (each alone, `last_chance`, due now, journal dropped, event ``retrying``); else its
-        messages
-        become dead letters with one ``dead`` event, and what is left is due by its window. If a stop was asked since
-        the claim, every failure is a retry, due now, so that the next claimant obeys the stop.
+        retry: due again after `retry_in`, same batch, journal kept, event ``retrying``. Without `retry_in`: a batch of
+        several messages without started effects is split (each alone, `last_chance`, due now, journal dropped, event
+        ``retrying``); else its messages become dead letters with one ``dead`` event, and what is left is due by its
+        window. If a stop was asked since the claim, every failure is a retry, due now, so that the next claimant obeys
+        the stop.
         """
         ...
 
