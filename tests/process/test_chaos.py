@@ -14,8 +14,8 @@ import pytest
 STORMS = (("redis", 1), ("sqlite", 2), ("redis", 3))
 PLANTED = (
     ("no_dedupe", "sqlite", 1),
-    ("act_before_journal", "redis", 2),
-    ("batch_asked_again", "redis", 3),
+    ("act_before_journal", "sqlite", 2),
+    ("batch_asked_again", "redis", 1),
 )
 """Bugs that a storm over real processes must notice: what is broken, on which store, and the first seed to try."""
 
@@ -68,10 +68,19 @@ def test_a_storm_that_cannot_begin_says_why(tmp_path: Path) -> None:
     assert "there is no redis-server on this machine" in lines[-1]
 
 
+def test_the_ledgers_of_two_storms_are_kept_apart(tmp_path: Path) -> None:
+    (tmp_path / "model.jsonl").touch()
+
+    code, lines = storm(tmp_path, "--seconds", "1")
+
+    assert code == 2
+    assert "is not empty" in lines[-1]
+
+
 def storm(folder: Path, *arguments: str, path: str | None = None) -> tuple[int, list[str]]:
     """Run the command; its exit code and what it said."""
     command = [sys.executable, "-m", "turnkeep.testing.chaos", "--keep", str(folder), *arguments]
     environment = {"PATH": path or os.environ["PATH"], "HOME": str(folder)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
-    said = done.stdout if done.stdout.strip() else done.stderr
+    said = done.stderr if done.returncode == 2 else done.stdout
     return done.returncode, said.splitlines()

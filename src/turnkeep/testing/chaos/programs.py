@@ -41,7 +41,8 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     wanted: bool = False
     frozen: bool = False
-    lives: int = 0
+    said_before: int = 0
+    """Bytes that earlier lives have logged."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -63,7 +64,7 @@ class Program:
 
     def start(self) -> None:
         self.wanted, self.frozen = True, False
-        self.lives += 1
+        self.said_before = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - a list of our own words
                 self.command, cwd=self.folder, env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=log,
@@ -117,9 +118,9 @@ class Program:
         raise StormError(f"{self.name} did not answer on port {port} for {patience} s")
 
     async def says(self, text: str, patience: float = 60.0) -> None:
-        """Wait until it has said this in every life. Raises `StormError`."""
+        """Wait until it has said this in this life. Raises `StormError`."""
         end = asyncio.get_running_loop().time() + patience
-        while self.log.count(text) < self.lives:
+        while text.encode() not in self.log_file.read_bytes()[self.said_before :]:
             if not self.alive or asyncio.get_running_loop().time() > end:
                 raise StormError(f"{self.name} does not start:\n{self.log[-2000:]}")
             await asyncio.sleep(0.02)

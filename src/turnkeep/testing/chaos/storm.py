@@ -30,7 +30,7 @@ from turnkeep.testing.chaos.effects import read_deeds, write_tools_file
 from turnkeep.testing.chaos.judge import Books, Judgement, judge
 from turnkeep.testing.chaos.outside import OutsideDoor
 from turnkeep.testing.chaos.people import Door, Gone, Listener, Sender, Sent
-from turnkeep.testing.chaos.programs import HOST, Program, free_port, redis_command
+from turnkeep.testing.chaos.programs import HOST, Program, StormError, free_port, redis_command
 from turnkeep.testing.proxy import TcpProxy
 
 SETTINGS: Mapping[str, str] = {
@@ -110,6 +110,8 @@ async def rage(plan: Plan, tell: Callable[[str], None]) -> Judgement:
             made = tempfile.TemporaryDirectory(prefix="turnkeep-storm-", ignore_cleanup_errors=True)
             folder = Path(stack.enter_context(made))
         folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise StormError(f"{folder} is not empty: the ledgers of two storms do not go together")
         storm = Storm(plan, folder.resolve(), tell, stack)
         stack.callback(storm.bury)
         return judge(await storm.run())
@@ -414,16 +416,15 @@ class Storm:
     # ------------------------------------------------------------ healing and judging
 
     async def _heal(self) -> None:
-        """Forward everything, thaw everybody, and let workers come back that do not kill themselves."""
+        """Forward everything, thaw everybody, and put workers that do not kill themselves in place of the others."""
         await self._later_over()
         for line in self._lines:
             line.forward()
         for place in (*self._workers, *self._gateways):
             place.program.thaw()
         await self._sim("DELETE", "faults")
-        async with asyncio.TaskGroup() as group:
-            for place in self._workers:
-                _ = group.create_task(self._renew(place.program))
+        for place in self._workers:
+            await self._renew(place.program)
 
     async def _later_over(self) -> None:
         while self._later:
@@ -433,6 +434,7 @@ class Storm:
         await program.end(5.0)
         program.environment = {k: v for k, v in program.environment.items() if k != "TURNKEEP_FAILPOINTS"}
         program.start()
+        await program.says("waiting for work")
 
     async def _close_books(self, books: Books) -> None:
         self.bury_product()
