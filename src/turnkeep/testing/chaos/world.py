@@ -42,6 +42,9 @@ MODEL = "gpt-4.1"
 GRACE = 0.5
 """Seconds that work may outlast its lease: a step that had begun."""
 
+GLANCE = 0.1
+"""Seconds between two looks at who holds a lease."""
+
 DEATHS: Mapping[str, float] = {
     "claimed": 0.02, "asked": 0.02, "midstream": 0.004, "called": 0.03,
     "tool_started": 0.08, "tool_done": 0.08, "final": 0.03, "committed": 0.02,
@@ -175,13 +178,14 @@ class World:
             self._start_gateway(place)
         senders, listeners = self._people()
         listening = [self._loop.create_task(listener.listen()) for listener in listeners]
+        watching = self._loop.create_task(self._note_leases())
         sending = [self._loop.create_task(self._send(n, sender)) for n, sender in enumerate(senders)]
         await self._rage()
         await self._heal()
         books = Books(senders, listeners, self.ledger, self.deeds, {})
         await self._quiet(books, sending)
         await self._close_books(books)
-        for task in (*listening, *sending):
+        for task in (*listening, *sending, watching):
             task.cancel()
         return books
 
@@ -388,14 +392,20 @@ class World:
     def _may_go_on(self, labels: Mapping[str, str]) -> None:
         """Note work for a run whose lease is over, except for the step that a thawed process was in."""
         key, now = (labels["turnkeep_run"], labels["turnkeep_attempt"]), self._clock.now()
-        for kept in self.store.threads.values():
-            thread = kept.thread
-            if (thread.state, thread.run_id, str(thread.attempt)) == ("leased", *key):
-                self._leases[key] = thread.lease_until
         process = Process.current()
         woken_at = START + process.thawed_at if process is not None else 0.0
-        if now > max(self._leases.setdefault(key, now), woken_at) + GRACE:
+        if now > max(self._leases.setdefault(key, now), woken_at) + GLANCE + GRACE:
             self._overruns[key] = f"run {key[0]} went on in attempt {key[1]} after its lease was over"
+
+    async def _note_leases(self) -> None:
+        """When each attempt was last seen with a lease that is good."""
+        while True:
+            now = self._clock.now()
+            for kept in self.store.threads.values():
+                thread = kept.thread
+                if thread.state == "leased" and thread.lease_until > now:
+                    self._leases[thread.run_id or "", str(thread.attempt)] = now
+            await asyncio.sleep(GLANCE)
 
     def _tools(self) -> list[Tool]:
         source, deeds = self._source("tools"), self.deeds
