@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import random
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,12 @@ PORTS = range(30_000, 32_000)
 
 class StormError(Exception):
     """the storm could not begin"""
+
+
+def _die_with_parent() -> None:
+    """Where Linux is: be killed when whoever has started this process is gone, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -68,7 +76,7 @@ class Program:
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - a list of our own words
                 self.command, cwd=self.folder, env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True,
+                stderr=log, start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - of one thread
             )  # fmt: skip
 
     def send(self, number: signal.Signals) -> None:
