@@ -1,0 +1,48 @@
+"""The sample tools, as one tries them: `turnkeep dev --tools examples/tools/kmc.toml`, and a question on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from playwright.async_api import expect
+
+from tests.process.programs import Server
+from tests.process.test_playground import browsing, write
+
+SAMPLE = Path(__file__).parents[2] / "examples" / "tools" / "kmc.toml"
+WATCH = """() => {
+  window.doings = [];
+  const note = () => document.querySelectorAll(".doing").forEach((one) => doings.push(one.textContent));
+  new MutationObserver(note).observe(document.body, { childList: true, characterData: true, subtree: true });
+}"""
+
+
+@pytest.mark.prove
+@pytest.mark.browser
+async def test_offices_in_makati_are_answered_from_the_sample_database(
+    tmp_path: Path, chromium_path: Path, proof: Callable[[str, str], None]
+) -> None:
+    server = Server(["dev", "--tools", str(SAMPLE)], tmp_path, {"TURNKEEP_WINDOW": "0.2"})
+    server.start()
+    try:
+        async with aiohttp.ClientSession() as http, browsing(chromium_path) as browser:
+            await server.answers(http)
+            page = await browser.new_page()
+            await page.goto(f"{server.url}/")
+            await expect(page.locator("#connection")).to_have_class("live")
+            await page.evaluate(WATCH)
+
+            await write(page, "which offices for 20 people in Makati?")
+
+            answer = page.locator(".assistant:not(.live) p")
+            await expect(answer).to_contain_text("Makati", timeout=20_000)
+            said, doings = await answer.inner_text(), await page.evaluate("[...new Set(doings)]")
+        assert "using get_available_offices…" in doings
+        assert '"capacity": 20' in said
+        assert '"total": 3' in said
+        proof("sample tools", f"shown while it ran: using get_available_offices… | answered: {said[:160]}")
+    finally:
+        server.kill9()
