@@ -70,6 +70,10 @@ class Program:
         """How it ended; negative is the signal."""
         return None if self.process is None else self.process.poll()
 
+    def has_said(self, text: str) -> bool:
+        """In this life."""
+        return self.alive and text.encode() in self.log_file.read_bytes()[self.said_before :]
+
     def start(self) -> None:
         self.wanted, self.frozen = True, False
         self.said_before = self.log_file.stat().st_size if self.log_file.exists() else 0
@@ -128,7 +132,7 @@ class Program:
     async def says(self, text: str, patience: float = 60.0) -> None:
         """Wait until it has said this in this life. Raises `StormError`."""
         end = asyncio.get_running_loop().time() + patience
-        while text.encode() not in self.log_file.read_bytes()[self.said_before :]:
+        while not self.has_said(text):
             if not self.alive or asyncio.get_running_loop().time() > end:
                 raise StormError(f"{self.name} does not start:\n{self.log[-2000:]}")
             await asyncio.sleep(0.02)

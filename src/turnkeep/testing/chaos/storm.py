@@ -64,6 +64,9 @@ ACTS = (
     "starve_worker", "starve_gateway", "harm_store_line", "harm_store_line", "harm_people", "harm_people", "cancel",
 )  # fmt: skip
 
+WORKS = "waiting for work"
+"""What a worker says when it begins."""
+
 PER_SECOND = 3.0
 """Messages of all people together in a long storm."""
 
@@ -180,7 +183,7 @@ class Storm:
         await model.answers(model_port)
         async with asyncio.TaskGroup() as group:
             for place in self._workers:
-                _ = group.create_task(place.program.says("waiting for work"))
+                _ = group.create_task(place.program.says(WORKS))
             for place in self._gateways:
                 _ = group.create_task(place.program.answers(place.port))
         await self._sim("POST", "faults", [{**fault, "times": None} for fault in MODEL_FAULTS])
@@ -324,14 +327,20 @@ class Storm:
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 
+    def _harmed_worker(self) -> _Place:
+        """One that works: who has not even begun holds nothing that could be lost."""
+        chosen = self._dice.choice(self._workers)
+        working = [place for place in self._workers if place.program.has_said(WORKS)]
+        return chosen if chosen in working or not working else working[0]
+
     def _kill_worker(self) -> None:
-        self._dice.choice(self._workers).program.kill()
+        self._harmed_worker().program.kill()
 
     def _kill_gateway(self) -> None:
         self._dice.choice(self._gateways).program.kill()
 
     def _freeze_worker(self) -> None:
-        self._freeze(self._dice.choice(self._workers).program, self._plan.lease * self._dice.uniform(1.1, 2.0))
+        self._freeze(self._harmed_worker().program, self._plan.lease * self._dice.uniform(1.1, 2.0))
 
     def _freeze_gateway(self) -> None:
         self._freeze(self._dice.choice(self._gateways).program, self._plan.lease * self._dice.uniform(0.5, 1.5))
@@ -434,7 +443,7 @@ class Storm:
         await program.end(5.0)
         program.environment = {k: v for k, v in program.environment.items() if k != "TURNKEEP_FAILPOINTS"}
         program.start()
-        await program.says("waiting for work")
+        await program.says(WORKS)
 
     async def _close_books(self, books: Books) -> None:
         self.bury_product()
