@@ -211,8 +211,8 @@ async def test_garbage_from_the_broker_is_parked_and_leaves_nothing_behind(
     names = {name.upper(): value for name, value in rabbit.names.items()}
     async with program(tmp_path, **names) as (server, http):
         await eventually(lambda: consumed(rabbit))
-        await publish_garbage(rabbit, size(30, 200), random.Random(3))
-        await eventually(lambda: parked(rabbit, size(30, 200)), patience=60)
+        await publish_garbage(rabbit, size(30, 1_000), random.Random(3))
+        await eventually(lambda: parked(rabbit, size(30, 1_000)), patience=60)
         await rabbit.parked()
         base = reading(server)
         await publish_garbage(rabbit, count, source)
@@ -241,7 +241,7 @@ async def publish_garbage(rabbit: Broker, count: int, source: random.Random) -> 
         body, properties = GARBAGE[number % len(GARBAGE)]
         if number >= len(GARBAGE) and 0 < len(body) < 10_000:
             place = source.randrange(len(body))
-            body = body[:place] + bytes([source.choice(b"\x00\xff{")]) + body[place:]
+            body = body[:place] + bytes([source.choice(b"\xc0\xf5\xfe\xff")]) + body[place:]  # in no UTF-8 text
         await rabbit.publish(body, **{"message_id": "x" * 200, **properties})
 
 

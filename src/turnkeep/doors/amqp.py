@@ -55,6 +55,8 @@ PREFETCH = 500
 """Deliveries that are on their way into the store at most."""
 HOLD = 120.0
 """Seconds for which deliveries wait for the store; far less than the broker's own limit of 30 minutes."""
+PARKED_AT_ONCE = 16
+"""Copies to the dead queue that wait for their confirm: more would keep more bodies in memory at once."""
 CLOSE_TIMEOUT = 5.0
 RECONNECT = Backoff(delay=0.5, cap=5.0)
 PATIENCE = Backoff(delay=0.05, cap=2.0)
@@ -193,9 +195,10 @@ class AmqpDoor:
 
     async def _park_all(self, refused: Sequence[tuple[DeliveredMessage, TurnkeepError]], dead: DeadExchange) -> None:
         try:
-            async with asyncio.TaskGroup() as group:
-                for delivered, why in refused:
-                    group.create_task(self._park(delivered, why, dead))
+            for start in range(0, len(refused), PARKED_AT_ONCE):
+                async with asyncio.TaskGroup() as group:
+                    for delivered, why in refused[start : start + PARKED_AT_ONCE]:
+                        group.create_task(self._park(delivered, why, dead))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
