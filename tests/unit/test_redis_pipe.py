@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable
-from turnkeep.store.redis.pipe import Pipe, Refusal
+from turnkeep.store.redis.pipe import Pipe, Refusal, transport_of
 
 
 class Wire(asyncio.Transport):
@@ -28,6 +29,9 @@ class Wire(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.aborted
 
 
 def connected(**options: Any) -> tuple[Pipe, Wire]:
@@ -204,3 +208,33 @@ async def test_who_waits_for_room_is_told_when_the_connection_is_lost() -> None:
 
     async with asyncio.timeout(20):
         await waits
+
+
+def test_a_connection_that_has_gone_is_not_written_to() -> None:
+    """Between the end of a connection and the word of it; uvloop refuses a write then, asyncio forgets it."""
+    loops = pytest.importorskip("uvloop")
+    noticed: list[dict[str, Any]] = []
+
+    async def lose_it() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: noticed.append(context))
+        ended = asyncio.Event()
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                await reader.read()
+            writer.transport.abort()
+            ended.set()
+
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            pipe = Pipe()
+            pipe.take_over(transport_of(writer))
+            writer.transport.abort()
+            with pytest.raises(StoreUnavailable):
+                await pipe.send("PING")
+            await ended.wait()
+
+    with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+        runner.run(lose_it())
+
+    assert noticed == []

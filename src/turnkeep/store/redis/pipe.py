@@ -88,6 +88,8 @@ class Pipe(asyncio.Protocol):
         self._fail(because)
 
     def _flush(self) -> None:
+        if self._transport is not None and self._transport.is_closing():
+            return  # the word of it is on its way, and tells those who wait that nothing was sent
         if self._transport is not None and self._unsent:
             self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
