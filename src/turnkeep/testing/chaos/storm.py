@@ -476,7 +476,7 @@ class Storm:
         found: list[str] = []
         for place in (*self._workers, *self._gateways):
             for line in place.program.log.splitlines():
-                if '"run_broke"' in line or '"settlement_broke"' in line:
+                if '"level": "error"' in line and '"exception": ' in line:
                     found.append(f"{place.program.name}: {line[:1500]}")
         return found
 
