@@ -23,6 +23,9 @@ from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnavail
 SLOTS = 16_384
 CONNECT_TIMEOUT = 5.0
 
+_LOST = (RedisError, OSError, RuntimeError)
+"""What a connection raises that is lost; RuntimeError: uvloop, when one writes to what was closed meanwhile."""
+
 Publish = Literal["PUBLISH", "SPUBLISH"]
 
 
@@ -95,7 +98,7 @@ class Dialer:
             await connection.connect()
         except (AuthenticationError, ResponseError) as refused:
             raise StoreMisconfigured(f"Redis at {endpoint} refuses the connection: {refused}") from refused
-        except (RedisError, OSError) as lost:
+        except _LOST as lost:
             raise StoreUnavailable(f"Redis at {endpoint} cannot be reached: {lost}") from lost
         return connection
 
@@ -115,12 +118,12 @@ async def answer(connection: redis.Connection, *command: str) -> Any:
         return await connection.read_response()
     except ResponseError:
         raise
-    except (RedisError, OSError) as lost:
+    except _LOST as lost:
         raise StoreUnavailable(f"Redis did not answer {command[0]}: {lost}") from lost
 
 
 async def hang_up(connection: redis.Connection) -> None:
-    with contextlib.suppress(RedisError, OSError):
+    with contextlib.suppress(*_LOST):
         await connection.disconnect(nowait=True)
 
 

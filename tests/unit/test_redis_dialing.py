@@ -1,0 +1,31 @@
+"""Opening connections to Redis: whatever is lost meanwhile is told as a server that cannot be reached."""
+
+from __future__ import annotations
+
+import pytest
+import redis.asyncio as redis
+
+from turnkeep.errors import StoreUnavailable
+from turnkeep.store.redis.topology import Dialer, Endpoint, answer
+
+
+class Closed(redis.Connection):
+    """What uvloop makes of a connection whose other side went away during the greeting."""
+
+    async def connect(self) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    async def send_command(self, *args: object, **options: object) -> None:
+        await self.connect()
+
+
+async def test_a_connection_closed_during_the_greeting_is_a_server_that_cannot_be_reached() -> None:
+    dialer = Dialer("redis://127.0.0.1:1/0")
+    dialer._class = Closed
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        await dialer.dial(Endpoint("127.0.0.1", 1))
+
+
+async def test_a_connection_closed_before_a_question_is_a_server_that_did_not_answer() -> None:
+    with pytest.raises(StoreUnavailable, match="did not answer"):
+        await answer(Closed(), "PING")
