@@ -17,8 +17,9 @@ from typing import TextIO
 import orjson
 
 from turnkeep.testing.chaos.judge import Judgement
+from turnkeep.testing.chaos.plan import Plan
 from turnkeep.testing.chaos.programs import StormError
-from turnkeep.testing.chaos.storm import Plan, rage
+from turnkeep.testing.chaos.storm import rage
 
 SHOWN = 20
 """Violations that are shown one by one."""

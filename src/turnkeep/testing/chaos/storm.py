@@ -15,10 +15,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
-import orjson
 
 from turnkeep.clock import SystemClock
 from turnkeep.messages import Address, Item
@@ -28,65 +27,12 @@ from turnkeep.store import store_of
 from turnkeep.store.base import Policies, Policy, Store
 from turnkeep.testing.chaos.effects import read_deeds, write_tools_file
 from turnkeep.testing.chaos.judge import Books, Judgement, judge
+from turnkeep.testing.chaos.logs import fenced, unexpected
 from turnkeep.testing.chaos.outside import OutsideDoor
-from turnkeep.testing.chaos.people import Door, Gone, Listener, Sender, Sent
+from turnkeep.testing.chaos.people import Door, Gone, Listener, Sender
+from turnkeep.testing.chaos.plan import ACTS, BLOWS, MODEL_FAULTS, PER_SECOND, SETTINGS, WORKS, Plan, message
 from turnkeep.testing.chaos.programs import HOST, Program, StormError, free_port, redis_command
 from turnkeep.testing.proxy import TcpProxy
-
-SETTINGS: Mapping[str, str] = {
-    "OPENAI_API_KEY": "sk-storm", "TURNKEEP_MODEL_API": "responses", "TURNKEEP_WINDOW": "0.3",
-    "TURNKEEP_MAX_WAIT": "1", "TURNKEEP_MAX_INBOX": "1000", "TURNKEEP_CHANNEL_RATE": "0", "TURNKEEP_USER_RATE": "0",
-    "TURNKEEP_MAX_ATTEMPTS": "50", "TURNKEEP_MAX_DEATHS": "50", "TURNKEEP_BACKOFF_DELAY": "0.1",
-    "TURNKEEP_BACKOFF_CAP": "0.5", "TURNKEEP_FIRST_EVENT_TIMEOUT": "4", "TURNKEEP_IDLE_TIMEOUT": "3",
-    "TURNKEEP_RUN_DEADLINE": "60", "TURNKEEP_DRAIN": "1", "TURNKEEP_HISTORY_ITEMS": "100000",
-    "TURNKEEP_LOG_FORMAT": "json",
-}  # fmt: skip
-"""Short waits, and nothing is given up: a dead letter would count as lost."""
-
-MODEL_FAULTS: tuple[Mapping[str, Any], ...] = (
-    {"kind": "429", "probability": 0.01, "retry_after_ms": 300},
-    {"kind": "503", "probability": 0.01},
-    {"kind": "cut", "probability": 0.02, "after": 3},
-    {"kind": "reset", "probability": 0.02, "after": 5},
-    {"kind": "truncate", "probability": 0.01, "after": 6},
-    {"kind": "stall", "probability": 0.003, "after": 4, "seconds": 30},
-    {"kind": "lost", "probability": 0.02},
-)
-
-BLOWS: Mapping[str, float] = {
-    "claimed": 0.006, "asked": 0.006, "midstream": 0.0008, "called": 0.015, "tool_started": 0.03, "tool_done": 0.03,
-    "final": 0.01, "committed": 0.006,
-}  # fmt: skip
-"""How likely a worker dies at each arrow of a run."""
-
-ACTS = (
-    *("kill_worker",) * 4, *("freeze_worker",) * 3, *("kill_gateway",) * 2, "freeze_gateway", "starve_worker",
-    "starve_worker", "starve_gateway", "harm_store_line", "harm_store_line", "harm_people", "harm_people", "cancel",
-)  # fmt: skip
-
-WORKS = "waiting for work"
-"""What a worker says when it begins."""
-
-PER_SECOND = 3.0
-"""Messages of all people together in a long storm."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much of everything. `seconds` is the length of the storm, without what comes before and after."""
-
-    seed: int = 1
-    seconds: float = 60.0
-    store: Literal["redis", "sqlite"] = "redis"
-    workers: int = 3
-    gateways: int = 2
-    clients: int = 8
-    lease: float = 2.0
-    calm: float = 90.0
-    planted: str | None = None
-    """A bug of `planted` that all workers and gateways have."""
-    folder: Path | None = None
-    """Where logs, ledgers and data stay; without one they go."""
 
 
 @dataclass(slots=True)
@@ -273,7 +219,7 @@ class Storm:
             await asyncio.sleep(words.uniform(0.0, pause * 2.5) if words.random() < 0.8 else 0.0)
             if not self._storming and number > 0:
                 return
-            await sender.send(_message(channel, person, number, words))
+            await sender.send(message(channel, person, number, words))
             number += 1
             if words.random() < 0.1:
                 await sender.send_again()
@@ -456,8 +402,9 @@ class Storm:
         books.model = Ledger.load(self._folder / "model.jsonl", SystemClock())
         books.deeds = read_deeds(self._folder / "effects.jsonl")
         books.deaths, books.store_kills = self._counted.deaths, self._counted.store_kills
-        books.fenced = sum(_fenced(place.program.log_file) for place in self._workers)
-        books.broken = [*self._counted.ended, *self._broke()]
+        books.fenced = sum(fenced(place.program.log_file) for place in self._workers)
+        broke = [error for place in (*self._workers, *self._gateways) for error in unexpected(place.program)]
+        books.broken = [*self._counted.ended, *broke]
 
     def bury_product(self) -> None:
         for place in (*self._workers, *self._gateways):
@@ -471,54 +418,7 @@ class Storm:
             items: list[Item] = [entry.item for entry in history.entries]
             books.transcripts[f"c{number}"] = items
 
-    def _broke(self) -> list[str]:
-        """Errors in the logs that nobody expected."""
-        found: list[str] = []
-        for place in (*self._workers, *self._gateways):
-            for line in place.program.log.splitlines():
-                if '"level": "error"' in line and '"exception": ' in line:
-                    found.append(f"{place.program.name}: {line[:1500]}")
-        return found
-
 
 def _untold(books: Books) -> bool:
     ids = {message.message_id for sender in books.senders for message in sender.sent}
     return not ids <= {message_id for listener in books.listeners for message_id in listener.ends}
-
-
-def _fenced(log: Path) -> int:
-    """Runs of a worker that ended without writing anything, because their lease was lost."""
-    dropped: set[tuple[str, int]] = set()
-    unsettled: set[str] = set()
-    for line in log.read_bytes().splitlines() if log.exists() else ():
-        try:
-            told = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        match told.get("event"):
-            case "run_settled" if told.get("verdict") == "dropping":
-                dropped.add((told["run_id"], told["attempt"]))
-            case "settlement_failed" | "settlement_broke":
-                unsettled.add(told["run_id"])
-    return sum(run_id not in unsettled for run_id, _ in dropped)
-
-
-def _message(channel: str, person: str, number: int, words: random.Random) -> Sent:
-    """What somebody says: some words, now and then with work for a tool or with a hurry."""
-    message = Sent(channel, person, number, "")
-    parts = [f"{channel} {person} says {number} [[words:{words.randint(3, 30)}]]"]
-    chance = words.random()
-    if words.random() < 0.1:
-        parts.append(f"[[ttft:{words.randint(500, 2500)}]]")
-    if chance < 0.35:
-        parts.append(f'[[comment:one moment]] [[call:stamp {{"message": "{message.message_id}"}}]]')
-    elif chance < 0.5:
-        parts.append(f'[[call:look {{"message": "{message.message_id}"}}]]')
-    message.text = " ".join(parts)
-    wishes: dict[str, Any] = {}
-    if words.random() < 0.25:
-        wishes["on_busy"] = words.choice(("queue", "steer", "steer", "interrupt", "rollback"))
-    if words.random() < 0.2:
-        wishes["flush"] = True
-    message.wishes = wishes
-    return message
