@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.websockets import WebSocketState
 from websockets.exceptions import ConnectionClosed
 
 from tests.process.served import ask, frames_until_final, served
@@ -86,6 +87,30 @@ async def test_who_never_reads_is_closed_and_others_are_served(
         record for record in caplog.records if record.name.startswith("uvicorn") and record.levelname == "ERROR"
     ]
     assert max(most) <= websocket.CLOSE_ABOVE < 1_000_000
+
+
+async def test_a_socket_that_is_cut_while_it_writes_is_no_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its last frame comes after the end was sent: one task writes what another has closed."""
+    asked_to_close = Socket._cut
+    ended: list[Socket] = []
+
+    async def cut(self: Socket) -> None:
+        self._websocket.application_state = WebSocketState.DISCONNECTED
+        self._send({"late": True})
+        await asyncio.sleep(0.05)
+        await asked_to_close(self)
+
+    monkeypatch.setattr(websocket, "LOOK_AGAIN", 0.01)
+    async with served(role="gateway") as server:
+        monkeypatch.setattr(Socket, "_leave", leaving(ended, Socket._leave))
+        monkeypatch.setattr(Socket, "_look_at_credential", cut)
+        async with server.socket() as socket, asyncio.timeout(20):
+            while not ended:
+                await asyncio.sleep(0.01)
+            socket.transport.abort()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def leaving(gone: list[Socket], leave: Callable[[Socket], Awaitable[None]]) -> Callable[[Socket], Awaitable[None]]:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
 from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
@@ -142,7 +142,7 @@ class Socket:
                 await self._read()
                 writing.cancel()
                 watching.cancel()
-        except* (WebSocketDisconnect, _Closed):
+        except* (WebSocketDisconnect, WebSocketDisconnected, _Closed):  # one task may write what another has closed
             pass
         finally:
             await self._leave()
@@ -192,7 +192,7 @@ class Socket:
         """A peer that does not read cannot be told: the connection is dropped."""
         log.info("slow_client_closed", unsent=self._outbox.size)
         self._queue.meter.count("slow_clients")
-        with contextlib.suppress(TimeoutError, RuntimeError):  # it may have been asked to close before
+        with contextlib.suppress(TimeoutError, WebSocketDisconnected):  # it may be closing already
             async with asyncio.timeout(1.0):
                 await self._websocket.close(TOO_SLOW, "too slow, resume from the last offset")
         raise _Closed
