@@ -122,7 +122,8 @@ class Crowd:
                 while not all(listener.ends for listener in self.listeners):
                     await asyncio.sleep(0.05)
         without_end = sum(not listener.ends for listener in self.listeners)
-        assert not without_end, f"{without_end} of {len(self.listeners)} have no end: {self.server.log[-2_000:]}"
+        said = [line[:300] for line in self.server.log.splitlines() if line.startswith('{"event')]
+        assert not without_end, f"{without_end} of {len(self.listeners)} have no end in {name}: {said[-8:]}"
         return [late for listener in self.listeners for late in listener.late]
 
 
