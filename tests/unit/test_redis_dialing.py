@@ -6,6 +6,7 @@ import pytest
 import redis.asyncio as redis
 
 from turnkeep.errors import StoreUnavailable
+from turnkeep.store.redis.hub import _Ear
 from turnkeep.store.redis.topology import Dialer, Endpoint, answer
 
 
@@ -29,3 +30,8 @@ async def test_a_connection_closed_during_the_greeting_is_a_server_that_cannot_b
 async def test_a_connection_closed_before_a_question_is_a_server_that_did_not_answer() -> None:
     with pytest.raises(StoreUnavailable, match="did not answer"):
         await answer(Closed(), "PING")
+
+
+async def test_a_subscription_on_a_connection_that_is_lost_is_refused_at_once() -> None:
+    ear = _Ear(Endpoint("127.0.0.1", 1), 60.0, lambda channel, data: None, lambda ear, channels: None)
+    assert ear.ask("SUBSCRIBE", b"c").result() is False

@@ -40,7 +40,7 @@ class RedisEverything(RedisPart):
         for partition in self._keys.partitions:
             async for address in self._addresses(partition, tenant, queue):
                 record = await self._record(address)
-                if record is not None and record.active_at <= now - idle_for:
+                if record is not None and (not idle_for or record.active_at <= now - idle_for):
                     yield record
 
     async def _addresses(

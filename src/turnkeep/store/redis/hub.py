@@ -71,13 +71,16 @@ class _Ear(asyncio.Protocol):
     def ask(self, command: str, channel: bytes) -> asyncio.Future[bool]:
         """Subscribe; True when acknowledged, False when refused or lost."""
         acknowledged: asyncio.Future[bool] = self._loop.create_future()
+        if not self.is_open:
+            acknowledged.set_result(False)
+            return acknowledged
         self._acknowledged[channel] = acknowledged
         self._asked.append(channel)
         self.write(command, channel)
         return acknowledged
 
     def write(self, *command: str | bytes) -> None:
-        if self._transport is not None:
+        if self._transport is not None and self.is_open:  # uvloop raises for one that is closed
             self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # a union is as good
 
     def close(self) -> None:

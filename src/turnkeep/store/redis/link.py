@@ -284,7 +284,7 @@ async def open_transport(dialer: Dialer, endpoint: Endpoint, taker: Taker) -> No
         await hang_up(connection)
         raise
     writer = connection._writer
-    if writer is None:
+    if writer is None or writer.is_closing():
         raise StoreUnavailable(f"the connection to Redis at {endpoint} was lost at once")
     taker.opener = (connection, writer)
     connection._reader = connection._writer = None

@@ -90,7 +90,7 @@ class Pipe(asyncio.Protocol):
     def _flush(self) -> None:
         if self._transport is not None and self._transport.is_closing():
             return  # the word of it is on its way, and tells those who wait that nothing was sent
-        if self._transport is not None and self._unsent:
+        if self._transport is not None and self._unsent and not self._transport.is_closing():
             self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
         self._unsent_replies = 0
