@@ -88,10 +88,14 @@ async def opened(
     """The house, open; everything ends with it."""
     simulator = Simulator()
     async with serve(simulator) as url:
-        values = {**QUICK, "store": str(store), "openai_base_url": url, "openai_api_key": "sk-test", **settings}
-        queue = AssistantMessageQueue.from_settings(
-            Settings.load(**values, model_api=values.pop("model_api", "responses")), toolbox=Toolbox(tools)
-        )
+        values = {
+            **QUICK,
+            "store": str(store),
+            "openai_base_url": url,
+            "openai_api_key": "sk-test",
+            "model_api": "responses",
+        }
+        queue = AssistantMessageQueue.from_settings(Settings.load(**{**values, **settings}), toolbox=Toolbox(tools))
         if worker:
             queue.start_worker()
         async with queue:

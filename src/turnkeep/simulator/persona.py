@@ -197,7 +197,7 @@ def _calls_of(prompt: Prompt, message: OpenMessage) -> list[Call]:
     if (loop := _first(markers, "loop")) is not None:
         return [Call(loop.text or (prompt.tools[0].name if prompt.tools else "again"), loop.arguments)]
     if (bad := _first(markers, "worst")) is not None:
-        return worst_calls(prompt, bad.text) if message.rounds == 0 else []
+        return _worst_calls(prompt, bad.text, message.rounds)
     groups = [[Call(m.text, m.arguments) for m in markers if m.name == "call"]]
     groups += [[Call(m.text, m.arguments)] for m in markers if m.name == "then"]
     groups = [group for group in groups if group]
@@ -208,7 +208,11 @@ def _calls_of(prompt: Prompt, message: OpenMessage) -> list[Call]:
     return [Call(name, arguments) for name, arguments in chooser.choose(prompt.tools, plain, prompt.choice)]
 
 
-def worst_calls(prompt: Prompt, kind: str) -> list[Call]:
+def _worst_calls(prompt: Prompt, wish: str, rounds: int) -> list[Call]:
+    """Once, or in every round for ``[[worst:always]]`` and ``[[worst:always KIND]]``, whatever it was told."""
+    kind, always = wish.removeprefix("always").strip(), wish.startswith("always")
+    if rounds and not always:
+        return []
     names = [tool.name for tool in prompt.tools]
     return [Call(name, arguments, call_id) for name, arguments, call_id in worst.calls(names, kind)]
 
