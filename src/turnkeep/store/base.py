@@ -732,7 +732,9 @@ class Threads(Protocol):
     def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
     ) -> AsyncIterator[ThreadRecord]:
-        """All threads, in no promised order, each once; `idle_for`: only those without activity for so many seconds."""
+        """All threads, in no promised order, each once; `idle_for`: only those without activity for so many seconds
+        (0: all, also where a clock was set back).
+        """
         ...
 
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats: ...

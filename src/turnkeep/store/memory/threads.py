@@ -86,7 +86,7 @@ class MemoryThreads(MemoryState):
     ) -> AsyncIterator[ThreadRecord]:
         now = self.moment()
         for kept in self.living(tenant, queue, now):
-            if kept.thread.active_at <= now - idle_for:
+            if not idle_for or kept.thread.active_at <= now - idle_for:
                 yield thread_record(kept.thread, kept.policy)
 
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:

@@ -164,8 +164,8 @@ def _page(
     found = every(
         view.connection,
         "SELECT id FROM thread WHERE id > ?1 AND (?2 IS NULL OR tenant = ?2) AND (?3 IS NULL OR queue = ?3)"
-        " AND active_at <= ?4 ORDER BY id LIMIT ?5",
-        (after, tenant, queue, view.now - idle_for, _PAGE),
+        " AND (?6 = 0 OR active_at <= ?4) ORDER BY id LIMIT ?5",
+        (after, tenant, queue, view.now - idle_for, _PAGE, idle_for),
     )
     page: list[ThreadRecord] = []
     for (row,) in found:

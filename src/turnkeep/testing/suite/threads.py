@@ -460,6 +460,13 @@ class ThreadPromises:
         assert await idle_for(50.25) == {"old"}
         assert await idle_for(151) == set()
 
+    async def test_a_clock_that_was_set_back_hides_no_thread(self, start: Start) -> None:
+        desk = await start()
+        await desk.store.thread(at("c"), create=True)
+        desk.clock.advance(-50)
+
+        assert [record.address.channel async for record in desk.store.scan()] == ["c"]
+
     async def test_a_scan_tells_what_reading_the_thread_tells(self, start: Start) -> None:
         desk = await start()
         for state in STATES:
