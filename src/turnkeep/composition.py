@@ -174,7 +174,7 @@ def policies(settings: Settings, *, runs_kept: int = 50) -> Policies:
         dedupe=settings.dedupe,
         history_items=settings.history_items,
         history_bytes=settings.history_bytes,
-        runs_kept=max(runs_kept, RUNS_OF_BUDGETS) if settings.tenant_budget or settings.thread_budget else runs_kept,
+        runs_kept=max(runs_kept, RUNS_OF_BUDGETS) if settings.has_budgets else runs_kept,
     )
     return Policies(policy, weights=settings.weights)
 

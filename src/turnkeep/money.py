@@ -75,7 +75,8 @@ class PriceUnknown(Waiting):
 class Budget:
     """At most so many US dollars for each tenant, thread or user in each period (UTC).
 
-    A message's user is named by its metadata (``user``); messages without one have no budget of a user.
+    A message's user is named by its metadata (``user``), which the doors take from the credential where there is one;
+    messages without one have no budget of a user.
     """
 
     of: Owner
@@ -135,7 +136,11 @@ class Purse:
     def from_settings(
         cls, settings: Settings, store: Store, prices: PriceBook, *, meter: Meter = SILENT, patient: bool = False
     ) -> Self:
-        budgets = [Budget("tenant", settings.tenant_budget), Budget("thread", settings.thread_budget)]
+        budgets = [
+            Budget("tenant", settings.tenant_budget),
+            Budget("user", settings.user_budget),
+            Budget("thread", settings.thread_budget),
+        ]
         pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
         return cls(store, prices, budgets, pace=pace, meter=meter, patient=patient)
 

@@ -112,6 +112,7 @@ class AssistantMessageQueue:
             "instructions": default_instructions,
             "run_deadline": lock_duration,
             "on_busy": on_busy,
+            "adaptive": adaptive or None,
             **_window(message_delay, preset, window, max_wait),
             **_backoff(backoff),
             **settings,
@@ -125,7 +126,6 @@ class AssistantMessageQueue:
             runs_kept=0 if remove_on_complete else 1_000,
             meter=meter,
         )
-        self.adaptive = AdaptiveWindow() if adaptive else None
 
     @classmethod
     def from_settings(
@@ -152,7 +152,7 @@ class AssistantMessageQueue:
         self.model_name = settings.openai_model or self.catalog.default
         self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
         self.simulator_url: str | None = None
-        self.adaptive = None
+        self.adaptive = AdaptiveWindow() if settings.adaptive else None
         self._hooks = Hooks(self.hub)
         self._worker: Worker | None = None
         self._worker_wanted = asyncio.Event()

@@ -140,6 +140,9 @@ class Settings(BaseSettings):
         "TURNKEEP_WINDOW", default=1.5, ge=0, le=3600, doc="Seconds a thread waits for more after the last message."
     )
     max_wait: float = _named("TURNKEEP_MAX_WAIT", default=8.0, ge=0, le=86400, doc="Seconds nobody waits longer than.")
+    adaptive: bool = _named(
+        "TURNKEEP_ADAPTIVE", default=False, doc="Learn each channel's window from its rhythm (0.25 to 4 s)."
+    )
     max_batch: int = _named("TURNKEEP_MAX_BATCH", default=64, ge=1, le=1000, doc="Messages of one turn.")
     max_batch_bytes: int = _named("TURNKEEP_MAX_BATCH_BYTES", default=256_000, ge=1, doc="Bytes of one turn.")
     on_busy: BusyPolicy = _named("TURNKEEP_ON_BUSY", default="collect", doc="What a message asks of a busy thread.")
@@ -210,9 +213,19 @@ class Settings(BaseSettings):
     tenant_budget: float = _named(
         "TURNKEEP_TENANT_BUDGET", default=0.0, ge=0, doc="US dollars per tenant and day; 0 is unlimited."
     )
+    user_budget: float = _named(
+        "TURNKEEP_USER_BUDGET",
+        default=0.0,
+        ge=0,
+        doc="US dollars per user (of a credential, or named by metadata) and day; 0 is unlimited.",
+    )
     thread_budget: float = _named(
         "TURNKEEP_THREAD_BUDGET", default=0.0, ge=0, doc="US dollars per thread and day; 0 is unlimited."
     )
+
+    @property
+    def has_budgets(self) -> bool:
+        return bool(self.tenant_budget or self.user_budget or self.thread_budget)
 
     # ------------------------------------------------------------ access
     insecure_no_auth: bool = _named(

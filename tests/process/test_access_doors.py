@@ -171,3 +171,16 @@ async def test_a_session_is_a_strict_cookie_and_changes_need_its_token() -> None
             assert told.status == 204
         async with http.get(f"{url}/api/dead", headers=cookies) as told:
             assert told.status == 401
+
+
+async def test_the_user_of_a_message_is_who_the_credential_says() -> None:
+    async with guarded() as house:
+        body = {"message": "hello", "message_id": "said-by-owner", "metadata": {"user": "somebody else", "topic": "x"}}
+        url = f"{house.server.url}/api/channels/{CHANNEL}/messages"
+        async with house.server.http.post(url, json=body, headers=house.headers("owner")) as told:
+            assert told.status == 202
+        waiting = await house.server.queue.store.message(house.server.queue.address(CHANNEL, TENANT), "said-by-owner")
+        assert waiting is not None
+        assert waiting.message is not None
+    assert waiting.message.metadata["topic"] == "x"
+    assert waiting.message.metadata["user"] not in ("somebody else", "anonymous")

@@ -117,3 +117,14 @@ async def test_the_pace_of_all_workers_is_kept_without_using_attempts(store: str
     assert waiting[0].error.code == "pace_reached"
     assert seen[-1].kind == "completed"
     assert not [event for event in seen if event.kind == "retrying"]
+
+
+async def test_what_one_user_has_spent_is_nobody_elses(store: str) -> None:
+    usage = await one_run()
+    async with thrifty(store, user_budget=(usage.cost_nano + reserved(usage)) / NANO) as house:
+        outcomes = []
+        for number, user in enumerate(("ana", "ana", "ana", "ana", "ben")):
+            async with house.stream(f"c{number}") as events:
+                await house.send(f"c{number}", text(number), f"m{number}", metadata={"user": user})
+                outcomes.append((await house.settled(events, f"m{number}"))[-1].kind)
+    assert (outcomes[0], outcomes[3], outcomes[4]) == ("completed", "dead", "completed")

@@ -23,6 +23,9 @@ LONGEST = 8_192
 """Characters of a credential that are looked at."""
 
 
+ANONYMOUS = "anonymous"
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Somebody whose credential was checked. `channels` None: all of the tenant; else exact names, or prefixes that
@@ -32,11 +35,16 @@ class Principal:
     """
 
     tenant: str = DEFAULT_TENANT
-    subject: str = "anonymous"
+    subject: str = ANONYMOUS
     scopes: frozenset[Scope] = ALL_SCOPES
     channels: tuple[str, ...] | None = None
     expires_at: float | None = None
     key: str | None = None
+
+    @property
+    def user(self) -> str | None:
+        """Who it is, for budgets; None where nobody asked."""
+        return None if self.subject == ANONYMOUS else self.subject
 
     def require(self, scope: Scope, channel: str | None = None) -> None:
         """Raises `NotAllowed` unless this credential reaches that far; without a channel: all of its tenant."""

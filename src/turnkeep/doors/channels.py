@@ -24,7 +24,7 @@ async def send(call: Call) -> Response:
     key = call.request.headers.get("idempotency-key")
     if key is not None and "message_id" not in body:
         body["message_id"] = key
-    message = read_message(body, address, limit=call.limits.message_bytes)
+    message = read_message(body, address, limit=call.limits.message_bytes, user=call.principal.user)
     call.limits.check_rate(call.principal, address)
     [outcome] = await call.queue.accept([message], create=call.limits.creates(address))
     if isinstance(outcome, Rejected):

@@ -15,6 +15,7 @@ import orjson
 
 from turnkeep.errors import InvalidMessage, MessageTooLarge
 from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, text_content
+from turnkeep.money import USER
 
 MAX_DEPTH = 32
 MAX_VALUES = 10_000
@@ -99,10 +100,13 @@ def _integer(digits: str) -> int:
 # ---------------------------------------------------------------- messages
 
 
-def read_message(body: Mapping[str, Any], address: Address, *, limit: int, mint: bool = True) -> Message:
+def read_message(
+    body: Mapping[str, Any], address: Address, *, limit: int, mint: bool = True, user: str | None = None
+) -> Message:
     """The message in `{"message" | "content", "message_id"?, "instructions"?, "metadata"?, "on_busy"?, "window"?, …}`.
 
-    Without an id one is minted, unless `mint` is False: then it is missing.
+    Without an id one is minted, unless `mint` is False: then it is missing. `user`: whose credential it came with,
+    whatever its metadata says.
     """
     message_id = optional_text(body, "message_id", MAX_NAME)
     if message_id is None and not mint:
@@ -112,7 +116,7 @@ def read_message(body: Mapping[str, Any], address: Address, *, limit: int, mint:
         message_id=message_id or f"msg_{secrets.token_hex(12)}",
         content=read_content(body),
         instructions=optional_text(body, "instructions", 32_000),
-        metadata=_metadata(body),
+        metadata=_metadata(body) | ({} if user is None else {USER: user}),
         on_busy=_policy(body),
         window=optional_number(body, "window", MAX_WINDOW),
         max_wait=optional_number(body, "max_wait", MAX_WAIT),

@@ -235,7 +235,7 @@ class Socket:
 
     async def _message(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        message = read_message(request, address, limit=self._limits.message_bytes)
+        message = read_message(request, address, limit=self._limits.message_bytes, user=self._principal.user)
         self._limits.check_rate(self._principal, address)
         [outcome] = await self._queue.accept([message], create=self._limits.creates(address))
         if isinstance(outcome, Rejected):

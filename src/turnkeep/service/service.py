@@ -237,8 +237,7 @@ class OpenAIService:
 
 def _is_limited(settings: Settings) -> bool:
     """Whether calls without a session count as well: then they need what all processes share."""
-    money = settings.tenant_budget or settings.thread_budget
-    return bool(money or settings.requests_per_minute or settings.tokens_per_minute)
+    return bool(settings.has_budgets or settings.requests_per_minute or settings.tokens_per_minute)
 
 
 def _metadata(run: Run, finish: str, usage: Usage, outlet: Outlet, session_id: str | None) -> Metadata:
