@@ -287,9 +287,12 @@ class Run:
 
     async def _cancelled(self, stop: Stop) -> Verdict:
         """The commit of a stopped run: what was shown stays, or is dropped (rollback), but never a started effect."""
-        async with asyncio.timeout(self.lease.remaining):
-            await self.journal.finish()
-            shown = self.announcer.shown or await self._shown_before()
+        try:
+            async with asyncio.timeout(self.lease.remaining):
+                await self.journal.finish()
+                shown = self.announcer.shown or await self._shown_before()
+        except TimeoutError:
+            raise LeaseLost(f"the store was away until the lease of run {self.claim.run_id} was over") from None
         if len(shown) < len(self.journal.text):
             shown = self.journal.text
         items = self.journal.transcript

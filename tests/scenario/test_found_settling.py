@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from tests.scenario.house import TestHouse, opened
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import OutputItem
-from turnkeep.store.base import Claim, Commit, Record
+from turnkeep.store.base import Claim, Commit, Page, Record
 from turnkeep.tools import tool
 
 
@@ -125,3 +126,32 @@ async def test_a_call_whose_start_was_just_kept_is_not_unknown_when_the_run_is_s
 
         [output] = [item for item in await house.transcript("c") if isinstance(item, OutputItem)]
         assert output.status == "cancelled"
+
+
+async def test_a_stop_while_the_store_is_away_uses_no_attempt(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(store, max_attempts=1, lease=1.5) as house, house.stream("c") as stream:
+        write, look, away = house.queue.store.journal, house.queue.store.read, asyncio.Event()
+        left_alone: list[str] = []
+
+        async def journal(claim: Claim, records: Sequence[Record]) -> None:
+            if claim.attempt == 1:
+                away.set()
+                await asyncio.Event().wait()
+            await write(claim, records)
+
+        async def read(*asked: Any, **options: Any) -> Page:
+            if away.is_set() and not left_alone and options.get("limit") == 1:  # what an earlier attempt has shown
+                left_alone.append("the second attempt")
+                await asyncio.Event().wait()
+            return await look(*asked, **options)
+
+        monkeypatch.setattr(house.queue.store, "journal", journal)
+        monkeypatch.setattr(house.queue.store, "read", read)
+        await house.send("c", "hello")
+        await asyncio.wait_for(away.wait(), 20)
+
+        await house.queue.cancel_run("c")
+        events = await house.settled(stream, "m0", timeout=40.0)
+
+        assert (events[-1].kind, events[-1].outcome) == ("completed", "cancelled")
+        assert left_alone
