@@ -6,10 +6,10 @@ The file is TOML. Its keys are causes (`rate_limit`, `timeout`, `connection`, `i
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from turnkeep import toml
 from turnkeep.errors import ConfigurationError, TurnkeepError
 
 CAUSES: Mapping[str, tuple[str, ...]] = {
@@ -47,7 +47,7 @@ def _codes(kind: type[TurnkeepError]) -> Iterator[str]:
 
 def _read(file: Path) -> dict[str, str]:
     try:
-        values = tomllib.loads(file.read_text("utf-8"))
+        values = toml.parse(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the sentences in {file} cannot be read: {error}") from error
     known = {*CAUSES, *_all_codes(TurnkeepError)}

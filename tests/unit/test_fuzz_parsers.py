@@ -426,6 +426,8 @@ FOUND = [
     ("tools", b"a = " + b"[" * 5_000),
     ("sentences", b"timeout = " + b"9" * 5_000),
     ("sentences", b"timeout = " + b"[" * 5_000),
+    ("sentences", b"a" + b".ba" * 3_000 + b" = 1"),
+    ("tools", b"[a" + b" . ba" * 3_000 + b"]"),
     ("prices", b"default = " + b"9" * 5_000),
     ("prices", b"default = " + b"[" * 5_000),
     ("prices", b"{" + b'"a":[' * 5_000),

@@ -16,13 +16,13 @@ output = 1.5
 from __future__ import annotations
 
 import json
-import tomllib
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from turnkeep import toml
 from turnkeep.errors import ConfigurationError
 
 
@@ -57,5 +57,5 @@ def sentence(error: ValidationError) -> str:
 def _parsed(path: Path) -> Any:
     text = path.read_text("utf-8")
     if path.suffix == ".toml":
-        return tomllib.loads(text, parse_float=Decimal)
+        return toml.parse(text, parse_float=Decimal)
     return json.loads(text, parse_float=Decimal)

@@ -20,7 +20,6 @@ import asyncio
 import importlib.util
 import re
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from turnkeep import toml
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.tools import http, sql
@@ -206,7 +206,7 @@ def _python_tools(path: Path) -> list[Tool]:
 
 def _form(path: Path) -> _File:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = toml.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"tools file {path.name!r} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and arrays a thousand deep
