@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="wo
 ORDINARY = 65534
 
 
-def run_corpus(user: int | None) -> dict[str, Any]:
-    words = [sys.executable, corpus.__file__, *(["--user", str(user)] if user else [])]
+def run_corpus(user: int | None, share: str) -> dict[str, Any]:
+    words = [sys.executable, corpus.__file__, "--share", share, *(["--user", str(user)] if user else [])]
     environment = {**os.environ, "TURNKEEP_CANARY": corpus.CANARY}
     done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -36,19 +37,29 @@ def run_corpus(user: int | None) -> dict[str, Any]:
 @pytest.mark.prove
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("identity", ["root", "ordinary user"])
-def test_nothing_gets_out_of_the_workspace(identity: str) -> None:
-    if identity == "root" and os.getuid() != 0:
+def test_nothing_gets_out_of_the_workspace(
+    identity: str, size: Callable[[int, int], int], proof: Callable[[str, str], None]
+) -> None:
+    """In the small form each of the two makes half of the attempts."""
+    root = os.getuid() == 0
+    if identity == "root" and not root:
         pytest.skip("only root can try as root")
+    of = size(2 if root else 1, 1)
 
-    told = run_corpus(ORDINARY if os.getuid() == 0 and identity != "root" else None)
+    told = run_corpus(ORDINARY if root and identity != "root" else None, f"{1 if identity == 'root' else of}/{of}")
 
     results = told["results"]
     escaped = {name: result for name, result in results.items() if result["damage"]}
-    print(f"escape corpus as {identity}: {len(results)} attempts, {len(escaped)} escapes; {told['report']}")
-    assert escaped == {}
+    canaries = sum("the output holds a canary" in result["damage"] for result in escaped.values())
+    in_a_shell = sum("bash" in name for name in results)
+    proof(
+        f"escape corpus as {identity}",
+        f"attempts {len(results)}, {in_a_shell} of them in a shell | escapes {len(escaped)} | canary hits {canaries}",
+    )
+    assert escaped == {}, told["report"]
     assert len(results) >= 60
     if told["refusal"] is None:
-        assert sum("execute_bash" in name or ": bash" in name for name in results) >= 40
+        assert in_a_shell >= 40
 
 
 def test_the_corpus_has_at_least_sixty_different_attempts() -> None:

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import re
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,26 +152,26 @@ async def test_no_way_to_write_an_address_reaches_the_victim(scheme: str, addres
     assert victim.connections == 0
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "file:///etc/passwd",
-        "ftp://127.0.0.1:PORT/",
-        "gopher://127.0.0.1:PORT/_GET",
-        "unix:///run/docker.sock",
-        "ws://127.0.0.1:PORT/",
-        "//127.0.0.1:PORT/",
-        "data:text/plain,x",
-        "http:127.0.0.1:PORT",
-        "http:///127.0.0.1:PORT/",
-        "http://127.0.0.1:PORT",
-        "HTTP://127.0.0.1:PORT/",
-        "http://user:password@127.0.0.1:PORT/",
-        "http://127.0.0.1:PORT/#fragment",
-        "http://127.0.0.1:0PORT/",
-        " http://127.0.0.1:PORT/",
-    ],
-)
+FORMS = [
+    "file:///etc/passwd",
+    "ftp://127.0.0.1:PORT/",
+    "gopher://127.0.0.1:PORT/_GET",
+    "unix:///run/docker.sock",
+    "ws://127.0.0.1:PORT/",
+    "//127.0.0.1:PORT/",
+    "data:text/plain,x",
+    "http:127.0.0.1:PORT",
+    "http:///127.0.0.1:PORT/",
+    "http://127.0.0.1:PORT",
+    "HTTP://127.0.0.1:PORT/",
+    "http://user:password@127.0.0.1:PORT/",
+    "http://127.0.0.1:PORT/#fragment",
+    "http://127.0.0.1:0PORT/",
+    " http://127.0.0.1:PORT/",
+]
+
+
+@pytest.mark.parametrize("url", FORMS)
 async def test_no_other_scheme_or_form_reaches_the_victim(url: str, victim: Listener) -> None:
     await attempt(url.replace("PORT", str(victim.port)), hosts=["127.0.0.1", ""])
 
@@ -183,17 +183,25 @@ async def test_a_host_that_is_not_listed_is_refused_when_the_file_is_read() -> N
         endpoint_checked(Endpoint(url="https://other.example/", query={}, headers={}), ["api.example"])
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("target", ["http://127.0.0.1:PORT/", "//127.0.0.1:PORT/", "http://[::ffff:127.0.0.1]:PORT/"])
+REDIRECTS = [301, 302, 303, 307, 308]
+TARGETS = ["http://127.0.0.1:PORT/", "//127.0.0.1:PORT/", "http://[::ffff:127.0.0.1]:PORT/"]
+
+
+@pytest.mark.parametrize("status", REDIRECTS)
+@pytest.mark.parametrize("target", TARGETS)
 async def test_redirects_are_not_followed(status: int, target: str, victim: Listener, world: Listener) -> None:
-    location = target.replace("PORT", str(victim.port))
-    world.answer = f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+    world.answer = moved(status, target, victim)
 
     said = await attempt(f"http://127.0.0.2:{world.port}/")
 
     assert world.connections == 1
     assert victim.connections == 0
     assert "redirect" in said[0]
+
+
+def moved(status: int, target: str, victim: Listener) -> bytes:
+    location = target.replace("PORT", str(victim.port))
+    return f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 REBINDING = {
@@ -282,6 +290,32 @@ async def test_the_proxies_of_the_environment_are_not_used(
 
     assert said == ["fine"]
     assert victim.connections == 0
+
+
+@pytest.mark.prove
+async def test_all_of_it_against_one_victim(
+    victim: Listener, world: Listener, proof: Callable[[str, str], None]
+) -> None:
+    port, attempts = victim.port, 0
+    for scheme in ("http", "https"):
+        for address in ADDRESSES:
+            await attempt(f"{scheme}://{address}:{port}/", arguments={"host": "127.0.0.1"})
+        for answers in REBINDING.values():
+            await attempt(f"{scheme}://api.example:{port}/", resolver=Names(*answers), times=6)
+        attempts += len(ADDRESSES) + len(REBINDING)
+    for url in FORMS:
+        await attempt(url.replace("PORT", str(port)), hosts=["127.0.0.1", ""])
+    for status, target in itertools.product(REDIRECTS, TARGETS):
+        world.answer = moved(status, target, victim)
+        await attempt(f"http://127.0.0.2:{world.port}/")
+    for value in VALUES:
+        await attempt(f"http://127.0.0.2:{world.port}/items/{{item}}", arguments={"item": value})
+    attempts += len(FORMS) + len(REDIRECTS) * len(TARGETS) + len(VALUES)
+
+    hits = victim.connections
+    await attempt(f"http://127.0.0.1:{port}/", networks=networks_of(["127.0.0.1/32"]))
+    proof("SSRF", f"attempts {attempts} | hits {hits} | hits where the network is opened {victim.connections - hits}")
+    assert (hits, victim.connections) == (0, 1)
 
 
 def test_without_the_check_the_victim_is_hit() -> None:

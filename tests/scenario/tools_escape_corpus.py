@@ -1,14 +1,16 @@
 """Attempts to get out of the workspace, run as whoever starts this file or as an ordinary user.
 
-    python tools_escape_corpus.py [--user 65534]
+    python tools_escape_corpus.py [--user 65534] [--share 1/2]
 
-Prints one JSON object: what is available here, and for every case whether something came out or got hurt. Outside the
-workspace lie canaries: a readable file, an environment variable, listening sockets and a process. A case has escaped
-if a canary's text is in its output, a listener was called, a file appeared outside, or a process was left or killed.
+A share is every n-th case. Prints one JSON object: what is available here, and for every case whether something came
+out or got hurt. Outside the workspace lie canaries: a readable file, an environment variable, listening sockets and a
+process. A case has escaped if a canary's text is in its output, a listener was called, a file appeared outside, or a
+process was left or killed.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import ctypes
 import functools
@@ -21,7 +23,6 @@ import shutil
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -42,7 +43,8 @@ from turnkeep.tools.workspace import Workspace
 
 CANARY = os.environ.get("TURNKEEP_CANARY") or f"CANARY-{secrets.token_hex(8)}"
 """In the environment from the very start: only then does the process's own file under /proc hold it."""
-_sleeps = itertools.count(98765)
+_sleeps = itertools.count(10**6 + secrets.randbelow(10**9))
+"""Seconds that nobody else on this machine sleeps, not even the same attempts next door."""
 
 
 # ---------------------------------------------------------------- the outside
@@ -666,8 +668,8 @@ async def crowd(tools: dict[str, Tool], outside: Outside) -> dict[str, Any]:
     return {"damage": outside.damage(), "status": bomb.status, "output": bomb.output[:100]}
 
 
-async def everything() -> dict[str, Any]:
-    """Every case in each sandbox that there is, and without one; the sandboxes side by side, the crowds alone."""
+async def everything(share: tuple[int, int]) -> dict[str, Any]:
+    """Every case of this share in each sandbox, and without one; the sandboxes side by side, the crowds alone."""
     report = sandbox.probe()
     mechanisms: list[Any] = [None]
     if report.process_limit:
@@ -678,7 +680,7 @@ async def everything() -> dict[str, Any]:
         grounds = [Ground(mechanism) for mechanism in mechanisms]
         for ground in grounds:
             stack.callback(ground.outside.close)
-        for told in await asyncio.gather(*(ground.all_cases() for ground in grounds)):
+        for told in await asyncio.gather(*(ground.all_cases(share) for ground in grounds)):
             results |= told
         for ground in grounds[1:]:
             results[f"{ground.name}: bash fork bomb"] = await crowd(ground.tools, ground.outside)
@@ -698,11 +700,11 @@ class Ground:
         made += [bash_tool(self.workspace, inside)] if inside else file_tools(Workspace(self.workspace))
         self.tools = {one.name: one for one in made}
 
-    async def all_cases(self) -> dict[str, Any]:
+    async def all_cases(self, share: tuple[int, int]) -> dict[str, Any]:
         """Without a sandbox the files and git; in a sandbox git and the shell."""
         results = {}
-        for case in corpus():
-            if case.tool in self.tools:
+        for number, case in enumerate(corpus()):
+            if case.tool in self.tools and number % share[1] == share[0] - 1:
                 results[f"{self.name}: {case.name}"] = await attempt(case, self.tools, self.workspace, self.outside)
         results[f"{self.name}: what must work"] = await honest(self.tools, self.workspace, self.outside)
         if "read_file" in self.tools:
@@ -743,7 +745,12 @@ def bounded() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    if "--user" in sys.argv:
-        become(int(sys.argv[sys.argv.index("--user") + 1]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--user", type=int)
+    parser.add_argument("--share", default="1/1")
+    given = parser.parse_args()
+    part, of = map(int, given.share.split("/"))
+    if given.user is not None:
+        become(given.user)
     with bounded():
-        print(json.dumps(asyncio.run(everything())))
+        print(json.dumps(asyncio.run(everything((part, of)))))
