@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 
@@ -35,6 +36,13 @@ def nobody_reads_the_log() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def the_killed_are_buried_here() -> Iterator[None]:
+    """Else they warn in a test to come."""
+    yield
+    gc.collect()
 
 
 @pytest.mark.prove
