@@ -136,10 +136,11 @@ class Purse:
     def from_settings(
         cls, settings: Settings, store: Store, prices: PriceBook, *, meter: Meter = SILENT, patient: bool = False
     ) -> Self:
+        period = settings.budget_period
         budgets = [
-            Budget("tenant", settings.tenant_budget),
-            Budget("user", settings.user_budget),
-            Budget("thread", settings.thread_budget),
+            Budget("tenant", settings.tenant_budget, period),
+            Budget("user", settings.user_budget, period),
+            Budget("thread", settings.thread_budget, period),
         ]
         pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
         return cls(store, prices, budgets, pace=pace, meter=meter, patient=patient)

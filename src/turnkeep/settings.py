@@ -211,16 +211,19 @@ class Settings(BaseSettings):
         "TURNKEEP_TOKENS_PER_MINUTE", default=0, ge=0, doc="Model tokens of all workers per minute; 0 is unlimited."
     )
     tenant_budget: float = _named(
-        "TURNKEEP_TENANT_BUDGET", default=0.0, ge=0, doc="US dollars per tenant and day; 0 is unlimited."
+        "TURNKEEP_TENANT_BUDGET", default=0.0, ge=0, doc="US dollars per tenant and period; 0 is unlimited."
     )
     user_budget: float = _named(
         "TURNKEEP_USER_BUDGET",
         default=0.0,
         ge=0,
-        doc="US dollars per user (of a credential, or named by metadata) and day; 0 is unlimited.",
+        doc="US dollars per user (of a credential, or named by metadata) and period; 0 is unlimited.",
     )
     thread_budget: float = _named(
-        "TURNKEEP_THREAD_BUDGET", default=0.0, ge=0, doc="US dollars per thread and day; 0 is unlimited."
+        "TURNKEEP_THREAD_BUDGET", default=0.0, ge=0, doc="US dollars per thread and period; 0 is unlimited."
+    )
+    budget_period: Literal["hour", "day", "month"] = _named(
+        "TURNKEEP_BUDGET_PERIOD", default="day", doc="Budgets begin anew with each of these, in UTC."
     )
 
     @property

@@ -13,6 +13,7 @@ from turnkeep.messages import Address, AssistantItem, Message, text_content
 from turnkeep.models.base import ModelRequest
 from turnkeep.money import OUTPUT_GUESS, Budget, BudgetReserved, Pace, PaceReached, PriceUnknown, Purse
 from turnkeep.pricing.prices import PriceBook
+from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy
 from turnkeep.store.base import Claim, Commit, Entry, Limit
 from turnkeep.store.memory import MemoryStore
@@ -272,3 +273,9 @@ async def test_a_patient_purse_waits_in_place(store: MemoryStore, prices: PriceB
         assert not asking.done(), "the store's clock stands still"
     clock.advance(0.01)
     await asyncio.wait_for(asking, 10.0)
+
+
+def test_the_settings_name_the_period(store: MemoryStore, prices: PriceBook) -> None:
+    settings = Settings.load(store="memory:", tenant_budget=1.0, thread_budget=0.1, budget_period="month")
+    told = Purse.from_settings(settings, store, prices).budgets
+    assert set(told) == {Budget("tenant", 1.0, "month"), Budget("thread", 0.1, "month")}
