@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from turnkeep.doors.http import Endpoint
-from turnkeep.doors.openapi import public_path
 from turnkeep.doors.routes import ENDPOINTS
 from turnkeep.doors.schemas import SCHEMAS
 from turnkeep.doors.websocket import Socket
@@ -21,6 +20,8 @@ Errors are `{"error": {"code", "message"}}`, with
 `scripts/http_reference.py`; a test compares it.
 
 ## Routes
+
+A name in a path is percent-encoded, its slashes too (`%2F`).
 
 A scope on a path without `{channel}` asks for a credential that reaches the whole tenant; *any* is any valid one,
 *none* is none. `/healthz` (the process lives) and `/readyz` (the store can be written) are for load balancers, `/` and
@@ -60,7 +61,7 @@ def row(endpoint: Endpoint) -> str:
     body = f"[{endpoint.body}]" if endpoint.body and endpoint.body_may_be_empty else endpoint.body or ""
     answers = ", ".join(f"{status} {name or ''}".strip() for status, name in endpoint.answers.items())
     query = "".join(f" `?{name}=` {told[0].lower() + told[1:]}" for name, told in endpoint.query.items())
-    return f"| `{endpoint.method} {public_path(endpoint)}` | {scope} | {body} | {answers} | {endpoint.summary}{query} |"
+    return f"| `{endpoint.method} {endpoint.path}` | {scope} | {body} | {answers} | {endpoint.summary}{query} |"
 
 
 def fields(schema: dict[str, Any]) -> str:

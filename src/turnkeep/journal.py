@@ -44,7 +44,8 @@ class Step:
 
 def user_item(message: Message) -> UserItem:
     """One user item per message: boundaries are kept."""
-    return UserItem(message.content, message.message_id, message.arrival)
+    arrival, metadata = message.arrival, message.metadata or None
+    return UserItem(message.content, message.message_id, arrival, message.instructions, metadata)
 
 
 class Journal:

@@ -140,6 +140,9 @@ class UserItem:
     content: Content
     message_id: str | None = None
     at: float = 0.0
+    instructions: str | None = None
+    metadata: Mapping[str, str] | None = None
+    """With the instructions: what came with the message, so that its turn can be answered again."""
 
     kind = "user"
 
@@ -215,7 +218,7 @@ def item_to_json(item: Item) -> dict[str, Any]:
         if f.name == "content":
             data["content"] = [part.to_json() for part in value]
         elif value != f.default:
-            data[f.name] = dict(value) if f.name == "raw" else value
+            data[f.name] = dict(value) if f.name in ("raw", "metadata") else value
     return data
 
 

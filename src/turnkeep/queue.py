@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -418,18 +418,17 @@ class AssistantMessageQueue:
         said = last_said(history.entries)
         if not said:
             raise NotFound(f"there is no turn on thread {thread_id!r} to answer again")
-        copies = [
-            Message(address, f"msg_{secrets.token_hex(12)}", item.content, window=30.0, max_wait=30.0) for item in said
-        ]
+        copies = [_again(item, address) for item in said]
         receipts = await self.accept(copies)
-        for receipt in receipts:
-            if isinstance(receipt, Rejected):
-                raise receipt
         try:
+            for refused in receipts:
+                if isinstance(refused, Rejected):
+                    raise refused
             await self.store.rewind(address)
         except Rejected:
             for copy in copies:
-                await self.store.withdraw(address, copy.message_id)
+                with suppress(Rejected):
+                    await self.store.withdraw(address, copy.message_id)
             raise
         await self.store.flush(address)
         return [receipt for receipt in receipts if isinstance(receipt, Receipt)]
@@ -461,6 +460,20 @@ def last_said(entries: Sequence[Entry]) -> list[UserItem]:
     """What the user said in the last turn that holds anything of the user."""
     turns = [entry.turn for entry in entries if isinstance(entry.item, UserItem)]
     return [e.item for e in entries if turns and e.turn == turns[-1] and isinstance(e.item, UserItem)]
+
+
+def _again(said: UserItem, address: Address) -> Message:
+    """A message like the one that was said. It waits for its turn, whatever messages do on this thread."""
+    return Message(
+        address,
+        f"msg_{secrets.token_hex(12)}",
+        said.content,
+        instructions=said.instructions,
+        metadata=said.metadata or {},
+        on_busy="collect",
+        window=30.0,
+        max_wait=30.0,
+    )
 
 
 def _answer_in(event: Event) -> str:

@@ -76,8 +76,8 @@ def last_that_destroy(endpoint: Endpoint) -> tuple[bool, bool]:
 async def call(house: Guarded, endpoint: Endpoint, headers: dict[str, str]) -> tuple[int, str]:
     """The status, and what was said (of a stream its beginning)."""
     dead_id = house.dead_ids[name(endpoint) == "discard"]
-    path = endpoint.path.replace("{channel:path}", CHANNEL).format(
-        message_id=MESSAGE_ID, call_id="call_x", dead_id=dead_id, assistant_id=house.assistant_id
+    path = endpoint.path.format(
+        channel=CHANNEL, message_id=MESSAGE_ID, call_id="call_x", dead_id=dead_id, assistant_id=house.assistant_id
     )
     body = json.dumps(BODIES[name(endpoint)]) if name(endpoint) in BODIES else None
     query = {"after": f"{house.epoch}:0"} if endpoint.media == "text/event-stream" else {"force": "true"}

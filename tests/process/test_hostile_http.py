@@ -16,7 +16,7 @@ import pytest
 from tests.process.callers import guarded, token
 from tests.process.served import served
 from turnkeep.doors.app import app
-from turnkeep.doors.openapi import document, public_path
+from turnkeep.doors.openapi import document
 from turnkeep.doors.routes import ENDPOINTS
 from turnkeep.doors.schemas import SCHEMAS
 from turnkeep.queue import AssistantMessageQueue
@@ -46,7 +46,7 @@ def test_every_schema_is_there_and_used() -> None:
     used = {name for endpoint in ENDPOINTS for name in (*endpoint.answers.values(), endpoint.body) if name}
     assert used <= set(SCHEMAS)
     assert all(f'"#/components/schemas/{name}"' in text for name in SCHEMAS)
-    assert all(public_path(endpoint) in text for endpoint in ENDPOINTS)
+    assert all(endpoint.path in text for endpoint in ENDPOINTS)
 
 
 async def test_the_document_is_served_to_everybody() -> None:

@@ -21,6 +21,7 @@ from turnkeep.doors.http import HttpDoor
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.openapi import document
 from turnkeep.doors.origin import Origins
+from turnkeep.doors.paths import Paths
 from turnkeep.doors.routes import ENDPOINTS
 from turnkeep.doors.sockets import Sockets
 from turnkeep.errors import StoreError
@@ -94,7 +95,8 @@ def _middleware(settings: Settings, *, is_open: bool) -> list[Middleware]:
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
     )
     guard: Middleware = Middleware(Origins, settings, is_open=is_open)
-    return [guard, cors] if settings.origins else [guard]
+    paths = Middleware(Paths)
+    return [guard, cors, paths] if settings.origins else [guard, paths]
 
 
 async def _no_such_route(_: Request, error: Exception) -> Response:

@@ -12,7 +12,7 @@ from turnkeep.doors.intake import MAX_WAIT, MAX_WINDOW, optional_number, optiona
 from turnkeep.doors.websocket import decide
 from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound
 from turnkeep.messages import Address, item_to_json
-from turnkeep.store.base import ThreadOptions, ThreadRecord
+from turnkeep.store.base import Entry, ThreadOptions, ThreadRecord
 from turnkeep.windows import thread_options
 
 # ---------------------------------------------------------------- messages
@@ -39,12 +39,18 @@ async def list_messages(call: Call) -> Response:
     waiting = await call.queue.store.open_messages(address)
     return JSON(
         {
-            "items": [{"turn": e.turn, "at": e.at, **item_to_json(e.item)} for e in history.entries],
+            "items": [_entry_json(entry) for entry in history.entries],
             "summary": history.summary,
             "complete": history.complete,
             "open": [message_json(record) for record in waiting],
         }
     )
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    """What was said, without what came with it for us."""
+    told = {"turn": entry.turn, "at": entry.at, **item_to_json(entry.item)}
+    return {name: value for name, value in told.items() if name not in ("instructions", "metadata")}
 
 
 async def show_message(call: Call) -> Response:

@@ -18,6 +18,7 @@ from turnkeep.doors.access import Access, Principal, Scope, shown_by
 from turnkeep.doors.answers import JSON, refused
 from turnkeep.doors.intake import checked_channel, read_json
 from turnkeep.doors.limits import Limits
+from turnkeep.doors.paths import named
 from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
 from turnkeep.messages import Address
 from turnkeep.queue import AssistantMessageQueue
@@ -47,11 +48,11 @@ class Call:
     @property
     def address(self) -> Address:
         """The channel of the path that was routed, in the tenant of the credential."""
-        channel = checked_channel(self.request.path_params["channel"])
+        channel = checked_channel(self.path("channel"))
         return self.queue.address(channel, self.principal.tenant)
 
     def path(self, name: str) -> str:
-        return str(self.request.path_params[name])
+        return named(self.request.path_params[name])
 
     def allow(self, scope: Scope | None) -> None:
         """Raises `NotAllowed`. A path without a channel is about the whole tenant."""
@@ -74,9 +75,10 @@ class Call:
         text = self.request.query_params.get(name)
         if text is None:
             return default
-        if not text.isascii() or not text.isdigit() or int(text[:20]) > largest:
+        digits = text.lstrip("0")[:20] or "0"
+        if not text or not text.isascii() or not digits.isdigit() or int(digits) > largest:
             raise InvalidMessage(f"'{name}' must be a whole number from 0 to {largest}")
-        return int(text)
+        return int(digits)
 
 
 Handler = Callable[[Call], Awaitable[Response]]

@@ -14,7 +14,7 @@ from turnkeep.doors.http import Call, Endpoint
 from turnkeep.doors.schemas import SCHEMAS
 
 JSON_MEDIA = "application/json"
-_PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
+_PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 async def show_openapi(call: Call) -> Response:
@@ -25,7 +25,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """All routes, what goes in and what comes out."""
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        paths.setdefault(public_path(endpoint), {})[endpoint.method.lower()] = _operation(endpoint)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -44,11 +44,6 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
             },
         },
     }
-
-
-def public_path(endpoint: Endpoint) -> str:
-    """The path as the document writes it."""
-    return _PARAMETER.sub(r"{\1}", endpoint.path)
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from turnkeep.doors.http import Endpoint
 from turnkeep.doors.openapi import show_openapi
 from turnkeep.doors.sse import stream_events
 
-CHANNEL = "/api/channels/{channel:path}"
+CHANNEL = "/api/channels/{channel}"
 MESSAGE = CHANNEL + "/messages/{message_id}"
 DEAD = "/api/dead/{dead_id}"
 ASSISTANT = "/api/assistants/{assistant_id}"
