@@ -30,7 +30,7 @@ class Rate:
             return 0.0
         now = self.clock.now()
         left, at = self._buckets.pop(key, (float(self.count), now))
-        left = min(float(self.count), left + (now - at) * self.count / self.seconds)
+        left = min(float(self.count), left + max(0.0, now - at) * self.count / self.seconds)
         allowed = left >= 1.0
         self._buckets[key] = (left - 1.0 if allowed else left, now)
         while len(self._buckets) > KEPT:

@@ -205,8 +205,9 @@ class MemoryInbox(MemoryState):
         return message_record(kept.thread, message_id, known) if kept and known else None
 
     async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
-        until = self.moment() + timeout
-        while (now := self.moment()) < until:
+        begun = self.moment()
+        until = begun + timeout
+        while begun <= (now := self.moment()) < until:
             wakes = [wake for address, wake in self.wakes.items() if queues is None or address.queue in queues]
             wake = min(wakes, default=until)
             if wake <= now:
@@ -214,8 +215,9 @@ class MemoryInbox(MemoryState):
             await self.bell.wait(self.clock, min(wake, until) - now)
 
     async def nudged(self, owner: str, *, timeout: float) -> set[Address]:
-        until = self.moment() + timeout
-        while (now := self.moment()) < until and owner not in self.nudges:
+        begun = self.moment()
+        until = begun + timeout
+        while begun <= (now := self.moment()) < until and owner not in self.nudges:
             await self.bell.wait(self.clock, until - now)
         return self.nudges.pop(owner, set())
 

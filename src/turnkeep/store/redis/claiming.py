@@ -203,7 +203,7 @@ class RedisClaims(RedisPart):
             while True:
                 local = self._clock.now()
                 due_in = min(wake, watch.earliest) - now - (local - asked_at)
-                if due_in <= 0 or local >= until:
+                if due_in <= 0 or not asked_at <= local < until:
                     return
                 await watch.wait(min(due_in, until - local))
                 self._require_open()
@@ -218,14 +218,14 @@ class RedisClaims(RedisPart):
         return now, min((number(moment) or 0.0 for moment, *_ in told if moment), default=_NEVER)
 
     async def nudged(self, owner: str, *, timeout: float) -> set[Address]:
-        until = self._clock.now() + timeout
+        begun = self._clock.now()
         hints = await self._hear_hints()
         while (told := hints.take_nudges(owner)) is None:
-            left = until - self._clock.now()
+            waited = self._clock.now() - begun
             self._require_open()
-            if left <= 0:
+            if not 0 <= waited < timeout:
                 return set()
-            await hints.wait(left)
+            await hints.wait(timeout - waited)
         return told
 
     async def _hear_hints(self) -> Hints:

@@ -77,11 +77,11 @@ class Hub:
         self, queues: Sequence[str] | None, timeout: float, look: Callable[[], Awaitable[float | None]]
     ) -> None:
         """Return when a thread of these queues wakes: `look` says when, and what is told later may come earlier."""
-        end = self._clock.now() + timeout
-        with self._waiting(queues, end) as waiter:
+        begun = self._clock.now()
+        with self._waiting(queues, begun + timeout) as waiter:
             if (wake := await look()) is not None:
                 waiter.wake = min(waiter.wake, wake)
-            while (now := self._clock.now()) < waiter.wake and not self._is_closed:
+            while begun <= (now := self._clock.now()) < waiter.wake and not self._is_closed:
                 await waiter.bell.wait(self._clock, waiter.wake - now)
 
     @contextmanager
@@ -94,8 +94,9 @@ class Hub:
             self._waiters.discard(waiter)
 
     async def nudged(self, owner: str, timeout: float) -> set[Address]:
-        end = self._clock.now() + timeout
-        while owner not in self._nudges and (now := self._clock.now()) < end and not self._is_closed:
+        begun = self._clock.now()
+        end = begun + timeout
+        while owner not in self._nudges and begun <= (now := self._clock.now()) < end and not self._is_closed:
             await self._nudged.wait(self._clock, end - now)
         return self._nudges.pop(owner, set())
 
