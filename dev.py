@@ -54,7 +54,7 @@ def test(arguments: list[str]) -> int:
     for_pytest = [argument for argument in arguments if argument not in ("--no-install", "--browser")]
     browser = "--browser" in arguments or os.environ.get("CI") == "true"
     provide_servers(install="--no-install" not in arguments, browser=browser)
-    workers = str(min(4, (os.cpu_count() or 1) + 1))  # one more than processors: many tests wait for servers
+    workers = str(min(4, 2 * (os.cpu_count() or 1)))  # more than processors: many tests wait for servers
     return run([PYTHON, "-m", "pytest", "-n", workers, "--dist", "loadgroup", *for_pytest])
 
 

@@ -312,15 +312,15 @@ class AssistantMessageQueue:
         return outcome
 
     async def ask(self, thread_id: str, text: str, *, timeout: float = 300.0, **wishes: Any) -> str:
-        """Send and wait for the answer that covers this message. Raises `Rejected`, TimeoutError, or `TurnkeepError`
-        when it is dead.
+        """Send and wait for the answer that covers this message. Raises `Rejected` (`NotFound`: it was withdrawn),
+        TimeoutError, or `TurnkeepError` when it is dead.
         """
         await self.open()
         address = self.address(thread_id, wishes.get("tenant", "default"))
         async with asyncio.timeout(timeout), Stream(self.hub, self.store, address) as events:
             receipt = await self.add_message_to_thread(thread_id, text, flush=wishes.pop("flush", True), **wishes)
             async for event in events:
-                if receipt.message_id in event.message_ids and event.is_final:
+                if receipt.message_id in event.message_ids and (event.is_final or event.kind == "withdrawn"):
                     return _answer_in(event)
         raise AssertionError("a stream does not end")
 
@@ -479,6 +479,8 @@ def _again(said: UserItem, address: Address) -> Message:
 def _answer_in(event: Event) -> str:
     if event.kind == "completed":
         return event.text
+    if event.kind == "withdrawn":
+        raise NotFound("the message was withdrawn and will not be answered")
     fault = event.error
     raise TurnkeepError(f"{fault.code}: {fault.details or fault.message}" if fault else "the message is dead")
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
+import pytest
 
 from tests.contract.asking import (
     HELLO,
@@ -13,6 +14,7 @@ from tests.contract.asking import (
     PROTOCOLS,
     sent_by,
 )
+from turnkeep.errors import ModelRefused
 from turnkeep.messages import (
     AssistantItem,
     CallItem,
@@ -243,6 +245,14 @@ async def test_images_and_files_pass_through() -> None:
         {"type": "image_url", "image_url": {"url": "https://pictures/1", "detail": "low"}},
         {"type": "file", "file": {"file_id": "file_1"}},
     ]
+
+
+async def test_an_image_that_chat_cannot_take_is_refused_with_the_reason() -> None:
+    request = ModelRequest("gpt-6-luna", [UserItem((Part("image", data={"file_id": "file_1"}),))])
+    (message,) = (await sent_by("responses", request)).body["input"]
+    assert message["content"] == [{"type": "input_image", "file_id": "file_1"}]
+    with pytest.raises(ModelRefused, match="image_url"):
+        await sent_by("chat", request)
 
 
 async def test_reasoning_that_holds_nothing_to_send_back_is_left_out() -> None:

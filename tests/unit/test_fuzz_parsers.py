@@ -255,7 +255,8 @@ def seeds(readers: Readers) -> dict[str, tuple[Read, list[bytes]]]:
     frames = [
         {"action": "subscribe", "channel": "c", "offset": 3, "epoch": "e", "text": "delta", "events": "all", "id": 1},
         {"channel": "c", "message_id": "m", "message": "hello", "window": 1.5, "on_busy": "collect", "flush": True},
-        {"action": "message", "channel": "c", "content": [{"type": "text", "text": "a"}, {"type": "image", "url": "b"}],
+        {"action": "message", "channel": "c",
+         "content": [{"type": "text", "text": "a"}, {"type": "image", "image_url": "b"}],
          "metadata": {"a": "b"}, "not_before": 1e9, "max_wait": 3, "instructions": "be brief"},
         {"channel": "subscription", "payload": {"action": "subscribe", "channel": "c"}},
     ]  # fmt: skip

@@ -14,6 +14,7 @@ from turnkeep.errors import ThreadBusy
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
 from turnkeep.store.base import Store
+from turnkeep.store.clearing import forget_at_work
 
 AT_ONCE = 64
 """Threads that are forgotten at once, so that the store can do them together."""
@@ -45,7 +46,7 @@ async def _forget(settings: Settings, address: Address, *, yes: bool, force: boo
         record = await house.existing(store, address)
         messages = output.count(record.messages, "message")
         output.confirm(f"forget {address.channel} with its {messages}, in {house.place(settings)}?", yes=yes)
-        await store.forget(address, force=force)
+        await (forget_at_work(store, address) if force else store.forget(address))
 
 
 def clear(
@@ -100,6 +101,7 @@ async def _forget_all(store: Store, addresses: list[Address], *, force: bool) ->
 async def _forget_idle(store: Store, address: Address, step: Callable[[], None], *, force: bool) -> Outcome:
     step()
     try:
-        return "forgotten" if await store.forget(address, force=force) else "gone"
+        forgotten = await (forget_at_work(store, address) if force else store.forget(address))
+        return "forgotten" if forgotten else "gone"
     except ThreadBusy:
         return "busy"

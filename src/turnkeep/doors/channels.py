@@ -8,11 +8,20 @@ from starlette.responses import Response
 
 from turnkeep.doors.answers import JSON
 from turnkeep.doors.http import Call, message_json, run_json, thread_json
-from turnkeep.doors.intake import MAX_WAIT, MAX_WINDOW, optional_number, optional_text, read_content, read_message
+from turnkeep.doors.intake import (
+    MAX_WAIT,
+    MAX_WINDOW,
+    drops_inbox,
+    optional_number,
+    optional_text,
+    read_content,
+    read_message,
+)
 from turnkeep.doors.websocket import decide
 from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound
 from turnkeep.messages import Address, item_to_json
 from turnkeep.store.base import Entry, ThreadOptions, ThreadRecord
+from turnkeep.store.clearing import forget_at_work
 from turnkeep.windows import thread_options
 
 # ---------------------------------------------------------------- messages
@@ -76,9 +85,7 @@ async def withdraw_message(call: Call) -> Response:
 async def cancel(call: Call) -> Response:
     address = call.address
     body = await call.body(empty=True)
-    if body.get("inbox", "keep") not in ("keep", "drop"):
-        raise InvalidMessage("'inbox' must be keep or drop")
-    return JSON({"cancelled": await call.queue.store.cancel(address, drop_inbox=body.get("inbox") == "drop")})
+    return JSON({"cancelled": await call.queue.store.cancel(address, drop_inbox=drops_inbox(body))})
 
 
 async def flush(call: Call) -> Response:
@@ -178,7 +185,8 @@ def read_options(value: object) -> ThreadOptions:
 
 async def forget_channel(call: Call) -> Response:
     address = call.address
-    force = call.request.query_params.get("force") == "true"
-    if not await call.queue.store.forget(address, force=force):
+    force = call.word("force", "true", "false") == "true"
+    forgotten = forget_at_work(call.queue.store, address) if force else call.queue.store.forget(address)
+    if not await forgotten:
         raise ThreadNotFound("there is no such thread")
     return Response(status_code=204)

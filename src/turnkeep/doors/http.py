@@ -71,6 +71,13 @@ class Call:
             return {}
         return read_json(bytes(data), limit=limit)
 
+    def word(self, name: str, *words: str) -> str | None:
+        """Which of these words the query says under this name, if any."""
+        text = self.request.query_params.get(name)
+        if text is not None and text not in words:
+            raise InvalidMessage(f"'{name}' must be {' or '.join(words)}")
+        return text
+
     def number(self, name: str, default: int, largest: int) -> int:
         text = self.request.query_params.get(name)
         if text is None:

@@ -149,6 +149,13 @@ def checked_channel(value: object) -> str:
     return _clean("channel", value)
 
 
+ATTACHED = {
+    "image": (("image_url", "file_id"), ("detail",)),
+    "file": (("file_id", "file_url", "file_data"), ("filename",)),
+}
+"""Of a part that is no text: the names of its place, of which it has one, and what else it may hold."""
+
+
 def read_content(body: Mapping[str, Any]) -> Content:
     if (parts := body.get("content")) is not None:
         if "message" in body:
@@ -175,11 +182,27 @@ def _part(part: object) -> Part:
         case "text":
             return read_content({"message": part.get("text")})[0]
         case "image" | "file" as kind:
-            data = {key: value for key, value in part.items() if key != "type"}
-            if not data or not all(isinstance(v, str) for v in data.values()):
-                raise InvalidMessage(f"a part of type {kind!r} must hold texts, like 'url' or 'file_id'")
-            return Part(kind, data={key: _clean(key, value) for key, value in data.items()})
+            return Part(kind, data=_attached(kind, {key: value for key, value in part.items() if key != "type"}))
     raise InvalidMessage("a part of 'content' must be of type text, image or file")
+
+
+def _attached(kind: str, data: Mapping[str, object]) -> dict[str, str]:
+    """Where an image or a file is, and what else models are told of it."""
+    places, more = ATTACHED[kind]
+    found = [name for name in data if name in places]
+    texts = {name: _clean(name, value) for name, value in data.items() if isinstance(value, str) and value}
+    if len(found) != 1 or not data.keys() <= {*places, *more} or texts.keys() != data.keys():
+        one, others = " or ".join(map(repr, places)), " and ".join(map(repr, more))
+        raise InvalidMessage(f"a part of type {kind!r} must hold {one}, and may hold {others}, all of them texts")
+    return texts
+
+
+def drops_inbox(body: Mapping[str, Any]) -> bool:
+    """Whether a stop takes what waits along. Raises `InvalidMessage`."""
+    said = body.get("inbox", "keep")
+    if said not in ("keep", "drop"):
+        raise InvalidMessage("'inbox' must be keep or drop")
+    return bool(said == "drop")
 
 
 def _clean(name: str, text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -70,10 +70,17 @@ def _in_path(endpoint: Endpoint) -> list[dict[str, Any]]:
     return [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
 
 
+_IN_QUERY: Mapping[str, Any] = {
+    "limit": {"type": "integer", "minimum": 0, "maximum": 1000},
+    "force": {"enum": ["true", "false"]},
+    "text": {"enum": ["delta", "full"]},
+    "events": {"enum": ["all"]},
+}
+
+
 def _in_query(endpoint: Endpoint) -> list[dict[str, Any]]:
-    kinds = {"limit": {"type": "integer", "minimum": 0, "maximum": 1000}, "force": {"enum": ["true", "false"]}}
     return [
-        {"name": name, "in": "query", "description": told, "schema": kinds.get(name, {"type": "string"})}
+        {"name": name, "in": "query", "description": told, "schema": _IN_QUERY.get(name, {"type": "string"})}
         for name, told in endpoint.query.items()
     ]
 

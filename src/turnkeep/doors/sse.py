@@ -27,8 +27,8 @@ async def stream_events(call: Call) -> Response:
     """GET …/events: everything after `after` (or `Last-Event-ID`), then what happens."""
     address = call.address
     epoch, after = _position(call)
-    query = call.request.query_params
-    dialect = Dialect(deltas=query.get("text") == "delta", everything=query.get("events") == "all")
+    deltas, everything = call.word("text", "delta", "full"), call.word("events", "all")
+    dialect = Dialect(deltas=deltas == "delta", everything=everything == "all")
     record = await call.queue.store.thread(address)
     stream = Stream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
     frames = _frames(call, stream, address, record.thread_id if record else None, dialect)

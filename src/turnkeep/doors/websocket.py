@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
 from turnkeep.doors.changes import CHANGES
-from turnkeep.doors.intake import OURS, optional_text, read_channel, read_json, read_message
+from turnkeep.doors.intake import OURS, drops_inbox, optional_text, read_channel, read_json, read_message
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.wire import Dialect, Encoder, Frame, encoded, enveloped, subscribed
 from turnkeep.errors import (
@@ -300,7 +300,7 @@ class Socket:
 
     async def _cancel(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        done = await self._queue.store.cancel(address, drop_inbox=request.get("inbox") == "drop")
+        done = await self._queue.store.cancel(address, drop_inbox=drops_inbox(request))
         self._send(self._status(request, "cancelling") | {"channel": address.channel, "done": done})
 
     async def _decide(self, request: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from turnkeep.errors import AnswerMalformed
+from turnkeep.errors import AnswerMalformed, ModelRefused
 from turnkeep.messages import AssistantItem, CallItem, Content, Item, OutputItem, SystemItem, UserItem, content_text
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, StreamPart, ToolSpec
 from turnkeep.models.calls import CallIds
@@ -123,6 +123,8 @@ def _part(kind: str, text: str, data: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "file":
         return {"type": "file", "file": dict(data)}
     image = data.get("image_url")
+    if image is None:
+        raise ModelRefused(f"Chat Completions takes an image by its 'image_url', not by {', '.join(data) or 'nothing'}")
     if isinstance(image, str):
         image = {"url": image, **({"detail": data["detail"]} if "detail" in data else {})}
     return {"type": "image_url", "image_url": image}
