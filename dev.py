@@ -32,7 +32,7 @@ PYTHON = str(BIN / "python")
 LOCK = ROOT / "requirements.lock"
 BOOT = ROOT / ".dev" / "boot"
 APT_OPTIONS = ["-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
-COMPILE = ["--universal", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11", "--all-extras"]
+COMPILE = ["--universal", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11", "--extra", "all"]
 GROUPS = ["--group", "test", "--group", "check", "--group", "build"]
 
 
