@@ -150,8 +150,8 @@ class Hub:
         """Deliver the channel's events from a position on: after (epoch, offset), or the last `history` events, or
         what comes now.
 
-        Without a position, a run in progress is delivered from its beginning. Registered first, then read, so nothing
-        falls between.
+        Without a position, a run in progress is delivered from its beginning. Of an answer whose beginning is not
+        delivered, the pieces are not either, only how it ended. Registered first, then read, so nothing falls between.
         """
         await self._following.wait()
         channel = self._channels.setdefault(address, _Channel(address))
@@ -195,13 +195,18 @@ class Hub:
         answer = await self._shown(channel.address, page.live_from, start)
         begun = Subscribed(page.epoch, start, page.top, recovered, answer)
         subscription.subscriber.subscribed(channel.address, begun)
+        in_a_turn = not recovered and answer.run_id is None  # whose beginning nobody has told
         while subscription.last < page.top or subscription.look_again:
             subscription.look_again = False
             page = await self._page(channel.address, subscription.last)
             subscription.epoch, subscription.last = page.epoch, page.top
             if page.events:
                 subscription.last = page.events[-1].offset
-                subscription.subscriber.deliver(channel.address, page.events)
+                begin = _beginning(page.events) if in_a_turn else 0
+                in_a_turn = in_a_turn and begin == len(page.events)
+                told = [*(e for e in page.events[:begin] if e.kind != "delta"), *page.events[begin:]]
+                if told:
+                    subscription.subscriber.deliver(channel.address, told)
         self._go_live(channel, subscription)
         return begun
 
@@ -310,6 +315,13 @@ def _go_on(channel: _Channel, page: Page) -> int:
     if channel.last <= page.top:
         return channel.last
     return page.top if page.live_from is None else page.live_from - 1
+
+
+def _beginning(events: Sequence[Event]) -> int:
+    """The place of the first event that a text begins with: pieces before it are the rest of an answer whose beginning
+    the log has no more, or the position leaves out.
+    """
+    return next((place for place, event in enumerate(events) if event.kind in ("started", "snapshot")), len(events))
 
 
 def _log_of(epoch: str) -> str:

@@ -7,6 +7,7 @@ to Redis, `RABBITMQ_URL` opens the AMQP door, `OPENAI_API_KEY` asks the real API
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -159,7 +160,7 @@ class Settings(BaseSettings):
     backoff_cap: float = _named("TURNKEEP_BACKOFF_CAP", default=300.0, ge=0, doc="Longest delay in seconds.")
     concurrency: int = _named("TURNKEEP_CONCURRENCY", default=256, ge=1, doc="Runs at once in one worker.")
     lease: float = _named(
-        "TURNKEEP_LEASE", default=30.0, gt=0, doc="Seconds after which a silent worker loses its threads."
+        "TURNKEEP_LEASE", default=30.0, ge=0.2, doc="Seconds after which a silent worker loses its threads."
     )
     run_deadline: float = _named("TURNKEEP_RUN_DEADLINE", default=300.0, gt=0, doc="Seconds of work a run may take.")
     drain: float = _named("TURNKEEP_DRAIN", default=25.0, ge=0, doc="Seconds that runs may take to end at shutdown.")
@@ -287,17 +288,51 @@ class Settings(BaseSettings):
 
     # ------------------------------------------------------------ checks
 
-    @field_validator("redis_url", "rabbitmq_url", "openai_base_url", "websocket_url", "webhook_url", "url")
+    @field_validator("redis_url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and not urlsplit(value).scheme:
             raise ValueError("expected a URL with its scheme, like redis://localhost:6379/0")
         return _readable(value)
 
-    @field_validator("store", "jwt_jwks", "model_proxy", "openweather_url", "otel_endpoint")
+    @field_validator("rabbitmq_url")
+    @classmethod
+    def _is_amqp(cls, value: str | None) -> str | None:
+        return _address(value, "amqp", "amqps")
+
+    @field_validator("websocket_url")
+    @classmethod
+    def _is_websocket(cls, value: str | None) -> str | None:
+        return _address(value, "ws", "wss")
+
+    @field_validator("openai_base_url", "webhook_url", "url", "model_proxy", "openweather_url", "otel_endpoint")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        return _address(value, "http", "https")
+
+    @field_validator("jwt_jwks")
+    @classmethod
+    def _is_http_or_file(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            return _address(value, "http", "https")
+        return value if value is None else str(_file(Path(value)))
+
+    @field_validator("model_ca_file", "price_file")
+    @classmethod
+    def _is_file(cls, value: Path | None) -> Path | None:
+        return None if value is None else _file(value)
+
+    @field_validator("store")
     @classmethod
     def _may_be_url(cls, value: str | None) -> str | None:
         return _readable(value)
+
+    @field_validator("weights")
+    @classmethod
+    def _are_weights(cls, value: dict[str, float]) -> dict[str, float]:
+        if wrong := [tenant for tenant, weight in value.items() if not 0 < weight < math.inf]:
+            raise ValueError(f"the weight of {wrong[0][:80]!r} must be a number above 0")
+        return value
 
     @field_validator("channel_rate", "user_rate", "tenant_rate")
     @classmethod
@@ -403,6 +438,19 @@ def _readable(value: str | None) -> str | None:
         except ValueError:
             raise ValueError("this URL cannot be read, look at its brackets and its port") from None
     return value
+
+
+def _address(value: str | None, *schemes: str) -> str | None:
+    """Raises ValueError for what is no URL of these schemes with a host."""
+    if value is not None and (urlsplit(_readable(value) or "").scheme not in schemes or not urlsplit(value).hostname):
+        raise ValueError(f"expected a URL that begins with {' or '.join(f'{one}://' for one in schemes)} and a host")
+    return value
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)[:200]!r}")
+    return path
 
 
 def _kind(error: Exception) -> str:

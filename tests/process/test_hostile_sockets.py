@@ -16,7 +16,6 @@ from websockets.exceptions import ConnectionClosed
 from tests.process.served import ask, frames_until_final, served
 from turnkeep.doors import websocket
 from turnkeep.doors.answers import status_of
-from turnkeep.doors.intake import read_channel, read_json, read_message
 from turnkeep.doors.sockets import shown_in
 from turnkeep.doors.tokens import tokens_of
 from turnkeep.doors.websocket import Socket, _Outbox
@@ -24,6 +23,7 @@ from turnkeep.doors.wire import Encoder, Frame
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreUnavailable, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.hub import Subscribed
+from turnkeep.intake import read_channel, read_json, read_message
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.settings import Settings, parse_rate
 

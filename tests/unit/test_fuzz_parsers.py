@@ -26,7 +26,6 @@ from turnkeep.composition import policies, run_rules
 from turnkeep.doors.access import Principal, Shown, shown_by
 from turnkeep.doors.answers import status_of
 from turnkeep.doors.guard import Guard
-from turnkeep.doors.intake import read_channel, read_json, read_message
 from turnkeep.doors.jwks import Jwks
 from turnkeep.doors.keys import Keys
 from turnkeep.doors.limits import Limits
@@ -36,6 +35,7 @@ from turnkeep.doors.tickets import Tickets
 from turnkeep.doors.tokens import tokens_of
 from turnkeep.doors.websocket import Socket, _action, _dialect, _position
 from turnkeep.errors import AnswerMalformed, ConfigurationError, NotAuthenticated, TurnkeepError
+from turnkeep.intake import read_channel, read_json, read_message
 from turnkeep.messages import Address
 from turnkeep.models.sse import Framer
 from turnkeep.pricing.catalog import Catalog

@@ -6,12 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
 
 from turnkeep.errors import StoreUnavailable
-from turnkeep.events import Event
+from turnkeep.events import Event, delta
 from turnkeep.hub import Hub, Subscribed
-from turnkeep.messages import Address, Message, text_content
-from turnkeep.store.base import Follower, Notice, Page
+from turnkeep.messages import Address, Message, UserItem, text_content
+from turnkeep.store import Policies, Policy
+from turnkeep.store.base import Commit, Entry, Follower, Notice, Page
 from turnkeep.store.memory import MemoryStore
 from turnkeep.testing import FakeClock, counting_ids
 
@@ -68,6 +72,7 @@ class Ear:
     """A subscriber that notes the offsets it was told, and the epochs of them."""
 
     offsets: list[int] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     epochs: list[str] = field(default_factory=list)
     begun: list[Subscribed] = field(default_factory=list)
 
@@ -76,6 +81,7 @@ class Ear:
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
         self.offsets += [event.offset for event in events]
+        self.events += events
         self.epochs += [event.epoch for event in events]
 
 
@@ -100,8 +106,18 @@ async def until(ear: Ear, count: int) -> None:
             await asyncio.sleep(0.001)
 
 
-def forgetful() -> ForgetfulStore:
-    return ForgetfulStore(clock=FakeClock(), ids=counting_ids())
+def forgetful(policy: Policy | None = None) -> ForgetfulStore:
+    return ForgetfulStore(Policies(policy or Policy()), clock=FakeClock(), ids=counting_ids())
+
+
+async def answered(store: ForgetfulStore, number: int, pieces: int) -> None:
+    """A turn whose answer is told in so many pieces."""
+    await store.accept([Message(HERE, f"m{number}", text_content("hello"), flush=True)])
+    [claim] = await store.claim(owner="w", limit=1, lease=30.0)
+    texts = [f"{number}.{place} " for place in range(pieces)]
+    await store.publish(claim, 0, [delta(text, claim.run_id, 1) for text in texts])
+    entries = [Entry(UserItem(m.content, m.message_id)) for m in claim.messages]
+    await store.commit(claim, Commit("completed", "".join(texts), entries))
 
 
 async def test_the_first_events_of_a_new_channel_arrive_though_their_hints_are_lost() -> None:
@@ -186,3 +202,41 @@ async def test_a_thread_that_was_made_anew_is_told_from_its_first_event() -> Non
 
     assert ear.offsets == [1, 2, 1, 2]
     assert len(set(ear.epochs)) == 2
+
+
+@pytest.mark.parametrize("position", [{"after": 0, "epoch": "another"}, {"after": 0}, {"history": 5}])
+async def test_of_an_answer_whose_beginning_is_gone_no_pieces_are_told(position: dict[str, Any]) -> None:
+    store, ear = forgetful(Policy(window=0.0, max_wait=0.0, log_events=16)), Ear()
+    async with running(store) as hub:
+        for number in range(1, 12):
+            await answered(store, number, 9)
+        epoch = (await store.read(HERE)).epoch
+        begun = await hub.subscribe(HERE, ear, **({"epoch": epoch} | position))
+        await answered(store, 12, 9)
+        async with asyncio.timeout(10):
+            while not (ear.events and ear.events[-1].text.startswith("12.0")):
+                await asyncio.sleep(0.001)
+
+    assert not begun.recovered
+    shown, whole = "", []
+    for event in ear.events:
+        shown = "" if event.kind == "started" else shown + event.text if event.kind == "delta" else shown
+        if event.kind == "completed":
+            assert shown in ("", event.text)
+            whole.append(event.text)
+            shown = ""
+    assert whole[-1] == "".join(f"12.{place} " for place in range(9))
+    assert len(whole) > 1 or position == {"after": 0, "epoch": "another"}
+
+
+async def test_of_an_answer_in_progress_everything_is_told() -> None:
+    store, ear = forgetful(Policy(window=0.0, max_wait=0.0)), Ear()
+    async with running(store) as hub:
+        await store.accept([Message(HERE, "m1", text_content("hello"), flush=True)])
+        [claim] = await store.claim(owner="w", limit=1, lease=30.0)
+        await store.publish(claim, 0, [delta(text, claim.run_id, 1) for text in "abcdef"])
+        begun = await hub.subscribe(HERE, ear, history=3)
+        await store.publish(claim, 6, [delta("g", claim.run_id, 1)])
+        await until(ear, 4)
+
+    assert begun.answer.text + "".join(event.text for event in ear.events) == "abcdefg"

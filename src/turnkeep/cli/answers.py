@@ -20,9 +20,9 @@ from yarl import URL
 
 from turnkeep.backoff import Backoff
 from turnkeep.cli import house, toolbox
-from turnkeep.doors.intake import read_message
 from turnkeep.doors.wire import Dialect, Encoder, Frame
 from turnkeep.errors import NotAllowed, NotAuthenticated, Rejected, TurnkeepError
+from turnkeep.intake import read_message
 from turnkeep.models.sse import Framer
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings

@@ -32,7 +32,6 @@ from turnkeep.doors.amqp_topology import (
     identity,
     settle_topology,
 )
-from turnkeep.doors.intake import OURS, read_channel, read_json, read_message
 from turnkeep.errors import (
     InvalidMessage,
     OutcomeUnknown,
@@ -43,6 +42,7 @@ from turnkeep.errors import (
     ThreadQuarantined,
     TurnkeepError,
 )
+from turnkeep.intake import OURS, read_channel, read_json, read_message
 from turnkeep.messages import Address, Message
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings

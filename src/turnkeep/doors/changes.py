@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from turnkeep.doors.intake import MAX_NAME, optional_text, read_content
 from turnkeep.errors import InvalidMessage, ThreadNotFound
+from turnkeep.intake import MAX_NAME, optional_text, read_content
 from turnkeep.messages import Address
 from turnkeep.queue import AssistantMessageQueue
 

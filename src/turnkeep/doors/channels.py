@@ -8,7 +8,9 @@ from starlette.responses import Response
 
 from turnkeep.doors.answers import JSON
 from turnkeep.doors.http import Call, message_json, run_json, thread_json
-from turnkeep.doors.intake import (
+from turnkeep.doors.websocket import decide
+from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound
+from turnkeep.intake import (
     MAX_WAIT,
     MAX_WINDOW,
     drops_inbox,
@@ -17,8 +19,6 @@ from turnkeep.doors.intake import (
     read_content,
     read_message,
 )
-from turnkeep.doors.websocket import decide
-from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound
 from turnkeep.messages import Address, item_to_json
 from turnkeep.store.base import Entry, ThreadOptions, ThreadRecord
 from turnkeep.store.clearing import forget_at_work

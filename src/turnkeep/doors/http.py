@@ -16,10 +16,10 @@ from starlette.routing import Route
 
 from turnkeep.doors.access import Access, Principal, Scope, shown_by
 from turnkeep.doors.answers import JSON, refused
-from turnkeep.doors.intake import checked_channel, read_json
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.paths import named
 from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
+from turnkeep.intake import checked_channel, read_json
 from turnkeep.messages import Address
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.store.base import DeadLetter, MessageRecord, RunRecord, ThreadRecord

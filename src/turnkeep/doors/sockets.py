@@ -9,10 +9,10 @@ from starlette.websockets import WebSocket
 
 from turnkeep.doors.access import LONGEST, PROTOCOL, Access, Principal, Shown, shown_by
 from turnkeep.doors.greeting import Greeting
-from turnkeep.doors.intake import optional_text, read_json
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.websocket import BROKEN, NOT_AUTHENTICATED, RESTART, Socket
 from turnkeep.errors import NotAuthenticated, TurnkeepError
+from turnkeep.intake import optional_text, read_json
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.telemetry import get_log
 

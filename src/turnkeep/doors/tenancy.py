@@ -10,8 +10,8 @@ from starlette.responses import Response
 from turnkeep.doors.answers import JSON
 from turnkeep.doors.channels import read_metadata
 from turnkeep.doors.http import Call, dead_json, thread_json
-from turnkeep.doors.intake import optional_text
 from turnkeep.errors import InvalidMessage, NotFound
+from turnkeep.intake import optional_text
 from turnkeep.store.base import DeadLetter
 
 

@@ -22,7 +22,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
 from turnkeep.doors.changes import CHANGES
-from turnkeep.doors.intake import OURS, drops_inbox, optional_text, read_channel, read_json, read_message
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.wire import Dialect, Encoder, Frame, encoded, enveloped, subscribed
 from turnkeep.errors import (
@@ -37,6 +36,7 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Event
 from turnkeep.hub import Subscribed
+from turnkeep.intake import OURS, drops_inbox, optional_text, read_channel, read_json, read_message
 from turnkeep.messages import Address
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.store.base import Decision
