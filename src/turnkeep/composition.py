@@ -39,12 +39,18 @@ class Life:
         self._live = live
         self._name = name
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._opened = asyncio.Event()
         self.closing = asyncio.Event()
 
     def begin(self) -> None:
-        """Start to open, if that has not begun."""
+        """Start to open, if that has not begun. Raises `ConfigurationError` on another event loop than the first."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            ended = "has ended" if self._loop.is_closed() else "is not this one"
+            raise ConfigurationError(f"{self._name} was opened on an event loop that {ended}, make a new one for this")
         if self._task is None:
+            self._loop = loop
             self._task = asyncio.create_task(self._run(), name=self._name)
 
     async def _run(self) -> None:
@@ -67,9 +73,10 @@ class Life:
             self._task.result()
 
     async def close(self) -> None:
-        """Close everything. Safe to repeat; raises what has ended it before."""
+        """Close everything. Safe to repeat; raises what has ended it before. An event loop that ended took it along."""
         self.closing.set()
-        if self._task is not None:
+        if self._task is not None and not (self._loop and self._loop.is_closed()):
+            self.begin()
             await asyncio.wait((self._task,))
             self._task.result()
 

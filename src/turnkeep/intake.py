@@ -1,6 +1,5 @@
-"""What comes in, read strictly: bytes to JSON, JSON to a `Message`. Everything that is wrong is an `InvalidMessage`
-with
-a sentence.
+"""What comes in, read strictly, at every door and from Python: bytes to JSON, JSON to a `Message`. Everything that is
+wrong is an `InvalidMessage` with a sentence.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import orjson
 
 from turnkeep.errors import InvalidMessage, MessageTooLarge
 from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, text_content
+from turnkeep.models.parameters import wrong_form
 from turnkeep.money import USER
 
 MAX_DEPTH = 32
@@ -249,15 +249,71 @@ def _policy(body: Mapping[str, Any]) -> Any:
     return value
 
 
+def read_metadata(value: object) -> dict[str, str | None]:
+    """What changes in the metadata of a thread: None removes."""
+    if not isinstance(value, Mapping) or len(value) > 16:
+        raise InvalidMessage("'metadata' must be an object of at most 16 texts")
+    for name, text in value.items():
+        if not isinstance(name, str) or len(name) > 64:
+            raise InvalidMessage("'metadata' has names of at most 64 characters")
+        if text is not None and (not isinstance(text, str) or len(text) > 512):
+            raise InvalidMessage("'metadata' holds texts of at most 512 characters, or null to remove one")
+    return {_clean("metadata", k): v if v is None else _clean("metadata", v) for k, v in value.items()}
+
+
 def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
     value = body.get("metadata")
     if value is None:
         return {}
     fits = (
-        isinstance(value, dict)
+        isinstance(value, Mapping)
         and len(value) <= 16
-        and all(isinstance(v, str) and len(k) <= 64 and len(v) <= 512 for k, v in value.items())
+        and all(isinstance(v, str) and isinstance(k, str) and len(k) <= 64 and len(v) <= 512 for k, v in value.items())
     )
     if not fits:
         raise InvalidMessage("'metadata' must hold at most 16 texts of 512 characters, with names of 64")
     return {_clean("metadata", k): _clean("metadata", v) for k, v in value.items()}
+
+
+# ---------------------------------------------------------------- assistants
+
+
+def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an assistant, checked. Raises `InvalidMessage`."""
+    known = {"model", "name", "instructions", "tools", "parameters", "fallbacks", "metadata"}
+    if unknown := set(body) - known:
+        raise InvalidMessage(f"an assistant has no field {', '.join(sorted(unknown))[:200]}")
+    values: dict[str, Any] = {}
+    for name, longest in (("model", 200), ("name", 200), ("instructions", 100_000)):
+        if (text := optional_text(body, name, longest)) is not None:
+            values[name] = text
+    for name in ("tools", "fallbacks"):
+        if name in body:
+            values[name] = _names(name, body[name])
+    for name in ("parameters", "metadata"):
+        if name in body:
+            values[name] = _object(name, body[name])
+    if wrong := wrong_form(values.get("parameters", {})):
+        raise InvalidMessage(wrong)
+    if not all(isinstance(text, str) for text in values.get("metadata", {}).values()):
+        raise InvalidMessage("'metadata' must hold texts")
+    return values
+
+
+def _object(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict) or len(value) > 64:
+        raise InvalidMessage(f"'{name}' must be an object of at most 64 entries")
+    _clean(name, json.dumps(value, ensure_ascii=False))
+    return value
+
+
+def _names(name: str, value: object) -> list[str] | None:
+    if value is None and name == "tools":
+        return None
+    if (
+        not isinstance(value, list)
+        or len(value) > 200
+        or not all(isinstance(v, str) and 0 < len(v) <= 200 for v in value)
+    ):
+        raise InvalidMessage(f"'{name}' must be a list of names")
+    return [_clean(name, one) for one in value]

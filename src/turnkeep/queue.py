@@ -17,12 +17,13 @@ from typing import Any, Self
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.clock import SystemClock
 from turnkeep.composition import Life, open_endpoint, open_house, policies, watch_process
-from turnkeep.errors import ConfigurationError, NotFound, Rejected, ThreadNotFound, TurnkeepError
+from turnkeep.errors import ConfigurationError, InvalidMessage, NotFound, Rejected, ThreadNotFound, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.hooks import Hook, Hooks
 from turnkeep.hub import Hub, Stream
+from turnkeep.intake import checked_channel, read_message, read_metadata
 from turnkeep.lease import LeaseRules
-from turnkeep.messages import Address, BusyPolicy, Content, Item, Message, UserItem, text_content
+from turnkeep.messages import Address, BusyPolicy, Content, Item, Message, UserItem
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.run import House
 from turnkeep.settings import Settings
@@ -35,6 +36,8 @@ from turnkeep.windows import PRESETS, AdaptiveWindow, Preset, thread_options
 from turnkeep.worker import Worker, WorkerRules
 
 log = get_log(__name__)
+
+WISHES = ("on_busy", "window", "max_wait", "not_before", "flush", "metadata")
 
 HandleRequiresAction = Callable[[str, str, list[dict[str, Any]]], Awaitable[list[dict[str, Any]] | None]]
 
@@ -269,7 +272,8 @@ class AssistantMessageQueue:
     # ---------------------------------------------------------------- messages
 
     def address(self, channel: str, tenant: str = "default") -> Address:
-        return Address(tenant, self.name, channel)
+        """Where a channel's thread is. Raises `InvalidMessage` for what is no name of one."""
+        return Address(tenant, self.name, checked_channel(channel))
 
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
@@ -292,18 +296,15 @@ class AssistantMessageQueue:
         """Take one message in durably; the thread is created if it is new.
 
         `wishes`: on_busy, window, max_wait, not_before, flush, metadata. Without a `message_id` one is minted, and
-        the receipt says that this send is not idempotent. Raises `Rejected`.
+        the receipt says that this send is not idempotent. Raises `Rejected`: `InvalidMessage` for what no door takes.
         """
+        if unknown := wishes.keys() - WISHES:
+            raise InvalidMessage(f"there is no {', '.join(sorted(unknown))[:200]}, known are {', '.join(WISHES)}")
+        said = {"content": [part.to_json() for part in text]} if isinstance(text, tuple) else {"message": text}
+        body = {**said, "message_id": message_id, "instructions": instructions, **wishes}
+        given = {name: value for name, value in body.items() if value is not None}
+        message = read_message(given, self.address(thread_id, tenant), limit=self.settings.max_message_bytes)
         await self.open()
-        content = text_content(text) if isinstance(text, str) else text
-        message = Message(
-            self.address(thread_id, tenant),
-            message_id or f"msg_{secrets.token_hex(12)}",
-            content,
-            instructions,
-            minted=message_id is None,
-            **wishes,
-        )
         if self._hooks:
             await self._hooks.watch(message.address)
         [outcome] = await self.accept([message])
@@ -347,7 +348,7 @@ class AssistantMessageQueue:
         address = self.address(thread_id or f"thread_{secrets.token_hex(12)}", tenant)
         record = await self.store.thread(address, create=True)
         if metadata:
-            record = await self.store.update(address, {"metadata": dict(metadata)})
+            record = await self.store.update(address, {"metadata": read_metadata(metadata)})
         if record is None:
             raise ThreadNotFound(f"thread {address.channel!r} could not be created")
         return record
@@ -373,7 +374,7 @@ class AssistantMessageQueue:
         own from now on: on_busy, window, max_wait, or a preset. Raises `ThreadNotFound`, `NotFound`, `InvalidMessage`.
         """
         await self.open()
-        changes: dict[str, Any] = {} if metadata is None else {"metadata": dict(metadata)}
+        changes: dict[str, Any] = {} if metadata is None else {"metadata": read_metadata(metadata)}
         if options is not None:
             changes["options"] = thread_options(options)
         if assistant is not None:
@@ -382,6 +383,8 @@ class AssistantMessageQueue:
 
     async def list_messages(self, thread_id: str, *, limit: int | None = None) -> list[Item]:
         """The transcript, oldest first; the newest whole turns of at most `limit` entries."""
+        if limit is not None and limit < 0:
+            raise InvalidMessage(f"limit is {limit}, use a number from 0 on or leave it out")
         await self.open()
         history = await self.store.history(self.address(thread_id), items=limit)
         return [entry.item for entry in history.entries]
@@ -439,6 +442,8 @@ class AssistantMessageQueue:
         asked = {call.call_id: call for call in record.calls}
         decided = []
         for one in outputs:
+            if not {"tool_call_id", "output"} <= one.keys():
+                raise InvalidMessage(f"an output has 'tool_call_id' and 'output', not {', '.join(map(str, one))[:200]}")
             call_id = str(one["tool_call_id"])
             if call_id not in asked:
                 raise NotFound(f"no call {call_id!r} waits on thread {thread_id!r}")

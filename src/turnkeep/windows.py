@@ -11,9 +11,10 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Literal
 
 from turnkeep.errors import InvalidMessage
+from turnkeep.intake import MAX_WAIT, MAX_WINDOW, optional_number, optional_text
 from turnkeep.messages import BUSY_POLICIES, Address, Message
 from turnkeep.store.base import ThreadOptions
 
@@ -25,8 +26,18 @@ PRESETS: dict[Preset, tuple[float, float]] = {"web": (1.5, 8.0), "seed": (10.0, 
 OPTIONS = frozenset({"preset", *(field.name for field in fields(ThreadOptions))})
 
 
-def thread_options(wishes: Mapping[str, Any]) -> ThreadOptions:
-    """What a thread is to have of its own; a preset stands for its window and max_wait. Raises `InvalidMessage`."""
+def thread_options(wishes: object) -> ThreadOptions:
+    """What a thread is to have of its own, None for nothing; a preset stands for its window and max_wait. Raises
+    `InvalidMessage`.
+    """
+    if wishes is None:
+        return ThreadOptions()
+    if not isinstance(wishes, Mapping):
+        raise InvalidMessage("'options' must be an object or null")
+    optional_number(wishes, "window", MAX_WINDOW)
+    optional_number(wishes, "max_wait", MAX_WAIT)
+    for name in ("on_busy", "preset"):
+        optional_text(wishes, name, 20)
     if unknown := set(wishes) - OPTIONS:
         raise InvalidMessage(f"there is no option {', '.join(sorted(unknown))[:200]}, known are {sorted(OPTIONS)}")
     given = {name: value for name, value in wishes.items() if value is not None}

@@ -15,6 +15,7 @@ from turnkeep.assistants import Assistant, Assistants
 from turnkeep.cli import house, output
 from turnkeep.cli.arguments import Json, Tenant, Yes
 from turnkeep.clock import SystemClock
+from turnkeep.intake import assistant_fields
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings
 
@@ -223,7 +224,7 @@ async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[
 
 
 def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    return assistant_fields({name: value for name, value in values.items() if value is not None})
 
 
 def _tools(assistant: Assistant) -> str:

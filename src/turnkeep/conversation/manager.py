@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -74,13 +75,14 @@ class ConversationManager:
         tenant: str = DEFAULT_TENANT,
     ) -> None:
         for name, value in {"ttl": ttl, "max_messages": max_messages, "max_tokens": max_tokens}.items():
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ConfigurationError(f"{name} is {value}, use a number above 0 or leave it out")
         self._settings = _settings(redis, store)
         self._owned = store is None or isinstance(store, str | Path)
         self._store = _opened_by_us(self._settings) if store is None or isinstance(store, str | Path) else store
         self._opening = asyncio.Lock()
         self._is_open = not self._owned
+        self._is_closed = False
         self._catalog = Catalog.load(self._settings.price_file)
         self._place = (tenant, queue_prefix)
         self._summarize = summarize
@@ -96,7 +98,8 @@ class ConversationManager:
         await self.close()
 
     async def close(self) -> None:
-        """Close the store, if it was opened here."""
+        """Close the store, if it was opened here. What is asked afterwards raises `ConfigurationError`."""
+        self._is_closed = True
         if self._owned and self._is_open:
             self._is_open = False
             await self._store.close()
@@ -147,6 +150,8 @@ class ConversationManager:
     # ---------------------------------------------------------------- inside
 
     async def _open(self) -> Store:
+        if self._is_closed:
+            raise ConfigurationError("this conversation manager is closed, make a new one")
         async with self._opening:
             if not self._is_open:
                 await self._store.open()

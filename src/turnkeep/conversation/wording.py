@@ -25,8 +25,10 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 def items_of(message: Mapping[str, Any] | Item) -> list[Item]:
     """The items that one message is. Raises `InvalidMessage`."""
-    if not isinstance(message, Mapping):
+    if isinstance(message, Item):
         return [message]
+    if not isinstance(message, Mapping):
+        raise InvalidMessage(f"a message is a role with a content, not {type(message).__name__}")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise InvalidMessage(f"a message has the role {', '.join(ROLES[:-1])} or tool, not {role!r}")

@@ -11,16 +11,14 @@ from turnkeep.doors.http import Call, message_json, run_json, thread_json
 from turnkeep.doors.websocket import decide
 from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound
 from turnkeep.intake import (
-    MAX_WAIT,
-    MAX_WINDOW,
     drops_inbox,
-    optional_number,
     optional_text,
     read_content,
     read_message,
+    read_metadata,
 )
 from turnkeep.messages import Address, item_to_json
-from turnkeep.store.base import Entry, ThreadOptions, ThreadRecord
+from turnkeep.store.base import Entry, ThreadRecord
 from turnkeep.store.clearing import forget_at_work
 from turnkeep.windows import thread_options
 
@@ -140,6 +138,7 @@ async def show_channel(call: Call) -> Response:
 
 
 async def change_channel(call: Call) -> Response:
+    call.allow("read")  # it shows the thread
     address = call.address
     body = await call.body()
     if unknown := set(body) - {"metadata", "assistant", "options"}:
@@ -155,32 +154,9 @@ async def change_channel(call: Call) -> Response:
     if "metadata" in body:
         changes["metadata"] = read_metadata(body["metadata"])
     if "options" in body:
-        changes["options"] = read_options(body["options"])
+        changes["options"] = thread_options(body["options"])
     await existing(call, address)
     return JSON(thread_json(await call.queue.store.update(address, changes)))
-
-
-def read_metadata(value: object) -> dict[str, str | None]:
-    fits = isinstance(value, dict) and len(value) <= 16
-    if not fits or not isinstance(value, dict):
-        raise InvalidMessage("'metadata' must be an object of at most 16 texts")
-    for name, text in value.items():
-        if text is not None and (not isinstance(text, str) or len(text) > 512 or len(name) > 64):
-            raise InvalidMessage("'metadata' holds texts of at most 512 characters, or null to remove one")
-    return value
-
-
-def read_options(value: object) -> ThreadOptions:
-    """What the thread has of its own from now on; null is nothing."""
-    if value is None:
-        return ThreadOptions()
-    if not isinstance(value, dict):
-        raise InvalidMessage("'options' must be an object or null")
-    optional_number(value, "window", MAX_WINDOW)
-    optional_number(value, "max_wait", MAX_WAIT)
-    for name in ("on_busy", "preset"):
-        optional_text(value, name, 20)
-    return thread_options(value)
 
 
 async def forget_channel(call: Call) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from typing import Any
 
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.doors.access import ALL_SCOPES, Principal, Scope
-from turnkeep.errors import NotAuthenticated, NotFound
+from turnkeep.errors import InvalidMessage, NotAuthenticated, NotFound
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.store.base import Document, Registry
 
@@ -79,7 +80,11 @@ class Keys:
         channels: Sequence[str] | None = None,
         expires_at: float | None = None,
     ) -> tuple[str, Key]:
-        """The key itself, told this once, and what is kept of it."""
+        """The key itself, told this once, and what is kept of it. Raises `InvalidMessage` for a key of no use."""
+        if not tenant or (channels is not None and not all(channels)):
+            raise InvalidMessage("the tenant and the channels of a key are texts of at least one character")
+        if expires_at is not None and not self._clock.now() < expires_at < math.inf:
+            raise InvalidMessage("a key must end later than now")
         key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
         reach = None if channels is None else tuple(channels)
         key = Key(key_id, digest_of(secret), tenant, tuple(scopes), reach, name, self._clock.now(), expires_at)

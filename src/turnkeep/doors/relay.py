@@ -43,8 +43,6 @@ class Relay:
     kind = "relay"
 
     def __init__(self, url: str, store: Store) -> None:
-        if urlsplit(url).scheme not in ("ws", "wss"):
-            raise ConfigurationError("WEBSOCKET_URL must begin with ws:// or wss://")
         self._url = url
         self._store = store
         self._greeting = Greeting(store)

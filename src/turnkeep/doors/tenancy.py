@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from starlette.responses import Response
 
 from turnkeep.doors.answers import JSON
-from turnkeep.doors.channels import read_metadata
 from turnkeep.doors.http import Call, dead_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound
-from turnkeep.intake import optional_text
+from turnkeep.intake import assistant_fields, read_metadata
 from turnkeep.store.base import DeadLetter
 
 
@@ -128,35 +124,3 @@ async def delete_assistant(call: Call) -> Response:
 
 async def use_assistant(call: Call) -> Response:
     return JSON((await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))).to_json())
-
-
-def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a profile, checked."""
-    known = {"model", "name", "instructions", "tools", "parameters", "fallbacks", "metadata"}
-    if unknown := set(body) - known:
-        raise InvalidMessage(f"an assistant has no field {', '.join(sorted(unknown))[:200]}")
-    values: dict[str, Any] = {}
-    for name, longest in (("model", 200), ("name", 200), ("instructions", 100_000)):
-        if (text := optional_text(body, name, longest)) is not None:
-            values[name] = text
-    for name in ("tools", "fallbacks"):
-        if name in body:
-            values[name] = _names(name, body[name])
-    for name in ("parameters", "metadata"):
-        if name in body:
-            if not isinstance(body[name], dict) or len(body[name]) > 64:
-                raise InvalidMessage(f"'{name}' must be an object")
-            values[name] = body[name]
-    return values
-
-
-def _names(name: str, value: object) -> list[str] | None:
-    if value is None and name == "tools":
-        return None
-    if (
-        not isinstance(value, list)
-        or len(value) > 200
-        or not all(isinstance(v, str) and 0 < len(v) <= 200 for v in value)
-    ):
-        raise InvalidMessage(f"'{name}' must be a list of names")
-    return value

@@ -14,7 +14,6 @@ import hmac
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -37,8 +36,6 @@ class Webhook:
     kind = "webhook"
 
     def __init__(self, url: str, secret: str, *, allow_private: bool = False, clock: Clock | None = None) -> None:
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise ConfigurationError("TURNKEEP_WEBHOOK_URL must begin with https:// or http://")
         if not secret:
             raise ConfigurationError("TURNKEEP_WEBHOOK_URL needs TURNKEEP_WEBHOOK_SECRET, which signs what is sent")
         self._url = url

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from turnkeep.errors import ModelRefused
 from turnkeep.models.base import ModelRequest
 from turnkeep.models.capabilities import Capabilities
 
@@ -32,6 +33,21 @@ _CHAT = _BOTH | _names(
 )
 _SAMPLING = _names("temperature top_p top_logprobs logprobs logit_bias presence_penalty frequency_penalty")
 _REASONING = _names("reasoning reasoning_effort")
+
+
+_OBJECTS = _names("reasoning text response_format prediction logit_bias prompt_cache_options")
+
+
+def wrong_form(parameters: Mapping[str, Any]) -> str | None:
+    """What is wrong with these parameters, if they cannot be put into a request; their values are the server's matter.
+
+    The same holds of the format in ``text``.
+    """
+    for name in _OBJECTS & parameters.keys():
+        if not isinstance(parameters[name], Mapping | None):
+            return f"the parameter {name!r} must be an object"
+    text = parameters.get("text") or {}
+    return None if isinstance(text.get("format"), Mapping | None) else "the parameter 'text.format' must be an object"
 
 
 def output_limit(parameters: Mapping[str, Any]) -> int | None:
@@ -71,6 +87,8 @@ def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]
 
 
 def _canonical(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    if wrong := wrong_form(parameters):
+        raise ModelRefused(wrong)
     given = {name: value for name, value in parameters.items() if value is not None and name not in _OURS}
     for name in ("max_tokens", "max_completion_tokens"):
         if (limit := given.pop(name, None)) is not None:

@@ -24,6 +24,8 @@ class Asked:
     @classmethod
     def of(cls, messages: Sequence[Mapping[str, Any] | Item]) -> Self:
         """A whole conversation: what is asked are the last user messages. Raises `InvalidMessage`."""
+        if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+            raise InvalidMessage("messages are a list of messages, like [{'role': 'user', 'content': 'Hello'}]")
         items = [item for message in messages for item in items_of(message)]
         system = [item.text for item in items if isinstance(item, SystemItem)]
         talk = [item for item in items if item.kind != "system"]

@@ -18,6 +18,7 @@ from turnkeep.assistants import Assistant, Assistants
 from turnkeep.composition import Life, open_endpoint, open_house, policies, run_rules, watch_process
 from turnkeep.errors import LeaseLost, MessageFrozen, ModelGone, NotFound, StoreError, ThreadBusy, TurnkeepError
 from turnkeep.events import Event
+from turnkeep.intake import checked_channel
 from turnkeep.journal import Journal, Step
 from turnkeep.lease import Keeper, Lease, LeaseRules
 from turnkeep.messages import DEFAULT_TENANT, Address, Item, Message, OutputItem, turns_of
@@ -96,6 +97,8 @@ class OpenAIService:
         Raises, before the first chunk: `InvalidMessage`, `ThreadBusy`, `ConfigurationError`, `StoreError`.
         """
         asked = Asked.of(messages) if session_id is None else Asked.of_session(messages)
+        if session_id is not None:
+            checked_channel(session_id)
         desk = await self._desk(remembers=session_id is not None)
         outlet = Outlet()
         address = Address(tenant, self.config.settings.queue, session_id or f"direct-{secrets.token_hex(12)}")

@@ -213,7 +213,10 @@ def from_dict(definition: Mapping[str, Any], **options: Any) -> Tool:
     declared = definition.get("function")
     if definition.get("type") != "function" or not isinstance(declared, Mapping) or "name" not in declared:
         raise ConfigurationError('a tool definition needs "type": "function" and "function" with a "name"')
-    parameters: Schema = dict(declared.get("parameters") or {"type": "object", "properties": {}})
+    schema = declared.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(schema, Mapping):
+        raise ConfigurationError(f'the "parameters" of {declared["name"]!r} must be a JSON schema, an object')
+    parameters: Schema = dict(schema)
     handler = definition.get("handler")
     settings = {"client_side": handler is None, **options}
     return Tool(
