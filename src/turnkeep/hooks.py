@@ -73,6 +73,9 @@ class Hooks:
             else:
                 self._waiting.put_nowait((address, event))
 
+    async def room(self, address: Address) -> None:
+        """Nothing of the past is told to hooks."""
+
 
 async def _call(hook: Hook, channel: str, event: Event) -> None:
     """A hook that fails is said in the log; the others go on."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,8 @@ from turnkeep.telemetry import SILENT, Meter, get_log
 log = get_log(__name__)
 
 PATIENCE = Backoff(delay=0.05, cap=2.0)
+PIECE = 64_000
+"""Characters of text of the past that are delivered at once."""
 LOOK_AGAIN = 20.0
 """Seconds after which a silent channel is compared with its log, in case a hint was lost."""
 
@@ -45,13 +47,19 @@ class Subscribed:
 
 
 class Subscriber(Protocol):
-    """The end of a stream. Neither call may wait; what is delivered is in order and without holes."""
+    """The end of a stream; what is delivered is in order and without holes."""
 
     def subscribed(self, address: Address, begun: Subscribed) -> None:
         """Called once, before the first event."""
         ...
 
-    def deliver(self, address: Address, events: Sequence[Event]) -> None: ...
+    def deliver(self, address: Address, events: Sequence[Event]) -> None:
+        """May not wait."""
+        ...
+
+    async def room(self, address: Address) -> None:
+        """Wait until more of the past can be delivered: called after each piece of it, never while others wait."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -205,8 +213,9 @@ class Hub:
                 begin = _beginning(page.events) if in_a_turn else 0
                 in_a_turn = in_a_turn and begin == len(page.events)
                 told = [*(e for e in page.events[:begin] if e.kind != "delta"), *page.events[begin:]]
-                if told:
-                    subscription.subscriber.deliver(channel.address, told)
+                for piece in _pieces(told):
+                    subscription.subscriber.deliver(channel.address, piece)
+                    await subscription.subscriber.room(channel.address)
         self._go_live(channel, subscription)
         return begun
 
@@ -317,6 +326,20 @@ def _go_on(channel: _Channel, page: Page) -> int:
     return page.top if page.live_from is None else page.live_from - 1
 
 
+def _pieces(events: Sequence[Event]) -> Iterator[list[Event]]:
+    """Events in pieces of at most `PIECE` characters of text; one that is longer stands alone."""
+    piece: list[Event] = []
+    size = 0
+    for event in events:
+        if piece and size + len(event.text) > PIECE:
+            yield piece
+            piece, size = [], 0
+        piece.append(event)
+        size += len(event.text)
+    if piece:
+        yield piece
+
+
 def _beginning(events: Sequence[Event]) -> int:
     """The place of the first event that a text begins with: pieces before it are the rest of an answer whose beginning
     the log has no more, or the position leaves out.
@@ -383,6 +406,9 @@ class Stream:
         else:
             self._buffer.extend(events)
         self._some.set()
+
+    async def room(self, address: Address) -> None:
+        """There is always room: what does not fit is read from the log again."""
 
     async def __aenter__(self) -> Stream:
         await self._hub.subscribe(self._address, self, after=self._after, epoch=self._epoch)

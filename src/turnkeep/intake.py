@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from turnkeep.errors import InvalidMessage, MessageTooLarge
-from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, text_content
+from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, content_size, text_content
 from turnkeep.models.parameters import wrong_form
 from turnkeep.money import USER
 
@@ -111,10 +111,10 @@ def read_message(
     message_id = optional_text(body, "message_id", MAX_NAME)
     if message_id is None and not mint:
         raise InvalidMessage("Missing required 'message_id' field")
-    message = Message(
+    return Message(
         address=address,
         message_id=message_id or f"msg_{secrets.token_hex(12)}",
-        content=read_content(body),
+        content=read_content(body, limit=limit),
         instructions=optional_text(body, "instructions", 32_000),
         metadata=_metadata(body) | ({} if user is None else {USER: user}),
         on_busy=_policy(body),
@@ -124,9 +124,6 @@ def read_message(
         flush=_flag(body, "flush"),
         minted=message_id is None,
     )
-    if message.size > limit:
-        raise MessageTooLarge(f"the message has {message.size} bytes, at most {limit} are taken")
-    return message
 
 
 def read_channel(body: Mapping[str, Any], name: str = "channel") -> str:
@@ -156,12 +153,20 @@ ATTACHED = {
 """Of a part that is no text: the names of its place, of which it has one, and what else it may hold."""
 
 
-def read_content(body: Mapping[str, Any]) -> Content:
-    if (parts := body.get("content")) is not None:
-        if "message" in body:
-            raise InvalidMessage("give either 'message' or 'content', not both")
-        return _parts(parts)
-    text = body.get("message")
+def read_content(body: Mapping[str, Any], *, limit: int) -> Content:
+    """What is said, as text or in parts, in at most `limit` bytes."""
+    if (parts := body.get("content")) is None:
+        content = _text(body.get("message"))
+    elif "message" in body:
+        raise InvalidMessage("give either 'message' or 'content', not both")
+    else:
+        content = _parts(parts)
+    if (size := content_size(content)) > limit:
+        raise MessageTooLarge(f"the message has {size} bytes, at most {limit} are taken")
+    return content
+
+
+def _text(text: object) -> Content:
     if not isinstance(text, str) or not text.strip():
         raise InvalidMessage("Invalid or missing 'message' field")
     return text_content(_clean("message", text))
@@ -169,7 +174,7 @@ def read_content(body: Mapping[str, Any]) -> Content:
 
 def _parts(parts: object) -> Content:
     if isinstance(parts, str):
-        return read_content({"message": parts})
+        return _text(parts)
     if not isinstance(parts, list) or not 1 <= len(parts) <= 64:
         raise InvalidMessage("'content' must be a text or a list of 1 to 64 parts")
     return tuple(_part(part) for part in parts)
@@ -180,7 +185,7 @@ def _part(part: object) -> Part:
         raise InvalidMessage("a part of 'content' must be an object with a 'type'")
     match part.get("type"):
         case "text":
-            return read_content({"message": part.get("text")})[0]
+            return _text(part.get("text"))[0]
         case "image" | "file" as kind:
             return Part(kind, data=_attached(kind, {key: value for key, value in part.items() if key != "type"}))
     raise InvalidMessage("a part of 'content' must be of type text, image or file")

@@ -62,6 +62,11 @@ def text_content(text: str) -> Content:
     return (Part("text", text),)
 
 
+def content_size(content: Content) -> int:
+    """Bytes of its JSON: what `max_batch_bytes` and the size limits count."""
+    return len(json.dumps([part.to_json() for part in content], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
 def content_text(content: Content) -> str:
     """The words of a content, without its images and files."""
     return "\n".join(part.text for part in content if part.type == "text")
@@ -103,8 +108,7 @@ class Message:
 
     @property
     def size(self) -> int:
-        """Bytes of the JSON of its content: what `max_batch_bytes` and the size limits count."""
-        return len(json.dumps([p.to_json() for p in self.content], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        return content_size(self.content)
 
     def to_json(self) -> dict[str, Any]:
         """Stored form: everything but the address, without fields that hold their default."""

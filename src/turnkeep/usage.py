@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 NANO = 1_000_000_000
+MOST = 1_000_000_000
+"""Tokens of one kind that a request can have used; a server that names more is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,15 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
+
+    @classmethod
+    def told(cls, **counts: object) -> Self:
+        """What a server says of one request. None is 0; where any count makes no sense, or there is none at all, one
+        request that the caller has to estimate.
+        """
+        known = {name: 0 if count is None else count for name, count in counts.items()}
+        sensible = all(type(count) is int and 0 <= count <= MOST for count in known.values())
+        return cls(requests=1, **known) if sensible and any(known.values()) else cls(requests=1, estimated=1)  # type: ignore[arg-type]
 
     @property
     def cost(self) -> float | None:

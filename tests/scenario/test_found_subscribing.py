@@ -121,6 +121,8 @@ class _Broken:
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
         raise ValueError("a bug of one subscriber")
 
+    async def room(self, address: Address) -> None: ...
+
 
 async def test_a_subscriber_that_breaks_ends_nobody_else(store: str) -> None:
     async with opened(store) as house:

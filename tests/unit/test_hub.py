@@ -84,6 +84,8 @@ class Ear:
         self.events += events
         self.epochs += [event.epoch for event in events]
 
+    async def room(self, address: Address) -> None: ...
+
 
 @contextlib.asynccontextmanager
 async def running(store: ForgetfulStore) -> AsyncIterator[Hub]:

@@ -17,7 +17,8 @@ Change = Callable[[AssistantMessageQueue, Address, Request], Awaitable[Told]]
 
 
 async def edit(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
-    record = await queue.store.edit(address, _message_id(request), read_content(request))
+    limit = queue.settings.max_message_bytes
+    record = await queue.store.edit(address, _message_id(request), read_content(request, limit=limit))
     return "edited", {"message_id": record.message_id, "state": record.status}
 
 

@@ -69,7 +69,7 @@ async def show_message(call: Call) -> Response:
 
 async def edit_message(call: Call) -> Response:
     address = call.address
-    content = read_content(await call.body())
+    content = read_content(await call.body(), limit=call.limits.message_bytes)
     return JSON(message_json(await call.queue.store.edit(address, call.path("message_id"), content)))
 
 

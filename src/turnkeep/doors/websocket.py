@@ -47,7 +47,7 @@ log = get_log(__name__)
 MERGE_ABOVE = 64_000
 """Unsent bytes from which on text is merged."""
 CLOSE_ABOVE = 800_000
-"""Unsent bytes that are kept for a socket at most; a frame that finds nothing before it may be larger."""
+"""Unsent bytes behind which no further frame waits: more than these and one frame are never kept for a socket."""
 CLOSE_AFTER = 10.0
 """Seconds without any progress of a full outbox."""
 EVERY = 0.05
@@ -81,24 +81,36 @@ class _Outbox:
     frames: deque[bytes] = field(default_factory=deque)
     size: int = 0
     some: asyncio.Event = field(default_factory=asyncio.Event)
+    calm: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while so little waits that text need not be merged."""
     moved_at: float = 0.0
 
-    def has_room_for(self, frame: bytes) -> bool:
-        return not self.frames or self.size + len(frame) <= CLOSE_ABOVE
+    @property
+    def is_full(self) -> bool:
+        return self.size > CLOSE_ABOVE
 
     def put(self, frame: bytes) -> None:
         self.frames.append(frame)
         self.size += len(frame)
         self.some.set()
+        self._look()
 
     def take(self) -> str:
         frame = self.frames.popleft()
         self.size -= len(frame)
+        self._look()
         return frame.decode()
 
     def clear(self) -> None:
         self.frames.clear()
         self.size = 0
+        self._look()
+
+    def _look(self) -> None:
+        if self.size > MERGE_ABOVE:
+            self.calm.clear()
+        else:
+            self.calm.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,15 +257,15 @@ class Socket:
 
     async def _subscribe(self, request: dict[str, Any]) -> None:
         address = self._address(request)
+        after, epoch = _position(request)
+        history = _count(request, "history", 1000)
+        dialect = _dialect(request)
+        record = await self._queue.store.thread(address)
+        thread_id = record.thread_id if record else None
         if address.channel in self._channels:
             await self._unsubscribe_from(address.channel)
         if len(self._channels) >= self._limits.channels_per_socket:
             raise TooManyRequests(f"this socket has {len(self._channels)} channels, unsubscribe from one first")
-        after, epoch = _position(request)
-        history = _count(request, "history", 1000)
-        record = await self._queue.store.thread(address)
-        thread_id = record.thread_id if record else None
-        dialect = _dialect(request)
         channel = _Channel(address, dialect, lambda begun: self._subscribed(request, address, thread_id, begun))
         self._channels[address.channel] = self._by_address[address] = channel
         try:
@@ -372,13 +384,25 @@ class Socket:
         except Exception:
             self._break()
 
+    async def room(self, address: Address) -> None:
+        """The past comes as fast as it is read, or it would fill the outbox, and nobody could ever catch up."""
+        channel = self._by_address.get(address)
+        if channel is not None and channel.dialect.deltas:
+            self._flush_now(channel)
+        if self._is_behind:
+            await self._outbox.calm.wait()
+
     def _break(self) -> None:
         log.exception("delivery_broke", door="websocket")
         self.close(BROKEN, "something went wrong, resume from the last offset")
 
     def _encode(self, channel: _Channel, encoder: Encoder, events: Sequence[Event]) -> None:
-        """Text at once if there was none for a while, else merged."""
+        """Text at once if there was none for a while, else merged. Of an answer of the past only the whole, if no
+        deltas are wanted.
+        """
         for event in events:
+            if event.kind == "completed" and event.offset <= channel.backlog_top and not channel.dialect.deltas:
+                encoder.flush()
             if channel.dialect.deltas and not self._is_behind and event.offset > channel.backlog_top:
                 self._tell_all(channel, encoder.encode(event))
                 self._tell_all(channel, encoder.flush())
@@ -426,7 +450,7 @@ class Socket:
         if self._closing is not None:
             return
         data = encoded(frame)
-        if not self._outbox.has_room_for(data):
+        if self._outbox.is_full:
             self.close(TOO_SLOW, "too slow, resume from the last offset")
             return
         if not self._outbox.frames:

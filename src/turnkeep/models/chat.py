@@ -23,6 +23,7 @@ from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import exchange, label_headers
 from turnkeep.models.http import Client, Reply
 from turnkeep.models.parameters import chat_parameters
+from turnkeep.models.reading import mapping, words
 from turnkeep.models.sse import Frame
 from turnkeep.usage import Usage
 
@@ -168,7 +169,7 @@ class ChatReader:
         self._calls: list[_Call] = []
         self._by_index: dict[object, _Call] = {}
         self._reason: str | None = None
-        self._usage: Mapping[str, Any] | None = None
+        self._usage: object = None
         self._model: str | None = None
         self._tier: str | None = None
 
@@ -217,12 +218,12 @@ class ChatReader:
             if text := self._choice(choice):
                 yield Delta(text)
         self._usage = chunk.get("usage") or self._usage
-        self._tier = chunk.get("service_tier") or self._tier
+        self._tier = words(chunk.get("service_tier")) or self._tier
 
     def _begin(self, chunk: Mapping[str, Any]) -> Began:
         self._begun = True
-        self._model = chunk.get("model") or None
-        return Began(chunk.get("id") or None, self._reply.request_id, self._reply.rate)
+        self._model = words(chunk.get("model")) or None
+        return Began(words(chunk.get("id")) or None, self._reply.request_id, self._reply.rate)
 
     def _choice(self, choice: Mapping[str, Any]) -> str:
         """Take in one choice; gives the text that it adds."""
@@ -239,10 +240,11 @@ class ChatReader:
         return text
 
     def _said(self, delta: Mapping[str, Any]) -> str:
-        text = delta.get("content") or ""
+        text = delta.get("content")
         if isinstance(text, list):
             text = "".join(part.get("text") or "" for part in text if part.get("type") == "text")
-        if refusal := delta.get("refusal"):
+        text = words(text)
+        if refusal := words(delta.get("refusal")):
             self._refused = True
             text += refusal
         if text:
@@ -251,7 +253,7 @@ class ChatReader:
 
     def _fragment(self, raw: Mapping[str, Any]) -> None:
         function = raw.get("function") or {}
-        call_id, name, arguments = raw.get("id") or "", function.get("name") or "", function.get("arguments")
+        call_id, name, arguments = words(raw.get("id")), words(function.get("name")), function.get("arguments")
         whole = arguments is not None and not isinstance(arguments, str)
         call = self._known(raw.get("index"), call_id, name)
         if call is None or (call_id and call.id and call_id != call.id and name) or (whole and call.arguments):
@@ -307,17 +309,15 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def usage_of(raw: Mapping[str, Any] | None) -> Usage:
+def usage_of(raw: object) -> Usage:
     """Usage in our words; without any, one request that the caller has to estimate."""
-    if not raw:
-        return Usage(requests=1, estimated=1)
-    read = raw.get("prompt_tokens_details") or {}
-    written = raw.get("completion_tokens_details") or {}
-    return Usage(
-        requests=1,
-        input_tokens=raw.get("prompt_tokens") or 0,
-        cached_tokens=read.get("cached_tokens") or raw.get("prompt_cache_hit_tokens") or 0,
-        cache_write_tokens=read.get("cache_write_tokens") or 0,
-        output_tokens=raw.get("completion_tokens") or 0,
-        reasoning_tokens=written.get("reasoning_tokens") or 0,
+    if not isinstance(raw, Mapping):
+        return Usage.told()
+    read, written = mapping(raw.get("prompt_tokens_details")), mapping(raw.get("completion_tokens_details"))
+    return Usage.told(
+        input_tokens=raw.get("prompt_tokens"),
+        cached_tokens=read.get("cached_tokens") or raw.get("prompt_cache_hit_tokens"),
+        cache_write_tokens=read.get("cache_write_tokens"),
+        output_tokens=raw.get("completion_tokens"),
+        reasoning_tokens=written.get("reasoning_tokens"),
     )

@@ -22,6 +22,7 @@ from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import exchange, label_headers
 from turnkeep.models.http import Client, Reply
 from turnkeep.models.parameters import responses_parameters
+from turnkeep.models.reading import mapping, words
 from turnkeep.models.sse import Frame
 from turnkeep.usage import Usage
 
@@ -191,7 +192,7 @@ class ResponsesReader:
                 if event.get("type") == _TEXT:
                     if not self._begun:
                         yield self._begin(None)
-                    if text := event["delta"]:
+                    if text := words(event["delta"]):
                         self._shown += len(text)
                         yield Delta(text)
                 else:
@@ -217,13 +218,14 @@ class ResponsesReader:
             raise self._reply.failure(event)
         if not self._begun:
             response = event.get("response")
-            yield self._begin(response.get("id") if response else None)
+            yield self._begin(words(response.get("id")) or None if response else None)
         if kind == "response.output_item.done":
             yield from self._item(event["item"], event.get("output_index"))
         elif kind == "response.refusal.delta":
             self._refused = True
-            self._shown += len(event["delta"])
-            yield Delta(event["delta"])
+            text = words(event["delta"])
+            self._shown += len(text)
+            yield Delta(text)
         elif kind in ("response.completed", "response.incomplete"):
             yield from self._end(event.get("response") or {}, complete=kind == "response.completed")
 
@@ -238,8 +240,8 @@ class ResponsesReader:
             yield from self._emit(ItemDone(item), unsealed=self._sealed and not raw.get("encrypted_content"))
         elif kind == "function_call" and raw.get("status") != "incomplete":
             self._calls = True
-            call_id = self._ids.unique(raw.get("call_id") or "")
-            yield from self._emit(ItemDone(CallItem(call_id, raw["name"], raw.get("arguments") or "{}")))
+            call_id, arguments = self._ids.unique(words(raw.get("call_id"))), words(raw.get("arguments"))
+            yield from self._emit(ItemDone(CallItem(call_id, words(raw["name"]), arguments or "{}")))
 
     def _message(self, raw: dict[str, Any]) -> Iterator[StreamPart]:
         content = raw.get("content") or ()
@@ -249,7 +251,8 @@ class ResponsesReader:
             yield Delta(text[self._shown :])
         self._shown = 0
         if text:
-            item = AssistantItem(text, interrupted=raw.get("status") == "incomplete", phase=raw.get("phase"))
+            phase = words(raw.get("phase")) or None
+            item = AssistantItem(text, interrupted=raw.get("status") == "incomplete", phase=phase)
             yield from self._emit(ItemDone(item))
 
     def _emit(self, part: ItemDone, *, unsealed: bool = False) -> Iterator[StreamPart]:
@@ -270,8 +273,8 @@ class ResponsesReader:
         self._finish = Finish(
             self._reason(complete, details.get("reason")),
             usage_of(response.get("usage")),
-            response.get("model"),
-            response.get("service_tier"),
+            words(response.get("model")) or None,
+            words(response.get("service_tier")) or None,
         )
         self.done = self.answered = True
 
@@ -290,17 +293,15 @@ def _with_seal(part: ItemDone, seals: Mapping[object, Mapping[str, Any]]) -> Ite
     return ItemDone(ReasoningItem({**part.item.raw, "encrypted_content": seal})) if seal else part
 
 
-def usage_of(raw: Mapping[str, Any] | None) -> Usage:
+def usage_of(raw: object) -> Usage:
     """Usage in our words; without any, one request that the caller has to estimate."""
-    if not raw:
-        return Usage(requests=1, estimated=1)
-    read = raw.get("input_tokens_details") or {}
-    written = raw.get("output_tokens_details") or {}
-    return Usage(
-        requests=1,
-        input_tokens=raw.get("input_tokens") or 0,
-        cached_tokens=read.get("cached_tokens") or 0,
-        cache_write_tokens=read.get("cache_write_tokens") or 0,
-        output_tokens=raw.get("output_tokens") or 0,
-        reasoning_tokens=written.get("reasoning_tokens") or 0,
+    if not isinstance(raw, Mapping):
+        return Usage.told()
+    read, written = mapping(raw.get("input_tokens_details")), mapping(raw.get("output_tokens_details"))
+    return Usage.told(
+        input_tokens=raw.get("input_tokens"),
+        cached_tokens=read.get("cached_tokens"),
+        cache_write_tokens=read.get("cache_write_tokens"),
+        output_tokens=raw.get("output_tokens"),
+        reasoning_tokens=written.get("reasoning_tokens"),
     )
