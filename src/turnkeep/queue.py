@@ -17,7 +17,15 @@ from typing import Any, Self
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.clock import SystemClock
 from turnkeep.composition import Life, open_endpoint, open_house, policies, watch_process
-from turnkeep.errors import ConfigurationError, InvalidMessage, NotFound, Rejected, ThreadNotFound, TurnkeepError
+from turnkeep.errors import (
+    ConfigurationError,
+    InvalidMessage,
+    NotFound,
+    Rejected,
+    ThreadBusy,
+    ThreadNotFound,
+    TurnkeepError,
+)
 from turnkeep.events import Event
 from turnkeep.hooks import Hook, Hooks
 from turnkeep.hub import Hub, Stream
@@ -412,11 +420,13 @@ class AssistantMessageQueue:
     async def regenerate(self, thread_id: str, *, tenant: str = "default") -> list[Receipt]:
         """Answer the last turn again: its messages are sent once more, under new ids, and the old turn is taken back.
 
-        Raises `NotFound` (nothing was answered), `ThreadBusy`. The copies are durable before the old turn goes, so a
-        crash between the two loses nothing.
+        Raises `NotFound` (nothing was answered), `ThreadBusy` (also while messages wait, which come after that turn).
+        The copies are durable before the old turn goes, so a crash between the two loses nothing.
         """
         await self.open()
         address = self.address(thread_id, tenant)
+        if any(record.status != "delayed" for record in await self.store.open_messages(address)):
+            raise ThreadBusy(f"messages are open on thread {thread_id!r}, wait until they are answered")
         history = await self.store.history(address)
         said = last_said(history.entries)
         if not said:

@@ -457,7 +457,7 @@ def _kind(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
-_SECRET_WORDS = ("key", "secret", "password", "token", "url")
+_SECRET_WORDS = ("key", "secret", "password", "token", "url", "store", "proxy", "endpoint", "jwks")
 
 
 def _told(error: ValidationError) -> str:

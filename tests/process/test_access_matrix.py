@@ -42,7 +42,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 OWNER: dict[str, int] = {
     "stream_events": 200, "send": 202, "list_messages": 200, "show_message": 200, "edit_message": 200,
-    "withdraw_message": 200, "cancel": 200, "flush": 200, "pause": 200, "resume": 200, "regenerate": 404, "act": 404,
+    "withdraw_message": 200, "cancel": 200, "flush": 200, "pause": 200, "resume": 200, "regenerate": 409, "act": 404,
     "list_runs": 200,
     "show_channel": 200, "change_channel": 200, "forget_channel": 204, "show_queue": 200, "list_dead": 200,
     "show_dead": 200, "redrive": 202, "discard": 204, "list_assistants": 200, "create_assistant": 201,
@@ -161,6 +161,16 @@ async def test_a_key_reaches_exactly_the_routes_of_its_scope(scope: Scope) -> No
             status, _ = await call(house, endpoint, bearer)
             allowed = endpoint.scope in (None, scope) or scope == "admin"
             assert (status != 403) == allowed, (scope, name(endpoint), status)
+
+
+async def test_who_may_only_send_reads_nothing_by_changing_a_thread() -> None:
+    async with guarded() as house:
+        bearer = {"Authorization": f"Bearer {await house.key('send')}"}
+        url = f"{house.server.url}/api/channels/{CHANNEL}"
+        async with house.server.http.patch(url, headers=bearer, json={"metadata": {"a": "b"}}) as told:
+            assert (told.status, await told.read()) == (204, b"")
+        async with house.server.http.get(url, headers=bearer) as told:
+            assert told.status == 403
 
 
 @pytest.mark.prove

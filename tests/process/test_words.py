@@ -9,6 +9,22 @@ import pytest
 
 from tests.process.served import ask, served
 
+
+async def test_an_answer_is_not_made_again_more_often_than_messages_may_be_sent() -> None:
+    async with served(channel_rate="2/100") as house, house.socket() as socket:
+        url = f"{house.url}/api/channels/c"
+        await house.queue.ask("c", "hello [[say:fine]]")
+        async with house.http.post(f"{url}/regenerate") as told:
+            assert told.status == 202
+        await house.queue.ask("c", "and now [[say:fine]]")
+        async with house.http.post(f"{url}/regenerate") as told:
+            assert told.status == 202
+        async with house.http.post(f"{url}/regenerate") as told:
+            assert (told.status, (await told.json())["error"]["code"]) == (429, "too_many_requests")
+        frame = await ask(socket, {"action": "regenerate", "channel": "c"})
+        assert frame["code"] == "too_many_requests"
+
+
 IMAGE = {"type": "image", "image_url": "https://pictures.example/1.png"}
 FILE = {"type": "file", "file_id": "file_1"}
 

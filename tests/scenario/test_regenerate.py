@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.scenario.house import TestHouse, opened
-from turnkeep.errors import InboxFull, ThreadBusy
+from turnkeep.errors import InboxFull, NotFound, ThreadBusy
 from turnkeep.messages import UserItem
 
 
@@ -44,6 +44,17 @@ async def test_a_refusal_stops_nothing_whatever_messages_do_there(store: str) ->
         assert ended[-1].kind == "completed"
         assert await house.said_by_user("c") == ["first [[say:one]]", "second [[words:200]] [[pace:4]]"]
         assert await house.queue.store.open_messages(house.address("c")) == []
+
+
+async def test_it_does_not_turn_the_order_round(store: str) -> None:
+    async with opened(store) as house:
+        with pytest.raises(NotFound):
+            await house.queue.regenerate("c")
+        await house.send("c", "first", "first", window=30.0, max_wait=30.0)
+        with pytest.raises(ThreadBusy):
+            await house.queue.regenerate("c")
+        [waiting] = await house.queue.store.open_messages(house.address("c"))
+        assert waiting.status == "waiting"
 
 
 async def test_a_refusal_leaves_no_copies_behind(store: str) -> None:

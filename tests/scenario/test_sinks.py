@@ -285,6 +285,8 @@ async def test_a_sink_that_is_not_set_any_more_keeps_nothing(tmp_path: Path) -> 
     [
         ({"webhook_url": "https://example.org"}, "needs TURNKEEP_WEBHOOK_SECRET"),
         ({"webhook_url": "https://example.org", "webhook_secret": "whsec_!"}, "must be base64"),
+        ({"webhook_url": "https://example.org", "webhook_secret": "whsec_"}, "has 0 bytes"),
+        ({"webhook_url": "https://example.org", "webhook_secret": "too short"}, "has 9 bytes"),
         ({"amqp_reply_exchange": "replies"}, "needs RABBITMQ_URL"),
     ],
 )

@@ -70,6 +70,15 @@ def test_a_file_that_is_no_text_is_a_configuration_error(tmp_path: Path, content
         Settings.load()
 
 
+def test_no_password_in_an_address_is_in_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TURNKEEP_STORE", "REDIS_URL", "TURNKEEP_MODEL_PROXY", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        monkeypatch.setenv(name, "redis://:hidden-word@host:99999/0")
+    with pytest.raises(ConfigurationError) as told:
+        Settings.load()
+    assert str(told.value).count("***") == 4
+    assert "hidden-word" not in str(told.value)
+
+
 def test_no_value_of_a_secret_is_in_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "wary-secret")
     monkeypatch.setenv("TURNKEEP_WEIGHTS", '{"wary-secret": ')

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import orjson
@@ -158,7 +158,9 @@ def _kinds(root: type[TurnkeepError]) -> dict[str, type[TurnkeepError]]:
     return found
 
 
-def _unreachable(base: str, error: Exception, accepted: str) -> str:
+def _unreachable(url: str, error: Exception, accepted: str) -> str:
+    parts = urlsplit(url)
+    base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
     if accepted:
         return f"the server at {base} went away; message {accepted} is kept and will be answered when it is back"
     number = error.errno if isinstance(error, OSError) else None

@@ -48,12 +48,15 @@ class Principal:
 
     def require(self, scope: Scope, channel: str | None = None) -> None:
         """Raises `NotAllowed` unless this credential reaches that far; without a channel: all of its tenant."""
-        if scope not in self.scopes and "admin" not in self.scopes:
+        if not self.may(scope):
             raise NotAllowed(f"this credential has no scope {scope!r}")
         if channel is None and self.channels is not None:
             raise NotAllowed("this credential reaches some channels only, not the whole tenant")
         if channel is not None and not self.reaches(channel):
             raise NotAllowed("this credential does not reach that channel")
+
+    def may(self, scope: Scope) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
 
     def reaches(self, channel: str) -> bool:
         return self.channels is None or any(_covers(pattern, channel) for pattern in self.channels)

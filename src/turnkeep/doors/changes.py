@@ -54,6 +54,10 @@ CHANGES: Mapping[str, Change] = {
 }
 
 
+ASKING = frozenset({"regenerate"})
+"""Changes that ask for an answer: they count like messages."""
+
+
 def _message_id(request: Request) -> str:
     message_id = optional_text(request, "message_id", MAX_NAME)
     if message_id is None:

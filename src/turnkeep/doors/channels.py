@@ -107,6 +107,7 @@ async def resume(call: Call) -> Response:
 async def regenerate(call: Call) -> Response:
     address = call.address
     await existing(call, address)
+    call.limits.check_rate(call.principal, address)
     receipts = await call.queue.regenerate(address.channel, tenant=address.tenant)
     return JSON({"receipts": [receipt.to_json() for receipt in receipts]}, status_code=202)
 
@@ -138,7 +139,6 @@ async def show_channel(call: Call) -> Response:
 
 
 async def change_channel(call: Call) -> Response:
-    call.allow("read")  # it shows the thread
     address = call.address
     body = await call.body()
     if unknown := set(body) - {"metadata", "assistant", "options"}:
@@ -156,7 +156,8 @@ async def change_channel(call: Call) -> Response:
     if "options" in body:
         changes["options"] = thread_options(body["options"])
     await existing(call, address)
-    return JSON(thread_json(await call.queue.store.update(address, changes)))
+    record = await call.queue.store.update(address, changes)
+    return JSON(thread_json(record)) if call.principal.may("read") else Response(status_code=204)
 
 
 async def forget_channel(call: Call) -> Response:

@@ -44,8 +44,8 @@ CHANNEL_ENDPOINTS = (
     Endpoint("GET", CHANNEL + "/runs", channels.list_runs, "read", "The last runs.", {200: "Runs"}),
     Endpoint("GET", CHANNEL, channels.show_channel, "read", "The thread behind a channel.", {200: "Thread"}),
     Endpoint("PATCH", CHANNEL, channels.change_channel, "send",
-             "Change metadata, who answers, or how long it waits. Asks for `read` too, since it shows the thread.",
-             {200: "Thread"}, body="ThreadChange"),
+             "Change metadata, who answers, or how long it waits. 204 for a credential that may not read the thread.",
+             {200: "Thread", 204: None}, body="ThreadChange"),
     Endpoint("DELETE", CHANNEL, channels.forget_channel, "send", "Forget a thread and everything in it.",
              {204: None}, query={"force": "`true`: also while it is not idle."}),
 )  # fmt: skip

@@ -26,6 +26,8 @@ from turnkeep.tools.addresses import checked_sockets
 
 TIMEOUT = 10.0
 MOST_AT_ONCE = 20
+LEAST_SECRET = 16
+"""Bytes of a secret that nobody guesses."""
 PASSING = frozenset({408, 425, 429})
 """Refusals of a moment; like those of a server that is broken they say nothing about the event."""
 
@@ -90,13 +92,16 @@ class Webhook:
 
 
 def signing_key(secret: str) -> bytes:
-    """``whsec_`` and base64, or any text."""
+    """``whsec_`` and base64, or any text. Raises `ConfigurationError` for what is no secret."""
+    key = secret.encode()
     if secret.startswith("whsec_"):
         try:
-            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error as error:
             raise ConfigurationError("TURNKEEP_WEBHOOK_SECRET: what follows whsec_ must be base64") from error
-    return secret.encode()
+    if len(key) < LEAST_SECRET:
+        raise ConfigurationError(f"TURNKEEP_WEBHOOK_SECRET has {len(key)} bytes, use {LEAST_SECRET} or more at random")
+    return key
 
 
 def signed(event: str, timestamp: int, body: bytes, key: bytes) -> dict[str, str]:

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 
 from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
-from turnkeep.doors.changes import CHANGES
+from turnkeep.doors.changes import ASKING, CHANGES
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.wire import Dialect, Encoder, Frame, encoded, enveloped, subscribed
 from turnkeep.errors import (
@@ -323,6 +323,8 @@ class Socket:
 
     async def _change(self, request: dict[str, Any]) -> None:
         address = self._address(request)
+        if request["action"] in ASKING:
+            self._limits.check_rate(self._principal, address)
         status, fields = await CHANGES[request["action"]](self._queue, address, request)
         self._send(self._status(request, status) | {"channel": address.channel} | fields)
 
