@@ -56,6 +56,19 @@ async def test_a_damaged_thread_is_put_aside_alone(tmp_path: Path, statement: st
         assert (await desk.store.stats()).threads == 2
 
 
+async def test_a_value_of_a_wrong_type_stops_its_thread_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        await desk.say("b1", where=BROKEN, not_before=desk.now + 5)
+        await desk.say("w1", where=WHOLE, not_before=desk.now + 5)
+        damage(desk, "UPDATE message SET body = json_set(body, '$.message.window', 'x') WHERE message_id = 'b1'")
+        await engine(desk).close()
+        await engine(desk).open()
+        await desk.wait(60)
+
+        assert [claim.address for claim in await desk.claims()] == [WHOLE]
+        assert await desk.claims() == []
+
+
 async def test_a_damaged_thread_can_be_forgotten_by_force(tmp_path: Path) -> None:
     async with opened(tmp_path / "a.db") as desk:
         claim = await desk.lease("m0", where=BROKEN)

@@ -39,8 +39,10 @@ from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.rows import Kept
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
+from turnkeep.telemetry import get_log
 
 T = TypeVar("T")
+log = get_log(__name__)
 
 
 class SqliteInbox(Engine):
@@ -282,15 +284,16 @@ def _ready(tx: Transaction, queues: Sequence[str] | None, seen: set[int]) -> dic
 
 
 def _claim_one(tx: Transaction, first: First, owner: str, lease: float) -> Claim | None:
-    """None when it was not due after all, or cannot be read: then it is put aside."""
+    """None when it was not due after all, or makes no sense: then it is put aside, and the others go on."""
+    ids = tx.setup.ids
     try:
         kept = tx.at(first.row, first.address)
-    except ThreadQuarantined:
+        token, run_id = new_token(ids), kept.thread.run_id or new_run_id(ids)
+        claim = turns.claim(kept.thread, tx.policy(kept), tx.now, owner=owner, lease=lease, token=token, run_id=run_id)
+    except (ThreadQuarantined, KeyError, IndexError, TypeError, ValueError, AttributeError):
+        log.exception("thread_put_aside", row=first.row)
         tx.quarantine(first.row, first.address)
         return None
-    ids = tx.setup.ids
-    token, run_id = new_token(ids), kept.thread.run_id or new_run_id(ids)
-    claim = turns.claim(kept.thread, tx.policy(kept), tx.now, owner=owner, lease=lease, token=token, run_id=run_id)
     tx.save(kept)
     return claim
 
