@@ -130,7 +130,7 @@ class Settings(BaseSettings):
     )
     webhook_url: str | None = _named("TURNKEEP_WEBHOOK_URL", default=None, doc="Receiver of signed final events.")
     webhook_secret: SecretStr | None = _named(
-        "TURNKEEP_WEBHOOK_SECRET", default=None, doc="Key of the webhook signature."
+        "TURNKEEP_WEBHOOK_SECRET", default=None, doc="Key of the webhook signature: 16 bytes or more."
     )
     webhook_allow_private: bool = _named(
         "TURNKEEP_WEBHOOK_ALLOW_PRIVATE", default=False, doc="Let webhooks reach private addresses."
