@@ -20,7 +20,8 @@ PIECE = "x" * 2_000
 async def answered(house: Served, number: int, size: int) -> None:
     """A turn with an answer of so many characters, as a run would have told it."""
     store, where = house.queue.store, house.queue.address("c")
-    await store.accept([Message(where, f"m{number}", text_content("hello"), flush=True)])
+    ids = [f"m{number}", f"m{number}-too"]
+    await store.accept([Message(where, one, text_content("hello"), flush=True) for one in ids])
     [claim] = await store.claim(owner="w", limit=1, lease=30.0)
     texts = [PIECE] * (size // len(PIECE))
     await store.publish(claim, 0, [delta(text, claim.run_id, 1) for text in texts])

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import os
 import socket as sockets
+import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -169,9 +170,9 @@ def megabytes(server: Server) -> float:
 async def test_the_others_do_not_wait_for_who_never_reads(
     tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
-    many, tokens, rounds = size(30, 999), size(8, 40), size(1, 3)
+    many, tokens, rounds = size(30, 999), size(8, 40), size(1, 7)
     settings = {"TURNKEEP_SOCKETS_PER_USER": "5000", "TURNKEEP_STORE": "memory:", "TURNKEEP_WINDOW": "0"}
-    late: dict[bool, list[float]] = {True: [], False: []}
+    late: dict[bool, list[list[float]]] = {True: [], False: []}
     memory: dict[bool, float] = {True: 0.0, False: 0.0}
     server = Server(["serve"], tmp_path, settings)
     server.start()
@@ -184,7 +185,7 @@ async def test_the_others_do_not_wait_for_who_never_reads(
             for number in range(rounds):
                 for reads in (True, False) if number % 2 else (False, True):
                     async with odd_one(crowd, reads=reads):
-                        late[reads] += await crowd.hear(http, f"{number}-{reads}", tokens)
+                        late[reads].append(await crowd.hear(http, f"{number}-{reads}", tokens))
                         memory[reads] = max(memory[reads], megabytes(server))
             assert not any(listener.lost for listener in crowd.listeners)
             for listener in crowd.listeners:
@@ -192,15 +193,15 @@ async def test_the_others_do_not_wait_for_who_never_reads(
                 listener.transport.abort()
     finally:
         server.kill9()
-    base, changed = p99(late[True]), p99(late[False])
-    texts = f"frames {len(late[True])} and {len(late[False])}"
+    base, changed = (statistics.median(map(p99, late[reads])) for reads in (True, False))
+    heard = {reads: sum(map(len, late[reads])) for reads in late}
+    texts = f"rounds {rounds} | frames {heard[True]} and {heard[False]}"
     proof(
         "slow reader",
-        f"sockets {many + 1} | {texts} | p99 of the others {base:.1f} ms when it reads,"
+        f"sockets {many + 1} | {texts} | p99 of the others (median round) {base:.1f} ms when it reads,"
         f" {changed:.1f} ms when it never does ({(changed / base - 1) * 100:+.1f} %)"
         f" | memory {memory[True]:.1f} and {memory[False]:.1f} MB",
     )
-    for heard in late.values():
-        assert len(heard) >= many * rounds * tokens * 0.9
+    assert min(heard.values()) >= many * rounds * tokens * 0.9
     if FULL:
         assert changed < base * 1.10

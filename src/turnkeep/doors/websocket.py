@@ -47,7 +47,7 @@ log = get_log(__name__)
 MERGE_ABOVE = 64_000
 """Unsent bytes from which on text is merged."""
 CLOSE_ABOVE = 800_000
-"""Unsent bytes behind which no further frame waits: more than these and one frame are never kept for a socket."""
+"""Unsent bytes that are kept for a socket at most; frames of one event that find nothing before them may be more."""
 CLOSE_AFTER = 10.0
 """Seconds without any progress of a full outbox."""
 EVERY = 0.05
@@ -81,36 +81,29 @@ class _Outbox:
     frames: deque[bytes] = field(default_factory=deque)
     size: int = 0
     some: asyncio.Event = field(default_factory=asyncio.Event)
-    calm: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while so little waits that text need not be merged."""
+    empty: asyncio.Event = field(default_factory=asyncio.Event)
     moved_at: float = 0.0
 
-    @property
-    def is_full(self) -> bool:
-        return self.size > CLOSE_ABOVE
+    def has_room_for(self, frames: Sequence[bytes]) -> bool:
+        return not self.frames or self.size + sum(map(len, frames)) <= CLOSE_ABOVE
 
     def put(self, frame: bytes) -> None:
         self.frames.append(frame)
         self.size += len(frame)
         self.some.set()
-        self._look()
+        self.empty.clear()
 
     def take(self) -> str:
         frame = self.frames.popleft()
         self.size -= len(frame)
-        self._look()
+        if not self.frames:
+            self.empty.set()
         return frame.decode()
 
     def clear(self) -> None:
         self.frames.clear()
         self.size = 0
-        self._look()
-
-    def _look(self) -> None:
-        if self.size > MERGE_ABOVE:
-            self.calm.clear()
-        else:
-            self.calm.set()
+        self.empty.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,8 +384,8 @@ class Socket:
         channel = self._by_address.get(address)
         if channel is not None and channel.dialect.deltas:
             self._flush_now(channel)
-        if self._is_behind:
-            await self._outbox.calm.wait()
+        if self._outbox.frames:
+            await self._outbox.empty.wait()
 
     def _break(self) -> None:
         log.exception("delivery_broke", door="websocket")
@@ -406,10 +399,10 @@ class Socket:
             if event.kind == "completed" and event.offset <= channel.backlog_top and not channel.dialect.deltas:
                 encoder.flush()
             if channel.dialect.deltas and not self._is_behind and event.offset > channel.backlog_top:
-                self._tell_all(channel, encoder.encode(event))
-                self._tell_all(channel, encoder.flush())
+                self._tell(channel, *encoder.encode(event))
+                self._tell(channel, *encoder.flush())
             else:
-                self._tell_all(channel, encoder.encode(event))
+                self._tell(channel, *encoder.encode(event))
         if encoder.owes:
             self._flush_in_time(channel)
 
@@ -439,25 +432,24 @@ class Socket:
             channel.timer = None
         channel.flushed_at = self._loop.time()
         if channel.encoder is not None:
-            self._tell_all(channel, channel.encoder.flush())
+            self._tell(channel, *channel.encoder.flush())
 
-    def _tell_all(self, channel: _Channel, frames: Sequence[Frame]) -> None:
-        for frame in frames:
-            self._tell(channel, frame)
+    def _tell(self, channel: _Channel, *frames: Frame) -> None:
+        """All frames of one event, or none: who comes back gets them together."""
+        wrapped = [enveloped(channel.address.channel, one) for one in frames] if channel.dialect.enveloped else frames
+        self._send(*wrapped)
 
-    def _tell(self, channel: _Channel, frame: Frame) -> None:
-        self._send(enveloped(channel.address.channel, frame) if channel.dialect.enveloped else frame)
-
-    def _send(self, frame: Frame) -> None:
-        if self._closing is not None:
+    def _send(self, *frames: Frame) -> None:
+        if self._closing is not None or not frames:
             return
-        data = encoded(frame)
-        if self._outbox.is_full:
+        data = [encoded(frame) for frame in frames]
+        if not self._outbox.has_room_for(data):
             self.close(TOO_SLOW, "too slow, resume from the last offset")
             return
         if not self._outbox.frames:
             self._outbox.moved_at = self._loop.time()
-        self._outbox.put(data)
+        for one in data:
+            self._outbox.put(one)
 
     # ---------------------------------------------------------------- frames of our own
 
