@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import traceback
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -68,8 +69,13 @@ async def fork(store: SqliteStore) -> None:
             await store.thread(at("c0"))
         except StoreError as error:
             tell(type(error).__name__, error)
-        os._exit(0)
-    await asyncio.to_thread(os.waitpid, child, 0)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    if status:
+        sys.exit(f"the forked process ended with {os.waitstatus_to_exitcode(status)}")
     await store.accept([said("m1")])
     tell("accepted m1")
 

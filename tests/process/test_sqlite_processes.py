@@ -34,6 +34,7 @@ class Child:
         command = [*before, sys.executable, str(CHILD), *map(str, arguments)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
+        self._complaint = ""
 
     def line(self) -> str:
         """The next line; at the end its complaint."""
@@ -59,11 +60,11 @@ class Child:
     def end(self) -> list[str]:
         """Wait for its own end; all that it said."""
         said_all = self._rest()
-        assert self._process.returncode == 0
+        assert self._process.returncode == 0, self._complaint
         return said_all
 
     def _rest(self) -> list[str]:
-        out, _ = self._process.communicate(timeout=PATIENCE)
+        out, self._complaint = self._process.communicate(timeout=PATIENCE)
         self.lines += [line.rstrip("\n") for line in out.splitlines(keepends=True) if line.endswith("\n")]
         return self.lines
 
