@@ -85,6 +85,7 @@ class RedisServer(Server):
             protocol=2,
             decode_responses=True,
             socket_timeout=10,
+            driver_info=None,
             retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
         )
         try:
@@ -97,7 +98,6 @@ class RedisServer(Server):
         """Running and empty."""
         self.start()
         self.cli("FLUSHALL")
-        self.cli("SCRIPT", "FLUSH")
         return self
 
     def _command(self) -> Sequence[str]:

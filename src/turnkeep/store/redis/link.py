@@ -241,16 +241,24 @@ class Link:
         pipe = await open_pipe(self.dialer, endpoint, timeout=self._timeout)
         try:
             await self.topology.confirm(endpoint)
+            await self._teach(pipe)
+        except OutcomeUnknown as lost:
+            pipe.close()
+            raise StoreUnavailable(f"the connection to Redis at {endpoint} was lost at once") from lost
         except BaseException:
             pipe.close("this server is not the one any more")
             raise
-        self._teach(pipe)
         return pipe
 
-    def _teach(self, pipe: Pipe) -> None:
+    async def _teach(self, pipe: Pipe) -> None:
         """Have the server know all scripts before the first call, so that calls are taken in their order."""
-        for script in self.scripts.values():
-            pipe.send("SCRIPT", "LOAD", script.text).add_done_callback(_forget)
+        scripts = list(self.scripts.values())
+        known = await pipe.send("SCRIPT", "EXISTS", *(script.sha for script in scripts))
+        if isinstance(known, Refusal):
+            known = [0] * len(scripts)
+        for script, is_known in zip(scripts, known, strict=True):
+            if not is_known:
+                pipe.send("SCRIPT", "LOAD", script.text).add_done_callback(_forget)
 
     def close(self) -> None:
         self._closed = True

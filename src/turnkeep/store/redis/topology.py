@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import redis.asyncio as redis
+from redis import DriverInfo
+from redis import __version__ as VERSION
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
@@ -89,6 +91,7 @@ class Dialer:
             "socket_connect_timeout": CONNECT_TIMEOUT,
         }
         self._options.setdefault("client_name", "turnkeep")
+        self._options["driver_info"] = DriverInfo(lib_version=VERSION)  # else it reads files at each connection
 
     async def dial(self, endpoint: Endpoint) -> redis.Connection:
         """A connection that is ready for commands. Raises `StoreUnavailable`, `StoreMisconfigured`."""
