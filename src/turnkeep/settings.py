@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from turnkeep.backoff import Backoff
@@ -300,6 +300,15 @@ class Settings(BaseSettings):
     def _is_amqp(cls, value: str | None) -> str | None:
         return _address(value, "amqp", "amqps")
 
+    @field_validator("exchange_name", "queue_name", "routing_key", "amqp_reply_exchange")
+    @classmethod
+    def _is_amqp_name(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """A name has 255 bytes; that of the dead exchange is longer by `_dlx`, of its queue by `_failed`."""
+        most = {"exchange_name": 251, "queue_name": 248}.get(info.field_name or "", 255)
+        if value is not None and len(value.encode(errors="replace")) > most:
+            raise ValueError(f"expected at most {most} bytes")
+        return value
+
     @field_validator("websocket_url")
     @classmethod
     def _is_websocket(cls, value: str | None) -> str | None:
@@ -442,8 +451,14 @@ def _readable(value: str | None) -> str | None:
 
 def _address(value: str | None, *schemes: str) -> str | None:
     """Raises ValueError for what is no URL of these schemes with a host."""
-    if value is not None and (urlsplit(_readable(value) or "").scheme not in schemes or not urlsplit(value).hostname):
+    if value is None:
+        return None
+    if urlsplit(_readable(value) or "").scheme not in schemes or not (host := urlsplit(value).hostname):
         raise ValueError(f"expected a URL that begins with {' or '.join(f'{one}://' for one in schemes)} and a host")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("the host is no name of a host, a part of it has at most 63 characters") from None
     return value
 
 

@@ -115,6 +115,12 @@ async def test_a_look_tells_the_type_whatever_the_arguments(
     assert (await look(Settings.load(**rabbit.names))).kind == kind
 
 
+async def test_a_virtual_host_that_is_not_there_is_named(rabbit: Broker) -> None:
+    wrong = {"rabbitmq_url": rabbit.url.rpartition("/")[0] + "/nowhere"}
+    with pytest.raises(ConnectionRefusedError, match="no virtual host 'nowhere' for the user 'guest'"):
+        await look(Settings.load(**rabbit.names | wrong))
+
+
 # ---------------------------------------------------------------- taking
 
 
@@ -276,12 +282,17 @@ def _without_id(properties: dict[str, Any]) -> dict[str, Any]:
         b"\x80\x00\x02\xff\xfe",  # a content type that is no UTF-8
         b"\x00\x40\x7f\xff\xff\xff\xff\xff\xff\xff",  # a timestamp beyond all years
         b"\x20\x00\x00\x00\x00\x05\x02\xff\xfet\x01",  # a header name that is no UTF-8
+        b"\x80\x00\xc8" + b"\xe9" * 200,  # Latin-1 that is too long as UTF-8
+        b"\x20\x00\x00\x00\x00\xcb\xc8" + b"\xe9" * 200 + b"t\x01",
     ],
-    ids=["content type", "timestamp", "headers"],
+    ids=["content type", "timestamp", "headers", "long content type", "long header name"],
 )
-async def test_properties_that_cannot_be_decoded_do_not_stop_the_door(rabbit: Broker, properties: bytes) -> None:
+@pytest.mark.parametrize("body", [json.dumps(said("odd", 1)).encode(), b"garbage"], ids=["good", "garbage"])
+async def test_properties_that_cannot_be_decoded_do_not_stop_the_door(
+    rabbit: Broker, properties: bytes, body: bytes
+) -> None:
     async with amqp_house(rabbit.names) as house:
-        await _publish_raw(rabbit, json.dumps(said("odd", 1)).encode(), properties)
+        await _publish_raw(rabbit, body, properties)
         await rabbit.publish(said("good", 1))
         await eventually(lambda: _has(house, "good", ["good-1"]))
         await eventually(lambda: _settled(house, rabbit))
@@ -390,6 +401,46 @@ async def test_a_parked_message_finds_its_queue_though_the_exchange_leads_nowher
         await failed.unbind(f"{rabbit.name}_exchange_dlx", rabbit.names["routing_key"])
         await rabbit.publish(b"garbage")
         await eventually(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
+
+
+async def test_what_cannot_be_parked_waits_alone(rabbit: Broker) -> None:
+    """The dead queue takes nothing: garbage stays where it is, the others are taken and none comes twice."""
+    full: dict[str, Any] = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    failed = await rabbit.channel.declare_queue(f"{rabbit.name}_queue_failed", durable=True, arguments=full)
+    limited: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": 1}
+    await rabbit.channel.declare_queue(rabbit.names["queue_name"], durable=True, arguments=limited)
+    async with amqp_house(rabbit.names) as house:
+        await rabbit.publish(b"parked, and it is full")
+        await eventually(lambda: rabbit.waiting(failed.name))
+        good = [said("c", number) for number in range(1_200)]
+        await rabbit.publish_all([*good[:100], b"garbage", *good[100:700], b"more garbage", *good[700:]])
+        await eventually(lambda: _has(house, "c", [one["message_id"] for one in good]))
+        await eventually(lambda: _unsettled(house, 2))
+        await failed.purge()
+        await eventually(lambda: rabbit.waiting(failed.name))
+        await eventually(lambda: _unsettled(house, 1))
+        await failed.purge()
+        await eventually(lambda: _unsettled(house, 0))
+        assert await _empty(rabbit)
+
+
+async def test_a_broker_with_an_alarm_is_emptied_all_the_same(rabbit: Broker, rabbit_server: RabbitServer) -> None:
+    """It reads nothing more from a connection that has published, and only who consumes can help it."""
+    await rabbit.declare_as_the_seed_did()
+    await rabbit.publish_all([b"garbage", *(said("c", number) for number in range(1_200))])
+    rabbit_server.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        async with amqp_house(rabbit.names) as house:
+            await eventually(lambda: _has(house, "c", [f"c-{number}" for number in range(1_200)]))
+            await eventually(lambda: _unsettled(house, 1))
+    finally:
+        rabbit_server.ctl("set_vm_memory_high_watermark", "absolute", "1GB")
+    async with amqp_house(rabbit.names):
+        await eventually(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
+
+
+async def _unsettled(house: Any, count: int) -> bool:
+    return bool(house.door.unsettled == count)
 
 
 async def _has(house: Any, channel: str, ids: list[str]) -> bool:

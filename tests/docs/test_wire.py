@@ -9,7 +9,7 @@ import pytest
 
 from turnkeep import errors
 from turnkeep.doors import wire
-from turnkeep.doors.amqp_topology import DETAILS, REASON
+from turnkeep.doors.amqp_dead import DETAILS, REASON
 from turnkeep.doors.greeting import HEADER
 from turnkeep.doors.webhook import signed, signing_key
 from turnkeep.doors.websocket import Socket

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from turnkeep.doors.outside import receivers
 from turnkeep.doors.relay import Relay
 from turnkeep.doors.webhook import Webhook
 from turnkeep.errors import ConfigurationError, NotFound
+from turnkeep.store.base import Delivery
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
 GOLDEN = Path(__file__).parents[1] / "data/golden/seed-frames.jsonl"
@@ -147,6 +148,33 @@ async def test_a_frame_that_the_server_does_not_take_is_left_out_and_the_rest_go
         await answered(house, "c1", "hello")
         await eventually(lambda: len(there.finals("c1")) == 1, patience=30)
     assert not there.payloads("poison")
+
+
+async def test_an_event_that_breaks_its_receiver_is_left_out_and_the_rest_goes_on(store: str) -> None:
+    delivered: list[str] = []
+
+    class Breaks:
+        kind = "relay"
+
+        async def __aenter__(self) -> Breaks:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        def wants(self, delivery: Delivery) -> bool:
+            return delivery.event.is_final
+
+        async def deliver(self, deliveries: Sequence[Delivery]) -> int:
+            if deliveries[0].address.channel == "poison":
+                raise TypeError("string exceeds maximum length of 255 bytes")
+            delivered.append(deliveries[0].address.channel)
+            return 1
+
+    async with opened(store) as house, forwarding(house, Breaks()):
+        await answered(house, "poison", "hello")
+        await answered(house, "c1", "hello")
+        await eventually(lambda: delivered == ["c1"], patience=30)
 
 
 async def test_a_relay_that_points_at_ourselves_is_refused(store: str) -> None:

@@ -1,9 +1,10 @@
 """The AMQP door: messages from RabbitMQ, taken in durably before they are acknowledged.
 
-* What arrives together is accepted in one call of the store, in the order of its delivery, then acknowledged with one
-  frame. A delivery that comes again is absorbed by its `message_id`.
+* What arrives together is accepted in one call of the store, in the order of its delivery, then acknowledged. A
+  delivery that comes again is absorbed by its `message_id`.
 * What cannot be taken (garbage, no id, an id with another text, an unknown thread, a full channel) is published to the
-  dead exchange with the reason, and acknowledged when the broker has confirmed that. Nothing is ever requeued by us.
+  dead exchange with the reason, and acknowledged when the broker has confirmed that; until then it waits, alone.
+  Nothing is ever requeued by us.
 * While the store does not take messages, nothing is acknowledged, so that the broker stops to deliver after `PREFETCH`
   messages; after `HOLD` seconds they are given back, once, and the door stays shut until the store can write again.
 * A lost connection is made again, with jitter, for as long as the process lives.
@@ -22,10 +23,10 @@ from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from turnkeep.backoff import Backoff
+from turnkeep.doors.amqp_dead import Dead, Parking, told
 from turnkeep.doors.amqp_topology import (
     BROKEN,
     RPC_TIMEOUT,
-    DeadExchange,
     Names,
     broker_of,
     connect,
@@ -55,8 +56,6 @@ PREFETCH = 500
 """Deliveries that are on their way into the store at most."""
 HOLD = 120.0
 """Seconds for which deliveries wait for the store; far less than the broker's own limit of 30 minutes."""
-PARKED_AT_ONCE = 16
-"""Copies to the dead queue that wait for their confirm: more would keep more bodies in memory at once."""
 CLOSE_TIMEOUT = 5.0
 RECONNECT = Backoff(delay=0.5, cap=5.0)
 PATIENCE = Backoff(delay=0.05, cap=2.0)
@@ -135,18 +134,27 @@ class AmqpDoor:
         self._reconnect = reconnect
         self._hold = hold
         self._failures = 0
+        self._consumer: _Consumer | None = None
         self.consuming = asyncio.Event()
         """Set while a consumer is open."""
 
+    @property
+    def unsettled(self) -> int:
+        """Deliveries that are neither in the store nor in the dead queue yet."""
+        return len(self._consumer.unsettled) if self._consumer is not None else 0
+
     async def run(self) -> None:
-        """Connect, take, and connect again, until cancelled."""
+        """Connect, take, and connect again, until cancelled. Nothing that happens here ends the other doors."""
         while True:
             try:
                 await self._queue.store.check()
                 await self._connected()
             except INTERRUPTIONS as error:
                 self._failures += 1
-                log.warning("amqp_interrupted", broker=broker_of(self._url), error=_told(error), times=self._failures)
+                log.warning("amqp_interrupted", broker=broker_of(self._url), error=told(error), times=self._failures)
+            except Exception as error:
+                self._failures += 1
+                log.exception("amqp_broke", broker=broker_of(self._url), error=told(error), times=self._failures)
             await asyncio.sleep(self._reconnect.after(self._failures))
 
     async def _connected(self) -> None:
@@ -165,27 +173,34 @@ class AmqpDoor:
     async def _consume(self, connection: AbstractConnection) -> None:
         channel = await connection.channel(publisher_confirms=False)
         await channel.set_qos(PREFETCH)
-        dead = await DeadExchange.open(connection, self._names)
-        consumer = _Consumer(await channel.get_underlay_channel())
+        consumer = self._consumer = _Consumer(await channel.get_underlay_channel())
         channel.close_callbacks.add(consumer.closed)
+        parking = Parking(self._url, self._names, meter=self._queue.meter, again=self._reconnect)
         await consumer.start(self._names.queue)
         self.consuming.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(parking.run(consumer.acknowledge))
+                group.create_task(self._take(consumer, parking))
+        except ExceptionGroup as ended:
+            raise ended.exceptions[0] from None
+
+    async def _take(self, consumer: _Consumer, parking: Parking) -> None:
         while True:
             batch = await consumer.next()
-            await self._settle(batch, dead)
-            await consumer.acknowledge(batch)
+            read = [self._read(delivered) for delivered in batch]
+            outcomes = await self._outcomes(read)
+            taken = []
+            for delivered, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, TurnkeepError):
+                    parking.add(Dead(delivered, outcome))
+                else:
+                    taken.append(delivered)
+            await consumer.acknowledge(taken)
+            self._queue.meter.count("amqp_messages", len(taken), outcome="accepted")
             self._failures = 0
 
     # ---------------------------------------------------------------- one batch
-
-    async def _settle(self, batch: Sequence[DeliveredMessage], dead: DeadExchange) -> None:
-        """Every delivery is in the store, or in the dead queue, when this returns."""
-        read = [self._read(delivered) for delivered in batch]
-        accepted = iter(await self._accept([one for one in read if isinstance(one, Message)]))
-        outcomes = [next(accepted) if isinstance(one, Message) else one for one in read]
-        refused = [(one, why) for one, why in zip(batch, outcomes, strict=True) if isinstance(why, TurnkeepError)]
-        await self._park_all(refused, dead)
-        self._queue.meter.count("amqp_messages", len(batch) - len(refused), outcome="accepted")
 
     def _read(self, delivered: DeliveredMessage) -> Message | TurnkeepError:
         try:
@@ -193,19 +208,10 @@ class AmqpDoor:
         except TurnkeepError as error:
             return error
 
-    async def _park_all(self, refused: Sequence[tuple[DeliveredMessage, TurnkeepError]], dead: DeadExchange) -> None:
-        try:
-            for start in range(0, len(refused), PARKED_AT_ONCE):
-                async with asyncio.TaskGroup() as group:
-                    for delivered, why in refused[start : start + PARKED_AT_ONCE]:
-                        group.create_task(self._park(delivered, why, dead))
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-
-    async def _park(self, delivered: DeliveredMessage, why: TurnkeepError, dead: DeadExchange) -> None:
-        log.warning("amqp_message_refused", code=why.code, reason=str(why)[:200], bytes=len(delivered.body))
-        await dead.park(delivered, why.code, str(why))
-        self._queue.meter.count("amqp_messages", outcome=why.code)
+    async def _outcomes(self, read: Sequence[Message | TurnkeepError]) -> list[Outcome]:
+        """One per delivery, in their order; a receipt says that it is in the store."""
+        accepted = iter(await self._accept([one for one in read if isinstance(one, Message)]))
+        return [next(accepted) if isinstance(one, Message) else one for one in read]
 
     # ---------------------------------------------------------------- into the store
 
@@ -253,14 +259,12 @@ def _as_refusal(error: Exception) -> TurnkeepError:
     return TurnkeepError(f"{type(error).__name__} while the message was accepted")
 
 
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
-
-
 class _Consumer:
     """Deliveries of one channel, in order, as many at once as there are. Bounded by the prefetch of the channel."""
 
     def __init__(self, channel: AbstractChannel) -> None:
+        self.unsettled: set[int] = set()
+        """Tags of what was delivered and not acknowledged."""
         self._channel = channel
         self._waiting: list[DeliveredMessage] = []
         self._some = asyncio.Event()
@@ -279,13 +283,21 @@ class _Consumer:
         batch, self._waiting = self._waiting, []
         return batch
 
-    async def acknowledge(self, batch: Sequence[DeliveredMessage]) -> None:
-        """All of them with one frame: everything delivered before them is settled as well."""
-        tag = batch[-1].delivery_tag
-        if tag is not None:
-            await self._channel.basic_ack(tag, multiple=True)
+    async def acknowledge(self, some: Sequence[DeliveredMessage]) -> None:
+        """With one frame where nothing before the last of them waits, else one by one."""
+        tags = sorted(one.delivery_tag for one in some if one.delivery_tag is not None)
+        if not tags:
+            return
+        self.unsettled.difference_update(tags)
+        if not any(tag < tags[-1] for tag in self.unsettled):
+            await self._channel.basic_ack(tags[-1], multiple=True)
+            return
+        for tag in tags:
+            await self._channel.basic_ack(tag)
 
     async def _take(self, delivered: DeliveredMessage) -> None:
+        if delivered.delivery_tag is not None:
+            self.unsettled.add(delivered.delivery_tag)
         self._waiting.append(delivered)
         self._some.set()
 

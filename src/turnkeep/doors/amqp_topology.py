@@ -15,9 +15,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity, DeliveryError
-from aiormq.abc import DeliveredMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity, InvalidFrameError
 from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 from pamqp import decode
 
@@ -33,11 +32,6 @@ RPC_TIMEOUT = 30.0
 HEARTBEAT = 30
 DELIVERY_LIMIT = 1_000_000
 """Of queues that we create: what cannot be taken is moved away by us, so no number of deliveries makes it garbage."""
-MOST_HEADERS = 16_000
-"""Bytes of a message's own headers that go with it to the dead queue."""
-
-REASON, DETAILS = "turnkeep-reason", "turnkeep-details"
-"""Headers of a message in the dead queue: a code, and a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +74,13 @@ async def connect(url: str, name: str) -> AbstractConnection:
     if "heartbeat" not in parts.query:
         query = f"{parts.query}&heartbeat={HEARTBEAT}" if parts.query else f"heartbeat={HEARTBEAT}"
         url = parts._replace(query=query).geturl()
-    connection: AbstractConnection = await aio_pika.connect(
-        url, timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name}
-    )
+    try:
+        connection: AbstractConnection = await aio_pika.connect(
+            url, timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name}
+        )
+    except InvalidFrameError as refused:  # what the broker says instead of opening is told as a frame out of place
+        vhost, user = identity(url)
+        raise ConnectionRefusedError(f"the broker has no virtual host {vhost!r} for the user {user!r}") from refused
     return connection
 
 
@@ -268,60 +266,6 @@ def _argument(value: str, type_: str | None) -> str | int | bool:
     if type_ == "bool":
         return value == "true"
     return int(value) if type_ != "longstr" and value.isdigit() else value
-
-
-# ---------------------------------------------------------------- dead letters
-
-
-class DeadExchange:
-    """Where messages go that cannot be taken: as they came, with the reason in headers, confirmed by the broker."""
-
-    def __init__(self, channel: AbstractChannel, exchange: AbstractExchange, names: Names) -> None:
-        self._channel = channel
-        self._exchange = exchange
-        self._names = names
-
-    @classmethod
-    async def open(cls, connection: AbstractConnection, names: Names) -> DeadExchange:
-        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        return cls(channel, await channel.get_exchange(names.dead_exchange, ensure=False), names)
-
-    async def park(self, delivered: DeliveredMessage, code: str, details: str) -> None:
-        """Publish and wait for the confirm. If the exchange leads nowhere, straight to the dead queue."""
-        message = _parked(delivered, code, details)
-        try:
-            await self._exchange.publish(message, self._names.routing_key, mandatory=True, timeout=RPC_TIMEOUT)
-        except DeliveryError:
-            log.warning("amqp_dead_exchange_unbound", exchange=self._names.dead_exchange)
-            default = self._channel.default_exchange
-            await default.publish(message, self._names.dead_queue, mandatory=True, timeout=RPC_TIMEOUT)
-
-
-def _parked(delivered: DeliveredMessage, code: str, details: str) -> aio_pika.Message:
-    """The same body, the properties that say what it is, and the reason."""
-    properties = delivered.header.properties
-    headers = {REASON: code, DETAILS: details[:500], "turnkeep-routing-key": delivered.routing_key or ""}
-    return aio_pika.Message(
-        delivered.body,
-        headers=_kept(properties.headers or {}) | headers,
-        delivery_mode=2,
-        message_id=properties.message_id,
-        content_type=properties.content_type,
-        content_encoding=properties.content_encoding,
-        correlation_id=properties.correlation_id,
-        timestamp=properties.timestamp,
-    )
-
-
-def _kept(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Headers that can be written again; all or none, because a header frame has a limit."""
-    kept = {key: value for key, value in headers.items() if isinstance(value, str | bool) or _small(value)}
-    size = sum(len(key.encode()) + len(str(value).encode()) for key, value in kept.items())
-    return kept if size <= MOST_HEADERS else {}
-
-
-def _small(value: object) -> bool:
-    return isinstance(value, int) and abs(value) < 2**31
 
 
 _read_any_properties()

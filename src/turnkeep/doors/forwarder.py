@@ -202,6 +202,12 @@ class _Delivering:
         except Undelivered as error:
             await self._after_failure(wanted[0], error)
             return
+        except (ConfigurationError, StoreError):
+            raise
+        except Exception as error:  # an event that breaks its receiver is one that it refuses
+            log.exception("delivery_broke", sink=self._of.sink)
+            await self._after_failure(wanted[0], Refused(f"{type(error).__name__}: {error}"))
+            return
         self._failures = self._refusals = 0
         self._measure(wanted[:done])
         self._position = page[-1].position if done == len(wanted) else wanted[done - 1].position
