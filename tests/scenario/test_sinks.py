@@ -150,6 +150,31 @@ async def test_a_frame_that_the_server_does_not_take_is_left_out_and_the_rest_go
     assert not there.payloads("poison")
 
 
+@pytest.mark.parametrize("location", ["http://[::1", f"ws://{'a' * 70}.example/", "nowhere", "ws://", "http://\x7f/"])
+async def test_a_server_that_sends_the_relay_to_nowhere_is_tried_again(
+    store: str, location: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers, there = (
+        [f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"] * (MOST_REFUSALS + 1),
+        asyncio.Event(),
+    )
+
+    async def astray(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if not answers:
+            there.set()
+        writer.write((answers.pop() if answers else "HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n").encode())
+        writer.close()
+
+    async with await asyncio.start_server(astray, "127.0.0.1", 0) as listener, opened(store) as house:
+        url = f"ws://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
+        async with forwarding(house, Relay(url, house.queue.store)):
+            await answered(house, "c1", "hello")
+            async with asyncio.timeout(20):
+                await there.wait()
+    assert "delivery_given_up" not in caplog.text
+
+
 async def test_an_event_that_breaks_its_receiver_is_left_out_and_the_rest_goes_on(store: str) -> None:
     delivered: list[str] = []
 
@@ -260,6 +285,7 @@ async def test_a_private_address_gets_nothing_unless_it_is_allowed(
     async with opened(store) as house, receiver() as there, forwarding(house, Webhook(there.url, SECRET)):
         await answered(house, "c1", "hello")
         await eventually(lambda: "delivery_failed" in caplog.text)
+    assert "TURNKEEP_WEBHOOK_ALLOW_PRIVATE" in caplog.text
     assert there.requests == []
 
 

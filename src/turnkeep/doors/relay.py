@@ -84,19 +84,25 @@ class Relay:
     async def _connected(self) -> ClientConnection:
         async with self._one_at_a_time:
             if self._connection is None:
-                connection = await connect(
-                    self._url,
-                    open_timeout=OPEN_TIMEOUT,
-                    close_timeout=1.0,
-                    max_size=LARGEST_FRAME,
-                    compression=None,
-                    proxy=None,
-                )
+                connection = await self._connect()
                 await self._check_not_ourselves(connection)
                 self._group.create_task(self._read(connection))
                 self._connection = connection
                 log.info("relay_connected", server=urlsplit(self._url).hostname)
             return self._connection
+
+    async def _connect(self) -> ClientConnection:
+        try:
+            return await connect(
+                self._url,
+                open_timeout=OPEN_TIMEOUT,
+                close_timeout=1.0,
+                max_size=LARGEST_FRAME,
+                compression=None,
+                proxy=None,
+            )
+        except ValueError as error:  # it sends us on to what is no address
+            raise Undelivered(f"the server cannot be reached: {error}") from error
 
     async def _check_not_ourselves(self, connection: ClientConnection) -> None:
         greeted = connection.response.headers.get(HEADER) if connection.response else None

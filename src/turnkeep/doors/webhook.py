@@ -22,7 +22,7 @@ from turnkeep.clock import Clock, SystemClock
 from turnkeep.doors.forwarder import Refused, Undelivered
 from turnkeep.errors import ConfigurationError
 from turnkeep.store.base import Delivery
-from turnkeep.tools.addresses import checked_sockets
+from turnkeep.tools.addresses import AddressRefused, checked_sockets
 
 TIMEOUT = 10.0
 MOST_AT_ONCE = 20
@@ -84,11 +84,17 @@ class Webhook:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
                 status = answer.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Undelivered(f"{type(error).__name__}: {error}") from error
+            raise Undelivered(_unreached(error)) from error
         if status >= 500 or status in PASSING:
             raise Undelivered(f"the receiver answered {status}")
         if not 200 <= status < 300:
             raise Refused(f"the receiver answered {status}")
+
+
+def _unreached(error: Exception) -> str:
+    if isinstance(getattr(error, "os_error", error), AddressRefused):
+        return "the address of TURNKEEP_WEBHOOK_URL is not public, allow it with TURNKEEP_WEBHOOK_ALLOW_PRIVATE=1"
+    return f"{type(error).__name__}: {error}"
 
 
 def signing_key(secret: str) -> bytes:
