@@ -81,12 +81,51 @@ async def test_a_wrong_password_is_refused_without_telling_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis+sentinel://host:1", "redis+sentinel:///service", "ftp://host", "redis://host:port"]
+    "url",
+    [
+        "redis+sentinel://host:1",
+        "redis+sentinel:///service",
+        "redis+sentinel://host:1/service/first",
+        "ftp://host",
+        "redis://host:port",
+        "redis://host/first",
+        "redis://host?foo=bar",
+        "redis://host?db=first",
+        "rediss://host?ssl_cert_reqs=bogus",
+    ],
 )
 async def test_a_url_that_cannot_be_understood_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError):
         async with store_on(url):
             pass
+
+
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        (("~*", "&*", "+@all", "-@dangerous"), "may not ask INFO"),
+        (("~*", "resetchannels", "+@all"), "ACL SETUSER … '&n\\d+:\\*'"),
+        (("~other:*", "&*", "+@all"), "check REDIS_URL and the ACL"),
+    ],
+)
+async def test_a_user_who_may_not_do_enough_is_refused(
+    redis_server: RedisServer, rules: tuple[str, ...], sentence: str
+) -> None:
+    redis_server.cli("ACL", "SETUSER", "app", "reset", "on", ">word", *rules)
+    with pytest.raises(StoreMisconfigured, match=sentence):
+        async with store_on(redis_server.url().replace("redis://", "redis://app:word@")):
+            pass
+
+
+async def test_a_hint_that_is_forbidden_damages_nothing(redis_server: RedisServer) -> None:
+    redis_server.cli("ACL", "SETUSER", "app", "reset", "on", ">word", "~*", "&*", "+@all")
+    async with store_on(redis_server.url().replace("redis://", "redis://app:word@")) as store:
+        redis_server.cli("ACL", "SETUSER", "app", "resetchannels")
+        await accepted(store, said(HERE, "m1"))
+        claim = await leased(store, HERE)
+        await store.publish(claim, 0, [Event("delta", text="a")])
+        await store.commit(claim, answer(claim))
+        assert (await store.read(HERE)).events[-1].kind == "completed"
 
 
 async def test_databases_of_one_server_are_apart(redis_server: RedisServer) -> None:

@@ -31,6 +31,6 @@ for i = t.published - n + 1, ROWS do
 end
 if #frames > 0 then
   redis.call('HSET', K.thread, 'live', live_text(t))
-  redis.call(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
+  redis.pcall(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
 end
 return {'top', t.top}

@@ -15,7 +15,14 @@ from turnkeep.errors import StoreError, StoreUnavailable
 from turnkeep.store.base import Policies
 from turnkeep.store.ids import PARTITIONS, Ids, random_ids
 from turnkeep.store.redis.base import together
-from turnkeep.store.redis.check import Durability, agree_on_layout, examine, refuse_unfit, told_about
+from turnkeep.store.redis.check import (
+    Durability,
+    agree_on_layout,
+    examine,
+    refuse_unfit,
+    require_channels,
+    told_about,
+)
 from turnkeep.store.redis.durable import Fence
 from turnkeep.store.redis.events import RedisEvents
 from turnkeep.store.redis.everything import RedisEverything
@@ -70,6 +77,7 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
             layout = self._keys.registry("layout")
             self._server = await examine(dialer, await topology.find(layout))
             refuse_unfit(self._server, topology, self._durability, allow_unsafe=self._allow_unsafe)
+            await require_channels(link.call, topology, layout, self._keys.prefix)
             await agree_on_layout(link.call, layout, len(self._keys.partitions))
         except BaseException:
             link.close()

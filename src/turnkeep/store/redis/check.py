@@ -68,7 +68,7 @@ _SECTIONS = ("server", "memory", "persistence", "replication")
 async def _fsync(connection: Any) -> str:
     try:
         told = await answer(connection, "CONFIG", "GET", "appendfsync")
-    except ResponseError:
+    except (ResponseError, StoreMisconfigured):
         return ""  # managed servers keep CONFIG to themselves
     return told[1].decode() if len(told) == 2 else ""
 
@@ -128,6 +128,17 @@ async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
         raise StoreMisconfigured(
             f"this Redis prefix was begun with {found} partitions, not {partitions}: keep that number"
         )
+
+
+async def require_channels(call: Any, topology: Topology, key: bytes, prefix: str) -> None:
+    """Raises `StoreMisconfigured` for a user who may not publish under this prefix: nobody would hear of anything."""
+    try:
+        await call("channels", key, None, topology.publish, key, b"")
+    except StoreMisconfigured as refused:
+        raise StoreMisconfigured(
+            f"this user of Redis may not publish on the channels of turnkeep, allow it: ACL SETUSER … '&{prefix}*'"
+            f" ({refused})"
+        ) from refused
 
 
 def told_about(server: Server, durability: Durability) -> Mapping[str, Any]:

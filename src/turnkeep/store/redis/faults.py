@@ -46,7 +46,7 @@ _FINAL: tuple[tuple[tuple[str, ...], type[StoreError], str], ...] = (
     (("No space left",), StoreFull, "the disk of Redis is full, free some space"),
     (("MISCONF", "NOREPLICAS"), StoreUnavailable, "Redis takes no writes now"),
     (
-        ("NOAUTH", "WRONGPASS", "NOPERM"),
+        ("NOAUTH", "WRONGPASS", "NOPERM", "ACL failure"),
         StoreMisconfigured,
         "Redis refuses these credentials, check REDIS_URL and the ACL",
     ),

@@ -18,7 +18,7 @@ from redis import __version__ as VERSION
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnavailable
 
@@ -96,7 +96,10 @@ class Dialer:
     async def dial(self, endpoint: Endpoint) -> redis.Connection:
         """A connection that is ready for commands. Raises `StoreUnavailable`, `StoreMisconfigured`."""
         where = {"host": endpoint.host, "port": endpoint.port} if endpoint.port else {"path": endpoint.host}
-        connection: redis.Connection = self._class(**where, **self._options)
+        try:
+            connection: redis.Connection = self._class(**where, **self._options)
+        except (TypeError, ValueError, RedisError) as wrong:
+            raise ConfigurationError(f"the Redis URL has an option that is not possible: {wrong}") from wrong
         try:
             await connection.connect()
         except (AuthenticationError, ResponseError) as refused:
@@ -115,10 +118,17 @@ class Dialer:
 
 
 async def answer(connection: redis.Connection, *command: str) -> Any:
-    """Send one command on a connection of redis-py and read the answer."""
+    """Send one command on a connection of redis-py and read the answer.
+
+    Raises `StoreUnavailable`, `StoreMisconfigured` where the ACL forbids it, and ResponseError for other refusals.
+    """
     try:
         await connection.send_command(*command)
         return await connection.read_response()
+    except NoPermissionError as refused:
+        raise StoreMisconfigured(
+            f"this user of Redis may not ask {command[0]}, which turnkeep needs: {refused}"
+        ) from None
     except ResponseError:
         raise
     except _LOST as lost:
@@ -285,6 +295,8 @@ async def find_topology(url: str) -> tuple[Topology, Dialer]:
         parsed: Mapping[str, Any] = redis.connection.parse_url(plain)
     except ValueError as wrong:
         raise ConfigurationError(f"the Redis URL cannot be read: {wrong}") from wrong
+    if "path" not in parsed:
+        _require_number(urlsplit(plain).path.strip("/"))
     dialer = Dialer(plain)
     endpoint = (
         Endpoint(parsed["path"])
@@ -310,6 +322,7 @@ def _sentinels(url: str) -> tuple[Topology, Dialer]:
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
+    _require_number(database)
     sentinels = [_endpoint(host) for host in hosts.split(",") if host]
     if not service or not sentinels:
         raise ConfigurationError("a sentinel URL is redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB")
@@ -319,6 +332,11 @@ def _sentinels(url: str) -> tuple[Topology, Dialer]:
     dialer = Dialer(f"{base}/{database}{query}")
     without_credentials = Dialer(f"{scheme}://{sentinels[0]}{query}")
     return Sentinels(without_credentials, sentinels, unquote(service)), dialer
+
+
+def _require_number(database: str) -> None:
+    if database and not (database.isascii() and database.isdigit()):
+        raise ConfigurationError(f"the Redis URL names the database {database[:80]!r}, which is no number")
 
 
 def _endpoint(host: str) -> Endpoint:

@@ -26,6 +26,6 @@ local function write_events(t, events, now)
         'thread', t.thread_id, 'epoch', t.epoch, 'frame', frames[i])
     end
   end
-  redis.call(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
+  redis.pcall(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
   t.untrimmed = t.untrimmed + #events
 end

@@ -42,7 +42,7 @@ local function write_index(t, was, at)
   redis.call('ZADD', index_of(is[1]), 0, entry_at(t, is[2]))
   -- `spaces` holds a lower bound of the earliest moment in each space; who looks there corrects it
   if redis.call('ZADD', K.spaces, 'LT', 'CH', at, t.space) == 1 then
-    redis.call(PUBLISH, K.hints, 'ready\0' .. exact(at) .. '\0' .. t.space)
+    redis.pcall(PUBLISH, K.hints, 'ready\0' .. exact(at) .. '\0' .. t.space)
   end
 end
 
@@ -198,7 +198,7 @@ local function save(t, p, now)
   write_index(t, was, at)
   write_lease(t)
   write_counts(t)
-  if out.nudge then redis.call(PUBLISH, K.hints, table.concat({'nudge', out.nudge, t.space, t.channel}, '\0')) end
+  if out.nudge then redis.pcall(PUBLISH, K.hints, table.concat({'nudge', out.nudge, t.space, t.channel}, '\0')) end
 end
 
 -- Delete a thread and every trace of it but its dead letters.
