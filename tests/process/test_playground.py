@@ -109,6 +109,49 @@ async def test_a_reload_in_mid_answer_loses_nothing_and_a_second_tab_sees_the_sa
         assert len(simulator.ledger) == 1
 
 
+async def test_what_is_too_large_is_said_so_and_the_rest_goes_on(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, simulator, _):
+        notes = page.locator(".user small")
+        said = ("at most 256000 are taken", "more than the 512000", "this message is too large")
+        for number, size in enumerate((300_000, 600_000, 5_000_000)):
+            await page.locator("#text").evaluate("(area, size) => (area.value = 'x'.repeat(size))", size)
+            await page.press("#text", "Enter")
+            await expect(notes.nth(number)).to_contain_text(said[number], timeout=15_000)
+        await expect(page.locator("#connection")).to_have_class("live", timeout=15_000)
+        await write(page, "hello")
+        await expect(page.locator(".assistant p")).to_contain_text("hello", timeout=15_000)
+        assert [exchange.new for exchange in simulator.ledger] == [["hello"]]
+
+
+async def test_a_channel_is_named_in_the_address(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, simulator, url):
+        await page.goto(f"{url}/#my café")
+        await expect(page.locator("#channel")).to_have_text("my café")
+        await expect(page.locator("#connection")).to_have_class("live")
+        await write(page, "hello")
+        await expect(page.locator(".assistant p")).to_contain_text("hello", timeout=15_000)
+        assert len(simulator.ledger) == 1
+        await page.goto(f"{url}/#{'x' * 600}")
+        await expect(page.locator("#connection b")).to_contain_text("512", timeout=15_000)
+
+
+async def test_two_tabs_show_the_same_order(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, _, _url):
+        second = await page.context.new_page()
+        await second.goto(page.url)
+        await expect(second.locator("#connection")).to_have_class("live")
+        for _ in range(3):
+            await asyncio.gather(write(page, "one"), write(second, "two"))
+        for tab in (page, second):
+            await expect(tab.locator(".user")).to_have_count(6)
+            await expect(tab.locator(".assistant.live")).to_have_count(0, timeout=15_000)
+            await expect(tab.locator(".assistant").last).to_be_visible(timeout=15_000)
+        orders = [await tab.locator(".user p").all_inner_texts() for tab in (page, second)]
+        await page.reload()
+        await expect(page.locator(".user")).to_have_count(6)
+        assert orders == [await page.locator(".user p").all_inner_texts()] * 2
+
+
 async def test_stop_keeps_what_was_said(tmp_path: Path, chromium_path: Path) -> None:
     async with opened(tmp_path, chromium_path) as (page, _, _url):
         await write(page, "talk [[words:400]]")

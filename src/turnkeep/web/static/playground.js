@@ -12,10 +12,19 @@ let socket = null;
 let failures = 0;
 let window_ = null; // {from, until, count} while messages gather
 
-const channel = location.hash.slice(1) || localStorage.getItem("turnkeep.channel") || crypto.randomUUID();
+const channel = named(location.hash) || localStorage.getItem("turnkeep.channel") || crypto.randomUUID();
 localStorage.setItem("turnkeep.channel", channel);
 $("channel").textContent = channel;
 const api = `api/channels/${encodeURIComponent(channel)}`;
+addEventListener("hashchange", () => location.reload());
+
+function named(hash) {
+  try {
+    return decodeURIComponent(hash.slice(1));
+  } catch {
+    return hash.slice(1);
+  }
+}
 
 // ------------------------------------------------------------- coming in
 
@@ -58,19 +67,22 @@ $("leave").onclick = async () => {
 // ------------------------------------------------------------- connection
 
 const NOT_AUTHENTICATED = 4401;
+const TOO_LARGE = 1009;
+let subscribed = false;
 
 function connect() {
   const url = new URL("ws", location.href);
   url.protocol = url.protocol.replace("http", "ws");
   url.hash = "";
   socket = new WebSocket(url);
+  subscribed = false;
   socket.onopen = () => {
-    failures = 0;
     send({ action: "subscribe", channel, events: "all", ...(position ?? {}) });
   };
   socket.onmessage = (event) => take(JSON.parse(event.data));
   socket.onclose = (event) => {
     if (event.code === NOT_AUTHENTICATED) return askForKey(event.reason);
+    if (event.code === TOO_LARGE) refuseLargest("this message is too large");
     show("connection", event.code === 1012 ? "restarting" : "reconnecting", false);
     failures += 1;
     const longest = Math.min(5000, 200 * 2 ** failures);
@@ -94,6 +106,8 @@ const loading = { now: true, frames: [] };
 function take(frame) {
   if (frame.status === "subscribed") {
     show("connection", "live", true);
+    subscribed = true;
+    failures = 0;
     const known = position !== null && frame.recovered;
     position = { epoch: frame.epoch, offset: frame.offset };
     if (!known) load();
@@ -101,8 +115,15 @@ function take(frame) {
     return;
   }
   if (frame.code === "not_allowed") return askForKey(frame.error_details || frame.message);
+  if (frame.type === "error" && !frame.message_id && !frame.run_id) return onRefused(frame);
   if (loading.now) loading.frames.push(frame);
   else apply(frame);
+}
+
+function onRefused(frame) {
+  const words = frame.error_details || frame.message;
+  if (!subscribed) show("connection", words, false);
+  else if (frame.code === "message_too_large") refuseLargest(words);
 }
 
 function apply(frame) {
@@ -117,7 +138,7 @@ function onStatus(frame) {
   switch (frame.status) {
     case "accepted":
       if (frame.receipt) onReceipt(frame.receipt);
-      else ids.forEach((id) => addUser(id, frame.message));
+      else ids.forEach((id) => place(addUser(id, frame.message)));
       break;
     case "edited":
       ids.forEach((id) => (addUser(id, frame.message).querySelector("p").textContent = frame.message));
@@ -150,6 +171,22 @@ function onReceipt(receipt) {
   const item = users.get(receipt.message_id);
   if (item) item.querySelector("small").textContent = "";
   if (receipt.due_in !== null) gather(receipt.due_in);
+}
+
+// What was shown before the server had it goes where the server has it.
+function place(item) {
+  if ("accepted" in item.dataset) return;
+  item.dataset.accepted = "";
+  transcript.append(item);
+  follow();
+}
+
+// A frame that is too large is refused unread, so nobody says which message it was.
+function refuseLargest(words) {
+  const [largest] = [...outbox.values()].sort((one, other) => other.message.length - one.message.length);
+  if (!largest) return;
+  outbox.delete(largest.message_id);
+  users.get(largest.message_id).querySelector("small").textContent = words;
 }
 
 function onResponse(frame) {
@@ -287,7 +324,9 @@ function render(found) {
     if (entry.kind === "user") {
       const text = entry.content.map((part) => part.text ?? `[${part.type}]`).join("\n");
       const id = entry.message_id ?? crypto.randomUUID();
-      addUser(id, text).classList.remove("waiting");
+      const item = addUser(id, text);
+      item.classList.remove("waiting");
+      item.dataset.accepted = "";
       settled.add(id);
     } else if (entry.kind === "assistant") {
       addAssistant(entry.text, entry.interrupted ? "interrupted" : entry.author ?? "");
@@ -297,7 +336,9 @@ function render(found) {
   }
   for (const open of found.open) {
     const text = (open.content ?? []).map((part) => part.text ?? `[${part.type}]`).join("\n");
-    addUser(open.message_id, text).classList.toggle("waiting", open.status !== "running");
+    const item = addUser(open.message_id, text);
+    item.classList.toggle("waiting", open.status !== "running");
+    item.dataset.accepted = "";
   }
   $("empty").hidden = transcript.children.length > 0;
   scrollTo(0, document.body.scrollHeight);
