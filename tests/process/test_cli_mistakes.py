@@ -51,6 +51,7 @@ def one_sentence(said: Said, code: int, *fragments: str) -> None:
         ("trace msg_1", 1, ["no message 'msg_1' is known"]),
         ("restore nothing.db --yes", 2, ["there is no file nothing.db"]),
         ("simulate --quirk martian", 2, ["'martian'", "openai"]),
+        ("simulate --ledger nowhere/ledger.jsonl", 2, ["the ledger nowhere/ledger.jsonl cannot be written"]),
         ("dev --tools missing.toml", 2, ["missing.toml", "No such file"]),
         ("dev --tools broken.toml", 2, ["broken.toml", "no TOML"]),
         ("dev --tools wrong.toml", 2, ["wrong.toml"]),

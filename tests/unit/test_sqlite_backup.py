@@ -73,6 +73,21 @@ async def told_epoch(desk: Desk) -> str:
     return (await desk.store.read(HERE)).epoch
 
 
+async def test_every_store_that_was_replaced_is_kept(tmp_path: Path) -> None:
+    path, target = tmp_path / "a.db", tmp_path / "b.db"
+    async with opened(path):
+        pass
+    backup(path, target)
+    replaced = []
+    for _ in range(3):
+        replaced.append(path.read_bytes())
+        restore(target, path)
+    kept = [path.with_name(f"a.db.replaced{number}") for number in ("", "-2", "-3")]
+    assert [one.read_bytes() for one in kept] == replaced
+    with pytest.raises(StoreMisconfigured, match="is the store itself"):
+        restore(path, path)
+
+
 async def test_a_restored_store_has_other_epochs_each_time(tmp_path: Path) -> None:
     path, target = tmp_path / "a.db", tmp_path / "backup.db"
     await store_with(path, "m1")

@@ -21,10 +21,11 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Put a backup in the place of the store, which nobody may use meanwhile; the old file is kept beside it."""
+    from turnkeep.store.sqlite import place_aside
     from turnkeep.store.sqlite import restore as put_back
 
     store = embedded(house.settings(), "put a backup in its place")
-    replaced = store.with_name(f"{store.name}.replaced") if store.exists() else None
+    replaced = place_aside(store) if store.exists() else None
     if replaced:
         output.confirm(f"replace {store} by {path}? (the old one is kept as {replaced.name})", yes=yes)
     put_back(path, store)

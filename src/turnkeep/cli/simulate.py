@@ -50,6 +50,8 @@ def simulate(  # noqa: PLR0913 - the options of a verb
     try:
         run(host, port, seed=seed, pace=Pace(first / 1000, token / 1000), options=options, announce=announce)
     except OSError as error:
+        if ledger is not None and error.filename is not None:
+            raise ConfigurationError(f"the ledger {ledger} cannot be written: {error.strerror}") from error
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {error.strerror or error}, choose another with --port"
         ) from error

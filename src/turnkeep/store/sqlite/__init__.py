@@ -6,7 +6,7 @@ Below them: `engine` (opening), `writer` and `reader` (threads), `transaction` a
 `layout`, `backup`, `connection`, `faults`.
 """
 
-from turnkeep.store.sqlite.backup import backup, restore
+from turnkeep.store.sqlite.backup import backup, place_aside, restore
 from turnkeep.store.sqlite.store import SqliteStore
 
-__all__ = ["SqliteStore", "backup", "restore"]
+__all__ = ["SqliteStore", "backup", "place_aside", "restore"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from contextlib import closing
 from pathlib import Path
@@ -41,12 +42,14 @@ def backup(path: Path, target: Path) -> int:
 
 
 def restore(source: Path, path: Path) -> None:
-    """Put a backup in the place of a store that nobody uses; what was there is kept as ``<path>.replaced``.
+    """Put a backup in the place of a store that nobody uses; what was there is kept as `place_aside` says.
 
     All epochs change, so that subscribers begin anew. Raises `StoreMisconfigured` while the store is in use, or when
     the backup is none.
     """
     _must_exist(source)
+    if path.exists() and source.samefile(path):
+        raise StoreMisconfigured(f"{source} is the store itself, give the name of a backup")
     _must_be_free(path)
     draft = path.with_name(f"{path.name}.restored")
     try:
@@ -60,6 +63,12 @@ def restore(source: Path, path: Path) -> None:
     except apsw.Error as error:
         raise at_open(error, source) from error
     _put_in_place(draft, path)
+
+
+def place_aside(path: Path) -> Path:
+    """Where `restore` keeps the old file: ``<path>.replaced``, and with a number where something is kept already."""
+    names = itertools.chain([f"{path.name}.replaced"], (f"{path.name}.replaced-{n}" for n in itertools.count(2)))
+    return next(aside for name in names if not (aside := path.with_name(name)).exists())
 
 
 def _must_exist(path: Path) -> None:
@@ -92,8 +101,9 @@ def _begin_anew(path: Path) -> None:
 
 def _put_in_place(draft: Path, path: Path) -> None:
     """The old file goes aside with its log, which belongs to it alone."""
+    aside = place_aside(path)
     for suffix in ("", "-wal", "-shm"):
         old = path.with_name(f"{path.name}{suffix}")
         if old.exists():
-            old.replace(path.with_name(f"{path.name}.replaced{suffix}"))
+            old.replace(aside.with_name(f"{aside.name}{suffix}"))
     draft.replace(path)
