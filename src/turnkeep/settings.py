@@ -130,7 +130,9 @@ class Settings(BaseSettings):
     )
     webhook_url: str | None = _named("TURNKEEP_WEBHOOK_URL", default=None, doc="Receiver of signed final events.")
     webhook_secret: SecretStr | None = _named(
-        "TURNKEEP_WEBHOOK_SECRET", default=None, doc="Key of the webhook signature: 16 bytes or more."
+        "TURNKEEP_WEBHOOK_SECRET",
+        default=None,
+        doc="Key of the webhook signature: `whsec_` and base64 of 16 bytes or more.",
     )
     webhook_allow_private: bool = _named(
         "TURNKEEP_WEBHOOK_ALLOW_PRIVATE", default=False, doc="Let webhooks reach private addresses."
@@ -336,6 +338,13 @@ class Settings(BaseSettings):
     def _may_be_url(cls, value: str | None) -> str | None:
         return _readable(value)
 
+    @field_validator("amqp_tenants")
+    @classmethod
+    def _are_tenants(cls, value: dict[str, str]) -> dict[str, str]:
+        if "" in value.values():
+            raise ValueError("expected tenants that are texts of at least one character")
+        return value
+
     @field_validator("weights")
     @classmethod
     def _are_weights(cls, value: dict[str, float]) -> dict[str, float]:
@@ -382,7 +391,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise ConfigurationError(_told(error)) from None
         except (SettingsError, RecursionError) as error:
-            raise ConfigurationError(f"wrong settings: {error}, it must be JSON") from None
+            raise ConfigurationError(f"wrong settings: {_variable(cls, error)} must be JSON") from None
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"the file .env cannot be read as UTF-8 text: {_kind(error)}") from None
 
@@ -466,6 +475,14 @@ def _file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)[:200]!r}")
     return path
+
+
+def _variable(settings: type[Settings], error: Exception) -> str:
+    """The name of the variable whose value could not be parsed."""
+    for name, field in settings.model_fields.items():
+        if f'"{name}"' in str(error) and isinstance(field.validation_alias, AliasChoices):
+            return str(field.validation_alias.choices[0])
+    return str(error)
 
 
 def _kind(error: Exception) -> str:

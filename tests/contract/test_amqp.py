@@ -424,6 +424,23 @@ async def test_what_cannot_be_parked_waits_alone(rabbit: Broker) -> None:
         assert await _empty(rabbit)
 
 
+async def test_headers_that_fill_a_frame_of_the_broker_are_left_behind(rabbit_installed: str, amqp_name: str) -> None:
+    async with RabbitServer(program=rabbit_installed, config="frame_max = 8192\n") as server:
+        await _with_small_frames(server.url(), amqp_name)
+
+
+async def _with_small_frames(url: str, name: str) -> None:
+    async with broker(url, name) as client, amqp_house(client.names):
+        await client.publish(b"garbage", headers={"x": "y" * 7_900})
+        await client.publish(b"garbage", headers={"x": "y" * 900})
+        await eventually(lambda: _parked(client, 2))
+        assert [one.headers.get("x") for one in await client.parked()] == [None, "y" * 900]
+
+
+async def _parked(rabbit: Broker, count: int) -> bool:
+    return await rabbit.waiting(f"{rabbit.name}_queue_failed") == count
+
+
 async def test_a_broker_with_an_alarm_is_emptied_all_the_same(rabbit: Broker, rabbit_server: RabbitServer) -> None:
     """It reads nothing more from a connection that has published, and only who consumes can help it."""
     await rabbit.declare_as_the_seed_did()

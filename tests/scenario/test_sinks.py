@@ -23,7 +23,7 @@ from turnkeep.doors.forwarder import MOST_REFUSALS, Forwarder, Receiver
 from turnkeep.doors.outside import receivers
 from turnkeep.doors.relay import Relay
 from turnkeep.doors.webhook import Webhook
-from turnkeep.errors import ConfigurationError, NotFound
+from turnkeep.errors import ConfigurationError, NotFound, ThreadQuarantined
 from turnkeep.store.base import Delivery
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()
@@ -173,6 +173,22 @@ async def test_a_server_that_sends_the_relay_to_nowhere_is_tried_again(
             async with asyncio.timeout(20):
                 await there.wait()
     assert "delivery_given_up" not in caplog.text
+
+
+async def test_of_a_damaged_thread_is_told_what_there_is(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(store) as house, hub() as there:
+        partitions = await house.queue.store.open_sink("test")
+        await answered(house, "damaged", "hello")
+        pages = [await house.queue.store.deliveries("test", one, after="", limit=500) for one in partitions]
+        [final] = [delivery for page in pages for delivery in page if delivery.event.is_final]
+
+        async def read(*_: object, **__: object) -> None:
+            raise ThreadQuarantined("what Redis keeps of this thread is damaged")
+
+        monkeypatch.setattr(house.queue.store, "read", read)
+        async with Relay(there.url, house.queue.store) as relay:
+            assert await relay.deliver([final]) == 1
+        await eventually(lambda: len(there.finals("damaged")) == 1)
 
 
 async def test_an_event_that_breaks_its_receiver_is_left_out_and_the_rest_goes_on(store: str) -> None:
@@ -340,7 +356,11 @@ async def test_a_sink_that_is_not_set_any_more_keeps_nothing(tmp_path: Path) -> 
         ({"webhook_url": "https://example.org"}, "needs TURNKEEP_WEBHOOK_SECRET"),
         ({"webhook_url": "https://example.org", "webhook_secret": "whsec_!"}, "must be base64"),
         ({"webhook_url": "https://example.org", "webhook_secret": "whsec_"}, "has 0 bytes"),
-        ({"webhook_url": "https://example.org", "webhook_secret": "too short"}, "has 9 bytes"),
+        ({"webhook_url": "https://example.org", "webhook_secret": "whsec_dG9vIHNob3J0"}, "has 9 bytes"),
+        (
+            {"webhook_url": "https://example.org", "webhook_secret": "a text of enough letters"},
+            "must be whsec_ and base64",
+        ),
         ({"amqp_reply_exchange": "replies"}, "needs RABBITMQ_URL"),
     ],
 )

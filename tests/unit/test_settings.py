@@ -41,6 +41,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("QUEUE_NAME", "q" * 249),
         ("ROUTING_KEY", "é" * 128),
         ("TURNKEEP_AMQP_REPLY_EXCHANGE", "r" * 256),
+        ("TURNKEEP_AMQP_TENANTS", '{"guest": ""}'),
         ("WEBSOCKET_URL", "http://host"),
         ("TURNKEEP_WEBHOOK_URL", "ftp://host"),
         ("OPENAI_BASE_URL", "host:80"),

@@ -28,8 +28,8 @@ log = get_log(__name__)
 
 REASON, DETAILS = "turnkeep-reason", "turnkeep-details"
 """Headers of a message in the dead queue: a code, and a sentence."""
-MOST_HEADERS = 16_000
-"""Bytes of a message's own headers that go with it to the dead queue."""
+PART_FOR_HEADERS = 8
+"""One part in so many of the broker's largest frame is for a message's own headers: all properties are one frame."""
 LONGEST_PROPERTY = 255
 """Bytes of a property, and of a header's name, in UTF-8."""
 AT_ONCE = 16
@@ -108,6 +108,7 @@ class DeadExchange:
         self._names = names
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
+        self._most_headers = 0
         self._one_at_a_time = asyncio.Lock()
 
     async def __aenter__(self) -> DeadExchange:
@@ -123,12 +124,14 @@ class DeadExchange:
         """
         try:
             channel = await self._open()
+            message = _parked(dead, self._most_headers)
             exchange = await channel.get_exchange(self._names.dead_exchange, ensure=False)
             try:
-                await _publish(exchange.publish, self._names.routing_key, dead)
+                await exchange.publish(message, self._names.routing_key, mandatory=True, timeout=RPC_TIMEOUT)
             except PublishError:
                 log.warning("amqp_dead_exchange_unbound", exchange=self._names.dead_exchange)
-                await _publish(channel.default_exchange.publish, self._names.dead_queue, dead)
+                default = channel.default_exchange
+                await default.publish(message, self._names.dead_queue, mandatory=True, timeout=RPC_TIMEOUT)
         except DeliveryError as refused:
             raise ConnectionRefusedError("the broker refuses it, is the dead queue full or absent?") from refused
         except TimeoutError:
@@ -142,7 +145,10 @@ class DeadExchange:
         async with self._one_at_a_time:
             if self._channel is None:
                 self._connection = await connect(self._url, "turnkeep dead letters")
-                self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+                channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+                largest = (await channel.get_underlay_channel()).connection.connection_tune.frame_max
+                self._most_headers = largest // PART_FOR_HEADERS
+                self._channel = channel
             return self._channel
 
     async def _drop(self) -> None:
@@ -153,17 +159,14 @@ class DeadExchange:
                     await connection.close()
 
 
-async def _publish(publish: Callable[..., Awaitable[Any]], key: str, dead: Dead) -> None:
-    await publish(_parked(dead), key, mandatory=True, timeout=RPC_TIMEOUT)
-
-
-def _parked(dead: Dead) -> aio_pika.Message:
+def _parked(dead: Dead, most_headers: int) -> aio_pika.Message:
     """The same body, the properties that say what it is, and the reason."""
     properties = dead.delivered.header.properties
-    headers = {REASON: dead.why.code, DETAILS: str(dead.why)[:500]}
+    reason = {REASON: dead.why.code, DETAILS: str(dead.why)[:500]}
+    reason["turnkeep-routing-key"] = dead.delivered.routing_key or ""
     return aio_pika.Message(
         dead.delivered.body,
-        headers=_kept(properties.headers or {}) | headers | {"turnkeep-routing-key": dead.delivered.routing_key or ""},
+        headers=_kept(properties.headers or {}, most_headers) | reason,
         delivery_mode=2,
         message_id=_if_it_fits(properties.message_id),
         content_type=_if_it_fits(properties.content_type),
@@ -173,11 +176,11 @@ def _parked(dead: Dead) -> aio_pika.Message:
     )
 
 
-def _kept(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Headers that can be written again; all or none, because a header frame has a limit."""
+def _kept(headers: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Headers that can be written again; all or none, at most so many bytes."""
     kept = {key: value for key, value in headers.items() if _if_it_fits(key) and _is_plain(value)}
     size = sum(len(key.encode()) + len(str(value).encode()) for key, value in kept.items())
-    return kept if size <= MOST_HEADERS else {}
+    return kept if size <= most else {}
 
 
 def _if_it_fits(text: str | None) -> str | None:

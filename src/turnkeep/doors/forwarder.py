@@ -128,11 +128,11 @@ class Forwarder:
 
     async def _serve(self, partition: int) -> None:
         """Become the one who delivers this partition, and deliver; again when that ends."""
-        failures = 0
+        loop, failures = asyncio.get_running_loop(), 0
         while True:
+            began = loop.time()
             try:
                 position = await self.lease(partition)
-                failures = 0
                 if position is None:
                     await self.pause(self.rules.lease / 3)
                 else:
@@ -144,7 +144,7 @@ class Forwarder:
             except NotFound:
                 await self._open()
             except StoreError as error:
-                failures += 1
+                failures = failures + 1 if loop.time() - began < self.rules.backoff.cap else 1
                 log.warning("sink_waits_for_store", sink=self.sink, error=str(error), times=failures)
                 await asyncio.sleep(self.rules.backoff.after(failures))
 

@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from turnkeep.doors.forwarder import Refused, Undelivered
 from turnkeep.doors.greeting import HEADER, Greeting
 from turnkeep.doors.wire import QUIET, Dialect, Encoder, Frame, dumps, enveloped
-from turnkeep.errors import ConfigurationError
+from turnkeep.errors import ConfigurationError, ThreadQuarantined
 from turnkeep.events import Answer
 from turnkeep.messages import DEFAULT_TENANT, Address
 from turnkeep.store.base import Delivery, Store
@@ -172,10 +172,16 @@ class Relay:
         return encoder
 
     async def _shown_before(self, delivery: Delivery) -> Answer:
-        """The answer in progress up to this event, folded from the log: somebody else told its beginning."""
+        """The answer in progress up to this event, folded from the log: somebody else told its beginning.
+
+        Of a damaged thread nothing can be read; it is told from here on, and holds up no other.
+        """
         answer, after = Answer(), 0
         while after < delivery.event.offset - 1:
-            page = await self._store.read(delivery.address, after=after)
+            try:
+                page = await self._store.read(delivery.address, after=after)
+            except ThreadQuarantined:
+                break
             for event in page.events:
                 if event.offset < delivery.event.offset:
                     answer.take(event)

@@ -26,6 +26,7 @@ from turnkeep.tools.addresses import AddressRefused, checked_sockets
 
 TIMEOUT = 10.0
 MOST_AT_ONCE = 20
+HOW_TO_MAKE_ONE = 'echo "whsec_$(openssl rand -base64 32)"'
 LEAST_SECRET = 16
 """Bytes of a secret that nobody guesses."""
 PASSING = frozenset({408, 425, 429})
@@ -98,13 +99,13 @@ def _unreached(error: Exception) -> str:
 
 
 def signing_key(secret: str) -> bytes:
-    """``whsec_`` and base64, or any text. Raises `ConfigurationError` for what is no secret."""
-    key = secret.encode()
-    if secret.startswith("whsec_"):
-        try:
-            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except binascii.Error as error:
-            raise ConfigurationError("TURNKEEP_WEBHOOK_SECRET: what follows whsec_ must be base64") from error
+    """Of a secret as Standard Webhooks has it. Raises `ConfigurationError` for another."""
+    if not secret.startswith("whsec_"):
+        raise ConfigurationError(f"TURNKEEP_WEBHOOK_SECRET must be whsec_ and base64, make one: {HOW_TO_MAKE_ONE}")
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error as error:
+        raise ConfigurationError("TURNKEEP_WEBHOOK_SECRET: what follows whsec_ must be base64") from error
     if len(key) < LEAST_SECRET:
         raise ConfigurationError(f"TURNKEEP_WEBHOOK_SECRET has {len(key)} bytes, use {LEAST_SECRET} or more at random")
     return key
