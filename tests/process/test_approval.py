@@ -107,18 +107,26 @@ async def waiting(place: str, folder: Path) -> AsyncIterator[tuple[House, Simula
             body = {"message": '[[call:send_letter {"to": "Ana"}]]', "message_id": "m1"}
             async with http.post(f"{gateway.url}/api/channels/c/messages", json=body) as told:
                 assert told.status == 202
-            async with asyncio.timeout(60):
-                while not (calls := await house.type("actions", "list", "--json")):
-                    await asyncio.sleep(0.1)
+            await until_held(http, gateway)
+            calls = await house.type("actions", "list", "--json")
         finally:
             worker.kill9()
             gateway.kill9()
         yield house, simulator, http, json.loads(calls)
 
 
+async def until_held(http: aiohttp.ClientSession, gateway: Server) -> None:
+    async with asyncio.timeout(60), http.get(f"{gateway.url}/api/channels/c/events") as events:
+        async for line in events.content:
+            if b'"calls"' in line:
+                return
+
+
 async def answered(house: House) -> list[dict[str, Any]]:
     """The transcript, when the message is answered."""
     async with asyncio.timeout(60):
+        while not house.ledger.read_text():
+            await asyncio.sleep(0.1)
         while '"answered"' not in (traced := await house.type("trace", "m1", "--json")):
             await asyncio.sleep(0.1)
     assert json.loads(traced)["message"]["status"] == "answered"

@@ -74,7 +74,7 @@ def test_a_wrong_command(desk: Desk, line: str, code: int, fragments: list[str])
         ("threads list", {"TURNKEEP_STORE": "a_file"}, 2, ["a_file is not a turnkeep store"]),
         ("threads list", {"TURNKEEP_STORE": "other.db"}, 2, ["other.db"]),
         ("threads list", {"TURNKEEP_STORE": "ftp://somewhere"}, 2, ["ftp://somewhere"]),
-        ("threads list", {"TURNKEEP_ORIGINS": "not json"}, 2, ["origins", "JSON"]),
+        ("threads list", {"TURNKEEP_ORIGINS": "not json"}, 2, ["TURNKEEP_ORIGINS must be JSON"]),
         ("send c1 Hi", {"TURNKEEP_URL": "http://127.0.0.1:9"}, 1, ["http://127.0.0.1:9", "TURNKEEP_URL"]),
         ("worker", {"TURNKEEP_STORE": "memory:"}, 2, ["worker", "TURNKEEP_STORE"]),
         ("serve --role gateway", {"TURNKEEP_STORE": "memory:"}, 2, ["gateway", "TURNKEEP_STORE"]),

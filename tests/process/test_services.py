@@ -143,16 +143,16 @@ async def test_the_shared_broker_carries_messages(rabbit_server: RabbitServer, a
     assert await take(rabbit_server, amqp_name) == b"hello"
 
 
-@pytest.mark.usefixtures("rabbit_installed")
-async def test_a_killed_broker_comes_back_with_its_durable_messages(amqp_name: str) -> None:
-    async with RabbitServer() as server:
-        await publish(server, amqp_name, b"kept")
-        server.settle()
-        first = server.pid
-        server.kill9()
-        assert gone(first)
-        server.start()
-        assert await take(server, amqp_name) == b"kept"
+async def test_a_killed_broker_comes_back_with_its_durable_messages(
+    rabbit_server: RabbitServer, amqp_name: str
+) -> None:
+    await publish(rabbit_server, amqp_name, b"kept")
+    rabbit_server.settle()
+    first = rabbit_server.pid
+    rabbit_server.kill9()
+    assert gone(first)
+    rabbit_server.start()
+    assert await take(rabbit_server, amqp_name) == b"kept"
 
 
 @pytest.mark.usefixtures("redis_installed")
