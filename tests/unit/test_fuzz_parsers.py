@@ -437,6 +437,8 @@ FOUND = [
     ("environment", b"TURNKEEP_CHANNEL_RATE=1/inf"),
     ("environment", b"TURNKEEP_CHANNEL_RATE=" + b"9" * 400),
     ("environment", b"TURNKEEP_STORE=redis://[::1"),
+    ("environment", b"TURNKEEP_INSTRUCTIONS=look at http://[docs"),
+    ("environment", b"TURNKEEP_INSTRUCTIONS=ws:[a]//h:1=ws://h"),
     ("env file", b"TURNKEEP_INSTRUCTIONS=gr\xfc\xdf dich"),
     ("envelope", b'{"channel": "c", "message": "x", "x": 18446744073709551616}'),
     ("envelope", b'{"channel": "c", "message": "x", "x": ' + b"[]," * 160_000 + b"[]}"),

@@ -63,9 +63,16 @@ def secrets_in(settings: Settings) -> Iterator[str]:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
             yield value.get_secret_value()
-        elif isinstance(value, str) and "://" in value and (password := urlsplit(value).password):
+        elif isinstance(value, str) and (password := _password_in(value)):
             yield unquote(password)
             yield password
+
+
+def _password_in(text: str) -> str | None:
+    try:
+        return urlsplit(text).password if "://" in text else None
+    except ValueError:  # a text that mentions an address
+        return None
 
 
 async def _work(queue: AssistantMessageQueue, ending: asyncio.Event, started: Callable[[str], None]) -> None:
