@@ -238,6 +238,7 @@ async def test_a_full_redis_refuses_senders_and_lets_runs_end() -> None:
         claims = [await leased(store, channel(f"run {n}"), "m1") for n in range(4)]
         held, stopped, given_back, done = claims
         accepted_before = await fill(store)
+        server.cli("CONFIG", "SET", "maxmemory", "5mb")  # it is full for good, also when it frees a buffer
         before = await store.counts()
 
         with pytest.raises(StoreFull):

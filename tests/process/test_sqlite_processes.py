@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -32,17 +33,18 @@ class Child:
 
     def __init__(self, *arguments: object, before: tuple[str, ...] = ()) -> None:
         command = [*before, sys.executable, str(CHILD), *map(str, arguments)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.lines: list[str] = []
+        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open for as long as the child
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._complaints, text=True)
         self._complaint = ""
+        self.lines: list[str] = []
 
     def line(self) -> str:
         """The next line; at the end its complaint."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            assert self._process.stderr is not None
-            pytest.fail(f"the child has ended: {self._process.stderr.read()}")
+            self._rest()
+            pytest.fail(f"the child has ended: {self._complaint}")
         self.lines.append(line.rstrip("\n"))
         return self.lines[-1]
 
@@ -64,8 +66,15 @@ class Child:
         return said_all
 
     def _rest(self) -> list[str]:
-        out, self._complaint = self._process.communicate(timeout=PATIENCE)
-        self.lines += [line.rstrip("\n") for line in out.splitlines(keepends=True) if line.endswith("\n")]
+        """Read to the end. (`communicate` would lose what `line` has read ahead.)"""
+        out = self._process.stdout
+        if out is not None and not out.closed:
+            self.lines += [line.rstrip("\n") for line in out if line.endswith("\n")]
+            out.close()
+            self._process.wait(PATIENCE)
+            self._complaints.seek(0)
+            self._complaint = self._complaints.read()
+            self._complaints.close()
         return self.lines
 
 
