@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import shutil
@@ -56,6 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
         if item.get_closest_marker("rabbit") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("rabbit"))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what stays to the end: it would look at thousands of tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 # ---------------------------------------------------------------- sizes and proofs
