@@ -48,4 +48,4 @@ def test_it_lives_through_random_histories_as_the_memory_engine_does(
     async def make(policies: Policies, clock: FakeClock) -> Store:
         return await fresh(tmp_path, policies, clock)
 
-    drive(make, examples=size(12, 300), steps=50, loop=loop)
+    drive(make, examples=size(20, 300), steps=50, loop=loop)
