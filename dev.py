@@ -137,7 +137,6 @@ def prepare() -> None:
         must([uv(), "venv", "--quiet", "--python", sys.executable, str(VENV)])
     must([uv(), "pip", "sync", "--python", PYTHON, "--require-hashes", "--compile-bytecode", str(LOCK)])
     must([uv(), "pip", "install", "--quiet", "--python", PYTHON, "--no-deps", "--no-build-isolation", "-e", "."])
-    must([PYTHON, "-m", "compileall", "-q", "src"])  # once, instead of in every process that is started soon
     stamp.write_text(wanted)
 
 

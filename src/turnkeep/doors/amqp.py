@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from turnkeep.doors.amqp_topology import (
     Names,
     broker_of,
     connect,
+    hang_up,
     identity,
     settle_topology,
 )
@@ -56,7 +56,6 @@ PREFETCH = 500
 """Deliveries that are on their way into the store at most."""
 HOLD = 120.0
 """Seconds for which deliveries wait for the store; far less than the broker's own limit of 30 minutes."""
-CLOSE_TIMEOUT = 5.0
 RECONNECT = Backoff(delay=0.5, cap=5.0)
 PATIENCE = Backoff(delay=0.05, cap=2.0)
 
@@ -166,9 +165,7 @@ class AmqpDoor:
             await self._consume(connection)
         finally:
             self.consuming.clear()
-            with contextlib.suppress(*BROKEN):
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await connection.close()
+            await hang_up(connection)
 
     async def _consume(self, connection: AbstractConnection) -> None:
         channel = await connection.channel(publisher_confirms=False)

@@ -8,7 +8,6 @@ unacknowledged: it keeps a place of the prefetch, and concerns no other message.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq.abc import DeliveredMessage
 
 from turnkeep.backoff import Backoff
-from turnkeep.doors.amqp_topology import BROKEN, RPC_TIMEOUT, Names, connect
+from turnkeep.doors.amqp_topology import BROKEN, RPC_TIMEOUT, Names, connect, hang_up
 from turnkeep.errors import TurnkeepError
 from turnkeep.telemetry import Meter, get_log
 
@@ -34,12 +33,11 @@ LONGEST_PROPERTY = 255
 """Bytes of a property, and of a header's name, in UTF-8."""
 AT_ONCE = 16
 """Copies that wait for their confirm: more would keep more bodies in memory at once."""
-CLOSE_TIMEOUT = 5.0
 
 Settle = Callable[[Sequence[DeliveredMessage]], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dead:
     """A delivery that cannot be taken, and why."""
 
@@ -56,9 +54,6 @@ class Parking:
         self._again = again
         self._waiting: deque[Dead] = deque()
         self._some = asyncio.Event()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def add(self, dead: Dead) -> None:
         log.warning(
@@ -154,9 +149,7 @@ class DeadExchange:
     async def _drop(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            with contextlib.suppress(*BROKEN):
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await connection.close()
+            await hang_up(connection)
 
 
 def _parked(dead: Dead, most_headers: int) -> aio_pika.Message:

@@ -7,6 +7,8 @@ queues. This module needs the extra `rabbitmq`.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,6 +30,7 @@ log = get_log(__name__)
 BROKEN: tuple[type[BaseException], ...] = (*CONNECTION_EXCEPTIONS, TimeoutError)
 """What ends a connection: the broker, the network, or time."""
 CONNECT_TIMEOUT = 15.0
+CLOSE_TIMEOUT = 5.0
 RPC_TIMEOUT = 30.0
 HEARTBEAT = 30
 DELIVERY_LIMIT = 1_000_000
@@ -82,6 +85,13 @@ async def connect(url: str, name: str) -> AbstractConnection:
         vhost, user = identity(url)
         raise ConnectionRefusedError(f"the broker has no virtual host {vhost!r} for the user {user!r}") from refused
     return connection
+
+
+async def hang_up(connection: AbstractConnection) -> None:
+    """Close it, or leave it to the broker that does not answer."""
+    with contextlib.suppress(*BROKEN):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await connection.close()
 
 
 def broker_of(url: str) -> str:

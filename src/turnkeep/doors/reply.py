@@ -8,7 +8,6 @@ repeat. An existing exchange is used as it is; else a durable topic exchange is 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Self
@@ -17,13 +16,12 @@ import aio_pika
 from aio_pika.abc import AbstractConnection, AbstractExchange
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from turnkeep.doors.amqp_topology import BROKEN, RPC_TIMEOUT, connect
+from turnkeep.doors.amqp_topology import BROKEN, RPC_TIMEOUT, connect, hang_up
 from turnkeep.doors.forwarder import Undelivered
 from turnkeep.doors.webhook import event_id
 from turnkeep.doors.wire import Dialect, Encoder, dumps
 from turnkeep.store.base import Delivery
 
-CLOSE_TIMEOUT = 5.0
 LONGEST_KEY = 255
 """Bytes of a routing key, and of a property."""
 
@@ -81,9 +79,7 @@ class ReplyExchange:
     async def _drop(self) -> None:
         connection, self._connection, self._exchange = self._connection, None, None
         if connection is not None:
-            with contextlib.suppress(*BROKEN):
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await connection.close()
+            await hang_up(connection)
 
 
 def _message(delivery: Delivery) -> aio_pika.Message:
