@@ -161,6 +161,18 @@ class SystemItem:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderData:
+    """What a provider attached to an item beside what is understood here (signatures and the like), opaque.
+
+    Goes back, word for word, to the `site` that gave it (host and path of a base URL, whatever the key) and to no
+    other: servers refuse a call that lacks its signature, and one with a signature of somebody else.
+    """
+
+    site: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class AssistantItem:
     """What the assistant said. `interrupted` marks text that was cut off by a cancel or a limit.
 
@@ -172,15 +184,22 @@ class AssistantItem:
     phase: str | None = None
     author: str | None = None
     """Who said it instead of the model: a person who took over."""
+    provider_data: ProviderData | None = None
 
     kind = "assistant"
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningItem:
-    """A provider's reasoning item, opaque; it stays next to the call or answer that follows it."""
+    """A provider's reasoning item, opaque; it stays next to the call or answer that follows it.
+
+    `raw` is what the protocol sends back: an item of Responses (its `type` is ``reasoning``), or the fields of a Chat
+    Completions message that hold a thought (`reasoning_content`, `reasoning_details`, …; no `type`). `site` is whose
+    it is, as in `ProviderData`; None in transcripts that do not say.
+    """
 
     raw: Mapping[str, Any]
+    site: str | None = None
 
     kind = "reasoning"
 
@@ -192,6 +211,7 @@ class CallItem:
     call_id: str
     name: str
     arguments: str
+    provider_data: ProviderData | None = None
 
     kind = "call"
 
@@ -221,6 +241,8 @@ def item_to_json(item: Item) -> dict[str, Any]:
         value = getattr(item, f.name)
         if f.name == "content":
             data["content"] = [part.to_json() for part in value]
+        elif isinstance(value, ProviderData):
+            data[f.name] = {"site": value.site, "fields": dict(value.fields)}
         elif value != f.default:
             data[f.name] = dict(value) if f.name in ("raw", "metadata") else value
     return data
@@ -231,6 +253,8 @@ def item_from_json(data: Mapping[str, Any]) -> Item:
     values = {k: v for k, v in data.items() if k != "kind"}
     if data["kind"] == "user":
         values["content"] = tuple(Part.from_json(p) for p in data["content"])
+    if attached := values.get("provider_data"):
+        values["provider_data"] = ProviderData(attached["site"], attached["fields"])
     return _ITEMS[data["kind"]](**values)
 
 

@@ -57,7 +57,8 @@ async def list_messages(call: Call) -> Response:
 def _entry_json(entry: Entry) -> dict[str, Any]:
     """What was said, without what came with it for us."""
     told = {"turn": entry.turn, "at": entry.at, **item_to_json(entry.item)}
-    return {name: value for name, value in told.items() if name not in ("instructions", "metadata")}
+    ours = ("instructions", "metadata", "provider_data", "site")
+    return {name: value for name, value in told.items() if name not in ours}
 
 
 async def show_message(call: Call) -> Response:

@@ -50,6 +50,11 @@ class Endpoint:
         return parts.netloc.lower()
 
     @property
+    def site(self) -> str:
+        """Host and path of the base URL: what was sealed or signed here can be read here, whatever the key."""
+        return self.host + urlsplit(self.base_url).path.rstrip("/")
+
+    @property
     def name(self) -> str:
         """Host plus a digest of the credentials, never the key: what circuits and pace are kept by."""
         if not (secrets := self.secrets):

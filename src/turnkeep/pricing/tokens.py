@@ -112,9 +112,11 @@ class Tokenizer:
         return sum(self.count(part.text) if part.type == "text" else _attachment(part) for part in content)
 
     def _reasoning(self, raw: Mapping[str, Any]) -> int:
-        """Its summary, and for the sealed part an estimate: base64 of about four bytes per token."""
+        """Its words, and for the sealed part an estimate: base64 of about four bytes per token."""
         summary = sum(self.count(str(part.get("text", ""))) for part in raw.get("summary") or () if part)
-        return summary + len(raw.get("encrypted_content") or "") * 3 // 16
+        thought = raw.get("reasoning_content") or raw.get("reasoning")
+        spoken = self.count(thought) if isinstance(thought, str) else 0
+        return summary + spoken + len(raw.get("encrypted_content") or "") * 3 // 16
 
 
 def tokenizer_for(model: str, catalog: Catalog | None = None) -> Tokenizer:

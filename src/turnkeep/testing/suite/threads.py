@@ -8,20 +8,33 @@ from typing import Any
 import pytest
 
 from turnkeep.errors import InvalidMessage, NotFound, ThreadBusy, ThreadNotFound
-from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, Part, ReasoningItem, SystemItem, UserItem
+from turnkeep.messages import (
+    AssistantItem,
+    CallItem,
+    Item,
+    OutputItem,
+    Part,
+    ProviderData,
+    ReasoningItem,
+    SystemItem,
+    UserItem,
+)
 from turnkeep.messages import text_content as text
 from turnkeep.store.base import Commit, Entry, Policies, Policy, ThreadOptions
 from turnkeep.testing.suite.desk import BUSY, HERE, STATES, Desk, Start, at, give_up
 
 HOUR, DAY = 3600.0, 86400.0
 
+SIGNED = ProviderData("models.example/v1", {"extra_content": {"google": {"thought_signature": "c2ln"}}, "n": 1.5})
+
 EVERY_ITEM: list[Item] = [
     SystemItem("rules"),
     UserItem((Part("text", "look 😀"), Part("image", data={"url": "a"})), "m0", at=5.5),
     ReasoningItem({"id": "rs_1", "summary": [{"text": "hm"}]}),
-    CallItem("call_1", "pay", '{"amount": 5}'),
+    ReasoningItem({"reasoning_content": "hm", "reasoning_details": [{"index": 0, "x": []}]}, site="models.example/v1"),
+    CallItem("call_1", "pay", '{"amount": 5}', SIGNED),
     OutputItem("call_1", "no", "denied"),
-    AssistantItem("done", interrupted=True, phase="final_answer", author="ann"),
+    AssistantItem("done", interrupted=True, phase="final_answer", author="ann", provider_data=SIGNED),
 ]
 
 
@@ -228,7 +241,7 @@ class ThreadPromises:
         history = await desk.store.history(HERE)
 
         assert [entry.item for entry in history.entries] == EVERY_ITEM
-        assert [entry.tokens for entry in history.entries] == list(range(6))
+        assert [entry.tokens for entry in history.entries] == list(range(len(EVERY_ITEM)))
         assert history.complete
 
     async def test_history_gives_the_newest_whole_turns(self, start: Start) -> None:
