@@ -19,7 +19,7 @@ from turnkeep.errors import ContextTooLong, ModelError, TooManySteps, Unanswered
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
 from turnkeep.journal import SEPARATOR, Ending, Journal, Step
-from turnkeep.messages import AssistantItem, CallItem, Item, ReasoningItem
+from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec
 from turnkeep.models.pairing import pair, repair
 from turnkeep.models.parameters import output_limit, with_output_limit
@@ -307,7 +307,7 @@ class _Received:
 
     before: str
     text: str = ""
-    items: list[AssistantItem | ReasoningItem | CallItem] = field(default_factory=list)
+    items: list[AssistantItem | ReasoningItem | HostedItem | CallItem] = field(default_factory=list)
     began: Began | None = None
     finish: Finish | None = None
 

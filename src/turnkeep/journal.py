@@ -28,7 +28,7 @@ SEPARATOR = "\n\n"
 
 PATIENCE = Backoff(delay=0.05, cap=1.0)
 
-Ending = Literal["stop", "calls", "length", "filter", "refusal"]
+Ending = Literal["stop", "calls", "pause", "length", "filter", "refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Journal:
     @property
     def is_final(self) -> bool:
         """The model has given its final answer, and nobody has steered since."""
-        return self.ending is not None and self.ending != "calls"
+        return self.ending not in (None, "calls", "pause")
 
     # ---------------------------------------------------------------- writing
 

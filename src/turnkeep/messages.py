@@ -173,6 +173,25 @@ class ProviderData:
 
 
 @dataclass(frozen=True, slots=True)
+class Citation:
+    """What a passage rests on: the characters from `start` to `end` of its item's text, and where they come from."""
+
+    start: int = 0
+    end: int = 0
+    url: str = ""
+    title: str = ""
+    quote: str = ""
+    file_id: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name))}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
 class AssistantItem:
     """What the assistant said. `interrupted` marks text that was cut off by a cancel or a limit.
 
@@ -185,6 +204,7 @@ class AssistantItem:
     author: str | None = None
     """Who said it instead of the model: a person who took over."""
     provider_data: ProviderData | None = None
+    citations: tuple[Citation, ...] = ()
 
     kind = "assistant"
 
@@ -194,14 +214,40 @@ class ReasoningItem:
     """A provider's reasoning item, opaque; it stays next to the call or answer that follows it.
 
     `raw` is what the protocol sends back: an item of Responses (its `type` is ``reasoning``), or the fields of a Chat
-    Completions message that hold a thought (`reasoning_content`, `reasoning_details`, …; no `type`). `site` is whose
-    it is, as in `ProviderData`; None in transcripts that do not say.
+    Completions message that hold a thought (`reasoning_content`, `reasoning_details`, …; no `type`), or a block of
+    Anthropic (`type` ``thinking`` or ``redacted_thinking``). `site` is whose it is, as in `ProviderData`; None in
+    transcripts that do not say.
     """
 
     raw: Mapping[str, Any]
     site: str | None = None
 
     kind = "reasoning"
+
+    @property
+    def text(self) -> str:
+        """What people may read of it: the thoughts or their summary, empty where the provider seals them."""
+        for name in ("thinking", "reasoning_content", "reasoning"):
+            if isinstance(thought := self.raw.get(name), str):
+                return thought
+        parts = self.raw.get("summary") or self.raw.get("content") or ()
+        return "\n\n".join(text for part in parts if isinstance(text := _mapping(part).get("text"), str) and text)
+
+
+@dataclass(frozen=True, slots=True)
+class HostedItem:
+    """What a tool of the provider did while the provider answered: it ran there, nothing is to be run here.
+
+    `name` is the provider's word for the tool (web_search, code_interpreter, …), `text` what people may read of it (a
+    query, a program). `raw` is the provider's own form, opaque; it goes back to its `site` alone, as `ProviderData`.
+    """
+
+    name: str
+    raw: Mapping[str, Any]
+    text: str = ""
+    site: str | None = None
+
+    kind = "hosted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +273,10 @@ class OutputItem:
     kind = "output"
 
 
-Item = UserItem | SystemItem | AssistantItem | ReasoningItem | CallItem | OutputItem
+Item = UserItem | SystemItem | AssistantItem | ReasoningItem | HostedItem | CallItem | OutputItem
 
 _ITEMS: dict[str, type[Item]] = {
-    c.kind: c for c in (UserItem, SystemItem, AssistantItem, ReasoningItem, CallItem, OutputItem)
+    c.kind: c for c in (UserItem, SystemItem, AssistantItem, ReasoningItem, HostedItem, CallItem, OutputItem)
 }
 
 
@@ -239,8 +285,8 @@ def item_to_json(item: Item) -> dict[str, Any]:
     data: dict[str, Any] = {"kind": item.kind}
     for f in fields(item):
         value = getattr(item, f.name)
-        if f.name == "content":
-            data["content"] = [part.to_json() for part in value]
+        if f.name == "content" or (f.name == "citations" and value):
+            data[f.name] = [part.to_json() for part in value]
         elif isinstance(value, ProviderData):
             data[f.name] = {"site": value.site, "fields": dict(value.fields)}
         elif value != f.default:
@@ -253,9 +299,15 @@ def item_from_json(data: Mapping[str, Any]) -> Item:
     values = {k: v for k, v in data.items() if k != "kind"}
     if data["kind"] == "user":
         values["content"] = tuple(Part.from_json(p) for p in data["content"])
+    if "citations" in data:
+        values["citations"] = tuple(Citation.from_json(c) for c in data["citations"])
     if attached := values.get("provider_data"):
         values["provider_data"] = ProviderData(attached["site"], attached["fields"])
     return _ITEMS[data["kind"]](**values)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def turns_of(items: Sequence[Item]) -> list[list[Item]]:

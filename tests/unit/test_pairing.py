@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from turnkeep.messages import (
     AssistantItem,
     CallItem,
+    HostedItem,
     Item,
     OutputItem,
     ReasoningItem,
@@ -38,6 +39,10 @@ def unknown(call_id: str) -> Item:
 
 def thought(name: str) -> Item:
     return ReasoningItem({"type": "reasoning", "id": name})
+
+
+def search(name: str) -> Item:
+    return HostedItem("web_search", {"type": "server_tool_use", "id": name})
 
 
 # ---------------------------------------------------------------- examples
@@ -97,7 +102,7 @@ ITEMS = st.one_of(
     st.builds(call, NAMES),
     st.builds(output, NAMES, st.sampled_from(["1", "2"])),
     st.builds(thought, NAMES),
-    st.sampled_from([USER, SAID, SystemItem("be kind")]),
+    st.sampled_from([USER, SAID, SystemItem("be kind"), search("s")]),
 )
 TRANSCRIPTS = st.lists(ITEMS, max_size=16)
 
@@ -109,7 +114,7 @@ def fit_transcripts(draw: st.DrawFn) -> list[Item]:
         items += draw(st.lists(st.sampled_from([USER, SAID]), max_size=2))
         names = [f"{step}{n}" for n in range(draw(st.integers(0, 3)))]
         for name in names:
-            items += [thought(name)] * draw(st.integers(0, 2)) + [call(name)]
+            items += [*draw(st.lists(st.sampled_from([thought(name), search(name)]), max_size=3)), call(name)]
         items += [output(name) for name in draw(st.permutations(names))]
     return items
 
@@ -117,7 +122,7 @@ def fit_transcripts(draw: st.DrawFn) -> list[Item]:
 @given(TRANSCRIPTS)
 def test_every_group_of_calls_is_followed_by_exactly_its_outputs(items: list[Item]) -> None:
     asked: Counter[str] = Counter()
-    kinds = [(item.kind, item) for item in pair(items) if item.kind != "reasoning"]
+    kinds = [(item.kind, item) for item in pair(items) if item.kind not in ("reasoning", "hosted")]
     for kind, group in groupby(kinds, key=lambda entry: entry[0]):
         names = Counter(item.call_id for _, item in group if isinstance(item, (CallItem, OutputItem)))
         if kind == "output":
@@ -135,7 +140,7 @@ def test_reasoning_always_leads_to_a_call_or_an_answer(items: list[Item]) -> Non
     for item, after in zip(paired, [*paired[1:], None], strict=False):
         if item.kind == "reasoning":
             assert after is not None
-            assert after.kind in ("reasoning", "call", "assistant")
+            assert after.kind in ("reasoning", "hosted", "call", "assistant")
 
 
 @given(TRANSCRIPTS)
@@ -151,7 +156,7 @@ def test_a_transcript_that_is_fit_comes_back_as_it_is(items: list[Item]) -> None
 @given(TRANSCRIPTS)
 def test_what_was_said_and_asked_is_all_kept_in_order(items: list[Item]) -> None:
     def said(entries: list[Item]) -> list[Item]:
-        return [item for item in entries if item.kind in ("user", "assistant", "system", "call")]
+        return [item for item in entries if item.kind in ("user", "assistant", "system", "hosted", "call")]
 
     assert said(pair(items)) == said(items)
 

@@ -12,6 +12,7 @@ from turnkeep.conversation import prune
 from turnkeep.messages import (
     AssistantItem,
     CallItem,
+    HostedItem,
     Item,
     OutputItem,
     ReasoningItem,
@@ -107,6 +108,8 @@ def _turn(dice: random.Random, number: int) -> list[Item]:
     for step in range(dice.choice([0, 0, 1, 2])):
         if dice.random() < 0.5:
             turn.append(ReasoningItem({"id": f"r{number}.{step}"}))
+        if dice.random() < 0.3:
+            turn.append(HostedItem("web_search", {"id": f"h{number}.{step}"}))
         calls = [CallItem(f"c{number}.{step}.{i}", "look", "{}") for i in range(dice.choice([1, 1, 2, 3]))]
         outputs: list[Item] = [OutputItem(call.call_id, "found") for call in calls if dice.random() < 0.95]
         dice.shuffle(outputs)
@@ -148,7 +151,7 @@ def _nothing_is_torn_apart(entries: list[Entry], told: set[int]) -> None:
             calls[item.call_id] = place
         elif isinstance(item, OutputItem) and item.call_id in calls:
             assert (place in told) == (calls[item.call_id] in told), "a call or its output is missing"
-        elif isinstance(item, ReasoningItem) and at + 1 < len(talk):
+        elif isinstance(item, ReasoningItem | HostedItem) and at + 1 < len(talk):
             assert (place in told) == (talk[at + 1][0] in told), "reasoning without what it led to, or the reverse"
 
 
@@ -163,7 +166,9 @@ def _no_older_turn_would_fit(entries: list[Entry], told: list[Entry], tokens: in
     talk = [entry for entry in entries if entry.item.kind != "system"]
     system = [entry for entry in told if entry.item.kind == "system"]
     for at, entry in enumerate(talk):
-        begins = entry.item.kind == "user" and (at == 0 or talk[at - 1].item.kind not in ("user", "reasoning"))
+        begins = entry.item.kind == "user" and (
+            at == 0 or talk[at - 1].item.kind not in ("user", "reasoning", "hosted")
+        )
         outputs = {item.item.call_id for item in talk[at:] if isinstance(item.item, OutputItem)}
         parted = any(isinstance(e.item, CallItem) and e.item.call_id in outputs for e in talk[:at])
         if begins and not parted and entry not in told:

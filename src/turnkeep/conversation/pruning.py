@@ -13,7 +13,7 @@ def prune(entries: Sequence[Entry], *, tokens: int | None = None, messages: int 
 
     Guarantees: the result is within both limits and the same for the same input. System messages are kept before all
     else, from the first on. Then come the newest whole turns; where not even the newest turn fits, its end. A call is
-    never parted from its output, nor reasoning from what it led to.
+    never parted from its output, nor reasoning or a provider's own tool from what it led to.
     """
     room = _Room(tokens, messages)
     kept = {place for place, entry in enumerate(entries) if entry.item.kind == "system" and room.takes([entry])}
@@ -58,7 +58,7 @@ def _pieces(entries: Sequence[Entry], places: Sequence[int]) -> list[list[int]]:
         if at > bound_until:
             pieces.append([])
         pieces[-1].append(place)
-        if item.kind == "reasoning":
+        if item.kind in ("reasoning", "hosted"):
             bound_until = max(bound_until, at + 1)
         elif isinstance(item, CallItem):
             bound_until = max(bound_until, last_output.get(item.call_id, at))

@@ -66,7 +66,7 @@ _STATES = ("idle", "waiting", "leased", "retry", "held")
 _RUN_STATES = ("queued", "in_progress", "requires_action", "completed", "failed", "cancelled", "incomplete")
 _MESSAGE_STATES = ("delayed", "waiting", "running", "answered", "cancelled", "withdrawn", "dead")
 _DECISIONS = ("approved", "denied", "output", "expired", "declined")
-_KINDS = ("user", "system", "assistant", "reasoning", "call", "output")
+_KINDS = ("user", "system", "assistant", "reasoning", "hosted", "call", "output")
 
 _OPTIONS: dict[str, Schema] = {
     "window": optional({"type": "number", "minimum": 0, "maximum": 3600}),

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from turnkeep.messages import AssistantItem, CallItem, Item, ReasoningItem
+from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem
 from turnkeep.usage import Usage
 
 
@@ -62,27 +62,35 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class ItemDone:
-    """One finished output item: text, reasoning or a call. The order is the provider's."""
+class ReasoningDelta:
+    """Some more of what the model thinks, where the provider shows it; never a part of the answer."""
 
-    item: AssistantItem | ReasoningItem | CallItem
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemDone:
+    """One finished output item: text, reasoning, a provider's own tool or a call. The order is the provider's."""
+
+    item: AssistantItem | ReasoningItem | HostedItem | CallItem
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
     """The terminal event, always last and exactly once. Without it the stream has failed.
 
-    `reason`: ``stop``; ``calls`` (decided by the calls received, never by the provider's word alone); or the answer is
-    incomplete: ``length``, ``filter``, ``refusal``. `usage` counts one request; its cost is not set here.
+    `reason`: ``stop``; ``calls`` (decided by the calls received, never by the provider's word alone); ``pause`` (the
+    provider wants to be asked again with what it has said, to go on); or the answer is incomplete: ``length``,
+    ``filter``, ``refusal``. `usage` counts one request; its cost is not set here.
     """
 
-    reason: Literal["stop", "calls", "length", "filter", "refusal"]
+    reason: Literal["stop", "calls", "pause", "length", "filter", "refusal"]
     usage: Usage
     model: str | None = None
     tier: str | None = None
 
 
-StreamPart = Began | Delta | ItemDone | Finish
+StreamPart = Began | Delta | ReasoningDelta | ItemDone | Finish
 
 
 class Model(Protocol):
@@ -92,7 +100,7 @@ class Model(Protocol):
     """Names endpoint and key for circuits and pace: host plus a digest of the key, never the key."""
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
-        """Yield `Began`, then deltas and finished items in order, then one `Finish`.
+        """Yield `Began`, then deltas, thoughts and finished items in order, then one `Finish`.
 
         Guarantees: one HTTP request, never repeated here. Closing the iterator (`aclose`, or cancelling the
         task that reads it) closes the connection at once. Every failure, of whichever surface (status, error

@@ -67,7 +67,7 @@ def _regrouped(kept: list[Item], output_of: dict[int, int]) -> list[Item]:
 
 def _continues(kept: list[Item], place: int) -> bool:
     """Whether the entry at this place still belongs to the group of calls before it."""
-    while place < len(kept) and kept[place].kind == "reasoning":
+    while place < len(kept) and kept[place].kind in ("reasoning", "hosted"):
         place += 1
     return place < len(kept) and kept[place].kind == "call"
 
@@ -87,7 +87,7 @@ def _without_idle_reasoning(items: list[Item]) -> list[Item]:
     leads_somewhere = False
     for item in reversed(items):
         if item.kind != "reasoning":
-            leads_somewhere = item.kind in ("call", "assistant")
+            leads_somewhere = item.kind in ("call", "assistant", "hosted")
         elif not leads_somewhere:
             continue
         result.append(item)

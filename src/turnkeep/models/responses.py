@@ -13,7 +13,17 @@ from typing import Any
 import orjson
 
 from turnkeep.errors import AnswerMalformed
-from turnkeep.messages import AssistantItem, CallItem, Content, Item, OutputItem, ReasoningItem, SystemItem, UserItem
+from turnkeep.messages import (
+    AssistantItem,
+    CallItem,
+    Content,
+    HostedItem,
+    Item,
+    OutputItem,
+    ReasoningItem,
+    SystemItem,
+    UserItem,
+)
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, StreamPart, ToolSpec
 from turnkeep.models.calls import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
@@ -21,6 +31,7 @@ from turnkeep.models.classify import error_in
 from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import exchange, label_headers
 from turnkeep.models.http import Client, Reply
+from turnkeep.models.pairing import pair
 from turnkeep.models.parameters import responses_parameters
 from turnkeep.models.reading import mapping, words
 from turnkeep.models.sse import Frame
@@ -76,7 +87,13 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
 
 
 def input_items(items: Sequence[Item], caps: Capabilities) -> list[dict[str, Any]]:
-    """A transcript in the words of the API; entries that hold nothing it takes are left out."""
+    """A transcript in the words of the API; entries that hold nothing it takes are left out.
+
+    What a tool of the provider did goes back only by its id, to a store that holds nothing of ours: the answer says
+    what was found, and reasoning that led to nothing else would be refused.
+    """
+    if any(item.kind == "hosted" for item in items):
+        items = pair([item for item in items if item.kind != "hosted"])
     return [entry for item in items if (entry := _input_item(item, caps)) is not None]
 
 
@@ -90,6 +107,8 @@ def _input_item(item: Item, caps: Capabilities) -> dict[str, Any] | None:
             return _said(item) if item.text else None
         case ReasoningItem():
             return _sealed(item.raw)
+        case HostedItem():
+            return None
         case CallItem():
             return {
                 "type": "function_call",

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from turnkeep.messages import CallItem, Content, Item, OutputItem, Part, ReasoningItem, UserItem
+from turnkeep.messages import CallItem, Content, HostedItem, Item, OutputItem, Part, ReasoningItem, UserItem
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.vocabulary import ENCODINGS, Vocabulary
 
@@ -84,8 +84,8 @@ class Tokenizer:
         match item:
             case CallItem():
                 return PER_CALL + self.count(item.name) + self.count(item.arguments)
-            case ReasoningItem():
-                return PER_MESSAGE + self._reasoning(item.raw)
+            case ReasoningItem() | HostedItem():
+                return PER_MESSAGE + self.count(item.text) + _sealed(item.raw)
             case UserItem():
                 body = self._content(item.content)
             case OutputItem():
@@ -111,13 +111,6 @@ class Tokenizer:
     def _content(self, content: Content) -> int:
         return sum(self.count(part.text) if part.type == "text" else _attachment(part) for part in content)
 
-    def _reasoning(self, raw: Mapping[str, Any]) -> int:
-        """Its words, and for the sealed part an estimate: base64 of about four bytes per token."""
-        summary = sum(self.count(str(part.get("text", ""))) for part in raw.get("summary") or () if part)
-        thought = raw.get("reasoning_content") or raw.get("reasoning")
-        spoken = self.count(thought) if isinstance(thought, str) else 0
-        return summary + spoken + len(raw.get("encrypted_content") or "") * 3 // 16
-
 
 def tokenizer_for(model: str, catalog: Catalog | None = None) -> Tokenizer:
     """The tokenizer of a model; cheap, nothing is loaded before the first count."""
@@ -133,6 +126,16 @@ def item_tokens(item: Item, model: str) -> int:
 @functools.cache
 def _shipped() -> Catalog:
     return Catalog.load()
+
+
+_SEALED = ("encrypted_content", "signature", "data")
+
+
+def _sealed(raw: Mapping[str, Any]) -> int:
+    """What goes back in a form that only the provider reads: base64, of about four bytes per token."""
+    found = raw.get("content")
+    parts = (raw, *(part for part in found if isinstance(part, Mapping))) if isinstance(found, list) else (raw,)
+    return sum(len(part[name]) for part in parts for name in _SEALED if isinstance(part.get(name), str)) * 3 // 16
 
 
 def _attachment(part: Part) -> int:

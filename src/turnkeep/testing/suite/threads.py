@@ -11,6 +11,8 @@ from turnkeep.errors import InvalidMessage, NotFound, ThreadBusy, ThreadNotFound
 from turnkeep.messages import (
     AssistantItem,
     CallItem,
+    Citation,
+    HostedItem,
     Item,
     OutputItem,
     Part,
@@ -32,9 +34,12 @@ EVERY_ITEM: list[Item] = [
     UserItem((Part("text", "look 😀"), Part("image", data={"url": "a"})), "m0", at=5.5),
     ReasoningItem({"id": "rs_1", "summary": [{"text": "hm"}]}),
     ReasoningItem({"reasoning_content": "hm", "reasoning_details": [{"index": 0, "x": []}]}, site="models.example/v1"),
+    ReasoningItem({"type": "thinking", "thinking": "hm", "signature": "c2ln"}, site="models.example/v1"),
+    HostedItem("web_search", {"type": "web_search_call", "action": {"q": ["x", None]}}, "x", site="models.example/v1"),
     CallItem("call_1", "pay", '{"amount": 5}', SIGNED),
     OutputItem("call_1", "no", "denied"),
     AssistantItem("done", interrupted=True, phase="final_answer", author="ann", provider_data=SIGNED),
+    AssistantItem("so it is", citations=(Citation(0, 2, "https://a.example", "A", "so", "file_1"), Citation(3, 5))),
 ]
 
 
