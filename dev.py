@@ -2,18 +2,22 @@
 
 python3 dev.py up [ARG…]       start everything in one process (= turnkeep dev)
 python3 dev.py test [ARG…]     all tests at reduced sizes; ARG… go to pytest
-                               --no-install: never install missing test servers; --browser: install Chromium too
+                               --quick: what can be told within a minute
+                               --no-install: install nothing; --all: the large programs too (Chromium, Node)
+                               --repeat N: N times, counted; --busy: beside a spinning process for each core
 python3 dev.py prove [NAME…]   the tests that give figures, at full size, one line each
-python3 dev.py check           lint, format, types, floors, lock file
+python3 dev.py check           lint, format, types, floors, lock files
 python3 dev.py docs [ARG…]     the tests of the documentation alone
 python3 dev.py bench [ARG…]    measure
 python3 dev.py chaos [ARG…]    break things at random (--seed, --minutes)
 python3 dev.py audit           known vulnerabilities and risky calls (asks pypi.org; 2: could not ask)
-python3 dev.py lock [ARG…]     write requirements.lock anew (ARG… go to uv, such as --upgrade)
+python3 dev.py lock [ARG…]     write the lock files anew (ARG… go to uv, such as --upgrade)
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -21,19 +25,54 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = str(BIN / "python")
 LOCK = ROOT / "requirements.lock"
+"""What runs: turnkeep with all extras."""
+DEV_LOCK = ROOT / "requirements-dev.lock"
+"""The same versions, and what tests, checks and builds need beside them."""
 BOOT = ROOT / ".dev" / "boot"
+TEST_PATH = ROOT / ".dev" / "path"
 APT_OPTIONS = ["-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
 COMPILE = ["--universal", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11", "--extra", "all"]
 GROUPS = ["--group", "test", "--group", "check", "--group", "build"]
+QUICK = ["tests/unit", "tests/process/test_burst.py", "-m", "not slow"]
+
+Level = Literal["run", "dev"]
+"""How much is in .venv: what runs, or that and the tools of the tests."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that tests start beside Python and git: any one of `commands`, of the Debian package `package`."""
+
+    package: str
+    commands: tuple[str, ...]
+    companions: tuple[str, ...] = ()
+    """Commands that the program itself calls by name."""
+    is_large: bool = False
+    """Installed only when asked for (`--all`, and in CI): its tests are few and its download is long."""
+
+
+TEST_PROGRAMS = (
+    Program("redis-server", ("redis-server", "valkey-server")),
+    Program("rabbitmq-server", ("rabbitmq-server",), ("erl", "epmd")),
+    Program("bubblewrap", ("bwrap",)),
+    Program("nginx-light", ("nginx",)),
+    Program("openssl", ("openssl",)),
+    Program("chromium", ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome"), is_large=True),
+    Program("nodejs", ("node",), is_large=True),
+    Program("npm", ("npm",), is_large=True),
+)
+"""Everything that tests may count on; they see nothing else (`narrow_path`)."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,25 +80,59 @@ def main(arguments: Sequence[str]) -> int:
     if verb in ("-h", "--help", "help"):
         print(__doc__)
         return 0
-    if verb not in PROGRAMS and verb not in VERBS:
-        print(f"dev: there is no {verb!r}; choose from {', '.join([*PROGRAMS, *VERBS])}", file=sys.stderr)
+    if verb not in COMMANDS and verb not in VERBS:
+        print(f"dev: there is no {verb!r}; choose from {', '.join([*COMMANDS, *VERBS])}", file=sys.stderr)
         return 2
     os.chdir(ROOT)
     if verb != "lock":
-        prepare()
-    return run([*PROGRAMS[verb], *rest]) if verb in PROGRAMS else VERBS[verb](rest)
+        prepare("run" if verb == "up" else "dev")
+    return run([*COMMANDS[verb], *rest]) if verb in COMMANDS else VERBS[verb](rest)
 
 
 def test(arguments: list[str]) -> int:
-    for_pytest = [argument for argument in arguments if argument not in ("--no-install", "--browser")]
-    browser = "--browser" in arguments or os.environ.get("CI") == "true"
-    provide_servers(install="--no-install" not in arguments, browser=browser)
+    options = argparse.ArgumentParser(prog="dev.py test", add_help=False, allow_abbrev=False)
+    options.add_argument("--no-install", action="store_true")
+    options.add_argument("--all", action="store_true")
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--repeat", type=int, default=1)
+    options.add_argument("--busy", action="store_true")
+    asked, for_pytest = options.parse_known_args(arguments)
+    provide_programs(install=not (asked.no_install or asked.quick), large=asked.all or os.environ.get("CI") == "true")
     workers = str(min(4, 2 * (os.cpu_count() or 1)))  # more than processors: many tests wait for servers
-    return run([PYTHON, "-m", "pytest", "-n", workers, "--dist", "loadgroup", *for_pytest])
+    selection = [*QUICK, *for_pytest] if asked.quick else for_pytest
+    command = [PYTHON, "-m", "pytest", "-n", workers, "--dist", "loadgroup", *selection]
+    with busy_cores() if asked.busy else contextlib.nullcontext():
+        return run(command) if asked.repeat == 1 else repeat(command, asked.repeat)
+
+
+def repeat(command: Sequence[str], times: int) -> int:
+    """Run it so many times, whatever comes of it; the code of the first run that failed."""
+    codes: list[int] = []
+    for number in range(1, times + 1):
+        start = time.monotonic()
+        codes.append(run(command))
+        outcome = "failed" if codes[-1] else "passed"
+        say(f"run {number} of {times} {outcome} in {time.monotonic() - start:.0f} s")
+    failed = [code for code in codes if code]
+    say(f"{times} runs, {len(failed)} failed")
+    return failed[0] if failed else 0
+
+
+@contextlib.contextmanager
+def busy_cores() -> Iterator[None]:
+    """A process that spins on each core: what waits for a time instead of a state fails beside them."""
+    spin = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
+    spinning = [subprocess.Popen([sys.executable, "-I", "-c", spin]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
 
 
 def prove(names: list[str]) -> int:
-    provide_servers(install=True, browser=False)
+    provide_programs(install=True, large=False)
     os.environ["TURNKEEP_PROVE"] = "1"
     only = ["-k", " or ".join(names)] if names else []
     return run([PYTHON, "-m", "pytest", "-m", "prove", "-q", "-s", "-p", "no:xdist", "--timeout", "3600", *only])
@@ -73,7 +146,7 @@ def check(_: list[str]) -> int:
         "floors": [str(BIN / "lint-imports"), "--no-logo"],
     }
     failed = [name for name, command in steps.items() if not passes(name, command)]
-    for path in [LOCK, *ROOT.glob("[!.]*/**/package-lock.json")]:
+    for path in [LOCK, DEV_LOCK, *ROOT.glob("[!.]*/**/package-lock.json")]:
         if "node_modules" not in path.parts and "://" in path.read_text():
             say(f"{path.name} names an address; lock files hold names, versions and hashes only")
             failed.append("lock")
@@ -85,7 +158,7 @@ def audit(_: list[str]) -> int:
     """0: nothing found; 1: something found; 2: nothing found, but not everything could be asked."""
     calls = run([str(BIN / "bandit"), "-q", "-ll", "--skip", BY_RUFF, "-r", "src"])
     say(f"risky calls: {'see above' if calls else 'none'}")
-    command = [str(BIN / "pip-audit"), "--require-hashes", "--disable-pip", "-f", "json", "-r", str(LOCK)]
+    command = [str(BIN / "pip-audit"), "--require-hashes", "--disable-pip", "-f", "json", "-r", str(DEV_LOCK)]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     return 1 if calls else vulnerabilities(told.stdout, told.stderr)
 
@@ -113,11 +186,14 @@ def vulnerabilities(report: str, complaint: str) -> int:
 
 
 def lock(arguments: list[str]) -> int:
-    told = ["--custom-compile-command", "python3 dev.py lock", "--quiet", "-o", LOCK.name]
-    return run([uv(), "pip", "compile", "pyproject.toml", *COMPILE, *GROUPS, *told, *arguments])
+    """First everything, then what runs out of the same versions, so that no test ran with others."""
+    quietly = ["--custom-compile-command", "python3 dev.py lock", "--quiet"]
+    compile_lock = [uv(), "pip", "compile", "pyproject.toml", *COMPILE, *quietly]
+    everything = [*compile_lock, *GROUPS, "-o", DEV_LOCK.name, *arguments]
+    return run(everything) or run([*compile_lock, "-c", DEV_LOCK.name, "-o", LOCK.name])
 
 
-PROGRAMS = {
+COMMANDS = {
     "up": [str(BIN / "turnkeep"), "dev"],
     "docs": [PYTHON, "-m", "pytest", "tests/docs"],
     "bench": [PYTHON, "bench/run.py"],
@@ -126,22 +202,31 @@ PROGRAMS = {
 VERBS = {"test": test, "prove": prove, "check": check, "audit": audit, "lock": lock}
 
 
-def prepare() -> None:
-    """Make .venv what requirements.lock says; at once when it is already."""
-    wanted, stamp = fingerprint(), VENV / "turnkeep.stamp"
-    if Path(PYTHON).exists() and stamp.exists() and stamp.read_text() == wanted:
+def prepare(level: Level) -> None:
+    """Make .venv what the lock file says; at once when it is already. What has the tools keeps them."""
+    stamp = VENV / "turnkeep.stamp"
+    present = stamp.read_text() if Path(PYTHON).exists() and stamp.exists() else ""
+    if present.startswith("dev"):
+        level = "dev"
+    wanted = f"{level} {fingerprint()}"
+    if present == wanted:
         return
-    say("preparing .venv from requirements.lock (the first time takes a minute)")
+    lock_file = DEV_LOCK if level == "dev" else LOCK
+    say(f"preparing .venv from {lock_file.name} (the first time takes up to a minute)")
     if not Path(PYTHON).exists():
         shutil.rmtree(VENV, ignore_errors=True)
         must([uv(), "venv", "--quiet", "--python", sys.executable, str(VENV)])
-    must([uv(), "pip", "sync", "--python", PYTHON, "--require-hashes", "--compile-bytecode", str(LOCK)])
-    must([uv(), "pip", "install", "--quiet", "--python", PYTHON, "--no-deps", "--no-build-isolation", "-e", "."])
+    install = [uv(), "pip", "install", "--quiet", "--python", PYTHON]
+    # tests start hundreds of processes, which would all compile at once; one program compiles what it imports
+    compiled = ["--compile-bytecode"] if level == "dev" else []
+    must([uv(), "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", *compiled, str(lock_file)])
+    must([*install, "--no-deps", "--build-constraints", str(DEV_LOCK), "-e", "."])
     stamp.write_text(wanted)
 
 
 def fingerprint() -> str:
-    return hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    parts = [LOCK, DEV_LOCK, ROOT / "pyproject.toml"]
+    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
 
 
 def uv() -> str:
@@ -150,31 +235,69 @@ def uv() -> str:
     found = shutil.which("uv") or shutil.which(own)
     if found is None:
         say("fetching uv into .dev/boot (once)")
-        must([sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", str(BOOT), "uv"])
+        quietly = ["-qq", "--disable-pip-version-check", "--root-user-action=ignore"]
+        must([sys.executable, "-m", "pip", "install", *quietly, "--upgrade", "--target", str(BOOT), "uv"])
     os.environ.setdefault("UV_SYSTEM_CERTS", "1")  # also behind a proxy with a certificate of its own
     os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")
+    if not can_write(Path.home()):
+        os.environ.setdefault("UV_CACHE_DIR", str(ROOT / ".dev" / "cache"))
     return found or str(own)
 
 
-def provide_servers(*, install: bool, browser: bool) -> None:
-    """Install what the tests want to talk to and this machine does not have, or say what is skipped without it."""
-    missing = absent(browser)
-    if not missing:
-        return
-    if install and shutil.which("apt-get") and os.geteuid() == 0:
+def can_write(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def provide_programs(*, install: bool, large: bool) -> None:
+    """Install what the tests want to start and this machine does not have, or say what is skipped without it."""
+    missing = absent(large=large)
+    if missing and install and shutil.which("apt-get") and os.geteuid() == 0:
         say(f"installing for the tests: {', '.join(missing)} (apt-get; nothing is started; --no-install refuses)")
         apt_install(missing)
-    if missing := absent(browser=True):
+    if missing := absent(large=True):
         say(f"not installed: {', '.join(missing)}. Their tests are skipped; without redis-server a Valkey serves")
-        say(f"to get them: apt-get install {' '.join(missing)} (elsewhere: brew install redis rabbitmq)")
+        say(f"to get them: apt-get install {' '.join(missing)}, or as root python3 dev.py test --all")
+    os.environ["PATH"] = narrow_path()
 
 
-def absent(browser: bool) -> list[str]:
-    programs = {"redis-server": ["redis-server", "valkey-server"], "rabbitmq-server": ["rabbitmq-server"]}
-    if browser:
-        programs["chromium"] = ["chromium", "chromium-browser", "chromium-headless-shell", "google-chrome"]
-    path = os.environ.get("PATH", "") + ":/usr/sbin"
-    return [name for name, any_of in programs.items() if not any(shutil.which(one, path=path) for one in any_of)]
+def absent(*, large: bool) -> list[str]:
+    """Packages of which no command is here."""
+    wanted = [program for program in TEST_PROGRAMS if large or not program.is_large]
+    return [program.package for program in wanted if not any(located(command) for command in program.commands)]
+
+
+def located(command: str) -> str | None:
+    return shutil.which(command, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def narrow_path() -> str:
+    """A folder of links to the base system and TEST_PROGRAMS: what else this machine has cannot hide a missing step.
+
+    The base is what Debian calls required; on a system without dpkg the PATH stays as it is.
+    """
+    if shutil.which("dpkg-query") is None or os.environ.get("PATH") == str(TEST_PATH):
+        return os.environ.get("PATH", "")
+    declared = [name for program in TEST_PROGRAMS for name in (*program.commands, *program.companions)]
+    links = {name: path for name in ["git", "python3", "awk", "which", *declared] if (path := located(name))}
+    links |= {path.name: str(path) for path in base_programs()}
+    TEST_PATH.mkdir(parents=True, exist_ok=True)
+    for stale in set(os.listdir(TEST_PATH)) - set(links):
+        (TEST_PATH / stale).unlink(missing_ok=True)
+    for name, target in links.items():
+        link = TEST_PATH / name
+        if not link.is_symlink() or os.readlink(link) != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    return str(TEST_PATH)
+
+
+def base_programs() -> list[Path]:
+    query = ["dpkg-query", "--show", "--showformat", "${Priority} ${Package}\n"]
+    listed = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    required = [line.split()[1] for line in listed if line.startswith("required ")]
+    files = subprocess.run(["dpkg-query", "--listfiles", *required], capture_output=True, text=True, check=True)
+    folders = {"/bin", "/sbin", "/usr/bin", "/usr/sbin"}
+    return [Path(line) for line in files.stdout.splitlines() if os.path.dirname(line) in folders]
 
 
 def apt_install(packages: Sequence[str]) -> None:

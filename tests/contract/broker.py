@@ -65,13 +65,17 @@ class Broker:
         async with self.connection.channel() as channel:
             return (await channel.get_queue(queue)).declaration_result.message_count or 0
 
-    async def parked(self) -> list[AbstractIncomingMessage]:
-        """Take everything out of the dead queue."""
+    async def parked(self, at_least: int = 0) -> list[AbstractIncomingMessage]:
+        """Take everything out of the dead queue, once so many are there: what was answered may overtake them."""
+        await eventually(lambda: self._has_parked(at_least))
         queue = await self.channel.get_queue(f"{self.name}_queue_failed", ensure=False)
         found = []
         while (message := await queue.get(no_ack=True, fail=False)) is not None:
             found.append(message)
         return found
+
+    async def _has_parked(self, at_least: int) -> bool:
+        return at_least == 0 or await self.waiting(f"{self.name}_queue_failed") >= at_least
 
     async def declare_as_the_seed_did(self) -> None:
         """A classic queue with priorities, a time to live and a dead-letter argument, on a direct exchange."""

@@ -177,7 +177,7 @@ async def test_a_repeated_message_is_absorbed_and_another_text_is_parked(rabbit:
         await rabbit.publish(said("c", 1) | {"message": "something else"})
         await rabbit.publish(said("c", 2))
         await eventually(lambda: _has(house, "c", ["c-1", "c-2"]))
-        [parked] = await rabbit.parked()
+        [parked] = await rabbit.parked(1)
         assert reason(parked) == "message_conflict"
         assert json.loads(parked.body)["message"] == "something else"
 
@@ -196,7 +196,7 @@ async def test_an_unknown_thread_is_parked_and_a_known_one_is_answered(rabbit: B
         await rabbit.publish(said("c", 1))
         await eventually(lambda: _has(house, "c", ["c-1"]))
         assert await house.messages(thread.address.channel) == [f"{thread.thread_id}-1"]
-        assert [reason(one) for one in await rabbit.parked()] == ["thread_not_found"]
+        assert [reason(one) for one in await rabbit.parked(1)] == ["thread_not_found"]
 
 
 async def test_a_full_channel_parks_what_is_too_much(rabbit: Broker) -> None:
@@ -206,7 +206,7 @@ async def test_a_full_channel_parks_what_is_too_much(rabbit: Broker) -> None:
         await rabbit.publish(said("d", 1))
         await eventually(lambda: _has(house, "d", ["d-1"]))
         assert await house.messages("c") == ["c-0", "c-1", "c-2"]
-        assert [reason(one) for one in await rabbit.parked()] == ["inbox_full"] * 2
+        assert [reason(one) for one in await rabbit.parked(2)] == ["inbox_full"] * 2
 
 
 @pytest.mark.parametrize(("tenants", "tenant"), [({}, "default"), ({"/": "acme"}, "acme"), ({"guest": "bees"}, "bees")])
@@ -262,7 +262,7 @@ async def test_every_kind_of_garbage_is_parked_once_with_its_reason(rabbit: Brok
         await eventually(lambda: _has(house, "good", ["good-1"]), patience=60)
         await eventually(lambda: _empty(rabbit))
         assert (await house.counts())["open"] == 1
-        parked = await rabbit.parked()
+        parked = await rabbit.parked(kinds)
     assert len(parked) == kinds
     assert {reason(one) for one in parked} <= {"invalid_message", "message_too_large"}
     assert all(one.headers["turnkeep-details"] for one in parked)
@@ -383,8 +383,7 @@ async def test_a_thread_that_is_damaged_does_not_stop_its_neighbours(
         monkeypatch.setattr(house.queue.store, "accept", picky)
         await rabbit.publish_all([said(channel, 1) for channel in ("a", "damaged", "b")])
         await eventually(lambda: _open(house, 2))
-        await eventually(lambda: rabbit.waiting(f"{rabbit.name}_queue_failed"))
-        assert [reason(one) for one in await rabbit.parked()] == ["thread_quarantined"]
+        assert [reason(one) for one in await rabbit.parked(1)] == ["thread_quarantined"]
 
 
 async def test_a_queue_that_is_deleted_under_us_is_made_again(rabbit: Broker) -> None:
@@ -433,12 +432,7 @@ async def _with_small_frames(url: str, name: str) -> None:
     async with broker(url, name) as client, amqp_house(client.names):
         await client.publish(b"garbage", headers={"x": "y" * 7_900})
         await client.publish(b"garbage", headers={"x": "y" * 900})
-        await eventually(lambda: _parked(client, 2))
-        assert [one.headers.get("x") for one in await client.parked()] == [None, "y" * 900]
-
-
-async def _parked(rabbit: Broker, count: int) -> bool:
-    return await rabbit.waiting(f"{rabbit.name}_queue_failed") == count
+        assert [one.headers.get("x") for one in await client.parked(2)] == [None, "y" * 900]
 
 
 async def test_a_broker_with_an_alarm_is_emptied_all_the_same(rabbit: Broker, rabbit_server: RabbitServer) -> None:

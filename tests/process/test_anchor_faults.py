@@ -319,7 +319,7 @@ async def test_poison_is_parked_with_its_reason_and_the_next_message_is_answered
         await rabbit.publish(body)
         await rabbit.publish(said("good", 0))
         await house.listener.until_settled("good", "good-0")
-        [parked] = await rabbit.parked()
+        [parked] = await rabbit.parked(1)
         assert parked.body == body
         assert parked.headers["turnkeep-reason"] == "invalid_message"
         assert str(parked.headers["turnkeep-details"]).startswith(reason)

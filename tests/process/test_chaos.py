@@ -43,7 +43,7 @@ def test_a_storm_loses_nothing_and_doubles_nothing(
 
 @pytest.mark.prove
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(os.environ.get("TURNKEEP_PROVE") != "1", reason="minutes of storms: python3 dev.py prove planted")
+@pytest.mark.only_in_prove  # minutes of storms
 @pytest.mark.parametrize(("name", "store", "seed"), PLANTED)
 def test_a_planted_bug_is_found_in_real_processes(
     name: str, store: str, seed: int, tmp_path: Path, proof: Callable[[str, str], None]

@@ -21,6 +21,7 @@ from playwright.async_api import async_playwright, expect
 from tests.contract.broker import Broker, broker, eventually
 from tests.process.served import Served, served
 from tests.services import RabbitServer, free_port
+from tests.services.programs import program
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -29,18 +30,17 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    return shutil.which("node") or pytest.skip("Node is not installed: apt-get install nodejs npm")
+    return program("node")
 
 
 @pytest.fixture(scope="session")
 def built(node: str) -> Path:
     """The examples with their packages from npm, compiled; kept for the next run while nothing changes."""
-    npm = shutil.which("npm") or pytest.skip("npm is not installed: apt-get install npm")
     lock = (EXAMPLES / "package-lock.json").read_bytes()
     place = ROOT / ".dev" / f"examples-{hashlib.sha256(lock).hexdigest()[:12]}"
     shutil.copytree(EXAMPLES, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "dist"))
     if not (place / "node_modules/.bin/tsc").exists():
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        command = [program("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             pytest.skip(f"the packages of the examples cannot be installed: {done.stderr[-300:]}")

@@ -10,15 +10,16 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 import dev
+from tests.services import programs
 
 ROOT = Path(__file__).parents[2]
-LOCK = (ROOT / "requirements.lock").read_text()
+LOCKS = {path.name: path.read_text() for path in (dev.LOCK, dev.DEV_LOCK)}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -38,7 +39,7 @@ def test_it_needs_the_standard_library_only() -> None:
 def test_help_names_every_verb(arguments: tuple[str, ...]) -> None:
     done = desk(*arguments)
     assert done.returncode == 0
-    for verb in [*dev.PROGRAMS, *dev.VERBS]:
+    for verb in [*dev.COMMANDS, *dev.VERBS]:
         assert f"dev.py {verb} " in done.stdout
 
 
@@ -55,7 +56,7 @@ class Run:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.commands: list[list[str]] = []
         monkeypatch.setattr(dev, "run", self)
-        monkeypatch.setattr(dev, "prepare", lambda: None)
+        monkeypatch.setattr(dev, "prepare", lambda level: None)
         monkeypatch.chdir(ROOT)
 
     def __call__(self, command: list[str]) -> int:
@@ -65,7 +66,7 @@ class Run:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in ("CI", "TURNKEEP_PROVE", "DEBIAN_FRONTEND"):
+    for name in ("CI", "TURNKEEP_PROVE", "DEBIAN_FRONTEND", "PATH"):
         monkeypatch.setenv(name, "")
     return Run(monkeypatch)
 
@@ -83,7 +84,7 @@ def test_arguments_of_test_go_to_pytest_without_our_own(started: Run) -> None:
 
 
 def test_prove_runs_the_named_proofs_at_full_size_in_one_process(started: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dev, "absent", lambda browser: [])
+    monkeypatch.setattr(dev, "absent", lambda *, large: [])
     assert dev.main(["prove", "bursts", "order"]) == 0
     (command,) = started.commands
     assert command[-2:] == ["-k", "bursts or order"]
@@ -95,38 +96,115 @@ def test_prove_runs_the_named_proofs_at_full_size_in_one_process(started: Run, m
 def test_servers_are_installed_only_as_root_and_unless_refused(
     started: Run, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
-    monkeypatch.setattr(dev, "absent", lambda browser: ["rabbitmq-server"])
+    monkeypatch.setattr(dev, "absent", lambda *, large: ["rabbitmq-server"])
+    monkeypatch.setattr(dev, "narrow_path", lambda: "")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    dev.provide_servers(install=True, browser=False)
+    dev.provide_programs(install=True, large=False)
     assert started.commands == []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
     installed: list[str] = []
     monkeypatch.setattr(dev, "apt_install", installed.extend)
-    dev.provide_servers(install=not refused, browser=False)
+    dev.provide_programs(install=not refused, large=False)
     assert installed == ([] if refused else ["rabbitmq-server"])
 
 
-def test_the_environment_is_made_anew_when_the_lock_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_is_made_anew_when_a_lock_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     other = tmp_path / "requirements.lock"
-    other.write_text(LOCK)
+    other.write_text(LOCKS["requirements.lock"])
     before = dev.fingerprint()
     monkeypatch.setattr(dev, "LOCK", other)
     assert dev.fingerprint() == before
-    other.write_text(LOCK + "\n")
+    other.write_text(other.read_text() + "\n")
     assert dev.fingerprint() != before
 
 
-def test_the_lock_holds_no_address() -> None:
-    assert not re.search(r"https?:", LOCK)
-    assert "://" not in LOCK
-    assert "index-url" not in LOCK
+def test_a_selection_is_run_as_often_as_asked_and_one_failure_fails_all(
+    started: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = iter([0, 1, 0])
+    monkeypatch.setattr(dev, "run", lambda command: next(codes))
+    assert dev.main(["test", "--no-install", "--repeat", "3", "--busy", "tests/unit"]) == 1
+    assert "3 runs, 1 failed" in capsys.readouterr().out
 
 
-def test_the_lock_pins_every_package_by_hash() -> None:
-    pins = re.findall(r"^[a-z0-9][^\s=]*==.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)+", LOCK, re.MULTILINE)
-    names = re.findall(r"^[a-z0-9]", LOCK, re.MULTILINE)
+# ---------------------------------------------------------------- what tests see of a machine
+
+
+def test_tests_see_the_base_system_and_what_is_declared_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    somewhere = tmp_path / "bin"
+    somewhere.mkdir()
+    for name in ("redis-server", "a-program-of-this-machine"):
+        (somewhere / name).write_text("#!/bin/sh\n")
+        (somewhere / name).chmod(0o755)
+    monkeypatch.setattr(dev, "TEST_PATH", tmp_path / "path")
+    monkeypatch.setattr(dev, "base_programs", lambda: [Path("/bin/sh")])
+    monkeypatch.setattr(shutil, "which", found_in(f"{somewhere}:/usr/bin"))
+    monkeypatch.setenv("PATH", f"{somewhere}:/usr/bin")
+
+    path = dev.narrow_path()
+
+    assert {"sh", "redis-server", "git"} <= set(os.listdir(path))
+    assert "a-program-of-this-machine" not in os.listdir(path)
+    monkeypatch.setenv("PATH", path)
+    assert dev.narrow_path() == path
+
+
+def found_in(path: str) -> Callable[..., str | None]:
+    """`shutil.which` on a machine that has dpkg."""
+    which = shutil.which
+    return lambda name, path=path: "/usr/bin/dpkg-query" if name == "dpkg-query" else which(name, path=path)
+
+
+@pytest.mark.parametrize("program", dev.TEST_PROGRAMS, ids=lambda program: program.package)
+def test_a_program_that_is_not_there_is_skipped_with_its_package(
+    program: dev.Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dev, "located", lambda command: None)
+    assert program.package in dev.absent(large=True)
+    assert (program.package in dev.absent(large=False)) is not program.is_large
+    monkeypatch.setattr(programs, "REQUIRED", False)
+    with pytest.raises(pytest.skip.Exception, match=f"apt-get install .*{program.package}"):
+        programs.program(program.commands[0])
+    monkeypatch.setattr(programs, "REQUIRED", True)
+    with pytest.raises(pytest.fail.Exception, match="forbids to skip"):
+        programs.program(program.commands[0])
+
+
+def test_no_test_looks_for_a_program_past_the_declaration() -> None:
+    """A name handed to `which` in a test is a step that a bare machine lacks."""
+    pattern = re.compile(r"""which\(\s*["'](?!unshare|dpkg-query|git)""")
+    places = [path for path in (ROOT / "tests").rglob("*.py") if path.parent.name != "services"]
+    assert [path.name for path in places if pattern.search(path.read_text())] == []
+
+
+# ---------------------------------------------------------------- lock files
+
+
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_a_lock_holds_no_address(lock: str) -> None:
+    assert "://" not in lock
+    assert "index-url" not in lock
+
+
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_a_lock_pins_every_package_by_hash(lock: str) -> None:
+    pins = re.findall(r"^[a-z0-9][^\s=]*==.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)+", lock, re.MULTILINE)
+    names = re.findall(r"^[a-z0-9]", lock, re.MULTILINE)
     assert len(pins) == len(names) > 50
+
+
+def test_what_runs_is_what_was_tested() -> None:
+    runs, tested = (set(re.findall(r"^([a-z0-9][^\s=\[]*\S*==[^\s;]+)", lock, re.MULTILINE)) for lock in LOCKS.values())
+    assert runs < tested
+
+
+def test_what_runs_brings_no_tool_of_the_tests() -> None:
+    runs = LOCKS["requirements.lock"]
+    tools = {bare(one) for group in GROUPS.values() for one in group} - {bare(one) for one in DIRECT_TO_RUN}
+    assert {name for name in tools if re.search(rf"^{name}(\[.*\])?==", runs, re.MULTILINE)} <= {"python-multipart"}
 
 
 def test_the_lock_knows_every_direct_dependency() -> None:
@@ -137,7 +215,11 @@ def test_the_lock_knows_every_direct_dependency() -> None:
     optional = [name for extra in everything[1].split(",") for name in extras[extra]]
     groups = [name for group in PROJECT["dependency-groups"].values() for name in group]
     named = {re.split(r"[^a-z0-9-]", name)[0] for name in [*project["dependencies"], *optional, *groups]}
-    assert {name for name in named - {"turnkeep"} if not re.search(rf"^{name}(\[.*\])?==", LOCK, re.MULTILINE)} == set()
+    assert {
+        name
+        for name in named - {"turnkeep"}
+        if not re.search(rf"^{name}(\[.*\])?==", LOCKS["requirements-dev.lock"], re.MULTILINE)
+    } == set()
 
 
 # ---------------------------------------------------------------- audit
@@ -180,6 +262,10 @@ def told_of() -> set[str]:
     return {bare(name) for cell in cells for name in re.split(r",\s*", cell.strip())}
 
 
+DIRECT_TO_RUN = [
+    *PROJECT["project"]["dependencies"],
+    *(one for many in PROJECT["project"]["optional-dependencies"].values() for one in many),
+]
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
 DIRECT = {

@@ -313,7 +313,7 @@ async def test_a_full_disk_is_told_and_nothing_of_the_message_is_kept(tmp_path: 
 
 
 async def test_on_a_full_disk_the_ballast_goes_first_and_new_messages_are_refused(tmp_path: Path) -> None:
-    ballast = tmp_path / "a.db.ballast"
+    ballast = tmp_path / "a.db.owners" / "ballast"
     async with opened(tmp_path / "a.db", ballast=100_000) as desk:
         claim = await desk.lease("m1")
         assert ballast.exists()
@@ -332,7 +332,7 @@ async def test_on_a_full_disk_the_ballast_goes_first_and_new_messages_are_refuse
 
 
 async def test_when_there_is_room_again_messages_are_taken_again(tmp_path: Path) -> None:
-    ballast = tmp_path / "a.db.ballast"
+    ballast = tmp_path / "a.db.owners" / "ballast"
     async with opened(tmp_path / "a.db", ballast=100_000) as desk:
         with full(desk), pytest.raises(StoreFull):
             await desk.say("m1", LONG)

@@ -50,6 +50,7 @@ class Opened:
     reader: Reader
     transaction: Transaction
     views: list[View]
+    ballast: Ballast
 
 
 class Engine:
@@ -79,12 +80,12 @@ class Engine:
     async def open(self) -> None:
         """Make the file if there is none, free the leases of owners that are gone, and begin to write."""
         hub = Hub(self.clock)
-        ballast = Ballast(self.path.with_name(f"{self.path.name}.ballast"), self._ballast)
+        ballast = Ballast(owners_of(self.path) / "ballast", self._ballast)
         transaction, views = await asyncio.to_thread(self._prepare)
         await asyncio.to_thread(ballast.fill)
         place = await asyncio.to_thread(Place, self.path)
         writer, reader = Writer(transaction, hub, place, self.path, ballast), Reader(views, place, self.path)
-        self._opened = Opened(os.getpid(), hub, writer, reader, transaction, views)
+        self._opened = Opened(os.getpid(), hub, writer, reader, transaction, views, ballast)
         writer.start()
         reader.start()
         await self.catch_up()
@@ -195,6 +196,8 @@ def _nothing(tx: Transaction) -> None:
 def _finish(opened: Opened) -> None:
     with suppress(apsw.Error):  # then the next life has other epochs, which costs subscribers a snapshot
         layout.end_life(opened.transaction.connection, opened.transaction.owners)
+    if not opened.transaction.owners.others():  # the last to leave takes the room along: one file stays
+        opened.ballast.free()
     _let_go(opened.transaction.owners, [view.connection for view in (opened.transaction, *opened.views)])
 
 

@@ -10,7 +10,7 @@ _CHUNK = 1_000_000
 
 
 class Ballast:
-    """A file of so many bytes beside the store."""
+    """A file of so many bytes in the folder of a store's owners, for as long as somebody has the store open."""
 
     def __init__(self, path: Path, size: int = BALLAST) -> None:
         self._path = path
