@@ -108,6 +108,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("figures at full size" if FULL else "figures at reduced size")
     for line in lines:
         terminalreporter.write_line(f"PROVE {line}")
+    ended = [report for report in reports if getattr(report, "when", "") == "call"]
+    if tried := [value for report in ended for key, value in report.user_properties if key == "attempts"]:
+        terminalreporter.write_line(f"attempts {sum(n for n, _ in tried)} | leaks {sum(n for _, n in tried)}")
 
 
 # ---------------------------------------------------------------- real servers

@@ -5,6 +5,7 @@ process holds the other end of a pipe and kills what is left); two test processe
 Calls block: in a coroutine use `async with`, or `await asyncio.to_thread(server.restart)`.
 """
 
+from tests.services.nginx import NginxServer
 from tests.services.process import HOST, Server, eventually, free_port
 from tests.services.rabbit import RabbitServer, rabbit_program
 from tests.services.redis import RedisServer, redis_program, valkey_program
@@ -12,6 +13,7 @@ from tests.services.topologies import RedisCluster, RedisSentinel
 
 __all__ = [
     "HOST",
+    "NginxServer",
     "RabbitServer",
     "RedisCluster",
     "RedisSentinel",

@@ -1,0 +1,1 @@
+"""Attacks: tables of attempts that must not work, each tried on a running service."""
