@@ -12,7 +12,6 @@ from typing import Literal
 
 from turnkeep.announcer import Announcer
 from turnkeep.clock import Clock
-from turnkeep.errors import ToolError
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
 from turnkeep.journal import Journal
@@ -21,7 +20,7 @@ from turnkeep.store.base import Call, Claim
 from turnkeep.telemetry import SILENT, Meter
 from turnkeep.telemetry.traces import span
 from turnkeep.tools.base import Tool, ToolContext
-from turnkeep.tools.execution import Asked, Result, arguments_digest, call, call_catch_all, parsed
+from turnkeep.tools.execution import Asked, Result, arguments_digest, call, call_catch_all, parsed, refusal
 from turnkeep.tools.toolbox import Toolbox
 
 UNKNOWN = "outcome unknown, interrupted: the call had begun and may or may not have taken effect"
@@ -29,13 +28,19 @@ UNKNOWN = "outcome unknown, interrupted: the call had begun and may or may not h
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What becomes of a call: it has its output, it runs, the catch-all takes it, or somebody is asked first."""
+    """What becomes of a call: it has its output, it is refused, it runs, the catch-all takes it, or somebody is asked
+    first.
+
+    Only `run` and `catch_all` are journalled as started: a batch whose effects have started is never split, so a call
+    that cannot have had one must not count.
+    """
 
     item: CallItem
-    way: Literal["known", "run", "catch_all", "ask"]
+    way: Literal["known", "refused", "run", "catch_all", "ask"]
     tool: Tool | None = None
     output: OutputItem | None = None
     kind: Literal["approval", "output"] = "approval"
+    refusal: Result | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,8 @@ class Calls:
             for plan in plans:
                 if plan.way == "known" and plan.output:
                     group.create_task(self._journal.write_output(plan.output))
+                elif plan.way == "refused" and plan.refusal:
+                    group.create_task(self._refuse(plan.item, plan.tool, plan.refusal))
                 elif plan.way == "run":
                     group.create_task(self._run(plan.item, plan.tool))
             caught = group.create_task(self._catch([p.item for p in plans if p.way == "catch_all"]))
@@ -95,15 +102,22 @@ class Calls:
         if place >= self._rules.max_calls:
             told = f"error: more than {self._rules.max_calls} calls in one step, ask for fewer at once"
             return Plan(item, "known", output=OutputItem(item.call_id, told, "error"))
-        if tool is None:
-            return Plan(item, "catch_all" if self._toolbox.catches_all else "run")
-        if tool.client_side:
+        if tool is None and self._toolbox.catches_all:
+            return Plan(item, "catch_all")
+        if tool is not None and tool.client_side:
             return Plan(item, "ask", tool, kind="output")
-        return Plan(item, "ask" if _asks_first(tool, item) else "run", tool)
+        plan = self._plan_run(item, tool)
+        if plan.way == "run" and tool is not None and tool.asks_first(parsed(item.arguments)):
+            return Plan(item, "ask", tool)
+        return plan
+
+    def _plan_run(self, item: CallItem, tool: Tool | None) -> Plan:
+        told = refusal(tool, _asked(item))
+        return Plan(item, "run", tool) if told is None else Plan(item, "refused", tool, refusal=told)
 
     def _plan_decided(self, item: CallItem, decided: Call) -> Plan:
         if decided.decision == "approved" and item.call_id not in self._journal.started:
-            return Plan(item, "run", self._toolbox.get(item.name))
+            return self._plan_run(item, self._toolbox.get(item.name))
         match decided.decision:
             case "output":
                 output = OutputItem(item.call_id, decided.output)
@@ -129,6 +143,10 @@ class Calls:
             )
 
     # ---------------------------------------------------------------- acting
+
+    async def _refuse(self, item: CallItem, tool: Tool | None, told: Result) -> None:
+        self._meter.count("tool_calls", tool=tool.name if tool else "unknown", status=told.status)
+        await self._journal.write_output(_output(item, told))
 
     async def _run(self, item: CallItem, tool: Tool | None) -> None:
         async with self._slots:
@@ -182,14 +200,6 @@ class Calls:
             call_id=item.call_id,
             idempotency_key=f"{claim.run_id}:{item.call_id}",
         )
-
-
-def _asks_first(tool: Tool, item: CallItem) -> bool:
-    """Broken arguments need no approval: the tool will refuse them in words."""
-    try:
-        return tool.asks_first(parsed(item.arguments))
-    except ToolError:
-        return False
 
 
 def _asked(item: CallItem) -> Asked:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from turnkeep.events import Fault
-from turnkeep.messages import Message
 from turnkeep.store.base import Call, Claim, Commit, FailOutcome, Failure
 from turnkeep.telemetry import Meter
 
@@ -42,10 +40,9 @@ def measure_claim(meter: Meter, claim: Claim) -> None:
     """How long the batch of a claim has waited, and how big it is."""
     meter.observe("run_attempt", claim.attempt)
     if claim.attempt == 1 and claim.messages:
-        due = _window_end(claim.messages)
         meter.observe("batch_messages", len(claim.messages))
-        meter.observe("window_seconds", max(0.0, due - claim.messages[0].arrival))
-        meter.observe("queue_wait_seconds", max(0.0, claim.claimed_at - due))
+        meter.observe("window_seconds", max(0.0, claim.due_at - claim.messages[0].arrival))
+        meter.observe("queue_wait_seconds", max(0.0, claim.claimed_at - claim.due_at))
 
 
 def measure_run(
@@ -73,11 +70,3 @@ def measure_run(
                 meter.count("dead_letters", len(claim.messages), code=verdict.fault.code)
             elif failed is not None:
                 meter.count("retries", code=verdict.fault.code)
-
-
-def _window_end(messages: Sequence[Message]) -> float:
-    """When a batch was due, as far as its messages say."""
-    last = messages[-1]
-    if any(message.flush for message in messages):
-        return last.arrival
-    return min(last.arrival + (last.window or 0.0), *(m.arrival + (m.max_wait or 0.0) for m in messages))

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from turnkeep.errors import ToolDenied, ToolFailed
 from turnkeep.tools import Tool, ToolContext, from_dict, tool
-from turnkeep.tools.execution import ARGUMENTS_CAP, Asked, Result, arguments_digest, call, call_catch_all, capped
+from turnkeep.tools.execution import (
+    ARGUMENTS_CAP,
+    Asked,
+    Result,
+    arguments_digest,
+    call,
+    call_catch_all,
+    capped,
+    refusal,
+)
 from turnkeep.tools.threads import Threads
 
 
@@ -502,3 +511,17 @@ def test_importing_the_tools_loads_no_optional_part() -> None:
 
     script = "import sys, turnkeep.tools; print([m for m in ('sqlalchemy', 'mcp', 'aiohttp') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["{amount", "[]", '"x"', '{"a": NaN}', '{"a":' * 2000, "x" * (ARGUMENTS_CAP + 1), "{}"]
+)
+def test_what_no_tool_would_take_is_refused_before_it_starts(text: str) -> None:
+    told = refusal(echo, Asked("call_1", "echo", text))
+
+    assert told is not None
+    assert (told.status, told.code) == ("error", "bad_arguments")
+
+
+def test_a_call_that_may_run_is_not_refused() -> None:
+    assert refusal(echo, Asked("call_1", "echo", '{"text": "x"}')) is None

@@ -185,6 +185,7 @@ class Claim:
     `deaths` earlier workers that vanished, both of the oldest message. `last_chance`: the batch is one message of a
     split batch.
     `stop`: commit as cancelled (or roll back) instead of running. `calls`: held calls with their decisions.
+    `due_at`: when this claim could have been taken, at the end of the window or of what it waited for since.
     """
 
     address: Address
@@ -204,6 +205,7 @@ class Claim:
     calls: tuple[Call, ...] = ()
     assistant: str | None = None
     claimed_at: float = 0.0
+    due_at: float = 0.0
 
     @property
     def message_ids(self) -> tuple[str, ...]:

@@ -134,6 +134,7 @@ class Thread:
     fence: int = 0
     owner: str | None = None
     claimed_at: float = 0.0
+    due_at: float = 0.0
     first_claimed_at: float = 0.0
     stop: Stop | None = None
     published: int = 0
@@ -222,9 +223,8 @@ class Thread:
 
 _PLAIN = (
     "thread_id", "created_at", "active_at", "epoch", "state", "paused", "due", "flushed", "typed_at", "batch", "frozen",
-    "run_id", "attempt", "token", "fence", "owner", "claimed_at", "first_claimed_at", "stop", "published", "next_seq",
-    "top",
-    "live_from", "assistant", "metadata", "ttl", "summary", "messages", "turns", "items", "bytes",
+    "run_id", "attempt", "token", "fence", "owner", "claimed_at", "due_at", "first_claimed_at", "stop", "published",
+    "next_seq", "top", "live_from", "assistant", "metadata", "ttl", "summary", "messages", "turns", "items", "bytes",
 )  # fmt: skip
 _plain_values = attrgetter(*_PLAIN)
 _DEFAULTS = {f.name: f.default for f in fields(Thread) if f.default is not MISSING}

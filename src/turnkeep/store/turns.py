@@ -292,6 +292,7 @@ def _lease(thread: Thread, policy: Policy, now: float, owner: str, lease: float,
         thread.batch = _batch_size(thread, policy)
     if thread.run_id is None:
         thread.run_id, thread.attempt, thread.first_claimed_at = run_id, 0, now
+    thread.due_at = now if thread.due is None else min(thread.due, now)
     thread.state, thread.due = "leased", now + lease
     thread.token, thread.owner, thread.claimed_at = token, owner, now
     thread.fence += 1
@@ -329,6 +330,7 @@ def current_claim(thread: Thread) -> Claim:
         calls=tuple(thread.calls),
         assistant=thread.assistant,
         claimed_at=thread.claimed_at,
+        due_at=thread.due_at,
     )
 
 

@@ -28,7 +28,7 @@ from pydantic import TypeAdapter
 from turnkeep.errors import ConfigurationError, ToolFailed
 from turnkeep.tools import threads
 from turnkeep.tools.schema import Accept, Schema, Signature, strict_form
-from turnkeep.tools.validation import fitting
+from turnkeep.tools.validation import ArgumentSchema
 
 Effect = Literal["pure", "idempotent", "effect"]
 """What a repeated call would do: nothing; nothing more, under the same idempotency key; its effect again."""
@@ -91,6 +91,8 @@ class Tool:
     accept: Accept | None = None
     function: Callable[..., Any] | None = None
     """The decorated function: a tool can be called like it."""
+    _schema: ArgumentSchema | None = field(init=False, repr=False, compare=False, default=None)
+    """What checks the arguments of a tool that has no `accept`."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -103,6 +105,11 @@ class Tool:
             raise ConfigurationError(f"tool {self.name!r}: parameters must be a JSON schema of type object")
         if self.client_side == (self.run is not None):
             raise ConfigurationError(f"tool {self.name!r} needs a function, or client_side=True and none")
+        if self.accept is None:
+            try:
+                object.__setattr__(self, "_schema", ArgumentSchema(self.parameters))
+            except ConfigurationError as error:
+                raise ConfigurationError(f"tool {self.name!r}: {error}") from None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.function is None:
@@ -114,7 +121,9 @@ class Tool:
 
     def accepted(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as `run` takes them. Raises `BadArguments`."""
-        return self.accept(arguments) if self.accept else fitting(self.parameters, arguments)
+        if self.accept is not None:
+            return self.accept(arguments)
+        return self._schema.fitting(arguments) if self._schema else dict(arguments)
 
     def asks_first(self, arguments: Mapping[str, Any]) -> bool:
         """Whether somebody has to approve this call. A rule that fails asks."""

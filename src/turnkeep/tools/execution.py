@@ -54,22 +54,46 @@ class Asked:
 # ---------------------------------------------------------------- one tool
 
 
+def refusal(tool: Tool | None, asked: Asked) -> Result | None:
+    """Why this call would not run at all, as what the model is told. None: it may run."""
+    try:
+        _admitted(tool, asked)
+    except ToolError as error:
+        return _told(error)
+    return None
+
+
 async def call(tool: Tool | None, asked: Asked, context: ToolContext, *, clock: Clock) -> Result:
     """Run one call. `tool` is None when there is none of this name.
 
     A call that is stopped, by its timeout or by `context.cancelled`, ends "unknown" if the tool has effects: nobody
     can say whether they happened. Otherwise it ends as an error or as cancelled.
     """
-    if tool is None:
-        return _told(UnknownTool(f"there is no tool named {asked.name[:80]!r}"))
     try:
-        arguments = tool.accepted(parsed(asked.arguments))
-        output = await _bounded(_guarded(tool, arguments, context), tool.timeout, context, clock)
-    except _Stopped as stopped:
-        return _unfinished(tool.effect, stopped)
+        ready, arguments = _admitted(tool, asked)
     except ToolError as error:
         return _told(error)
-    return Result(capped(output, tool.output_cap))
+    try:
+        output = await _bounded(_guarded(ready, arguments, context), ready.timeout, context, clock)
+    except _Stopped as stopped:
+        return _unfinished(ready.effect, stopped)
+    except ToolError as error:
+        return _told(error)
+    return Result(capped(output, ready.output_cap))
+
+
+def _admitted(tool: Tool | None, asked: Asked) -> tuple[Tool, dict[str, Any]]:
+    """The tool and its arguments. Raises `UnknownTool` or `BadArguments`."""
+    if tool is None:
+        raise UnknownTool(f"there is no tool named {asked.name[:80]!r}")
+    arguments = parsed(asked.arguments)
+    try:
+        return tool, tool.accepted(arguments)
+    except ToolError:
+        raise
+    except Exception as error:  # a check that somebody wrote may stumble over anything
+        log.warning("arguments_unchecked tool=%s call_id=%s", tool.name, asked.call_id, exc_info=True)
+        raise BadArguments(f"the arguments could not be checked ({type(error).__name__})") from error
 
 
 def parsed(arguments: str) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def read_receipt(told: Sequence[Any], message_id: str) -> Receipt:
 def read_claim(keys: ThreadKeys, told: Sequence[Any]) -> Claim:
     """The answer of `claim` and `begin`."""
     (_, thread_id, run_id, token, fence, owner, attempt, until, attempts, deaths, last_chance, stop, calls, assistant,
-     has_assistant, claimed_at, messages, journal) = told  # fmt: skip
+     has_assistant, claimed_at, due_at, messages, journal) = told  # fmt: skip
     return Claim(
         address=keys.address,
         thread_id=to_text(thread_id),
@@ -249,6 +249,7 @@ def read_claim(keys: ThreadKeys, told: Sequence[Any]) -> Claim:
         calls=read_calls(parsed(calls, "calls")),
         assistant=to_text(assistant) if has_assistant else None,
         claimed_at=float(claimed_at),
+        due_at=float(due_at),
     )
 
 

@@ -38,6 +38,33 @@ class ClaimPromises:
         assert claim.run_id
         assert claim.token
 
+    async def test_a_claim_says_when_it_was_due(self, start: Start) -> None:
+        """The window's end, moved by typing; a full batch and a flush at once; then what the run waited for."""
+        desk = await start()
+        await desk.say("m1")
+        await desk.wait(WINDOW / 2)
+        await desk.store.typing(HERE)
+        typed_at = desk.now
+        await desk.wait(2 * WINDOW)
+
+        claim = await desk.claim()
+        assert claim.due_at == pytest.approx(typed_at + WINDOW)
+        await desk.store.release(claim, delay=3.0)
+        released_at = desk.now
+        await desk.wait(5.0)
+        claim = await desk.claim()
+        assert claim.due_at == pytest.approx(released_at + 3.0)
+        await desk.wait(2 * LEASE)
+        assert (await desk.claim("worker-2")).due_at == pytest.approx(claim.lease_until)
+
+    async def test_a_flushed_message_is_due_when_it_came(self, start: Start) -> None:
+        desk = await start()
+        await desk.say("m1", flush=True)
+        came_at = desk.now
+        await desk.wait(WINDOW)
+
+        assert (await desk.claim()).due_at == pytest.approx(came_at)
+
     async def test_a_claim_says_that_the_run_started(self, start: Start) -> None:
         desk = await start()
         claim = await desk.lease("m1", "m2")

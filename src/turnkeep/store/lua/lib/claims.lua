@@ -8,6 +8,7 @@ end
 local function lease_thread(t, p, now)
   if not t.frozen then t.batch = batch_size(t, p) end
   if not t.run_id then t.run_id, t.attempt, t.first_claimed_at = A.run_id, 0, now end
+  t.due_at = math.min(t.due or now, now)
   t.state, t.due = 'leased', now + A.lease
   t.token, t.owner, t.claimed_at = A.token, A.owner, now
   t.fence, t.attempt, t.published = t.fence + 1, t.attempt + 1, 0
@@ -50,5 +51,5 @@ local function tell_claim(t)
   local oldest = open_at(t, 1)
   return {'claim', t.thread_id, t.run_id, t.token, t.fence, t.owner, t.attempt, exact(t.due), oldest.attempts or 0,
     oldest.deaths or 0, oldest.last_chance and 1 or 0, t.stop or '', calls_json(t), t.assistant or '',
-    t.assistant and 1 or 0, exact(t.claimed_at), tell_messages(t, 1, t.batch), tell_journal(t)}
+    t.assistant and 1 or 0, exact(t.claimed_at), exact(t.due_at), tell_messages(t, 1, t.batch), tell_journal(t)}
 end

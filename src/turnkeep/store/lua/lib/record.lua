@@ -5,8 +5,8 @@
 
 local DEFAULTS = {
   state = 'idle', batch = 0, attempt = 0, fence = 0, published = 0, journal = 0, runs = 0, claimed_at = 0,
-  first_claimed_at = 0, next_seq = 1, inbox = 0, delayed = 0, steering = 0, top = 0, floor = 0, deltas = 0, untrimmed = 0,
-  cut = 0, closed_from = 1, closed_to = 0, closed_seq = 0, messages = 0, turns = 0, items = 0, bytes = 0, aging = 0,
+  due_at = 0, first_claimed_at = 0, next_seq = 1, inbox = 0, delayed = 0, steering = 0, top = 0, floor = 0, deltas = 0,
+  untrimmed = 0, cut = 0, closed_from = 1, closed_to = 0, closed_seq = 0, messages = 0, turns = 0, items = 0, bytes = 0, aging = 0,
 }
 DEFAULTS.__index = DEFAULTS
 
