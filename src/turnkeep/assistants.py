@@ -91,6 +91,25 @@ class Assistants:
         document = await self._registry.get("assistant", tenant, chosen.body["id"])
         return None if document is None else _assistant(document)
 
+    async def begin(self, tenant: str, *, now: float) -> Assistant:
+        """The one that answers by default, made if there is none. Of several callers that begin together all get the
+        same.
+        """
+        chosen = await self._registry.get("default", tenant, "assistant")
+        if (stored := await self.default(tenant)) is not None:
+            return stored
+        created = await self.create(tenant, {}, now=now)
+        version = 0 if chosen is None else chosen.version
+        try:
+            await self._registry.put("default", tenant, "assistant", {"id": created.assistant_id}, version=version)
+        except Conflict:
+            stored = await self.default(tenant)
+            if stored is None:
+                raise
+            await self.delete(tenant, created.assistant_id)
+            return stored
+        return created
+
     async def answering(self, tenant: str, assistant_id: str | None) -> Assistant:
         """Who answers: the one chosen for the thread if it still exists, else the default, else the blank one."""
         if assistant_id:

@@ -19,6 +19,7 @@ from turnkeep.clock import SystemClock
 from turnkeep.composition import Life, open_endpoint, open_house, policies, watch_process
 from turnkeep.errors import (
     ConfigurationError,
+    Conflict,
     InvalidMessage,
     NotFound,
     Rejected,
@@ -260,22 +261,31 @@ class AssistantMessageQueue:
     async def _default_assistant(self) -> Assistant:
         """The assistant of the default tenant: the one that is set, verified; else the stored one; else a new one."""
         wanted = self.settings.openai_assistant_id
-        now = await self.store.now()
         if wanted is not None:
             try:
                 return await self.assistants.use("default", wanted)
             except NotFound:
                 log.warning("assistant_recreated", assistant=wanted, reason="OPENAI_ASSISTANT_ID names a missing one")
-            await self.assistants.create("default", {}, now=now, assistant_id=wanted)
+            with suppress(Conflict):  # another process made it meanwhile
+                await self.assistants.create("default", {}, now=await self.store.now(), assistant_id=wanted)
             return await self.assistants.use("default", wanted)
         stored = await self.assistants.default("default")
         if stored is None:
-            created = await self.assistants.create("default", {}, now=now)
-            log.info("assistant_created", assistant=created.assistant_id, model=created.model)
-            return await self.assistants.use("default", created.assistant_id)
+            stored = await self.assistants.begin("default", now=await self.store.now())
+            log.info("assistant_created", assistant=stored.assistant_id, model=stored.model)
         if self.settings.openai_model and stored.model != self.settings.openai_model:
-            return await self.assistants.change("default", stored.assistant_id, {"model": self.settings.openai_model})
+            return await self._with_model(stored, self.settings.openai_model)
         return stored
+
+    async def _with_model(self, stored: Assistant, model: str) -> Assistant:
+        """Processes that start together all set it: whoever is too late finds it set."""
+        try:
+            return await self.assistants.change("default", stored.assistant_id, {"model": model})
+        except Conflict:
+            found = await self.assistants.get("default", stored.assistant_id)
+            if found.model == model:
+                return found
+            return await self.assistants.change("default", stored.assistant_id, {"model": model})
 
     # ---------------------------------------------------------------- messages
 

@@ -44,6 +44,8 @@ class RedisClaims(RedisPart):
     """Claiming, renewing, and the hints for workers."""
 
     _hints: Hints | None = None
+    _turn = secrets.randbelow(1000)
+    """Rises with each look, from anywhere: processes that look at the same time look at other places."""
 
     # ---------------------------------------------------------------- claim
 
@@ -90,7 +92,10 @@ class RedisClaims(RedisPart):
 
     async def _look(self, limit: int, queues: Sequence[str] | None) -> tuple[float, list[list[bytes]]]:
         """The time, and for each partition when to look again and what is ready."""
-        asked = (self._now(), b"%d" % limit, b"*" if queues is None else b"\0".join(map(plain, queues)))
+        self._turn = (self._turn + 1) % 1_000_000
+        asked = (
+            self._now(), b"%d" % limit, b"*" if queues is None else b"\0".join(map(plain, queues)), b"%d" % self._turn,
+        )  # fmt: skip
         partitions = self._keys.partitions
         if self._link.topology.kind != "cluster":
             now, *told = await self._ask_indexes(partitions, asked)

@@ -1,7 +1,8 @@
 -- What is ready in one partition: for each space (tenant and queue) the threads due longest.
 
-local SPACES = 64 -- ready spaces looked at, those due longest first
-local ENTRIES = 512 -- threads told of one partition
+local LONGEST = 16 -- ready spaces looked at, those due longest
+local OTHERS = 64 -- and of those behind them the next ones at each look, so that no backlog hides a tenant for good
+local ENTRIES = 512 -- threads told of one partition, as many of each space
 
 local function split(text)
   local parts, from = {}, 1
@@ -15,16 +16,18 @@ local function split(text)
   return parts
 end
 
--- The queues asked for as a set; nothing for all.
-local function queues_of(text)
-  if text == '*' then return nil end
-  local wanted = {}
-  for _, queue in ipairs(split(text)) do wanted[queue] = true end
-  return wanted
+-- Where the earliest moments of the spaces are: of one queue, or of all. A queue has a list of its own, so that work
+-- which nobody serves is never in the way of work that somebody does.
+local function list_of(queue)
+  return queue and K.spaces .. ':' .. queue or K.spaces
 end
 
-local function is_wanted(space, wanted)
-  return not wanted or wanted[split(space)[2]]
+-- The lists to look at for the queues asked for ('*': all).
+local function lists_of(asked)
+  if asked == '*' then return {K.spaces} end
+  local lists = {}
+  for i, queue in ipairs(split(asked)) do lists[i] = list_of(queue) end
+  return lists
 end
 
 local function stamp(at)
@@ -45,37 +48,53 @@ local function correct(space)
   local due, ends = first_entries(K.due, space, '\1', 1)[1], first_entries(K.ends, space, '\1', 1)[1]
   local at = due and moment_of(space, due)
   if ends and (not at or moment_of(space, ends) < at) then at = moment_of(space, ends) end
-  if at then redis.call('ZADD', K.spaces, at, space) else redis.call('ZREM', K.spaces, space) end
+  for _, key in ipairs({list_of(), list_of(split(space)[2])}) do
+    if at then redis.call('ZADD', key, at, space) else redis.call('ZREM', key, space) end
+  end
+end
+
+-- The spaces of a list to look at: those ready longest, then some of the others that are ready: at each `turn` the next.
+local function ready_spaces(key, now, turn)
+  local many = redis.call('ZCOUNT', key, '-inf', now)
+  local behind, spaces = many - LONGEST, {}
+  local function look(from, to)
+    if from >= to then return end
+    for _, space in ipairs(redis.call('ZRANGE', key, from, to - 1)) do spaces[#spaces + 1] = space end
+  end
+  look(0, math.min(many, LONGEST))
+  if behind <= 0 then return spaces end
+  local from = LONGEST + turn * OTHERS % behind
+  look(from, math.min(from + OTHERS, many))
+  look(LONGEST, math.min(from + OTHERS - behind, from))
+  return spaces
 end
 
 -- Index, entry, index, entry … of what is ready.
-local function tell_ready(now, limit, wanted)
+local function tell_ready(now, limit, lists, turn)
   local told, border = {}, '\0' .. stamp(now) .. '\1'
-  for _, space in ipairs(redis.call('ZRANGEBYSCORE', K.spaces, '-inf', now, 'LIMIT', 0, SPACES)) do
-    if is_wanted(space, wanted) then
+  for _, key in ipairs(lists) do
+    local spaces = ready_spaces(key, now, turn)
+    local many = math.min(math.max(limit, 1), math.ceil(ENTRIES / #spaces))
+    for _, space in ipairs(spaces) do
       local before = #told
-      for index, key in pairs({due = K.due, ends = K.ends}) do
-        for _, entry in ipairs(first_entries(key, space, border, math.max(limit, 1))) do
+      for index, entries in pairs({due = K.due, ends = K.ends}) do
+        for _, entry in ipairs(first_entries(entries, space, border, many)) do
           told[#told + 1] = index
           told[#told + 1] = entry
         end
       end
       if #told == before then correct(space) end
-      if #told > 2 * ENTRIES then break end
     end
   end
   return told
 end
 
--- When to look again: the earliest moment of the queues asked for.
-local function next_moment(wanted)
-  local from = 0
-  while true do
-    local spaces = redis.call('ZRANGE', K.spaces, from, from + 31, 'WITHSCORES')
-    for i = 1, #spaces, 2 do
-      if is_wanted(spaces[i], wanted) then return spaces[i + 1] end
-    end
-    if #spaces < 64 then return '' end
-    from = from + 32
+-- When to look again: the earliest moment of these lists.
+local function next_moment(lists)
+  local earliest = ''
+  for _, key in ipairs(lists) do
+    local at = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+    if at and (earliest == '' or tonumber(at) < tonumber(earliest)) then earliest = at end
   end
+  return earliest
 end

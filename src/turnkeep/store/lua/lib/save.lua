@@ -40,8 +40,10 @@ local function write_index(t, was, at)
   if was then redis.call('ZREM', index_of(was[1]), entry_at(t, was[2])) end
   if not is then return end
   redis.call('ZADD', index_of(is[1]), 0, entry_at(t, is[2]))
-  -- `spaces` holds a lower bound of the earliest moment in each space; who looks there corrects it
-  if redis.call('ZADD', K.spaces, 'LT', 'CH', at, t.space) == 1 then
+  -- `spaces` holds a lower bound of the earliest moment in each space, and so does a list of each queue; who looks there
+  -- corrects it
+  local key_of_queue = K.spaces .. ':' .. t.space:match('%z(.*)$')
+  if redis.call('ZADD', K.spaces, 'LT', 'CH', at, t.space) + redis.call('ZADD', key_of_queue, 'LT', 'CH', at, t.space) > 0 then
     redis.pcall(PUBLISH, K.hints, 'ready\0' .. exact(at) .. '\0' .. t.space)
   end
 end
