@@ -31,9 +31,9 @@ def user_of(session: Annotated[str, Cookie()] = "") -> str:
 
 
 async def who(connection: HTTPConnection) -> Principal | None:
-    """Everybody reaches the channels that begin with their name."""
+    """Everybody sends and reads on the channels that begin with their name."""
     user = signed_in.get(connection.cookies.get("session", ""))
-    return Principal(subject=user, channels=(f"{user}:*",)) if user else None
+    return Principal(subject=user, scopes=frozenset({"send", "read"}), channels=(f"{user}:*",)) if user else None
 
 
 app.mount("/turnkeep", turnkeep.asgi.app(queue, access=who))

@@ -17,11 +17,11 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from turnkeep.doors.access import Access, Open, Principal, Shown
+from turnkeep.doors.access import Access, Open, Principal, Shown, is_open
 from turnkeep.doors.app import app as doors
-from turnkeep.doors.guard import Guard, access_of
+from turnkeep.doors.guard import Guard, Unlocked, access_of
 from turnkeep.doors.keys import Keys
-from turnkeep.doors.origin import FORWARDED
+from turnkeep.doors.origin import came_through_proxy
 from turnkeep.doors.outside import outside
 from turnkeep.doors.tickets import Tickets
 from turnkeep.errors import ConfigurationError, NotAllowed, NotAuthenticated
@@ -110,36 +110,41 @@ class _AsSet(Guard):
         self._queue = queue
         self._decided: Access | None = None
 
+    @property
+    def is_open(self) -> bool:
+        return self._decided is None or is_open(self._decided)
+
     async def authenticate(self, shown: Shown) -> Principal:
         access = await self._access()
-        if isinstance(access, Open) and not self._queue.settings.insecure_no_auth:
+        principal = await access.authenticate(shown)
+        if is_open(access) and not self._queue.settings.insecure_no_auth:
             _only_this_machine(_connection.get())
-        return await access.authenticate(shown)
+        return principal
 
     async def still(self, principal: Principal) -> None:
         await (await self._access()).still(principal)
 
     async def _access(self) -> Access:
-        """Decided at the first request, when the store is open; a first key counts from the next start on."""
+        """Decided at the first request, when the store is open."""
         if self._decided is None:
             self._decided = await self._decide()
         return self._decided
 
     async def _decide(self) -> Access:
         settings = self._queue.settings
-        if settings.insecure_no_auth:
+        if settings.is_open_aloud:
             return Open()
-        configured = settings.jwt_key or settings.jwt_jwks or settings.auth == "on" or await self.keys.list()
-        if not configured:
-            return Open()
-        return await access_of(settings.model_copy(update={"auth": "on"}), self._queue.store)
+        if settings.takes_tokens or settings.auth == "on" or settings.start_token or await self.keys.has_any():
+            return await access_of(settings.model_copy(update={"auth": "on"}), self._queue.store)
+        return Unlocked(self.keys, self.tickets)
 
 
 def _only_this_machine(connection: HTTPConnection) -> None:
     """Raises `NotAllowed`."""
     host = connection.client.host if connection.client else ""
     with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback and not any(name in connection.headers for name in FORWARDED):
+        version = connection.scope.get("http_version", "1.1")
+        if ipaddress.ip_address(host).is_loopback and not came_through_proxy(connection.headers, version):
             return
     raise NotAllowed(
         "only this machine is answered while nothing says who may: give access= to turnkeep.asgi.app, or make a key"

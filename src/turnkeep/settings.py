@@ -240,16 +240,42 @@ class Settings(BaseSettings):
     auth: Literal["off", "on"] | None = _named(
         "TURNKEEP_AUTH",
         default=None,
-        doc="Ask for credentials. Default: on when listening beyond this machine or when a JWT key is set.",
+        doc="Ask for credentials. Default: on when listening beyond this machine, when the store holds an API key, or "
+        "when tokens are set.",
     )
-    jwt_key: SecretStr | None = _named(
-        "TURNKEEP_JWT_KEY", default=None, doc="Secret or public key (PEM) of JSON web tokens."
+    start_token: SecretStr | None = _named(
+        "TURNKEEP_START_TOKEN",
+        default=None,
+        min_length=16,
+        doc="One token that opens everything, for a server of one person; `turnkeep dev --token` makes one.",
+    )
+    jwt_secret: SecretStr | None = _named(
+        "TURNKEEP_JWT_SECRET", default=None, doc="Shared secret of JSON web tokens (HS256), 32 random bytes or more."
+    )
+    jwt_key: str | None = _named(
+        "TURNKEEP_JWT_KEY", default=None, doc="Public key of JSON web tokens: PEM, or base64 of its SPKI."
     )
     jwt_jwks: str | None = _named("TURNKEEP_JWT_JWKS", default=None, doc="JWKS file or URL.")
-    jwt_algorithms: tuple[Literal["HS256", "EdDSA", "RS256"], ...] = _named(
+    jwt_jwks_ttl: float = _named(
+        "TURNKEEP_JWT_JWKS_TTL",
+        default=600.0,
+        ge=1,
+        le=86_400,
+        doc="Seconds after which a key that was taken out of the JWKS is refused, also where it cannot be reached.",
+    )
+    jwt_algorithms: tuple[Literal["HS256", "EdDSA", "ES256", "ES384", "RS256"], ...] = _named(
         "TURNKEEP_JWT_ALGORITHMS", default=(), doc="Accepted algorithms (JSON list)."
     )
     jwt_audience: str = _named("TURNKEEP_JWT_AUDIENCE", default="turnkeep", doc="Expected audience.")
+    jwt_issuer: str | None = _named("TURNKEEP_JWT_ISSUER", default=None, doc="Expected issuer; any without.")
+    jwt_leeway: float = _named(
+        "TURNKEEP_JWT_LEEWAY", default=30.0, ge=0, le=300, doc="Seconds that a token may begin in the future."
+    )
+    jwt_claims: dict[Literal["sub", "tenant", "scope", "channels"], str] = _named(
+        "TURNKEEP_JWT_CLAIMS",
+        default={},
+        doc="What the issuer calls the claims sub, tenant, scope and channels (JSON object; dots lead into objects).",
+    )
     origins: tuple[str, ...] = _named(
         "TURNKEEP_ORIGINS", default=(), doc="Browser origins that may connect (JSON list); our own page always may."
     )
@@ -411,6 +437,16 @@ class Settings(BaseSettings):
     def uses_simulator(self) -> bool:
         """Nobody was named who could answer."""
         return self.openai_api_key is None and self.openai_base_url is None
+
+    @property
+    def takes_tokens(self) -> bool:
+        """JSON web tokens are a way in."""
+        return any(one is not None for one in (self.jwt_secret, self.jwt_key, self.jwt_jwks))
+
+    @property
+    def is_open_aloud(self) -> bool:
+        """Somebody said that nobody is to be asked."""
+        return self.insecure_no_auth or self.auth == "off"
 
     @property
     def is_loopback(self) -> bool:

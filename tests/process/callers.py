@@ -18,7 +18,7 @@ from turnkeep.events import Fault
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.store.base import Failure
 
-SECRET = "a-shared-secret-of-at-least-32-bytes-for-the-tests"
+SECRET = "v7Qm2ZrT9xKfW4bLcN8sYd3HgPe6RjUa5oXi0tMzBwEk1yVh"
 CANARY = "canary-7f3a-what-only-the-owner-may-read"
 TENANT, CHANNEL, MESSAGE_ID = "acme", "own-1", "m1"
 CALLERS = ("owner", "other user", "other tenant", "anonymous", "expired", "wrong audience", "revoked")
@@ -67,7 +67,7 @@ class Guarded:
 @contextlib.asynccontextmanager
 async def guarded(store: str = "memory:", **settings: Any) -> AsyncIterator[Guarded]:
     """Nobody answers here, so that what is stored stays as it is."""
-    values = {"auth": "on", "jwt_key": SECRET, "window": 600.0, "max_wait": 3600.0, **settings}
+    values = {"auth": "on", "jwt_secret": SECRET, "window": 600.0, "max_wait": 3600.0, **settings}
     async with served(store, role="gateway", **values) as server:
         keys = Keys(server.queue.store)
         dead_ids = tuple([await _dead_letter(server, f"own-dead-{n}") for n in range(2)])

@@ -49,7 +49,7 @@ async def test_a_secret_that_is_set_comes_out_nowhere(proof: Callable[[str, str]
 
 async def said_by_the_doors() -> dict[str, str]:
     """Everything that a run says whose provider repeats our key, and somebody logs it."""
-    secrets: dict[str, Any] = dict.fromkeys(("jwt_key", "webhook_secret", "openweather_api_key"), SECRET)
+    secrets: dict[str, Any] = dict.fromkeys(("jwt_secret", "webhook_secret", "openweather_api_key"), SECRET)
     async with served(auth="on", max_attempts=1, **{**secrets, "openai_api_key": MODEL_KEY}) as server:
         know(secrets_in(server.queue.settings))
         message = f"Incorrect key provided: {MODEL_KEY}. Authorization: Bearer {MODEL_KEY}"
@@ -89,7 +89,7 @@ async def beginning_of_stream(server: Served, headers: dict[str, str]) -> str:
 
 
 async def said_by_doctor(directory: Path) -> str:
-    names = ("OPENAI_API_KEY", "TURNKEEP_JWT_KEY", "TURNKEEP_WEBHOOK_SECRET", "OPENWEATHER_API_KEY")
+    names = ("OPENAI_API_KEY", "TURNKEEP_JWT_SECRET", "TURNKEEP_WEBHOOK_SECRET", "OPENWEATHER_API_KEY")
     secrets = {**dict.fromkeys(names, SECRET), "REDIS_URL": f"redis://user:{SECRET}@127.0.0.1:1/0"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "turnkeep", "doctor", "--offline",

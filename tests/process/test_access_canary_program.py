@@ -118,11 +118,11 @@ def environment(model_url: str, outside: Outside, folder: Path) -> dict[str, str
 
 def bearer() -> dict[str, str]:
     claims = {"sub": "olga", "aud": "turnkeep", "exp": time.time() + 600, "channels": ["*"], "scope": "send read admin"}
-    return {"Authorization": f"Bearer {jwt.encode(claims, secret('TURNKEEP_JWT_KEY'), algorithm='HS256')}"}
+    return {"Authorization": f"Bearer {jwt.encode(claims, secret('TURNKEEP_JWT_SECRET'), algorithm='HS256')}"}
 
 
 def test_every_setting_that_takes_a_secret_is_known_to_this_test() -> None:
-    assert {"OPENAI_API_KEY", "TURNKEEP_JWT_KEY", "TURNKEEP_WEBHOOK_SECRET", "OPENWEATHER_API_KEY"} <= set(
+    assert {"OPENAI_API_KEY", "TURNKEEP_JWT_SECRET", "TURNKEEP_WEBHOOK_SECRET", "OPENWEATHER_API_KEY"} <= set(
         names_of_secrets()
     )
 
@@ -171,7 +171,7 @@ async def said_by(server: Server, http: aiohttp.ClientSession) -> dict[str, str]
     for path in PATHS:
         async with http.get(server.url + path, headers=bearer()) as told:
             out[path] = f"{told.status} {dict(told.headers)} {await told.text()}"
-        wrong = {"Authorization": f"Bearer {secret('TURNKEEP_JWT_KEY')}"}
+        wrong = {"Authorization": f"Bearer {secret('TURNKEEP_JWT_SECRET')}"}
         async with http.get(server.url + path, headers=wrong) as told:
             out[f"{path} refused"] = f"{told.status} {dict(told.headers)} {await told.text()}"
     return out

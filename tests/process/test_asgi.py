@@ -49,7 +49,7 @@ async def queue() -> AsyncIterator[AssistantMessageQueue]:
 
 async def who(connection: HTTPConnection) -> Principal | None:
     user = connection.headers.get("x-user")
-    return Principal(subject=user, channels=(f"{user}:*",)) if user else None
+    return Principal(subject=user, scopes=frozenset({"send", "read"}), channels=(f"{user}:*",)) if user else None
 
 
 async def test_a_mounted_application_knows_people_by_the_one_around_it(queue: AssistantMessageQueue) -> None:

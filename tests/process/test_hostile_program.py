@@ -32,7 +32,7 @@ from turnkeep import errors
 from turnkeep.doors.answers import status_of
 from turnkeep.errors import TurnkeepError
 
-SECRET = "a-shared-secret-of-at-least-32-bytes-for-the-tests"
+SECRET = "v7Qm2ZrT9xKfW4bLcN8sYd3HgPe6RjUa5oXi0tMzBwEk1yVh"
 CODES = {
     kind.code for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, TurnkeepError) and status_of(kind()) < 500
@@ -124,7 +124,7 @@ async def test_random_frames_get_documented_answers_and_leave_nothing_behind(
     tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
     frames, source, answers = size(600, 10_000), random.Random(23), Counter[str]()
-    async with program(tmp_path, TURNKEEP_AUTH="on", TURNKEEP_JWT_KEY=SECRET) as (server, _):
+    async with program(tmp_path, TURNKEEP_AUTH="on", TURNKEEP_JWT_SECRET=SECRET) as (server, _):
         await send_frames(server, size(100, 2_000), random.Random(11), Counter())
         base = reading(server)
         sockets = await send_frames(server, frames, source, answers)

@@ -161,7 +161,7 @@ async def test_a_subscription_that_fails_leaves_nothing_behind(monkeypatch: pyte
 
 
 ADDRESS = Address("default", "assistant", "c")
-KNOWN = tokens_of(Settings.load(jwt_key="a-shared-secret-of-at-least-32-bytes-for-the-tests"))
+KNOWN = tokens_of(Settings.load(jwt_secret="v7Qm2ZrT9xKfW4bLcN8sYd3HgPe6RjUa5oXi0tMzBwEk1yVh"))
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=6),

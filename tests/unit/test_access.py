@@ -7,7 +7,6 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from starlette.datastructures import Headers
 
-from turnkeep.doors.access import Principal, Shown, shown_by
+from turnkeep.doors.access import OPERATOR, Open, Principal, Shown, shown_by
 from turnkeep.doors.guard import Guard, asks_for_credentials
 from turnkeep.doors.keys import FRESH, Keys
 from turnkeep.doors.origin import Origins
@@ -28,7 +27,7 @@ from turnkeep.settings import Settings
 from turnkeep.store.memory import MemoryStore
 from turnkeep.testing.clock import FakeClock
 
-SECRET = "a-shared-secret-of-at-least-32-bytes-for-the-tests"
+SECRET = "v7Qm2ZrT9xKfW4bLcN8sYd3HgPe6RjUa5oXi0tMzBwEk1yVh"
 
 
 def settings(**values: Any) -> Settings:
@@ -45,7 +44,7 @@ def signed(**others: Any) -> str:
 
 
 def tokens(**values: Any) -> Tokens:
-    made = tokens_of(settings(**{"jwt_key": SECRET, **values}))
+    made = tokens_of(settings(**{"jwt_secret": SECRET, **values}))
     assert made is not None
     return made
 
@@ -57,18 +56,20 @@ def tokens(**values: Any) -> Tokens:
     ("values", "has_keys", "asks"),
     [
         ({}, False, False),
-        ({}, True, False),
-        ({"jwt_key": SECRET}, False, True),
-        ({"jwt_key": SECRET, "auth": "off"}, False, False),
+        ({}, True, True),
+        ({"auth": "off"}, True, False),
+        ({"start_token": SECRET}, False, True),
+        ({"jwt_secret": SECRET}, False, True),
+        ({"jwt_secret": SECRET, "auth": "off"}, False, False),
         ({"auth": "on"}, False, True),
         ({"host": "0.0.0.0"}, True, True),
-        ({"host": "0.0.0.0", "jwt_key": SECRET}, False, True),
+        ({"host": "0.0.0.0", "jwt_secret": SECRET}, False, True),
         ({"host": "0.0.0.0", "auth": "on"}, False, True),
         ({"host": "0.0.0.0", "insecure_no_auth": True}, False, False),
         ({"hosts": ("chat.example.com",)}, True, True),
         ({"host": "0.0.0.0"}, False, None),
         ({"host": "192.168.1.5", "auth": "off"}, True, None),
-        ({"host": "::", "auth": "off", "jwt_key": SECRET}, False, None),
+        ({"host": "::", "auth": "off", "jwt_secret": SECRET}, False, None),
         ({"hosts": ("chat.example.com",)}, False, None),
         ({"auth": "on", "insecure_no_auth": True}, False, None),
     ],
@@ -180,7 +181,7 @@ def pem(key: Any) -> str:
 async def test_the_algorithm_is_ours_to_choose() -> None:
     key = ed25519.Ed25519PrivateKey.generate()
     public = pem(key)
-    asymmetric = tokens(jwt_key=public)
+    asymmetric = tokens(jwt_secret=None, jwt_key=public)
     assert (await asymmetric.authenticate(jwt.encode(claims(), key, algorithm="EdDSA"))).subject == "user:olga"
     for text in (
         forged({"alg": "none", "typ": "JWT"}, claims()),
@@ -229,7 +230,10 @@ async def test_a_set_of_keys_is_used_for_the_algorithm_of_each_key(tmp_path: Pat
     "values",
     [
         {"jwt_key": "too short"},
-        {"jwt_key": SECRET, "jwt_algorithms": ("RS256",)},
+        {"jwt_secret": "too short"},
+        {"jwt_key": SECRET},
+        {"jwt_secret": SECRET, "jwt_jwks": "https://keys.example.com/jwks.json"},
+        {"jwt_secret": SECRET, "jwt_algorithms": ("RS256",)},
         {"jwt_key": "-----BEGIN PUBLIC KEY-----\nnonsense\n-----END PUBLIC KEY-----"},
         {"jwt_key": "-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----"},
         {"jwt_jwks": "http://keys.example.com/jwks.json"},
@@ -305,8 +309,8 @@ async def test_a_ticket_opens_one_socket_and_not_for_long() -> None:
 
 async def test_a_session_is_no_ticket_and_a_ticket_no_session() -> None:
     tickets = Tickets(MemoryStore())
-    ticket, _ = await tickets.issue(Principal())
-    session, _ = await tickets.begin(Principal())
+    ticket, _ = await tickets.issue(OPERATOR)
+    session, _ = await tickets.begin(OPERATOR)
     with pytest.raises(NotAuthenticated):
         await tickets.redeem(session)
     with pytest.raises(NotAuthenticated):
@@ -316,8 +320,8 @@ async def test_a_session_is_no_ticket_and_a_ticket_no_session() -> None:
 async def test_a_session_changes_nothing_without_its_own_token_and_ends() -> None:
     clock = FakeClock()
     tickets = Tickets(MemoryStore(clock=clock), clock)
-    session, principal = await tickets.begin(Principal())
-    other, _ = await tickets.begin(Principal())
+    session, principal = await tickets.begin(OPERATOR)
+    other, _ = await tickets.begin(OPERATOR)
 
     assert await tickets.of_session(session, None, changes=False) == principal
     assert await tickets.of_session(session, csrf_of(session), changes=True) == principal
@@ -350,7 +354,7 @@ async def test_what_a_revoked_key_was_exchanged_for_ends_with_it() -> None:
 
 async def test_a_wrong_credential_is_refused_whatever_else_is_right() -> None:
     guard = Guard(Keys(MemoryStore()), Tickets(MemoryStore()))
-    session, _ = await guard.tickets.begin(Principal())
+    session, _ = await guard.tickets.begin(OPERATOR)
     await guard.authenticate(Shown(session=session))
     with pytest.raises(NotAuthenticated):
         await guard.authenticate(Shown(bearer="tk_wrong", session=session))
@@ -410,7 +414,7 @@ def test_a_ticket_comes_beside_the_subprotocol_and_a_cookie_only_from_a_page() -
     ],
 )  # fmt: skip
 def test_a_pattern_reaches_what_it_names(pattern: str, channel: str, reaches: bool) -> None:
-    assert replace(Principal(), channels=(pattern,)).reaches(channel) is reaches
+    assert Principal(channels=(pattern,)).reaches(channel) is reaches
 
 
 # ---------------------------------------------------------------- hosts and origins
@@ -421,7 +425,8 @@ async def _nothing(*_: Any) -> None:
 
 
 def origins(*, is_open: bool = True, **values: Any) -> Origins:
-    return Origins(_nothing, settings(**values), is_open=is_open)
+    access = Open() if is_open else Guard(Keys(MemoryStore()), Tickets(MemoryStore()))
+    return Origins(_nothing, settings(**values), access)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +434,7 @@ def origins(*, is_open: bool = True, **values: Any) -> Origins:
     ["127.0.0.1", "127.0.0.1:8080", "localhost:8080", "[::1]:8080", "turnkeep", "10.0.0.7:80", "chat.example.com"],
 )
 def test_our_own_hosts_are_answered(host: str) -> None:
-    origins(hosts=("Chat.Example.com",), auth="on").check(headers(("host", host)))
+    origins(is_open=False, hosts=("Chat.Example.com",), auth="on").check(headers(("host", host)))
 
 
 @pytest.mark.parametrize(
@@ -439,7 +444,7 @@ def test_our_own_hosts_are_answered(host: str) -> None:
 )  # fmt: skip
 def test_other_hosts_are_refused(host: str) -> None:
     with pytest.raises(InvalidMessage, match="ost"):
-        origins(hosts=("chat.example.com",), auth="on").check(headers(("host", host)))
+        origins(is_open=False, hosts=("chat.example.com",), auth="on").check(headers(("host", host)))
 
 
 def test_two_hosts_or_none_are_refused() -> None:
@@ -463,9 +468,78 @@ def test_other_pages_may_not_call(origin: str) -> None:
         origins().check(headers(("host", "localhost:8080"), ("origin", origin)))
 
 
-def test_whoever_is_behind_a_proxy_has_to_say_so() -> None:
-    forwarded = headers(("host", "localhost"), ("x-forwarded-for", "203.0.113.7"))
+@pytest.mark.parametrize(
+    "host", ["evil", "turnkeep", "wpad", "10.0.0.7", "192.168.1.5:8080", "[fe80::1]", "localhost.x"]
+)
+def test_where_nobody_is_asked_only_the_names_of_this_machine_count(host: str) -> None:
+    for auth in (None, "off"):
+        with pytest.raises(InvalidMessage, match="host name"):
+            origins(auth=auth).check(headers(("host", host)))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "127.1.2.3", "localhost", "app.localhost:80", "[::1]:8080"])
+def test_where_nobody_is_asked_this_machine_is_answered(host: str) -> None:
+    origins().check(headers(("host", host)))
+
+
+OF_PROXIES = [
+    ("x-forwarded-for", "203.0.113.7"),
+    ("x-forwarded-proto", "https"),
+    ("x-forwarded-server", "a"),
+    ("forwarded", "for=x"),
+    ("via", "1.1 varnish"),
+    ("x-real-ip", "203.0.113.7"),
+    ("cf-connecting-ip", "203.0.113.7"),
+    ("cf-ray", "x"),
+    ("true-client-ip", "x"),
+    ("x-client-ip", "x"),
+    ("x-original-for", "x"),
+    ("x-envoy-external-address", "x"),
+    ("fastly-client-ip", "x"),
+    ("x-azure-clientip", "x"),
+    ("x-amzn-trace-id", "x"),
+    ("cdn-loop", "cloudflare"),
+    ("tailscale-user-login", "x"),
+    ("x-cluster-client-ip", "x"),
+    ("x-appengine-country", "x"),
+    ("x-scheme", "https"),
+]
+
+
+@pytest.mark.parametrize("header", OF_PROXIES, ids=lambda header: header[0])
+def test_whoever_is_behind_a_proxy_has_to_say_so(header: tuple[str, str]) -> None:
+    forwarded = headers(("host", "localhost"), header)
     with pytest.raises(NotAllowed, match="TURNKEEP_AUTH"):
         origins().check(forwarded)
     origins(auth="off").check(forwarded)
     origins(is_open=False).check(forwarded)
+
+
+def test_http_1_0_is_a_proxy_that_was_told_nothing() -> None:
+    with pytest.raises(NotAllowed, match="proxy"):
+        origins().check(headers(("host", "localhost")), "1.0")
+    origins(is_open=False).check(headers(("host", "localhost")), "1.0")
+
+
+def test_a_client_of_this_machine_is_no_proxy() -> None:
+    usual = (
+        "user-agent",
+        "accept",
+        "accept-encoding",
+        "content-type",
+        "content-length",
+        "authorization",
+        "x-request-id",
+        "traceparent",
+        "idempotency-key",
+        "last-event-id",
+        "origin-agent-cluster",
+        "sec-fetch-site",
+        "x-csrf-token",
+        "sec-websocket-key",
+        "connection",
+        "upgrade",
+        "priority",
+        "dnt",
+    )
+    origins().check(headers(("host", "localhost"), *((name, "x") for name in usual)))

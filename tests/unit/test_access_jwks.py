@@ -19,7 +19,8 @@ from websockets.exceptions import ConnectionClosed
 from tests.process.served import ask, served
 from tests.services import free_port
 from turnkeep.doors import jwks
-from turnkeep.doors.tokens import Tokens, tokens_of
+from turnkeep.doors.signing import PUBLIC
+from turnkeep.doors.tokens import TokenRules, Tokens, tokens_of
 from turnkeep.errors import NotAuthenticated, StoreUnavailable
 from turnkeep.settings import Settings
 
@@ -117,16 +118,56 @@ async def test_a_set_is_read_once_and_a_rotated_key_is_found(keys: KeyServer, mo
         await known.authenticate(signed("old", old))
 
 
-async def test_a_set_that_was_read_outlives_its_server(keys: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+class Time:
+    """Of a set of keys, moved by hand."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def timed(url: str, *, ttl: float) -> tuple[Tokens, Time]:
+    time = Time()
+    return Tokens(jwks.Jwks(url, frozenset(PUBLIC), ttl=ttl, now=time), TokenRules("turnkeep")), time
+
+
+async def test_a_set_outlives_a_server_that_is_away_for_a_while(keys: KeyServer) -> None:
     key = generated()
     keys.holds(a=key)
-    known = tokens(keys.url)
+    known, time = timed(keys.url, ttl=100.0)
     await known.authenticate(signed("a", key))
-    monkeypatch.setattr(jwks, "KEPT", 0.0)
-    monkeypatch.setattr(jwks, "AGAIN", 0.0)
     for keys.status, keys.body in ((500, b""), (200, b"<html>"), (200, b'{"keys": []}')):
+        time.now += 30.0
         assert (await known.authenticate(signed("a", key))).subject == "user:olga"
-    assert keys.asked == 4
+    assert keys.asked == 3, "it is asked again from the middle of its time on"
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_a_key_that_is_taken_out_is_refused_within_the_time_that_is_set(keys: KeyServer, is_away: bool) -> None:
+    gone, stays = generated(), generated()
+    keys.holds(gone=gone, stays=stays)
+    known, time = timed(keys.url, ttl=60.0)
+    await known.authenticate(signed("gone", gone))
+    keys.holds(stays=stays)
+    keys.status = 500 if is_away else 200
+    time.now += 60.1
+    with pytest.raises(StoreUnavailable if is_away else NotAuthenticated):
+        await known.authenticate(signed("gone", gone))
+    keys.status = 200
+    time.now += 1.1
+    assert (await known.authenticate(signed("stays", stays))).subject == "user:olga"
+
+
+async def test_a_second_rotation_is_found_as_soon_as_the_first(keys: KeyServer) -> None:
+    first, second, third = generated(), generated(), generated()
+    known, time = timed(keys.url, ttl=600.0)
+    keys.holds(first=first)
+    await known.authenticate(signed("first", first))
+    for name, key in (("second", second), ("third", third)):
+        keys.holds(**{name: key})
+        time.now += jwks.AGAIN
+        assert (await known.authenticate(signed(name, key))).subject == "user:olga"
 
 
 # ---------------------------------------------------------------- a set that cannot be had

@@ -93,6 +93,6 @@ def test_nobodys_words_begin_a_line_or_steer_a_terminal(
 
 def test_everything_that_is_set_as_a_secret_is_known() -> None:
     settings = Settings.load(
-        openai_api_key="the-key-of-the-model", jwt_key="the-shared-secret-of-tokens", redis_url="redis://:p%40ss@h/0"
+        openai_api_key="the-key-of-the-model", jwt_secret="the-shared-secret-of-tokens", redis_url="redis://:p%40ss@h/0"
     )
     assert set(secrets_in(settings)) == {"the-key-of-the-model", "the-shared-secret-of-tokens", "p%40ss", "p@ss"}

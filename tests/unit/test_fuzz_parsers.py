@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 
 from tests.conftest import FULL
 from turnkeep.composition import policies, run_rules
-from turnkeep.doors.access import Principal, Shown, shown_by
+from turnkeep.doors.access import OPERATOR, Shown, shown_by
 from turnkeep.doors.answers import status_of
 from turnkeep.doors.guard import Guard
 from turnkeep.doors.jwks import Jwks
@@ -46,7 +46,7 @@ from turnkeep.tools.declared import load_tools
 from turnkeep.usage import Usage
 from turnkeep.wording import sentences
 
-SECRET = "a-shared-secret-of-at-least-32-bytes-for-the-tests"
+SECRET = "v7Qm2ZrT9xKfW4bLcN8sYd3HgPe6RjUa5oXi0tMzBwEk1yVh"
 SLOWEST = 0.05
 """Seconds of computing that one input may take."""
 LONGEST = 512_000
@@ -111,11 +111,11 @@ class Readers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         store = MemoryStore()
-        self._tokens = tokens_of(Settings.load(jwt_key=SECRET))
-        self._jwks = Jwks("/nowhere", frozenset({"EdDSA", "RS256"}))
+        self._tokens = tokens_of(Settings.load(jwt_secret=SECRET))
+        self._jwks = Jwks("/nowhere", frozenset({"EdDSA", "RS256"}), ttl=600.0)
         self._guard = Guard(Keys(store), Tickets(store), self._tokens)
         self.key: str = done(self._guard.keys.create())[0]  # type: ignore[index]
-        self.ticket: str = done(self._guard.tickets.issue(Principal()))[0]  # type: ignore[index]
+        self.ticket: str = done(self._guard.tickets.issue(OPERATOR))[0]  # type: ignore[index]
 
     def token(self, data: bytes) -> object:
         assert self._tokens is not None
@@ -176,7 +176,7 @@ class Readers:
             (self.folder / ".env").unlink()
 
     def _used(self, settings: Settings) -> object:
-        Limits(settings).check_rate(Principal(), WHERE)
+        Limits(settings).check_rate(OPERATOR, WHERE)
         return list(secrets_in(settings)), settings.store_url, policies(settings), run_rules(settings)
 
     def tools(self, data: bytes) -> object:

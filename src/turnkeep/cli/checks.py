@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from http import HTTPStatus
@@ -27,6 +27,7 @@ from turnkeep.store.base import Store
 
 if TYPE_CHECKING:
     from turnkeep.doors.amqp_topology import Sight
+    from turnkeep.doors.keys import Key
 
 PATIENCE = 8.0
 """Seconds in which the model's server has to answer."""
@@ -63,7 +64,9 @@ async def examine(settings: Settings, *, offline: bool) -> AsyncIterator[Finding
     for check in (_names, _versions, _extras, _sandbox):
         for finding in check(settings):
             yield finding
-    for one in (_doors, _tools, _model if not offline else _model_offline, _server):
+    async for finding in _doors(settings):
+        yield finding
+    for one in (_tools, _model if not offline else _model_offline, _server):
         yield await _tried(one, settings)
     async for finding in _rabbitmq(settings):
         yield finding
@@ -101,36 +104,63 @@ def _versions(settings: Settings) -> Iterator[Finding]:
         yield ok("sqlite", f"SQLite {found}")
 
 
-async def _doors(settings: Settings) -> Finding:
-    """Whether others can come in, by the rule that the server starts by."""
-    from turnkeep.doors.keys import Keys
+async def _doors(settings: Settings) -> AsyncIterator[Finding]:
+    """Whether others can come in, by the rule that the server starts by, and what their tokens are signed with."""
+    from turnkeep.doors.keys import Key, Keys
 
-    path = house.sqlite_path(settings)
-    if (settings.is_loopback and not settings.hosts) or (path is not None and not path.exists()):
-        return _access(settings, has_keys=False)
-    async with house.opened(settings) as store:
-        return _access(settings, has_keys=await Keys(store).has_any())
+    path, keys = house.sqlite_path(settings), list[Key]()
+    if path is None or path.exists():
+        try:
+            async with house.opened(settings) as store:
+                keys = await Keys(store).list()
+        except TurnkeepError:
+            yield failure("access", "whether there are keys cannot be seen while the store cannot be used")
+            return
+    yield _access(settings, keys)
+    if settings.takes_tokens:
+        yield await _tokens(settings)
 
 
-def _access(settings: Settings, *, has_keys: bool) -> Finding:
+def _access(settings: Settings, keys: Sequence[Key]) -> Finding:
     from turnkeep.doors.guard import asks_for_credentials
 
+    place = f"{settings.host}:{settings.port}"
     try:
-        asks = asks_for_credentials(settings, has_keys=has_keys)
+        asks = asks_for_credentials(settings, has_keys=bool(keys))
     except TurnkeepError as error:
         return failure("access", str(error))
     if asks:
-        return ok("access", f"{settings.host} asks for credentials")
-    if settings.is_loopback and not settings.hosts:
-        return ok("access", f"{settings.host} is reached from this machine only")
-    return warning("access", f"{settings.host} is reached from elsewhere, and everybody may do everything there")
+        valid = sum(key.is_valid(SystemClock().now()) for key in keys)
+        if not valid and not settings.takes_tokens and settings.start_token is None:
+            return warning("access", f"{place} asks for credentials and there are none: turnkeep keys create")
+        return ok("access", f"{place} asks for credentials ({output.count(valid, 'valid key')})")
+    if not (settings.is_loopback and not settings.hosts):
+        return warning("access", f"{place} is reached from elsewhere, and everybody may do everything there")
+    reach = "every user and every program of this machine may read, send and decide there"
+    if keys or settings.takes_tokens:
+        return warning("access", f"{place} asks nobody, though there are credentials: TURNKEEP_AUTH=off; {reach}")
+    return ok("access", f"{place} asks nobody: {reach}; turnkeep dev --token and turnkeep keys create close it")
+
+
+async def _tokens(settings: Settings) -> Finding:
+    """Algorithm and kind of the keys, so that nobody takes one for the other."""
+    from turnkeep.doors.guard import tokens_of
+
+    try:
+        tokens = tokens_of(settings)
+        described = await tokens.describe() if tokens else ""
+    except TurnkeepError as error:
+        return failure("tokens", str(error))
+    if settings.jwt_issuer is None and settings.jwt_secret is None:
+        return warning("tokens", f"{described}: set TURNKEEP_JWT_ISSUER, or all who share these keys may come in")
+    return ok("tokens", described)
 
 
 def _extras(settings: Settings) -> Iterator[Finding]:
     wanted = [
         ("redis", "redis", settings.store_url.partition(":")[0] not in ("sqlite", "memory")),
         ("rabbitmq", "aio_pika", settings.rabbitmq_url is not None),
-        ("jwt", "jwt", settings.jwt_key is not None or settings.jwt_jwks is not None),
+        ("jwt", "jwt", settings.takes_tokens),
         ("otel", "opentelemetry.sdk", settings.otel_endpoint is not None),
     ]
     for extra, module, used in wanted:

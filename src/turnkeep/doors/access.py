@@ -28,18 +28,20 @@ ANONYMOUS = "anonymous"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody whose credential was checked. `channels` None: all of the tenant; else exact names, or prefixes that
-    end in ``*``.
+    """Somebody whose credential was checked. It may nothing and reaches nothing but what it is given: `channels` are
+    exact names, or prefixes that end in ``*``; None: all of the tenant.
 
-    `expires_at` in Unix seconds; None: never. `key` is the id of the API key that all of it rests on, if it does.
+    `expires_at` in Unix seconds; None: never. `since` is when its credential was issued; None: it was shown just now.
+    `key` is the id of the API key that all of it rests on, if it does.
     """
 
     tenant: str = DEFAULT_TENANT
     subject: str = ANONYMOUS
-    scopes: frozenset[Scope] = ALL_SCOPES
-    channels: tuple[str, ...] | None = None
+    scopes: frozenset[Scope] = frozenset()
+    channels: tuple[str, ...] | None = ()
     expires_at: float | None = None
     key: str | None = None
+    since: float | None = None
 
     @property
     def user(self) -> str | None:
@@ -151,11 +153,22 @@ class Access(Protocol):
         ...
 
 
+OPERATOR = Principal(scopes=ALL_SCOPES, channels=None)
+"""Whoever comes in where nobody is asked."""
+
+
 class Open:
     """Everybody on this machine is the one user of the one tenant."""
 
+    is_open = True
+
     async def authenticate(self, shown: Shown) -> Principal:
-        return Principal()
+        return OPERATOR
 
     async def still(self, principal: Principal) -> None:
         return
+
+
+def is_open(access: Access) -> bool:
+    """Whether nobody is asked for a credential now. An `Access` of others asks, unless it says that it does not."""
+    return bool(getattr(access, "is_open", False))

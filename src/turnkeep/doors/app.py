@@ -68,7 +68,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
 
     application = Starlette(
         lifespan=lifespan,
-        middleware=_middleware(queue.settings, is_open=isinstance(access, Open)),
+        middleware=_middleware(queue.settings, access),
         exception_handlers={HTTPException: _no_such_route},
         routes=[
             *(door.route(endpoint) for endpoint in ENDPOINTS),
@@ -86,7 +86,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
     return application
 
 
-def _middleware(settings: Settings, *, is_open: bool) -> list[Middleware]:
+def _middleware(settings: Settings, access: Access) -> list[Middleware]:
     """Host and origin first; pages that are named may also read our answers."""
     cors = Middleware(
         CORSMiddleware,
@@ -94,7 +94,7 @@ def _middleware(settings: Settings, *, is_open: bool) -> list[Middleware]:
         allow_methods=["GET", "POST", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
     )
-    guard: Middleware = Middleware(Origins, settings, is_open=is_open)
+    guard: Middleware = Middleware(Origins, settings, access)
     paths = Middleware(Paths)
     return [guard, cors, paths] if settings.origins else [guard, paths]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.doors.access import Access, Open, Principal, Shown
-from turnkeep.doors.keys import PREFIX, Keys
+from turnkeep.doors.access import OPERATOR, Access, Open, Principal, Shown
+from turnkeep.doors.keys import FRESH, PREFIX, Keys, digest_of
 from turnkeep.doors.tickets import Tickets
 from turnkeep.errors import ConfigurationError, NotAuthenticated
 from turnkeep.settings import Settings
@@ -21,22 +23,43 @@ class Guard:
     whatever else is right.
     """
 
-    def __init__(self, keys: Keys, tickets: Tickets, tokens: Tokens | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        tickets: Tickets,
+        tokens: Tokens | None = None,
+        clock: Clock | None = None,
+        *,
+        start_token: str | None = None,
+    ) -> None:
         self.keys = keys
         self.tickets = tickets
         self._tokens = tokens
         self._clock = clock or SystemClock()
+        self._start_token = start_token
+
+    @property
+    def is_open(self) -> bool:
+        """Nobody is asked now."""
+        return False
 
     async def authenticate(self, shown: Shown) -> Principal:
         principal = await self._known(shown)
+        if principal.since is None:
+            principal = replace(principal, since=self._clock.now())
         await self.still(principal)
         return principal
 
     async def still(self, principal: Principal) -> None:
         if principal.expires_at is not None and principal.expires_at <= self._clock.now():
             raise NotAuthenticated("the credential has expired")
-        if principal.key is not None:
+        if principal.key is not None and principal.key != self._start_key:
             await self.keys.still(principal.key)
+
+    @property
+    def _start_key(self) -> str | None:
+        """Stands for the token of this start, so that what it was exchanged for ends with it."""
+        return None if self._start_token is None else f"start:{digest_of(self._start_token)[:16]}"
 
     async def _known(self, shown: Shown) -> Principal:
         if shown.bearer is not None:
@@ -50,31 +73,61 @@ class Guard:
     async def _of_bearer(self, value: str) -> Principal:
         if value.startswith(PREFIX):
             return await self.keys.authenticate(value)
+        if self._start_token is not None and hmac.compare_digest(digest_of(value), digest_of(self._start_token)):
+            return replace(OPERATOR, key=self._start_key)
         if self._tokens is None:
             raise NotAuthenticated("this is no API key, and tokens are not taken here")
         return await self._tokens.authenticate(value)
 
 
+class Unlocked(Guard):
+    """Asks nobody while the store holds no key. The first one locks the door, also of what is open already; a key that
+    is taken back does not unlock it.
+    """
+
+    _is_locked = False
+    _looked_at = -FRESH
+
+    @property
+    def is_open(self) -> bool:
+        return not self._is_locked
+
+    async def authenticate(self, shown: Shown) -> Principal:
+        await self._look()
+        return await super().authenticate(shown) if self._is_locked else OPERATOR
+
+    async def still(self, principal: Principal) -> None:
+        await self._look()
+        if self._is_locked and principal is OPERATOR:
+            raise NotAuthenticated("an API key was made, so that everybody is asked for one from now on")
+        await super().still(principal)
+
+    async def _look(self) -> None:
+        now = self._clock.now()
+        if not self._is_locked and not 0 <= now - self._looked_at < FRESH:
+            self._is_locked = await self.keys.has_any()
+            self._looked_at = now
+
+
 def asks_for_credentials(settings: Settings, *, has_keys: bool) -> bool:
-    """The one decision about an open door. `has_keys`: the store holds an API key.
+    """The one decision about an open door. `has_keys`: the store holds an API key, valid or not.
 
     Raises `ConfigurationError` where everybody from elsewhere could do everything, or nobody anything.
     """
-    configured = settings.jwt_key is not None or settings.jwt_jwks is not None or has_keys
     if settings.insecure_no_auth:
         if settings.auth == "on":
             raise ConfigurationError("TURNKEEP_AUTH=on and TURNKEEP_INSECURE_NO_AUTH contradict each other: unset one")
         return False
     if settings.auth == "on":
         return True
+    configured = settings.takes_tokens or settings.start_token is not None or has_keys
     if settings.is_loopback and not settings.hosts:
-        asks = settings.jwt_key is not None or settings.jwt_jwks is not None
-        return asks and settings.auth != "off"
+        return configured and settings.auth != "off"
     if settings.auth == "off" or not configured:
         raise ConfigurationError(
             f"{_reached(settings)} from other machines and no authentication is configured: make an API key with "
-            "`turnkeep keys create`, or set TURNKEEP_JWT_KEY or TURNKEEP_JWT_JWKS, or TURNKEEP_AUTH=on; "
-            "TURNKEEP_INSECURE_NO_AUTH=1 lets everybody do everything"
+            "`turnkeep keys create`, or set TURNKEEP_JWT_SECRET, TURNKEEP_JWT_KEY or TURNKEEP_JWT_JWKS, or "
+            "TURNKEEP_AUTH=on; TURNKEEP_INSECURE_NO_AUTH=1 lets everybody do everything"
         )
     return True
 
@@ -85,22 +138,23 @@ def _reached(settings: Settings) -> str:
 
 async def access_of(settings: Settings, registry: Registry) -> Access:
     """As set. Raises `ConfigurationError`."""
-    keys = Keys(registry)
-    if not asks_for_credentials(settings, has_keys=await keys.has_any()):
-        return Open()
-    return Guard(keys, Tickets(registry), _tokens(settings))
+    keys, tickets = Keys(registry), Tickets(registry)
+    if asks_for_credentials(settings, has_keys=await keys.has_any()):
+        start_token = settings.start_token.get_secret_value() if settings.start_token else None
+        return Guard(keys, tickets, tokens_of(settings), start_token=start_token)
+    return Open() if settings.is_open_aloud else Unlocked(keys, tickets)
 
 
-def _tokens(settings: Settings) -> Tokens | None:
-    """Raises `ConfigurationError` with the command that installs what is missing."""
-    if settings.jwt_key is None and settings.jwt_jwks is None:
+def tokens_of(settings: Settings) -> Tokens | None:
+    """Raises `ConfigurationError`, with the command that installs what is missing."""
+    if not settings.takes_tokens:
         return None
     try:
-        from turnkeep.doors.tokens import tokens_of
+        from turnkeep.doors import tokens
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] in ("jwt", "cryptography"):
             raise ConfigurationError(
-                "tokens (TURNKEEP_JWT_KEY) are not installed, run: python -m pip install 'turnkeep[jwt]'"
+                "tokens (TURNKEEP_JWT_…) are not installed, run: python -m pip install 'turnkeep[jwt]'"
             ) from missing
         raise
-    return tokens_of(settings)
+    return tokens.tokens_of(settings)

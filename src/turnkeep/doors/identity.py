@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnkeep.doors.access import COOKIE, Principal
+from turnkeep.doors.access import COOKIE, Principal, is_open
 from turnkeep.doors.answers import JSON
 from turnkeep.doors.guard import Guard
 from turnkeep.doors.http import Call
@@ -58,6 +58,6 @@ def session_json(principal: Principal, csrf: str | None) -> dict[str, Any]:
 
 
 def _guard(call: Call) -> Guard:
-    if not isinstance(call.access, Guard):
+    if not isinstance(call.access, Guard) or is_open(call.access):
         raise WrongState("nobody is asked for a credential here, so there is nothing to exchange: just connect")
     return call.access

@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import jwt
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from turnkeep.doors.signing import SigningKey, signing_key
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreUnavailable
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
 
-KEPT = 600.0
-"""Seconds a set is used without looking again."""
-AGAIN = 30.0
+EARLY = 0.5
+"""The share of its time after which a set is read again, so that a source that is away for a moment is not missed."""
+AGAIN = 5.0
 """Seconds between two reads, whatever tokens ask for."""
 AFTER_FAILURE = 1.0
 """Seconds after a failed read in which nobody tries again, so that requests do not queue up behind each other."""
 PATIENCE = 5.0
-SHORTEST_RSA = 2048
 LARGEST = 1_000_000
-KINDS = {"RSA": "RS256", "OKP": "EdDSA"}
 LONGEST_KID = 200
 
 
 class Jwks:
-    """Public keys by `kid`. A `kid` is compared and never opened, fetched or run."""
+    """Public keys by `kid`. A `kid` is compared and never opened, fetched or run.
 
-    def __init__(self, source: str, allowed: frozenset[str]) -> None:
+    A set is believed for `ttl` seconds after it was read: a key that is taken out of it is refused by then, also where
+    the source cannot be reached, in which case nobody comes in until it can.
+    """
+
+    def __init__(
+        self, source: str, allowed: frozenset[str], *, ttl: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
         if allowed & {"HS256"}:
             raise ConfigurationError(
                 "TURNKEEP_JWT_JWKS holds public keys: HS256 cannot be among TURNKEEP_JWT_ALGORITHMS"
@@ -46,16 +53,18 @@ class Jwks:
             )
         self._path = Path(source)
         self._allowed = allowed
-        self._keys: dict[str | None, tuple[Any, str]] = {}
+        self._ttl = ttl
+        self._now = now
+        self._keys: dict[str | None, SigningKey] = {}
         self._read_at: float | None = None
-        self._failed_at: float | None = None
+        self._tried_at: float | None = None
         self._reading = asyncio.Lock()
 
-    async def key(self, kid: object) -> tuple[Any, str]:
-        """Raises `NotAuthenticated`; `StoreUnavailable` when the set was never to be had."""
+    async def key(self, kid: object) -> SigningKey:
+        """Raises `NotAuthenticated`; `StoreUnavailable` while no set is known that may still be believed."""
         if kid is not None and (not isinstance(kid, str) or len(kid) > LONGEST_KID):
             raise NotAuthenticated("this token names its key in a way that is not taken")
-        if self._is_older_than(KEPT) or (kid not in self._keys and self._is_older_than(AGAIN)):
+        if self._age > self._ttl * EARLY or kid not in self._keys:
             await self._read()
         found = self._keys.get(kid)
         if found is None and kid is None and len(self._keys) == 1:
@@ -64,26 +73,35 @@ class Jwks:
             raise NotAuthenticated("this token is signed with a key that is not known here")
         return found
 
-    def _is_older_than(self, seconds: float) -> bool:
-        return self._read_at is None or asyncio.get_running_loop().time() - self._read_at > seconds
+    async def keys(self) -> tuple[SigningKey, ...]:
+        """All of them. Raises as `key`."""
+        await self._read()
+        return tuple(self._keys.values())
+
+    @property
+    def _age(self) -> float:
+        return math.inf if self._read_at is None else self._now() - self._read_at
 
     async def _read(self) -> None:
-        """Read the set again, unless somebody has while we waited. One that was read before outlives its source."""
+        """Read the set again, unless somebody has while we waited. One that is too old to be believed is dropped."""
         async with self._reading:
-            now = asyncio.get_running_loop().time
-            if not self._is_older_than(AGAIN):
-                return
-            if self._failed_at is not None and now() - self._failed_at < AFTER_FAILURE:
-                raise StoreUnavailable("the keys of TURNKEEP_JWT_JWKS could not be read a moment ago")
-            try:
-                data = await self._fetched(self._url) if self._url else await asyncio.to_thread(self._path.read_bytes)
-                self._keys = self._of(data)
-            except (OSError, TimeoutError, aiohttp.ClientError, ValueError, RecursionError) as error:
-                log.warning("jwks_unreadable", error=f"{type(error).__name__}: {error}"[:200], kept=len(self._keys))
-                if self._read_at is None:
-                    self._failed_at = now()
-                    raise StoreUnavailable("the keys of TURNKEEP_JWT_JWKS cannot be read") from error
-            self._read_at = now()
+            pause = AGAIN if self._age <= self._ttl else AFTER_FAILURE
+            if self._tried_at is None or self._now() - self._tried_at >= min(pause, self._ttl * EARLY):
+                await self._try_to_read()
+                self._tried_at = self._now()
+            if self._age > self._ttl:
+                self._keys = {}
+                raise StoreUnavailable("the keys of TURNKEEP_JWT_JWKS cannot be read")
+
+    async def _try_to_read(self) -> None:
+        begun = self._now()
+        try:
+            data = await self._fetched(self._url) if self._url else await asyncio.to_thread(self._path.read_bytes)
+            self._keys = self._of(data)
+        except (OSError, TimeoutError, aiohttp.ClientError, ValueError, RecursionError) as error:
+            log.warning("jwks_unreadable", error=f"{type(error).__name__}: {error}"[:200], kept=len(self._keys))
+        else:
+            self._read_at = begun
 
     async def _fetched(self, url: str) -> bytes:
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
@@ -100,11 +118,11 @@ class Jwks:
                     raise ValueError("the set of keys is too large")
             return bytes(data)
 
-    def _of(self, data: bytes) -> dict[str | None, tuple[Any, str]]:
+    def _of(self, data: bytes) -> dict[str | None, SigningKey]:
         """The keys that we may use; others are passed over. Raises ValueError if there is none."""
         told = json.loads(data)
         entries = told.get("keys") if isinstance(told, dict) else None
-        found: dict[str | None, tuple[Any, str]] = {}
+        found: dict[str | None, SigningKey] = {}
         for entry in entries if isinstance(entries, list) else []:
             known = _known(entry, self._allowed) if isinstance(entry, dict) else None
             if known is not None:
@@ -114,23 +132,14 @@ class Jwks:
         return found
 
 
-def _known(entry: dict[str, Any], allowed: frozenset[str]) -> tuple[Any, str] | None:
-    """A key and what it is for; None for one that we do not take."""
-    algorithm, kid = _algorithm(entry), entry.get("kid")
-    if algorithm not in allowed or not isinstance(kid, str | None):
+def _known(entry: dict[str, Any], allowed: frozenset[str]) -> SigningKey | None:
+    """A key and what it is for; None for one that we do not take, or that says it is for something else."""
+    if entry.get("use", "sig") != "sig" or not isinstance(entry.get("kid"), str | None) or entry.get("kty") == "oct":
         return None
     try:
-        key = jwt.PyJWK(entry, algorithm=algorithm).key
-    except (jwt.PyJWTError, ValueError, TypeError):
+        known = signing_key(jwt.PyJWK(entry).key)
+    except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
         return None
-    if isinstance(key, RSAPublicKey) and key.key_size < SHORTEST_RSA:
+    if known is None or known.algorithm not in allowed or entry.get("alg", known.algorithm) != known.algorithm:
         return None
-    return key, algorithm
-
-
-def _algorithm(entry: dict[str, Any]) -> str:
-    """What a key is for; empty for what we do not take."""
-    algorithm = KINDS.get(str(entry.get("kty")), "")
-    fits = entry.get("alg", algorithm) == algorithm and entry.get("use", "sig") == "sig"
-    is_other_curve = algorithm == "EdDSA" and entry.get("crv") != "Ed25519"
-    return algorithm if fits and not is_other_curve else ""
+    return known

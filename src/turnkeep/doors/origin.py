@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from turnkeep.doors.access import Access, is_open
 from turnkeep.doors.answers import refused
 from turnkeep.errors import InvalidMessage, NotAllowed, TurnkeepError
 from turnkeep.settings import Settings
@@ -21,52 +22,88 @@ from turnkeep.settings import Settings
 ANY = "*"
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?)(?::(\d{1,5}))?", re.IGNORECASE)
 NOT_ALLOWED = 4403
-FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
-"""Whoever listens for this machine alone, and sees these, is behind a proxy that lets others in."""
+LOOPBACK = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
+PROXIED = frozenset({
+    "forwarded", "via", "client-ip", "front-end-https", "remote-addr", "true-client-ip", "x-client-ip",
+    "x-cluster-client-ip", "x-forwarded", "x-host", "x-proxy-id", "x-real-ip", "x-real-port", "x-remote-addr",
+    "x-remote-ip", "x-scheme", "x-url-scheme", "x-varnish",
+})  # fmt: skip
+PROXIED_PREFIXES = (
+    "x-forwarded-", "x-original-", "x-proxyuser-", "wl-proxy-", "cdn-", "cf-", "fastly-", "fly-", "tailscale-", "ali-",
+    "x-akamai-", "x-amz-cf-", "x-amzn-", "x-appengine-", "x-arr-", "x-azure-", "x-cloud-trace-", "x-envoy-", "x-nf-",
+    "x-sucuri-", "x-vercel-",
+)  # fmt: skip
+"""Headers of proxies, balancers and networks that deliver for others."""
 
 
 class Origins:
     """An ASGI application around another."""
 
-    def __init__(self, inner: ASGIApp, settings: Settings, *, is_open: bool) -> None:
+    def __init__(self, inner: ASGIApp, settings: Settings, access: Access) -> None:
         self._inner = inner
-        self._is_only_local = is_open and settings.auth is None and not settings.insecure_no_auth
+        self._access = access
+        self._insecure = settings.insecure_no_auth
+        self._is_open_aloud = settings.is_open_aloud
         self._hosts = frozenset(host.lower() for host in (*settings.hosts, settings.host))
         self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             try:
-                self.check(Headers(scope=scope))
+                self.check(Headers(scope=scope), scope.get("http_version", "1.1"))
             except TurnkeepError as error:
                 await _refuse(scope, receive, send, error)
                 return
         await self._inner(scope, receive, send)
 
-    def check(self, headers: Headers) -> None:
-        """Raises `InvalidMessage` for the host, `NotAllowed` for the origin."""
-        if self._is_only_local and any(name in headers for name in FORWARDED):
+    def check(self, headers: Headers, version: str = "1.1") -> None:
+        """Raises `InvalidMessage` for the host, `NotAllowed` for a proxy and for the origin."""
+        open_now = is_open(self._access)
+        if open_now and not self._is_open_aloud and came_through_proxy(headers, version):
             raise NotAllowed(
-                "this came through a proxy and no authentication is configured: set TURNKEEP_AUTH=on or off"
+                "this came through a proxy and no authentication is configured: make an API key with "
+                "`turnkeep keys create`, or say TURNKEEP_AUTH=off if everybody behind the proxy may do everything"
             )
         host = _one(headers.getlist("host"), "Host")
         form = _HOST.fullmatch(host)
-        if form is None or not self._is_ours(form[1].lower()):
+        if form is None or not self._is_ours(form[1].lower(), only_local=open_now and not self._insecure):
             raise InvalidMessage("this server does not answer to that host name, add it to TURNKEEP_HOSTS")
         if "origin" in headers:
             origin = _one(headers.getlist("origin"), "Origin").lower()
-            if origin not in self._origins and ANY not in self._origins and _netloc(origin) != host.lower():
+            if not {origin, ANY} & self._origins and _netloc(origin) != host.lower():
                 raise NotAllowed("pages of that origin may not call this server, add it to TURNKEEP_ORIGINS")
 
-    def _is_ours(self, name: str) -> bool:
-        """Addresses and names without a dot cannot be pointed at us by a stranger's domain."""
-        if name in self._hosts or ANY in self._hosts or "." not in name.strip("[]"):
+    def _is_ours(self, name: str, *, only_local: bool) -> bool:
+        """Addresses and names without a dot cannot be pointed at us by a stranger's domain. Where nobody is asked for a
+        credential, a neighbour in the network could answer for such a name: then only this machine's count.
+        """
+        if name in self._hosts or ANY in self._hosts or is_local(name):
             return True
-        try:
-            ipaddress.ip_address(name.strip("[]"))
-        except ValueError:
+        if only_local:
             return False
-        return True
+        return "." not in name.strip("[]") or _address(name) is not None
+
+
+def came_through_proxy(headers: Headers, version: str) -> bool:
+    """Whether somebody else delivers this request. HTTP/1.0 is what nginx speaks to those it was told nothing about,
+    and no client of today.
+    """
+    return version == "1.0" or any(name in PROXIED or name.startswith(PROXIED_PREFIXES) for name in headers)
+
+
+def is_local(name: str) -> bool:
+    """Whether a host is this machine for whoever says it (RFC 6761 for names under localhost)."""
+    address = _address(name)
+    if address is None:
+        return name == "localhost" or name.endswith(".localhost")
+    return any(address in network for network in LOOPBACK)
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return None
 
 
 def _one(values: Sequence[str], name: str) -> str:

@@ -77,6 +77,7 @@ class Tickets:
             "channels": None if principal.channels is None else list(principal.channels),
             "expires_at": principal.expires_at,
             "key": principal.key,
+            "since": principal.since,
             "until": until,
         }
         await self._registry.put("ticket", RING, _name(use, value), body, version=0, ttl=ttl)
@@ -100,4 +101,5 @@ def _principal(body: Mapping[str, Any]) -> Principal:
         channels=None if channels is None else tuple(str(name) for name in channels),
         expires_at=body["expires_at"],
         key=body["key"],
+        since=body.get("since", 0.0),
     )

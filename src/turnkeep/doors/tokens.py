@@ -1,93 +1,142 @@
-"""JSON web tokens: HS256 with a shared secret, EdDSA and RS256 with a public key or a JWKS file or URL.
+"""JSON web tokens: HS256 with a shared secret; EdDSA, ES256, ES384 and RS256 with a public key, or a JWKS file or URL.
 
-A token must say `exp` and `aud`. `channels` lists exact names or prefixes that end in ``*`` (a token without it reaches
-no channel), `tenant` and `sub` say whose it is, `scope` may be narrower than send and read, or hold admin. Which
+A token must say `exp` and `aud`, and `iss` where an issuer is set. `channels` lists exact names or prefixes that end in
+``*`` (a token without it reaches no channel), `tenant` and `sub` say whose it is, `scope` may be narrower than send and
+read, or hold more. Identity providers that call these otherwise are understood by `TURNKEEP_JWT_CLAIMS`. Which
 algorithm a key is for is decided by us, never by the token; the headers jku, jwk and x5u are not looked at.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.doors.access import Principal
 from turnkeep.doors.jwks import Jwks
 from turnkeep.doors.keys import read_scopes
+from turnkeep.doors.signing import PUBLIC, SigningKey, public_key, shared_secret
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreError
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.settings import Settings
 
-SHORTEST_SECRET = 32
-SHORTEST_RSA = 2048
 MAX_CHANNELS = 1_000
 MAX_NAME = 512
+LEEWAY = 30.0
+"""Seconds that the clocks of an issuer and of this machine may differ."""
 
 
 class KeySource(Protocol):
     """Where the key of a token comes from."""
 
-    async def key(self, kid: object) -> tuple[Any, str]:
-        """The key and the one algorithm that it is for. Raises `NotAuthenticated`."""
+    async def key(self, kid: object) -> SigningKey:
+        """Raises `NotAuthenticated`."""
+        ...
+
+    async def keys(self) -> Sequence[SigningKey]:
+        """All of them, for people."""
         ...
 
 
 class OneKey:
     """The key that is set."""
 
-    def __init__(self, key: Any, algorithm: str) -> None:
-        self._known = key, algorithm
+    def __init__(self, key: SigningKey) -> None:
+        self._known = key
 
-    async def key(self, kid: object) -> tuple[Any, str]:
+    async def key(self, kid: object) -> SigningKey:
         return self._known
+
+    async def keys(self) -> Sequence[SigningKey]:
+        return (self._known,)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """What a token must say. `issuer` None: any that signs with our keys. `claims`: what an issuer calls a claim of
+    ours, which then has to be there; a name with dots leads into objects.
+    """
+
+    audience: str
+    issuer: str | None = None
+    leeway: float = LEEWAY
+    claims: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tokens:
     """Reads tokens. Whatever is wrong with one, the answer is `NotAuthenticated`."""
 
-    def __init__(self, source: KeySource, *, audience: str, clock: Clock | None = None) -> None:
+    def __init__(self, source: KeySource, rules: TokenRules, clock: Clock | None = None) -> None:
         self._source = source
-        self._audience = audience
+        self._rules = rules
         self._clock = clock or SystemClock()
 
     async def authenticate(self, text: str) -> Principal:
         try:
             header = jwt.get_unverified_header(text)
-            key, algorithm = await self._source.key(header.get("kid"))
-            claims = jwt.decode(
-                text,
-                key,
-                algorithms=[algorithm],
-                audience=self._audience,
-                options={"require": ["exp", "aud"]},
-            )
-            return self._principal(claims)
+            known = await self._source.key(header.get("kid"))
+            return self._principal(self._claims(text, known))
         except (NotAuthenticated, StoreError):
             raise
         except jwt.ExpiredSignatureError:
             raise NotAuthenticated("this token has expired") from None
+        except jwt.ImmatureSignatureError:
+            raise NotAuthenticated("this token is not valid yet, look at the clocks of its issuer and of us") from None
         except jwt.InvalidAudienceError:
             raise NotAuthenticated("this token is for another audience") from None
+        except (jwt.InvalidIssuerError, jwt.MissingRequiredClaimError) as error:
+            about = "comes from another issuer" if isinstance(error, jwt.InvalidIssuerError) else "lacks a claim"
+            raise NotAuthenticated(f"this token {about}") from None
         except Exception:
             raise NotAuthenticated("this token is not valid") from None
+
+    async def describe(self) -> str:
+        """Algorithms, kinds of keys, audience and issuer, for `doctor`. Raises as `authenticate`."""
+        kinds = dict.fromkeys(f"{one.algorithm} ({one.kind})" for one in await self._source.keys())
+        return f"{', '.join(kinds)} for {self._rules.audience!r} from {self._rules.issuer or 'any issuer'}"
+
+    def _claims(self, text: str, known: SigningKey) -> Mapping[str, Any]:
+        """Leeway is for what has to have begun; what is over is over, as its holder was told."""
+        rules = self._rules
+        claims: Mapping[str, Any] = jwt.decode(
+            text,
+            known.key,
+            algorithms=[known.algorithm],
+            audience=rules.audience,
+            issuer=rules.issuer,
+            leeway=rules.leeway,
+            options={"require": ["exp", "aud", *(["iss"] if rules.issuer else [])]},
+        )
+        return claims
 
     def _principal(self, claims: Mapping[str, Any]) -> Principal:
         expires_at = _number(claims["exp"])
         if expires_at <= self._clock.now():
             raise NotAuthenticated("this token has expired")
         return Principal(
-            tenant=_name(claims, "tenant", DEFAULT_TENANT),
-            subject=f"user:{_name(claims, 'sub', 'anonymous')}",
-            scopes=frozenset(read_scopes(_words(claims.get("scope", "send read")))),
-            channels=_channels(claims.get("channels", [])),
+            tenant=_name("tenant", self._said(claims, "tenant", DEFAULT_TENANT)),
+            subject=f"user:{_name('sub', self._said(claims, 'sub', 'anonymous'))}",
+            scopes=frozenset(read_scopes(_words(self._said(claims, "scope", "send read")))),
+            channels=_channels(self._said(claims, "channels", [])),
             expires_at=expires_at,
+            since=_number(claims["iat"]) if "iat" in claims else 0.0,
         )
+
+    def _said(self, claims: Mapping[str, Any], claim: str, default: object) -> object:
+        """What a token says under the issuer's name for a claim: as it stands, else along its dots."""
+        name = self._rules.claims.get(claim, claim)
+        found: object = claims
+        for part in [name] if name in claims else name.split("."):
+            if not isinstance(found, Mapping) or part not in found:
+                if claim in self._rules.claims:
+                    raise NotAuthenticated(f"this token lacks the claim {name!r}")
+                return default
+            found = found[part]
+        return found
 
 
 def _number(value: object) -> float:
@@ -96,8 +145,7 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def _name(claims: Mapping[str, Any], claim: str, default: str) -> str:
-    value = claims.get(claim, default)
+def _name(claim: str, value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or not value.isprintable():
         raise NotAuthenticated(f"the claim {claim!r} of this token is not a printable name")
     return value
@@ -124,36 +172,33 @@ def _channels(value: object) -> tuple[str, ...] | None:
 
 def tokens_of(settings: Settings) -> Tokens | None:
     """As set; None without a key. Raises `ConfigurationError` for a key that is weak or of another kind."""
-    if settings.jwt_jwks is not None:
-        allowed = settings.jwt_algorithms or ("EdDSA", "RS256")
-        return Tokens(Jwks(settings.jwt_jwks, frozenset(allowed)), audience=settings.jwt_audience)
-    if settings.jwt_key is None:
+    source = _source(settings)
+    if source is None:
         return None
-    key, algorithm = _known(settings.jwt_key.get_secret_value())
-    if settings.jwt_algorithms and algorithm not in settings.jwt_algorithms:
-        allowed_names = ", ".join(settings.jwt_algorithms)
+    names = {str(claim): name for claim, name in settings.jwt_claims.items()}
+    return Tokens(source, TokenRules(settings.jwt_audience, settings.jwt_issuer, settings.jwt_leeway, names))
+
+
+def _source(settings: Settings) -> KeySource | None:
+    """The one place that keys of tokens come from. Of several nobody could say which counts."""
+    names = ("jwt_secret", "jwt_key", "jwt_jwks")
+    given = [name for name in names if getattr(settings, name) is not None]
+    if len(given) > 1:
+        said = " and ".join(f"TURNKEEP_{name.upper()}" for name in given)
+        raise ConfigurationError(f"{said} are set: tokens are signed in one way, unset the others")
+    if settings.jwt_jwks is not None:
+        return Jwks(settings.jwt_jwks, frozenset(settings.jwt_algorithms or PUBLIC), ttl=settings.jwt_jwks_ttl)
+    if settings.jwt_secret is not None:
+        return _allowed(settings, "SECRET", shared_secret(settings.jwt_secret.get_secret_value()))
+    if settings.jwt_key is not None:
+        return _allowed(settings, "KEY", public_key(settings.jwt_key))
+    return None
+
+
+def _allowed(settings: Settings, name: str, known: SigningKey) -> KeySource:
+    if settings.jwt_algorithms and known.algorithm not in settings.jwt_algorithms:
         raise ConfigurationError(
-            f"TURNKEEP_JWT_KEY is a key for {algorithm}, TURNKEEP_JWT_ALGORITHMS has {allowed_names}"
+            f"TURNKEEP_JWT_{name} is a key for {known.algorithm}, TURNKEEP_JWT_ALGORITHMS has "
+            f"{', '.join(settings.jwt_algorithms)}"
         )
-    return Tokens(OneKey(key, algorithm), audience=settings.jwt_audience)
-
-
-def _known(text: str) -> tuple[Any, str]:
-    """The key, and what it is for."""
-    if "PRIVATE KEY" in text:
-        raise ConfigurationError("TURNKEEP_JWT_KEY is a private key: set the public one")
-    if "-----BEGIN" not in text:
-        if len(text.encode()) < SHORTEST_SECRET:
-            raise ConfigurationError(
-                f"TURNKEEP_JWT_KEY is a secret of less than {SHORTEST_SECRET} bytes, take a longer one"
-            )
-        return text, "HS256"
-    try:
-        key = load_pem_public_key(text.replace("\\n", "\n").encode())
-    except ValueError as error:
-        raise ConfigurationError("TURNKEEP_JWT_KEY looks like a PEM file and cannot be read as a public key") from error
-    if isinstance(key, Ed25519PublicKey):
-        return key, "EdDSA"
-    if isinstance(key, RSAPublicKey) and key.key_size >= SHORTEST_RSA:
-        return key, "RS256"
-    raise ConfigurationError(f"TURNKEEP_JWT_KEY must be an Ed25519 key, or an RSA key of at least {SHORTEST_RSA} bits")
+    return OneKey(known)
