@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from starlette.datastructures import Headers
 
-from turnkeep.doors.access import OPERATOR, Open, Principal, Shown, shown_by
-from turnkeep.doors.guard import Guard, asks_for_credentials
+from turnkeep.doors.access import OPERATOR, Open, Principal, Shown, is_open, shown_by
+from turnkeep.doors.guard import Guard, Unlocked, access_of, asks_for_credentials
 from turnkeep.doors.keys import FRESH, Keys
 from turnkeep.doors.origin import Origins
 from turnkeep.doors.tickets import TICKET_LIFE, Tickets, csrf_of
@@ -543,3 +543,47 @@ def test_a_client_of_this_machine_is_no_proxy() -> None:
         "dnt",
     )
     origins().check(headers(("host", "localhost"), *((name, "x") for name in usual)))
+
+
+# ---------------------------------------------------------------- a door that a key locks
+
+
+async def test_the_first_key_locks_an_open_door_and_none_that_is_taken_back_unlocks_it() -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    keys = Keys(store, clock)
+    door = Unlocked(keys, Tickets(store, clock), clock=clock)
+    anybody = await door.authenticate(Shown())
+    assert anybody.may("admin")
+    assert is_open(door)
+
+    value, key = await Keys(store, clock).create()
+    clock.advance(FRESH)
+    for refused in (door.authenticate(Shown()), door.still(anybody)):
+        with pytest.raises(NotAuthenticated):
+            await refused
+    assert not is_open(door)
+    assert (await door.authenticate(Shown(bearer=value))).key == key.key_id
+
+    await keys.revoke(key.key_id)
+    clock.advance(FRESH)
+    for access in (door, await access_of(settings(), store)):
+        with pytest.raises(NotAuthenticated):
+            await access.authenticate(Shown())
+
+
+async def test_the_token_of_a_start_opens_everything_and_what_it_was_exchanged_for_ends_with_it() -> None:
+    store = MemoryStore()
+    door = await access_of(settings(start_token=SECRET), store)
+    assert isinstance(door, Guard)
+    principal = await door.authenticate(Shown(bearer=SECRET))
+    assert principal.may("admin")
+    assert principal.reaches("anything")
+    session, _ = await door.tickets.begin(principal)
+    await door.authenticate(Shown(session=session))
+    for wrong in (Shown(), Shown(bearer=SECRET + "x"), Shown(bearer=SECRET[:-1]), Shown(bearer="")):
+        with pytest.raises(NotAuthenticated):
+            await door.authenticate(wrong)
+    next_start = await access_of(settings(start_token=SECRET[::-1]), store)
+    with pytest.raises(NotAuthenticated):
+        await next_start.authenticate(Shown(session=session))
