@@ -15,7 +15,7 @@ from turnkeep.announcer import Announcer
 from turnkeep.assistants import Assistant
 from turnkeep.calls import Calls
 from turnkeep.conversation import recalled
-from turnkeep.errors import ContextTooLong, ModelError, TooManySteps, UnansweredCall
+from turnkeep.errors import AnswerMalformed, ContextTooLong, ModelError, ModelRefused, TooManySteps, UnansweredCall
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
 from turnkeep.journal import SEPARATOR, Ending, Journal, Step
@@ -276,6 +276,7 @@ class Answering:
         finish = received.finish
         if finish is None:
             raise RuntimeError("the model's stream ended without its finish, which its contract forbids")
+        self._check_said(received, finish)
         name = finish.model or request.model
         usage = finish.usage
         if not usage.total_tokens:
@@ -287,6 +288,17 @@ class Answering:
             ending=finish.reason,
             model=name,
         )
+
+    def _check_said(self, received: _Received, finish: Finish) -> None:
+        """Silence is no answer. A step may be silent where an earlier one of this run has said something."""
+        acted = any(item.kind in ("call", "hosted") for item in received.items)
+        if received.text.strip() or acted or self.journal.text.strip():
+            return
+        if finish.reason == "refusal":
+            raise ModelRefused("the model refused to answer and did not say why")
+        if finish.reason in ("stop", "calls"):
+            thought = any(item.kind == "reasoning" for item in received.items)
+            raise AnswerMalformed(f"the model answered with {'a thought alone' if thought else 'nothing'}")
 
     def _counted(self, request: ModelRequest, received: _Received, usage: Usage) -> Usage:
         """Our own count, where the provider sent none."""

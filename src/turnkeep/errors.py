@@ -21,6 +21,7 @@ TurnkeepError
 │   │   └── ModelUnreachable      no connection: nothing was asked, messages wait without attempts
 │   ├── ModelTimedOut             a watchdog fired: no first event, or silence (retryable)
 │   ├── AnswerMalformed           no terminal event, garbage, HTML … (retryable)
+│   │   └── AnswerUnreadable      whole, but in a form that is not understood: another attempt says the same
 │   ├── ModelRateLimited          429: wait `retry_after`, the claim is released (retryable)
 │   ├── ModelRefused              the request itself is refused: another attempt says the same
 │   ├── ContextTooLong            prune once, then give up
@@ -206,6 +207,13 @@ class AnswerMalformed(ModelError):
     code = "answer_malformed"
     retryable = True
     public = "I'm having trouble connecting to my services. Please try again in a moment."
+
+
+class AnswerUnreadable(AnswerMalformed):
+    """the provider's answer has a form that is not understood"""
+
+    code = "answer_unreadable"
+    retryable = False
 
 
 class ModelRateLimited(ModelError):

@@ -346,12 +346,6 @@ async def test_a_page_instead_of_a_stream_is_a_failure(kind: str) -> None:
 
 
 @PROTOCOLS
-async def test_one_json_body_instead_of_a_stream_is_a_failure(kind: str) -> None:
-    with pytest.raises(AnswerMalformed, match="one JSON body"):
-        await told_by(b'{"id":"x","choices":[]}', kind)
-
-
-@PROTOCOLS
 async def test_an_error_body_under_status_200_is_the_error_that_it_names(kind: str) -> None:
     with pytest.raises(ModelRateLimited):
         await told_by(b'{"error":{"code":429,"message":"wait"}}', kind)

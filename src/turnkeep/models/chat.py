@@ -7,24 +7,25 @@ whatever the finish reason says, and an answer without any sign of its end has f
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import orjson
 
-from turnkeep.errors import AnswerMalformed, ModelRefused
-from turnkeep.messages import AssistantItem, CallItem, Content, Item, OutputItem, SystemItem, UserItem, content_text
-from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, StreamPart, ToolSpec
+from turnkeep.errors import AnswerMalformed
+from turnkeep.messages import AssistantItem, CallItem, Item, ProviderData, ReasoningItem
+from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
 from turnkeep.models.calls import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
+from turnkeep.models.chat_body import request_body
 from turnkeep.models.classify import error_in
 from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import exchange, label_headers
 from turnkeep.models.http import Client, Reply
-from turnkeep.models.parameters import chat_parameters
-from turnkeep.models.reading import mapping, words
+from turnkeep.models.pieces import Pieces
+from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, spoken, words
 from turnkeep.models.sse import Frame
+from turnkeep.models.thoughts import Thoughts
 from turnkeep.usage import Usage
 
 TRIMMINGS = 5.0
@@ -36,139 +37,67 @@ class ChatModel:
 
     def __init__(self, endpoint: Endpoint, capabilities: Capabilities | None = None) -> None:
         self.endpoint = endpoint.name
+        self._site = endpoint.site
         self._client = Client(endpoint)
         self._caps = capabilities or capabilities_of(endpoint, "chat")
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         headers = {} if self._caps.takes_metadata else label_headers(request)
-        reader = partial(ChatReader, items=request.items)
+        offered = frozenset(tool.name for tool in request.tools)
+        reader = partial(ChatReader, items=request.items, site=self._site, offered=offered)
         return exchange(self._client, "/chat/completions", request_body(request, self._caps), headers, reader)
 
     async def close(self) -> None:
         await self._client.close()
 
 
-# ---------------------------------------------------------------- what is sent
-
-
-def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
-    """The body of one request, with nothing in it that the server does not take."""
-    body: dict[str, Any] = {
-        "model": request.model,
-        "messages": messages(request.instructions, request.items, caps),
-        "stream": True,
-        **chat_parameters(request, caps),
-    }
-    if request.tools:
-        body["tools"] = [_tool(tool) for tool in request.tools]
-    if caps.takes_store:
-        body["store"] = False
-    if caps.takes_stream_options:
-        body["stream_options"] = {"include_usage": True}
-    if caps.takes_metadata and request.labels:
-        body["metadata"] = dict(request.labels)
-    if caps.takes_cache_key and request.cache_key:
-        body["prompt_cache_key"] = request.cache_key
-    if caps.takes_safety_identifier and request.user:
-        body["safety_identifier"] = request.user
-    return body
-
-
-def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities) -> list[dict[str, Any]]:
-    """A transcript in the words of the API: calls join the assistant's message before them, reasoning has no place."""
-    result: list[dict[str, Any]] = []
-    if instructions:
-        result.append({"role": caps.system_role, "content": instructions})
-    for item in items:
-        match item:
-            case UserItem():
-                result.append({"role": "user", "content": _content(item.content)})
-            case SystemItem():
-                result.append({"role": caps.system_role, "content": item.text})
-            case AssistantItem():
-                if item.text:
-                    result.append({"role": "assistant", "content": item.text})
-            case CallItem():
-                _asking(result).setdefault("tool_calls", []).append(_call(item))
-            case OutputItem():
-                result.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
-    return result
-
-
-def _asking(result: list[dict[str, Any]]) -> dict[str, Any]:
-    """The assistant's message that a call belongs to."""
-    if not result or result[-1]["role"] != "assistant":
-        result.append({"role": "assistant", "content": None})
-    return result[-1]
-
-
-def _call(item: CallItem) -> dict[str, Any]:
-    function = {"name": item.name, "arguments": _readable(item.arguments)}
-    return {"id": item.call_id, "type": "function", "function": function}
-
-
-def _readable(arguments: str) -> str:
-    # Many servers parse what the model wrote; one bad call must not make a thread unanswerable.
-    return arguments if _is_json(arguments) else orjson.dumps({"malformed": arguments}).decode()
-
-
-def _content(content: Content) -> str | list[dict[str, Any]]:
-    if all(part.type == "text" for part in content):
-        return content_text(content)
-    return [_part(part.type, part.text, part.data or {}) for part in content]
-
-
-def _part(kind: str, text: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    if kind == "text":
-        return {"type": "text", "text": text}
-    if kind == "file":
-        return {"type": "file", "file": dict(data)}
-    image = data.get("image_url")
-    if image is None:
-        raise ModelRefused(f"Chat Completions takes an image by its 'image_url', not by {', '.join(data) or 'nothing'}")
-    if isinstance(image, str):
-        image = {"url": image, **({"detail": data["detail"]} if "detail" in data else {})}
-    return {"type": "image_url", "image_url": image}
-
-
-def _tool(tool: ToolSpec) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": {**function, "strict": True} if tool.strict else function}
-
-
 # ---------------------------------------------------------------- what comes back
 
-
-@dataclass(slots=True)
-class _Call:
-    """One tool call while its pieces arrive."""
-
-    id: str
-    name: str
-    arguments: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.arguments) or "{}"
-
-
-_FAILED = frozenset(("error", "abort", "network_error", "insufficient_system_resource"))
-"""Finish reasons with which servers admit that the answer is not one."""
+_OTHER_WORDS: tuple[tuple[str, str], ...] = (
+    # What servers mean by their finish reasons, where it is not what OpenAI calls it; the first that is in it counts.
+    ("malformed_function_call", "failed"),
+    ("unexpected_tool_call", "failed"),
+    ("error", "failed"),
+    ("abort", "failed"),
+    ("insufficient_system_resource", "failed"),
+    ("content_filter", "filter"),
+    ("safety", "filter"),
+    ("recitation", "filter"),
+    ("sensitive", "filter"),
+    ("blocklist", "filter"),
+    ("prohibited_content", "filter"),
+    ("guardrail", "filter"),
+    ("refusal", "refusal"),
+    ("max_tokens", "length"),
+    ("max_output_tokens", "length"),
+    ("model_length", "length"),
+    ("context_window", "length"),
+    ("length", "length"),
+)
 
 
 class ChatReader:
-    """Reads one answer. `items` is what was sent."""
+    """Reads one answer. `items` is what was sent, `offered` are the tools; `site` is whose the answer is."""
 
-    def __init__(self, reply: Reply, *, items: Sequence[Item]) -> None:
+    def __init__(
+        self, reply: Reply, *, items: Sequence[Item], site: str = "", offered: frozenset[str] = frozenset()
+    ) -> None:
         self.done = False
         self._reply = reply
         self._items = items
+        self._site = site
         self._begun = False
+        self._plain = False
+        """Nothing stands in the way of the shortest way for the next text."""
         self._text: list[str] = []
+        self._halves = Halves()
+        self._thoughts = Thoughts()
         self._refused = False
-        self._calls: list[_Call] = []
-        self._by_index: dict[object, _Call] = {}
+        self._calls = Pieces(offered)
+        self._lane: object = None
         self._reason: str | None = None
+        self._closed = False
+        """There was a sign of the end without a reason: usage alone, or a whole message."""
         self._usage: object = None
         self._model: str | None = None
         self._tier: str | None = None
@@ -178,114 +107,148 @@ class ChatReader:
         return self._reason is not None
 
     def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
-        try:
-            for _, data in frames:
-                if data.startswith(b"[DONE]"):
-                    self.done = True
-                    return
+        for name, data in frames:
+            if data.startswith(b"[DONE]"):
+                self.done = True
+                return
+            try:
                 chunk = orjson.loads(data)
-                if self._begun and (text := _only_text(chunk)):
-                    self._text.append(text)
-                    yield Delta(text)
-                else:
-                    yield from self._chunk(chunk)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AnswerMalformed(f"the stream holds a chunk that makes no sense ({type(error).__name__})") from error
+                text = _only_text(chunk) if self._plain else ""
+            except (ValueError, LookupError, TypeError, AttributeError):
+                yield from self._odd(name, data)
+                continue
+            if text:
+                self._text.append(text)
+                yield Delta(text)
+            else:
+                yield from self._chunk(chunk, name)
 
     def ending(self) -> Iterator[StreamPart]:
-        if self._reason is None and not (self.done and self._whole()):
+        if self._reason is None and not ((self.done or self._closed) and self._whole()):
             raise AnswerMalformed("the stream ended without a finish reason")
-        if self._reason in _FAILED:
+        outcome = _meaning(self._reason)
+        if outcome == "failed":
             raise AnswerMalformed(f"the server broke its answer off with the finish reason {self._reason!r}")
-        text = "".join(self._text)
-        cut = self._reason in ("length", "content_filter")
-        if text:
+        if self._halves.waiting:
+            yield from self._added("", final=True)
+        cut = outcome in ("length", "filter")
+        if thought := self._thoughts.fields:
+            yield ItemDone(ReasoningItem(thought, self._site or None))
+        if text := "".join(self._text):
             yield ItemDone(AssistantItem(text, interrupted=cut))
-        ids = CallIds(self._items)
-        calls = [call for call in self._calls if not (cut and not _is_json(call.text))]
-        for call in calls:
-            if not call.name:
-                raise AnswerMalformed("the answer holds a tool call without a name")
-            yield ItemDone(CallItem(ids.unique(call.id), call.name, call.text))
-        yield Finish(self._outcome(bool(calls)), usage_of(self._usage), self._model, self._tier)
+        calls = list(self._finished_calls(cut))
+        yield from calls
+        yield Finish(self._outcome(outcome, bool(calls)), usage_of(self._usage), self._model, self._tier)
 
-    def _chunk(self, chunk: dict[str, Any]) -> Iterator[StreamPart]:
-        if error_in(chunk):
+    # ---------------------------------------------------------------- one chunk
+
+    def _odd(self, name: bytes, data: bytes) -> Iterator[StreamPart]:
+        """An event that is not the usual: read as far as it makes sense."""
+        if data.strip(b' \t"').upper() == b"[DONE]":
+            self.done = True
+            return
+        for value in json_values(data):
+            yield from self._chunk(value, name)
+
+    def _chunk(self, chunk: object, name: bytes = b"") -> Iterator[StreamPart]:
+        if isinstance(chunk, list):
+            for entry in chunk:
+                yield from self._chunk(entry, name)
+        if not isinstance(chunk, Mapping):
+            return
+        if error_in(chunk) or name == b"error":
             raise self._reply.failure(chunk)
         if not self._begun:
             yield self._begin(chunk)
-        for choice in chunk.get("choices") or ():
-            if text := self._choice(choice):
-                yield Delta(text)
-        self._usage = chunk.get("usage") or self._usage
-        self._tier = words(chunk.get("service_tier")) or self._tier
+        choices = entries(chunk.get("choices"))
+        for choice in choices:
+            if isinstance(choice, Mapping) and self._is_ours(choice.get("index")):
+                yield from self._choice(choice)
+        self._plain = not (self._halves.waiting or self._lane)
+        if usage := chunk.get("usage"):
+            self._usage, self._closed = usage, self._closed or not choices
+        self._tier = label(chunk.get("service_tier")) or self._tier
 
     def _begin(self, chunk: Mapping[str, Any]) -> Began:
         self._begun = True
-        self._model = words(chunk.get("model")) or None
-        return Began(words(chunk.get("id")) or None, self._reply.request_id, self._reply.rate)
+        self._model = label(chunk.get("model"))
+        return Began(label(chunk.get("id")), self._reply.request_id, self._reply.rate)
 
-    def _choice(self, choice: Mapping[str, Any]) -> str:
-        """Take in one choice; gives the text that it adds."""
-        if choice.get("index"):
-            return ""
-        text = ""
-        if delta := choice.get("delta"):
-            text = self._said(delta)
-            for raw in delta.get("tool_calls") or ():
-                self._fragment(raw)
+    def _choice(self, choice: Mapping[str, Any]) -> Iterator[StreamPart]:
+        if choice.get("error"):
+            raise self._reply.failure({"error": choice["error"]})
+        delta = choice.get("delta")
+        if delta:
+            yield from self._message(mapping(delta) or {"content": delta})
+        elif message := mapping(choice.get("message")):
+            self._closed = True
+            yield from self._message(message, whole=True)
+        elif "delta" not in choice:
+            yield from self._added(self._unsaid(words(choice.get("text"))))
         if reason := choice.get("finish_reason"):
-            self._reason = reason
+            self._reason = label(mapping(reason).get("type") or reason) or "stop"
             self._reply.hurry(TRIMMINGS)
-        return text
 
-    def _said(self, delta: Mapping[str, Any]) -> str:
-        text = delta.get("content")
-        if isinstance(text, list):
-            text = "".join(part.get("text") or "" for part in text if part.get("type") == "text")
-        text = words(text)
-        if refusal := words(delta.get("refusal")):
+    def _is_ours(self, index: object) -> bool:
+        """Whether this choice is the one that is read: the first that comes, whatever its number."""
+        if self._lane is None:
+            self._lane = 0 if self._text else index or 0
+        return (index or 0) == self._lane
+
+    def _message(self, message: Mapping[str, Any], *, whole: bool = False) -> Iterator[StreamPart]:
+        """Take in a piece of the message, or (`whole`) all of it, of which a part may have been said."""
+        for raw in entries(message.get("tool_calls")):
+            self._calls.take(raw)
+        if function := mapping(message.get("function_call")):
+            self._calls.take({"index": "function_call", "function": function})
+        if thought := self._thoughts.take(message):
+            yield ReasoningDelta(thought)
+        text = spoken(message.get("content"))
+        if refusal := spoken(message.get("refusal")):
             self._refused = True
             text += refusal
+        yield from self._added(self._unsaid(text) if whole else text)
+
+    def _unsaid(self, text: str) -> str:
+        said = "".join(self._text)
+        return text[len(said) :] if text.startswith(said) else ""
+
+    def _added(self, text: str, *, final: bool = False) -> Iterator[Delta]:
+        """Whole characters of this text, kept and shown; half of one waits for its other half."""
+        if final or self._halves.waiting or not is_whole(text):
+            text = self._halves.joined(text, final=final)
         if text:
             self._text.append(text)
-        return text
+            yield Delta(text)
 
-    def _fragment(self, raw: Mapping[str, Any]) -> None:
-        function = raw.get("function") or {}
-        call_id, name, arguments = words(raw.get("id")), words(function.get("name")), function.get("arguments")
-        whole = arguments is not None and not isinstance(arguments, str)
-        call = self._known(raw.get("index"), call_id, name)
-        if call is None or (call_id and call.id and call_id != call.id and name) or (whole and call.arguments):
-            call = _Call(call_id, name)
-            self._calls.append(call)
-            self._by_index[raw.get("index")] = call
-        call.id = call.id or call_id
-        call.name = call.name or name
-        if arguments:
-            call.arguments.append(orjson.dumps(arguments).decode() if whole else arguments)
+    # ---------------------------------------------------------------- the end
 
-    def _known(self, index: object, call_id: str, name: str) -> _Call | None:
-        """The call that a piece goes on with; without an index the id decides, without an id the name begins one."""
-        if index is None:
-            if call_id:
-                return next((call for call in self._calls if call.id == call_id), None)
-            return None if name or not self._calls else self._calls[-1]
-        call = self._by_index.get(index)
-        return None if call and name and call.name and name != call.name else call
+    def _finished_calls(self, cut: bool) -> Iterator[ItemDone]:
+        ids = CallIds(self._items)
+        for call in self._calls.calls:
+            arguments = call.arguments
+            if cut and not _is_json(arguments):
+                continue
+            attached = ProviderData(self._site, call.fields) if call.fields else None
+            yield ItemDone(CallItem(ids.unique(call.id), call.name, arguments, attached))
 
     def _whole(self) -> bool:
         """Whether an answer whose end has no reason looks complete."""
-        return bool(self._text or self._calls) and all(_is_json(call.text) for call in self._calls)
+        return bool(self._text or self._calls) and all(_is_json(call.arguments) for call in self._calls.calls)
 
-    def _outcome(self, calls: bool) -> Any:
-        if self._reason == "length":
-            return "length"
-        if self._reason == "content_filter":
-            return "filter"
-        if self._refused:
+    def _outcome(self, meaning: str, calls: bool) -> Any:
+        if meaning in ("length", "filter"):
+            return meaning
+        if self._refused or meaning == "refusal":
             return "refusal"
         return "calls" if calls else "stop"
+
+
+def _meaning(reason: str | None) -> str:
+    if reason is None or reason in ("stop", "tool_calls"):
+        return "stop"
+    lowered = reason.lower()
+    return next((meaning for word, meaning in _OTHER_WORDS if word in lowered), "stop")
 
 
 def _only_text(chunk: dict[str, Any]) -> str:

@@ -134,18 +134,24 @@ class Reply:
         Raises ModelTimedOut after silence, ModelUnavailable when the connection breaks, AnswerMalformed for what is
         no stream of events.
         """
+        if not (data := await self._arrival()):
+            return self._unterminated() or None
+        if not self._begun and self._begins_whole(data):
+            return [(b"", await self._body(data))]
+        return self._framer.push(data)
+
+    async def _arrival(self) -> bytes:
         self._dog.since = self._loop.time()
         try:
-            data = await self._content.readany()
+            return await self._content.readany()
         except _BROKEN as error:
             raise self._broken(error) from error
         finally:
             self._dog.since = None
-        if not data:
-            return None
-        if not self._begun:
-            await self._begin(data)
-        return self._framer.push(data)
+
+    def _unterminated(self) -> list[Frame]:
+        """What the end left without its blank line, unless it was cut off. The standard drops it, servers mean it."""
+        return [frame for frame in self._framer.rest() if _is_json(frame[1])]
 
     def hurry(self, limit: float) -> None:
         """From here on less silence is borne: the answer is complete, only its trimmings are missing."""
@@ -165,27 +171,21 @@ class Reply:
         self._dog.leave()
         self._response.close()
 
-    async def _begin(self, data: bytes) -> None:
+    def _begins_whole(self, data: bytes) -> bool:
+        """Whether this is the beginning of one JSON body, from a server that does not stream."""
         self._begun = True
         self._dog.allow(self._endpoint.idle_timeout)
         first = data.lstrip()[:1]
-        if first == b"{":
-            raise await self._not_streamed(data)
         if first == b"<":
             raise AnswerMalformed(f"{self._endpoint.host} answered with a page instead of a stream")
+        return first in (b"{", b"[")
 
-    async def _not_streamed(self, data: bytes) -> ModelError:
-        with suppress(*_BROKEN, TimeoutError):
-            async with asyncio.timeout(ERROR_BODY_TIME):
-                while len(data) < MAX_EVENT and (more := await self._content.readany()):
-                    data += more
-        try:
-            body = orjson.loads(data)
-        except ValueError:
-            body = None
-        if isinstance(body, dict) and body.get("error"):
-            return self.failure(body)
-        return AnswerMalformed(f"{self._endpoint.host} answered with one JSON body instead of a stream")
+    async def _body(self, data: bytes) -> bytes:
+        while more := await self._arrival():
+            data += more
+            if len(data) > MAX_EVENT:
+                raise AnswerMalformed(f"the answer of {self._endpoint.host} is larger than {MAX_EVENT} bytes")
+        return data
 
     def _broken(self, error: Exception) -> ModelError:
         if self._dog.barked:
@@ -292,6 +292,14 @@ def _encodable(value: Any) -> Any:
 
 
 # ---------------------------------------------------------------- failures
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        orjson.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 def _no_answer(endpoint: Endpoint) -> ModelTimedOut:

@@ -1,20 +1,151 @@
-"""What a server says, believed only as far as its types go."""
+"""What a server says, read as far as it makes sense: what only decorates may be odd, what carries meaning may not.
+
+The readers decode with orjson and come here for the few events that it does not take, or that hold other types than
+the API describes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import codecs
+import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from turnkeep.errors import AnswerMalformed, AnswerUnreadable
+
+# ---------------------------------------------------------------- values
 
 
 def words(value: object) -> str:
-    """A text; None is an empty one. Raises TypeError for anything else."""
+    """A text; nothing is an empty one, a number its digits. Raises AnswerUnreadable for anything else."""
+    if type(value) is str:
+        return value
     if value is None:
         return ""
-    if type(value) is not str:
-        raise TypeError(f"expected a text, not {type(value).__name__}")
-    return value
+    if isinstance(value, int | float):
+        return json.dumps(value)
+    raise AnswerUnreadable(f"the model server sends {_kind(value)} where a text belongs")
+
+
+def label(value: object) -> str | None:
+    """The name of something (an id, a model), None where there is none or what is there names nothing."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and value else None
 
 
 def mapping(value: object) -> Mapping[str, Any]:
     """An object; anything else is an empty one."""
     return value if isinstance(value, Mapping) else {}
+
+
+def entries(value: object) -> Sequence[Any]:
+    """A list, or its one entry that stands alone. Raises AnswerUnreadable for anything else that is not empty."""
+    if isinstance(value, list):
+        return value
+    if isinstance(value, Mapping):
+        return (value,) if value else ()
+    if not value:
+        return ()
+    raise AnswerUnreadable(f"the model server sends {_kind(value)} where a list belongs")
+
+
+def spoken(content: object) -> str:
+    """The words of a content: a text, or the texts among its parts; thoughts and pictures in it are no words."""
+    if isinstance(content, list):
+        return "".join(_part(part) for part in content)
+    if isinstance(content, Mapping) and isinstance(content.get("text"), str):
+        return _part(content)
+    return words(content)
+
+
+def _part(part: object) -> str:
+    if not isinstance(part, Mapping):
+        return words(part)
+    if part.get("type") in ("text", "output_text", "refusal", None):
+        return words(part.get("text")) or words(part.get("refusal"))
+    return ""
+
+
+def _kind(value: object) -> str:
+    return "an object" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else "a truth value"
+
+
+# ---------------------------------------------------------------- JSON as it is written
+
+_DECODER = json.JSONDecoder(strict=False)
+_BLANKS = re.compile(r"[\s\0]*")
+
+
+def json_values(data: bytes) -> list[Any]:
+    """The JSON values in the data of one event: usually one, several where a server glued events together.
+
+    Takes what Python servers write (NaN, raw control characters) and broken UTF-8, whose bytes become lone surrogates
+    for `Halves`. What is no JSON at all (heartbeats, remarks) is no value. Raises AnswerMalformed for an object that
+    is cut off or damaged: it may have carried a part of the answer.
+    """
+    text = data.decode("utf-8", "surrogateescape")
+    values: list[Any] = []
+    place = _end_of_blanks(text, 0)
+    while place < len(text):
+        try:
+            value, end = _DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            if text.startswith(("{", "[{"), place):
+                raise AnswerMalformed("the stream holds an event that is damaged or cut off") from error
+            break
+        values.append(value)
+        place = _end_of_blanks(text, end)
+    return values
+
+
+def _end_of_blanks(text: str, start: int) -> int:
+    blanks = _BLANKS.match(text, start)
+    return blanks.end() if blanks else start
+
+
+# ---------------------------------------------------------------- characters in two pieces
+
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Lone surrogates but those that stand for a byte (`surrogateescape`)."""
+
+
+class Halves:
+    """Joins characters that a server cut in two: halves of a surrogate pair, or the bytes of one character."""
+
+    def __init__(self) -> None:
+        self._high = ""
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a half waits for its other half."""
+        return bool(self._high or self._bytes.getstate()[0])
+
+    def joined(self, text: str, *, final: bool = False) -> str:
+        """The whole characters so far; what stays alone is U+FFFD, at the end (`final`) the last half too."""
+        text = _PAIR.sub(_paired, self._high + text)
+        self._high = ""
+        if not final and text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._high = text[:-1], text[-1]
+        return self._bytes.decode(_LONE.sub("\ufffd", text).encode("utf-8", "surrogateescape"), final)
+
+
+def mended(text: str) -> str:
+    """A text that can be written as UTF-8."""
+    return text if is_whole(text) else Halves().joined(text, final=True)
+
+
+def is_whole(text: str) -> bool:
+    """Whether no half of a character is in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _paired(halves: re.Match[str]) -> str:
+    return halves[0].encode("utf-16", "surrogatepass").decode("utf-16")

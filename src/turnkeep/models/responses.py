@@ -7,6 +7,7 @@ and is sent back without the ids that a server would look up in a store.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,8 @@ from turnkeep.models.exchange import exchange, label_headers
 from turnkeep.models.http import Client, Reply
 from turnkeep.models.pairing import pair
 from turnkeep.models.parameters import responses_parameters
-from turnkeep.models.reading import mapping, words
+from turnkeep.models.pieces import arguments_of
+from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, mended, spoken, words
 from turnkeep.models.sse import Frame
 from turnkeep.usage import Usage
 
@@ -43,13 +45,15 @@ class ResponsesModel:
 
     def __init__(self, endpoint: Endpoint, capabilities: Capabilities | None = None) -> None:
         self.endpoint = endpoint.name
+        self._site = endpoint.site
         self._client = Client(endpoint)
         self._caps = capabilities or capabilities_of(endpoint, "responses")
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         caps = self._caps
         headers = {} if caps.takes_metadata else label_headers(request)
-        reader = partial(ResponsesReader, items=request.items, sealed=caps.returns_reasoning(request.model))
+        sealed = caps.returns_reasoning(request.model)
+        reader = partial(ResponsesReader, items=request.items, sealed=sealed, site=self._site)
         return exchange(self._client, "/responses", request_body(request, caps), headers, reader)
 
     async def close(self) -> None:
@@ -187,90 +191,129 @@ class ResponsesReader:
     are kept back until there, so that their order stays.
     """
 
-    def __init__(self, reply: Reply, *, items: Sequence[Item], sealed: bool) -> None:
+    def __init__(self, reply: Reply, *, items: Sequence[Item], sealed: bool, site: str | None = None) -> None:
         self.done = False
         self.answered = False
         self._reply = reply
         self._ids = CallIds(items)
         self._sealed = sealed
+        self._site = site
         self._begun = False
-        self._shown = 0
+        self._plain = False
+        """Nothing stands in the way of the shortest way for the next text."""
+        self._said: list[str] = []
+        """What was shown of the message that has not ended yet."""
+        self._halves = Halves()
         self._refused = False
         self._calls = False
+        self._stopped = False
         self._places: set[int] = set()
         self._names: set[str | None] = set()
         self._held: list[ItemDone] = []
         self._finish: Finish | None = None
 
     def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
-        try:
-            for name, data in frames:
-                if name in _UNREAD or data == b"[DONE]":
-                    continue
+        for name, data in frames:
+            if name in _UNREAD:
+                continue
+            try:
                 event = orjson.loads(data)
-                if event.get("type") == _TEXT:
-                    if not self._begun:
-                        yield self._begin(None)
-                    if text := words(event["delta"]):
-                        self._shown += len(text)
-                        yield Delta(text)
-                else:
-                    yield from self._other(event)
-                    if self.done:
-                        return
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AnswerMalformed(f"the stream holds an event that makes no sense ({type(error).__name__})") from error
+                text = event["delta"] if self._plain and event["type"] == _TEXT else None
+            except (ValueError, LookupError, TypeError):
+                yield from self._odd(name, data)
+                continue
+            if text.__class__ is str and text:
+                self._said.append(text)
+                yield Delta(text)
+            else:
+                yield from self._event(event, name)
+            if self.done:
+                return
 
     def ending(self) -> Iterator[StreamPart]:
         if self._finish is None:
-            raise AnswerMalformed("the stream ended without a terminal event")
+            if not (self._stopped and (self._said or self._names)):
+                raise AnswerMalformed("the stream ended without a terminal event")
+            self._finish = Finish(self._reason(True, None), Usage.told())
         yield from self._held
+        if text := "".join(self._said):  # shown, and never told as a finished item
+            yield ItemDone(AssistantItem(text, interrupted=self._finish.reason in ("length", "filter")))
         yield self._finish
 
-    def _begin(self, response_id: str | None) -> Began:
-        self._begun = True
-        return Began(response_id, self._reply.request_id, self._reply.rate)
+    def _odd(self, name: bytes, data: bytes) -> Iterator[StreamPart]:
+        """An event that is not the usual: read as far as it makes sense."""
+        if data.strip(b' \t"').upper() == b"[DONE]":
+            self._stopped = True
+            return
+        for value in json_values(data):
+            yield from self._event(value, name)
 
-    def _other(self, event: dict[str, Any]) -> Iterator[StreamPart]:
-        kind = event.get("type")
-        if kind == "response.failed" or error_in(event):
+    def _event(self, event: object, name: bytes) -> Iterator[StreamPart]:
+        if not isinstance(event, Mapping):
+            return
+        if not event.get("type"):  # told by the name of the event alone, or no event: the response itself
+            kind = "response.done" if event.get("object") == "response" else name.decode("utf-8", "replace")
+            event = {**event, "type": kind}
+        if event["type"] in ("response.failed", "error") or error_in(event):
             raise self._reply.failure(event)
-        if not self._begun:
-            response = event.get("response")
-            yield self._begin(words(response.get("id")) or None if response else None)
-        if kind == "response.output_item.done":
-            yield from self._item(event["item"], event.get("output_index"))
-        elif kind == "response.refusal.delta":
-            self._refused = True
-            text = words(event["delta"])
-            self._shown += len(text)
-            yield Delta(text)
-        elif kind in ("response.completed", "response.incomplete"):
-            yield from self._end(event.get("response") or {}, complete=kind == "response.completed")
+        yield from self._other(event)
+        self._plain = not self._halves.waiting
 
-    def _item(self, raw: dict[str, Any], index: object) -> Iterator[StreamPart]:
+    def _begin(self, response: Mapping[str, Any]) -> Began:
+        self._begun = True
+        return Began(label(response.get("id")), self._reply.request_id, self._reply.rate)
+
+    def _other(self, event: Mapping[str, Any]) -> Iterator[StreamPart]:
+        kind = event["type"]
+        response = mapping(event.get("response"))
+        if not self._begun:
+            yield self._begin(response)
+        if kind in (_TEXT, "response.refusal.delta"):
+            self._refused = self._refused or kind != _TEXT
+            yield from self._added(words(event.get("delta")))
+        elif kind == "response.output_item.done":
+            if item := mapping(event.get("item")):
+                yield from self._item(item, event.get("output_index"))
+        elif kind in ("response.completed", "response.incomplete", "response.done", "response.cancelled"):
+            yield from self._end(response or event, kind)
+
+    def _added(self, text: str, *, final: bool = False) -> Iterator[Delta]:
+        """Whole characters of this text, shown; half of one waits for its other half."""
+        if final or self._halves.waiting or not is_whole(text):
+            text = self._halves.joined(text, final=final)
+        if text:
+            self._said.append(text)
+            yield Delta(text)
+
+    def _item(self, raw: Mapping[str, Any], index: object) -> Iterator[StreamPart]:
         self._places.add(index if isinstance(index, int) else len(self._places))
-        self._names.add(raw.get("id") or raw.get("call_id"))
+        self._names.add(_name(raw))
         kind = raw.get("type")
         if kind == "message":
             yield from self._message(raw)
         elif kind == "reasoning":
-            item = ReasoningItem({name: value for name, value in raw.items() if name != "status"})
+            item = ReasoningItem({name: value for name, value in raw.items() if name != "status"}, self._site)
             yield from self._emit(ItemDone(item), unsealed=self._sealed and not raw.get("encrypted_content"))
         elif kind == "function_call" and raw.get("status") != "incomplete":
             self._calls = True
-            call_id, arguments = self._ids.unique(words(raw.get("call_id"))), words(raw.get("arguments"))
-            yield from self._emit(ItemDone(CallItem(call_id, words(raw["name"]), arguments or "{}")))
+            if not (called := words(raw.get("name"))):
+                raise AnswerMalformed("the answer holds a tool call without a name")
+            call_id = self._ids.unique(label(raw.get("call_id")) or "")
+            yield from self._emit(ItemDone(CallItem(call_id, called, arguments_of(raw.get("arguments")))))
 
-    def _message(self, raw: dict[str, Any]) -> Iterator[StreamPart]:
-        content = raw.get("content") or ()
-        self._refused = self._refused or any(part.get("type") == "refusal" for part in content)
-        text = "".join(part.get("text") or part.get("refusal") or "" for part in content)
-        if len(text) > self._shown:  # a server that sends whole texts, or the end of one, without deltas
-            yield Delta(text[self._shown :])
-        self._shown = 0
+    def _message(self, raw: Mapping[str, Any]) -> Iterator[StreamPart]:
+        if self._halves.waiting:
+            yield from self._added("", final=True)
+        content = raw.get("content")
+        if isinstance(content, list):
+            self._refused = self._refused or any(mapping(part).get("type") == "refusal" for part in content)
+        text = mended(spoken(content))
+        shown = sum(map(len, self._said))
+        if len(text) > shown:  # a server that sends whole texts, or the end of one, without deltas
+            yield Delta(text[shown:])
         if text:
-            phase = words(raw.get("phase")) or None
+            self._said.clear()
+            phase = label(raw.get("phase"))
             item = AssistantItem(text, interrupted=raw.get("status") == "incomplete", phase=phase)
             yield from self._emit(ItemDone(item))
 
@@ -280,20 +323,24 @@ class ResponsesReader:
         else:
             yield part
 
-    def _end(self, response: dict[str, Any], *, complete: bool) -> Iterator[StreamPart]:
-        output = response.get("output") or []
+    def _end(self, response: Mapping[str, Any], kind: str) -> Iterator[StreamPart]:
+        status = response.get("status")
+        if "cancelled" in (status, kind.removeprefix("response.")) or status == "failed":
+            raise AnswerMalformed("the server broke its answer off: the response was cancelled or has failed")
+        output = [raw for raw in entries(response.get("output")) if isinstance(raw, Mapping)]
         for place, raw in enumerate(output):
-            name = raw.get("id") or raw.get("call_id")
-            if place not in self._places and (name is None or name not in self._names):
+            if place not in self._places and (_name(raw) is None or _name(raw) not in self._names):
                 yield from self._item(raw, place)
-        seals = {raw.get("id"): raw for raw in output if raw.get("type") == "reasoning"}
+        if self._halves.waiting:
+            yield from self._added("", final=True)
+        seals = {_name(raw): raw for raw in output if raw.get("type") == "reasoning"}
         self._held = [_with_seal(part, seals) for part in self._held]
-        details = response.get("incomplete_details") or {}
+        details = mapping(response.get("incomplete_details"))
         self._finish = Finish(
-            self._reason(complete, details.get("reason")),
+            self._reason("incomplete" not in (status, kind.removeprefix("response.")), details.get("reason")),
             usage_of(response.get("usage")),
-            words(response.get("model")) or None,
-            words(response.get("service_tier")) or None,
+            label(response.get("model")),
+            label(response.get("service_tier")),
         )
         self.done = self.answered = True
 
@@ -305,11 +352,15 @@ class ResponsesReader:
         return "calls" if self._calls else "stop"
 
 
-def _with_seal(part: ItemDone, seals: Mapping[object, Mapping[str, Any]]) -> ItemDone:
+def _with_seal(part: ItemDone, seals: Mapping[str | None, Mapping[str, Any]]) -> ItemDone:
     if not isinstance(part.item, ReasoningItem) or part.item.raw.get("encrypted_content"):
         return part
-    seal = seals.get(part.item.raw.get("id"), {}).get("encrypted_content")
-    return ItemDone(ReasoningItem({**part.item.raw, "encrypted_content": seal})) if seal else part
+    seal = seals.get(_name(part.item.raw), {}).get("encrypted_content")
+    return ItemDone(replace(part.item, raw={**part.item.raw, "encrypted_content": seal})) if seal else part
+
+
+def _name(raw: Mapping[str, Any]) -> str | None:
+    return label(raw.get("id")) or label(raw.get("call_id"))
 
 
 def usage_of(raw: object) -> Usage:

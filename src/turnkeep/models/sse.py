@@ -1,8 +1,9 @@
 """Server-sent events: push bytes as they arrive, get the complete events.
 
 Follows the standard: lines end with LF, CRLF or CR (also when a read falls between the two), one leading
-byte order mark, comments, several `data` lines in one event, `event`, `id` and `retry`. An event
-that the end of the stream cuts off is dropped. Bytes stay bytes: a character split over two reads needs no care.
+byte order mark, comments, several `data` lines in one event, `event`, `id` and `retry`. An event that the end of the
+stream cuts off is not given by `push`; `rest` has it. Bytes stay bytes: a character split over two reads needs no
+care. Beyond the standard, a line `error: …` (llama.cpp) is an event of that name.
 
 Cost matters here, every token passes: what all OpenAI-compatible servers send (LF, one `data` line, at most one
 `event` line before it) never reaches the line parser.
@@ -60,6 +61,12 @@ class Framer:
             self._check_sizes(blocks)
         return self._frames(blocks)
 
+    def rest(self) -> list[Frame]:
+        """The event that the end of the stream left without its blank line, if there is one."""
+        block = b"".join(self._pending).rstrip(b"\n")
+        self._restart(b"")
+        return self._frames([block]) if block else []
+
     def _frames(self, blocks: list[bytes]) -> list[Frame]:
         frames: list[Frame] = []
         for block in blocks:
@@ -85,6 +92,9 @@ class Framer:
                 data.append(value)
             elif field == b"event":
                 name = value
+            elif field == b"error" and value.startswith(b"{"):
+                name = field
+                data.append(value)
             elif field == b"id" and b"\0" not in value:
                 self.last_id = value
             elif field == b"retry" and value.isdigit() and len(value) < 10:

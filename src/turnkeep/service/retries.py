@@ -59,6 +59,6 @@ class RetryConfig:
     def again(self, error: ModelError, failures: int) -> float | None:
         """Seconds until the request is made again after so many failures; None: it is not."""
         kinds = tuple(kind for name in self.retryable_errors for kind in ERRORS[name.lower()])
-        if failures > self.max_retries or not isinstance(error, kinds):
+        if failures > self.max_retries or not error.retryable or not isinstance(error, kinds):
             return None
         return self.backoff.after(failures) if error.retry_after is None else error.retry_after

@@ -1,0 +1,107 @@
+"""Requests in the words of Chat Completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from turnkeep.errors import ModelRefused
+from turnkeep.messages import AssistantItem, CallItem, Content, Item, OutputItem, SystemItem, UserItem, content_text
+from turnkeep.models.base import ModelRequest, ToolSpec
+from turnkeep.models.capabilities import Capabilities
+from turnkeep.models.parameters import chat_parameters
+
+
+def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
+    """The body of one request, with nothing in it that the server does not take."""
+    body: dict[str, Any] = {
+        "model": request.model,
+        "messages": messages(request.instructions, request.items, caps),
+        "stream": True,
+        **chat_parameters(request, caps),
+    }
+    if request.tools:
+        body["tools"] = [_tool(tool) for tool in request.tools]
+    if caps.takes_store:
+        body["store"] = False
+    if caps.takes_stream_options:
+        body["stream_options"] = {"include_usage": True}
+    if caps.takes_metadata and request.labels:
+        body["metadata"] = dict(request.labels)
+    if caps.takes_cache_key and request.cache_key:
+        body["prompt_cache_key"] = request.cache_key
+    if caps.takes_safety_identifier and request.user:
+        body["safety_identifier"] = request.user
+    return body
+
+
+def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities) -> list[dict[str, Any]]:
+    """A transcript in the words of the API: calls join the assistant's message before them, reasoning has no place."""
+    result: list[dict[str, Any]] = []
+    if instructions:
+        result.append({"role": caps.system_role, "content": instructions})
+    for item in items:
+        match item:
+            case UserItem():
+                result.append({"role": "user", "content": _content(item.content)})
+            case SystemItem():
+                result.append({"role": caps.system_role, "content": item.text})
+            case AssistantItem():
+                if item.text:
+                    result.append({"role": "assistant", "content": item.text})
+            case CallItem():
+                _asking(result).setdefault("tool_calls", []).append(_call(item))
+            case OutputItem():
+                result.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
+    return result
+
+
+def _asking(result: list[dict[str, Any]]) -> dict[str, Any]:
+    """The assistant's message that a call belongs to."""
+    if not result or result[-1]["role"] != "assistant":
+        result.append({"role": "assistant", "content": None})
+    return result[-1]
+
+
+def _call(item: CallItem) -> dict[str, Any]:
+    function = {"name": item.name, "arguments": _readable(item.arguments)}
+    return {"id": item.call_id, "type": "function", "function": function}
+
+
+def _readable(arguments: str) -> str:
+    # Many servers parse what the model wrote; one bad call must not make a thread unanswerable.
+    return arguments if _is_json(arguments) else orjson.dumps({"malformed": arguments}).decode()
+
+
+def _content(content: Content) -> str | list[dict[str, Any]]:
+    if all(part.type == "text" for part in content):
+        return content_text(content)
+    return [_part(part.type, part.text, part.data or {}) for part in content]
+
+
+def _part(kind: str, text: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    if kind == "text":
+        return {"type": "text", "text": text}
+    if kind == "file":
+        return {"type": "file", "file": dict(data)}
+    image = data.get("image_url")
+    if image is None:
+        raise ModelRefused(f"Chat Completions takes an image by its 'image_url', not by {', '.join(data) or 'nothing'}")
+    if isinstance(image, str):
+        image = {"url": image, **({"detail": data["detail"]} if "detail" in data else {})}
+    return {"type": "image_url", "image_url": image}
+
+
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return {"type": "function", "function": {**function, "strict": True} if tool.strict else function}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except ValueError:
+        return False
+    return True
