@@ -24,8 +24,8 @@ Errors are `{"error": {"code", "message"}}`, with
 A name in a path is percent-encoded, its slashes too (`%2F`).
 
 A scope on a path without `{channel}` asks for a credential that reaches the whole tenant; *any* is any valid one,
-*none* is none. `/healthz` (the process lives) and `/readyz` (the store can be written) are for load balancers, `/` and
-`/dashboard` are pages, `/ws` is the socket.
+*none* is none. `/healthz` (the process lives) and `/readyz` (the store can be written; `simulated`: no model
+is set) are for load balancers, `/` and `/dashboard` are pages, `/ws` is the socket.
 
 | route | scope | body | answers | |
 |---|---|---|---|---|

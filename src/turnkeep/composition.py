@@ -15,7 +15,7 @@ from turnkeep.models import Endpoint, Kind, ModelPool
 from turnkeep.models.base import Model
 from turnkeep.money import Purse
 from turnkeep.pricing.catalog import Catalog
-from turnkeep.pricing.prices import PriceBook
+from turnkeep.pricing.prices import SIMULATOR, PriceBook
 from turnkeep.pricing.tokens import tokenizer_for
 from turnkeep.run import House, RunRules
 from turnkeep.settings import Settings
@@ -82,14 +82,15 @@ class Life:
 
 
 async def open_endpoint(settings: Settings, stack: AsyncExitStack) -> Endpoint:
-    """Where models are asked: what is set, or the built-in simulator on a port of its own."""
+    """Where models are asked: what is set, or the built-in simulator, which only this process reaches."""
     if not settings.uses_simulator:
         return endpoint_of(settings)
-    from turnkeep.simulator import Pace, Simulator, serve
+    from turnkeep.simulator import Options, Pace, Simulator, inside
 
-    url = await stack.enter_async_context(serve(Simulator(pace=Pace.lively())))
+    simulator = Simulator(pace=Pace.lively(), options=Options(answers_as=SIMULATOR), control=False)
+    dial = await stack.enter_async_context(inside(simulator))
     log.warning("simulator_answers", reason="neither OPENAI_API_KEY nor OPENAI_BASE_URL is set")
-    return Endpoint(base_url=url, simulated=True)
+    return Endpoint(base_url=f"http://{SIMULATOR}/v1", simulated=True, dial=dial)
 
 
 def endpoint_of(settings: Settings) -> Endpoint:

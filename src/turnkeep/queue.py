@@ -163,7 +163,7 @@ class AssistantMessageQueue:
         self.hub = Hub(self.store, meter=meter)
         self.model_name = settings.openai_model or self.catalog.default
         self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
-        self.simulator_url: str | None = None
+        self._has_simulator = False
         self.adaptive = AdaptiveWindow() if settings.adaptive else None
         self._hooks = Hooks(self.hub)
         self._worker: Worker | None = None
@@ -182,6 +182,11 @@ class AssistantMessageQueue:
     async def open(self) -> None:
         """Open store, model and hub, and the worker if it was started. Raises what stands in the way."""
         await self._life.open()
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the built-in simulator answers here, once the queue is open and its worker was started."""
+        return self._has_simulator and self._worker_wanted.is_set()
 
     def start_worker(self) -> None:
         """Answer messages in this process. Before the event loop runs, or the queue is open, it takes effect then."""
@@ -244,7 +249,7 @@ class AssistantMessageQueue:
     async def _build(self, stack: AsyncExitStack) -> House:
         """What every run shares."""
         endpoint = await open_endpoint(self.settings, stack)
-        self.simulator_url = endpoint.base_url if endpoint.simulated else None
+        self._has_simulator = endpoint.simulated
         self.assistant = await self._default_assistant()
         return await open_house(
             self.settings,

@@ -57,6 +57,11 @@ class Settings(BaseSettings):
         "OPENAI_ORGANIZATION", "OPENAI_ORG_ID", default=None, doc="Organisation header."
     )
     openai_project: str | None = _named("OPENAI_PROJECT", "OPENAI_PROJECT_ID", default=None, doc="Project header.")
+    simulator: bool = _named(
+        "TURNKEEP_SIMULATOR",
+        default=False,
+        doc="Let the simulator answer without a model although credentials are asked for (`--simulator`).",
+    )
     model_api: Literal["auto", "responses", "chat"] = _named(
         "TURNKEEP_MODEL_API", default="auto", doc="Protocol: Responses, Chat Completions, or by the server's name."
     )
@@ -447,6 +452,11 @@ class Settings(BaseSettings):
     def is_open_aloud(self) -> bool:
         """Somebody said that nobody is to be asked."""
         return self.insecure_no_auth or self.auth == "off"
+
+    @property
+    def takes_simulator_for_a_model(self) -> bool:
+        """Others are to come in, and nobody has said that a simulator is what they shall talk to."""
+        return self.uses_simulator and (self.auth == "on" or self.takes_tokens) and not self.simulator
 
     @property
     def is_loopback(self) -> bool:

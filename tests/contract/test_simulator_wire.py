@@ -26,6 +26,7 @@ from turnkeep.simulator import Ledger, Options, Pace, Simulator, serve
 
 MODEL = "gpt-4o-mini"
 Json = dict[str, Any]
+BEARER = {"Authorization": "Bearer k"}
 
 
 class Caller:
@@ -378,7 +379,19 @@ async def test_hundreds_of_streams_at_once(caller: Caller, simulator: Simulator)
 async def test_a_killed_simulator_leaves_its_ledger(tmp_path: Path) -> None:
     file = tmp_path / "ledger.jsonl"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "turnkeep.simulator", "--port", "0", "--ledger", str(file), "--token", "1000"),
+        *(
+            sys.executable,
+            "-m",
+            "turnkeep.simulator",
+            "--port",
+            "0",
+            "--key",
+            "k",
+            "--ledger",
+            str(file),
+            "--token",
+            "1000",
+        ),
         stdout=asyncio.subprocess.PIPE,
     )
     try:
@@ -386,7 +399,10 @@ async def test_a_killed_simulator_leaves_its_ledger(tmp_path: Path) -> None:
         async with asyncio.timeout(30):
             line = await process.stdout.readline()
         base = line.decode().split()[-1].removesuffix("/v1")
-        async with aiohttp.ClientSession() as session, await Caller(session, base).stream({"input": "seen"}) as reply:
+        async with (
+            aiohttp.ClientSession(headers=BEARER) as session,
+            await Caller(session, base).stream({"input": "seen"}) as reply,
+        ):
             await reply.content.readline()
             process.send_signal(signal.SIGKILL)
             with pytest.raises(aiohttp.ClientError):
@@ -403,13 +419,13 @@ async def test_a_killed_simulator_leaves_its_ledger(tmp_path: Path) -> None:
 async def test_clients_that_leave_all_at_once_are_told_apart_and_nothing_breaks(tmp_path: Path) -> None:
     with (tmp_path / "errors").open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "turnkeep.simulator", "--port", "0", "--first", "0", "--token", "5"),
+            *(sys.executable, "-m", "turnkeep.simulator", "--port", "0", "--key", "k", "--first", "0", "--token", "5"),
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
         )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(60), aiohttp.ClientSession(headers=BEARER) as session:
             caller = Caller(session, (await process.stdout.readline()).decode().split()[-1].removesuffix("/v1"))
 
             async def leave(n: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import http.server
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,10 @@ def test_a_taken_port_is_told_with_the_way_out(desk: Desk) -> None:
 
 
 def test_a_server_that_is_none_of_ours_is_told(desk: Desk) -> None:
-    with desk.running("simulate", "--port", "0", "--json", listens=False) as other:
-        said = desk.run("send", "c1", "Hi", TURNKEEP_URL=json.loads(other.log.read_text())["base_url"])
-    one_sentence(said, 1, "404", "is it turnkeep?")
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.handle_request, daemon=True).start()
+        said = desk.run("send", "c1", "Hi", TURNKEEP_URL=f"http://127.0.0.1:{other.server_port}")
+    one_sentence(said, 1, "501", "is it turnkeep?")
 
 
 def test_an_empty_text_is_refused_here_and_by_a_server(desk: Desk) -> None:

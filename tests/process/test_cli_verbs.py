@@ -324,9 +324,14 @@ async def test_the_doctor_asks_the_model_server(desk: Desk) -> None:
 
 def test_the_simulator_answers_another_house(desk: Desk) -> None:
     with desk.running("simulate", "--port", "0", "--json", listens=False) as simulator:
-        url = json.loads(simulator.log.read_text())["base_url"]
-        said = desk.run("send", "c1", "[[say:From afar.]]", OPENAI_BASE_URL=url, OPENAI_API_KEY="sk-simulator")
+        told = json.loads(simulator.log.read_text())
+        where = {"OPENAI_BASE_URL": told["base_url"], "OPENAI_API_KEY": told["key"]}
+        said = desk.run("send", "c1", "[[say:From afar.]]", **where)
         assert (said.out, said.err) == ("From afar.\n", "")
+        wrong = desk.run(
+            "send", "c2", "Hello", **{**where, "OPENAI_API_KEY": "sk-simulator"}, TURNKEEP_MAX_ATTEMPTS="1"
+        )
+        assert wrong.code != 0, "a key that was guessed"
         assert simulator.stop() == 0
 
 

@@ -203,7 +203,7 @@ async def _accepted(queue: AssistantMessageQueue, ask: Ask, receipt: Receipt) ->
         "status": "accepted",
         "message_id": receipt.message_id,
         "receipt": receipt.to_json(),
-        "simulated": queue.simulator_url is not None,
+        "simulated": queue.is_simulated,
     }
     record = await queue.store.message(queue.address(ask.channel), receipt.message_id) if receipt.repeated else None
     return [frame, *(_settled_frames(receipt.message_id, record.status, record.run_id) if record else [])]

@@ -46,6 +46,10 @@ Tools = Annotated[
     typer.Option("--tools", metavar="FILE", help="Tools: a .toml that declares them, or a .py with @tool functions."),
 ]
 Concurrency = Annotated[int | None, typer.Option("--concurrency", metavar="N", min=1, help="Runs at once (256).")]
+Simulated = Annotated[
+    bool,
+    typer.Option("--simulator", help="Let the simulator answer without a model, though credentials are asked for."),
+]
 OlderThan = Annotated[
     float, typer.Option("--older-than", metavar="TIME", parser=duration, help="Only without activity for so long.")
 ]

@@ -29,7 +29,7 @@ def dev(
     as_json: Json = False,
 ) -> None:
     """Start everything in one process: page, socket, API and worker. Ctrl-C drains and ends it."""
-    settings = house.settings(host=host, port=port, tools_file=tools, concurrency=concurrency)
+    settings = house.settings(host=host, port=port, tools_file=tools, concurrency=concurrency, simulator=True)
     if reload:
         from turnkeep.cli import reloading
 

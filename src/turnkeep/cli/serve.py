@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from turnkeep.cli import house, output
-from turnkeep.cli.arguments import Concurrency, Host, Json, Port, Tools
+from turnkeep.cli.arguments import Concurrency, Host, Json, Port, Simulated, Tools
 from turnkeep.cli.service import run, say_plainly
 
 app = typer.Typer(add_completion=False)
@@ -28,8 +28,11 @@ def serve(
     port: Port = None,
     tools: Tools = None,
     concurrency: Concurrency = None,
+    simulator: Simulated = False,
     as_json: Json = False,
 ) -> None:
     """Start the service. Without a key or base URL the simulator answers, and it says so. SIGTERM drains it."""
-    settings = house.settings(host=host, port=port, tools_file=tools, concurrency=concurrency)
+    settings = house.settings(
+        host=host, port=port, tools_file=tools, concurrency=concurrency, simulator=simulator or None
+    )
     run(settings, role, lambda started: output.emit(started.to_json()) if as_json else say_plainly(role, started))

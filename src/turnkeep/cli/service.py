@@ -89,7 +89,7 @@ def _reachable(url: str) -> str:
 
 def _described(queue: AssistantMessageQueue, url: str | None) -> Started:
     model = queue.assistant.model
-    simulated = queue.simulator_url is not None
+    simulated = queue.is_simulated
     today = datetime.fromtimestamp(queue.clock.now(), UTC).date()
     warnings = [] if simulated else [str(warning) for warning in queue.catalog.check(model, today)]
     at = f" at {urlsplit(queue.settings.openai_base_url).netloc}" if queue.settings.openai_base_url else ""

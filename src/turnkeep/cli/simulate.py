@@ -10,6 +10,7 @@ import typer
 from turnkeep.cli import output
 from turnkeep.cli.arguments import Json
 from turnkeep.errors import ConfigurationError
+from turnkeep.pricing.prices import SIMULATOR
 
 app = typer.Typer(add_completion=False)
 
@@ -19,6 +20,9 @@ def simulate(  # noqa: PLR0913 - the options of a verb
     *,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0: any.")] = 8090,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="What a client has to show; else one is made and printed.")
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Equal seeds give equal answers.")] = 0,
     first: Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds before the first token.")] = 150.0,
     token: Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds between tokens.")] = 20.0,
@@ -33,22 +37,24 @@ def simulate(  # noqa: PLR0913 - the options of a verb
 ) -> None:
     """Start an OpenAI-compatible server: Responses, Conversations and Chat Completions by rules. Ctrl-C ends it."""
     from turnkeep.simulator import QUIRKS, Options, Pace, run
-    from turnkeep.simulator.server import DEV_LEDGER
+    from turnkeep.simulator.server import DEV_LEDGER, new_key
 
     if quirk not in QUIRKS:
         raise typer.BadParameter(f"{quirk!r} is none of {', '.join(sorted(QUIRKS))}", param_hint="--quirk")
     limit = None if unbounded else DEV_LEDGER
-    options = Options(quirk=quirk, ledger_file=ledger, ledger_limit=limit, split=split, ping=ping)
+    shown = key or new_key()
+    options = Options(quirk=quirk, answers_as=SIMULATOR, ledger_file=ledger, ledger_limit=limit, split=split, ping=ping)
 
     def announce(url: str) -> None:
         if as_json:
-            output.emit({"base_url": url})
+            output.emit({"base_url": url, "key": shown})
             return
         output.say(f"simulator listening on {url}")
-        output.say(f"OPENAI_BASE_URL={url} OPENAI_API_KEY=sk-simulator turnkeep dev", style="dim")
+        output.say(f"OPENAI_BASE_URL={url} OPENAI_API_KEY={shown} turnkeep dev", style="dim")
 
     try:
-        run(host, port, seed=seed, pace=Pace(first / 1000, token / 1000), options=options, announce=announce)
+        pace = Pace(first / 1000, token / 1000)
+        run(host, port, seed=seed, pace=pace, options=options, key=shown, announce=announce)
     except OSError as error:
         if ledger is not None and error.filename is not None:
             raise ConfigurationError(f"the ledger {ledger} cannot be written: {error.strerror}") from error

@@ -55,7 +55,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
             await queue.store.check()
         except StoreError as error:
             return refused(error)
-        return JSON({"ready": True, "engine": queue.store.engine})
+        return JSON({"ready": True, "engine": queue.store.engine, "simulated": queue.is_simulated})
 
     pages = resources.files("turnkeep") / "web"
 

@@ -47,9 +47,15 @@ DEAF_AFTER = 30_000
 async def serve(queue: AssistantMessageQueue, role: Role, *, started: Callable[[str], None]) -> None:
     """Serve until a signal. `started` is told the base URL ("" for a worker) once everything is open.
 
-    Raises `ConfigurationError` when the port is taken or the address cannot be used.
+    Raises `ConfigurationError` when the port is taken or the address cannot be used, and where a simulator would answer
+    those who come in with credentials.
     """
     know(secrets_in(queue.settings))
+    if role != "gateway" and queue.settings.takes_simulator_for_a_model:
+        raise ConfigurationError(
+            "credentials are asked for, but no model is set, so that a simulator would answer, and call every tool "
+            "that a message tells it to: set OPENAI_API_KEY or OPENAI_BASE_URL, or start it with --simulator"
+        )
     with _signals() as ending:
         if role == "worker":
             await _work(queue, ending, started)

@@ -82,7 +82,7 @@ def _bare(model: str) -> str:
 # ---------------------------------------------------------------- known servers
 
 SIMULATOR_KEY = "sk-simulator"
-"""A key that tells a simulator running elsewhere from any other server on the same host."""
+"""What the key of a simulator running elsewhere begins with: it tells it from any other server on the same host."""
 
 _AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com", ".azure-api.net")
 
@@ -156,8 +156,8 @@ def server_of(endpoint: Endpoint) -> Server:
 
 
 def is_simulated(endpoint: Endpoint) -> bool:
-    """Whether our simulator answers there: it was said, or the key is the one it is given."""
-    return endpoint.simulated or endpoint.api_key == SIMULATOR_KEY
+    """Whether our simulator answers there: it was said, or the key is one of its own."""
+    return endpoint.simulated or endpoint.api_key.startswith(SIMULATOR_KEY)
 
 
 def protocol_of(endpoint: Endpoint) -> Protocol:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import socket
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
@@ -19,7 +20,8 @@ class Endpoint:
     `headers` are sent with every request and win over ours. `ca_file` is trusted besides the system's authorities.
     `capabilities` overrides what we believe the server takes (names of `Capabilities`). Timeouts in seconds:
     `connect_timeout` until the connection stands, `first_event_timeout` until anything is answered,
-    `idle_timeout` between two arrivals; comments and pings count as arrivals.
+    `idle_timeout` between two arrivals; comments and pings count as arrivals. `dial` makes connections
+    that are open already, where the server is reached by no address.
     Raises ConfigurationError for an address or a header that cannot be used.
     """
 
@@ -34,6 +36,7 @@ class Endpoint:
     first_event_timeout: float = 60.0
     idle_timeout: float = 30.0
     simulated: bool = False
+    dial: Callable[[], Awaitable[socket.socket]] | None = field(default=None, repr=False)
     capabilities: Mapping[str, bool] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:

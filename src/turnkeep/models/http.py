@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import ssl
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
 import aiohttp
 import orjson
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.tracing import Trace
 
 from turnkeep.errors import (
     AnswerMalformed,
@@ -233,10 +236,38 @@ class Watchdog:
 
 def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
     timeout = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE, ssl=_trust(endpoint))
     return aiohttp.ClientSession(
-        connector=connector, timeout=timeout, headers=_headers(endpoint), proxy=endpoint.proxy, trust_env=False
+        connector=_connector(endpoint),
+        timeout=timeout,
+        headers=_headers(endpoint),
+        proxy=endpoint.proxy,
+        trust_env=False,
     )
+
+
+def _connector(endpoint: Endpoint) -> aiohttp.BaseConnector:
+    if endpoint.dial is not None:
+        return _Dialled(endpoint.dial)
+    return aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE, ssl=_trust(endpoint))
+
+
+class _Dialled(aiohttp.BaseConnector):
+    """Connections that somebody has opened: aiohttp's own connectors know ports, and paths that others may open."""
+
+    def __init__(self, dial: Callable[[], Awaitable[socket.socket]]) -> None:
+        super().__init__(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE)
+        self._dial = dial
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        ours = await self._dial()
+        loop = asyncio.get_running_loop()
+        if hasattr(socket, "AF_UNIX") and ours.family == socket.AF_UNIX:
+            _, protocol = await loop.create_unix_connection(self._factory, sock=ours)
+        else:  # where pairs of sockets are made of two connections
+            _, protocol = await loop.create_connection(self._factory, sock=ours)
+        return protocol
 
 
 def _trust(endpoint: Endpoint) -> ssl.SSLContext | bool:

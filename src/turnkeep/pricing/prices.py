@@ -25,6 +25,11 @@ from turnkeep.usage import Usage
 
 Dollars = Annotated[Decimal, Field(ge=0)]
 
+SIMULATOR = "simulator"
+"""The model that a simulator says it is. It costs nothing."""
+
+_FREE = Price(Rates(*[Decimal(0)] * 5), source="free")
+
 _STANDARD = {None, "", "auto", "default", "standard"}
 
 
@@ -101,6 +106,8 @@ class PriceBook:
         entry = self._entry(model.lower())
         if entry is not None:
             return entry.price(tier, self._source)
+        if model == SIMULATOR:
+            return _FREE
         return self._published.price(model, tier, self._clock.now() if at is None else at)
 
     def cost(self, usage: Usage, model: str, tier: str | None = None, at: float | None = None) -> Usage:

@@ -13,7 +13,7 @@ from turnkeep.simulator.options import Options, Pace
 from turnkeep.simulator.persona import Call, Plan, Refuse, Say, Script, Think
 from turnkeep.simulator.prompt import Prompt
 from turnkeep.simulator.quirks import QUIRKS
-from turnkeep.simulator.server import run, serve
+from turnkeep.simulator.server import inside, run, serve
 
 __all__ = [
     "QUIRKS",
@@ -31,6 +31,7 @@ __all__ = [
     "Script",
     "Simulator",
     "Think",
+    "inside",
     "run",
     "serve",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from turnkeep.simulator.options import Options, Pace
 from turnkeep.simulator.quirks import QUIRKS
-from turnkeep.simulator.server import DEV_LEDGER, run
+from turnkeep.simulator.server import DEV_LEDGER, new_key, run
 
 
 def main() -> None:
@@ -19,13 +19,15 @@ def main() -> None:
         split=told.split,
         ping=told.ping,
     )
-    run(told.host, told.port, seed=told.seed, pace=Pace(told.first / 1000, told.token / 1000), options=options)
+    pace = Pace(told.first / 1000, told.token / 1000)
+    run(told.host, told.port, seed=told.seed, pace=pace, options=options, key=told.key or new_key())
 
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m turnkeep.simulator", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8090, help="0 takes any free port")
+    parser.add_argument("--key", help="what has to be shown as a bearer; else one is made and said")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=float, default=150.0, help="milliseconds before the first token")
     parser.add_argument("--token", type=float, default=20.0, help="milliseconds between tokens")

@@ -35,8 +35,8 @@ class Simulator(World):
     """An OpenAI-compatible server whose model is made of rules.
 
     `app` is the ASGI application (it needs its lifespan); `serve` puts it on a socket. `faults`, `script`, `ledger`,
-    `pace` and `options` may be used and changed while it runs, from here or over ``/_sim/``. The same seed and the same
-    requests in the same order give the same bytes.
+    `pace` and `options` may be used and changed while it runs, from here or, with `control`, over ``/_sim/``. The same
+    seed and the same requests in the same order give the same bytes.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Simulator(World):
         pace: Pace | None = None,
         options: Options | None = None,
         clock: Clock | None = None,
+        control: bool = True,
     ) -> None:
         super().__init__(seed=seed, script=script, pace=pace, options=options, clock=clock)
         self.conversations = Conversations(self.ids, self.clock)
         self.responses = Responses(self, self.conversations)
         self.background = Background(self, self.responses)
-        self.app: ASGIApp = _application(self)
+        self.app: ASGIApp = _application(self, control=control)
 
 
-def _application(simulator: Simulator) -> Starlette:
+def _application(simulator: Simulator, *, control: bool) -> Starlette:
     surface = _Routes(simulator)
-    control = Control(simulator, simulator.responses, simulator.conversations)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -71,8 +71,9 @@ def _application(simulator: Simulator) -> Starlette:
     routes: list[BaseRoute] = [
         Mount("/v1", routes=surface.routes()),
         Mount("/quirk/{quirk}/v1", routes=surface.routes()),
-        Mount("/_sim", routes=control.routes()),
     ]
+    if control:
+        routes.append(Mount("/_sim", routes=Control(simulator, simulator.responses, simulator.conversations).routes()))
     handlers: dict[Any, Any] = {Problem: _refuse, HTTPException: _no_route, Exception: _broken}
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
 

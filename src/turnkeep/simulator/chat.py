@@ -48,7 +48,7 @@ def _begin(world: World, body: Json, prompt: Prompt, exchange: Exchange, quirk: 
     head = Head(
         world.ids.new("chatcmpl-", 29),
         int(world.clock.now()),
-        body["model"],
+        world.options.answers_as or body["model"],
         usage=options.get("include_usage") is True,
         forced=prompt.choice.startswith("="),
     )

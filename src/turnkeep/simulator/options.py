@@ -36,6 +36,8 @@ class Options:
     """
 
     quirk: str = "openai"
+    answers_as: str | None = None
+    """The model that is said to have answered; None: the one that was asked."""
     api_keys: frozenset[str] | None = None
     strict_models: bool = False
     context_tokens: int | None = None
@@ -91,6 +93,8 @@ def _fits(value: object, name: str) -> bool:
         return value in _WORDS[name]
     if name == "quirk":
         return isinstance(value, str)
+    if name == "answers_as":
+        return value is None or isinstance(value, str)
     if name == "api_keys":
         return value is None or (isinstance(value, list) and all(isinstance(key, str) for key in value))
     return isinstance(value, bool)

@@ -107,6 +107,8 @@ class Responses:
         """Take the conversation's lock, make the response and keep it."""
         world = self._world
         response = _response(asked, world.ids.new("resp_"), int(world.clock.now()))
+        if world.options.answers_as is not None:
+            response["model"] = world.options.answers_as
         if asked.conversation is not None:
             self._conversations.lock(asked.conversation, response["id"])
         plan = world.persona.plan(asked.prompt)

@@ -1,19 +1,24 @@
-"""The simulator on a real socket: uvicorn, with connections that can be reset and a door that can be shut."""
+"""The simulator behind uvicorn: on a port, with connections that can be reset and a door that can be shut, or inside of
+one process, where nobody else can reach it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import signal
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from turnkeep.simulator.admission import Admission
 from turnkeep.simulator.app import Simulator
 from turnkeep.simulator.options import Options, Pace
 from turnkeep.simulator.sse import Disconnected
@@ -23,13 +28,36 @@ KEEP_ALIVE = 120  # longer than clients keep idle connections, so that none is c
 DEV_LEDGER = 10_000
 
 
+Dial = Callable[[], Awaitable[socket.socket]]
+"""Makes a connection that is open already."""
+
+
 @contextlib.asynccontextmanager
-async def serve(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """Listen, and yield the base URL (it ends in ``/v1``). On leaving every connection is dropped at once."""
-    server = _Server(simulator, host, port)
+async def serve(
+    simulator: Simulator, host: str = "127.0.0.1", port: int = 0, *, key: str | None = None
+) -> AsyncIterator[str]:
+    """Listen, and yield the base URL (it ends in ``/v1``). On leaving every connection is dropped at once.
+
+    With a key, whoever does not show it as a bearer is refused, on the routes under ``/_sim/`` too.
+    """
+    server = _Listener(simulator, host, port, key)
     url = await server.open()
     try:
         yield url
+    finally:
+        await server.close()
+
+
+@contextlib.asynccontextmanager
+async def inside(simulator: Simulator) -> AsyncIterator[Dial]:
+    """Answer in this process alone: each call of what is yielded is a pair of sockets, one end of which is answered.
+
+    There is no port and no file, so no other user, page or program of this machine can come in.
+    """
+    server = _Server(_config(simulator.app))
+    await server.begin([])
+    try:
+        yield server.dial
     finally:
         await server.close()
 
@@ -41,33 +69,43 @@ def run(
     seed: int = 0,
     pace: Pace | None = None,
     options: Options | None = None,
+    key: str,
     announce: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM. `announce` is told the base URL once it answers."""
+    """Serve until SIGINT or SIGTERM whoever shows the key. `announce` is told the base URL once it answers."""
     chosen = options or Options(ledger_limit=DEV_LEDGER)
     simulator = Simulator(seed=seed, pace=pace or Pace.lively(), options=chosen)
-    with asyncio.Runner(loop_factory=_config(simulator).get_loop_factory()) as runner:
-        runner.run(_serve_until_signal(simulator, host, port, announce or _say))
+
+    async def main() -> None:
+        async with serve(simulator, host, port, key=key) as url:
+            await _until_signal(lambda: announce(url) if announce else _say(url, key))
+
+    with asyncio.Runner(loop_factory=_config(simulator.app).get_loop_factory()) as runner:
+        runner.run(main())
 
 
-async def _serve_until_signal(simulator: Simulator, host: str, port: int, announce: Callable[[str], None]) -> None:
+async def _until_signal(begun: Callable[[], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with serve(simulator, host, port) as url:
-        announce(url)
-        await stop.wait()
+    begun()
+    await stop.wait()
 
 
-def _say(url: str) -> None:
-    sys.stdout.write(f"simulator listening on {url}\n")
+def new_key() -> str:
+    """A key that cannot be guessed, and by which a client sees that it speaks to a simulator."""
+    return f"sk-simulator-{secrets.token_urlsafe(24)}"
+
+
+def _say(url: str, key: str) -> None:
+    sys.stdout.write(f"simulator listening on {url}\nkey: {key}\n")
     sys.stdout.flush()
 
 
-def _config(simulator: Simulator) -> uvicorn.Config:
+def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
-        simulator.app,
+        app,
         http=_Connection,
         ws="none",
         lifespan="on",
@@ -112,27 +150,14 @@ class _Connection(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers and its ticking loop, and with a door that can be shut for a while."""
+    """uvicorn without its signal handlers and its ticking loop."""
 
-    def __init__(self, simulator: Simulator, host: str, port: int) -> None:
-        super().__init__(_config(simulator))
-        self._simulator = simulator
-        self._host = host
-        self._port = port
-        self._sockets: list[socket.socket] = []
-
-    async def open(self) -> str:
+    async def begin(self, sockets: list[socket.socket]) -> None:
         self.config.load()
         self.lifespan = self.config.lifespan_class(self.config)
-        self._sockets = [_listen(self._host, self._port)]
-        self._port = self._sockets[0].getsockname()[1]
-        await self.startup(sockets=self._sockets)
-        self._simulator.door = self
-        name = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{name}:{self._port}/v1"
+        await self.startup(sockets=sockets)
 
     async def close(self) -> None:
-        self._simulator.door = None
         self._shut()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
@@ -141,6 +166,43 @@ class _Server(uvicorn.Server):
         for task in tasks:
             task.cancel()
         await self.lifespan.shutdown()
+
+    async def dial(self) -> socket.socket:
+        theirs, ours = socket.socketpair()
+        for end in (theirs, ours):
+            end.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(self._connection, ours)
+        return theirs
+
+    def _connection(self) -> asyncio.Protocol:
+        return _Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    def _shut(self) -> None:
+        for server in self.servers:
+            server.close()
+
+
+class _Listener(_Server):
+    """A server on a port, with a door that can be shut for a while."""
+
+    def __init__(self, simulator: Simulator, host: str, port: int, key: str | None) -> None:
+        super().__init__(_config(Admission(simulator.app, host=host, key=key)))
+        self._simulator = simulator
+        self._host = host
+        self._port = port
+        self._sockets: list[socket.socket] = []
+
+    async def open(self) -> str:
+        self._sockets = [_listen(self._host, self._port)]
+        self._port = self._sockets[0].getsockname()[1]
+        await self.begin(self._sockets)
+        self._simulator.door = self
+        name = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{name}:{self._port}/v1"
+
+    async def close(self) -> None:
+        self._simulator.door = None
+        await super().close()
 
     async def refuse(self, seconds: float) -> None:
         """Refuse connections for a while, and drop those that carry no request."""
@@ -157,12 +219,8 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self.servers = [await loop.create_server(self._connection, sock=self._sockets[0])]
 
-    def _connection(self) -> asyncio.Protocol:
-        return _Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-
     def _shut(self) -> None:
-        for server in self.servers:
-            server.close()
+        super()._shut()
         for sock in self._sockets:
             sock.close()
 

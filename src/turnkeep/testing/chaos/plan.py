@@ -10,8 +10,11 @@ from typing import Any, Literal
 
 from turnkeep.testing.chaos.people import Sent
 
+KEY = "sk-storm"
+"""Of the model, in its own process."""
+
 SETTINGS: Mapping[str, str] = {
-    "OPENAI_API_KEY": "sk-storm", "TURNKEEP_MODEL_API": "responses", "TURNKEEP_WINDOW": "0.3",
+    "OPENAI_API_KEY": KEY, "TURNKEEP_MODEL_API": "responses", "TURNKEEP_WINDOW": "0.3",
     "TURNKEEP_MAX_WAIT": "1", "TURNKEEP_MAX_INBOX": "1000", "TURNKEEP_CHANNEL_RATE": "0", "TURNKEEP_USER_RATE": "0",
     "TURNKEEP_MAX_ATTEMPTS": "50", "TURNKEEP_MAX_DEATHS": "50", "TURNKEEP_BACKOFF_DELAY": "0.1",
     "TURNKEEP_BACKOFF_CAP": "0.5", "TURNKEEP_FIRST_EVENT_TIMEOUT": "4", "TURNKEEP_IDLE_TIMEOUT": "3",

@@ -30,7 +30,7 @@ from turnkeep.testing.chaos.judge import Books, Judgement, judge
 from turnkeep.testing.chaos.logs import fenced, unexpected
 from turnkeep.testing.chaos.outside import OutsideDoor
 from turnkeep.testing.chaos.people import Door, Gone, Listener, Sender
-from turnkeep.testing.chaos.plan import ACTS, BLOWS, MODEL_FAULTS, PER_SECOND, SETTINGS, WORKS, Plan, message
+from turnkeep.testing.chaos.plan import ACTS, BLOWS, KEY, MODEL_FAULTS, PER_SECOND, SETTINGS, WORKS, Plan, message
 from turnkeep.testing.chaos.programs import HOST, Program, StormError, free_port, redis_command
 from turnkeep.testing.proxy import TcpProxy
 
@@ -136,8 +136,9 @@ class Storm:
 
     def _model_command(self, port: int) -> list[str]:
         return [
-            sys.executable, "-m", "turnkeep.simulator", "--port", str(port), "--seed", str(self._plan.seed), "--first",
-            "40", "--token", "15", "--unbounded", "--ledger", str(self._folder / "model.jsonl"),
+            sys.executable, "-m", "turnkeep.simulator", "--port", str(port), "--key", KEY, "--seed",
+            str(self._plan.seed), "--first", "40", "--token", "15", "--unbounded", "--ledger",
+            str(self._folder / "model.jsonl"),
         ]  # fmt: skip
 
     async def _start_store(self) -> None:
@@ -188,7 +189,8 @@ class Storm:
         return f"redis://{HOST}:{self._store_port}/0" if self._store else f"sqlite:{self._folder}/storm.db"
 
     async def _sim(self, method: str, what: str, body: Any = None) -> None:
-        async with self._http.request(method, f"{self._model}/_sim/{what}", json=body) as told:
+        bearer = {"Authorization": f"Bearer {KEY}"}
+        async with self._http.request(method, f"{self._model}/_sim/{what}", json=body, headers=bearer) as told:
             told.raise_for_status()
 
     # ------------------------------------------------------------ people

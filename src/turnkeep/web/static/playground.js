@@ -12,8 +12,10 @@ let socket = null;
 let failures = 0;
 let window_ = null; // {from, until, count} while messages gather
 
-const channel = named(location.hash) || localStorage.getItem("turnkeep.channel") || crypto.randomUUID();
-localStorage.setItem("turnkeep.channel", channel);
+const linked = named(location.hash); // not remembered: what is said later shall not go where somebody else's link led
+const channel = linked || localStorage.getItem("turnkeep.channel") || crypto.randomUUID();
+if (linked) $("linked").hidden = linked === localStorage.getItem("turnkeep.channel");
+else localStorage.setItem("turnkeep.channel", channel);
 $("channel").textContent = channel;
 const api = `api/channels/${encodeURIComponent(channel)}`;
 addEventListener("hashchange", () => location.reload());
@@ -37,10 +39,16 @@ async function enter() {
     csrf = (await answer.json()).csrf ?? null;
     $("door").hidden = true;
     $("leave").hidden = !csrf;
+    sayWhoAnswers();
     connect();
   } catch {
     setTimeout(enter, 1000); // the server is away
   }
+}
+
+async function sayWhoAnswers() {
+  const ready = await fetch("readyz").then((answer) => answer.json()).catch(() => ({}));
+  $("simulated").hidden = !ready.simulated;
 }
 
 function askForKey(words) {
@@ -76,7 +84,9 @@ function connect() {
   url.hash = "";
   socket = new WebSocket(url);
   subscribed = false;
+  let opened = false;
   socket.onopen = () => {
+    opened = true;
     send({ action: "subscribe", channel, events: "all", ...(position ?? {}) });
   };
   socket.onmessage = (event) => take(JSON.parse(event.data));
@@ -86,7 +96,7 @@ function connect() {
     show("connection", event.code === 1012 ? "restarting" : "reconnecting", false);
     failures += 1;
     const longest = Math.min(5000, 200 * 2 ** failures);
-    setTimeout(connect, Math.random() * longest);
+    setTimeout(opened ? connect : enter, Math.random() * longest); // refused before it was open: perhaps signed out
   };
 }
 
