@@ -23,7 +23,6 @@ from turnkeep.errors import (
     InvalidMessage,
     NotFound,
     Rejected,
-    ThreadBusy,
     ThreadNotFound,
     TurnkeepError,
 )
@@ -32,12 +31,12 @@ from turnkeep.hooks import Hook, Hooks
 from turnkeep.hub import Hub, Stream
 from turnkeep.intake import checked_channel, read_message, read_metadata
 from turnkeep.lease import LeaseRules
-from turnkeep.messages import Address, BusyPolicy, Content, Item, Message, UserItem
+from turnkeep.messages import Address, BusyPolicy, Content, Item, Message
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.run import House
 from turnkeep.settings import Settings
 from turnkeep.store import store_of
-from turnkeep.store.base import Call, Decision, Entry, Receipt, RunRecord, Store, ThreadRecord
+from turnkeep.store.base import Call, Decision, Receipt, RunRecord, Store, ThreadRecord
 from turnkeep.store.timed import timed
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools.toolbox import Registrable, Toolbox
@@ -432,34 +431,14 @@ class AssistantMessageQueue:
         await self.open()
         return await self.store.cancel(self.address(thread_id), drop_inbox=drop_inbox)
 
-    async def regenerate(self, thread_id: str, *, tenant: str = "default") -> list[Receipt]:
+    async def regenerate(self, thread_id: str, *, tenant: str = "default", once: str | None = None) -> list[Receipt]:
         """Answer the last turn again: its messages are sent once more, under new ids, and the old turn is taken back.
 
         Raises `NotFound` (nothing was answered), `ThreadBusy` (also while messages wait, which come after that turn).
-        The copies are durable before the old turn goes, so a crash between the two loses nothing.
+        One act: whatever happens, the turn is there once. Again with the same `once`: the same receipts.
         """
         await self.open()
-        address = self.address(thread_id, tenant)
-        if any(record.status != "delayed" for record in await self.store.open_messages(address)):
-            raise ThreadBusy(f"messages are open on thread {thread_id!r}, wait until they are answered")
-        history = await self.store.history(address)
-        said = last_said(history.entries)
-        if not said:
-            raise NotFound(f"there is no turn on thread {thread_id!r} to answer again")
-        copies = [_again(item, address) for item in said]
-        receipts = await self.accept(copies)
-        try:
-            for refused in receipts:
-                if isinstance(refused, Rejected):
-                    raise refused
-            await self.store.rewind(address)
-        except Rejected:
-            for copy in copies:
-                with suppress(Rejected):
-                    await self.store.withdraw(address, copy.message_id)
-            raise
-        await self.store.flush(address)
-        return [receipt for receipt in receipts if isinstance(receipt, Receipt)]
+        return await self.store.regenerate(self.address(thread_id, tenant), once=once)
 
     async def submit_tool_outputs(self, thread_id: str, outputs: Sequence[Mapping[str, Any]]) -> list[Call]:
         """Give the outputs of held calls, as ``{"tool_call_id", "output"}``. Raises `NotFound`, `Conflict`."""
@@ -484,26 +463,6 @@ class AssistantMessageQueue:
         """
         self._hooks.add(kind, hook)
         return hook
-
-
-def last_said(entries: Sequence[Entry]) -> list[UserItem]:
-    """What the user said in the last turn that holds anything of the user."""
-    turns = [entry.turn for entry in entries if isinstance(entry.item, UserItem)]
-    return [e.item for e in entries if turns and e.turn == turns[-1] and isinstance(e.item, UserItem)]
-
-
-def _again(said: UserItem, address: Address) -> Message:
-    """A message like the one that was said. It waits for its turn, whatever messages do on this thread."""
-    return Message(
-        address,
-        f"msg_{secrets.token_hex(12)}",
-        said.content,
-        instructions=said.instructions,
-        metadata=said.metadata or {},
-        on_busy="collect",
-        window=30.0,
-        max_wait=30.0,
-    )
 
 
 def _answer_in(event: Event) -> str:

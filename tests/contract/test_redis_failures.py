@@ -27,7 +27,7 @@ from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreFull, StoreUnavailab
 from turnkeep.events import Event
 from turnkeep.store.base import Limit, Policies, Policy
 from turnkeep.store.redis import RedisStore
-from turnkeep.testing import FakeClock
+from turnkeep.testing import FakeClock, counting_ids
 from turnkeep.testing.comparing import Names, differences
 from turnkeep.testing.proxy import TcpProxy
 
@@ -65,8 +65,8 @@ async def test_every_operation_survives_a_lost_reply(redis_server: RedisServer, 
         return outcome
 
     async with (
-        store_on(redis_server.url(), clock=FakeClock()) as calm,
-        store_on(through(proxy), clock=FakeClock()) as shaken,
+        store_on(redis_server.url(), clock=FakeClock(), ids=counting_ids()) as calm,
+        store_on(through(proxy), clock=FakeClock(), ids=counting_ids()) as shaken,
     ):
         names, others = Names(), Names()
         here, there = await live(calm, HERE, undisturbed), await live(shaken, HERE, disturbed)

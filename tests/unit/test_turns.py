@@ -97,7 +97,7 @@ def bring(state: str) -> tuple[Thread, Claim]:
     elif state == "held":
         turns.hold(thread, taken, [CALL], 600.0, NOW)
     thread.out = Out()
-    thread.last = None
+    thread.settlements = []
     return thread, taken
 
 
@@ -141,7 +141,7 @@ OPERATIONS: dict[str, Operation] = {
     "pause": lambda t, c: turns.pause(t, LATER),
     "resume": lambda t, c: turns.resume(t, POLICY, LATER),
     "append": lambda t, c: turns.append(t, [Entry(AssistantItem("x"))], None, LATER),
-    "rewind": lambda t, c: turns.rewind(t, [Entry(UserItem(text_content("x"), "x"))], LATER),
+    "regenerate": lambda t, c: turns.regenerate(t, [Entry(UserItem(text_content("x"), "x"))], "msg_", POLICY, LATER),
 }
 
 # What each operation leaves: the state, and when it is due. same: as before; now: at the moment of the operation;
@@ -180,7 +180,7 @@ withdraw    | NotFound       | idle none      | MessageFrozen  | MessageFrozen  
 pause       | idle none      | waiting same   | leased same    | retry same     | dissolved same | held same
 resume      | idle none      | waiting same   | leased same    | retry same     | dissolved same | held same
 append      | idle none      | waiting same   | ThreadBusy     | ThreadBusy     | ThreadBusy     | ThreadBusy
-rewind      | idle none      | waiting same   | ThreadBusy     | ThreadBusy     | ThreadBusy     | ThreadBusy
+regenerate  | waiting now    | ThreadBusy     | ThreadBusy     | ThreadBusy     | ThreadBusy     | ThreadBusy
 """
 
 
@@ -253,11 +253,10 @@ def test_a_thread_is_written_and_read_as_it_is(state: str) -> None:
 def test_what_was_done_last_is_written_and_read_as_it_is() -> None:
     thread, taken = leased("m1")
     turns.commit(thread, taken, done(), POLICY, NOW)
-    turns.append(thread, [], None, NOW, "key")
 
     again = Thread.from_json(thread.head_to_json())
 
-    assert (again.last, again.added) == (thread.last, thread.added)
+    assert again.settlements == thread.settlements
     assert turns.commit(again, taken, done(), POLICY, NOW) == Left(0, None)
 
 
@@ -553,7 +552,7 @@ def test_what_becomes_of_a_run_that_nobody_will_try_again(
     assert turns.fail(thread, taken, Failure(FAULT, None, effects), POLICY, NOW) == outcome
 
 
-def test_a_result_is_left_until_the_next_one() -> None:
+def test_a_result_is_left_until_a_few_later_ones() -> None:
     thread, first = leased("m1")
     left = turns.commit(thread, first, done(), POLICY, NOW)
     accept(thread, "m2", flush=True)
@@ -563,6 +562,14 @@ def test_a_result_is_left_until_the_next_one() -> None:
     with pytest.raises(LeaseLost):
         turns.fail(thread, first, Failure(FAULT, None), POLICY, NOW)
     turns.release(thread, second, 0.0, None, NOW)
+    for n in range(turns.SETTLEMENTS - 2):
+        later = claim(thread, token=f"token {n + 3}")
+        assert later is not None
+        turns.release(thread, later, 0.0, None, NOW)
+    assert turns.commit(thread, first, done(), POLICY, NOW) == left
+    last = claim(thread, token="token last")
+    assert last is not None
+    turns.release(thread, last, 0.0, None, NOW)
     with pytest.raises(LeaseLost):
         turns.commit(thread, first, done(), POLICY, NOW)
 
@@ -697,23 +704,6 @@ def test_only_known_fields_are_updated() -> None:
     turns.update(thread, {"ttl": 20.0, "metadata": {"a": None}}, NOW + 2)
     turns.update(thread, {"ttl": None}, NOW + 3)
     assert (thread.ttl, thread.metadata, thread.active_at) == (50.0, {"b": "2"}, NOW + 3)
-
-
-def test_the_last_keyed_change_of_the_transcript_is_made_once() -> None:
-    thread = fresh()
-    asked = [Entry(UserItem(text_content("hi"), "m1"))]
-    turns.append(thread, asked, None, NOW, "k1")
-    turns.append(thread, asked, None, NOW, "k1")
-    assert thread.turns == 1
-    assert not turns.is_rewound(thread, "k1")
-    taken = turns.rewind(thread, asked, NOW, "k1")
-    assert turns.is_rewound(thread, "k1")
-    assert not turns.is_rewound(thread, None)
-    assert turns.rewind(thread, [], NOW, "k1") == taken
-    with pytest.raises(NotFound):
-        turns.rewind(thread, [], NOW, "k2")
-    with pytest.raises(NotFound):
-        turns.rewind(thread, [Entry(AssistantItem("x"))], NOW)
 
 
 # ---------------------------------------------------------------- whatever happens

@@ -220,13 +220,13 @@ async def recalled(store: Threads, address: Address, *, tokens: int) -> History:
     return replace(history, entries=tuple(prune([*system, *history.entries], tokens=tokens)))
 
 
-async def _append(store: Store, address: Address, entries: Sequence[Entry], key: str) -> None:
+async def _append(store: Store, address: Address, entries: Sequence[Entry], once: str) -> None:
     """Add entries once, also when a reply is lost."""
     for _ in range(TRIES - 1):
         with suppress(OutcomeUnknown):
-            await store.append(address, entries, key=key)
+            await store.append(address, entries, once=once)
             return
-    await store.append(address, entries, key=key)
+    await store.append(address, entries, once=once)
 
 
 def _half(limit: int | None) -> int | None:

@@ -1,8 +1,9 @@
 """The store: one contract, cut by reader into five protocols that one engine class implements.
 
-What must change together changes in one atomic act. Every operation is safe to repeat after a lost reply. An
-operation that returns has happened durably (see each engine for what durable means there), one that raises
-`Rejected` changed nothing, one that raises `OutcomeUnknown` may be repeated.
+What must change together changes in one atomic act. An operation that returns has happened durably (see each engine
+for what durable means there), one that raises `Rejected` changed nothing. One that raises `OutcomeUnknown` may be
+repeated: as it is where its arguments name what it does (messages, claims, dead letters), else with the name of the
+call that was lost (`once`, see `turnkeep.store.operations`): it then gives the first result and touches nothing.
 
 States of a thread, and what `due` is in each:
 
@@ -28,7 +29,7 @@ Rules that decide everything:
 3. A batch is frozen while it is leased, and for good by its first journal record or by `fail`. A claim that is
    released or dies before either dissolves: its messages can be edited, withdrawn and joined again.
 4. Every write of a run carries its token; a stale claim changes nothing and raises `LeaseLost`.
-5. `commit`, `fail`, `hold` and `release` leave (token, result) behind until the next one: a repeat gives the same
+5. `commit`, `fail`, `hold` and `release` leave (token, result) behind, of the last few claims: a repeat gives the same
    result.
 6. Message ids are remembered while the message is open and `Policy.dedupe` seconds after.
 7. Hints (`ready`, `nudged`, `follow`) only make things prompt; nothing depends on them.
@@ -48,7 +49,7 @@ from turnkeep.events import Event, Fault
 from turnkeep.messages import Address, BusyPolicy, Content, Item, Message
 from turnkeep.usage import Usage
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of what engines keep. A newer one is refused with a sentence, an older one migrated."""
 
 State = Literal["idle", "waiting", "leased", "retry", "held"]
@@ -414,7 +415,9 @@ class Inbox(Protocol):
         """
         ...
 
-    async def decide(self, address: Address, call_id: str, digest: str, decision: Decision) -> Call:
+    async def decide(
+        self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
+    ) -> Call:
         """Decide a held call, once. The last decision makes the thread due. Appends ``decided``.
 
         The same decision again gives the same answer. Raises `NotFound` (no such call), `Conflict` (other digest,
@@ -422,7 +425,7 @@ class Inbox(Protocol):
         """
         ...
 
-    async def cancel(self, address: Address, *, drop_inbox: bool = False) -> bool:
+    async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
         """Stop the run in progress: the flag is found by hint or renewal, or by the next claimant in retry and held.
         True if there is a run to stop.
 
@@ -431,35 +434,37 @@ class Inbox(Protocol):
         """
         ...
 
-    async def withdraw(self, address: Address, message_id: str) -> MessageRecord:
+    async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
         """Take a waiting or delayed message back; again: the same record. `MessageFrozen` once it is in a leased or
         frozen batch, offered, or settled otherwise; `NotFound`.
         """
         ...
 
-    async def edit(self, address: Address, message_id: str, content: Content) -> MessageRecord:
+    async def edit(
+        self, address: Address, message_id: str, content: Content, *, once: str | None = None
+    ) -> MessageRecord:
         """Replace the content of a waiting or delayed message; place, window and digest (of the first text) stay.
         Errors as `withdraw`.
         """
         ...
 
-    async def flush(self, address: Address) -> bool:
+    async def flush(self, address: Address, *, once: str | None = None) -> bool:
         """End the window of a waiting thread now. False if it does not wait."""
         ...
 
-    async def typing(self, address: Address) -> float | None:
+    async def typing(self, address: Address, *, once: str | None = None) -> float | None:
         """The user is typing: the sliding end of the window moves to now + window, never beyond max_wait. Seconds until
         due, None if not waiting.
         """
         ...
 
-    async def pause(self, address: Address) -> None:
+    async def pause(self, address: Address, *, once: str | None = None) -> None:
         """No run begins until `resume`; a run in progress finishes. Creates the thread if need be. Appends ``paused``,
         once.
         """
         ...
 
-    async def resume(self, address: Address) -> None:
+    async def resume(self, address: Address, *, once: str | None = None) -> None:
         """Undo `pause`: `due` counts again. Appends ``resumed``, if it was paused."""
         ...
 
@@ -485,7 +490,7 @@ class Inbox(Protocol):
         """
         ...
 
-    async def discard(self, dead_id: str) -> bool:
+    async def discard(self, dead_id: str, *, once: str | None = None) -> bool:
         """Drop a dead letter. False if it is gone."""
         ...
 
@@ -571,13 +576,13 @@ class Events(Protocol):
         """Follow the live end of channels. Hints with contents: gaps are found by the offset and filled by `read`."""
         ...
 
-    async def open_sink(self, sink: str) -> Sequence[int]:
+    async def open_sink(self, sink: str, *, once: str | None = None) -> Sequence[int]:
         """Register a sink by name; from now on the outbox keeps events for it until delivered. The partitions to
         serve.
         """
         ...
 
-    async def close_sink(self, sink: str) -> None:
+    async def close_sink(self, sink: str, *, once: str | None = None) -> None:
         """Forget a sink and what was kept for it alone."""
         ...
 
@@ -685,7 +690,7 @@ class Stats:
 class Threads(Protocol):
     """The records behind the channels."""
 
-    async def thread(self, address: Address, *, create: bool = False) -> ThreadRecord | None:
+    async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
         """The thread of a channel (or of a thread id as channel). This and `history` slide its expiry, at most once
         per 1 % of it; other reads do not.
         """
@@ -706,26 +711,27 @@ class Threads(Protocol):
         ...
 
     async def append(
-        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, key: str | None = None
+        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, once: str | None = None
     ) -> None:
         """Add to the transcript between turns, creating the thread if need be: `ThreadBusy` while leased, in retry or
-        held. With `author`, assistant text is announced (``said``). Again with the `key` of the last such change:
-        nothing happens; without a key a repeat adds again.
+        held. With `author`, assistant text is announced (``said``).
         """
         ...
 
-    async def rewind(self, address: Address, *, key: str | None = None) -> list[Message]:
-        """Take the last turn that holds user items back, with all after it: remove the entries and return the user
-        messages (to be answered again, under new ids). `ThreadBusy` as `append`, `NotFound` if there is none. Again
-        with the `key` of the last such change: the same messages, nothing is removed.
+    async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
+        """Answer the last turn that holds user items again, in one act: it is taken back with all after it, and its
+        messages are accepted once more, under new ids, due now.
+
+        `ThreadBusy` while other messages are open (delayed ones aside), `NotFound` if there is no such turn,
+        `InboxFull`; then nothing has changed.
         """
         ...
 
-    async def compact(self, address: Address, *, through_turn: int, summary: str) -> None:
+    async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
         """Replace all turns up to this one by a summary. `ThreadNotFound`."""
         ...
 
-    async def update(self, address: Address, changes: Mapping[str, Any]) -> ThreadRecord:
+    async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         """Change ``assistant``, ``metadata`` (merged; a null value removes), ``options`` (replaced), ``ttl`` (only
         ever longer than what was set before). `ThreadNotFound`; `InvalidMessage` for any other name.
         """
@@ -741,7 +747,7 @@ class Threads(Protocol):
 
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats: ...
 
-    async def forget(self, address: Address, *, force: bool = False) -> bool:
+    async def forget(self, address: Address, *, force: bool = False, once: str | None = None) -> bool:
         """Delete a thread and everything of it, its dead letters too. `ThreadBusy` if messages are open, unless
         forced. False if there is none.
         """
@@ -781,13 +787,14 @@ class Registry(Protocol):
         *,
         version: int | None = None,
         ttl: float | None = None,
+        once: str | None = None,
     ) -> Document:
         """Write a record. With `version`, only over that version (0: only if there is none): else `Conflict`. A body
         that is there already is no change: the same document, with the new time to live.
         """
         ...
 
-    async def take(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
+    async def take(self, kind: RegistryKind, tenant: str, name: str, *, once: str | None = None) -> Document | None:
         """Read and delete in one act: of two takers one gets it."""
         ...
 
@@ -838,11 +845,13 @@ class Circuit:
 class Ledger(Protocol):
     """Money, pace and open circuits, shared by all workers."""
 
-    async def reserve(self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str) -> Reservation:
+    async def reserve(
+        self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str, once: str | None = None
+    ) -> Reservation:
         """Reserve in all accounts or in none. Again for the same run: granted, nothing changes."""
         ...
 
-    async def settle(self, run_id: str, amount: int, *, tenant: str) -> None:
+    async def settle(self, run_id: str, amount: int, *, tenant: str, once: str | None = None) -> None:
         """Replace a run's reservation by what was spent. A repeat, or a run without reservation, changes nothing."""
         ...
 
@@ -854,29 +863,31 @@ class Ledger(Protocol):
 
     async def spend(self, account: str, *, tenant: str) -> Spend: ...
 
-    async def pace(self, key: str, *, requests: float, tokens: float, tokens_wanted: int) -> float:
+    async def pace(
+        self, key: str, *, requests: float, tokens: float, tokens_wanted: int, once: str | None = None
+    ) -> float:
         """Take one request and so many tokens from the shared buckets (limits per minute, 0: unlimited): 0.0 if
         granted, else seconds to wait (nothing taken). More tokens than a full bucket holds: a full bucket is enough.
         """
         ...
 
-    async def slow_down(self, key: str, seconds: float) -> None:
+    async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
         """No request of this key is granted by `pace` for so long (the provider said so); never shortens."""
         ...
 
-    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float) -> Circuit:
+    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float, once: str | None = None) -> Circuit:
         """Open the circuit, or keep it open as it is; the first one to open it is remembered."""
         ...
 
     async def circuits(self) -> list[Circuit]: ...
 
-    async def probe(self, endpoint: str, *, every: float) -> bool:
+    async def probe(self, endpoint: str, *, every: float, once: str | None = None) -> bool:
         """May this caller try? True if the circuit is closed, or for one caller per `every` seconds while it is
         open.
         """
         ...
 
-    async def mend(self, endpoint: str) -> bool:
+    async def mend(self, endpoint: str, *, once: str | None = None) -> bool:
         """Close the circuit. False if it was closed."""
         ...
 

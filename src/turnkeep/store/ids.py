@@ -16,7 +16,7 @@ from turnkeep.messages import Address
 
 PARTITIONS = 16
 
-Purpose = Literal["thread", "run", "token", "epoch", "dead"]
+Purpose = Literal["thread", "run", "token", "epoch", "dead", "message"]
 
 Ids = Callable[[str], str]
 """Gives 32 lowercase hex digits that were never given before for this `Purpose`; names use the last ones they need."""
@@ -64,3 +64,12 @@ def new_epoch(ids: Ids) -> str:
 def new_dead_id(ids: Ids, address: Address, now: float, place: int) -> str:
     """Sorts by time, then by place in the batch that died; carries the partition after the time."""
     return f"dead_{int(now * 1000):013d}_{partition_of(address):02x}{place:04x}{ids('dead')[-8:]}"
+
+
+def new_message_stem(ids: Ids) -> str:
+    """What the ids of messages begin with that are sent again together."""
+    return f"msg_{ids('message')[-20:]}"
+
+
+def message_id_of(stem: str, place: int) -> str:
+    return f"{stem}{place:04x}"

@@ -83,10 +83,10 @@ class Known:
 
 @dataclass(slots=True)
 class Settlement:
-    """Token (or key) and result of what was done last, so that a repeat gives the same answer."""
+    """How a claim ended, by its token, so that a repeat gives the same answer."""
 
     token: str
-    act: Literal["commit", "fail", "release", "hold", "append", "rewind"]
+    act: Literal["commit", "fail", "release", "hold"]
     result: Any = None
 
 
@@ -140,10 +140,8 @@ class Thread:
     published: int = 0
     calls: list[Call] = field(default_factory=list)
     journal: list[Record] = field(default_factory=list)
-    last: Settlement | None = None
-    """Of the last claim that was settled."""
-    added: Settlement | None = None
-    """Of the last keyed change of the transcript between turns."""
+    settlements: list[Settlement] = field(default_factory=list)
+    """Of the last few claims, the newest first."""
     # messages
     inbox: list[Open] = field(default_factory=list)
     delayed: list[Open] = field(default_factory=list)
@@ -196,9 +194,8 @@ class Thread:
         data["address"] = [self.address.tenant, self.address.queue, self.address.channel]
         if self.calls:
             data["calls"] = [c.to_json() for c in self.calls]
-        for name in ("last", "added"):
-            if (left := getattr(self, name)) is not None:
-                data[name] = [left.token, left.act, left.result]
+        if self.settlements:
+            data["settlements"] = [[left.token, left.act, left.result] for left in self.settlements]
         if self.options != _NO_OPTIONS:
             data["options"] = asdict(self.options)
         for name in ("usage", "spent"):
@@ -212,8 +209,7 @@ class Thread:
         values = dict(data)
         values["address"] = Address(*data["address"])
         values["calls"] = [Call(**c) for c in data.get("calls", ())]
-        for name in ("last", "added"):
-            values[name] = Settlement(*data[name]) if name in data else None
+        values["settlements"] = [Settlement(*left) for left in data.get("settlements", ())]
         values["options"] = ThreadOptions(**data.get("options", {}))
         for name in ("usage", "spent"):
             values[name] = Usage.from_json(data[name]) if name in data else _NO_USAGE

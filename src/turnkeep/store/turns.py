@@ -23,7 +23,7 @@ from turnkeep.errors import (
     WrongState,
 )
 from turnkeep.events import Event, Fault
-from turnkeep.messages import AssistantItem, Content, Message, UserItem, digest
+from turnkeep.messages import Address, AssistantItem, Content, Message, UserItem, digest
 from turnkeep.store.base import (
     Call,
     Claim,
@@ -43,8 +43,12 @@ from turnkeep.store.base import (
     Stop,
     ThreadOptions,
 )
+from turnkeep.store.ids import message_id_of
 from turnkeep.store.thread import Known, Open, Settlement, Thread
 from turnkeep.usage import Usage
+
+SETTLEMENTS = 4
+"""How many claims of a thread leave their results behind."""
 
 # ---------------------------------------------------------------- accepting
 
@@ -434,11 +438,16 @@ def publish(thread: Thread, claim: Claim, n: int, events: Sequence[Event], now: 
 
 def _settled(thread: Thread, claim: Claim, act: str) -> Settlement | None:
     """The result left behind, if this claim was settled by this act before."""
-    last = thread.last
-    if last is not None and last.token == claim.token and last.act == act:
-        return last
+    for left in thread.settlements:
+        if left.token == claim.token and left.act == act:
+            return left
     _check(thread, claim)
     return None
+
+
+def _leave(thread: Thread, settlement: Settlement) -> None:
+    """Leave the result behind, beside those of a few claims before it: a repeat may come after the next settlement."""
+    thread.settlements = [settlement, *thread.settlements][:SETTLEMENTS]
 
 
 def commit(thread: Thread, claim: Claim, done: Commit, policy: Policy, now: float) -> Left:
@@ -461,7 +470,7 @@ def commit(thread: Thread, claim: Claim, done: Commit, policy: Policy, now: floa
     thread.emit(completed, now)
     _rest(thread, policy, now)
     left = Left(len(thread.inbox), thread.wake)
-    thread.last = Settlement(claim.token, "commit", [left.messages, left.due])
+    _leave(thread, Settlement(claim.token, "commit", [left.messages, left.due]))
     return left
 
 
@@ -562,7 +571,7 @@ def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: fl
     else:
         outcome = "dead"
         _die(thread, claim, failure.fault, policy, now)
-    thread.last = Settlement(claim.token, "fail", outcome)
+    _leave(thread, Settlement(claim.token, "fail", outcome))
     return outcome
 
 
@@ -616,7 +625,7 @@ def release(thread: Thread, claim: Claim, delay: float, reason: Fault | None, no
         thread.emit(_told("waiting", thread, claim, reason), now)
     _let_go(thread, now)
     thread.due = now if thread.stop else now + delay
-    thread.last = Settlement(claim.token, "release")
+    _leave(thread, Settlement(claim.token, "release"))
 
 
 def hold(thread: Thread, claim: Claim, calls: Sequence[Call], expires_in: float, now: float) -> None:
@@ -632,7 +641,7 @@ def hold(thread: Thread, claim: Claim, calls: Sequence[Call], expires_in: float,
         _stop(thread, thread.stop, now)
     elif all(c.decision for c in calls):
         thread.due = now
-    thread.last = Settlement(claim.token, "hold")
+    _leave(thread, Settlement(claim.token, "hold"))
 
 
 def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, now: float) -> Call:
@@ -745,9 +754,7 @@ def resume(thread: Thread, policy: Policy, now: float) -> None:
         thread.emit(Event("resumed"), now)
 
 
-def append(thread: Thread, entries: Sequence[Entry], author: str | None, now: float, key: str | None = None) -> None:
-    if _added(thread, "append", key):
-        return
+def append(thread: Thread, entries: Sequence[Entry], author: str | None, now: float) -> None:
     _between_turns(thread)
     thread.turns += 1
     thread.active_at = now
@@ -755,34 +762,39 @@ def append(thread: Thread, entries: Sequence[Entry], author: str | None, now: fl
     for entry in entries:
         if author is not None and isinstance(entry.item, AssistantItem):
             thread.emit(Event("said", text=entry.item.text, author=author), now)
-    thread.added = Settlement(key, "append") if key else thread.added
 
 
-def rewind(thread: Thread, asked: Sequence[Entry], now: float, key: str | None = None) -> list[Message]:
-    """Take a turn back: `asked` are the entries of the last turn that holds user items. The engine removes it and all
-    later ones, unless the key says that this is a repeat.
+def regenerate(thread: Thread, asked: Sequence[Entry], stem: str, policy: Policy, now: float) -> list[Receipt]:
+    """Accept once more what was said in a turn; `asked` are the entries of the last one that holds user items, which
+    the engine removes with all later ones. The new ids begin with `stem`.
     """
-    if last := _added(thread, "rewind", key):
-        return [Message.from_json(thread.address, data) for data in last.result]
-    _between_turns(thread)
-    items = [e.item for e in asked if isinstance(e.item, UserItem)]
-    if not items:
-        raise NotFound("no turn of this thread holds a user message, there is nothing to take back")
-    thread.active_at = now
-    messages = [Message(thread.address, item.message_id or "", item.content) for item in items]
-    thread.added = Settlement(key, "rewind", [m.to_json() for m in messages]) if key else thread.added
-    return messages
+    ripen(thread, policy, now)
+    if thread.is_busy or thread.inbox:
+        raise ThreadBusy(OTHERS_WAIT)
+    if not asked:
+        raise NotFound(NOTHING_ASKED)
+    return [accept(thread, message, None, policy, now) for message in asked_again(thread.address, asked, stem)]
 
 
-def _added(thread: Thread, act: str, key: str | None) -> Settlement | None:
-    """The result left behind, if this key was used by this act last."""
-    last = thread.added
-    return last if key and last is not None and (last.token, last.act) == (key, act) else None
+def asked_again(address: Address, asked: Sequence[Entry], stem: str) -> list[Message]:
+    """Messages like those that were said in a turn. They wait for nothing, whatever messages do on their thread."""
+    items = [entry.item for entry in asked if isinstance(entry.item, UserItem)]
+    return [
+        Message(
+            address,
+            message_id_of(stem, place),
+            said.content,
+            instructions=said.instructions,
+            metadata=said.metadata or {},
+            on_busy="collect",
+            flush=True,
+        )
+        for place, said in enumerate(items)
+    ]
 
 
-def is_rewound(thread: Thread, key: str | None) -> bool:
-    """Whether `rewind` with this key has happened: then the transcript stays as it is."""
-    return _added(thread, "rewind", key) is not None
+OTHERS_WAIT = "other messages are open on this thread, answer a turn again when they are answered"
+NOTHING_ASKED = "no turn of this thread holds a user message, there is nothing to answer again"
 
 
 def _between_turns(thread: Thread) -> None:

@@ -29,6 +29,7 @@ from turnkeep.store.base import (
     Store,
     ThreadOptions,
 )
+from turnkeep.store.transcript import last_asked
 from turnkeep.testing.twins import Held, Make, Twins
 from turnkeep.usage import Usage
 
@@ -352,14 +353,23 @@ class Histories(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------- threads
 
-    @rule(where=places, words=st.sampled_from([None, ("a",), ("a", "b")]), key=st.sampled_from([None, "k1", "k2"]))
-    def the_transcript_is_changed(self, where: Address, words: tuple[str, ...] | None, key: str | None) -> None:
-        entries = [Entry(UserItem(text_content("hm"), "extra"), 2), *(Entry(AssistantItem(w), 3) for w in words or ())]
-        twice = key is not None
-        if words is None:
-            self.twins.both(lambda store, _: store.rewind(where, key=key), twice=twice)
-        else:
-            self.twins.both(lambda store, _: store.append(where, entries, author="ann", key=key), twice=twice)
+    @rule(where=places, words=st.sampled_from([("a",), ("a", "b")]), once=st.sampled_from([None, "k1", "k2"]))
+    def the_transcript_is_changed(self, where: Address, words: tuple[str, ...], once: str | None) -> None:
+        entries = [Entry(UserItem(text_content("hm"), "extra"), 2), *(Entry(AssistantItem(w), 3) for w in words)]
+        twice = once is not None
+        self.twins.both(lambda store, _: store.append(where, entries, author="ann", once=once), twice=twice)
+        self.twins.look(where)
+
+    @rule(where=places, twice=lost)
+    def the_last_turn_is_answered_again(self, where: Address, twice: bool) -> None:
+        once = self.twins.new_id()
+        said = self.twins.wait(self.twins.here.history(where)).entries
+        receipts = self.twins.both(lambda store, _: store.regenerate(where, once=once), twice=twice)
+        if isinstance(receipts, list):
+            asked = [entry.item for entry in last_asked(said) if isinstance(entry.item, UserItem)]
+            for receipt, item in zip(receipts, asked, strict=True):
+                message = Message(where, receipt.message_id, item.content, flush=True)
+                self.twins.books.accepted(message, self.twins.now)
         self.twins.look(where)
 
     @rule(where=places, change=changes, back=st.integers(0, 9))

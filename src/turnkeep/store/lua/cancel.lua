@@ -1,14 +1,16 @@
 -- cancel: stop the run in progress; drop what waits behind it, if asked.
--- KEYS: @thread @partition
--- ARGV: now policy want drop_inbox
--- USES: live record log trim save known inbox calls turns claims accept search withdraw
+-- KEYS: @thread @partition operations
+-- ARGV: now policy want once drop_inbox
+-- USES: live record once log trim save known inbox calls turns claims accept search withdraw
 -- RETURNS: {'ok', 1 if there is a run to stop}; or {'absent'}, {'gone'}.
 -- GUARANTEE: frees before it appends, so that it works on a full server.
 
 local p, now = policy(A.policy), moment()
+local before = recall(now)
+if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
-if not t then return {'absent'} end
+if not t then return remember(now, {'absent'}) end
 ripen(t, p, now)
 local is_stopping = t.state == 'leased' or t.state == 'held' or (t.state == 'retry' and t.batch > 0)
 if is_stopping then stop(t, 'cancel', now) end
@@ -23,4 +25,4 @@ if A.drop_inbox == '1' then
 end
 free()
 save(t, p, now)
-return {'ok', is_stopping and 1 or 0}
+return remember(now, {'ok', is_stopping and 1 or 0})

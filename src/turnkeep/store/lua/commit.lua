@@ -8,7 +8,7 @@
 local p, now = policy(A.policy), moment()
 local t = load()
 local last = settled(t, 'commit')
-if last then return {'left', last[3], exact(last[4])} end
+if last then return {'left', last[3], exact(last[4] or nil)} end
 if not is_owned(t) then return {'lost'} end
 
 local run_id, used = t.run_id, add_usage(usage(A.usage), t.spent)
@@ -22,7 +22,7 @@ end_run(t)
 defer_steering(t, run_id)
 emit(t, 'completed', members, A.text)
 rest(t, p, now)
-t.last = {A.token, 'commit', t.inbox, wake(t) or false}
+leave_behind(t, {A.token, 'commit', t.inbox, wake(t) or false})
 free()
 save(t, p, now)
 return {'left', t.inbox, exact(wake(t))}

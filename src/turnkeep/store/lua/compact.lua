@@ -1,11 +1,13 @@
 -- compact: replace all turns up to one by a summary.
--- KEYS: @thread @partition
--- ARGV: now policy want through_turn summary
--- USES: live record log trim history save
+-- KEYS: @thread @partition operations
+-- ARGV: now policy want once through_turn summary
+-- USES: live record once log trim history save
 -- RETURNS: {'ok'}; or {'absent'}, {'gone'}.
 -- GUARANTEE: again: the same.
 
 local p, now = policy(A.policy), moment()
+local before = recall(now)
+if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
@@ -20,4 +22,4 @@ t.active_at = now
 t.out.forgotten, t.out.is_recounted = gone > 0 and gone or nil, true
 t.out.fields = {'summary', A.summary}
 save(t, p, now)
-return {'ok'}
+return remember(now, {'ok'})

@@ -1,11 +1,13 @@
 -- decide: decide a held call, once; the last decision makes the thread due.
--- KEYS: @thread @partition
--- ARGV: now policy want id digest verdict output by
--- USES: live record log trim save known inbox calls turns claims
+-- KEYS: @thread @partition operations
+-- ARGV: now policy want once id digest verdict output by
+-- USES: live record once log trim save known inbox calls turns claims
 -- RETURNS: {'call', JSON}; or {'absent'}, {'gone'}, {'unknown'}, {'changed', digest}, {'decided', how}, {'late'}.
 -- GUARANTEE: the same decision again gives the same answer and changes nothing.
 
 local p, now = policy(A.policy), moment()
+local before = recall(now)
+if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
@@ -17,7 +19,9 @@ end
 if not call then return {'unknown'} end
 if call.digest ~= A.digest then return {'changed', call.digest} end
 if call.decision then
-  if call.decision == A.verdict and (call.output or '""') == A.output then return {'call', call_json(call)} end
+  if call.decision == A.verdict and (call.output or '""') == A.output then
+    return remember(now, {'call', call_json(call)})
+  end
   return {'decided', call.decision}
 end
 if t.state ~= 'held' then return {'late'} end
@@ -28,4 +32,4 @@ emit(t, 'decided', '{"message_ids":' .. ids_json(ids_of(t, 1, t.batch)) .. run .
 for _, one in ipairs(t.calls) do all_decided = all_decided and one.decision ~= nil end
 if all_decided then t.due = no_later(t, now) end
 save(t, p, now)
-return {'call', call_json(call)}
+return remember(now, {'call', call_json(call)})

@@ -1,11 +1,13 @@
 -- edit: replace the content of a waiting or delayed message; its place, window and digest stay.
--- KEYS: @thread @partition
--- ARGV: now policy want id content size text
--- USES: live record log trim save known inbox calls turns claims accept search
+-- KEYS: @thread @partition operations
+-- ARGV: now policy want once id content size text
+-- USES: live record once log trim save known inbox calls turns claims accept search
 -- RETURNS: {'message', …}; or {'absent'}, {'gone'}, {'unknown'}, {'late', status}, {'frozen'}.
 -- GUARANTEE: the same content again changes nothing.
 
 local p, now = policy(A.policy), moment()
+local before = recall(now)
+if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
@@ -30,4 +32,4 @@ if content ~= A.content then
 end
 if #t.out.events > 0 or t.out.is_changed then save(t, p, now) end
 local record = known_of(t, A.id, now)
-return tell_message(t, A.id, record, nil, m, i)
+return remember(now, tell_message(t, A.id, record, nil, m, i))

@@ -74,7 +74,7 @@ elseif t.batch > 1 and A.effects == '0' and not t.stop then
 else
   die()
 end
-t.last = {A.token, 'fail', outcome}
+leave_behind(t, {A.token, 'fail', outcome})
 free()
 save(t, p, now)
 for _, letter in ipairs(letters) do

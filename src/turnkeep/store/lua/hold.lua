@@ -25,7 +25,7 @@ if t.stop then
 elseif all_decided then
   t.due = now
 end
-t.last = {A.token, 'hold'}
+leave_behind(t, {A.token, 'hold'})
 free()
 save(t, p, now)
 return {'ok'}

@@ -1,14 +1,16 @@
 -- probe: may this caller try an endpoint?
--- KEYS: circuits
--- ARGV: now endpoint every
--- USES: record
+-- KEYS: circuits operations
+-- ARGV: now once endpoint every
+-- USES: record once
 -- RETURNS: 1 if the circuit is closed, or for one caller per `every` seconds while it is open.
 
 local now = moment()
+local before = recall(now)
+if before then return before end
 local raw = redis.call('HGET', K.circuits, A.endpoint)
-if not raw then return 1 end
+if not raw then return remember(now, 1) end
 local circuit = unseal(raw, 'circuit')
-if now < circuit.probe_at then return 0 end
+if now < circuit.probe_at then return remember(now, 0) end
 circuit.probe_at = now + A.every
 redis.call('HSET', K.circuits, A.endpoint, seal(circuit))
-return 1
+return remember(now, 1)

@@ -12,7 +12,7 @@ if not is_owned(t) then return {'lost'} end
 if A.fault ~= '' then emit(t, 'waiting', event_of_run(t, ',"error":' .. A.fault)) end
 let_go(t)
 t.due = t.stop and now or now + A.delay
-t.last = {A.token, 'release'}
+leave_behind(t, {A.token, 'release'})
 free()
 save(t, p, now)
 return {'ok'}

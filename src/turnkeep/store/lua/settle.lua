@@ -1,13 +1,15 @@
 -- settle: replace the reservation of a run by what was spent.
--- KEYS: accounts reservations
--- ARGV: now run_id amount
--- USES: record ledger
+-- KEYS: accounts reservations operations
+-- ARGV: now once run_id amount
+-- USES: record once ledger
 -- RETURNS: 1 if there was a reservation.
 -- GUARANTEE: a repeat changes nothing.
 
 local now = moment()
+local before = recall(now)
+if before then return before end
 local raw = redis.call('HGET', K.reservations, A.run_id)
-if not raw then return 0 end
+if not raw then return remember(now, 0) end
 local reserved = unseal(raw, 'reservation')
 redis.call('HDEL', K.reservations, A.run_id)
 for _, one in ipairs(reserved.accounts) do
@@ -16,4 +18,4 @@ for _, one in ipairs(reserved.accounts) do
   found.settled = found.settled + A.amount
   keep(one[1], found, now + one[2])
 end
-return 1
+return remember(now, 1)

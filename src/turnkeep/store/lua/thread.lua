@@ -1,11 +1,13 @@
 -- thread: everything about a thread but its contents.
--- KEYS: @thread @partition meta
--- ARGV: now policy space channel want thread_id epoch create is_read
--- USES: live record log trim save calls view
+-- KEYS: @thread @partition meta operations
+-- ARGV: now policy space channel want thread_id epoch once create is_read
+-- USES: live record once log trim save calls view
 -- RETURNS: {'thread', name, value, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: with `is_read` it slides the expiry, at most once per 1 % of it; with `create` it creates what is missing.
 
 local p, now = policy(A.policy), moment()
+local before = A.create == '1' and recall(now)
+if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then
@@ -13,4 +15,4 @@ if not t then
   t = new_thread(now)
 end
 if A.is_read == '1' then slide(t, p, now) end
-return tell_thread(t)
+return A.create == '1' and remember(now, tell_thread(t)) or tell_thread(t)

@@ -1,12 +1,14 @@
 -- update: change what people may set.
--- KEYS: @thread @partition meta
--- ARGV: now policy want assistant options window max_wait on_busy ttl | name value
--- USES: live record log trim save calls view
+-- KEYS: @thread @partition meta operations
+-- ARGV: now policy want once assistant options window max_wait on_busy ttl | name value
+-- USES: live record once log trim save calls view
 -- RETURNS: {'thread', name, value, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: a time to live never gets shorter. Rows are metadata: JSON, or '' to remove. `assistant` is '' for no change,
 -- '-' for none, else '+' and its name; `options` is 1 when they are to be replaced.
 
 local p, now = policy(A.policy), moment()
+local before = recall(now)
+if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
@@ -24,4 +26,4 @@ end
 t.out.fields = {'metadata', seal(metadata)}
 t.active_at = now
 save(t, p, now)
-return tell_thread(t)
+return remember(now, tell_thread(t))

@@ -1,11 +1,13 @@
 -- withdraw: take a waiting or delayed message back.
--- KEYS: @thread @partition
--- ARGV: now policy want id
--- USES: live record log trim save known inbox calls turns claims accept search withdraw
+-- KEYS: @thread @partition operations
+-- ARGV: now policy want once id
+-- USES: live record once log trim save known inbox calls turns claims accept search withdraw
 -- RETURNS: {'message', …}; or {'absent'}, {'gone'}, {'unknown'}, {'late', status}, {'frozen'}.
 -- GUARANTEE: again: the same record.
 
 local p, now = policy(A.policy), moment()
+local before = recall(now)
+if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
@@ -16,4 +18,5 @@ if m then
 elseif refusal[2] ~= 'withdrawn' then
   return refusal
 end
-return tell_message(t, A.id, known_of(t, A.id, now))
+local record, closing = known_of(t, A.id, now)
+return remember(now, tell_message(t, A.id, record, closing))

@@ -9,6 +9,7 @@ from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import turns
 from turnkeep.store.base import Claim, Delivery, Follower, Page
+from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState
 
 
@@ -30,11 +31,13 @@ class MemoryEvents(MemoryState):
         self.moment()
         return self.outbox.following(self.resolve)
 
-    async def open_sink(self, sink: str) -> Sequence[int]:
+    @once_only
+    async def open_sink(self, sink: str, *, once: str | None = None) -> Sequence[int]:
         self.moment()
         return self.outbox.open(sink)
 
-    async def close_sink(self, sink: str) -> None:
+    @once_only
+    async def close_sink(self, sink: str, *, once: str | None = None) -> None:
         self.moment()
         self.outbox.forget(sink)
 

@@ -24,6 +24,7 @@ from turnkeep.store.base import (
     Record,
 )
 from turnkeep.store.ids import new_run_id, new_token
+from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import Kept, MemoryState, draft_of
 from turnkeep.store.records import message_record
 from turnkeep.store.sharing import charge, next_tenant
@@ -151,17 +152,22 @@ class MemoryInbox(MemoryState):
         now = self.moment()
         self.apply(self.owned(claim), lambda t: turns.hold(t, claim, calls, expires_in, now), now)
 
-    async def decide(self, address: Address, call_id: str, digest: str, decision: Decision) -> Call:
+    @once_only
+    async def decide(
+        self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
+    ) -> Call:
         now = self.moment()
         return self.apply(self.get_thread(address, now), lambda t: turns.decide(t, call_id, digest, decision, now), now)
 
-    async def cancel(self, address: Address, *, drop_inbox: bool = False) -> bool:
+    @once_only
+    async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
         now = self.moment()
         if (kept := self.find(address, now)) is None:
             return False
         return self.apply(kept, lambda t: turns.cancel(t, kept.policy, now, drop_inbox=drop_inbox), now)
 
-    async def withdraw(self, address: Address, message_id: str) -> MessageRecord:
+    @once_only
+    async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
         now = self.moment()
         kept = self.get_thread(address, now)
         if turns.status_of(kept.thread, message_id) is None:
@@ -170,7 +176,10 @@ class MemoryInbox(MemoryState):
             self.apply(kept, lambda t: turns.withdraw(t, message_id, kept.policy, now), now)
         return message_record(kept.thread, message_id, kept.known[message_id])
 
-    async def edit(self, address: Address, message_id: str, content: Content) -> MessageRecord:
+    @once_only
+    async def edit(
+        self, address: Address, message_id: str, content: Content, *, once: str | None = None
+    ) -> MessageRecord:
         now = self.moment()
         kept = self.get_thread(address, now)
         if turns.status_of(kept.thread, message_id) is None:
@@ -178,22 +187,26 @@ class MemoryInbox(MemoryState):
         self.apply(kept, lambda t: turns.edit(t, message_id, content, kept.policy, now), now)
         return message_record(kept.thread, message_id, kept.known[message_id])
 
-    async def flush(self, address: Address) -> bool:
+    @once_only
+    async def flush(self, address: Address, *, once: str | None = None) -> bool:
         now = self.moment()
         kept = self.find(address, now)
         return kept is not None and self.apply(kept, lambda t: turns.flush(t, kept.policy, now), now)
 
-    async def typing(self, address: Address) -> float | None:
+    @once_only
+    async def typing(self, address: Address, *, once: str | None = None) -> float | None:
         now = self.moment()
         if (kept := self.find(address, now)) is None:
             return None
         return self.apply(kept, lambda t: turns.typing(t, kept.policy, now), now)
 
-    async def pause(self, address: Address) -> None:
+    @once_only
+    async def pause(self, address: Address, *, once: str | None = None) -> None:
         now = self.moment()
         self.apply(self.find_or_new(address, now), lambda t: turns.pause(t, now), now)
 
-    async def resume(self, address: Address) -> None:
+    @once_only
+    async def resume(self, address: Address, *, once: str | None = None) -> None:
         now = self.moment()
         if (kept := self.find(address, now)) is not None:
             self.apply(kept, lambda t: turns.resume(t, kept.policy, now), now)

@@ -9,6 +9,7 @@ from turnkeep.clock import Clock
 from turnkeep.events import Fault
 from turnkeep.store.base import Circuit, Limit, Policies, Reservation, Spend
 from turnkeep.store.ids import Ids, random_ids
+from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import DEFAULTS, MemoryState
 
 MINUTE = 60.0
@@ -49,7 +50,10 @@ class MemoryLedger(MemoryState):
         self._slowed: dict[str, float] = {}
         self._circuits: dict[str, Circuit] = {}
 
-    async def reserve(self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str) -> Reservation:
+    @once_only
+    async def reserve(
+        self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str, once: str | None = None
+    ) -> Reservation:
         now = self.moment()
         if (tenant, run_id) in self._reservations:
             return Reservation("granted")
@@ -66,7 +70,8 @@ class MemoryLedger(MemoryState):
         self._reservations[tenant, run_id] = _Reserved(amount, tuple(limits), now)
         return Reservation("granted")
 
-    async def settle(self, run_id: str, amount: int, *, tenant: str) -> None:
+    @once_only
+    async def settle(self, run_id: str, amount: int, *, tenant: str, once: str | None = None) -> None:
         now = self.moment()
         reserved = self._reservations.pop((tenant, run_id), None)
         for limit in reserved.limits if reserved else ():
@@ -94,7 +99,10 @@ class MemoryLedger(MemoryState):
         account.until = now + limit.keep
         self._accounts[tenant, limit.account] = account
 
-    async def pace(self, key: str, *, requests: float, tokens: float, tokens_wanted: int) -> float:
+    @once_only
+    async def pace(
+        self, key: str, *, requests: float, tokens: float, tokens_wanted: int, once: str | None = None
+    ) -> float:
         now = self.moment()
         wait = max(0.0, self._slowed.get(key, 0.0) - now)
         asked = [("requests", requests, 1.0), ("tokens", tokens, min(float(tokens_wanted), tokens))]
@@ -110,10 +118,12 @@ class MemoryLedger(MemoryState):
         bucket.refill(capacity, now)
         return bucket
 
-    async def slow_down(self, key: str, seconds: float) -> None:
+    @once_only
+    async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
         self._slowed[key] = max(self._slowed.get(key, 0.0), self.moment() + seconds)
 
-    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float) -> Circuit:
+    @once_only
+    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float, once: str | None = None) -> Circuit:
         now = self.moment()
         return self._circuits.setdefault(endpoint, Circuit(endpoint, fault, now, now + probe_in))
 
@@ -121,7 +131,8 @@ class MemoryLedger(MemoryState):
         self.moment()
         return [self._circuits[endpoint] for endpoint in sorted(self._circuits)]
 
-    async def probe(self, endpoint: str, *, every: float) -> bool:
+    @once_only
+    async def probe(self, endpoint: str, *, every: float, once: str | None = None) -> bool:
         now = self.moment()
         circuit = self._circuits.get(endpoint)
         if circuit is None:
@@ -131,7 +142,8 @@ class MemoryLedger(MemoryState):
         self._circuits[endpoint] = replace(circuit, probe_at=now + every)
         return True
 
-    async def mend(self, endpoint: str) -> bool:
+    @once_only
+    async def mend(self, endpoint: str, *, once: str | None = None) -> bool:
         self.moment()
         return self._circuits.pop(endpoint, None) is not None
 

@@ -6,6 +6,7 @@ from turnkeep.errors import NotFound
 from turnkeep.messages import Address
 from turnkeep.store import turns
 from turnkeep.store.base import Counts, DeadLetter, Receipt
+from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState, is_within
 from turnkeep.store.thread import Thread
 
@@ -57,7 +58,8 @@ class MemoryLetters(MemoryState):
         self.redriven[dead_id] = (receipt, now + kept.policy.dedupe)
         return receipt
 
-    async def discard(self, dead_id: str) -> bool:
+    @once_only
+    async def discard(self, dead_id: str, *, once: str | None = None) -> bool:
         self.moment()
         return self.letters.pop(dead_id, None) is not None
 

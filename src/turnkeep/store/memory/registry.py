@@ -10,6 +10,7 @@ from turnkeep.clock import Clock
 from turnkeep.errors import Conflict
 from turnkeep.store.base import Document, Policies, RegistryKind
 from turnkeep.store.ids import Ids, random_ids
+from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import DEFAULTS, MemoryState
 
 
@@ -23,6 +24,7 @@ class MemoryRegistry(MemoryState):
     async def get(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
         return self._document(kind, tenant, name, self.moment())
 
+    @once_only
     async def put(
         self,
         kind: RegistryKind,
@@ -32,6 +34,7 @@ class MemoryRegistry(MemoryState):
         *,
         version: int | None = None,
         ttl: float | None = None,
+        once: str | None = None,
     ) -> Document:
         now = self.moment()
         old = self._document(kind, tenant, name, now)
@@ -45,7 +48,8 @@ class MemoryRegistry(MemoryState):
         self._documents[kind, tenant, name] = (document, None if ttl is None else now + ttl)
         return copy.deepcopy(document)
 
-    async def take(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
+    @once_only
+    async def take(self, kind: RegistryKind, tenant: str, name: str, *, once: str | None = None) -> Document | None:
         document = self._document(kind, tenant, name, self.moment())
         self._documents.pop((kind, tenant, name), None)
         return document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import LeaseLost, StoreUnavailable, ThreadNotFound
@@ -63,6 +63,7 @@ class MemoryState:
         self.served: dict[str, float] = {}
         self.served_floor = 0.0
         self.redriven: dict[str, tuple[Receipt, float]] = {}
+        self.operations: dict[str, tuple[float, Any]] = {}
         self.is_closed = False
         self._named: dict[Address, Address] = {}
 

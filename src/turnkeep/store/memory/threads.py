@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from turnkeep.errors import ThreadBusy
-from turnkeep.messages import Address, Message
+from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.base import Entry, History, MessageRecord, RunRecord, Stats, ThreadRecord
+from turnkeep.store.base import Entry, History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord
+from turnkeep.store.ids import new_message_stem
+from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import Kept, MemoryState, draft_of
 from turnkeep.store.records import ages, current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.transcript import last_asked, newest
@@ -19,7 +21,8 @@ from turnkeep.usage import Usage
 class MemoryThreads(MemoryState):
     """Transcripts, metadata, expiry."""
 
-    async def thread(self, address: Address, *, create: bool = False) -> ThreadRecord | None:
+    @once_only
+    async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
         now = self.moment()
         kept = self.find_or_new(address, now) if create else self.find(address, now)
         if kept is None:
@@ -53,29 +56,31 @@ class MemoryThreads(MemoryState):
         self._slide(kept, now)
         return newest(kept.transcript, kept.thread.summary, tokens=tokens, items=items, before_turn=before_turn)
 
+    @once_only
     async def append(
-        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, key: str | None = None
+        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, once: str | None = None
     ) -> None:
         now = self.moment()
-        self.apply(self.find_or_new(address, now), lambda t: turns.append(t, entries, author, now, key), now)
+        self.apply(self.find_or_new(address, now), lambda t: turns.append(t, entries, author, now), now)
 
-    async def rewind(self, address: Address, *, key: str | None = None) -> list[Message]:
-        now = self.moment()
+    @once_only
+    async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
+        now, stem = self.moment(), new_message_stem(self.ids)
         kept = self.get_thread(address, now)
-        is_repeat = turns.is_rewound(kept.thread, key)
         asked = last_asked(kept.transcript)
-        messages = self.apply(kept, lambda t: turns.rewind(t, asked, now, key), now)
-        if not is_repeat:
-            kept.keep_transcript([e for e in kept.transcript if e.turn < asked[0].turn])
-        return messages
+        receipts = self.apply(kept, lambda t: turns.regenerate(t, asked, stem, kept.policy, now), now)
+        kept.keep_transcript([e for e in kept.transcript if e.turn < asked[0].turn])
+        return receipts
 
-    async def compact(self, address: Address, *, through_turn: int, summary: str) -> None:
+    @once_only
+    async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
         now = self.moment()
         kept = self.get_thread(address, now)
         self.keep(kept, replace(draft_of(kept.thread), summary=summary, active_at=now), now)
         kept.keep_transcript([e for e in kept.transcript if e.turn > through_turn])
 
-    async def update(self, address: Address, changes: Mapping[str, Any]) -> ThreadRecord:
+    @once_only
+    async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         now = self.moment()
         kept = self.get_thread(address, now)
         self.apply(kept, lambda t: turns.update(t, changes, now), now)
@@ -104,7 +109,8 @@ class MemoryThreads(MemoryState):
             usage=sum((thread.usage for thread in threads), Usage()),
         )
 
-    async def forget(self, address: Address, *, force: bool = False) -> bool:
+    @once_only
+    async def forget(self, address: Address, *, force: bool = False, once: str | None = None) -> bool:
         kept = self.find(address, self.moment())
         if kept is None:
             return False

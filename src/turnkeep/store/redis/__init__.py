@@ -2,7 +2,8 @@
 
 One Lua script per operation changes everything of one thread in one act (`store/lua`). Durable means what the server
 promises: see `Durability` in `check`. An operation whose reply is lost is repeated here before `OutcomeUnknown` is
-raised; all of them are safe to repeat. No task runs in the background: who calls drives the connections.
+raised: a repeat gives the first reply and touches nothing. No task runs in the background: who calls drives the
+connections.
 """
 
 from __future__ import annotations

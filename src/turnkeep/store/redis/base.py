@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.errors import StoreUnavailable, ThreadNotFound, ThreadQuarantined
+from turnkeep.errors import InboxFull, StoreUnavailable, ThreadNotFound, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.base import Claim, Policies
 from turnkeep.store.ids import Ids, new_epoch, new_thread_id
+from turnkeep.store.operations import operation_id
 from turnkeep.store.redis.codec import exact, policy_argument
 from turnkeep.store.redis.durable import Fence
 from turnkeep.store.redis.hub import Hub
@@ -72,6 +74,14 @@ class RedisPart:
 
     def _policy(self, queue: str) -> bytes:
         return policy_argument(self._policies.of(queue))
+
+    def _operation(self, once: str | None, name: str, *arguments: Any) -> bytes:
+        """The id under which the server keeps what this call does: of the caller's name for it, else one of our own,
+        because a call whose reply is lost is repeated by `Link`.
+        """
+        if once is None:
+            return b"m" + secrets.token_bytes(12)
+        return b"k" + operation_id(once, name, *arguments).encode()
 
     # ---------------------------------------------------------------- scripts
 
@@ -218,6 +228,10 @@ def result(end: tuple[T] | Exception) -> T:
 
 def absent(address: Address) -> ThreadNotFound:
     return ThreadNotFound(f"there is no thread on channel {address.channel!r}")
+
+
+def full(waiting: int) -> InboxFull:
+    return InboxFull(f"{waiting} messages wait on this channel already, wait for an answer")
 
 
 def word(reply: Sequence[Any]) -> str:

@@ -112,7 +112,10 @@ def how_to_wait(server: Server) -> tuple[str, ...]:
 
 
 async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
-    """Write the layout of this namespace if there is none, which a full server refuses; refuse another one."""
+    """Write the layout of this namespace if there is none, which a full server refuses; refuse a newer one.
+
+    Scripts read an older one; from here on older programs do not begin on it any more.
+    """
     wanted = {b"layout": b"%d" % LAYOUT, b"partitions": b"%d" % partitions}
     told = await call("layout", key, None, "HMGET", key, *wanted)
     if None in told:
@@ -124,6 +127,8 @@ async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
         raise StoreMisconfigured(
             f"this Redis holds layout {layout}, this program knows up to {LAYOUT}: use a newer one"
         )
+    if layout < LAYOUT:
+        await call("layout", key, None, "HSET", key, b"layout", wanted[b"layout"])
     if found != partitions:
         raise StoreMisconfigured(
             f"this Redis prefix was begun with {found} partitions, not {partitions}: keep that number"

@@ -17,7 +17,7 @@ import orjson
 
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Event, Fault
-from turnkeep.messages import Address, Content, Message, Part, UserItem, digest, item_from_json, item_to_json
+from turnkeep.messages import Address, Content, Message, Part, digest, item_from_json, item_to_json
 from turnkeep.store.base import (
     Call,
     Claim,
@@ -295,12 +295,6 @@ def read_turn(data: bytes) -> list[Entry]:
     turn, at, *_ = header.split()
     items = parsed(unsealed(kept, "history"), "history")
     return [Entry(item_from_json(item), tokens, int(turn), float(at)) for item, tokens in items]
-
-
-def asked_messages(address: Address, data: bytes) -> list[Message]:
-    """The user messages of one stored turn."""
-    items = [entry.item for entry in read_turn(data)]
-    return [Message(address, item.message_id or "", item.content) for item in items if isinstance(item, UserItem)]
 
 
 def epoch_of(epoch: bytes, incarnation: int) -> str:

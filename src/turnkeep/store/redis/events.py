@@ -69,12 +69,15 @@ class RedisEvents(RedisPart):
 
     # ---------------------------------------------------------------- sinks
 
-    async def open_sink(self, sink: str) -> Sequence[int]:
-        await together([self._run_on("sink_open", partition, to_bytes(sink)) for partition in self._keys.partitions])
+    async def open_sink(self, sink: str, *, once: str | None = None) -> Sequence[int]:
+        await self._on_all("sink_open", self._operation(once, "open_sink", sink), to_bytes(sink))
         return tuple(partition.index for partition in self._keys.partitions)
 
-    async def close_sink(self, sink: str) -> None:
-        await together([self._run_on("sink_close", partition, to_bytes(sink)) for partition in self._keys.partitions])
+    async def close_sink(self, sink: str, *, once: str | None = None) -> None:
+        await self._on_all("sink_close", self._operation(once, "close_sink", sink), to_bytes(sink))
+
+    async def _on_all(self, name: str, *arguments: bytes) -> None:
+        await together([self._run_on(name, partition, self._now(), *arguments) for partition in self._keys.partitions])
 
     async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
         where = self._partition(sink, partition)

@@ -64,7 +64,7 @@ class RedisEverything(RedisPart):
         """The record of a thread as it is, without sliding its expiry; nothing for a damaged one."""
         keys = self._keys.thread(address)
         policy = self._policy(address.queue)
-        nothing = (keys.space, keys.channel, b"", b"", b"", flag(False), flag(False))
+        nothing = (keys.space, keys.channel, b"", b"", b"", b"", flag(False), flag(False))
         try:
             reply = await self._run("thread", keys, self._now(), policy, *nothing)
             async with self._reading(keys):

@@ -8,7 +8,6 @@ from typing import Any
 
 from turnkeep.errors import (
     Conflict,
-    InboxFull,
     InvalidMessage,
     LeaseLost,
     MessageConflict,
@@ -33,7 +32,7 @@ from turnkeep.store.base import (
     Record,
 )
 from turnkeep.store.ids import new_run_id, new_token, partition_of
-from turnkeep.store.redis.base import absent, together, word
+from turnkeep.store.redis.base import absent, full, together, word
 from turnkeep.store.redis.claiming import RedisClaims
 from turnkeep.store.redis.codec import (
     call_row,
@@ -107,7 +106,7 @@ class RedisInbox(RedisClaims):
             message_id = messages[reply[1] - 1].message_id
             raise MessageConflict(f"message id {message_id!r} was used before, use a new id")
         if word(reply) == "full":
-            raise _full(reply[1])
+            raise full(reply[1])
         if word(reply) == "crowded":
             raise ThreadBusy("the messages that wait already do not fit one batch with these, wait for their answer")
         raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
@@ -159,9 +158,12 @@ class RedisInbox(RedisClaims):
         async with self._secured(claim.address):
             _unless_lost(claim, await self._owned("hold", claim, exact(expires_in), *rows))
 
-    async def decide(self, address: Address, call_id: str, digest: str, decision: Decision) -> Call:
+    async def decide(
+        self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
+    ) -> Call:
         verdict = (decision.verdict, dump(decision.output), dump(decision.by))
-        keys, reply = await self._find("decide", address, to_bytes(call_id), to_bytes(digest), *verdict)
+        operation = self._operation(once, "decide", address, call_id, digest, decision)
+        keys, reply = await self._find("decide", address, operation, to_bytes(call_id), to_bytes(digest), *verdict)
         if word(reply) == "call":
             async with self._reading(keys):
                 return read_calls([parsed(reply[1], "call")])[0]
@@ -169,36 +171,41 @@ class RedisInbox(RedisClaims):
 
     # ---------------------------------------------------------------- from outside
 
-    async def cancel(self, address: Address, *, drop_inbox: bool = False) -> bool:
-        _, reply = await self._find("cancel", address, flag(drop_inbox))
+    async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
+        operation = self._operation(once, "cancel", address, drop_inbox)
+        _, reply = await self._find("cancel", address, operation, flag(drop_inbox))
         return word(reply) == "ok" and bool(reply[1])
 
-    async def withdraw(self, address: Address, message_id: str) -> MessageRecord:
-        keys, reply = await self._find("withdraw", address, to_bytes(message_id))
+    async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
+        operation = self._operation(once, "withdraw", address, message_id)
+        keys, reply = await self._find("withdraw", address, operation, to_bytes(message_id))
         async with self._reading(keys):
             return _changed(keys, address, message_id, reply)
 
-    async def edit(self, address: Address, message_id: str, content: Content) -> MessageRecord:
+    async def edit(
+        self, address: Address, message_id: str, content: Content, *, once: str | None = None
+    ) -> MessageRecord:
         draft = Message(address, message_id, content)
         keys, reply = await self._find(
-            "edit", address, to_bytes(message_id), content_bytes(content), b"%d" % draft.size, to_bytes(draft.text)
-        )
+            "edit", address, self._operation(once, "edit", address, message_id, content), to_bytes(message_id),
+            content_bytes(content), b"%d" % draft.size, to_bytes(draft.text),
+        )  # fmt: skip
         async with self._reading(keys):
             return _changed(keys, address, message_id, reply)
 
-    async def flush(self, address: Address) -> bool:
-        _, reply = await self._find("flush", address)
+    async def flush(self, address: Address, *, once: str | None = None) -> bool:
+        _, reply = await self._find("flush", address, self._operation(once, "flush", address))
         return word(reply) == "ok" and bool(reply[1])
 
-    async def typing(self, address: Address) -> float | None:
-        _, reply = await self._find("typing", address)
+    async def typing(self, address: Address, *, once: str | None = None) -> float | None:
+        _, reply = await self._find("typing", address, self._operation(once, "typing", address))
         return number(reply[1]) if word(reply) == "ok" else None
 
-    async def pause(self, address: Address) -> None:
-        await self._make("pause", address)
+    async def pause(self, address: Address, *, once: str | None = None) -> None:
+        await self._make("pause", address, self._operation(once, "pause", address))
 
-    async def resume(self, address: Address) -> None:
-        await self._find("resume", address)
+    async def resume(self, address: Address, *, once: str | None = None) -> None:
+        await self._find("resume", address, self._operation(once, "resume", address))
 
     async def message(self, address: Address, message_id: str) -> MessageRecord | None:
         keys, reply = await self._find("message", address, to_bytes(message_id))
@@ -215,12 +222,8 @@ def _receipt_or_refusal(told: Sequence[Any], message: Message) -> Receipt | Reje
     if kind == "conflict":
         return MessageConflict(f"message id {message.message_id!r} was used for another text, use a new id")
     if kind == "full":
-        return _full(told[1])
+        return full(told[1])
     return ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
-
-
-def _full(waiting: int) -> InboxFull:
-    return InboxFull(f"{waiting} messages wait on this channel already, wait for an answer")
 
 
 def _unless_lost(claim: Claim, reply: Any) -> Any:

@@ -29,7 +29,7 @@ _OF_THREAD = {
 
 _OF_PARTITION = (
     "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "hints",
-    "dead", "graves", "redriven", "quarantine", "meta", "fence",
+    "dead", "graves", "redriven", "quarantine", "meta", "fence", "operations",
 )  # fmt: skip
 
 REMEMBERED = 8_192
@@ -118,8 +118,8 @@ class Keys:
     def ledger(self, tenant: str, name: str) -> bytes:
         return self._tagged(f"ledger:{_escaped(tenant)}", name)
 
-    def pace(self, key: str) -> bytes:
-        return self._tagged(f"pace:{blake2b(to_bytes(key), digest_size=12).hexdigest()}")
+    def pace(self, key: str, name: str = "") -> bytes:
+        return self._tagged(f"pace:{blake2b(to_bytes(key), digest_size=12).hexdigest()}", name)
 
     def _tagged(self, what: str, *parts: str) -> bytes:
         return f"{self.prefix}{{{self.prefix}{what}}}{':'.join(map(_escaped, parts))}".encode()

@@ -100,12 +100,13 @@ class RedisLetters(RedisPart):
         message_id, receipt = told
         return read_receipt(receipt, to_text(message_id))
 
-    async def discard(self, dead_id: str) -> bool:
+    async def discard(self, dead_id: str, *, once: str | None = None) -> bool:
+        operation = self._operation(once, "discard", dead_id)
         letter = await self.dead_letter(dead_id)
         if letter is None:
             return False
         keys = self._keys.thread(letter.address)
-        return bool(await self._run("discard", keys, keys.space, to_bytes(dead_id)))
+        return bool(await self._run("discard", keys, self._now(), operation, keys.space, to_bytes(dead_id)))
 
 
 def _no_letter(dead_id: str) -> NotFound:

@@ -1,8 +1,10 @@
-"""Running scripts where their keys are: finds the server, keeps one pipe to each, and repeats what is safe to repeat.
+"""Running scripts where their keys are: finds the server, keeps one pipe to each, and repeats what lost its reply.
 
-Every operation of the store is safe to repeat after a lost reply, so it is repeated here, a bounded number of times
-with jitter, before the caller is told. What the server refused without doing it (a moved slot, a script it does not
-know, a failover) is sent again the same way.
+A repeat of the same arguments gives the first reply and touches nothing: they name what they do, or carry an id under
+which the server keeps the reply for ten minutes (`lib/once.lua`). So an operation is repeated here, a bounded number
+of times with jitter, before the caller is told; but never when its time is over, as after a process was stopped
+between two tries. What the server refused without doing it (a moved slot, a script it does not know, a failover) is
+sent again the same way.
 """
 
 from __future__ import annotations
@@ -118,6 +120,8 @@ class Link:
         for attempt in range(2 if lost else 1, ATTEMPTS + 1):
             if attempt > 1:
                 await asyncio.sleep(_AGAIN.after(attempt - 1))
+                if asyncio.get_running_loop().time() > until:
+                    break
             try:
                 return await self._until_ready(operation, key, partition, command, until)
             except OutcomeUnknown as unknown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -35,19 +34,20 @@ class RedisRegistry(RedisPart):
         *,
         version: int | None = None,
         ttl: float | None = None,
+        once: str | None = None,
     ) -> Document:
+        operation = self._operation(once, "put", kind, tenant, name, body, version, ttl)
         wanted = b"" if version is None else b"%d" % version
-        told = await self._on_documents(kind, tenant, "put", to_bytes(name), _canonical(body), wanted, exact(ttl))
+        about = (operation, to_bytes(name), _canonical(body), wanted, exact(ttl))
+        told = await self._on_documents(kind, tenant, "put", *about)
         if word(told) == "conflict":
             raise Conflict(f"{kind} {name!r} has version {told[1]}, not {version}: read it again")
         return _document(name, told)
 
-    async def take(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
-        taker = secrets.token_bytes(12)
-        taken = self._keys.registry("taken", kind, tenant, name)
-        keys = (*self._document_keys(kind, tenant), taken)
-        told = await self._link.run_apart("take", taken, keys, self._now(), to_bytes(name), taker)
-        return None if told is None else _document(name, told)
+    async def take(self, kind: RegistryKind, tenant: str, name: str, *, once: str | None = None) -> Document | None:
+        operation = self._operation(once, "take", kind, tenant, name)
+        told = await self._on_documents(kind, tenant, "take", operation, to_bytes(name))
+        return None if word(told) == "absent" else _document(name, told)
 
     async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
         return sorted(await self._documents(kind, tenant, b"", all_names=True), key=lambda document: document.name)
@@ -58,7 +58,7 @@ class RedisRegistry(RedisPart):
         return [_document(to_text(told[i]), told[i + 1]) for i in range(0, len(told), 2)]
 
     async def _on_documents(self, kind: str, tenant: str, name: str, *arguments: Argument) -> Reply:
-        keys = self._document_keys(kind, tenant)
+        keys = (*self._document_keys(kind, tenant), self._keys.registry("operations"))
         return await self._link.run_apart(name, keys[0], keys, self._now(), *arguments)
 
     def _document_keys(self, kind: str, tenant: str) -> tuple[bytes, bytes]:
@@ -83,14 +83,18 @@ class RedisLedger(RedisPart):
 
     # ---------------------------------------------------------------- money
 
-    async def reserve(self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str) -> Reservation:
+    async def reserve(
+        self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str, once: str | None = None
+    ) -> Reservation:
         rows = [value for one in limits for value in (to_bytes(one.account), b"%d" % one.amount, exact(one.keep))]
-        told = await self._on_ledger("reserve", tenant, to_bytes(run_id), b"%d" % amount, *rows)
+        operation = self._operation(once, "reserve", run_id, amount, limits, tenant)
+        told = await self._on_ledger("reserve", tenant, operation, to_bytes(run_id), b"%d" % amount, *rows)
         outcome: Literal["granted", "waits", "refused"] = words(told[0])  # type: ignore[assignment]  # one of the three
         return Reservation(outcome, to_text(told[1]) if len(told) > 1 else None)
 
-    async def settle(self, run_id: str, amount: int, *, tenant: str) -> None:
-        await self._on_ledger("settle", tenant, to_bytes(run_id), b"%d" % amount)
+    async def settle(self, run_id: str, amount: int, *, tenant: str, once: str | None = None) -> None:
+        operation = self._operation(once, "settle", run_id, amount, tenant)
+        await self._on_ledger("settle", tenant, operation, to_bytes(run_id), b"%d" % amount)
 
     async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
         return [to_text(run_id) for run_id in await self._on_ledger("sweep", tenant, exact(older_than))]
@@ -106,38 +110,45 @@ class RedisLedger(RedisPart):
 
     # ---------------------------------------------------------------- pace
 
-    async def pace(self, key: str, *, requests: float, tokens: float, tokens_wanted: int) -> float:
-        where = self._keys.pace(key)
-        limits = (exact(requests), exact(tokens), exact(tokens_wanted))
-        return float(await self._link.run_apart("pace", where, (where,), self._now(), *limits))
+    async def pace(
+        self, key: str, *, requests: float, tokens: float, tokens_wanted: int, once: str | None = None
+    ) -> float:
+        operation = self._operation(once, "pace", key, requests, tokens, tokens_wanted)
+        return float(await self._on_pace("pace", key, operation, exact(requests), exact(tokens), exact(tokens_wanted)))
 
-    async def slow_down(self, key: str, seconds: float) -> None:
-        where = self._keys.pace(key)
-        await self._link.run_apart("slow_down", where, (where,), self._now(), exact(seconds))
+    async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
+        await self._on_pace("slow_down", key, self._operation(once, "slow_down", key, seconds), exact(seconds))
+
+    async def _on_pace(self, name: str, key: str, *arguments: Argument) -> Reply:
+        keys = (self._keys.pace(key), self._keys.pace(key, "operations"))
+        return await self._link.run_apart(name, keys[0], keys, self._now(), *arguments)
 
     # ---------------------------------------------------------------- circuits
 
-    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float) -> Circuit:
-        told = await self._on_circuits("trip", self._now(), to_bytes(endpoint), dump(fault.to_json()), exact(probe_in))
+    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float, once: str | None = None) -> Circuit:
+        operation = self._operation(once, "trip", endpoint, fault, probe_in)
+        about = (to_bytes(endpoint), dump(fault.to_json()), exact(probe_in))
+        told = await self._change_circuits("trip", operation, *about)
         return _circuit(endpoint, told)
 
     async def circuits(self) -> list[Circuit]:
-        told = await self._on_circuits("circuits")
+        key = self._keys.registry("circuits")
+        told = await self._link.run_apart("circuits", key, (key,))
         return sorted(
             (_circuit(to_text(told[i]), told[i + 1]) for i in range(0, len(told), 2)),
             key=lambda circuit: circuit.endpoint,
         )
 
-    async def probe(self, endpoint: str, *, every: float) -> bool:
-        return bool(await self._on_circuits("probe", self._now(), to_bytes(endpoint), exact(every)))
+    async def probe(self, endpoint: str, *, every: float, once: str | None = None) -> bool:
+        operation = self._operation(once, "probe", endpoint, every)
+        return bool(await self._change_circuits("probe", operation, to_bytes(endpoint), exact(every)))
 
-    async def mend(self, endpoint: str) -> bool:
-        key = self._keys.registry("circuits")
-        return bool(await self._link.call("mend", key, None, "HDEL", key, to_bytes(endpoint)))
+    async def mend(self, endpoint: str, *, once: str | None = None) -> bool:
+        return bool(await self._change_circuits("mend", self._operation(once, "mend", endpoint), to_bytes(endpoint)))
 
-    async def _on_circuits(self, name: str, *arguments: Argument) -> Reply:
-        key = self._keys.registry("circuits")
-        return await self._link.run_apart(name, key, (key,), *arguments)
+    async def _change_circuits(self, name: str, *arguments: Argument) -> Reply:
+        keys = (self._keys.registry("circuits"), self._keys.registry("operations"))
+        return await self._link.run_apart(name, keys[0], keys, self._now(), *arguments)
 
 
 def _circuit(endpoint: str, told: Sequence[bytes]) -> Circuit:

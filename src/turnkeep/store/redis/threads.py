@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from turnkeep.errors import InvalidMessage, NotFound, ThreadBusy, ThreadQuarantined
-from turnkeep.messages import Address, AssistantItem, Message
+from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadBusy, ThreadQuarantined
+from turnkeep.messages import Address, AssistantItem
+from turnkeep.store import turns
 from turnkeep.store.base import (
     Entry,
     History,
     MessageRecord,
+    Receipt,
     RunRecord,
     ThreadOptions,
     ThreadRecord,
 )
-from turnkeep.store.redis.base import RedisPart, absent, word
+from turnkeep.store.ids import message_id_of, new_message_stem
+from turnkeep.store.redis.base import RedisPart, absent, full, word
 from turnkeep.store.redis.codec import (
-    asked_messages,
     dump,
     exact,
     flag,
+    message_row,
     read_message_record,
+    read_receipt,
     read_run,
     read_thread,
     read_turn,
@@ -31,15 +34,19 @@ from turnkeep.store.redis.codec import (
     unsealed,
 )
 from turnkeep.store.redis.keys import to_bytes, to_text
+from turnkeep.store.transcript import last_asked
 
 PAGE = 100
+ROUNDS = 5
+"""How often a turn that is answered again is read anew, because others changed the transcript meanwhile."""
 
 
 class RedisThreads(RedisPart):
     """The records behind the channels."""
 
-    async def thread(self, address: Address, *, create: bool = False) -> ThreadRecord | None:
-        keys, reply = await self._make("thread", address, flag(create), flag(True))
+    async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
+        operation = self._operation(once, "thread", address) if create else b""
+        keys, reply = await self._make("thread", address, operation, flag(create), flag(True))
         async with self._reading(keys):
             return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
 
@@ -67,12 +74,11 @@ class RedisThreads(RedisPart):
         return History(tuple(entries), told, bool(complete))
 
     async def append(
-        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, key: str | None = None
+        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, once: str | None = None
     ) -> None:
         said = [e.item.text for e in entries if author is not None and isinstance(e.item, AssistantItem)]
         arguments = (
-            to_bytes(key or ""),
-            secrets.token_bytes(8),
+            self._operation(once, "append", address, entries, author),
             turn_argument(entries),
             dump(author or ""),
             *map(to_bytes, said),
@@ -81,38 +87,44 @@ class RedisThreads(RedisPart):
         if word(reply) == "busy":
             raise _busy()
 
-    async def rewind(self, address: Address, *, key: str | None = None) -> list[Message]:
-        keys, reply = await self._find("rewind", address, to_bytes(key or ""), secrets.token_bytes(8))
-        if word(reply) == "turn":
-            async with self._reading(keys):
-                return asked_messages(keys.address, reply[1])
+    async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
+        """The messages are made here from the turn that is read; the script takes them only in place of that turn."""
+        operation, stem = self._operation(once, "regenerate", address), new_message_stem(self._ids)
+        for _ in range(ROUNDS):
+            asked = last_asked((await self.history(address)).entries)
+            messages = turns.asked_again(address, asked, stem)
+            rows = [value for message in messages for value in message_row(message)]
+            _, reply = await self._find("regenerate", address, operation, asked[0].turn if asked else 0, *rows)
+            if word(reply) == "receipts":
+                return [read_receipt(told, message_id_of(stem, place)) for place, told in enumerate(reply[1:])]
+            if word(reply) != "moved":
+                raise _not_again(address, reply)
+        raise ThreadBusy("the transcript was changed each time it was read, send it again")
+
+    async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
+        operation = self._operation(once, "compact", address, through_turn, summary)
+        _, reply = await self._find("compact", address, operation, b"%d" % through_turn, sealed(to_bytes(summary)))
         if word(reply) == "absent":
             raise absent(address)
-        if word(reply) == "busy":
-            raise _busy()
-        raise NotFound("no turn of this thread holds a user message, there is nothing to take back")
 
-    async def compact(self, address: Address, *, through_turn: int, summary: str) -> None:
-        _, reply = await self._find("compact", address, b"%d" % through_turn, sealed(to_bytes(summary)))
-        if word(reply) == "absent":
-            raise absent(address)
-
-    async def update(self, address: Address, changes: Mapping[str, Any]) -> ThreadRecord:
+    async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         if unknown := set(changes) - {"assistant", "metadata", "options", "ttl"}:
             if await self.thread(address) is None:
                 raise absent(address)
             raise InvalidMessage(
                 f"a thread has no {', '.join(sorted(unknown))}, change assistant, metadata, options or ttl"
             )
-        keys, reply = await self._find("update", address, *_changes(changes))
+        operation = self._operation(once, "update", address, changes)
+        keys, reply = await self._find("update", address, operation, *_changes(changes))
         if word(reply) == "absent":
             raise absent(address)
         async with self._reading(keys):
             return read_thread(reply, self._policies.of(address.queue))
 
-    async def forget(self, address: Address, *, force: bool = False) -> bool:
+    async def forget(self, address: Address, *, force: bool = False, once: str | None = None) -> bool:
+        operation = self._operation(once, "forget", address, force)
         try:
-            _, reply = await self._find("forget", address, flag(force))
+            _, reply = await self._find("forget", address, operation, flag(force))
         except ThreadQuarantined:
             if not force:
                 raise
@@ -121,6 +133,15 @@ class RedisThreads(RedisPart):
         if word(reply) == "busy":
             raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
         return word(reply) == "ok" and bool(reply[1])
+
+
+def _not_again(address: Address, reply: Sequence[Any]) -> Rejected:
+    """Why a turn is not answered again."""
+    if word(reply) == "absent":
+        return absent(address)
+    if word(reply) == "full":
+        return full(reply[1])
+    return ThreadBusy(turns.OTHERS_WAIT) if word(reply) == "busy" else NotFound(turns.NOTHING_ASKED)
 
 
 def _busy() -> ThreadBusy:

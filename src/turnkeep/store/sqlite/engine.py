@@ -24,6 +24,7 @@ from turnkeep.store.sqlite.backup import owners_of
 from turnkeep.store.sqlite.connection import check_version, connect_to_read, connect_to_write, make_place
 from turnkeep.store.sqlite.faults import at_open
 from turnkeep.store.sqlite.hints import Hub
+from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.sqlite.place import Place
 from turnkeep.store.sqlite.reader import Reader
@@ -134,8 +135,10 @@ class Engine:
             )
         return opened
 
-    def write(self, act: Callable[[Transaction], T], kind: Kind = "plain") -> Coroutine[Any, Any, T]:
-        return self.use().writer.run(act, kind)
+    def write(
+        self, act: Callable[[Transaction], T], kind: Kind = "plain", once: Once | None = None
+    ) -> Coroutine[Any, Any, T]:
+        return self.use().writer.run(act if once is None else once.done(act), kind)
 
     async def read_from(self, look: Callable[[View], T]) -> T:
         """Look at the file as it is now; a thread that has expired is deleted when met."""
@@ -145,17 +148,30 @@ class Engine:
         return seen
 
     def on(
-        self, address: Address, rule: Callable[[Transaction, Kept], T], kind: Kind = "plain"
+        self,
+        address: Address,
+        rule: Callable[[Transaction, Kept], T],
+        kind: Kind = "plain",
+        *,
+        once: Once | None = None,
     ) -> Coroutine[Any, Any, T]:
         """Apply a rule to a thread that has to be there, and store it."""
-        return self.write(lambda tx: _applied(tx, tx.get(address), rule), kind)
+        return self.write(lambda tx: _applied(tx, tx.get(address), rule), kind, once)
 
-    def on_any(self, address: Address, rule: Callable[[Transaction, Kept], T]) -> Coroutine[Any, Any, T]:
+    def on_any(
+        self, address: Address, rule: Callable[[Transaction, Kept], T], *, once: Once | None = None
+    ) -> Coroutine[Any, Any, T]:
         """Apply a rule to a thread that is made if need be, and store it."""
-        return self.write(lambda tx: _applied(tx, tx.find_or_new(address), rule))
+        return self.write(lambda tx: _applied(tx, tx.find_or_new(address), rule), once=once)
 
     def on_found(
-        self, address: Address, rule: Callable[[Transaction, Kept], T], absent: T, kind: Kind = "plain"
+        self,
+        address: Address,
+        rule: Callable[[Transaction, Kept], T],
+        absent: T,
+        kind: Kind = "plain",
+        *,
+        once: Once | None = None,
     ) -> Coroutine[Any, Any, T]:
         """Apply a rule to a thread, if there is one, and store it."""
 
@@ -163,7 +179,7 @@ class Engine:
             kept = tx.find(address)
             return absent if kept is None else _applied(tx, kept, rule)
 
-        return self.write(act, kind)
+        return self.write(act, kind, once)
 
     def catch_up(self) -> Coroutine[Any, Any, None]:
         """Return when all that others have done until now was told here."""

@@ -12,6 +12,7 @@ from turnkeep.store import turns
 from turnkeep.store.base import Claim, Delivery, Follower, Page
 from turnkeep.store.sqlite import log
 from turnkeep.store.sqlite.engine import Engine
+from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
@@ -41,7 +42,7 @@ class SqliteEvents(Engine):
 
     # ---------------------------------------------------------------- sinks
 
-    async def open_sink(self, sink: str) -> Sequence[int]:
+    async def open_sink(self, sink: str, *, once: str | None = None) -> Sequence[int]:
         def act(tx: Transaction) -> Sequence[int]:
             tx.mark()
             tx.connection.execute(
@@ -52,16 +53,16 @@ class SqliteEvents(Engine):
             tx.sinks_changed()
             return (0,)
 
-        return await self.write(act)
+        return await self.write(act, once=Once.of(once, "open_sink", sink))
 
-    async def close_sink(self, sink: str) -> None:
+    async def close_sink(self, sink: str, *, once: str | None = None) -> None:
         def act(tx: Transaction) -> None:
             tx.mark()
             tx.connection.execute("DELETE FROM sink WHERE name = ?", (sink,))
             tx.sinks_changed()
             _forget_delivered(tx)
 
-        await self.write(act, "ending")
+        await self.write(act, "ending", Once.of(once, "close_sink", sink))
 
     async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
         def act(tx: Transaction) -> str | None:

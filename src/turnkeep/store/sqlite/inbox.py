@@ -35,6 +35,7 @@ from turnkeep.store.sqlite.codec import decode, encode, restored
 from turnkeep.store.sqlite.due import First, earliest
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.letters import letter_from_json
+from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.rows import Kept
 from turnkeep.store.sqlite.transaction import Transaction
@@ -136,16 +137,21 @@ class SqliteInbox(Engine):
 
     # ---------------------------------------------------------------- from outside
 
-    async def decide(self, address: Address, call_id: str, digest: str, decision: Decision) -> Call:
-        return await self.on(address, lambda tx, k: turns.decide(k.thread, call_id, digest, decision, tx.now))
+    async def decide(
+        self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
+    ) -> Call:
+        def rule(tx: Transaction, kept: Kept) -> Call:
+            return turns.decide(kept.thread, call_id, digest, decision, tx.now)
 
-    async def cancel(self, address: Address, *, drop_inbox: bool = False) -> bool:
+        return await self.on(address, rule, once=Once.of(once, "decide", address, call_id, digest, decision))
+
+    async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
         def rule(tx: Transaction, kept: Kept) -> bool:
             return turns.cancel(kept.thread, tx.policy(kept), tx.now, drop_inbox=drop_inbox)
 
-        return await self.on_found(address, rule, False, "ending")
+        return await self.on_found(address, rule, False, "ending", once=Once.of(once, "cancel", address, drop_inbox))
 
-    async def withdraw(self, address: Address, message_id: str) -> MessageRecord:
+    async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
         def act(tx: Transaction) -> MessageRecord:
             kept = tx.get(address)
             if turns.status_of(kept.thread, message_id) is None:
@@ -155,9 +161,11 @@ class SqliteInbox(Engine):
                 tx.save(kept)
             return _record(tx, kept, message_id)
 
-        return await self.write(act, "ending")
+        return await self.write(act, "ending", Once.of(once, "withdraw", address, message_id))
 
-    async def edit(self, address: Address, message_id: str, content: Content) -> MessageRecord:
+    async def edit(
+        self, address: Address, message_id: str, content: Content, *, once: str | None = None
+    ) -> MessageRecord:
         def act(tx: Transaction) -> MessageRecord:
             kept = tx.get(address)
             if turns.status_of(kept.thread, message_id) is None:
@@ -166,19 +174,28 @@ class SqliteInbox(Engine):
             tx.save(kept)
             return _record(tx, kept, message_id)
 
-        return await self.write(act)
+        return await self.write(act, once=Once.of(once, "edit", address, message_id, content))
 
-    async def flush(self, address: Address) -> bool:
-        return await self.on_found(address, lambda tx, k: turns.flush(k.thread, tx.policy(k), tx.now), False)
+    async def flush(self, address: Address, *, once: str | None = None) -> bool:
+        def rule(tx: Transaction, kept: Kept) -> bool:
+            return turns.flush(kept.thread, tx.policy(kept), tx.now)
 
-    async def typing(self, address: Address) -> float | None:
-        return await self.on_found(address, lambda tx, k: turns.typing(k.thread, tx.policy(k), tx.now), None)
+        return await self.on_found(address, rule, False, once=Once.of(once, "flush", address))
 
-    async def pause(self, address: Address) -> None:
-        await self.on_any(address, lambda tx, k: turns.pause(k.thread, tx.now))
+    async def typing(self, address: Address, *, once: str | None = None) -> float | None:
+        def rule(tx: Transaction, kept: Kept) -> float | None:
+            return turns.typing(kept.thread, tx.policy(kept), tx.now)
 
-    async def resume(self, address: Address) -> None:
-        await self.on_found(address, lambda tx, k: turns.resume(k.thread, tx.policy(k), tx.now), None)
+        return await self.on_found(address, rule, None, once=Once.of(once, "typing", address))
+
+    async def pause(self, address: Address, *, once: str | None = None) -> None:
+        await self.on_any(address, lambda tx, k: turns.pause(k.thread, tx.now), once=Once.of(once, "pause", address))
+
+    async def resume(self, address: Address, *, once: str | None = None) -> None:
+        def rule(tx: Transaction, kept: Kept) -> None:
+            turns.resume(kept.thread, tx.policy(kept), tx.now)
+
+        await self.on_found(address, rule, None, once=Once.of(once, "resume", address))
 
     # ---------------------------------------------------------------- looking
 
@@ -226,8 +243,8 @@ class SqliteInbox(Engine):
     async def redrive(self, dead_id: str) -> Receipt:
         return await self.write(lambda tx: _redrive(tx, dead_id))
 
-    async def discard(self, dead_id: str) -> bool:
-        return await self.write(lambda tx: _remove_letter(tx, dead_id), "ending")
+    async def discard(self, dead_id: str, *, once: str | None = None) -> bool:
+        return await self.write(lambda tx: _remove_letter(tx, dead_id), "ending", Once.of(once, "discard", dead_id))
 
 
 # ---------------------------------------------------------------- the acts

@@ -20,7 +20,20 @@ APPLICATION = 0x7475726E
 
 Step = Callable[[apsw.Connection], None]
 
-STEPS: Mapping[int, Step] = {}
+
+def _from_1(connection: apsw.Connection) -> None:
+    """Results of operations are kept, and those of several claims of a thread."""
+    connection.execute(
+        "CREATE TABLE operation (id TEXT PRIMARY KEY, until REAL NOT NULL, result TEXT NOT NULL) STRICT, WITHOUT ROWID;"
+        "CREATE INDEX operation_until ON operation (until);"
+        "UPDATE thread SET head = json_set(head, '$.settlements', json_array(json(head -> '$.last')))"
+        " WHERE head -> '$.last' IS NOT NULL;"
+        "UPDATE thread SET head = json_remove(head, '$.last', '$.added')"
+        " WHERE head -> '$.last' IS NOT NULL OR head -> '$.added' IS NOT NULL;"
+    )
+
+
+STEPS: Mapping[int, Step] = {1: _from_1}
 """What leads from a layout to the next one, by the number of the older."""
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

@@ -9,6 +9,7 @@ from turnkeep.events import Fault
 from turnkeep.store.base import Circuit, Limit, Reservation, Spend
 from turnkeep.store.sqlite.codec import decode, encode
 from turnkeep.store.sqlite.engine import Engine
+from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.query import every as rows
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
@@ -21,11 +22,15 @@ class SqliteLedger(Engine):
 
     # ---------------------------------------------------------------- money
 
-    async def reserve(self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str) -> Reservation:
-        return await self.write(lambda tx: _reserve(tx, tenant, run_id, amount, limits))
+    async def reserve(
+        self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str, once: str | None = None
+    ) -> Reservation:
+        named = Once.of(once, "reserve", run_id, amount, limits, tenant)
+        return await self.write(lambda tx: _reserve(tx, tenant, run_id, amount, limits), once=named)
 
-    async def settle(self, run_id: str, amount: int, *, tenant: str) -> None:
-        await self.write(lambda tx: _settle(tx, tenant, run_id, amount), "ending")
+    async def settle(self, run_id: str, amount: int, *, tenant: str, once: str | None = None) -> None:
+        named = Once.of(once, "settle", run_id, amount, tenant)
+        await self.write(lambda tx: _settle(tx, tenant, run_id, amount), "ending", named)
 
     async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
         def look(view: View) -> list[str]:
@@ -43,11 +48,14 @@ class SqliteLedger(Engine):
 
     # ---------------------------------------------------------------- pace
 
-    async def pace(self, key: str, *, requests: float, tokens: float, tokens_wanted: int) -> float:
+    async def pace(
+        self, key: str, *, requests: float, tokens: float, tokens_wanted: int, once: str | None = None
+    ) -> float:
         asked = [("requests", requests, 1.0), ("tokens", tokens, min(float(tokens_wanted), tokens))]
-        return await self.write(lambda tx: _pace(tx, key, asked), "soft")
+        named = Once.of(once, "pace", key, requests, tokens, tokens_wanted)
+        return await self.write(lambda tx: _pace(tx, key, asked), "soft", named)
 
-    async def slow_down(self, key: str, seconds: float) -> None:
+    async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
         def act(tx: Transaction) -> None:
             tx.mark()
             tx.connection.execute(
@@ -56,11 +64,11 @@ class SqliteLedger(Engine):
                 (key, tx.now + seconds),
             )
 
-        await self.write(act, "ending")
+        await self.write(act, "ending", Once.of(once, "slow_down", key, seconds))
 
     # ---------------------------------------------------------------- circuits
 
-    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float) -> Circuit:
+    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float, once: str | None = None) -> Circuit:
         def act(tx: Transaction) -> Circuit:
             tx.mark()
             tx.connection.execute(
@@ -69,12 +77,12 @@ class SqliteLedger(Engine):
             )
             return _circuits(tx, endpoint)[0]
 
-        return await self.write(act, "ending")
+        return await self.write(act, "ending", Once.of(once, "trip", endpoint, fault, probe_in))
 
     async def circuits(self) -> list[Circuit]:
         return await self.read_from(lambda view: _circuits(view, None))
 
-    async def probe(self, endpoint: str, *, every: float) -> bool:
+    async def probe(self, endpoint: str, *, every: float, once: str | None = None) -> bool:
         def act(tx: Transaction) -> bool:
             found = _circuits(tx, endpoint)
             if not found or tx.now < found[0].probe_at:
@@ -83,15 +91,15 @@ class SqliteLedger(Engine):
             tx.connection.execute("UPDATE circuit SET probe_at = ? WHERE endpoint = ?", (tx.now + every, endpoint))
             return True
 
-        return await self.write(act, "ending")
+        return await self.write(act, "ending", Once.of(once, "probe", endpoint, every))
 
-    async def mend(self, endpoint: str) -> bool:
+    async def mend(self, endpoint: str, *, once: str | None = None) -> bool:
         def act(tx: Transaction) -> bool:
             tx.mark()
             tx.connection.execute("DELETE FROM circuit WHERE endpoint = ?", (endpoint,))
             return tx.connection.changes() > 0
 
-        return await self.write(act, "ending")
+        return await self.write(act, "ending", Once.of(once, "mend", endpoint))
 
 
 def _spend(view: View, tenant: str, account: str) -> Spend:

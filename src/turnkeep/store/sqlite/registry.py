@@ -10,6 +10,7 @@ from turnkeep.errors import Conflict
 from turnkeep.store.base import Document, RegistryKind
 from turnkeep.store.sqlite.codec import decode, encode
 from turnkeep.store.sqlite.engine import Engine
+from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
@@ -32,6 +33,7 @@ class SqliteRegistry(Engine):
         *,
         version: int | None = None,
         ttl: float | None = None,
+        once: str | None = None,
     ) -> Document:
         text = encode(dict(body))
 
@@ -54,9 +56,9 @@ class SqliteRegistry(Engine):
             )
             return document
 
-        return await self.write(act)
+        return await self.write(act, once=Once.of(once, "put", kind, tenant, name, body, version, ttl))
 
-    async def take(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
+    async def take(self, kind: RegistryKind, tenant: str, name: str, *, once: str | None = None) -> Document | None:
         def act(tx: Transaction) -> Document | None:
             document = _document(tx, kind, tenant, name)
             tx.mark()
@@ -65,7 +67,7 @@ class SqliteRegistry(Engine):
             )
             return document
 
-        return await self.write(act, "ending")
+        return await self.write(act, "ending", Once.of(once, "take", kind, tenant, name))
 
     async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
         def look(view: View) -> list[Document]:

@@ -1,4 +1,4 @@
--- Layout 1. A thread is one row with its head as JSON; whatever grows beside it is rows by the thread's id.
+-- Layout 2. A thread is one row with its head as JSON; whatever grows beside it is rows by the thread's id.
 -- Columns beside `head` exist to be searched: what they say is in the head as well.
 
 CREATE TABLE meta (
@@ -119,6 +119,13 @@ CREATE TABLE redriven (
     receipt TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX redriven_forget_at ON redriven (forget_at);
+
+CREATE TABLE operation (
+    id TEXT PRIMARY KEY,
+    until REAL NOT NULL,
+    result TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX operation_until ON operation (until);
 
 CREATE TABLE total (
     tenant TEXT NOT NULL,

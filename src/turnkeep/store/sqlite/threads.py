@@ -7,14 +7,16 @@ from contextlib import suppress
 from typing import Any
 
 from turnkeep.errors import ThreadBusy, ThreadQuarantined
-from turnkeep.messages import Address, Message
+from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.base import Entry, History, MessageRecord, RunRecord, Stats, ThreadRecord
+from turnkeep.store.base import Entry, History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord
+from turnkeep.store.ids import new_message_stem
 from turnkeep.store.records import current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.sqlite import aging, counting, rows, transcript
 from turnkeep.store.sqlite.codec import restored
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.letters import run_from_json
+from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.rows import Kept
 from turnkeep.store.sqlite.transaction import Transaction
@@ -27,17 +29,19 @@ _PAGE = 200
 class SqliteThreads(Engine):
     """The threads protocol."""
 
-    async def thread(self, address: Address, *, create: bool = False) -> ThreadRecord | None:
+    async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
         def look(view: View) -> tuple[ThreadRecord, bool] | None:
             kept = view.find(address)
             return None if kept is None else (_shown(view, kept), _slides(view, kept))
 
-        found = await self.read_from(look)
+        found = None if once and create else await self.read_from(look)
         if found is not None and not found[1]:
             return found[0]
-        return await self._slid(address, create=create) if found or create else None
+        if found is None and not create:
+            return None
+        return await self._slid(address, create=create, once=Once.of(once, "thread", address) if create else None)
 
-    async def _slid(self, address: Address, *, create: bool) -> ThreadRecord | None:
+    async def _slid(self, address: Address, *, create: bool, once: Once | None = None) -> ThreadRecord | None:
         """The thread after its expiry was moved; made if need be and asked."""
 
         def act(tx: Transaction) -> ThreadRecord | None:
@@ -48,7 +52,7 @@ class SqliteThreads(Engine):
             tx.save(kept)
             return _shown(tx, kept)
 
-        return await self.write(act)
+        return await self.write(act, once=once)
 
     async def open_messages(self, address: Address) -> list[MessageRecord]:
         def look(view: View) -> list[MessageRecord]:
@@ -92,37 +96,40 @@ class SqliteThreads(Engine):
     # ---------------------------------------------------------------- changing
 
     async def append(
-        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, key: str | None = None
+        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, once: str | None = None
     ) -> None:
-        await self.on_any(address, lambda tx, kept: turns.append(kept.thread, entries, author, tx.now, key))
+        def rule(tx: Transaction, kept: Kept) -> None:
+            turns.append(kept.thread, entries, author, tx.now)
 
-    async def rewind(self, address: Address, *, key: str | None = None) -> list[Message]:
-        def rule(tx: Transaction, kept: Kept) -> list[Message]:
-            is_repeat = turns.is_rewound(kept.thread, key)
+        await self.on_any(address, rule, once=Once.of(once, "append", address, entries, author))
+
+    async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
+        stem = new_message_stem(self._ids)
+
+        def rule(tx: Transaction, kept: Kept) -> list[Receipt]:
             asked = transcript.last_turn_asked(tx.connection, kept.row)
-            messages = turns.rewind(kept.thread, asked, tx.now, key)
-            if not is_repeat:
-                tx.mark()
-                transcript.remove(tx.connection, kept, beginning=asked[0].turn)
-            return messages
+            receipts = turns.regenerate(kept.thread, asked, stem, tx.policy(kept), tx.now)
+            tx.mark()
+            transcript.remove(tx.connection, kept, beginning=asked[0].turn)
+            return receipts
 
-        return await self.on(address, rule)
+        return await self.on(address, rule, once=Once.of(once, "regenerate", address))
 
-    async def compact(self, address: Address, *, through_turn: int, summary: str) -> None:
+    async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
         def rule(tx: Transaction, kept: Kept) -> None:
             tx.mark()
             kept.thread.summary = summary
             kept.thread.active_at = tx.now
             transcript.remove(tx.connection, kept, through=through_turn)
 
-        await self.on(address, rule, "ending")
+        await self.on(address, rule, "ending", once=Once.of(once, "compact", address, through_turn, summary))
 
-    async def update(self, address: Address, changes: Mapping[str, Any]) -> ThreadRecord:
+    async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         def rule(tx: Transaction, kept: Kept) -> ThreadRecord:
             turns.update(kept.thread, changes, tx.now)
             return _shown(tx, kept)
 
-        return await self.on(address, rule)
+        return await self.on(address, rule, once=Once.of(once, "update", address, changes))
 
     # ---------------------------------------------------------------- all of them
 
@@ -140,8 +147,10 @@ class SqliteThreads(Engine):
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
         return await self.read_from(lambda view: counting.stats(view, tenant, queue))
 
-    async def forget(self, address: Address, *, force: bool = False) -> bool:
-        return await self.write(lambda tx: _forget(tx, address, force=force), "ending")
+    async def forget(self, address: Address, *, force: bool = False, once: str | None = None) -> bool:
+        return await self.write(
+            lambda tx: _forget(tx, address, force=force), "ending", Once.of(once, "forget", address, force)
+        )
 
     async def expire(self, *, limit: int = 100) -> int:
         count, working = await self.write(lambda tx: aging.expire(tx, limit), "ending")

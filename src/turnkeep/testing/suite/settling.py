@@ -10,6 +10,7 @@ import pytest
 from turnkeep.errors import LeaseLost, MessageFrozen
 from turnkeep.messages import AssistantItem, UserItem, text_content
 from turnkeep.store.base import Claim, Left, Policy, Settled
+from turnkeep.store.turns import SETTLEMENTS
 from turnkeep.testing.suite.desk import (
     CALL,
     FAULT,
@@ -49,15 +50,17 @@ async def taken_over(desk: Desk, claim: Claim) -> None:
     await desk.claim("worker-2")
 
 
-async def committed_twice(desk: Desk, claim: Claim) -> None:
-    """Settled, and another run after it: then nothing of the first claim is remembered."""
+async def committed_long_ago(desk: Desk, claim: Claim) -> None:
+    """Settled, and many runs after it: then nothing of the first claim is remembered."""
     await desk.commit(claim)
-    await desk.commit(await desk.lease("next", owner="worker-2"))
+    for n in range(SETTLEMENTS):
+        await desk.commit(await desk.lease(f"next{n}", owner="worker-2"))
 
 
 async def dead_and_gone(desk: Desk, claim: Claim) -> None:
     await desk.store.fail(claim, give_up())
-    await desk.store.fail(await desk.lease("next", owner="worker-2"), give_up())
+    for n in range(SETTLEMENTS):
+        await desk.store.fail(await desk.lease(f"next{n}", owner="worker-2"), give_up())
 
 
 async def given_back_by_a_renewal(desk: Desk, claim: Claim) -> None:
@@ -71,7 +74,7 @@ async def forgotten(desk: Desk, claim: Claim) -> None:
 
 LOSSES: list[Callable[[Desk, Claim], Awaitable[None]]] = [
     taken_over,
-    committed_twice,
+    committed_long_ago,
     dead_and_gone,
     given_back_by_a_renewal,
     forgotten,

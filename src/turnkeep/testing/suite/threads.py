@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from turnkeep.errors import InvalidMessage, NotFound, ThreadBusy, ThreadNotFound
+from turnkeep.errors import InboxFull, InvalidMessage, NotFound, ThreadBusy, ThreadNotFound
 from turnkeep.messages import (
     AssistantItem,
     CallItem,
@@ -195,7 +195,6 @@ class ThreadPromises:
             lambda: desk.store.pause(HERE),
             lambda: desk.store.resume(HERE),
             lambda: desk.store.compact(HERE, through_turn=0, summary="s"),
-            lambda: desk.store.rewind(HERE),
         ]
         for write in writes:
             await desk.wait(999.0)
@@ -329,7 +328,7 @@ class ThreadPromises:
         with pytest.raises(ThreadBusy):
             await desk.store.append(HERE, spoken("more"))
         with pytest.raises(ThreadBusy):
-            await desk.store.rewind(HERE)
+            await desk.store.regenerate(HERE)
 
         assert await desk.dump(ids=["old"]) == before
 
@@ -360,75 +359,85 @@ class ThreadPromises:
 
         assert (event.kind, event.text, event.author) == ("said", "hello", "ann")
 
-    async def test_a_keyed_append_can_be_repeated(self, start: Start) -> None:
+    async def test_an_append_under_one_name_happens_once(self, start: Start) -> None:
         desk = await start()
-        await desk.store.append(HERE, spoken("q", "a"), author="ann", key="k1")
+        await desk.store.append(HERE, spoken("q", "a"), author="ann", once="k1")
         before = await desk.dump()
 
-        await desk.store.append(HERE, spoken("q", "a"), author="ann", key="k1")
+        await desk.store.append(HERE, spoken("q", "a"), author="ann", once="k1")
         assert await desk.dump() == before
 
-        await desk.store.append(HERE, spoken("q", "a"), key="k2")
+        await desk.store.append(HERE, spoken("q", "a"), once="k2")
         await desk.store.append(HERE, spoken("q", "a"))
         assert len(await desk.transcript()) == 6
 
-    async def test_a_keyed_append_can_be_repeated_while_a_run_has_begun(self, start: Start) -> None:
+    async def test_an_append_under_one_name_can_be_repeated_while_a_run_has_begun(self, start: Start) -> None:
         desk = await start()
-        await desk.store.append(HERE, spoken("q", "a"), key="k1")
+        await desk.store.append(HERE, spoken("q", "a"), once="k1")
         await desk.bring("leased")
 
-        await desk.store.append(HERE, spoken("q", "a"), key="k1")
+        await desk.store.append(HERE, spoken("q", "a"), once="k1")
 
         assert len(await desk.transcript()) == 2
 
-    async def test_rewind_takes_the_last_turn_of_a_user_back(self, start: Start) -> None:
+    async def test_the_last_turn_of_a_user_is_answered_again_in_its_place(self, start: Start) -> None:
         desk = await start()
         await desk.commit(await desk.lease("m1"))
-        await desk.commit(await desk.lease("m2", "m3"))
+        second = await desk.lease("m2", "m3", instructions="in French", metadata={"user": "u1"})
+        asked = [
+            Entry(UserItem(m.content, m.message_id, instructions=m.instructions, metadata=m.metadata))
+            for m in second.messages
+        ]
+        await desk.store.commit(second, Commit("completed", "a", [*asked, Entry(AssistantItem("a"))]))
         await desk.store.append(HERE, [Entry(AssistantItem("by the way"))])
 
-        messages = await desk.store.rewind(HERE)
+        receipts = await desk.store.regenerate(HERE)
 
-        assert [(m.message_id, m.text, m.address) for m in messages] == [
-            ("m2", "text of m2", HERE),
-            ("m3", "text of m3", HERE),
-        ]
+        claim = await desk.claim()
+        assert [m.text for m in claim.messages] == ["text of m2", "text of m3"]
+        assert claim.message_ids == tuple(receipt.message_id for receipt in receipts)
+        assert {(m.instructions, m.metadata["user"]) for m in claim.messages} == {("in French", "u1")}
+        assert [receipt.due_in for receipt in receipts] == [0.0, 0.0]
         assert await desk.transcript() == [UserItem(text("text of m1"), "m1"), AssistantItem("answer")]
+        await desk.commit(claim, "another")
         record = await desk.thread()
-        assert (record.items, record.turns) == (2, 3)
+        assert (record.items, record.turns, record.messages) == (5, 4, 5)
+        assert await ids_of(desk) == [1, 1, 4, 4, 4]
 
-    async def test_turns_after_a_rewind_have_new_numbers(self, start: Start) -> None:
+    async def test_nothing_is_answered_again_without_a_user(self, start: Start) -> None:
         desk = await start()
-        await desk.commit(await desk.lease("m1"))
-        await desk.store.rewind(HERE)
-
-        await desk.commit(await desk.lease("m2"))
-
-        assert await ids_of(desk) == [2, 2]
-
-    async def test_there_is_nothing_to_rewind_without_a_user(self, start: Start) -> None:
-        desk = await start()
-        with pytest.raises(NotFound):
-            await desk.store.rewind(HERE)
+        with pytest.raises(ThreadNotFound):
+            await desk.store.regenerate(HERE)
         await desk.store.append(HERE, [Entry(AssistantItem("hello"))])
         before = await desk.dump()
 
         with pytest.raises(NotFound):
-            await desk.store.rewind(HERE)
+            await desk.store.regenerate(HERE)
 
         assert await desk.dump() == before
 
-    async def test_a_keyed_rewind_can_be_repeated(self, start: Start) -> None:
+    async def test_nothing_is_answered_again_before_messages_that_wait(self, start: Start) -> None:
         desk = await start()
         await desk.commit(await desk.lease("m1"))
-        await desk.commit(await desk.lease("m2"))
-        messages = await desk.store.rewind(HERE, key="k1")
+        await desk.say("m2", not_before=desk.now + 50.0)
+        await desk.say("m3")
+        before = await desk.dump(ids=["m1", "m2", "m3"])
+
+        with pytest.raises(ThreadBusy):
+            await desk.store.regenerate(HERE)
+
+        assert await desk.dump(ids=["m1", "m2", "m3"]) == before
+
+    async def test_a_turn_for_which_there_is_no_room_stays(self, start: Start) -> None:
+        desk = await start(Policy(max_inbox=2))
+        await desk.commit(await desk.lease("m1", "m2"))
+        await desk.say("m3", not_before=desk.now + 50.0)
         before = await desk.dump()
 
-        assert await desk.store.rewind(HERE, key="k1") == messages
-        assert await desk.dump() == before
+        with pytest.raises(InboxFull):
+            await desk.store.regenerate(HERE)
 
-        assert [m.message_id for m in await desk.store.rewind(HERE, key="k2")] == ["m1"]
+        assert await desk.dump() == before
 
     async def test_a_summary_stands_for_older_turns(self, start: Start) -> None:
         desk = await start()

@@ -34,14 +34,3 @@ local function plan_history(t, p)
   end
   t.out.forgotten = gone > 0 and gone or nil
 end
-
--- Whether this change of the transcript was made before: by its key, or as the same call sent again (`once`).
-local function is_repeated(t, act)
-  local last = t.once
-  if A.key ~= '' then last = t.added end
-  return last and last[1] == (A.key ~= '' and A.key or A.once) and last[2] == act
-end
-
-local function remember_change(t, act)
-  if A.key ~= '' then t.added = {A.key, act} else t.once = {A.once, act} end
-end

@@ -1,5 +1,7 @@
 -- How runs and claims end, and what a thread does then.
 
+local SETTLEMENTS = 4
+
 -- Messages that asked to steer are told what became of it.
 local function end_steering(t, places, outcome, run_id)
   local ids = {}
@@ -41,8 +43,17 @@ end
 
 -- The result left behind, if this claim was settled by this act before.
 local function settled(t, act)
-  local last = t and t.thread_id == A.thread_id and t.last
-  return last and last[1] == A.token and last[2] == act and last or nil
+  for _, left in ipairs(t and t.thread_id == A.thread_id and t.settlements or {}) do
+    if left[1] == A.token and left[2] == act then return left end
+  end
+end
+
+-- Leave the result behind, beside those of a few claims before it: a repeat may come after the next settlement.
+local function leave_behind(t, settlement)
+  local left = t.settlements or {}
+  table.insert(left, 1, settlement)
+  left[SETTLEMENTS + 1] = nil
+  t.settlements = left
 end
 
 local function is_owned(t)

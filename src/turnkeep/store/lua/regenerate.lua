@@ -1,0 +1,35 @@
+-- regenerate: take the last turn that holds user items back, with all after it, and accept its messages again.
+-- KEYS: @thread @partition operations
+-- ARGV: now policy want once turn | id digest size on_busy window max_wait not_before flush minted body text
+-- USES: live record once log trim history save known inbox accept
+-- RETURNS: {'receipts', {'receipt', …}, …}; or {'absent'}, {'gone'}, {'busy'}, {'none'}, {'full', open}; {'moved'} when the
+-- last such turn is not `turn`, so that the caller has to read it again.
+-- GUARANTEE: what does not give receipts changes nothing.
+
+local p, now = policy(A.policy), moment()
+local before = recall(now)
+if before then return before end
+local t, is_gone = find(p, now)
+if is_gone then return {'gone'} end
+if not t then return {'absent'} end
+ripen(t, p, now)
+if is_busy(t) or t.inbox > 0 then return {'busy'} end
+
+local taken, turn = 0, nil
+repeat
+  local raw = redis.call('LINDEX', K.history, -1 - taken)
+  if not raw then return {'none'} end
+  turn = read_turn(raw)
+  taken = taken + 1
+  t.items, t.bytes = t.items - turn.items, t.bytes - turn.bytes
+until turn.user
+if turn.turn ~= tonumber(A.turn) then return {'moved'} end
+t.out.taken_back, t.out.is_recounted = taken, true
+
+local told = {'receipts'}
+for i = 1, ROWS do
+  told[i + 1] = accept_one(t, p, now, row(i), p.max_inbox)
+  if told[i + 1][1] ~= 'receipt' then return told[i + 1] end
+end
+save(t, p, now)
+return remember(now, told)

@@ -1,0 +1,46 @@
+"""Operations of the memory engine that are done once under one name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from turnkeep.store.memory.state import MemoryState
+from turnkeep.store.operations import KEPT, MOST, operation_id
+
+P = ParamSpec("P")
+S = TypeVar("S", bound=MemoryState)
+T = TypeVar("T")
+
+Operation = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
+
+
+def once_only(act: Operation[S, P, T]) -> Operation[S, P, T]:
+    """Again with the same `once` and the same arguments: the first result, and nothing is touched."""
+
+    @wraps(act)
+    async def acted(self: S, *args: P.args, **options: P.kwargs) -> T:
+        once: Any = options.pop("once", None)
+        if once is None:
+            return await act(self, *args, **options)
+        name, now = operation_id(once, act.__name__, args, sorted(options.items())), self.moment()
+        until, result = self.operations.get(name, (0.0, None))
+        if until <= now:
+            result = copy.deepcopy(await act(self, *args, **options))
+            self.operations.pop(name, None)
+            self.operations[name] = (now + KEPT, result)
+            _forget(self.operations, now)
+        kept: T = copy.deepcopy(result)
+        return kept
+
+    return cast("Operation[S, P, T]", acted)
+
+
+def _forget(operations: dict[str, tuple[float, Any]], now: float) -> None:
+    """Drop what nobody repeats any more, and the older half of too many."""
+    if len(operations) > MOST:
+        left = [name for name, (until, _) in operations.items() if until > now]
+        for name in set(operations) - set(left[-MOST // 2 :]):
+            del operations[name]

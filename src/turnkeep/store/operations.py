@@ -1,0 +1,27 @@
+"""What makes an operation safe to repeat: an id, under which the store keeps its result.
+
+An operation whose reply was lost may be repeated only if the repeat cannot touch what others did meanwhile. Messages,
+claims, records and events have names of their own that tell a repeat. Every other operation that changes something
+takes `once`, a name for this call: again with the same name and the same arguments it gives the first result and
+touches nothing, whatever has happened since, for `KEPT` seconds. A refusal changes nothing, so it is not kept.
+
+The result is kept beside the threads, because it outlives them: a `forget` that is repeated must not take the next
+thread along.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+KEPT = 86_400.0
+"""Seconds that the result of a named operation is kept."""
+
+MOST = 65_536
+"""Results kept at once in a store that is not divided; beyond that the older half goes."""
+
+
+def operation_id(once: str, name: str, *arguments: Any) -> str:
+    """The same for the same call alone, so that a name used again for another call makes another operation."""
+    call = repr((once, name, arguments)).encode("utf-8", "surrogatepass")
+    return blake2b(call, digest_size=16).hexdigest()

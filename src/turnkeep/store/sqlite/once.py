@@ -1,0 +1,118 @@
+"""Operations of the SQLite engine that are done once under one name: their results as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from turnkeep.events import Fault
+from turnkeep.messages import Address, Message, Part
+from turnkeep.store.base import (
+    Call,
+    Circuit,
+    Document,
+    MessageRecord,
+    Receipt,
+    Reservation,
+    ThreadOptions,
+    ThreadRecord,
+)
+from turnkeep.store.operations import KEPT, operation_id
+from turnkeep.store.sqlite.codec import encode, restored
+from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.usage import Usage
+
+Restore = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """One call that its caller named, and how its result is read again."""
+
+    operation: str
+    restore: Restore
+
+    @classmethod
+    def of(cls, once: str | None, name: str, *arguments: Any) -> Once | None:
+        """None for a call without a name."""
+        return None if once is None else cls(operation_id(once, name, *arguments), _RESULTS.get(name, _plain))
+
+    def done(self, act: Callable[[Transaction], Any]) -> Callable[[Transaction], Any]:
+        """The same act, done once: again the first result, and nothing is touched."""
+
+        def acted(tx: Transaction) -> Any:
+            left = tx.connection.execute(
+                "SELECT result FROM operation WHERE id = ? AND until > ?", (self.operation, tx.now)
+            ).get
+            if left is not None:
+                return restored("result", self.restore, left)
+            result = act(tx)
+            tx.mark()
+            tx.connection.execute(
+                "REPLACE INTO operation (id, until, result) VALUES (?, ?, ?)",
+                (self.operation, tx.now + KEPT, encode(result)),
+            )
+            return result
+
+        return acted
+
+
+def _plain(data: Any) -> Any:
+    return data
+
+
+def _call(data: Mapping[str, Any]) -> Call:
+    return Call(**data)
+
+
+def _receipt(data: Mapping[str, Any]) -> Receipt:
+    return Receipt(**data)
+
+
+def _message_record(data: Mapping[str, Any]) -> MessageRecord:
+    message = None if data["message"] is None else _message(data["message"])
+    values = {**data, "message": message, "receipt": _receipt(data["receipt"]), "covers": tuple(data["covers"])}
+    return MessageRecord(**values)
+
+
+def _message(data: Mapping[str, Any]) -> Message:
+    content = tuple(Part(**part) for part in data["content"])
+    return Message(**{**data, "address": Address(**data["address"]), "content": content})
+
+
+def _thread(data: Mapping[str, Any] | None) -> ThreadRecord | None:
+    if data is None:
+        return None
+    values = {
+        **data,
+        "address": Address(**data["address"]),
+        "options": ThreadOptions(**data["options"]),
+        "usage": Usage(**data["usage"]),
+        "calls": tuple(map(_call, data["calls"])),
+    }
+    return ThreadRecord(**values)
+
+
+def _document(data: Mapping[str, Any] | None) -> Document | None:
+    return None if data is None else Document(**data)
+
+
+def _circuit(data: Mapping[str, Any]) -> Circuit:
+    return Circuit(**{**data, "fault": Fault(**data["fault"])})
+
+
+_RESULTS: Mapping[str, Restore] = {
+    "decide": _call,
+    "edit": _message_record,
+    "withdraw": _message_record,
+    "thread": _thread,
+    "update": _thread,
+    "regenerate": lambda data: [_receipt(one) for one in data],
+    "put": _document,
+    "take": _document,
+    "reserve": lambda data: Reservation(**data),
+    "trip": _circuit,
+    "open_sink": tuple,
+}
+"""How results are read again that JSON does not give back as they were."""
