@@ -152,6 +152,8 @@ class AssistantMessageQueue:
     ) -> None:
         self.settings = settings
         self.toolbox = toolbox
+        if settings.tenant_tools is not None:
+            toolbox.share(settings.tenant_tools)
         self.name = settings.queue
         self.serves: tuple[str, ...] = (settings.queue,)
         """Queues that a worker of this process answers; set before it starts."""

@@ -224,11 +224,12 @@ class Run:
     def _answering(self) -> Answering:
         claim, house = self.claim, self.house
         model, meter = house.model(self.model_name), house.meter
+        tools = house.toolbox.of(claim.address.tenant)
         calls = Calls(
-            claim, self.journal, self.announcer, house.toolbox, rules=house.rules.calls, clock=house.clock, meter=meter
+            claim, self.journal, self.announcer, tools, rules=house.rules.calls, clock=house.clock, meter=meter
         )
         return Answering(
-            house.store, claim, self.assistant, model, self.model_name, house.toolbox, self.journal, self.announcer,
+            house.store, claim, self.assistant, model, self.model_name, tools, self.journal, self.announcer,
             calls, house.catalog, house.prices, house.rules.answer, lambda: self.lease.wants_steering,
             self._before_request, self._heard, meter,
         )  # fmt: skip

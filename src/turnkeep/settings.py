@@ -304,6 +304,36 @@ class Settings(BaseSettings):
         "TURNKEEP_WORKSPACE", default=None, doc="Root for the file and git tools; enables them."
     )
     allow_bash: bool = _named("TURNKEEP_ALLOW_BASH", default=False, doc="Enable `execute_bash` in its sandbox.")
+    sandbox: Literal["bubblewrap", "outside"] = _named(
+        "TURNKEEP_SANDBOX",
+        default="bubblewrap",
+        doc="What holds `execute_bash` and git; `outside`: this process is the sandbox, they run bare in it.",
+    )
+    workspace_quota: int = _named(
+        "TURNKEEP_WORKSPACE_QUOTA", default=2_000_000_000, ge=1, doc="Bytes that a workspace may hold."
+    )
+    workspace_free: int = _named(
+        "TURNKEEP_WORKSPACE_FREE",
+        default=1_000_000_000,
+        ge=0,
+        doc="Bytes that stay free on the disk of a workspace, but at most a tenth of it.",
+    )
+    tenant_tools: dict[str, tuple[str, ...]] | None = _named(
+        "TURNKEEP_TENANT_TOOLS",
+        default=None,
+        doc="Tools of tenants other than `default`, by tenant (JSON object of lists; `*` is every other tenant, or"
+        " every tool); without one a tenant has none.",
+    )
+    tenant_tool_files: dict[str, Path] = _named(
+        "TURNKEEP_TENANT_TOOL_FILES",
+        default={},
+        doc="Files of declared tools that one tenant alone has, by tenant (JSON object).",
+    )
+    tenant_workspaces: Path | None = _named(
+        "TURNKEEP_TENANT_WORKSPACES",
+        default=None,
+        doc="Directory beneath which every tenant but `default` has its workspace.",
+    )
 
     # ------------------------------------------------------------ watching
     log_level: Literal["debug", "info", "warning", "error"] = _named(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.scenario import tools_escape_corpus as corpus
+from tests.scenario.tools_escape_ground import CANARY, Outside
 from turnkeep.errors import ConfigurationError
 from turnkeep.tools import Tool, tool
 from turnkeep.tools.builtin import builtin_tools
@@ -18,16 +19,18 @@ from turnkeep.tools.processes import ProcessLimit
 from turnkeep.tools.sandbox import Sandbox, SandboxReport
 from turnkeep.tools.shell import bash_tool
 from turnkeep.tools.workspace import openat2_works
+from turnkeep.tools.workspaces import Workspaces
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workspace tools are for Linux")
 
 ORDINARY = 65534
+ROOT = Path(__file__).parents[2]
 
 
 def run_corpus(user: int | None, share: str) -> dict[str, Any]:
-    words = [sys.executable, corpus.__file__, "--share", share, *(["--user", str(user)] if user else [])]
-    environment = {**os.environ, "TURNKEEP_CANARY": corpus.CANARY}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False, env=environment)
+    words = [sys.executable, "-m", corpus.__name__, "--share", share, *(["--user", str(user)] if user else [])]
+    environment = {**os.environ, "TURNKEEP_CANARY": CANARY}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     told: dict[str, Any] = json.loads(done.stdout)
     return told
@@ -35,16 +38,16 @@ def run_corpus(user: int | None, share: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.prove
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("identity", ["root", "ordinary user"])
 def test_nothing_gets_out_of_the_workspace(
     identity: str, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
-    """In the small form each of the two makes half of the attempts."""
+    """In the small form each of the two makes another eighth of the attempts."""
     root = os.getuid() == 0
     if identity == "root" and not root:
         pytest.skip("only root can try as root")
-    of = size(2 if root else 1, 1)
+    of = size(8, 1)
 
     told = run_corpus(ORDINARY if root and identity != "root" else None, f"{1 if identity == 'root' else of}/{of}")
 
@@ -57,16 +60,16 @@ def test_nothing_gets_out_of_the_workspace(
         f"attempts {len(results)}, {in_a_shell} of them in a shell | escapes {len(escaped)} | canary hits {canaries}",
     )
     assert escaped == {}, told["report"]
-    assert len(results) >= 60
+    assert len(results) >= size(80, 700)
     if told["refusal"] is None:
-        assert in_a_shell >= 40
+        assert in_a_shell >= size(40, 300)
 
 
-def test_the_corpus_has_at_least_sixty_different_attempts() -> None:
+def test_the_corpus_has_at_least_seven_hundred_different_attempts() -> None:
     names = [case.name for case in corpus.corpus()]
 
     assert len(names) == len(set(names))
-    assert len(names) >= 60
+    assert len(names) >= 700
 
 
 # ---------------------------------------------------------------- the corpus can fail
@@ -110,7 +113,7 @@ def careless_write(path: str, content: str) -> str:
 )
 async def test_a_careless_tool_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = next(case for case in corpus.corpus() if case.name == name)
-    outside = corpus.Outside()
+    outside = Outside()
     workspace = outside.base / "workspace"
     workspace.mkdir()
     monkeypatch.chdir(workspace)
@@ -123,26 +126,65 @@ async def test_a_careless_tool_is_caught(name: str, monkeypatch: pytest.MonkeyPa
     assert told["damage"], told
 
 
+@tool(name="execute_bash")
+def careless_bash(command: str, seconds: float | None = None) -> str:
+    """Runs whatever it is asked to, where it is."""
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=seconds, check=False)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bash mode 4755 by fchmodat",
+        "bash mode 2755 by openat",
+        "bash mode 1777 by mkdirat",
+        "bash mode by tar",
+        "bash mode by the folder itself",
+        "bash the store opened to all",
+        "bash the secret dated back",
+        "bash the shared folder removed",
+        "bash write /proc/sys/kernel/hostname",
+        "bash socket to every address of this machine",
+    ],
+)
+async def test_a_careless_shell_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "/proc/sys" in name and os.getuid() != 0:
+        pytest.skip("only root may write there anywhere")
+    case = next(case for case in corpus.corpus() if case.name == name)
+    outside = Outside()
+    workspace = outside.base / "workspace"
+    workspace.mkdir()
+    monkeypatch.chdir(workspace)
+    try:
+        told = await corpus.attempt(case, {"execute_bash": careless_bash}, workspace, outside)
+    finally:
+        outside.close()
+
+    assert told["damage"], told
+
+
 # ---------------------------------------------------------------- refusals
 
 
 def test_bash_is_refused_where_processes_cannot_be_counted(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="limit on processes"):
-        bash_tool(tmp_path, Sandbox("bubblewrap", None))
+        bash_tool(Workspaces(tmp_path), Sandbox("bubblewrap", None))
 
 
 @pytest.mark.parametrize(
     ("report", "words"),
     [
-        (SandboxReport(True, "not installed", "version 3, needs 6", "cgroup"), "install bubblewrap"),
-        (SandboxReport(True, "ok", "ok", None), "limit on processes"),
+        (SandboxReport(True, "bubblewrap", "not installed", "cgroup"), "install bubblewrap"),
+        (SandboxReport(True, "bubblewrap", None, None), "limit on processes"),
+        (SandboxReport(True, "outside", "never as root", "cgroup"), "never as root"),
     ],
 )
 def test_bash_is_refused_without_a_sandbox_and_says_why(report: SandboxReport, words: str, tmp_path: Path) -> None:
     if not openat2_works():
         pytest.skip("no openat2 here")
     with pytest.raises(ConfigurationError, match=words):
-        builtin_tools(workspace=tmp_path, bash=True, report=report)
+        builtin_tools(workspaces=Workspaces(tmp_path), bash=True, report=report)
 
 
 def test_all_built_in_tools_are_off_unless_configured(tmp_path: Path) -> None:
@@ -154,7 +196,7 @@ def test_all_built_in_tools_are_off_unless_configured(tmp_path: Path) -> None:
 @pytest.mark.parametrize("root", ["relative", "/", "/nowhere/at/all", "/etc/hostname"])
 def test_a_workspace_is_an_absolute_directory_other_than_the_root(root: str) -> None:
     with pytest.raises(ConfigurationError, match="workspace"):
-        builtin_tools(workspace=Path(root), report=SandboxReport(True, "ok", "ok", "cgroup"))
+        Workspaces(Path(root))
 
 
 def test_the_user_limit_holds_ordinary_users_only() -> None:

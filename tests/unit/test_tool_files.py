@@ -13,7 +13,8 @@ from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, ToolContext
 from turnkeep.tools.execution import Asked, Result, call
 from turnkeep.tools.files import READ_CAP, file_tools
-from turnkeep.tools.workspace import Workspace, openat2_works
+from turnkeep.tools.workspace import openat2_works
+from turnkeep.tools.workspaces import Workspaces
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or not openat2_works(), reason="needs openat2 (Linux)"
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def tools(tmp_path: Path) -> dict[str, Tool]:
-    return {one.name: one for one in file_tools(Workspace(tmp_path))}
+    return {one.name: one for one in file_tools(Workspaces(tmp_path))}
 
 
 async def use(made: Tool, **arguments: Any) -> Result:

@@ -1,5 +1,6 @@
-"""Version control of a workspace, without a sandbox so that every machine with git can try it."""
+"""Version control of a workspace, in the sandbox of this machine."""
 
+import functools
 import json
 import shutil
 import sys
@@ -13,27 +14,40 @@ from turnkeep.errors import ToolFailed
 from turnkeep.tools import Tool, ToolContext
 from turnkeep.tools.execution import Asked, Result, call
 from turnkeep.tools.git import VERBS, command_words, git_tool
-from turnkeep.tools.workspace import openat2_works
+from turnkeep.tools.sandbox import Sandbox, sandbox
+from turnkeep.tools.workspaces import Workspaces
 
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or not openat2_works() or not shutil.which("git"), reason="needs Linux and git"
+    not sys.platform.startswith("linux") or not shutil.which("git") or not shutil.which("bwrap"),
+    reason="needs Linux, git and bubblewrap",
 )
+
+
+@functools.cache
+def here() -> Sandbox:
+    found = sandbox()
+    assert found is not None
+    return found
+
+
+def made(root: Path) -> Tool:
+    return git_tool(Workspaces(root), here(), name="Ada", email="ada@example.com")
 
 
 @pytest.fixture
 def git(tmp_path: Path) -> Tool:
-    return git_tool(tmp_path, None, name="Ada", email="ada@example.com")
+    return made(tmp_path)
 
 
-async def use(made: Tool, operation: str, *arguments: str, **more: Any) -> str:
-    result = await used(made, operation, *arguments, **more)
+async def use(one: Tool, operation: str, *arguments: str, **more: Any) -> str:
+    result = await used(one, operation, *arguments, **more)
     assert result.status == "ok", result.output
     return result.output
 
 
-async def used(made: Tool, operation: str, *arguments: str, **more: Any) -> Result:
+async def used(one: Tool, operation: str, *arguments: str, **more: Any) -> Result:
     text = json.dumps({"operation": operation, "arguments": list(arguments), **more})
-    return await call(made, Asked("call_1", made.name, text), ToolContext(), clock=SystemClock())
+    return await call(one, Asked("call_1", one.name, text), ToolContext(), clock=SystemClock())
 
 
 async def test_a_history_can_be_written_and_read(git: Tool, tmp_path: Path) -> None:
@@ -87,10 +101,10 @@ async def test_without_a_repository_only_init_works(git: Tool) -> None:
 
 
 async def test_a_repository_above_the_workspace_is_not_used(tmp_path: Path) -> None:
-    await use(git_tool(tmp_path, None), "init")
+    await use(made(tmp_path), "init")
     (tmp_path / "below").mkdir()
 
-    assert "no repository" in (await used(git_tool(tmp_path / "below", None), "status")).output
+    assert "no repository" in (await used(made(tmp_path / "below"), "status")).output
 
 
 async def test_who_commits_is_the_repositorys_word_if_it_says(git: Tool, tmp_path: Path) -> None:

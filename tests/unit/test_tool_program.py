@@ -120,7 +120,7 @@ def test_the_launcher_needs_only_the_standard_library_and_refuses_with_a_code() 
 
     from turnkeep.tools import confine
 
-    plan = '{"group": "/nowhere/cgroup.procs", "limits": {}, "bubblewrap": false, "program": ["/bin/true"]}'
+    plan = '{"groups": ["/nowhere/cgroup.procs"], "limits": {}, "bubblewrap": false, "programs": true}'
     done = subprocess.run(
         [sys.executable, "-I", "-S", confine.__file__, plan], capture_output=True, text=True, check=False, env={}
     )

@@ -28,6 +28,7 @@ from turnkeep.store.base import Store
 if TYPE_CHECKING:
     from turnkeep.doors.amqp_topology import Sight
     from turnkeep.doors.keys import Key
+    from turnkeep.tools.sandbox import SandboxReport
 
 PATIENCE = 8.0
 """Seconds in which the model's server has to answer."""
@@ -180,14 +181,20 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
         from turnkeep.tools.sandbox import probe
     except ImportError:
         return
-    report = probe()
-    if report.refusal is None:
-        limit = f", processes limited by {report.process_limit}"
-        yield ok("sandbox", f"execute_bash would run under {report.mechanism}{limit}")
-    elif settings.allow_bash:
-        yield failure("sandbox", report.refusal)
-    else:
-        yield ok("sandbox", f"execute_bash is off (here {report.refusal.partition(';')[0]})")
+    report = probe(settings.sandbox)
+    if report.refusal is not None:
+        state = failure if settings.allow_bash else ok
+        yield state(
+            "sandbox", report.refusal if settings.allow_bash else f"execute_bash is off (here {_short(report)})"
+        )
+        return
+    say = warning if settings.sandbox == "outside" or (settings.allow_bash and report.root) else ok
+    root = "; run as an ordinary user, not as root" if say is warning and report.root else ""
+    yield say("sandbox", f"execute_bash would run under {report.description}{root}")
+
+
+def _short(report: SandboxReport) -> str:
+    return (report.refusal or "").partition(";")[0]
 
 
 async def _tools(settings: Settings) -> Finding:

@@ -11,51 +11,71 @@ from pathlib import Path
 from types import ModuleType
 
 from turnkeep.errors import ConfigurationError
+from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.settings import Settings
 from turnkeep.tools import Tool, Toolbox
+from turnkeep.tools.builtin import WORKSPACE_TOOLS, configured_tools
 from turnkeep.tools.declared import DeclaredTools, load_tools
+from turnkeep.tools.toolbox import ALL
 
 
 @asynccontextmanager
 async def kept(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Toolbox]:
     """All tools, with the servers of a file connected as long as this lasts. Raises `ConfigurationError`."""
-    toolbox, declared = _loaded(settings, environment)
-    if declared is None:
-        yield toolbox
-        return
+    toolbox, files = _loaded(settings, environment)
     try:
         async with asyncio.TaskGroup() as group:
-            keeping = group.create_task(declared.keep(toolbox))
+            keeping = [group.create_task(declared.keep(box)) for box, declared in files]
             yield toolbox
-            keeping.cancel()
+            for task in keeping:
+                task.cancel()
     finally:
-        declared.close()
+        for _, declared in files:
+            declared.close()
 
 
 def names(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]:
     """What tools there are, without connecting to anything. Raises `ConfigurationError`."""
-    toolbox, declared = _loaded(settings, environment)
-    servers = [f"{server.settings.name}__…" for server in declared.servers] if declared else []
-    if declared is not None:
+    toolbox, files = _loaded(settings, environment)
+    found = list(toolbox.names)
+    for box, declared in files:
+        found += [f"{server.settings.name}__…" for server in declared.servers] if box is toolbox else []
         declared.close()
-    return (*toolbox.names, *servers)
+    for tenant in settings.tenant_tool_files:
+        found += [f"{name} ({tenant} alone)" for name in toolbox.own(tenant).names]
+    return tuple(found)
 
 
-def _loaded(settings: Settings, environment: Mapping[str, str]) -> tuple[Toolbox, DeclaredTools | None]:
-    toolbox = Toolbox(_built_in(settings))
-    return toolbox, _from_file(settings.tools_file, toolbox, environment) if settings.tools_file else None
+Files = list[tuple[Toolbox, DeclaredTools]]
+"""What files declare beside functions, with the toolbox it belongs into."""
 
 
-def _built_in(settings: Settings) -> list[Tool]:
-    from turnkeep.tools.builtin import builtin_tools
+def _loaded(settings: Settings, environment: Mapping[str, str]) -> tuple[Toolbox, Files]:
+    toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
+    named = [(toolbox, settings.tools_file)] if settings.tools_file else []
+    named += [(toolbox.own(tenant), path) for tenant, path in settings.tenant_tool_files.items()]
+    read = [(box, _from_file(path, box, environment)) for box, path in named]
+    demand_separate(settings, toolbox)
+    return toolbox, [(box, declared) for box, declared in read if declared is not None]
 
-    key = settings.openweather_api_key
-    return builtin_tools(
-        workspace=settings.workspace,
-        bash=settings.allow_bash,
-        weather_key=key.get_secret_value() if key else None,
-        weather_url=settings.openweather_url,
-    )
+
+def demand_separate(settings: Settings, toolbox: Toolbox) -> None:
+    """Tools of the workspace are given to another tenant only where it has a workspace. Raises `ConfigurationError`."""
+    if DEFAULT_TENANT in (settings.tenant_tools or {}):
+        raise ConfigurationError("TURNKEEP_TENANT_TOOLS names the tenant 'default', which has every tool: leave it out")
+    for tenant, names in (settings.tenant_tools or {}).items():
+        given = WORKSPACE_TOOLS & set(toolbox.names) if ALL in names else WORKSPACE_TOOLS & set(names)
+        if given and settings.tenant_workspaces is None:
+            raise ConfigurationError(
+                f"TURNKEEP_TENANT_TOOLS gives tenant {tenant!r} {', '.join(sorted(given))}, but it has no workspace of"
+                " its own: set TURNKEEP_TENANT_WORKSPACES"
+            )
+        unknown = [name for name in names if name != ALL and "__" not in name and name not in toolbox]
+        if unknown:
+            raise ConfigurationError(
+                f"TURNKEEP_TENANT_TOOLS gives tenant {tenant!r} {', '.join(unknown)[:200]}, which no setting turns on;"
+                f" there are: {', '.join(toolbox.names) or 'none'}"
+            )
 
 
 def _from_file(path: Path, toolbox: Toolbox, environment: Mapping[str, str]) -> DeclaredTools | None:

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from turnkeep.doors.app import app
 from turnkeep.doors.guard import access_of
 from turnkeep.doors.outside import outside
+from turnkeep.doors.separation import demand_separation
 from turnkeep.doors.websocket import READ_LIMIT
 from turnkeep.errors import ConfigurationError
 from turnkeep.queue import AssistantMessageQueue
@@ -84,6 +85,7 @@ def _password_in(text: str) -> str | None:
 async def _work(queue: AssistantMessageQueue, ending: asyncio.Event, started: Callable[[str], None]) -> None:
     queue.start_worker()
     async with queue:
+        await demand_separation(queue)
         started("")
         await queue.lives_until(ending)
 
@@ -95,6 +97,7 @@ async def _listen(
         queue.start_worker()
     with bound(queue.settings.host, queue.settings.port) as listener:
         async with queue:
+            await demand_separation(queue)
             await _answer(queue, listener, ending, started)
 
 

@@ -35,7 +35,7 @@ from turnkeep.store.memory import MemoryStore
 from turnkeep.store.timed import timed
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools import Tool, Toolbox
-from turnkeep.tools.builtin import builtin_tools
+from turnkeep.tools.builtin import configured_tools
 from turnkeep.tools.toolbox import Registrable
 from turnkeep.usage import Usage
 
@@ -61,15 +61,7 @@ class OpenAIService:
         self.config = config or create_openai_config()
         self.meter = meter
         settings = self.config.settings
-        key = settings.openweather_api_key
-        self.toolbox = Toolbox(
-            builtin_tools(
-                workspace=settings.workspace,
-                bash=settings.allow_bash,
-                weather_key=key.get_secret_value() if key else None,
-                weather_url=settings.openweather_url,
-            )
-        )
+        self.toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
         self._life = Life(self._live, name="openai-service")
         self._opening = asyncio.Lock()
         self._desks: dict[bool, _Desk] = {}

@@ -2,12 +2,11 @@
 
     python -I -S confine.py PLAN
 
-PLAN is JSON: `program` (argv), `environment`, `directory`, `group` (a cgroup.procs file to join), `limits` (resource
-limits by name), `bubblewrap` (the program is bwrap: hand it the system call filter), `landlock` (else: confine here)
-with `read` and `write` paths, and `processes` (how many more this user may have, where no group counts them).
-
-With Landlock the script stays as a supervisor: when the program ends, or the parent dies or sends SIGTERM, every
-descendant is killed, also those that went to the background or opened a session of their own.
+PLAN is JSON: `program` (argv), `groups` (cgroup.procs files to join), `limits` (resource limits by name), `programs`
+(whether the program may start others), and `bubblewrap`: the program is bwrap, which is handed the system call filter
+and ends everything it has started. Else it runs bare, with `environment`, in `directory`, and `processes` (how many
+more this user may have, where no group counts them); then the script stays as a supervisor: when the program ends, or
+the parent dies or sends SIGTERM, every descendant is killed, also those that opened a session of their own.
 Exit code 125 says that the confinement itself failed; then nothing was started.
 """
 
@@ -34,23 +33,24 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(plan: dict[str, Any]) -> NoReturn:
-    if plan["group"]:
-        with open(plan["group"], "w") as group:
+    for members in plan["groups"]:
+        with open(members, "w") as group:
             group.write("0")
     for name, value in plan["limits"].items():
         _, hard = resource.getrlimit(getattr(resource, name))
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(getattr(resource, name), (allowed, allowed))
     os.umask(0o022)
+    rules = system_call_filter(programs=plan["programs"])
     if plan["bubblewrap"]:
-        start_bubblewrap(plan["program"])
+        start_bubblewrap(plan["program"], rules)
     os.chdir(plan["directory"])
-    sys.exit(supervise(plan))
+    sys.exit(supervise(plan, rules))
 
 
-def start_bubblewrap(program: list[str]) -> NoReturn:
+def start_bubblewrap(program: list[str], rules: bytes) -> NoReturn:
     filters = os.memfd_create("filter", 0)
-    os.write(filters, system_call_filter(shared=False))
+    os.write(filters, rules)
     os.lseek(filters, 0, os.SEEK_SET)
     os.execve(program[0], [program[0], "--seccomp", str(filters), *program[1:]], {})  # noqa: S606 - no shell is wanted
 
@@ -70,14 +70,13 @@ def check(result: int, what: str) -> int:
 # ---------------------------------------------------------------- supervisor
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 36, 38, 22
-PR_CAPBSET_DROP, PR_SET_SECUREBITS = 24, 28
 
 
 class Ended(Exception):
     """the parent wants everything to end"""
 
 
-def supervise(plan: dict[str, Any]) -> int:
+def supervise(plan: dict[str, Any], rules: bytes) -> int:
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Ended
@@ -92,7 +91,7 @@ def supervise(plan: dict[str, Any]) -> int:
             raise Ended
         child = os.fork()
         if child == 0:
-            become(plan)
+            become(plan, rules)
         code = wait_for(child)
     except Ended:
         code = 128 + signal.SIGKILL
@@ -101,18 +100,15 @@ def supervise(plan: dict[str, Any]) -> int:
     return code
 
 
-def become(plan: dict[str, Any]) -> NoReturn:
+def become(plan: dict[str, Any], rules: bytes) -> NoReturn:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         if plan["processes"]:
             most = threads_of(os.getuid()) + plan["processes"]
             resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
-        if os.getuid() == 0:
-            drop_capabilities()
         check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
-        restrict_files(plan["landlock"])
-        apply_filter(system_call_filter(shared=True))
+        apply_filter(rules)
         os.execve(plan["program"][0], plan["program"], plan["environment"])  # noqa: S606 - no shell is wanted
     except BaseException as error:
         tell(error)
@@ -172,58 +168,6 @@ def threads_of(user: int) -> int:
     return count
 
 
-def drop_capabilities() -> None:
-    no_root_locked = 0b1111  # uid 0 gets no capabilities at exec, for good
-    check(libc.prctl(PR_SET_SECUREBITS, no_root_locked, 0, 0, 0), "secure bits")
-    for capability in range(64):
-        if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
-            break
-    header = struct.pack("=II", 0x20080522, 0)
-    check(libc.capset(header, bytes(24)), "capabilities")
-
-
-# ---------------------------------------------------------------- Landlock
-
-LANDLOCK_ABI = 6
-"""The first that keeps signals and abstract sockets inside (Linux 6.12)."""
-
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 14
-MAKE_CHAR, MAKE_SOCK, MAKE_BLOCK = 1 << 6, 1 << 9, 1 << 11
-EVERY_ACCESS = (1 << 16) - 1
-READABLE = EXECUTE | READ_FILE | READ_DIR
-WRITABLE = EVERY_ACCESS & ~(MAKE_CHAR | MAKE_SOCK | MAKE_BLOCK)
-OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
-
-
-def landlock_abi() -> int:
-    return max(0, int(libc.syscall(444, None, 0, 1)))
-
-
-def restrict_files(paths: dict[str, list[str]]) -> None:
-    """Reach only these paths, no TCP port, no process and no abstract socket outside."""
-    if landlock_abi() < LANDLOCK_ABI:
-        raise OSError(f"Landlock {LANDLOCK_ABI} is needed (Linux 6.12), this system has {landlock_abi()}")
-    rules = struct.pack("=QQQ", EVERY_ACCESS, 0b11, 0b11)
-    ruleset = check(libc.syscall(444, rules, len(rules), 0), "landlock ruleset")
-    for path in paths["read"]:
-        allow(ruleset, path, READABLE)
-    for path in paths["write"]:
-        allow(ruleset, path, WRITABLE)
-    check(libc.syscall(446, ruleset, 0), "landlock restrict")
-    os.close(ruleset)
-
-
-def allow(ruleset: int, path: str, access: int) -> None:
-    try:
-        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    if not os.path.isdir(f"/proc/self/fd/{opened}"):
-        access &= OF_FILES
-    check(libc.syscall(445, ruleset, 1, struct.pack("=Qi", access, opened), 0), f"landlock rule for {path}")
-    os.close(opened)
-
-
 # ---------------------------------------------------------------- system calls
 
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
@@ -241,58 +185,101 @@ DENIED = {  # by name: number on x86_64, on aarch64
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
     "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
     "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142),
-    "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "quotactl": (179, 60), "syslog": (103, 116),
-    "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "vhangup": (153, 58),
+    "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "quotactl": (179, 60), "quotactl_fd": (443, 443),
+    "syslog": (103, 116), "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171),
+    "vhangup": (153, 58),
 }
-DENIED_WHERE_SHARED = {  # where processes, sockets and memory of others are in reach
-    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setparam": (142, 118),
-    "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "sched_setaffinity": (203, 122),
-    "migrate_pages": (256, 238), "move_pages": (279, 239),
-    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "mq_unlink": (241, 181),
-    "socket": (41, 198),
+UNKNOWN = {  # what they do is behind a pointer, where no filter sees it; the C library falls back to the older call
+    "clone3": (435, 435), "openat2": (437, 437),
 }
+MODES = {  # the calls that give a file its mode, with the place of that argument
+    "chmod": (90, None, 1), "fchmod": (91, 52, 1), "fchmodat": (268, 53, 2), "fchmodat2": (452, 452, 2),
+    "creat": (85, None, 1), "mkdir": (83, None, 1), "mkdirat": (258, 34, 2),
+    "mknod": (133, None, 1), "mknodat": (259, 33, 2),
+}
+OPENING = {"open": (2, None, 1), "openat": (257, 56, 2)}  # with the place of the flags; the mode is the next argument
+FORKS = {"fork": (57, None), "vfork": (58, None)}
 # fmt: on
-CLONE, CLONE3, IOCTL, PRLIMIT = (56, 220), (435, 435), (16, 29), (302, 261)
-NEW_NAMESPACES = 0x7E020000
+CLONE, IOCTL, SOCKET = (56, 220), (16, 29), (41, 198)
+FAMILIES = {"unix": 1, "inet": 2, "inet6": 10, "netlink": 16}
+"""The only sockets there are: all others, vsock above all, know nothing of network namespaces or are a way in."""
+NEW_NAMESPACES, ONLY_A_THREAD = 0x7E020000, 0x00010000
+CREATES = 0x40 | 0x400000
+"""O_CREAT and O_TMPFILE: without one of them the mode of an open means nothing and may be anything."""
+BEYOND_0777 = 0o7000
+"""Set-user-id, set-group-id, sticky: outside the sandbox they would hand the service's user to others."""
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 
 LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
-EACCES, ENOSYS = 13, 38
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT = 0, 4, 16, 24
+EPERM, EACCES, ENOSYS = 1, 13, 38
+NUMBER, ARCHITECTURE = 0, 4
+
+Line = tuple[int, int, int, int]
+ALLOWED: Line = (RETURN, 0, 0, ALLOW)
 
 
-def system_call_filter(*, shared: bool) -> bytes:
-    """A program for seccomp that refuses what no tool needs; `shared` where there are no namespaces of its own."""
+def system_call_filter(*, programs: bool) -> bytes:
+    """A program for seccomp that refuses what no tool needs; without `programs` also to start another process.
+
+    Whoever cannot make a process cannot run one: git's hooks, filters, drivers, monitors, helpers and nested
+    repositories all begin with a fork, wherever they are configured.
+    """
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         raise OSError(f"no system call filter for {machine}")
     architecture, column = ARCHITECTURES[machine]
-    lines = [(LOAD, 0, 0, ARCHITECTURE), (JUMP_EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
+    lines: list[Line] = [(LOAD, 0, 0, ARCHITECTURE), (JUMP_EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL)]
+    lines += [(LOAD, 0, 0, NUMBER)]
     if machine == "x86_64":
         lines += [(JUMP_AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE | ENOSYS)]  # the x32 twins
-    for numbers in (DENIED | DENIED_WHERE_SHARED if shared else DENIED).values():
+    for numbers in DENIED.values():
         lines += refused(numbers[column], EACCES)
-    lines += refused(CLONE3[column], ENOSYS)  # its flags are behind a pointer; the C library falls back to clone
-    lines += [(JUMP_EQUAL, 0, 4, CLONE[column]), (LOAD, 0, 0, FIRST_ARGUMENT), (JUMP_ANY_BIT, 0, 1, NEW_NAMESPACES)]
-    lines += [(RETURN, 0, 0, REFUSE | EACCES), (RETURN, 0, 0, ALLOW)]
-    if shared:  # only its own limits
-        lines += [(JUMP_EQUAL, 0, 4, PRLIMIT[column]), (LOAD, 0, 0, FIRST_ARGUMENT), (JUMP_EQUAL, 1, 0, 0)]
-        lines += [(RETURN, 0, 0, REFUSE | EACCES), (RETURN, 0, 0, ALLOW)]
-    lines += [(JUMP_EQUAL, 0, 4, IOCTL[column]), (LOAD, 0, 0, SECOND_ARGUMENT), (JUMP_EQUAL, 1, 0, TIOCSTI)]
-    lines += [(JUMP_EQUAL, 0, 1, TIOCLINUX), (RETURN, 0, 0, REFUSE | EACCES), (RETURN, 0, 0, ALLOW)]
-    return b"".join(struct.pack("=HBBI", *line) for line in lines)
+    for numbers in UNKNOWN.values():
+        lines += refused(numbers[column], ENOSYS)
+    for call in MODES.values():
+        lines += only_if(call[column], refuse_bits(call[2], BEYOND_0777, EPERM))
+    for *opening, flags in OPENING.values():
+        creating: list[Line] = [(LOAD, 0, 0, argument(flags)), (JUMP_ANY_BIT, 1, 0, CREATES), ALLOWED]
+        lines += only_if(opening[column], [*creating, *refuse_bits(flags + 1, BEYOND_0777, EPERM)])
+    if not programs:
+        for fork in FORKS.values():
+            lines += refused(fork[column], EPERM)
+        only_threads: list[Line] = [(LOAD, 0, 0, argument(0)), (JUMP_ANY_BIT, 1, 0, ONLY_A_THREAD)]
+        lines += only_if(CLONE[column], [*only_threads, (RETURN, 0, 0, REFUSE | EPERM), ALLOWED])
+    lines += only_if(CLONE[column], refuse_bits(0, NEW_NAMESPACES, EACCES))
+    known = [(JUMP_EQUAL, len(FAMILIES) - place, 0, family) for place, family in enumerate(FAMILIES.values())]
+    lines += only_if(SOCKET[column], [(LOAD, 0, 0, argument(0)), *known, (RETURN, 0, 0, REFUSE | EACCES), ALLOWED])
+    typing: list[Line] = [(LOAD, 0, 0, argument(1)), (JUMP_EQUAL, 1, 0, TIOCSTI), (JUMP_EQUAL, 0, 1, TIOCLINUX)]
+    lines += only_if(IOCTL[column], [*typing, (RETURN, 0, 0, REFUSE | EACCES), ALLOWED])
+    return b"".join(struct.pack("=HBBI", *line) for line in [*lines, ALLOWED])
 
 
-def refused(number: int, code: int) -> list[tuple[int, int, int, int]]:
-    return [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | code)]
+def refused(number: int | None, code: int) -> list[Line]:
+    return [] if number is None else [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | code)]
 
 
-def apply_filter(program: bytes) -> None:
+def only_if(number: int | None, lines: list[Line]) -> list[Line]:
+    """These lines for one call, which have to end it: they leave another word where the number was."""
+    return [] if number is None else [(JUMP_EQUAL, 0, len(lines), number), *lines]
+
+
+def refuse_bits(place: int, bits: int, code: int) -> list[Line]:
+    """Refuse an argument that has one of these bits."""
+    looked: list[Line] = [(LOAD, 0, 0, argument(place)), (JUMP_ANY_BIT, 0, 1, bits)]
+    return [*looked, (RETURN, 0, 0, REFUSE | code), ALLOWED]
+
+
+def argument(place: int) -> int:
+    """Where the lower half of an argument is: flags and modes have no more."""
+    return 16 + 8 * place
+
+
+def apply_filter(rules: bytes) -> None:
     class Program(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ushort), ("lines", ctypes.c_char_p)]
 
-    loaded = Program(len(program) // 8, program)
+    loaded = Program(len(rules) // 8, rules)
     check(libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(loaded), 0, 0), "system call filter")
 
 

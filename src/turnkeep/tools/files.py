@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from turnkeep.errors import ToolFailed
-from turnkeep.tools.base import Tool, tool
-from turnkeep.tools.workspace import Workspace
+from turnkeep.tools.base import Tool, ToolContext, tool
+from turnkeep.tools.workspaces import Workspaces
 
 READ_CAP = 256 * 1024
 WRITE_CAP = 1024 * 1024
@@ -20,25 +20,26 @@ PathArgument = Annotated[str, Field(description="Relative to the workspace, such
 EncodingArgument = Annotated[Encoding | None, Field(description="utf-8 if null; base64 for files that are no text.")]
 
 
-def file_tools(workspace: Workspace) -> list[Tool]:
-    """The two tools of one workspace."""
+def file_tools(workspaces: Workspaces) -> list[Tool]:
+    """The two tools, for the workspace of whoever calls."""
 
     @tool(effect="pure", timeout=10.0, output_cap=READ_CAP * 3 // 2)
-    def read_file(path: PathArgument, encoding: EncodingArgument = None) -> str:
+    def read_file(path: PathArgument, context: ToolContext, encoding: EncodingArgument = None) -> str:
         """Read a file of the workspace, at most 256 kB."""
-        return _decoded(workspace.read(path, READ_CAP), encoding or "utf-8", path)
+        return _decoded(workspaces.of(context.tenant).read(path, READ_CAP), encoding or "utf-8", path)
 
     @tool(effect="idempotent", timeout=10.0)
     def write_file(
         path: PathArgument,
         content: Annotated[str, Field(description="The whole new content.")],
+        context: ToolContext,
         encoding: EncodingArgument = None,
     ) -> str:
         """Write a file of the workspace, replacing it whole. Missing directories are made."""
         data = _encoded(content, encoding or "utf-8")
         if len(data) > WRITE_CAP:
             raise ToolFailed(f"the content has {len(data)} bytes, more than the {WRITE_CAP} that are written")
-        replaced = workspace.write(path, data)
+        replaced = workspaces.of(context.tenant).write(path, data)
         return f"{'replaced' if replaced else 'created'} {path}, {len(data)} bytes"
 
     return [read_file, write_file]

@@ -1,8 +1,10 @@
-"""`git_operation`: version control of the workspace, without anything in the repository being able to run programs.
+"""`git_operation`: version control of the workspace, without anything in it being able to run programs.
 
-The model names a verb, options from a short list, revisions and paths; there is no command line. Hooks are off,
-configuration outside the repository is not read, a repository whose own configuration could start programs is
-refused, and no verb reaches the network. Where a sandbox is available git runs inside it all the same.
+The model names a verb, options from a short list, revisions and paths; there is no command line. git runs in the
+sandbox and may not start another process there: hooks, filters, drivers, monitors, submodules and repositories within
+the repository, whose configuration nobody looks at, all need one. Besides, hooks are off, configuration outside the
+repository is not read, a repository whose own configuration could start programs is refused by name, and no verb
+reaches the network.
 """
 
 from __future__ import annotations
@@ -10,16 +12,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from turnkeep.errors import ToolFailed
-from turnkeep.tools import program, threads
-from turnkeep.tools.base import Tool, tool
-from turnkeep.tools.sandbox import Sandbox
+from turnkeep.tools import threads
+from turnkeep.tools.base import Tool, ToolContext, tool
+from turnkeep.tools.program import Finished
+from turnkeep.tools.sandbox import Program, Sandbox
 from turnkeep.tools.workspace import Workspace
+from turnkeep.tools.workspaces import Workspaces
 
 TIMEOUT = 30.0
 OUTPUT_CAP = 64 * 1024
@@ -115,20 +119,27 @@ _ENVIRONMENT = {
 }
 
 
-def git_tool(root: Path, sandbox: Sandbox | None, *, name: str = "turnkeep", email: str = "turnkeep@localhost") -> Tool:
-    """The tool of one workspace. `name` and `email` sign commits where the repository does not say who does."""
-    repository = Repository(Workspace(root), sandbox, name, email)
+def git_tool(
+    workspaces: Workspaces, sandbox: Sandbox, *, name: str = "turnkeep", email: str = "turnkeep@localhost"
+) -> Tool:
+    """The tool, for the workspace of whoever calls. `name` and `email` sign commits where the repository does not say
+    who does.
+    """
+    program = shutil.which("git", path=f"{os.defpath}:/usr/local/bin") or "git"
+    identity = {"user.name": name, "user.email": email}
 
     @tool(effect="effect", timeout=TIMEOUT + 10.0, output_cap=OUTPUT_CAP + 1024)
     async def git_operation(
         operation: Verb,
+        context: ToolContext,
         arguments: Annotated[list[str] | None, Field(description="Options, then revisions or branch names.")] = None,
         paths: Annotated[list[str] | None, Field(description="Relative to the workspace; '.' is everything.")] = None,
         message: Annotated[str | None, Field(description="For commit, and for tag to annotate it.")] = None,
     ) -> str:
         """Use git in the workspace: status, add, commit, diff, log and more. Nothing reaches the network."""
         words = command_words(operation, arguments or [], paths or [], message)
-        return await repository.run(operation, words)
+        workspace = await threads.shared.run(lambda: workspaces.of(context.tenant))
+        return await Repository(workspace, sandbox, program, identity).run(operation, words)
 
     return git_operation
 
@@ -184,11 +195,11 @@ def _path(path: str) -> str:
 class Repository:
     """The repository of a workspace: its directory is ``.git`` directly beneath the root and nothing else."""
 
-    def __init__(self, workspace: Workspace, sandbox: Sandbox | None, name: str, email: str) -> None:
+    def __init__(self, workspace: Workspace, sandbox: Sandbox, program: str, identity: Mapping[str, str]) -> None:
         self._workspace = workspace
         self._sandbox = sandbox
-        self._identity = {"user.name": name, "user.email": email}
-        self._git = shutil.which("git", path=f"{os.defpath}:/usr/local/bin") or "git"
+        self._program = program
+        self._identity = identity
 
     async def run(self, operation: str, words: list[str]) -> str:
         """What git says. A repository that is no plain directory, or could start programs, is refused."""
@@ -218,19 +229,17 @@ class Repository:
             )
         return names
 
-    async def _started(self, words: list[str]) -> program.Finished:
-        root = self._sandbox.inside(self._workspace.root) if self._sandbox else str(self._workspace.root)
+    async def _started(self, words: list[str]) -> Finished:
+        root = self._sandbox.inside(self._workspace.root)
         own = {"GIT_DIR": f"{root}/.git", "GIT_COMMON_DIR": f"{root}/.git", "GIT_WORK_TREE": root}
-        environment = {**_ENVIRONMENT, **own, "GIT_CEILING_DIRECTORIES": os.path.dirname(root)}
-        command = [self._git, *words]
-        if self._sandbox:
-            return await self._sandbox.run(
-                command, self._workspace.root, timeout=TIMEOUT, output_cap=OUTPUT_CAP, environment=environment
+        return await self._sandbox.run(
+            Program(
+                words=[self._program, *words],
+                workspace=self._workspace.root,
+                timeout=TIMEOUT,
+                output_cap=OUTPUT_CAP,
+                environment={**_ENVIRONMENT, **own, "GIT_CEILING_DIRECTORIES": os.path.dirname(root)},
+                programs=False,
+                watch=self._workspace.quota.exceeded,
             )
-        return await program.run(
-            command,
-            environment=environment,
-            directory=str(self._workspace.root),
-            timeout=TIMEOUT,
-            output_cap=OUTPUT_CAP,
         )

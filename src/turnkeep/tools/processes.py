@@ -1,7 +1,8 @@
-"""A limit on the number of processes that a program and everything it starts may have.
+"""Limits on how many processes and how much memory a program and everything it starts may have.
 
-`execute_bash` runs under one of two: a pids cgroup of its own, or, for an ordinary user, the resource limit of the
-user. The resource limit does not hold back root, so root without cgroups has none.
+`execute_bash` runs under one of two: cgroups of its own, or, for an ordinary user, the resource limit of the user. The
+resource limit does not hold back root, so root without cgroups has none. Memory of all processes together is held by a
+cgroup only (version 2, or the memory controller of version 1); without one each process has its own limit.
 """
 
 from __future__ import annotations
@@ -24,39 +25,41 @@ ABANDONED = 600.0
 """Seconds after which an empty group belongs to nobody."""
 
 Kind = Literal["cgroup", "user limit"]
+Controller = Literal["pids", "memory"]
+
+_MEMORY_FILES = ("memory.max", "memory.limit_in_bytes")
+"""Version 2, version 1."""
+_SWAP_FILES = (("memory.swap.max", "0"), ("memory.memsw.limit_in_bytes", str(MEMORY)))
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A cgroup for one program."""
+    """The cgroups of one program: one that counts all, or one for each controller."""
 
-    path: Path
+    paths: tuple[Path, ...]
 
     @property
-    def members(self) -> Path:
-        return self.path / "cgroup.procs"
+    def members(self) -> tuple[Path, ...]:
+        """The files that a process joins by."""
+        return tuple(path / "cgroup.procs" for path in self.paths)
 
     def kill(self) -> None:
         """End every process in it; no new one can start any more."""
-        with suppress(OSError):
-            (self.path / "pids.max").write_text("0")
-        with suppress(OSError):
-            (self.path / "cgroup.kill").write_text("1")
-        with suppress(OSError):
-            for process in self.members.read_text().split():
-                with suppress(ProcessLookupError):
-                    os.kill(int(process), signal.SIGKILL)
+        for path in self.paths:
+            with suppress(OSError):
+                (path / "pids.max").write_text("0")
+            with suppress(OSError):
+                (path / "cgroup.kill").write_text("1")
+            with suppress(OSError):
+                for process in (path / "cgroup.procs").read_text().split():
+                    with suppress(ProcessLookupError):
+                        os.kill(int(process), signal.SIGKILL)
 
     def removed(self) -> bool:
         """Kill what is left and remove the group. False while somebody is still on the way out: ask again."""
         self.kill()
-        try:
-            self.path.rmdir()
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        return True
+        left = [path for path in self.paths if not _removed(path)]
+        return not left
 
     def remove(self) -> None:
         """Remove the group, waiting up to two seconds for those who are on the way out. Blocking."""
@@ -68,45 +71,86 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimit:
-    """How processes are counted here."""
+    """How processes and memory are counted here: below these cgroups, or, for processes, by the user's limit."""
 
     kind: Kind
-    parent: Path | None = None
+    pids: Path | None = None
+    memory: Path | None = None
 
     def group(self, most: int = MOST_PROCESSES) -> Group | None:
-        """A group for one program; whoever asked removes it. None with a user limit."""
-        return None if self.parent is None else _made(self.parent, most)
+        """A group for one program; whoever asked removes it. None where no cgroup counts anything."""
+        made: list[Path] = []
+        try:
+            for parent in dict.fromkeys(path for path in (self.pids, self.memory) if path is not None):
+                made.append(_made(parent, most))
+        except BaseException:
+            Group(tuple(made)).remove()
+            raise
+        return Group(tuple(made)) if made else None
 
 
 def process_limit(user: int | None = None) -> ProcessLimit | None:
     """The limit this process can set for others; None if there is none, and then no shell may run."""
-    for parent in _candidates():
-        if _usable(parent):
-            return ProcessLimit("cgroup", parent)
-    return ProcessLimit("user limit") if (os.getuid() if user is None else user) != 0 else None
+    pids = next((parent for parent in _candidates("pids") if _usable(parent, "pids")), None)
+    memory = next((parent for parent in _candidates("memory") if _usable(parent, "memory")), None)
+    if pids is not None:
+        return ProcessLimit("cgroup", pids, memory)
+    return ProcessLimit("user limit", None, memory) if (os.getuid() if user is None else user) != 0 else None
 
 
-def _made(parent: Path, most: int) -> Group:
+def _made(parent: Path, most: int) -> Path:
+    """A group with every limit that can be set there."""
     path = parent / f"turnkeep-{secrets.token_hex(8)}"
     path.mkdir()
+    limits = [("pids.max", str(most)), *((name, str(MEMORY)) for name in _MEMORY_FILES), *_SWAP_FILES]
+    for name, value in limits:
+        with suppress(OSError):  # each hierarchy has files of its own; `_usable` has looked whether ours are there
+            _set(path / name, value)
+    return path
+
+
+def _set(file: Path, value: str) -> None:
+    """Write to a file that is there: a cgroup's files come with it, and one that is missing cannot be made."""
+    with file.open("r+") as opened:
+        opened.write(value)
+
+
+def _removed(path: Path) -> bool:
     try:
-        (path / "pids.max").write_text(str(most))
-        with suppress(OSError):  # version 2 counts memory in the same group, where the controller is enabled
-            (path / "memory.max").write_text(str(MEMORY))
-    except BaseException:
         path.rmdir()
-        raise
-    return Group(path)
-
-
-def _usable(parent: Path) -> bool:
-    try:
-        group = _made(parent, 1)
+    except FileNotFoundError:
+        return True
     except OSError:
         return False
-    group.remove()
-    _sweep(parent)
     return True
+
+
+def _usable(parent: Path, controller: Controller) -> bool:
+    """Whether a group below it counts what it should."""
+    try:
+        path = _made(parent, 1)
+    except OSError:
+        return False
+    try:
+        return _limited(path, controller)
+    finally:
+        Group((path,)).remove()
+        _sweep(parent)
+
+
+def _limited(path: Path, controller: Controller) -> bool:
+    if controller == "pids":
+        return _number(path / "pids.max") == 1
+    return any(0 < _number(path / name) <= MEMORY for name in _MEMORY_FILES)
+
+
+def _number(file: Path) -> int:
+    """What a limit is now; 0 where there is none."""
+    try:
+        said = file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return 0
+    return int(said) if said.isdigit() else 0
 
 
 def _sweep(parent: Path) -> None:
@@ -118,35 +162,35 @@ def _sweep(parent: Path) -> None:
                 left.rmdir()
 
 
-def _candidates() -> Iterator[Path]:
-    """Cgroups below which one with a pids limit might be made."""
+def _candidates(controller: Controller) -> Iterator[Path]:
+    """Cgroups below which one with such a limit might be made."""
     try:
         own = Path("/proc/self/cgroup").read_text(encoding="utf-8")
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     except OSError:
         return
-    yield from candidates(own, mounts)
+    yield from candidates(own, mounts, controller)
 
 
-def candidates(own: str, mounts: str) -> Iterator[Path]:
+def candidates(own: str, mounts: str, controller: Controller) -> Iterator[Path]:
     """From the texts of /proc/self/cgroup and mountinfo: the own cgroup of each hierarchy, then those above it."""
     lines = [line.split(":", 2) for line in own.splitlines()]
     groups = {name: path for _, names, path in lines for name in names.split(",")}
-    for mount, root, controller in _mounts(mounts):
-        path = groups.get(controller, "/")
+    for mount, root, name in _mounts(mounts, controller):
+        path = groups.get(name, "/")
         with suppress(ValueError):
             path = "/" + str(Path(path).relative_to(root))
         below = Path(os.path.normpath(f"{mount}/{path}"))
         yield from (level for level in (below, *below.parents) if level == mount or mount in level.parents)
 
 
-def _mounts(text: str) -> Iterator[tuple[Path, str, str]]:
-    """Where groups that can count processes are mounted, the root of the mount, and the controller (v2 has no name)."""
+def _mounts(text: str, controller: Controller) -> Iterator[tuple[Path, str, str]]:
+    """Where groups with this controller are mounted, the root of the mount, and its name (version 2 has none)."""
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         _, _, _, root, mount, *_ = before.split(" ")
-        if kind == "cgroup" and "pids" in options.split(","):
-            yield Path(mount), root, "pids"
+        if kind == "cgroup" and controller in options.split(","):
+            yield Path(mount), root, controller
         elif kind == "cgroup2":
             yield Path(mount), root, ""

@@ -6,11 +6,13 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 Stop = Callable[[asyncio.subprocess.Process], None]
+Watch = Callable[[], Awaitable[str]]
+"""Returns, when a program has to end, why."""
 
 _GRACE = 5.0
 """Seconds within which a program that was told to stop must be gone."""
@@ -18,15 +20,17 @@ _GRACE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a program ended. `exit_code` is None if it was stopped because its time was up."""
+    """How a program ended. `exit_code` is None if it was stopped: because its time was up, or for this `reason`."""
 
     exit_code: int | None
     output: str
+    reason: str = ""
 
     def told(self, seconds: float) -> str:
         """The output for the model, with the exit code in front unless it is 0."""
         if self.exit_code is None:
-            return f"stopped after {seconds:g} seconds; everything it started was ended\n{self.output}"
+            why = f": {self.reason}" if self.reason else f" after {seconds:g} seconds"
+            return f"stopped{why}; everything it started was ended\n{self.output}"
         if self.exit_code:
             code = self.exit_code if self.exit_code > 0 else 128 - self.exit_code
             return f"exit code {code}\n{self.output}"
@@ -48,6 +52,7 @@ async def run(
     output_cap: int,
     descriptors: Sequence[int] = (),
     stop: Stop = kill_group,
+    watch: Watch | None = None,
 ) -> Finished:
     """Run a program with nothing to read from; output and errors are one text.
 
@@ -55,17 +60,40 @@ async def run(
     """
     process = await _started(words, environment, directory, descriptors, stop)
     collected = HeadAndTail(output_cap)
-    stopped = False
+    stopped, reason = False, ""
     try:
         async with asyncio.timeout(timeout):
-            await _read(process, collected)
-            await process.wait()
+            reason = await _ended(process, collected, watch)
     except TimeoutError:
         stopped = True
     finally:
         stop(process)
         await _gone(process, collected)
-    return Finished(None if stopped else process.returncode, collected.text())
+    return Finished(None if stopped or reason else process.returncode, collected.text(), reason)
+
+
+async def _ended(process: asyncio.subprocess.Process, collected: HeadAndTail, watch: Watch | None) -> str:
+    """Return when the program has ended ("") or has to (why)."""
+    if watch is None:
+        await _finished(process, collected)
+        return ""
+    async with asyncio.TaskGroup() as group:
+        finished = group.create_task(_finished(process, collected))
+        watched = group.create_task(_reason(watch))
+        await asyncio.wait((finished, watched), return_when=asyncio.FIRST_COMPLETED)
+        ended, reason = finished.done(), watched.result() if watched.done() else ""
+        finished.cancel()
+        watched.cancel()
+    return "" if ended else reason
+
+
+async def _reason(watch: Watch) -> str:
+    return await watch()
+
+
+async def _finished(process: asyncio.subprocess.Process, collected: HeadAndTail) -> None:
+    await _read(process, collected)
+    await process.wait()
 
 
 async def _started(
@@ -105,8 +133,7 @@ async def _gone(process: asyncio.subprocess.Process, collected: HeadAndTail) -> 
     """Wait for the end; whoever does not leave in time is killed."""
     try:
         async with asyncio.timeout(_GRACE):
-            await _read(process, collected)
-            await process.wait()
+            await _finished(process, collected)
     except TimeoutError:
         kill_group(process)
 

@@ -1,8 +1,11 @@
 """A place where programs of the model run: they see system programs and the workspace, and nothing else.
 
-Preferred is bubblewrap: namespaces of their own, no network, an empty environment. Where it is missing, Landlock and
-a system call filter keep them in, from Linux 6.12. In both, everything that a program has started ends with it.
-`probe` tries what works here by doing it. Linux only; elsewhere nothing is available.
+It is bubblewrap: namespaces of their own, no network, an empty environment, a system call filter, limits. Everything
+that a program has started ends with it. `probe` tries what works here by doing it. Linux only; elsewhere, and where
+bubblewrap is missing, there is none, and what needs one is not offered.
+
+Where the process itself is the sandbox (a container that the operator vouches for), `outside` runs programs bare: with
+the same limits and an empty environment, but with all that this process can reach. Never as root, never by default.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ from typing import Any, Literal
 
 from turnkeep.tools import threads
 from turnkeep.tools.processes import MOST_PROCESSES, Group, Kind, ProcessLimit, process_limit
-from turnkeep.tools.program import Finished, kill_group, run
+from turnkeep.tools.program import Finished, Watch, kill_group, run
 from turnkeep.tools.workspace import openat2_works
 
-Mechanism = Literal["bubblewrap", "landlock"]
+Mechanism = Literal["bubblewrap", "outside"]
 
 INSIDE = "/workspace"
 """Where a program under bubblewrap finds the workspace."""
@@ -46,33 +49,34 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TERM"
 _LAUNCHER = Path(__file__).with_name("confine.py")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxReport:
-    """What works on this machine, found out by trying it; `doctor` shows it."""
+    """What works on this machine, found out by trying it; `doctor` shows it.
+
+    `refused` says why the mechanism that was asked for cannot be had; None if it can.
+    """
 
     openat2: bool
-    bubblewrap: str
-    """"ok", or why not."""
-    landlock: str
+    asked: Mechanism
+    refused: str | None
     process_limit: Kind | None
+    total_memory: bool = False
+    """Whether the memory of all processes together is limited."""
+    root: bool = False
 
     @property
     def mechanism(self) -> Mechanism | None:
-        if self.bubblewrap == "ok":
-            return "bubblewrap"
-        return "landlock" if self.landlock == "ok" else None
+        return self.asked if self.refused is None else None
 
     @property
     def refusal(self) -> str | None:
         """Why `execute_bash` cannot be offered here, as a sentence with what to do; None if it can."""
-        if self.mechanism is None:
-            return (
-                f"execute_bash needs bubblewrap ({self.bubblewrap}) or Landlock ({self.landlock});"
-                " install bubblewrap 0.8 or newer, or leave bash off"
-            )
+        if self.refused is not None and self.asked == "outside":
+            return f"execute_bash cannot run outside a sandbox: {self.refused}"
+        if self.refused is not None:
+            return f"execute_bash needs bubblewrap ({self.refused}); install bubblewrap 0.8 or newer, or leave bash off"
         if self.process_limit is None:
             return (
                 "execute_bash needs a limit on processes: run as an ordinary user, or let this process make pids"
@@ -80,24 +84,55 @@ class SandboxReport:
             )
         return None
 
+    @property
+    def description(self) -> str:
+        """What holds programs here, for people."""
+        bare = " (bare: with all that this process can reach)" if self.mechanism == "outside" else ""
+        memory = "2 GB in all" if self.total_memory else "2 GB for each process, together NOT limited"
+        return f"{self.mechanism}{bare}, processes limited by {self.process_limit}, memory {memory}"
 
-def probe() -> SandboxReport:
+
+def probe(asked: Mechanism = "bubblewrap") -> SandboxReport:
     """Try everything once. Blocking, some ten milliseconds each."""
     if not sys.platform.startswith("linux"):
-        return SandboxReport(False, "only on Linux", "only on Linux", None)
+        return SandboxReport(False, asked, "only on Linux", None)
     limit = process_limit()
+    root = os.geteuid() == 0
+    refused = _tried(asked, limit)
+    if asked == "outside" and root:
+        refused = "never as root; run as an ordinary user, or unset TURNKEEP_SANDBOX"
     return SandboxReport(
         openat2=openat2_works(),
-        bubblewrap=_tried("bubblewrap", limit),
-        landlock=_tried("landlock", limit),
+        asked=asked,
+        refused=refused,
         process_limit=limit.kind if limit else None,
+        total_memory=limit is not None and limit.memory is not None,
+        root=root,
     )
 
 
-def sandbox(report: SandboxReport | None = None, *, mechanism: Mechanism | None = None) -> Sandbox | None:
+def sandbox(report: SandboxReport | None = None) -> Sandbox | None:
     """The sandbox of this machine, or None if it has none."""
-    chosen = mechanism or (report or probe()).mechanism
-    return Sandbox(chosen, process_limit()) if chosen else None
+    mechanism = (report or probe()).mechanism
+    return Sandbox(mechanism, process_limit()) if mechanism else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A program to start: its words, in which directory, with which environment.
+
+    `programs`: whether it may start others. `shielded` is a descriptor of the directory ``.git`` there, to be
+    read-only inside. `watch` ends it before its time.
+    """
+
+    words: Sequence[str]
+    workspace: Path
+    timeout: float
+    output_cap: int
+    environment: Mapping[str, str]
+    programs: bool = True
+    shielded: int | None = None
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,32 +146,21 @@ class Sandbox:
         """The path under which a program finds the workspace."""
         return INSIDE if self.mechanism == "bubblewrap" else str(workspace)
 
-    async def run(
-        self,
-        program: Sequence[str],
-        workspace: Path,
-        *,
-        timeout: float,
-        output_cap: int,
-        environment: Mapping[str, str] | None = None,
-        shielded: int | None = None,
-    ) -> Finished:
+    async def run(self, program: Program) -> Finished:
         """Run a program with the workspace as its directory and nothing to read from; output and errors in one.
 
-        `shielded` is a descriptor of the directory ``.git`` there, to be read-only inside (bubblewrap only).
         Guarantees: when this returns or is cancelled, nothing that the program started is left.
         """
         async with self._scratch() as scratch, self._grouped() as group:
-            told = {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch, **(environment or {})}
-            plan = self._plan(program, workspace, told, scratch=scratch, group=group, shielded=shielded)
             return await run(
-                _command(plan),
+                _command(self._plan(program, scratch=scratch, group=group)),
                 environment={},
                 directory="/",
-                timeout=timeout,
-                output_cap=output_cap,
-                descriptors=() if shielded is None else (shielded,),
-                stop=_end_supervised if self.mechanism == "landlock" else kill_group,
+                timeout=program.timeout,
+                output_cap=program.output_cap,
+                descriptors=() if program.shielded is None else (program.shielded,),
+                stop=_end_supervised if self.mechanism == "outside" else kill_group,
+                watch=program.watch,
             )
 
     @asynccontextmanager
@@ -160,38 +184,27 @@ class Sandbox:
             if group is not None and not group.removed():
                 await threads.shared.run(group.remove)
 
-    def _plan(
-        self,
-        program: Sequence[str],
-        workspace: Path,
-        environment: Mapping[str, str],
-        *,
-        scratch: str,
-        group: Group | None,
-        shielded: int | None = None,
-    ) -> dict[str, Any]:
-        common: dict[str, Any] = {"group": str(group.members) if group else None, "limits": LIMITS}
+    def _plan(self, program: Program, *, scratch: str, group: Group | None) -> dict[str, Any]:
+        environment = {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch, **program.environment}
+        common: dict[str, Any] = {
+            "groups": [str(members) for members in group.members] if group else [],
+            "limits": LIMITS,
+            "programs": program.programs,
+        }
         if self.mechanism == "bubblewrap":
-            wrapped = _bubblewrap(program, workspace, environment, shielded)
-            return {**common, "bubblewrap": True, "program": wrapped}
+            return {**common, "bubblewrap": True, "program": _bubblewrap(program, environment)}
         counted = self.limit is not None and self.limit.kind == "user limit"
         return {
             **common,
             "bubblewrap": False,
-            "program": list(program),
-            "environment": dict(environment),
-            "directory": str(workspace),
-            "landlock": {
-                "read": [*_SYSTEM, *_SYSTEM_FILES],
-                "write": [str(workspace), scratch, *_DEVICES],
-            },
+            "program": list(program.words),
+            "environment": environment,
+            "directory": str(program.workspace),
             "processes": MOST_PROCESSES if counted else None,
         }
 
 
-def _bubblewrap(
-    program: Sequence[str], workspace: Path, environment: Mapping[str, str], shielded: int | None
-) -> list[str]:
+def _bubblewrap(program: Program, environment: Mapping[str, str]) -> list[str]:
     words = [_bwrap() or "bwrap"]
     words += ["--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
     words += ["--cap-drop", "ALL", "--hostname", "workspace"]
@@ -203,13 +216,14 @@ def _bubblewrap(
     for path in _SYSTEM_FILES:
         words += ["--ro-bind-try", path, path]
     words += ["--proc", "/proc", "--dev", "/dev", "--size", str(SCRATCH), "--tmpfs", "/dev/shm"]  # noqa: S108 - inside
-    words += ["--size", str(SCRATCH), "--tmpfs", "/tmp", "--bind", str(workspace), INSIDE]  # noqa: S108 - inside
-    if shielded is not None:
-        words += ["--ro-bind-fd", str(shielded), f"{INSIDE}/.git"]
-    words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", INSIDE]
+    words += ["--size", str(SCRATCH), "--tmpfs", "/tmp", "--bind", str(program.workspace), INSIDE]  # noqa: S108 - inside
+    if program.shielded is not None:
+        words += ["--ro-bind-fd", str(program.shielded), f"{INSIDE}/.git"]
+    # /proc too: the kernel's settings (core_pattern …) ask for the user alone, and root's user is root's everywhere
+    words += ["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", INSIDE]
     for name, value in environment.items():
         words += ["--setenv", name, value]
-    return [*words, "--", *program]
+    return [*words, "--", *program.words]
 
 
 def _bwrap() -> str | None:
@@ -231,7 +245,7 @@ def can_shield() -> bool:
 
 
 def _end_supervised(process: asyncio.subprocess.Process) -> None:
-    """The supervisor of Landlock is asked to end: only it finds what has left the process group."""
+    """The supervisor of a bare program is asked to end: only it finds what has left the process group."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
 
@@ -248,8 +262,8 @@ def _interpreter() -> str:
     return "python3"
 
 
-def _tried(mechanism: Mechanism, limit: ProcessLimit | None) -> str:
-    """The word "ok" if a program runs inside, else the reason in one line."""
+def _tried(mechanism: Mechanism, limit: ProcessLimit | None) -> str | None:
+    """None if a program runs inside, else the reason in one line."""
     if mechanism == "bubblewrap" and _bwrap() is None:
         return "not installed"
     with tempfile.TemporaryDirectory(prefix="turnkeep-") as directory:
@@ -257,22 +271,22 @@ def _tried(mechanism: Mechanism, limit: ProcessLimit | None) -> str:
         try:
             counted = mechanism == "bubblewrap" and limit is not None and limit.kind == "user limit"
             first = f"ulimit -u {MOST_PROCESSES} && " if counted else ""
-            program = ["/bin/bash", "-c", f"{first}/bin/true && /bin/true"]
-            plan = Sandbox(mechanism, limit)._plan(
-                program, Path(directory), ENVIRONMENT, scratch=directory, group=group
-            )
-            return _tried_plan(plan)
+            words = ["/bin/bash", "-c", f"{first}/bin/true && /bin/true"]
+            trial = Program(words=words, workspace=Path(directory), timeout=20, output_cap=0, environment={})
+            return _tried_plan(Sandbox(mechanism, limit)._plan(trial, scratch=directory, group=group))
         finally:
             if group:
                 group.remove()
 
 
-def _tried_plan(plan: Mapping[str, Any]) -> str:
+def _tried_plan(plan: Mapping[str, Any]) -> str | None:
     try:
         done = subprocess.run(  # noqa: S603 - a fixed program
             _command(plan), capture_output=True, text=True, timeout=20, env={}, cwd="/", check=False
         )
     except (OSError, subprocess.SubprocessError) as error:
         return f"cannot be started ({type(error).__name__})"
+    if done.returncode == 0:
+        return None
     said = (done.stderr or done.stdout).strip().splitlines()
-    return "ok" if done.returncode == 0 else (said[0][:200] if said else f"exit code {done.returncode}")
+    return said[0][:200] if said else f"exit code {done.returncode}"

@@ -1,18 +1,18 @@
-"""`execute_bash`: a command of the model, run in a sandbox without network that sees only the workspace."""
+"""`execute_bash`: a command of the model, run in the sandbox, where it sees the workspace and no network."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from turnkeep.errors import ConfigurationError, ToolFailed
-from turnkeep.tools import workspace as workspaces
-from turnkeep.tools.base import Tool, tool
+from turnkeep.tools import threads
+from turnkeep.tools.base import Tool, ToolContext, tool
 from turnkeep.tools.processes import MOST_PROCESSES
-from turnkeep.tools.sandbox import Sandbox, can_shield
+from turnkeep.tools.sandbox import Program, Sandbox, can_shield
+from turnkeep.tools.workspaces import Workspaces
 
 TIMEOUT = 30.0
 OUTPUT_CAP = 64 * 1024
@@ -22,16 +22,16 @@ _FIRST = f'ulimit -u {MOST_PROCESSES} 2>/dev/null; exec /bin/bash --noprofile --
 """Under bubblewrap the limit counts within its own user namespace; root is held by a cgroup instead."""
 
 
-def bash_tool(root: Path, sandbox: Sandbox, *, timeout: float = TIMEOUT) -> Tool:
-    """The tool of one workspace. Refuses to exist where processes cannot be counted."""
+def bash_tool(workspaces: Workspaces, sandbox: Sandbox, *, timeout: float = TIMEOUT) -> Tool:
+    """The tool, for the workspace of whoever calls. Refuses to exist where processes cannot be counted."""
     if sandbox.limit is None:
         raise ConfigurationError("execute_bash needs a limit on processes, and this process cannot set one")
-    workspace = workspaces.Workspace(root)
     shields = sandbox.mechanism == "bubblewrap" and can_shield()
 
     @tool(effect="effect", timeout=timeout + 10.0, output_cap=OUTPUT_CAP + 1024)
     async def execute_bash(
         command: Annotated[str, Field(description="A bash command or script.")],
+        context: ToolContext,
         seconds: Annotated[
             float | None, Field(description="Stop it after this time; null for the most allowed.")
         ] = None,
@@ -39,15 +39,25 @@ def bash_tool(root: Path, sandbox: Sandbox, *, timeout: float = TIMEOUT) -> Tool
         """Run a bash command in the workspace. There is no network; nothing it starts outlives it."""
         _demand_sane(command)
         given = min(timeout, seconds) if seconds is not None and seconds > 0 else timeout
-        program = _program(command, sandbox)
+        workspace = await threads.shared.run(lambda: workspaces.of(context.tenant))
         with workspace.held(".git") if shields else nullcontext() as git:
-            finished = await sandbox.run(program, workspace.root, timeout=given, output_cap=OUTPUT_CAP, shielded=git)
+            finished = await sandbox.run(
+                Program(
+                    words=_words(command, sandbox),
+                    workspace=workspace.root,
+                    timeout=given,
+                    output_cap=OUTPUT_CAP,
+                    environment={},
+                    shielded=git,
+                    watch=workspace.quota.exceeded,
+                )
+            )
         return finished.told(given)
 
     return execute_bash
 
 
-def _program(command: str, sandbox: Sandbox) -> list[str]:
+def _words(command: str, sandbox: Sandbox) -> list[str]:
     shell = ["/bin/bash", "--noprofile", "--norc", "-c"]
     if sandbox.mechanism == "bubblewrap":
         return [*shell, _FIRST, "bash", command]

@@ -1,4 +1,4 @@
-"""The tools of a queue: registered by name, listed for the model, found for a call.
+"""The tools of a queue: registered by name, listed for the model, found for a call, each for the tenants that may.
 
 Plain functions, `Tool` values and dict definitions can be registered. Calls whose name is not registered go to the
 catch-all, if there is one.
@@ -10,17 +10,32 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from turnkeep.errors import ConfigurationError
+from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.tools.base import Spec, Tool, from_dict, tool
 from turnkeep.tools.execution import CatchAll
 
 Registrable = Tool | Mapping[str, Any] | Callable[..., Any]
 
+ALL = "*"
+"""As a tenant: every other one; as a tool: every tool, and the catch-all."""
+
 
 class Toolbox:
-    """Tools by name. A change counts from the next step of every run; calls that run keep their tool."""
+    """Tools by name. A change counts from the next step of every run; calls that run keep their tool.
 
-    def __init__(self, tools: Iterable[Registrable] = (), *, handle_requires_action: CatchAll | None = None) -> None:
+    They are the default tenant's. `tenants` names the tools that others may use as well; who is not named has none.
+    """
+
+    def __init__(
+        self,
+        tools: Iterable[Registrable] = (),
+        *,
+        handle_requires_action: CatchAll | None = None,
+        tenants: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
         self._tools: dict[str, Tool] = {}
+        self._tenants = dict(tenants or {})
+        self._own: dict[str, Toolbox] = {}
         self._catch_all = handle_requires_action
         for one in tools:
             self.register(one)
@@ -37,21 +52,40 @@ class Toolbox:
         """Whether there was one."""
         return self._tools.pop(name, None) is not None
 
+    def of(self, tenant: str) -> Toolbox:
+        """What a tenant's runs may use, as it changes."""
+        return self if tenant == DEFAULT_TENANT else TenantTools(self, tenant)
+
+    def own(self, tenant: str) -> Toolbox:
+        """The tools that one tenant alone has, to register them in."""
+        return self if tenant == DEFAULT_TENANT else self._own.setdefault(tenant, Toolbox())
+
+    def allowed(self, tenant: str) -> Collection[str]:
+        """The names that a tenant other than the default one may use of the shared tools."""
+        return self._tenants.get(tenant, self._tenants.get(ALL, ()))
+
+    def share(self, tenants: Mapping[str, Collection[str]]) -> None:
+        """Say anew which of the shared tools other tenants may use."""
+        self._tenants = dict(tenants)
+
     def get(self, name: str) -> Tool | None:
-        return self._tools.get(name)
+        return self._known().get(name)
 
     def __iter__(self) -> Iterator[Tool]:
-        return iter(tuple(self._tools.values()))
+        return iter(tuple(self._known().values()))
 
     def __len__(self) -> int:
-        return len(self._tools)
+        return len(self._known())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._tools
+        return name in self._known()
+
+    def _known(self) -> Mapping[str, Tool]:
+        return self._tools
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._tools)
+        return tuple(self._known())
 
     def specs(self, enabled: Collection[str] | None = None) -> list[Spec]:
         """What the model is told: all tools, or those of an assistant that are registered, in order of registration."""
@@ -59,7 +93,7 @@ class Toolbox:
 
     def missing(self, enabled: Collection[str]) -> list[str]:
         """Names that an assistant enables and nobody has registered: the catch-all's, or a mistake to report."""
-        return [name for name in enabled if name not in self._tools]
+        return [name for name in enabled if name not in self._known()]
 
     @property
     def catches_all(self) -> CatchAll | None:
@@ -69,6 +103,26 @@ class Toolbox:
     def catch_all(self, handler: CatchAll | None) -> None:
         """Set ``handle_requires_action(thread_id, run_id, tool_calls)``, or None for nobody."""
         self._catch_all = handler
+
+
+class TenantTools(Toolbox):
+    """What one tenant may use of a toolbox: the tools it alone has, then the shared ones that it was given."""
+
+    def __init__(self, shared: Toolbox, tenant: str) -> None:
+        super().__init__()
+        self._shared = shared
+        self._tenant = tenant
+
+    def _known(self) -> Mapping[str, Tool]:
+        allowed = self._shared.allowed(self._tenant)
+        shared = {one.name: one for one in self._shared if ALL in allowed or one.name in allowed}
+        own = self._shared._own.get(self._tenant)
+        return {**shared, **(own._known() if own else {})}
+
+    @property
+    def catches_all(self) -> CatchAll | None:
+        """It answers for any name, so it is for those who may use every tool."""
+        return self._shared.catches_all if ALL in self._shared.allowed(self._tenant) else None
 
 
 def _as_tool(item: Registrable) -> Tool:

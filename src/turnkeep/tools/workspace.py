@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from turnkeep.errors import ConfigurationError, ToolFailed
+from turnkeep.tools.quota import Quota
 
 VISIBLE = frozenset({".gitignore", ".gitattributes", ".gitkeep", ".editorconfig", ".dockerignore"})
 """Hidden names that may be read and written; all others may not (.git, .ssh, .env, .bashrc …)."""
@@ -38,12 +39,13 @@ class _OpenHow(ctypes.Structure):
 class Workspace:
     """The root of the file tools. Blocking calls: use it in a thread."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, quota: Quota | None = None) -> None:
         if not openat2_works():
             raise ConfigurationError("file tools need openat2 (Linux 5.6 or newer); this system does not have it")
         if not root.is_absolute() or not root.is_dir() or root.resolve() == Path("/"):
             raise ConfigurationError(f"workspace {str(root)!r} must be an absolute path of a directory other than /")
         self.root = root.resolve()
+        self.quota = quota or Quota(self.root)
 
     def read(self, path: str, most: int) -> bytes:
         """The bytes of a regular file of at most `most` bytes."""
@@ -61,6 +63,7 @@ class Workspace:
     def write(self, path: str, content: bytes) -> bool:
         """Replace a regular file in one step, or make it and its directories. Whether there was one before."""
         parts = _parts(path)
+        self.quota.demand(len(content))
         with self._directory(parts[:-1], create=True) as directory, _told(path):
             mode = _mode_of(directory, parts[-1], path)
             temporary = f".turnkeep-{secrets.token_hex(8)}"

@@ -1,0 +1,33 @@
+"""Whether tools may be served as they are: nobody finds out by accident that tenants share them."""
+
+from __future__ import annotations
+
+from turnkeep.doors.keys import Keys
+from turnkeep.errors import ConfigurationError
+from turnkeep.messages import DEFAULT_TENANT
+from turnkeep.queue import AssistantMessageQueue
+
+
+async def demand_separation(queue: AssistantMessageQueue) -> None:
+    """Where there are tools and credentials of several tenants, somebody has said who may use which.
+
+    Raises `ConfigurationError`. Unsaid means none for others than the default tenant, which would surprise whoever
+    turned the tools on; that they share them would surprise the tenants.
+    """
+    if queue.settings.tenant_tools is not None or not (len(queue.toolbox) or queue.settings.tools_file):
+        return
+    if (others := await _others(queue)) is not None:
+        raise ConfigurationError(
+            f"tools are on, and {others}, but nothing says which of them other tenants may use: set"
+            ' TURNKEEP_TENANT_TOOLS, such as {"shop": ["get_weather"]}, or {} for none'
+        )
+
+
+async def _others(queue: AssistantMessageQueue) -> str | None:
+    """Which credentials of other tenants there are, in words; None if there are none."""
+    settings = queue.settings
+    if settings.jwt_key is not None or settings.jwt_jwks is not None:
+        return "tokens may name any tenant"
+    now = queue.clock.now()
+    tenants = sorted({key.tenant for key in await Keys(queue.store).list() if key.is_valid(now)} - {DEFAULT_TENANT})
+    return f"there are keys of tenant {', '.join(tenants)[:200]}" if tenants else None

@@ -1,0 +1,114 @@
+"""How much a workspace may hold, and how much of its disk stays free.
+
+A disk that runs full takes the store along, and a file system quota needs an administrator: so it is counted, before a
+file is written and again and again while a program runs. What was written between two looks (a second of a fast
+disk) may lie above the quota; then the program ends and nothing more is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from turnkeep.errors import ToolFailed
+from turnkeep.tools import threads
+
+BYTES = 2_000_000_000
+FREE = 1_000_000_000
+FREE_FILES = 10_000
+"""Of the disk's file entries, where it has a fixed number of them."""
+
+SMALL_DISK = 10
+"""Of a small disk a tenth stays free, not more than all of it."""
+
+LEAST_OF_A_FILE = 4096
+"""What a name counts at least: a million empty files fill a disk too."""
+
+LOOK_EVERY = 0.2
+PATIENT = 10
+"""A count that takes long is made less often: so many times its own duration lies between two."""
+
+_FRESH = 2.0
+
+
+class Full(ToolFailed):
+    """the workspace holds what it may hold, or its disk is nearly full"""
+
+
+@dataclass(slots=True)
+class Quota:
+    """The bounds of one workspace."""
+
+    root: Path
+    bytes: int = BYTES
+    free: int = FREE
+    _counted: int = field(default=0, init=False)
+    _counted_at: float = field(default=float("-inf"), init=False)
+
+    def demand(self, more: int) -> None:
+        """Room for so many bytes more. Blocking. Raises `Full` with a sentence."""
+        if (said := self._disk()) is not None:
+            raise Full(said)
+        if time.monotonic() - self._counted_at > _FRESH:
+            self._count()
+        if self._counted + more > self.bytes:
+            raise Full(f"{self._told()}; remove something first")
+        self._counted += more
+
+    async def exceeded(self) -> str:
+        """Return, once there is more than there may be, why. What lies there already may stay, and be removed."""
+        allowed = max(self.bytes, await threads.shared.run(self._count))
+        looked, took = time.monotonic(), 0.0
+        while True:
+            if (said := self._disk()) is not None:
+                return said
+            if time.monotonic() - looked >= PATIENT * took:
+                looked = time.monotonic()
+                if await threads.shared.run(self._count) > allowed:
+                    return self._told()
+                took = time.monotonic() - looked
+            await asyncio.sleep(LOOK_EVERY)
+
+    def _told(self) -> str:
+        return f"the workspace may hold {self.bytes} bytes and would hold more"
+
+    def _disk(self) -> str | None:
+        """What is wrong with the disk; None if enough is free."""
+        found = os.statvfs(self.root)
+        floor = min(self.free, found.f_blocks * found.f_frsize // SMALL_DISK)
+        if found.f_bavail * found.f_frsize < floor:
+            return f"the disk of the workspace has less than {floor} bytes free"
+        if found.f_files > FREE_FILES * 2 and found.f_favail < FREE_FILES:
+            return f"the disk of the workspace has room for less than {FREE_FILES} files"
+        return None
+
+    def _count(self) -> int:
+        self._counted, self._counted_at = held(self.root, self.bytes), time.monotonic()
+        return self._counted
+
+
+def held(root: Path, unknown: int) -> int:
+    """Bytes on disk beneath a directory. One that cannot be looked into counts as `unknown`: it may hide anything."""
+    total = 0
+    waiting = [str(root)]
+    seen: set[int] = set()
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
+                        if status.st_ino in seen:
+                            continue
+                        seen.add(status.st_ino)
+                    total += max(LEAST_OF_A_FILE, status.st_blocks * 512)
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except OSError:
+            total += unknown
+    return total

@@ -1,0 +1,78 @@
+"""Whose workspace is where: one directory for the default tenant, and for each other one a directory of its own.
+
+A tool asks with the tenant of its call, so that no call reaches the files of somebody else, whoever registered the
+tool and whatever an assistant enables. A tenant that was given no place has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from turnkeep.errors import ConfigurationError, ToolDenied
+from turnkeep.messages import DEFAULT_TENANT
+from turnkeep.tools.quota import BYTES, FREE, Quota
+from turnkeep.tools.workspace import Workspace
+
+MOST_REMEMBERED = 1000
+LONGEST_NAME = 100
+
+
+class Workspaces:
+    """The workspaces of a process. `tenants` is the directory beneath which other tenants have theirs.
+
+    `quota` is what each may hold, `free` what stays free on its disk, in bytes.
+    """
+
+    def __init__(self, root: Path, tenants: Path | None = None, *, quota: int = BYTES, free: int = FREE) -> None:
+        self._quota, self._free = quota, free
+        self._known = {DEFAULT_TENANT: self._workspace(root)}
+        self._tenants = None if tenants is None else self._workspace(tenants).root
+        if self._tenants is not None:
+            _demand_apart(self._known[DEFAULT_TENANT].root, self._tenants)
+
+    def of(self, tenant: str) -> Workspace:
+        """The workspace of a tenant, made at its first use. Blocking. Raises `ToolDenied` if it has none."""
+        if (known := self._known.get(tenant)) is not None:
+            return known
+        if self._tenants is None:
+            raise ToolDenied("this tenant has no workspace")
+        if len(self._known) >= MOST_REMEMBERED:
+            self._known = {DEFAULT_TENANT: self._known[DEFAULT_TENANT]}
+        made = self._known[tenant] = self._workspace(_made(self._tenants / folder_name(tenant)))
+        return made
+
+    def _workspace(self, root: Path) -> Workspace:
+        return Workspace(root, Quota(root, self._quota, self._free))
+
+
+def folder_name(tenant: str) -> str:
+    """A name of its own for every tenant: no separators, no dots, no case; long ones end in a digest."""
+    plain = re.sub(r"[^a-z0-9_-]", lambda found: "".join(f"%{byte:02x}" for byte in _bytes(found[0])), tenant)
+    if len(plain) <= LONGEST_NAME:
+        return plain
+    return f"{plain[:LONGEST_NAME]}%%{hashlib.sha256(_bytes(tenant)).hexdigest()[:32]}"
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _made(folder: Path) -> Path:
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):
+        raise ToolDenied("the workspace of this tenant is no directory")
+    return folder
+
+
+def _demand_apart(one: Path, other: Path) -> None:
+    if one == other or one in other.parents or other in one.parents:
+        raise ConfigurationError(
+            f"TURNKEEP_WORKSPACE {str(one)!r} and TURNKEEP_TENANT_WORKSPACES {str(other)!r} lie within each other:"
+            " tenants would meet; give two directories side by side"
+        )
