@@ -23,6 +23,7 @@ from turnkeep.doors.guard import Guard, Unlocked, access_of
 from turnkeep.doors.keys import Keys
 from turnkeep.doors.origin import came_through_proxy
 from turnkeep.doors.outside import outside
+from turnkeep.doors.separation import demand_separation
 from turnkeep.doors.tickets import Tickets
 from turnkeep.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from turnkeep.queue import AssistantMessageQueue
@@ -66,6 +67,7 @@ async def running(queue: AssistantMessageQueue, *, worker: bool = True) -> Async
     if worker:
         queue.start_worker()
     async with queue, outside(queue):
+        await demand_separation(queue)
         yield {STATE: queue}
 
 

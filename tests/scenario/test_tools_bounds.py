@@ -1,4 +1,4 @@
-"""What holds a program of the model: memory in all, the process itself where it is the sandbox, and what is said of it."""
+"""What holds a program of the model: memory in all, and the process itself where that is the sandbox."""
 
 import json
 import os

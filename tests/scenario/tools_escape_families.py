@@ -192,8 +192,9 @@ def _spellings() -> Iterator[Case]:
         "dot dot semicolon": "..;/", "percent": "%2e%2e%2f", "percent twice": "%252e%252e/",
         "fullwidth": "\uff0e\uff0e\uff0f", "backslash": "..\\", "trailing blank": ".. /", "leading blank": " ../",
         "zero width": "..\u200b/", "nul": "..\0/", "newline": "..\n/", "tilde": "~root/../", "dollar": "$PWD/../",
-        "braces": "{..}/", "overlong": "\u2024\u2024/", "bidi": "\u202e../", "file scheme": "file://", "proc": "/proc/self/cwd/../",
-        "double link": "up/up/up/", "link then down": "folder/../", "dot git": ".git/../../",
+        "braces": "{..}/", "overlong": "\u2024\u2024/", "bidi": "\u202e../",
+        "file scheme": "file://", "proc": "/proc/self/cwd/../", "double link": "up/up/up/",
+        "link then down": "folder/../", "dot git": ".git/../../",
     }  # fmt: skip
     goals: Mapping[str, Callable[[Outside], str]] = {
         "outside/secret.txt": lambda o: "outside/secret.txt",

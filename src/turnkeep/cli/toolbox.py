@@ -29,6 +29,11 @@ async def kept(settings: Settings, environment: Mapping[str, str]) -> AsyncItera
             yield toolbox
             for task in keeping:
                 task.cancel()
+    except BaseExceptionGroup as errors:
+        # a caller that stops listening closes its generators: that is no error of the group's
+        if errors.split(GeneratorExit)[1] is None:
+            raise GeneratorExit from None
+        raise
     finally:
         for _, declared in files:
             declared.close()

@@ -25,8 +25,7 @@ async def demand_separation(queue: AssistantMessageQueue) -> None:
 
 async def _others(queue: AssistantMessageQueue) -> str | None:
     """Which credentials of other tenants there are, in words; None if there are none."""
-    settings = queue.settings
-    if settings.jwt_key is not None or settings.jwt_jwks is not None:
+    if queue.settings.takes_tokens:
         return "tokens may name any tenant"
     now = queue.clock.now()
     tenants = sorted({key.tenant for key in await Keys(queue.store).list() if key.is_valid(now)} - {DEFAULT_TENANT})
