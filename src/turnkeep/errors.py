@@ -237,6 +237,11 @@ class ContextTooLong(ModelError):
     code = "context_too_long"
     public = "This conversation has become too long. Please start a new one."
 
+    def __init__(self, message: str | None = None, *, window: int | None = None) -> None:
+        """`window`: tokens that the model takes, where the refusal says it."""
+        super().__init__(message)
+        self.window = window
+
 
 class UnansweredCall(ModelError):
     """a tool call without its output reached the provider"""

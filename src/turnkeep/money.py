@@ -18,8 +18,8 @@ from turnkeep.backoff import Backoff
 from turnkeep.errors import BudgetSpent, StoreError, TurnkeepError
 from turnkeep.messages import Address
 from turnkeep.models.base import ModelRequest
-from turnkeep.models.classify import go_duration
 from turnkeep.models.parameters import output_limit
+from turnkeep.models.waits import wait_for_spent
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.settings import Settings
 from turnkeep.store.base import Claim, Limit, Store
@@ -215,14 +215,9 @@ class Tab:
             raise PaceReached(f"the pace of {endpoint} is reached, {wait:.1f} s to wait", retry_after=wait)
 
     async def heard(self, rate: Mapping[str, str], endpoint: str) -> None:
-        """Take in the ``x-ratelimit-*`` headers of an answer: where nothing remains, all workers wait for the reset."""
-        resets = [
-            go_duration(rate.get(f"x-ratelimit-reset-{what}", "")) or 1.0
-            for what in ("requests", "tokens")
-            if rate.get(f"x-ratelimit-remaining-{what}") == "0"
-        ]
-        if resets:
-            await self._purse.store.slow_down(endpoint, max(resets))
+        """Take in the limits that an answer states: where nothing remains, all workers wait for the reset."""
+        if (wait := wait_for_spent(rate)) is not None:
+            await self._purse.store.slow_down(endpoint, wait)
 
     async def settle(self, usage: Usage) -> None:
         """The run is over: replace its reservation by what it cost. A failure leaves that to the sweep."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeep.errors import (
+    AnswerMalformed,
     ContextTooLong,
     CredentialsRefused,
     EndpointBlocked,
@@ -21,7 +24,9 @@ from turnkeep.errors import (
     QuotaExhausted,
     UnansweredCall,
 )
-from turnkeep.models.classify import classify, go_duration
+from turnkeep.models import servers
+from turnkeep.models.classify import classify
+from turnkeep.models.waits import LONGEST, go_duration, named_wait, wait_for_spent
 
 KEY = "sk-proj-Zx81kd72hs9Q"
 
@@ -137,6 +142,99 @@ def test_no_answer_is_so_strange_that_it_cannot_be_classified(status: int, heade
     assert len(str(failure)) <= 500
 
 
+# ---------------------------------------------------------------- what servers say
+
+ROWS = servers.table()["sentence"]
+KINDS: dict[str, type[ModelError]] = {
+    "too_long": ContextTooLong, "credentials": CredentialsRefused, "quota": QuotaExhausted,
+    "rate_limit": ModelRateLimited, "gone": ModelGone, "unavailable": ModelUnavailable, "malformed": AnswerMalformed,
+    "refused": ModelRefused, "unpaired": UnansweredCall,
+}  # fmt: skip
+ENVELOPES: dict[str, Callable[[str], Any]] = {
+    "OpenAI": lambda said: {"error": {"message": said, "type": "invalid_request_error", "param": None, "code": None}},
+    "vLLM and SGLang": lambda said: {"object": "error", "message": said, "type": "BadRequestError", "code": 400},
+    "LM Studio and xAI": lambda said: {"code": "Client specified an invalid argument", "error": said},
+    "Gemini": lambda said: [{"error": {"code": 400, "message": said, "status": "INVALID_ARGUMENT"}}],
+    "FastAPI": lambda said: {"detail": said},
+    "Databricks": lambda said: {"error_code": "BAD_REQUEST", "message": said},
+    "OpenRouter, of the server behind it": lambda said: {
+        "error": {
+            "code": 400,
+            "message": "Request failed",
+            "metadata": {"raw": orjson.dumps({"message": said}).decode()},
+        }
+    },
+    "MiniMax": lambda said: {"choices": None, "base_resp": {"status_code": 2013, "status_msg": said}},
+}
+
+
+@pytest.mark.parametrize("envelope", ENVELOPES.values(), ids=ENVELOPES)
+@pytest.mark.parametrize("row", ROWS, ids=[f"{row['means']}: {row['server']}" for row in ROWS])
+def test_a_sentence_means_the_same_in_every_envelope(row: Any, envelope: Callable[[str], Any]) -> None:
+    for status, body in ((400, orjson.dumps(envelope(row["said"]))), (200, envelope(row["said"]))):
+        assert type(classify(status, {}, body)) is KINDS[row["means"]]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"{row['means']}: {row['server']}" for row in ROWS])
+def test_a_row_of_the_table_says_who_says_it_and_where_that_stands(row: Any) -> None:
+    assert row["means"] in KINDS
+    assert row["server"]
+    assert row["source"]
+    assert row["seen"].isoformat() >= "2026-01-01"
+    assert row["pattern"] == row["pattern"].lower() or "\\" in row["pattern"]
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "window" in row], ids=lambda row: str(row["server"]))
+def test_a_refusal_that_names_the_window_tells_it(row: Any) -> None:
+    failure = classify(400, {}, {"error": {"message": row["said"]}})
+    windows = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\d", row["said"])]
+    assert isinstance(failure, ContextTooLong)
+    if failure.window is not None:  # a row of several servers names it in some of their sentences
+        assert failure.window in windows
+        assert (
+            failure.window != max(windows) or windows.count(max(windows)) == len(windows) or "allow" not in row["said"]
+        )
+
+
+def test_most_refusals_that_name_the_window_are_understood() -> None:
+    told = [classify(400, {}, {"error": {"message": row["said"]}}) for row in ROWS if "window" in row]
+    assert sum(getattr(one, "window", None) is not None for one in told) >= 20
+
+
+CODES = [(code, KINDS[means]) for means, codes in servers.table()["codes"].items() for code in codes]
+
+
+@pytest.mark.parametrize(("code", "kind"), CODES, ids=[code for code, _ in CODES])
+@pytest.mark.parametrize("place", ["code", "type", "status", "reason"])
+def test_a_code_means_the_same_in_every_place(code: str, kind: type[ModelError], place: str) -> None:
+    fault = (
+        {"details": [{"@type": "ErrorInfo", "reason": code.upper()}]} if place == "reason" else {place: code.upper()}
+    )
+    assert type(classify(400, {}, {"error": {"message": "no", **fault}})) is kind
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "kind"),
+    [
+        ("You exceeded your current quota. Please retry in 36.2s.", 429, ModelRateLimited),
+        ("Insufficient balance or no resource package. Please recharge.", 429, QuotaExhausted),
+        ("The engine is currently overloaded, please try again later", 429, ModelRateLimited),
+        ("Too many tokens, please wait before trying again.", 429, ModelRateLimited),
+        ("Rate limit reached for model. Please try again in 7m66.58s.", 429, ModelRateLimited),
+        ("Request too large for model `x` on tokens per minute (TPM)", 413, ContextTooLong),
+        ("The temperature must be below 2", 400, ModelRefused),
+        ("Too many requests, maximum context length of the day", 429, ModelRateLimited),
+    ],
+)
+def test_a_server_that_asks_to_wait_is_believed(said: str, status: int, kind: type[ModelError]) -> None:
+    assert type(classify(status, {}, error(message=said))) is kind
+
+
+def test_a_refusal_that_nobody_knows_is_told_with_what_the_server_said() -> None:
+    said = "The parameter `frobnicate` must be a prime number"
+    assert said in str(classify(400, {}, error(message=said)))
+
+
 # ---------------------------------------------------------------- when again
 
 
@@ -185,6 +283,77 @@ def test_what_is_not_to_be_repeated_has_no_time() -> None:
 
 def test_a_server_error_may_say_when_to_come_back() -> None:
     assert classify(503, {"retry-after": "5"}, b"").retry_after == 5.0
+
+
+DATE = {"date": "Sun, 29 Nov 2026 10:00:00 GMT"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        (
+            {},
+            {"error": {"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "36s"}]}},
+            36.0,
+        ),
+        ({}, {"error": {"message": "You exceeded your current quota. Please retry in 36.2s."}}, 36.2),
+        ({}, {"error": {"message": "Please retry after 22 seconds."}}, 22.0),
+        ({}, {"error": {"message": "Please try again in 7m66.58s."}}, 486.58),
+        ({}, {"error": {"message": "Rate limited. Try again in 2 minutes"}}, 120.0),
+        ({}, {"error": {"message": "Please wait 1 minute and 5 seconds before the next request"}}, 65.0),
+        ({}, {"error": {"message": "Limit reached, resets in 850ms"}}, 0.85),
+        ({}, {"detail": "Request was throttled. Expected available in 43 seconds."}, 43.0),
+        ({}, {"error": {"message": "slow", "retry_after": 5}}, 5.0),
+        ({}, {"error": {"message": "slow"}, "retry_after_ms": "2500"}, 2.5),
+        ({}, {"error": {"metadata": {"retry_after_seconds": 11}}}, 11.0),
+        (DATE, {"error": {"metadata": {"headers": {"X-RateLimit-Reset": "1795946430000"}}}}, 30.0),
+        ({**DATE, "x-ratelimit-reset": "1795946430"}, {}, 30.0),
+        ({**DATE, "anthropic-ratelimit-requests-reset": "2026-11-29T10:00:45Z"}, {}, 45.0),
+        ({**DATE, "anthropic-ratelimit-tokens-reset": "2026-11-29T10:00:45+00:00"}, {}, 45.0),
+        ({"x-ratelimit-reset": "1795946430"}, {}, None),
+        ({"x-ratelimit-reset-requests": "1.5"}, {}, 1.5),
+        ({"ratelimit-reset": "17"}, {}, 17.0),
+        ({"retry-after": "31536000"}, {}, LONGEST),
+        ({**DATE, "retry-after": "Tue, 29 Nov 2049 10:00:00 GMT"}, {}, LONGEST),
+        ({"retry-after": "1e300"}, {}, LONGEST),
+        ({"x-ratelimit-reset-tokens": "999999h"}, {}, LONGEST),
+        ({}, {"error": {"message": "try again in 9000 hours"}}, LONGEST),
+        ({}, {"error": {"message": "try again in a moment"}}, None),
+        ({}, {"error": {"message": "retry 3 times"}}, None),
+    ],
+)
+def test_every_place_of_a_wait_is_read_and_bounded(headers: dict[str, str], body: Any, seconds: float | None) -> None:
+    told = classify(429, headers, body).retry_after
+    assert told == (None if seconds is None else pytest.approx(seconds))
+
+
+@given(st.text(max_size=60), st.recursive(st.none() | st.floats() | st.text(), st.lists))
+def test_no_wait_is_so_strange_that_it_cannot_be_read(text: str, body: Any) -> None:
+    for name in ("retry-after", "x-ratelimit-reset-requests", "retry-after-ms"):
+        wait = named_wait({name: text, "date": text}, {"retryDelay": body, "headers": {name: text}}, text)
+        assert wait is None or wait >= 0.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, 360.0),
+        ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "6m0s"}, None),
+        ({"x-ratelimit-remaining-requests": "0"}, 1.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9999h"}, LONGEST),
+        (
+            {
+                **DATE,
+                "anthropic-ratelimit-tokens-remaining": "0",
+                "anthropic-ratelimit-tokens-reset": "2026-11-29T10:01:00Z",
+            },
+            60.0,
+        ),
+        ({}, None),
+    ],
+)
+def test_what_is_used_up_is_waited_for(headers: dict[str, str], seconds: float | None) -> None:
+    assert wait_for_spent(headers) == seconds
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,21 @@
 """From what a provider said to what we do about it.
 
-A pure function: first by `error.code` (and `error.type`), then by known sentences of servers that send no code,
-then by status. Providers put the same errors into HTTP answers, into `error` events, into `response.failed` and
-into chunks of a stream that began with 200: all of them come through here.
+A pure function: first by the codes, then by the sentences of `servers.toml`, then by status. Providers put the same
+errors into HTTP answers, into `error` events, into `response.failed` and into chunks of a stream that began with 200:
+all of them come through here.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
 
 from turnkeep.errors import (
+    AnswerMalformed,
     ContextTooLong,
     CredentialsRefused,
     EndpointBlocked,
@@ -28,6 +27,8 @@ from turnkeep.errors import (
     QuotaExhausted,
     UnansweredCall,
 )
+from turnkeep.models.servers import Meaning, meaning_of_code, sentence_in, window_in
+from turnkeep.models.waits import LONGEST, named_wait, reset_of_limits
 
 MAX_MESSAGE = 500
 LOCKED_RETRY = 2.0
@@ -44,12 +45,18 @@ def classify(
     """The error that this answer means; `status` is 200 for what arrives inside a stream.
 
     `body` is the raw body or the decoded object. The message is scrubbed of `secrets` and of everything that looks
-    like a key, and at most 500 characters long. `retry_after` is set where the provider named a time.
+    like a key, and at most 500 characters long. `retry_after` is set where the provider named a time, never to more
+    than ten minutes.
     """
-    fault = read_fault(status, body)
+    decoded = _decoded(body)
+    fault = read_fault(status, decoded)
     lowered = {name.lower(): value for name, value in headers.items()}
-    kind = _kind(fault)
-    return kind(_sentence(fault, lowered, secrets), retry_after=_retry_after(kind, fault, lowered))
+    wait = named_wait(lowered, decoded, fault.message[:_READ])
+    kind = _kind(fault, wait)
+    sentence = _sentence(fault, lowered, secrets)
+    if kind is ContextTooLong:
+        return ContextTooLong(sentence, window=window_in(fault.message[:_READ].lower()))
+    return kind(sentence, retry_after=_retry_after(kind, fault, wait, lowered))
 
 
 # ---------------------------------------------------------------- what was said
@@ -64,6 +71,8 @@ class Fault:
     type: str = ""
     param: str = ""
     message: str = ""
+    reason: str = ""
+    """Google's `details[].reason`, the narrowest code there is."""
     about_input: bool = False
     """A moderator in between refused this input: nobody else's requests are concerned."""
 
@@ -75,18 +84,36 @@ def read_fault(status: int, body: object) -> Fault:
         return Fault(status, message=found)
     if not isinstance(found, Mapping):
         return Fault(status)
-    code = _text(found.get("code"))
-    if code.isdecimal() and len(code) < 10:  # gateways put the status of the server behind them there
-        status, code = (int(code) if 300 <= int(code) <= 599 else status), ""
+    code = _text(found.get("code") or found.get("error_code"))
+    if re.fullmatch("[345][0-9][0-9]", code):  # gateways put the status of the server behind them there
+        status, code = int(code), ""
     details = found.get("metadata")
     return Fault(
         status,
         code=code,
-        type=_text(found.get("type")),
+        type=_text(found.get("type") or found.get("status")),
         param=_text(found.get("param")),
-        message=_text(found.get("message") or found.get("detail") or found.get("error")),
+        message=_message(found),
+        reason=_reason(found.get("details")),
         about_input=isinstance(details, Mapping) and "flagged_input" in details,
     )
+
+
+def _message(found: Mapping[str, Any]) -> str:
+    """The sentence; behind a gateway's own the one of the server behind it, which says more."""
+    said = _text(found.get("message") or found.get("detail") or found.get("error") or found.get("status_msg"))
+    details = found.get("metadata")
+    raw = details.get("raw") if isinstance(details, Mapping) else None
+    if not raw:
+        return said
+    behind = read_fault(0, raw).message or (raw if isinstance(raw, str) else "")
+    return f"{said}: {behind[:MAX_MESSAGE]}" if behind else said
+
+
+def _reason(details: object) -> str:
+    entries = details if isinstance(details, list) else []
+    reasons = (entry.get("reason") for entry in entries[:10] if isinstance(entry, Mapping))
+    return next((reason for reason in reasons if isinstance(reason, str)), "")
 
 
 def _decoded(body: object) -> object:
@@ -106,6 +133,9 @@ def _find(body: object) -> object:
     response = body.get("response")
     if isinstance(response, Mapping) and response.get("error"):
         return response["error"]
+    verdict = body.get("base_resp")
+    if isinstance(verdict, Mapping) and verdict.get("status_code"):  # MiniMax, within an answer of status 200
+        return verdict
     return body.get("error") or body
 
 
@@ -124,104 +154,21 @@ def _text(value: object) -> str:
 
 # ---------------------------------------------------------------- what it means
 
-_RATE_LIMITED = (
-    "rate_limit_exceeded",
-    "rate_limit_error",
-    "rate_limit",
-    "rate_limited",
-    "slow_down",
-    "too_many_requests",
-    "ratelimitreached",
-    "conversation_locked",
-)
-_QUOTA = (
-    "insufficient_quota",
-    "credit_balance_exhausted",
-    "organization_spend_limit_exceeded",
-    "project_spend_limit_exceeded",
-    "organization_usage_limit_exceeded",
-    "billing_hard_limit_reached",
-    "billing_not_active",
-    "insufficient_balance",
-)
-_CREDENTIALS = (
-    "invalid_api_key",
-    "authentication_error",
-    "permission_error",
-    "permission_denied",
-    "account_deactivated",
-    "invalid_organization",
-    "unsupported_country_region_territory",
-)
-_GONE = (
-    "model_not_found",
-    "model_decommissioned",
-    "model_deprecated",
-    "model_not_available",
-    "invalid_model",
-    "unknown_model",
-    "deploymentnotfound",
-)
-_TOO_LONG = (
-    "context_length_exceeded",
-    "exceed_context_size_error",
-    "request_too_large",
-)
-_UNAVAILABLE = (
-    "server_error",
-    "internal_error",
-    "internal_server_error",
-    "overloaded_error",
-    "server_is_overloaded",
-    "service_unavailable",
-    "service_unavailable_error",
-    "vector_store_timeout",
-    "timeout",
-)
-_REFUSED = (
-    "invalid_prompt",
-    "content_filter",
-    "content_policy_violation",
-    "bio_policy",
-    "misalignment_policy_violation",
-    "data_residency_mismatch",
-    "previous_response_not_found",
-    "invalid_image",
-)
-_UNPAIRED = ("invalid_encrypted_content",)
-
-_BY_CODE: dict[str, type[ModelError]] = {
-    **dict.fromkeys(_RATE_LIMITED, ModelRateLimited),
-    **dict.fromkeys(_QUOTA, QuotaExhausted),
-    **dict.fromkeys(_CREDENTIALS, CredentialsRefused),
-    **dict.fromkeys(_GONE, ModelGone),
-    **dict.fromkeys(_TOO_LONG, ContextTooLong),
-    **dict.fromkeys(_UNAVAILABLE, ModelUnavailable),
-    **dict.fromkeys(_REFUSED, ModelRefused),
-    **dict.fromkeys(_UNPAIRED, UnansweredCall),
+_KINDS: Mapping[Meaning, type[ModelError]] = {
+    "too_long": ContextTooLong,
+    "credentials": CredentialsRefused,
+    "quota": QuotaExhausted,
+    "rate_limit": ModelRateLimited,
+    "gone": ModelGone,
+    "unavailable": ModelUnavailable,
+    "malformed": AnswerMalformed,
+    "refused": ModelRefused,
+    "unpaired": UnansweredCall,
 }
-
 _NEVER_FITS = re.compile(r"^Request too large for ")
 """Comes as a rate limit, but one request above the limit per minute fits no more after a wait."""
-
-_BY_SENTENCE: tuple[tuple[re.Pattern[str], type[ModelError]], ...] = (
-    (
-        re.compile(
-            r"No tool (?:output|call) found for|without its required (?:'reasoning'|following) item|"
-            r"'?tool_calls'? must be followed by tool messages|role 'tool' must be a response to|"
-            r"Items are not persisted when"
-        ),
-        UnansweredCall,
-    ),
-    (
-        re.compile(
-            r"maximum context length|exceeds? the (?:available )?(?:model's )?context|context window|"
-            r"prompt is too long|reduce the length of the messages",
-            re.IGNORECASE,
-        ),
-        ContextTooLong,
-    ),
-)
+_READ = 2000
+"""Characters of a message that are held against the table: what matters stands at the front, and a body has 64 kB."""
 
 _MODEL_MISSING = re.compile(r"\bmodel\b.*(?:not found|not exist|not supported|unknown|decommissioned)", re.I | re.S)
 _THING_MISSING = re.compile(r"\b(?:item|response|conversation|file|container)\b.*not found", re.I | re.S)
@@ -240,18 +187,25 @@ _BY_STATUS: dict[int, type[ModelError]] = {
 }
 
 
-def _kind(fault: Fault) -> type[ModelError]:
+def _kind(fault: Fault, wait: float | None) -> type[ModelError]:
     if fault.about_input:
         return ModelRefused
     if _NEVER_FITS.search(fault.message):
         return ContextTooLong
-    for word in (fault.code, fault.type):
-        if known := _BY_CODE.get(word.lower()):
-            return known
-    for sentence, kind in _BY_SENTENCE:
-        if sentence.search(fault.message):
-            return kind
-    return _kind_by_status(fault)
+    for code in (fault.reason, fault.code, fault.type):
+        if means := meaning_of_code(code):
+            return _KINDS[means]
+    sentence = sentence_in(fault.message[:_READ].lower())
+    if sentence is None or not _may_mean(sentence.means, fault, wait):
+        return _kind_by_status(fault)
+    return _KINDS[sentence.means]
+
+
+def _may_mean(means: Meaning, fault: Fault, wait: float | None) -> bool:
+    """A server that asks to wait is a limit, whatever its sentence sounds like: `429` and `quota … retry in 36 s`."""
+    if fault.status == 429:
+        return means == "quota" and wait is None
+    return means != "rate_limit" or fault.status < 500
 
 
 def _kind_by_status(fault: Fault) -> type[ModelError]:
@@ -318,67 +272,16 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 
 # ---------------------------------------------------------------- when again
 
-_GO_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|µs|us|ns|h|m|s)")
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
-_TRY_AGAIN = re.compile(r"try again in ((?:\d+(?:\.\d+)?(?:ms|h|m|s))+)")
 
-
-def go_duration(text: str) -> float | None:
-    """Seconds of a duration like `6m0s` or `120ms`; None when it is none."""
-    parts = _GO_DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
-        return None
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-
-
-def _retry_after(kind: type[ModelError], fault: Fault, headers: Mapping[str, str]) -> float | None:
+def _retry_after(kind: type[ModelError], fault: Fault, named: float | None, headers: Mapping[str, str]) -> float | None:
+    """Bounded: a provider may name a wait, but not stop the house."""
     if not kind.retryable:
         return None
-    named = _milliseconds(headers) or _seconds_or_date(headers)
     if named is None and kind is ModelRateLimited:
-        named = _from_sentence(fault) or _from_limits(headers)
+        named = reset_of_limits(headers)
     if named is None and fault.code == "conversation_locked":
         return LOCKED_RETRY
-    return named
-
-
-def _milliseconds(headers: Mapping[str, str]) -> float | None:
-    value = _number(headers.get("retry-after-ms"))
-    return None if value is None else value / 1000
-
-
-def _seconds_or_date(headers: Mapping[str, str]) -> float | None:
-    text = headers.get("retry-after")
-    if text is None or (seconds := _number(text)) is not None:
-        return seconds if text is not None else None
-    try:  # a date is read against the server's own clock
-        until, now = parsedate_to_datetime(text), parsedate_to_datetime(headers["date"])
-        return max(0.0, (until - now).total_seconds())
-    except (LookupError, ValueError, TypeError, OverflowError):
-        return None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return max(0.0, value) if math.isfinite(value) else None
-
-
-def _from_sentence(fault: Fault) -> float | None:
-    match = _TRY_AGAIN.search(fault.message)
-    return go_duration(match.group(1)) if match else None
-
-
-def _from_limits(headers: Mapping[str, str]) -> float | None:
-    """The reset of whatever is used up; of everything when the headers do not say what is."""
-    resets: dict[str, float] = {}
-    for name, value in headers.items():
-        if name.startswith("x-ratelimit-reset-") and (seconds := go_duration(value)) is not None:
-            resets[name.removeprefix("x-ratelimit-reset-")] = seconds
-    spent = [seconds for what, seconds in resets.items() if headers.get(f"x-ratelimit-remaining-{what}") == "0"]
-    return max(spent or resets.values(), default=None)
+    return None if named is None else min(named, LONGEST)
 
 
 def error_in(event: Mapping[str, Any]) -> object | None:

@@ -124,8 +124,8 @@ class Reply:
 
     @property
     def rate(self) -> dict[str, str]:
-        """The limits as the provider states them."""
-        return {name: value for name, value in self.headers.items() if name.startswith("x-ratelimit-")}
+        """The limits as the provider states them, and its clock, which they are read against."""
+        return {name: value for name, value in self.headers.items() if "ratelimit" in name or name == "date"}
 
     def failure(self, error: object) -> ModelError:
         """What an error inside the stream means."""

@@ -1,0 +1,170 @@
+"""When a provider wants to be asked again: in headers, in the body, in words; as seconds, durations and moments.
+
+Everything here comes from outside, so nothing waits longer than `LONGEST`, whatever was said: a mistaken header must
+not stop a house for a year. After that somebody looks again, as at an open circuit.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+LONGEST = 600.0
+"""Seconds after which a provider is asked again though it named a later time."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|µs|us|ns|h|m|s)")
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+_WORDS = {"milliseconds": "ms", "millisecond": "ms", "seconds": "s", "second": "s", "secs": "s", "sec": "s",
+          "minutes": "m", "minute": "m", "mins": "m", "min": "m", "hours": "h", "hour": "h", "hrs": "h"}  # fmt: skip
+_IN_WORDS = re.compile(
+    r"(?:try again|retry(?:ing)?|wait|available|resets?|asked again)[^0-9\n]{0,24}?"
+    r"((?:\d+(?:\.\d+)?\s*(?:[a-zµ]+)[\s,]*(?:and\s+)?){1,4})"
+)
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]+)")
+_SPENT = ("0", "0.0", "-1")
+_EPOCH = 1_000_000_000.0
+"""A larger number of seconds is a moment, not a duration: 31 years against 2001."""
+
+
+def named_wait(headers: Mapping[str, str], body: object, message: str) -> float | None:
+    """Seconds until this provider wants to be asked again, None where it names no time; not bounded.
+
+    `headers` have lower-case names; `body` is the decoded error. Moments are read against the provider's own `Date`,
+    for its clock and ours are not the same; without one they are left aside.
+    """
+    for wait in (
+        _milliseconds(headers),
+        moment_or_seconds(headers.get("retry-after"), headers),
+        _in_body(body, headers),
+        _in_words(message),
+    ):
+        if wait is not None:
+            return wait
+    return None
+
+
+def wait_for_spent(headers: Mapping[str, str]) -> float | None:
+    """Seconds until there is something again of what an answer says is used up; None where something is left.
+
+    Bounded by `LONGEST`; a second where nothing says when.
+    """
+    resets = {
+        name: moment_or_seconds(headers.get(name.replace("remaining", "reset")), headers)
+        for name, value in headers.items()
+        if "ratelimit" in name and "remaining" in name and value.strip() in _SPENT
+    }
+    return min(max(wait or 1.0 for wait in resets.values()), LONGEST) if resets else None
+
+
+def reset_of_limits(headers: Mapping[str, str]) -> float | None:
+    """The reset of whatever is used up; of everything where the headers do not say what is."""
+    resets = {
+        name: wait
+        for name, value in headers.items()
+        if "ratelimit" in name and "reset" in name and (wait := moment_or_seconds(value, headers)) is not None
+    }
+    spent = [wait for name, wait in resets.items() if _is_spent(name, headers)]
+    return max(spent or resets.values(), default=None)
+
+
+def _is_spent(reset: str, headers: Mapping[str, str]) -> bool:
+    """Whether the twin of a header with a reset says that nothing is left."""
+    return headers.get(reset.replace("reset", "remaining"), "").strip() in _SPENT
+
+
+def moment_or_seconds(text: object, headers: Mapping[str, str]) -> float | None:
+    """Seconds of `12.5`, `6m0s`, an HTTP date, an ISO moment or an epoch in seconds or milliseconds."""
+    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        return None
+    words = str(text).strip().lower()
+    number = _number(words)
+    if number is None:
+        return go_duration(words) if _DURATION.match(words) else _until(_moment(str(text).strip()), headers)
+    if number < _EPOCH:
+        return number
+    seconds = number / 1000 if number > _EPOCH * 100 else number
+    return _until(datetime.fromtimestamp(seconds, UTC), headers) if seconds < _EPOCH * 100 else number
+
+
+def go_duration(text: str) -> float | None:
+    """Seconds of a duration like `6m0s` or `120ms`; None when it is none."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != "".join(text.split()):
+        return None
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def _milliseconds(headers: Mapping[str, str]) -> float | None:
+    value = _number(headers.get("retry-after-ms"))
+    return None if value is None else value / 1000
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return max(0.0, value) if math.isfinite(value) else None
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _until(moment: datetime | None, headers: Mapping[str, str]) -> float | None:
+    now = _moment(headers.get("date", ""))
+    if moment is None or now is None:
+        return None
+    return max(0.0, (moment - now).total_seconds())
+
+
+# ---------------------------------------------------------------- in the body and in words
+
+_FIELDS = ("retry_after", "retryafter", "retry_after_seconds", "retry_after_s", "retrydelay", "retry_delay")
+
+
+def _in_body(body: object, headers: Mapping[str, str], depth: int = 4) -> float | None:
+    """A field that names a wait, wherever the error has it: Google's `details`, OpenRouter's `metadata.headers`."""
+    if isinstance(body, list):
+        body = {str(index): entry for index, entry in enumerate(body[:20])}
+    if not isinstance(body, Mapping) or not depth:
+        return None
+    fields = {str(name).lower().replace("-", "_"): value for name, value in body.items()}
+    if (milliseconds := _number(_plain(fields.get("retry_after_ms")))) is not None:
+        return milliseconds / 1000
+    for name in _FIELDS:
+        if (wait := moment_or_seconds(fields.get(name), headers)) is not None:
+            return wait
+    if isinstance(nested := fields.get("headers"), Mapping):
+        lowered = {str(name).lower(): str(value) for name, value in nested.items()}
+        own = {"date": headers.get("date", ""), **lowered}
+        if (wait := named_wait(own, None, "") or reset_of_limits(own)) is not None:
+            return wait
+    deeper = (_in_body(value, headers, depth - 1) for value in fields.values() if isinstance(value, (Mapping, list)))
+    return next((wait for wait in deeper if wait is not None), None)
+
+
+def _plain(value: Any) -> str | None:
+    return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+
+
+def _in_words(message: str) -> float | None:
+    """`Please try again in 7m66.58s`, `retry after 22 seconds`, `wait 1 minute and 5 seconds`."""
+    found = _IN_WORDS.search(message.lower())
+    if found is None:
+        return None
+    total, any_unit = 0.0, False
+    for number, word in _AMOUNT.findall(found.group(1)):
+        unit = _WORDS.get(word, word)
+        if unit not in _SECONDS:
+            break
+        total, any_unit = total + float(number) * _SECONDS[unit], True
+    return total if any_unit else None
