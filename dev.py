@@ -41,7 +41,7 @@ DEV_LOCK = ROOT / "requirements-dev.lock"
 """The same versions, and what tests, checks and builds need beside them."""
 BOOT = ROOT / ".dev" / "boot"
 TEST_PATH = ROOT / ".dev" / "path"
-APT_OPTIONS = ["-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
+APT_OPTIONS = ["-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"]
 COMPILE = ["--universal", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11", "--extra", "all"]
 GROUPS = ["--group", "test", "--group", "check", "--group", "build"]
 QUICK = ["tests/unit", "tests/process/test_burst.py", "-m", "not slow"]
@@ -309,8 +309,11 @@ def apt_install(packages: Sequence[str]) -> None:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:
-        if run(["apt-get", "update", "-q"]) or run(["apt-get", "install", *APT_OPTIONS, *packages]):
-            say("apt-get could not install them")
+        installed = passes("package lists", ["apt-get", "update", "-qq"]) and passes(
+            "packages", ["apt-get", "install", *APT_OPTIONS, *packages]
+        )
+        if not installed:
+            say("apt-get could not install them; what it said is above")
     finally:
         if ours:
             policy.unlink()

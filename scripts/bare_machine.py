@@ -1,11 +1,13 @@
 """Try the README on a machine that nobody prepared: a Debian root with python3, pip and git, made by debootstrap.
 
-    python3 scripts/bare_machine.py [--suite bookworm] [--as root|ordinary] [--without-apt] [--keep FOLDER] [-- WORDS…]
+    python3 scripts/bare_machine.py [--suite bookworm] [--as root|ordinary] [--without-apt] [--cut-off] [--keep FOLDER]
+                                    [-- WORDS…]
 
 Run as root on Debian or Ubuntu with debootstrap. Clones this repository (what is committed) into the root, measures
 how long `dev.py up` takes from the bare clone until the page answers, then runs `dev.py test WORDS…`. Prints the last
 lines of both and ends with the code of the test. `--keep` uses and leaves a root in FOLDER, so that an ordinary user
-can be tried where root has installed the programs. Only the network and the certificates of this machine are shared.
+can be tried where root has installed the programs. `--cut-off` runs the tests once more where nothing is as usual: no
+network but a loopback without IPv6, the ports of RabbitMQ, Redis and the page taken, a HOME that cannot be written. Only the network and the certificates of this machine are shared.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +35,22 @@ ENTER = """
 mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && mount --rbind /sys "$1/sys"
 mount -t tmpfs tmpfs "$1/dev/shm" && mount -t tmpfs tmpfs "$1/tmp" && chmod 1777 "$1/tmp"
 root=$1 user=$2 folder=$3; shift 3
-exec chroot --userspec="$user" "$root" env -i HOME="$folder" LANG=C PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \\
+home=$folder
+if [ -n "$UNWRITABLE_HOME" ]; then home=/proc; fi
+exec chroot --userspec="$user" "$root" env -i HOME="$home" LANG=C PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \\
     CI="$CI" sh -c 'cd "$1"; shift; exec "$@"' sh "$folder/a clone für tests" "$@"
 """
 """In a mount and process namespace of its own, so that nothing of it is left when it ends."""
+
+
+CUT_OFF = """
+import fcntl, os, pathlib, socket, struct, subprocess, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:  # SIOCSIFFLAGS: loopback up and running
+    fcntl.ioctl(control, 0x8914, struct.pack("16sh", b"lo", 0x41))
+pathlib.Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+taken = [socket.create_server(("127.0.0.1", port)) for port in (5672, 6379, 8080)]
+sys.exit(subprocess.run(sys.argv[1:], env=os.environ | {"UNWRITABLE_HOME": "1"}).returncode)
+"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,9 @@ class Machine:
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         return [*namespaces, "sh", "-ec", ENTER, "enter", str(self.root), self.user, self.home, *words]
 
+    def cut_off(self, *words: str) -> list[str]:
+        return ["unshare", "--net", sys.executable, "-c", CUT_OFF, *self.command(*words)]
+
     def clone(self) -> None:
         """A blank and an umlaut in the path: where people keep their projects."""
         target = self.root / self.home.lstrip("/") / "a clone für tests"
@@ -68,6 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--mirror", default="", help="where debootstrap fetches from (its own default)")
     options.add_argument("--as", dest="user", choices=["root", USER], default="root", help="who works there (root)")
     options.add_argument("--without-apt", action="store_true", help="a system that can install nothing more")
+    options.add_argument("--cut-off", action="store_true", help="the tests once more, where nothing is as usual")
     options.add_argument("--keep", type=Path, help="use the root in this folder, and leave it")
     options.add_argument("words", nargs="*", help="arguments of dev.py test")
     given = options.parse_args(arguments)
@@ -80,7 +98,10 @@ def main(arguments: Sequence[str]) -> int:
         machine.clone()
         say(f"{given.suite}, as {given.user}, {'without' if given.without_apt else 'with'} apt")
         time_up(machine)
-        return test(machine, given.words)
+        code = test("dev.py test", machine.command, given.words)
+        if given.cut_off:
+            code = code or test("dev.py test, cut off", machine.cut_off, ["--no-install", *given.words])
+        return code
 
 
 def make_root(root: Path, suite: str, mirror: str) -> None:
@@ -116,10 +137,10 @@ def answers(url: str) -> bool:
         return False
 
 
-def test(machine: Machine, words: Sequence[str]) -> int:
+def test(name: str, inside: Callable[..., list[str]], words: Sequence[str]) -> int:
     start = time.monotonic()
-    code = subprocess.run(machine.command("python3", "dev.py", "test", *words), check=False).returncode
-    say(f"dev.py test {' '.join(words)}: code {code} in {time.monotonic() - start:.0f} s")
+    code = subprocess.run(inside("python3", "dev.py", "test", *words), check=False).returncode
+    say(f"{name} {' '.join(words)}: code {code} in {time.monotonic() - start:.0f} s")
     return code
 
 
