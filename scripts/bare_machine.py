@@ -7,7 +7,8 @@ Run as root on Debian or Ubuntu with debootstrap. Clones this repository (what i
 how long `dev.py up` takes from the bare clone until the page answers, then runs `dev.py test WORDS…`. Prints the last
 lines of both and ends with the code of the test. `--keep` uses and leaves a root in FOLDER, so that an ordinary user
 can be tried where root has installed the programs. `--cut-off` runs the tests once more where nothing is as usual: no
-network but a loopback without IPv6, the ports of RabbitMQ, Redis and the page taken, a HOME that cannot be written. Only the network and the certificates of this machine are shared.
+network but a loopback without IPv6, the ports of RabbitMQ, Redis and the page taken, a HOME that cannot be written.
+Only the network and the certificates of this machine are shared.
 """
 
 from __future__ import annotations
@@ -32,16 +33,18 @@ PATIENCE = 300.0
 """Seconds until a page that does not answer is a failure."""
 
 ENTER = """
-mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && mount --rbind /sys "$1/sys"
+mount --bind "$1" "$1" && mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && mount --rbind /sys "$1/sys"
 mount -t tmpfs tmpfs "$1/dev/shm" && mount -t tmpfs tmpfs "$1/tmp" && chmod 1777 "$1/tmp"
 root=$1 user=$2 folder=$3; shift 3
 home=$folder
 if [ -n "$UNWRITABLE_HOME" ]; then home=/proc; fi
-exec chroot --userspec="$user" "$root" env -i HOME="$home" LANG=C PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \\
-    CI="$CI" sh -c 'cd "$1"; shift; exec "$@"' sh "$folder/a clone für tests" "$@"
+cd "$root" && pivot_root . mnt && umount -l /mnt
+path=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+exec setpriv --reuid="$user" --regid="$user" --init-groups env -i HOME="$home" LANG=C PATH="$path" CI="$CI" \\
+    sh -c 'cd "$1"; shift; exec "$@"' sh "$folder/a clone für tests" "$@"
 """
-"""In a mount and process namespace of its own, so that nothing of it is left when it ends."""
-
+"""In a mount and process namespace of its own, so that nothing of it is left when it ends. The root is changed by
+pivot_root: in a mere chroot the kernel refuses the user namespaces that the sandbox of the tools is made of."""
 
 CUT_OFF = """
 import fcntl, os, pathlib, socket, struct, subprocess, sys
@@ -110,6 +113,7 @@ def make_root(root: Path, suite: str, mirror: str) -> None:
         options = ["--variant=minbase", f"--include={PACKAGES}", suite, str(root)]
         run(["debootstrap", *options, *filter(None, [mirror])], quietly=True)
         run(["chroot", str(root), "useradd", "--create-home", USER])
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")  # as every installer does
     for path in (CERTIFICATES, Path("etc/resolv.conf")):
         if Path("/", path).exists():
             shutil.copyfile(Path("/", path), root / path)

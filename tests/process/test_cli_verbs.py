@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -348,7 +349,7 @@ def test_the_demo_shows_bursts_that_become_turns(desk: Desk) -> None:
 @pytest.mark.parametrize("line", ["--help", "threads export", "threads list", "threads list --json"])
 def test_a_reader_that_has_left_is_no_error(desk: Desk, line: str) -> None:
     desk.run("threads", "new")
-    piped = f"{sys.executable} -m turnkeep {line} | true"
+    piped = f"{shlex.quote(sys.executable)} -m turnkeep {line} | true"
     done = subprocess.run(
         ["sh", "-c", piped],
         cwd=desk.folder,

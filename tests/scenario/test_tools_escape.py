@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[2]
 
 def run_corpus(user: int | None, share: str) -> dict[str, Any]:
     words = [sys.executable, "-m", corpus.__name__, "--share", share, *(["--user", str(user)] if user else [])]
-    environment = {**os.environ, "TURNKEEP_CANARY": CANARY}
+    # the folder of the tests' programs may be where an ordinary user cannot look
+    environment = {**os.environ, "PATH": os.defpath, "TURNKEEP_CANARY": CANARY}
     done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     told: dict[str, Any] = json.loads(done.stdout)
