@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from dataclasses import replace
+
+from pydantic import SecretStr
 
 from turnkeep.answer import AnswerRules
 from turnkeep.assistants import Assistants
@@ -13,6 +15,7 @@ from turnkeep.calls import CallRules
 from turnkeep.errors import ConfigurationError
 from turnkeep.models import Endpoint, Kind, ModelPool
 from turnkeep.models.base import Model
+from turnkeep.models.endpoint import ANTHROPIC, OPENAI
 from turnkeep.money import Purse
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import SIMULATOR, PriceBook
@@ -89,18 +92,30 @@ async def open_endpoint(settings: Settings, stack: AsyncExitStack) -> Endpoint:
 
     simulator = Simulator(pace=Pace.lively(), options=Options(answers_as=SIMULATOR), control=False)
     dial = await stack.enter_async_context(inside(simulator))
-    log.warning("simulator_answers", reason="neither OPENAI_API_KEY nor OPENAI_BASE_URL is set")
+    log.warning("simulator_answers", reason="no OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY is set")
     return Endpoint(base_url=f"http://{SIMULATOR}/v1", simulated=True, dial=dial)
 
 
 def endpoint_of(settings: Settings) -> Endpoint:
-    """The endpoint that settings name."""
-    known: dict[str, Any] = {"base_url": settings.openai_base_url} if settings.openai_base_url else {}
+    """Who answers for models that are nobody's in particular: the server of OpenAI's kind, else Anthropic."""
+    if (anthropic := anthropic_of(settings)) is not None and not settings.uses_openai:
+        return anthropic
+    endpoint = _endpoint(settings, settings.openai_base_url or OPENAI, settings.openai_api_key)
+    return replace(endpoint, organisation=settings.openai_organization, project=settings.openai_project)
+
+
+def anthropic_of(settings: Settings) -> Endpoint | None:
+    """Who answers for models named claude…, if Anthropic or a server of its kind was named."""
+    if not settings.uses_anthropic:
+        return None
+    base_url = (settings.anthropic_base_url or ANTHROPIC).rstrip("/").removesuffix("/v1")
+    return _endpoint(settings, f"{base_url}/v1", settings.anthropic_api_key)
+
+
+def _endpoint(settings: Settings, base_url: str, key: SecretStr | None) -> Endpoint:
     return Endpoint(
-        **known,
-        api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "",
-        organisation=settings.openai_organization,
-        project=settings.openai_project,
+        base_url,
+        api_key=key.get_secret_value() if key else "",
         proxy=settings.model_proxy,
         ca_file=str(settings.model_ca_file) if settings.model_ca_file else None,
         first_event_timeout=settings.first_event_timeout,
@@ -131,7 +146,7 @@ async def open_house(
     """
     pool = ModelPool()
     stack.push_async_callback(pool.close)
-    prices = PriceBook(settings.price_file, base_url=settings.openai_base_url)
+    prices = PriceBook(settings.price_file, base_url=settings.openai_base_url or settings.anthropic_base_url)
     async with asyncio.TaskGroup() as loading:
         loading.create_task(tokenizer_for(model, catalog).load())
         loading.create_task(prices.load())
@@ -140,7 +155,11 @@ async def open_house(
         raise ConfigurationError(f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE")
     open_tracing(settings, stack)
 
-    def model_of(_: str) -> Model:
+    anthropic = anthropic_of(settings)
+
+    def model_of(name: str) -> Model:
+        if anthropic is not None and (anthropic == endpoint or name.startswith("claude")):
+            return pool.get(anthropic, "anthropic")
         return pool.get(endpoint, kind or settings.model_api)
 
     return House(

@@ -162,7 +162,7 @@ class AssistantMessageQueue:
         self.catalog = Catalog.load(settings.price_file)
         self.store = timed(store or store_of(settings, policies(settings, runs_kept=runs_kept)), meter)
         self.hub = Hub(self.store, meter=meter)
-        self.model_name = settings.openai_model or self.catalog.default
+        self.model_name = settings.model or self.catalog.default
         self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
         self._has_simulator = False
         self.adaptive = AdaptiveWindow() if settings.adaptive else None

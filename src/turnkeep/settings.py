@@ -48,7 +48,9 @@ class Settings(BaseSettings):
         "OPENAI_BASE_URL", default=None, doc="Base URL of an OpenAI-compatible server."
     )
     openai_model: str | None = _named(
-        "OPENAI_MODEL", default=None, doc="Model of the default assistant (else the catalogue's default)."
+        *("OPENAI_MODEL", "ANTHROPIC_MODEL"),
+        default=None,
+        doc="Model of the default assistant (else the catalogue's default).",
     )
     openai_assistant_id: str | None = _named(
         "OPENAI_ASSISTANT_ID", default=None, doc="Assistant that answers where no other is chosen."
@@ -62,8 +64,18 @@ class Settings(BaseSettings):
         default=False,
         doc="Let the simulator answer without a model although credentials are asked for (`--simulator`).",
     )
-    model_api: Literal["auto", "responses", "chat"] = _named(
-        "TURNKEEP_MODEL_API", default="auto", doc="Protocol: Responses, Chat Completions, or by the server's name."
+    anthropic_api_key: SecretStr | None = _named(
+        *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
+        default=None,
+        doc="Key of Anthropic: it answers for models named claude…, or for all where no OPENAI_* names a server.",
+    )
+    anthropic_base_url: str | None = _named(
+        "ANTHROPIC_BASE_URL", default=None, doc="Base URL of a server that speaks Anthropic's Messages."
+    )
+    model_api: Literal["auto", "responses", "chat", "anthropic"] = _named(
+        "TURNKEEP_MODEL_API",
+        default="auto",
+        doc="Protocol of OPENAI_BASE_URL: Responses, Chat Completions, Anthropic's Messages, or by the server's name.",
     )
     model_proxy: str | None = _named("TURNKEEP_MODEL_PROXY", default=None, doc="HTTP proxy for model requests.")
     model_ca_file: Path | None = _named(
@@ -377,7 +389,9 @@ class Settings(BaseSettings):
     def _is_websocket(cls, value: str | None) -> str | None:
         return _address(value, "ws", "wss")
 
-    @field_validator("openai_base_url", "webhook_url", "url", "model_proxy", "openweather_url", "otel_endpoint")
+    @field_validator(
+        "openai_base_url", "anthropic_base_url", "webhook_url", "url", "model_proxy", "openweather_url", "otel_endpoint"
+    )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
         return _address(value, "http", "https")
@@ -471,7 +485,22 @@ class Settings(BaseSettings):
     @property
     def uses_simulator(self) -> bool:
         """Nobody was named who could answer."""
-        return self.openai_api_key is None and self.openai_base_url is None
+        return not (self.uses_openai or self.uses_anthropic)
+
+    @property
+    def uses_openai(self) -> bool:
+        """A key or a server of OpenAI's kind was named."""
+        return self.openai_api_key is not None or self.openai_base_url is not None
+
+    @property
+    def uses_anthropic(self) -> bool:
+        """A key or a server of Anthropic's kind was named."""
+        return self.anthropic_api_key is not None or self.anthropic_base_url is not None
+
+    @property
+    def model(self) -> str | None:
+        """The model of the default assistant, where it is set or only Anthropic can answer; None: the catalogue's."""
+        return self.openai_model or (DEFAULT_CLAUDE if self.uses_anthropic and not self.uses_openai else None)
 
     @property
     def takes_tokens(self) -> bool:
@@ -491,6 +520,9 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         return self.host in ("127.0.0.1", "localhost", "::1")
+
+
+DEFAULT_CLAUDE = "claude-sonnet-5-5"
 
 
 def parse_rate(value: str) -> tuple[int, float]:

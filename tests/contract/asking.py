@@ -16,10 +16,12 @@ from turnkeep.models.base import Delta, Finish, ItemDone, Model, ModelRequest, S
 STREAMS = Path(__file__).parents[1] / "data" / "streams"
 KEY = "sk-proj-Zx81kd72hs9Q"
 HELLO = ModelRequest("gpt-6-luna", [UserItem(text_content("hello"))])
-PROTOCOLS = pytest.mark.parametrize("kind", ["responses", "chat"])
-GOOD = {"responses": "responses-text", "chat": "chat-text"}
+PROTOCOLS = pytest.mark.parametrize("kind", ["responses", "chat", "anthropic"])
+OPENAI_PROTOCOLS = pytest.mark.parametrize("kind", ["responses", "chat"])
+GOOD = {"responses": "responses-text", "chat": "chat-text", "anthropic": "anthropic-text"}
 TEXT = {
     "responses": 'Grüß Gott 👋🏽, 世界!\n\nIt says "data: {}"\\n.',
+    "anthropic": 'Grüß Gott 👋🏽, 世界!\n\nIt says "data: {}"\\n.',
     "chat": "The café öffnet um 9 ☕️.",
 }
 

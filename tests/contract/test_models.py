@@ -38,7 +38,7 @@ from turnkeep.messages import (
 )
 from turnkeep.models.base import Began, Delta, StreamPart
 
-# ---------------------------------------------------------------- the contract, in both protocols
+# ---------------------------------------------------------------- the contract, in each protocol
 
 
 @PROTOCOLS
@@ -51,8 +51,8 @@ async def test_an_answer_begins_once_then_gives_text_and_items_and_finishes_last
     assert isinstance(item, AssistantItem)
     assert item.text == TEXT[kind]
     assert finish_of(parts).reason == "stop"
-    assert finish_of(parts).model == "gpt-6-luna-2026-09-22"
-    assert finish_of(parts).tier == "default"
+    named = ("claude-sonnet-5-5", "standard") if kind == "anthropic" else ("gpt-6-luna-2026-09-22", "default")
+    assert (finish_of(parts).model, finish_of(parts).tier) == named
 
 
 @PROTOCOLS
@@ -66,9 +66,12 @@ async def test_the_beginning_carries_the_names_and_limits_that_the_provider_gave
     assert isinstance(began, Began)
     assert began.request_id == "req_7"
     assert began.rate == {"x-ratelimit-remaining-tokens": "99"}
-    assert began.response_id == {"responses": "resp_68f1c0de7b1c8191a6d0b1f2c3d4e5f60a1b2c3d4e5f6071"}.get(
-        kind, "chatcmpl-CqZ0kTq4uS1mX"
-    )
+    names = {
+        "responses": "resp_68f1c0de7b1c8191a6d0b1f2c3d4e5f60a1b2c3d4e5f6071",
+        "chat": "chatcmpl-CqZ0kTq4uS1mX",
+        "anthropic": "msg_01Xk3f9QvT",
+    }
+    assert began.response_id == names[kind]
 
 
 @PROTOCOLS
@@ -212,7 +215,7 @@ async def test_nothing_is_sent_twice(kind: str) -> None:
         assert len(server.visits) == 1
 
 
-# ---------------------------------------------------------------- failures, in both protocols
+# ---------------------------------------------------------------- failures, in each protocol
 
 ERROR = orjson.dumps({"error": {"message": f"bad key {KEY}", "type": "invalid_request_error", "code": "bad"}})
 
@@ -270,7 +273,12 @@ async def test_a_redirect_is_not_followed(kind: str) -> None:
 @PROTOCOLS
 async def test_a_clean_end_without_a_terminal_event_is_a_failure(kind: str) -> None:
     stream = recorded(GOOD[kind])
-    end = stream.index(b"event: response.completed") if kind == "responses" else stream.index(b'"stop"') - 300
+    ends = {
+        "responses": b"event: response.completed",
+        "chat": b'"finish_reason":"stop"',
+        "anthropic": b"event: message_d",
+    }
+    end = stream.index(ends[kind])
     with pytest.raises(AnswerMalformed, match="ended without"):
         await told_by(stream[:end], kind)
 

@@ -1,6 +1,6 @@
 """What servers really send: what only decorates never fails an answer, what carries meaning is read or refused clearly.
 
-One table for both readers. The remarks name where a form was seen.
+One table for all readers. The remarks name where a form was seen.
 """
 
 from __future__ import annotations
@@ -66,8 +66,29 @@ class Responses:
         return orjson.dumps({"object": "response", "id": "r", "status": "completed", "output": [item]})
 
 
-PROTOCOL = pytest.mark.parametrize("say", [Chat(), Responses()], ids=["chat", "responses"])
-Say = Chat | Responses
+class Messages:
+    """Streams of Anthropic's Messages."""
+
+    kind = "anthropic"
+
+    def text(self, text: object, **more: Any) -> bytes:
+        delta = {"type": "text_delta", "text": text}
+        return event({"type": "content_block_delta", "index": 0, "delta": delta, **more}, "content_block_delta")
+
+    def raw_text(self, escaped: bytes, more: bytes = b"") -> bytes:
+        head = b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"'
+        return event(head + escaped + b'"}' + more + b"}")
+
+    def end(self, text: str) -> bytes:
+        return event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}) + event({"type": "message_stop"})
+
+    def body(self, text: str) -> bytes:
+        blocks = [{"type": "text", "text": text}]
+        return orjson.dumps({"type": "message", "id": "m", "content": blocks, "stop_reason": "end_turn"})
+
+
+PROTOCOL = pytest.mark.parametrize("say", [Chat(), Responses(), Messages()], ids=["chat", "responses", "messages"])
+Say = Chat | Responses | Messages
 
 
 def with_between(*frames: bytes) -> Callable[[Say], bytes]:
@@ -470,6 +491,13 @@ NONSENSE: dict[str, tuple[str, bytes, type[ModelError]]] = {
         AnswerMalformed,
     ),
     "a damaged event of responses": ("responses", b'data: {"type":"response.outp\n\n' + COMPLETED, AnswerMalformed),
+    "a text block of an unknown form": ("anthropic", Messages().text([1]) + Messages().end(""), AnswerUnreadable),
+    "a damaged event of messages": (
+        "anthropic",
+        b'data: {"type":"content_blo\n\n' + Messages().end(""),
+        AnswerMalformed,
+    ),
+    "an end of messages without a sign": ("anthropic", Messages().text("begun"), AnswerMalformed),
     "a response that was cancelled": ("responses", event({"type": "response.cancelled"}), AnswerMalformed),
 }
 
@@ -489,6 +517,8 @@ async def test_what_carries_meaning_and_makes_none_is_refused(case: str) -> None
         ("chat", b'error: {"code":500,"message":"flagged upstream"}\n\n'),
         ("chat", event({"message": "flagged upstream"}, "error")),
         ("responses", event({"message": "flagged upstream"}, "error")),
+        ("anthropic", event({"type": "error", "error": {"type": "api_error", "message": "flagged upstream"}})),
+        ("anthropic", event({"message": "flagged upstream"}, "error")),
     ],
 )
 async def test_what_a_server_says_of_its_failure_is_told(kind: str, stream: bytes) -> None:

@@ -105,7 +105,7 @@ async def test_a_tool_loop_goes_to_its_end_on_replayed_items(house: House, kind:
     calls = [item for item in request.items if isinstance(item, CallItem)]
     assert [call.arguments for call in calls] == ['{"city":"Paris"}', '{"city":"Oslo"}']
     assert all(f"sunny {call.call_id}" in text_of(parts) for call in calls)
-    assert any(isinstance(item, ReasoningItem) for item in request.items) == (kind == "responses")
+    assert any(isinstance(item, ReasoningItem) for item in request.items) == (kind != "chat")
     assert [exchange.outcome for exchange in house.simulator.ledger] == ["completed"] * 2
 
 
@@ -121,6 +121,8 @@ async def test_a_tool_loop_goes_to_its_end_on_replayed_items(house: House, kind:
 )
 async def test_an_answer_ends_for_the_reason_that_it_ended(house: House, kind: str, text: str, reason: str) -> None:
     parts = await house.ask(kind, text)
+    if kind == "anthropic" and reason == "filter":  # has one word for both
+        reason = "refusal"
     assert finish_of(parts).reason == reason
     if reason in ("length", "filter"):
         assert [item.interrupted for item in items_of(parts) if isinstance(item, AssistantItem)] == [True]

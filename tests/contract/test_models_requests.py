@@ -11,6 +11,7 @@ import pytest
 from tests.contract.asking import (
     HELLO,
     KEY,
+    OPENAI_PROTOCOLS,
     PROTOCOLS,
     sent_by,
 )
@@ -177,7 +178,7 @@ async def test_what_a_server_takes_can_be_overridden() -> None:
     assert visit.body["messages"][0]["role"] == "developer"
 
 
-@PROTOCOLS
+@OPENAI_PROTOCOLS
 async def test_a_model_that_reasons_gets_a_temperature_only_without_effort(kind: str) -> None:
     async def sends(model: str, **parameters: Any) -> bool:
         request = ModelRequest(model, HELLO.items, parameters={"temperature": 0.3, **parameters})
@@ -190,7 +191,7 @@ async def test_a_model_that_reasons_gets_a_temperature_only_without_effort(kind:
     assert await sends("gpt-4o-mini")
 
 
-@PROTOCOLS
+@OPENAI_PROTOCOLS
 async def test_a_model_that_does_not_reason_is_not_asked_to(kind: str) -> None:
     body = (await sent_by(kind, replace(FULL, model="gpt-4o-mini"))).body
     assert not {"reasoning", "reasoning_effort", "include"} & set(body)

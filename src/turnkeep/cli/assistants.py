@@ -218,7 +218,7 @@ async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bo
 
 @asynccontextmanager
 async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[Assistants]:
-    model = settings.openai_model or Catalog.load(settings.price_file).default
+    model = settings.model or Catalog.load(settings.price_file).default
     async with house.opened(settings, create=create) as store:
         yield Assistants(store, model=model, instructions=settings.instructions)
 

@@ -19,8 +19,9 @@ import apsw
 
 from turnkeep.cli import house, note, output, toolbox, version
 from turnkeep.clock import SystemClock
+from turnkeep.composition import endpoint_of
 from turnkeep.errors import StoreMisconfigured, TurnkeepError
-from turnkeep.models.endpoint import OPENAI
+from turnkeep.models.anthropic import VERSION
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings, misspelt
 from turnkeep.store.base import Store
@@ -210,12 +211,13 @@ def today() -> date:
 
 async def _model_offline(settings: Settings) -> Finding:
     if settings.uses_simulator:
-        return warning("model", "the built-in simulator answers: set OPENAI_API_KEY or OPENAI_BASE_URL")
+        named = "OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY"
+        return warning("model", f"the built-in simulator answers: set {named}")
     catalog = Catalog.load(settings.price_file)
-    name = settings.openai_model or catalog.default
+    name = settings.model or catalog.default
     for said in catalog.check(name, today()):
         return failure("model", str(said)) if said.kind == "gone" else warning("model", str(said))
-    return ok("model", f"{name} at {settings.openai_base_url or OPENAI}")
+    return ok("model", f"{name} at {endpoint_of(settings).base_url}")
 
 
 async def _model(settings: Settings) -> Finding:
@@ -229,9 +231,12 @@ async def _model(settings: Settings) -> Finding:
 
 async def _asked(settings: Settings) -> Finding | None:
     """Ask the server for its models: what is wrong, None if nothing is."""
-    base = (settings.openai_base_url or OPENAI).rstrip("/")
-    key = settings.openai_api_key
-    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    endpoint = endpoint_of(settings)
+    base, key = endpoint.base_url.rstrip("/"), endpoint.api_key
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    if not settings.uses_openai:
+        headers |= {"anthropic-version": VERSION, "x-api-key": key}
+    variable = "OPENAI_API_KEY" if settings.uses_openai else "ANTHROPIC_API_KEY"
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
     try:
         async with (
@@ -244,7 +249,7 @@ async def _asked(settings: Settings) -> Finding | None:
     except (aiohttp.ClientError, ValueError) as error:
         return failure("model", f"{base} cannot be reached: {error}")
     if status in (401, 403):
-        return failure("model", f"{base} refuses the key ({status}): correct OPENAI_API_KEY")
+        return failure("model", f"{base} refuses the key ({status}): correct {variable}")
     return failure("model", f"{base} answers {status}, try again later") if status >= 500 else None
 
 
@@ -364,7 +369,7 @@ async def _assistant(settings: Settings, store: Store) -> Finding:
     from turnkeep.assistants import Assistants
 
     catalog = Catalog.load(settings.price_file)
-    assistants = Assistants(store, model=settings.openai_model or catalog.default, instructions=settings.instructions)
+    assistants = Assistants(store, model=settings.model or catalog.default, instructions=settings.instructions)
     wanted = settings.openai_assistant_id
     if wanted is not None and await store.get("assistant", "default", wanted) is None:
         return warning("assistant", f"OPENAI_ASSISTANT_ID={wanted} does not exist, it is made anew at the next start")

@@ -43,6 +43,10 @@ SCRIPT = (
 )
 
 
+NOBODY = ("openai_api_key", "openai_base_url", "openai_assistant_id", "anthropic_api_key", "anthropic_base_url")
+"""What must not be set, so that the simulator answers."""
+
+
 @app.command()
 def demo(
     *,
@@ -53,7 +57,7 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="turnkeep-demo-") as directory:
         settings = house.settings(
             store=f"sqlite:{Path(directory) / 'turnkeep.db'}", window=WINDOW / speed, max_wait=8.0, drain=1.0
-        ).model_copy(update={"openai_api_key": None, "openai_base_url": None, "openai_assistant_id": None})
+        ).model_copy(update=dict.fromkeys(NOBODY))
         house.quiet(settings)
         asyncio.run(_Play(settings, speed, as_json=as_json).play())
 

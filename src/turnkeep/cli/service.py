@@ -92,7 +92,8 @@ def _described(queue: AssistantMessageQueue, url: str | None) -> Started:
     simulated = queue.is_simulated
     today = datetime.fromtimestamp(queue.clock.now(), UTC).date()
     warnings = [] if simulated else [str(warning) for warning in queue.catalog.check(model, today)]
-    at = f" at {urlsplit(queue.settings.openai_base_url).netloc}" if queue.settings.openai_base_url else ""
+    base_url = queue.settings.openai_base_url or queue.settings.anthropic_base_url
+    at = f" at {urlsplit(base_url).netloc}" if base_url else ""
     return Started(
         url=url,
         answering="simulator" if simulated else f"{model}{at}",

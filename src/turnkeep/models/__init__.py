@@ -1,9 +1,10 @@
-"""Where answers come from: OpenAI and every server that speaks one of its two protocols."""
+"""Where answers come from: OpenAI, Anthropic and every server that speaks one of their three protocols."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from turnkeep.models.anthropic import AnthropicModel
 from turnkeep.models.base import Model
 from turnkeep.models.capabilities import Protocol, protocol_of
 from turnkeep.models.chat import ChatModel
@@ -12,15 +13,18 @@ from turnkeep.models.responses import ResponsesModel
 
 __all__ = ["Endpoint", "Kind", "Model", "ModelPool", "open_model"]
 
-Kind = Literal["auto", "responses", "chat"]
+Kind = Literal["auto", "responses", "chat", "anthropic"]
 
 
 def open_model(endpoint: Endpoint, kind: Kind = "auto") -> Model:
-    """A model at this endpoint; ``auto`` takes Responses for OpenAI, Azure and the simulator, else Chat Completions.
+    """A model at this endpoint; ``auto`` takes Responses for OpenAI, Azure and the simulator, Messages for Anthropic
+    and for addresses that end in ``/anthropic`` or ``/anthropic/v1``, else Chat Completions.
 
     Nothing is sent before the first request. Raises ConfigurationError for a capability that does not exist.
     """
     protocol: Protocol = protocol_of(endpoint) if kind == "auto" else kind
+    if protocol == "anthropic":
+        return AnthropicModel(endpoint)
     return ResponsesModel(endpoint) if protocol == "responses" else ChatModel(endpoint)
 
 

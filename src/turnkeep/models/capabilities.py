@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from turnkeep.errors import ConfigurationError
 from turnkeep.models.endpoint import Endpoint
 
-Protocol = Literal["responses", "chat"]
+Protocol = Literal["responses", "chat", "anthropic"]
 Server = Literal["openai", "azure", "mistral", "compatible"]
 
 
@@ -161,5 +161,8 @@ def is_simulated(endpoint: Endpoint) -> bool:
 
 
 def protocol_of(endpoint: Endpoint) -> Protocol:
-    """Responses where it is certain to exist, Chat Completions elsewhere."""
+    """Anthropic's Messages where the address says so, Responses where it is certain to exist, else Chat Completions."""
+    parts = urlsplit(endpoint.base_url)
+    if parts.hostname == "api.anthropic.com" or parts.path.rstrip("/").endswith(("/anthropic", "/anthropic/v1")):
+        return "anthropic"
     return "responses" if server_of(endpoint) in ("openai", "azure") else "chat"

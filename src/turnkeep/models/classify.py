@@ -170,7 +170,9 @@ _NEVER_FITS = re.compile(r"^Request too large for ")
 _READ = 2000
 """Characters of a message that are held against the table: what matters stands at the front, and a body has 64 kB."""
 
-_MODEL_MISSING = re.compile(r"\bmodel\b.*(?:not found|not exist|not supported|unknown|decommissioned)", re.I | re.S)
+_MODEL_MISSING = re.compile(
+    r"\bmodel\b.*(?:not found|not exist|not supported|unknown|decommissioned)|^model: \S+$", re.I | re.S
+)
 _THING_MISSING = re.compile(r"\b(?:item|response|conversation|file|container)\b.*not found", re.I | re.S)
 
 _BY_STATUS: dict[int, type[ModelError]] = {
@@ -184,6 +186,7 @@ _BY_STATUS: dict[int, type[ModelError]] = {
     413: ContextTooLong,
     425: ModelUnavailable,
     429: ModelRateLimited,
+    529: ModelRateLimited,
 }
 
 
@@ -264,7 +267,7 @@ def _sentence(fault: Fault, headers: Mapping[str, str], secrets: Sequence[str]) 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The provider's name for this request; expects lower-case header names."""
-    for name in ("x-request-id", "apim-request-id", "x-ms-request-id", "cf-ray"):
+    for name in ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "cf-ray"):
         if value := headers.get(name):
             return value
     return None

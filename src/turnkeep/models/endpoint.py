@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from turnkeep.errors import ConfigurationError
 
 OPENAI = "https://api.openai.com/v1"
+ANTHROPIC = "https://api.anthropic.com/v1"
 
 
 @dataclass(frozen=True, slots=True)

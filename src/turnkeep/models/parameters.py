@@ -52,18 +52,18 @@ def wrong_form(parameters: Mapping[str, Any]) -> str | None:
 
 def output_limit(parameters: Mapping[str, Any]) -> int | None:
     """The most tokens an answer may have, by whichever name; None: no limit was set."""
-    limit = _canonical(parameters).get("max_output_tokens")
+    limit = canonical(parameters).get("max_output_tokens")
     return limit if isinstance(limit, int) else None
 
 
 def with_output_limit(parameters: Mapping[str, Any], limit: int) -> dict[str, Any]:
     """The parameters with this limit in place of theirs."""
-    return {**_canonical(parameters), "max_output_tokens": limit}
+    return {**canonical(parameters), "max_output_tokens": limit}
 
 
 def responses_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     """What goes into the body of a Responses request."""
-    given = _canonical(request.parameters)
+    given = canonical(request.parameters)
     if form := given.pop("response_format", None):
         given["text"] = {"format": _flat_format(form), **given.get("text", {})}
     return _taken(given, _RESPONSES, _CHAT, request, caps)
@@ -71,7 +71,7 @@ def responses_parameters(request: ModelRequest, caps: Capabilities) -> dict[str,
 
 def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     """What goes into the body of a Chat Completions request."""
-    given = _canonical(request.parameters)
+    given = canonical(request.parameters)
     if (limit := given.pop("max_output_tokens", None)) is not None:
         given["max_completion_tokens" if caps.takes_max_completion_tokens else "max_tokens"] = limit
     if effort := given.pop("reasoning", {}).get("effort"):
@@ -86,7 +86,7 @@ def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]
     return _taken(given, _CHAT, _RESPONSES, request, caps)
 
 
-def _canonical(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def canonical(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if wrong := wrong_form(parameters):
         raise ModelRefused(wrong)
     given = {name: value for name, value in parameters.items() if value is not None and name not in _OURS}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from genai_prices.types import ModelPrice, PriceCalculation, PriceVariant, TieredPrices
 
 _OPENAI = "openai"
+_ANTHROPIC = "anthropic"
 _MINUTE = 60  # prices change at a date or a time of day, never within a minute
 _RECENT = 256
 
@@ -23,7 +24,8 @@ class PublishedPrices:
     """Prices at the provider behind `base_url`.
 
     An address that is nobody's in the tables (a gateway, a simulator, none) counts as OpenAI: who serves
-    ``gpt-4o`` there, serves OpenAI's. Open weights have no such owner and stay without a price.
+    ``gpt-4o`` there, serves OpenAI's, and who serves ``claude-…``, Anthropic's. Open weights have no such owner and
+    stay without a price.
     """
 
     def __init__(self, base_url: str | None = None) -> None:
@@ -49,6 +51,8 @@ class PublishedPrices:
         from genai_prices import Usage, calc_price  # noqa: PLC0415 - half a second that most commands never need
 
         provider = self._provider_id()
+        if provider == _OPENAI and model.rpartition("/")[2].startswith("claude"):
+            provider = _ANTHROPIC
         context = _context(tier)
         try:
             found = calc_price(Usage(), model, provider_id=provider, genai_request_timestamp=at, price_context=context)
@@ -80,7 +84,7 @@ def _provider_at(base_url: str | None) -> str:
 def _context(tier: str | None) -> dict[str, str]:
     if tier is None:
         return {}
-    return {"processing": tier} if tier == "batch" else {"service_tier": tier}
+    return {{"batch": "processing", "fast": "speed"}.get(tier, "service_tier"): tier}
 
 
 def _offered(variants: Iterable[PriceVariant], context: dict[str, str], at: datetime) -> bool:

@@ -107,7 +107,7 @@ def create_openai_config(
     config = OpenAIConfig(
         settings=loaded,
         catalog=catalog,
-        model=loaded.openai_model or catalog.default,
+        model=loaded.model or catalog.default,
         max_tokens=max_tokens,
         temperature=temperature,
         presence_penalty=presence_penalty,
@@ -152,7 +152,7 @@ def _check_numbers(config: OpenAIConfig) -> None:
 def _check_model(config: OpenAIConfig, today: date) -> None:
     """A model that has ended is refused where OpenAI answers; elsewhere the name may mean something else."""
     settings = config.settings
-    is_openais = not settings.uses_simulator and server_of(endpoint_of(settings)) in ("openai", "azure")
+    is_openais = settings.uses_openai and server_of(endpoint_of(settings)) in ("openai", "azure")
     for warning in config.catalog.check(config.model, today):
         if warning.kind == "gone" and is_openais:
             raise ConfigurationError(str(warning))

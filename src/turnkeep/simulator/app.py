@@ -15,15 +15,16 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
 from turnkeep.clock import Clock
-from turnkeep.simulator import catalog, chat
+from turnkeep.simulator import catalog, chat, message_api
 from turnkeep.simulator.background import Background
 from turnkeep.simulator.control import Control
 from turnkeep.simulator.conversations import Conversations, page
 from turnkeep.simulator.delivery import Delivery, JsonReply
 from turnkeep.simulator.ledger import Exchange, Surface
+from turnkeep.simulator.message_checks import message_body
 from turnkeep.simulator.options import Options, Pace
 from turnkeep.simulator.persona import Script
-from turnkeep.simulator.problems import Problem, bad_json, model_not_found, no_key, wrong_key
+from turnkeep.simulator.problems import MessageProblem, Problem, bad_json, model_not_found, no_key, wrong_key
 from turnkeep.simulator.quirks import QUIRKS, Quirk
 from turnkeep.simulator.responses import Responses
 from turnkeep.simulator.world import World
@@ -91,6 +92,8 @@ class _Routes:
             Route("/models", self.models),
             Route("/models/{id:path}", self.model),
             Route("/chat/completions", self.chat, methods=post),
+            Route("/messages", self.create_message, methods=post),
+            Route("/messages/count_tokens", self.count_message, methods=post),
             Route("/responses", self.create_response, methods=post),
             Route("/responses/input_tokens", self.count_tokens, methods=post),
             Route("/responses/compact", self.compact, methods=post),
@@ -112,6 +115,8 @@ class _Routes:
 
     async def models(self, request: Request) -> ASGIApp:
         self._admit(request)
+        if "anthropic-version" in request.headers:
+            return self._reply(_message_models())
         listed = [_model(model) for model in catalog.KNOWN.values()]
         return self._reply({"object": "list", "data": listed})
 
@@ -129,6 +134,18 @@ class _Routes:
             return chat.answer(self._simulator, body, exchange, quirk)
 
         return await self._answer(request, "chat", answer)
+
+    async def create_message(self, request: Request) -> ASGIApp:
+        version = request.headers.get("anthropic-version", "")
+
+        def answer(body: object, exchange: Exchange, quirk: Quirk) -> ASGIApp:
+            return message_api.answer(self._simulator, body, exchange, quirk, version)
+
+        return await self._answer(request, "messages", answer)
+
+    async def count_message(self, request: Request) -> ASGIApp:
+        body = message_body({**await self._object(request), "max_tokens": 1}, "")
+        return self._reply({"input_tokens": message_api.message_prompt(body).tokens()})
 
     async def create_response(self, request: Request) -> ASGIApp:
         return await self._answer(request, "responses", self._respond)
@@ -170,9 +187,12 @@ class _Routes:
             exchange.body = body if simulator.options.keep_bodies else None
             return answer(body, exchange, quirk)
         except Problem as problem:
-            simulator.ledger.finish(exchange, "refused", problem.status, problem.code)
-            problem.headers = {**simulator.headers(exchange.request_id), **problem.headers}
-            raise
+            told, headers = problem, simulator.headers
+            if surface == "messages":
+                told, headers = MessageProblem.of(problem, exchange.model), simulator.message_headers
+            simulator.ledger.finish(exchange, "refused", told.status, problem.code)
+            told.headers = {**headers(exchange.request_id), **told.headers}
+            raise told from None
         finally:
             if exchange.outcome == "open" and exchange.response_id is None:
                 simulator.ledger.finish(exchange, "failed", 500)
@@ -252,6 +272,8 @@ class _Routes:
         if keys is None:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if own := request.headers.get("x-api-key"):
+            scheme, key = "bearer", own
         if scheme.lower() != "bearer" or not key:
             raise no_key()
         if key not in keys:
@@ -286,6 +308,12 @@ class _Routes:
 def _model(model: catalog.KnownModel) -> Mapping[str, Any]:
     described = {"id": model.name, "object": "model", "created": model.created, "owned_by": "simulator"}
     return {**described, "shutdown_date": model.shutdown}
+
+
+def _message_models() -> Mapping[str, Any]:
+    listed = [{"type": "model", "id": name, "display_name": name} for name in catalog.MESSAGE_MODELS]
+    dated = [{**model, "created_at": "2026-01-01T00:00:00Z"} for model in listed]
+    return {"data": dated, "has_more": False, "first_id": dated[0]["id"], "last_id": dated[-1]["id"]}
 
 
 async def _refuse(_: Request, problem: Problem) -> JsonReply:

@@ -34,6 +34,7 @@ _KNOWN = (
 )
 KNOWN = {model.name: model for model in _KNOWN}
 GONE = frozenset(("gpt-3.5-turbo", "gpt-4", "gpt-4-turbo", "o1", "o3-mini", "o4-mini", "gpt-4.1-nano"))
+MESSAGE_MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-haiku-4-5")
 DEFAULT_WINDOW = 128_000
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import orjson
 
 from turnkeep.simulator.ids import Ids
-from turnkeep.simulator.persona import Call, Plan, Refuse, Say, Think, tokens_of
+from turnkeep.simulator.persona import Call, Plan, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json, Prompt
 from turnkeep.simulator.quirks import Quirk
-from turnkeep.simulator.response_run import Manner, pieces
+from turnkeep.simulator.response_run import Manner, annotation, pieces
 from turnkeep.simulator.sse import Frame, data
 
 _FINISH = {
@@ -57,7 +57,8 @@ class ChatRun:
         """The reply when nothing is streamed."""
         said = "".join(part.text for part in self.plan.parts if isinstance(part, Say))
         refused = "".join(part.text for part in self.plan.parts if isinstance(part, Refuse))
-        message: Json = {"role": "assistant", "content": said or None, "refusal": refused or None, "annotations": []}
+        notes = [_noted(p.source, p.text) for p in self.plan.parts if isinstance(p, Say) and p.source is not None]
+        message: Json = {"role": "assistant", "content": said or None, "refusal": refused or None, "annotations": notes}
         if not self._calls and not refused:
             message["content"] = said
         if self._calls:
@@ -107,6 +108,8 @@ class ChatRun:
             return
         yield Frame(self._chunk({"role": "assistant", "content": "", "refusal": None}), head=True)
         for part in self.plan.parts:
+            if isinstance(part, Search):  # this protocol does not show it, only what was found
+                continue
             yield from self._call(part) if isinstance(part, Call) else self._text(part)
         yield from self._closing()
 
@@ -133,6 +136,8 @@ class ChatRun:
             return
         field = "reasoning_content" if isinstance(part, Think) else "refusal" if isinstance(part, Refuse) else "content"
         yield from self._deltas(field, tokens_of(part.text))
+        if isinstance(part, Say) and part.source is not None:
+            yield Frame(self._chunk({"annotations": [_noted(part.source, part.text)]}))
 
     def _deltas(self, field: str, tokens: list[str]) -> Iterator[Frame]:
         """The hot part: what does not change from delta to delta is rendered once."""
@@ -224,6 +229,11 @@ class ChatRun:
                 "rejected_prediction_tokens": 0,
             },
         }
+
+
+def _noted(source: Search, text: str) -> Json:
+    note = annotation(source, text)
+    return {"type": note.pop("type"), "url_citation": note}
 
 
 def _unfiltered() -> Json:

@@ -73,7 +73,8 @@ class Delivery:
         self._streaming = streaming
         self._abandon = abandon
         self._quirk = quirk
-        self._headers = world.headers(exchange.request_id)
+        headers = world.message_headers if exchange.surface == "messages" else world.headers
+        self._headers = headers(exchange.request_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wire = wire_of(scope)

@@ -20,7 +20,7 @@ import orjson
 from turnkeep.clock import Clock
 from turnkeep.simulator.prompt import Prompt
 
-Surface = Literal["responses", "chat"]
+Surface = Literal["responses", "chat", "messages"]
 Outcome = Literal[
     "open", "completed", "incomplete", "failed", "cancelled", "refused", "closed_by_client", "cut", "truncated", "lost"
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 NAMES = (
     *("say", "words", "call", "then", "loop", "worst", "pace", "ttft", "reason", "refuse"),
-    *("length", "filter", "incomplete", "comment", "fault"),
+    *("length", "filter", "incomplete", "comment", "search", "pause", "fault"),
 )
 _OPENING = re.compile(rf"\[\[({'|'.join(NAMES)})(?=[\]: ])[: ]?\s*")
 _TOOL = re.compile(r"\s*([\w.-]*)\s*")

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import quote
 
 import orjson
 
@@ -19,7 +20,7 @@ from turnkeep.simulator import chooser, worst
 from turnkeep.simulator.markers import Marker, parse
 from turnkeep.simulator.prompt import OpenMessage, Prompt
 
-Reason = Literal["max_output_tokens", "max_messages", "content_filter", "steered"]
+Reason = Literal["max_output_tokens", "max_messages", "content_filter", "steered", "pause_turn"]
 REASONS: tuple[Reason, ...] = ("max_output_tokens", "max_messages", "content_filter", "steered")
 QUOTE = 300
 OUTPUT = 1000
@@ -31,9 +32,31 @@ class Think:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """A search that the provider itself makes, and the one page that it finds."""
+
+    query: str
+
+    @property
+    def title(self) -> str:
+        return f"All about {self.query}"
+
+    @property
+    def url(self) -> str:
+        return f"https://simulator.example/{quote(self.query)}"
+
+    @property
+    def text(self) -> str:
+        return f"Everything that is known about {self.query} stands here."
+
+
+@dataclass(frozen=True, slots=True)
 class Say:
+    """`source`: what the whole text rests on."""
+
     text: str
     phase: str | None = None
+    source: Search | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +73,7 @@ class Call:
     call_id: str | None = None
 
 
-Part = Think | Say | Refuse | Call
+Part = Think | Search | Say | Refuse | Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +131,8 @@ class Persona:
             messages = [OpenMessage(scripted, rounds)]
         markers = [marker for message in messages for marker in parse(message.text)[0]]
         parts = self._parts(prompt, messages, markers)
+        if isinstance(parts[-1], Search):
+            return Plan(parts, "pause_turn")
         return _limited(parts, markers, prompt.max_tokens)
 
     def _parts(self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker]) -> tuple[Part, ...]:
@@ -118,10 +143,21 @@ class Persona:
         if calls := _calls(prompt, messages):
             comments = [Say(marker.text, "commentary") for marker in markers if marker.name == "comment"]
             return (*thoughts, *comments, *calls)
+        if (search := _first(markers, "search")) is not None:
+            return (*thoughts, *self._found(prompt, messages, markers, Search(search.text)))
         refusal = _first(markers, "refuse")
         if refusal is not None:
             return (*thoughts, Refuse(refusal.text or "I'm sorry, but I can't help with that."))
         return (*thoughts, Say(self._answer(prompt, messages, markers), "final_answer"))
+
+    def _found(
+        self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker], search: Search
+    ) -> tuple[Part, ...]:
+        """A search and what is said with it; two answers with ``[[pause]]``, where the protocol has such a thing."""
+        said = Say(self._answer(prompt, messages, markers), "final_answer", search)
+        if prompt.pauses and _first(markers, "pause") is not None:
+            return (said,) if prompt.has_paused else (search,)
+        return (search, said)
 
     def _answer(self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker]) -> str:
         said = [marker.text for marker in markers if marker.name == "say"]
@@ -228,7 +264,7 @@ def _limited(parts: tuple[Part, ...], markers: Sequence[Marker], max_tokens: int
             limit = min(limit or len(tokens), max(1, len(tokens) // 2))
         if limit is not None and len(tokens) > limit:
             reason = reason or "max_output_tokens"
-            parts = (*parts[:-1], Say("".join(tokens[:limit]), last.phase))
+            parts = (*parts[:-1], Say("".join(tokens[:limit]), last.phase, last.source))
     return Plan(parts, reason, _milliseconds(markers, "ttft"), _milliseconds(markers, "pace"))
 
 

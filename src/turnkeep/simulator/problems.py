@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,46 @@ class Problem(Exception):
 
     def body(self) -> dict[str, Any]:
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class MessageProblem(Problem):
+    """An error reply as Anthropic's platform gives it."""
+
+    def body(self) -> dict[str, Any]:
+        kind = _MESSAGE_TYPES.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+    @classmethod
+    def of(cls, problem: Problem, model: str = "") -> MessageProblem:
+        """What the other platform says of the same."""
+        status, message = problem.status, problem.message
+        if problem.type == "insufficient_quota":
+            status, message = 400, "Your credit balance is too low to access the Anthropic API."
+        elif problem.code == "context_length_exceeded":
+            tokens, limit = (re.findall(r"\d+", message) or ["1", "0"])[::-1][:2]
+            message = f"prompt is too long: {tokens} tokens > {limit} maximum"
+        elif problem.code == "model_not_found":
+            message = f"model: {model}"
+        elif problem.code == "conversation_locked":  # there are no conversations there, but there is this
+            status = 429
+        elif problem.code == "invalid_api_key":
+            message = "invalid x-api-key"
+        elif status == 529:
+            message = "Overloaded"
+        headers = {k: v for k, v in problem.headers.items() if not k.startswith("x-ratelimit")}
+        return cls(status, message, headers=headers)
+
+
+_MESSAGE_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> Problem:

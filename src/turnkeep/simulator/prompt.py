@@ -52,6 +52,8 @@ class Prompt:
     max_tokens: int | None = None
     thinks: bool = False
     shape: Mapping[str, Any] | None = None
+    pauses: bool = False
+    """Whether an answer may be broken off and gone on with (`[[pause]]`)."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -61,6 +63,11 @@ class Prompt:
             if self.entries[at].kind == "assistant" and not self._call_follows(at):
                 return at + 1
         return 0
+
+    @property
+    def has_paused(self) -> bool:
+        """Whether the newest turn holds what a tool of the provider did before it was broken off."""
+        return any(entry.kind == "other" for entry in self.entries[self.turn_start :])
 
     def open_messages(self) -> list[OpenMessage]:
         start = self.turn_start
@@ -92,7 +99,11 @@ class Prompt:
 
     def _rounds(self, at: int) -> int:
         # calls of one response share the head of their ids, however the client interleaves them with outputs
-        heads = {entry.call_id.removeprefix("call_")[:8] for entry in self.entries[at:] if entry.kind == "call"}
+        heads = {
+            entry.call_id.removeprefix("call_").removeprefix("toolu_")[:8]
+            for entry in self.entries[at:]
+            if entry.kind == "call"
+        }
         return len(heads)
 
 

@@ -12,7 +12,7 @@ import orjson
 
 from turnkeep.simulator.ids import Ids
 from turnkeep.simulator.options import Pace
-from turnkeep.simulator.persona import Call, Part, Plan, Refuse, Say, Think, tokens_of
+from turnkeep.simulator.persona import Call, Part, Plan, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json, Prompt
 from turnkeep.simulator.sse import Frame, event
 
@@ -100,6 +100,8 @@ class ResponseRun:
             return self._think(part)
         if isinstance(part, Call):
             return self._call(part, cut=cut)
+        if isinstance(part, Search):
+            return self._search(part)
         return self._message(part, cut=cut)
 
     def _lifecycle(self, kind: str) -> Frame:
@@ -124,9 +126,14 @@ class ResponseRun:
         yield self._added({**item, "content": []})
         yield Frame(self._event("response.content_part.added", **place, part=_content(part, "")))
         yield from self._deltas(f"response.{kind}.delta", place, tokens_of(part.text), "output")
+        source = part.source if isinstance(part, Say) else None
+        notes = [] if source is None else [annotation(source, part.text)]
+        for at, note in enumerate(notes):
+            kind_of = "response.output_text.annotation.added"
+            yield Frame(self._event(kind_of, **place, annotation_index=at, annotation=note))
         done: Json = {**place, field: part.text}
         yield Frame(self._event(f"response.{kind}.done", **done, **({"logprobs": []} if field == "text" else {})))
-        content = _content(part, part.text)
+        content = _content(part, part.text) | ({"annotations": notes} if notes else {})
         yield Frame(self._event("response.content_part.done", **place, part=content))
         yield self._done({**item, "status": "incomplete" if cut else "completed", "content": [content]})
 
@@ -139,6 +146,15 @@ class ResponseRun:
         yield from self._deltas("response.function_call_arguments.delta", place, pieces(part.arguments), "output")
         yield Frame(self._event("response.function_call_arguments.done", **place, arguments=part.arguments))
         yield self._done({**item, "status": "incomplete" if cut else "completed", "arguments": part.arguments})
+
+    def _search(self, part: Search) -> Iterator[Frame]:
+        place = {"item_id": self._ids.new("ws_"), "output_index": len(self.response["output"])}
+        item: Json = {"id": place["item_id"], "type": "web_search_call", "status": "in_progress"}
+        item["action"] = {"type": "search", "query": part.query, "queries": [part.query]}
+        yield self._added(item)
+        for state in ("in_progress", "searching", "completed"):
+            yield Frame(self._event(f"response.web_search_call.{state}", **place))
+        yield self._done({**item, "status": "completed"})
 
     def _think(self, part: Think) -> Iterator[Frame]:
         item_id = self._ids.new("rs_")
@@ -229,6 +245,11 @@ def _content(part: Say | Refuse, text: str) -> Json:
     if isinstance(part, Refuse):
         return {"type": "refusal", "refusal": text}
     return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+
+
+def annotation(source: Search, text: str) -> Json:
+    """The citation of a page by a whole text."""
+    return {"type": "url_citation", "start_index": 0, "end_index": len(text), "url": source.url, "title": source.title}
 
 
 def _pad(length: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from turnkeep.clock import Clock, SystemClock
@@ -13,6 +14,7 @@ from turnkeep.simulator.ledger import Ledger
 from turnkeep.simulator.options import Options, Pace
 from turnkeep.simulator.persona import Persona, Script
 from turnkeep.simulator.problems import Problem
+from turnkeep.simulator.prompt_cache import PromptCache
 
 
 class Door(Protocol):
@@ -35,6 +37,7 @@ class World:
         self.dice = Ids(seed + 1)
         self.faults = Faults(Ids(seed + 2))
         self.persona = Persona(seed, script or Script())
+        self.prompt_cache = PromptCache(self.clock)
         self.ledger = Ledger(self.clock, limit=self.options.ledger_limit, file=self.options.ledger_file)
         self.door: Door | None = None
         self.group: asyncio.TaskGroup | None = None
@@ -62,6 +65,20 @@ class World:
     def stop_tasks(self) -> None:
         for task in list(self._tasks):
             task.cancel()
+
+    def message_headers(self, request_id: str) -> dict[str, str]:
+        """What Anthropic's platform sends with every reply."""
+        now = self.clock.now()
+        headers = {"request-id": request_id, "anthropic-organization-id": "org_simulator"}
+        for what, limit, wait in (
+            ("requests", self.options.requests_per_minute or 10_000, 60),
+            ("tokens", 2_000_000, 1),
+        ):
+            left = max(0, limit - self._minute[1]) if what == "requests" else limit - 1_000
+            moment = datetime.fromtimestamp(int(now + wait), UTC).isoformat().replace("+00:00", "Z")
+            head = f"anthropic-ratelimit-{what}"
+            headers |= {f"{head}-limit": str(limit), f"{head}-remaining": str(left), f"{head}-reset": moment}
+        return headers
 
     def headers(self, request_id: str) -> dict[str, str]:
         """What the platform sends with every reply."""

@@ -1,0 +1,375 @@
+"""Answers from Anthropic's Messages API, and from every server that speaks it.
+
+The stream is read raw, like that of Responses. Items are given out when the answer has ended: only the stop reason,
+which comes last, says whether a text or a call was cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any
+
+import orjson
+
+from turnkeep.errors import AnswerMalformed
+from turnkeep.messages import AssistantItem, CallItem, Citation, HostedItem, Item, ProviderData, ReasoningItem
+from turnkeep.models.anthropic_request import request_body
+from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
+from turnkeep.models.calls import CallIds
+from turnkeep.models.classify import error_in
+from turnkeep.models.endpoint import Endpoint
+from turnkeep.models.exchange import exchange, label_headers
+from turnkeep.models.http import Client, Reply
+from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, words
+from turnkeep.models.sse import Frame
+from turnkeep.usage import Usage
+
+VERSION = "2023-06-01"
+"""The version that every server of this protocol knows; 2026-10-21 takes less (no sampling) and gives nothing more."""
+
+
+class AnthropicModel:
+    """A `Model` over `POST /messages`."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint.name
+        self._site = endpoint.site
+        self._path = "/messages" if endpoint.site.endswith("/v1") else "/v1/messages"
+        self._key = endpoint.api_key
+        self._client = Client(endpoint)
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
+        reader = partial(AnthropicReader, items=request.items, site=self._site)
+        return exchange(self._client, self._path, request_body(request, self._site), self._headers(request), reader)
+
+    def _headers(self, request: ModelRequest) -> dict[str, str]:
+        headers = {"anthropic-version": VERSION, **label_headers(request)}
+        if self._key and not self._key.startswith("sk-ant-oat"):  # a token of an account goes as Bearer alone
+            headers["x-api-key"] = self._key
+        if isinstance(betas := request.parameters.get("betas"), list | tuple):
+            headers["anthropic-beta"] = ",".join(map(str, betas))
+        return headers
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+# ---------------------------------------------------------------- what comes back
+
+_DELTA = "content_block_delta"
+_TEXT = "text_delta"
+
+
+@dataclass(slots=True)
+class _Block:
+    """One block of the answer while it arrives."""
+
+    raw: dict[str, Any]
+    pieces: list[str] = field(default_factory=list)
+    citations: list[Mapping[str, Any]] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        return label(self.raw.get("type")) or "text"
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+class AnthropicReader:
+    """Reads one answer. `items` is what was sent, `site` is whose the opaque parts of the answer are."""
+
+    def __init__(self, reply: Reply, *, items: Sequence[Item], site: str) -> None:
+        self.done = False
+        self._reply = reply
+        self._items = items
+        self._site = site
+        self._begun = False
+        self._blocks: dict[int, _Block] = {}
+        self._plain: int | None = None
+        """The block whose next text takes the shortest way."""
+        self._pieces: list[str] = []
+        self._halves = Halves()
+        self._reason: str | None = None
+        self._explanation = ""
+        self._usage: dict[str, Any] = {}
+        self._model: str | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self._reason is not None
+
+    def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
+        for name, data in frames:
+            if name == b"ping":
+                continue
+            try:
+                event = orjson.loads(data)
+                text = event["delta"]["text"] if event["index"] == self._plain and event["type"] == _DELTA else None
+            except (ValueError, LookupError, TypeError):
+                yield from self._odd(name, data)
+                continue
+            if text.__class__ is str and text:
+                self._pieces.append(text)
+                yield Delta(text)
+            else:
+                yield from self._event(event, name)
+            if self.done:
+                return
+
+    def ending(self) -> Iterator[StreamPart]:
+        if self._reason is None:
+            raise AnswerMalformed("the stream ended without a stop reason")
+        if self._halves.waiting:
+            block = yield from self._block(None, "text")
+            if half := self._halves.joined("", final=True):
+                block.pieces.append(half)
+                yield Delta(half)
+        items = list(self._finished())
+        if self._reason == "refusal" and self._explanation and not items:
+            yield Delta(self._explanation)
+            items = [AssistantItem(self._explanation)]
+        for item in items:
+            yield ItemDone(item)
+        calls = any(isinstance(item, CallItem) for item in items)
+        yield Finish(self._outcome(calls), usage_of(self._usage), self._model, _tier(self._usage))
+
+    # ------------------------------------------------------------ events
+
+    def _odd(self, name: bytes, data: bytes) -> Iterator[StreamPart]:
+        """An event that is not the usual: read as far as it makes sense."""
+        if data.strip(b' \t"').upper() != b"[DONE]":
+            for value in json_values(data):
+                yield from self._event(value, name)
+
+    def _event(self, event: object, name: bytes) -> Iterator[StreamPart]:
+        if not isinstance(event, Mapping):
+            return
+        self._plain = None
+        kind = label(event.get("type")) or name.decode("utf-8", "replace")
+        if kind == "error" or error_in(event):
+            raise self._reply.failure(event)
+        if kind in ("message_start", "message"):
+            yield from self._message(mapping(event.get("message")) or event)
+        elif kind == "content_block_start":
+            yield from self._start(event.get("index"), mapping(event.get("content_block")))
+        elif kind == _DELTA:
+            yield from self._grow(event.get("index"), mapping(event.get("delta")))
+        elif kind == "message_delta":
+            self._stop(mapping(event.get("delta")), event.get("usage"))
+        elif kind == "message_stop":
+            self.done = True
+
+    def _message(self, message: Mapping[str, Any]) -> Iterator[StreamPart]:
+        """The head of an answer; from servers that do not stream, all of it."""
+        if not self._begun:
+            self._begun = True
+            self._model = label(message.get("model"))
+            rate = {**self._reply.rate, **rate_of(self._reply.headers)}
+            yield Began(label(message.get("id")), self._reply.request_id, rate)
+        for index, block in enumerate(entries(message.get("content"))):
+            yield from self._start(index, mapping(block))
+        self._stop(message, message.get("usage"))
+        self.done = self._reason is not None
+
+    def _start(self, index: object, raw: Mapping[str, Any]) -> Iterator[StreamPart]:
+        if not self._begun:
+            yield from self._message({})
+        block = _Block(dict(raw))
+        self._blocks[_place(index, len(self._blocks))] = block
+        if block.kind == "text":
+            block.citations += [raw for raw in entries(raw.get("citations")) if isinstance(raw, Mapping)]
+            yield from self._added(block, words(raw.get("text")))
+        elif block.kind == "thinking":
+            yield from _thought(block, words(raw.get("thinking")))
+
+    def _grow(self, index: object, delta: Mapping[str, Any]) -> Iterator[StreamPart]:
+        kind = delta.get("type")
+        if kind == _TEXT:
+            block = yield from self._block(index, "text")
+            yield from self._added(block, words(delta.get("text")))
+            self._plain, self._pieces = (None if self._halves.waiting else _place(index, -1)), block.pieces
+        elif kind == "input_json_delta":
+            block = yield from self._block(index, "tool_use")
+            block.pieces.append(words(delta.get("partial_json")))
+        elif kind == "thinking_delta":
+            block = yield from self._block(index, "thinking")
+            yield from _thought(block, words(delta.get("thinking")))
+        elif kind == "signature_delta":
+            block = yield from self._block(index, "thinking")
+            block.raw["signature"] = words(delta.get("signature"))
+        elif kind == "citations_delta" and (citation := mapping(delta.get("citation"))):
+            block = yield from self._block(index, "text")
+            block.citations.append(citation)
+
+    def _added(self, block: _Block, text: str) -> Iterator[Delta]:
+        """Whole characters of this text, shown; half of one waits for its other half."""
+        if self._halves.waiting or not is_whole(text):
+            text = self._halves.joined(text)
+        if text:
+            block.pieces.append(text)
+            yield Delta(text)
+
+    def _stop(self, message: Mapping[str, Any], usage: object) -> None:
+        self._usage |= {name: value for name, value in mapping(usage).items() if value is not None}
+        if reason := label(message.get("stop_reason")):
+            self._reason = reason
+            self._explanation = label(mapping(message.get("stop_details")).get("explanation")) or ""
+
+    def _block(self, index: object, kind: str) -> Generator[StreamPart, None, _Block]:
+        """The block that a piece belongs to; one that nobody announced begins here."""
+        place = _place(index, max(self._blocks, default=0))
+        if place not in self._blocks:
+            yield from self._start(place, {"type": kind})
+        return self._blocks[place]
+
+    # ------------------------------------------------------------ items
+
+    def _finished(self) -> Iterator[AssistantItem | ReasoningItem | HostedItem | CallItem]:
+        """The blocks as items: neighbouring texts are one, and a call that was cut off is none."""
+        ids = CallIds(self._items)
+        cut = self._reason in _CUT
+        texts: list[_Block] = []
+        for block in (self._blocks[place] for place in sorted(self._blocks)):
+            if block.kind == "text":
+                texts.append(block)
+                continue
+            yield from self._said(texts, cut=False)
+            texts = []
+            if block.kind == "tool_use":
+                if arguments := _arguments(block, cut=cut):
+                    yield CallItem(ids.unique(label(block.raw.get("id")) or ""), _name(block), arguments)
+            elif block.kind in ("thinking", "redacted_thinking"):
+                yield self._reasoned(block)
+            else:
+                yield self._hosted(block)
+        yield from self._said(texts, cut=cut)
+
+    def _said(self, blocks: Sequence[_Block], *, cut: bool) -> Iterator[AssistantItem]:
+        if not (text := "".join(block.text for block in blocks)):
+            return
+        citations: list[Citation] = []
+        passages: list[dict[str, Any]] = []
+        end = 0
+        for block in blocks:
+            start, end = end, end + len(block.text)
+            citations += [_citation(raw, start, end) for raw in block.citations]
+            passages.append({"end": end, **({"citations": list(block.citations)} if block.citations else {})})
+        data = ProviderData(self._site, {"passages": passages}) if citations else None
+        yield AssistantItem(text, interrupted=cut, provider_data=data, citations=tuple(citations))
+
+    def _reasoned(self, block: _Block) -> ReasoningItem:
+        thought = {"thinking": block.text} if block.kind == "thinking" else {}
+        return ReasoningItem({**block.raw, **thought}, self._site)
+
+    def _hosted(self, block: _Block) -> HostedItem:
+        raw = dict(block.raw)
+        if block.pieces:
+            raw["input"] = _decoded(block.text)
+        name = label(raw.get("name")) or block.kind
+        asked = mapping(raw.get("input"))
+        text = next((asked[key] for key in _TELLING if isinstance(asked.get(key), str)), "")
+        return HostedItem(name, raw, text, self._site)
+
+    def _outcome(self, calls: bool) -> Any:
+        if self._reason in _CUT:
+            return "length"
+        if self._reason == "refusal":
+            return "refusal"
+        if calls:
+            return "calls"
+        return "pause" if self._reason == "pause_turn" else "stop"
+
+
+_CUT = ("max_tokens", "model_context_window_exceeded")
+
+_TELLING = ("query", "url", "code", "command", "pattern")
+"""What people may read of the input of a server's tool."""
+
+
+def _thought(block: _Block, thought: str) -> Iterator[ReasoningDelta]:
+    if thought:
+        block.pieces.append(thought)
+        yield ReasoningDelta(thought)
+
+
+def _place(index: object, otherwise: int) -> int:
+    return index if type(index) is int else otherwise
+
+
+def _arguments(block: _Block, *, cut: bool) -> str:
+    """The JSON text of a call's arguments; empty where the answer was cut off within it."""
+    if not block.pieces:
+        return orjson.dumps(mapping(block.raw.get("input"))).decode()
+    try:
+        orjson.loads(block.text)
+    except ValueError:
+        return "" if cut else block.text
+    return block.text
+
+
+def _name(block: _Block) -> str:
+    if name := label(block.raw.get("name")):
+        return name
+    raise AnswerMalformed("the answer holds a tool call without a name")
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return orjson.loads(text or "{}")
+    except ValueError:
+        return {}
+
+
+def _citation(raw: Mapping[str, Any], start: int, end: int) -> Citation:
+    def told(*names: str) -> str:
+        return next((value for name in names if isinstance(value := raw.get(name), str)), "")
+
+    url, title = told("url", "source"), told("title", "document_title")
+    return Citation(start, end, url, title, told("cited_text"), told("file_id"))
+
+
+def usage_of(raw: Mapping[str, Any]) -> Usage:
+    """Usage in our words: there the input is told without what was read from the cache or written to it."""
+    read, written = raw.get("cache_read_input_tokens"), raw.get("cache_creation_input_tokens")
+    counts = [count for count in (raw.get("input_tokens"), read, written) if count is not None]
+    sensible = all(type(count) is int and count >= 0 for count in counts)
+    return Usage.told(
+        input_tokens=sum(counts) if sensible else "?",
+        cached_tokens=read,
+        cache_write_tokens=written,
+        output_tokens=raw.get("output_tokens"),
+        reasoning_tokens=mapping(raw.get("output_tokens_details")).get("thinking_tokens"),
+    )
+
+
+def _tier(usage: Mapping[str, Any]) -> str | None:
+    if usage.get("speed") == "fast":
+        return "fast"
+    tier = usage.get("service_tier")
+    return tier if isinstance(tier, str) else None
+
+
+def rate_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """The limits as the server states them, under the names and in the durations that OpenAI uses."""
+    rate: dict[str, str] = {}
+    for what in ("requests", "tokens"):
+        for mark in ("limit", "remaining"):
+            if (value := headers.get(f"anthropic-ratelimit-{what}-{mark}")) is not None:
+                rate[f"x-ratelimit-{mark}-{what}"] = value
+        if (seconds := _until(headers.get(f"anthropic-ratelimit-{what}-reset"), headers.get("date"))) is not None:
+            rate[f"x-ratelimit-reset-{what}"] = f"{seconds:.3f}s"
+    return rate
+
+
+def _until(moment: str | None, now: str | None) -> float | None:
+    """Seconds until a moment, by the server's own clock."""
+    try:
+        return max(0.0, (datetime.fromisoformat(moment or "") - parsedate_to_datetime(now or "")).total_seconds())
+    except (ValueError, TypeError):
+        return None

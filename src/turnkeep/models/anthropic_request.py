@@ -1,0 +1,386 @@
+"""One request in the words of Anthropic's Messages API.
+
+A transcript becomes messages that alternate between two roles: a call is a block of the assistant's message, its output
+a block of the user's next one. What the prompt cache may keep is marked: the tools, the system text, and the last two
+things the user said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from turnkeep.messages import (
+    AssistantItem,
+    CallItem,
+    HostedItem,
+    Item,
+    OutputItem,
+    Part,
+    ReasoningItem,
+    SystemItem,
+    UserItem,
+)
+from turnkeep.models.base import ModelRequest, ToolSpec
+from turnkeep.models.parameters import canonical
+from turnkeep.models.reading import mapping
+
+Block = dict[str, Any]
+
+EPHEMERAL = {"type": "ephemeral"}
+THOUGHTS = ("thinking", "redacted_thinking")
+OPENING = "(The conversation goes on.)"
+"""Said by the user where a transcript begins or ends with the assistant: the first and the last word are the user's."""
+
+
+def request_body(request: ModelRequest, site: str) -> dict[str, Any]:
+    """The body of one request; `site` is where it goes, so that only its own opaque parts go with it."""
+    system, turns = messages(request.items, site)
+    texts = [text for text in (request.instructions, *system) if text and text.strip()]
+    body: dict[str, Any] = {"model": request.model, "messages": turns, "stream": True, **parameters(request, turns)}
+    if texts:
+        body["system"] = [{"type": "text", "text": text} for text in texts]
+    if tools := [_tool(tool) for tool in request.tools]:
+        body["tools"] = tools
+    if request.user:
+        body["metadata"] = {"user_id": request.user}
+    _mark(body)
+    return body
+
+
+# ---------------------------------------------------------------- what was said
+
+
+def messages(items: Sequence[Item], site: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """The system texts of a transcript, and all else as messages of alternating roles."""
+    system: list[str] = []
+    turns: list[dict[str, Any]] = []
+    ids = _Ids()
+    for item in items:
+        match item:
+            case SystemItem():
+                system.append(item.text)
+            case UserItem():
+                _say(turns, "user", [block for part in item.content if (block := _part(part))])
+            case OutputItem():
+                _say(turns, "user", [_result(item, ids.answered(item.call_id))])
+            case _:
+                _say(turns, "assistant", _spoken(item, site, ids))
+    if not turns or turns[0]["role"] != "user":
+        turns.insert(0, {"role": "user", "content": [_text(OPENING)]})
+    if turns[-1]["role"] == "assistant" and not _is_paused(turns[-1]["content"]):
+        turns.append({"role": "user", "content": [_text(OPENING)]})
+    return system, turns
+
+
+def _say(turns: list[dict[str, Any]], role: str, blocks: list[Block]) -> None:
+    if not blocks:
+        return
+    if turns and turns[-1]["role"] == role:
+        turns[-1]["content"] += blocks
+    else:
+        turns.append({"role": role, "content": blocks})
+
+
+def _is_paused(blocks: Sequence[Block]) -> bool:
+    """Whether the assistant was interrupted by its provider while a tool ran there, and is to go on."""
+    return any(_is_hosted(block["type"]) for block in blocks[-2:])
+
+
+def _is_hosted(kind: str) -> bool:
+    return kind == "server_tool_use" or (kind.endswith("_tool_result") and kind != "tool_result")
+
+
+def _spoken(item: Item, site: str, ids: _Ids) -> list[Block]:
+    match item:
+        case AssistantItem():
+            return _passages(item, site)
+        case CallItem():
+            call = {"id": ids.called(item.call_id), "name": tool_name(item.name), "input": _input(item.arguments)}
+            return [{"type": "tool_use", **call}]
+        case ReasoningItem() if item.raw.get("type") in THOUGHTS and item.site in (None, site):
+            return [dict(item.raw)]
+        case HostedItem() if item.site == site:
+            return [dict(item.raw)]
+    return []
+
+
+def _passages(item: AssistantItem, site: str) -> list[Block]:
+    """A text, cut where its sources change: they go back with the passage that rests on them."""
+    data = item.provider_data
+    passages = data.fields.get("passages") if data is not None and data.site == site else None
+    if not isinstance(passages, list):
+        return [_text(item.text)] if item.text.strip() else []
+    blocks: list[Block] = []
+    start = 0
+    for passage in passages:
+        text, start = item.text[start : passage["end"]], passage["end"]
+        if text.strip():
+            blocks.append({**_text(text), **({"citations": passage["citations"]} if "citations" in passage else {})})
+    return blocks
+
+
+def _text(text: str) -> Block:
+    return {"type": "text", "text": text}
+
+
+def _input(arguments: str) -> dict[str, Any]:
+    try:
+        asked = orjson.loads(arguments or "{}")
+    except ValueError:
+        asked = None
+    return asked if isinstance(asked, dict) else {"malformed": arguments}
+
+
+def _result(item: OutputItem, name: str) -> Block:
+    result: Block = {"type": "tool_result", "tool_use_id": name, "content": item.output}
+    return result if item.status == "ok" else {**result, "is_error": True}
+
+
+class _Ids:
+    """Ids that are taken here, each only once: other servers write dots and colons, and begin anew in every answer."""
+
+    def __init__(self) -> None:
+        self._calls: Counter[str] = Counter()
+        self._outputs: Counter[str] = Counter()
+
+    def called(self, given: str) -> str:
+        self._calls[given] += 1
+        return _numbered(given, self._calls[given])
+
+    def answered(self, given: str) -> str:
+        self._outputs[given] += 1
+        return _numbered(given, self._outputs[given])
+
+
+def _numbered(given: str, time: int) -> str:
+    name = given if _ID.fullmatch(given) else f"call_{hashlib.sha256(given.encode()).hexdigest()[:24]}"
+    return name if time == 1 else f"{name}-{time}"
+
+
+_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+
+
+def tool_name(given: str) -> str:
+    """A name that is taken here: a model may have called for one that no tool could have."""
+    return given if _NAME.fullmatch(given) else re.sub(r"[^a-zA-Z0-9_-]", "_", given)[:128] or "_"
+
+
+# ---------------------------------------------------------------- images and files
+
+
+def _part(part: Part) -> Block | None:
+    data = part.data or {}
+    if part.type == "text":
+        return _text(part.text) if part.text.strip() else None
+    if part.type == "image":
+        image = data.get("image_url")
+        source = _source(image.get("url") if isinstance(image, Mapping) else image) or _stored(data)
+        return {"type": "image", "source": source} if source else _unreadable("an image")
+    return _document(data)
+
+
+def _document(data: Mapping[str, Any]) -> Block:
+    name = data.get("filename") or data.get("title")
+    source = _source(data.get("file_data") or data.get("file_url")) or _stored(data)
+    if source is None:
+        return _unreadable(f"the file {name}" if name else "a file")
+    if source.get("media_type", "").startswith("image/"):
+        return {"type": "image", "source": source}
+    told = {"title": str(name)} if name else {}
+    return {"type": "document", "source": source, **told, **{k: data[k] for k in ("citations", "context") if k in data}}
+
+
+def _unreadable(what: str) -> Block:
+    """A word in place of what cannot be shown here: it must not make a thread unanswerable."""
+    return _text(f"[{what} that cannot be shown here]")
+
+
+_DATA_URL = re.compile(r"data:([\w.+/-]*)[^,]*?(;base64)?,(.*)", re.DOTALL)
+_SHOWN = ("image/jpeg", "image/png", "image/gif", "image/webp", "application/pdf")
+
+
+def _source(given: object) -> dict[str, str] | None:
+    """Where the bytes are: an address, or a `data:` URL taken apart. Bare base64 is taken for a PDF, as OpenAI does."""
+    if not isinstance(given, str) or not given:
+        return None
+    if given.startswith(("http://", "https://")):
+        return {"type": "url", "url": given}
+    found = _DATA_URL.fullmatch(given)
+    media, is_encoded, data = found.groups() if found else ("application/pdf", True, given)
+    if media.startswith("text/"):
+        return {"type": "text", "media_type": "text/plain", "data": _decoded(data) if is_encoded else unquote(data)}
+    return {"type": "base64", "media_type": media, "data": data} if is_encoded and media in _SHOWN else None
+
+
+def _decoded(data: str) -> str:
+    try:
+        return b64decode(data).decode("utf-8", "replace")
+    except ValueError:
+        return data
+
+
+def _stored(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    if isinstance(source := data.get("source"), Mapping):  # already in the words of this API
+        return dict(source)
+    file_id = data.get("file_id")
+    return {"type": "file", "file_id": file_id} if isinstance(file_id, str) and file_id else None
+
+
+# ---------------------------------------------------------------- tools and parameters
+
+
+def _tool(tool: ToolSpec) -> Block:
+    schema = {"type": "object", **tool.parameters}
+    block = {"name": tool_name(tool.name), "description": tool.description, "input_schema": schema}
+    return {**block, "strict": True} if tool.strict else block
+
+
+_NATIVE = (
+    *("thinking", "output_config", "top_k", "stop_sequences", "service_tier", "speed", "inference_geo", "container"),
+    *("context_management", "mcp_servers"),
+)
+_SAMPLING = ("temperature", "top_p", "top_k")
+_BUDGETS = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 16_384, "xhigh": 32_768, "max": 32_768}
+LEAST_BUDGET = 1_024
+ROOM, ROOM_TO_THINK, ROOM_ELSEWHERE = 16_000, 32_000, 8_192
+"""Tokens an answer may have where nobody set a limit; this API has no default of its own."""
+
+
+def parameters(request: ModelRequest, turns: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """The parameters in the words of this API, without those that the model does not take."""
+    given = canonical(request.parameters)
+    body = {name: given[name] for name in _NATIVE if name in given}
+    body["service_tier"] = body["service_tier"] if body.get("service_tier") in ("auto", "standard_only") else None
+    if stop := given.get("stop"):
+        body.setdefault("stop_sequences", [stop] if isinstance(stop, str) else list(stop))
+    limit = given.get("max_output_tokens")
+    body |= _thinking(request.model, given, limit, turns)
+    body["output_config"] = _output_config(request.model, body.get("output_config"), given)
+    thinks = mapping(body.get("thinking")).get("type") not in (None, "disabled")
+    body["max_tokens"] = limit or _room(request.model, thinks=thinks)
+    if not thinks and _samples(request.model):
+        body |= {name: given[name] for name in _SAMPLING if name in given}
+        body["temperature"] = _at_most_one(given.get("temperature"))
+    else:
+        body.pop("top_k", None)
+    if request.tools:
+        body["tool_choice"] = _choice(given, thinks=thinks)
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _room(model: str, *, thinks: bool) -> int:
+    if thinks:
+        return ROOM_TO_THINK
+    return ROOM if (_version(model) or (0, 0)) >= (3, 7) else ROOM_ELSEWHERE
+
+
+def _at_most_one(temperature: object) -> object:
+    """OpenAI's scale goes to 2, this one to 1."""
+    return min(temperature, 1.0) if isinstance(temperature, int | float) else temperature
+
+
+def _thinking(
+    model: str, given: Mapping[str, Any], limit: int | None, turns: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """How much the model is to think, by the effort that is asked for. Without one, as the model does by itself."""
+    if "thinking" in given:
+        return {"thinking": None if _lacks_thoughts(given["thinking"], turns) else given["thinking"]}
+    reasoning = mapping(given.get("reasoning"))
+    effort = reasoning.get("effort")
+    if effort in (None, "none"):
+        return {}
+    if _adapts(model):
+        shown = {"display": "summarized"} if reasoning.get("summary") else {}
+        return {"thinking": {"type": "adaptive", **shown}}
+    room = limit or ROOM_TO_THINK
+    budget = min(_BUDGETS.get(effort, _BUDGETS["medium"]), room // 2)
+    thinking = {"type": "enabled", "budget_tokens": budget}
+    return {} if budget < LEAST_BUDGET or _lacks_thoughts(thinking, turns) else {"thinking": thinking}
+
+
+def _lacks_thoughts(thinking: object, turns: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether calls are to be answered that were made without a thought, by another model or before a repair.
+
+    With a budget for thoughts, the assistant's message before the outputs has to begin with one.
+    """
+    if mapping(thinking).get("type") != "enabled" or len(turns) < 2 or turns[-1]["content"][0]["type"] != "tool_result":
+        return False
+    return turns[-2]["content"][0]["type"] not in THOUGHTS
+
+
+def _output_config(model: str, config: object, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Effort and the schema of a structured answer. A JSON object without a schema has no words here."""
+    told = dict(mapping(config))
+    effort = mapping(given.get("reasoning")).get("effort")
+    if effort not in (None, "none") and _adapts(model):
+        told.setdefault("effort", "low" if effort == "minimal" else effort)
+    form = mapping(mapping(given.get("text")).get("format") or given.get("response_format"))
+    schema = form.get("schema") or mapping(form.get("json_schema")).get("schema")
+    if form.get("type") == "json_schema" and schema:
+        told.setdefault("format", {"type": "json_schema", "schema": schema})
+    return told or None
+
+
+def _choice(given: Mapping[str, Any], *, thinks: bool) -> dict[str, Any] | None:
+    """Which tool is to be called. A model that thinks may not be forced to call one."""
+    asked = given.get("tool_choice")
+    choice: dict[str, Any] = {"type": "auto"}
+    if isinstance(asked, str):
+        choice = {"type": {"required": "any"}.get(asked, asked)}
+    elif isinstance(asked, Mapping) and asked.get("name"):
+        choice = {"type": "tool", "name": asked["name"]}
+    elif isinstance(asked, Mapping):
+        choice = dict(asked)
+    if thinks and choice["type"] in ("any", "tool"):
+        choice = {"type": "auto"}
+    if given.get("parallel_tool_calls") is False and choice["type"] != "none":
+        choice["disable_parallel_tool_use"] = True
+    return None if choice == {"type": "auto"} else choice
+
+
+_VERSION = re.compile(r"claude(?:-[a-z]+)*-(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
+_NEWEST = (99, 0)
+
+
+def _version(model: str) -> tuple[int, int] | None:
+    """Which Claude this is, by its name (one without a number is a new one); None: a model of somebody else."""
+    if "claude" not in model.lower():
+        return None
+    found = _VERSION.search(model.lower())
+    return (int(found[1]), int(found[2] or 0)) if found else _NEWEST
+
+
+def _adapts(model: str) -> bool:
+    """Whether the model decides by itself how much it thinks; from 4.7 on it takes no budget."""
+    return (_version(model) or (0, 0)) >= (4, 6)
+
+
+def _samples(model: str) -> bool:
+    """Whether it takes temperature and its like."""
+    return (_version(model) or (0, 0)) < (4, 7)
+
+
+# ---------------------------------------------------------------- the prompt cache
+
+
+def _mark(body: dict[str, Any]) -> None:
+    """Mark what is to be kept: tools, system, and the user's last two turns.
+
+    Each request marks its own end, which the next one looks up. It looks back over twenty blocks only, fewer than a
+    long burst has: so the end of the request before is marked again. There are four marks in all.
+    """
+    for blocks in (body.get("tools"), body.get("system")):
+        if blocks:
+            blocks[-1]["cache_control"] = EPHEMERAL
+    spoken = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]
+    for blocks in spoken[-2:]:
+        blocks[-1] = {**blocks[-1], "cache_control": EPHEMERAL}

@@ -1,0 +1,85 @@
+"""POST /v1/messages, as Anthropic's platform answers it: one exchange without memory but the prompt cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+from starlette.types import ASGIApp
+
+from turnkeep.simulator import faults
+from turnkeep.simulator.catalog import window
+from turnkeep.simulator.delivery import Delivery
+from turnkeep.simulator.faults import Fault
+from turnkeep.simulator.ledger import Exchange
+from turnkeep.simulator.message_checks import message_body
+from turnkeep.simulator.message_run import MessageRun
+from turnkeep.simulator.problems import context_length_exceeded
+from turnkeep.simulator.prompt import Entry, EntryKind, Json, OfferedTool, Prompt, content_text
+from turnkeep.simulator.prompt_cache import blocks_of
+from turnkeep.simulator.quirks import Quirk
+from turnkeep.simulator.world import World
+
+
+def answer(world: World, body: object, exchange: Exchange, quirk: Quirk, version: str) -> ASGIApp:
+    """The reply to one request, or a `Problem`."""
+    checked = message_body(body, version)
+    prompt = message_prompt(checked, exchange)
+    world.ledger.hear(exchange, prompt)
+    fault = world.faults.strike(prompt)
+    exchange.fault = fault.kind if fault is not None else None
+    _check(world, checked, prompt, fault)
+    plan = world.persona.plan(prompt)
+    exchange.calls = [call.name for call in plan.calls]
+    run = MessageRun(checked, plan, ids=world.ids, pace=world.pace, given=world.prompt_cache.take(checked))
+    exchange.response_id = run.message["id"]
+    streaming = checked.get("stream") is True
+    return Delivery(
+        world, run, exchange, fault=fault, streaming=streaming, abandon=lambda: None, quirk=quirk
+    )  # fmt: skip
+
+
+def _check(world: World, body: Json, prompt: Prompt, fault: Fault | None) -> None:
+    if fault is not None and (refusal := faults.problem(fault, prompt, "messages")) is not None:
+        raise refusal
+    limit = world.options.context_tokens or window(body["model"])
+    if prompt.tokens() > limit:
+        raise context_length_exceeded(prompt.tokens(), limit, "messages")
+
+
+def message_prompt(body: Json, exchange: Exchange | None = None) -> Prompt:
+    """What the model reads."""
+    choice = body.get("tool_choice") or {"type": "auto"}
+    named = {"tool": f"={choice.get('name')}", "any": "required"}
+    thread = exchange.thread if exchange is not None else None
+    tools = [tool for tool in body.get("tools") or () if "input_schema" in tool]
+    form = (body.get("output_config") or {}).get("format") or {}
+    return Prompt(
+        entries_of_turns(body["messages"]),
+        model=body["model"],
+        instructions=content_text(body.get("system")),
+        tools=tuple(OfferedTool(tool["name"], tool["input_schema"]) for tool in tools),
+        choice=named.get(choice["type"], choice["type"]),
+        max_tokens=body.get("max_tokens"),
+        thinks=(body.get("thinking") or {}).get("type") in ("enabled", "adaptive"),
+        shape=form.get("schema"),
+        labels={"turnkeep_thread": thread} if thread else {},
+        pauses=True,
+    )
+
+
+def entries_of_turns(messages: Iterable[Mapping[str, Any]]) -> tuple[Entry, ...]:
+    """Each text of a user is a message of its own, as clients join what stood side by side."""
+    return tuple(_entry(message["role"], block) for message in messages for block in blocks_of(message["content"]))
+
+
+def _entry(role: EntryKind, block: Mapping[str, Any]) -> Entry:
+    kind = block.get("type")
+    if kind == "text":
+        return Entry(role, block["text"])
+    if kind == "tool_use":
+        return Entry("call", orjson.dumps(block["input"]).decode(), block["id"], block["name"])
+    if kind == "tool_result":
+        return Entry("output", content_text(block.get("content")), block["tool_use_id"])
+    return Entry("reasoning" if kind in ("thinking", "redacted_thinking") else "other")

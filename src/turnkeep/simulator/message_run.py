@@ -1,0 +1,236 @@
+"""One answer of the Messages API as it comes into being: its events in true order, and the message it ends as."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import orjson
+
+from turnkeep.simulator.ids import Ids
+from turnkeep.simulator.message_checks import signature
+from turnkeep.simulator.options import Pace
+from turnkeep.simulator.persona import Call, Part, Plan, Refuse, Say, Search, Think, tokens_of
+from turnkeep.simulator.prompt import Json
+from turnkeep.simulator.prompt_cache import InputTokens
+from turnkeep.simulator.response_run import pieces
+from turnkeep.simulator.sse import Frame, event
+
+REDACTED = "ANTHROPIC_MAGIC_STRING_TRIGGER_REDACTED_THINKING"
+"""A text that makes the platform seal its thoughts."""
+
+_STOP = {"max_output_tokens": "max_tokens", "content_filter": "refusal", "pause_turn": "pause_turn"}
+_ERRORS = {
+    "rate_limit_exceeded": "rate_limit_error",
+    "server_is_overloaded": "overloaded_error",
+    "insufficient_quota": "billing_error",
+    "server_error": "api_error",
+    "context_length_exceeded": "request_too_large",
+}
+
+
+class MessageRun:
+    """Plays a plan as a stream of events. `stream` can be read once, to its end or not."""
+
+    def __init__(self, body: Json, plan: Plan, *, ids: Ids, pace: Pace, given: InputTokens) -> None:
+        self.plan = plan
+        self.outcome: Literal["completed", "incomplete", "failed"] = "completed"
+        self.settled = False
+        self.stream = self._frames()
+        self._ids = ids
+        self._pace = pace
+        self._given = given
+        self._body = body
+        self._thinks = (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
+        self._call_head = f"toolu_{ids.hex(8)}"
+        self._tokens = 0
+        self._thought = 0
+        self._searches = 0
+        self._first = True
+        self._error: Json | None = None
+        self.message: Json = {
+            "id": ids.new("msg_", 24),
+            "type": "message",
+            "role": "assistant",
+            "model": body["model"],
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": self._usage(),
+        }
+
+    def body(self) -> Json:
+        return self._error or self.message
+
+    # ------------------------------------------------------------ odd frames, for faults
+
+    def garbage(self) -> bytes:
+        return b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"te\n\n'
+
+    def unknown(self) -> list[bytes]:
+        return [event("hologram", {"type": "hologram", "delta": "?"}), event("ping", {"type": "ping"})]
+
+    def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]:
+        """This protocol has one form for both kinds of failure."""
+        self.outcome = "failed"
+        kind = _ERRORS.get(code, code)
+        self._error = {"type": "error", "error": {"type": kind, "message": message}}
+        self.settled = True
+        yield Frame(event("error", self._error), act="last")
+
+    # ------------------------------------------------------------ the life of a message
+
+    def _frames(self) -> Iterator[Frame]:
+        yield Frame(event("message_start", {"type": "message_start", "message": {**self.message}}), head=True)
+        for part in self.plan.parts:
+            yield from self._part(part)
+        yield from self._closing()
+
+    def _part(self, part: Part) -> Iterator[Frame]:
+        if isinstance(part, Think):
+            return self._think(part)
+        if isinstance(part, Call):
+            return self._call(part)
+        if isinstance(part, Search):
+            return self._search(part)
+        return self._say(part)
+
+    def _closing(self) -> Iterator[Frame]:
+        incomplete = self.plan.incomplete
+        refused = any(isinstance(part, Refuse) for part in self.plan.parts)
+        reason = "tool_use" if self.plan.calls else "refusal" if refused else "end_turn"
+        if incomplete is not None:
+            reason = _STOP.get(incomplete, "end_turn")
+            self.outcome = "incomplete" if incomplete != "pause_turn" else "completed"
+        delta: Json = {"stop_reason": reason, "stop_sequence": None}
+        if reason == "refusal":
+            told = {"type": "refusal", "category": None, "explanation": "The simulator was told to refuse this."}
+            delta["stop_details"] = told
+        self.message |= delta
+        self.message["usage"] = self._usage()
+        usage = {name: value for name, value in self.message["usage"].items() if name != "service_tier"}
+        yield Frame(event("message_delta", {"type": "message_delta", "delta": delta, "usage": usage}))
+        self.settled = True
+        yield Frame(event("message_stop", {"type": "message_stop"}), act="last")
+
+    # ------------------------------------------------------------ blocks
+
+    def _say(self, part: Say | Refuse) -> Iterator[Frame]:
+        block: Json = {"type": "text", "text": ""}
+        source = part.source if isinstance(part, Say) else None
+        if source is not None:
+            block["citations"] = []
+        yield from self._open(block)
+        yield from self._deltas("text_delta", "text", tokens_of(part.text))
+        done = {**block, "text": part.text}
+        if source is not None:
+            done["citations"] = [_citation(source)]
+            yield self._delta({"type": "citations_delta", "citation": _citation(source)})
+        yield self._done(done)
+
+    def _call(self, part: Call) -> Iterator[Frame]:
+        call_id = part.call_id or self._call_head + self._ids.hex(16)
+        block: Json = {"type": "tool_use", "id": call_id, "name": part.name, "input": {}}
+        yield from self._open(block)
+        yield from self._deltas("input_json_delta", "partial_json", ["", *pieces(part.arguments)])
+        yield self._done({**block, "input": _decoded(part.arguments)})
+
+    def _search(self, part: Search) -> Iterator[Frame]:
+        self._searches += 1
+        search_id = self._ids.new("srvtoolu_", 24)
+        asked: Json = {"type": "server_tool_use", "id": search_id, "name": "web_search", "input": {}}
+        yield from self._open(asked)
+        yield from self._deltas("input_json_delta", "partial_json", ["", orjson.dumps({"query": part.query}).decode()])
+        yield self._done({**asked, "input": {"query": part.query}})
+        if self.plan.incomplete == "pause_turn":
+            return
+        result = {"type": "web_search_result", "url": part.url, "title": part.title}
+        sealed = {"encrypted_content": _sealed(part.url), "page_age": None}
+        found: Json = {"type": "web_search_tool_result", "tool_use_id": search_id, "content": [{**result, **sealed}]}
+        yield from self._open(found)
+        yield self._done(found)
+
+    def _think(self, part: Think) -> Iterator[Frame]:
+        tokens = tokens_of(part.text)
+        self._thought += len(tokens)
+        if not self._thinks:
+            return
+        if REDACTED in orjson.dumps(self._body["messages"]).decode():
+            sealed: Json = {"type": "redacted_thinking", "data": "EmwK" + _sealed(part.text)}
+            yield from self._open(sealed)
+            yield self._done(sealed)
+            return
+        block: Json = {"type": "thinking", "thinking": "", "signature": ""}
+        yield from self._open(block)
+        yield from self._deltas("thinking_delta", "thinking", tokens)
+        yield self._delta({"type": "signature_delta", "signature": signature(part.text)})
+        yield self._done({**block, "thinking": part.text, "signature": signature(part.text)})
+
+    # ------------------------------------------------------------ frames
+
+    @property
+    def _index(self) -> int:
+        return len(self.message["content"])
+
+    def _open(self, block: Json) -> Iterator[Frame]:
+        start = {"type": "content_block_start", "index": self._index, "content_block": block}
+        yield Frame(event("content_block_start", start), self._wait())
+        if self._index == 0:
+            yield Frame(event("ping", {"type": "ping"}))
+
+    def _done(self, block: Json) -> Frame:
+        stop = {"type": "content_block_stop", "index": self._index}
+        self.message["content"].append(block)
+        return Frame(event("content_block_stop", stop))
+
+    def _delta(self, delta: Mapping[str, Any]) -> Frame:
+        return Frame(
+            event("content_block_delta", {"type": "content_block_delta", "index": self._index, "delta": delta})
+        )
+
+    def _deltas(self, kind: str, name: str, tokens: list[str]) -> Iterator[Frame]:
+        """The hot part: what does not change from delta to delta is rendered once."""
+        delta = {"type": "content_block_delta", "index": self._index, "delta": {"type": kind, name: "\x00"}}
+        before, after = event("content_block_delta", delta).split(b'"\\u0000"')
+        pause = self._pace.token if self.plan.token is None else self.plan.token
+        for at, token in enumerate(tokens):
+            self._tokens += 1
+            yield Frame(b"".join((before, orjson.dumps(token), after)), pause if at else 0.0, delta=True)
+
+    def _wait(self) -> float:
+        if not self._first:
+            return 0.0
+        self._first = False
+        return self._pace.first if self.plan.first is None else self.plan.first
+
+    def _usage(self) -> Json:
+        usage: Json = {
+            "input_tokens": self._given.fresh,
+            "cache_creation_input_tokens": self._given.written,
+            "cache_read_input_tokens": self._given.read,
+            "cache_creation": {"ephemeral_5m_input_tokens": self._given.written, "ephemeral_1h_input_tokens": 0},
+            "output_tokens": self._tokens or 1,
+            "output_tokens_details": {"thinking_tokens": self._thought},
+            "service_tier": "standard",
+        }
+        if self._searches:
+            usage["server_tool_use"] = {"web_search_requests": self._searches, "web_fetch_requests": 0}
+        return usage
+
+
+def _citation(source: Search) -> Json:
+    where = {"type": "web_search_result_location", "url": source.url, "title": source.title}
+    return {**where, "encrypted_index": _sealed(source.title), "cited_text": source.text[:150]}
+
+
+def _sealed(text: str) -> str:
+    return base64.b64encode(hashlib.sha512(text.encode()).digest()).decode()
+
+
+def _decoded(arguments: str) -> Any:
+    try:
+        return orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return {}
