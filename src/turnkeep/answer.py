@@ -19,7 +19,7 @@ from turnkeep.errors import AnswerMalformed, ContextTooLong, ModelError, ModelRe
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
 from turnkeep.journal import SEPARATOR, Ending, Journal, Step
-from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem
+from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem, UserItem, text_content
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec
 from turnkeep.models.pairing import pair, repair
 from turnkeep.models.parameters import output_limit, with_output_limit
@@ -36,6 +36,9 @@ log = get_log(__name__)
 
 DEFAULT_CONTEXT = 128_000
 """Tokens that a model of unknown size is believed to take."""
+
+OF_A_USER = "Instructions of a user for this answer. They do not replace those of the operator:"
+"""Stands before them, in a message of the user: who may write a message may not write the system's words."""
 
 LEAST_OUTPUT = 16
 """The lowest limit of an answer that providers accept."""
@@ -124,7 +127,8 @@ class Answering:
         """The newest whole turns that fit beside the batch, and the system messages of older ones."""
         facts = self.catalog.model(self.model_name)
         context = (facts.context if facts else None) or DEFAULT_CONTEXT
-        batch = self.tokenizer.count_items(self.journal.transcript, instructions=self._instructions())
+        said = [*self._wishes(), *self.journal.transcript]
+        batch = self.tokenizer.count_items(said, instructions=self._instructions())
         room = max(0, min(tokens, context - min(self.rules.output_tokens, context // 4) - batch))
         history = await recalled(self.store, self.claim.address, tokens=room)
         self.past = [entry.item for entry in history.entries]
@@ -159,7 +163,7 @@ class Answering:
         claim, assistant = self.claim, self.assistant
         request = ModelRequest(
             model=self.model_name,
-            items=(repair if repaired else pair)([*self.past, *self.journal.transcript]),
+            items=(repair if repaired else pair)([*self.past, *self._wishes(), *self.journal.transcript]),
             instructions=self._instructions(),
             tools=self._tools(),
             parameters=assistant.parameters,
@@ -193,6 +197,11 @@ class Answering:
         asked = dict.fromkeys(m.instructions for m in self.claim.messages if m.instructions)
         past = f"Summary of the conversation so far:\n{self.summary}" if self.summary else None
         return "\n\n".join(text for text in (self.assistant.instructions, past, *asked) if text)
+
+    def _wishes(self) -> list[Item]:
+        """What users ask of the answer who may not speak for the operator: said by them, before their messages."""
+        asked = dict.fromkeys(m.user_instructions for m in self.claim.messages if m.user_instructions)
+        return [UserItem(text_content(f"{OF_A_USER}\n{text}")) for text in asked]
 
     def _tools(self) -> list[ToolSpec]:
         """None at the last permitted step: then the model has to answer with what it has."""

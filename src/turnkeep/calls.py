@@ -88,7 +88,7 @@ class Calls:
                 elif plan.way == "run":
                     group.create_task(self._run(plan.item, plan.tool))
             caught = group.create_task(self._catch([p.item for p in plans if p.way == "catch_all"]))
-        asked = [_call(p.item, p.kind) for p in plans if p.way == "ask"]
+        asked = [_call(p.item, p.kind, p.tool) for p in plans if p.way == "ask"]
         return asked + caught.result()
 
     # ---------------------------------------------------------------- deciding
@@ -206,8 +206,9 @@ def _asked(item: CallItem) -> Asked:
     return Asked(item.call_id, item.name, item.arguments)
 
 
-def _call(item: CallItem, kind: Literal["approval", "output"]) -> Call:
-    return Call(item.call_id, item.name, item.arguments, arguments_digest(item.arguments), kind)
+def _call(item: CallItem, kind: Literal["approval", "output"], tool: Tool | None = None) -> Call:
+    allowed = tool is not None and tool.self_approval
+    return Call(item.call_id, item.name, item.arguments, arguments_digest(item.arguments), kind, self_approval=allowed)
 
 
 def _output(item: CallItem, result: Result) -> OutputItem:

@@ -9,6 +9,7 @@ import math
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -16,6 +17,7 @@ from turnkeep.errors import InvalidMessage, MessageTooLarge
 from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, content_size, text_content
 from turnkeep.models.parameters import wrong_form
 from turnkeep.money import USER
+from turnkeep.tools.addresses import may_reach
 
 MAX_DEPTH = 32
 MAX_VALUES = 10_000
@@ -146,6 +148,9 @@ def checked_channel(value: object) -> str:
     return _clean("channel", value)
 
 
+INSIDE_NAMES = frozenset({"localhost", "local", "internal", "intranet", "lan", "home", "corp", "arpa", "test", "onion"})
+"""Last parts of names that lead to machines of somebody's own network."""
+
 ATTACHED = {
     "image": (("image_url", "file_id"), ("detail",)),
     "file": (("file_id", "file_url", "file_data"), ("filename",)),
@@ -199,7 +204,29 @@ def _attached(kind: str, data: Mapping[str, object]) -> dict[str, str]:
     if len(found) != 1 or not data.keys() <= {*places, *more} or texts.keys() != data.keys():
         one, others = " or ".join(map(repr, places)), " and ".join(map(repr, more))
         raise InvalidMessage(f"a part of type {kind!r} must hold {one}, and may hold {others}, all of them texts")
+    for name in texts.keys() & {"image_url", "file_url"}:
+        if not is_public_place(texts[name]):
+            raise InvalidMessage(
+                f"'{name}' must be an https address that everybody reaches, or the data itself (data:)"
+            )
     return texts
+
+
+def is_public_place(url: str) -> bool:
+    """Whether a model's server may be sent there: it may stand inside of a network, and would fetch what is in it."""
+    if url[:5].lower() == "data:":
+        return True
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        return False
+    if parts.scheme != "https" or parts.username is not None or not url.isprintable() or "\\" in url:
+        return False
+    last = host.rpartition(".")[2]
+    if ":" in host or last.isdigit() or last.startswith("0x"):
+        return may_reach(host, ())
+    return "." in host and last not in INSIDE_NAMES
 
 
 def drops_inbox(body: Mapping[str, Any]) -> bool:

@@ -45,7 +45,9 @@ class Step:
 def user_item(message: Message) -> UserItem:
     """One user item per message: boundaries are kept."""
     arrival, metadata = message.arrival, message.metadata or None
-    return UserItem(message.content, message.message_id, arrival, message.instructions, metadata)
+    return UserItem(
+        message.content, message.message_id, arrival, message.instructions, metadata, message.user_instructions
+    )
 
 
 class Journal:

@@ -83,8 +83,9 @@ class Message:
     """One thing a user said, on its way in or waiting.
 
     `window` and `max_wait` (seconds) are None where the thread's or queue's setting counts; the
-    store keeps what counted on arrival. `not_before` (Unix seconds) makes the message wait beside the inbox
-    until then. `minted` says that the id is ours: such a send is not idempotent.
+    store keeps what counted on arrival. `instructions` are the operator's, `user_instructions` those of somebody who
+    may not speak for the operator: the model is told whose they are. `not_before` (Unix seconds) makes the message
+    wait beside the inbox until then. `minted` says that the id is ours: such a send is not idempotent.
     `arrival` (store clock) and `seq` (place in the thread's order, from 1) are given by the store.
     """
 
@@ -92,6 +93,7 @@ class Message:
     message_id: str
     content: Content
     instructions: str | None = None
+    user_instructions: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_busy: BusyPolicy | None = None
     window: float | None = None
@@ -115,7 +117,7 @@ class Message:
         data: dict[str, Any] = {"message_id": self.message_id, "content": [p.to_json() for p in self.content]}
         if self.metadata:
             data["metadata"] = dict(self.metadata)
-        for name in ("instructions", "on_busy", "window", "max_wait", "not_before"):
+        for name in ("instructions", "user_instructions", "on_busy", "window", "max_wait", "not_before"):
             if (value := getattr(self, name)) is not None:
                 data[name] = value
         for name in ("flush", "minted", "arrival", "seq"):
@@ -146,7 +148,8 @@ class UserItem:
     at: float = 0.0
     instructions: str | None = None
     metadata: Mapping[str, str] | None = None
-    """With the instructions: what came with the message, so that its turn can be answered again."""
+    user_instructions: str | None = None
+    """With the other two: what came with the message, so that its turn can be answered again."""
 
     kind = "user"
 

@@ -29,7 +29,7 @@ from turnkeep.errors import (
 from turnkeep.events import Event
 from turnkeep.hooks import Hook, Hooks
 from turnkeep.hub import Hub, Stream
-from turnkeep.intake import checked_channel, read_message, read_metadata
+from turnkeep.intake import MAX_DELAY, checked_channel, read_message, read_metadata
 from turnkeep.lease import LeaseRules
 from turnkeep.messages import Address, BusyPolicy, Content, Item, Message
 from turnkeep.pricing.catalog import Catalog
@@ -303,6 +303,24 @@ class AssistantMessageQueue:
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
     ) -> list[Receipt | Rejected]:
         """Take messages in durably; one outcome per message. What doors use."""
+        if any(message.not_before is not None for message in messages):
+            return await self._accept_later(messages, create=create, max_inbox=max_inbox)
+        return await self._accept(messages, create=create, max_inbox=max_inbox)
+
+    async def _accept_later(
+        self, messages: Sequence[Message], *, create: bool, max_inbox: int | None
+    ) -> list[Receipt | Rejected]:
+        """Without those that want to wait for longer than anything is kept."""
+        latest = self.clock.now() + MAX_DELAY
+        fits = [(message.not_before or 0.0) <= latest for message in messages]
+        taken = [message for message, fit in zip(messages, fits, strict=True) if fit]
+        outcomes = iter(await self._accept(taken, create=create, max_inbox=max_inbox) if taken else ())
+        refusal = InvalidMessage(f"'not_before' must be within {MAX_DELAY / 86_400:.0f} days from now")
+        return [next(outcomes) if fit else refusal for fit in fits]
+
+    async def _accept(
+        self, messages: Sequence[Message], *, create: bool, max_inbox: int | None
+    ) -> list[Receipt | Rejected]:
         if self.adaptive is not None:
             messages = self.adaptive.applied(messages, self.clock.now())
         return await self.store.accept(messages, create=create, max_inbox=max_inbox)

@@ -293,6 +293,17 @@ class Settings(BaseSettings):
         default={},
         doc="What the issuer calls the claims sub, tenant, scope and channels (JSON object; dots lead into objects).",
     )
+    client_instructions: bool = _named(
+        "TURNKEEP_CLIENT_INSTRUCTIONS",
+        default=False,
+        doc="Take instructions with messages of those who have no scope `manage`; the model is told that they are a "
+        "user's. Where nobody is asked for credentials everybody manages.",
+    )
+    file_ids: bool = _named(
+        "TURNKEEP_FILE_IDS",
+        default=False,
+        doc="Take parts of messages that name a file of the provider's account from those who have no scope `manage`.",
+    )
     origins: tuple[str, ...] = _named(
         "TURNKEEP_ORIGINS", default=(), doc="Browser origins that may connect (JSON list); our own page always may."
     )

@@ -25,7 +25,7 @@ from tests.process.callers import (
     token,
 )
 from tests.process.served import ask, heard
-from turnkeep.doors.access import Scope
+from turnkeep.doors.access import ALL_SCOPES, HELD_BY
 from turnkeep.doors.http import Endpoint
 from turnkeep.doors.routes import ENDPOINTS
 from turnkeep.doors.websocket import Socket
@@ -35,7 +35,7 @@ from turnkeep.store.base import Call
 BODIES: dict[str, dict[str, Any]] = {
     "send": {"message": "hello", "message_id": "from-the-matrix"},
     "edit_message": {"message": "changed"},
-    "act": {"decision": "approved"},
+    "act": {"decision": "approved", "digest": "digest-1"},
     "change_channel": {"metadata": {"a": "b"}},
     "change_assistant": {"name": "changed"},
 }
@@ -153,14 +153,51 @@ def engine_of(store: str) -> str:
     return store.partition(":")[0]
 
 
-@pytest.mark.parametrize("scope", ["send", "read", "admin"])
-async def test_a_key_reaches_exactly_the_routes_of_its_scope(scope: Scope) -> None:
+@pytest.mark.prove
+async def test_every_scope_reaches_exactly_what_it_is_for(store: str, proof: Callable[[str, str], None]) -> None:
+    """Each scope alone, in a tenant of its own, at every route and every action of a socket."""
+    cells = leaks = 0
+    async with guarded(store) as house:
+        before = await house.state()
+        for scope in sorted(ALL_SCOPES):
+            bearer = {"Authorization": f"Bearer {await house.key(scope, tenant=f'tenant-{scope}')}"}
+            for endpoint in sorted(ENDPOINTS, key=lambda one: name(one) in ("begin_session", "end_session")):
+                status, said = await call(house, endpoint, bearer)
+                allowed = endpoint.scope is None or scope in HELD_BY[endpoint.scope]
+                assert (status != 403) == allowed, (scope, name(endpoint), status)
+                leaks += CANARY in said
+                cells += 1
+            for action, (said, _) in (await acts(house, bearer, {*Socket.actions()} - {"auth"})).items():
+                needed = Socket.actions()[action].scope
+                allowed = needed is None or scope in HELD_BY[needed]
+                assert ('"not_allowed"' not in said) == allowed, (scope, action, said)
+                leaks += CANARY in said
+                cells += 1
+        assert await house.state() == before, "somebody changed what is another tenant's"
+    assert leaks == 0
+    proof(f"access by scope ({engine_of(store)})", f"cells {cells} | leaks {leaks}")
+
+
+async def acts(house: Guarded, headers: dict[str, str], actions: set[str]) -> dict[str, tuple[str, int | None]]:
+    return {action: await act_with(house, headers, action) for action in sorted(actions)}
+
+
+@pytest.mark.parametrize(
+    ("body", "scopes"),
+    [
+        ({"metadata": {"a": "b"}}, {"send", "manage", "admin"}),
+        ({"assistant": None}, {"manage", "admin"}),
+        ({"options": {"window": 3600}}, {"manage", "admin"}),
+        ({"metadata": {"a": "b"}, "options": {}}, {"manage", "admin"}),
+    ],
+)
+async def test_who_answers_and_how_long_it_waits_is_for_who_manages(body: dict[str, Any], scopes: set[str]) -> None:
     async with guarded() as house:
-        bearer = {"Authorization": f"Bearer {await house.key(scope, tenant='empty')}"}
-        for endpoint in ENDPOINTS:
-            status, _ = await call(house, endpoint, bearer)
-            allowed = endpoint.scope in (None, scope) or scope == "admin"
-            assert (status != 403) == allowed, (scope, name(endpoint), status)
+        url = f"{house.server.url}/api/channels/{CHANNEL}"
+        for scope in sorted(ALL_SCOPES):
+            bearer = {"Authorization": f"Bearer {await house.key(scope)}"}
+            async with house.server.http.patch(url, headers=bearer, json=body) as told:
+                assert (told.status < 300) == (scope in scopes), (scope, told.status)
 
 
 async def test_who_may_only_send_reads_nothing_by_changing_a_thread() -> None:
@@ -252,7 +289,7 @@ async def only_call(house: Guarded, channel: str) -> Call:
 
 async def decided(house: Guarded, caller: str, channel: str, decision: str) -> tuple[int, str]:
     url = f"{house.server.url}/api/channels/{channel}/actions/call_1"
-    body = {"decision": decision, "output": "done"}
+    body = {"decision": decision, "output": "done", "digest": "digest-1"}
     async with house.server.http.post(url, headers=house.headers(caller), json=body) as told:
         return told.status, await told.text()
 
@@ -260,7 +297,8 @@ async def decided(house: Guarded, caller: str, channel: str, decision: str) -> t
 async def decided_on_socket(
     house: Guarded, caller: str, channel: str, decision: str
 ) -> tuple[dict[str, Any], int | None]:
-    frame = {"action": "decide", "channel": channel, "call_id": "call_1", "decision": decision, "output": "done"}
+    frame = {"action": "decide", "channel": channel, "call_id": "call_1", "digest": "digest-1"}
+    frame |= {"decision": decision, "output": "done"}
     async with house.server.socket(additional_headers=house.headers(caller)) as socket:
         try:
             return await ask(socket, frame), None
@@ -269,14 +307,20 @@ async def decided_on_socket(
 
 
 async def act(house: Guarded, caller: str, action: str) -> tuple[str, int | None]:
+    return await act_with(house, house.headers(caller), action, bearer=house.bearers[caller])
+
+
+async def act_with(
+    house: Guarded, headers: dict[str, str], action: str, *, bearer: str | None = None
+) -> tuple[str, int | None]:
     """All that is said until a ping is answered, or the socket is closed; and the close code."""
     frame = {"action": action, "channel": CHANNEL, "history": 100, "events": "all", **ACTIONS[action]}
     if action == "auth":
-        frame = {"action": "auth", "token": house.bearers[caller]}
+        frame = {"action": "auth", "token": bearer}
     if action == "message":
         del frame["action"], frame["history"], frame["events"]
     said: list[Any] = []
-    async with house.server.socket(additional_headers=house.headers(caller)) as socket:
+    async with house.server.socket(additional_headers=headers) as socket:
         try:
             await socket.send(json.dumps(frame))
             await socket.send(json.dumps({"action": "ping", "id": "last"}))

@@ -611,11 +611,13 @@ def test_a_decision_binds_call_digest_and_moment() -> None:
         turns.decide(thread, "call_9", "d1", Decision("approved"), NOW)
     with pytest.raises(Conflict):
         turns.decide(thread, "call_1", "d9", Decision("approved"), NOW)
-    decided = turns.decide(thread, "call_1", "d1", Decision("output", "42", "ann"), NOW)
-    assert (decided.decision, decided.output, decided.by) == ("output", "42", "ann")
-    assert turns.decide(thread, "call_1", "d1", Decision("output", "42", "bob"), NOW) == decided
+    with pytest.raises(InvalidMessage, match="takes no output"):
+        turns.decide(thread, "call_1", "d1", Decision("output", "42"), NOW)
+    decided = turns.decide(thread, "call_1", "d1", Decision("denied", "no", "ann"), NOW)
+    assert (decided.decision, decided.output, decided.by) == ("denied", "no", "ann")
+    assert turns.decide(thread, "call_1", "d1", Decision("denied", "no", "bob"), NOW) == decided
     with pytest.raises(Conflict):
-        turns.decide(thread, "call_1", "d1", Decision("output", "43"), NOW)
+        turns.decide(thread, "call_1", "d1", Decision("denied", "never"), NOW)
 
 
 def test_an_open_call_of_a_stopped_turn_is_not_decided_any_more() -> None:

@@ -21,14 +21,17 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="API keys: wh
 def _scopes(text: str) -> str:
     words = [word.strip() for word in text.split(",")]
     if unknown := sorted(set(words) - set(read_scopes(words))):
-        raise typer.BadParameter(f"{', '.join(unknown)!r} is no scope, take some of send, read, admin")
+        raise typer.BadParameter(f"{', '.join(unknown)!r} is no scope, take some of read, send, approve, manage, admin")
     return ",".join(words)
 
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: the part between tk_ and the next _.")]
 Name = Annotated[str, typer.Option("--name", metavar="TEXT", help="What it is for.")]
 Scopes = Annotated[
-    str, typer.Option("--scopes", metavar="LIST", parser=_scopes, help="Of send, read, admin, with commas.")
+    str,
+    typer.Option(
+        "--scopes", metavar="LIST", parser=_scopes, help="Of read, send, approve, manage, admin, with commas."
+    ),
 ]
 Channel = Annotated[
     list[str] | None, typer.Option("--channel", metavar="NAME", help="A channel it reaches, or prefix*; all without.")

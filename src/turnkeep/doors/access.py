@@ -12,8 +12,19 @@ from starlette.datastructures import Headers
 from turnkeep.errors import InvalidMessage, NotAllowed, NotAuthenticated
 from turnkeep.messages import DEFAULT_TENANT
 
-Scope = Literal["send", "read", "admin"]
-ALL_SCOPES: frozenset[Scope] = frozenset({"send", "read", "admin"})
+Scope = Literal["read", "send", "approve", "manage", "admin"]
+"""read: transcripts and streams. send: messages, and one's own that wait. approve: decide about calls of tools. manage:
+who answers and how, instructions, forgetting, what others have waiting; it sends, too. admin: everything.
+"""
+ALL_SCOPES: frozenset[Scope] = frozenset({"read", "send", "approve", "manage", "admin"})
+HELD_BY: Mapping[Scope, frozenset[Scope]] = {
+    "read": frozenset({"read", "admin"}),
+    "send": frozenset({"send", "manage", "admin"}),
+    "approve": frozenset({"approve", "admin"}),
+    "manage": frozenset({"manage", "admin"}),
+    "admin": frozenset({"admin"}),
+}
+"""Each scope, and those that hold it."""
 THREAD_PREFIX = "thread_"
 COOKIE = "turnkeep_session"
 CSRF_HEADER = "x-csrf-token"
@@ -58,7 +69,7 @@ class Principal:
             raise NotAllowed("this credential does not reach that channel")
 
     def may(self, scope: Scope) -> bool:
-        return scope in self.scopes or "admin" in self.scopes
+        return not self.scopes.isdisjoint(HELD_BY[scope])
 
     def reaches(self, channel: str) -> bool:
         return self.channels is None or any(_covers(pattern, channel) for pattern in self.channels)

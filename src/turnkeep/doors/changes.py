@@ -3,43 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from turnkeep.doors import authority
+from turnkeep.doors.access import Principal
+from turnkeep.doors.limits import Limits
 from turnkeep.errors import InvalidMessage, ThreadNotFound
-from turnkeep.intake import MAX_NAME, optional_text, read_content
+from turnkeep.intake import MAX_NAME, optional_text
 from turnkeep.messages import Address
 from turnkeep.queue import AssistantMessageQueue
 
 Request = Mapping[str, Any]
 Told = tuple[str, dict[str, Any]]
 """The status, and the fields of the frame that says so."""
-Change = Callable[[AssistantMessageQueue, Address, Request], Awaitable[Told]]
 
 
-async def edit(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
-    limit = queue.settings.max_message_bytes
-    record = await queue.store.edit(address, _message_id(request), read_content(request, limit=limit))
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose change it is, and within which limits."""
+
+    principal: Principal
+    limits: Limits
+
+
+Change = Callable[[AssistantMessageQueue, Caller, Address, Request], Awaitable[Told]]
+
+
+async def edit(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+    content = authority.content_of(request, caller.limits, caller.principal)
+    await authority.own_message(queue, caller.principal, address, _message_id(request))
+    record = await queue.store.edit(address, _message_id(request), content)
     return "edited", {"message_id": record.message_id, "state": record.status}
 
 
-async def withdraw(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
+async def withdraw(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+    await authority.own_message(queue, caller.principal, address, _message_id(request))
     record = await queue.store.withdraw(address, _message_id(request))
     return "withdrawn", {"message_id": record.message_id, "state": record.status}
 
 
-async def pause(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
+async def pause(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
     await _existing(queue, address)
     await queue.store.pause(address)
     return "paused", {}
 
 
-async def resume(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
+async def resume(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
     await _existing(queue, address)
     await queue.store.resume(address)
     return "resumed", {}
 
 
-async def regenerate(queue: AssistantMessageQueue, address: Address, request: Request) -> Told:
+async def regenerate(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
     await _existing(queue, address)
     receipts = await queue.regenerate(address.channel, tenant=address.tenant)
     return "regenerating", {"receipts": [receipt.to_json() for receipt in receipts]}

@@ -6,15 +6,13 @@ from typing import Any
 
 from starlette.responses import Response
 
+from turnkeep.doors import authority
 from turnkeep.doors.answers import JSON
 from turnkeep.doors.http import Call, message_json, run_json, thread_json
-from turnkeep.doors.websocket import decide
 from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound
 from turnkeep.intake import (
     drops_inbox,
     optional_text,
-    read_content,
-    read_message,
     read_metadata,
 )
 from turnkeep.messages import Address, item_to_json
@@ -31,7 +29,7 @@ async def send(call: Call) -> Response:
     key = call.request.headers.get("idempotency-key")
     if key is not None and "message_id" not in body:
         body["message_id"] = key
-    message = read_message(body, address, limit=call.limits.message_bytes, user=call.principal.user)
+    message = authority.message_of(body, address, call.limits, call.principal)
     call.limits.check_rate(call.principal, address)
     [outcome] = await call.queue.accept([message], create=call.limits.creates(address))
     if isinstance(outcome, Rejected):
@@ -57,7 +55,7 @@ async def list_messages(call: Call) -> Response:
 def _entry_json(entry: Entry) -> dict[str, Any]:
     """What was said, without what came with it for us."""
     told = {"turn": entry.turn, "at": entry.at, **item_to_json(entry.item)}
-    ours = ("instructions", "metadata", "provider_data", "site")
+    ours = ("instructions", "user_instructions", "metadata", "provider_data", "site")
     return {name: value for name, value in told.items() if name not in ours}
 
 
@@ -69,13 +67,16 @@ async def show_message(call: Call) -> Response:
 
 
 async def edit_message(call: Call) -> Response:
-    address = call.address
-    content = read_content(await call.body(), limit=call.limits.message_bytes)
-    return JSON(message_json(await call.queue.store.edit(address, call.path("message_id"), content)))
+    address, message_id = call.address, call.path("message_id")
+    content = authority.content_of(await call.body(), call.limits, call.principal)
+    await authority.own_message(call.queue, call.principal, address, message_id)
+    return JSON(message_json(await call.queue.store.edit(address, message_id, content)))
 
 
 async def withdraw_message(call: Call) -> Response:
-    return JSON(message_json(await call.queue.store.withdraw(call.address, call.path("message_id"))))
+    address, message_id = call.address, call.path("message_id")
+    await authority.own_message(call.queue, call.principal, address, message_id)
+    return JSON(message_json(await call.queue.store.withdraw(address, message_id)))
 
 
 # ---------------------------------------------------------------- turns
@@ -84,7 +85,8 @@ async def withdraw_message(call: Call) -> Response:
 async def cancel(call: Call) -> Response:
     address = call.address
     body = await call.body(empty=True)
-    return JSON({"cancelled": await call.queue.store.cancel(address, drop_inbox=drops_inbox(body))})
+    done = await authority.stop(call.queue, call.principal, address, drop_inbox=drops_inbox(body))
+    return JSON({"cancelled": done})
 
 
 async def flush(call: Call) -> Response:
@@ -116,7 +118,7 @@ async def regenerate(call: Call) -> Response:
 async def act(call: Call) -> Response:
     address = call.address
     body = await call.body() | {"call_id": call.path("call_id")}
-    return JSON(await decide(call.queue, address, body, by=call.principal.subject))
+    return JSON(await authority.decide(call.queue, call.principal, address, body))
 
 
 async def list_runs(call: Call) -> Response:
@@ -146,6 +148,8 @@ async def change_channel(call: Call) -> Response:
         raise InvalidMessage(
             f"only metadata, assistant and options can be changed, not {', '.join(sorted(unknown))[:200]}"
         )
+    if {"assistant", "options"} & set(body):
+        call.allow("manage")
     changes: dict[str, Any] = {}
     if "assistant" in body:
         assistant_id = optional_text(body, "assistant", 200)

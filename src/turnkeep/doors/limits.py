@@ -45,6 +45,8 @@ class Limits:
         clock = clock or SystemClock()
         self.message_bytes = settings.max_message_bytes
         self.frame_bytes = settings.max_frame_bytes
+        self.client_instructions = settings.client_instructions
+        self.file_ids = settings.file_ids
         self.channels_per_socket = settings.channels_per_socket
         self.sockets_per_user = settings.sockets_per_user
         self._rates = [

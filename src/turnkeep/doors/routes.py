@@ -39,14 +39,14 @@ CHANNEL_ENDPOINTS = (
     Endpoint("POST", CHANNEL + "/resume", channels.resume, "send", "Answer again.", {200: "Paused"}),
     Endpoint("POST", CHANNEL + "/regenerate", channels.regenerate, "send",
              "Answer the last turn again, in place of the old answer.", {202: "Receipts"}),
-    Endpoint("POST", CHANNEL + "/actions/{call_id}", channels.act, "send", "Decide about a call that waits.",
+    Endpoint("POST", CHANNEL + "/actions/{call_id}", channels.act, "approve", "Decide about a call that waits.",
              {200: "HeldCall"}, body="Decision"),
     Endpoint("GET", CHANNEL + "/runs", channels.list_runs, "read", "The last runs.", {200: "Runs"}),
     Endpoint("GET", CHANNEL, channels.show_channel, "read", "The thread behind a channel.", {200: "Thread"}),
     Endpoint("PATCH", CHANNEL, channels.change_channel, "send",
-             "Change metadata, who answers, or how long it waits. 204 for a credential that may not read the thread.",
+             "Change metadata, or with the scope manage who answers and how long it waits. 204 for who may not read.",
              {200: "Thread", 204: None}, body="ThreadChange"),
-    Endpoint("DELETE", CHANNEL, channels.forget_channel, "send", "Forget a thread and everything in it.",
+    Endpoint("DELETE", CHANNEL, channels.forget_channel, "manage", "Forget a thread and everything in it.",
              {204: None}, query={"force": "`true`: also while it is not idle."}),
 )  # fmt: skip
 

@@ -109,9 +109,9 @@ SCHEMAS: dict[str, Schema] = {
         {
             "decision": one_of("approved", "denied", "output"),
             "output": TEXT,
-            "digest": optional({**TEXT, "maxLength": 64}),
+            "digest": {**TEXT, "minLength": 1, "maxLength": 64},
         },
-        required=("decision",),
+        required=("decision", "digest"),
         others=True,
     ),
     "ThreadChange": request(
@@ -182,11 +182,12 @@ SCHEMAS: dict[str, Schema] = {
             "arguments": TEXT,
             "digest": TEXT,
             "kind": one_of("approval", "output"),
+            "self_approval": FLAG,
             "decision": one_of(*_DECISIONS),
             "output": TEXT,
             "by": TEXT,
         },
-        may_miss=("decision", "output", "by"),
+        may_miss=("self_approval", "decision", "output", "by"),
     ),
     "Usage": record(
         {**dict.fromkeys(_USAGE_COUNTS, COUNT), "cost": optional(NUMBER)}, may_miss=_USAGE_COUNTS

@@ -19,16 +19,16 @@ from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
+from turnkeep.doors import authority
 from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
-from turnkeep.doors.changes import ASKING, CHANGES
+from turnkeep.doors.changes import ASKING, CHANGES, Caller
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.wire import Dialect, Encoder, Frame, encoded, enveloped, subscribed
 from turnkeep.errors import (
     InvalidMessage,
     NotAllowed,
     NotAuthenticated,
-    NotFound,
     Rejected,
     StoreError,
     TooManyRequests,
@@ -36,10 +36,9 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Event
 from turnkeep.hub import Subscribed
-from turnkeep.intake import OURS, drops_inbox, optional_text, read_channel, read_json, read_message
+from turnkeep.intake import OURS, drops_inbox, optional_text, read_channel, read_json
 from turnkeep.messages import Address
 from turnkeep.queue import AssistantMessageQueue
-from turnkeep.store.base import Decision
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -240,7 +239,7 @@ class Socket:
 
     async def _message(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        message = read_message(request, address, limit=self._limits.message_bytes, user=self._principal.user)
+        message = authority.message_of(request, address, self._limits, self._principal)
         self._limits.check_rate(self._principal, address)
         [outcome] = await self._queue.accept([message], create=self._limits.creates(address))
         if isinstance(outcome, Rejected):
@@ -305,20 +304,21 @@ class Socket:
 
     async def _cancel(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        done = await self._queue.store.cancel(address, drop_inbox=drops_inbox(request))
+        done = await authority.stop(self._queue, self._principal, address, drop_inbox=drops_inbox(request))
         self._send(self._status(request, "cancelling") | {"channel": address.channel, "done": done})
 
     async def _decide(self, request: dict[str, Any]) -> None:
         """Decide or submit a requested action: call_id, digest, decision (approved, denied, output), output."""
         address = self._address(request)
-        call = await decide(self._queue, address, request, by=self._principal.subject)
+        call = await authority.decide(self._queue, self._principal, address, request)
         self._send(self._status(request, "decided") | {"channel": address.channel, "call": call})
 
     async def _change(self, request: dict[str, Any]) -> None:
         address = self._address(request)
         if request["action"] in ASKING:
             self._limits.check_rate(self._principal, address)
-        status, fields = await CHANGES[request["action"]](self._queue, address, request)
+        caller = Caller(self._principal, self._limits)
+        status, fields = await CHANGES[request["action"]](self._queue, caller, address, request)
         self._send(self._status(request, status) | {"channel": address.channel} | fields)
 
     async def _auth(self, request: dict[str, Any]) -> None:
@@ -347,7 +347,7 @@ class Socket:
         "typing": Action(_typing, "send"),
         "flush": Action(_flush, "send"),
         "cancel": Action(_cancel, "send"),
-        "decide": Action(_decide, "send"),
+        "decide": Action(_decide, "approve"),
         **dict.fromkeys(CHANGES, Action(_change, "send")),
     }
 
@@ -530,17 +530,3 @@ def _dialect(request: Mapping[str, Any]) -> Dialect:
         if request.get(name) not in allowed:
             raise InvalidMessage(f"'{name}' must be one of {', '.join(str(a) for a in allowed if a)}")
     return Dialect(request.get("text") == "delta", request.get("events") == "all", bool(request.get("_enveloped")))
-
-
-async def decide(queue: AssistantMessageQueue, address: Address, body: Mapping[str, Any], *, by: str) -> dict[str, Any]:
-    """Take a decision about a held call. Shared by the doors through which it can come."""
-    call_id, digest = optional_text(body, "call_id", 512), optional_text(body, "digest", 64)
-    verdict, output = body.get("decision"), body.get("output", "")
-    if call_id is None or verdict not in ("approved", "denied", "output") or not isinstance(output, str):
-        raise InvalidMessage("a decision needs 'call_id', 'decision' (approved, denied, output) and 'output' as text")
-    record = await queue.store.thread(address)
-    asked = next((c for c in record.calls if c.call_id == call_id), None) if record else None
-    if asked is None:
-        raise NotFound(f"no call {call_id!r} waits on this channel")
-    decided = await queue.store.decide(address, call_id, digest or asked.digest, Decision(verdict, output, by))
-    return decided.to_json()

@@ -136,7 +136,7 @@ class Call:
     """A tool call that waits for somebody. `digest` binds a decision to the exact arguments.
 
     kind: ``approval`` (approve or deny, then the tool runs here) or ``output`` (the caller runs it and gives the
-    output).
+    output, or denies it).
     decision: None while open; ``approved``, ``denied``, ``output``, ``expired``, ``declined`` (the user moved on).
     """
 
@@ -148,15 +148,19 @@ class Call:
     decision: Literal["approved", "denied", "output", "expired", "declined"] | None = None
     output: str = ""
     by: str = ""
+    self_approval: bool = False
+    """Whoever asked for the turn may approve it, too."""
 
     def to_json(self) -> dict[str, Any]:
-        data = {
+        data: dict[str, Any] = {
             "call_id": self.call_id,
             "name": self.name,
             "arguments": self.arguments,
             "digest": self.digest,
             "kind": self.kind,
         }
+        if self.self_approval:
+            data["self_approval"] = True
         if self.decision:
             data |= {"decision": self.decision, "output": self.output, "by": self.by}
         return data
@@ -421,7 +425,8 @@ class Inbox(Protocol):
         """Decide a held call, once. The last decision makes the thread due. Appends ``decided``.
 
         The same decision again gives the same answer. Raises `NotFound` (no such call), `Conflict` (other digest,
-        decided otherwise, or its run goes on without it).
+        decided otherwise, or its run goes on without it), `InvalidMessage` (an output for a call that asks for an
+        approval, or the other way round).
         """
         ...
 

@@ -655,6 +655,8 @@ def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, n
         if (call.decision, call.output) == (decision.verdict, decision.output):
             return call
         raise Conflict(f"call {call_id!r} was decided already: {call.decision}")
+    if decision.verdict == FOREIGN[call.kind]:
+        raise unfit(call_id, call.kind)
     if thread.state != "held":
         raise WrongState(f"call {call_id!r} waits no longer, its run is being stopped")
     decided = replace(call, decision=decision.verdict, output=decision.output, by=decision.by)
@@ -663,6 +665,16 @@ def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, n
     if all(c.decision for c in thread.calls):
         thread.due = _no_later(thread, now)
     return decided
+
+
+FOREIGN: Mapping[str, str] = {"approval": "output", "output": "approved"}
+"""The verdict that is none for a call of this kind: nobody speaks for a tool that runs here."""
+
+
+def unfit(call_id: str, kind: str) -> InvalidMessage:
+    if kind == "approval":
+        return InvalidMessage(f"call {call_id!r} asks for an approval and takes no output: decide approved or denied")
+    return InvalidMessage(f"call {call_id!r} asks for its output and runs nowhere here: give the output, or deny it")
 
 
 # ---------------------------------------------------------------- from outside
@@ -785,6 +797,7 @@ def asked_again(address: Address, asked: Sequence[Entry], stem: str) -> list[Mes
             message_id_of(stem, place),
             said.content,
             instructions=said.instructions,
+            user_instructions=said.user_instructions,
             metadata=said.metadata or {},
             on_busy="collect",
             flush=True,

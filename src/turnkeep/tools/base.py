@@ -75,7 +75,8 @@ class Tool:
     """A function that the model may call. Immutable; checked when it is made.
 
     `run` gets arguments that `accept` has let through. `timeout` is in seconds, `output_cap` in bytes.
-    A `client_side` tool has no `run`: its calls are held until somebody submits the output.
+    A `client_side` tool has no `run`: its calls are held until somebody submits the output. `self_approval`: a call
+    that needs approval may be approved by whoever sent the messages that led to it; else by others alone.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Tool:
     timeout: float = TIMEOUT
     output_cap: int = OUTPUT_CAP
     needs_approval: Approval = False
+    self_approval: bool = False
     client_side: bool = False
     strict: bool = False
     accept: Accept | None = None
@@ -148,6 +150,7 @@ def tool(
     timeout: float = TIMEOUT,
     output_cap: int = OUTPUT_CAP,
     needs_approval: Approval = False,
+    self_approval: bool = False,
     client_side: bool = False,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 

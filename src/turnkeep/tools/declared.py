@@ -71,6 +71,7 @@ class _Declared(_Form):
     parameters: dict[str, _Parameter] = {}
     timeout: float = Field(10.0, gt=0, le=300)
     needs_approval: bool = False
+    self_approval: bool = False
 
 
 class _Http(_Declared):
@@ -111,6 +112,7 @@ class _Mcp(_Form):
     only: list[str] | None = None
     effects: dict[str, Effect] = {}
     needs_approval: bool = False
+    self_approval: bool = False
     timeout: float = Field(30.0, gt=0, le=300)
 
 
@@ -316,6 +318,7 @@ def _mcp_settings(form: _Mcp, hosts: list[str], values: _Values) -> McpSettings:
         only=form.only,
         effects=form.effects,
         needs_approval=form.needs_approval,
+        self_approval=form.self_approval,
         timeout=form.timeout,
     )
 
@@ -353,6 +356,7 @@ def _tool(form: _Declared, run: Run, effect: Effect) -> Tool:
         effect=effect,
         timeout=form.timeout + 2.0,
         needs_approval=form.needs_approval,
+        self_approval=form.self_approval,
     )
 
 

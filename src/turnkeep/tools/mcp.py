@@ -44,6 +44,7 @@ class McpSettings:
     only: Sequence[str] | None = None
     effects: Mapping[str, Effect] = field(default_factory=dict)
     needs_approval: bool = False
+    self_approval: bool = False
     timeout: float = 30.0
 
 
@@ -134,6 +135,7 @@ class McpServer:
             effect=effect,
             timeout=self.settings.timeout + WAIT_FOR_CONNECTION + CONNECT_TIMEOUT,
             needs_approval=self.settings.needs_approval,
+            self_approval=self.settings.self_approval,
         )
 
     def _run(self, name: str, effect: Effect) -> Run:

@@ -2,7 +2,8 @@
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once id digest verdict output by
 -- USES: live record once log trim save known inbox calls turns claims
--- RETURNS: {'call', JSON}; or {'absent'}, {'gone'}, {'unknown'}, {'changed', digest}, {'decided', how}, {'late'}.
+-- RETURNS: {'call', JSON}; or {'absent'}, {'gone'}, {'unknown'}, {'changed', digest}, {'decided', how}, {'late'},
+--   {'unfit', kind}.
 -- GUARANTEE: the same decision again gives the same answer and changes nothing.
 
 local p, now = policy(A.policy), moment()
@@ -24,6 +25,9 @@ if call.decision then
   end
   return {'decided', call.decision}
 end
+-- Members of a JSON object that stand in a text inside of it have their quotes escaped, so they are not found.
+local kind = call.base:find('"kind":"output"', 1, true) and 'output' or 'approval'
+if A.verdict == (kind == 'output' and 'approved' or 'output') then return {'unfit', kind} end
 if t.state ~= 'held' then return {'late'} end
 
 call.decision, call.output, call.by, all_decided = A.verdict, A.output, A.by, true

@@ -55,6 +55,7 @@ from turnkeep.store.redis.codec import (
     words,
 )
 from turnkeep.store.redis.keys import ThreadKeys, to_bytes, to_text
+from turnkeep.store.turns import unfit
 
 
 class RedisInbox(RedisClaims):
@@ -244,6 +245,8 @@ def _undecided(address: Address, call_id: str, reply: Sequence[Any]) -> Rejected
         )
     if kind == "decided":
         return Conflict(f"call {call_id!r} was decided already: {words(reply[1])}")
+    if kind == "unfit":
+        return unfit(call_id, words(reply[1]))
     return WrongState(f"call {call_id!r} waits no longer, its run is being stopped")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from turnkeep.errors import Conflict, NotFound, ThreadNotFound
+from turnkeep.errors import Conflict, InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.messages import BusyPolicy
 from turnkeep.store.base import Call, Decision
 from turnkeep.testing.suite.desk import CALL, HERE, LEASE, OTHER_CALL, Desk, Start, at, retry
@@ -103,6 +103,32 @@ class HoldPromises:
             await desk.store.decide(HERE, CALL.call_id, "another digest", YES)
 
         assert await desk.dump(ids=["m1"]) == before
+
+    @pytest.mark.parametrize("arguments", ["{}", '{"kind":"output"}', '{"a": "\\"kind\\":\\"output\\""}'])
+    async def test_nobody_speaks_for_a_tool_that_runs_here_or_runs_one_that_does_not(
+        self, start: Start, arguments: str
+    ) -> None:
+        desk = await start()
+        approval, output = replace(CALL, arguments=arguments), replace(OTHER_CALL, arguments='{"kind":"approval"}')
+        await hold(desk, approval, output)
+        before = await desk.dump(ids=["m1"])
+
+        for call, verdict in ((approval, Decision("output", "paid")), (output, YES)):
+            with pytest.raises(InvalidMessage, match=call.call_id):
+                await desk.store.decide(HERE, call.call_id, call.digest, verdict)
+        assert await desk.dump(ids=["m1"]) == before
+
+        await desk.store.decide(HERE, output.call_id, output.digest, Decision("denied"))
+        assert (await desk.store.decide(HERE, approval.call_id, approval.digest, YES)).decision == "approved"
+
+    async def test_a_call_says_whether_who_asked_for_it_may_approve_it(self, start: Start) -> None:
+        desk = await start()
+        await hold(desk, replace(CALL, self_approval=True), OTHER_CALL)
+
+        record = await desk.store.thread(HERE)
+        assert record is not None
+        assert [call.self_approval for call in record.calls] == [True, False]
+        assert (await desk.store.decide(HERE, CALL.call_id, CALL.digest, YES)).self_approval
 
     @pytest.mark.parametrize("state", ["idle", "waiting", "leased", "retry", "held"])
     async def test_a_decision_on_no_call_is_not_found(self, start: Start, state: str) -> None:

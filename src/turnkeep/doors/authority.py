@@ -1,0 +1,121 @@
+"""What a scope alone does not say: whose message it is, who has asked for a call, whose words are instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, cast
+
+from turnkeep.doors.access import Principal
+from turnkeep.doors.limits import Limits
+from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound
+from turnkeep.intake import optional_text, read_content, read_message
+from turnkeep.messages import Address, Content, Message
+from turnkeep.money import USER
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.store.base import Call, Decision, MessageRecord
+
+VERDICTS = ("approved", "denied", "output")
+
+
+# ---------------------------------------------------------------- messages
+
+
+def message_of(body: Mapping[str, Any], address: Address, limits: Limits, principal: Principal) -> Message:
+    """The message that somebody sends. Whoever manages the channel speaks for the operator; instructions of anybody
+    else are refused, or kept as a user's where the operator takes those. Raises `Rejected`, `NotAllowed`.
+    """
+    message = read_message(body, address, limit=limits.message_bytes, user=principal.user)
+    _check_parts(message.content, limits, principal)
+    if message.instructions is None or principal.may("manage"):
+        return message
+    if not limits.client_instructions:
+        raise NotAllowed(
+            "instructions need the scope 'manage'; where everybody may give some, set TURNKEEP_CLIENT_INSTRUCTIONS=on"
+        )
+    return message.but(instructions=None, user_instructions=message.instructions)
+
+
+def content_of(body: Mapping[str, Any], limits: Limits, principal: Principal) -> Content:
+    """What a message is changed to. Raises as `message_of`."""
+    content = read_content(body, limit=limits.message_bytes)
+    _check_parts(content, limits, principal)
+    return content
+
+
+def _check_parts(content: Content, limits: Limits, principal: Principal) -> None:
+    """A file id names a file of the provider's account, which all tenants share."""
+    if limits.file_ids or principal.may("manage"):
+        return
+    if any("file_id" in (part.data or ()) for part in content):
+        raise NotAllowed(
+            "'file_id' names a file of an account that all users share: it needs the scope 'manage', or "
+            "TURNKEEP_FILE_IDS=on; send the file as 'file_data'"
+        )
+
+
+async def own_message(queue: AssistantMessageQueue, principal: Principal, address: Address, message_id: str) -> None:
+    """Raises `NotAllowed` for a waiting message of somebody else, unless who asks manages the channel."""
+    if principal.may("manage"):
+        return
+    record = await queue.store.message(address, message_id)
+    if record is not None and record.message is not None and _sender(record.message) != principal.user:
+        raise NotAllowed("this message is somebody else's: to change it needs the scope 'manage'")
+
+
+async def stop(queue: AssistantMessageQueue, principal: Principal, address: Address, *, drop_inbox: bool) -> bool:
+    """Stop the run in progress; `drop_inbox` withdraws what waits, of others only for who manages the channel."""
+    if drop_inbox and not principal.may("manage"):
+        for record in await queue.store.open_messages(address):
+            if record.message is not None and _sender(record.message) == principal.user:
+                with suppress(MessageFrozen, NotFound):  # a run has taken it meanwhile: that one is stopped
+                    await queue.store.withdraw(address, record.message_id)
+        drop_inbox = False
+    return await queue.store.cancel(address, drop_inbox=drop_inbox)
+
+
+def _sender(message: Message) -> str | None:
+    return message.metadata.get(USER)
+
+
+# ---------------------------------------------------------------- calls
+
+
+async def decide(
+    queue: AssistantMessageQueue, principal: Principal, address: Address, body: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Take a decision about a held call: `call_id`, `digest`, `decision` (approved, denied, output), `output`.
+
+    It counts for the arguments whose digest it names. Who sent the messages of the turn approves none of its calls,
+    unless the tool allows that. Raises `Rejected`, `NotAllowed`, `NotFound`.
+    """
+    call_id, digest = optional_text(body, "call_id", 512), optional_text(body, "digest", 64)
+    verdict, output = body.get("decision"), body.get("output", "")
+    if call_id is None or digest is None or verdict not in VERDICTS or not isinstance(output, str):
+        raise InvalidMessage(
+            "a decision needs 'call_id', its 'digest', 'decision' (approved, denied, output) and 'output' as text"
+        )
+    call = await _held(queue, address, call_id)
+    if verdict == "approved" and not call.self_approval and await _asked_for_it(queue, principal, address):
+        raise NotAllowed(f"tool {call.name!r} wants the approval of somebody else than who asked for it")
+    decision = Decision(cast(Any, verdict), output, principal.subject)
+    return (await queue.store.decide(address, call_id, digest, decision)).to_json()
+
+
+async def _held(queue: AssistantMessageQueue, address: Address, call_id: str) -> Call:
+    record = await queue.store.thread(address)
+    found = next((call for call in record.calls if call.call_id == call_id), None) if record else None
+    if found is None:
+        raise NotFound(f"no call {call_id!r} waits on this channel")
+    return found
+
+
+async def _asked_for_it(queue: AssistantMessageQueue, principal: Principal, address: Address) -> bool:
+    """Whether a message of the turn that waits is of who decides. Where nobody is asked who he is, nobody can tell."""
+    if principal.user is None and principal.may("admin"):
+        return False
+    return any(_is_of(principal, record) for record in await queue.store.open_messages(address))
+
+
+def _is_of(principal: Principal, record: MessageRecord) -> bool:
+    return record.status == "running" and record.message is not None and _sender(record.message) == principal.user
