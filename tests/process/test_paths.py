@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from urllib.parse import quote
 
 import aiohttp
@@ -46,7 +47,7 @@ async def told(answer: aiohttp.client._RequestContextManager) -> tuple[int, dict
 async def test_every_name_is_a_thread_of_its_own() -> None:
     async with served() as house:
         for number, name in enumerate(NAMES):
-            sent = {"message": f"hello {number}", "message_id": f"m{number}", "not_before": 4e9}
+            sent = {"message": f"hello {number}", "message_id": f"m{number}", "not_before": time.time() + 1e6}
             url = at(house, name) / "messages"
             assert (await told(house.http.post(url, json=sent)))[0] == 202, name
         for number, name in enumerate(NAMES):
@@ -62,7 +63,7 @@ async def test_every_name_is_a_thread_of_its_own() -> None:
 async def test_a_message_may_be_called_anything() -> None:
     async with served() as house:
         for name in NAMES:
-            sent = {"message": "hello", "message_id": name, "not_before": 4e9}
+            sent = {"message": "hello", "message_id": name, "not_before": time.time() + 1e6}
             status, answer = await told(house.http.post(at(house, "c", "messages"), json=sent))
             if status == 400:
                 assert answer["error"]["code"] == "invalid_message"  # type: ignore[index]
@@ -74,7 +75,9 @@ async def test_a_message_may_be_called_anything() -> None:
 @pytest.mark.parametrize("path", ["/api/%63hannels/c", "/%61pi/channels/%63"])
 async def test_needless_encoding_changes_nothing(path: str) -> None:
     async with served() as house:
-        await told(house.http.post(at(house, "c", "messages"), json={"message": "hello", "not_before": 4e9}))
+        await told(
+            house.http.post(at(house, "c", "messages"), json={"message": "hello", "not_before": time.time() + 1e6})
+        )
         status, thread = await told(house.http.get(URL(house.url + path, encoded=True)))
         assert (status, thread["channel"]) == (200, "c")
 
@@ -88,7 +91,9 @@ async def test_a_path_that_is_no_text_is_refused() -> None:
 @pytest.mark.parametrize("zeros", [30, 5_000])
 async def test_a_limit_with_many_zeros_is_a_number_like_others(zeros: int) -> None:
     async with served() as house:
-        await told(house.http.post(at(house, "c", "messages"), json={"message": "hello", "not_before": 4e9}))
+        await told(
+            house.http.post(at(house, "c", "messages"), json={"message": "hello", "not_before": time.time() + 1e6})
+        )
         status, _ = await told(house.http.get(at(house, "c", "messages"), params={"limit": "0" * zeros + "5"}))
         assert status == 200
         status, answer = await told(house.http.get(at(house, "c", "messages"), params={"limit": "0" * zeros + "99999"}))
@@ -104,7 +109,7 @@ async def test_the_same_holds_where_it_is_mounted() -> None:
             for name in (name for name in NAMES if "\n" not in name):  # of those the router around ours knows nothing
                 told = client.post(
                     f"/chat%20room/api/channels/{quote(name, safe='')}/messages",
-                    json={"message": "x", "not_before": 4e9},
+                    json={"message": "x", "not_before": time.time() + 1e6},
                 )
                 assert told.status_code == 202, (name, told.text)
                 shown = client.get(f"/chat%20room/api/channels/{quote(name, safe='')}").json()

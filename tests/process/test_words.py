@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ FILE = {"type": "file", "file_id": "file_1"}
 async def test_a_query(method: str, path: str) -> None:
     async with served() as house:
         url = f"{house.url}/api/channels/c"
-        await house.http.post(f"{url}/messages", json={"message": "hello", "not_before": 4e9})
+        await house.http.post(f"{url}/messages", json={"message": "hello", "not_before": time.time() + 1e6})
         async with house.http.request(method, url + ("" if path[0] == "?" else "/") + path) as told:
             assert (told.status, (await told.json())["error"]["code"]) == (400, "invalid_message")
 
@@ -48,7 +49,9 @@ async def test_a_query(method: str, path: str) -> None:
 @pytest.mark.parametrize("inbox", ["dropp", [], 1])
 async def test_what_a_stop_takes_along(inbox: Any) -> None:
     async with served() as house:
-        await house.http.post(f"{house.url}/api/channels/c/messages", json={"message": "hello", "not_before": 4e9})
+        await house.http.post(
+            f"{house.url}/api/channels/c/messages", json={"message": "hello", "not_before": time.time() + 1e6}
+        )
         async with house.http.post(f"{house.url}/api/channels/c/cancel", json={"inbox": inbox}) as told:
             assert (told.status, (await told.json())["error"]["code"]) == (400, "invalid_message")
         async with house.socket() as socket:
@@ -74,7 +77,7 @@ async def test_what_a_stop_takes_along(inbox: Any) -> None:
 )
 async def test_a_part_of_a_message(part: dict[str, Any], taken: bool) -> None:
     async with served() as house:
-        sent = {"content": [{"type": "text", "text": "look"}, part], "not_before": 4e9}
+        sent = {"content": [{"type": "text", "text": "look"}, part], "not_before": time.time() + 1e6}
         async with house.http.post(f"{house.url}/api/channels/c/messages", json=sent) as told:
             assert told.status == (202 if taken else 400)
             assert taken or "must hold 'image_url' or 'file_id'" in await told.text() or part["type"] == "file"
