@@ -115,7 +115,7 @@ class Answering:
             self.announcer.replace(self.journal.text)
         while True:
             called = bool(self.journal.open_calls)
-            if called and (asked := await self.calls.answer(self.assistant.tools)):
+            if called and (asked := await self.calls.answer(self.assistant.enabled)):
                 return Asked(asked)
             if called or self.wants_steering():
                 await self._steer()
@@ -166,6 +166,7 @@ class Answering:
             items=(repair if repaired else pair)([*self.past, *self._wishes(), *self.journal.transcript]),
             instructions=self._instructions(),
             tools=self._tools(),
+            hosted=self.assistant.hosted,
             parameters=assistant.parameters,
             labels={
                 "turnkeep_run": claim.run_id,
@@ -207,7 +208,7 @@ class Answering:
         """None at the last permitted step: then the model has to answer with what it has."""
         if self.journal.steps + 1 >= self.rules.max_steps:
             return []
-        specs = self.toolbox.specs(self.assistant.tools)
+        specs = self.toolbox.specs(self.assistant.enabled)
         return [ToolSpec(s.name, s.description, s.parameters, s.strict) for s in specs]
 
     async def _ask(self, request: ModelRequest) -> Step:

@@ -10,23 +10,42 @@ from typing import Any
 from turnkeep.errors import Conflict, NotFound
 from turnkeep.store.base import Document, Registry
 
+ALL = "*"
+"""As a tool: every tool of the queue."""
+
 DEFAULT_INSTRUCTIONS = "Reply to all messages logically."
 
 
 @dataclass(frozen=True, slots=True)
 class Assistant:
-    """A profile. `tools` None means all tools of the queue; `fallbacks` are asked when `model` cannot answer."""
+    """A profile. `fallbacks` are asked when `model` cannot answer.
+
+    `tools` None means all tools of the queue. Else each is the name of one (``*``: all of them), or an object: a tool
+    that runs at the provider, as ``{"type": "web_search"}``.
+    """
 
     assistant_id: str
     model: str
     name: str = "assistant"
     instructions: str = DEFAULT_INSTRUCTIONS
-    tools: tuple[str, ...] | None = None
+    tools: tuple[str | Mapping[str, Any], ...] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     fallbacks: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     version: int = 0
     created_at: float = 0.0
+
+    @property
+    def enabled(self) -> tuple[str, ...] | None:
+        """The tools of the queue that it may use, None: all."""
+        if self.tools is None or ALL in self.tools:
+            return None
+        return tuple(tool for tool in self.tools if isinstance(tool, str))
+
+    @property
+    def hosted(self) -> tuple[Mapping[str, Any], ...]:
+        """The tools that run at the provider."""
+        return tuple(tool for tool in self.tools or () if not isinstance(tool, str))
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)

@@ -319,9 +319,10 @@ def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     for name, longest in (("model", 200), ("name", 200), ("instructions", 100_000)):
         if (text := optional_text(body, name, longest)) is not None:
             values[name] = text
-    for name in ("tools", "fallbacks"):
-        if name in body:
-            values[name] = _names(name, body[name])
+    if "tools" in body:
+        values["tools"] = _tools(body["tools"])
+    if "fallbacks" in body:
+        values["fallbacks"] = _names("fallbacks", body["fallbacks"])
     for name in ("parameters", "metadata"):
         if name in body:
             values[name] = _object(name, body[name])
@@ -339,9 +340,20 @@ def _object(name: str, value: object) -> dict[str, Any]:
     return value
 
 
-def _names(name: str, value: object) -> list[str] | None:
-    if value is None and name == "tools":
+def _tools(value: object) -> list[Any] | None:
+    """Names of tools here, and objects for those that run at the provider."""
+    if value is None:
         return None
+    if not isinstance(value, list):
+        raise InvalidMessage("'tools' must be a list of names, and of objects for tools of the provider")
+    hosted = [_object("tools", tool) for tool in value if not isinstance(tool, str)]
+    if not all(isinstance(tool.get("type"), str) and tool["type"] for tool in hosted):
+        raise InvalidMessage('a tool of the provider must have a type, as {"type": "web_search"}')
+    _names("tools", [tool for tool in value if isinstance(tool, str)])
+    return value
+
+
+def _names(name: str, value: object) -> list[str]:
     if (
         not isinstance(value, list)
         or len(value) > 200

@@ -58,6 +58,8 @@ async def _chat(client: AsyncOpenAI) -> Heard:
         "responses-azure-late-seal",
         "responses-refusal",
         "responses-incomplete",
+        "responses-hosted-citations",
+        "openrouter-chat-reasoning-tools-citations",
         "chat-text",
         "chat-tools",
         "azure-chat-text",

@@ -560,3 +560,14 @@ async def _collect(stream: Any, seen: list[Any]) -> None:
 async def _quiet(bench: Bench) -> None:
     async with asyncio.timeout(20):
         await bench.simulator.ledger.quiet()
+
+
+async def test_a_search_of_the_provider_and_what_it_cites(bench: Bench) -> None:
+    response = await bench.client.responses.create(model=MODEL, input="[[search:otters]] [[say:They hold hands.]]")
+    assert [item.type for item in response.output] == ["web_search_call", "message"]
+    cited: Any = response.output[1]
+    assert cited.content[0].annotations[0].url == "https://simulator.example/otters"
+    messages: Any = [{"role": "user", "content": "[[search:otters]] [[say:They hold hands.]]"}]
+    chat = await bench.client.chat.completions.create(model=MODEL, messages=messages)
+    assert chat.choices[0].message.annotations is not None
+    assert chat.choices[0].message.annotations[0].url_citation.url == "https://simulator.example/otters"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.scenario.house import eventually, opened
-from turnkeep.messages import CallItem, OutputItem
+from turnkeep.messages import AssistantItem, CallItem, HostedItem, OutputItem
 from turnkeep.store.base import Decision
 from turnkeep.tools.base import ToolContext, tool
 
@@ -100,3 +100,22 @@ async def test_a_call_that_needs_approval_waits_without_a_worker_and_goes_on_onc
 
         assert paid == [7]
         assert "paid 7" in events[-1].text
+
+
+async def test_a_tool_of_the_provider_is_named_beside_those_of_the_queue(store: str) -> None:
+    async with opened(store, tools=[double]) as house, house.stream("c") as stream:
+        house.simulator.options = house.simulator.options.but({"keep_bodies": True})
+        assistants = house.queue.assistants
+        profile = await assistants.default("default")
+        assert profile is not None
+        offered = []
+        for number, tools in enumerate([["*", {"type": "web_search"}], [{"type": "web_search"}], ["double"]]):
+            await assistants.change("default", profile.assistant_id, {"tools": tools})
+            await house.send("c", f"[[search:otters]] [[say:number {number}]]", f"m{number}")
+            await house.settled(stream, f"m{number}")
+            body = list(house.simulator.ledger)[-1].body
+            offered.append([tool.get("name", tool["type"]) for tool in body["tools"]])
+        assert offered == [["double", "web_search"], ["web_search"], ["double"]]
+        items = await house.transcript("c")
+        assert [item.name for item in items if isinstance(item, HostedItem)] == ["web_search"] * 3
+        assert all(item.citations for item in items if isinstance(item, AssistantItem))

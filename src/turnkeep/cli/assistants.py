@@ -32,11 +32,19 @@ def _object(text: str | dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _named_tools(given: list[str]) -> list[str | dict[str, Any]]:
+    """Names as they are; what begins as an object is one: a tool that runs at the provider."""
+    return [_object(one) if one.startswith("{") else one for one in given]
+
+
 Id = Annotated[str, typer.Argument(metavar="ID", help="asst_… id.")]
 Name = Annotated[str | None, typer.Option("--name", metavar="TEXT", help="For people.")]
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model that answers.")]
 Instructions = Annotated[str | None, typer.Option("--instructions", metavar="TEXT", help="What it is told first.")]
-Tool = Annotated[list[str] | None, typer.Option("--tool", metavar="NAME", help="A tool it may call; all without.")]
+Tool = Annotated[
+    list[str] | None,
+    typer.Option("--tool", metavar="NAME", help="A tool it may call, or a provider's as JSON; all without."),
+]
 Fallback = Annotated[
     list[str] | None, typer.Option("--fallback", metavar="MODEL", help="Asked when the model cannot answer.")
 ]
@@ -63,7 +71,7 @@ def create(
         name=name,
         model=model,
         instructions=instructions,
-        tools=tool or None,
+        tools=_named_tools(tool or []) or None,
         fallbacks=fallback or None,
         parameters=parameters,
     )
@@ -172,7 +180,7 @@ def update(  # noqa: PLR0913 - the options of a verb
         name=name,
         model=model,
         instructions=instructions,
-        tools=tool or None,
+        tools=_named_tools(tool or []) or None,
         fallbacks=fallback or None,
         parameters=parameters,
     )
@@ -228,7 +236,9 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _tools(assistant: Assistant) -> str:
-    return "all" if assistant.tools is None else ", ".join(assistant.tools)
+    if assistant.tools is None:
+        return "all"
+    return ", ".join(tool if isinstance(tool, str) else str(tool.get("type")) for tool in assistant.tools)
 
 
 def _warn(settings: Settings, assistant: Assistant) -> None:

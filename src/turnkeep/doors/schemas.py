@@ -74,13 +74,13 @@ _OPTIONS: dict[str, Schema] = {
     "on_busy": optional(one_of(*BUSY_POLICIES)),
 }
 
+_TOOL_NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 200}
+_HOSTED_TOOL: Schema = {"type": "object", "properties": {"type": TEXT}, "required": ["type"], "maxProperties": 64}
 _ASSISTANT_FIELDS: dict[str, Schema] = {
     "model": {"type": "string", "minLength": 1, "maxLength": 200},
     "name": {"type": "string", "minLength": 1, "maxLength": 200},
     "instructions": {"type": "string", "minLength": 1, "maxLength": 100_000},
-    "tools": optional(
-        {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 200}, "maxItems": 200}
-    ),
+    "tools": optional({"type": "array", "items": {"anyOf": [_TOOL_NAME, _HOSTED_TOOL]}, "maxItems": 200}),
     "fallbacks": {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 200}, "maxItems": 200},
     "parameters": {"type": "object", "maxProperties": 64},
     "metadata": {"type": "object", "maxProperties": 64},
@@ -266,7 +266,7 @@ SCHEMAS: dict[str, Schema] = {
             "model": TEXT,
             "name": TEXT,
             "instructions": TEXT,
-            "tools": optional(TEXTS),
+            "tools": optional({"type": "array", "items": {"anyOf": [_TOOL_NAME, _HOSTED_TOOL]}}),
             "parameters": ANYTHING,
             "fallbacks": TEXTS,
             "metadata": ANYTHING,

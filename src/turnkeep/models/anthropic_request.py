@@ -29,6 +29,7 @@ from turnkeep.messages import (
     UserItem,
 )
 from turnkeep.models.base import ModelRequest, ToolSpec
+from turnkeep.models.hosted import for_anthropic
 from turnkeep.models.parameters import canonical
 from turnkeep.models.reading import mapping
 
@@ -47,7 +48,7 @@ def request_body(request: ModelRequest, site: str) -> dict[str, Any]:
     body: dict[str, Any] = {"model": request.model, "messages": turns, "stream": True, **parameters(request, turns)}
     if texts:
         body["system"] = [{"type": "text", "text": text} for text in texts]
-    if tools := [_tool(tool) for tool in request.tools]:
+    if tools := [*(_tool(tool) for tool in request.tools), *for_anthropic(request.hosted)]:
         body["tools"] = tools
     if request.user:
         body["metadata"] = {"user_id": request.user}
@@ -272,7 +273,7 @@ def parameters(request: ModelRequest, turns: Sequence[Mapping[str, Any]] = ()) -
         body["temperature"] = _at_most_one(given.get("temperature"))
     else:
         body.pop("top_k", None)
-    if request.tools:
+    if request.tools or request.hosted:
         body["tool_choice"] = _choice(given, thinks=thinks)
     return {name: value for name, value in body.items() if value is not None}
 

@@ -13,11 +13,12 @@ from typing import Any
 import orjson
 
 from turnkeep.errors import AnswerMalformed
-from turnkeep.messages import AssistantItem, CallItem, Item, ProviderData, ReasoningItem
+from turnkeep.messages import AssistantItem, CallItem, Citation, Item, ProviderData, ReasoningItem
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
 from turnkeep.models.calls import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.chat_body import request_body
+from turnkeep.models.citations import annotated, listed
 from turnkeep.models.classify import error_in
 from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import exchange, label_headers
@@ -92,6 +93,7 @@ class ChatReader:
         self._text: list[str] = []
         self._halves = Halves()
         self._thoughts = Thoughts()
+        self._citations: list[Citation] = []
         self._refused = False
         self._calls = Pieces(offered)
         self._lane: object = None
@@ -135,7 +137,7 @@ class ChatReader:
         if thought := self._thoughts.fields:
             yield ItemDone(ReasoningItem(thought, self._site or None))
         if text := "".join(self._text):
-            yield ItemDone(AssistantItem(text, interrupted=cut))
+            yield ItemDone(AssistantItem(text, interrupted=cut, citations=tuple(self._citations)))
         calls = list(self._finished_calls(cut))
         yield from calls
         yield Finish(self._outcome(outcome, bool(calls)), usage_of(self._usage), self._model, self._tier)
@@ -165,6 +167,8 @@ class ChatReader:
             if isinstance(choice, Mapping) and self._is_ours(choice.get("index")):
                 yield from self._choice(choice)
         self._plain = not (self._halves.waiting or self._lane)
+        if sources := listed(chunk):
+            self._citations = sources
         if usage := chunk.get("usage"):
             self._usage, self._closed = usage, self._closed or not choices
         self._tier = label(chunk.get("service_tier")) or self._tier
@@ -201,6 +205,7 @@ class ChatReader:
             self._calls.take(raw)
         if function := mapping(message.get("function_call")):
             self._calls.take({"index": "function_call", "function": function})
+        self._citations += annotated(message.get("annotations"))
         if thought := self._thoughts.take(message):
             yield ReasoningDelta(thought)
         text = spoken(message.get("content"))

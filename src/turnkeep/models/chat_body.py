@@ -22,8 +22,8 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         "stream": True,
         **chat_parameters(request, caps),
     }
-    if request.tools:
-        body["tools"] = [_tool(tool) for tool in request.tools]
+    if tools := [*(_tool(tool) for tool in request.tools), *(dict(tool) for tool in request.hosted)]:
+        body["tools"] = tools
     if caps.takes_store:
         body["store"] = False
     if caps.takes_stream_options:

@@ -17,6 +17,7 @@ from turnkeep.errors import AnswerMalformed
 from turnkeep.messages import (
     AssistantItem,
     CallItem,
+    Citation,
     Content,
     HostedItem,
     Item,
@@ -25,12 +26,14 @@ from turnkeep.messages import (
     SystemItem,
     UserItem,
 )
-from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, StreamPart, ToolSpec
+from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart, ToolSpec
 from turnkeep.models.calls import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
+from turnkeep.models.citations import annotated
 from turnkeep.models.classify import error_in
 from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import exchange, label_headers
+from turnkeep.models.hosted import for_responses, hosted_item, results_of
 from turnkeep.models.http import Client, Reply
 from turnkeep.models.pairing import pair
 from turnkeep.models.parameters import responses_parameters
@@ -73,12 +76,13 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     }
     if request.instructions:
         body["instructions"] = request.instructions
-    if request.tools:
-        body["tools"] = [_tool(tool) for tool in request.tools]
+    if tools := [*(_tool(tool) for tool in request.tools), *for_responses(request.hosted)]:
+        body["tools"] = tools
     if caps.takes_store:
         body["store"] = False
-    if caps.returns_reasoning(request.model):
-        body["include"] = ["reasoning.encrypted_content"]
+    sealed = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
+    if include := [*sealed, *results_of(request.hosted)]:
+        body["include"] = include
     if caps.takes_stream_options:
         body["stream_options"] = {"include_obfuscation": False}
     if caps.takes_metadata and request.labels:
@@ -160,6 +164,8 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
 
 _TEXT = "response.output_text.delta"
 
+_THOUGHTS = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
+
 _UNREAD = frozenset(
     (
         b"keepalive",
@@ -173,11 +179,9 @@ _UNREAD = frozenset(
         b"response.refusal.done",
         b"response.function_call_arguments.delta",
         b"response.function_call_arguments.done",
-        b"response.reasoning_text.delta",
         b"response.reasoning_text.done",
         b"response.reasoning_summary_part.added",
         b"response.reasoning_summary_part.done",
-        b"response.reasoning_summary_text.delta",
         b"response.reasoning_summary_text.done",
     )
 )
@@ -271,6 +275,9 @@ class ResponsesReader:
         if kind in (_TEXT, "response.refusal.delta"):
             self._refused = self._refused or kind != _TEXT
             yield from self._added(words(event.get("delta")))
+        elif kind in _THOUGHTS:
+            if thought := words(event.get("delta")):
+                yield ReasoningDelta(thought)
         elif kind == "response.output_item.done":
             if item := mapping(event.get("item")):
                 yield from self._item(item, event.get("output_index"))
@@ -300,6 +307,8 @@ class ResponsesReader:
                 raise AnswerMalformed("the answer holds a tool call without a name")
             call_id = self._ids.unique(label(raw.get("call_id")) or "")
             yield from self._emit(ItemDone(CallItem(call_id, called, arguments_of(raw.get("arguments")))))
+        elif kind != "function_call":
+            yield from self._emit(ItemDone(hosted_item(raw, self._site)))
 
     def _message(self, raw: Mapping[str, Any]) -> Iterator[StreamPart]:
         if self._halves.waiting:
@@ -314,7 +323,8 @@ class ResponsesReader:
         if text:
             self._said.clear()
             phase = label(raw.get("phase"))
-            item = AssistantItem(text, interrupted=raw.get("status") == "incomplete", phase=phase)
+            cut, citations = raw.get("status") == "incomplete", _citations(content)
+            item = AssistantItem(text, interrupted=cut, phase=phase, citations=citations)
             yield from self._emit(ItemDone(item))
 
     def _emit(self, part: ItemDone, *, unsealed: bool = False) -> Iterator[StreamPart]:
@@ -357,6 +367,16 @@ def _with_seal(part: ItemDone, seals: Mapping[str | None, Mapping[str, Any]]) ->
         return part
     seal = seals.get(_name(part.item.raw), {}).get("encrypted_content")
     return ItemDone(replace(part.item, raw={**part.item.raw, "encrypted_content": seal})) if seal else part
+
+
+def _citations(content: object) -> tuple[Citation, ...]:
+    """What the texts of a message rest on, by their places in all of it."""
+    found: list[Citation] = []
+    offset = 0
+    for part in content if isinstance(content, list) else ():
+        found += annotated(mapping(part).get("annotations"), offset=offset)
+        offset += len(spoken([part]))
+    return tuple(found)
 
 
 def _name(raw: Mapping[str, Any]) -> str | None:
