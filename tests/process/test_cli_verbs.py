@@ -119,6 +119,34 @@ def test_an_export_has_every_thread_with_its_transcript(desk: Desk) -> None:
     assert {one["channel"]: one["items"] for one in written} == {name: one["items"] for name, one in lines.items()}
 
 
+@pytest.mark.parametrize("planted", ["nothing", "a file", "a link", "a dangling link"])
+def test_an_export_is_its_owners_alone_and_replaces_nothing(planted: str, desk: Desk) -> None:
+    desk.run("send", "c1", "Hi")
+    target, victim = desk.folder / "all.jsonl", desk.folder / "victim"
+    if planted != "a dangling link":
+        victim.write_text("mine")
+    if planted == "a file":
+        target.write_text("mine")
+    elif planted != "nothing":
+        target.symlink_to(victim)
+
+    said = desk.run("threads", "export", "all.jsonl")
+
+    assert said.code == (0 if planted == "nothing" else 2)
+    if planted == "nothing":
+        assert target.stat().st_mode & 0o777 == 0o600
+    else:
+        assert "exists already" in said.err
+        assert victim.exists() == (planted != "a dangling link")
+        assert not victim.exists() or victim.read_text() == "mine"
+
+
+def test_the_folder_of_the_store_is_its_owners_alone(desk: Desk) -> None:
+    with desk.running("dev"):
+        modes = {path.name: path.lstat().st_mode & 0o077 for path in (desk.store.parent, *desk.store.parent.rglob("*"))}
+    assert {name for name, others in modes.items() if others} == set()
+
+
 async def test_many_threads_are_cleared_and_counted(desk: Desk) -> None:
     desk.store.parent.mkdir()
     store = SqliteStore(desk.store)
@@ -250,6 +278,28 @@ def test_a_store_that_is_used_is_copied_but_not_replaced(desk: Desk) -> None:
         assert said.code == 2
         assert "in use" in said.err
         assert desk.run("threads", "show", "c1").code == 0
+
+
+def test_a_key_revoked_since_the_backup_stays_revoked_and_valid_ones_are_told(desk: Desk) -> None:
+    ids = [desk.run("keys", "create", "--name", name, "--json").json["id"] for name in ("gone", "kept")]
+    desk.run("backup", "copy.db")
+    desk.run("keys", "revoke", ids[0], "--yes")
+
+    said = desk.run("restore", "copy.db", "--yes")
+
+    assert "kept" in said.err
+    assert "gone" not in said.err
+    states = {key["id"]: key["revoked_at"] for key in desk.run("keys", "list", "--json").all_json}
+    assert states[ids[0]] is not None
+    assert states[ids[1]] is None
+
+
+def test_a_vacuum_takes_out_what_was_forgotten(desk: Desk) -> None:
+    desk.run("send", "c1", "[[say:Good morning.]]")
+    assert desk.run("vacuum", TURNKEEP_STORE="memory:").code == 2
+    with desk.running("dev"):
+        assert desk.run("vacuum", "--json").json["bytes"] > 0
+        assert desk.run("threads", "show", "c1").lines[-1] == "assistant: Good morning."
 
 
 # ---------------------------------------------------------------- doctor

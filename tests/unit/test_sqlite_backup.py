@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import stat
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured
-from turnkeep.store.base import LAYOUT
+from turnkeep.store.base import LAYOUT, RegistryKind
 from turnkeep.store.sqlite import backup, layout, restore
 from turnkeep.testing.suite.desk import HERE, Desk, at, delta
 
@@ -189,3 +190,67 @@ async def test_a_backup_of_a_newer_layout_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StoreMisconfigured, match=f"has layout {LAYOUT + 1}, newer than {LAYOUT}"):
         restore(target, path)
+
+
+# ---------------------------------------------------------------- what a backup brings back, and what it must not
+
+
+async def document(path: Path, kind: RegistryKind, name: str) -> dict[str, object] | None:
+    async with opened(path) as desk:
+        found = await desk.store.get(kind, "", name)
+        return None if found is None else dict(found.body)
+
+
+async def test_a_key_revoked_since_the_backup_stays_revoked_and_sessions_are_over(tmp_path: Path) -> None:
+    path, target = tmp_path / "a.db", tmp_path / "backup.db"
+    async with opened(path) as desk:
+        for name in ("revoked", "valid", "revoked-before"):
+            await desk.store.put("key", "", name, {"revoked_at": 1.0 if name == "revoked-before" else None})
+        await desk.store.put("ticket", "", "session:x", {"until": 9e9})
+        await engine(desk).backup(target)
+        await desk.store.put("key", "", "revoked", {"revoked_at": 5.0})
+        await desk.store.put("key", "", "made-later", {"revoked_at": None})
+
+    restore(target, path)
+
+    assert await document(path, "key", "revoked") == {"revoked_at": 5.0}
+    assert await document(path, "key", "valid") == {"revoked_at": None}
+    assert await document(path, "key", "revoked-before") == {"revoked_at": 1.0}
+    assert await document(path, "key", "made-later") is None
+    assert await document(path, "ticket", "session:x") is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON message BEGIN DELETE FROM thread; END",
+        "CREATE VIEW v AS SELECT * FROM thread",
+        "CREATE VIRTUAL TABLE f USING fts5(body)",
+    ],
+)
+async def test_a_file_with_what_we_never_make_is_refused(statement: str, tmp_path: Path) -> None:
+    path, target = tmp_path / "a.db", tmp_path / "backup.db"
+    await store_with(path, "m1")
+    backup(path, target)
+    with apsw.Connection(str(target)) as connection:
+        connection.execute(statement)
+
+    with pytest.raises(StoreMisconfigured, match="which turnkeep never makes"):
+        restore(target, path)
+    with pytest.raises(StoreMisconfigured, match="which turnkeep never makes"):
+        async with opened(target):
+            pass
+    async with opened(path) as desk:
+        assert await desk.waiting_ids() == ["m1"]
+
+
+@pytest.mark.parametrize("planted", ["backup.db", "backup.db.part"])
+async def test_a_backup_follows_no_link(planted: str, tmp_path: Path) -> None:
+    path, victim = tmp_path / "a.db", tmp_path / "victim"
+    await store_with(path, "m1")
+    victim.write_text("mine")
+    (tmp_path / planted).symlink_to(victim)
+    with contextlib.suppress(StoreMisconfigured):
+        backup(path, tmp_path / "backup.db")
+
+    assert victim.read_text() == "mine"

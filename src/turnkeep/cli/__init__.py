@@ -38,6 +38,7 @@ VERBS = {
     "simulate": Verb("turnkeep.cli.simulate", "an OpenAI-compatible server whose model is made of rules"),
     "demo": Verb("turnkeep.cli.demo", "watch bursts of messages become turns"),
     "backup": Verb("turnkeep.cli.backup", "copy the store to a file while it runs"),
+    "vacuum": Verb("turnkeep.cli.vacuum", "write the store anew, without what was deleted"),
     "restore": Verb("turnkeep.cli.restore", "put a backup in the place of the store"),
 }
 

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from turnkeep import private_file
 from turnkeep.cli import house
 from turnkeep.settings import Settings
 
@@ -31,7 +32,9 @@ def leave(settings: Settings, url: str, stack: contextlib.ExitStack) -> None:
     if path is None:
         return
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    draft.unlink(missing_ok=True)
+    with os.fdopen(private_file.make(draft), "w") as file:
+        json.dump({"url": url, "pid": os.getpid()}, file)
     draft.replace(path)
     stack.callback(_remove, path)
 

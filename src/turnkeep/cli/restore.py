@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,9 @@ import typer
 from turnkeep.cli import house, output
 from turnkeep.cli.arguments import Json, Yes
 from turnkeep.cli.backup import embedded
+from turnkeep.clock import SystemClock
+from turnkeep.doors.keys import Key, Keys
+from turnkeep.settings import Settings
 
 app = typer.Typer(add_completion=False)
 
@@ -24,14 +28,25 @@ def restore(
     from turnkeep.store.sqlite import place_aside
     from turnkeep.store.sqlite import restore as put_back
 
-    store = embedded(house.settings(), "put a backup in its place")
+    settings = house.settings()
+    store = embedded(settings, "put a backup in its place")
     replaced = place_aside(store) if store.exists() else None
     if replaced:
         output.confirm(f"replace {store} by {path}? (the old one is kept as {replaced.name})", yes=yes)
     put_back(path, store)
+    keys = asyncio.run(_valid_keys(settings))
     if as_json:
-        output.emit(
-            {"store": str(store), "restored": str(path.absolute()), "kept": str(replaced) if replaced else None}
-        )
+        kept = str(replaced) if replaced else None
+        told = [key.to_json() for key in keys]
+        output.emit({"store": str(store), "restored": str(path.absolute()), "kept": kept, "valid_keys": told})
         return
     output.say(f"restored {store} from {path}" + (f", the old one is {replaced.name}" if replaced else ""))
+    for key in keys:
+        output.note(f"valid again: key {key.key_id} {key.name} ({key.tenant}, {', '.join(key.scopes)})")
+
+
+async def _valid_keys(settings: Settings) -> list[Key]:
+    """Whoever holds one of these comes in: the backup knew nothing of what happened to them elsewhere."""
+    now = SystemClock().now()
+    async with house.opened(settings) as store:
+        return [key for key in await Keys(store).list() if key.is_valid(now)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -12,14 +13,18 @@ from typing import IO, Annotated
 import orjson
 import typer
 
+from turnkeep import private_file
 from turnkeep.cli import house, output
 from turnkeep.cli.arguments import ANY_AGE, Json, OlderThan, Tenant
+from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 from turnkeep.store.base import Store
 
 
 def export(
-    path: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="File to write; stdout without.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="File to write, which must not exist; stdout without.")
+    ] = None,
     *,
     older_than: OlderThan = ANY_AGE,
     tenant: Tenant = "default",
@@ -28,13 +33,23 @@ def export(
     """Write every thread with its transcript as a line of JSON."""
     settings = house.settings()
     with ExitStack() as stack:
-        target = stack.enter_context(path.open("wb")) if path else sys.stdout.buffer
+        target = stack.enter_context(_made(path)) if path else sys.stdout.buffer
         written = asyncio.run(_export(settings, tenant, older_than, target))
     if path is not None:
         if as_json:
             output.emit({"file": str(path.absolute()), "threads": written})
         else:
             output.say(f"wrote {output.count(written, 'thread')} to {path}")
+
+
+def _made(path: Path) -> IO[bytes]:
+    """Whole conversations are for their owner alone, and replace nothing."""
+    try:
+        return os.fdopen(private_file.make(path), "wb")
+    except FileExistsError:
+        raise ConfigurationError(f"{path} exists already, give another name for the export") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}, give another name") from None
 
 
 async def _export(settings: Settings, tenant: str, older_than: float, target: IO[bytes]) -> int:

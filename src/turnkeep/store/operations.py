@@ -14,11 +14,19 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Any
 
+from turnkeep.messages import Address
+
 KEPT = 86_400.0
 """Seconds that the result of a named operation is kept."""
 
 MOST = 65_536
 """Results kept at once in a store that is not divided; beyond that the older half goes."""
+
+
+def operations_of(address: Address) -> str:
+    """What the ids of one thread's operations begin with, where an engine keeps them beside those of others."""
+    place = repr((address.tenant, address.queue, address.channel)).encode("utf-8", "surrogatepass")
+    return f"{blake2b(place, digest_size=12).hexdigest()}:"
 
 
 def operation_id(once: str, name: str, *arguments: Any) -> str:

@@ -3,10 +3,11 @@
 `store` puts the engine together from one file per protocol (`inbox`, `events`, `threads`, `registry`, `ledger`).
 Below them: `engine` (opening), `writer` and `reader` (threads), `transaction` and `view` (what operations see),
 `rows`, `log`, `transcript`, `letters` (what is stored), `due`, `hints`, `others` (who is woken), `owners`, `room`,
-`layout`, `backup`, `connection`, `faults`.
+`layout`, `backup`, `vacuum`, `connection`, `faults`.
 """
 
 from turnkeep.store.sqlite.backup import backup, place_aside, restore
 from turnkeep.store.sqlite.store import SqliteStore
+from turnkeep.store.sqlite.vacuum import vacuum
 
-__all__ = ["SqliteStore", "backup", "place_aside", "restore"]
+__all__ = ["SqliteStore", "backup", "place_aside", "restore", "vacuum"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from turnkeep.store.sqlite import layout
 from turnkeep.store.sqlite.connection import connect_to_read, connect_to_write
 from turnkeep.store.sqlite.faults import at_open, meaning
 from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.sqlite.query import every
 
 
 def owners_of(path: Path) -> Path:
@@ -44,8 +46,8 @@ def backup(path: Path, target: Path) -> int:
 def restore(source: Path, path: Path) -> None:
     """Put a backup in the place of a store that nobody uses; what was there is kept as `place_aside` says.
 
-    All epochs change, so that subscribers begin anew. Raises `StoreMisconfigured` while the store is in use, or when
-    the backup is none.
+    All epochs change, so that subscribers begin anew. A key that was revoked since stays revoked, and tickets and
+    sessions of the backup are over. Raises `StoreMisconfigured` while the store is in use, or when the backup is none.
     """
     _must_exist(source)
     if path.exists() and source.samefile(path):
@@ -53,13 +55,13 @@ def restore(source: Path, path: Path) -> None:
     _must_be_free(path)
     draft = path.with_name(f"{path.name}.restored")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with closing(apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
             found = layout.layout_of(connection, source)
             if found > LAYOUT:
                 raise StoreMisconfigured(f"the backup {source} has layout {found}, newer than {LAYOUT}: upgrade")
             layout.copy_to(connection, draft)
-        _begin_anew(draft)
+        _begin_anew(draft, _revocations(path))
     except apsw.Error as error:
         raise at_open(error, source) from error
     _put_in_place(draft, path)
@@ -93,8 +95,27 @@ def _must_be_free(path: Path) -> None:
         return  # damaged: the reason why it is replaced
 
 
-def _begin_anew(path: Path) -> None:
+def _revocations(path: Path) -> list[tuple[str, str, str]]:
+    """The revoked keys of the store that is replaced, each with its tenant and name; none if it cannot be read."""
+    if not path.exists():
+        return []
+    try:
+        with closing(connect_to_read(path)) as connection:
+            return every(
+                connection,
+                "SELECT body, tenant, name FROM document WHERE kind = 'key' AND body ->> '$.revoked_at' IS NOT NULL",
+            )
+    except apsw.Error:
+        return []  # damaged: the reason why it is replaced
+
+
+def _begin_anew(path: Path, revoked: Sequence[tuple[str, str, str]]) -> None:
     with closing(connect_to_write(path)) as connection, layout.alone(connection):
+        connection.execute("DELETE FROM document WHERE kind = 'ticket'")
+        connection.executemany(
+            "UPDATE document SET body = ?, version = version + 1 WHERE kind = 'key' AND tenant = ? AND name = ?",
+            revoked,
+        )
         layout.change_epochs(connection, lambda: secrets.token_hex(4))
         layout.put(connection, "open", 0)
 

@@ -45,7 +45,7 @@ def check_version(version: str) -> None:
 def make_place(path: Path) -> None:
     """The directory, and an empty file that only its owner can read."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise StoreMisconfigured(f"the store {path} cannot be made: {error.strerror}, give another path") from error
@@ -59,6 +59,7 @@ def connect_to_write(path: Path, *, patience: float = PATIENCE) -> apsw.Connecti
     connection.pragma("synchronous", "full")
     connection.pragma("fullfsync", "on")
     connection.pragma("journal_size_limit", _LOG_LIMIT)
+    connection.pragma("secure_delete", 1)
     return connection
 
 
@@ -68,9 +69,22 @@ def connect_to_read(path: Path, *, patience: float = PATIENCE) -> apsw.Connectio
     return connection
 
 
+def empty_log(connection: apsw.Connection, *, patience: float = 0.02) -> bool:
+    """Write the log into the file and cut it to nothing. False while a reader or writer is in the way: ask again."""
+    connection.set_busy_handler(Patience(patience))
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except apsw.BusyError:
+        return False
+    finally:
+        connection.set_busy_handler(Patience(PATIENCE))
+    return True
+
+
 def _connect(path: Path, patience: float, *, pages_kib: int) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=200)
     connection.set_busy_handler(Patience(patience))
     connection.pragma("cache_size", -pages_kib)
     connection.pragma("temp_store", "memory")
+    connection.pragma("trusted_schema", "off")
     return connection

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import apsw
 
+from turnkeep import private_file
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.base import LAYOUT
 from turnkeep.store.sqlite.connection import connect_to_read
@@ -17,6 +18,12 @@ from turnkeep.store.sqlite.owners import Owners
 
 APPLICATION = 0x7475726E
 """Marks the file as ours ("turn")."""
+
+_STRANGE = (
+    "SELECT iif(type = 'table', 'a virtual table', 'a ' || type) FROM sqlite_schema"
+    " WHERE type IN ('trigger', 'view') OR (type = 'table' AND rootpage = 0) LIMIT 1"
+)
+"""What would run within our own statements."""
 
 Step = Callable[[apsw.Connection], None]
 
@@ -62,6 +69,9 @@ def prepare(
 def layout_of(connection: apsw.Connection, path: Path) -> int:
     if connection.pragma("application_id") != APPLICATION:
         raise StoreMisconfigured(f"{path} is a database of another program, give another path")
+    strange = connection.execute(_STRANGE).get
+    if strange is not None:
+        raise StoreMisconfigured(f"{path} has {strange}, which turnkeep never makes: somebody has changed the file")
     found = get(connection, "layout")
     if not isinstance(found, int):
         raise StoreMisconfigured(f"{path} says no layout, put a backup in its place with `turnkeep restore`")
@@ -127,7 +137,7 @@ def copy_to(connection: apsw.Connection, path: Path) -> None:
     """A copy of the file as it is now; it has its name once it is complete and on disk."""
     draft = path.with_name(f"{path.name}.part")
     draft.unlink(missing_ok=True)
-    os.close(os.open(draft, os.O_RDWR | os.O_CREAT, 0o600))
+    os.close(private_file.make(draft))
     target = apsw.Connection(str(draft))
     try:
         with target.backup("main", connection, "main") as backup:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from turnkeep.errors import ThreadNotFound
 from turnkeep.events import Fault
 from turnkeep.messages import Address, Message, Part
 from turnkeep.store.base import (
@@ -18,9 +19,9 @@ from turnkeep.store.base import (
     ThreadOptions,
     ThreadRecord,
 )
-from turnkeep.store.operations import KEPT, operation_id
+from turnkeep.store.operations import KEPT, operation_id, operations_of
 from turnkeep.store.sqlite.codec import encode, restored
-from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.transaction import FORGOTTEN, Transaction
 from turnkeep.usage import Usage
 
 Restore = Callable[[Any], Any]
@@ -36,7 +37,10 @@ class Once:
     @classmethod
     def of(cls, once: str | None, name: str, *arguments: Any) -> Once | None:
         """None for a call without a name."""
-        return None if once is None else cls(operation_id(once, name, *arguments), _RESULTS.get(name, _plain))
+        if once is None:
+            return None
+        thread = next((operations_of(one) for one in arguments if isinstance(one, Address)), "")
+        return cls(f"{thread}{operation_id(once, name, *arguments)}", _RESULTS.get(name, _plain))
 
     def done(self, act: Callable[[Transaction], Any]) -> Callable[[Transaction], Any]:
         """The same act, done once: again the first result, and nothing is touched."""
@@ -45,6 +49,8 @@ class Once:
             left = tx.connection.execute(
                 "SELECT result FROM operation WHERE id = ? AND until > ?", (self.operation, tx.now)
             ).get
+            if left == FORGOTTEN:
+                raise ThreadNotFound("this was done, and the thread has been forgotten since")
             if left is not None:
                 return restored("result", self.restore, left)
             result = act(tx)

@@ -17,6 +17,7 @@ from turnkeep.messages import Address
 from turnkeep.store.base import Claim
 from turnkeep.store.ids import new_dead_id, new_epoch, new_thread_id
 from turnkeep.store.log import TRIM_EVERY
+from turnkeep.store.operations import operations_of
 from turnkeep.store.records import is_over
 from turnkeep.store.sqlite import log, rows, transcript
 from turnkeep.store.sqlite.codec import encode
@@ -28,6 +29,9 @@ from turnkeep.store.sqlite.rows import Kept
 from turnkeep.store.sqlite.shares import Shares
 from turnkeep.store.sqlite.view import Setup, View
 from turnkeep.store.thread import Out, Thread
+
+FORGOTTEN = '"forgotten"'
+"""In the place of a result that held what was said."""
 
 CACHED = 4096
 """Threads kept in memory."""
@@ -46,6 +50,8 @@ class Transaction(View):
         """Rows of threads that owners of this process have leased."""
         self.seen = self.nudge = 0
         """The newest position of the log, and the newest nudge, that were told here."""
+        self.has_erased = False
+        """Since the log was emptied last, which still holds what was erased."""
         self._version = -1
         self._cache: OrderedDict[Address, Kept] = OrderedDict()
         self._touched: list[Address] = []
@@ -280,10 +286,22 @@ class Transaction(View):
 
     def erase_row(self, row: int, address: Address) -> None:
         self.mark()
+        thread_id = self.connection.execute("SELECT thread_id FROM thread WHERE id = ?", (row,)).get
+        for name in (address.channel, thread_id):
+            self._forget_results(replace(address, channel=name))
         rows.erase(self.connection, row)
+        self.has_erased = True
         self._cache.pop(address, None)
         self.leases.discard(row)
         self.due.changed(address)
+
+    def _forget_results(self, address: Address) -> None:
+        """Results that are kept for a repeat hold messages, calls and summaries; that they were done stays known."""
+        first = operations_of(address)
+        self.connection.execute(
+            "UPDATE operation SET result = ? WHERE id > ? AND id < ? AND substr(result, 1, 1) = '{'",
+            (FORGOTTEN, first, f"{first}g"),  # what follows is hexadecimal
+        )
 
     def quarantine(self, row: int, address: Address) -> None:
         """Nobody claims this thread again; its stored state stays for whoever looks at it."""

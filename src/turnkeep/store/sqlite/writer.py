@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 import apsw
 
 from turnkeep.errors import StoreFull, StoreUnavailable, ThreadQuarantined
+from turnkeep.store.sqlite.connection import empty_log
 from turnkeep.store.sqlite.faults import at_commit, meaning, no_text
 from turnkeep.store.sqlite.hints import Hub, News
 from turnkeep.store.sqlite.others import Others, free
@@ -248,6 +249,8 @@ class Writer:
             self._next_sweep = now + _SWEEP
             self._ballast.fill()
             self.sweep()
+            if self._transaction.has_erased:
+                self._transaction.has_erased = not empty_log(self._transaction.connection)
 
     def _tell_of_others(self) -> None:
         if self._transaction.is_changed():

@@ -1,0 +1,11 @@
+"""Files that hold what people said, or secrets: for their owner alone, and never through somebody else's link."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def make(path: Path) -> int:
+    """A descriptor of a new file, to be written. Raises FileExistsError for anything that is there, a link too."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
