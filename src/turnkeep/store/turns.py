@@ -7,7 +7,7 @@ act. A rule that raises has changed nothing that is stored, because the engine t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -79,6 +79,11 @@ def accept(
     receipt = _receipt(thread, opened, now, delayed=delayed)
     thread.out.known[message.message_id] = Known(digest(message.content), receipt, steer=receipt.steer)
     return receipt
+
+
+def by_store_time(message: Message, of_day: Callable[[float], float]) -> Message:
+    """With `not_before`, which people name by the time of day, on the clock of the store."""
+    return message if message.not_before is None else message.but(not_before=of_day(message.not_before))
 
 
 def _repeated(known: Known, message: Message) -> Receipt:

@@ -14,15 +14,25 @@ START = 1_700_000_000.0
 
 
 class FakeClock:
-    """A `Clock` that stands still until it is told to move."""
+    """A `Clock` that stands still until it is told to move, or to jump."""
+
+    origin = ""
 
     def __init__(self, start: float = START) -> None:
-        self._now = start
+        self._start = start
+        self._passed = 0.0
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = count()
 
     def now(self) -> float:
-        return self._now
+        return self._start + self._passed
+
+    def elapsed(self) -> float:
+        return self._passed
+
+    def jump(self, seconds: float) -> None:
+        """Set the time of day forward or back; no second passes."""
+        self._start += seconds
 
     async def sleep(self, seconds: float) -> None:
         """Return when the clock has moved so far; at once (after other tasks had their turn) for 0 or less."""
@@ -30,25 +40,25 @@ class FakeClock:
             await asyncio.sleep(0)
             return
         waits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), waits))
+        heapq.heappush(self._sleepers, (self._passed + seconds, next(self._order), waits))
         await waits
 
     def advance(self, seconds: float) -> None:
         """Move at once; who sleeps until then or earlier is woken in the order of time."""
-        self._now += seconds
-        while self._sleepers and self._sleepers[0][0] <= self._now:
+        self._passed += seconds
+        while self._sleepers and self._sleepers[0][0] <= self._passed:
             _, _, waits = heapq.heappop(self._sleepers)
             if not waits.done():
                 waits.set_result(None)
 
     async def run(self, seconds: float) -> None:
         """Move from one sleeper to the next, each of which acts at its own moment (and may sleep again)."""
-        end = self._now + seconds
+        end = self._passed + seconds
         await settle()
         while self._sleepers and self._sleepers[0][0] <= end:
-            self.advance(max(0.0, self._sleepers[0][0] - self._now))
+            self.advance(max(0.0, self._sleepers[0][0] - self._passed))
             await settle()
-        self.advance(end - self._now)
+        self.advance(end - self._passed)
         await settle()
 
 

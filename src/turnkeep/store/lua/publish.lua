@@ -18,10 +18,6 @@ if t.untrimmed + ROWS >= TRIM_EVERY or redis.call('EXISTS', K.sinks) == 1 then r
 free()
 
 local at, frames = A.now, {}
-if at == '' then
-  local time = redis.call('TIME')
-  at = time[1] .. '.' .. ('%06d'):format(time[2])
-end
 for i = t.published - n + 1, ROWS do
   local kind, members, text = values(i)
   t.top, t.published, t.untrimmed = t.top + 1, t.published + 1, t.untrimmed + 1

@@ -60,7 +60,8 @@ class MemoryInbox(MemoryState):
         for message in messages:
             known = draft.out.known.get(message.message_id) or kept.known_id(message.message_id, now)
             try:
-                outcomes.append(turns.accept(draft, message, known, kept.policy, now, max_inbox))
+                dated = turns.by_store_time(message, self.clock.of_day)
+                outcomes.append(turns.accept(draft, dated, known, kept.policy, now, max_inbox))
             except Rejected as refused:
                 outcomes.append(refused)
         if draft.out.known:

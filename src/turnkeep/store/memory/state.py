@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from turnkeep.clock import Clock, SystemClock
+from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import LeaseLost, StoreUnavailable, ThreadNotFound
 from turnkeep.messages import Address
 from turnkeep.store import turns
@@ -51,7 +51,7 @@ class MemoryState:
 
     def __init__(self, policies: Policies = DEFAULTS, *, clock: Clock | None = None, ids: Ids = random_ids) -> None:
         self.policies = policies
-        self.clock = clock or SystemClock()
+        self.clock = SteadyClock(clock or SystemClock())
         self.ids = ids
         self.threads: dict[Address, Kept] = {}
         self.wakes: dict[Address, float] = {}

@@ -35,6 +35,7 @@ from turnkeep.store.redis.letters import RedisLetters
 from turnkeep.store.redis.link import Link
 from turnkeep.store.redis.registry import RedisLedger, RedisRegistry
 from turnkeep.store.redis.threads import RedisThreads
+from turnkeep.store.redis.timekeeping import StoreTime
 from turnkeep.store.redis.topology import find_topology
 
 __all__ = ["Durability", "RedisStore"]
@@ -80,6 +81,9 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
             refuse_unfit(self._server, topology, self._durability, allow_unsafe=self._allow_unsafe)
             await require_channels(link.call, topology, layout, self._keys.prefix)
             await agree_on_layout(link.call, layout, len(self._keys.partitions))
+            if not self._has_own_clock:
+                self._time = StoreTime(self._clock, self._keys.registry("clock"), tolerance=self.timeout + 1.0)
+                await self._time.look(link)
         except BaseException:
             link.close()
             raise

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
-from turnkeep.clock import Clock, SystemClock
+from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import InboxFull, StoreUnavailable, ThreadNotFound, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.base import Claim, Policies
@@ -20,6 +20,7 @@ from turnkeep.store.redis.hub import Hub
 from turnkeep.store.redis.keys import Keys, PartitionKeys, ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.link import Link
 from turnkeep.store.redis.pipe import Argument, Reply
+from turnkeep.store.redis.timekeeping import StoreTime
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -37,8 +38,9 @@ class RedisPart:
         self._policies = policies
         self._keys = keys
         self._ids = ids
-        self._given_clock = clock
-        self._clock: Clock = clock or SystemClock()
+        self._has_own_clock = clock is not None
+        self._clock = SteadyClock(clock or SystemClock())
+        self._time: StoreTime | None = None
         self._channels: dict[Address, str] = {}
         self._opened: tuple[Link, Hub] | None = None
         self._fence: Fence | None = None
@@ -62,15 +64,24 @@ class RedisPart:
             raise StoreUnavailable("the store is closed")
 
     def _now(self) -> bytes:
-        """What scripts are told of the time: nothing, so that the server's clock counts; a moment in tests."""
-        return exact(self._given_clock.now()) if self._given_clock else b""
+        """What scripts are told of the time."""
+        return exact(self._moment())
+
+    def _moment(self) -> float:
+        """The time of the store, as far as it is known here."""
+        if self._time is None:
+            return self._clock.now()
+        if self._opened is not None:
+            self._time.look_in_time(self._opened[0])
+        return self._time.now()
+
+    def _of_day(self, moment: float) -> float:
+        """A moment that somebody named by the time of day, as the store counts."""
+        return self._clock.of_day(moment) if self._time is None else self._time.of_day(moment)
 
     async def now(self) -> float:
-        if self._given_clock is not None:
-            return self._given_clock.now()
-        key = self._keys.partitions[0].tag
-        seconds, micros = await self._link.call("now", key, None, "TIME")
-        return int(seconds) + int(micros) / 1_000_000
+        link = self._link
+        return self._clock.now() if self._time is None else await self._time.look(link)
 
     def _policy(self, queue: str) -> bytes:
         return policy_argument(self._policies.of(queue))

@@ -19,6 +19,7 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Fault
 from turnkeep.messages import Address, Content, Message
+from turnkeep.store import turns
 from turnkeep.store.base import (
     Call,
     Claim,
@@ -83,6 +84,9 @@ class RedisInbox(RedisClaims):
     ) -> list[Receipt | Rejected]:
         """The messages of one thread, in one act."""
         address = messages[0].address
+        if any(message.not_before is not None for message in messages):
+            await self.now()  # how far the store is ahead of the time of day, as it is set now
+            messages = [turns.by_store_time(message, self._of_day) for message in messages]
         rows = [value for message in messages for value in message_row(message)]
         limit = b"" if max_inbox is None else b"%d" % max_inbox
         _, reply = await self._make("accept", address, flag(create), limit, *rows)

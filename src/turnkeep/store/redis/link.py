@@ -96,11 +96,16 @@ class Link:
 
     def tell(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> None:
         """Run a script behind what was sent last to the server of a key, if that is at hand, and do not wait for it."""
+        if (answer := self.ask(name, key, keys, *arguments)) is not None:
+            answer.add_done_callback(_forget)
+
+    def ask(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> asyncio.Future[Reply] | None:
+        """Run a script behind what was sent last to the server of a key, once; None if that server is not at hand."""
         endpoint = self.topology.known(key)
         node = self._nodes.get(endpoint) if endpoint is not None else None
-        if node is not None and node.pipe is not None and node.pipe.is_open:
-            script = self.scripts[name]
-            node.pipe.send("EVAL", script.text, len(keys), *keys, *arguments).add_done_callback(_forget)
+        if node is None or node.pipe is None or not node.pipe.is_open:
+            return None
+        return node.pipe.send("EVAL", self.scripts[name].text, len(keys), *keys, *arguments)
 
     async def call(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.records import is_over
-from turnkeep.store.sqlite import layout, log
+from turnkeep.store.sqlite import layout, log, timekeeping
 from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.transaction import Transaction
 
@@ -37,6 +37,7 @@ def expire(tx: Transaction, limit: int) -> tuple[int, set[str]]:
         ("DELETE FROM nudge WHERE at <= ?", now - _NUDGE),
     ):
         connection.execute(statement, (before,))
+    timekeeping.note(connection, now)
     tx.shares.forget_silent()
     working = {owner for (owner,) in every(connection, "SELECT owner FROM thread WHERE owner IS NOT NULL")}
     return count, working

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import apsw
 
-from turnkeep.clock import Clock, SystemClock
+from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.base import Policies
 from turnkeep.store.ids import Ids, random_ids
-from turnkeep.store.sqlite import layout, rows
+from turnkeep.store.sqlite import layout, rows, timekeeping
 from turnkeep.store.sqlite.backup import owners_of
 from turnkeep.store.sqlite.connection import check_version, connect_to_read, connect_to_write, make_place
 from turnkeep.store.sqlite.faults import at_open
@@ -71,7 +71,7 @@ class Engine:
         """`ballast` is how many bytes are kept free for runs in progress to end on a full disk."""
         self.path = Path(path).absolute()
         self.policies = policies
-        self.clock: Clock = clock or SystemClock()
+        self.clock = SteadyClock(clock or SystemClock())
         self._ids = ids
         self._ballast = ballast
         self._opened: Opened | None = None
@@ -101,6 +101,7 @@ class Engine:
             connections.append(connect_to_write(self.path))
             layout.prepare(connections[0], self.path, owners)
             incarnation = layout.begin_life(connections[0], lambda: self._ids("epoch"))
+            timekeeping.agree(connections[0], self.clock, is_first=not owners.others())
             connections += [connect_to_read(self.path) for _ in range(READERS)]
             setup = Setup(self.policies, self.clock, self._ids, incarnation)
             transaction = Transaction(connections[0], setup, owners)
@@ -211,6 +212,7 @@ def _nothing(tx: Transaction) -> None:
 
 def _finish(opened: Opened) -> None:
     with suppress(apsw.Error):  # then the next life has other epochs, which costs subscribers a snapshot
+        timekeeping.note(opened.transaction.connection, opened.transaction.setup.clock.now())
         layout.end_life(opened.transaction.connection, opened.transaction.owners)
     if not opened.transaction.owners.others():  # the last to leave takes the room along: one file stays
         opened.ballast.free()

@@ -263,7 +263,8 @@ def _accept(
     for message in messages:
         known = thread.out.known.get(message.message_id) or tx.known(kept, message.message_id)
         try:
-            outcomes.append(turns.accept(thread, message, known, policy, tx.now, max_inbox))
+            dated = turns.by_store_time(message, tx.setup.clock.of_day)
+            outcomes.append(turns.accept(thread, dated, known, policy, tx.now, max_inbox))
         except Rejected as refused:
             outcomes.append(refused)
     if thread.out.known:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apsw
 
-from turnkeep import private_file
+from turnkeep import clock, private_file
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.base import LAYOUT
 from turnkeep.store.sqlite.connection import connect_to_read
@@ -43,7 +43,7 @@ def _from_1(connection: apsw.Connection) -> None:
 STEPS: Mapping[int, Step] = {1: _from_1}
 """What leads from a layout to the next one, by the number of the older."""
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_BOOT_ID = clock.BOOT_ID
 
 
 def prepare(
@@ -163,10 +163,11 @@ def _check(connection: apsw.Connection, path: Path) -> None:
 def begin_life(connection: apsw.Connection, fresh: Callable[[], str]) -> str:
     """Note that the file is in use, and return what its epochs end with.
 
+    Where it is not known which run of the machine this is, each opening counts as one.
     When the machine stopped while the file was in use, the last moment of its logs may be missing: then all epochs
     change, so that nobody goes on from an offset that now means something else.
     """
-    boot = _boot() or fresh()
+    boot = clock.boot(_BOOT_ID) or fresh()
     with alone(connection):
         if get(connection, "open") and get(connection, "boot") != boot:
             change_epochs(connection, fresh)
@@ -184,10 +185,3 @@ def end_life(connection: apsw.Connection, owners: Owners) -> None:
     with alone(connection):
         if not owners.others():
             put(connection, "open", 0)
-
-
-def _boot() -> str:
-    """Which run of the machine this is; empty where that cannot be known: then each opening counts as one."""
-    with contextlib.suppress(OSError):
-        return _BOOT_ID.read_text().strip()
-    return ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import apsw
 
-from turnkeep.clock import Clock
+from turnkeep.clock import SteadyClock
 from turnkeep.messages import Address
 from turnkeep.store.base import Policies, Policy
 from turnkeep.store.ids import Ids
@@ -21,7 +21,7 @@ class Setup:
     """What counts for one opened store. `incarnation` is what this life of the file adds to every epoch."""
 
     policies: Policies
-    clock: Clock
+    clock: SteadyClock
     ids: Ids
     incarnation: str
 

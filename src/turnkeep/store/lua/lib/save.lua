@@ -3,8 +3,6 @@
 -- The first write is one that a full server refuses, so that a refusal leaves nothing behind; acts that must succeed
 -- on a full server call `free` before. Keys of the thread are written before those of the partition.
 
-local GRACE = 3600 -- seconds that keys outlive the thread, so that the janitor can count it out
-
 local function call_in_parts(command, key, arguments)
   for from = 1, #arguments, 1000 do
     redis.call(command, key, unpack(arguments, from, math.min(from + 999, #arguments)))
@@ -99,25 +97,12 @@ local function plan_janitor(t, p, now)
   end
 end
 
--- All keys of an idle thread carry one expiry, moved when it is 1 % off; while anything is open they carry none.
-local function plan_expiry(t, p)
-  local ttl = t.ttl or p.expiry
-  local at = t.state == 'idle' and t.delayed == 0 and t.active_at + ttl or nil
-  if t.expires == at or (at and t.expires and math.abs(at - t.expires) < ttl / 100) then return nil end
-  t.expires = at
-  return {at and ttl + GRACE}
-end
-
--- One moment for all keys, on the server's own clock. Those of open messages are gone while a thread is idle.
-local function write_expiry(t, plan)
-  if not plan then return end
-  local time, keys = redis.call('TIME'), {K.thread, K.log, K.known, K.history}
-  local at = plan[1] and string.format('%.0f', (time[1] + plan[1]) * 1000)
-  if t.cut > 0 then keys[#keys + 1] = K.finals end
-  if t.snapshot then keys[#keys + 1] = K.snapshot end
-  for _, key in ipairs(keys) do
-    if at then redis.call('PEXPIREAT', key, at) else redis.call('PERSIST', key) end
-  end
+-- The janitor alone deletes a thread: an expiry of Redis would follow whoever sets the clock of the server. Keys that
+-- were written with one lose it.
+local function write_expiry(t)
+  if not t.expires then return end
+  t.expires = nil
+  for _, key in ipairs({K.thread, K.log, K.known, K.history, K.finals, K.snapshot}) do redis.call('PERSIST', key) end
 end
 
 local function write_head(t)
@@ -188,14 +173,13 @@ local function save(t, p, now)
     if t.untrimmed >= TRIM_EVERY then trim(t, p, now) end
   end
   plan_janitor(t, p, now)
-  local expiry = plan_expiry(t, p)
   local was, at = plan_index(t)
+  write_expiry(t)
   write_head(t)
   write_inbox(t)
   write_delayed(t)
   write_known(t)
   write_history(t)
-  write_expiry(t, expiry)
   write_presence(t)
   write_index(t, was, at)
   write_lease(t)

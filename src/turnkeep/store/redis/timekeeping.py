@@ -1,0 +1,78 @@
+"""The time of a store on Redis: one for all processes, that nobody can set.
+
+Windows, leases and expiries are spans, and the clock of a server may be set while they run. So the store has a
+time of its own (`clock.lua`): that of the server, set right whenever it leaps. Who finds the leaps are the processes,
+which count seconds by themselves: each knows the time of the store from its last look, and goes on from there. A leap
+forward is one that brings more seconds than a process counted which looked since; a leap back shows by itself.
+Rejected: TIME in every script, which moves all leases at once when an administrator sets the clock; the clocks of the
+processes, which differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from turnkeep.clock import SteadyClock
+from turnkeep.store.redis.codec import exact
+from turnkeep.store.redis.link import Link
+from turnkeep.store.redis.pipe import Refusal, Reply
+
+EVERY = 1.0
+"""Seconds between two looks at the server while anything is done."""
+
+
+class StoreTime:
+    """What one process knows of the time of the store. Until the first look it has none."""
+
+    def __init__(self, watch: SteadyClock, key: bytes, *, tolerance: float) -> None:
+        """`tolerance`: seconds that a look may take to arrive; smaller leaps are not told from a slow network."""
+        self._watch = watch
+        self._key = key
+        self._tolerance = tolerance
+        self._base: float | None = None
+        self._told_at = self._asked_at = float("-inf")
+        self.ahead = 0.0
+        """Seconds by which the store is ahead of the server's clock."""
+
+    def now(self) -> float:
+        return (self._base or 0.0) + self._watch.elapsed()
+
+    def of_day(self, moment: float) -> float:
+        """A moment by the server's clock, on that of the store; exactly the same where both agree within a second."""
+        return moment + self.ahead if abs(self.ahead) > 1.0 else moment
+
+    async def look(self, link: Link) -> float:
+        """Ask the server, and return the time. Raises `StoreError`."""
+        self._asked_at = self._watch.elapsed()
+        self._hear(await link.run_apart("clock", self._key, (self._key,), *self._account()), self._asked_at)
+        return self.now()
+
+    def look_in_time(self, link: Link) -> None:
+        """Ask the server behind what was sent last, if it is time to."""
+        asked_at = self._watch.elapsed()
+        if asked_at - self._asked_at < EVERY:
+            return
+        answer = link.ask("clock", self._key, (self._key,), *self._account())
+        if answer is not None:
+            self._asked_at = asked_at
+            answer.add_done_callback(lambda reply: self._hear_if_any(reply, asked_at))
+
+    def _account(self) -> tuple[bytes, bytes, bytes]:
+        """What this process knows, for the script."""
+        tolerance = exact(self._tolerance)
+        if self._base is None:
+            return b"", b"", tolerance
+        passed = self._watch.elapsed() - self._told_at
+        return exact(self.now()), exact(passed), tolerance
+
+    def _hear_if_any(self, reply: asyncio.Future[Reply], asked_at: float) -> None:
+        if not reply.cancelled() and reply.exception() is None and not isinstance(reply.result(), Refusal):
+            self._hear(reply.result(), asked_at)
+
+    def _hear(self, told: Any, asked_at: float) -> None:
+        """The answer was given between asking and now: in the middle, as far as anybody can know."""
+        now, self.ahead = float(told[0]), float(told[1])
+        heard_at = self._watch.elapsed()
+        self._base = now - (asked_at + heard_at) / 2
+        self._told_at = asked_at

@@ -1,0 +1,89 @@
+"""Every promise of the store contract once more, while somebody sets the clock of the machine between any two
+operations: by an hour, a day or ten years, forward and back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.services import RedisServer
+from turnkeep.store.base import Policies, Store
+from turnkeep.store.memory import MemoryStore
+from turnkeep.store.redis import RedisStore, timekeeping
+from turnkeep.store.redis.timekeeping import StoreTime
+from turnkeep.store.sqlite import SqliteStore
+from turnkeep.testing import FakeClock, counting_ids
+from turnkeep.testing.leaps import LeapingClock, leaping
+from turnkeep.testing.store_suite import StoreSuite
+
+SEED = 7
+
+
+def leaping_clock(clock: FakeClock) -> LeapingClock:
+    return LeapingClock(clock, random.Random(SEED))
+
+
+class TestMemory(StoreSuite):
+    async def make(self, policies: Policies, clock: FakeClock) -> Store:
+        machine = leaping_clock(clock)
+        store = MemoryStore(policies, clock=machine, ids=counting_ids())
+        await store.open()
+        return leaping(store, machine)
+
+
+class TestSqlite(StoreSuite):
+    @pytest.fixture(autouse=True)
+    def files(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    async def make(self, policies: Policies, clock: FakeClock) -> Store:
+        machine = leaping_clock(clock)
+        path = self.directory / f"{secrets.token_hex(4)}.db"
+        store = SqliteStore(path, policies, clock=machine, ids=counting_ids(), ballast=0)
+        await store.open()
+        return leaping(store, machine)
+
+
+class ServerThatLeaps(RedisStore):
+    """A store on a server whose clock leaps: a key says what TIME would."""
+
+    async def open(self) -> None:
+        await super().open()
+        link = self._link
+        self.wall = self._keys.registry("clock") + b":wall"
+        script = link.scripts["clock"]
+        text = script.text.replace(b"redis.call('TIME')", b"{redis.call('GET', KEYS[1] .. ':wall'), 0}")
+        assert text != script.text
+        sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+        link.scripts = {**link.scripts, "clock": replace(script, text=text, sha=sha)}
+        await self.set_clock(self._clock.now())
+        self._time = StoreTime(self._clock, self._keys.registry("clock"), tolerance=6.0)
+        await self._time.look(link)
+
+    async def set_clock(self, wall: float) -> None:
+        await self._link.call("wall", self.wall, None, "SET", self.wall, repr(wall))
+
+
+class TestRedis(StoreSuite):
+    """The clock of the server leaps; that of the processes counts seconds and nothing else."""
+
+    namespaces = count()
+
+    @pytest.fixture(autouse=True)
+    def on(self, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.server = redis_server
+        monkeypatch.setattr(timekeeping, "EVERY", 0.0)
+
+    async def make(self, policies: Policies, clock: FakeClock) -> Store:
+        machine = leaping_clock(clock)
+        prefix = f"leaps {next(self.namespaces)}:"
+        store = ServerThatLeaps(self.server.url(), policies, prefix=prefix, ids=counting_ids(), now=machine)
+        await store.open()
+        return leaping(store, machine, told=store.set_clock)
