@@ -27,6 +27,7 @@ from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreFull, StoreUnavailab
 from turnkeep.events import Event
 from turnkeep.store.base import Limit, Policies, Policy
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.sinks import Delivery
 from turnkeep.testing import FakeClock, counting_ids
 from turnkeep.testing.comparing import Names, differences
 from turnkeep.testing.proxy import TcpProxy
@@ -212,6 +213,27 @@ async def test_a_restart_changes_the_epoch_once_for_all() -> None:
         assert second != first
         assert (await other.read(HERE)).epoch == second
         assert (await other.read(HERE)).events[0].epoch == second
+
+
+async def test_an_event_has_the_same_epoch_for_a_sink_before_and_after_a_restart() -> None:
+    """Receivers tell repeats by an id that is made of it."""
+    async with RedisServer() as server, pair(server.url(), server.url()) as (one, other):
+        partitions = await one.open_sink("webhook")
+        await accepted(one, said(HERE, "m1"))
+
+        async def waiting(store: RedisStore) -> list[Delivery]:
+            pages = [await store.deliveries("webhook", n, after="", limit=10) for n in partitions]
+            return [delivery for page in pages for delivery in page]
+
+        before = await waiting(one)
+        await asyncio.to_thread(server.restart)
+        await accepted(one, said(HERE, "m2"))
+
+        assert len(before) == 1
+        for store in (one, other):
+            first, second = await waiting(store)
+            assert first == before[0]
+            assert second.event.epoch == (await store.read(HERE)).epoch != first.event.epoch
 
 
 _shared = map("shared {}:".format, count())

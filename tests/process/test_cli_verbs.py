@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.process.command import UUID, Desk
-from turnkeep.messages import Address
+from tests.process.command import UUID, Desk, Said
+from turnkeep.messages import Address, Message, text_content
 from turnkeep.simulator import Options, Simulator, serve
 from turnkeep.store.sqlite import SqliteStore
 
@@ -192,6 +192,64 @@ def test_a_model_that_has_ended_is_warned_about(desk: Desk) -> None:
     said = desk.run("assistants", "create", "--model", "gpt-3.5-turbo")
     assert said.code == 0
     assert "warning: gpt-3.5-turbo ended on" in said.err
+
+
+# ---------------------------------------------------------------- sinks
+
+
+async def park_three(path: Path) -> None:
+    """Three events on two channels that a receiver failed on; one is given up."""
+    store = SqliteStore(path)
+    await store.open()
+    await store.open_sink("webhook:assistant")
+    for number in range(3):
+        where = Address("default", "assistant", f"c{number % 2}")
+        await store.accept([Message(where, f"m{number}", text_content("hi"))])
+    await store.lease_sink("webhook:assistant", 0, owner="w", lease=30.0)
+    page = await store.deliveries("webhook:assistant", 0, after="", limit=10)
+    places = [(one.position, "the receiver answered 500") for one in page]
+    await store.delivered("webhook:assistant", 0, owner="w", position=page[-1].position, parked=places)
+    await store.note_failure("webhook:assistant", 0, page[0].position, reason="404", give_up=True)
+    await store.close()
+
+
+async def test_parked_events_are_listed_tried_again_and_dropped(desk: Desk) -> None:
+    assert desk.run("sinks", "list").out == "no sinks are set\n"
+    desk.store.parent.mkdir(exist_ok=True)
+    await park_three(desk.store)
+
+    def run(*words: str) -> Said:
+        return desk.run("sinks", *words)
+
+    listed = run("list", "--json").json
+    assert (listed["name"], listed["waiting"], listed["parked"], listed["given_up"]) == ("webhook:assistant", 0, 3, 1)
+    parked = run("parked", "webhook:assistant", "--json").all_json
+    assert [(one["channel"], one["given_up"]) for one in parked] == [("c0", True), ("c1", False), ("c0", False)]
+    assert "given up since" in run("parked", "webhook:assistant").out
+    assert "3 events parked, 1 given up" in desk.run("doctor", "--offline").out
+    assert run("redrive", "webhook:assistant", parked[0]["id"], "--json").json == {"redriven": 1}
+    assert run("list", "--json").json["given_up"] == 0
+    assert run("discard", "webhook:assistant", "--all", "--yes").out == "discarded 3 events\n"
+    assert run("list", "--json").json["parked"] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "sentence"),
+    [
+        ("redrive webhook:assistant", 2, "--all"),
+        ("discard webhook:assistant x --yes", 1, "no id of a parked event"),
+        ("parked relay:assistant", 1, "no sink 'relay:assistant'"),
+    ],
+)
+async def test_what_is_wrong_with_a_command_about_sinks_is_said(
+    desk: Desk, line: str, code: int, sentence: str
+) -> None:
+    desk.store.parent.mkdir(exist_ok=True)
+    await park_three(desk.store)
+
+    said = desk.run("sinks", *line.split())
+
+    assert (said.code, sentence in said.err) == (code, True), said.err
 
 
 # ---------------------------------------------------------------- queue

@@ -15,8 +15,12 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 
 from turnkeep.backoff import Backoff
 from turnkeep.doors.forwarder import ForwardRules
+from turnkeep.doors.parking import ParkingRules
 
-QUICKLY = ForwardRules(lease=2.0, pause=0.01, idle=0.05, backoff=Backoff(delay=0.02, cap=0.1))
+AGAIN_SOON = Backoff(delay=0.02, cap=0.1)
+QUICKLY = ForwardRules(
+    lease=2.0, pause=0.01, idle=0.05, backoff=AGAIN_SOON, parking=ParkingRules(backoff=AGAIN_SOON, look_again=0.2)
+)
 
 
 @dataclass
@@ -91,11 +95,15 @@ async def hub(**options: Any) -> AsyncIterator[Hub]:
 
 @dataclass
 class Inbox:
-    """A receiver of webhooks. `answer` gives the status of each request, by its number from 0."""
+    """A receiver of webhooks. `answer` gives the status of each request, by its number from 0; `by_data`, where it is
+    set, by the data of its event.
+    """
 
     answer: Callable[[int], int] = lambda _: 204
+    by_data: Callable[[dict[str, Any]], int] | None = None
     url: str = ""
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -103,7 +111,8 @@ class Inbox:
 
     async def take(self, request: web.Request) -> web.Response:
         self.requests.append((dict(request.headers), await request.read()))
-        status = self.answer(len(self.requests) - 1)
+        status = self.by_data(self.events[-1]["data"]) if self.by_data else self.answer(len(self.requests) - 1)
+        self.statuses.append(status)
         return web.Response(status=status, headers={"location": "/elsewhere"} if status == 302 else {})
 
 

@@ -281,6 +281,41 @@ async def test_a_file_of_layout_1_opens(tmp_path: Path) -> None:
         assert document.version == 2
 
 
+async def test_what_waits_for_a_sink_of_layout_1_is_delivered_by_layout_2(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    path.write_bytes(gzip.decompress((LAYOUTS / "sqlite-1.db.gz").read_bytes()))
+    connection = apsw.Connection(str(path))
+    opened_at = connection.execute("SELECT opened FROM sink WHERE name = 'relay'").get
+    connection.execute("INSERT INTO sink VALUES ('webhook', ?, ?, NULL, 0.0)", (opened_at, f"{opened_at + 2:020d}"))
+    for number in range(1, 4):
+        event = ("t", "q", "c", "thread_1", "epoch", number, 1.0, "delta", '{"text":"x"}')
+        connection.execute(f"INSERT INTO outbox VALUES (?{', ?' * 9})", (opened_at + number, *event))
+    connection.close()
+
+    async with opened(path) as desk:
+        for sink, offsets in (("relay", [1, 2, 3]), ("webhook", [3])):
+            position = await desk.store.lease_sink(sink, 0, owner="w", lease=60.0)
+            waiting = await desk.store.deliveries(sink, 0, after=position or "", limit=100)
+            assert [one.event.offset for one in waiting] == offsets
+        assert [record.waiting for record in await desk.store.sinks()] == [3, 1]
+
+
+def test_a_migrated_file_has_the_tables_of_a_new_one(tmp_path: Path, owners: Owners) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    old.write_bytes(gzip.decompress((LAYOUTS / "sqlite-1.db.gz").read_bytes()))
+
+    def tables(path: Path) -> list[tuple[object, ...]]:
+        make_place(path)
+        connection = connect_to_write(path)
+        layout.prepare(connection, path, owners)
+        return connection.execute(
+            'SELECT t.name, c.name, c.type, c."notnull", c.pk FROM sqlite_schema t, pragma_table_info(t.name) c'
+            " WHERE t.type IN ('table', 'index') ORDER BY 1, 2"
+        ).fetchall()
+
+    assert tables(old) == tables(new)
+
+
 # ---------------------------------------------------------------- lives
 
 

@@ -31,7 +31,7 @@ def table(events: list[Event], live_from: int | None) -> Iterator[tuple[apsw.Con
     thread = Thread(Address("t", "q", "c"), "thread_1", 0.0, 0.0, "epoch")
     thread.top, thread.live_from = len(events), live_from
     kept = Kept(1, thread, "epoch")
-    log.append(connection, kept, events, outbox=False)
+    log.append(connection, kept, events)
     yield connection, kept
     connection.close()
 

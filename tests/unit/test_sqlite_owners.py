@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.sqlite_files import engine, opened, until
 from turnkeep.errors import StoreUnavailable
+from turnkeep.store.base import LAYOUT
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.testing.suite.desk import HERE, at
 
@@ -58,7 +59,7 @@ def test_others_are_named_with_their_process_and_layout(directory: Path) -> None
     there.hold("worker-2")
 
     assert here.others() == [f"process {os.getpid()}, worker-2, layout 7"]
-    assert there.others() == [f"process {os.getpid()}, worker-1, layout 1"]
+    assert there.others() == [f"process {os.getpid()}, worker-1, layout {LAYOUT}"]
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:

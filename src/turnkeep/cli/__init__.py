@@ -31,6 +31,7 @@ VERBS = {
     "threads": Verb("turnkeep.cli.threads", "conversations: new, list, show, stats, export, forget, clear"),
     "assistants": Verb("turnkeep.cli.assistants", "who answers: create, list, show, use, update, delete"),
     "queue": Verb("turnkeep.cli.queue", "how much waits; dead letters; pause and resume a channel"),
+    "sinks": Verb("turnkeep.cli.sinks", "deliveries to the outside: list, parked, redrive, discard"),
     "actions": Verb("turnkeep.cli.actions", "tool calls that wait: list, approve, deny, submit"),
     "keys": Verb("turnkeep.cli.keys", "API keys: create, list, revoke"),
     "trace": Verb("turnkeep.cli.trace", "the life of one message"),

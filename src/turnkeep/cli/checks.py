@@ -25,6 +25,7 @@ from turnkeep.models.anthropic import VERSION
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings, misspelt
 from turnkeep.store.base import Store
+from turnkeep.store.sinks import SinkRecord
 
 if TYPE_CHECKING:
     from turnkeep.doors.amqp_topology import Sight
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 
 PATIENCE = 8.0
 """Seconds in which the model's server has to answer."""
+
+LATE = 60.0
+"""Seconds after which an event that waits for a sink is worth a word."""
+
+A_WEEK = 7 * 86_400.0
 
 State = Literal["ok", "warning", "failure"]
 
@@ -331,8 +337,25 @@ async def _store(settings: Settings) -> AsyncIterator[Finding]:
             yield await _engine(settings, store)
             async for finding in _contents(settings, store):
                 yield finding
+            for finding in _sinks(await store.sinks(), await store.now()):
+                yield finding
     except TurnkeepError as error:
         yield failure("store", str(error))
+
+
+def _sinks(records: Sequence[SinkRecord], now: float) -> Iterator[Finding]:
+    """What does not reach the outside. What fell out at a bound is told for a week."""
+    for record in records:
+        name = record.name
+        if record.lost and now - (record.lost_at or 0.0) < A_WEEK:
+            fell = f"{output.count(record.lost, 'event')} fell out, the last at {output.moment(record.lost_at)}"
+            yield failure("sinks", f"{name}: {fell}: its receiver was away for longer than the bound holds")
+        if record.parked:
+            parked = f"{output.count(record.parked, 'event')} parked, {record.given_up} given up"
+            yield warning("sinks", f"{name}: {parked}, see `turnkeep sinks parked {name}`")
+        if record.waiting and now - (record.oldest_at or now) > LATE:
+            behind = output.span(now - (record.oldest_at or now))
+            yield warning("sinks", f"{name}: the oldest event waits for {behind}: its receiver takes nothing")
 
 
 def _can_be_made(path: Path) -> Finding:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-from turnkeep.doors.forwarder import Forwarder, Receiver, close_abandoned, sink_name
+from turnkeep.doors.forwarder import Forwarder, Receiver, close_abandoned, selection, sink_name
 from turnkeep.doors.relay import Relay
 from turnkeep.doors.webhook import Webhook
 from turnkeep.errors import ConfigurationError, StoreError
@@ -39,9 +39,9 @@ async def outside(queue: AssistantMessageQueue) -> AsyncIterator[None]:
     opened = {forwarder.sink for forwarder in forwarders}
     for sink in {sink_name(kind, queue.name) for kind in KINDS} - opened:
         await close_abandoned(queue.store, sink)
-    for sink in opened:
+    for forwarder in forwarders:
         with contextlib.suppress(StoreError):  # the forwarder tries again
-            await queue.store.open_sink(sink)
+            await queue.store.open_sink(forwarder.sink, selection(forwarder.receiver, queue.name))
     async with asyncio.TaskGroup() as group:
         coming = [group.create_task(door.run()) for door in doors]
         going = [group.create_task(forwarder.run()) for forwarder in forwarders]

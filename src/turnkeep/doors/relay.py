@@ -18,21 +18,20 @@ from urllib.parse import urlsplit
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from turnkeep.doors.forwarder import Refused, Undelivered
 from turnkeep.doors.greeting import HEADER, Greeting
+from turnkeep.doors.parking import Away, Undelivered
 from turnkeep.doors.wire import QUIET, Dialect, Encoder, Frame, dumps, enveloped
 from turnkeep.errors import ConfigurationError, ThreadQuarantined
 from turnkeep.events import Answer
 from turnkeep.messages import DEFAULT_TENANT, Address
-from turnkeep.store.base import Delivery, Store
+from turnkeep.store.base import Store
+from turnkeep.store.sinks import Delivery
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
 
 OPEN_TIMEOUT = 10.0
 ANSWER_TIMEOUT = 10.0
-NOT_TAKEN = frozenset({1003, 1007, 1008, 1009})
-"""Close codes of a server that does not like what it was sent."""
 LARGEST_FRAME = 4_000_000
 """Bytes of a frame of the server that are read, to be dropped."""
 
@@ -41,6 +40,8 @@ class Relay:
     """Delivers to the server at `url`. Enter it before use."""
 
     kind = "relay"
+    tenant: str | None = DEFAULT_TENANT
+    finals = False
 
     def __init__(self, url: str, store: Store) -> None:
         self._url = url
@@ -64,22 +65,28 @@ class Relay:
         return delivery.address.tenant == DEFAULT_TENANT and delivery.event.kind not in QUIET
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> int:
+        connection = await self._reached()
         try:
-            connection = await self._connected()
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 for text in await self._texts(deliveries):
                     await connection.send(text)
                 await (await connection.ping())
         except websockets.ConnectionClosed as closed:
             self._drop()
-            refused = closed.rcvd is not None and closed.rcvd.code in NOT_TAKEN
-            raise (Refused if refused else Undelivered)(f"the server closed: {closed}") from closed
+            raise Undelivered(f"the server closed: {closed}") from closed
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             self._drop()
             raise Undelivered(f"{type(error).__name__}: {error}") from error
         return len(deliveries)
 
     # ---------------------------------------------------------------- connection
+
+    async def _reached(self) -> ClientConnection:
+        try:
+            return await self._connected()
+        except (OSError, TimeoutError, websockets.WebSocketException) as error:
+            self._drop()
+            raise Away(f"{type(error).__name__}: {error}") from error
 
     async def _connected(self) -> ClientConnection:
         async with self._one_at_a_time:
@@ -102,7 +109,7 @@ class Relay:
                 proxy=None,
             )
         except ValueError as error:  # it sends us on to what is no address
-            raise Undelivered(f"the server cannot be reached: {error}") from error
+            raise Away(f"the server cannot be reached: {error}") from error
 
     async def _check_not_ourselves(self, connection: ClientConnection) -> None:
         greeted = connection.response.headers.get(HEADER) if connection.response else None

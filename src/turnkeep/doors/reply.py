@@ -17,10 +17,10 @@ from aio_pika.abc import AbstractConnection, AbstractExchange
 from aio_pika.exceptions import ChannelNotFoundEntity
 
 from turnkeep.doors.amqp_topology import BROKEN, RPC_TIMEOUT, connect, hang_up
-from turnkeep.doors.forwarder import Undelivered
+from turnkeep.doors.parking import Undelivered
 from turnkeep.doors.webhook import event_id
 from turnkeep.doors.wire import Dialect, Encoder, dumps
-from turnkeep.store.base import Delivery
+from turnkeep.store.sinks import Delivery
 
 LONGEST_KEY = 255
 """Bytes of a routing key, and of a property."""
@@ -30,6 +30,8 @@ class ReplyExchange:
     """Delivers to the exchange `name` of the broker at `url`. Enter it before use."""
 
     kind = "reply"
+    tenant: str | None = None
+    finals = True
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url

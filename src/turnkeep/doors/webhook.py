@@ -19,9 +19,9 @@ import aiohttp
 import orjson
 
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.doors.forwarder import Refused, Undelivered
+from turnkeep.doors.parking import Away, Undelivered
 from turnkeep.errors import ConfigurationError
-from turnkeep.store.base import Delivery
+from turnkeep.store.sinks import Delivery
 from turnkeep.tools.addresses import AddressRefused, checked_sockets
 
 TIMEOUT = 10.0
@@ -30,13 +30,15 @@ HOW_TO_MAKE_ONE = 'echo "whsec_$(openssl rand -base64 32)"'
 LEAST_SECRET = 16
 """Bytes of a secret that nobody guesses."""
 PASSING = frozenset({408, 425, 429})
-"""Refusals of a moment; like those of a server that is broken they say nothing about the event."""
+"""Refusals of a moment: they say nothing about the event."""
 
 
 class Webhook:
     """Delivers to `url`. Enter it before use."""
 
     kind = "webhook"
+    tenant: str | None = None
+    finals = True
 
     def __init__(self, url: str, secret: str, *, allow_private: bool = False, clock: Clock | None = None) -> None:
         if not secret:
@@ -80,16 +82,18 @@ class Webhook:
         body = orjson.dumps(payload(delivery))
         headers = signed(event_id(delivery), int(self._clock.now()), body, self._key)
         if self._session is None:
-            raise Undelivered("the webhook is closed")
+            raise Away("the webhook is closed")
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
                 status = answer.status
+        except aiohttp.ClientConnectorError as error:
+            raise Away(_unreached(error)) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Undelivered(_unreached(error)) from error
-        if status >= 500 or status in PASSING:
-            raise Undelivered(f"the receiver answered {status}")
+        if status in PASSING:
+            raise Away(f"the receiver answered {status}")
         if not 200 <= status < 300:
-            raise Refused(f"the receiver answered {status}")
+            raise Undelivered(f"the receiver answered {status}")
 
 
 def _unreached(error: Exception) -> str:

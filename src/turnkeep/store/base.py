@@ -47,6 +47,7 @@ from typing import Any, Literal, Protocol
 from turnkeep.errors import Rejected
 from turnkeep.events import Event, Fault
 from turnkeep.messages import Address, BusyPolicy, Content, Item, Message
+from turnkeep.store.sinks import Sinks
 from turnkeep.usage import Usage
 
 LAYOUT = 2
@@ -551,17 +552,7 @@ class Follower(Protocol):
     def __aiter__(self) -> AsyncIterator[Notice]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One event on its way to the outside. `position` orders the deliveries of one partition."""
-
-    position: str
-    address: Address
-    thread_id: str
-    event: Event
-
-
-class Events(Protocol):
+class Events(Sinks, Protocol):
     """One append-only log per channel, and the outbox of the sinks."""
 
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
@@ -579,30 +570,6 @@ class Events(Protocol):
 
     def follow(self) -> AbstractAsyncContextManager[Follower]:
         """Follow the live end of channels. Hints with contents: gaps are found by the offset and filled by `read`."""
-        ...
-
-    async def open_sink(self, sink: str, *, once: str | None = None) -> Sequence[int]:
-        """Register a sink by name; from now on the outbox keeps events for it until delivered. The partitions to
-        serve.
-        """
-        ...
-
-    async def close_sink(self, sink: str, *, once: str | None = None) -> None:
-        """Forget a sink and what was kept for it alone."""
-        ...
-
-    async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
-        """Become or stay the only one who delivers this partition to this sink: the stored position ("" at the
-        beginning), None if another owner has it. `NotFound` for a sink that is not open.
-        """
-        ...
-
-    async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
-        """Events after a position, in partition order (hence in channel order)."""
-        ...
-
-    async def delivered(self, sink: str, partition: int, *, owner: str, position: str) -> None:
-        """Store the position, fenced by the sink lease (`LeaseLost`)."""
         ...
 
 

@@ -82,6 +82,8 @@ METRICS: Mapping[str, Metric] = {
     "log_reads": Metric("count", "Times the log was read to fill a hole in a live stream."),
     "sink_lag_seconds": Metric("histogram", "From an event in the log to its delivery outside.", ("sink",), _SECONDS),
     "sink_failures": Metric("count", "Deliveries to the outside that failed and are tried again.", ("sink",)),
+    "sink_parked": Metric("watched", "Events that sinks have parked, because their receiver fails on them."),
+    "sink_lost": Metric("watched", "Events that fell out at a bound before they were delivered."),
     "amqp_messages": Metric("count", "Messages from AMQP: accepted, or the code of their refusal.", ("outcome",)),
     # ------------------------------------------------------------ store and process
     "store_seconds": Metric("histogram", "Length of a store operation.", ("operation",), _MOMENTS),

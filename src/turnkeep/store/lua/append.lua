@@ -1,7 +1,7 @@
 -- append: add a turn to the transcript between turns, creating the thread if need be.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy space channel want thread_id epoch once turn author | text
--- USES: live record once log trim history save
+-- USES: live record once sinks log trim history save
 -- RETURNS: {'ok'}; or {'busy'}, {'gone'}.
 -- GUARANTEE: again: nothing. `author` is JSON; texts are announced as `said`.
 

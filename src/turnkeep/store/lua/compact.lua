@@ -1,7 +1,7 @@
 -- compact: replace all turns up to one by a summary.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once through_turn summary
--- USES: live record once log trim history save
+-- USES: live record once sinks log trim history save
 -- RETURNS: {'ok'}; or {'absent'}, {'gone'}.
 -- GUARANTEE: again: the same.
 

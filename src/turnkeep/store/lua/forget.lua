@@ -1,7 +1,7 @@
 -- forget: delete a thread and everything of it, its dead letters too.
 -- KEYS: @thread @partition dead graves operations
 -- ARGV: now policy want once force
--- USES: live record once log trim save graves
+-- USES: live record once sinks log trim save graves
 -- RETURNS: {'ok', 1 if there was one}; or {'gone'}, {'busy'}.
 
 local p, now = policy(A.policy), moment()

@@ -1,7 +1,7 @@
 -- history: the newest whole turns (before a turn, if given) that fit both limits.
 -- KEYS: @thread @partition
 -- ARGV: now policy want tokens items before_turn
--- USES: live record log trim history save calls view
+-- USES: live record sinks log trim history save calls view
 -- RETURNS: {'history', complete, summary or '', newest turn, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: changes nothing but the expiry, which it slides at most once per 1 % of it.
 

@@ -1,7 +1,7 @@
 -- pause: no run begins until `resume`; creates the thread if need be.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy space channel want thread_id epoch once
--- USES: live record once log trim save
+-- USES: live record once sinks log trim save
 -- RETURNS: {'ok'}; or {'gone'}.
 -- GUARANTEE: again: nothing.
 

@@ -1,7 +1,7 @@
 -- publish_long: as `publish`, where the log is to be trimmed or a sink is open.
--- KEYS: thread log finals snapshot channel sinks outbox
+-- KEYS: thread log finals snapshot channel sinks outbox meta
 -- ARGV: now policy token n | kind members text
--- USES: live record log trim
+-- USES: live record sinks log trim
 -- RETURNS: {'top', offset}; {'gap', published}; or {'lost'}.
 -- GUARANTEE: what was appended before is dropped; a gap and a claim that is not valid append nothing. Works on a full
 -- server.

@@ -1,7 +1,7 @@
 -- renew: prolong claims of one owner in one partition.
 -- KEYS: @partition | @thread
 -- ARGV: now owner lease | token thread_id policy
--- USES: live record log trim save known inbox
+-- USES: live record sinks log trim save known inbox
 -- RETURNS: for each claim {held, until, stop, steer}, then a list of leases of this owner that were not named.
 -- GUARANTEE: a claim that is not valid is told so and changed in nothing; a damaged thread does not touch the others.
 -- Works on a full server: else every run would be lost with its lease. A server that takes no writes refuses it all.

@@ -1,7 +1,7 @@
 -- thread: everything about a thread but its contents.
 -- KEYS: @thread @partition meta operations
 -- ARGV: now policy space channel want thread_id epoch once create is_read
--- USES: live record once log trim save calls view
+-- USES: live record once sinks log trim save calls view
 -- RETURNS: {'thread', name, value, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: with `is_read` it slides the expiry, at most once per 1 % of it; with `create` it creates what is missing.
 

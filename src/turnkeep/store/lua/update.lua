@@ -1,7 +1,7 @@
 -- update: change what people may set.
 -- KEYS: @thread @partition meta operations
 -- ARGV: now policy want once assistant options window max_wait on_busy ttl | name value
--- USES: live record once log trim save calls view
+-- USES: live record once sinks log trim save calls view
 -- RETURNS: {'thread', name, value, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: a time to live never gets shorter. Rows are metadata: JSON, or '' to remove. `assistant` is '' for no change,
 -- '-' for none, else '+' and its name; `options` is 1 when they are to be replaced.

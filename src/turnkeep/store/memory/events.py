@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
+from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.base import Claim, Delivery, Follower, Page
+from turnkeep.store.base import Claim, Follower, Page
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState
+from turnkeep.store.sinks import EVERYTHING, Delivery, Parked, Selection, SinkRecord
 
 
 class MemoryEvents(MemoryState):
@@ -31,10 +34,14 @@ class MemoryEvents(MemoryState):
         self.moment()
         return self.outbox.following(self.resolve)
 
+    # ---------------------------------------------------------------- sinks
+
     @once_only
-    async def open_sink(self, sink: str, *, once: str | None = None) -> Sequence[int]:
+    async def open_sink(
+        self, sink: str, selection: Selection = EVERYTHING, *, once: str | None = None
+    ) -> Sequence[int]:
         self.moment()
-        return self.outbox.open(sink)
+        return self.outbox.open(sink, selection)
 
     @once_only
     async def close_sink(self, sink: str, *, once: str | None = None) -> None:
@@ -49,6 +56,54 @@ class MemoryEvents(MemoryState):
         self.moment()
         return self.outbox.after(sink, partition, after, limit)
 
-    async def delivered(self, sink: str, partition: int, *, owner: str, position: str) -> None:
+    async def delivered(
+        self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        now = self.moment()
+        there = self.outbox.sink(sink, partition)
+        if there.owner != owner:
+            raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
+        there.move(position, dict(parked), now)
+
+    async def parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[Parked]:
         self.moment()
-        self.outbox.delivered(sink, partition, owner, position)
+        there = self.outbox.sink(sink, partition).parked
+        return [there[position][1] for position in sorted(there) if position > after][:limit]
+
+    async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
+        self.moment()
+        there = self.outbox.sink(sink, partition).parked
+        return [there[position][0] for position in sorted(positions) if position in there]
+
+    @once_only
+    async def note_failure(
+        self, sink: str, partition: int, position: str, *, reason: str, give_up: bool, once: str | None = None
+    ) -> None:
+        now = self.moment()
+        there = self.outbox.sink(sink, partition).parked
+        if position in there:
+            delivery, about = there[position]
+            failed_at = now if about.failed_at is None else about.failed_at
+            there[position] = (delivery, replace(about, reason=reason, failed_at=failed_at, is_given_up=give_up))
+
+    @once_only
+    async def redrive_parked(
+        self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None
+    ) -> int:
+        self.moment()
+        there = self.outbox.sink(sink, partition).parked
+        chosen = [position for position in positions if position in there]
+        for position in chosen:
+            delivery, about = there[position]
+            there[position] = (delivery, replace(about, reason="", failed_at=None, is_given_up=False))
+        return len(chosen)
+
+    @once_only
+    async def unpark(self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None) -> int:
+        self.moment()
+        there = self.outbox.sink(sink, partition).parked
+        return sum(there.pop(position, None) is not None for position in positions)
+
+    async def sinks(self) -> list[SinkRecord]:
+        self.moment()
+        return self.outbox.records()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
-from turnkeep.errors import LeaseLost, NotFound
+from turnkeep.errors import NotFound
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.base import Delivery, Follower, Policy
+from turnkeep.store.base import Follower, Policy
 from turnkeep.store.following import Feed
 from turnkeep.store.log import TRIM_EVERY, trimmed
+from turnkeep.store.sinks import PARKED, WAITING_COUNTED, Delivery, Parked, Selection, SinkRecord
 
 OUTBOX = 100_000
-"""Events that wait for sinks at most; the oldest go first."""
+"""Events that wait for one sink at most; the oldest go first."""
 
 
 @dataclass(slots=True)
@@ -42,28 +45,60 @@ class Log:
 
 @dataclass(slots=True)
 class _Sink:
-    since: int
+    """What is owed to one sink, in order, and what of it is parked."""
+
+    selection: Selection
+    waiting: deque[Delivery] = field(default_factory=deque)
     position: str = ""
     owner: str = ""
     until: float = 0.0
+    parked: dict[str, tuple[Delivery, Parked]] = field(default_factory=dict)
+    lost: int = 0
+    lost_at: float | None = None
+
+    def keep(self, delivery: Delivery, now: float) -> None:
+        self.waiting.append(delivery)
+        if len(self.waiting) > OUTBOX:
+            self.waiting.popleft()
+            self.lost, self.lost_at = self.lost + 1, now
+
+    def park(self, delivery: Delivery, reason: str, now: float) -> None:
+        place, event = (delivery.position, delivery.address, delivery.thread_id), delivery.event
+        about = Parked(*place, event.kind, event.offset, event.at, reason, now if reason else None)
+        self.parked[delivery.position] = (delivery, about)
+        if len(self.parked) > PARKED:
+            oldest = min(self.parked.values(), key=lambda one: (not one[1].is_given_up, one[1].position))
+            del self.parked[oldest[1].position]
+            self.lost, self.lost_at = self.lost + 1, now
+
+    def move(self, position: str, reasons: Mapping[str, str], now: float) -> None:
+        self.position = max(self.position, position)
+        while self.waiting and self.waiting[0].position <= self.position:
+            delivery = self.waiting.popleft()
+            if delivery.position in reasons:
+                self.park(delivery, reasons[delivery.position], now)
+
+    def record(self, name: str) -> SinkRecord:
+        oldest_at = self.waiting[0].event.at if self.waiting else None
+        given_up = sum(about.is_given_up for _, about in self.parked.values())
+        waiting = min(len(self.waiting), WAITING_COUNTED)
+        return SinkRecord(name, waiting, oldest_at, len(self.parked), given_up, self.lost, self.lost_at)
 
 
 class Outbox:
     """Sinks with what is owed to them, and the feeds of followers. There is one partition, 0."""
 
     def __init__(self) -> None:
-        self._deliveries: list[Delivery] = []
         self._sinks: dict[str, _Sink] = {}
         self._sent = 0
         self._feeds: dict[Feed, None] = {}  # a set would tell them in no order
 
-    def tell(self, address: Address, thread_id: str, events: Sequence[Event]) -> None:
+    def tell(self, address: Address, thread_id: str, events: Sequence[Event], now: float) -> None:
         for event in events:
             self._sent += 1
-            if self._sinks:
-                self._deliveries.append(Delivery(f"{self._sent:020d}", address, thread_id, event))
-        if len(self._deliveries) > OUTBOX + TRIM_EVERY:
-            del self._deliveries[:-OUTBOX]
+            for sink in self._sinks.values():
+                if sink.selection.includes(address, event.kind):
+                    sink.keep(Delivery(f"{self._sent:020d}", address, thread_id, event), now)
         for feed in self._feeds if events else ():
             feed.tell(address, events)
 
@@ -81,41 +116,28 @@ class Outbox:
         for feed in self._feeds:
             feed.close()
 
-    def open(self, sink: str) -> Sequence[int]:
-        self._sinks.setdefault(sink, _Sink(self._sent))
+    def open(self, name: str, selection: Selection) -> Sequence[int]:
+        self._sinks.setdefault(name, _Sink(selection)).selection = selection
         return (0,)
 
-    def forget(self, sink: str) -> None:
-        self._sinks.pop(sink, None)
-        self._forget_delivered()
+    def forget(self, name: str) -> None:
+        self._sinks.pop(name, None)
 
-    def lease(self, sink: str, partition: int, owner: str, until: float, now: float) -> str | None:
-        found = self._sink(sink, partition)
-        if found.owner not in ("", owner) and found.until > now:
+    def lease(self, name: str, partition: int, owner: str, until: float, now: float) -> str | None:
+        sink = self.sink(name, partition)
+        if sink.owner not in ("", owner) and sink.until > now:
             return None
-        found.owner, found.until = owner, until
-        return found.position
+        sink.owner, sink.until = owner, until
+        return sink.position
 
-    def after(self, sink: str, partition: int, position: str, limit: int) -> list[Delivery]:
-        start = max(position, f"{self._sink(sink, partition).since:020d}")
-        return [d for d in self._deliveries if d.position > start][:limit]
+    def after(self, name: str, partition: int, position: str, limit: int) -> list[Delivery]:
+        waiting = self.sink(name, partition).waiting
+        return list(islice((one for one in waiting if one.position > position), limit))
 
-    def delivered(self, sink: str, partition: int, owner: str, position: str) -> None:
-        found = self._sink(sink, partition)
-        if found.owner != owner:
-            raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
-        found.position = max(found.position, position)
-        self._forget_delivered()
+    def sink(self, name: str, partition: int) -> _Sink:
+        if name not in self._sinks or partition != 0:
+            raise NotFound(f"sink {name!r} with partition {partition} is not open, open it first")
+        return self._sinks[name]
 
-    def _sink(self, sink: str, partition: int) -> _Sink:
-        if sink not in self._sinks or partition != 0:
-            raise NotFound(f"sink {sink!r} with partition {partition} is not open, open it first")
-        return self._sinks[sink]
-
-    def _forget_delivered(self) -> None:
-        done = min(self._positions(), default="~")
-        self._deliveries = [d for d in self._deliveries if d.position > done]
-
-    def _positions(self) -> Iterator[str]:
-        for sink in self._sinks.values():
-            yield max(sink.position, f"{sink.since:020d}")
+    def records(self) -> list[SinkRecord]:
+        return [sink.record(name) for name, sink in sorted(self._sinks.items())]

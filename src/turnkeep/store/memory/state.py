@@ -130,7 +130,7 @@ class MemoryState:
             kept.keep_transcript(kept.transcript + out.entries)
         self._count(address, out.completed, out.failed)
         kept.log.append(out.events, thread.live_from, kept.policy, now)
-        self.outbox.tell(address, thread.thread_id, out.events)
+        self.outbox.tell(address, thread.thread_id, out.events, now)
         self._hint(thread, out.nudge)
 
     def _count(self, address: Address, completed: int, failed: int) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from turnkeep.errors import LeaseLost, NotFound, ThreadQuarantined
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.base import Claim, Delivery, Follower, Page
+from turnkeep.store.base import Claim, Follower, Page
 from turnkeep.store.redis.base import RedisPart, together, word
 from turnkeep.store.redis.codec import epoch_of, event_row, exact, number, read_event, read_frames, words
 from turnkeep.store.redis.follow import RedisFeed
-from turnkeep.store.redis.keys import PartitionKeys, address_of, to_bytes, to_text
+from turnkeep.store.redis.keys import PartitionKeys, address_of, plain, to_bytes, to_text
+from turnkeep.store.sinks import EVERYTHING, PARKED, WAITING_COUNTED, Delivery, Parked, Selection, SinkRecord
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -69,8 +70,11 @@ class RedisEvents(RedisPart):
 
     # ---------------------------------------------------------------- sinks
 
-    async def open_sink(self, sink: str, *, once: str | None = None) -> Sequence[int]:
-        await self._on_all("sink_open", self._operation(once, "open_sink", sink), to_bytes(sink))
+    async def open_sink(
+        self, sink: str, selection: Selection = EVERYTHING, *, once: str | None = None
+    ) -> Sequence[int]:
+        chosen = (plain(selection.tenant or ""), plain(selection.queue or ""), b"1" if selection.finals else b"")
+        await self._on_all("sink_open", self._operation(once, "open_sink", sink, selection), to_bytes(sink), *chosen)
         return tuple(partition.index for partition in self._keys.partitions)
 
     async def close_sink(self, sink: str, *, once: str | None = None) -> None:
@@ -87,36 +91,121 @@ class RedisEvents(RedisPart):
         return words(reply[1]) if word(reply) == "held" else None
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
-        where = self._partition(sink, partition)
-        reply = await self._run_on("sink_read", where, to_bytes(sink), after, limit)
-        if word(reply) == "absent":
-            raise _not_open(sink, partition)
-        found = [self._delivery(partition, position, fields) for position, fields in reply[1:]]
+        entries = await self._of_sink("sink_read", sink, partition, after, limit)
+        found = [self._delivery(partition, position, _by_name(fields)) for position, fields in entries]
         return [delivery for delivery in found if delivery is not None]
 
-    def _delivery(self, partition: int, position: bytes, fields: Sequence[bytes]) -> Delivery | None:
+    def _delivery(self, partition: int, position: bytes, entry: Mapping[bytes, bytes]) -> Delivery | None:
         """One entry of the outbox; a damaged one is told of and left out, so that the others go on."""
-        values = dict(zip(fields[::2], fields[1::2], strict=True))
         try:
-            [event] = read_frames(values[b"frame"], epoch_of(values[b"epoch"], self._incarnation(partition)))
-            address = address_of(values[b"space"], values[b"channel"])
-            return Delivery(words(position), address, to_text(values[b"thread"]), event)
+            incarnation = int(entry.get(b"incarnation", self._incarnation(partition)))
+            [event] = read_frames(entry[b"frame"], epoch_of(entry[b"epoch"], incarnation))
+            address = address_of(entry[b"space"], entry[b"channel"])
+            return Delivery(words(position), address, to_text(entry[b"thread"]), event)
         except (KeyError, ValueError, ThreadQuarantined) as damage:
             log.error("delivery_damaged", partition=partition, position=words(position), reason=str(damage))
             return None
 
-    async def delivered(self, sink: str, partition: int, *, owner: str, position: str) -> None:
+    async def delivered(
+        self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
+    ) -> None:
         where = self._partition(sink, partition)
-        reply = await self._run_on("sink_delivered", where, to_bytes(sink), to_bytes(owner), position)
+        rows = [to_bytes(text) for place in parked for text in place]
+        own = (to_bytes(sink), to_bytes(owner), position, PARKED)
+        reply = await self._run_on("sink_delivered", where, self._now(), *own, *rows)
         if reply == b"absent":
             raise _not_open(sink, partition)
         if reply == b"lost":
             raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
 
+    # ---------------------------------------------------------------- parked
+
+    async def parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[Parked]:
+        return [_parked(entry) for entry in await self._of_sink("sink_parked", sink, partition, after, limit)]
+
+    async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
+        if not positions:
+            return []
+        entries = await self._of_sink("sink_parked", sink, partition, "", 0, *positions)
+        found = [self._delivery(partition, place, dict(zip(_ENTRY, rest, strict=False))) for place, *rest in entries]
+        return [delivery for delivery in found if delivery is not None]
+
+    async def note_failure(
+        self, sink: str, partition: int, position: str, *, reason: str, give_up: bool, once: str | None = None
+    ) -> None:
+        operation = self._operation(once, "note_failure", sink, partition, position, reason, give_up)
+        rest = (position, to_bytes(reason), b"1" if give_up else b"")
+        await self._change_parked("sink_failed", sink, partition, operation, *rest)
+
+    async def redrive_parked(
+        self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None
+    ) -> int:
+        operation = self._operation(once, "redrive_parked", sink, partition, *positions)
+        return await self._change_parked("sink_redrive", sink, partition, operation, *positions)
+
+    async def unpark(self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None) -> int:
+        operation = self._operation(once, "unpark", sink, partition, *positions)
+        return await self._change_parked("sink_unpark", sink, partition, operation, *positions)
+
+    async def _change_parked(
+        self, script: str, sink: str, partition: int, operation: bytes, *arguments: bytes | str
+    ) -> int:
+        where = self._partition(sink, partition)
+        reply = await self._run_on(script, where, self._now(), operation, to_bytes(sink), *arguments)
+        if word(reply) == "absent":
+            raise _not_open(sink, partition)
+        return int(reply[1])
+
+    async def _of_sink(self, script: str, sink: str, partition: int, *arguments: Any) -> Sequence[Any]:
+        reply = await self._run_on(script, self._partition(sink, partition), to_bytes(sink), *arguments)
+        if word(reply) == "absent":
+            raise _not_open(sink, partition)
+        return reply[1:]  # type: ignore[no-any-return]  # what scripts answer has no type
+
+    async def sinks(self) -> list[SinkRecord]:
+        partitions = self._keys.partitions
+        replies = await together([self._run_on("sink_list", one, WAITING_COUNTED) for one in partitions])
+        found: dict[str, SinkRecord] = {}
+        for partition, reply in zip(partitions, replies, strict=True):
+            for row in reply:
+                here = _record(row, partition.index)
+                found[here.name] = found[here.name].joined(here) if here.name in found else here
+        return [found[name] for name in sorted(found)]
+
     def _partition(self, sink: str, partition: int) -> PartitionKeys:
         if not 0 <= partition < len(self._keys.partitions):
             raise _not_open(sink, partition)
         return self._keys.partitions[partition]
+
+
+_ENTRY = (b"space", b"channel", b"thread", b"epoch", b"incarnation", b"frame")
+"""The members of a parked entry that an outbox entry has too, in the order of `sink_parked`."""
+
+
+def _by_name(fields: Sequence[bytes]) -> Mapping[bytes, bytes]:
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def _parked(entry: Sequence[Any]) -> Parked:
+    position, space, channel, thread, _epoch, _incarnation, head, reason, failed_at, given_up = entry
+    offset, kind, at, *_ = head.split()
+    return Parked(
+        position=words(position),
+        address=address_of(space, channel),
+        thread_id=to_text(thread),
+        kind=words(kind),
+        offset=int(offset),
+        at=float(at),
+        reason=to_text(reason),
+        failed_at=number(failed_at),
+        is_given_up=bool(given_up),
+    )
+
+
+def _record(row: Sequence[Any], partition: int) -> SinkRecord:
+    name, waiting, oldest_at, parked, given_up, lost, lost_at = row
+    counted = (waiting, number(oldest_at), parked, given_up, lost, number(lost_at))
+    return SinkRecord(to_text(name), *counted, (partition,))
 
 
 def _not_open(sink: str, partition: int) -> NotFound:

@@ -1,11 +1,12 @@
 """Names of the Redis keys.
 
 All keys of one thread and of its partition share a hash tag, so that one script may touch them together, on a cluster
-too. Channels are hashed: any string is a safe channel, and none can leave its tag. Layout version 1::
+too. Channels are hashed: any string is a safe channel, and none can leave its tag. Layout version 2::
 
     cosmo:{cosmo:7}t:<hash>          a thread; beside it q inbox, d delayed, l log, f finals, k known ids, h history,
                                      s snapshot, and the channel e on which its events are told
     cosmo:{cosmo:7}due               one of the indexes of partition 7
+    cosmo:{cosmo:7}outbox:<sink>     what partition 7 owes to a sink
     cosmo:{cosmo:registry}…          documents, circuits, layout
     cosmo:{cosmo:ledger:<tenant>}…   accounts and reservations
     cosmo:{cosmo:pace:<digest>}      the pace of one key
@@ -28,7 +29,7 @@ _OF_THREAD = {
 }  # fmt: skip
 
 _OF_PARTITION = (
-    "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "hints",
+    "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "parked", "hints",
     "dead", "graves", "redriven", "quarantine", "meta", "fence", "operations",
 )  # fmt: skip
 

@@ -30,6 +30,7 @@ GROUPS = {
     "@thread": ("thread", "inbox", "delayed", "log", "finals", "known", "history", "snapshot", "channel"),
     "@partition": (
         "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "hints",
+        "meta",
     ),
 }  # fmt: skip
 

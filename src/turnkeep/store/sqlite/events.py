@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
-from turnkeep.errors import LeaseLost, NotFound
+from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.base import Claim, Delivery, Follower, Page
-from turnkeep.store.sqlite import log
+from turnkeep.store.base import Claim, Follower, Page
+from turnkeep.store.sinks import EVERYTHING, Delivery, Parked, Selection, SinkRecord
+from turnkeep.store.sqlite import log, sending
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
-from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
 
@@ -42,89 +42,108 @@ class SqliteEvents(Engine):
 
     # ---------------------------------------------------------------- sinks
 
-    async def open_sink(self, sink: str, *, once: str | None = None) -> Sequence[int]:
+    async def open_sink(
+        self, sink: str, selection: Selection = EVERYTHING, *, once: str | None = None
+    ) -> Sequence[int]:
         def act(tx: Transaction) -> Sequence[int]:
             tx.mark()
-            tx.connection.execute(
-                "INSERT INTO sink (name, opened, position, owner, until) VALUES"
-                " (?, (SELECT ifnull(max(position), 0) FROM event), '', '', 0.0) ON CONFLICT DO NOTHING",
-                (sink,),
-            )
+            sending.open_sink(tx.connection, sink, selection)
             tx.sinks_changed()
             return (0,)
 
-        return await self.write(act, once=Once.of(once, "open_sink", sink))
+        return await self.write(act, once=Once.of(once, "open_sink", sink, selection))
 
     async def close_sink(self, sink: str, *, once: str | None = None) -> None:
         def act(tx: Transaction) -> None:
             tx.mark()
-            tx.connection.execute("DELETE FROM sink WHERE name = ?", (sink,))
+            sending.close_sink(tx.connection, sink)
             tx.sinks_changed()
-            _forget_delivered(tx)
 
         await self.write(act, "ending", Once.of(once, "close_sink", sink))
 
     async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
         def act(tx: Transaction) -> str | None:
-            _, position, other, until = _sink(tx, sink, partition)
-            if other not in ("", owner) and until > tx.now and not tx.owners.is_gone(other):
+            held = sending.holding(tx.connection, sink, partition)
+            if held.owner not in ("", owner) and held.until > tx.now and not tx.owners.is_gone(held.owner):
                 return None
             tx.owners.hold(owner)
             tx.mark()
             tx.connection.execute("UPDATE sink SET owner = ?, until = ? WHERE name = ?", (owner, tx.now + lease, sink))
-            return position
+            return sending.position_of(held.position)
 
         return await self.write(act, "ending")
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
         def look(view: View) -> list[Delivery]:
-            opened, *_ = _sink(view, sink, partition)
-            found = every(
-                view.connection,
-                "SELECT position, thread_id, tenant, queue, channel, offset, at, kind, body, epoch FROM outbox"
-                " WHERE position > ? ORDER BY position LIMIT ?",
-                (max(_number(after), opened), limit),
-            )
-            return [
-                Delivery(_position(position), Address(tenant, queue, channel), thread_id, log.event_of(*said))
-                for position, thread_id, tenant, queue, channel, *said in found
-            ]
+            sending.holding(view.connection, sink, partition)
+            return sending.deliveries(view.connection, sink, sending.number_of(after), limit)
 
         return await self.read_from(look)
 
-    async def delivered(self, sink: str, partition: int, *, owner: str, position: str) -> None:
+    async def delivered(
+        self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
+    ) -> None:
         def act(tx: Transaction) -> None:
-            _, _, holder, _ = _sink(tx, sink, partition)
-            if holder != owner:
+            if sending.holding(tx.connection, sink, partition).owner != owner:
                 raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
             tx.mark()
-            tx.connection.execute(
-                "UPDATE sink SET position = max(position, ?) WHERE name = ?", (_position(_number(position)), sink)
-            )
-            _forget_delivered(tx)
+            for place, reason in parked:
+                sending.park(tx.connection, sink, sending.number_of(place), reason, tx.now)
+            if parked:
+                sending.bound_parked(tx.connection, sink, tx.now)
+            sending.move(tx.connection, sink, sending.number_of(position))
 
         await self.write(act, "ending")
 
+    # ---------------------------------------------------------------- parked
 
-def _sink(view: View, sink: str, partition: int) -> tuple[int, str, str, float]:
-    """From where on it delivers, its position, who has it, and until when."""
-    found: tuple[int, str, str, float] | None = view.connection.execute(
-        "SELECT opened, position, owner, until FROM sink WHERE name = ?", (sink,)
-    ).get
-    if found is None or partition != 0:
-        raise NotFound(f"sink {sink!r} with partition {partition} is not open, open it first")
-    return found
+    async def parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[Parked]:
+        def look(view: View) -> list[Parked]:
+            sending.holding(view.connection, sink, partition)
+            return sending.parked(view.connection, sink, sending.number_of(after), limit)
+
+        return await self.read_from(look)
+
+    async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
+        def look(view: View) -> list[Delivery]:
+            sending.holding(view.connection, sink, partition)
+            return sending.parked_deliveries(view.connection, sink, _numbers(positions))
+
+        return await self.read_from(look)
+
+    async def note_failure(
+        self, sink: str, partition: int, position: str, *, reason: str, give_up: bool, once: str | None = None
+    ) -> None:
+        def act(tx: Transaction) -> None:
+            sending.holding(tx.connection, sink, partition)
+            tx.mark()
+            place = sending.number_of(position)
+            sending.note_failure(tx.connection, sink, place, reason, give_up=give_up, now=tx.now)
+
+        named = Once.of(once, "note_failure", sink, partition, position, reason, give_up)
+        await self.write(act, "ending", named)
+
+    async def redrive_parked(
+        self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None
+    ) -> int:
+        def act(tx: Transaction) -> int:
+            sending.holding(tx.connection, sink, partition)
+            tx.mark()
+            return sending.redrive(tx.connection, sink, _numbers(positions))
+
+        return await self.write(act, once=Once.of(once, "redrive_parked", sink, partition, *positions))
+
+    async def unpark(self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None) -> int:
+        def act(tx: Transaction) -> int:
+            sending.holding(tx.connection, sink, partition)
+            tx.mark()
+            return sending.unpark(tx.connection, sink, _numbers(positions))
+
+        return await self.write(act, "ending", Once.of(once, "unpark", sink, partition, *positions))
+
+    async def sinks(self) -> list[SinkRecord]:
+        return await self.read_from(lambda view: sending.records(view.connection))
 
 
-def _forget_delivered(tx: Transaction) -> None:
-    """What every sink has delivered, or would not deliver, leaves the outbox."""
-    done = tx.connection.execute("SELECT min(max(opened, CAST(position AS INTEGER))) FROM sink").get
-    tx.connection.execute("DELETE FROM outbox WHERE ?1 IS NULL OR position <= ?1", (done,))
-
-
-def _position(number: int) -> str:
-    return f"{number:020d}"
-
-
-def _number(position: str) -> int:
-    return int(position or 0)
+def _numbers(positions: Sequence[str]) -> list[int]:
+    return [sending.number_of(position) for position in positions]

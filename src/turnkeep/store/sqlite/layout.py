@@ -28,8 +28,12 @@ _STRANGE = (
 Step = Callable[[apsw.Connection], None]
 
 
+def _script(name: str) -> str:
+    return resources.files("turnkeep.store.sqlite").joinpath(name).read_text()
+
+
 def _from_1(connection: apsw.Connection) -> None:
-    """Results of operations are kept, and those of several claims of a thread."""
+    """Results of operations are kept, and those of several claims of a thread; each sink has an outbox of its own."""
     connection.execute(
         "CREATE TABLE operation (id TEXT PRIMARY KEY, until REAL NOT NULL, result TEXT NOT NULL) STRICT, WITHOUT ROWID;"
         "CREATE INDEX operation_until ON operation (until);"
@@ -38,6 +42,7 @@ def _from_1(connection: apsw.Connection) -> None:
         "UPDATE thread SET head = json_remove(head, '$.last', '$.added')"
         " WHERE head -> '$.last' IS NOT NULL OR head -> '$.added' IS NOT NULL;"
     )
+    connection.execute(_script("sinks_from_1.sql"))
 
 
 STEPS: Mapping[int, Step] = {1: _from_1}
@@ -109,7 +114,7 @@ def _make(connection: apsw.Connection, layout: int) -> None:
     """Of two processes that begin with the same new file one makes the tables."""
     with alone(connection):
         if _is_empty(connection):
-            connection.execute(resources.files("turnkeep.store.sqlite").joinpath("schema.sql").read_text())
+            connection.execute(_script("schema.sql"))
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             put(connection, "layout", layout)
 

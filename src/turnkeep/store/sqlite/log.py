@@ -12,9 +12,8 @@ from typing import Any
 
 import apsw
 
-from turnkeep.events import FINAL, Answer, Event
+from turnkeep.events import FINAL, Answer, Event, EventKind
 from turnkeep.store.base import Page, Policy
-from turnkeep.store.log import TRIM_EVERY
 from turnkeep.store.sqlite.codec import decode, encode, restored
 from turnkeep.store.sqlite.query import every
 from turnkeep.store.sqlite.rows import Kept
@@ -42,32 +41,20 @@ def event_of(offset: int, at: float, kind: str, body: str, epoch: str) -> Event:
     return restored("event", lambda data: Event.from_json({**data, **place}), body)
 
 
-OUTBOX = 1_000_000
-"""Events that wait for sinks at most; the oldest go first."""
+Said = tuple[int, float, EventKind, str]
+"""An event as a row: offset, time, kind, body."""
 
 _INSERT = "INSERT INTO event (thread, offset, at, kind, body) VALUES (?, ?, ?, ?, ?)"
 
 
-def append(connection: apsw.Connection, kept: Kept, events: Iterable[Event], *, outbox: bool) -> int:
-    """Store new events; the position of the last one."""
+def append(connection: apsw.Connection, kept: Kept, events: Iterable[Event]) -> list[tuple[int, Said]]:
+    """Store new events; the rows by position."""
+    said: list[tuple[int, Said]] = []
     for event in events:
-        said = (event.offset, event.at, event.kind, body_of(event))
-        connection.execute(_INSERT, (kept.row, *said))
-        if outbox:
-            _send(connection, connection.last_insert_rowid(), kept, said)
-    return connection.last_insert_rowid()
-
-
-def _send(connection: apsw.Connection, position: int, kept: Kept, said: tuple[int, float, str, str]) -> None:
-    thread = kept.thread
-    where = (thread.address.tenant, thread.address.queue, thread.address.channel, thread.thread_id, thread.epoch)
-    connection.execute(
-        "INSERT INTO outbox (position, tenant, queue, channel, thread_id, epoch, offset, at, kind, body)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (position, *where, *said),
-    )
-    if position % TRIM_EVERY == 0:
-        connection.execute("DELETE FROM outbox WHERE position <= ?", (position - OUTBOX,))
+        row = (event.offset, event.at, event.kind, body_of(event))
+        connection.execute(_INSERT, (kept.row, *row))
+        said.append((connection.last_insert_rowid(), row))
+    return said
 
 
 def page(connection: apsw.Connection, kept: Kept, after: int, limit: int) -> Page:

@@ -85,14 +85,20 @@ CREATE UNIQUE INDEX event_thread ON event (thread, offset, kind); -- trimming re
 
 CREATE TABLE sink (
     name TEXT PRIMARY KEY,
-    opened INTEGER NOT NULL, -- nothing before this position is for it
-    position TEXT NOT NULL,
-    owner TEXT,
+    tenant TEXT,          -- what it selects; NULL: of all
+    queue TEXT,
+    finals INTEGER NOT NULL,
+    position INTEGER NOT NULL, -- delivered or parked up to here
+    waiting INTEGER NOT NULL,  -- its rows in the outbox
+    lost INTEGER NOT NULL,     -- what fell out at a bound
+    lost_at REAL,
+    owner TEXT NOT NULL,
     until REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE outbox (
-    position INTEGER PRIMARY KEY, -- that of the event
+    sink TEXT NOT NULL,
+    position INTEGER NOT NULL, -- that of the event
     tenant TEXT NOT NULL,
     queue TEXT NOT NULL,
     channel TEXT NOT NULL,
@@ -101,8 +107,27 @@ CREATE TABLE outbox (
     offset INTEGER NOT NULL,
     at REAL NOT NULL,
     kind TEXT NOT NULL,
-    body TEXT NOT NULL
-) STRICT;
+    body TEXT NOT NULL,
+    PRIMARY KEY (sink, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE parked (
+    sink TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    thread_id TEXT NOT NULL,
+    epoch TEXT NOT NULL,
+    offset INTEGER NOT NULL,
+    at REAL NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    failed_at REAL,       -- NULL: waits behind an earlier one of its channel
+    given_up INTEGER NOT NULL,
+    PRIMARY KEY (sink, position)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE dead (
     dead_id TEXT PRIMARY KEY,

@@ -19,13 +19,14 @@ from turnkeep.store.ids import new_dead_id, new_epoch, new_thread_id
 from turnkeep.store.log import TRIM_EVERY
 from turnkeep.store.operations import operations_of
 from turnkeep.store.records import is_over
-from turnkeep.store.sqlite import log, rows, transcript
+from turnkeep.store.sqlite import log, rows, sending, transcript
 from turnkeep.store.sqlite.codec import encode
 from turnkeep.store.sqlite.due import Due
 from turnkeep.store.sqlite.hints import News
 from turnkeep.store.sqlite.letters import letter_to_json
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.sending import OpenSink, open_sinks
 from turnkeep.store.sqlite.shares import Shares
 from turnkeep.store.sqlite.view import Setup, View
 from turnkeep.store.thread import Out, Thread
@@ -59,7 +60,7 @@ class Transaction(View):
         self._told = 0
         self._seen_before = 0
         self._seen_at_mark = 0
-        self._sinks: bool | None = None
+        self._sinks: tuple[OpenSink, ...] | None = None
 
     def see_all(self) -> None:
         """What is in the file now is old news."""
@@ -267,7 +268,10 @@ class Transaction(View):
 
     def _append(self, kept: Kept, events: Sequence[Event]) -> None:
         if events:
-            self.seen = log.append(self.connection, kept, events, outbox=self.has_sinks)
+            said = log.append(self.connection, kept, events)
+            self.seen = said[-1][0]
+            if self.sinks:
+                sending.send(self.connection, kept, self.sinks, said, self.now)
             self.news.events.append((kept.thread.address, events))
 
     def _nudge(self, owner: str, address: Address) -> None:
@@ -312,9 +316,9 @@ class Transaction(View):
     # ---------------------------------------------------------------- shared by all threads
 
     @property
-    def has_sinks(self) -> bool:
+    def sinks(self) -> tuple[OpenSink, ...]:
         if self._sinks is None:
-            self._sinks = self.connection.execute("SELECT 1 FROM sink LIMIT 1").get is not None
+            self._sinks = open_sinks(self.connection)
         return self._sinks
 
     def sinks_changed(self) -> None:

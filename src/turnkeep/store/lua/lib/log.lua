@@ -1,5 +1,4 @@
--- The event log of a thread: a stream with the offset as entry id, told to followers and kept for open sinks, which
--- have 100000 events of a partition waiting at most; the oldest go first.
+-- The event log of a thread: a stream with the offset as entry id, told to followers and kept for the sinks that want it.
 -- Fields of an entry: k kind, a time, m JSON of the other members, x text.
 
 -- Append to the log: the only place that gives offsets.
@@ -15,17 +14,13 @@ local function frame(event, at)
 end
 
 local function write_events(t, events, now)
-  local at, frames = exact(now), {}
-  local is_kept_for_sinks = redis.call('EXISTS', K.sinks) == 1
+  local at, frames, sinks = exact(now), {}, open_sinks()
   for i, event in ipairs(events) do
     redis.call('XADD', K.log, string.format('%.0f-0', event.offset), 'k', event.kind, 'a', at, 'm', event.members,
       'x', event.text)
     frames[i] = frame(event, at)
-    if is_kept_for_sinks then
-      redis.call('XADD', K.outbox, 'MAXLEN', '~', 100000, '*', 'space', t.space, 'channel', t.channel,
-        'thread', t.thread_id, 'epoch', t.epoch, 'frame', frames[i])
-    end
   end
+  for name, sink in pairs(sinks) do send(name, sink, t, events, frames, now) end
   redis.pcall(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
   t.untrimmed = t.untrimmed + #events
 end

@@ -1,4 +1,10 @@
--- Sinks of a partition: {since, position, owner, until_} by name; the outbox keeps what the slowest has not delivered.
+-- Sinks of a partition, by name: {position, owner, until_, tenant, queue, finals, lost, lost_at}. Each has an outbox of its
+-- own, a stream in the slot of the partition, and at most 100000 events in it; the oldest go first.
+--
+-- What is parked is in one hash, by sink and position: {space, channel, thread, epoch, frame, reason, failed_at, given_up}.
+
+local FINAL = {completed = true, dead = true}
+local OUTBOX, SLACK = 100000, 64
 
 local function get_sink(name)
   local raw = redis.call('HGET', K.sinks, name)
@@ -9,30 +15,82 @@ local function put_sink(name, sink)
   return redis.call('HSET', K.sinks, name, cmsgpack.pack(sink))
 end
 
--- A stream id as text that sorts like it.
+local function open_sinks()
+  local found, all = {}, redis.call('HGETALL', K.sinks)
+  for i = 1, #all, 2 do found[all[i]] = cmsgpack.unpack(all[i + 1]) end
+  return found
+end
+
+local function outbox_of(name)
+  return K.outbox .. ':' .. name
+end
+
+-- Whether an event is for a sink; a member that is absent or empty selects all.
+local function wants(sink, space, kind)
+  if sink.finals and not FINAL[kind] then return false end
+  local tenant, queue = space:match('^(.-)%z(.*)$')
+  return ((sink.tenant or '') == '' or sink.tenant == tenant) and ((sink.queue or '') == '' or sink.queue == queue)
+end
+
+local function lose(name, sink, count, now)
+  sink.lost, sink.lost_at = (sink.lost or 0) + count, now
+  put_sink(name, sink)
+end
+
+-- The epoch is kept whole, with the incarnation of the partition: an id made of it stays the same on another server.
+local function send(name, sink, t, events, frames, now)
+  local key, sent = outbox_of(name), false
+  for i, event in ipairs(events) do
+    if wants(sink, t.space, event.kind) then
+      sent = true
+      redis.call('XADD', key, '*', 'space', t.space, 'channel', t.channel, 'thread', t.thread_id, 'epoch', t.epoch,
+        'incarnation', redis.call('HGET', K.meta, 'incarnation') or '0', 'frame', frames[i])
+    end
+  end
+  if sent and redis.call('XLEN', key) > OUTBOX + SLACK then
+    lose(name, sink, redis.call('XTRIM', key, 'MAXLEN', OUTBOX), now)
+  end
+end
+
+-- A stream id as text that sorts like it, and the text as an id.
 local function position_of(id)
   local time, place = id:match('^(%d+)-(%d+)$')
   return string.format('%015.0f-%010.0f', tonumber(time), tonumber(place))
 end
 
--- The position of the newest event that was ever in the outbox.
-local function last_position()
-  if redis.call('EXISTS', K.outbox) == 0 then return position_of('0-0') end
-  local info = redis.call('XINFO', 'STREAM', K.outbox)
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then return position_of(info[i + 1]) end
-  end
+local function id_of(position)
+  local time, place = position:match('^(%d+)-(%d+)$')
+  if not time then return '0-0' end
+  return string.format('%.0f-%.0f', tonumber(time), tonumber(place))
 end
 
--- Drop what every sink has delivered; everything, when there is no sink.
-local function forget_delivered()
-  local all, done = redis.call('HVALS', K.sinks), nil
-  for _, raw in ipairs(all) do
-    local sink = cmsgpack.unpack(raw)
-    local position = sink.position > sink.since and sink.position or sink.since
-    if not done or position < done then done = position end
+local function by_name(fields)
+  local found = {}
+  for i = 1, #fields, 2 do found[fields[i]] = fields[i + 1] end
+  return found
+end
+
+-- ---------------------------------------------------------------- parked
+
+local function parked_field(name, position)
+  return name .. '\0' .. position
+end
+
+-- The positions of all that is parked of a sink, in order.
+local function parked_positions(name)
+  local found, prefix = {}, name .. '\0'
+  for _, field in ipairs(redis.call('HKEYS', K.parked)) do
+    if field:sub(1, #prefix) == prefix then found[#found + 1] = field:sub(#prefix + 1) end
   end
-  if not done then return redis.call('XTRIM', K.outbox, 'MAXLEN', 0) end
-  local time, place = done:match('^(%d+)-(%d+)$')
-  redis.call('XTRIM', K.outbox, 'MINID', string.format('%.0f-%.0f', tonumber(time), tonumber(place) + 1))
+  table.sort(found)
+  return found
+end
+
+local function get_parked(name, position)
+  local raw = redis.call('HGET', K.parked, parked_field(name, position))
+  return raw and cmsgpack.unpack(raw)
+end
+
+local function put_parked(name, position, entry)
+  redis.call('HSET', K.parked, parked_field(name, position), cmsgpack.pack(entry))
 end
