@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from turnkeep.announcer import Announcer
 from turnkeep.assistants import Assistant
@@ -160,14 +161,14 @@ class Answering:
 
     def _request(self, *, repaired: bool = False) -> ModelRequest:
         """What the model is told; `repaired`: without the reasoning of others, after the provider refused a pairing."""
-        claim, assistant = self.claim, self.assistant
+        claim = self.claim
         request = ModelRequest(
             model=self.model_name,
             items=(repair if repaired else pair)([*self.past, *self._wishes(), *self.journal.transcript]),
             instructions=self._instructions(),
             tools=self._tools(),
             hosted=self.assistant.hosted,
-            parameters=assistant.parameters,
+            parameters=self._parameters(),
             labels={
                 "turnkeep_run": claim.run_id,
                 "turnkeep_thread": claim.thread_id,
@@ -203,6 +204,14 @@ class Answering:
         """What users ask of the answer who may not speak for the operator: said by them, before their messages."""
         asked = dict.fromkeys(m.user_instructions for m in self.claim.messages if m.user_instructions)
         return [UserItem(text_content(f"{OF_A_USER}\n{text}")) for text in asked]
+
+    def _parameters(self) -> dict[str, Any]:
+        """The assistant's, with what messages of this run ask for: of each parameter what was said last."""
+        parameters = dict(self.assistant.parameters)
+        for item in self.journal.transcript:
+            if isinstance(item, UserItem) and item.parameters:
+                parameters |= item.parameters
+        return parameters
 
     def _tools(self) -> list[ToolSpec]:
         """None at the last permitted step: then the model has to answer with what it has."""

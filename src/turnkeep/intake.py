@@ -118,6 +118,8 @@ def read_message(
         message_id=message_id or f"msg_{secrets.token_hex(12)}",
         content=read_content(body, limit=limit),
         instructions=optional_text(body, "instructions", 32_000),
+        model=optional_text(body, "model", 200),
+        parameters=_parameters(body),
         metadata=_metadata(body) | ({} if user is None else {USER: user}),
         on_busy=_policy(body),
         window=optional_number(body, "window", MAX_WINDOW),
@@ -279,6 +281,48 @@ def _policy(body: Mapping[str, Any]) -> Any:
     if value is not None and value not in BUSY_POLICIES:
         raise InvalidMessage(f"'on_busy' must be one of {', '.join(BUSY_POLICIES)}")
     return value
+
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+FORMATS = ("text", "json_object", "json_schema")
+MAX_PARAMETERS = 32_768
+
+
+def _parameters(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is asked of the answer: `effort` and `format` for what is asked most, `parameters` for all else."""
+    values = dict(_object("parameters", body["parameters"])) if body.get("parameters") is not None else {}
+    if wrong := wrong_form(values):
+        raise InvalidMessage(wrong)
+    effort, form = body.get("effort"), body.get("format")
+    if effort is not None:
+        if effort not in EFFORTS:
+            raise InvalidMessage(f"'effort' must be one of {', '.join(EFFORTS)}")
+        _check_free(values, "effort", "reasoning", "reasoning_effort")
+        values["reasoning"] = {"effort": effort}
+    if form is not None:
+        _check_free(values, "format", "text", "response_format")
+        values["text"] = {"format": _format(form)}
+    if len(json.dumps(values)) > MAX_PARAMETERS:
+        raise InvalidMessage(f"what is asked of the answer has more than {MAX_PARAMETERS} bytes")
+    return values or None
+
+
+def _check_free(values: Mapping[str, Any], name: str, *others: str) -> None:
+    if twice := [other for other in others if other in values]:
+        raise InvalidMessage(f"give either {name!r} or {twice[0]!r} in 'parameters', not both")
+
+
+def _format(form: object) -> dict[str, Any]:
+    """The form of a structured answer, flat or as Chat Completions nests it; a schema without a name gets one."""
+    if not isinstance(form, Mapping) or form.get("type") not in FORMATS:
+        raise InvalidMessage(f"'format' must be an object whose type is one of {', '.join(FORMATS)}")
+    if form["type"] != "json_schema":
+        return {"type": form["type"]}
+    told = form.get("json_schema", form)
+    if not isinstance(told, Mapping) or not isinstance(told.get("schema"), Mapping):
+        raise InvalidMessage("'format' of type json_schema must hold a 'schema', an object")
+    name = optional_text(told, "name", 64) or "answer"
+    return _object("format", {**told, "type": "json_schema", "name": name})
 
 
 def read_metadata(value: object) -> dict[str, str | None]:

@@ -46,8 +46,9 @@ def user_item(message: Message) -> UserItem:
     """One user item per message: boundaries are kept."""
     arrival, metadata = message.arrival, message.metadata or None
     return UserItem(
-        message.content, message.message_id, arrival, message.instructions, metadata, message.user_instructions
-    )
+        message.content, message.message_id, arrival, message.instructions, metadata, message.user_instructions,
+        message.model, message.parameters,
+    )  # fmt: skip
 
 
 class Journal:

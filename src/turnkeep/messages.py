@@ -84,7 +84,8 @@ class Message:
 
     `window` and `max_wait` (seconds) are None where the thread's or queue's setting counts; the
     store keeps what counted on arrival. `instructions` are the operator's, `user_instructions` those of somebody who
-    may not speak for the operator: the model is told whose they are. `not_before` (Unix seconds) makes the message
+    may not speak for the operator: the model is told whose they are. `model` and `parameters` (effort, format and their
+    like, in the words of an assistant) count for the run that answers it. `not_before` (Unix seconds) makes the message
     wait beside the inbox until then. `minted` says that the id is ours: such a send is not idempotent.
     `arrival` (store clock) and `seq` (place in the thread's order, from 1) are given by the store.
     """
@@ -94,6 +95,8 @@ class Message:
     content: Content
     instructions: str | None = None
     user_instructions: str | None = None
+    model: str | None = None
+    parameters: Mapping[str, Any] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_busy: BusyPolicy | None = None
     window: float | None = None
@@ -117,7 +120,9 @@ class Message:
         data: dict[str, Any] = {"message_id": self.message_id, "content": [p.to_json() for p in self.content]}
         if self.metadata:
             data["metadata"] = dict(self.metadata)
-        for name in ("instructions", "user_instructions", "on_busy", "window", "max_wait", "not_before"):
+        if self.parameters:
+            data["parameters"] = dict(self.parameters)
+        for name in ("instructions", "user_instructions", "model", "on_busy", "window", "max_wait", "not_before"):
             if (value := getattr(self, name)) is not None:
                 data[name] = value
         for name in ("flush", "minted", "arrival", "seq"):
@@ -150,6 +155,9 @@ class UserItem:
     metadata: Mapping[str, str] | None = None
     user_instructions: str | None = None
     """With the other two: what came with the message, so that its turn can be answered again."""
+    model: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    """With the model: what was asked of the answer."""
 
     kind = "user"
 
@@ -293,7 +301,7 @@ def item_to_json(item: Item) -> dict[str, Any]:
         elif isinstance(value, ProviderData):
             data[f.name] = {"site": value.site, "fields": dict(value.fields)}
         elif value != f.default:
-            data[f.name] = dict(value) if f.name in ("raw", "metadata") else value
+            data[f.name] = dict(value) if f.name in ("raw", "metadata", "parameters") else value
     return data
 
 

@@ -45,7 +45,10 @@ from turnkeep.worker import Worker, WorkerRules
 
 log = get_log(__name__)
 
-WISHES = ("on_busy", "window", "max_wait", "not_before", "flush", "metadata")
+WISHES = (
+    *("on_busy", "window", "max_wait", "not_before", "flush", "metadata"),
+    *("model", "effort", "format", "parameters"),
+)
 
 HandleRequiresAction = Callable[[str, str, list[dict[str, Any]]], Awaitable[list[dict[str, Any]] | None]]
 
@@ -337,7 +340,8 @@ class AssistantMessageQueue:
     ) -> Receipt:
         """Take one message in durably; the thread is created if it is new.
 
-        `wishes`: on_busy, window, max_wait, not_before, flush, metadata. Without a `message_id` one is minted, and
+        `wishes`: on_busy, window, max_wait, not_before, flush, metadata; of the answer model, effort, format (of a
+        structured answer), parameters. Without a `message_id` one is minted, and
         the receipt says that this send is not idempotent. Raises `Rejected`: `InvalidMessage` for what no door takes.
         """
         if unknown := wishes.keys() - WISHES:

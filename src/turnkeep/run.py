@@ -235,18 +235,23 @@ class Run:
         )  # fmt: skip
 
     async def _choose_model(self) -> str:
-        """The assistant's model, or the first fallback whose circuit is closed. Raises `Waiting` when all are open."""
+        """The first that may answer and whose circuit is closed. Raises `Waiting` when all are open."""
         house = self.house
         circuits = {circuit.endpoint: circuit for circuit in await house.store.circuits()}
         if not circuits:
-            return self.assistant.model
+            return self._candidates()[0]
         blocking: list[Circuit] = []
-        for name in (self.assistant.model, *self.assistant.fallbacks):
+        for name in self._candidates():
             open_ones = [circuits[key] for key in self._circuits(name) if key in circuits]
             if not open_ones:
                 return name
             blocking += open_ones
         return await self._probe(blocking[0])
+
+    def _candidates(self) -> list[str]:
+        """Who may answer, in this order: the model that was asked for last, the assistant's, its fallbacks."""
+        asked = [item.model for item in self.journal.first_messages if item.model]
+        return list(dict.fromkeys((*asked[-1:], self.assistant.model, *self.assistant.fallbacks)))
 
     async def _probe(self, circuit: Circuit) -> str:
         """Be the one run that tries whether an open circuit can be closed, or wait."""
@@ -255,7 +260,7 @@ class Run:
         every = self._until_reconnecting() if is_away else house.rules.probe_every
         if await house.store.probe(circuit.endpoint, every=every):
             self.probing = circuit.endpoint
-            return self.assistant.model
+            return self._candidates()[0]
         delay = max(1.0, circuit.probe_at - await house.store.now(), every if is_away else 0.0)
         raise Waiting(f"the circuit of {circuit.endpoint} is open: {circuit.fault.details}", retry_after=delay)
 
@@ -343,7 +348,7 @@ class Run:
         pause = self._until_reconnecting() if is_away else self.house.rules.probe_every
         await insist(lambda: self.house.store.trip(self._circuit(self.model_name, error), fault, probe_in=pause))
         log.warning("circuit_opened", endpoint=self._circuit(self.model_name, error), code=error.code)
-        fallback = self.assistant.fallbacks and self.model_name != self.assistant.fallbacks[-1]
+        fallback = self.model_name != self._candidates()[-1]
         return Releasing(0.0 if fallback else pause, fault)
 
     def _failed(self, error: TurnkeepError) -> Verdict:

@@ -23,11 +23,16 @@ VERDICTS = ("approved", "denied", "output")
 
 def message_of(body: Mapping[str, Any], address: Address, limits: Limits, principal: Principal) -> Message:
     """The message that somebody sends. Whoever manages the channel speaks for the operator; instructions of anybody
-    else are refused, or kept as a user's where the operator takes those. Raises `Rejected`, `NotAllowed`.
+    else are refused, or kept as a user's where the operator takes those. Who answers, and at what price, is the
+    operator's matter too. Raises `Rejected`, `NotAllowed`.
     """
     message = read_message(body, address, limit=limits.message_bytes, user=principal.user)
     _check_parts(message.content, limits, principal)
-    if message.instructions is None or principal.may("manage"):
+    if principal.may("manage"):
+        return message
+    if message.model is not None or message.parameters:
+        raise NotAllowed("'model', 'effort', 'format' and 'parameters' of a message need the scope 'manage'")
+    if message.instructions is None:
         return message
     if not limits.client_instructions:
         raise NotAllowed(

@@ -55,7 +55,7 @@ async def list_messages(call: Call) -> Response:
 def _entry_json(entry: Entry) -> dict[str, Any]:
     """What was said, without what came with it for us."""
     told = {"turn": entry.turn, "at": entry.at, **item_to_json(entry.item)}
-    ours = ("instructions", "user_instructions", "metadata", "provider_data", "site")
+    ours = ("instructions", "user_instructions", "model", "parameters", "metadata", "provider_data", "site")
     return {name: value for name, value in told.items() if name not in ours}
 
 

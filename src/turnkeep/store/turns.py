@@ -803,6 +803,8 @@ def asked_again(address: Address, asked: Sequence[Entry], stem: str) -> list[Mes
             said.content,
             instructions=said.instructions,
             user_instructions=said.user_instructions,
+            model=said.model,
+            parameters=said.parameters,
             metadata=said.metadata or {},
             on_busy="collect",
             flush=True,

@@ -373,13 +373,15 @@ class AcceptPromises:
     async def test_what_was_said_is_claimed_as_it_was_said(self, start: Start) -> None:
         desk = await start()
         content = (Part("text", "grüß 😀\n"), Part("image", data={"url": "https://example.org/a.png", "detail": 1}))
-        await desk.say("m1", content, instructions="be brief", metadata={"k": "v"})
+        asked = {"text": {"format": {"type": "json_schema", "schema": {"required": [], "n": 1.5}}}}
+        await desk.say("m1", content, instructions="be brief", metadata={"k": "v"}, model="m-2", parameters=asked)
         await desk.wait(WINDOW)
 
         [message] = (await desk.claim()).messages
 
         assert message.content == content
         assert (message.instructions, dict(message.metadata)) == ("be brief", {"k": "v"})
+        assert (message.model, message.parameters) == ("m-2", asked)
         assert (message.arrival, message.seq) == (desk.now - WINDOW, 1)
         assert digest(message.content) == digest(content)
 

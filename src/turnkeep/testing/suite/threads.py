@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from turnkeep.errors import InboxFull, InvalidMessage, NotFound, ThreadBusy, ThreadNotFound
+from turnkeep.journal import user_item
 from turnkeep.messages import (
     AssistantItem,
     CallItem,
@@ -383,11 +384,9 @@ class ThreadPromises:
     async def test_the_last_turn_of_a_user_is_answered_again_in_its_place(self, start: Start) -> None:
         desk = await start()
         await desk.commit(await desk.lease("m1"))
-        second = await desk.lease("m2", "m3", instructions="in French", metadata={"user": "u1"})
-        asked = [
-            Entry(UserItem(m.content, m.message_id, instructions=m.instructions, metadata=m.metadata))
-            for m in second.messages
-        ]
+        wishes: dict[str, Any] = {"instructions": "in French", "model": "m-2", "parameters": {"n": []}}
+        second = await desk.lease("m2", "m3", metadata={"user": "u1"}, **wishes)
+        asked = [Entry(user_item(message)) for message in second.messages]
         await desk.store.commit(second, Commit("completed", "a", [*asked, Entry(AssistantItem("a"))]))
         await desk.store.append(HERE, [Entry(AssistantItem("by the way"))])
 
@@ -397,6 +396,7 @@ class ThreadPromises:
         assert [m.text for m in claim.messages] == ["text of m2", "text of m3"]
         assert claim.message_ids == tuple(receipt.message_id for receipt in receipts)
         assert {(m.instructions, m.metadata["user"]) for m in claim.messages} == {("in French", "u1")}
+        assert [(m.model, m.parameters) for m in claim.messages] == [("m-2", {"n": []})] * len(claim.messages)
         assert [receipt.due_in for receipt in receipts] == [0.0, 0.0]
         assert await desk.transcript() == [UserItem(text("text of m1"), "m1"), AssistantItem("answer")]
         await desk.commit(claim, "another")
