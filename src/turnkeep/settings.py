@@ -7,6 +7,7 @@ to Redis, `RABBITMQ_URL` opens the AMQP door, `OPENAI_API_KEY` asks the real API
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -214,7 +215,27 @@ class Settings(BaseSettings):
     channels_per_socket: int = _named(
         "TURNKEEP_CHANNELS_PER_SOCKET", default=100, ge=1, doc="Subscriptions of one socket."
     )
-    sockets_per_user: int = _named("TURNKEEP_SOCKETS_PER_USER", default=100, ge=1, doc="Sockets of one credential.")
+    sockets_per_user: int = _named(
+        "TURNKEEP_SOCKETS_PER_USER",
+        default=1_000,
+        ge=1,
+        doc="Sockets and event streams of one credential.",
+    )
+    bodies_per_user: int = _named(
+        "TURNKEEP_BODIES_PER_USER", default=50, ge=1, doc="Request bodies of one credential that are still arriving."
+    )
+    max_connections: int = _named(
+        "TURNKEEP_MAX_CONNECTIONS",
+        default=10_000,
+        ge=0,
+        doc="Connections of one process, never more than it may have descriptors for; 0 is as many as those.",
+    )
+    connections_per_peer: int = _named(
+        "TURNKEEP_CONNECTIONS_PER_PEER",
+        default=1_000,
+        ge=0,
+        doc="Connections from one address other than this machine's and those of `TURNKEEP_PROXIES`; 0 is unlimited.",
+    )
     channel_rate: str = _named(
         "TURNKEEP_CHANNEL_RATE", default="20/10", doc="Messages per seconds on one channel; `0` is unlimited."
     )
@@ -306,6 +327,16 @@ class Settings(BaseSettings):
     )
     origins: tuple[str, ...] = _named(
         "TURNKEEP_ORIGINS", default=(), doc="Browser origins that may connect (JSON list); our own page always may."
+    )
+    proxies: tuple[str, ...] = _named(
+        "TURNKEEP_PROXIES",
+        default=("127.0.0.1", "::1"),
+        doc="Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed (JSON list).",
+    )
+    first_frame_auth: bool = _named(
+        "TURNKEEP_FIRST_FRAME_AUTH",
+        default=False,
+        doc="Open sockets that show a credential in their first frame only, within 3 s.",
     )
     hosts: tuple[str, ...] = _named(
         "TURNKEEP_HOSTS", default=(), doc="Host names we answer to (JSON list); default: the address we listen on."
@@ -436,6 +467,16 @@ class Settings(BaseSettings):
     def _are_weights(cls, value: dict[str, float]) -> dict[str, float]:
         if wrong := [tenant for tenant, weight in value.items() if not 0 < weight < math.inf]:
             raise ValueError(f"the weight of {wrong[0][:80]!r} must be a number above 0")
+        return value
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            try:
+                ipaddress.ip_network(one)
+            except ValueError:
+                raise ValueError(f"{one[:80]!r} is no address and no network, write 10.0.0.7 or 10.0.0.0/8") from None
         return value
 
     @field_validator("channel_rate", "user_rate", "tenant_rate")

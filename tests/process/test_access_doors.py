@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.process.callers import CHANNEL, TENANT, Guarded, guarded, token
 from tests.process.served import ask, served
+from turnkeep.doors.transport import UNKNOWN_READ_LIMIT
 from turnkeep.errors import ConfigurationError
 
 PATIENCE = 20.0
@@ -52,8 +53,8 @@ async def test_a_browser_comes_in_with_a_ticket_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["token", "ticket"])
-async def test_the_first_frame_may_hold_the_credential(kind: str) -> None:
-    async with guarded() as house:
+async def test_the_first_frame_may_hold_the_credential_where_that_is_set(kind: str) -> None:
+    async with guarded(first_frame_auth=True) as house:
         value = token() if kind == "token" else await ticket(house)
         async with house.server.socket() as socket:
             await socket.send(json.dumps({"action": "auth", kind: value}))
@@ -67,9 +68,20 @@ async def test_the_first_frame_may_hold_the_credential(kind: str) -> None:
      '{"action":"auth","token":"' + "x" * 20_000],
 )  # fmt: skip
 async def test_any_other_first_frame_ends_the_socket(frame: str | bytes) -> None:
-    async with guarded() as house, house.server.socket() as socket:
+    async with guarded(first_frame_auth=True) as house, house.server.socket() as socket:
         await socket.send(frame)
-        assert await close_code(socket) == 4401
+        assert await close_code(socket) == (4401 if len(frame) < UNKNOWN_READ_LIMIT else 1009)
+
+
+async def test_whoever_shows_nothing_is_refused_before_the_upgrade(caplog: pytest.LogCaptureFixture) -> None:
+    async with guarded() as house:
+        with pytest.raises(websockets.exceptions.InvalidStatus) as caught:
+            await house.server.socket()
+        response = caught.value.response
+        assert response.status_code == 401
+        assert response.headers["WWW-Authenticate"].startswith("Bearer")
+        assert json.loads(response.body or b"")["error"]["code"] == "not_authenticated"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_a_credential_in_the_address_is_refused_at_both_doors() -> None:

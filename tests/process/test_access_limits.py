@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from tests.process.callers import guarded, token
+from tests.process.callers import Guarded, guarded, token
 from tests.process.served import Served, ask, served
+from turnkeep.doors import http, transport
 from turnkeep.doors.access import Principal
 from turnkeep.doors.limits import Limits
 from turnkeep.errors import TooManyRequests
@@ -18,6 +20,7 @@ from turnkeep.messages import Address, Message, text_content
 from turnkeep.settings import Settings
 from turnkeep.testing.clock import FakeClock
 
+UNFINISHED = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
 STILL: dict[str, Any] = {"role": "gateway", "window": 600.0, "max_wait": 3600.0}
 
 
@@ -122,6 +125,95 @@ async def test_a_user_has_so_many_sockets_and_others_have_theirs() -> None:
             await third.wait_closed()
         assert third.close_code == 4408
         assert (await ask(await opened("bob"), {"action": "ping"}))["status"] == "pong"
+
+
+async def test_streams_of_events_count_among_the_sockets_of_a_credential() -> None:
+    async with guarded(sockets_per_user=2) as house, contextlib.AsyncExitStack() as stack:
+        bearer = {"Authorization": f"Bearer {token()}"}
+        url = f"{house.server.url}/api/channels/own-1/events"
+        socket = await stack.enter_async_context(house.server.socket(additional_headers=bearer))
+        assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
+        stream = await stack.enter_async_context(house.server.http.get(url, headers=bearer))
+        assert (await stream.content.readline()).startswith(b"retry")
+        async with house.server.http.get(url, headers=bearer) as told:
+            assert (told.status, (await told.json())["error"]["code"]) == (429, "too_many_requests")
+        stream.close()
+        async with asyncio.timeout(20):
+            while (again := await house.server.http.get(url, headers=bearer)).status == 429:
+                again.close()
+        again.close()
+        assert again.status == 200, "it gives back its place"
+
+
+def posting(house: Guarded, user: str) -> bytes:
+    """A request whose body does not come to its end."""
+    bearer = f"Authorization: Bearer {token(sub=user)}"
+    head = ["POST /api/channels/c/messages HTTP/1.1", "Host: localhost", bearer, "Content-Length: 1000"]
+    return "\r\n".join(head).encode() + b'\r\n\r\n{"message": '
+
+
+async def test_a_user_has_so_many_unfinished_bodies_and_others_have_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "SOON", 0.05)
+    async with guarded(bodies_per_user=2) as house, asyncio.timeout(20):
+        port = urlsplit(house.server.url).port
+        olga: list[Any] = []
+        bob: list[Any] = []
+        for user, own in (("olga", olga), ("olga", olga), ("bob", bob), ("olga", olga)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(posting(house, user))
+            own.append((reader, writer))
+        done, _ = await asyncio.wait(
+            [asyncio.ensure_future(reader.readline()) for reader, _ in (*olga, *bob)],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        [told] = done
+        assert told.result().startswith(b"HTTP/1.1 429")
+        for _, writer in (*olga, *bob):
+            writer.close()
+
+
+async def test_whoever_asks_finds_room_however_many_ask_for_nothing() -> None:
+    async with served(**STILL, max_connections=20) as server, contextlib.AsyncExitStack() as stack:
+        socket = await stack.enter_async_context(server.socket())
+        port = urlsplit(server.url).port
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
+        for number in range(5):
+            assert (await post(server, "c", "hello", f"m{number}"))[0] == 202
+        assert (await ask(socket, {"action": "ping"}))["status"] == "pong", "whoever was at work stays"
+        async with asyncio.timeout(20):
+            assert await idle[0][0].read() == b"", "whoever has waited longest goes"
+        for _, writer in idle:
+            writer.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "said"),
+    [
+        ("HEAD_TIMEOUT", b"", b""),
+        ("HEAD_TIMEOUT", b"GET /healthz HTTP/1.1\r\nHost: loc", b"HTTP/1.1 408"),
+        ("BODY_TIMEOUT", UNFINISHED.replace(b"GET /healthz", b"POST /api/threads"), b"HTTP/1.1 408"),
+        ("LINGER", UNFINISHED, b"HTTP/1.1 200"),
+    ],
+)  # fmt: skip
+async def test_a_request_arrives_in_time_or_is_given_up(
+    name: str, sent: bytes, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, name, 0.1)
+    async with served(**STILL) as server, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
+        writer.write(sent)
+        heard = await reader.read()
+        writer.close()
+        assert heard.startswith(said)
+
+
+async def test_a_message_on_a_socket_arrives_in_time_or_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "FRAME_TIMEOUT", 0.1)
+    async with served(**STILL) as server, server.socket() as socket, asyncio.timeout(20):
+        assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
+        socket.transport.write(b"\x81\xff" + (1_000).to_bytes(8, "big") + b"\0\0\0\0half")
+        await socket.wait_closed()
+        assert socket.close_code == 1008
 
 
 async def test_a_channel_has_so_many_waiting_and_no_more() -> None:

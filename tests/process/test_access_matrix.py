@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.process.callers import (
     CALLERS,
@@ -299,11 +299,14 @@ async def decided_on_socket(
 ) -> tuple[dict[str, Any], int | None]:
     frame = {"action": "decide", "channel": channel, "call_id": "call_1", "digest": "digest-1"}
     frame |= {"decision": decision, "output": "done"}
-    async with house.server.socket(additional_headers=house.headers(caller)) as socket:
-        try:
-            return await ask(socket, frame), None
-        except ConnectionClosed:
-            return {}, socket.close_code
+    try:
+        async with house.server.socket(additional_headers=house.headers(caller)) as socket:
+            try:
+                return await ask(socket, frame), None
+            except ConnectionClosed:
+                return {}, socket.close_code
+    except InvalidStatus as refused:
+        return {}, 4_000 + refused.response.status_code
 
 
 async def act(house: Guarded, caller: str, action: str) -> tuple[str, int | None]:
@@ -320,7 +323,11 @@ async def act_with(
     if action == "message":
         del frame["action"], frame["history"], frame["events"]
     said: list[Any] = []
-    async with house.server.socket(additional_headers=headers) as socket:
+    try:
+        socket = await house.server.socket(additional_headers=headers)
+    except InvalidStatus as refused:
+        return "", 4_000 + refused.response.status_code
+    async with socket:
         try:
             await socket.send(json.dumps(frame))
             await socket.send(json.dumps({"action": "ping", "id": "last"}))

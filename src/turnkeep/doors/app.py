@@ -24,6 +24,7 @@ from turnkeep.doors.origin import Origins
 from turnkeep.doors.paths import Paths
 from turnkeep.doors.routes import ENDPOINTS
 from turnkeep.doors.sockets import Sockets
+from turnkeep.doors.strictness import Strictness
 from turnkeep.errors import StoreError
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
@@ -87,7 +88,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
 
 
 def _middleware(settings: Settings, access: Access) -> list[Middleware]:
-    """Host and origin first; pages that are named may also read our answers."""
+    """What a request is, then host and origin; pages that are named may also read our answers."""
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(settings.origins),
@@ -95,8 +96,8 @@ def _middleware(settings: Settings, access: Access) -> list[Middleware]:
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
     )
     guard: Middleware = Middleware(Origins, settings, access)
-    paths = Middleware(Paths)
-    return [guard, cors, paths] if settings.origins else [guard, paths]
+    strict, paths = Middleware(Strictness), Middleware(Paths)
+    return [strict, guard, cors, paths] if settings.origins else [strict, guard, paths]
 
 
 async def _no_such_route(_: Request, error: Exception) -> Response:

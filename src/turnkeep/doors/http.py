@@ -6,6 +6,7 @@ Every endpoint is authenticated and allowed in one place, reads strictly, and an
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -30,6 +31,8 @@ __all__ = ["JSON", "Call", "Endpoint", "HttpDoor", "dead_json", "message_json", 
 log = get_log(__name__)
 
 READS = ("GET", "HEAD")
+SOON = 1.0
+"""Seconds in which a body is expected to be there."""
 NOBODY = Principal(scopes=frozenset(), channels=())
 
 
@@ -61,15 +64,31 @@ class Call:
             self.principal.require(scope, self.address.channel if named else None)
 
     async def body(self, *, empty: bool = False) -> dict[str, Any]:
-        """The JSON object that was sent. Read piece by piece, and no further than the limit."""
-        limit, data = self.limits.frame_bytes, bytearray()
-        async for chunk in self.request.stream():
-            data += chunk
-            if len(data) > limit:
-                raise MessageTooLarge(f"the body has more than the {limit} bytes that are read")
+        """The JSON object that was sent. Read piece by piece, and no further than the limit; one that takes long counts
+        among those of its credential that do.
+        """
+        data = bytearray()
+        try:
+            async with asyncio.timeout(SOON):
+                await self._arrive(data)
+        except TimeoutError:
+            with self.limits.arriving(self.principal):
+                await self._arrive(data)
         if empty and not data.strip():
             return {}
-        return read_json(bytes(data), limit=limit)
+        return read_json(bytes(data), limit=self.limits.frame_bytes)
+
+    async def _arrive(self, data: bytearray) -> None:
+        """Wait for the rest of the body."""
+        while True:
+            received = await self.request.receive()
+            if received["type"] == "http.disconnect":
+                raise ClientDisconnect
+            data += received.get("body", b"")
+            if len(data) > self.limits.frame_bytes:
+                raise MessageTooLarge(f"the body has more than the {self.limits.frame_bytes} bytes that are read")
+            if not received.get("more_body", False):
+                return
 
     def word(self, name: str, *words: str) -> str | None:
         """Which of these words the query says under this name, if any."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from turnkeep.clock import Clock, SystemClock
@@ -38,6 +40,29 @@ class Rate:
         return 0.0 if allowed else (1.0 - left) * self.seconds / self.count
 
 
+class Held:
+    """What a credential may have at once. Raises `TooManyRequests` for one more."""
+
+    def __init__(self, what: str, most: int) -> None:
+        self._what = what
+        self._most = most
+        self._of: dict[tuple[str, str], int] = {}
+
+    @contextmanager
+    def by(self, principal: Principal) -> Iterator[None]:
+        """One of them, to the end of the block."""
+        key = (principal.tenant, principal.subject)
+        if self._of.get(key, 0) >= self._most:
+            raise TooManyRequests(f"this credential has {self._most} {self._what}, end one first", retry_after=1.0)
+        self._of[key] = self._of.get(key, 0) + 1
+        try:
+            yield
+        finally:
+            self._of[key] -= 1
+            if not self._of[key]:
+                del self._of[key]
+
+
 class Limits:
     """What doors check before they store anything."""
 
@@ -48,7 +73,8 @@ class Limits:
         self.client_instructions = settings.client_instructions
         self.file_ids = settings.file_ids
         self.channels_per_socket = settings.channels_per_socket
-        self.sockets_per_user = settings.sockets_per_user
+        self._streams = Held("sockets and streams", settings.sockets_per_user)
+        self._bodies = Held("unfinished requests", settings.bodies_per_user)
         self._rates = [
             ("channel", Rate(*parse_rate(settings.channel_rate), clock)),
             ("user", Rate(*parse_rate(settings.user_rate), clock)),
@@ -61,6 +87,14 @@ class Limits:
         for (name, rate), key in zip(self._rates, keys, strict=True):
             if wait := rate.take(key):
                 raise TooManyRequests(f"too many messages for this {name}, wait {wait:.1f} s", retry_after=wait)
+
+    def streaming(self, principal: Principal) -> AbstractContextManager[None]:
+        """A socket or a stream of events, to the end of the block. Raises `TooManyRequests`."""
+        return self._streams.by(principal)
+
+    def arriving(self, principal: Principal) -> AbstractContextManager[None]:
+        """A body that is still on its way, to the end of the block. Raises `TooManyRequests`."""
+        return self._bodies.by(principal)
 
     @staticmethod
     def creates(address: Address) -> bool:

@@ -22,7 +22,9 @@ from pydantic import SecretStr
 from turnkeep.doors.app import app
 from turnkeep.doors.guard import access_of
 from turnkeep.doors.outside import outside
+from turnkeep.doors.peers import peers_of
 from turnkeep.doors.separation import demand_separation
+from turnkeep.doors.transport import http_transport, socket_transport
 from turnkeep.doors.websocket import READ_LIMIT
 from turnkeep.errors import ConfigurationError
 from turnkeep.queue import AssistantMessageQueue
@@ -105,17 +107,20 @@ async def _answer(
     queue: AssistantMessageQueue, listener: socket.socket, ending: asyncio.Event, started: Callable[[str], None]
 ) -> None:
     """All doors of an open queue on a listening socket."""
+    peers = peers_of(queue.settings, queue.meter)
     application = app(queue, access=await access_of(queue.settings, queue.store), own_queue=False)
     server = _Server(
         uvicorn.Config(
             application,
-            ws="websockets-sansio",
-            ws_max_size=READ_LIMIT,
+            http=http_transport(peers),
+            ws=socket_transport(peers),
+            ws_max_size=max(READ_LIMIT, queue.settings.max_frame_bytes),
             ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            forwarded_allow_ips=list(queue.settings.proxies),
             timeout_graceful_shutdown=5,
             backlog=2048,
         )

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from starlette.websockets import WebSocket
 
 from turnkeep.doors.access import LONGEST, PROTOCOL, Access, Principal, Shown, shown_by
+from turnkeep.doors.answers import refused
 from turnkeep.doors.greeting import Greeting
 from turnkeep.doors.limits import Limits
+from turnkeep.doors.transport import transport_of
 from turnkeep.doors.websocket import BROKEN, NOT_AUTHENTICATED, RESTART, Socket
-from turnkeep.errors import NotAuthenticated, TurnkeepError
+from turnkeep.errors import NotAuthenticated, TooManyRequests, TurnkeepError
 from turnkeep.intake import optional_text, read_json
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.telemetry import get_log
@@ -19,8 +21,8 @@ from turnkeep.telemetry import get_log
 log = get_log(__name__)
 
 TOO_MANY = 4408
-FIRST_FRAME = 10.0
-"""Seconds in which a socket without a credential has to show one."""
+FIRST_FRAME = 3.0
+"""Seconds in which a socket without a credential has to show one, where that is allowed."""
 FIRST_FRAME_BYTES = 2 * LONGEST
 WAITING = 1_000
 """Sockets that have shown nothing yet."""
@@ -34,32 +36,39 @@ class Sockets:
         self._access = access
         self._limits = limits
         self._greeting = Greeting(queue.store)
+        self._takes_first_frames = queue.settings.first_frame_auth
         self._open: set[Socket] = set()
-        self._of_user: dict[tuple[str, str], int] = {}
         self._waiting = 0
 
     def __len__(self) -> int:
         return len(self._open)
 
     async def answer(self, websocket: WebSocket) -> None:
-        """Authenticate, then serve until the end."""
-        greeting = await self._greeting.headers()
-        await websocket.accept(subprotocol=_subprotocol(websocket.headers), headers=greeting)
+        """Authenticate, then serve until the end. Whoever shows no credential at all is refused before the upgrade."""
         try:
-            principal = await self._principal(websocket)
-        except NotAuthenticated as error:
-            await websocket.close(NOT_AUTHENTICATED, str(error)[:100])
-        except _Gone:
+            principal = await self._shown(websocket)
+        except _Nobody as nobody:
+            await _refuse(websocket, nobody.error)
             return
-        except _TooMany:
-            await websocket.close(TOO_MANY, "too many sockets")
         except TurnkeepError as error:
+            await self._accept(websocket)
             await websocket.close(NOT_AUTHENTICATED if error.retryable is False else RESTART, str(error)[:100])
+            return
         except Exception:
             log.exception("authentication_broke", door="websocket")
+            await self._accept(websocket)
             await websocket.close(BROKEN, "something went wrong")
-        else:
+            return
+        if principal is not None:
+            _know(websocket)
+            await self._accept(websocket)
             await self._serve(websocket, principal)
+        elif (late := await self._first_frame(websocket)) is not None:
+            _know(websocket)
+            await self._serve(websocket, late)
+
+    async def _accept(self, websocket: WebSocket) -> None:
+        await websocket.accept(subprotocol=_subprotocol(websocket.headers), headers=await self._greeting.headers())
 
     def close(self) -> None:
         """Ask every client to come back."""
@@ -68,16 +77,35 @@ class Sockets:
 
     # ---------------------------------------------------------------- authentication
 
-    async def _principal(self, websocket: WebSocket) -> Principal:
+    async def _shown(self, websocket: WebSocket) -> Principal | None:
+        """Who came, by what the upgrade shows; None: the first frame is to show it."""
         shown = shown_by(websocket.headers, websocket.cookies, websocket.query_params, changes=False, socket=True)
         try:
             return await self._access.authenticate(shown)
-        except NotAuthenticated:
+        except NotAuthenticated as error:
             if not shown.is_nothing:
                 raise
-        return await self._access.authenticate(await self._first_frame(websocket))
+            if not self._takes_first_frames:
+                raise _Nobody(error) from None
+            return None
 
-    async def _first_frame(self, websocket: WebSocket) -> Shown:
+    async def _first_frame(self, websocket: WebSocket) -> Principal | None:
+        """Who came, by the first frame; None: it was told, and is closed."""
+        await self._accept(websocket)
+        try:
+            return await self._access.authenticate(await self._shown_later(websocket))
+        except _Gone:
+            return None
+        except _TooMany:
+            await websocket.close(TOO_MANY, "too many sockets")
+        except TurnkeepError as error:
+            await websocket.close(NOT_AUTHENTICATED if error.retryable is False else RESTART, str(error)[:100])
+        except Exception:
+            log.exception("authentication_broke", door="websocket")
+            await websocket.close(BROKEN, "something went wrong")
+        return None
+
+    async def _shown_later(self, websocket: WebSocket) -> Shown:
         if self._waiting >= WAITING:
             raise _TooMany
         self._waiting += 1
@@ -85,7 +113,7 @@ class Sockets:
             async with asyncio.timeout(FIRST_FRAME):
                 received = await websocket.receive()
         except TimeoutError:
-            raise NotAuthenticated("no credential came within 10 s") from None
+            raise NotAuthenticated(f"no credential came within {FIRST_FRAME:g} s") from None
         finally:
             self._waiting -= 1
         if received["type"] == "websocket.disconnect":
@@ -95,20 +123,42 @@ class Sockets:
     # ---------------------------------------------------------------- life
 
     async def _serve(self, websocket: WebSocket, principal: Principal) -> None:
-        user = (principal.tenant, principal.subject)
-        if self._of_user.get(user, 0) >= self._limits.sockets_per_user:
+        try:
+            with self._limits.streaming(principal):
+                await self._run(websocket, principal)
+        except TooManyRequests:
             await websocket.close(TOO_MANY, "too many sockets")
-            return
+
+    async def _run(self, websocket: WebSocket, principal: Principal) -> None:
         socket = Socket(websocket, self._queue, principal, self._limits, self._access)
         self._open.add(socket)
-        self._of_user[user] = self._of_user.get(user, 0) + 1
         try:
             await socket.serve()
         finally:
             self._open.discard(socket)
-            self._of_user[user] -= 1
-            if not self._of_user[user]:
-                del self._of_user[user]
+
+
+def _know(websocket: WebSocket) -> None:
+    if (connection := transport_of(websocket.scope)) is not None:
+        connection.know()
+
+
+async def _refuse(websocket: WebSocket, error: NotAuthenticated) -> None:
+    """Answer the upgrade with 401. A server that can only close says 403."""
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(refused(error))
+        if (connection := transport_of(websocket.scope)) is not None:
+            connection.refuse()
+    else:
+        await websocket.close(NOT_AUTHENTICATED)
+
+
+class _Nobody(Exception):
+    """no credential was shown, and the first frame may not show one"""
+
+    def __init__(self, error: NotAuthenticated) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _Gone(Exception):

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from turnkeep.doors.answers import told
 from turnkeep.doors.http import Call
@@ -24,7 +27,9 @@ LOOK_AGAIN = 0.5
 
 
 async def stream_events(call: Call) -> Response:
-    """GET …/events: everything after `after` (or `Last-Event-ID`), then what happens."""
+    """GET …/events: everything after `after` (or `Last-Event-ID`), then what happens. It counts among the sockets of
+    its credential until it ends.
+    """
     address = call.address
     epoch, after = _position(call)
     deltas, everything = call.word("text", "delta", "full"), call.word("events", "all")
@@ -32,8 +37,22 @@ async def stream_events(call: Call) -> Response:
     record = await call.queue.store.thread(address)
     stream = Stream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
     frames = _frames(call, stream, address, record.thread_id if record else None, dialect)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
+    counted = ExitStack()
+    counted.enter_context(call.limits.streaming(call.principal))
+    return _EventStream(frames, counted)
+
+
+class _EventStream(StreamingResponse):
+    """Gives back what it was counted as, however it ends."""
+
+    def __init__(self, frames: AsyncIterator[str], counted: ExitStack) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(frames, media_type="text/event-stream", headers=headers)
+        self._counted = counted
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        with self._counted:
+            await super().__call__(scope, receive, send)
 
 
 def _position(call: Call) -> tuple[str | None, int | None]:

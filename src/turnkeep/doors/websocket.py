@@ -4,8 +4,9 @@ A socket is connecting, open or closing. While it is open one task reads and one
 in a bounded outbox. A slow reader first gets merged frames, then is closed with 4008 and may resume from its last
 offset: nothing is lost, and nobody else notices.
 
-Close codes: 1009 frame too large, 1011 something broke (come back), 1012 restart (come back), 4401 not authenticated
-(any more), 4403 not allowed (any more), 4408 too many sockets, 4008 too slow.
+Close codes: 1008 a message in too many fragments or without an end, 1009 frame too large, 1011 something broke (come
+back), 1012 restart (come back), 4401 not authenticated (any more), 4403 not allowed (any more), 4408 too many sockets,
+4008 too slow.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
 from turnkeep.doors.changes import ASKING, CHANGES, Caller
 from turnkeep.doors.limits import Limits
+from turnkeep.doors.transport import transport_of
 from turnkeep.doors.wire import Dialect, Encoder, Frame, encoded, enveloped, subscribed
 from turnkeep.errors import (
     InvalidMessage,
@@ -51,8 +53,8 @@ CLOSE_AFTER = 10.0
 """Seconds without any progress of a full outbox."""
 EVERY = 0.05
 """Seconds between two cumulative frames of one channel."""
-READ_LIMIT = 4_000_000
-"""Bytes of a frame that are read at all."""
+READ_LIMIT = 2_000_000
+"""Bytes of a frame that are read at all, or those of `TURNKEEP_MAX_FRAME_BYTES` where that is more."""
 
 LOOK_AGAIN = 0.5
 """Seconds between two looks at the peer and its credential."""
@@ -133,6 +135,8 @@ class Socket:
         self._by_address: dict[Address, _Channel] = {}
         self._outbox = _Outbox()
         self._closing: tuple[int, str] | None = None
+        self._transport = transport_of(websocket.scope)
+        self._unsent = 0
         self._loop = asyncio.get_running_loop()
 
     # ---------------------------------------------------------------- life
@@ -179,10 +183,19 @@ class Socket:
         """Close a socket that does not read, and one whose credential is over."""
         while True:
             await asyncio.sleep(LOOK_AGAIN)
-            owes = self._closing is not None or self._is_behind
+            owes = self._closing is not None or self._is_behind or self._is_stuck()
             if owes and self._loop.time() - self._outbox.moved_at > CLOSE_AFTER:
                 await self._cut()
             await self._look_at_credential()
+
+    def _is_stuck(self) -> bool:
+        """Whether the system holds something that the peer does not take; what has become less is progress."""
+        if self._transport is None:
+            return False
+        before, self._unsent = self._unsent, self._transport.unsent
+        if self._unsent < before or not before:
+            self._outbox.moved_at = self._loop.time()
+        return self._unsent > 0
 
     async def _look_at_credential(self) -> None:
         try:

@@ -1,0 +1,57 @@
+"""What every request has to be before anybody looks at it, and what every answer says to browsers.
+
+A request that says its length in two ways is read differently by different programs on its way: it is refused, and the
+connection with it.
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from turnkeep.doors.answers import JSON
+
+VERSIONS = frozenset({"1.0", "1.1", "2", "2.0", "3"})
+
+
+class Strictness:
+    """An ASGI application around another."""
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self._inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        hardened = _hardened(scope["path"], send)
+        if (wrong := _wrong_with(scope)) is not None:
+            code, sentence, status = wrong
+            answer = JSON({"error": {"code": code, "message": sentence}}, status, headers={"Connection": "close"})
+            await answer(scope, receive, hardened)
+            return
+        await self._inner(scope, receive, hardened)
+
+
+def _wrong_with(scope: Scope) -> tuple[str, str, int] | None:
+    if scope["http_version"] not in VERSIONS:
+        return "http_version_not_taken", "this version of HTTP is not spoken here, use 1.1", 505
+    headers = Headers(scope=scope)
+    if "transfer-encoding" in headers and "content-length" in headers:
+        return "ambiguous_length", "say the length of the body by Content-Length or by Transfer-Encoding, not both", 400
+    return None
+
+
+def _hardened(path: str, send: Send) -> Send:
+    """Nothing is taken for what it is not said to be, and no answer of the API is kept by a cache."""
+    is_api = path.startswith("/api")
+
+    async def told(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers.setdefault("X-Content-Type-Options", "nosniff")
+            if is_api:
+                headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return told

@@ -1,0 +1,384 @@
+"""HTTP and WebSocket connections that cost little before they have asked for anything.
+
+uvicorn speaks the protocols; here is what it leaves open: how long a request may take to arrive, how much is read at a
+turn of the loop, and that nothing is read from a peer that does not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, MutableMapping
+from functools import partial
+from typing import Any, Literal
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import get_remote_addr
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CONT, DATA_OPCODES, Frame
+from websockets.protocol import OPEN
+
+from turnkeep.doors.peers import Peers
+
+HEAD_TIMEOUT = 10.0
+"""Seconds in which a request has to arrive, up to the end of its headers."""
+BODY_TIMEOUT = 30.0
+"""Seconds in which the rest of it has to arrive."""
+LINGER = 2.0
+"""Seconds for the rest of a body that nobody waits for any more."""
+LARGEST_HEAD = 32_768
+"""Bytes of a request line and headers."""
+SLICE = 2_048
+"""Bytes that are parsed before somebody looks at the time: seven of them may be a whole frame."""
+TURN = 0.002
+"""Seconds that one connection may have of a turn of the loop."""
+FRAME_TIMEOUT = 30.0
+"""Seconds in which a message that has begun has to be whole."""
+FRAGMENTS = 64
+"""Fragments of any size that a message may have; more, if they have FRAGMENT_BYTES on average."""
+FRAGMENT_BYTES = 512
+FRAMES = 1_000
+"""Frames of a socket in a second, fragments and pings too; what is more is read later."""
+FRAMES_AT_ONCE = 200
+UNKNOWN_READ_LIMIT = 16_384
+"""Bytes of a message from somebody who has shown no credential."""
+POLICY_VIOLATION = 1008
+
+Reason = Literal["application", "backlog", "peer"]
+
+
+class Valve:
+    """A transport that reads while nobody holds it. What uvicorn knows of it is one reason among others."""
+
+    def __init__(self, inner: asyncio.Transport) -> None:
+        self.inner = inner
+        self.write = inner.write
+        self._held: set[Reason] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    @property
+    def is_held(self) -> bool:
+        return bool(self._held)
+
+    def holds(self, reason: Reason) -> bool:
+        return reason in self._held
+
+    def hold(self, reason: Reason) -> None:
+        if not self._held and not self.inner.is_closing():
+            self.inner.pause_reading()
+        self._held.add(reason)
+
+    def release(self, reason: Reason) -> None:
+        if reason in self._held:
+            self._held.discard(reason)
+            if not self._held and not self.inner.is_closing():
+                self.inner.resume_reading()
+
+    def pause_reading(self) -> None:
+        self.hold("application")
+
+    def resume_reading(self) -> None:
+        self.release("application")
+
+
+class Backlog:
+    """Bytes that were read and wait to be parsed: as many at a turn of the loop as its time allows."""
+
+    def __init__(self, valve: Valve, parse: Callable[[bytes], float]) -> None:
+        self._valve = valve
+        self._parse = parse
+        self._loop = asyncio.get_running_loop()
+        self._data = bytearray()
+        self._next: asyncio.Handle | None = None
+
+    def take(self, data: bytes) -> None:
+        """`parse` says after each slice how many seconds to wait before the next."""
+        if self._next is None and len(data) <= SLICE:
+            wait = self._parse(data)
+            if wait:
+                self._later(wait)
+            return
+        self._data += data
+        if self._next is None:
+            self._advance()
+
+    def drop(self) -> None:
+        self._data.clear()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+    def _advance(self) -> None:
+        self._next = None
+        until = time.perf_counter() + TURN
+        while self._data and not self._valve.is_closing():
+            piece = bytes(self._data[:SLICE])
+            del self._data[:SLICE]
+            wait = self._parse(piece)
+            if wait or time.perf_counter() > until:
+                self._later(wait)
+                return
+        self._data.clear()
+        self._valve.release("backlog")
+
+    def _later(self, wait: float) -> None:
+        self._valve.hold("backlog")
+        again = self._loop.call_later(wait, self._advance) if wait else self._loop.call_soon(self._advance)
+        self._next = again
+
+
+class HttpTransport(H11Protocol):
+    """One HTTP connection. It waits until a request is whole, and whenever one has been answered."""
+
+    transport: Valve  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, peers: Peers, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._peers = peers
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stage: object = None
+        self._is_over = False
+
+    # ---------------------------------------------------------------- life
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        valve = Valve(transport)
+        super().connection_made(valve)  # type: ignore[arg-type]
+        self._backlog = Backlog(valve, self._parse)
+        if self._peers.enter(self, self.client[0] if self.client else ""):
+            self._watch()
+        else:
+            self.drop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        super().connection_lost(exc)
+
+    def drop(self) -> None:
+        self.transport.abort()
+
+    def _leave(self) -> None:
+        """The connection is lost, or a socket's from now on."""
+        self._is_over = True
+        self._backlog.drop()
+        self._peers.leave(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._leave()
+        super().handle_websocket_upgrade(event)
+
+    # ---------------------------------------------------------------- reading
+
+    def data_received(self, data: bytes) -> None:
+        self._backlog.take(data)
+
+    def _parse(self, data: bytes) -> float:
+        super().data_received(data)
+        return 0.0
+
+    def handle_events(self) -> None:
+        if self.conn.their_state is h11.IDLE and not is_head(self.conn.trailing_data[0]):
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        super().handle_events()
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def _watch(self) -> None:
+        """What is waited for decides how long."""
+        answered = self.cycle is not None and self.cycle.response_complete
+        stage = (self.conn.their_state, answered)
+        if stage == self._stage or self._is_over:
+            return
+        self._stage = stage
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self.conn.their_state is h11.IDLE:
+            self._expect(HEAD_TIMEOUT)
+            self._peers.wait(self)
+        elif self.conn.their_state is h11.SEND_BODY:
+            self._expect(LINGER if answered else BODY_TIMEOUT)
+            self._peers.wait(self) if answered else self._peers.work(self)
+        else:
+            self._peers.work(self)
+
+    def _expect(self, seconds: float) -> None:
+        self._deadline = self.loop.call_later(seconds, self._late)
+
+    def _late(self) -> None:
+        """Tell somebody who has said anything, and hang up."""
+        begun = self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY
+        if begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
+            self.transport.write(TIMED_OUT)
+        self.transport.close()
+
+
+TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+_LENIENT = re.compile(rb"(?<!\r)\n|\r\n[ \t]|\A[ \t]")
+
+
+def is_head(data: bytes) -> bool:
+    """Whether this may be the beginning of a request: its lines end as they have to, none goes on in the next, and
+    it is not too long. Who is lenient here reads other requests than the proxy before him.
+    """
+    head = data.partition(b"\r\n\r\n")[0]
+    return len(head) <= LARGEST_HEAD and _LENIENT.search(head) is None
+
+
+class SocketTransport(WebSocketsSansIOProtocol):
+    """One WebSocket. It waits until somebody says who it is (`know`)."""
+
+    transport: Valve  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, peers: Peers, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._peers = peers
+        self._read_limit = self.conn.max_message_size
+        self.conn.max_message_size = UNKNOWN_READ_LIMIT
+        self._fragments = self._size = 0
+        self._room, self._counted_at = float(FRAMES_AT_ONCE), self.loop.time()
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # ---------------------------------------------------------------- life
+
+    def connection_made(self, transport: Any) -> None:
+        valve = transport if isinstance(transport, Valve) else Valve(transport)
+        super().connection_made(valve)  # type: ignore[arg-type]
+        self._backlog = Backlog(valve, self._parse)
+        host = get_remote_addr(valve)  # type: ignore[arg-type]
+        if not self._peers.enter(self, host[0] if host else ""):
+            self.drop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._backlog.drop()
+        self._peers.leave(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def drop(self) -> None:
+        self.transport.abort()
+
+    def know(self) -> None:
+        """Somebody has shown who it is: what it sends may be as large as ours is, and it does not have to make room."""
+        self.conn.max_message_size = self._read_limit
+        self._peers.work(self)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the system has not taken yet."""
+        return self.transport.inner.get_write_buffer_size()
+
+    def refuse(self) -> None:
+        """The upgrade was answered with a refusal, which uvicorn takes for an application that forgot to answer."""
+        self.handshake_complete = True
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)
+        if hasattr(self, "scope"):
+            self.scope["state"][CONNECTION] = self
+
+    # ---------------------------------------------------------------- reading
+
+    def data_received(self, data: bytes) -> None:
+        self._backlog.take(data)
+
+    def _parse(self, data: bytes) -> float:
+        """Seconds to wait before more is read."""
+        self.conn.receive_data(data)
+        events = len(self.conn.events)
+        if self.conn.parser_exc is None and self._has_too_many_fragments():
+            self.conn.fail(POLICY_VIOLATION, "too many fragments in a message")
+            self.handle_parser_exception()
+            return 0.0
+        if self.conn.parser_exc is not None:
+            self.handle_parser_exception()
+            return 0.0
+        self.handle_events()
+        self._watch()
+        return self._wait_after(events)
+
+    def _has_too_many_fragments(self) -> bool:
+        for event in self.conn.events:
+            if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
+                if event.opcode is not CONT:
+                    self._fragments = self._size = 0
+                self._fragments += 1
+                self._size += len(event.data)
+                if self._fragments > FRAGMENTS and self._size < self._fragments * FRAGMENT_BYTES:
+                    return True
+        return False
+
+    def _wait_after(self, frames: int) -> float:
+        now = self.loop.time()
+        self._room = min(float(FRAMES_AT_ONCE), self._room + (now - self._counted_at) * FRAMES) - frames
+        self._counted_at = now
+        return -self._room / FRAMES if self._room < 0 else 0.0
+
+    def _watch(self) -> None:
+        """A message that has begun ends in time."""
+        is_partial = bool(self.conn.reader.buffer) or self.conn.current_size is not None
+        if is_partial and self._deadline is None:
+            self._deadline = self.loop.call_later(FRAME_TIMEOUT, self._late)
+        elif not is_partial and self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self.transport.is_closing() or self.close_sent:
+            return
+        if self.conn.state is not OPEN or self.transport.is_held:
+            self._watch()  # it is we who do not read
+            return
+        self.conn.fail(POLICY_VIOLATION, "this message does not come to its end")
+        self.handle_parser_exception()
+
+    # ---------------------------------------------------------------- a peer that does not read
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.transport.hold("peer")
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.transport.release("peer")
+
+    def keepalive_timeout(self) -> None:
+        """The pong of a slow peer waits with all else that it sends; that it takes nothing is seen by others."""
+        if self.transport.holds("peer") and self.ping_timeout is not None:
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+            return
+        super().keepalive_timeout()
+
+
+CONNECTION = "turnkeep.connection"
+"""The connection, in the state of a socket's scope."""
+
+
+def transport_of(scope: MutableMapping[str, Any]) -> SocketTransport | None:
+    """The connection of a socket; another server than ours has none."""
+    connection = scope.get("state", {}).get(CONNECTION)
+    return connection if isinstance(connection, SocketTransport) else None
+
+
+def http_transport(peers: Peers) -> Any:
+    """What uvicorn makes of each connection."""
+    return partial(HttpTransport, peers=peers)
+
+
+def socket_transport(peers: Peers) -> Any:
+    """What uvicorn makes of each connection that is upgraded."""
+    return partial(SocketTransport, peers=peers)
