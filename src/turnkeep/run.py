@@ -38,6 +38,7 @@ from turnkeep.journal import Journal, insist
 from turnkeep.lease import Drained, Lease, Stopped
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
 from turnkeep.models.base import Model, ModelRequest
+from turnkeep.models.waits import BRIEF
 from turnkeep.money import Purse, Waiting
 from turnkeep.outcomes import Dropping, Holding, Releasing, Verdict, measure_claim, measure_run
 from turnkeep.pricing.catalog import Catalog
@@ -262,6 +263,8 @@ class Run:
             self.probing = circuit.endpoint
             return self._candidates()[0]
         delay = max(1.0, circuit.probe_at - await house.store.now(), every if is_away else 0.0)
+        # looked at again within a minute, for the circuit may be closed by hand long before its probe
+        delay = min(delay, BRIEF)
         raise Waiting(f"the circuit of {circuit.endpoint} is open: {circuit.fault.details}", retry_after=delay)
 
     def _until_reconnecting(self) -> float:
@@ -273,7 +276,8 @@ class Run:
 
     def _circuit(self, model_name: str, error: ModelError | None = None) -> str:
         endpoint, of_model = self._circuits(model_name)
-        return of_model if isinstance(error, ModelGone) else endpoint
+        # limits are those of a model, mostly: a fallback at the same endpoint may answer meanwhile
+        return of_model if isinstance(error, (ModelGone, ModelRateLimited)) else endpoint
 
     async def _before_request(self, request: ModelRequest, tokens: int) -> None:
         if self.tab is not None:
@@ -335,6 +339,8 @@ class Run:
     async def _slowed(self, error: ModelRateLimited) -> Verdict:
         """The provider asks to wait: all workers do, and no attempt is used."""
         delay = error.retry_after or self.house.rules.rate_limit_pause.after(self.claim.attempt) + 1.0
+        if delay > BRIEF and not self.house.rules.direct:
+            return await self._blocked(error, probe_in=delay)
         await insist(lambda: self.house.store.slow_down(self._circuit(self.model_name), delay))
         return Releasing(delay, self._fault(error))
 
@@ -342,14 +348,14 @@ class Run:
         away = isinstance(error, ModelUnreachable) and not self.house.rules.direct
         return away or isinstance(error, EndpointBlocked)
 
-    async def _blocked(self, error: ModelError) -> Verdict:
+    async def _blocked(self, error: ModelError, *, probe_in: float | None = None) -> Verdict:
         """Nobody can be answered there for now: open the circuit and wait without using attempts."""
         is_away, fault = isinstance(error, ModelUnreachable), self._fault(error)
-        pause = self._until_reconnecting() if is_away else self.house.rules.probe_every
+        pause = self._until_reconnecting() if is_away else probe_in or self.house.rules.probe_every
         await insist(lambda: self.house.store.trip(self._circuit(self.model_name, error), fault, probe_in=pause))
         log.warning("circuit_opened", endpoint=self._circuit(self.model_name, error), code=error.code)
         fallback = self.model_name != self._candidates()[-1]
-        return Releasing(0.0 if fallback else pause, fault)
+        return Releasing(0.0 if fallback else min(pause, BRIEF), fault)
 
     def _failed(self, error: TurnkeepError) -> Verdict:
         rules, claim = self.house.rules, self.claim

@@ -7,12 +7,14 @@ import json
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.process.command import UUID, Desk, Said
+from tests.services import eventually, free_port
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.simulator import Options, Simulator, serve
 from turnkeep.store.sqlite import SqliteStore
@@ -62,6 +64,27 @@ def test_frames_are_json_lines_for_machines(desk: Desk) -> None:
     assert frames[0]["receipt"]["channel"] == "c1"
     assert "".join(frame.get("delta", "") for frame in frames) == "Hi there"
     assert (frames[-1]["type"], frames[-1]["status"], frames[-1]["message"]) == ("response", "completed", "Hi there")
+
+
+# ---------------------------------------------------------------- circuits
+
+
+def test_a_circuit_is_shown_with_its_cause_and_closed_by_hand(desk: Desk) -> None:
+    assert desk.run("queue", "circuits", "list").out == "no circuit is open: every model server is asked\n"
+    nobody = f"http://127.0.0.1:{free_port()}/v1"
+    with desk.running("dev", OPENAI_BASE_URL=nobody, OPENAI_API_KEY="sk-test") as server:
+        body = json.dumps({"message": "is anybody there?"}).encode()
+        urllib.request.urlopen(f"{server.url}/api/channels/c/messages", body, timeout=20).close()
+        eventually(lambda: desk.run("queue", "circuits", "list", "--json").json != [], 20, "the circuit to open")
+        [circuit] = desk.run("queue", "circuits", "list", "--json").json
+        assert circuit["code"] == "model_unreachable"
+        assert circuit["endpoint"] in desk.run("queue", "circuits", "list").out
+        assert f"turnkeep queue circuits close '{circuit['endpoint']}'" in desk.run("queue", "status").out
+    closed = desk.run("queue", "circuits", "close", circuit["endpoint"])
+    assert closed.out == f"closed {circuit['endpoint']}\n"
+    again = desk.run("queue", "circuits", "close", circuit["endpoint"])
+    assert (again.code, again.out) == (1, f"{circuit['endpoint']} was not open\n")
+    assert desk.run("queue", "circuits", "close").code == 2
 
 
 # ---------------------------------------------------------------- threads

@@ -9,6 +9,7 @@ import pytest
 from tests.scenario.house import opened
 from tests.services import free_port
 from turnkeep.errors import MessageConflict
+from turnkeep.models.waits import BRIEF, LONGEST
 from turnkeep.simulator import serve
 
 
@@ -91,6 +92,28 @@ async def test_quota_exhausted_opens_the_circuit_and_nothing_dies(store: str) ->
         circuits = await house.queue.store.circuits()
         assert [circuit.fault.code for circuit in circuits] == ["quota_exhausted"]
         assert (await house.queue.store.counts()).dead_letters == 0
+
+
+async def test_a_provider_that_names_a_year_stops_nobody_for_longer_than_ten_minutes(store: str) -> None:
+    async with opened(store, max_attempts=1) as house, house.stream("c") as stream:
+        house.fault(kind="429", code="rate_limit_exceeded", retry_after=31_536_000.0, times=1)
+        await house.send("c", "not for a year [[say:here I am]]")
+        waits = await house.until(stream, lambda event: event.kind == "waiting")
+
+        assert waits[-1].error is not None
+        assert waits[-1].error.code == "model_rate_limited"
+        thread = await house.queue.store.thread(house.queue.address("c"))
+        assert thread is not None
+        assert thread.due is not None
+        assert thread.due - await house.queue.store.now() <= BRIEF
+        [circuit] = await house.queue.store.circuits()
+        assert circuit.fault.code == "model_rate_limited"
+        assert LONGEST - 60 < circuit.probe_at - await house.queue.store.now() <= LONGEST
+
+        assert await house.queue.store.mend(circuit.endpoint)
+        await house.send("d", "nobody waits for it [[say:at once]]", "d0")
+        async with house.stream("d") as other:
+            assert (await house.settled(other, "d0"))[-1].text == "at once"
 
 
 async def test_a_provider_that_is_away_uses_no_attempts(store: str) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from turnkeep.cli import dead, house, output
+from turnkeep.cli import circuits, dead, house, output
 from turnkeep.cli.arguments import Channel, Json, Tenant
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
@@ -18,6 +18,7 @@ from turnkeep.store.base import Circuit, Counts, Store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="How much waits; dead letters; pause and resume.")
 app.add_typer(dead.app, name="dead")
+app.add_typer(circuits.app, name="circuits")
 
 EVERY = 1.0
 """Seconds between two looks of `--watch`."""
@@ -91,7 +92,9 @@ def _drawn(settings: Settings, counts: Counts, circuits: Sequence[Circuit]) -> T
     for name, number, meaning in lines:
         drawn.append(f"{name:<10}{number:>9,}  ", style="").append(f"{meaning}\n", style="dim")
     for circuit in circuits:
+        remedy = f"turnkeep queue circuits close '{circuit.endpoint}'"
         drawn.append(f"nobody answers at {circuit.endpoint}: {circuit.fault.details}\n", style="red")
+        drawn.append(f"  once it is mended: {remedy}\n", style="dim")
     drawn.rstrip()
     return drawn
 

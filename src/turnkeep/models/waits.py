@@ -16,6 +16,9 @@ from typing import Any
 LONGEST = 600.0
 """Seconds after which a provider is asked again though it named a later time."""
 
+BRIEF = 60.0
+"""Seconds that are just waited. Whoever asks for more opens the circuit, which people see and can close."""
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|µs|us|ns|h|m|s)")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
 _WORDS = {"milliseconds": "ms", "millisecond": "ms", "seconds": "s", "second": "s", "secs": "s", "sec": "s",
@@ -50,14 +53,14 @@ def named_wait(headers: Mapping[str, str], body: object, message: str) -> float 
 def wait_for_spent(headers: Mapping[str, str]) -> float | None:
     """Seconds until there is something again of what an answer says is used up; None where something is left.
 
-    Bounded by `LONGEST`; a second where nothing says when.
+    Bounded by `BRIEF`, for this answer came well; a second where nothing says when.
     """
     resets = {
         name: moment_or_seconds(headers.get(name.replace("remaining", "reset")), headers)
         for name, value in headers.items()
         if "ratelimit" in name and "remaining" in name and value.strip() in _SPENT
     }
-    return min(max(wait or 1.0 for wait in resets.values()), LONGEST) if resets else None
+    return min(max(wait or 1.0 for wait in resets.values()), BRIEF) if resets else None
 
 
 def reset_of_limits(headers: Mapping[str, str]) -> float | None:
