@@ -162,9 +162,11 @@ class Answering:
     def _request(self, *, repaired: bool = False) -> ModelRequest:
         """What the model is told; `repaired`: without the reasoning of others, after the provider refused a pairing."""
         claim = self.claim
+        paired = repair if repaired else pair
         request = ModelRequest(
             model=self.model_name,
-            items=(repair if repaired else pair)([*self.past, *self._wishes(), *self.journal.transcript]),
+            items=paired([*self.past, *self._wishes(), *self.journal.transcript]),
+            current=len(paired(self.journal.transcript)),
             instructions=self._instructions(),
             tools=self._tools(),
             hosted=self.assistant.hosted,

@@ -15,6 +15,7 @@ from turnkeep.calls import CallRules
 from turnkeep.errors import ConfigurationError
 from turnkeep.models import Endpoint, Kind, ModelPool
 from turnkeep.models.base import Model
+from turnkeep.models.capabilities import read_capabilities
 from turnkeep.models.endpoint import ANTHROPIC, OPENAI
 from turnkeep.money import Purse
 from turnkeep.pricing.catalog import Catalog
@@ -120,6 +121,7 @@ def _endpoint(settings: Settings, base_url: str, key: SecretStr | None) -> Endpo
         ca_file=str(settings.model_ca_file) if settings.model_ca_file else None,
         first_event_timeout=settings.first_event_timeout,
         idle_timeout=settings.idle_timeout,
+        capabilities=read_capabilities(settings.model_capabilities),
     )
 
 

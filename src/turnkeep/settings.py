@@ -78,6 +78,11 @@ class Settings(BaseSettings):
         default="auto",
         doc="Protocol of OPENAI_BASE_URL: Responses, Chat Completions, Anthropic's Messages, or by the server's name.",
     )
+    model_capabilities: str = _named(
+        "TURNKEEP_MODEL_CAPABILITIES",
+        default="",
+        doc="Which model server this is and what it takes: `vllm, images=no` ([how](../how-to/models.md)).",
+    )
     model_proxy: str | None = _named("TURNKEEP_MODEL_PROXY", default=None, doc="HTTP proxy for model requests.")
     model_ca_file: Path | None = _named(
         "TURNKEEP_MODEL_CA_FILE", default=None, doc="Certificate authorities for model requests."

@@ -26,7 +26,8 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One step. `items` are complete and paired: each call has exactly one output.
+    """One step. `items` are complete and paired: each call has exactly one output. `current` is how many of the last
+    of them belong to this turn; None: all from the last user's turn on.
 
     `parameters` (temperature, max_output_tokens, presence_penalty, frequency_penalty, reasoning, …) are sent
     only where the server takes them. `labels` (run, tenant, thread, attempt: short ASCII strings) travel as metadata
@@ -44,6 +45,7 @@ class ModelRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     cache_key: str | None = None
     user: str | None = None
+    current: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,27 @@
 """What a server takes: known by its host, overridable by settings, refined by the family of the model.
 
-An OpenAI-compatible server answers 400 to a parameter it does not know, so nothing is sent on a guess.
+An OpenAI-compatible server answers 400 to a parameter it does not know, so nothing is sent on a guess. What is known
+of which server is in `capabilities.toml`; what a server refuses in spite of it is learned (`refusals.py`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
+from turnkeep import toml
 from turnkeep.errors import ConfigurationError
 from turnkeep.models.endpoint import Endpoint
 
 Protocol = Literal["responses", "chat", "anthropic"]
-Server = Literal["openai", "azure", "mistral", "compatible"]
+CallIdForm = Literal["any", "word", "nine"]
+"""Ids of calls: any of up to 40 characters; of letters, digits, `_` and `-`; or nine letters and digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,7 @@ class Capabilities:
     `takes_temperature` (and the other sampling parameters) None: by the family of the model.
     """
 
-    server: Server = "compatible"
+    server: str = "compatible"
     takes_store: bool = False
     takes_stream_options: bool = False
     takes_parallel_tool_calls: bool = False
@@ -37,6 +43,36 @@ class Capabilities:
     takes_max_completion_tokens: bool = False
     takes_unknown_parameters: bool = False
     takes_temperature: bool | None = None
+    takes_stream: bool = True
+    takes_strict_tools: bool = True
+    takes_images: bool = True
+    """False: those of the past are replaced by a word."""
+    takes_files: bool = True
+    takes_image_ids: bool = True
+    """Images by the id of an uploaded file; Chat Completions has no place for them."""
+    takes_consecutive_roles: bool = True
+    """False: neighbours of one role are joined, and the first turn is the user's."""
+    takes_system_role: bool = True
+    """False: what a system message says is told at the beginning of what the user says."""
+    takes_late_system: bool = True
+    """False: system messages are told at the beginning, whenever they were said."""
+    takes_user_after_tool: bool = True
+    """False: a word of the assistant stands between what a tool gave and what the user says then."""
+    takes_null_content: bool = True
+    """False: an assistant's message that only calls has an empty text."""
+    takes_thoughts: bool = True
+    """Whether what the server attached to calls and thoughts goes back to it."""
+    wants_thoughts: bool = False
+    """A call that another model made, without its thought, is given a blank one."""
+    wants_signatures: bool = False
+    """A step without a signed call is given the stand-in that the server documents."""
+    wants_declared_tools: bool = False
+    """Tools that were called in the past are declared where no tool is offered."""
+    call_ids: CallIdForm = "any"
+    drops: frozenset[str] = frozenset()
+    """Fields of the body that are left out."""
+    drops_keywords: frozenset[str] = frozenset()
+    """Keywords of JSON Schema that are left out of the parameters of tools."""
 
     @property
     def system_role(self) -> str:
@@ -84,51 +120,12 @@ def _bare(model: str) -> str:
 SIMULATOR_KEY = "sk-simulator"
 """What the key of a simulator running elsewhere begins with: it tells it from any other server on the same host."""
 
-_AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com", ".azure-api.net")
 
-_KNOWN: dict[tuple[Server, Protocol], Capabilities] = {
-    ("openai", "responses"): Capabilities(
-        server="openai",
-        takes_store=True,
-        takes_stream_options=True,
-        takes_parallel_tool_calls=True,
-        takes_metadata=True,
-        takes_cache_key=True,
-        takes_safety_identifier=True,
-        takes_encrypted_reasoning=True,
-        takes_developer_role=True,
-    ),
-    ("openai", "chat"): Capabilities(
-        server="openai",
-        takes_store=True,
-        takes_stream_options=True,
-        takes_parallel_tool_calls=True,
-        takes_cache_key=True,
-        takes_safety_identifier=True,
-        takes_developer_role=True,
-        takes_max_completion_tokens=True,
-    ),
-    ("azure", "responses"): Capabilities(
-        server="azure",
-        takes_store=True,
-        takes_parallel_tool_calls=True,
-        takes_metadata=True,
-        takes_cache_key=True,
-        takes_encrypted_reasoning=True,
-    ),
-    ("azure", "chat"): Capabilities(
-        server="azure",
-        takes_stream_options=True,
-        takes_parallel_tool_calls=True,
-        takes_max_completion_tokens=True,
-    ),
-    # Refuses every name it does not know with 422, and sends usage unasked.
-    ("mistral", "chat"): Capabilities(server="mistral", takes_parallel_tool_calls=True),
-    ("compatible", "responses"): Capabilities(
-        takes_store=True, takes_metadata=True, takes_parallel_tool_calls=True, takes_unknown_parameters=True
-    ),
-    ("compatible", "chat"): Capabilities(takes_stream_options=True, takes_unknown_parameters=True),
-}
+@cache
+def known_servers() -> Mapping[str, Mapping[str, Any]]:
+    """The table of servers, by name."""
+    text = resources.files("turnkeep.models").joinpath("capabilities.toml").read_text("utf-8")
+    return toml.parse(text)
 
 
 def capabilities_of(endpoint: Endpoint, protocol: Protocol) -> Capabilities:
@@ -136,23 +133,27 @@ def capabilities_of(endpoint: Endpoint, protocol: Protocol) -> Capabilities:
 
     Raises ConfigurationError for an override that does not exist.
     """
-    server = server_of(endpoint)
-    known = _KNOWN.get((server, protocol)) or _KNOWN["compatible", protocol]
-    names = {f.name for f in fields(Capabilities) if f.name.startswith("takes_")}
-    if strange := sorted(set(endpoint.capabilities) - names):
-        raise ConfigurationError(f"unknown model capability {', '.join(strange)}; there are {', '.join(sorted(names))}")
-    overrides: dict[str, Any] = dict(endpoint.capabilities)
-    return replace(known, **overrides)
+    overrides = {name: value for name, value in endpoint.capabilities.items() if name != "server"}
+    check_capabilities(endpoint.capabilities)
+    server, servers = server_of(endpoint), known_servers()
+    known = servers[server].get(protocol) or servers["compatible"][protocol]
+    given: dict[str, Any] = {"takes_image_ids": protocol == "responses", **known, **overrides}
+    given["drops"] = frozenset(given.get("drops", ()))
+    return Capabilities(server=server, **given)
 
 
-def server_of(endpoint: Endpoint) -> Server:
+def server_of(endpoint: Endpoint) -> str:
     """Whose server this is; the simulator takes what OpenAI takes."""
-    host = urlsplit(endpoint.base_url).hostname or ""
-    if is_simulated(endpoint) or host == "api.openai.com" or host.endswith(".api.openai.com"):
+    if named := endpoint.capabilities.get("server"):
+        return cast("str", named)
+    if is_simulated(endpoint):
         return "openai"
-    if host.endswith(_AZURE_HOSTS):
-        return "azure"
-    return "mistral" if host == "api.mistral.ai" else "compatible"
+    parts = urlsplit(endpoint.base_url)
+    places = (parts.hostname or "", endpoint.host)
+    for name, known in known_servers().items():
+        if any(fnmatchcase(place, pattern) for pattern in known.get("hosts", ()) for place in places):
+            return name
+    return "compatible"
 
 
 def is_simulated(endpoint: Endpoint) -> bool:
@@ -165,4 +166,43 @@ def protocol_of(endpoint: Endpoint) -> Protocol:
     parts = urlsplit(endpoint.base_url)
     if parts.hostname == "api.anthropic.com" or parts.path.rstrip("/").endswith(("/anthropic", "/anthropic/v1")):
         return "anthropic"
-    return "responses" if server_of(endpoint) in ("openai", "azure") else "chat"
+    return cast("Protocol", known_servers()[server_of(endpoint)].get("protocol", "chat"))
+
+
+# ---------------------------------------------------------------- by setting
+
+_YES_NO = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+
+
+def read_capabilities(text: str) -> dict[str, bool | str]:
+    """Overrides as a setting says them: the name of a server, then `capability=yes` or `=no`, with commas between.
+
+    `takes_` may be left out of a name. Raises ConfigurationError that names everything that is wrong.
+    """
+    given: dict[str, bool | str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (piece.strip().lower() for piece in part.partition("="))
+        if not equals:
+            name, value = "server", name
+        elif f"takes_{name}" in _OVERRIDES:
+            name = f"takes_{name}"
+        given[name] = _YES_NO.get(value, value)
+    check_capabilities(given)
+    return given
+
+
+_OVERRIDES = {f.name: f.type for f in fields(Capabilities) if f.name.startswith(("takes_", "wants_", "call_ids"))}
+
+
+def check_capabilities(given: Mapping[str, bool | str]) -> None:
+    """Raises ConfigurationError for what is no capability, server or value."""
+    if strange := sorted(set(given) - set(_OVERRIDES) - {"server"}):
+        names = ", ".join(sorted(_OVERRIDES))
+        raise ConfigurationError(f"unknown model capability {', '.join(strange)}; there are {names}")
+    if (server := given.get("server")) is not None and server not in known_servers():
+        raise ConfigurationError(f"no model server is called {server!r}; there are {', '.join(known_servers())}")
+    for name, value in given.items():
+        if name == "call_ids" and value not in get_args(CallIdForm):
+            raise ConfigurationError(f"call_ids are {', '.join(get_args(CallIdForm))}, not {value!r}")
+        if name not in ("call_ids", "server") and not isinstance(value, bool):
+            raise ConfigurationError(f"the model capability {name} is yes or no, not {value!r}")

@@ -21,10 +21,12 @@ from turnkeep.models.chat_body import request_body
 from turnkeep.models.citations import annotated, listed
 from turnkeep.models.classify import error_in
 from turnkeep.models.endpoint import Endpoint
-from turnkeep.models.exchange import exchange, label_headers
+from turnkeep.models.exchange import Asker, Asking, label_headers
+from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.http import Client, Reply
 from turnkeep.models.pieces import Pieces
 from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, spoken, words
+from turnkeep.models.refusals import Lessons
 from turnkeep.models.sse import Frame
 from turnkeep.models.thoughts import Thoughts
 from turnkeep.usage import Usage
@@ -40,13 +42,18 @@ class ChatModel:
         self.endpoint = endpoint.name
         self._site = endpoint.site
         self._client = Client(endpoint)
-        self._caps = capabilities or capabilities_of(endpoint, "chat")
+        self._asker = Asker(
+            self._client, "/chat/completions", Lessons(capabilities or capabilities_of(endpoint, "chat"))
+        )
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
-        headers = {} if self._caps.takes_metadata else label_headers(request)
-        offered = frozenset(tool.name for tool in request.tools)
-        reader = partial(ChatReader, items=request.items, site=self._site, offered=offered)
-        return exchange(self._client, "/chat/completions", request_body(request, self._caps), headers, reader)
+        return self._asker.exchange(request.model, partial(self._put, request))
+
+    def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
+        fitted = fit(request, caps, self._site)
+        headers = {} if caps.takes_metadata else label_headers(request)
+        reader = partial(ChatReader, items=request.items, site=self._site, names=fitted.names)
+        return Asking(request_body(fitted.request, caps), headers, reader)
 
     async def close(self) -> None:
         await self._client.close()
@@ -78,11 +85,9 @@ _OTHER_WORDS: tuple[tuple[str, str], ...] = (
 
 
 class ChatReader:
-    """Reads one answer. `items` is what was sent, `offered` are the tools; `site` is whose the answer is."""
+    """Reads one answer. `items` is the transcript, `names` are those of the tools; `site` is whose the answer is."""
 
-    def __init__(
-        self, reply: Reply, *, items: Sequence[Item], site: str = "", offered: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, reply: Reply, *, items: Sequence[Item], site: str = "", names: ToolNames | None = None) -> None:
         self.done = False
         self._reply = reply
         self._items = items
@@ -95,7 +100,8 @@ class ChatReader:
         self._thoughts = Thoughts()
         self._citations: list[Citation] = []
         self._refused = False
-        self._calls = Pieces(offered)
+        self._names = names or ToolNames.of(())
+        self._calls = Pieces(frozenset(self._names.sent.values()))
         self._lane: object = None
         self._reason: str | None = None
         self._closed = False
@@ -235,7 +241,7 @@ class ChatReader:
             if cut and not _is_json(arguments):
                 continue
             attached = ProviderData(self._site, call.fields) if call.fields else None
-            yield ItemDone(CallItem(ids.unique(call.id), call.name, arguments, attached))
+            yield ItemDone(CallItem(ids.unique(call.id), self._names.here(call.name), arguments, attached))
 
     def _whole(self) -> bool:
         """Whether an answer whose end has no reason looks complete."""

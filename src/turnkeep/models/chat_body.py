@@ -8,10 +8,26 @@ from typing import Any
 import orjson
 
 from turnkeep.errors import ModelRefused
-from turnkeep.messages import AssistantItem, CallItem, Content, Item, OutputItem, SystemItem, UserItem, content_text
+from turnkeep.messages import (
+    AssistantItem,
+    CallItem,
+    Content,
+    Item,
+    OutputItem,
+    ReasoningItem,
+    SystemItem,
+    UserItem,
+    content_text,
+)
 from turnkeep.models.base import ModelRequest, ToolSpec
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.parameters import chat_parameters
+
+BLANK_THOUGHT = " "
+"""For calls without their thought: Kimi refuses an empty text and takes a blank."""
+
+SIGNATURE = {"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}}
+"""What Gemini documents for calls that it did not make."""
 
 
 def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
@@ -19,14 +35,14 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": request.model,
         "messages": messages(request.instructions, request.items, caps),
-        "stream": True,
+        "stream": caps.takes_stream,
         **chat_parameters(request, caps),
     }
     if tools := [*(_tool(tool) for tool in request.tools), *(dict(tool) for tool in request.hosted)]:
         body["tools"] = tools
     if caps.takes_store:
         body["store"] = False
-    if caps.takes_stream_options:
+    if caps.takes_stream_options and caps.takes_stream:
         body["stream_options"] = {"include_usage": True}
     if caps.takes_metadata and request.labels:
         body["metadata"] = dict(request.labels)
@@ -34,11 +50,11 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         body["prompt_cache_key"] = request.cache_key
     if caps.takes_safety_identifier and request.user:
         body["safety_identifier"] = request.user
-    return body
+    return {name: value for name, value in body.items() if name not in caps.drops}
 
 
 def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities) -> list[dict[str, Any]]:
-    """A transcript in the words of the API: calls join the assistant's message before them, reasoning has no place."""
+    """A transcript in the words of the API: thoughts and calls belong to the assistant's message around them."""
     result: list[dict[str, Any]] = []
     if instructions:
         result.append({"role": caps.system_role, "content": instructions})
@@ -48,31 +64,57 @@ def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities
                 result.append({"role": "user", "content": _content(item.content)})
             case SystemItem():
                 result.append({"role": caps.system_role, "content": item.text})
-            case AssistantItem():
-                if item.text:
-                    result.append({"role": "assistant", "content": item.text})
+            case ReasoningItem() if "type" not in item.raw:
+                result.append({"role": "assistant", "content": None, **item.raw})
+            case AssistantItem() if item.text:
+                _add_text(result, item)
             case CallItem():
-                _asking(result).setdefault("tool_calls", []).append(_call(item))
+                _open_message(result).setdefault("tool_calls", []).append(_call(item))
             case OutputItem():
                 result.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
-    return result
+    return [_completed(message, caps) if "tool_calls" in message else message for message in result]
 
 
-def _asking(result: list[dict[str, Any]]) -> dict[str, Any]:
+def _open_message(result: list[dict[str, Any]]) -> dict[str, Any]:
     """The assistant's message that a call belongs to."""
     if not result or result[-1]["role"] != "assistant":
         result.append({"role": "assistant", "content": None})
     return result[-1]
 
 
+def _add_text(result: list[dict[str, Any]], item: AssistantItem) -> None:
+    attached = item.provider_data.fields if item.provider_data else {}
+    last = result[-1] if result else {}
+    if last.get("role") == "assistant" and last["content"] is None and "tool_calls" not in last:
+        last |= {**attached, "content": item.text}
+    else:
+        result.append({**attached, "role": "assistant", "content": item.text})
+
+
+def _completed(message: dict[str, Any], caps: Capabilities) -> dict[str, Any]:
+    """A message that calls, with what the server wants to find in it."""
+    if caps.wants_thoughts and not message.get("reasoning_content"):
+        message["reasoning_content"] = BLANK_THOUGHT
+    if caps.wants_signatures and not any("signature" in orjson.dumps(call).decode() for call in message["tool_calls"]):
+        message["tool_calls"][0] |= SIGNATURE
+    if message["content"] is None and not caps.takes_null_content:
+        message["content"] = ""
+    return message
+
+
 def _call(item: CallItem) -> dict[str, Any]:
     function = {"name": item.name, "arguments": _readable(item.arguments)}
-    return {"id": item.call_id, "type": "function", "function": function}
+    call = {"id": item.call_id, "type": "function", "function": function}
+    if item.provider_data is None:
+        return call
+    attached = item.provider_data.fields
+    inner = attached.get("function")
+    return {**attached, **call, "function": {**inner, **function} if isinstance(inner, Mapping) else function}
 
 
 def _readable(arguments: str) -> str:
     # Many servers parse what the model wrote; one bad call must not make a thread unanswerable.
-    return arguments if _is_json(arguments) else orjson.dumps({"malformed": arguments}).decode()
+    return arguments if _is_object(arguments) else orjson.dumps({"malformed": arguments}).decode()
 
 
 def _content(content: Content) -> str | list[dict[str, Any]]:
@@ -95,13 +137,18 @@ def _part(kind: str, text: str, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    function: dict[str, Any] = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+    }
+    if not tool.description.strip():
+        del function["description"]
     return {"type": "function", "function": {**function, "strict": True} if tool.strict else function}
 
 
-def _is_json(text: str) -> bool:
+def _is_object(text: str) -> bool:
     try:
-        orjson.loads(text)
+        return isinstance(orjson.loads(text), dict)
     except ValueError:
         return False
-    return True

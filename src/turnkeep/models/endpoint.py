@@ -19,7 +19,8 @@ class Endpoint:
     """One address and the credentials for it. Nothing secret shows in its `repr`.
 
     `headers` are sent with every request and win over ours. `ca_file` is trusted besides the system's authorities.
-    `capabilities` overrides what we believe the server takes (names of `Capabilities`). Timeouts in seconds:
+    `capabilities` overrides what we believe the server takes (names of `Capabilities`, and `server` for an entry of
+    its table). Timeouts in seconds:
     `connect_timeout` until the connection stands, `first_event_timeout` until anything is answered,
     `idle_timeout` between two arrivals; comments and pings count as arrivals. `dial` makes connections
     that are open already, where the server is reached by no address.
@@ -38,7 +39,7 @@ class Endpoint:
     idle_timeout: float = 30.0
     simulated: bool = False
     dial: Callable[[], Awaitable[socket.socket]] | None = field(default=None, repr=False)
-    capabilities: Mapping[str, bool] = field(default_factory=dict, hash=False)
+    capabilities: Mapping[str, bool | str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not _is_address(self.base_url):

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from turnkeep.errors import ModelError
+from turnkeep.errors import AnswerMalformed, ModelError, ModelRateLimited, ModelTimedOut, ModelUnreachable
 from turnkeep.models.base import ModelRequest, StreamPart
+from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.http import Client, Reply
+from turnkeep.models.refusals import Lesson, Lessons, lessons_in
 from turnkeep.models.sse import Frame
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+MOST_LESSONS = 5
+"""How often one request is put into another form."""
 
 
 class Reader(Protocol):
@@ -34,27 +44,106 @@ class Reader(Protocol):
         ...
 
 
-async def exchange(
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """One request as it is sent, and how its answer is read."""
+
+    body: Mapping[str, Any]
+    headers: Mapping[str, str]
+    reading: Callable[[Reply], Reader]
+
+
+class Asker:
+    """Makes requests to one endpoint in one protocol, in the form that it takes."""
+
+    def __init__(self, client: Client, path: str, lessons: Lessons) -> None:
+        self._client = client
+        self._path = path
+        self._lessons = lessons
+
+    async def exchange(self, model: str, put: Callable[[Capabilities], Asking]) -> AsyncGenerator[StreamPart, None]:
+        """Send a request and yield the parts of its answer, `Finish` last and with the connection already free.
+
+        `put` puts the request into words. One that is refused for its form is made again in the form that the refusal
+        asks for, before anything was yielded, a few times at most. Closing the generator closes the connection at once.
+        """
+        reply, reader, parts = await self._opened(model, put)
+        try:
+            for part in parts:
+                yield part
+            while not reader.done and (frames := await reply.read()) is not None:
+                for part in reader.parts(frames):
+                    yield part
+            await reply.rest()
+        except ModelError:
+            if not reader.answered:
+                raise
+        finally:
+            reply.close()
+        for part in reader.ending():
+            yield part
+
+    async def _opened(self, model: str, put: Callable[[Capabilities], Asking]) -> _Opened:
+        caps = self._lessons.of(model)
+        asking, taken = put(caps), list[Lesson]()
+        while True:
+            try:
+                opened = await _begun(self._client, self._path, asking)
+            except ModelError as error:
+                better = _better(error, caps, asking, put) if len(taken) < MOST_LESSONS else None
+                if better is None:
+                    raise
+                lesson, caps, asking = better
+                taken.append(lesson)
+                continue
+            for lesson in taken:
+                self._learn(model, lesson)
+            return opened
+
+    def _learn(self, model: str, lesson: Lesson) -> None:
+        changes = {name: sorted(value) if isinstance(value, set) else value for name, value in lesson.changes.items()}
+        log.warning("request_fitted", model=model, endpoint=self._client.endpoint.host, **changes)
+        if lesson.remember:
+            self._lessons.keep(model, lesson)
+
+
+def exchange(
     client: Client, path: str, body: Mapping[str, Any], headers: Mapping[str, str], reading: Callable[[Reply], Reader]
 ) -> AsyncGenerator[StreamPart, None]:
-    """Send one request and yield the parts of its answer, `Finish` last and with the connection already free.
+    """The same for a request that has one form only."""
+    asking = Asking(body, headers, reading)
+    return Asker(client, path, Lessons(Capabilities())).exchange("", lambda _: asking)
 
-    Closing the generator closes the connection at once.
-    """
-    reply = await client.post(path, body, headers)
-    reader = reading(reply)
+
+_Opened = tuple[Reply, Reader, Iterator[StreamPart]]
+
+
+async def _begun(client: Client, path: str, asking: Asking) -> _Opened:
+    """The answer to one request, with its first parts; raises what it begins with when that is a failure."""
+    reply = await client.post(path, asking.body, asking.headers)
     try:
+        reader = asking.reading(reply)
         while not reader.done and (frames := await reply.read()) is not None:
-            for part in reader.parts(frames):
-                yield part
-        await reply.rest()
-    except ModelError:
-        if not reader.answered:
-            raise
-    finally:
+            parts = reader.parts(frames)
+            if (first := next(parts, None)) is not None:
+                return reply, reader, chain((first,), parts)
+    except BaseException:
         reply.close()
-    for part in reader.ending():
-        yield part
+        raise
+    return reply, reader, iter(())
+
+
+def _better(
+    error: ModelError, caps: Capabilities, asking: Asking, put: Callable[[Capabilities], Asking]
+) -> tuple[Lesson, Capabilities, Asking] | None:
+    """The first lesson of a refusal that makes another request of this one."""
+    if isinstance(error, ModelRateLimited | ModelUnreachable | ModelTimedOut | AnswerMalformed):
+        return None
+    for lesson in lessons_in(str(error), asking.body):
+        other = lesson.applied(caps)
+        if other != caps and (again := put(other)).body != asking.body:
+            return lesson, other, again
+    return None
 
 
 def label_headers(request: ModelRequest) -> dict[str, str]:

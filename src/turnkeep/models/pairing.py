@@ -22,7 +22,7 @@ def pair(items: Sequence[Item]) -> list[Item]:
     item stays before its call or answer and is gone without one. All else is kept, in order. A transcript that is
     fit already comes back as it is, and pairing twice is pairing once.
     """
-    return _without_idle_reasoning(_regrouped(*_matched(items)))
+    return without_idle_reasoning(_regrouped(*_matched(items)))
 
 
 def repair(items: Sequence[Item]) -> list[Item]:
@@ -82,7 +82,8 @@ def _unknown(call: Item) -> OutputItem:
     return OutputItem(call.call_id, UNKNOWN, "unknown")
 
 
-def _without_idle_reasoning(items: list[Item]) -> list[Item]:
+def without_idle_reasoning(items: Sequence[Item]) -> list[Item]:
+    """The items without reasoning that leads to no call and no answer."""
     result: list[Item] = []
     leads_somewhere = False
     for item in reversed(items):

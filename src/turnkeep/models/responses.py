@@ -32,13 +32,15 @@ from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.citations import annotated
 from turnkeep.models.classify import error_in
 from turnkeep.models.endpoint import Endpoint
-from turnkeep.models.exchange import exchange, label_headers
+from turnkeep.models.exchange import Asker, Asking, label_headers
+from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.hosted import for_responses, hosted_item, results_of
 from turnkeep.models.http import Client, Reply
 from turnkeep.models.pairing import pair
 from turnkeep.models.parameters import responses_parameters
 from turnkeep.models.pieces import arguments_of
 from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, mended, spoken, words
+from turnkeep.models.refusals import Lessons
 from turnkeep.models.sse import Frame
 from turnkeep.usage import Usage
 
@@ -50,14 +52,17 @@ class ResponsesModel:
         self.endpoint = endpoint.name
         self._site = endpoint.site
         self._client = Client(endpoint)
-        self._caps = capabilities or capabilities_of(endpoint, "responses")
+        self._asker = Asker(self._client, "/responses", Lessons(capabilities or capabilities_of(endpoint, "responses")))
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
-        caps = self._caps
+        return self._asker.exchange(request.model, partial(self._put, request))
+
+    def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
+        fitted = fit(request, caps, self._site)
         headers = {} if caps.takes_metadata else label_headers(request)
         sealed = caps.returns_reasoning(request.model)
-        reader = partial(ResponsesReader, items=request.items, sealed=sealed, site=self._site)
-        return exchange(self._client, "/responses", request_body(request, caps), headers, reader)
+        reader = partial(ResponsesReader, items=request.items, sealed=sealed, site=self._site, names=fitted.names)
+        return Asking(request_body(fitted.request, caps), headers, reader)
 
     async def close(self) -> None:
         await self._client.close()
@@ -71,7 +76,7 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": request.model,
         "input": input_items(request.items, caps),
-        "stream": True,
+        "stream": caps.takes_stream,
         **responses_parameters(request, caps),
     }
     if request.instructions:
@@ -83,7 +88,7 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     sealed = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
     if include := [*sealed, *results_of(request.hosted)]:
         body["include"] = include
-    if caps.takes_stream_options:
+    if caps.takes_stream_options and caps.takes_stream:
         body["stream_options"] = {"include_obfuscation": False}
     if caps.takes_metadata and request.labels:
         body["metadata"] = dict(request.labels)
@@ -91,7 +96,7 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         body["prompt_cache_key"] = request.cache_key
     if caps.takes_safety_identifier and request.user:
         body["safety_identifier"] = request.user
-    return body
+    return {name: value for name, value in body.items() if name not in caps.drops}
 
 
 def input_items(items: Sequence[Item], caps: Capabilities) -> list[dict[str, Any]]:
@@ -195,13 +200,22 @@ class ResponsesReader:
     are kept back until there, so that their order stays.
     """
 
-    def __init__(self, reply: Reply, *, items: Sequence[Item], sealed: bool, site: str | None = None) -> None:
+    def __init__(
+        self,
+        reply: Reply,
+        *,
+        items: Sequence[Item],
+        sealed: bool,
+        site: str | None = None,
+        names: ToolNames | None = None,
+    ) -> None:
         self.done = False
         self.answered = False
         self._reply = reply
         self._ids = CallIds(items)
         self._sealed = sealed
         self._site = site
+        self._tools = names or ToolNames.of(())
         self._begun = False
         self._plain = False
         """Nothing stands in the way of the shortest way for the next text."""
@@ -306,7 +320,8 @@ class ResponsesReader:
             if not (called := words(raw.get("name"))):
                 raise AnswerMalformed("the answer holds a tool call without a name")
             call_id = self._ids.unique(label(raw.get("call_id")) or "")
-            yield from self._emit(ItemDone(CallItem(call_id, called, arguments_of(raw.get("arguments")))))
+            name, arguments = self._tools.here(called), arguments_of(raw.get("arguments"))
+            yield from self._emit(ItemDone(CallItem(call_id, name, arguments)))
         elif kind != "function_call":
             yield from self._emit(ItemDone(hosted_item(raw, self._site)))
 

@@ -1,0 +1,336 @@
+"""Makes a request fit its server: the last step before it is put into the words of a protocol.
+
+A transcript holds what people, models and tools said, also what another server's model said: ids of any form, names
+that a model mangled, pictures, thoughts, turns without a text. A server that refuses one entry of the past would
+refuse every later message of its thread. So all that a server is known not to take is replaced here, by what says the
+same: always where nothing is lost, and where something is lost as its capabilities say. The transcript itself stays as
+it is. Pure: the same request and capabilities give the same result, so that prefixes stay cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from turnkeep.messages import (
+    AssistantItem,
+    CallItem,
+    Content,
+    HostedItem,
+    Item,
+    OutputItem,
+    Part,
+    ReasoningItem,
+    SystemItem,
+    UserItem,
+    turns_of,
+)
+from turnkeep.models.base import ModelRequest, ToolSpec
+from turnkeep.models.capabilities import CallIdForm, Capabilities
+from turnkeep.models.pairing import without_idle_reasoning
+
+EMPTY = "(empty)"
+NO_OUTPUT = "(no output)"
+NO_IMAGE = "(an image that cannot be shown here)"
+NO_FILE = "(a file that cannot be read here)"
+UNANSWERED = "(no answer)"
+EARLIER = "(earlier conversation)"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolNames:
+    """Names of tools as a server takes them, and back. Servers agree on letters, digits, `_` and `-`, up to 64."""
+
+    sent: Mapping[str, str]
+    """By our name the name that is sent."""
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> ToolNames:
+        sent: dict[str, str] = {}
+        taken: set[str] = set()
+        for name in names:
+            fit = _fit_name(name)
+            if fit in taken:  # another name is spelled like this one
+                fit = f"{fit[:55]}_{_digest(name, 8)}"
+            taken.add(fit)
+            sent[name] = fit
+        return cls(sent)
+
+    def there(self, name: str) -> str:
+        """The name that is sent, of a tool or of a call in the past."""
+        return self.sent.get(name) or _fit_name(name)
+
+    def here(self, name: str) -> str:
+        """Our name of what a model called: without what models put around it, if that gives a tool that exists."""
+        ours = {fit: name for name, fit in self.sent.items()}
+        for spelled in (name, name.strip(), *_bare_names(name.strip())):
+            if spelled in ours:
+                return ours[spelled]
+        return name
+
+
+def _bare_names(name: str) -> Iterator[str]:
+    """`look_up<|channel|>commentary` of gpt-oss, `functions.look_up:0` of Kimi, `default_api.look_up` of Gemini."""
+    bare = name.partition("<|")[0].strip()
+    yield bare
+    bare = bare.removeprefix("functions.").removeprefix("default_api.").removeprefix("default_api:")
+    yield bare
+    yield re.sub(r":\d+$", "", bare)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A request that its server takes, and the names to read its answer by."""
+
+    request: ModelRequest
+    names: ToolNames
+
+
+def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
+    """The request as the server at this site takes it.
+
+    Guarantees: pairs stay pairs, user items keep their order and words, nothing that was attached at another site is
+    left, the last turn keeps its pictures and files (a server that refuses these says so to who sent them).
+    """
+    names = ToolNames.of(tool.name for tool in request.tools)
+    items = list(_worded(_own(_seen(request, caps), caps, site)))
+    items = _called(without_idle_reasoning(items), names, caps.call_ids)
+    tools: Sequence[ToolSpec] = [_fit_tool(tool, names, caps) for tool in request.tools]
+    parameters = _chosen(request.parameters, names)
+    if caps.wants_declared_tools and not tools and (tools := _called_tools(items)):
+        parameters = {**parameters, "tool_choice": "none"}
+    return Fit(_arranged(replace(request, items=items, tools=tools, parameters=parameters), caps), names)
+
+
+# ---------------------------------------------------------------- what was attached elsewhere
+
+
+def _own(items: Iterable[Item], caps: Capabilities, site: str) -> Iterator[Item]:
+    """The items with what this site attached to them, and nothing else."""
+    for item in items:
+        match item:
+            case ReasoningItem() | HostedItem():
+                if item.site in (None, site) and caps.takes_thoughts:
+                    yield item
+            case AssistantItem() | CallItem() if item.provider_data:
+                own = item.provider_data.site == site and caps.takes_thoughts
+                yield item if own else replace(item, provider_data=None)
+            case _:
+                yield item
+
+
+# ---------------------------------------------------------------- pictures and words
+
+
+def _seen(request: ModelRequest, caps: Capabilities) -> Iterator[Item]:
+    """The items without pictures and files of the past that the server refuses."""
+    items, current = request.items, request.current
+    if current is None:
+        turns = turns_of(items)
+        current = len(turns[-1]) if turns else 0
+    for place, item in enumerate(items):
+        if isinstance(item, UserItem) and place < len(items) - current:
+            content = tuple(_seen_part(part, caps) for part in item.content)
+            yield item if content == item.content else replace(item, content=content)
+        else:
+            yield item
+
+
+def _seen_part(part: Part, caps: Capabilities) -> Part:
+    if part.type == "image":
+        by_address = bool(part.data and part.data.get("image_url"))
+        takes = caps.takes_images and (by_address or caps.takes_image_ids)
+        return part if takes else Part("text", NO_IMAGE)
+    if part.type == "file" and not caps.takes_files:
+        return Part("text", NO_FILE)
+    return part
+
+
+def _worded(items: Iterable[Item]) -> Iterator[Item]:
+    """The items without blank texts, which several servers refuse."""
+    for item in items:
+        match item:
+            case AssistantItem() if not item.text.strip():
+                continue
+            case SystemItem() if not item.text.strip():
+                continue
+            case UserItem() if any(part.type == "text" and not part.text.strip() for part in item.content):
+                yield replace(item, content=_worded_content(item.content))
+            case OutputItem() if not item.output.strip():
+                yield replace(item, output=NO_OUTPUT)
+            case _:
+                yield item
+
+
+def _worded_content(content: Content) -> Content:
+    worded = tuple(part for part in content if part.type != "text" or part.text.strip())
+    return worded if worded else (Part("text", EMPTY),)
+
+
+# ---------------------------------------------------------------- calls
+
+
+def _called(items: list[Item], names: ToolNames, form: CallIdForm) -> list[Item]:
+    """The items with names and ids of calls in the form of the server; one call has one id, no two have the same."""
+    own = _own_ids(items)
+    ids = _ids((own[place] for place in sorted(own)), form)
+    result: list[Item] = []
+    for place, item in enumerate(items):
+        match item:
+            case CallItem():
+                result.append(replace(item, call_id=ids[own[place]], name=names.there(item.name)))
+            case OutputItem() if place in own:
+                result.append(replace(item, call_id=ids[own[place]]))
+            case _:
+                result.append(item)
+    return result
+
+
+def _own_ids(items: Sequence[Item]) -> dict[int, str]:
+    """By the place of each call and output the id of the call, made different where two calls have the same."""
+    own: dict[int, str] = {}
+    times: Counter[str] = Counter()
+    waiting: defaultdict[str, deque[str]] = defaultdict(deque)
+    for place, item in enumerate(items):
+        if isinstance(item, CallItem):
+            times[item.call_id] += 1
+            own[place] = f"{item.call_id}\0{times[item.call_id]}" if times[item.call_id] > 1 else item.call_id
+            waiting[item.call_id].append(own[place])
+        elif isinstance(item, OutputItem) and waiting[item.call_id]:
+            own[place] = waiting[item.call_id].popleft()
+    return own
+
+
+# OpenAI takes 64 characters in Responses and 40 in Chat Completions.
+_FORMS: dict[CallIdForm, tuple[re.Pattern[str], Callable[[str], str]]] = {
+    "any": (re.compile(r"[^\x00-\x1f]{1,40}"), lambda call_id: f"call_{_digest(call_id, 24)}"),
+    "word": (re.compile(r"[a-zA-Z0-9_-]{1,40}"), lambda call_id: f"call_{_digest(call_id, 24)}"),
+    "nine": (re.compile(r"[a-zA-Z0-9]{9}"), lambda call_id: _digest(call_id, 9)),
+}
+
+
+def _ids(call_ids: Iterable[str], form: CallIdForm) -> dict[str, str]:
+    """By each id the one that is sent: itself where it has the form, else always the same other one."""
+    pattern, made = _FORMS[form]
+    given = list(dict.fromkeys(call_ids))
+    ids = {call_id: call_id for call_id in given if pattern.fullmatch(call_id)}
+    taken = set(ids)
+    for call_id in given:
+        if call_id not in ids:
+            other, round_ = made(call_id), 0
+            while other in taken:
+                round_ += 1
+                other = made(f"{call_id}#{round_}")
+            taken.add(other)
+            ids[call_id] = other
+    return ids
+
+
+def _fit_name(name: str) -> str:
+    fit = re.sub(r"[^a-zA-Z0-9_-]+", "_", name)
+    fit = fit if fit[:1].isalpha() or fit[:1] == "_" else f"_{fit}"
+    return fit if len(fit) <= 64 else f"{fit[:55]}_{_digest(name, 8)}"
+
+
+def _digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+# ---------------------------------------------------------------- tools
+
+
+def _fit_tool(tool: ToolSpec, names: ToolNames, caps: Capabilities) -> ToolSpec:
+    schema = _without(tool.parameters, caps.drops_keywords) if caps.drops_keywords else tool.parameters
+    strict = tool.strict and caps.takes_strict_tools
+    return replace(tool, name=names.sent[tool.name], parameters=schema, strict=strict)
+
+
+def _without(schema: Any, keywords: frozenset[str], *, names: bool = False) -> Any:
+    """A schema without these keywords; `names`: the keys here are names of properties."""
+    if isinstance(schema, Mapping):
+        return {
+            key: _without(value, keywords, names=not names and key in _NAMING)
+            for key, value in schema.items()
+            if names or key not in keywords
+        }
+    return [_without(entry, keywords) for entry in schema] if isinstance(schema, list) else schema
+
+
+_NAMING = frozenset(("properties", "patternProperties", "$defs", "definitions"))
+
+
+def _called_tools(items: Iterable[Item]) -> list[ToolSpec]:
+    called = dict.fromkeys(item.name for item in items if isinstance(item, CallItem))
+    return [ToolSpec(name, "Not available now.", {"type": "object", "properties": {}}) for name in called]
+
+
+def _chosen(parameters: Mapping[str, Any], names: ToolNames) -> Mapping[str, Any]:
+    """The parameters with the name of a chosen tool as it is sent."""
+    choice = parameters.get("tool_choice")
+    if not isinstance(choice, Mapping):
+        return parameters
+    function = choice.get("function")
+    if isinstance(function, Mapping) and isinstance(name := function.get("name"), str):
+        return {**parameters, "tool_choice": {**choice, "function": {**function, "name": names.there(name)}}}
+    if isinstance(name := choice.get("name"), str):
+        return {**parameters, "tool_choice": {**choice, "name": names.there(name)}}
+    return parameters
+
+
+# ---------------------------------------------------------------- whose turn it is
+
+
+def _arranged(request: ModelRequest, caps: Capabilities) -> ModelRequest:
+    items = list(request.items)
+    instructions = request.instructions
+    if not (caps.takes_late_system and caps.takes_consecutive_roles and caps.takes_system_role):
+        said = [item.text for item in items if isinstance(item, SystemItem)]
+        items = [item for item in items if not isinstance(item, SystemItem)]
+        instructions = "\n\n".join(text for text in (instructions, *said) if text) or None
+    if instructions and not caps.takes_system_role:
+        items, instructions = _prefaced(items, instructions), None
+    if not caps.takes_consecutive_roles:
+        items = list(_joined(items))
+    if not (caps.takes_user_after_tool and caps.takes_consecutive_roles):
+        items = list(_bridged(items))
+    return replace(request, items=items, instructions=instructions)
+
+
+def _prefaced(items: list[Item], text: str) -> list[Item]:
+    for place, item in enumerate(items):
+        if isinstance(item, UserItem):
+            content = (Part("text", f"{text}\n"), *item.content)
+            return [*items[:place], replace(item, content=content), *items[place + 1 :]]
+    return [UserItem((Part("text", text),)), *items]
+
+
+def _joined(items: Iterable[Item]) -> Iterator[Item]:
+    """Neighbours of one role as one, beginning with the user's."""
+    last: Item | None = None
+    for item in items:
+        if last is None and not isinstance(item, UserItem):
+            last = UserItem((Part("text", EARLIER),))
+        if isinstance(last, UserItem) and isinstance(item, UserItem):
+            last = replace(last, content=(*last.content, *item.content))
+        elif isinstance(last, AssistantItem) and isinstance(item, AssistantItem):
+            last = replace(last, text=f"{last.text}\n\n{item.text}")
+        elif not (isinstance(last, AssistantItem) and isinstance(item, ReasoningItem)):
+            if last is not None:
+                yield last
+            last = item
+    if last is not None:
+        yield last
+
+
+def _bridged(items: Sequence[Item]) -> Iterator[Item]:
+    """A word of the assistant between what a tool gave and what the user says then."""
+    last: Item | None = None
+    for item in items:
+        if isinstance(last, OutputItem) and isinstance(item, UserItem):
+            yield AssistantItem(UNANSWERED)
+        yield item
+        last = item

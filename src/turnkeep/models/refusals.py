@@ -1,0 +1,141 @@
+"""What the refusal of a request teaches about its server.
+
+A refusal costs nothing but time, so a request that was refused for its form is made again in the form that the server
+asks for, and the form is remembered for the model at this endpoint. Nothing is learned that would take away what the
+answer is about: the tools, the last turn's pictures, the format of the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from turnkeep import toml
+from turnkeep.models.capabilities import Capabilities
+
+MODELS = 256
+"""How many models of an endpoint are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a refusal changes in the capabilities, for good or (`remember` False) for this request."""
+
+    changes: Mapping[str, Any]
+    remember: bool = True
+
+    def applied(self, caps: Capabilities) -> Capabilities:
+        changes: dict[str, Any] = dict(self.changes)
+        for name in ("drops", "drops_keywords"):
+            if name in changes:
+                changes[name] = getattr(caps, name) | frozenset(changes[name])
+        return replace(caps, **changes)
+
+
+@dataclass(slots=True)
+class Lessons:
+    """What one endpoint is known to take, by model: what was known of it from the start, and what it has taught."""
+
+    start: Capabilities
+    learned: OrderedDict[str, Capabilities] = field(default_factory=OrderedDict)
+
+    def of(self, model: str) -> Capabilities:
+        return self.learned.get(model, self.start)
+
+    def keep(self, model: str, lesson: Lesson) -> None:
+        """Remember it; the model that was learned of longest ago is forgotten when there are too many."""
+        self.learned[model] = lesson.applied(self.of(model))
+        self.learned.move_to_end(model)
+        if len(self.learned) > MODELS:
+            self.learned.popitem(last=False)
+
+
+def lessons_in(said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
+    """What these words teach about this request, the likeliest first."""
+    for rule in _rules():
+        if not rule.says.search(said):
+            continue
+        if rule.changes:
+            yield Lesson(rule.changes, rule.remember)
+        else:
+            yield from _of_fields(rule.says, said, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One entry of `refusals.toml`; without changes it is about the field that the words name."""
+
+    says: re.Pattern[str]
+    changes: Mapping[str, Any]
+    remember: bool
+
+
+@cache
+def _rules() -> tuple[Rule, ...]:
+    text = resources.files("turnkeep.models").joinpath("refusals.toml").read_text("utf-8")
+    return tuple(
+        Rule(re.compile(rule["says"], re.I | re.S), rule.get("then", {}), rule.get("remember", True))
+        for rule in toml.parse(text)["refusal"]
+    )
+
+
+# ---------------------------------------------------------------- refused fields
+
+_NEEDED = frozenset(["model", "messages", "input", "stream", "tools", "instructions", "response_format", "text"])
+"""Without these the answer would be another one."""
+
+_ATTACHED = re.compile(r"reason|think|thought|signature|extra_content|provider_specific")
+
+
+def _of_fields(says: re.Pattern[str], said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
+    names = [_last_word(path) for found in says.finditer(said) for path in found.groupdict().values() if path]
+    fields = {_snake(name) for name in names}
+    if dropped := {name for name in fields if name in body and _may_go(name, body[name])}:
+        if dropped & {"max_tokens", "max_completion_tokens"}:
+            yield Lesson({"takes_max_completion_tokens": "max_tokens" in dropped})
+        yield Lesson({"drops": dropped - {"max_tokens", "max_completion_tokens"}})
+    if "strict" in fields:
+        yield Lesson({"takes_strict_tools": False})
+    if any(_ATTACHED.search(name) for name in fields - set(body)):
+        yield Lesson({"takes_thoughts": False})
+    if keywords := {name for name in names if _is_keyword(name, body.get("tools"))}:
+        yield Lesson({"drops_keywords": keywords})
+
+
+def _may_go(name: str, value: object) -> bool:
+    return name not in _NEEDED and (name != "tool_choice" or value in ("auto", "none"))
+
+
+def _last_word(path: str) -> str:
+    """The field at the end of a path like `body.messages[2].reasoning_content`."""
+    steps = [step for step in re.split(r"[.\[\]/]+", path) if step and not step.isdecimal()]
+    return steps[-1] if steps else path
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def _is_keyword(name: str, tools: object) -> bool:
+    """Whether a tool's parameters use this word as a keyword of their schema, not as the name of a property."""
+    if isinstance(tools, list):
+        return any(_is_keyword(name, tool) for tool in tools)
+    if not isinstance(tools, Mapping):
+        return False
+    function = tools.get("function")
+    parameters = function.get("parameters") if isinstance(function, Mapping) else tools.get("parameters")
+    return name not in ("type", "properties") and _uses(parameters, name)
+
+
+def _uses(schema: object, keyword: str) -> bool:
+    if isinstance(schema, list):
+        return any(_uses(entry, keyword) for entry in schema)
+    if not isinstance(schema, Mapping):
+        return False
+    inner = (v for k, value in schema.items() for v in (value.values() if k == "properties" else (value,)))
+    return keyword in schema or any(_uses(value, keyword) for value in inner)

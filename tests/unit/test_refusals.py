@@ -1,0 +1,103 @@
+"""A refusal teaches what its server takes, and never takes away what the answer is about."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import pytest
+
+from turnkeep import toml
+from turnkeep.models.capabilities import Capabilities
+from turnkeep.models.refusals import MODELS, Lesson, Lessons, lessons_in
+
+TABLE = toml.parse((resources.files("turnkeep.models") / "refusals.toml").read_text("utf-8"))["refusal"]
+SAID = [(rule, said) for rule in TABLE for said in rule["said"]]
+BODY: dict[str, Any] = {
+    "model": "m",
+    "messages": [],
+    "stream": True,
+    "stream_options": {},
+    "temperature": 0.3,
+    "top_p": 0.5,
+    "presence_penalty": 0.1,
+    "max_tokens": 5,
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"additionalProperties": False}}}],
+}
+
+
+START = Capabilities(takes_developer_role=True)
+
+
+def first(said: str, body: dict[str, Any] = BODY) -> Lesson | None:
+    """The first lesson that changes anything."""
+    return next((lesson for lesson in lessons_in(said, body) if lesson.applied(START) != START), None)
+
+
+@pytest.mark.parametrize(("rule", "said"), SAID, ids=[said[:60] for _, said in SAID])
+def test_each_sentence_that_servers_say_teaches_what_its_rule_says(rule: dict[str, Any], said: str) -> None:
+    lesson = first(f"the provider answered 400 invalid_request_error: {said} (request req_1)")
+    assert lesson is not None
+    assert lesson.remember == rule.get("remember", True)
+    if "then" in rule:
+        assert lesson.changes == rule["then"]
+
+
+@pytest.mark.parametrize("rule", TABLE, ids=[str(rule.get("then", rule["says"]))[:60] for rule in TABLE])
+def test_each_rule_names_its_source_and_changes_what_exists(rule: dict[str, Any]) -> None:
+    assert rule["source"]
+    assert rule["seen"]
+    assert rule["said"]
+    assert bool(rule.get("then")) != bool(rule.get("field"))
+    Lesson(rule.get("then", {})).applied(Capabilities())
+
+
+@pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        ("Unknown parameter: 'stream_options'.", {"drops": {"stream_options"}}),
+        ("Model grok-4.6 does not support parameter presencePenalty.", {"drops": {"presence_penalty"}}),
+        (
+            'Unknown name "presence_penalty": Cannot find field.\nUnknown name "top_p": Cannot find field.',
+            {"drops": {"presence_penalty", "top_p"}},
+        ),
+        ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'", {"takes_max_completion_tokens": True}),
+        ("Unknown name \"additionalProperties\" at 'tools[0]'", {"drops_keywords": {"additionalProperties"}}),
+        ("tools.0.function.strict: Extra inputs are not permitted", {"takes_strict_tools": False}),
+        ("messages.2.assistant.reasoning_content: Extra inputs are not permitted", {"takes_thoughts": False}),
+        ("property 'reasoning_details' is unsupported", {"takes_thoughts": False}),
+    ],
+)
+def test_a_field_that_was_called_unknown_is_left_out(said: str, changes: dict[str, Any]) -> None:
+    lesson = first(said)
+    assert lesson is not None
+    assert lesson.changes == changes
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Unknown parameter: 'tools'.",
+        "Unknown parameter: 'messages[1].content'.",
+        "Unknown parameter: 'response_format'.",
+        "property 'model' is unsupported",
+        "The model `x` does not exist.",
+        "Your account balance is not enough.",
+        "Something went wrong.",
+        "",
+    ],
+)
+def test_what_the_answer_is_about_is_never_left_out(said: str) -> None:
+    assert first(said, {**BODY, "response_format": {}}) is None
+
+
+def test_what_was_learned_of_one_model_is_not_believed_of_another_and_memory_has_an_end() -> None:
+    lessons = Lessons(Capabilities())
+    lessons.keep("a", Lesson({"takes_images": False}))
+    lessons.keep("a", Lesson({"drops": {"top_p"}}))
+    assert lessons.of("a") == Capabilities(takes_images=False, drops=frozenset({"top_p"}))
+    assert lessons.of("b") == Capabilities()
+    for n in range(MODELS):
+        lessons.keep(str(n), Lesson({"takes_files": False}))
+    assert len(lessons.learned) == MODELS
+    assert lessons.of("a") == Capabilities()
