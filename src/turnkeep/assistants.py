@@ -61,7 +61,7 @@ class Assistants:
     """
 
     def __init__(self, registry: Registry, *, model: str, instructions: str = DEFAULT_INSTRUCTIONS) -> None:
-        self._registry = registry
+        self.registry = registry
         self._model = model
         self._instructions = instructions
 
@@ -77,13 +77,13 @@ class Assistants:
 
     async def get(self, tenant: str, assistant_id: str) -> Assistant:
         """Raises `NotFound`."""
-        document = await self._registry.get("assistant", tenant, assistant_id)
+        document = await self.registry.get("assistant", tenant, assistant_id)
         if document is None:
             raise NotFound(f"there is no assistant {assistant_id!r}, list them with `turnkeep assistants list`")
         return _assistant(document)
 
     async def list(self, tenant: str) -> list[Assistant]:
-        return [_assistant(document) for document in await self._registry.list("assistant", tenant)]
+        return [_assistant(document) for document in await self.registry.list("assistant", tenant)]
 
     async def change(
         self, tenant: str, assistant_id: str, values: Mapping[str, Any], *, version: int | None = None
@@ -95,32 +95,32 @@ class Assistants:
         return await self._write(tenant, replace(current, **_fields(values)), version=current.version)
 
     async def delete(self, tenant: str, assistant_id: str) -> bool:
-        return await self._registry.take("assistant", tenant, assistant_id) is not None
+        return await self.registry.take("assistant", tenant, assistant_id) is not None
 
     async def use(self, tenant: str, assistant_id: str) -> Assistant:
         """Make it the one that answers where no other is chosen. Raises `NotFound`."""
         assistant = await self.get(tenant, assistant_id)
-        await self._registry.put("default", tenant, "assistant", {"id": assistant_id})
+        await self.registry.put("default", tenant, "assistant", {"id": assistant_id})
         return assistant
 
     async def default(self, tenant: str) -> Assistant | None:
-        chosen = await self._registry.get("default", tenant, "assistant")
+        chosen = await self.registry.get("default", tenant, "assistant")
         if chosen is None:
             return None
-        document = await self._registry.get("assistant", tenant, chosen.body["id"])
+        document = await self.registry.get("assistant", tenant, chosen.body["id"])
         return None if document is None else _assistant(document)
 
     async def begin(self, tenant: str, *, now: float) -> Assistant:
         """The one that answers by default, made if there is none. Of several callers that begin together all get the
         same.
         """
-        chosen = await self._registry.get("default", tenant, "assistant")
+        chosen = await self.registry.get("default", tenant, "assistant")
         if (stored := await self.default(tenant)) is not None:
             return stored
         created = await self.create(tenant, {}, now=now)
         version = 0 if chosen is None else chosen.version
         try:
-            await self._registry.put("default", tenant, "assistant", {"id": created.assistant_id}, version=version)
+            await self.registry.put("default", tenant, "assistant", {"id": created.assistant_id}, version=version)
         except Conflict:
             stored = await self.default(tenant)
             if stored is None:
@@ -132,14 +132,14 @@ class Assistants:
     async def answering(self, tenant: str, assistant_id: str | None) -> Assistant:
         """Who answers: the one chosen for the thread if it still exists, else the default, else the blank one."""
         if assistant_id:
-            document = await self._registry.get("assistant", tenant, assistant_id)
+            document = await self.registry.get("assistant", tenant, assistant_id)
             if document is not None:
                 return _assistant(document)
         return await self.default(tenant) or self.blank()
 
     async def _write(self, tenant: str, assistant: Assistant, *, version: int) -> Assistant:
         body = {k: v for k, v in assistant.to_json().items() if k not in ("id", "version")}
-        document = await self._registry.put("assistant", tenant, assistant.assistant_id, body, version=version)
+        document = await self.registry.put("assistant", tenant, assistant.assistant_id, body, version=version)
         return _assistant(document)
 
 

@@ -48,7 +48,7 @@ OWNER: dict[str, int] = {
     "show_dead": 200, "redrive": 202, "discard": 204, "list_assistants": 200, "create_assistant": 201,
     "show_assistant": 200, "change_assistant": 200, "delete_assistant": 204, "use_assistant": 200, "list_threads": 200,
     "create_thread": 201, "issue_ticket": 201, "begin_session": 201, "show_session": 200, "end_session": 204,
-    "show_openapi": 200, "show_metrics": 404,
+    "show_openapi": 200, "show_metrics": 404, "disconnect_user": 200,
 }  # fmt: skip
 
 NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resume", "regenerate", "act",
@@ -77,7 +77,12 @@ async def call(house: Guarded, endpoint: Endpoint, headers: dict[str, str]) -> t
     """The status, and what was said (of a stream its beginning)."""
     dead_id = house.dead_ids[name(endpoint) == "discard"]
     path = endpoint.path.format(
-        channel=CHANNEL, message_id=MESSAGE_ID, call_id="call_x", dead_id=dead_id, assistant_id=house.assistant_id
+        channel=CHANNEL,
+        message_id=MESSAGE_ID,
+        call_id="call_x",
+        dead_id=dead_id,
+        assistant_id=house.assistant_id,
+        user="nobody",
     )
     body = json.dumps(BODIES[name(endpoint)]) if name(endpoint) in BODIES else None
     query = {"after": f"{house.epoch}:0"} if endpoint.media == "text/event-stream" else {"force": "true"}

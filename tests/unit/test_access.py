@@ -22,6 +22,7 @@ from turnkeep.doors.keys import FRESH, Keys
 from turnkeep.doors.origin import Origins
 from turnkeep.doors.tickets import TICKET_LIFE, Tickets, csrf_of
 from turnkeep.doors.tokens import Tokens, tokens_of
+from turnkeep.doors.trail import Trail
 from turnkeep.errors import ConfigurationError, InvalidMessage, NotAllowed, NotAuthenticated
 from turnkeep.settings import Settings
 from turnkeep.store.memory import MemoryStore
@@ -426,7 +427,7 @@ async def _nothing(*_: Any) -> None:
 
 def origins(*, is_open: bool = True, **values: Any) -> Origins:
     access = Open() if is_open else Guard(Keys(MemoryStore()), Tickets(MemoryStore()))
-    return Origins(_nothing, settings(**values), access)
+    return Origins(_nothing, settings(**values), access, Trail(MemoryStore()))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ VERBS = {
     "sinks": Verb("turnkeep.cli.sinks", "deliveries to the outside: list, parked, redrive, discard"),
     "actions": Verb("turnkeep.cli.actions", "tool calls that wait: list, approve, deny, submit"),
     "keys": Verb("turnkeep.cli.keys", "API keys: create, list, revoke"),
+    "audit": Verb("turnkeep.cli.audit", "who came in or did not, who decided, changed or deleted what"),
     "trace": Verb("turnkeep.cli.trace", "the life of one message"),
     "doctor": Verb("turnkeep.cli.doctor", "check settings, store, model and sandbox"),
     "simulate": Verb("turnkeep.cli.simulate", "an OpenAI-compatible server whose model is made of rules"),

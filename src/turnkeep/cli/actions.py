@@ -10,6 +10,8 @@ import typer
 
 from turnkeep.cli import house, output
 from turnkeep.cli.arguments import Channel, Json, Tenant
+from turnkeep.cli.audit import report
+from turnkeep.doors.trail import channel_digest
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
@@ -93,4 +95,7 @@ async def _decided(settings: Settings, address: Address, call_id: str, decision:
         asked = next((call for call in record.calls if call.call_id == call_id), None)
         if asked is None:
             raise NotFound(f"no call {call_id!r} waits on {address.channel!r}, list them with `turnkeep actions list`")
-        return await store.decide(address, call_id, asked.digest, decision)
+        decided = await store.decide(address, call_id, asked.digest, decision)
+        about = {"channel": channel_digest(address.channel), "call": call_id, "digest": asked.digest}
+        await report(store, "call_decided", tenant=address.tenant, decision=decision.verdict, **about)
+        return decided

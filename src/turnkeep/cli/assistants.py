@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -14,7 +14,9 @@ import typer
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.cli import house, output
 from turnkeep.cli.arguments import Json, Tenant, Yes
+from turnkeep.cli.audit import report
 from turnkeep.clock import SystemClock
+from turnkeep.doors.trail import Act
 from turnkeep.intake import assistant_fields
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings
@@ -91,6 +93,7 @@ async def _create(settings: Settings, tenant: str, values: dict[str, Any]) -> As
         made = await assistants.create(tenant, values, now=SystemClock().now())
         if await assistants.default(tenant) is None:
             await assistants.use(tenant, made.assistant_id)
+        await _report(assistants, "assistant_created", tenant, made.assistant_id, values)
         return made
 
 
@@ -159,7 +162,9 @@ def use(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) -> 
 
 async def _use(settings: Settings, tenant: str, assistant_id: str) -> Assistant:
     async with _opened(settings) as assistants:
-        return await assistants.use(tenant, assistant_id)
+        used = await assistants.use(tenant, assistant_id)
+        await _report(assistants, "assistant_used", tenant, assistant_id)
+        return used
 
 
 @app.command()
@@ -197,7 +202,9 @@ def update(  # noqa: PLR0913 - the options of a verb
 
 async def _update(settings: Settings, tenant: str, assistant_id: str, values: dict[str, Any]) -> Assistant:
     async with _opened(settings) as assistants:
-        return await assistants.change(tenant, assistant_id, values)
+        changed = await assistants.change(tenant, assistant_id, values)
+        await _report(assistants, "assistant_changed", tenant, assistant_id, values)
+        return changed
 
 
 @app.command()
@@ -219,6 +226,7 @@ async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bo
         hint = " it answers now; a new one is made at the next start" if answers else ""
         output.confirm(f"delete {found.name} {assistant_id} from {house.place(settings)}?{hint}", yes=yes)
         await assistants.delete(tenant, assistant_id)
+        await _report(assistants, "assistant_deleted", tenant, assistant_id)
 
 
 # ---------------------------------------------------------------- what they share
@@ -229,6 +237,13 @@ async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[
     model = settings.model or Catalog.load(settings.price_file).default
     async with house.opened(settings, create=create) as store:
         yield Assistants(store, model=model, instructions=settings.instructions)
+
+
+async def _report(
+    assistants: Assistants, event: Act, tenant: str, assistant_id: str, fields: Iterable[str] = ()
+) -> None:
+    about = {"assistant": assistant_id, "fields": ",".join(sorted(fields))}
+    await report(assistants.registry, event, tenant=tenant, **about)
 
 
 def _given(**values: Any) -> dict[str, Any]:

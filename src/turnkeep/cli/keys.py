@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import typer
 
 from turnkeep.cli import house, output
 from turnkeep.cli.arguments import Json, Tenant, Yes, duration
+from turnkeep.cli.audit import report
 from turnkeep.clock import SystemClock
 from turnkeep.doors.keys import Key, Keys, read_scopes
 from turnkeep.settings import Settings
@@ -68,8 +67,10 @@ def create(
 
 
 async def _create(settings: Settings, wanted: dict[str, Any]) -> tuple[str, Key]:
-    async with _opened(settings, create=True) as keys:
-        return await keys.create(**wanted)
+    async with house.opened(settings, create=True) as store:
+        value, key = await Keys(store).create(**wanted)
+        await report(store, "key_created", tenant=key.tenant, key=key.key_id, scopes=",".join(key.scopes))
+        return value, key
 
 
 @app.command("list")
@@ -85,8 +86,8 @@ def list_keys(*, as_json: Json = False) -> None:
 
 
 async def _list(settings: Settings) -> list[Key]:
-    async with _opened(settings) as keys:
-        return await keys.list()
+    async with house.opened(settings) as store:
+        return await Keys(store).list()
 
 
 @app.command()
@@ -102,14 +103,10 @@ def revoke(key: Id, *, yes: Yes = False, as_json: Json = False) -> None:
 
 
 async def _revoke(settings: Settings, key_id: str) -> Key:
-    async with _opened(settings) as keys:
-        return await keys.revoke(key_id)
-
-
-@asynccontextmanager
-async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[Keys]:
-    async with house.opened(settings, create=create) as store:
-        yield Keys(store)
+    async with house.opened(settings) as store:
+        key = await Keys(store).revoke(key_id)
+        await report(store, "key_revoked", tenant=key.tenant, key=key.key_id)
+        return key
 
 
 def _reach(key: Key) -> str:

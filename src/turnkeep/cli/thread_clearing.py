@@ -10,6 +10,8 @@ import typer
 
 from turnkeep.cli import house, output
 from turnkeep.cli.arguments import ANY_AGE, Channel, Json, OlderThan, Tenant, Yes
+from turnkeep.cli.audit import report
+from turnkeep.doors.trail import channel_digest
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
@@ -47,6 +49,8 @@ async def _forget(settings: Settings, address: Address, *, yes: bool, force: boo
         messages = output.count(record.messages, "message")
         output.confirm(f"forget {address.channel} with its {messages}, in {house.place(settings)}?", yes=yes)
         await (forget_at_work(store, address) if force else store.forget(address))
+        about = {"channel": channel_digest(address.channel), "force": str(force).lower()}
+        await report(store, "channel_forgotten", tenant=address.tenant, **about)
 
 
 def clear(
@@ -83,7 +87,9 @@ async def _clear(
         age = f" without activity for {output.span(older_than)}" if older_than else ""
         what = output.count(len(found), "thread")
         output.confirm(f"clear {what}{age} from {house.place(settings)}? (assistants stay)", yes=yes)
-        return await _forget_all(store, found, force=force)
+        cleared, skipped = await _forget_all(store, found, force=force)
+        await report(store, "channels_forgotten", tenant=tenant, threads=str(cleared), force=str(force).lower())
+        return cleared, skipped
 
 
 async def _forget_all(store: Store, addresses: list[Address], *, force: bool) -> tuple[int, list[str]]:

@@ -30,6 +30,7 @@ COOKIE = "turnkeep_session"
 CSRF_HEADER = "x-csrf-token"
 PROTOCOL = "turnkeep"
 """The WebSocket subprotocol; `ticket.<value>` may stand beside it."""
+KEY_PREFIX = "tk_"
 LONGEST = 8_192
 """Characters of a credential that are looked at."""
 
@@ -99,7 +100,14 @@ class Shown:
 
     @property
     def is_nothing(self) -> bool:
-        return self.bearer is None and self.ticket is None and self.session is None
+        return self.kind == "nothing"
+
+    @property
+    def kind(self) -> Literal["key", "token", "ticket", "session", "nothing"]:
+        """What counts of it."""
+        if self.bearer is not None:
+            return "key" if self.bearer.startswith(KEY_PREFIX) else "token"
+        return "ticket" if self.ticket is not None else "session" if self.session is not None else "nothing"
 
 
 def shown_by(

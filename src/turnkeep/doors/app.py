@@ -25,6 +25,7 @@ from turnkeep.doors.paths import Paths
 from turnkeep.doors.routes import ENDPOINTS
 from turnkeep.doors.sockets import Sockets
 from turnkeep.doors.strictness import Strictness
+from turnkeep.doors.trail import Trail
 from turnkeep.errors import StoreError
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
@@ -69,7 +70,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
 
     application = Starlette(
         lifespan=lifespan,
-        middleware=_middleware(queue.settings, access),
+        middleware=_middleware(queue.settings, access, Trail(queue.store, queue.meter, queue.clock)),
         exception_handlers={HTTPException: _no_such_route},
         routes=[
             *(door.route(endpoint) for endpoint in ENDPOINTS),
@@ -87,7 +88,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
     return application
 
 
-def _middleware(settings: Settings, access: Access) -> list[Middleware]:
+def _middleware(settings: Settings, access: Access, trail: Trail) -> list[Middleware]:
     """What a request is, then host and origin; pages that are named may also read our answers."""
     cors = Middleware(
         CORSMiddleware,
@@ -95,7 +96,7 @@ def _middleware(settings: Settings, access: Access) -> list[Middleware]:
         allow_methods=["GET", "POST", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
     )
-    guard: Middleware = Middleware(Origins, settings, access)
+    guard: Middleware = Middleware(Origins, settings, access, trail)
     strict, paths = Middleware(Strictness), Middleware(Paths)
     return [strict, guard, cors, paths] if settings.origins else [strict, guard, paths]
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from turnkeep.doors.access import Principal
 from turnkeep.doors.limits import Limits
+from turnkeep.doors.trail import channel_digest, report
 from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound
 from turnkeep.intake import optional_text, read_content, read_message
 from turnkeep.messages import Address, Content, Message
@@ -104,7 +105,10 @@ async def decide(
     if verdict == "approved" and not call.self_approval and await _asked_for_it(queue, principal, address):
         raise NotAllowed(f"tool {call.name!r} wants the approval of somebody else than who asked for it")
     decision = Decision(cast(Any, verdict), output, principal.subject)
-    return (await queue.store.decide(address, call_id, digest, decision)).to_json()
+    decided = await queue.store.decide(address, call_id, digest, decision)
+    about = {"channel": channel_digest(address.channel), "call": call_id, "digest": digest, "decision": str(verdict)}
+    await report("call_decided", tenant=principal.tenant, by=principal.subject, **about)
+    return decided.to_json()
 
 
 async def _held(queue: AssistantMessageQueue, address: Address, call_id: str) -> Call:

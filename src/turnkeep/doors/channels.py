@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from turnkeep.doors import authority
 from turnkeep.doors.answers import JSON
-from turnkeep.doors.http import Call, message_json, run_json, thread_json
+from turnkeep.doors.http import Call, message_json, run_json, thread_json, told_of
+from turnkeep.doors.trail import channel_digest
 from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound
 from turnkeep.intake import (
     drops_inbox,
@@ -162,6 +163,8 @@ async def change_channel(call: Call) -> Response:
         changes["options"] = thread_options(body["options"])
     await existing(call, address)
     record = await call.queue.store.update(address, changes)
+    if kinds := changes.keys() - {"metadata"}:
+        await told_of(call, "channel_changed", channel=channel_digest(address.channel), fields=kinds)
     return JSON(thread_json(record)) if call.principal.may("read") else Response(status_code=204)
 
 
@@ -171,4 +174,5 @@ async def forget_channel(call: Call) -> Response:
     forgotten = forget_at_work(call.queue.store, address) if force else call.queue.store.forget(address)
     if not await forgotten:
         raise ThreadNotFound("there is no such thread")
+    await told_of(call, "channel_forgotten", channel=channel_digest(address.channel), force=force)
     return Response(status_code=204)

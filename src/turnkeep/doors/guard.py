@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.doors.access import OPERATOR, Access, Open, Principal, Shown
-from turnkeep.doors.keys import FRESH, PREFIX, Keys, digest_of
+from turnkeep.doors.access import KEY_PREFIX, OPERATOR, Access, Open, Principal, Shown
+from turnkeep.doors.keys import FRESH, Keys, digest_of
+from turnkeep.doors.revocations import Revocations
 from turnkeep.doors.tickets import Tickets
-from turnkeep.errors import ConfigurationError, NotAuthenticated
+from turnkeep.doors.trail import report_refusal, report_use
+from turnkeep.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from turnkeep.settings import Settings
 from turnkeep.store.base import Registry
 
@@ -37,6 +39,7 @@ class Guard:
         self._tokens = tokens
         self._clock = clock or SystemClock()
         self._start_token = start_token
+        self.revocations = Revocations(keys.registry, self._clock)
 
     @property
     def is_open(self) -> bool:
@@ -44,10 +47,16 @@ class Guard:
         return False
 
     async def authenticate(self, shown: Shown) -> Principal:
-        principal = await self._known(shown)
-        if principal.since is None:
-            principal = replace(principal, since=self._clock.now())
-        await self.still(principal)
+        try:
+            principal = await self._known(shown)
+            if principal.since is None:
+                principal = replace(principal, since=self._clock.now())
+            await self.still(principal)
+        except (NotAuthenticated, NotAllowed) as error:
+            await report_refusal("auth_failed", str(error), shown=shown.kind)
+            raise
+        if principal.key is not None:
+            await report_use(principal.key, tenant=principal.tenant)
         return principal
 
     async def still(self, principal: Principal) -> None:
@@ -55,6 +64,7 @@ class Guard:
             raise NotAuthenticated("the credential has expired")
         if principal.key is not None and principal.key != self._start_key:
             await self.keys.still(principal.key)
+        await self.revocations.still(principal)
 
     @property
     def _start_key(self) -> str | None:
@@ -71,7 +81,7 @@ class Guard:
         raise NotAuthenticated("send an API key or a token as 'Authorization: Bearer …'")
 
     async def _of_bearer(self, value: str) -> Principal:
-        if value.startswith(PREFIX):
+        if value.startswith(KEY_PREFIX):
             return await self.keys.authenticate(value)
         if self._start_token is not None and hmac.compare_digest(digest_of(value), digest_of(self._start_token)):
             return replace(OPERATOR, key=self._start_key)

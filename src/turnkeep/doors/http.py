@@ -7,7 +7,7 @@ Every endpoint is authenticated and allowed in one place, reads strictly, and an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from turnkeep.doors.access import Access, Principal, Scope, shown_by
 from turnkeep.doors.answers import JSON, refused
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.paths import named
+from turnkeep.doors.trail import Act, report
 from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
 from turnkeep.intake import checked_channel, read_json
 from turnkeep.messages import Address
@@ -26,7 +27,18 @@ from turnkeep.queue import AssistantMessageQueue
 from turnkeep.store.base import DeadLetter, MessageRecord, RunRecord, ThreadRecord
 from turnkeep.telemetry import get_log
 
-__all__ = ["JSON", "Call", "Endpoint", "HttpDoor", "dead_json", "message_json", "refused", "run_json", "thread_json"]
+__all__ = [
+    "JSON",
+    "Call",
+    "Endpoint",
+    "HttpDoor",
+    "dead_json",
+    "message_json",
+    "refused",
+    "run_json",
+    "thread_json",
+    "told_of",
+]
 
 log = get_log(__name__)
 
@@ -105,6 +117,11 @@ class Call:
         if not text or not text.isascii() or not digits.isdigit() or int(digits) > largest:
             raise InvalidMessage(f"'{name}' must be a whole number from 0 to {largest}")
         return int(digits)
+
+
+async def told_of(call: Call, event: Act, **about: str | Iterable[str] | bool | None) -> None:
+    """Write down what this call has done."""
+    await report(event, tenant=call.principal.tenant, by=call.principal.subject, **about)
 
 
 Handler = Callable[[Call], Awaitable[Response]]

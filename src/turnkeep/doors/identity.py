@@ -9,9 +9,10 @@ from starlette.responses import Response
 from turnkeep.doors.access import COOKIE, Principal, is_open
 from turnkeep.doors.answers import JSON
 from turnkeep.doors.guard import Guard
-from turnkeep.doors.http import Call
+from turnkeep.doors.http import Call, told_of
 from turnkeep.doors.tickets import SESSION_LIFE, TICKET_LIFE, csrf_of
-from turnkeep.errors import NotAuthenticated, WrongState
+from turnkeep.errors import InvalidMessage, NotAuthenticated, WrongState
+from turnkeep.intake import optional_number
 
 
 async def issue_ticket(call: Call) -> Response:
@@ -24,6 +25,7 @@ async def begin_session(call: Call) -> Response:
     if "authorization" not in call.request.headers:
         raise NotAuthenticated("a session begins with an API key or a token, as 'Authorization: Bearer …'")
     value, principal = await _guard(call).tickets.begin(call.principal)
+    await told_of(call, "session_begun")
     response = JSON(session_json(principal, csrf_of(value)), status_code=201)
     secure = call.request.url.scheme == "https"
     response.set_cookie(
@@ -35,6 +37,17 @@ async def begin_session(call: Call) -> Response:
 async def show_session(call: Call) -> Response:
     session = None if "authorization" in call.request.headers else call.request.cookies.get(COOKIE)
     return JSON(session_json(call.principal, csrf_of(session) if session else None))
+
+
+async def disconnect_user(call: Call) -> Response:
+    """Close what a user has open, in every process, and refuse what was issued to him before."""
+    user, body = call.path("user"), await call.body(empty=True)
+    if unknown := body.keys() - {"before"}:
+        raise InvalidMessage(f"only 'before' can be given, not {', '.join(sorted(unknown))[:200]}")
+    before = optional_number(body, "before", 1e11)
+    moment = await _guard(call).revocations.revoke(call.principal.tenant, user, before)
+    await told_of(call, "user_disconnected", user=user, before=f"{moment:.3f}")
+    return JSON({"user": user, "before": moment})
 
 
 async def end_session(call: Call) -> Response:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.doors.access import ALL_SCOPES, Principal, Scope
+from turnkeep.doors.access import ALL_SCOPES, KEY_PREFIX, Principal, Scope
 from turnkeep.errors import InvalidMessage, NotAuthenticated, NotFound
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.store.base import Document, Registry
@@ -23,7 +23,6 @@ RING = "*"
 FRESH = 0.5
 """Seconds a key that was read is believed without a second look."""
 KEPT = 10_000
-PREFIX = "tk_"
 _FORM = re.compile(r"tk_([0-9a-f]{16})_([0-9a-f]{64})")
 
 
@@ -67,7 +66,7 @@ class Keys:
     """All keys of a store. A key that was revoked is refused within `FRESH` seconds, everywhere."""
 
     def __init__(self, registry: Registry, clock: Clock | None = None) -> None:
-        self._registry = registry
+        self.registry = registry
         self._clock = clock or SystemClock()
         self._seen: OrderedDict[str, tuple[Key, float]] = OrderedDict()
 
@@ -88,25 +87,25 @@ class Keys:
         key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
         reach = None if channels is None else tuple(channels)
         key = Key(key_id, digest_of(secret), tenant, tuple(scopes), reach, name, self._clock.now(), expires_at)
-        await self._registry.put("key", RING, key_id, _body(key), version=0)
-        return f"{PREFIX}{key_id}_{secret}", key
+        await self.registry.put("key", RING, key_id, _body(key), version=0)
+        return f"{KEY_PREFIX}{key_id}_{secret}", key
 
     async def list(self) -> list[Key]:
-        found = [_key(document) for document in await self._registry.list("key", RING)]
+        found = [_key(document) for document in await self.registry.list("key", RING)]
         return sorted(found, key=lambda key: (key.created_at, key.key_id))
 
     async def has_any(self) -> bool:
         """Somebody has made a key. It counts also when it is over: who takes the last one back opens no door."""
-        return bool(await self._registry.list("key", RING))
+        return bool(await self.registry.list("key", RING))
 
     async def revoke(self, key_id: str) -> Key:
         """Refuse it from now on. Safe to repeat. Raises `NotFound`."""
-        document = await self._registry.get("key", RING, key_id)
+        document = await self.registry.get("key", RING, key_id)
         if document is None:
             raise NotFound(f"there is no key {key_id!r}, list them with `turnkeep keys list`")
         if document.body.get("revoked_at") is None:
             body = {**document.body, "revoked_at": self._clock.now()}
-            document = await self._registry.put("key", RING, key_id, body, version=document.version)
+            document = await self.registry.put("key", RING, key_id, body, version=document.version)
         self._seen.pop(key_id, None)
         return _key(document)
 
@@ -130,7 +129,7 @@ class Keys:
         key, at = self._seen.get(key_id, (None, 0.0))
         if key is not None and 0 <= now - at < FRESH:
             return key
-        document = await self._registry.get("key", RING, key_id)
+        document = await self.registry.get("key", RING, key_id)
         self._seen.pop(key_id, None)
         if document is None:
             return None

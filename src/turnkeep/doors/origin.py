@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnkeep.doors.access import Access, is_open
 from turnkeep.doors.answers import refused
+from turnkeep.doors.trail import Trail, Witness, report_refusal, watch
 from turnkeep.errors import InvalidMessage, NotAllowed, TurnkeepError
 from turnkeep.settings import Settings
 
@@ -39,8 +40,9 @@ PROXIED_PREFIXES = (
 class Origins:
     """An ASGI application around another."""
 
-    def __init__(self, inner: ASGIApp, settings: Settings, access: Access) -> None:
+    def __init__(self, inner: ASGIApp, settings: Settings, access: Access, trail: Trail) -> None:
         self._inner = inner
+        self._trail = trail
         self._access = access
         self._insecure = settings.insecure_no_auth
         self._is_open_aloud = settings.is_open_aloud
@@ -49,9 +51,11 @@ class Origins:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
+            watch(Witness(self._trail, scope["type"], (scope.get("client") or ("",))[0]))
             try:
                 self.check(Headers(scope=scope), scope.get("http_version", "1.1"))
             except TurnkeepError as error:
+                await report_refusal("origin_refused", str(error))
                 await _refuse(scope, receive, send, error)
                 return
         await self._inner(scope, receive, send)

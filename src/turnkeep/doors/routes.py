@@ -82,6 +82,9 @@ IDENTITY_ENDPOINTS = (
              {201: "Session"}),
     Endpoint("GET", "/api/session", identity.show_session, None, "Who the credential is.", {200: "Session"}),
     Endpoint("DELETE", "/api/session", identity.end_session, None, "End the session.", {204: None}),
+    Endpoint("POST", "/api/users/{user}/disconnect", identity.disconnect_user, "admin",
+             "Close what a user has open, everywhere, and refuse what was issued to him before a moment (now).",
+             {200: "Disconnected"}, body="Disconnect", body_may_be_empty=True),
     Endpoint("GET", "/api/openapi.json", show_openapi, None, "This document.", {200: "OpenApi"}, public=True),
 )  # fmt: skip
 

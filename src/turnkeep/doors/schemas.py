@@ -108,6 +108,7 @@ SCHEMAS: dict[str, Schema] = {
         others=True,
     ),
     "Edit": request({"message": {"type": "string", "minLength": 1}, "content": _CONTENT}, others=True),
+    "Disconnect": request({"before": optional({"type": "number", "minimum": 0, "maximum": 1e11})}),
     "Cancel": request({"inbox": one_of("keep", "drop")}, others=True),
     "Decision": request(
         {
@@ -279,6 +280,7 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Assistants": record({"assistants": many("Assistant"), "default": optional(TEXT)}),
+    "Disconnected": record({"user": TEXT, "before": NUMBER}),
     "Ticket": record({"ticket": TEXT, "expires_at": NUMBER, "expires_in": NUMBER}),
     "Session": record(
         {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from turnkeep.doors.answers import JSON
-from turnkeep.doors.http import Call, dead_json, thread_json
+from turnkeep.doors.http import Call, dead_json, thread_json, told_of
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.intake import assistant_fields, read_metadata
 from turnkeep.store.base import DeadLetter
@@ -97,6 +97,7 @@ async def list_assistants(call: Call) -> Response:
 async def create_assistant(call: Call) -> Response:
     values = assistant_fields(await call.body(empty=True))
     created = await call.queue.assistants.create(call.principal.tenant, values, now=call.queue.clock.now())
+    await told_of(call, "assistant_created", assistant=created.assistant_id, fields=values)
     return JSON(created.to_json(), status_code=201)
 
 
@@ -113,14 +114,19 @@ async def change_assistant(call: Call) -> Response:
     changed = await call.queue.assistants.change(
         call.principal.tenant, call.path("assistant_id"), values, version=version
     )
+    await told_of(call, "assistant_changed", assistant=changed.assistant_id, fields=values)
     return JSON(changed.to_json())
 
 
 async def delete_assistant(call: Call) -> Response:
-    if not await call.queue.assistants.delete(call.principal.tenant, call.path("assistant_id")):
+    assistant_id = call.path("assistant_id")
+    if not await call.queue.assistants.delete(call.principal.tenant, assistant_id):
         raise NotFound("no such assistant")
+    await told_of(call, "assistant_deleted", assistant=assistant_id)
     return Response(status_code=204)
 
 
 async def use_assistant(call: Call) -> Response:
-    return JSON((await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))).to_json())
+    used = await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))
+    await told_of(call, "assistant_used", assistant=used.assistant_id)
+    return JSON(used.to_json())

@@ -58,7 +58,7 @@ Stop = Literal["cancel", "interrupt", "rollback"]
 """What a run is told: give up and commit as cancelled (cancel, interrupt), or drop the text (rollback)."""
 MessageStatus = Literal["delayed", "waiting", "running", "answered", "cancelled", "withdrawn", "dead"]
 Settled = Literal["completed", "incomplete", "cancelled"]
-RegistryKind = Literal["assistant", "default", "key", "ticket", "setting"]
+RegistryKind = Literal["assistant", "default", "key", "ticket", "setting", "revocation", "audit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -746,7 +746,9 @@ class Document:
 
 
 class Registry(Protocol):
-    """Small records by kind, tenant and name: assistants, keys, tickets, settings shared by all processes."""
+    """Small records by kind, tenant and name: assistants, keys, tickets, revocations, the audit trail, settings that
+    all processes share.
+    """
 
     async def get(self, kind: RegistryKind, tenant: str, name: str) -> Document | None: ...
 

@@ -77,6 +77,10 @@ METRICS: Mapping[str, Metric] = {
     "subscribers": Metric("watched", "Subscriptions to channels in this process."),
     "channels": Metric("watched", "Channels that somebody is subscribed to in this process."),
     "connections_dropped": Metric("count", "Connections dropped or refused for want of room, by why.", ("reason",)),
+    "refusals": Metric(
+        "count", "Requests that were refused: by what, at which door, with what in hand.", ("event", "door", "shown")
+    ),
+    "audit_events": Metric("count", "Events of the audit trail that were written down.", ("event",)),
     "slow_clients": Metric("count", "Sockets closed because their client did not read."),
     "slow_subscribers": Metric("count", "Times a subscriber fell behind and went on from the log."),
     "log_lag_seconds": Metric("histogram", "From the end of a turn in the log to its delivery here.", (), _MOMENTS),

@@ -1,0 +1,151 @@
+"""Who is sent away is gone everywhere: sockets, streams, sessions and tokens, in every process of a store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+from yarl import URL
+
+from tests.process.callers import SECRET, token
+from tests.process.served import Served, ask, heard, served
+from turnkeep.doors.access import Shown
+from turnkeep.doors.guard import Guard, access_of
+from turnkeep.doors.keys import Keys
+from turnkeep.doors.revocations import FRESH, Revocations
+from turnkeep.doors.tickets import Tickets
+from turnkeep.errors import InvalidMessage, NotAuthenticated
+from turnkeep.settings import Settings
+from turnkeep.store.memory import MemoryStore
+from turnkeep.testing.clock import FakeClock
+
+SOON = 5.0
+"""Seconds in which everything of somebody who is sent away has to end; it takes one or two."""
+
+
+def bearer(**claims: Any) -> dict[str, str]:
+    claims = {"sub": "mallory", "tenant": "acme", "scope": "send read", "iat": time.time() - 5, **claims}
+    return {"Authorization": f"Bearer {token(**claims)}"}
+
+
+ADMIN = {"sub": "olga", "scope": "admin"}
+
+
+@contextlib.asynccontextmanager
+async def gateways(store: str) -> AsyncIterator[tuple[Served, Served]]:
+    """Two of them, that know of each other by their store alone."""
+    values: dict[str, Any] = {"role": "gateway", "auth": "on", "jwt_secret": SECRET}
+    async with served(store, **values) as first, served(store, **values) as second:
+        yield first, second
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def store(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    if request.param == "redis":
+        return str(request.getfixturevalue("redis_server").url())
+    return f"sqlite:{tmp_path / 'turnkeep.db'}"
+
+
+async def closed(socket: ClientConnection) -> int | None:
+    async with asyncio.timeout(SOON):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await heard(socket)
+    return socket.close_code
+
+
+async def rest_of(stream: aiohttp.ClientResponse) -> bytes:
+    async with asyncio.timeout(SOON):
+        return await stream.content.read()
+
+
+async def test_everything_of_a_user_ends_in_every_process_and_of_others_nothing(store: str) -> None:
+    async with gateways(store) as (first, second), contextlib.AsyncExitStack() as stack:
+        sockets, streams, sessions = [], [], []
+        for server in (first, second):
+            sockets.append(await stack.enter_async_context(server.socket(additional_headers=bearer())))
+            url = f"{server.url}/api/channels/c/events"
+            streams.append(await stack.enter_async_context(server.http.get(url, headers=bearer())))
+            async with server.http.post(f"{server.url}/api/session", headers=bearer()) as told:
+                sessions.append({"Cookie": f"turnkeep_session={told.cookies['turnkeep_session'].value}"})
+            server.http.cookie_jar.clear()
+        for socket in sockets:
+            assert (await ask(socket, {"action": "subscribe", "channel": "c"}))["status"] == "subscribed"
+        others = await stack.enter_async_context(second.socket(additional_headers=bearer(sub="tim")))
+        rival = await stack.enter_async_context(second.socket(additional_headers=bearer(tenant="rival")))
+
+        url = f"{first.url}/api/users/mallory/disconnect"
+        async with first.http.post(url, headers=bearer()) as told:
+            assert told.status == 403, "he does not send anybody away himself"
+        async with first.http.post(url, headers=bearer(**ADMIN)) as told:
+            assert (told.status, (await told.json())["user"]) == (200, "mallory")
+
+        assert [await closed(socket) for socket in sockets] == [4401, 4401]
+        for stream in streams:
+            assert b"not_authenticated" in await rest_of(stream)
+        for server, session in zip((first, second), sessions, strict=True):
+            for headers in (session, bearer(), bearer(iat=None)):
+                async with server.http.get(f"{server.url}/api/session", headers=headers) as told:
+                    assert told.status == 401
+            async with server.http.get(f"{server.url}/api/session", headers=bearer(iat=time.time() + 2)) as told:
+                assert told.status == 200, "what is issued to him afterwards counts"
+        for socket in (others, rival):
+            assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
+
+
+@pytest.mark.parametrize("user", ["auth0|7f/3", "mallory@example.com", "ann bob", "a%2Fb", "ü", "..", "*"])
+async def test_a_user_may_be_called_anything(user: str) -> None:
+    async with served(role="gateway", auth="on", jwt_secret=SECRET) as server:
+        name = quote(user, safe="").replace(".", "%2E")
+        url = f"{server.url}/api/users/{name}/disconnect"
+        async with server.http.post(URL(url, encoded=True), headers=bearer(**ADMIN)) as told:
+            assert (told.status, (await told.json())["user"]) == (200, user)
+        async with server.http.get(f"{server.url}/api/session", headers=bearer(sub=user)) as told:
+            assert told.status == 401
+        async with server.http.get(f"{server.url}/api/session", headers=bearer(sub="tim")) as told:
+            assert told.status == 200
+
+
+async def test_what_was_issued_before_a_moment_is_refused_and_a_moment_never_goes_back() -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    guard = Guard(Keys(store, clock), Tickets(store, clock), clock=clock)
+    value, _ = await guard.keys.create()
+    principal = await guard.authenticate(Shown(bearer=value))
+    begun = clock.now()
+    clock.advance(100)
+    for before, ends in ((begun, False), (begun + 50, True), (begun - 50, True), (None, True)):
+        await Revocations(store, clock).revoke("default", principal.subject, before)
+        clock.advance(FRESH)
+        if ends:
+            with pytest.raises(NotAuthenticated, match="sign in again"):
+                await guard.still(principal)
+        else:
+            await guard.still(principal)
+    await guard.authenticate(Shown(bearer=value))
+    for wrong in (clock.now() + 60, 9e9, float("inf")):
+        with pytest.raises(InvalidMessage):
+            await Revocations(store, clock).revoke("default", "x", wrong)
+
+
+async def test_it_is_asked_for_at_most_twice_a_second() -> None:
+    class Counted(MemoryStore):
+        looks = 0
+
+        async def get(self, kind: Any, tenant: str, name: str) -> Any:
+            self.looks += kind == "setting"
+            return await super().get(kind, tenant, name)
+
+    store = Counted()
+    guard = await access_of(Settings.load(jwt_secret=SECRET), store)
+    value = token()
+    await asyncio.gather(*(guard.authenticate(Shown(bearer=value)) for _ in range(200)))
+    assert store.looks <= 3
