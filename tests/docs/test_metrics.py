@@ -17,7 +17,22 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/reference/metrics.md").read_text()
 DASHBOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text())
 TYPES = {"count": "counter", "histogram": "histogram", "watched": "gauge"}
-ALLOWED_LABELS = {"verdict", "code", "reason", "of", "model", "outcome", "kind", "tool", "status", "sink", "operation"}
+ALLOWED_LABELS = {
+    "event",
+    "door",
+    "shown",
+    "verdict",
+    "code",
+    "reason",
+    "of",
+    "model",
+    "outcome",
+    "kind",
+    "tool",
+    "status",
+    "sink",
+    "operation",
+}
 
 
 def full_name(name: str) -> str:

@@ -25,6 +25,11 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what ha
 ByChannel = Annotated[str | None, typer.Option("--channel", metavar="NAME", help="Only what happened on it.")]
 
 
+@app.callback()
+def audit() -> None:
+    """The audit trail: who did what, and who could not."""  # with a callback, one command alone keeps its name
+
+
 @app.command()
 def tail(*, number: Number = 20, follow: Follow = False, channel: ByChannel = None, as_json: Json = False) -> None:
     """Show the newest events, oldest first. They hold no secret and no text, and of a channel a digest of its name."""
