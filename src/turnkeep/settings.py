@@ -245,10 +245,23 @@ class Settings(BaseSettings):
         "TURNKEEP_CHANNEL_RATE", default="20/10", doc="Messages per seconds on one channel; `0` is unlimited."
     )
     user_rate: str = _named(
-        "TURNKEEP_USER_RATE", default="100/10", doc="Messages per seconds of one credential; `0` is unlimited."
+        "TURNKEEP_USER_RATE",
+        default="100/10",
+        doc="Messages per seconds of one person: of a token, or named by `metadata.user`; `0` is unlimited.",
     )
     tenant_rate: str = _named(
-        "TURNKEEP_TENANT_RATE", default="0", doc="Messages per seconds of one tenant; `0` is unlimited."
+        "TURNKEEP_TENANT_RATE", default="10000/10", doc="Messages per seconds of one tenant; `0` is unlimited."
+    )
+    request_rate: str = _named(
+        "TURNKEEP_REQUEST_RATE",
+        default="3000/10",
+        doc="Requests per seconds of one credential, over all that is no message; `0` is unlimited.",
+    )
+    tenant_request_rate: str = _named(
+        "TURNKEEP_TENANT_REQUEST_RATE", default="20000/10", doc="The same of one tenant; `0` is unlimited."
+    )
+    max_threads: int = _named(
+        "TURNKEEP_MAX_THREADS", default=1_000_000, ge=0, doc="Threads of one tenant; 0 is unlimited."
     )
     requests_per_minute: int = _named(
         "TURNKEEP_REQUESTS_PER_MINUTE", default=0, ge=0, doc="Model requests of all workers per minute; 0 is unlimited."
@@ -484,7 +497,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{one[:80]!r} is no address and no network, write 10.0.0.7 or 10.0.0.0/8") from None
         return value
 
-    @field_validator("channel_rate", "user_rate", "tenant_rate")
+    @field_validator("channel_rate", "user_rate", "tenant_rate", "request_rate", "tenant_request_rate")
     @classmethod
     def _is_rate(cls, value: str) -> str:
         parse_rate(value)

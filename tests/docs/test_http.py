@@ -48,4 +48,4 @@ def test_a_limit_has_the_default_that_is_told(name: str, default: str) -> None:
 
 
 def test_every_limit_is_told() -> None:
-    assert len(LIMITS) == 14
+    assert len(LIMITS) == 17

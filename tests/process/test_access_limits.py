@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.process.callers import Guarded, guarded, token
+from tests.process.callers import CHANNEL, Guarded, guarded, token
 from tests.process.served import Served, ask, served
-from turnkeep.doors import http, transport
+from turnkeep.doors import http, limits, transport
 from turnkeep.doors.access import Principal
 from turnkeep.doors.limits import Limits
+from turnkeep.doors.routes import ENDPOINTS
+from turnkeep.doors.websocket import Socket
 from turnkeep.errors import TooManyRequests
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.settings import Settings
@@ -24,14 +27,17 @@ UNFINISHED = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n
 STILL: dict[str, Any] = {"role": "gateway", "window": 600.0, "max_wait": 3600.0}
 
 
-async def post(server: Served, channel: str, text: str, message_id: str, **headers: str) -> tuple[int, Any, Any]:
-    url, body = f"{server.url}/api/channels/{channel}/messages", {"message": text, "message_id": message_id}
+async def post(
+    server: Served, channel: str, text: str, message_id: str, *, user: str | None = None, **headers: str
+) -> tuple[int, Any, Any]:
+    url = f"{server.url}/api/channels/{channel}/messages"
+    body = {"message": text, "message_id": message_id, "metadata": {"user": user} if user else {}}
     async with server.http.post(url, json=body, headers=headers) as told:
         return told.status, await told.json(), told.headers
 
 
-async def send(socket: Any, channel: str, text: str, message_id: str) -> dict[str, Any]:
-    return await ask(socket, {"channel": channel, "message": text, "message_id": message_id})
+async def send(socket: Any, channel: str, text: str, message_id: str, **more: Any) -> dict[str, Any]:
+    return await ask(socket, {"channel": channel, "message": text, "message_id": message_id, **more})
 
 
 def text_message(text: str) -> Message:
@@ -67,11 +73,11 @@ async def test_a_frame_of_the_limit_is_taken_and_one_byte_more_is_told() -> None
 async def test_a_rate_is_told_with_the_time_to_wait(setting: str, others: list[str]) -> None:
     async with served(**{**STILL, setting: "3/600"}) as server, server.socket() as socket:
         for number in range(3):
-            assert (await post(server, "c", "hello", f"m{number}"))[0] == 202
-        status, body, headers = await post(server, "c", "hello", "m4")
+            assert (await post(server, "c", "hello", f"m{number}", user="olga"))[0] == 202
+        status, body, headers = await post(server, "c", "hello", "m4", user="olga")
         assert (status, body["error"]["code"], body["error"]["retryable"]) == (429, "too_many_requests", True)
         assert 1 <= int(headers["Retry-After"]) <= 200
-        frame = await send(socket, "c", "hello", "m5")
+        frame = await send(socket, "c", "hello", "m5", metadata={"user": "olga"})
         assert (frame["type"], frame["code"]) == ("error", "too_many_requests")
         assert 0 < frame["retry_after"] <= 200
         for channel in others:
@@ -81,12 +87,12 @@ async def test_a_rate_is_told_with_the_time_to_wait(setting: str, others: list[s
 
 def test_rates_are_of_a_channel_a_user_and_a_tenant() -> None:
     clock = FakeClock()
-    limits = Limits(Settings.load(channel_rate="1/10", user_rate="2/10", tenant_rate="3/10"), clock)
+    these = Limits(Settings.load(channel_rate="1/10", user_rate="2/10", tenant_rate="3/10"), clock)
     olga, bob = Principal("acme", "olga"), Principal("acme", "bob")
 
     def taken(principal: Principal, channel: str) -> bool:
         try:
-            limits.check_rate(principal, Address(principal.tenant, "assistant", channel))
+            these.check_rate(principal, Address(principal.tenant, "assistant", channel))
         except TooManyRequests as refused:
             return not refused.retry_after
         return True
@@ -99,6 +105,97 @@ def test_rates_are_of_a_channel_a_user_and_a_tenant() -> None:
     assert [taken(olga, "d"), taken(olga, "e"), taken(bob, "f")] == [True, True, True]
     assert not taken(bob, "g"), "the tenant has had three"
     assert taken(Principal("rival", "olga"), "g")
+
+
+def test_a_program_that_speaks_for_many_has_no_rate_of_one() -> None:
+    """A backend's key and an open server: whoever is named has his rate, the others that of channel and tenant."""
+    these = Limits(Settings.load(channel_rate="5/600", user_rate="2/600", tenant_rate="50/600"), FakeClock())
+    backend = Principal("acme", "backend", key="k1")
+    for number in range(20):
+        these.check_rate(backend, Address("acme", "assistant", f"c{number}"))
+    anybody = Principal("home")
+    for user in ("olga", "bob"):
+        for number in range(2):
+            these.check_rate(anybody, Address("home", "assistant", f"{user}-{number}"), user)
+        with pytest.raises(TooManyRequests, match="this user"):
+            these.check_rate(anybody, Address("home", "assistant", f"{user}-3"), user)
+    for _ in range(5):
+        these.check_rate(anybody, Address("home", "assistant", "shared"))
+    with pytest.raises(TooManyRequests, match="this channel"):
+        these.check_rate(anybody, Address("home", "assistant", "shared"))
+
+
+async def test_a_repeat_has_its_receipt_whatever_the_rate_and_costs_none() -> None:
+    async with served(**{**STILL, "channel_rate": "2/600"}) as server, server.socket() as socket:
+        _, first, _ = await post(server, "c", "hello", "m0")
+        for _ in range(5):
+            status, again, _ = await post(server, "c", "hello", "m0")
+            assert (status, again["thread_id"], again["position"]) == (200, first["thread_id"], first["position"])
+        assert (await post(server, "c", "hello", "m1"))[0] == 202, "repeats took nothing of the rate"
+        assert (await post(server, "c", "hello", "m2"))[0] == 429
+        assert (await post(server, "c", "hello", "m1"))[0] == 200
+        assert (await send(socket, "c", "hello", "m1"))["status"] == "accepted"
+        assert (await send(socket, "c", "hello", "m2"))["code"] == "too_many_requests"
+
+
+async def test_every_route_and_action_has_a_rate() -> None:
+    """`request_rate` of a credential: everything but messages, which have their own."""
+    async with guarded(request_rate="1/600") as house:
+        bearer = {"Authorization": f"Bearer {token()}"}
+        socket = await house.server.socket(additional_headers=bearer)
+        async with house.server.http.get(f"{house.server.url}/api/queue", headers=bearer) as told:
+            assert told.status == 200
+        refused = 0
+        for endpoint in ENDPOINTS:
+            path = re.sub(r"\{(\w+)(?::path)?\}", "x", endpoint.path)
+            async with house.server.http.request(endpoint.method, house.server.url + path, headers=bearer) as told:
+                if endpoint.metered and not endpoint.public:
+                    assert told.status == 429, endpoint
+                    refused += 1
+        assert refused >= len(ENDPOINTS) - 2
+        for action in set(Socket.actions()) - {"message"}:
+            frame = await ask(socket, {"action": action, "channel": CHANNEL})
+            assert frame["code"] == "too_many_requests", action
+        other = {"Authorization": f"Bearer {token(sub='bob')}"}
+        async with house.server.http.get(f"{house.server.url}/api/queue", headers=other) as told:
+            assert told.status == 200
+        await socket.close()
+
+
+async def test_a_tenant_has_a_rate_of_requests_over_all_of_its_credentials() -> None:
+    async with guarded(tenant_request_rate="2/600") as house:
+        statuses = []
+        for user in ("olga", "bob", "eve"):
+            bearer = {"Authorization": f"Bearer {token(sub=user)}"}
+            async with house.server.http.get(f"{house.server.url}/api/queue", headers=bearer) as told:
+                statuses.append(told.status)
+        assert statuses == [200, 200, 429]
+
+
+async def test_a_tenant_has_so_many_threads_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LOOK_SOON", 0.0)
+    async with served(**STILL, max_threads=2) as server, server.socket() as socket:
+        for channel in ("a", "b"):
+            assert (await post(server, channel, "hello", "m"))[0] == 202
+        status, body, _ = await post(server, "c", "hello", "m")
+        assert (status, body["error"]["code"]) == (429, "too_many_requests")
+        assert "TURNKEEP_MAX_THREADS" in body["error"]["message"]
+        assert (await send(socket, "c", "hello", "m"))["code"] == "too_many_requests"
+        async with server.http.post(f"{server.url}/api/threads") as told:
+            assert told.status == 429
+        assert (await post(server, "a", "hello", "m2"))[0] == 202, "what is there goes on"
+        async with server.http.delete(f"{server.url}/api/channels/b?force=true") as told:
+            assert told.status == 204
+        assert (await post(server, "c", "hello", "m"))[0] == 202
+
+
+def test_whoever_errs_is_heard_more_slowly() -> None:
+    clock = FakeClock()
+    errors = limits.Rate(2, 1.0, clock)
+    assert [errors.owe("olga") for _ in range(4)] == [0.0, 0.0, 0.5, 1.0]
+    assert errors.owe("bob") == 0.0
+    clock.advance(10)
+    assert errors.owe("olga") == 0.0
 
 
 async def test_a_socket_has_so_many_channels_and_no_more() -> None:

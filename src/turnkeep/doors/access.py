@@ -60,6 +60,11 @@ class Principal:
         """Who it is, for budgets; None where nobody asked."""
         return None if self.subject == ANONYMOUS else self.subject
 
+    @property
+    def person(self) -> str | None:
+        """Who it is, if it is one person: an API key is a program's, which may speak for many."""
+        return None if self.key is not None else self.user
+
     def require(self, scope: Scope, channel: str | None = None) -> None:
         """Raises `NotAllowed` unless this credential reaches that far; without a channel: all of its tenant."""
         if not self.may(scope):

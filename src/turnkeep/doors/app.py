@@ -34,7 +34,7 @@ from turnkeep.settings import Settings
 def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue: bool = True) -> Starlette:
     """The application. With `own_queue` its lifespan opens and closes the queue."""
     access = access or Open()
-    limits = Limits(queue.settings)
+    limits = Limits(queue.settings, store=queue.store)
     door = HttpDoor(queue, access, limits)
     sockets = Sockets(queue, access, limits)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnkeep.doors import authority
+from turnkeep.doors import acceptance, authority
 from turnkeep.doors.answers import JSON
 from turnkeep.doors.http import Call, message_json, run_json, thread_json, told_of
 from turnkeep.doors.trail import channel_digest
-from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound
+from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.intake import (
     drops_inbox,
     optional_text,
@@ -31,11 +31,8 @@ async def send(call: Call) -> Response:
     if key is not None and "message_id" not in body:
         body["message_id"] = key
     message = authority.message_of(body, address, call.limits, call.principal)
-    call.limits.check_rate(call.principal, address)
-    [outcome] = await call.queue.accept([message], create=call.limits.creates(address))
-    if isinstance(outcome, Rejected):
-        raise outcome
-    return JSON(outcome.to_json(), status_code=200 if outcome.repeated else 202)
+    receipt = await acceptance.accept(call.queue, call.limits, call.principal, message)
+    return JSON(receipt.to_json(), status_code=200 if receipt.repeated else 202)
 
 
 async def list_messages(call: Call) -> Response:

@@ -131,8 +131,8 @@ Handler = Callable[[Call], Awaitable[Response]]
 class Endpoint:
     """Everything about a route: what makes it, who may, what goes in, what comes out (names of `schemas`).
 
-    `scope` None: whoever has a credential; `public`: without one. `answers` None: no body. Errors are the same for
-    all and not named.
+    `scope` None: whoever has a credential; `public`: without one. `metered`: it counts as a request of its credential;
+    messages have rates of their own. `answers` None: no body. Errors are the same for all and not named.
     """
 
     method: str
@@ -146,6 +146,7 @@ class Endpoint:
     query: Mapping[str, str] = field(default_factory=dict)
     media: str = "application/json"
     public: bool = False
+    metered: bool = True
 
 
 class HttpDoor:
@@ -182,6 +183,8 @@ class HttpDoor:
         principal = NOBODY if endpoint.public else await self._access.authenticate(shown)
         call = Call(request, principal, self._queue, self._limits, self._access)
         call.allow(endpoint.scope)
+        if endpoint.metered and not endpoint.public:
+            self._limits.check_request(principal)
         return call
 
 

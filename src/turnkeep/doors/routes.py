@@ -24,7 +24,7 @@ CHANNEL_ENDPOINTS = (
              {200: None}, query=EVENT_QUERY, media="text/event-stream"),
     Endpoint("POST", CHANNEL + "/messages", channels.send, "send",
              "Take a message in durably. 200 is the original receipt of a repeated one.",
-             {202: "Receipt", 200: "Receipt"}, body="NewMessage"),
+             {202: "Receipt", 200: "Receipt"}, body="NewMessage", metered=False),
     Endpoint("GET", CHANNEL + "/messages", channels.list_messages, "read", "The transcript, and what waits.",
              {200: "Transcript"}, query=LIMIT),
     Endpoint("GET", MESSAGE, channels.show_message, "read", "What became of a message.", {200: "Message"}),

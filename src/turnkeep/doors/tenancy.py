@@ -24,6 +24,8 @@ async def list_threads(call: Call) -> Response:
 async def create_thread(call: Call) -> Response:
     body = await call.body(empty=True)
     metadata = {k: v for k, v in read_metadata(body.get("metadata", {})).items() if v is not None}
+    if not await call.limits.threads.has_room(call.principal.tenant):
+        raise call.limits.threads.refusal()
     record = await call.queue.create_thread(metadata=metadata, tenant=call.principal.tenant)
     return JSON(thread_json(record), status_code=201)
 

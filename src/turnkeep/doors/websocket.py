@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
-from turnkeep.doors import authority
+from turnkeep.doors import acceptance, authority
 from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
 from turnkeep.doors.changes import ASKING, CHANGES, Caller
@@ -31,7 +31,6 @@ from turnkeep.errors import (
     InvalidMessage,
     NotAllowed,
     NotAuthenticated,
-    Rejected,
     StoreError,
     TooManyRequests,
     TurnkeepError,
@@ -234,6 +233,7 @@ class Socket:
             await self._act(request)
         except TurnkeepError as error:
             self._send(self._error(error, request))
+            await asyncio.sleep(self._limits.after_error(self._principal))
         except Exception:
             log.exception("request_broke", door="websocket")
             self._send(self._error(TurnkeepError(), request))
@@ -243,6 +243,8 @@ class Socket:
         action = self._actions[name]
         if action.scope is not None:
             self._principal.require(action.scope, self._address(request).channel)
+        if name != "message":  # which has rates of its own
+            self._limits.check_request(self._principal)
         await action.act(self, request)
 
     def _address(self, request: Mapping[str, Any]) -> Address:
@@ -253,12 +255,9 @@ class Socket:
     async def _message(self, request: dict[str, Any]) -> None:
         address = self._address(request)
         message = authority.message_of(request, address, self._limits, self._principal)
-        self._limits.check_rate(self._principal, address)
-        [outcome] = await self._queue.accept([message], create=self._limits.creates(address))
-        if isinstance(outcome, Rejected):
-            raise outcome
-        frame = self._status(request, "accepted", message_id=outcome.message_id, thread_id=outcome.thread_id)
-        self._send(frame | {"receipt": outcome.to_json(), "channel": address.channel})
+        receipt = await acceptance.accept(self._queue, self._limits, self._principal, message)
+        frame = self._status(request, "accepted", message_id=receipt.message_id, thread_id=receipt.thread_id)
+        self._send(frame | {"receipt": receipt.to_json(), "channel": address.channel})
 
     async def _subscribe(self, request: dict[str, Any]) -> None:
         address = self._address(request)

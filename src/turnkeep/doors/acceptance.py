@@ -1,0 +1,37 @@
+"""A message on its way in, from whichever door: its rate, its thread, its receipt."""
+
+from __future__ import annotations
+
+from turnkeep.doors.access import Principal
+from turnkeep.doors.limits import Limits
+from turnkeep.errors import Rejected, ThreadNotFound, TooManyRequests
+from turnkeep.messages import Message
+from turnkeep.money import USER
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.store.base import Receipt
+
+
+async def accept(queue: AssistantMessageQueue, limits: Limits, principal: Principal, message: Message) -> Receipt:
+    """Take it in durably. A repeat costs nothing and has its receipt, whatever the rate.
+
+    Raises `Rejected`: `TooManyRequests`, `InboxFull`, `NotFound`; `StoreError`.
+    """
+    address = message.address
+    user = None if principal.user is not None else message.metadata.get(USER)  # else it is the credential's own name
+    try:
+        limits.check_rate(principal, address, user)
+    except TooManyRequests:
+        if message.minted or await queue.store.message(address, message.message_id) is None:
+            raise
+        is_free = True
+    else:
+        is_free = False
+    may_create = await limits.creates(address)
+    [outcome] = await queue.accept([message], create=may_create)
+    if isinstance(outcome, ThreadNotFound) and not may_create and not address.names_thread:
+        raise limits.threads.refusal()
+    if isinstance(outcome, Rejected):
+        raise outcome
+    if outcome.repeated and not is_free:
+        limits.give_back(principal, address, user)
+    return outcome
