@@ -84,6 +84,33 @@ async def test_whoever_shows_nothing_is_refused_before_the_upgrade(caplog: pytes
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+async def test_behind_tls_the_cookie_is_for_this_host_alone() -> None:
+    """A proxy of this machine says what the browser sees; another one has to be named in `TURNKEEP_PROXIES`."""
+    for proxies, scheme, name in (
+        (["127.0.0.1"], "https", "__Host-turnkeep_session"),
+        (["127.0.0.1"], "http", "turnkeep_session"),
+        (["10.0.0.0/8"], "https", "turnkeep_session"),
+    ):
+        settings: dict[str, Any] = {"proxies": proxies}
+        async with guarded(**settings) as house:
+            bearer = house.headers("owner") | {"X-Forwarded-Proto": scheme, "X-Forwarded-For": "203.0.113.9"}
+            async with house.server.http.post(f"{house.server.url}/api/session", headers=bearer) as told:
+                cookie = told.headers["Set-Cookie"]
+            assert cookie.startswith(f"{name}=")
+            assert ("; Secure" in cookie) == name.startswith("__Host-")
+            shown = {"Cookie": cookie.partition(";")[0]}
+            async with house.server.http.get(f"{house.server.url}/api/session", headers=shown) as told:
+                assert told.status == 200
+
+
+async def test_no_answer_is_guessed_at_and_none_of_the_api_is_kept() -> None:
+    async with guarded() as house:
+        for path, status in (("/api/queue", 401), ("/api/nothing", 404), ("/healthz", 200), ("/static/icon.svg", 200)):
+            async with house.server.http.get(house.server.url + path) as told:
+                assert (told.status, told.headers["X-Content-Type-Options"]) == (status, "nosniff")
+                assert (told.headers.get("Cache-Control") == "no-store") == path.startswith("/api")
+
+
 async def test_a_credential_in_the_address_is_refused_at_both_doors() -> None:
     async with guarded() as house:
         async with house.server.http.get(f"{house.server.url}/api/queue?token={token()}") as told:

@@ -121,3 +121,24 @@ async def test_a_store_that_was_deleted_under_a_server_is_told(desk: Desk) -> No
         server.kill9()
     assert (code, found["server"][0]) == (2, "failure")
     assert "deleted or replaced" in found["server"][1]
+
+
+# ---------------------------------------------------------------- room for connections
+
+
+def test_fewer_connections_than_are_set_are_told(desk: Desk) -> None:
+    _, found = doctor(desk, TURNKEEP_MAX_CONNECTIONS="100000000")
+    assert found["descriptors"][0] == "warning"
+    assert "LimitNOFILE" in found["descriptors"][1]
+
+
+async def test_a_server_that_had_no_room_is_told(desk: Desk) -> None:
+    with desk.running("dev", TURNKEEP_MAX_CONNECTIONS="8") as service:
+        idle = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(12)]
+        async with aiohttp.ClientSession() as http, http.get(f"{service.url}/readyz") as told:
+            assert (await told.json())["full"] is True
+        _, found = await asyncio.to_thread(doctor, desk)
+        for _, writer in idle:
+            writer.close()
+    assert found["server"][0] == "warning"
+    assert "no room" in found["server"][1]

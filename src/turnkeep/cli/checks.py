@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -69,7 +69,7 @@ def failure(name: str, sentence: str) -> Finding:
 
 async def examine(settings: Settings, *, offline: bool) -> AsyncIterator[Finding]:
     """All checks, one after the other. What stands in the way of one does not end the others."""
-    for check in (_names, _versions, _extras, _sandbox):
+    for check in (_names, _versions, _extras, _descriptors, _sandbox):
         for finding in check(settings):
             yield finding
     async for finding in _doors(settings):
@@ -176,6 +176,19 @@ def _extras(settings: Settings) -> Iterator[Finding]:
             yield failure("extras", f"{extra} is set but not installed, run: python -m pip install 'turnkeep[{extra}]'")
 
 
+def _descriptors(settings: Settings) -> Iterator[Finding]:
+    """Where the system gives a process fewer than its connections want, they are fewer than is set."""
+    from turnkeep.doors.peers import most_connections, raise_descriptors
+
+    most = most_connections(settings.max_connections, raise_descriptors())
+    if settings.max_connections and most < settings.max_connections:
+        yield warning(
+            "descriptors",
+            f"a process may have {most} connections here, not the {settings.max_connections} of "
+            "TURNKEEP_MAX_CONNECTIONS: raise its limit of open files (`ulimit -Hn`, LimitNOFILE of systemd)",
+        )
+
+
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
@@ -267,21 +280,30 @@ async def _server(settings: Settings) -> Finding:
     found = await asyncio.to_thread(note.find, settings)
     if found is None:
         return ok("server", "none is running with this store")
-    if (trouble := await _not_ready(found)) is not None:
-        return failure("server", f"the server at {found} runs and cannot use its store ({trouble}): {STORE_LOST}")
+    told = await _readiness(found)
+    if isinstance(told, str):
+        return failure("server", f"the server at {found} runs and cannot use its store ({told}): {STORE_LOST}")
+    if told.get("full"):
+        return warning("server", f"the server at {found} had no room for all connections a moment ago: {FULL}")
     return ok("server", f"a server with this store listens on {found}")
 
 
 STORE_LOST = "if the file was deleted or replaced while it is open, put it back or start the server again"
 
 
-async def _not_ready(url: str) -> str | None:
-    """What a server of this machine says instead of being ready."""
+FULL = "see who comes (`connection_refused` in its log), raise TURNKEEP_MAX_CONNECTIONS or its limit of open files"
+
+
+async def _readiness(url: str) -> dict[str, Any] | str:
+    """What a server of this machine says of itself, or why it is not ready."""
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/readyz") as response:
-            return None if response.status == HTTPStatus.OK else f"status {response.status}"
-    except (TimeoutError, aiohttp.ClientError) as error:
+            if response.status != HTTPStatus.OK:
+                return f"status {response.status}"
+            told = await response.json(content_type=None)
+            return told if isinstance(told, dict) else {}
+    except (TimeoutError, aiohttp.ClientError, ValueError) as error:
         return type(error).__name__
 
 

@@ -27,6 +27,8 @@ HELD_BY: Mapping[Scope, frozenset[Scope]] = {
 """Each scope, and those that hold it."""
 THREAD_PREFIX = "thread_"
 COOKIE = "turnkeep_session"
+SECURE_COOKIE = f"__Host-{COOKIE}"
+"""Where we are reached by TLS: a browser takes this name from us alone, never from another host of our domain."""
 CSRF_HEADER = "x-csrf-token"
 PROTOCOL = "turnkeep"
 """The WebSocket subprotocol; `ticket.<value>` may stand beside it."""
@@ -120,7 +122,7 @@ def shown_by(
 ) -> Shown:
     """Raises `InvalidMessage` for a credential in the address, `NotAuthenticated` for one that makes no sense."""
     _refuse_in_query(query)
-    session = cookies.get(COOKIE)
+    session = session_in(cookies)
     if socket and "origin" not in headers:
         session = None  # only a browser has cookies, and a browser says where it comes from
     return Shown(
@@ -130,6 +132,11 @@ def shown_by(
         csrf=headers.get(CSRF_HEADER),
         changes=changes,
     )
+
+
+def session_in(cookies: Mapping[str, str]) -> str | None:
+    """The value of a session's cookie, by either of its names."""
+    return cookies.get(SECURE_COOKIE) or cookies.get(COOKIE)
 
 
 def _bearer(headers: Headers) -> str | None:

@@ -57,7 +57,9 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
             await queue.store.check()
         except StoreError as error:
             return refused(error)
-        return JSON({"ready": True, "engine": queue.store.engine, "simulated": queue.is_simulated})
+        peers = application.state.peers
+        told = {"ready": True, "engine": queue.store.engine, "simulated": queue.is_simulated}
+        return JSON(told if peers is None else told | {"full": peers.were_full})
 
     pages = resources.files("turnkeep") / "web"
 
@@ -84,6 +86,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
     )
     application.state.openapi = document(ENDPOINTS)
     application.state.queue = queue
+    application.state.peers = None
     application.state.sockets = sockets
     return application
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnkeep.doors.access import COOKIE, Principal, is_open
+from turnkeep.doors.access import COOKIE, SECURE_COOKIE, Principal, is_open, session_in
 from turnkeep.doors.answers import JSON
 from turnkeep.doors.guard import Guard
 from turnkeep.doors.http import Call, told_of
@@ -28,14 +28,15 @@ async def begin_session(call: Call) -> Response:
     await told_of(call, "session_begun")
     response = JSON(session_json(principal, csrf_of(value)), status_code=201)
     secure = call.request.url.scheme == "https"
+    name = SECURE_COOKIE if secure else COOKIE
     response.set_cookie(
-        COOKIE, value, max_age=int(SESSION_LIFE), path="/", httponly=True, samesite="strict", secure=secure
+        name, value, max_age=int(SESSION_LIFE), path="/", httponly=True, samesite="strict", secure=secure
     )
     return response
 
 
 async def show_session(call: Call) -> Response:
-    session = None if "authorization" in call.request.headers else call.request.cookies.get(COOKIE)
+    session = None if "authorization" in call.request.headers else session_in(call.request.cookies)
     return JSON(session_json(call.principal, csrf_of(session) if session else None))
 
 
@@ -51,11 +52,12 @@ async def disconnect_user(call: Call) -> Response:
 
 
 async def end_session(call: Call) -> Response:
-    session = call.request.cookies.get(COOKIE)
+    session = session_in(call.request.cookies)
     if session and isinstance(call.access, Guard):
         await call.access.tickets.end(session)
     response = Response(status_code=204)
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    response.delete_cookie(SECURE_COOKIE, path="/", httponly=True, samesite="strict", secure=True)
     return response
 
 

@@ -136,11 +136,15 @@ class Peers:
 
 def peers_of(settings: Settings, meter: Meter = SILENT) -> Peers:
     """As set, and never more than the system has descriptors for."""
-    limit = raise_descriptors()
-    most = settings.max_connections
-    if limit is not None:
-        most = min(most or limit, max(limit - RESERVE, limit // 2))
+    most = most_connections(settings.max_connections, raise_descriptors())
     return Peers(most, settings.connections_per_peer, trusted=settings.proxies, meter=meter)
+
+
+def most_connections(wanted: int, descriptors: int | None) -> int:
+    """So many as are wanted (0: any number), less what everything else needs of the descriptors."""
+    if descriptors is None:
+        return wanted
+    return min(wanted or descriptors, max(descriptors - RESERVE, descriptors // 2))
 
 
 def raise_descriptors() -> int | None:

@@ -109,6 +109,7 @@ async def _answer(
     """All doors of an open queue on a listening socket."""
     peers = peers_of(queue.settings, queue.meter)
     application = app(queue, access=await access_of(queue.settings, queue.store), own_queue=False)
+    application.state.peers = peers
     server = _Server(
         uvicorn.Config(
             application,
