@@ -27,6 +27,8 @@ log = get_log(__name__)
 PATIENCE = Backoff(delay=0.05, cap=2.0)
 PIECE = 64_000
 """Characters of text of the past that are delivered at once."""
+LAST_ANSWER = 64
+"""Events at the end of a log among which the last answer is looked for."""
 LOOK_AGAIN = 20.0
 """Seconds after which a silent channel is compared with its log, in case a hint was lost."""
 
@@ -198,7 +200,9 @@ class Hub:
     ) -> Subscribed:
         page = await self._store.read(channel.address, after=0, limit=1)
         start = _start(page, after, epoch, history)
-        recovered = after is not None and _is_of(page, after, epoch) and page.floor <= after <= page.top
+        if after is not None and start == page.top < after:
+            start = await self._before_last_answer(channel.address, page)
+        recovered = after is not None and start == after and _is_of(page, after, epoch) and page.floor <= after
         subscription.epoch, subscription.last = page.epoch, start
         answer = await self._shown(channel.address, page.live_from, start)
         begun = Subscribed(page.epoch, start, page.top, recovered, answer)
@@ -207,7 +211,11 @@ class Hub:
         while subscription.last < page.top or subscription.look_again:
             subscription.look_again = False
             page = await self._page(channel.address, subscription.last)
-            subscription.epoch, subscription.last = page.epoch, page.top
+            if page.epoch != subscription.epoch:
+                subscription.last = _go_on(subscription.epoch, subscription.last, page)
+                subscription.epoch = page.epoch
+                continue
+            subscription.last = page.top
             if page.events:
                 subscription.last = page.events[-1].offset
                 begin = _beginning(page.events) if in_a_turn else 0
@@ -218,6 +226,11 @@ class Hub:
                     await subscription.subscriber.room(channel.address)
         self._go_live(channel, subscription)
         return begun
+
+    async def _before_last_answer(self, address: Address, page: Page) -> int:
+        """Of a log that has lost its end: where the last answer begins that it still holds, in one event."""
+        last = await self._store.read(address, after=max(0, page.top - LAST_ANSWER), limit=LAST_ANSWER)
+        return next((event.offset - 1 for event in reversed(last.events) if event.is_final), page.top)
 
     async def _shown(self, address: Address, live_from: int | None, start: int) -> Answer:
         """The answer of the run in progress, folded up to this offset."""
@@ -281,7 +294,7 @@ class Hub:
                 channel.look_again = False
                 page = await self._page(channel.address, channel.last)
                 if page.epoch != channel.epoch and page.epoch:
-                    channel.epoch, channel.last = page.epoch, _go_on(channel, page)
+                    channel.epoch, channel.last = page.epoch, _go_on(channel.epoch, channel.last, page)
                     continue
                 if page.events:
                     self._pass_on(channel, page.events)
@@ -315,14 +328,16 @@ class Hub:
                     self._read_on(channel)
 
 
-def _go_on(channel: _Channel, page: Page) -> int:
-    """The offset after which a channel goes on in a new epoch: where it was, if its log has not lost anything; at the
+def _go_on(epoch: str, last: int, page: Page) -> int:
+    """The offset after which somebody goes on in a new epoch: where he was, if the log has not lost anything; at the
     beginning of the run in progress, if it has; at the beginning of a log that was made anew.
+
+    A log that lost its end and has grown past it since cannot be told from one that lost nothing.
     """
-    if _log_of(page.epoch) != _log_of(channel.epoch):
+    if _log_of(page.epoch) != _log_of(epoch):
         return 0
-    if channel.last <= page.top:
-        return channel.last
+    if last <= page.top:
+        return last
     return page.top if page.live_from is None else page.live_from - 1
 
 
@@ -353,14 +368,16 @@ def _log_of(epoch: str) -> str:
 
 
 def _is_of(page: Page, after: int, epoch: str | None) -> bool:
-    """The position is one of this log: also that of somebody who came before there was a log at all."""
-    return epoch == page.epoch or (epoch == "" and after == 0)
+    """The position is one of this log, before or after its server was another one: also that of somebody who came
+    before there was a log at all.
+    """
+    return epoch is not None and (_log_of(epoch) == _log_of(page.epoch) or (epoch == "" and after == 0))
 
 
 def _start(page: Page, after: int | None, epoch: str | None, history: int) -> int:
     """The offset after which a subscription begins."""
-    if after is not None and _is_of(page, after, epoch) and after <= page.top:
-        return after
+    if after is not None and epoch is not None and (epoch or after == 0):
+        return after if _is_of(page, after, epoch) and after <= page.top else _go_on(epoch, after, page)
     if history:
         return max(0, page.top - history)
     if page.live_from is not None:
@@ -392,6 +409,7 @@ class Stream:
         self._told = 0
         self._overflowed = False
         self._some = asyncio.Event()
+        self._refilling: asyncio.Task[None] | None = None
 
     def subscribed(self, address: Address, begun: Subscribed) -> None:
         self.begun = begun
@@ -415,6 +433,9 @@ class Stream:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if self._refilling is not None:
+            self._refilling.cancel()
+            await asyncio.wait([self._refilling])
         await self._hub.unsubscribe(self._address, self)
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -423,13 +444,24 @@ class Stream:
     async def __anext__(self) -> Event:
         while not self._buffer:
             if self._overflowed:
-                await self._refill()
+                await self._refill_once()
                 continue
             self._some.clear()
             await self._some.wait()
         event = self._buffer.popleft()
         self._last = event.offset
         return event
+
+    async def _refill_once(self) -> None:
+        """A reader may wait for less time than the log needs, again and again: one look goes on meanwhile."""
+        if self._refilling is None:
+            self._refilling = asyncio.get_running_loop().create_task(self._refill())
+        refilling = self._refilling
+        try:
+            await asyncio.shield(refilling)
+        finally:
+            if refilling.done():
+                self._refilling = None
 
     async def _refill(self) -> None:
         """Take what did not fit from the log."""

@@ -12,7 +12,7 @@ import pytest
 
 from turnkeep.errors import StoreUnavailable
 from turnkeep.events import Event, delta
-from turnkeep.hub import Hub, Subscribed
+from turnkeep.hub import Hub, Stream, Subscribed
 from turnkeep.messages import Address, Message, UserItem, text_content
 from turnkeep.store import Policies, Policy
 from turnkeep.store.base import Commit, Entry, Follower, Notice, Page
@@ -206,6 +206,66 @@ async def test_a_thread_that_was_made_anew_is_told_from_its_first_event() -> Non
     assert len(set(ear.epochs)) == 2
 
 
+@pytest.mark.parametrize("incarnation", ["", ".1"])
+async def test_who_comes_back_after_a_restart_gets_what_was_missed(incarnation: str) -> None:
+    store, ear = forgetful(), Ear()
+    async with running(store) as hub:
+        await answered(store, 1, 3)
+        seen = await store.read(HERE, limit=2)
+        store.incarnation = incarnation
+
+        begun = await hub.subscribe(HERE, ear, after=2, epoch=seen.epoch)
+        await until(ear, 4)
+
+    assert (begun.recovered, begun.start) == (True, 2)
+    assert ear.offsets == [3, 4, 5, 6]
+    assert ear.events[-1].kind == "completed"
+
+
+async def test_who_saw_the_end_of_a_log_that_lost_it_is_told_the_last_answer_or_the_run_in_progress() -> None:
+    store, ear, other = forgetful(), Ear(), Ear()
+    async with running(store) as hub:
+        await answered(store, 1, 3)
+        epoch = (await store.read(HERE)).epoch
+        store.incarnation = ".1"
+        begun = await hub.subscribe(HERE, ear, after=60, epoch=epoch)
+        await until(ear, 1)
+        await store.accept([Message(HERE, "m2", text_content("hello"), flush=True)])
+        [claim] = await store.claim(owner="w", limit=1, lease=30.0)
+        await store.publish(claim, 0, [delta("more", claim.run_id, 1)])
+
+        again = await hub.subscribe(HERE, other, after=60, epoch=epoch)
+        await until(other, 2)
+
+    assert (begun.recovered, again.recovered) == (False, False)
+    assert [event.kind for event in ear.events[:1]] == ["completed"]
+    assert [event.kind for event in other.events] == ["started", "delta"]
+
+
+@pytest.mark.parametrize("left", [True, False])
+async def test_who_comes_back_to_a_thread_that_was_made_anew_gets_all_of_it(*, left: bool) -> None:
+    """Gone when it was forgotten, or while he was still catching up with the old one."""
+    store, ear = forgetful(), Ear()
+    async with running(store) as hub, asyncio.TaskGroup() as group:
+        await answered(store, 1, 3)
+        epoch = (await store.read(HERE)).epoch
+        store.refused_reads = 0 if left else 3
+        subscribing = None if left else group.create_task(hub.subscribe(HERE, ear, after=1, epoch=epoch))
+        while not (left or ear.begun):
+            await asyncio.sleep(0)
+        await store.forget(HERE, force=True)
+        await answered(store, 2, 20)
+        if left:
+            begun = await hub.subscribe(HERE, ear, after=1, epoch=epoch)
+            assert not begun.recovered
+        elif subscribing is not None:
+            await subscribing
+        await until(ear, 23)
+
+    assert ear.offsets == list(range(1, 24))
+    assert len(set(ear.epochs)) == 1
+
+
 @pytest.mark.parametrize("position", [{"after": 0, "epoch": "another"}, {"after": 0}, {"history": 5}])
 async def test_of_an_answer_whose_beginning_is_gone_no_pieces_are_told(position: dict[str, Any]) -> None:
     store, ear = forgetful(Policy(window=0.0, max_wait=0.0, log_events=16)), Ear()
@@ -228,7 +288,7 @@ async def test_of_an_answer_whose_beginning_is_gone_no_pieces_are_told(position:
             whole.append(event.text)
             shown = ""
     assert whole[-1] == "".join(f"12.{place} " for place in range(9))
-    assert len(whole) > 1 or position == {"after": 0, "epoch": "another"}
+    assert len(whole) > 1
 
 
 async def test_of_an_answer_in_progress_everything_is_told() -> None:
@@ -242,3 +302,47 @@ async def test_of_an_answer_in_progress_everything_is_told() -> None:
         await until(ear, 4)
 
     assert begun.answer.text + "".join(event.text for event in ear.events) == "abcdefg"
+
+
+class SlowStore(ForgetfulStore):
+    """Looks into its log take as long as they are let to."""
+
+    looks = 0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.may_look = asyncio.Semaphore(0)
+
+    async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
+        if limit == 3:  # the room of the stream
+            self.looks += 1
+            await self.may_look.acquire()
+        return await super().read(address, after=after, limit=limit)
+
+
+async def test_a_reader_that_fell_behind_is_told_though_the_log_answers_later_than_it_waits() -> None:
+    store = SlowStore(Policies(Policy()), clock=FakeClock(), ids=counting_ids())
+    async with running(store) as hub, Stream(hub, store, HERE, room=3) as stream:
+        await said(store, *range(1, 8))
+        offsets: list[int] = []
+        for attempt in range(40):
+            if attempt in (10, 20, 30):
+                store.may_look.release()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.002):
+                    offsets.append((await anext(stream)).offset)
+
+    assert offsets == [1, 2, 3, 4, 5, 6, 7]
+    assert store.looks <= 3
+
+
+async def test_a_reader_that_leaves_while_the_log_is_looked_at_leaves_nothing_behind() -> None:
+    store = SlowStore(Policies(Policy()), clock=FakeClock(), ids=counting_ids())
+    async with running(store) as hub:
+        async with Stream(hub, store, HERE, room=3) as stream:
+            await said(store, *range(1, 8))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    async for _ in stream:
+                        pass
+        assert not [task for task in asyncio.all_tasks() if "_refill" in str(task.get_coro())]

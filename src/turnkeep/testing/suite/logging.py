@@ -263,6 +263,27 @@ class LogPromises:
 
         assert finals == [f"answer {n}" for n in range(7, 12)]
 
+    @pytest.mark.parametrize("grown_by", ["age", "number"])
+    async def test_no_reader_above_the_floor_misses_anything_whatever_was_dropped(
+        self, start: Start, grown_by: str
+    ) -> None:
+        """Final events too: one that is dropped raises the floor."""
+        desk = await start(Policy(window=2.0, log_events=5, log_age=10.0))
+        said: list[Event] = []
+        page = await desk.store.read(HERE)
+        for n in range(40):
+            claim = await desk.lease(f"m{n}")
+            await desk.store.publish(claim, 0, deltas(n % 3))
+            await desk.commit(claim, f"answer {n}")
+            said += [event for event in await desk.events() if event.offset > len(said)]
+            if n % 7 == 0:
+                await desk.wait(5 if grown_by == "number" else 20)
+                await desk.store.expire()
+
+            page = await desk.store.read(HERE, limit=100_000)
+            assert [e for e in page.events if e.offset > page.floor] == [e for e in said if e.offset > page.floor]
+        assert 0 < page.floor < page.top
+
     async def test_a_run_in_progress_does_not_age(self, start: Start) -> None:
         desk = await start(Policy(window=2.0, log_age=10.0))
         claim = await desk.lease("m1")

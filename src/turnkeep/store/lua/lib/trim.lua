@@ -34,10 +34,8 @@ local function cut(t, p, last, surplus, oldest)
   t.cut = done
   redis.call('XTRIM', K.log, 'MINID', string.format('%.0f-0', done + 1))
   if redis.call('XLEN', K.log) == 0 then redis.call('DEL', K.log) end
-  if redis.call('LLEN', K.finals) > p.log_events then
-    redis.call('LTRIM', K.finals, -p.log_events, -1)
-    t.floor = done
-  end
+  -- What goes here lies below the floor already: each turn begins with an event that is not final, and is cut too.
+  if redis.call('LLEN', K.finals) > p.log_events then redis.call('LTRIM', K.finals, -p.log_events, -1) end
   if t.snapshot and t.snapshot.offset <= done then
     redis.call('DEL', K.snapshot)
     t.snapshot = nil
