@@ -44,6 +44,7 @@ TurnkeepError
 │   └── LeaseLost                 another worker owns the thread: stop, write nothing
 └── StoreError
     ├── StoreUnavailable          not reachable now (retryable)
+    │   └── StoreUnfit            could lose what it accepts, so it accepts nothing now (retryable)
     ├── StoreFull                 out of memory or disk (retryable)
     ├── OutcomeUnknown            the reply was lost; every operation is safe to repeat (retryable)
     ├── StoreMisconfigured        refuses to start: layout, persistence or eviction would break a promise
@@ -362,6 +363,12 @@ class StoreUnavailable(StoreError):
 
     code = "store_unavailable"
     retryable = True
+
+
+class StoreUnfit(StoreUnavailable):
+    """the store could lose what it accepts, so it accepts nothing until its settings are right"""
+
+    code = "store_unfit"
 
 
 class StoreFull(StoreError):

@@ -127,6 +127,12 @@ class Settings(BaseSettings):
     durability: Literal["fast", "standard", "strict"] = _named(
         "TURNKEEP_DURABILITY", default="standard", doc="What a Redis receipt waits for."
     )
+    replicas: int | None = _named(
+        "TURNKEEP_REPLICAS",
+        default=None,
+        ge=0,
+        doc="Replicas of Redis that a strict answer waits for; unset: as many as were seen, never fewer.",
+    )
     allow_unsafe_redis: bool = _named(
         "TURNKEEP_ALLOW_UNSAFE_REDIS",
         default=False,

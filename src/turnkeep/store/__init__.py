@@ -41,6 +41,7 @@ def store_of(settings: Settings, policies: Policies) -> Store:
         policies,
         prefix=settings.redis_prefix,
         durability=settings.durability,
+        replicas=settings.replicas,
         allow_unsafe=settings.allow_unsafe_redis,
     )
 

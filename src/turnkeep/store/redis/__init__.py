@@ -12,21 +12,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from turnkeep.clock import Clock
-from turnkeep.errors import StoreError, StoreUnavailable
+from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.base import Policies
 from turnkeep.store.ids import PARTITIONS, Ids, random_ids
 from turnkeep.store.redis.base import together
-from turnkeep.store.redis.check import (
-    Durability,
-    agree_on_layout,
-    examine,
-    refuse_unfit,
-    require_channels,
-    told_about,
-)
-from turnkeep.store.redis.durable import Fence
+from turnkeep.store.redis.check import Demands, Durability, agree_on_layout, require_channels, require_version
+from turnkeep.store.redis.durable import Assurance
 from turnkeep.store.redis.events import RedisEvents
 from turnkeep.store.redis.everything import RedisEverything
+from turnkeep.store.redis.fitness import Fitness
 from turnkeep.store.redis.follow import RedisFeed
 from turnkeep.store.redis.hub import Hub
 from turnkeep.store.redis.inbox import RedisInbox
@@ -36,7 +30,7 @@ from turnkeep.store.redis.link import Link
 from turnkeep.store.redis.registry import RedisLedger, RedisRegistry
 from turnkeep.store.redis.threads import RedisThreads
 from turnkeep.store.redis.timekeeping import StoreTime
-from turnkeep.store.redis.topology import find_topology
+from turnkeep.store.redis.topology import Endpoint, find_topology
 
 __all__ = ["Durability", "RedisStore"]
 
@@ -54,13 +48,14 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
     timeout = 5.0
     """Seconds of silence after which a connection is given up; may be set before `open`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a setting of its own
         self,
         url: str,
         policies: Policies = _DEFAULTS,
         *,
         prefix: str = "cosmo:",
         durability: Durability = "standard",
+        replicas: int | None = None,
         allow_unsafe: bool = False,
         partitions: int = PARTITIONS,
         ids: Ids = random_ids,
@@ -69,16 +64,21 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         super().__init__(policies, Keys(prefix, partitions), ids, now)
         self._url = url
         self._durability = durability
+        self._replicas = replicas
         self._allow_unsafe = allow_unsafe
         self._feeds: set[RedisFeed] = set()
 
     async def open(self) -> None:
         topology, dialer = await find_topology(self._url)
-        link = Link(topology, dialer, timeout=self.timeout)
+        demands = Demands(topology.kind, self._durability, self._replicas, self._allow_unsafe)
+        self._fitness = Fitness(demands)
+        link = Link(topology, dialer, timeout=self.timeout, look=self._fitness.look)
         try:
             layout = self._keys.registry("layout")
-            self._server = await examine(dialer, await topology.find(layout))
-            refuse_unfit(self._server, topology, self._durability, allow_unsafe=self._allow_unsafe)
+            servers = await self._servers(link)
+            for endpoint in servers:
+                require_version(self._fitness.server(endpoint), demands)
+            self._fitness.require_all(servers, StoreMisconfigured)
             await require_channels(link.call, topology, layout, self._keys.prefix)
             await agree_on_layout(link.call, layout, len(self._keys.partitions))
             if not self._has_own_clock:
@@ -88,7 +88,8 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
             link.close()
             raise
         self._opened = (link, Hub(topology, dialer, timeout=self.timeout))
-        self._fence = Fence(link, self._server, self.timeout) if self._durability == "strict" else None
+        self._assurance = Assurance(link, self._fitness, self.timeout)
+        link.assurance = self._assurance
         self._is_closed = False
 
     async def close(self) -> None:
@@ -98,24 +99,27 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         link, hub = self._opened
         link.close()
         hub.close()
-        if self._fence is not None:
-            self._fence.close()
+        if self._assurance is not None:
+            self._assurance.close()
         if self._hints is not None:
             self._hints.close()
         for feed in list(self._feeds):
             feed.close()
 
     async def check(self) -> Mapping[str, Any]:
-        """Writes to every partition."""
+        """Writes to every partition, and looks at every server."""
         link = self._link
         await together([self._mark(partition) for partition in self._keys.partitions])
-        try:
-            self._server = await examine(link.dialer, await link.topology.find(self._keys.registry("layout")))
-        except StoreUnavailable:
-            raise
-        except KeyError as missing:
-            raise StoreError(f"Redis told nothing of {missing}") from missing
-        return {"engine": self.engine, "topology": link.topology.kind, **told_about(self._server, self._durability)}
+        servers = await self._servers(link)
+        for endpoint in servers:
+            await self._fitness.look(endpoint, await link.pipe_to(endpoint))
+        self._fitness.require_all(servers)
+        return {"engine": self.engine, "topology": link.topology.kind, **self._fitness.report(servers)}
+
+    async def _servers(self, link: Link) -> list[Endpoint]:
+        """All servers that hold anything of this store, the one of the layout first; each is connected to."""
+        keys = [self._keys.registry("layout"), *(partition.tag for partition in self._keys.partitions)]
+        return list(dict.fromkeys([(await link.holder(key))[0] for key in keys]))
 
     async def _mark(self, partition: PartitionKeys) -> None:
         key = partition.names["fence"]

@@ -15,7 +15,7 @@ from turnkeep.store.base import Claim, Policies
 from turnkeep.store.ids import Ids, new_epoch, new_thread_id
 from turnkeep.store.operations import operation_id
 from turnkeep.store.redis.codec import exact, policy_argument
-from turnkeep.store.redis.durable import Fence
+from turnkeep.store.redis.durable import Assurance
 from turnkeep.store.redis.hub import Hub
 from turnkeep.store.redis.keys import Keys, PartitionKeys, ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.link import Link
@@ -43,7 +43,7 @@ class RedisPart:
         self._time: StoreTime | None = None
         self._channels: dict[Address, str] = {}
         self._opened: tuple[Link, Hub] | None = None
-        self._fence: Fence | None = None
+        self._assurance: Assurance | None = None
         self._is_closed = False
 
     @property
@@ -111,14 +111,15 @@ class RedisPart:
         return await link.run(name, partition, partition.of(link.scripts[name]), *arguments)
 
     @asynccontextmanager
-    async def _secured(self, *addresses: Address) -> AsyncIterator[None]:
-        """What is written in here for these is as safe as was asked for when this is left."""
-        if self._fence is None:
+    async def _assured(self, address: Address) -> AsyncIterator[None]:
+        """What is written in here for this address is as safe as was asked for when this is left."""
+        assurance, tag = self._link.assurance, self._keys.partition(address).tag
+        if assurance is None or "commit" not in assurance.concerns:
             yield
             return
-        servers = await self._fence.servers({self._keys.partition(address) for address in addresses})
+        witness = await assurance.before("thread", tag)
         yield
-        await self._fence.vouch(servers)
+        await assurance.after(witness)
 
     @asynccontextmanager
     async def _reading(self, keys: ThreadKeys) -> AsyncIterator[None]:

@@ -1,7 +1,7 @@
 """What a server must be before anything is kept on it, and what it promises.
 
-A receipt is a promise (accepted means kept), so the engine does not start on a server that may evict or that writes
-nothing to disk, unless it is allowed to.
+A receipt is a promise (accepted means kept), so none is given on a server that may evict or that writes nothing to
+disk, unless that is allowed.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redis.exceptions import ResponseError
-
-from turnkeep.errors import StoreMisconfigured
+from turnkeep.errors import StoreError, StoreMisconfigured
 from turnkeep.store.base import LAYOUT
-from turnkeep.store.redis.topology import Dialer, Endpoint, Topology, answer, hang_up
+from turnkeep.store.redis.pipe import Pipe, Refusal, Reply
+from turnkeep.store.redis.topology import Topology
 
 Durability = Literal["fast", "standard", "strict"]
-"""What is asked of a server. fast: that it evicts nothing. standard: an append-only file too. strict: receipts wait
-until the write is synced, or a replica has it.
+"""What is asked of a server. fast: that it evicts nothing. standard: an append-only file too. strict: answers wait
+until the write is synced, or the replicas have it.
 """
 
 OLDEST, OLDEST_CLUSTER, OLDEST_WAITAOF = (6, 2), (7, 0), (7, 2)
@@ -41,73 +40,111 @@ class Server:
         return self.version >= OLDEST_WAITAOF
 
 
-async def examine(dialer: Dialer, endpoint: Endpoint) -> Server:
-    """Ask a server about itself."""
-    connection = await dialer.dial(endpoint)
-    try:
-        told = {section: _values(await answer(connection, "INFO", section)) for section in _SECTIONS}
-        fsync = await _fsync(connection)
-    finally:
-        await hang_up(connection)
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What is asked of every server. `replicas`: how many have to hear of a strict answer; None: as many as there are.
+
+    `kind`: how the servers are arranged.
+    """
+
+    kind: Literal["single", "sentinel", "cluster"]
+    durability: Durability = "standard"
+    replicas: int | None = None
+    allow_unsafe: bool = False
+
+
+async def ask_server(pipe: Pipe) -> Server:
+    """Have a server tell about itself. Raises `StoreError`."""
+    asked = [pipe.send("INFO", section) for section in _SECTIONS]
+    fsync = pipe.send("CONFIG", "GET", "appendfsync")
+    told = {section: values(_told(await reply)) for section, reply in zip(_SECTIONS, asked, strict=True)}
     server = told["server"]
-    name = server.get("server_name", "redis")
-    version = server.get(f"{name}_version", server["redis_version"])
-    return Server(
-        name=f"{name} {version}",
-        version=tuple(int(part) for part in server["redis_version"].split(".")[:2]),
-        policy=told["memory"].get("maxmemory_policy", "unknown"),
-        has_log=told["persistence"].get("aof_enabled") == "1",
-        fsync=fsync,
-        replicas=int(told["replication"].get("connected_slaves", "0")),
-    )
+    try:
+        name = server.get("server_name", "redis")
+        version = server.get(f"{name}_version", server["redis_version"])
+        return Server(
+            name=f"{name} {version}",
+            version=tuple(int(part) for part in server["redis_version"].split(".")[:2]),
+            policy=told["memory"].get("maxmemory_policy", "unknown"),
+            has_log=told["persistence"].get("aof_enabled") == "1",
+            fsync=_fsync(await fsync),
+            replicas=replicas_in(told["replication"]),
+        )
+    except KeyError as missing:
+        raise StoreError(f"Redis told nothing of {missing}") from missing
 
 
 _SECTIONS = ("server", "memory", "persistence", "replication")
 
 
-async def _fsync(connection: Any) -> str:
-    try:
-        told = await answer(connection, "CONFIG", "GET", "appendfsync")
-    except (ResponseError, StoreMisconfigured):
-        return ""  # managed servers keep CONFIG to themselves
-    return told[1].decode() if len(told) == 2 else ""
+def _told(reply: Reply) -> bytes:
+    if isinstance(reply, Refusal):
+        raise StoreMisconfigured(f"this user of Redis may not ask INFO, which turnkeep needs: {reply}")
+    told: bytes = reply
+    return told
 
 
-def _values(info: bytes) -> dict[str, str]:
+def _fsync(reply: Reply) -> str:
+    """Empty where nobody may ask: managed servers keep CONFIG to themselves."""
+    return reply[1].decode() if isinstance(reply, list) and len(reply) == 2 else ""
+
+
+def values(info: bytes) -> dict[str, str]:
+    """The values of one section of INFO."""
     lines = (line.partition(":") for line in info.decode().splitlines() if ":" in line)
     return {name: value for name, _, value in lines}
 
 
-def refuse_unfit(server: Server, topology: Topology, durability: Durability, *, allow_unsafe: bool) -> None:
-    """Raises `StoreMisconfigured` for a server on which a promise could not be kept."""
-    oldest = OLDEST_CLUSTER if topology.kind == "cluster" else OLDEST
+def replicas_in(replication: Mapping[str, str]) -> int:
+    """How many replicas are connected and have caught up."""
+    count = int(replication.get("connected_slaves", "0"))
+    return sum("state=online" in replication.get(f"slave{place}", "state=online") for place in range(count))
+
+
+def require_version(server: Server, demands: Demands) -> None:
+    """Raises `StoreMisconfigured` for a server that does not know what is needed."""
+    oldest = OLDEST_CLUSTER if demands.kind == "cluster" else OLDEST
     if server.version < oldest:
         raise StoreMisconfigured(f"{server.name} is too old, this needs {oldest[0]}.{oldest[1]} or newer")
-    if allow_unsafe:
-        return
+
+
+def trouble_with(server: Server, where: object, demands: Demands, replicas: int) -> str | None:
+    """Why a promise could not be kept on this server; None if it can. `replicas`: how many have to hear."""
+    if demands.allow_unsafe:
+        return None
     if server.policy != "noeviction":
-        raise StoreMisconfigured(
-            f"maxmemory-policy is {server.policy!r}, so Redis may drop accepted messages: set it to noeviction"
-            " (or allow an unsafe Redis)"
+        return (
+            f"maxmemory-policy of Redis at {where} is {server.policy!r}, so it may drop accepted messages: set it to"
+            " noeviction (or allow an unsafe Redis)"
         )
-    if not server.has_log and durability != "fast":
-        raise StoreMisconfigured(
-            "Redis writes no append-only file, so a restart loses accepted messages: set appendonly yes"
+    if not server.has_log and demands.durability != "fast":
+        return (
+            f"Redis at {where} writes no append-only file, so a restart loses accepted messages: set appendonly yes"
             " (or TURNKEEP_DURABILITY=fast, or allow an unsafe Redis)"
         )
-    if durability == "strict" and not how_to_wait(server):
-        raise StoreMisconfigured(
-            f"{server.name} cannot keep the durability 'strict': set appendfsync always, add a replica,"
+    return _too_few(server, where, replicas) if demands.durability == "strict" else None
+
+
+def _too_few(server: Server, where: object, replicas: int) -> str | None:
+    if server.replicas < replicas:
+        return (
+            f"the durability 'strict' needs {replicas} replicas of Redis at {where}, {server.replicas} are connected:"
+            " start them again (or set TURNKEEP_REPLICAS)"
+        )
+    if not how_to_wait(server, replicas):
+        return (
+            f"{server.name} at {where} cannot keep the durability 'strict': set appendfsync always, add a replica,"
             " or use Redis 7.2"
         )
+    return None
 
 
-def how_to_wait(server: Server) -> tuple[str, ...]:
-    """What a strict receipt waits for; empty where nothing is left to wait for or nothing can be."""
-    if server.can_wait_for_log:
-        return ("WAITAOF", "1", "1" if server.replicas else "0")
-    if server.replicas:
-        return ("WAIT", "1")
+def how_to_wait(server: Server, replicas: int) -> tuple[str, ...]:
+    """What a strict answer waits for; ("",) where nothing is left to wait for, empty where nothing can be."""
+    if server.can_wait_for_log and server.has_log:
+        return ("WAITAOF", "1", str(replicas))
+    if replicas:
+        return ("WAIT", str(replicas))
     return ("",) if server.fsync == "always" else ()
 
 
@@ -146,20 +183,6 @@ async def require_channels(call: Any, topology: Topology, key: bytes, prefix: st
         ) from refused
 
 
-def told_about(server: Server, durability: Durability) -> Mapping[str, Any]:
-    """For `/readyz` and doctor."""
-    return {
-        "version": server.name,
-        "durability": durability,
-        "loses": loss_window(server, durability),
-        "layout": LAYOUT,
-        "maxmemory_policy": server.policy,
-        "appendonly": server.has_log,
-        "appendfsync": server.fsync or "unknown",
-        "replicas": server.replicas,
-    }
-
-
 def loss_window(server: Server, durability: Durability) -> str:
     """What can be lost of what was accepted, on this server as it is set now."""
     if not server.has_log:
@@ -168,11 +191,14 @@ def loss_window(server: Server, durability: Durability) -> str:
         crash = "nothing by a crash"
     else:
         crash = f"{_UNSYNCED.get(server.fsync, _UNSYNCED[''])} when its machine crashes"
-    if not server.replicas:
-        return crash
-    if durability == "strict":
-        return f"{crash}; nothing at a failover to the replica that answered"
-    return f"{crash}; at a failover what the replica had not heard"
+    told = [crash]
+    if server.replicas and durability == "strict":
+        told.append("nothing at a failover to the replica that answered")
+    elif server.replicas:
+        told.append("at a failover what the replica had not heard")
+    if server.has_log and server.fsync == "everysec" and durability != "strict":
+        told.append("on a disk that is slow to sync up to two seconds, also when Redis itself is killed")
+    return "; ".join(told)
 
 
 _UNSYNCED = {

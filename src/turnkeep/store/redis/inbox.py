@@ -71,10 +71,9 @@ class RedisInbox(RedisClaims):
         places: dict[Address, list[int]] = {}
         for place, message in enumerate(messages):
             places.setdefault((await self._resolve(message.address)).address, []).append(place)
-        async with self._secured(*places, *(message.address for message in messages)):
-            told = await together(
-                [self._accept_on([messages[place] for place in here], create, max_inbox) for here in places.values()]
-            )
+        told = await together(
+            [self._accept_on([messages[place] for place in here], create, max_inbox) for here in places.values()]
+        )
         for here, told_here in zip(places.values(), told, strict=True):
             outcomes |= zip(here, told_here, strict=True)
         return [outcomes[place] for place in range(len(messages))]
@@ -102,8 +101,7 @@ class RedisInbox(RedisClaims):
         rows = [value for message in told for value in message_row(message)]
         token, run_id = new_token(self._ids).encode(), new_run_id(self._ids).encode()
         address = messages[0].address
-        async with self._secured((await self._resolve(address)).address, address):
-            keys, reply = await self._make("begin", address, to_bytes(owner), exact(lease), token, run_id, *rows)
+        keys, reply = await self._make("begin", address, to_bytes(owner), exact(lease), token, run_id, *rows)
         if word(reply) == "claim":
             async with self._reading(keys):
                 return read_claim(keys, reply)
@@ -128,8 +126,7 @@ class RedisInbox(RedisClaims):
         for record in records:
             through = record.get("steered_through")
             rows += [b"%d" % record["n"], sealed(dump(dict(record))), b"" if through is None else b"%d" % through]
-        async with self._secured(claim.address):
-            reply = _unless_lost(claim, await self._owned("journal", claim, *rows))
+        reply = _unless_lost(claim, await self._owned("journal", claim, *rows))
         if word(reply) == "gap":
             raise ValueError(f"journal record {reply[1]} comes after {reply[2]} records, write them in order")
 
@@ -137,22 +134,20 @@ class RedisInbox(RedisClaims):
 
     async def commit(self, claim: Claim, commit: Commit) -> Left:
         model = b"" if commit.model is None else b',"model":' + dump(commit.model)
-        async with self._secured(claim.address):
-            reply = await self._owned(
-                "commit", claim, commit.outcome, to_bytes(commit.text), turn_argument(commit.entries),
-                usage_argument(commit.usage), model,
-            )  # fmt: skip
-            _unless_lost(claim, reply)
+        reply = await self._owned(
+            "commit", claim, commit.outcome, to_bytes(commit.text), turn_argument(commit.entries),
+            usage_argument(commit.usage), model,
+        )  # fmt: skip
+        _unless_lost(claim, reply)
         return Left(reply[1], number(reply[2]))
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
-        async with self._secured(claim.address):
-            reply = await self._owned(
-                "fail", claim, flag(claim.stop is not None), fault_argument(failure.fault), exact(failure.retry_in),
-                flag(failure.effects), usage_argument(failure.usage), b"%02x" % partition_of(claim.address),
-                self._ids("dead")[-8:].encode(),
-            )  # fmt: skip
-            outcome: FailOutcome = words(_unless_lost(claim, reply)[0])  # type: ignore[assignment]  # one of the three
+        reply = await self._owned(
+            "fail", claim, flag(claim.stop is not None), fault_argument(failure.fault), exact(failure.retry_in),
+            flag(failure.effects), usage_argument(failure.usage), b"%02x" % partition_of(claim.address),
+            self._ids("dead")[-8:].encode(),
+        )  # fmt: skip
+        outcome: FailOutcome = words(_unless_lost(claim, reply)[0])  # type: ignore[assignment]  # one of the three
         return outcome
 
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
@@ -160,8 +155,7 @@ class RedisInbox(RedisClaims):
 
     async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
         rows = [value for call in calls for value in call_row(call)]
-        async with self._secured(claim.address):
-            _unless_lost(claim, await self._owned("hold", claim, exact(expires_in), *rows))
+        _unless_lost(claim, await self._owned("hold", claim, exact(expires_in), *rows))
 
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None

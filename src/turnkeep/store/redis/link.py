@@ -10,8 +10,8 @@ sent again the same way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 import redis.asyncio as redis
 from redis.exceptions import ResponseError
@@ -33,6 +33,17 @@ _AGAIN = Backoff(delay=0.05, cap=0.5)
 _NOT_READY = Backoff(delay=0.01, cap=0.1)
 
 
+class Assurance(Protocol):
+    """What some scripts have to wait for, before and after."""
+
+    @property
+    def concerns(self) -> Container[str]: ...
+
+    def before(self, name: str, key: bytes) -> Coroutine[Any, Any, Any]: ...
+
+    def after(self, witness: Any) -> Coroutine[Any, Any, None]: ...
+
+
 class _Node:
     """One server: its pipe, and how its last connections went."""
 
@@ -49,12 +60,18 @@ class _Node:
 class Link:
     """The connections of one engine for commands; subscriptions and blocking calls have their own."""
 
-    def __init__(self, topology: Topology, dialer: Dialer, *, timeout: float) -> None:
+    def __init__(
+        self, topology: Topology, dialer: Dialer, *, timeout: float, look: Callable[[Endpoint, Pipe], Awaitable[object]]
+    ) -> None:
+        """`look` is called with each server that a connection was opened to, before anything is done there."""
         self.topology = topology
         self.dialer = dialer
         self.scripts: Mapping[str, Script] = load_scripts(topology.publish)
         self.incarnations: dict[int, int] = {}
         """How often each partition found itself on a new server, as last told."""
+        self.assurance: Assurance | None = None
+        """Set once the servers are known to be what is needed."""
+        self._look = look
         self._timeout = timeout
         self._nodes: dict[Endpoint, _Node] = {}
         self._closed = False
@@ -69,7 +86,18 @@ class Link:
         *arguments: Argument,
         patience: float = PATIENCE,
     ) -> Reply:
-        """Run the script of an operation on a partition."""
+        """Run the script of an operation on a partition, and give its answer once that may be relied on."""
+        assurance = self.assurance
+        if assurance is None or name not in assurance.concerns:
+            return await self._run(name, partition, keys, *arguments, patience=patience)
+        witness = await assurance.before(name, partition.tag)
+        reply = await self._run(name, partition, keys, *arguments, patience=patience)
+        await assurance.after(witness)
+        return reply
+
+    async def _run(
+        self, name: str, partition: PartitionKeys, keys: Sequence[bytes], *arguments: Argument, patience: float
+    ) -> Reply:
         command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
         lost: OutcomeUnknown | None = None
         if (pipe := self._at_hand(partition)) is not None:
@@ -91,8 +119,15 @@ class Link:
         return pipe if is_ready else None
 
     async def run_apart(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> Reply:
-        """Run the script of an operation on keys that belong to no partition."""
-        return await self.call(name, key, None, "EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
+        """Run the script of an operation on keys that belong to no partition, as `run`."""
+        command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
+        assurance = self.assurance
+        if assurance is None or name not in assurance.concerns:
+            return await self.call(name, key, None, *command)
+        witness = await assurance.before(name, key)
+        reply = await self.call(name, key, None, *command)
+        await assurance.after(witness)
+        return reply
 
     def tell(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> None:
         """Run a script behind what was sent last to the server of a key, if that is at hand, and do not wait for it."""
@@ -200,11 +235,13 @@ class Link:
 
     # ---------------------------------------------------------------- connections
 
-    async def holder(self, partition: PartitionKeys) -> tuple[Endpoint, bytes]:
-        """Where a partition is now, and which server that is."""
-        if self._at_hand(partition) is None:
-            await self.call("holder", partition.tag, partition, "PING")
-        endpoint = await self.topology.find(partition.tag)
+    async def holder(self, key: bytes) -> tuple[Endpoint, bytes]:
+        """Where a key is now, and which server that is."""
+        endpoint = self.topology.known(key)
+        node = self._nodes.get(endpoint) if endpoint is not None else None
+        if node is None or node.pipe is None or not node.pipe.is_open:
+            await self.call("holder", key, None, "EXISTS", key)
+        endpoint = await self.topology.find(key)
         return endpoint, (await self.pipe_to(endpoint)).server
 
     async def pipe_of(self, key: bytes) -> Pipe:
@@ -250,6 +287,7 @@ class Link:
         pipe = await open_pipe(self.dialer, endpoint, timeout=self._timeout)
         try:
             await self.topology.confirm(endpoint)
+            await self._look(endpoint, pipe)
             await self._teach(pipe)
         except OutcomeUnknown as lost:
             pipe.close()

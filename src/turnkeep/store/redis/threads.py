@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadBusy, ThreadQuarantined
@@ -46,7 +47,8 @@ class RedisThreads(RedisPart):
 
     async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
         operation = self._operation(once, "thread", address) if create else b""
-        keys, reply = await self._make("thread", address, operation, flag(create), flag(True))
+        async with self._assured(address) if create else nullcontext():
+            keys, reply = await self._make("thread", address, operation, flag(create), flag(True))
         async with self._reading(keys):
             return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
 
