@@ -171,6 +171,9 @@ def protocol_of(endpoint: Endpoint) -> Protocol:
 
 # ---------------------------------------------------------------- by setting
 
+OVERRIDES = tuple(f.name for f in fields(Capabilities) if f.name.startswith(("takes_", "wants_", "call_ids")))
+"""What a setting may say of a server."""
+
 _YES_NO = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
@@ -184,20 +187,17 @@ def read_capabilities(text: str) -> dict[str, bool | str]:
         name, equals, value = (piece.strip().lower() for piece in part.partition("="))
         if not equals:
             name, value = "server", name
-        elif f"takes_{name}" in _OVERRIDES:
+        elif f"takes_{name}" in OVERRIDES:
             name = f"takes_{name}"
         given[name] = _YES_NO.get(value, value)
     check_capabilities(given)
     return given
 
 
-_OVERRIDES = {f.name: f.type for f in fields(Capabilities) if f.name.startswith(("takes_", "wants_", "call_ids"))}
-
-
 def check_capabilities(given: Mapping[str, bool | str]) -> None:
     """Raises ConfigurationError for what is no capability, server or value."""
-    if strange := sorted(set(given) - set(_OVERRIDES) - {"server"}):
-        names = ", ".join(sorted(_OVERRIDES))
+    if strange := sorted(set(given) - set(OVERRIDES) - {"server"}):
+        names = ", ".join(sorted(OVERRIDES))
         raise ConfigurationError(f"unknown model capability {', '.join(strange)}; there are {names}")
     if (server := given.get("server")) is not None and server not in known_servers():
         raise ConfigurationError(f"no model server is called {server!r}; there are {', '.join(known_servers())}")

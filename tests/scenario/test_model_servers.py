@@ -1,0 +1,171 @@
+"""Every model server that has a name here, through everything that a conversation may bring.
+
+One cell of the table is one thread: plain, a burst, one and two calls, thoughts, a past that another server made
+(pictures, its ids, its signatures, interrupted turns), an overflow, a cut stream, a rate limit with its wait, a wrong
+key and an empty account. What a server cannot have is missing in its dialect, and `docs/how-to/models.md` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.contract.canned import Canned, canned
+from tests.dialects import DIALECTS, THOUGHT, Server
+from tests.scenario.house import TestHouse, opened
+from turnkeep.events import Event
+from turnkeep.messages import (
+    AssistantItem,
+    CallItem,
+    Item,
+    OutputItem,
+    Part,
+    ProviderData,
+    ReasoningItem,
+    SystemItem,
+    UserItem,
+    text_content,
+)
+from turnkeep.models.capabilities import known_servers
+from turnkeep.store.base import Entry
+from turnkeep.tools.base import tool
+
+SERVERS = pytest.mark.parametrize("name", sorted(DIALECTS))
+ELSEWHERE = "models.example/v1"
+LESSONS = 5
+
+
+@tool(effect="pure")
+def look_up(city: str) -> str:
+    """What is known of a city."""
+    return f"sunny in {city}"
+
+
+FOREIGN: list[Item] = [
+    UserItem((Part("text", "what is this?"), Part("image", data={"image_url": "https://pictures/1"}))),
+    ReasoningItem({"reasoning_content": "a cat?"}, ELSEWHERE),
+    CallItem("functions.look_up:0", "look_up<|channel|>commentary", '{"city":', ProviderData(ELSEWHERE, {"x": "y"})),
+    OutputItem("functions.look_up:0", ""),
+    AssistantItem("a cat"),
+    SystemItem("be kind"),
+    UserItem(text_content("never answered")),
+    CallItem("call_abcdef123456", "look_up", "{}"),
+    OutputItem("call_abcdef123456", "outcome unknown", "unknown"),
+]
+
+
+def house(server: Canned, name: str, **settings: Any) -> Any:
+    values: dict[str, Any] = {
+        "openai_base_url": server.url,
+        "model_api": "chat",
+        "openai_model": "m",
+        "model_capabilities": name,
+        **settings,
+    }
+    return opened(tools=[look_up], **values)
+
+
+async def final(desk: TestHouse, channel: str, *texts: str, **wishes: Any) -> Event:
+    """The final event of these messages, sent at once."""
+    async with desk.stream(channel) as stream:
+        receipts = await desk.send_all(channel, texts, **wishes)
+        return (await desk.settled(stream, receipts[-1].message_id))[-1]
+
+
+def asked_for(server: Canned, text: str) -> int:
+    """How many requests held this text."""
+    return sum(text in str(visit.body["messages"]) for visit in server.visits)
+
+
+def test_every_server_of_the_table_is_imitated() -> None:
+    assert set(DIALECTS) == set(known_servers()) - {"compatible"}
+
+
+@SERVERS
+async def test_a_server_answers_in_every_turn_of_a_conversation(name: str) -> None:
+    imitated = Server(name)
+    async with canned(imitated.answer) as server, house(server, name) as desk:
+        await _plain_and_burst(desk, server)
+        await _tools_and_thoughts(desk, imitated)
+        await desk.queue.store.append(desk.address("foreign"), [Entry(item, tokens=5) for item in FOREIGN])
+        for text in ("and now?", "and then [tools 1]", "fine?"):
+            event = await final(desk, "foreign", text)
+            assert event.kind == "completed", event
+        assert (await final(desk, "cut", "[cut] this")).text == "fine"
+        words = [(await final(desk, "long", f"{n} " + "word " * 500)).kind for n in range(5)]
+        assert words == ["completed"] * 5
+        items = [item for channel in ("t1", "foreign") for item in await desk.transcript(channel)]
+    await _goes_on_elsewhere(items, name)
+
+
+async def _plain_and_burst(desk: TestHouse, server: Canned) -> None:
+    event = await final(desk, "plain", "hello")
+    assert (event.kind, event.text) == ("completed", "fine")
+    assert asked_for(server, "hello") <= 1 + LESSONS
+    event = await final(desk, "burst", *(f"part {n}" for n in range(5)), window=0.3, max_wait=3)
+    assert (event.kind, len(event.message_ids)) == ("completed", 5)
+    kinds = [item.kind for item in await desk.transcript("burst") if item.kind != "reasoning"]
+    assert kinds == ["user"] * 5 + ["assistant"]
+
+
+async def _tools_and_thoughts(desk: TestHouse, imitated: Server) -> None:
+    thinks = imitated.dialect.thought is not None
+    assert (await final(desk, "t1", "go [tools 1]")).text == "fine sunny in A"
+    assert (await final(desk, "t1", "go [tools 2]")).text == "fine sunny in A sunny in B"
+    assert (await final(desk, "t1", "go on")).text == "fine"
+    event = await final(desk, "think", "[think] about it")
+    assert event.text == "fine"
+    thoughts = [item.text for item in await desk.transcript("think") if isinstance(item, ReasoningItem)]
+    assert thoughts == ([THOUGHT] if thinks and imitated.dialect.thought != "reasoning_details" else thoughts)
+    assert len(thoughts) == thinks
+    calls = [item for item in await desk.transcript("t1") if isinstance(item, CallItem)]
+    assert [call.arguments for call in calls] == ['{"city":"A"}', '{"city":"A"}', '{"city":"B"}']
+
+
+async def _goes_on_elsewhere(items: list[Item], name: str) -> None:
+    """What this server left in a transcript is taken by another, and by this one again."""
+    others = sorted(DIALECTS)
+    other = others[(others.index(name) + 7) % len(others)]
+    async with canned(Server(other).answer) as server, house(server, other) as desk:
+        await desk.queue.store.append(desk.address("moved"), [Entry(item, tokens=5) for item in items])
+        for text in ("hello", "go [tools 2]", "bye"):
+            event = await final(desk, "moved", text)
+            assert event.kind == "completed", (other, event)
+
+
+# ---------------------------------------------------------------- troubles, all servers at once
+
+
+def with_trouble(trouble: str) -> list[str]:
+    return [name for name, dialect in DIALECTS.items() if getattr(dialect, trouble) is not None]
+
+
+async def test_a_rate_limit_is_waited_for_as_each_server_says() -> None:
+    async def waits(name: str) -> tuple[str, str, bool, bool]:
+        async with canned(Server(name).answer) as server, house(server, name) as desk:
+            begun = asyncio.get_running_loop().time()
+            event = await final(desk, "rate", "[rate] this")
+            waited = asyncio.get_running_loop().time() - begun >= 0.9
+            return event.kind, event.text, waited, asked_for(server, "[rate] this") <= 2 + LESSONS
+
+    names = with_trouble("rate")
+    found = dict(zip(names, await asyncio.gather(*map(waits, names)), strict=True))
+    assert found == dict.fromkeys(names, ("completed", "fine", True, True))
+
+
+@pytest.mark.parametrize(("trouble", "code"), [("key", "credentials_refused"), ("credit", "quota_exhausted")])
+async def test_a_refused_key_and_an_empty_account_make_messages_wait(trouble: str, code: str) -> None:
+    async def waits(name: str) -> tuple[list[str], bool]:
+        async with canned(Server(name).answer) as server, house(server, name) as desk:
+            receipt = await desk.send("c", f"[{trouble}] this")
+            async with asyncio.timeout(30):
+                while not (circuits := await desk.queue.store.circuits()):
+                    await asyncio.sleep(0.02)
+            record = await desk.queue.store.message(desk.address("c"), receipt.message_id)
+            return [c.fault.code for c in circuits], record is not None and record.status not in ("dead", "answered")
+
+    names = with_trouble(trouble)
+    found = dict(zip(names, await asyncio.gather(*map(waits, names)), strict=True))
+    assert found == dict.fromkeys(names, ([code], True))
