@@ -9,15 +9,26 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from turnkeep.backoff import Backoff
+from turnkeep.env_file import DEFAULT, Provenance
 from turnkeep.errors import ConfigurationError
 from turnkeep.failpoints import read_points
 from turnkeep.messages import BusyPolicy
@@ -40,6 +51,9 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         allow_inf_nan=False,
     )
+
+    _unvouched: frozenset[str] = PrivateAttr(default=frozenset())
+    """What lets others act here and is set by a file that nobody named."""
 
     # ------------------------------------------------------------ model
     openai_api_key: SecretStr | None = _named(
@@ -536,15 +550,53 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **values: Any) -> Self:
-        """Read the environment and `.env`. Raises `ConfigurationError` that names every wrong value."""
+        """Read the environment and `.env`. Raises `ConfigurationError` that names every wrong value, and for an address
+        of the file if a key from elsewhere would be sent there.
+        """
+        loaded = cls._read(DEFAULT, values)
+        loaded._doubt(DEFAULT, values)
+        return loaded
+
+    @classmethod
+    def load_named(cls, file: Path, **values: Any) -> Self:
+        """Read the environment and this file, for which whoever names it vouches. Raises `ConfigurationError`."""
+        if not file.is_file():
+            raise ConfigurationError(f"there is no file {str(file)[:200]!r} to read settings from")
+        return cls._read(file, values)
+
+    def _doubt(self, file: Path, values: Mapping[str, Any]) -> None:
+        """Nobody says that this file is theirs."""
+        names = {name: tuple(one.upper() for one in _names(field.validation_alias))
+                 for name, field in type(self).model_fields.items()}  # fmt: skip
+        given = {name for name, others in names.items() if {name, *others} & {*values, *map(str.upper, values)}}
+        provenance = Provenance(names, given, file, os.environ)
+        if (found := provenance.foreign_receiver()) is not None:
+            address, key = found
+            raise ConfigurationError(
+                f"{address} stands in {file}, and {key}, which would be sent there, comes from elsewhere: set both in "
+                f"one place, or say that the file is yours with --env-file {file}"
+            )
+        self._unvouched = provenance.acts()
+
+    def demand_vouched(self) -> None:
+        """Raises `ConfigurationError` if a file that nobody named lets a model or a program act on this machine."""
+        for field in sorted(self._unvouched):
+            name = next(_names(type(self).model_fields[field].validation_alias))
+            raise ConfigurationError(
+                f"{name} is set by {DEFAULT} of the working directory alone, which may be somebody else's: set it in "
+                f"the environment, or say that the file is yours with --env-file {DEFAULT}"
+            )
+
+    @classmethod
+    def _read(cls, file: Path, values: Mapping[str, Any]) -> Self:
         try:
-            return cls(**values)
+            return cls(_env_file=file, **values)
         except ValidationError as error:
             raise ConfigurationError(_told(error)) from None
         except (SettingsError, RecursionError) as error:
             raise ConfigurationError(f"wrong settings: {_variable(cls, error)} must be JSON") from None
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"the file .env cannot be read as UTF-8 text: {_kind(error)}") from None
+            raise ConfigurationError(f"the file {file} cannot be read as UTF-8 text: {_kind(error)}") from None
 
     @property
     def store_url(self) -> str:

@@ -13,6 +13,7 @@ from importlib import import_module
 
 FAILED, WRONG = 1, 2
 WITHOUT_VERB = "serve"
+ENV_FILE = "--env-file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +92,34 @@ def _main(given: list[str]) -> int:
     if given[:1] == ["--version"]:
         print(f"turnkeep {version()}")
         return 0
+    file, given = named_file(given)
     verb, rest = chosen(given)
     if verb not in VERBS:
         print(f"turnkeep: {_unknown(verb)}", file=sys.stderr)
         return WRONG
+    if file is not None:
+        from pathlib import Path
+
+        from turnkeep.cli.house import env_file
+
+        env_file.set(Path(file))
     return _run(verb, rest)
+
+
+def named_file(given: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The file of settings that is named, for any verb and at any place before ``--``; and what else is given."""
+    file: str | None = None
+    rest: list[str] = []
+    words = iter(given)
+    for word in words:
+        if word == "--":
+            return file, [*rest, word, *words]
+        name, equals, value = word.partition("=")
+        if name == ENV_FILE:
+            file = value if equals else next(words, "")
+        else:
+            rest.append(word)
+    return file, rest
 
 
 def chosen(given: Sequence[str]) -> tuple[str, list[str]]:
@@ -150,6 +174,7 @@ turnkeep keeps the turns of a conversation: bursts of messages become one stream
 
 turnkeep                    start the service
 turnkeep COMMAND --help     what a command takes; --json is for machines, everywhere
+--env-file FILE             settings of a file that is yours; .env is read without, but runs no code
 
 {verbs}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import webbrowser
 from typing import Annotated
@@ -26,34 +27,41 @@ def dev(
     reload: Annotated[
         bool, typer.Option("--reload", help="Start again when the tools file or .env has changed.")
     ] = False,
+    token: Annotated[
+        bool, typer.Option("--token", help="Ask everybody for a token, made for this start and shown once.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start everything in one process: page, socket, API and worker. Ctrl-C drains and ends it."""
-    settings = house.settings(host=host, port=port, tools_file=tools, concurrency=concurrency, simulator=True)
+    made = secrets.token_urlsafe(32) if token and not reload else None
+    settings = house.settings(
+        host=host, port=port, tools_file=tools, concurrency=concurrency, simulator=True, start_token=made
+    )
     if reload:
         from turnkeep.cli import reloading
 
         given = {"--host": host, "--port": port, "--tools": tools, "--concurrency": concurrency}
-        flags = [name for name, on in (("--open", open_page), ("--json", as_json)) if on]
+        flags = [name for name, on in (("--open", open_page), ("--token", token), ("--json", as_json)) if on]
         raise typer.Exit(reloading.run(settings, reloading.words(given, flags)))
 
     def tell(started: Started) -> None:
-        output.emit(started.to_json()) if as_json else welcome(started)
+        output.emit(started.to_json() | ({"token": made} if made else {})) if as_json else welcome(started, made)
         if open_page and started.url:
             webbrowser.open(started.url)
 
     run(settings, "all", tell)
 
 
-def welcome(started: Started) -> None:
+def welcome(started: Started, token: str | None = None) -> None:
     """Where the page and the socket are, a line to paste, where the data is, and who answers."""
     output.say(f"turnkeep {version()}", style="bold")
     output.say()
     lines = [
         ("page", f"{started.url}/"),
+        ("token", token),
         ("socket", started.socket),
-        ("send", curl(f"{started.url}")),
-        ("watch", f"curl -N {started.url}/api/channels/hello/events"),
+        ("send", curl(f"{started.url}", token)),
+        ("watch", f"curl -N {started.url}/api/channels/hello/events{_shown(token)}"),
         ("answers", started.answers),
         ("tools", ", ".join(started.tools) or None),
         ("data", started.data),
@@ -64,9 +72,13 @@ def welcome(started: Started) -> None:
     output.say("Ctrl-C ends it; `turnkeep --help` shows the other commands", style="dim")
 
 
-def curl(url: str) -> str:
+def _shown(token: str | None) -> str:
+    """How a line of curl shows the token."""
+    return "" if token is None else " -H " + shlex.quote(f"authorization: Bearer {token}")
+
+
+def curl(url: str, token: str | None = None) -> str:
     """A line to paste into a shell."""
     body = '{"message": "Hello, assistant!"}'
-    return shlex.join(
-        ["curl", f"{url}/api/channels/hello/messages", "-H", "content-type: application/json", "-d", body]
-    )
+    line = ["curl", f"{url}/api/channels/hello/messages", "-H", "content-type: application/json", "-d", body]
+    return shlex.join(line) + _shown(token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from turnkeep.cli import output
+from turnkeep.env_file import DEFAULT
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address, item_to_json
 from turnkeep.settings import Settings
@@ -19,15 +21,20 @@ from turnkeep.store.base import Store, ThreadRecord
 
 DEFAULT_PATH = ".turnkeep/turnkeep.db"
 
+env_file: ContextVar[Path | None] = ContextVar("turnkeep_env_file", default=None)
+"""The file of settings that the command line names, and so vouches for; None: `.env`, for which nobody does."""
+
 
 def settings(**options: Any) -> Settings:
     """What is set, with the options of the command line before all else. Raises `ConfigurationError`."""
-    return Settings.load(**{name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    file = env_file.get()
+    return Settings.load(**given) if file is None else Settings.load_named(file, **given)
 
 
 def environment() -> Mapping[str, str]:
-    """Where `${NAME}` of a tools file is looked up: the environment before `.env`."""
-    told = {name: value for name, value in dotenv_values(".env").items() if value}
+    """Where `${NAME}` of a tools file is looked up: the environment before the file of settings."""
+    told = {name: value for name, value in dotenv_values(env_file.get() or DEFAULT).items() if value}
     return {**told, **os.environ}  # noqa: TID251 - the names are those of the file, not settings of ours
 
 

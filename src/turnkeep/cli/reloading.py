@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from turnkeep.cli import output
+from turnkeep.cli import ENV_FILE, house, output
+from turnkeep.env_file import DEFAULT
 from turnkeep.settings import Settings
 
 EVERY = 0.25
@@ -32,8 +33,11 @@ def words(options: Mapping[str, object | None], flags: Sequence[str]) -> list[st
 
 def run(settings: Settings, arguments: Sequence[str]) -> int:
     """Keep a child running until a signal; its exit code."""
-    watched = [path for path in (settings.tools_file, Path(".env")) if path is not None]
-    keeper = _Keeper([sys.executable, "-m", "turnkeep", "dev", *arguments], watched, settings.drain + GRACE)
+    named = house.env_file.get()
+    watched = [path for path in (settings.tools_file, named or DEFAULT) if path is not None]
+    vouched = [] if named is None else [ENV_FILE, str(named)]
+    command = [sys.executable, "-m", "turnkeep", "dev", *vouched, *arguments]
+    keeper = _Keeper(command, watched, settings.drain + GRACE)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, keeper.stop)
     return keeper.run()

@@ -56,6 +56,7 @@ Files = list[tuple[Toolbox, DeclaredTools]]
 
 
 def _loaded(settings: Settings, environment: Mapping[str, str]) -> tuple[Toolbox, Files]:
+    settings.demand_vouched()
     toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
     named = [(toolbox, settings.tools_file)] if settings.tools_file else []
     named += [(toolbox.own(tenant), path) for tenant, path in settings.tenant_tool_files.items()]

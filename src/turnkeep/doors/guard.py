@@ -15,6 +15,9 @@ from turnkeep.doors.trail import report_refusal, report_use
 from turnkeep.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from turnkeep.settings import Settings
 from turnkeep.store.base import Registry
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
 
 if TYPE_CHECKING:
     from turnkeep.doors.tokens import Tokens
@@ -152,7 +155,11 @@ async def access_of(settings: Settings, registry: Registry) -> Access:
     if asks_for_credentials(settings, has_keys=await keys.has_any()):
         start_token = settings.start_token.get_secret_value() if settings.start_token else None
         return Guard(keys, tickets, tokens_of(settings), start_token=start_token)
-    return Open() if settings.is_open_aloud else Unlocked(keys, tickets)
+    if not settings.is_open_aloud:
+        return Unlocked(keys, tickets)
+    if settings.takes_tokens or await keys.has_any():
+        log.warning("nobody_is_asked", reason="TURNKEEP_AUTH=off or TURNKEEP_INSECURE_NO_AUTH, though there are keys")
+    return Open()
 
 
 def tokens_of(settings: Settings) -> Tokens | None:
