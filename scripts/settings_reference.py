@@ -14,9 +14,13 @@ SECTION = re.compile(r"# -{10,} (.+)$")
 HEAD = """# Settings
 
 Read from the environment and from `.env` in the working directory; values given in code go before both. Nothing has
-to be set. A `.env` that nobody named may have come with somebody else's project: it lets no model and no program act here
-(`TURNKEEP_TOOLS`, `TURNKEEP_TENANT_TOOL_FILES`, `TURNKEEP_WORKSPACE`, `TURNKEEP_ALLOW_BASH`, `TURNKEEP_SANDBOX`), and its addresses get no key
-that was set elsewhere. `turnkeep --env-file FILE` names a file that is yours. All wrong values are reported at once. This page is made by `scripts/settings_reference.py`; a test
+to be set. All wrong values are reported at once.
+
+A `.env` that nobody named may have come with somebody else's project. It lets no model and no program act here
+(`TURNKEEP_TOOLS`, `TURNKEEP_TENANT_TOOL_FILES`, `TURNKEEP_WORKSPACE`, `TURNKEEP_ALLOW_BASH`, `TURNKEEP_SANDBOX`), and
+its addresses get no key that was set elsewhere. `turnkeep --env-file FILE` names a file that is yours.
+
+This page is made by `scripts/settings_reference.py`; a test
 compares it.
 """
 
