@@ -391,6 +391,12 @@ class StoreMisconfigured(StoreError):
     code = "store_misconfigured"
 
 
+class StoreUnsealable(StoreError):
+    """what is stored is sealed, and none of our keys opens it"""
+
+    code = "store_unsealable"
+
+
 class ThreadQuarantined(StoreError):
     """the stored state of this thread is damaged; an operator has to look"""
 

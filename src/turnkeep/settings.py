@@ -147,6 +147,12 @@ class Settings(BaseSettings):
         ge=0,
         doc="Replicas of Redis that a strict answer waits for; unset: as many as were seen, never fewer.",
     )
+    store_keys: SecretStr | None = _named(
+        "TURNKEEP_STORE_KEYS",
+        default=None,
+        doc="Keys that seal what people say before it is stored: `ID:BASE64` of 32 bytes, the newest first, with commas"
+        " between.",
+    )
     allow_unsafe_redis: bool = _named(
         "TURNKEEP_ALLOW_UNSAFE_REDIS",
         default=False,

@@ -8,12 +8,12 @@ import apsw
 import pytest
 
 from tests.unit.sqlite_files import engine, opened, until
+from tests.unit.talk import talk
 from turnkeep.errors import ThreadNotFound
 from turnkeep.events import Event
-from turnkeep.messages import AssistantItem, OutputItem, UserItem, text_content
-from turnkeep.store.base import Call, Commit, Decision, Entry
+from turnkeep.messages import text_content
 from turnkeep.store.sqlite import vacuum
-from turnkeep.testing.suite.desk import HERE, Desk, at, delta, give_up
+from turnkeep.testing.suite.desk import HERE, at
 
 WORD = "UNSPEAKABLE"
 OTHER = "KEPT-AS-IT-IS"
@@ -24,29 +24,6 @@ def words_in(path: Path, word: str = WORD) -> int:
     folder = path.parent
     files = [file for file in folder.rglob("*") if file.is_file()]
     return sum(file.read_bytes().count(word.encode()) for file in files)
-
-
-async def talk(desk: Desk, word: str, where: str, *, size: int) -> None:
-    """Every place that holds what people say: messages, log, journal, calls, transcript, dead letters, results."""
-    long, here = f"{word} " * size, at(where)
-    store = desk.store
-    claim = await desk.lease(f"{where}-1", where=here, content=text_content(long), instructions=long)
-    await store.publish(claim, 0, [delta(f"{word} {n}") for n in range(20)])
-    await store.journal(claim, [{"n": 0, "step": long}])
-    call = Call("call_1", "tool", f'{{"a": "{word}"}}', "digest")
-    await store.hold(claim, [call], expires_in=60.0)
-    await store.decide(here, "call_1", "digest", Decision("denied", long), once=f"decide-{where}")
-    [claim] = await desk.claims()
-    entries = [Entry(UserItem(text_content(long))), Entry(OutputItem("call_1", long)), Entry(AssistantItem(long))]
-    await store.commit(claim, Commit("completed", long, entries))
-    await store.append(here, [Entry(AssistantItem(long, author="x"))], author="x")
-    await store.compact(here, through_turn=1, summary=long)
-    await store.update(here, {"metadata": {"note": word}}, once=f"update-{where}")
-    await desk.say(f"{where}-2", where=here, content=text_content(long))
-    await store.edit(here, f"{where}-2", text_content(long + "!"), once=f"edit-{where}")
-    await desk.wait(60.0)
-    for claim in await desk.claims():
-        await store.fail(claim, give_up())
 
 
 @pytest.mark.parametrize("size", [1, 200, 4000])

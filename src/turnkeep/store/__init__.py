@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
+from turnkeep.store.aes import codec_of
 from turnkeep.store.base import Policies, Policy, Store
+from turnkeep.store.sealed import sealed, unsealed
 
-__all__ = ["Policies", "Policy", "Store", "open_store", "store_of"]
+__all__ = ["Policies", "Policy", "Store", "open_store", "sealed", "store_of"]
 
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster")
 
@@ -33,7 +35,14 @@ def open_store(url: str, policies: Policies | None = None, **options: Any) -> St
 
 
 def store_of(settings: Settings, policies: Policies) -> Store:
-    """The engine that settings name, with the options it takes from them, not opened yet."""
+    """The engine that settings name, with the options it takes from them, sealed if they hold keys, not opened yet."""
+    engine = _engine_of(settings, policies)
+    if settings.store_keys is None:
+        return unsealed(engine)
+    return sealed(engine, codec_of(settings.store_keys.get_secret_value()))
+
+
+def _engine_of(settings: Settings, policies: Policies) -> Store:
     if settings.store_url.startswith(("memory:", "sqlite:")):
         return open_store(settings.store_url, policies)
     return open_store(

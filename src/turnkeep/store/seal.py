@@ -1,0 +1,159 @@
+"""Sealing what people say: every text of a message, an item, an event or a call becomes a token that only a key opens.
+
+Engines append texts to each other, compare them and tell repeats by them, and need not know that they are sealed: a
+token says where it ends, so that tokens in a row open to the texts in a row, and a codec seals the same text in the
+same way. Names, ids, times, sizes and the shape of things stay readable; a text that is not sealed is taken as it is,
+so that a store with a past can be sealed from now on.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from turnkeep.errors import StoreUnsealable
+from turnkeep.messages import Address
+
+T = TypeVar("T")
+
+WHOLE = "tks1:whole"
+"""The one name of a mapping that is sealed as a whole."""
+
+_TOKEN = re.compile(r"tks1:([A-Za-z0-9_.-]{1,32}):([A-Za-z0-9_-]*);")
+_PLAIN = frozenset(
+    (
+        *(
+            "message_id",
+            "call_id",
+            "run_id",
+            "thread_id",
+            "dead_id",
+            "digest",
+            "kind",
+            "type",
+            "status",
+            "phase",
+            "verdict",
+        ),
+        *("name", "tools", "code", "message", "decision", "by", "author", "policy", "outcome", "epoch", "on_busy"),
+        *("site", "model", "assistant", "message_ids"),
+    )
+)
+"""Fields that engines, metrics and people's lists go by. A field that is not named here is sealed."""
+_NOT_TEXT = frozenset({"address", "usage", "receipt", "options"})
+
+
+class Codec(Protocol):
+    """Seals bytes. The same bytes with the same `about` and key give the same, or repeats are not known as such.
+
+    `keys` are the ids of all keys, the one that seals first. `about` is bound to what is sealed without being in it:
+    opening with another must fail. `open` raises ValueError.
+    """
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+
+    def seal(self, plain: bytes, *, about: bytes, key: str) -> bytes: ...
+
+    def open(self, sealed: bytes, *, about: bytes, key: str) -> bytes: ...
+
+
+class Seal:
+    """Seals and opens values of one tenant's queue. Every value but a text is given back with its texts changed."""
+
+    def __init__(self, codec: Codec, address: Address, *, key: str | None = None) -> None:
+        self._codec = codec
+        self._about = f"{address.tenant}\0{address.queue}".encode("utf-8", "surrogatepass")
+        self._key = key or codec.keys[0]
+
+    # ---------------------------------------------------------------- sealing
+
+    def text(self, plain: str) -> str:
+        if not plain:
+            return plain
+        sealed = self._codec.seal(plain.encode("utf-8", "surrogatepass"), about=self._about, key=self._key)
+        return f"tks1:{self._key}:{base64.urlsafe_b64encode(sealed).decode().rstrip('=')};"
+
+    def mapping(self, plain: Mapping[str, Any]) -> dict[str, Any]:
+        """One token for all of it, its names as well."""
+        return {WHOLE: self.text(json.dumps(plain))} if plain else {}
+
+    def values(self, plain: Mapping[str, str | None]) -> dict[str, str | None]:
+        """One token for each value, where the names are the store's to merge."""
+        return {name: None if value is None else self.text(value) for name, value in plain.items()}
+
+    def record(self, plain: Mapping[str, Any]) -> dict[str, Any]:
+        """A journal record: the store reads its place, and through where it takes messages in."""
+        known = {name: plain[name] for name in ("n", "steered_through") if name in plain}
+        return known | self.mapping({name: value for name, value in plain.items() if name not in known})
+
+    def whole(self, value: T, field: str = "") -> T:
+        """A frozen dataclass, or a sequence of them."""
+        return self._sealed(value, field)  # type: ignore[no-any-return]
+
+    def _sealed(self, value: Any, field: str) -> Any:
+        if field in _NOT_TEXT:
+            return value
+        if isinstance(value, str):
+            return value if field in _PLAIN else self.text(value)
+        if isinstance(value, Mapping):
+            return self.mapping(value)
+        if isinstance(value, tuple | list):
+            return tuple(self._sealed(one, field) for one in value)
+        return _changed(value, self._sealed)
+
+    # ---------------------------------------------------------------- opening
+
+    def opened_text(self, sealed: str) -> str:
+        """Every token in it opened. Raises `StoreUnsealable`."""
+        return _TOKEN.sub(self._opened_token, sealed) if "tks1:" in sealed else sealed
+
+    def opened(self, value: T) -> T:
+        """A value of any form with all its texts opened. Raises `StoreUnsealable`."""
+        return self._opened(value, "")  # type: ignore[no-any-return]
+
+    def _opened(self, value: Any, field: str) -> Any:
+        if isinstance(value, str):
+            return self.opened_text(value)
+        if isinstance(value, Mapping):
+            return self._opened_mapping(value)
+        if isinstance(value, tuple | list):
+            return type(value)(self._opened(one, field) for one in value)
+        return _changed(value, self._opened)
+
+    def _opened_mapping(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        others = {name: self._opened(one, name) for name, one in value.items() if name != WHOLE}
+        whole = value.get(WHOLE)
+        if isinstance(whole, str) and _TOKEN.fullmatch(whole):
+            return others | dict(json.loads(self.opened_text(whole)))
+        return others if whole is None else others | {WHOLE: self._opened(whole, WHOLE)}
+
+    def _opened_token(self, found: re.Match[str]) -> str:
+        key, text = found[1], found[2]
+        if key not in self._codec.keys:
+            raise StoreUnsealable(f"what is stored is sealed with key {key!r}, which is not among the keys: add it")
+        try:
+            sealed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            return self._codec.open(sealed, about=self._about, key=key).decode("utf-8", "surrogatepass")
+        except (ValueError, binascii.Error):
+            raise StoreUnsealable(
+                f"what is stored does not open with key {key!r}: another key has this id, or somebody changed it"
+            ) from None
+
+
+def _changed(value: Any, change: Any) -> Any:
+    """A dataclass with its fields changed; anything else as it is."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    changes = {}
+    for one in fields(value):
+        before = getattr(value, one.name)
+        after = change(before, one.name)
+        if after is not before:
+            changes[one.name] = after
+    return replace(value, **changes) if changes else value

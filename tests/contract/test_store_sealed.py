@@ -1,0 +1,68 @@
+"""A sealed store keeps every promise of the contract, on every engine."""
+
+from __future__ import annotations
+
+import secrets
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.services import RedisServer
+from turnkeep.store import sealed
+from turnkeep.store.aes import AesCodec
+from turnkeep.store.base import Policies, Policy, Store
+from turnkeep.store.memory import MemoryStore
+from turnkeep.store.redis import RedisStore
+from turnkeep.store.seal import Seal
+from turnkeep.store.sqlite import SqliteStore
+from turnkeep.testing import FakeClock, counting_ids
+from turnkeep.testing.store_suite import StoreSuite
+from turnkeep.testing.suite.desk import HERE, Start, said
+
+CODEC = AesCodec({"k2": b"2" * 32, "k1": b"1" * 32})
+
+
+async def opened(engine: Store) -> Store:
+    store = sealed(engine, CODEC)
+    await store.open()
+    return store
+
+
+class Sealed(StoreSuite):
+    """Sizes are those of what is stored."""
+
+    async def test_a_batch_holds_no_more_bytes_than_its_limit(self, start: Start) -> None:
+        size = Seal(CODEC, HERE).whole(said("m1", "x" * 100)).size
+        desk = await start(Policy(window=2.0, max_batch_bytes=2 * size))
+        for message_id in ("m1", "m2", "m3"):
+            await desk.say(message_id, "x" * 100)
+
+        assert (await desk.claim()).message_ids == ("m1", "m2")
+
+
+class TestMemory(Sealed):
+    async def make(self, policies: Policies, clock: FakeClock) -> Store:
+        return await opened(MemoryStore(policies, clock=clock, ids=counting_ids()))
+
+
+class TestSqlite(Sealed):
+    @pytest.fixture(autouse=True)
+    def files(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    async def make(self, policies: Policies, clock: FakeClock) -> Store:
+        path = self.directory / f"{secrets.token_hex(4)}.db"
+        return await opened(SqliteStore(path, policies, clock=clock, ids=counting_ids(), ballast=0))
+
+
+class TestRedis(Sealed):
+    namespaces = count()
+
+    @pytest.fixture(autouse=True)
+    def on(self, redis_server: RedisServer) -> None:
+        self.server = redis_server
+
+    async def make(self, policies: Policies, clock: FakeClock) -> Store:
+        prefix = f"sealed {next(self.namespaces)}:"
+        return await opened(RedisStore(self.server.url(), policies, prefix=prefix, ids=counting_ids(), now=clock))
