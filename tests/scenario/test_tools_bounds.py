@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.scenario.tools_escape_ground import sleepers
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, ToolContext
 from turnkeep.tools.execution import Asked, Result, call
@@ -47,12 +48,13 @@ print(sum(os.waitpid(child, os.WNOHANG)[0] == 0 for child in children))
 END"""
 
 
+@pytest.mark.usefixtures("bubblewrap")
 async def test_the_memory_of_all_processes_together_is_held_or_said_not_to_be(tmp_path: Path) -> None:
     """Eight processes touch 400 MB each: a group takes less than six of them in."""
     report = probe()
     inside = sandbox(report)
-    if inside is None or report.refusal:
-        pytest.skip(report.refusal or "needs bubblewrap")
+    assert inside is not None
+    assert report.refusal is None
     if not report.total_memory:
         assert "together NOT limited" in report.description
         return
@@ -82,6 +84,7 @@ def test_every_controller_is_looked_for_in_its_own_hierarchy() -> None:
 OUTSIDE = """
 import asyncio, json, os, sys
 from pathlib import Path
+from tests.scenario.tools_escape_ground import sleepers
 from turnkeep.clock import SystemClock
 from turnkeep.tools import ToolContext
 from turnkeep.tools.builtin import builtin_tools
@@ -136,12 +139,11 @@ def test_a_bare_shell_leaves_nothing_behind_and_makes_no_setuid_file(workspace: 
     said = outside(
         workspace,
         ("execute_bash", {"command": "setsid -f sleep 86399.25; cp /bin/true t; chmod 4755 t; stat -c %a t"}),
-        ("execute_bash", {"command": "pgrep -fx 'sleep 86399[.]25' | wc -l"}),
     )
 
     assert "755\n" in said[0]
     assert "4755" not in said[0]
-    assert said[1] == "0\n"
+    assert sleepers("86399.25") == []
 
 
 def test_git_runs_no_program_of_the_workspace_there_either(workspace: Path) -> None:

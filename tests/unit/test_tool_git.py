@@ -17,10 +17,10 @@ from turnkeep.tools.git import VERBS, command_words, git_tool
 from turnkeep.tools.sandbox import Sandbox, sandbox
 from turnkeep.tools.workspaces import Workspaces
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or not shutil.which("git") or not shutil.which("bwrap"),
-    reason="needs Linux, git and bubblewrap",
-)
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux") or not shutil.which("git"), reason="needs Linux and git"),
+    pytest.mark.usefixtures("bubblewrap"),
+]
 
 
 @functools.cache

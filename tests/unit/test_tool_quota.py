@@ -31,8 +31,7 @@ async def use(made: Tool, **arguments: Any) -> Result:
 
 def bash(tmp_path: Path, quota: int) -> Tool:
     inside = sandbox()
-    if inside is None:
-        pytest.skip("needs bubblewrap")
+    assert inside is not None
     return bash_tool(Workspaces(tmp_path, quota=quota), inside)
 
 
@@ -69,6 +68,7 @@ async def test_a_nearly_full_disk_refuses_to_be_filled(tmp_path: Path, monkeypat
         "while :; do head -c 8000000 /dev/zero >> one; done",
     ],
 )
+@pytest.mark.usefixtures("bubblewrap")
 async def test_a_command_that_fills_the_workspace_is_ended(command: str, tmp_path: Path) -> None:
     result = await use(bash(tmp_path, quota=40 * MEGABYTE), command=command)
 
@@ -76,6 +76,7 @@ async def test_a_command_that_fills_the_workspace_is_ended(command: str, tmp_pat
     assert held(tmp_path, HUGE) < 4_000 * MEGABYTE
 
 
+@pytest.mark.usefixtures("bubblewrap")
 async def test_what_is_too_much_can_still_be_looked_at_and_removed(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(b"x" * 3 * MEGABYTE)
 

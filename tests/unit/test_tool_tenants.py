@@ -17,7 +17,10 @@ from turnkeep.tools.sandbox import sandbox
 from turnkeep.tools.shell import bash_tool
 from turnkeep.tools.workspaces import Workspaces, folder_name
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workspace tools are for Linux")
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workspace tools are for Linux"),
+    pytest.mark.usefixtures("bubblewrap"),
+]
 
 
 async def use(made: Tool, tenant: str, **arguments: Any) -> Result:
@@ -30,9 +33,8 @@ def all_tools(tmp_path: Path, *, shared: bool = True) -> dict[str, Tool]:
     (tmp_path / "tenants").mkdir(exist_ok=True)
     workspaces = Workspaces(tmp_path / "default", tmp_path / "tenants" if shared else None)
     inside = sandbox()
-    made = file_tools(workspaces)
-    if inside is not None:
-        made += [git_tool(workspaces, inside), bash_tool(workspaces, inside)]
+    assert inside is not None
+    made = [*file_tools(workspaces), git_tool(workspaces, inside), bash_tool(workspaces, inside)]
     return {one.name: one for one in made}
 
 
@@ -47,17 +49,14 @@ async def test_nobody_reads_what_another_tenant_wrote(reader: str, tmp_path: Pat
         assert written.status == "ok", written.output
 
     assert (await use(tools["read_file"], reader, path="secret.txt")).output == f"of {reader}"
-    if "execute_bash" in tools:
-        said = await use(tools["execute_bash"], reader, command="cat secret.txt; ls -a ..; cat ../*/secret.txt; true")
-        assert f"of {reader}" in said.output
-        assert not [other for other in TENANTS if other != reader and f"of {other}\n" in said.output + "\n"]
-        assert "no repository" in (await use(tools["git_operation"], reader, operation="status")).output
+    said = await use(tools["execute_bash"], reader, command="cat secret.txt; ls -a ..; cat ../*/secret.txt; true")
+    assert f"of {reader}" in said.output
+    assert not [other for other in TENANTS if other != reader and f"of {other}\n" in said.output + "\n"]
+    assert "no repository" in (await use(tools["git_operation"], reader, operation="status")).output
 
 
 async def test_a_repository_is_its_tenants(tmp_path: Path) -> None:
     tools = all_tools(tmp_path)
-    if "git_operation" not in tools:
-        pytest.skip("needs bubblewrap")
     await use(tools["git_operation"], "ta", operation="init")
 
     assert (await use(tools["git_operation"], "ta", operation="status")).status == "ok"
@@ -67,8 +66,6 @@ async def test_a_repository_is_its_tenants(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["read_file", "write_file", "git_operation", "execute_bash"])
 async def test_a_tenant_without_a_place_has_none(name: str, tmp_path: Path) -> None:
     tools = all_tools(tmp_path, shared=False)
-    if name not in tools:
-        pytest.skip("needs bubblewrap")
     given = {"path": "a", "content": "x", "operation": "status", "command": "ls"}
     arguments = {key: value for key, value in given.items() if key in tools[name].parameters["properties"]}
 
