@@ -25,7 +25,7 @@ from turnkeep.store.base import Policies, Receipt, Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.seal import Seal
-from turnkeep.store.sealed import unsealed
+from turnkeep.store.sealed import SealedStore, unsealed
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
 from turnkeep.testing.suite.desk import HERE, POLICY, Desk, at, delta, said
@@ -199,6 +199,24 @@ async def test_a_service_answers_over_a_sealed_store(tmp_path: Path) -> None:
     found = on_sqlite(tmp_path).content()
     assert WORD.encode() not in found
     assert b"tks1:k1:" in found
+
+
+HARMLESS = frozenset(
+    (
+        *("renew", "cancel", "flush", "typing", "pause", "resume", "counts", "redrive", "discard", "ready", "nudged"),
+        *("open_sink", "close_sink", "lease_sink", "delivered", "parked", "note_failure", "redrive_parked", "unpark"),
+        *("sinks", "regenerate", "stats", "forget", "expire", "get", "put", "take", "list", "reserve", "settle"),
+        *("sweep", "spend", "pace", "slow_down", "trip", "circuits", "probe", "mend", "close", "check", "now"),
+    )
+)
+"""Operations that neither take nor give what people said."""
+
+
+def test_every_operation_of_the_contract_is_sealed_or_holds_nothing_to_seal() -> None:
+    """A new operation has to be looked at: it is sealed in `store/sealed.py`, or named here."""
+    operations = {name for name in dir(Store) if not name.startswith("_") and callable(getattr(Store, name))}
+
+    assert operations - set(vars(SealedStore)) == HARMLESS
 
 
 # ---------------------------------------------------------------- the seal itself

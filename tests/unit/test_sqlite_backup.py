@@ -195,9 +195,9 @@ async def test_a_backup_of_a_newer_layout_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what a backup brings back, and what it must not
 
 
-async def document(path: Path, kind: RegistryKind, name: str) -> dict[str, object] | None:
+async def document(path: Path, kind: RegistryKind, name: str, tenant: str = "") -> dict[str, object] | None:
     async with opened(path) as desk:
-        found = await desk.store.get(kind, "", name)
+        found = await desk.store.get(kind, tenant, name)
         return None if found is None else dict(found.body)
 
 
@@ -210,13 +210,18 @@ async def test_a_key_revoked_since_the_backup_stays_revoked_and_sessions_are_ove
         await engine(desk).backup(target)
         await desk.store.put("key", "", "revoked", {"revoked_at": 5.0})
         await desk.store.put("key", "", "made-later", {"revoked_at": None})
+        await desk.store.put("revocation", "*", "user", {"before": 5.0})
+        await desk.store.put("setting", "*", "revocations", {"at": 5.0})
+        await desk.store.put("audit", "*", "ring:1", {"event": "key_revoked"})
 
     restore(target, path)
 
     assert await document(path, "key", "revoked") == {"revoked_at": 5.0}
     assert await document(path, "key", "valid") == {"revoked_at": None}
     assert await document(path, "key", "revoked-before") == {"revoked_at": 1.0}
-    assert await document(path, "key", "made-later") is None
+    assert await document(path, "revocation", "user", "*") == {"before": 5.0}
+    assert await document(path, "setting", "revocations", "*") == {"at": 5.0}
+    assert await document(path, "audit", "ring:1", "*") == {"event": "key_revoked"}
     assert await document(path, "ticket", "session:x") is None
 
 

@@ -20,7 +20,6 @@ from turnkeep.store.base import (
     Commit,
     DeadLetter,
     Decision,
-    Delivery,
     Entry,
     FailOutcome,
     Failure,
@@ -37,6 +36,7 @@ from turnkeep.store.base import (
     ThreadRecord,
 )
 from turnkeep.store.seal import Codec, Seal
+from turnkeep.store.sinks import Delivery
 
 T = TypeVar("T")
 
@@ -220,6 +220,10 @@ class SealedStore(_Before):
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
         found = await self._engine.deliveries(sink, partition, after=after, limit=limit)
+        return [self._seal(one.address).opened(one) for one in found]
+
+    async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
+        found = await self._engine.parked_deliveries(sink, partition, positions)
         return [self._seal(one.address).opened(one) for one in found]
 
     # ---------------------------------------------------------------- threads

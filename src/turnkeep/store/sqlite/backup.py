@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -46,8 +47,9 @@ def backup(path: Path, target: Path) -> int:
 def restore(source: Path, path: Path) -> None:
     """Put a backup in the place of a store that nobody uses; what was there is kept as `place_aside` says.
 
-    All epochs change, so that subscribers begin anew. A key that was revoked since stays revoked, and tickets and
-    sessions of the backup are over. Raises `StoreMisconfigured` while the store is in use, or when the backup is none.
+    All epochs change, so that subscribers begin anew. Keys and users that were sent away since stay so, the audit trail
+    is that of the store that is replaced, and tickets and sessions of the backup are over. Raises `StoreMisconfigured`
+    while the store is in use, or when the backup is none.
     """
     _must_exist(source)
     if path.exists() and source.samefile(path):
@@ -61,7 +63,7 @@ def restore(source: Path, path: Path) -> None:
             if found > LAYOUT:
                 raise StoreMisconfigured(f"the backup {source} has layout {found}, newer than {LAYOUT}: upgrade")
             layout.copy_to(connection, draft)
-        _begin_anew(draft, _revocations(path))
+        _begin_anew(draft, _carried(path))
     except apsw.Error as error:
         raise at_open(error, source) from error
     _put_in_place(draft, path)
@@ -95,26 +97,32 @@ def _must_be_free(path: Path) -> None:
         return  # damaged: the reason why it is replaced
 
 
-def _revocations(path: Path) -> list[tuple[str, str, str]]:
-    """The revoked keys of the store that is replaced, each with its tenant and name; none if it cannot be read."""
+_CARRIED = """
+    kind IN ('revocation', 'audit') OR (kind = 'setting' AND name = 'revocations')
+    OR (kind = 'key' AND body ->> '$.revoked_at' IS NOT NULL)
+"""
+"""What the store that is replaced knows better than the backup: who was sent away since, and what has happened."""
+
+
+def _carried(path: Path) -> list[tuple[Any, ...]]:
+    """These documents of the store that is replaced; none if it cannot be read."""
     if not path.exists():
         return []
+    statement = f"SELECT kind, tenant, name, version, updated_at, expires_at, body FROM document WHERE {_CARRIED}"  # noqa: S608 - our own condition
     try:
         with closing(connect_to_read(path)) as connection:
-            return every(
-                connection,
-                "SELECT body, tenant, name FROM document WHERE kind = 'key' AND body ->> '$.revoked_at' IS NOT NULL",
-            )
+            return every(connection, statement)
     except apsw.Error:
         return []  # damaged: the reason why it is replaced
 
 
-def _begin_anew(path: Path, revoked: Sequence[tuple[str, str, str]]) -> None:
+def _begin_anew(path: Path, carried: Sequence[tuple[Any, ...]]) -> None:
     with closing(connect_to_write(path)) as connection, layout.alone(connection):
         connection.execute("DELETE FROM document WHERE kind = 'ticket'")
         connection.executemany(
-            "UPDATE document SET body = ?, version = version + 1 WHERE kind = 'key' AND tenant = ? AND name = ?",
-            revoked,
+            "REPLACE INTO document (kind, tenant, name, version, updated_at, expires_at, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            carried,
         )
         layout.change_epochs(connection, lambda: secrets.token_hex(4))
         layout.put(connection, "open", 0)
