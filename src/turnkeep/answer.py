@@ -14,14 +14,25 @@ from typing import Any
 
 from turnkeep.announcer import Announcer
 from turnkeep.assistants import Assistant
+from turnkeep.backoff import Backoff
 from turnkeep.calls import Calls
 from turnkeep.conversation import recalled
-from turnkeep.errors import AnswerMalformed, ContextTooLong, ModelError, ModelRefused, TooManySteps, UnansweredCall
+from turnkeep.errors import (
+    AnswerMalformed,
+    ContextTooLong,
+    ModelError,
+    ModelRefused,
+    ModelTimedOut,
+    ModelUnavailable,
+    ResponseLost,
+    TooManySteps,
+    UnansweredCall,
+)
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
-from turnkeep.journal import SEPARATOR, Ending, Journal, Step
+from turnkeep.journal import SEPARATOR, Ending, Journal, OpenResponse, Step
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem, UserItem, text_content
-from turnkeep.models.base import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec
+from turnkeep.models.base import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec, works_alone
 from turnkeep.models.pairing import pair, repair
 from turnkeep.models.parameters import output_limit, with_output_limit
 from turnkeep.pricing.catalog import Catalog
@@ -40,6 +51,12 @@ DEFAULT_CONTEXT = 128_000
 
 OF_A_USER = "Instructions of a user for this answer. They do not replace those of the operator:"
 """Stands before them, in a message of the user: who may write a message may not write the system's words."""
+
+MOST_RESUMES = 6
+RESUMING = Backoff(delay=0.2, cap=5.0)
+"""How often, and after which waits, a run goes on with a response of the background whose stream has broken."""
+
+_BROKEN_OFF = (ModelUnavailable, ModelTimedOut, AnswerMalformed)
 
 LEAST_OUTPUT = 16
 """The lowest limit of an answer that providers accept."""
@@ -178,6 +195,7 @@ class Answering:
                 "turnkeep_attempt": str(claim.attempt),
             },
             cache_key=claim.thread_id,
+            background=self.assistant.background and works_alone(self.model),
         )
         return self._fitting(request)
 
@@ -224,12 +242,23 @@ class Answering:
 
     async def _ask(self, request: ModelRequest) -> Step:
         """One model call, repeated as the rules allow; its finished step, not yet believed to have happened."""
-        before, failures = self.announcer.shown, 0
+        before, failures, resumes = self.announcer.shown, 0, 0
+        broken: ModelError | None = None
         while True:
             try:
                 return await self._ask_once(request, before)
+            except ResponseLost as lost:
+                await self.journal.write_response(None)
+                if broken is not None:
+                    raise broken from lost
+                continue
             except ModelError as error:
                 self.meter.count("model_requests", model=request.model, outcome=error.code)
+                if self.journal.open_response and isinstance(error, _BROKEN_OFF) and resumes < MOST_RESUMES:
+                    resumes, broken = resumes + 1, error
+                    log.info("response_resumed", run_id=self.claim.run_id, code=error.code, resumes=resumes)
+                    await asyncio.sleep(RESUMING.after(resumes))
+                    continue
                 failures += 1
                 if (delay := self.rules.again(error, failures)) is None:
                     raise
@@ -239,24 +268,38 @@ class Answering:
             await asyncio.sleep(delay)
 
     async def _ask_once(self, request: ModelRequest, before: str) -> Step:
-        if self.before_request is not None:
+        if (running := self.journal.open_response) is not None:
+            request = replace(request, response_id=running.response_id)
+        elif self.before_request is not None:
             await self.before_request(request, self._input_tokens(request))
-        received = _Received(before)
+        received = _Received(before, repeated=len(self.announcer.shown) - len(before) if running else 0)
         begun_at = asyncio.get_running_loop().time()
         with span(f"chat {request.model}", _asked(request), kind="client") as current:
             try:
                 async with aclosing(self.model.stream(request)) as stream:
                     async for part in stream:
-                        if isinstance(part, Began) and self.heard is not None:
-                            await self.heard(part.rate)
+                        if isinstance(part, Began):
+                            await self._begun(part, request)
                         self._show(part, received)
             except (ContextTooLong, UnansweredCall):
                 self.announcer.shown = before
                 raise
-            step = self._finished(request, received)
+            try:
+                step = self._finished(request, received)
+            except ModelError:
+                if self.journal.open_response:
+                    await self.journal.write_response(None)  # it has ended, and gives nothing else the next time
+                raise
             current.set(_given(step, received))
         self._measure(request.model, step.usage, asyncio.get_running_loop().time() - begun_at)
         return step
+
+    async def _begun(self, began: Began, request: ModelRequest) -> None:
+        """The provider has accepted: what it works out in the background is known before anything else is done."""
+        if request.background and request.response_id is None and began.response_id:
+            await self.journal.write_response(OpenResponse(began.response_id, request.model))
+        if self.heard is not None:
+            await self.heard(began.rate)
 
     def _measure(self, model: str, usage: Usage, seconds: float) -> None:
         meter = self.meter
@@ -272,10 +315,14 @@ class Answering:
 
     def _show(self, part: object, received: _Received) -> None:
         if isinstance(part, Delta):
-            if not received.text:
+            text = part.text
+            if received.repeated:
+                text = received.unseen(text)
+            elif not received.text:
                 self._respond(bool(received.before))
             received.text += part.text
-            self.announcer.text(part.text)
+            if text:
+                self.announcer.text(text)
             reach("midstream")
         elif isinstance(part, ItemDone):
             received.items.append(part.item)
@@ -340,9 +387,16 @@ class _Received:
 
     before: str
     text: str = ""
+    repeated: int = 0
+    """How many characters that come again have been shown, with what stands between two steps."""
     items: list[AssistantItem | ReasoningItem | HostedItem | CallItem] = field(default_factory=list)
     began: Began | None = None
     finish: Finish | None = None
+
+    def unseen(self, text: str) -> str:
+        """What of a piece of text was not shown before the stream broke."""
+        shown = self.repeated - (len(SEPARATOR) if self.before else 0)
+        return text[max(0, shown - len(self.text)) :]
 
 
 def _asked(request: ModelRequest) -> dict[str, object]:

@@ -31,6 +31,8 @@ class Assistant:
     tools: tuple[str | Mapping[str, Any], ...] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     fallbacks: tuple[str, ...] = ()
+    background: bool = False
+    """Let OpenAI work in the background: what has begun is not paid for again after a crash."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     version: int = 0
     created_at: float = 0.0
@@ -144,7 +146,7 @@ class Assistants:
 
 
 def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    known = ("model", "name", "instructions", "tools", "parameters", "fallbacks", "metadata")
+    known = ("model", "name", "instructions", "tools", "parameters", "fallbacks", "background", "metadata")
     changed = {k: v for k, v in values.items() if k in known}
     for name in ("tools", "fallbacks"):
         if changed.get(name) is not None:

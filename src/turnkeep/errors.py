@@ -217,6 +217,14 @@ class AnswerUnreadable(AnswerMalformed):
     retryable = False
 
 
+class ResponseLost(ModelError):
+    """a response that was being worked out at the provider is not there any more"""
+
+    code = "response_lost"
+    retryable = True
+    public = AnswerMalformed.public
+
+
 class ModelRateLimited(ModelError):
     """the provider asks to slow down"""
 

@@ -356,7 +356,7 @@ def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
 
 def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an assistant, checked. Raises `InvalidMessage`."""
-    known = {"model", "name", "instructions", "tools", "parameters", "fallbacks", "metadata"}
+    known = {"model", "name", "instructions", "tools", "parameters", "fallbacks", "background", "metadata"}
     if unknown := set(body) - known:
         raise InvalidMessage(f"an assistant has no field {', '.join(sorted(unknown))[:200]}")
     values: dict[str, Any] = {}
@@ -367,9 +367,9 @@ def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
         values["tools"] = _tools(body["tools"])
     if "fallbacks" in body:
         values["fallbacks"] = _names("fallbacks", body["fallbacks"])
-    for name in ("parameters", "metadata"):
-        if name in body:
-            values[name] = _object(name, body[name])
+    if "background" in body:
+        values["background"] = _flag(body, "background")
+    values |= {name: _object(name, body[name]) for name in ("parameters", "metadata") if name in body}
     if wrong := wrong_form(values.get("parameters", {})):
         raise InvalidMessage(wrong)
     if not all(isinstance(text, str) for text in values.get("metadata", {}).values()):

@@ -1,10 +1,11 @@
 """The journal of a run: what has happened so far, so that another attempt continues instead of repeating.
 
-Records are plain JSON, in four types:
+Records are plain JSON, in five types:
 
 * ``step``: one finished model call with its items, usage and the text it showed;
 * ``started``: tool calls that begin now (written before they begin);
 * ``output``: what a call gave;
+* ``response``: the provider works out a response in the background, which outlives us (None: it is not there any more);
 * ``steered``: messages that were taken into the run at a step boundary.
 """
 
@@ -42,6 +43,14 @@ class Step:
     model: str
 
 
+@dataclass(frozen=True, slots=True)
+class OpenResponse:
+    """A response that the provider works out in the background, and the model that does."""
+
+    response_id: str
+    model: str
+
+
 def user_item(message: Message) -> UserItem:
     """One user item per message: boundaries are kept."""
     arrival, metadata = message.arrival, message.metadata or None
@@ -67,6 +76,8 @@ class Journal:
         self.steps = 0
         self.model: str | None = None
         self.ending: Ending | None = None
+        self.open_response: OpenResponse | None = None
+        """What was asked for in the background and has not become a step yet."""
         self.started: set[str] = set()
         self.steered: set[str] = set()
         for record in claim.journal:
@@ -116,6 +127,10 @@ class Journal:
             }
         )
 
+    async def write_response(self, response: OpenResponse | None) -> None:
+        told = {} if response is None else {"response_id": response.response_id, "model": response.model}
+        await self._write({"type": "response", **told})
+
     async def write_started(self, call_ids: Sequence[str]) -> None:
         await self._write({"type": "started", "calls": list(call_ids)})
 
@@ -158,6 +173,10 @@ class Journal:
                 self.usage += Usage.from_json(record["usage"])
                 self.ending, self.model = record["ending"], record["model"]
                 self.steps += 1
+                self.open_response = None
+            case "response":
+                has_one = "response_id" in record
+                self.open_response = OpenResponse(record["response_id"], record["model"]) if has_one else None
             case "started":
                 self.started |= set(record["calls"])
             case "output":

@@ -34,9 +34,10 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Answer, Event, Fault
 from turnkeep.failpoints import reach
+from turnkeep.halt import closed, stop_response, without_text
 from turnkeep.journal import Journal, insist
 from turnkeep.lease import Drained, Lease, Stopped
-from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
+from turnkeep.messages import AssistantItem, Item
 from turnkeep.models.base import Model, ModelRequest
 from turnkeep.models.waits import BRIEF
 from turnkeep.money import Purse, Waiting
@@ -153,6 +154,12 @@ class Run:
     # ------------------------------------------------------------ deciding
 
     async def _verdict(self) -> Verdict:
+        verdict = await self._decided()
+        if isinstance(verdict, Failure) and verdict.retry_in is None:
+            await self._stop_there()
+        return verdict
+
+    async def _decided(self) -> Verdict:
         try:
             if self.claim.stop is not None:
                 return await self._cancelled(self.claim.stop)
@@ -207,7 +214,8 @@ class Run:
     async def _answer(self) -> Answered | Asked:
         claim, house = self.claim, self.house
         self.assistant = await house.assistants.answering(claim.address.tenant, claim.assistant)
-        self.model_name = await self._choose_model()
+        running = self.journal.open_response
+        self.model_name = running.model if running else await self._choose_model()
         self.answering = self._answering()
         deadline = asyncio.timeout(house.rules.deadline)
         try:
@@ -305,13 +313,21 @@ class Run:
             raise LeaseLost(f"the store was away until the lease of run {self.claim.run_id} was over") from None
         if len(shown) < len(self.journal.text):
             shown = self.journal.text
+        self.journal.usage += await self._stop_there()
         items = self.journal.transcript
         if stop == "rollback":
-            shown, items = "", _without_text(items, self.journal.started)
+            shown, items = "", without_text(items, self.journal.started)
         elif partial := shown[len(self.journal.text) :].lstrip("\n"):
             items.append(AssistantItem(partial, interrupted=True))
-        items += [_closed(call, self.journal.started) for call in self.journal.open_calls if call in items]
+        items += [closed(call, self.journal.started, UNKNOWN) for call in self.journal.open_calls if call in items]
         return self._commit("cancelled", shown, items)
+
+    async def _stop_there(self) -> Usage:
+        """Stop what the provider works out for this run and nobody wants any more; what it has cost until then."""
+        if (running := self.journal.open_response) is None:
+            return Usage()
+        usage = await stop_response(running, self.house.model(running.model), seconds=self.lease.remaining)
+        return self.house.prices.cost(usage, running.model)
 
     async def _shown_before(self) -> str:
         """The text that an earlier attempt has shown, from the log."""
@@ -434,18 +450,3 @@ def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:
         flat.append(_weightiest(error) if isinstance(error, BaseExceptionGroup) else error)
     order = (LeaseLost, Stopped, Drained, TurnkeepError)
     return min(flat, key=lambda e: next((i for i, kind in enumerate(order) if isinstance(e, kind)), len(order)))
-
-
-def _closed(call: CallItem, started: set[str]) -> OutputItem:
-    if call.call_id in started:
-        return OutputItem(call.call_id, UNKNOWN, "unknown")
-    return OutputItem(call.call_id, "cancelled before it began", "cancelled")
-
-
-def _without_text(items: list[Item], started: set[str]) -> list[Item]:
-    """User messages, and the calls whose effects had begun."""
-    return [
-        item
-        for item in items
-        if item.kind == "user" or (isinstance(item, CallItem | OutputItem) and item.call_id in started)
-    ]

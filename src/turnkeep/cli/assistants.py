@@ -56,8 +56,16 @@ Parameters = Annotated[
 ]
 
 
+InBackground = Annotated[
+    bool | None,
+    typer.Option(
+        "--background/--no-background", help="Let OpenAI go on when we cannot, so that nothing is paid twice."
+    ),
+]
+
+
 @app.command()
-def create(
+def create(  # noqa: PLR0913 - the options of a verb
     *,
     name: Name = None,
     model: Model = None,
@@ -65,6 +73,7 @@ def create(
     tool: Tool = None,
     fallback: Fallback = None,
     parameters: Parameters = None,
+    background: InBackground = None,
     tenant: Tenant = "default",
     as_json: Json = False,
 ) -> None:
@@ -76,6 +85,7 @@ def create(
         tools=_named_tools(tool or []) or None,
         fallbacks=fallback or None,
         parameters=parameters,
+        background=background,
     )
     settings = house.settings()
     made = asyncio.run(_create(settings, tenant, values))
@@ -134,6 +144,7 @@ def show(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) ->
             ("fallbacks", ", ".join(found.fallbacks) or None),
             ("tools", _tools(found)),
             ("parameters", json.dumps(dict(found.parameters)) if found.parameters else None),
+            ("background", "yes" if found.background else None),
             ("version", found.version),
             ("created", output.moment(found.created_at)),
             ("instructions", found.instructions),
@@ -177,6 +188,7 @@ def update(  # noqa: PLR0913 - the options of a verb
     tool: Tool = None,
     fallback: Fallback = None,
     parameters: Parameters = None,
+    background: InBackground = None,
     tenant: Tenant = "default",
     as_json: Json = False,
 ) -> None:
@@ -188,6 +200,7 @@ def update(  # noqa: PLR0913 - the options of a verb
         tools=_named_tools(tool or []) or None,
         fallbacks=fallback or None,
         parameters=parameters,
+        background=background,
     )
     if not values:
         raise output.NotGiven("nothing to change was given; see turnkeep assistants update --help")

@@ -83,6 +83,7 @@ _ASSISTANT_FIELDS: dict[str, Schema] = {
     "tools": optional({"type": "array", "items": {"anyOf": [_TOOL_NAME, _HOSTED_TOOL]}, "maxItems": 200}),
     "fallbacks": {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 200}, "maxItems": 200},
     "parameters": {"type": "object", "maxProperties": 64},
+    "background": FLAG,
     "metadata": {"type": "object", "maxProperties": 64},
 }
 
@@ -274,6 +275,7 @@ SCHEMAS: dict[str, Schema] = {
             "tools": optional({"type": "array", "items": {"anyOf": [_TOOL_NAME, _HOSTED_TOOL]}}),
             "parameters": ANYTHING,
             "fallbacks": TEXTS,
+            "background": FLAG,
             "metadata": ANYTHING,
             "version": COUNT,
             "created_at": NUMBER,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem
 from turnkeep.usage import Usage
@@ -46,6 +46,10 @@ class ModelRequest:
     cache_key: str | None = None
     user: str | None = None
     current: int | None = None
+    background: bool = False
+    """Let the provider work it out whether or not anybody listens, where it can."""
+    response_id: str | None = None
+    """A response of the background that is gone on with: nothing is asked for anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +120,26 @@ class Model(Protocol):
     async def close(self) -> None:
         """Close pooled connections."""
         ...
+
+
+@runtime_checkable
+class BackgroundModel(Model, Protocol):
+    """A model whose provider can work in the background.
+
+    With `background`, what it answers can be gone on with by the id that `Began` gives (`ModelRequest.response_id`), by
+    another process too: the parts come again from the first on. ResponseLost says that it is no longer there.
+    """
+
+    @property
+    def in_background(self) -> bool:
+        """Whether its server is one of those that can."""
+        ...
+
+    async def cancel(self, response_id: str) -> Usage | None:
+        """Stop it there, and give what it has cost, None where that is not told."""
+        ...
+
+
+def works_alone(model: Model) -> bool:
+    """Whether its provider can work in the background."""
+    return isinstance(model, BackgroundModel) and model.in_background

@@ -42,6 +42,7 @@ class Capabilities:
     takes_developer_role: bool = False
     takes_max_completion_tokens: bool = False
     takes_unknown_parameters: bool = False
+    takes_background: bool = False
     takes_temperature: bool | None = None
     takes_stream: bool = True
     takes_strict_tools: bool = True

@@ -6,7 +6,7 @@ import hashlib
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from turnkeep.errors import ConfigurationError
 
@@ -72,10 +72,11 @@ class Endpoint:
         """What must never show up in a message or a log."""
         return tuple(value for value in (self.api_key, *sorted(self.headers.values())) if value)
 
-    def url(self, path: str) -> str:
+    def url(self, path: str, **query: str) -> str:
         """The address of one operation; a query of the base url (`?api-version=…`) is kept."""
         parts = urlsplit(self.base_url)
-        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))
+        asked = "&".join(filter(None, (parts.query, urlencode(query))))
+        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, query=asked, fragment=""))
 
 
 def _is_address(url: str) -> bool:

@@ -59,17 +59,20 @@ class Client:
         Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time, ModelUnreachable
         without a connection.
         """
+        return await self._send("POST", self.endpoint.url(path), headers, _payload(body))
+
+    async def get(self, path: str, **query: str) -> Reply:
+        """Read something that is there already; the same as `post` otherwise."""
+        return await self._send("GET", self.endpoint.url(path, **query), {}, None)
+
+    async def _send(self, method: str, url: str, headers: Mapping[str, str], data: bytes | io.BytesIO | None) -> Reply:
         endpoint = self.endpoint
         attempt = uuid.uuid4().hex
         begun = asyncio.get_running_loop().time()
+        headers = {"X-Client-Request-Id": attempt, **headers}
         try:
             async with asyncio.timeout(endpoint.first_event_timeout):
-                response = await self._opened().post(
-                    endpoint.url(path),
-                    data=_payload(body),
-                    headers={"X-Client-Request-Id": attempt, **headers},
-                    allow_redirects=False,
-                )
+                response = await self._opened().request(method, url, data=data, headers=headers, allow_redirects=False)
         except aiohttp.ServerTimeoutError as error:
             raise ModelUnreachable(f"no connection to {endpoint.host} within {endpoint.connect_timeout:g} s") from error
         except TimeoutError as error:

@@ -26,6 +26,7 @@ from turnkeep.messages import (
     SystemItem,
     UserItem,
 )
+from turnkeep.models.background import Background
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart, ToolSpec
 from turnkeep.models.calls import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
@@ -52,9 +53,13 @@ class ResponsesModel:
         self.endpoint = endpoint.name
         self._site = endpoint.site
         self._client = Client(endpoint)
-        self._asker = Asker(self._client, "/responses", Lessons(capabilities or capabilities_of(endpoint, "responses")))
+        self._caps = capabilities or capabilities_of(endpoint, "responses")
+        self._asker = Asker(self._client, "/responses", Lessons(self._caps))
+        self._background = Background(self._client)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
+        if request.response_id is not None:
+            return self._background.resume(request.response_id, self._put(request, self._caps).reading)
         return self._asker.exchange(request.model, partial(self._put, request))
 
     def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
@@ -63,6 +68,14 @@ class ResponsesModel:
         sealed = caps.returns_reasoning(request.model)
         reader = partial(ResponsesReader, items=request.items, sealed=sealed, site=self._site, names=fitted.names)
         return Asking(request_body(fitted.request, caps), headers, reader)
+
+    @property
+    def in_background(self) -> bool:
+        return self._caps.takes_background
+
+    async def cancel(self, response_id: str) -> Usage | None:
+        usage = await self._background.cancel(response_id)
+        return None if usage is None else usage_of(usage)
 
     async def close(self) -> None:
         await self._client.close()
@@ -83,8 +96,11 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         body["instructions"] = request.instructions
     if tools := [*(_tool(tool) for tool in request.tools), *for_responses(request.hosted)]:
         body["tools"] = tools
+    background = request.background and caps.takes_background
     if caps.takes_store:
-        body["store"] = False
+        body["store"] = background  # what is not kept there cannot be gone on with
+    if background:
+        body["background"] = True
     sealed = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
     if include := [*sealed, *results_of(request.hosted)]:
         body["include"] = include

@@ -35,6 +35,7 @@ class Background:
             raise bad("Cannot cancel a synchronous response.")
         if not kept.done:
             kept.response["status"] = "cancelled"
+            kept.response["usage"] = kept.run.usage()
             if kept.task is not None:
                 kept.task.cancel()
             self._responses.release(kept)

@@ -111,7 +111,7 @@ class ResponseRun:
         reason = self.plan.incomplete
         self.outcome = "completed" if reason is None else "incomplete"
         self.response["status"] = self.outcome
-        self.response["usage"] = self._usage()
+        self.response["usage"] = self.usage()
         if reason is not None:
             self.response["incomplete_details"] = {"reason": reason}
         self._settle(self.response)
@@ -218,7 +218,8 @@ class ResponseRun:
         self._sequence += 1
         return event(kind, {"type": kind, **fields, "sequence_number": number})
 
-    def _usage(self) -> Json:
+    def usage(self) -> Json:
+        """What it has cost so far."""
         given, thought = self._prompt.tokens(), self._tokens["reasoning"]
         output = self._tokens["output"] + thought
         return {

@@ -288,7 +288,7 @@ def steering_not_journalled(replaces: Replace) -> None:
 @bug
 def stopped_turn_forgets_its_questions(replaces: Replace) -> None:
     """A turn that is taken back takes along what people said."""
-    replaces(run, "_without_text", lambda items, started: [])
+    replaces(run, "without_text", lambda items, started: [])
 
 
 @bug
