@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,7 @@ class Machine:
         return "/root" if self.user == "root" else f"/home/{self.user}"
 
     def command(self, *words: str) -> list[str]:
-        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
         return [*namespaces, "sh", "-ec", ENTER, "enter", str(self.root), self.user, self.home, *words]
 
     def cut_off(self, *words: str) -> list[str]:
@@ -121,7 +122,8 @@ def make_root(root: Path, suite: str, mirror: str) -> None:
 
 def time_up(machine: Machine) -> None:
     """From the bare clone to the page, then the end that Ctrl-C brings."""
-    port = "18080"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
     start = time.monotonic()
     with subprocess.Popen(machine.command("python3", "dev.py", "up", "--port", port)) as process:
         while not answers(f"http://127.0.0.1:{port}/"):

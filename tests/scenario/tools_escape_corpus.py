@@ -452,9 +452,7 @@ async def everything(share: tuple[int, int]) -> dict[str, Any]:
     results: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
         stack.callback(lambda: shutil.rmtree(template(), ignore_errors=True))
-        grounds = [Ground(inside) for inside in mechanisms]
-        for ground in grounds:
-            stack.callback(ground.outside.close)
+        grounds = [Ground(inside, stack) for inside in mechanisms]
         for told in await asyncio.gather(*(ground.all_cases(share) for ground in grounds)):
             results |= told
         for ground in grounds[1:]:
@@ -465,9 +463,10 @@ async def everything(share: tuple[int, int]) -> dict[str, Any]:
 class Ground:
     """A workspace in one sandbox, or in none, with an outside of its own."""
 
-    def __init__(self, inside: sandbox.Sandbox | None) -> None:
+    def __init__(self, inside: sandbox.Sandbox | None, stack: AsyncExitStack) -> None:
         self.name = inside.mechanism if inside else "plain"
         self.outside = Outside()
+        stack.callback(self.outside.close)
         self.workspace = self.outside.base / "workspace"
         self.workspace.mkdir()
         workspaces = Workspaces(self.workspace)
@@ -490,11 +489,23 @@ MOST = 600
 """Processes that the whole corpus may have, whatever the tools allow: it sets off fork bombs."""
 
 
+async def rehearse() -> None:
+    """Use every tool once, so that all they import is loaded while it can be read: a clone may be its owner's alone."""
+    report = sandbox.probe()
+    async with AsyncExitStack() as stack:
+        for inside in [None, sandbox.sandbox(report)] if report.refusal is None else [None]:
+            ground = Ground(inside, stack)
+            await honest(ground.tools, ground.workspace, ground.outside)
+    shutil.rmtree(template(), ignore_errors=True)
+    template.cache_clear()
+
+
 def become(user: int) -> None:
-    """An ordinary user from here on. What is imported later must be readable for it."""
+    """An ordinary user from here on."""
     import encodings.idna  # noqa: F401 - loaded while it can be
     import multiprocessing  # noqa: F401
 
+    asyncio.run(rehearse())
     resource.setrlimit(resource.RLIMIT_NPROC, (MOST, MOST))
     os.setgroups([])
     os.setresgid(user, user, user)

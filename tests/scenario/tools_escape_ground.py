@@ -50,7 +50,7 @@ class Outside:
         self.unix = str(self.folder / "socket")
         self.abstract = f"tk-{secrets.token_hex(6)}"
         self._sockets = self._listen()
-        self.process = subprocess.Popen(["sleep", "3600"])
+        self.process = bystander()
         self.reset()
 
     def reset(self) -> None:
@@ -75,7 +75,7 @@ class Outside:
         found += [f"changed: {one}" for one in (self.secret, self.shared) if content_of(one) != CANARY]
         if self.process.poll() is not None:
             found.append("the process outside was killed")
-            self.process = subprocess.Popen(["sleep", "3600"])
+            self.process = bystander()
         if os.getpriority(os.PRIO_PROCESS, self.process.pid) != 0:
             found.append("the process outside was slowed down")
         return found + [f"left: {line}" for line in self._left()]
@@ -153,6 +153,11 @@ def names_in(folder: Path) -> list[str]:
 
 def content_of(file: Path) -> str:
     return file.read_text() if file.is_file() else ""
+
+
+def bystander() -> subprocess.Popen[bytes]:
+    """A process that no tool may end. It holds no pipe of ours: who waits for our last words waits for it too."""
+    return subprocess.Popen(["sleep", "3600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def sleepers(seconds: str) -> list[str]:
