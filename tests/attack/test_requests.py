@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import pytest
+
 from tests.attack.conftest import Tried
 from tests.attack.target import Attempt, Target, opened
 
@@ -104,11 +106,18 @@ def two_in_one() -> Iterator[Attempt]:
         ("a chunk with a sign", [CHUNKED], b"-1\r\n\r\n" + SMUGGLED),
         ("a chunk that is longer than it says", [CHUNKED], b"1\r\nxx\r\n0\r\n\r\n" + SMUGGLED),
         ("a header without a colon", ["GET /healthz HTTP/1.1"], b""),
+        ("a length and a coding", [CHUNKED, "Content-Length: 5"], b"0\r\n\r\n" + SMUGGLED),
+        ("a length and a coding, the other way round", ["Content-Length: 5", CHUNKED], b"0\r\n\r\n" + SMUGGLED),
+        ("a header that goes on", ["X-A: b\r\n c"], b""),
+        ("a header that goes on after a tab", ["X-A: b\r\n\tTransfer-Encoding: chunked"], b""),
+        ("a line that ends in half", ["X-A: b\nTransfer-Encoding: chunked"], b"0\r\n\r\n" + SMUGGLED),
+        ("an end in halves", ["X-A: b\n\nGET /healthz HTTP/1.1\nHost: 127.0.0.1\n"], b""),
     ):
         yield refused("two in one", name, POSTING, *headers, body=body)
     for name, first in (
         ("another host in the line", "GET http://evil.example/api/queue HTTP/1.1"),
         ("no version", "GET /api/queue"),
+        ("a version that is none", "GET /api/queue HTTP/9.9"),
         ("HTTP/2 with prior knowledge", "PRI * HTTP/2.0"),
         ("TRACE", "TRACE /api/queue HTTP/1.1"),
         ("CONNECT", "CONNECT 127.0.0.1:22 HTTP/1.1"),
@@ -147,11 +156,15 @@ def bodies() -> Iterator[tuple[str, bytes]]:
 def too_large() -> Iterator[Attempt]:
     for name, body in bodies():
         yield posted("body", name, body=body)
-    yield refused("header", "of a megabyte", READING, f"X-Filler: {'x' * 1_000_000}")
+    for size in (40_000, 70_000, 1_000_000):
+        yield refused("header", f"of {size} bytes", READING, f"X-Filler: {'x' * size}")
+    yield refused("header", "9,000 of them", READING, *[f"X-{number}: 1" for number in range(9_000)])
     yield refused("line", "an address of 70 kB", f"GET /{'a' * 70_000} HTTP/1.1")
 
 
-async def test_a_request_that_is_not_what_it_seems_is_refused(tried: Tried) -> None:
+async def test_a_request_that_is_not_what_it_seems_is_refused(tried: Tried, caplog: pytest.LogCaptureFixture) -> None:
+    """And nothing of it fills the log."""
     async with opened() as target:
         await tried(target, [*from_other_pages(), *by_other_names(), *along_paths(), *two_in_one(), *too_large()])
         assert (await target.server.queue.store.counts()).open_messages == 0
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn") and record.levelno >= 30]

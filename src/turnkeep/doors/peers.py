@@ -59,6 +59,7 @@ class Peers:
         self._clock = clock or SystemClock()
         self._hosts: dict[Connection, str] = {}
         self._of_host: Counter[str] = Counter()
+        self._proxies: dict[str, bool] = {}
         self._waiting: OrderedDict[Connection, None] = OrderedDict()
         self._told_at: dict[str, float] = {}
         self._full_at: float | None = None
@@ -92,6 +93,7 @@ class Peers:
             self._of_host[host] -= 1
             if not self._of_host[host]:
                 del self._of_host[host]
+                self._proxies.pop(host, None)
 
     def wait(self, connection: Connection) -> None:
         """Nothing is done for it: it may have to go."""
@@ -108,6 +110,11 @@ class Peers:
         return bool(self._per_peer) and self._of_host[host] >= self._per_peer and not self._is_proxy(host)
 
     def _is_proxy(self, host: str) -> bool:
+        if host not in self._proxies:
+            self._proxies[host] = self._looks_like_proxy(host)
+        return self._proxies[host]
+
+    def _looks_like_proxy(self, host: str) -> bool:
         try:
             address = ipaddress.ip_address(host)
         except ValueError:  # a Unix socket has no address

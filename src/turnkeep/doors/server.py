@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
+import logging
 import os
 import signal
 import socket
@@ -24,7 +26,7 @@ from turnkeep.doors.guard import access_of
 from turnkeep.doors.outside import outside
 from turnkeep.doors.peers import peers_of
 from turnkeep.doors.separation import demand_separation
-from turnkeep.doors.transport import http_transport, socket_transport
+from turnkeep.doors.transport import http_transport, is_no_fault_of_a_peer, socket_transport
 from turnkeep.doors.websocket import READ_LIMIT
 from turnkeep.errors import ConfigurationError
 from turnkeep.queue import AssistantMessageQueue
@@ -59,11 +61,24 @@ async def serve(queue: AssistantMessageQueue, role: Role, *, started: Callable[[
             "credentials are asked for, but no model is set, so that a simulator would answer, and call every tool "
             "that a message tells it to: set OPENAI_API_KEY or OPENAI_BASE_URL, or start it with --simulator"
         )
+
+    def begun(url: str) -> None:
+        spare_collector()
+        started(url)
+
     with _signals() as ending:
         if role == "worker":
-            await _work(queue, ending, started)
+            await _work(queue, ending, begun)
         else:
-            await _listen(queue, role, ending, started)
+            await _listen(queue, role, ending, begun)
+
+
+def spare_collector() -> None:
+    """What is here by now stays to the end: looking at all of it again and again would stop the loop for a tenth of a
+    second, the more often the more connections come.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def secrets_in(settings: Settings) -> Iterator[str]:
@@ -110,6 +125,7 @@ async def _answer(
     peers = peers_of(queue.settings, queue.meter)
     application = app(queue, access=await access_of(queue.settings, queue.store), own_queue=False)
     application.state.peers = peers
+    logging.getLogger("uvicorn.error").addFilter(is_no_fault_of_a_peer)
     server = _Server(
         uvicorn.Config(
             application,

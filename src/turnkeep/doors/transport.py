@@ -7,6 +7,7 @@ turn of the loop, and that nothing is read from a peer that does not read.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable, MutableMapping
@@ -39,9 +40,9 @@ FRAME_TIMEOUT = 30.0
 FRAGMENTS = 64
 """Fragments of any size that a message may have; more, if they have FRAGMENT_BYTES on average."""
 FRAGMENT_BYTES = 512
-FRAMES = 1_000
-"""Frames of a socket in a second, fragments and pings too; what is more is read later."""
-FRAMES_AT_ONCE = 200
+PIECES = 1_000
+"""Frames of a socket in a second, fragments and pings too, and chunks of a body; what is more is read later."""
+PIECES_AT_ONCE = 200
 UNKNOWN_READ_LIMIT = 16_384
 """Bytes of a message from somebody who has shown no credential."""
 POLICY_VIOLATION = 1008
@@ -131,6 +132,33 @@ class Backlog:
         self._next = again
 
 
+class Pieces:
+    """How many pieces of a connection are taken in a second: each costs as much as a large one."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._room, self._at = float(PIECES_AT_ONCE), self._loop.time()
+
+    def wait_after(self, count: int) -> float:
+        """Take so many: seconds to wait before the next."""
+        now = self._loop.time()
+        self._room = min(float(PIECES_AT_ONCE), self._room + (now - self._at) * PIECES) - count
+        self._at = now
+        return -self._room / PIECES if self._room < 0 else 0.0
+
+
+class CountingParser(h11.Connection):
+    """Counts the pieces of bodies, which may be one byte each."""
+
+    pieces = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if type(event) is h11.Data:
+            self.pieces += 1
+        return event
+
+
 class HttpTransport(H11Protocol):
     """One HTTP connection. It waits until a request is whole, and whenever one has been answered."""
 
@@ -138,7 +166,9 @@ class HttpTransport(H11Protocol):
 
     def __init__(self, *args: Any, peers: Peers, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.conn: CountingParser = CountingParser(h11.SERVER, LARGEST_HEAD)
         self._peers = peers
+        self._pieces = Pieces()
         self._deadline: asyncio.TimerHandle | None = None
         self._stage: object = None
         self._is_over = False
@@ -170,6 +200,9 @@ class HttpTransport(H11Protocol):
             self._deadline.cancel()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        if event.http_version != b"1.1":  # uvicorn would say that it was, and hide a proxy of the old kind
+            self.send_400_response("A socket is opened with HTTP/1.1.")
+            return
         self._leave()
         super().handle_websocket_upgrade(event)
 
@@ -179,8 +212,9 @@ class HttpTransport(H11Protocol):
         self._backlog.take(data)
 
     def _parse(self, data: bytes) -> float:
+        self.conn.pieces = 0
         super().data_received(data)
-        return 0.0
+        return self._pieces.wait_after(self.conn.pieces - 1) if self.conn.pieces > 1 else 0.0
 
     def handle_events(self) -> None:
         if self.conn.their_state is h11.IDLE and not is_head(self.conn.trailing_data[0]):
@@ -248,7 +282,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self._read_limit = self.conn.max_message_size
         self.conn.max_message_size = UNKNOWN_READ_LIMIT
         self._fragments = self._size = 0
-        self._room, self._counted_at = float(FRAMES_AT_ONCE), self.loop.time()
+        self._pieces = Pieces()
         self._deadline: asyncio.TimerHandle | None = None
 
     # ---------------------------------------------------------------- life
@@ -308,7 +342,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
             return 0.0
         self.handle_events()
         self._watch()
-        return self._wait_after(events)
+        return self._pieces.wait_after(events)
 
     def _has_too_many_fragments(self) -> bool:
         for event in self.conn.events:
@@ -320,12 +354,6 @@ class SocketTransport(WebSocketsSansIOProtocol):
                 if self._fragments > FRAGMENTS and self._size < self._fragments * FRAGMENT_BYTES:
                     return True
         return False
-
-    def _wait_after(self, frames: int) -> float:
-        now = self.loop.time()
-        self._room = min(float(FRAMES_AT_ONCE), self._room + (now - self._counted_at) * FRAMES) - frames
-        self._counted_at = now
-        return -self._room / FRAMES if self._room < 0 else 0.0
 
     def _watch(self) -> None:
         """A message that has begun ends in time."""
@@ -362,6 +390,14 @@ class SocketTransport(WebSocketsSansIOProtocol):
             self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
             return
         super().keepalive_timeout()
+
+
+FAULTS_OF_PEERS = ("Invalid HTTP request", "Invalid UTF-8 sequence", "Unsupported upgrade", "No supported WebSocket")
+
+
+def is_no_fault_of_a_peer(record: logging.LogRecord) -> bool:
+    """A filter of uvicorn's log: whoever sends garbage would fill the disk with it, a line or a traceback for each."""
+    return not record.getMessage().startswith(FAULTS_OF_PEERS)
 
 
 CONNECTION = "turnkeep.connection"
