@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from starlette.datastructures import Headers
 
-from turnkeep.doors.access import OPERATOR, Open, Principal, Shown, is_open, shown_by
+from turnkeep.doors.access import ALL_SCOPES, OPERATOR, Open, Principal, Shown, is_open, shown_by
 from turnkeep.doors.guard import Guard, Unlocked, access_of, asks_for_credentials
 from turnkeep.doors.keys import FRESH, Keys
 from turnkeep.doors.origin import Origins
@@ -588,3 +588,11 @@ async def test_the_token_of_a_start_opens_everything_and_what_it_was_exchanged_f
     next_start = await access_of(settings(start_token=SECRET[::-1]), store)
     with pytest.raises(NotAuthenticated):
         await next_start.authenticate(Shown(session=session))
+
+
+def test_a_principal_may_nothing_until_it_is_given() -> None:
+    for principal in (Principal(), Principal(subject="olga", scopes=ALL_SCOPES), Principal(channels=None)):
+        for scope in ALL_SCOPES:
+            for channel in ("c", "thread_1", "*", None):
+                with pytest.raises(NotAllowed):
+                    principal.require(scope, channel)

@@ -257,6 +257,7 @@ class HttpTransport(H11Protocol):
         self.transport.close()
 
 
+BAD_UPGRADE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -333,6 +334,11 @@ class SocketTransport(WebSocketsSansIOProtocol):
         """Seconds to wait before more is read."""
         self.conn.receive_data(data)
         events = len(self.conn.events)
+        if self.conn.handshake_exc is not None and not events:
+            # no request came of it, and uvicorn would neither answer, nor close, nor be able to end with it
+            self.transport.write(BAD_UPGRADE)
+            self.transport.close()
+            return 0.0
         if self.conn.parser_exc is None and self._has_too_many_fragments():
             self.conn.fail(POLICY_VIOLATION, "too many fragments in a message")
             self.handle_parser_exception()
