@@ -17,7 +17,7 @@ from typing import Protocol
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import StoreError
-from turnkeep.events import Answer, Event
+from turnkeep.events import Answer, Event, Fault
 from turnkeep.messages import Address
 from turnkeep.store.base import Follower, Page, Store
 from turnkeep.telemetry import SILENT, Meter, get_log
@@ -31,6 +31,17 @@ LAST_ANSWER = 64
 """Events at the end of a log among which the last answer is looked for."""
 LOOK_AGAIN = 20.0
 """Seconds after which a silent channel is compared with its log, in case a hint was lost."""
+SILENCE = 5.0
+"""Seconds without a word of a run after which those who watch are told that it is still theirs to wait for."""
+NOT_HEARD = Fault(
+    "silent",
+    "The answer takes a moment longer.",
+    f"nothing was heard of this run for {SILENCE:.0f} s: it thinks, or another worker takes over from one that is gone",
+)
+
+
+_OF_A_RUN = frozenset(("started", "delta", "snapshot", "processing", "responding"))
+_ENDS_A_RUN = frozenset(("completed", "dead", "held", "retrying", "waiting"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,16 @@ class _Channel:
     reading: bool = False
     look_again: bool = False
     heard_at: float = 0.0
+    run: Event | None = None
+    """What was heard last of a run in progress; None between runs, and once its silence was told."""
+
+    def hear(self, events: Sequence[Event]) -> None:
+        """Keep in mind whether a run is in progress."""
+        for event in events:
+            if event.kind in _OF_A_RUN:
+                self.run = event
+            elif event.kind in _ENDS_A_RUN:
+                self.run = None
 
     def goes_on_with(self, event: Event) -> bool:
         """Nothing is missing before it."""
@@ -270,6 +291,7 @@ class Hub:
         if events[-1].offset <= channel.last:
             return
         channel.last = events[-1].offset
+        channel.hear(events)
         for subscription in channel.subscriptions:
             try:
                 subscription.take(channel.address, events)
@@ -320,12 +342,25 @@ class Hub:
 
     async def _look_at_silent_channels(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_AGAIN / 4)
-            silent_since = asyncio.get_running_loop().time() - LOOK_AGAIN
+            await asyncio.sleep(SILENCE / 5)
+            now = asyncio.get_running_loop().time()
             for channel in list(self._channels.values()):
-                if channel.heard_at < silent_since:
-                    channel.heard_at = silent_since + LOOK_AGAIN
+                if channel.run is not None and channel.heard_at < now - SILENCE:
+                    self._tell_silence(channel, channel.run)
+                if channel.heard_at < now - LOOK_AGAIN:
+                    channel.heard_at = now
                     self._read_on(channel)
+
+    def _tell_silence(self, channel: _Channel, run: Event) -> None:
+        """Tell those who watch, once: nobody may be left who could. It is not in the log, so it has the position of
+        what was delivered last.
+        """
+        channel.run = None
+        said = Event("processing", run.message_ids, run_id=run.run_id, attempt=run.attempt, error=NOT_HEARD)
+        told = said.at_position(channel.last, channel.epoch, self._clock.now())
+        for subscription in channel.subscriptions:
+            if subscription.live and (subscription.epoch, subscription.last) == (channel.epoch, channel.last):
+                subscription.subscriber.deliver(channel.address, (told,))
 
 
 def _go_on(epoch: str, last: int, page: Page) -> int:

@@ -241,7 +241,7 @@ class AssistantMessageQueue:
         self._worker = Worker(
             house,
             rules=WorkerRules(concurrency=settings.concurrency, queues=self.serves, drain=settings.drain),
-            lease=LeaseRules(settings.lease),
+            lease=LeaseRules(settings.lease_duration),
         )
         self._working = group.create_task(self._worker.run())
 

@@ -39,6 +39,10 @@ def _named(*names: str, doc: str, default: Any, **limits: Any) -> Any:
     return Field(default=default, validation_alias=AliasChoices(*names), description=doc, **limits)
 
 
+REDIS_LEASE = 8.0
+"""Seconds. With a renewal every third of it and a claim within a second, an answer goes on within ten after a kill."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Values given in code go before the environment, that before `.env`."""
 
@@ -211,7 +215,10 @@ class Settings(BaseSettings):
     backoff_cap: float = _named("TURNKEEP_BACKOFF_CAP", default=300.0, ge=0, doc="Longest delay in seconds.")
     concurrency: int = _named("TURNKEEP_CONCURRENCY", default=256, ge=1, doc="Runs at once in one worker.")
     lease: float = _named(
-        "TURNKEEP_LEASE", default=30.0, ge=0.2, doc="Seconds after which a silent worker loses its threads."
+        "TURNKEEP_LEASE",
+        default=30.0,
+        ge=0.2,
+        doc="Seconds after which a silent worker loses its threads. Unset on Redis: 8.",
     )
     run_deadline: float = _named("TURNKEEP_RUN_DEADLINE", default=300.0, gt=0, doc="Seconds of work a run may take.")
     drain: float = _named("TURNKEEP_DRAIN", default=25.0, ge=0, doc="Seconds that runs may take to end at shutdown.")
@@ -310,6 +317,14 @@ class Settings(BaseSettings):
     budget_period: Literal["hour", "day", "month"] = _named(
         "TURNKEEP_BUDGET_PERIOD", default="day", doc="Budgets begin anew with each of these, in UTC."
     )
+
+    @property
+    def lease_duration(self) -> float:
+        """The lease that counts. On Redis a worker that died is found by its lease alone, and somebody watches the
+        answer: so it is short there unless it is set. On SQLite the others see at once who has gone.
+        """
+        is_set = "lease" in self.model_fields_set
+        return self.lease if is_set or self.store_url.startswith(("memory:", "sqlite:")) else REDIS_LEASE
 
     @property
     def has_budgets(self) -> bool:

@@ -346,3 +346,37 @@ async def test_a_reader_that_leaves_while_the_log_is_looked_at_leaves_nothing_be
                     async for _ in stream:
                         pass
         assert not [task for task in asyncio.all_tasks() if "_refill" in str(task.get_coro())]
+
+
+async def test_who_watches_is_told_once_when_nothing_is_heard_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker may be gone: then nobody else says so."""
+    monkeypatch.setattr("turnkeep.hub.SILENCE", 0.05)
+    store = MemoryStore(Policies(Policy(window=0.0)))
+    await store.open()
+    hub = Hub(store)
+    running = asyncio.create_task(hub.run())
+    await store.accept([Message(HERE, "m1", text_content("hello"))])
+    heard: list[Event] = []
+    async with Stream(hub, store, HERE) as stream:
+        [claim] = await store.claim(owner="w", limit=1, lease=30.0)
+        await store.publish(claim, 0, [delta("half", claim.run_id, 1)])
+        async with asyncio.timeout(30):
+            async for event in stream:
+                heard.append(event)
+                if event.error is not None:
+                    break
+        silence = heard[-1]
+        assert (silence.kind, silence.message_ids, silence.run_id) == ("processing", (), claim.run_id)
+        assert silence.error is not None
+        assert silence.error.code == "silent"
+        assert silence.offset == heard[-2].offset, "whoever resumes from it misses nothing"
+        done = Commit("completed", "half and all", [Entry(UserItem(text_content("hello"), "m1"))])
+        await store.commit(claim, done)
+        async with asyncio.timeout(30):
+            async for event in stream:
+                heard.append(event)
+                if event.is_final:
+                    break
+    assert [event.kind for event in heard].count("processing") == 1
+    running.cancel()
+    await asyncio.wait([running])

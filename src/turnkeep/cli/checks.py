@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from turnkeep.doors.amqp_topology import Sight
     from turnkeep.doors.keys import Key
     from turnkeep.tools.sandbox import SandboxReport
+
+ROUND_TRIPS = 5
 
 PATIENCE = 8.0
 """Seconds in which the model's server has to answer."""
@@ -357,6 +360,8 @@ async def _store(settings: Settings) -> AsyncIterator[Finding]:
     try:
         async with house.opened(settings) as store:
             yield await _engine(settings, store)
+            if not settings.store_url.startswith(("memory:", "sqlite:")):
+                yield await _network(settings, store)
             async for finding in _contents(settings, store):
                 yield finding
             for finding in _sinks(await store.sinks(), await store.now()):
@@ -395,6 +400,20 @@ async def _engine(settings: Settings, store: Store) -> Finding:
     bytes_ = f", {output.size(int(told['bytes']))}" if "bytes" in told else ""
     about = f"{told['engine']}, {told['durability']}{bytes_}"
     return ok("store", f"{house.place(settings)} can be written ({about}); may lose {told['loses']}")
+
+
+async def _network(settings: Settings, store: Store) -> Finding:
+    """Whether leases can be renewed in time: a renewal is one way to the store and back, and may be lost once."""
+    loop, slowest = asyncio.get_running_loop(), 0.0
+    for _ in range(ROUND_TRIPS):
+        begun = loop.time()
+        await store.now()
+        slowest = max(slowest, loop.time() - begun)
+    lease = settings.lease_duration
+    if slowest > lease / 20:
+        advice = f"set TURNKEEP_LEASE to {max(lease, math.ceil(slowest * 20)):.0f} or more"
+        return warning("network", f"the store answers after {slowest:.2f} s, slow for a lease of {lease:g} s: {advice}")
+    return ok("network", f"the store answers within {slowest * 1000:.0f} ms, the lease is {lease:g} s")
 
 
 async def _contents(settings: Settings, store: Store) -> AsyncIterator[Finding]:

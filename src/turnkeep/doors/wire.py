@@ -132,6 +132,8 @@ class Encoder:
     def _told(self, event: Event) -> Frame:
         """What a run tells while it goes on, in one frame."""
         match event.kind:
+            case "processing" if event.error is not None:
+                return self._status(event, "processing", WORKING, reason=event.error.code)
             case "processing":
                 return self._status(event, "processing", PROCESSING, tools=list(event.tools))
             case "responding":

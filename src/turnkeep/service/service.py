@@ -181,7 +181,7 @@ class OpenAIService:
             patient=True,
             ledger=ledger,
         )
-        keeper = Keeper(store, rules=LeaseRules(config.settings.lease), owner=f"direct-{secrets.token_hex(8)}")
+        keeper = Keeper(store, rules=LeaseRules(config.settings.lease_duration), owner=f"direct-{secrets.token_hex(8)}")
         return _Desk(house, keeper, self._keeping.create_task(keeper.run()), remembers)
 
     async def _session_store(self) -> Store:

@@ -1,0 +1,65 @@
+"""A worker that is killed in the middle of an answer, with the settings as they come: whoever watches is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.process.fleet import PACE, fleet
+from tests.scenario.house import eventually
+from tests.services import RedisServer
+from turnkeep.simulator import Simulator, serve
+
+pytestmark = pytest.mark.slow
+
+SOON = 20.0
+"""Seconds after which the answer goes on, on a machine that is busy with other tests; the figure is told."""
+
+Proof = Callable[[str, str], None]
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+async def test_an_answer_goes_on_soon_after_its_worker_was_killed(
+    redis_server: RedisServer, tmp_path: Path, proof: Proof
+) -> None:
+    simulator = Simulator()
+    redis_server.fresh()
+    async with (
+        serve(simulator) as model,
+        fleet(tmp_path, redis_server.url(), model, workers=1) as many,
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"{many.gateways[0].url}/ws") as socket,
+    ):
+        await socket.send_json({"action": "subscribe", "channel": "c"})
+        await many.send("c", "m1", f"{PACE.format(words=200, milliseconds=50)} hello")
+        await eventually(lambda: bool(simulator.ledger.open()), patience=60.0)
+        await until(socket, lambda frame: frame["status"] == "in_progress")
+        killed_at = time.monotonic()
+        await asyncio.to_thread(many.workers[0].kill9)
+        many.workers[0].start()
+
+        silent = await until(socket, lambda frame: frame.get("reason") == "silent")
+        assert silent["status"] == "processing"
+        assert silent["message"]
+        await until(socket, lambda frame: frame["status"] == "started")
+        took = time.monotonic() - killed_at
+
+    proof("silent worker", f"lease as it comes | answer goes on {took:.1f} s after the kill")
+    assert took <= SOON
+
+
+async def until(socket: Any, wanted: Any) -> dict[str, Any]:
+    """The next frame like this."""
+    async with asyncio.timeout(60.0):
+        while True:
+            frame: dict[str, Any] = json.loads((await socket.receive()).data)
+            if "status" in frame and wanted(frame):
+                return frame
