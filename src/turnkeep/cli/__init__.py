@@ -33,6 +33,7 @@ VERBS = {
     "assistants": Verb("turnkeep.cli.assistants", "who answers: create, list, show, use, update, delete"),
     "queue": Verb("turnkeep.cli.queue", "how much waits; dead letters; pause and resume a channel"),
     "sinks": Verb("turnkeep.cli.sinks", "deliveries to the outside: list, parked, redrive, discard"),
+    "tools": Verb("turnkeep.cli.tools", "tools of MCP servers: what they look like, accept a change"),
     "actions": Verb("turnkeep.cli.actions", "tool calls that wait: list, approve, deny, submit"),
     "keys": Verb("turnkeep.cli.keys", "API keys: create, list, revoke"),
     "audit": Verb("turnkeep.cli.audit", "who came in or did not, who decided, changed or deleted what"),

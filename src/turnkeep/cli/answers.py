@@ -27,6 +27,7 @@ from turnkeep.models.sse import Framer
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.store.base import Receipt
+from turnkeep.tools.pins import Pins
 
 SILENCE = 45.0
 """Seconds after which a stream that says nothing, not even a heartbeat, is taken for lost."""
@@ -174,10 +175,12 @@ def _unreachable(url: str, error: Exception, accepted: str) -> str:
 async def in_this_process(settings: Settings, ask: Ask) -> AsyncGenerator[Frame, None]:
     """Answer with a worker of our own, on the store that is set."""
     chosen = settings.model_copy(update={"concurrency": GUESTS, "drain": min(settings.drain, LEAVING)})
-    async with toolbox.kept(chosen, house.environment()) as tools:
+    pins = Pins()
+    async with toolbox.kept(chosen, house.environment(), pins) as tools:
         queue = AssistantMessageQueue.from_settings(chosen, toolbox=tools)
         queue.start_worker()
         async with queue, aclosing(_events(queue, ask)) as frames:
+            pins.use(queue.store)
             async for frame in frames:
                 yield frame
 

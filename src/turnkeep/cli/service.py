@@ -18,6 +18,7 @@ from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.telemetry import configure_logging
 from turnkeep.telemetry.metrics import PrometheusMeter
+from turnkeep.tools.pins import Pins
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,14 @@ def run(settings: Settings, role: Role, tell: Callable[[Started], None], *, queu
 
 async def _serve(settings: Settings, role: Role, tell: Callable[[Started], None], queues: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
-        async with toolbox.kept(settings, house.environment()) as tools:
+        pins = Pins()
+        async with toolbox.kept(settings, house.environment(), pins) as tools:
             queue = AssistantMessageQueue.from_settings(settings, toolbox=tools, meter=PrometheusMeter())
             if queues:
                 queue.serves = tuple(queues)
 
             def started(url: str) -> None:
+                pins.use(queue.store)
                 reachable = _reachable(url) if url else None
                 if reachable:
                     note.leave(settings, reachable, stack)

@@ -16,13 +16,17 @@ from turnkeep.settings import Settings
 from turnkeep.tools import Tool, Toolbox
 from turnkeep.tools.builtin import WORKSPACE_TOOLS, configured_tools
 from turnkeep.tools.declared import DeclaredTools, load_tools
+from turnkeep.tools.pins import Pins
 from turnkeep.tools.toolbox import ALL
 
 
 @asynccontextmanager
-async def kept(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Toolbox]:
-    """All tools, with the servers of a file connected as long as this lasts. Raises `ConfigurationError`."""
-    toolbox, files = _loaded(settings, environment)
+async def kept(settings: Settings, environment: Mapping[str, str], pins: Pins) -> AsyncIterator[Toolbox]:
+    """All tools, with the servers of a file connected as long as this lasts; theirs appear once `pins` has a registry.
+
+    Raises `ConfigurationError`.
+    """
+    toolbox, files = _loaded(settings, environment, pins)
     try:
         async with asyncio.TaskGroup() as group:
             keeping = [group.create_task(declared.keep(box)) for box, declared in files]
@@ -55,12 +59,12 @@ Files = list[tuple[Toolbox, DeclaredTools]]
 """What files declare beside functions, with the toolbox it belongs into."""
 
 
-def _loaded(settings: Settings, environment: Mapping[str, str]) -> tuple[Toolbox, Files]:
+def _loaded(settings: Settings, environment: Mapping[str, str], pins: Pins | None = None) -> tuple[Toolbox, Files]:
     settings.demand_vouched()
     toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
     named = [(toolbox, settings.tools_file)] if settings.tools_file else []
     named += [(toolbox.own(tenant), path) for tenant, path in settings.tenant_tool_files.items()]
-    read = [(box, _from_file(path, box, environment)) for box, path in named]
+    read = [(box, _from_file(path, box, environment, pins)) for box, path in named]
     demand_separate(settings, toolbox)
     return toolbox, [(box, declared) for box, declared in read if declared is not None]
 
@@ -84,7 +88,7 @@ def demand_separate(settings: Settings, toolbox: Toolbox) -> None:
             )
 
 
-def _from_file(path: Path, toolbox: Toolbox, environment: Mapping[str, str]) -> DeclaredTools | None:
+def _from_file(path: Path, toolbox: Toolbox, environment: Mapping[str, str], pins: Pins | None) -> DeclaredTools | None:
     """Register what the file has; a .toml may also declare servers whose tools come later."""
     if path.suffix == ".py":
         for tool in _functions(path):
@@ -92,7 +96,7 @@ def _from_file(path: Path, toolbox: Toolbox, environment: Mapping[str, str]) -> 
         return None
     if path.suffix != ".toml":
         raise ConfigurationError(f"tools file {path.name!r} must end in .toml or .py")
-    declared = load_tools(path, environment)
+    declared = load_tools(path, environment, pins=pins)
     declared.register(toolbox)
     return declared
 

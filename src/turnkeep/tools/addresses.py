@@ -19,8 +19,20 @@ SocketFactory = Callable[[Any], socket.socket]
 
 _TRANSLATED = IPv6Network("64:ff9b::/96")
 _TRANSLATED_LOCALLY = IPv6Network("64:ff9b:1::/48")
-_CLOUD_HOSTS = frozenset({ip_address("168.63.129.16")})
-"""Public by number, but answered by the machine's own host."""
+_NOT_PUBLIC_4 = tuple(
+    IPv4Network(name)
+    for name in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24"),
+        *("203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        "168.63.129.16/32",  # public by number, but answered by the machine's own host (Azure)
+    )
+)
+_PUBLIC_6 = IPv6Network("2000::/3")
+_NOT_PUBLIC_6 = tuple(IPv6Network(name) for name in ("2001::/23", "2001:db8::/32", "3fff::/20"))
+"""The registries of special addresses (RFC 6890 and after), in full: what Python's `is_global` says differs between its
+releases. In IPv6 what is not given out yet is not public; of 6to4 the address inside counts too, see `_forms`.
+"""
 
 
 class AddressRefused(OSError):
@@ -70,12 +82,7 @@ def _forms(address: Address) -> list[Address]:
 
 
 def _is_public(address: Address) -> bool:
-    if isinstance(address, IPv6Address) and (address.is_site_local or address in _TRANSLATED_LOCALLY):
-        return False
-    return (
-        address.is_global
-        and not address.is_multicast
-        and not address.is_reserved
-        and not address.is_unspecified
-        and address not in _CLOUD_HOSTS
-    )
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _NOT_PUBLIC_4)
+    is_isatap = int(address) >> 32 & 0xFDFFFFFF == 0x00005EFE
+    return address in _PUBLIC_6 and not is_isatap and not any(address in network for network in _NOT_PUBLIC_6)

@@ -35,6 +35,7 @@ from turnkeep.tools import http, sql
 from turnkeep.tools.addresses import networks_of
 from turnkeep.tools.base import Effect, Run, Tool
 from turnkeep.tools.mcp import Changed, McpServer, McpSettings
+from turnkeep.tools.pins import Pins
 from turnkeep.tools.schema import strict_form
 from turnkeep.tools.toolbox import Toolbox
 
@@ -160,11 +161,13 @@ class DeclaredTools:
             database.close()
 
 
-def load_tools(path: Path, environment: Mapping[str, str], *, clock: Clock | None = None) -> DeclaredTools:
+def load_tools(
+    path: Path, environment: Mapping[str, str], *, clock: Clock | None = None, pins: Pins | None = None
+) -> DeclaredTools:
     """Read a file of tools: TOML, or Python whose module-level tools are taken. Raises `ConfigurationError`.
 
-    `environment` is where ``${NAME}`` is looked up. A Python file is run: it comes from the server's configuration,
-    like every other program it starts.
+    `environment` is where ``${NAME}`` is looked up, `pins` remember what tools of servers looked like. A Python file is
+    run: it comes from the server's configuration, like every other program it starts.
     """
     if path.suffix == ".py":
         return DeclaredTools(_python_tools(path), [], [])
@@ -184,7 +187,7 @@ def load_tools(path: Path, environment: Mapping[str, str], *, clock: Clock | Non
             elif isinstance(one, _Sql):
                 tools.append(_sql_tool(one, databases))
             else:
-                servers.append(McpServer(_mcp_settings(one, form.hosts, values), clock or SystemClock()))
+                servers.append(McpServer(_mcp_settings(one, form.hosts, values), clock or SystemClock(), pins))
     return DeclaredTools(tools, servers, list(databases.values()))
 
 

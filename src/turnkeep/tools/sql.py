@@ -25,6 +25,8 @@ from turnkeep.tools.base import Run, ToolContext, as_text
 ROWS = 200
 TIMEOUT = 10.0
 CONNECTIONS = 4
+LONGEST_VALUE = 4_000_000
+"""Bytes of one value that SQLite makes or reads: within one function no time limit is heard."""
 
 _READ_ONLY = ("postgresql", "mysql", "mariadb", "oracle")
 _BIND = re.compile(r"(?<![:\w]):(\w+)")
@@ -111,11 +113,28 @@ class Database:
             place = (self._folder / (self._url.database or "")).resolve()
             connection = sqlite3.connect(f"{place.as_uri()}?mode=ro", uri=True, check_same_thread=False)
         connection.execute("PRAGMA query_only = ON")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+        connection.set_authorizer(_authorized)
         return connection
 
     def _demand_reading(self, connection: Any) -> None:
         if self._engine_name in _READ_ONLY:
             connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+
+_READING = frozenset((sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION))
+_REACHING_OUT = frozenset({"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"})
+
+
+def _authorized(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+    """Reading rows and calling functions, and nothing that speaks of the file or reaches another."""
+    if action == sqlite3.SQLITE_FUNCTION:
+        return sqlite3.SQLITE_DENY if (second or "").lower() in _REACHING_OUT else sqlite3.SQLITE_OK
+    if action == sqlite3.SQLITE_READ and (first or "").lower().startswith(("pragma_", "dbstat", "sqlite_dbpage")):
+        return sqlite3.SQLITE_DENY
+    if action == sqlite3.SQLITE_PRAGMA and (first, second) == ("read_uncommitted", None):  # SQLAlchemy's own question
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
 
 
 def _sqlalchemy() -> Any:

@@ -1,0 +1,59 @@
+"""`turnkeep tools`: what foreign servers offer, and what was accepted of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from turnkeep.cli import house, output
+from turnkeep.cli.arguments import Json, Yes
+from turnkeep.errors import NotFound
+from turnkeep.settings import Settings
+from turnkeep.tools.pins import Pin, Pins
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Tools of MCP servers.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="As the model knows it: server__tool.")]
+
+
+@app.command("list")
+def list_tools(*, as_json: Json = False) -> None:
+    """List the tools that MCP servers have offered, with those that changed since they were accepted."""
+    found = asyncio.run(_list(house.settings()))
+    if as_json:
+        for pin in found:
+            output.emit(_json(pin))
+        return
+    rows = [(pin.name, "CHANGED" if pin.is_changed else "accepted", pin.description) for pin in found]
+    output.table(("TOOL", "STATE", "SAYS OF ITSELF"), rows, empty="no MCP server has offered a tool")
+
+
+@app.command()
+def accept(name: Name, yes: Yes = False, as_json: Json = False) -> None:
+    """Accept a tool as it describes itself now; running workers offer it again within seconds."""
+    settings = house.settings()
+    pin = next((one for one in asyncio.run(_list(settings)) if one.name == name), None)
+    if pin is None:
+        raise NotFound(f"no server has offered a tool {name!r}, list them with `turnkeep tools list`")
+    output.confirm(f"accept {name}, which says of itself: {pin.description}?", yes=yes)
+    accepted = asyncio.run(_accept(settings, name))
+    if as_json:
+        output.emit(_json(accepted))
+    else:
+        output.say(f"accepted {name}")
+
+
+async def _list(settings: Settings) -> list[Pin]:
+    async with house.opened(settings) as store:
+        return await Pins(store).list()
+
+
+async def _accept(settings: Settings, name: str) -> Pin:
+    async with house.opened(settings) as store:
+        return await Pins(store).accept(name)
+
+
+def _json(pin: Pin) -> dict[str, object]:
+    return {"name": pin.name, "changed": pin.is_changed, "description": pin.description}

@@ -1,0 +1,111 @@
+"""What tools of foreign servers looked like when they were first seen: a changed one asks the operator.
+
+A server may describe its tools in one way until it is trusted, and in another afterwards. So the digest of name,
+description and parameters is pinned at first sight, in the registry that all processes share; a tool that has another
+one is withheld until somebody accepts it (`turnkeep tools accept`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from turnkeep.errors import Conflict, NotFound, StoreError
+from turnkeep.messages import DEFAULT_TENANT
+from turnkeep.store.base import Registry
+from turnkeep.tools.base import Tool
+
+PREFIX = "tool:"
+PATIENCE = 30.0
+"""Seconds that a store may take to open, before a server is tried again."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One tool: what was accepted of it, and what it offers now."""
+
+    name: str
+    accepted: str
+    offered: str
+    description: str
+    """As offered now."""
+
+    @property
+    def is_changed(self) -> bool:
+        return self.accepted != self.offered
+
+
+class Pins:
+    """The pins of a registry, which is given when it is there."""
+
+    def __init__(self, registry: Registry | None = None) -> None:
+        self._registry = registry
+        self._given = asyncio.Event()
+        if registry is not None:
+            self._given.set()
+
+    def use(self, registry: Registry) -> None:
+        """Look here from now on."""
+        self._registry = registry
+        self._given.set()
+
+    async def accepted_of(self, tools: Sequence[Tool]) -> list[Tool]:
+        """Those that look as they were accepted; one that is seen for the first time is. Raises `StoreError`."""
+        async with asyncio.timeout(PATIENCE):
+            await self._given.wait()
+            return [one for one in tools if await self._is_accepted(one)]
+
+    async def _is_accepted(self, tool: Tool) -> bool:
+        digest, name = digest_of(tool), f"{PREFIX}{tool.name}"
+        for _ in range(5):
+            document = await self._opened().get("setting", DEFAULT_TENANT, name)
+            pin = {"accepted": digest} if document is None else dict(document.body)
+            offered = {**pin, "offered": digest, "description": tool.description}
+            try:
+                await self._opened().put(
+                    "setting", DEFAULT_TENANT, name, offered, version=document.version if document else 0
+                )
+            except Conflict:
+                continue
+            if pin["accepted"] != digest:
+                log.warning("tool_changed_and_withheld tool=%s", tool.name)
+            return bool(pin["accepted"] == digest)
+        return False
+
+    async def list(self) -> list[Pin]:
+        """All that were ever seen, by name."""
+        found = await self._opened().list("setting", DEFAULT_TENANT)
+        return [
+            Pin(one.name.removeprefix(PREFIX), *(str(one.body.get(name, "")) for name in _FIELDS))
+            for one in found
+            if one.name.startswith(PREFIX)
+        ]
+
+    async def accept(self, name: str) -> Pin:
+        """Take a tool as it offers itself now. Raises `NotFound`."""
+        document = await self._opened().get("setting", DEFAULT_TENANT, f"{PREFIX}{name}")
+        if document is None:
+            raise NotFound(f"no server has offered a tool {name!r}, list them with `turnkeep tools list`")
+        body = {**document.body, "accepted": document.body["offered"]}
+        await self._opened().put("setting", DEFAULT_TENANT, document.name, body, version=document.version)
+        return Pin(name, *(str(body.get(one, "")) for one in _FIELDS))
+
+    def _opened(self) -> Registry:
+        if self._registry is None:
+            raise StoreError("no registry was given to look for pins in")
+        return self._registry
+
+
+_FIELDS = ("accepted", "offered", "description")
+
+
+def digest_of(tool: Tool) -> str:
+    """Equal for tools that look the same to a model."""
+    looks = json.dumps([tool.name, tool.description, tool.parameters], sort_keys=True, default=str)
+    return hashlib.sha256(looks.encode("utf-8", "surrogatepass")).hexdigest()[:32]
