@@ -33,6 +33,7 @@ from turnkeep.failpoints import reach
 from turnkeep.journal import SEPARATOR, Ending, Journal, OpenResponse, Step
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem, UserItem, text_content
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec, works_alone
+from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.pairing import pair, repair
 from turnkeep.models.parameters import output_limit, with_output_limit
 from turnkeep.pricing.catalog import Catalog
@@ -111,6 +112,7 @@ class Answering:
     calls: Calls
     catalog: Catalog
     prices: PriceBook
+    contexts: ContextSizes
     rules: AnswerRules
     wants_steering: Callable[[], bool]
     before_request: Callable[[ModelRequest, int], Awaitable[None]] | None = None
@@ -120,6 +122,8 @@ class Answering:
     meter: Meter = SILENT
     past: list[Item] = field(default_factory=list)
     past_tokens: int = 0
+    context: int | None = None
+    """Tokens that the model takes, where that is known."""
     summary: str | None = None
     first_shown_at: float | None = None
     """When the first text of this run was shown, by the time of the loop."""
@@ -143,8 +147,8 @@ class Answering:
 
     async def _recall(self, tokens: int) -> None:
         """The newest whole turns that fit beside the batch, and the system messages of older ones."""
-        facts = self.catalog.model(self.model_name)
-        context = (facts.context if facts else None) or DEFAULT_CONTEXT
+        self.context = await self._context_size()
+        context = self.context or DEFAULT_CONTEXT
         said = [*self._wishes(), *self.journal.transcript]
         batch = self.tokenizer.count_items(said, instructions=self._instructions())
         room = max(0, min(tokens, context - min(self.rules.output_tokens, context // 4) - batch))
@@ -152,6 +156,12 @@ class Answering:
         self.past = [entry.item for entry in history.entries]
         self.past_tokens = sum(entry.tokens for entry in history.entries)
         self.summary = history.summary
+
+    async def _context_size(self) -> int | None:
+        """What the table says, else the server; a refusal that taught otherwise is believed before both."""
+        facts, learned = self.catalog.model(self.model_name), self.contexts.learned(self.model_name)
+        known = (facts.context if facts else None) or await self.contexts.told(self.model_name)
+        return min(learned or known or 0, known or learned or 0) or None
 
     async def _steer(self) -> None:
         """Take in what the user has said meanwhile and wants answered in this run.
@@ -166,13 +176,18 @@ class Answering:
             raise TooManySteps(f"the model still asks for tools after {self.journal.steps} steps")
         try:
             step = await self._ask(self._request())
-        except ContextTooLong:
-            await self._recall(self.past_tokens // 4)
-            step = await self._ask(self._request())
+        except ContextTooLong as error:
+            step = await self._ask_for_less(error)
         except UnansweredCall:
             step = await self._ask(self._request(repaired=True))
         reach("called")
         await self.journal.write_step(step)
+
+    async def _ask_for_less(self, error: ContextTooLong) -> Step:
+        """Once more with less of the past; what the refusal taught spares the next turns this detour."""
+        self.contexts.learn(self.model_name, window=error.window, refused=self._input_tokens(self._request()))
+        await self._recall(self.past_tokens // 4)
+        return await self._ask(self._request())
 
     # ---------------------------------------------------------------- one model call
 
@@ -204,7 +219,7 @@ class Answering:
         asked, facts = output_limit(request.parameters), self.catalog.model(self.model_name)
         if asked is None or facts is None:
             return request
-        left = facts.context - self._input_tokens(request) if facts.context else asked
+        left = self.context - self._input_tokens(request) if self.context else asked
         room = max(LEAST_OUTPUT, min(asked, facts.output or asked, left))
         if room == asked:
             return request

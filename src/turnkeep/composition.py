@@ -16,6 +16,7 @@ from turnkeep.errors import ConfigurationError
 from turnkeep.models import Endpoint, Kind, ModelPool
 from turnkeep.models.base import Model
 from turnkeep.models.capabilities import read_capabilities
+from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.endpoint import ANTHROPIC, OPENAI
 from turnkeep.money import Purse
 from turnkeep.pricing.catalog import Catalog
@@ -174,6 +175,7 @@ async def open_house(
         rules or run_rules(settings),
         meter=meter,
         purse=purse,
+        contexts=ContextSizes(endpoint),
         sentences=sentences(settings.sentences_file),
     )
 

@@ -39,6 +39,7 @@ from turnkeep.journal import Journal, insist
 from turnkeep.lease import Drained, Lease, Stopped
 from turnkeep.messages import AssistantItem, Item
 from turnkeep.models.base import Model, ModelRequest
+from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.waits import BRIEF
 from turnkeep.money import Purse, Waiting
 from turnkeep.outcomes import Dropping, Holding, Releasing, Verdict, measure_claim, measure_run
@@ -95,6 +96,7 @@ class House:
     clock: Clock = field(default_factory=SystemClock)
     meter: Meter = SILENT
     purse: Purse | None = None
+    contexts: ContextSizes = field(default_factory=ContextSizes)
     sentences: Callable[[TurnkeepError], str] = lambda error: error.public
     """What people are told of an error."""
 
@@ -239,7 +241,7 @@ class Run:
         )
         return Answering(
             house.store, claim, self.assistant, model, self.model_name, tools, self.journal, self.announcer,
-            calls, house.catalog, house.prices, house.rules.answer, lambda: self.lease.wants_steering,
+            calls, house.catalog, house.prices, house.contexts, house.rules.answer, lambda: self.lease.wants_steering,
             self._before_request, self._heard, meter,
         )  # fmt: skip
 

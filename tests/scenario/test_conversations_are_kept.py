@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tests.scenario.house import opened
 from turnkeep import ConversationManager
 from turnkeep.conversation import recalled
 from turnkeep.messages import Address, Item, SystemItem
@@ -64,3 +65,21 @@ async def test_a_summary_takes_the_place_of_what_does_not_fit(store: str) -> Non
     summed_up = sum(int(count) for count in conversation.summary.split(";") if count)
     assert summed_up + len(conversation.items) - 1 == 20
     assert SystemItem("Be brief.") in [entry.item for entry in told.entries]
+
+
+async def test_a_context_that_a_refusal_has_named_is_kept_to_from_then_on(store: str) -> None:
+    refusal = "The input (9000 tokens) is longer than the model's context length (2500 tokens)."
+    async with opened(store, openai_model="a-model-of-nobody") as house, house.stream("c") as stream:
+        for number in range(6):
+            await house.send("c", f"{number} " + "word " * 400, f"m{number}")
+            await house.settled(stream, f"m{number}")
+        house.fault(kind="400", message=refusal, times=1)
+        await house.send("c", "too much by now", "m6")
+        await house.settled(stream, "m6")
+        before = len(house.simulator.ledger)
+
+        await house.send("c", "again", "m7")
+        assert (await house.settled(stream, "m7"))[-1].kind == "completed"
+
+        assert len(house.simulator.ledger) == before + 1
+        assert (await house.queue.store.counts()).dead_letters == 0

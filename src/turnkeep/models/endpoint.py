@@ -72,6 +72,11 @@ class Endpoint:
         """What must never show up in a message or a log."""
         return tuple(value for value in (self.api_key, *sorted(self.headers.values())) if value)
 
+    def root_url(self, path: str) -> str:
+        """The address of what a server offers beside its API: beneath the base URL without its ``/v1``."""
+        parts = urlsplit(self.base_url)
+        return urlunsplit(parts._replace(path=parts.path.rstrip("/").removesuffix("/v1") + path, query="", fragment=""))
+
     def url(self, path: str, **query: str) -> str:
         """The address of one operation; a query of the base url (`?api-version=…`) is kept."""
         parts = urlsplit(self.base_url)

@@ -39,6 +39,8 @@ CONNECTIONS = 1024
 KEEP_ALIVE = 20.0
 ERROR_BODY = 64 * 1024
 ERROR_BODY_TIME = 5.0
+LOOK_UP_TIME = 3.0
+LOOK_UP_BODY = 4 * 1024 * 1024
 TAIL_TIME = 0.1
 """How long the end of a finished answer may take to arrive before its connection is given up."""
 
@@ -232,6 +234,25 @@ class Watchdog:
         else:
             self.barked = True
             self._bark()
+
+
+async def look_up(
+    endpoint: Endpoint, path: str, *, from_root: bool = False, body: Mapping[str, Any] | None = None
+) -> object:
+    """One JSON document of a server, beneath its base URL or its host; None for whatever is none.
+
+    Never raises for what the server does, and waits `LOOK_UP_TIME` at most: it is good to know, not needed.
+    """
+    url = endpoint.root_url(path) if from_root else endpoint.url(path)
+    data = b""
+    with suppress(*_BROKEN, TimeoutError, ValueError):
+        async with asyncio.timeout(LOOK_UP_TIME), _session(endpoint) as session:
+            asking = session.get(url, allow_redirects=False) if body is None else session.post(url, data=_payload(body))
+            async with asking as answer:
+                while answer.status == 200 and len(data) <= LOOK_UP_BODY and (more := await answer.content.readany()):
+                    data += more
+        return orjson.loads(data)
+    return None
 
 
 # ---------------------------------------------------------------- connections

@@ -1,0 +1,146 @@
+"""How much a model takes is asked of its server in the server's own way, once, and never at the price of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from turnkeep.models import http
+from turnkeep.models.contexts import LEAST, ContextSizes
+from turnkeep.models.endpoint import Endpoint
+
+Pages = dict[str, Any]
+
+
+@asynccontextmanager
+async def serving(pages: Pages) -> AsyncIterator[tuple[Endpoint, list[str]]]:
+    """A server with these documents; what is a function answers itself."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(f"{request.method} {request.path}")
+        page = pages.get(f"{request.method} {request.path}")
+        if callable(page):
+            return await page(request)  # type: ignore[no-any-return]
+        return web.json_response(page) if page is not None else web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield Endpoint(f"http://127.0.0.1:{site.port}/v1", "sk-test"), asked
+    finally:
+        await runner.cleanup()
+
+
+def models(**fields: Any) -> Pages:
+    return {
+        "GET /v1/models": {"object": "list", "data": [{"id": "other", "max_model_len": 7777}, {"id": "m", **fields}]}
+    }
+
+
+LLAMA = models(owned_by="llamacpp") | {"GET /props": {"default_generation_settings": {"n_ctx": 16_384}}}
+STUDIO = models(owned_by="organization_owner") | {
+    "GET /api/v0/models": {"data": [{"id": "m", "max_context_length": 131_072, "loaded_context_length": 4096}]}
+}
+OLLAMA = models(owned_by="library")
+
+SERVERS: dict[str, tuple[Pages, int | None]] = {
+    "vLLM and SGLang": (models(owned_by="vllm", max_model_len=8192), 8192),
+    "OpenRouter": (models(context_length=32_768, top_provider={"context_length": 32_000}), 32_768),
+    "Together": ({"GET /v1/models": [{"id": "m", "context_length": 65_536}]}, 65_536),
+    "Groq": (models(owned_by="Meta", context_window=131_072), 131_072),
+    "Mistral": (models(owned_by="mistralai", max_context_length=40_960), 40_960),
+    "LiteLLM proxy": (models(owned_by="openai", max_input_tokens=200_000), 200_000),
+    "llama.cpp, in the list": (models(owned_by="llamacpp", meta={"n_ctx": 9000, "n_ctx_train": 131_072}), 9000),
+    "llama.cpp": (LLAMA, 16_384),
+    "LM Studio": (STUDIO, 4096),
+    "Ollama, loaded": (OLLAMA | {"GET /api/ps": {"models": [{"name": "m", "context_length": 4096}]}}, 4096),
+    "Ollama, set": (OLLAMA | {"POST /api/show": {"parameters": "stop <|im|>\nnum_ctx   12288\n"}}, 12_288),
+    "Ollama, neither": (OLLAMA | {"POST /api/show": {"model_info": {"llama.context_length": 131_072}}}, 131_072),
+    "OpenAI": (models(owned_by="openai"), None),
+    "no list": ({}, None),
+    "a list of nothing": ({"GET /v1/models": {"data": None}}, None),
+    "a list of garbage": (
+        {"GET /v1/models": {"data": [None, 3, "m", {"id": 3}, {"id": "m", "context_length": "x"}]}},
+        None,
+    ),
+    "no size": (models(max_model_len=-1, context_length=True, context_window=1e9, max_context_length=12), None),
+    "llama.cpp without props": (models(owned_by="llamacpp"), None),
+    "Ollama without anything": (OLLAMA | {"POST /api/show": []}, None),
+}
+
+
+@pytest.mark.parametrize(("pages", "size"), SERVERS.values(), ids=SERVERS)
+async def test_each_server_tells_it_in_its_own_way(pages: Pages, size: int | None) -> None:
+    async with serving(pages) as (endpoint, asked):
+        sizes = ContextSizes(endpoint)
+        assert await asyncio.gather(sizes.told("m"), sizes.told("m")) == [size, size]
+        assert len(asked) <= 3
+        before = len(asked)
+        assert await sizes.told("m") == size
+        assert len(asked) == before
+
+
+async def _page(_: web.Request) -> web.StreamResponse:
+    return web.Response(text="<html>", content_type="text/html")
+
+
+async def _endless(request: web.Request) -> web.StreamResponse:
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    while True:
+        await answer.write(b" " * 100_000)
+
+
+async def _silent(_: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(30)
+    return web.Response()
+
+
+async def _elsewhere(_: web.Request) -> web.StreamResponse:
+    raise web.HTTPFound("http://169.254.169.254/")
+
+
+@pytest.mark.parametrize("page", [_page, _endless, _silent, _elsewhere], ids=lambda page: page.__name__.strip("_"))
+async def test_a_server_that_answers_nonsense_costs_a_moment_and_nothing_else(
+    page: Callable[[web.Request], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "LOOK_UP_TIME", 0.3)
+    async with serving({"GET /v1/models": page}) as (endpoint, _):
+        begun = time.monotonic()
+        assert await ContextSizes(endpoint).told("m") is None
+        assert time.monotonic() - begun < 5
+
+
+async def test_a_server_that_is_away_tells_nothing() -> None:
+    assert await ContextSizes(Endpoint("http://127.0.0.1:9/v1")).told("m") is None
+    assert await ContextSizes().told("m") is None
+
+
+def test_a_refusal_teaches_the_size_it_names_else_what_was_refused() -> None:
+    sizes = ContextSizes()
+    assert sizes.learned("m") is None
+    sizes.learn("m", window=None, refused=40_000)
+    assert sizes.learned("m") == 30_000
+    sizes.learn("m", window=8192, refused=9000)
+    assert sizes.learned("m") == 8192
+    sizes.learn("m", window=16_000, refused=9000)
+    assert sizes.learned("m") == 8192
+    assert sizes.learned("other") is None
+
+
+@pytest.mark.parametrize("window", [0, 1, -5, 10**12])
+def test_no_refusal_takes_a_model_its_memory(window: int) -> None:
+    sizes = ContextSizes()
+    sizes.learn("m", window=window, refused=0)
+    assert sizes.learned("m") == LEAST
