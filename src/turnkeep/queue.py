@@ -147,7 +147,8 @@ class AssistantMessageQueue:
     ) -> Self:
         """The queue of a service: everything as set."""
         queue = cls.__new__(cls)
-        queue._set_up(settings, toolbox or Toolbox(), store=store, runs_kept=50, meter=meter)
+        tools = Toolbox() if toolbox is None else toolbox  # one with MCP servers alone is empty so far
+        queue._set_up(settings, tools, store=store, runs_kept=50, meter=meter)
         return queue
 
     def _set_up(

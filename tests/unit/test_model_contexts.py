@@ -84,7 +84,7 @@ SERVERS: dict[str, tuple[Pages, int | None]] = {
 async def test_each_server_tells_it_in_its_own_way(pages: Pages, size: int | None) -> None:
     async with serving(pages) as (endpoint, asked):
         sizes = ContextSizes(endpoint)
-        assert await asyncio.gather(sizes.told("m"), sizes.told("m")) == [size, size]
+        assert set(await asyncio.gather(sizes.told("m"), sizes.told("m"))) == {size}
         assert len(asked) <= 3
         before = len(asked)
         assert await sizes.told("m") == size
