@@ -14,12 +14,13 @@ import pytest
 from tests.contract.asking import GOOD, HELLO, TEXT, opened, recorded, text_of
 from tests.contract.canned import Canned, Visit, canned
 from turnkeep.errors import ModelError, ModelRefused
-from turnkeep.messages import AssistantItem, Item, Part, UserItem, text_content
+from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, Part, UserItem, text_content
 from turnkeep.models.base import Model, ModelRequest, StreamPart
 
 IMAGE = UserItem((Part("text", "what?"), Part("image", data={"image_url": "https://pictures/1"})))
 PAST: list[Item] = [IMAGE, AssistantItem("a cat"), *HELLO.items]
 PROTOCOLS = pytest.mark.parametrize("kind", ["responses", "chat"])
+ALL = pytest.mark.parametrize("kind", ["responses", "chat", "anthropic"])
 Refuses = Callable[[dict[str, Any]], str | None]
 
 
@@ -44,7 +45,7 @@ def without_options(body: dict[str, Any]) -> str | None:
 
 
 def reads_only(body: dict[str, Any]) -> str | None:
-    return "this model does not support image input" if b"image_url" in orjson.dumps(body) else None
+    return "this model does not support image input" if b"pictures/1" in orjson.dumps(body) else None
 
 
 @PROTOCOLS
@@ -68,7 +69,7 @@ async def test_what_one_model_taught_is_not_believed_of_another(kind: str) -> No
     assert ["stream_options" in visit.body for visit in server.visits] == [True, False, True, False]
 
 
-@PROTOCOLS
+@ALL
 async def test_a_picture_of_the_past_is_left_out_where_it_is_refused(kind: str) -> None:
     async with server_that(reads_only, kind) as server:
         model = opened(server, kind)
@@ -77,7 +78,7 @@ async def test_a_picture_of_the_past_is_left_out_where_it_is_refused(kind: str) 
     assert len(server.visits) == 2
 
 
-@PROTOCOLS
+@ALL
 async def test_a_picture_of_now_is_refused_with_what_the_server_says(kind: str) -> None:
     async with server_that(reads_only, kind) as server:
         model = opened(server, kind)
@@ -87,7 +88,7 @@ async def test_a_picture_of_now_is_refused_with_what_the_server_says(kind: str) 
     assert len(server.visits) == 1
 
 
-@PROTOCOLS
+@ALL
 async def test_an_address_that_has_expired_is_no_lesson_for_others(kind: str) -> None:
     def expired(body: dict[str, Any]) -> str | None:
         return "Error while downloading https://pictures/1." if b"pictures/1" in orjson.dumps(body) else None
@@ -99,6 +100,35 @@ async def test_an_address_that_has_expired_is_no_lesson_for_others(kind: str) ->
         await parts_of(model, replace(HELLO, items=[other, AssistantItem("a dog"), *HELLO.items]))
         await model.close()
     assert b"pictures/2" in orjson.dumps(server.last.body)
+
+
+@ALL
+async def test_a_field_that_only_shapes_the_answer_is_left_out(kind: str) -> None:
+    def hot(body: dict[str, Any]) -> str | None:
+        return "invalid temperature: only 1 is allowed for this model" if "temperature" in body else None
+
+    async with server_that(hot, kind) as server:
+        model = opened(server, kind)
+        request = replace(HELLO, model="gpt-4o", parameters={"temperature": 0.3})
+        for _ in range(2):
+            assert text_of(await parts_of(model, request)) == TEXT[kind]
+        await model.close()
+    assert ["temperature" in visit.body for visit in server.visits] == [True, False, False]
+
+
+@ALL
+async def test_tools_of_the_past_are_declared_where_a_server_wants_to_know_them(kind: str) -> None:
+    def wants_tools(body: dict[str, Any]) -> str | None:
+        missing = "Requests which include `tool_use` or `tool_result` blocks must define tools."
+        return None if "tools" in body else missing
+
+    past: list[Item] = [*HELLO.items, CallItem("c1", "look", "{}"), OutputItem("c1", "fine")]
+    async with server_that(wants_tools, kind) as server:
+        model = opened(server, kind)
+        await parts_of(model, replace(HELLO, items=past))
+        await model.close()
+    assert b'"name":"look"' in orjson.dumps(server.last.body["tools"])
+    assert server.last.body["tool_choice"] in ("none", {"type": "none"})
 
 
 @PROTOCOLS

@@ -20,16 +20,23 @@ from turnkeep.messages import AssistantItem, CallItem, Citation, HostedItem, Ite
 from turnkeep.models.anthropic_request import request_body
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
 from turnkeep.models.calls import CallIds
+from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.classify import error_in
 from turnkeep.models.endpoint import Endpoint
-from turnkeep.models.exchange import exchange, label_headers
+from turnkeep.models.exchange import Asker, Asking, label_headers
+from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.http import Client, Reply
 from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, words
+from turnkeep.models.refusals import Lessons
 from turnkeep.models.sse import Frame
 from turnkeep.usage import Usage
 
 VERSION = "2023-06-01"
 """The version that every server of this protocol knows; 2026-10-21 takes less (no sampling) and gives nothing more."""
+
+
+TAKES = Capabilities(server="anthropic", call_ids="word")
+"""What is known of Anthropic from the start; the rest is the form of its API."""
 
 
 class AnthropicModel:
@@ -38,13 +45,20 @@ class AnthropicModel:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint.name
         self._site = endpoint.site
-        self._path = "/messages" if endpoint.site.endswith("/v1") else "/v1/messages"
         self._key = endpoint.api_key
         self._client = Client(endpoint)
+        path = "/messages" if endpoint.site.endswith("/v1") else "/v1/messages"
+        self._asker = Asker(self._client, path, Lessons(TAKES))
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
-        reader = partial(AnthropicReader, items=request.items, site=self._site)
-        return exchange(self._client, self._path, request_body(request, self._site), self._headers(request), reader)
+        return self._asker.exchange(request.model, partial(self._put, request))
+
+    def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
+        fitted = fit(request, caps, self._site)
+        reader = partial(AnthropicReader, items=request.items, site=self._site, names=fitted.names)
+        body = request_body(fitted.request, self._site)
+        kept = {name: value for name, value in body.items() if name not in caps.drops}
+        return Asking({**kept, "stream": caps.takes_stream}, self._headers(request), reader)
 
     def _headers(self, request: ModelRequest) -> dict[str, str]:
         headers = {"anthropic-version": VERSION, **label_headers(request)}
@@ -84,8 +98,9 @@ class _Block:
 class AnthropicReader:
     """Reads one answer. `items` is what was sent, `site` is whose the opaque parts of the answer are."""
 
-    def __init__(self, reply: Reply, *, items: Sequence[Item], site: str) -> None:
+    def __init__(self, reply: Reply, *, items: Sequence[Item], site: str, names: ToolNames | None = None) -> None:
         self.done = False
+        self._tools = names or ToolNames.of(())
         self._reply = reply
         self._items = items
         self._site = site
@@ -243,7 +258,9 @@ class AnthropicReader:
             texts = []
             if block.kind == "tool_use":
                 if arguments := _arguments(block, cut=cut):
-                    yield CallItem(ids.unique(label(block.raw.get("id")) or ""), _name(block), arguments)
+                    yield CallItem(
+                        ids.unique(label(block.raw.get("id")) or ""), self._tools.here(_name(block)), arguments
+                    )
             elif block.kind in ("thinking", "redacted_thinking"):
                 yield self._reasoned(block)
             else:

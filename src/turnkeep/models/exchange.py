@@ -107,14 +107,6 @@ class Asker:
             self._lessons.keep(model, lesson)
 
 
-def exchange(
-    client: Client, path: str, body: Mapping[str, Any], headers: Mapping[str, str], reading: Callable[[Reply], Reader]
-) -> AsyncGenerator[StreamPart, None]:
-    """The same for a request that has one form only."""
-    asking = Asking(body, headers, reading)
-    return Asker(client, path, Lessons(Capabilities())).exchange("", lambda _: asking)
-
-
 _Opened = tuple[Reply, Reader, Iterator[StreamPart]]
 
 
