@@ -80,8 +80,9 @@ async def test_a_damaged_thread_can_be_forgotten_by_force(tmp_path: Path) -> Non
             await desk.store.forget(BROKEN)
         assert await desk.store.forget(BROKEN, force=True)
 
-        await desk.say("b1", where=BROKEN)
-        assert await desk.waiting_ids(BROKEN) == ["b1"]
+        assert (await desk.say("b1", where=BROKEN)).repeated
+        await desk.say("b2", where=BROKEN)
+        assert await desk.waiting_ids(BROKEN) == ["b2"]
         assert await desk.store.dead() == []
 
 

@@ -7,7 +7,7 @@ rule of `turns` adds to them through `Thread.out`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, Literal, Self
 
@@ -67,6 +67,12 @@ class Known:
     settled_at: float | None = None
     steer: Literal["accepted", "applied", "deferred"] | None = None
     forget_at: float | None = None
+
+    def left(self, now: float, dedupe: float) -> Known:
+        """What stays of it when its thread is deleted: the id, as long as was said when its message was settled."""
+        if self.forget_at is not None:
+            return self
+        return replace(self, status="withdrawn", settled_at=now, forget_at=now + dedupe)
 
     def record(self, message_id: str, message: Message | None) -> MessageRecord:
         return MessageRecord(

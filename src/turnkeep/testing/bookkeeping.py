@@ -38,6 +38,8 @@ class Channel:
     """What was noted of one channel."""
 
     noted: dict[str, Noted] = field(default_factory=dict)
+    past: dict[str, Noted] = field(default_factory=dict)
+    """Ids of threads that are gone, which are remembered as long."""
     claim: Claim | None = None
     lease_until: float = 0.0
     taken: list[str] = field(default_factory=list)
@@ -45,6 +47,9 @@ class Channel:
     answered: Place | None = None
     thread_id: str | None = None
     is_hurried: bool = False
+
+    def remembered(self, message_id: str) -> Noted | None:
+        return self.noted.get(message_id) or self.past.get(message_id)
 
     @property
     def open_ids(self) -> list[str]:
@@ -72,7 +77,7 @@ class Books:
 
     def expected(self, message: Message, now: float) -> str | None:
         """What accepting this id has to give if it is remembered: ``repeated`` or ``conflict``."""
-        noted = self.of(message.address).noted.get(message.message_id)
+        noted = self.of(message.address).remembered(message.message_id)
         if noted is None or not noted.is_known(now, self._policy.dedupe):
             return None
         return "repeated" if noted.digest == digest(message.content) else "conflict"
@@ -86,7 +91,7 @@ class Books:
 
     def redriven(self, where: Address, message: Message, now: float) -> None:
         self._order += 1
-        old = self.of(where).noted.get(message.message_id)
+        old = self.of(where).remembered(message.message_id)
         known = old is not None and old.is_known(now, self._policy.dedupe)
         first = old.digest if old is not None and known else digest(message.content)
         self.of(where).noted[message.message_id] = Noted(message.message_id, first, (now, 1, self._order))
@@ -182,7 +187,7 @@ class Books:
         channel = self.of(where)
         if record is None or (channel.thread_id is not None and record.thread_id != channel.thread_id):
             assert not channel.open_ids, f"{where} is gone with open messages {channel.open_ids}"
-            channel = self._channels[where] = Channel()
+            channel = self._channels[where] = Channel(past=channel.past | channel.noted)
         if record is None:
             return
         channel.thread_id = record.thread_id
@@ -203,8 +208,10 @@ class Books:
         noted = sorted(self.of(where).noted.values(), key=lambda n: n.place)
         return [*(n.message_id for n in noted[-8:]), "never"]
 
-    def forgotten(self, where: Address) -> None:
-        self._channels[where] = Channel()
+    def forgotten(self, where: Address, now: float) -> None:
+        channel = self.of(where)
+        self._settle(channel, channel.open_ids, "withdrawn", now)
+        self._channels[where] = Channel(past=channel.past | channel.noted)
 
     def open_total(self) -> int:
         return sum(len(channel.open_ids) for channel in self._channels.values())

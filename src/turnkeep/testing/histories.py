@@ -388,7 +388,7 @@ class Histories(RuleBasedStateMachine):
     def a_thread_is_forgotten(self, where: Address, force: bool) -> None:
         if self.twins.both(lambda store, _: store.forget(where, force=force)) is True:
             assert force or not self.twins.books.of(where).open_ids
-            self.twins.books.forgotten(where)
+            self.twins.books.forgotten(where, self.twins.now)
         self.twins.look(where)
 
     # ---------------------------------------------------------------- the end

@@ -24,11 +24,13 @@ from turnkeep.testing.suite.claiming import ClaimPromises
 from turnkeep.testing.suite.delivering import DeliveryPromises
 from turnkeep.testing.suite.desk import POLICY, Desk, Start
 from turnkeep.testing.suite.engine import EnginePromises
+from turnkeep.testing.suite.forgetting import ForgetPromises
 from turnkeep.testing.suite.holding import HoldPromises
 from turnkeep.testing.suite.isolation import IsolationPromises
 from turnkeep.testing.suite.letters import LetterPromises
 from turnkeep.testing.suite.logging import LogPromises
 from turnkeep.testing.suite.registry import RegistryPromises
+from turnkeep.testing.suite.repeating import RepeatPromises
 from turnkeep.testing.suite.settling import SettlePromises
 from turnkeep.testing.suite.steering import SteerPromises
 from turnkeep.testing.suite.stopping import StopPromises
@@ -51,6 +53,8 @@ class StoreSuite(
     ThreadPromises,
     IsolationPromises,
     RegistryPromises,
+    ForgetPromises,
+    RepeatPromises,
     EnginePromises,
 ):
     """Every promise of `turnkeep.store.base`. Test names are the promises in words."""

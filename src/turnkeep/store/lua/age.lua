@@ -11,13 +11,19 @@ local p, now = policy(A.policy), moment()
 local t = load()
 local entry = A.space .. '\0' .. A.channel
 if not t then
-  redis.call('ZREM', K.aging, entry)
+  local past = redis.call('HGET', K.known, '~')
+  if past and unseal(past, 'known').until_ > now then
+    redis.call('ZADD', K.aging, unseal(past, 'known').until_, entry)
+  else
+    redis.call('DEL', K.known)
+    redis.call('ZREM', K.aging, entry)
+  end
   redis.call('ZREM', K.threads, entry)
   return 0
 end
 if is_over(t, p, now) then
   if A.may_delete == '0' then return 0 end
-  erase(t)
+  erase(t, p, now)
   return 1
 end
 

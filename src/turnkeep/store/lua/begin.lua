@@ -14,7 +14,7 @@ ripen(t, p, now)
 if is_busy(t) or t.paused then return {'busy'} end
 for i = 1, ROWS do
   local message = row(i)
-  if known_of(t, message.id, now) then return {'conflict', i} end
+  if accepted_before(t, message.id, now) then return {'conflict', i} end
   message.flush, message.not_before = '1', ''
   local outcome = accept_one(t, p, now, message, p.max_inbox)
   if outcome[1] ~= 'receipt' then return outcome end

@@ -1,5 +1,5 @@
 -- discard: drop a dead letter.
--- KEYS: thread counters dead graves operations
+-- KEYS: counters dead graves letters operations
 -- ARGV: now once space id
 -- USES: record once graves
 -- RETURNS: 1, or 0 if it was gone.

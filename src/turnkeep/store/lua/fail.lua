@@ -1,7 +1,7 @@
 -- fail: end an attempt: try again later, split the batch, or make its messages dead letters.
--- KEYS: @thread @partition dead graves
+-- KEYS: @thread @partition dead graves letters
 -- ARGV: now policy thread_id token was_told_to_stop fault retry_in effects usage partition dead_id
--- USES: live record sinks log trim save known inbox calls turns claims
+-- USES: live record sinks log trim save known inbox calls turns claims graves
 -- RETURNS: {'retry'}, {'split'}, {'dead'}; or {'lost'}.
 -- GUARANTEE: a repeat gives the same result; frees before it appends, so that a full server lets runs end.
 
@@ -44,8 +44,6 @@ local function bury_letter(i, oldest)
     quote(t.space), quote(t.channel), quote(t.thread_id), oldest.attempts, oldest.deaths or 0, quote(run_id), exact(now))
   local text = about .. '"fault":' .. A.fault .. ',"message":' .. message_json(m) .. '}\n' .. body
   letters[#letters + 1] = {id = id, text = seal_text(text)}
-  t.out.fields[#t.out.fields + 1] = 'x:' .. id
-  t.out.fields[#t.out.fields + 1] = ''
 end
 
 local function die()
@@ -80,5 +78,6 @@ save(t, p, now)
 for _, letter in ipairs(letters) do
   redis.call('HSET', K.dead, letter.id, letter.text)
   redis.call('ZADD', K.graves, 0, letter.id)
+  index_letter(t, letter.id)
 end
 return {outcome}

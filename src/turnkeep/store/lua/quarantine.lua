@@ -1,10 +1,13 @@
 -- quarantine: keep claims and the janitor away from a thread whose stored state is damaged.
--- KEYS: thread due ends leases aging quarantine
--- ARGV: now space channel reason
--- USES: record
+-- KEYS: thread due ends leases aging quarantine operations
+-- ARGV: now once space channel reason
+-- USES: record once
 -- RETURNS: 1 if it is new.
 -- GUARANTEE: changes nothing of the thread itself; its record stays for an operator.
 
+local now = moment()
+local before = recall(now)
+if before then return before end
 local who = A.space .. '\0' .. A.channel
 local tail = '\0' .. A.channel
 for _, key in ipairs({K.due, K.ends}) do
@@ -13,4 +16,4 @@ for _, key in ipairs({K.due, K.ends}) do
   end
 end
 redis.call('ZREM', K.aging, who)
-return redis.call('HSETNX', K.quarantine, who, exact(moment()) .. ' ' .. A.reason)
+return remember(now, redis.call('HSETNX', K.quarantine, who, exact(now) .. ' ' .. A.reason))

@@ -1,5 +1,5 @@
 -- redrive: accept a dead letter again under its id, at the end of the inbox.
--- KEYS: @thread @partition dead graves redriven
+-- KEYS: @thread @partition dead graves letters redriven
 -- ARGV: now policy space channel want thread_id epoch dead_id | id digest size on_busy window max_wait not_before flush minted body text
 -- USES: live record sinks log trim save known inbox accept graves
 -- RETURNS: {'receipt', …}; or {'absent'} (no such letter), {'conflict'} (a message of that id is open).
@@ -14,7 +14,7 @@ end
 if redis.call('HEXISTS', K.dead, A.dead_id) == 0 then return {'absent'} end
 local t = find_or_new(p, now)
 local message = row(1)
-local record, closing = known_of(t, message.id, now)
+local record, closing = accepted_before(t, message.id, now)
 if record and not closing then return {'conflict'} end
 local outcome = accept_one(t, p, now, message, math.huge)
 if record then t.out.known[message.id].digest = record.digest end

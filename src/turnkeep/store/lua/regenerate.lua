@@ -2,7 +2,7 @@
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once turn | id digest size on_busy window max_wait not_before flush minted body text
 -- USES: live record once sinks log trim history save known inbox accept
--- RETURNS: {'receipts', {'receipt', …}, …}; or {'absent'}, {'gone'}, {'busy'}, {'none'}, {'full', open}; {'moved'} when the
+-- RETURNS: {'receipts', id, {'receipt', …}, …}; or {'absent'}, {'gone'}, {'busy'}, {'none'}, {'full', open}; {'moved'} when the
 -- last such turn is not `turn`, so that the caller has to read it again.
 -- GUARANTEE: what does not give receipts changes nothing.
 
@@ -28,8 +28,10 @@ t.out.taken_back, t.out.is_recounted = taken, true
 
 local told = {'receipts'}
 for i = 1, ROWS do
-  told[i + 1] = accept_one(t, p, now, row(i), p.max_inbox)
-  if told[i + 1][1] ~= 'receipt' then return told[i + 1] end
+  local message = row(i)
+  local outcome = accept_one(t, p, now, message, p.max_inbox)
+  if outcome[1] ~= 'receipt' then return outcome end
+  told[2 * i], told[2 * i + 1] = message.id, outcome
 end
 save(t, p, now)
 return remember(now, told)

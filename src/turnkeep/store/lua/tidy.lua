@@ -1,13 +1,27 @@
 -- tidy: what the passing of time does to a partition.
--- KEYS: redriven
+-- KEYS: redriven dead graves letters counters meta
 -- ARGV: now
--- USES: record
+-- USES: record graves
 -- RETURNS: how many entries were dropped.
--- GUARANTEE: drops only what counts for nothing any more.
+-- GUARANTEE: drops only what counts for nothing any more. Letters of layout 1 get their places, some at each call.
+
+local LETTERS = 200
+
+local function index_letters()
+  local last = redis.call('HGET', K.meta, 'letters') or ''
+  if last == 'all' then return end
+  local ids = redis.call('ZRANGEBYLEX', K.graves, last == '' and '-' or '(' .. last, '+', 'LIMIT', 0, LETTERS)
+  for _, id in ipairs(ids) do
+    local about = about_letter(redis.call('HGET', K.dead, id))
+    if about then index_letter(about, id) end
+  end
+  redis.call('HSET', K.meta, 'letters', #ids < LETTERS and 'all' or ids[#ids])
+end
 
 local now, dropped = moment(), 0
 local redriven = redis.call('HGETALL', K.redriven)
 for i = 1, #redriven, 2 do
   if unseal(redriven[i + 1], 'redriven').until_ <= now then dropped = dropped + redis.call('HDEL', K.redriven, redriven[i]) end
 end
+index_letters()
 return dropped

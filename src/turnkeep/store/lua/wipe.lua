@@ -1,9 +1,13 @@
 -- wipe: delete a damaged thread by force; what its record would have told is taken from its keys.
--- KEYS: @thread @partition dead graves quarantine
--- ARGV: space channel
--- RETURNS: 1 if anything was there.
--- GUARANTEE: every trace that can be found is gone.
+-- KEYS: @thread @partition dead graves letters quarantine operations
+-- ARGV: now once space channel
+-- USES: record once graves
+-- RETURNS: {'ok', 1 if anything was there}.
+-- GUARANTEE: every trace that can be found is gone; that of its message ids too, for without the record they tell nothing.
 
+local now = moment()
+local before = recall(now)
+if before then return before end
 local who, found = A.space .. '\0' .. A.channel, 0
 found = redis.call('DEL', K.thread, K.inbox, K.delayed, K.log, K.finals, K.known, K.history, K.snapshot)
 for _, key in ipairs({K.due, K.ends}) do
@@ -17,4 +21,5 @@ end
 redis.call('ZREM', K.threads, who)
 redis.call('ZREM', K.aging, who)
 redis.call('HDEL', K.quarantine, who)
-return found > 0 and 1 or 0
+discard_all(A.space, A.channel)
+return remember(now, {'ok', found > 0 and 1 or 0})

@@ -42,24 +42,23 @@ class MemoryInbox(MemoryState):
         for place, message in enumerate(messages):
             places.setdefault(self.resolve(message.address), []).append(place)
         for address, here in places.items():
-            if not create and self.find(address, now) is None:
-                error = ThreadNotFound(f"there is no thread on channel {address.channel!r}")
-                outcomes |= dict.fromkeys(here, error)
-                continue
+            may_begin = create or self.find(address, now) is not None
             group = [messages[place] for place in here]
-            outcomes |= zip(here, self._accept_on(address, group, max_inbox, now), strict=True)
+            outcomes |= zip(here, self._accept_on(address, group, max_inbox, now, may_begin=may_begin), strict=True)
         return [outcomes[place] for place in range(len(messages))]
 
     def _accept_on(
-        self, address: Address, messages: Iterable[Message], max_inbox: int | None, now: float
+        self, address: Address, messages: Iterable[Message], max_inbox: int | None, now: float, *, may_begin: bool
     ) -> list[Receipt | Rejected]:
         """The messages of one thread, in one act; it is stored if any was taken."""
         kept = self.find_or_new(address, now)
         draft = draft_of(kept.thread)
         outcomes: list[Receipt | Rejected] = []
         for message in messages:
-            known = draft.out.known.get(message.message_id) or kept.known_id(message.message_id, now)
+            known = draft.out.known.get(message.message_id) or self.known(kept, message.message_id, now)
             try:
+                if known is None and not may_begin:
+                    raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
                 dated = turns.by_store_time(message, self.clock.of_day)
                 outcomes.append(turns.accept(draft, dated, known, kept.policy, now, max_inbox))
             except Rejected as refused:
@@ -100,7 +99,7 @@ class MemoryInbox(MemoryState):
         if not messages:
             raise InvalidMessage("there is no message to begin with, give at least one")
         kept = self.find_or_new(messages[0].address, now)
-        known = [kept.known_id(m.message_id, now) for m in messages]
+        known = [self.known(kept, m.message_id, now) for m in messages]
         token, run_id = new_token(self.ids), new_run_id(self.ids)
         claim = self.apply(
             kept,

@@ -55,6 +55,8 @@ class MemoryState:
         self.ids = ids
         self.threads: dict[Address, Kept] = {}
         self.wakes: dict[Address, float] = {}
+        self.past: dict[Address, dict[str, Known]] = {}
+        """Ids of messages of threads that were deleted, by channel."""
         self.letters: dict[str, DeadLetter] = {}
         self.totals: dict[tuple[str, str], tuple[int, int]] = {}
         self.nudges: dict[str, set[Address]] = {}
@@ -81,7 +83,7 @@ class MemoryState:
         """The thread of this address, if there is one; one that has expired is deleted when met."""
         kept = self.threads.get(self.resolve(address))
         if kept is not None and is_over(kept.thread, kept.policy, now):
-            self.delete(kept)
+            self.delete(kept, now)
             return None
         return kept
 
@@ -146,8 +148,18 @@ class MemoryState:
             self.nudges.setdefault(nudge, set()).add(thread.address)
         self.bell.ring()
 
-    def delete(self, kept: Kept) -> None:
+    def known(self, kept: Kept, message_id: str, now: float) -> Known | None:
+        """What is remembered of an id on this channel, of an earlier thread too."""
+        if known := kept.known_id(message_id, now):
+            return known
+        past = self.past.get(kept.thread.address, {}).get(message_id)
+        return past if past is not None and past.forget_at is not None and past.forget_at > now else None
+
+    def delete(self, kept: Kept, now: float) -> None:
+        """The ids of its messages stay known."""
         address = kept.thread.address
+        left = {message_id: known.left(now, kept.policy.dedupe) for message_id, known in kept.known.items()}
+        self.past[address] = self.past.get(address, {}) | left
         del self.threads[address]
         del self._named[Address(address.tenant, address.queue, kept.thread.thread_id)]
         self.wakes.pop(address, None)
@@ -171,6 +183,13 @@ def draft_of(thread: Thread) -> Thread:
         metadata=dict(thread.metadata),
         out=Out(),
     )
+
+
+def is_from(letter: DeadLetter, address: Address) -> bool:
+    """Whether a letter is of this channel, or of the thread that the channel names."""
+    theirs = letter.address
+    here = (theirs.tenant, theirs.queue) == (address.tenant, address.queue)
+    return here and address.channel in (theirs.channel, letter.thread_id)
 
 
 def is_within(address: Address, tenant: str | None, queue: str | None) -> bool:

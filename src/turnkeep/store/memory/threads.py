@@ -12,7 +12,7 @@ from turnkeep.store import turns
 from turnkeep.store.base import Entry, History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.memory.once import once_only
-from turnkeep.store.memory.state import Kept, MemoryState, draft_of
+from turnkeep.store.memory.state import Kept, MemoryState, draft_of, is_from
 from turnkeep.store.records import ages, current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.transcript import last_asked, newest
 from turnkeep.usage import Usage
@@ -111,21 +111,27 @@ class MemoryThreads(MemoryState):
 
     @once_only
     async def forget(self, address: Address, *, force: bool = False, once: str | None = None) -> bool:
-        kept = self.find(address, self.moment())
-        if kept is None:
-            return False
-        if (kept.thread.inbox or kept.thread.delayed) and not force:
-            raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
-        self.delete(kept)
-        gone = kept.thread.thread_id
-        self.letters = {dead_id: letter for dead_id, letter in self.letters.items() if letter.thread_id != gone}
-        return True
+        now = self.moment()
+        kept = self.find(address, now)
+        if kept is not None:
+            if (kept.thread.inbox or kept.thread.delayed) and not force:
+                raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
+            address = kept.thread.address
+            self.delete(kept, now)
+        gone = {dead_id for dead_id, letter in self.letters.items() if is_from(letter, address)}
+        for dead_id in gone:
+            del self.letters[dead_id]
+        return kept is not None or bool(gone)
 
     def expire_threads(self, limit: int, now: float) -> int:
         """Delete idle threads whose time is over, and what has aged in the others; how many threads."""
         over = [kept for kept in self.threads.values() if is_over(kept.thread, kept.policy, now)][:limit]
         for kept in over:
-            self.delete(kept)
+            self.delete(kept, now)
+        for address, known in [*self.past.items()]:
+            self.past[address] = {i: k for i, k in known.items() if k.forget_at is not None and k.forget_at > now}
+            if not self.past[address]:
+                del self.past[address]
         for kept in self.threads.values():
             kept.known = {i: k for i, k in kept.known.items() if kept.known_id(i, now)}
             kept.log.trim(kept.thread.live_from, kept.policy, now)

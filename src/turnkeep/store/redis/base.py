@@ -133,7 +133,8 @@ class RedisPart:
 
     async def _quarantine(self, keys: ThreadKeys, damage: ThreadQuarantined) -> None:
         reason = to_bytes(str(damage)[:500])
-        is_new = await self._run_quietly("quarantine", keys, self._now(), keys.space, keys.channel, reason)
+        operation = self._operation(None, "quarantine")
+        is_new = await self._run_quietly("quarantine", keys, self._now(), operation, keys.space, keys.channel, reason)
         if is_new:
             where = keys.address
             log.error(

@@ -89,8 +89,6 @@ class RedisInbox(RedisClaims):
         rows = [value for message in messages for value in message_row(message)]
         limit = b"" if max_inbox is None else b"%d" % max_inbox
         _, reply = await self._make("accept", address, flag(create), limit, *rows)
-        if word(reply) == "absent":
-            return [absent(address) for _ in messages]
         return [_receipt_or_refusal(told, m) for told, m in zip(reply[1:], messages, strict=True)]
 
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
@@ -222,6 +220,8 @@ def _receipt_or_refusal(told: Sequence[Any], message: Message) -> Receipt | Reje
         return MessageConflict(f"message id {message.message_id!r} was used for another text, use a new id")
     if kind == "full":
         return full(told[1])
+    if kind == "absent":
+        return absent(message.address)
     return ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
 
 

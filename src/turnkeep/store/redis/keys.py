@@ -31,6 +31,7 @@ _OF_THREAD = {
 _OF_PARTITION = (
     "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "parked", "hints",
     "dead", "graves", "redriven", "quarantine", "meta", "fence", "operations",
+    "letters",
 )  # fmt: skip
 
 REMEMBERED = 8_192

@@ -7,7 +7,7 @@ from turnkeep.store.base import DeadLetter, Receipt
 from turnkeep.store.ids import new_epoch, new_thread_id
 from turnkeep.store.redis.base import RedisPart, together, whole, word
 from turnkeep.store.redis.codec import message_row, read_letter, read_receipt
-from turnkeep.store.redis.keys import PartitionKeys, to_bytes, to_text
+from turnkeep.store.redis.keys import PartitionKeys, space_of, to_bytes, to_text
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -102,11 +102,12 @@ class RedisLetters(RedisPart):
 
     async def discard(self, dead_id: str, *, once: str | None = None) -> bool:
         operation = self._operation(once, "discard", dead_id)
-        letter = await self.dead_letter(dead_id)
-        if letter is None:
+        partition = self._partition_of_letter(dead_id)
+        if partition is None:
             return False
-        keys = self._keys.thread(letter.address)
-        return bool(await self._run("discard", keys, self._now(), operation, keys.space, to_bytes(dead_id)))
+        letter = await self.dead_letter(dead_id)
+        space = b"" if letter is None else space_of(letter.address.tenant, letter.address.queue)
+        return bool(await self._run_on("discard", partition, self._now(), operation, space, to_bytes(dead_id)))
 
 
 def _no_letter(dead_id: str) -> NotFound:

@@ -18,7 +18,7 @@ from turnkeep.store.base import (
     ThreadOptions,
     ThreadRecord,
 )
-from turnkeep.store.ids import message_id_of, new_message_stem
+from turnkeep.store.ids import new_message_stem
 from turnkeep.store.redis.base import RedisPart, absent, full, word
 from turnkeep.store.redis.codec import (
     dump,
@@ -98,7 +98,7 @@ class RedisThreads(RedisPart):
             rows = [value for message in messages for value in message_row(message)]
             _, reply = await self._find("regenerate", address, operation, asked[0].turn if asked else 0, *rows)
             if word(reply) == "receipts":
-                return [read_receipt(told, message_id_of(stem, place)) for place, told in enumerate(reply[1:])]
+                return [read_receipt(told, to_text(name)) for name, told in zip(reply[1::2], reply[2::2], strict=True)]
             if word(reply) != "moved":
                 raise _not_again(address, reply)
         raise ThreadBusy("the transcript was changed each time it was read, send it again")
@@ -126,12 +126,14 @@ class RedisThreads(RedisPart):
     async def forget(self, address: Address, *, force: bool = False, once: str | None = None) -> bool:
         operation = self._operation(once, "forget", address, force)
         try:
-            _, reply = await self._find("forget", address, operation, flag(force))
+            _, reply = await self._meet(
+                "forget", address, lambda keys, want: (want, operation, flag(force), keys.space, keys.channel)
+            )
         except ThreadQuarantined:
             if not force:
                 raise
             keys = await self._resolve(address)
-            return bool(await self._run_quietly("wipe", keys, keys.space, keys.channel))
+            reply = await self._run_quietly("wipe", keys, self._now(), operation, keys.space, keys.channel)
         if word(reply) == "busy":
             raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
         return word(reply) == "ok" and bool(reply[1])

@@ -29,6 +29,7 @@ def expire(tx: Transaction, limit: int) -> tuple[int, set[str]]:
     )
     for statement, before in (
         ("DELETE FROM redriven WHERE forget_at <= ?", now),
+        ("DELETE FROM past_id WHERE forget_at <= ?", now),
         ("DELETE FROM operation WHERE until <= ?", now),
         ("DELETE FROM document WHERE expires_at <= ?", now),
         ("DELETE FROM account WHERE until <= ?", now),

@@ -84,7 +84,7 @@ class SqliteInbox(Engine):
 
         def rule(tx: Transaction, kept: Kept) -> Claim:
             tx.owners.hold(owner)
-            known = [tx.known(kept, m.message_id) for m in messages]
+            known = [tx.accepted_before(kept, m.message_id) for m in messages]
             names = {"token": new_token(tx.setup.ids), "run_id": new_run_id(tx.setup.ids)}
             return turns.begin(kept.thread, messages, known, tx.policy(kept), tx.now, owner=owner, lease=lease, **names)
 
@@ -254,15 +254,14 @@ def _accept(
     tx: Transaction, address: Address, messages: Iterable[Message], *, create: bool, max_inbox: int | None
 ) -> list[Receipt | Rejected]:
     """The messages of one thread, in one act; it is stored if any was taken."""
-    kept = tx.find_or_new(address) if create else tx.find(address)
-    if kept is None:
-        error = ThreadNotFound(f"there is no thread on channel {address.channel!r}")
-        return [error for _ in messages]
+    kept = tx.find_or_new(address)
     thread, policy = kept.thread, tx.policy(kept)
     outcomes: list[Receipt | Rejected] = []
     for message in messages:
-        known = thread.out.known.get(message.message_id) or tx.known(kept, message.message_id)
+        known = thread.out.known.get(message.message_id) or tx.accepted_before(kept, message.message_id)
         try:
+            if known is None and not create and not kept.row:
+                raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
             dated = turns.by_store_time(message, tx.setup.clock.of_day)
             outcomes.append(turns.accept(thread, dated, known, policy, tx.now, max_inbox))
         except Rejected as refused:
@@ -374,7 +373,8 @@ def _redrive(tx: Transaction, dead_id: str) -> Receipt:
         raise NotFound(f"there is no dead letter {dead_id!r}")
     kept = tx.find_or_new(letter.address)
     policy = tx.policy(kept)
-    receipt = turns.redrive(kept.thread, letter, policy, tx.now, tx.known(kept, letter.message.message_id))
+    known = tx.accepted_before(kept, letter.message.message_id)
+    receipt = turns.redrive(kept.thread, letter, policy, tx.now, known)
     tx.save(kept)
     _remove_letter(tx, dead_id)
     tx.connection.execute(

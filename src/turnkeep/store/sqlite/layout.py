@@ -33,8 +33,17 @@ def _script(name: str) -> str:
 
 
 def _from_1(connection: apsw.Connection) -> None:
-    """Results of operations are kept, and those of several claims of a thread; each sink has an outbox of its own."""
+    """Results of operations are kept, those of several claims of a thread, and ids of messages that outlive it; dead
+    letters are found by their channel; each sink has an outbox of its own.
+    """
     connection.execute(
+        "CREATE TABLE past_id (tenant TEXT NOT NULL, queue TEXT NOT NULL, channel TEXT NOT NULL,"
+        " message_id TEXT NOT NULL, forget_at REAL NOT NULL, body TEXT NOT NULL,"
+        " PRIMARY KEY (tenant, queue, channel, message_id)) STRICT, WITHOUT ROWID;"
+        "CREATE INDEX past_id_forget_at ON past_id (forget_at);"
+        "ALTER TABLE dead ADD COLUMN channel TEXT NOT NULL DEFAULT '';"
+        "UPDATE dead SET channel = body ->> '$.address[2]';"
+        "CREATE INDEX dead_channel ON dead (tenant, queue, channel);"
         "CREATE TABLE operation (id TEXT PRIMARY KEY, until REAL NOT NULL, result TEXT NOT NULL) STRICT, WITHOUT ROWID;"
         "CREATE INDEX operation_until ON operation (until);"
         "UPDATE thread SET head = json_set(head, '$.settlements', json_array(json(head -> '$.last')))"

@@ -118,6 +118,15 @@ def load_known(connection: apsw.Connection, row: int, message_id: str, now: floa
     return None if body is None else restored("message id", Known.from_json, body)
 
 
+def load_past_id(connection: apsw.Connection, address: Address, message_id: str, now: float) -> Known | None:
+    """What is remembered of an id of an earlier thread of this channel."""
+    body = connection.execute(
+        "SELECT body FROM past_id WHERE tenant = ? AND queue = ? AND channel = ? AND message_id = ? AND forget_at > ?",
+        (address.tenant, address.queue, address.channel, message_id, now),
+    ).get
+    return None if body is None else restored("message id", Known.from_json, body)
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -202,6 +211,16 @@ def store_run(connection: apsw.Connection, kept: Kept, run: RunRecord, policy: P
             " (SELECT id FROM run WHERE thread = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
             (kept.row, policy.runs_kept),
         )
+
+
+def leave_ids(connection: apsw.Connection, row: int, address: Address, now: float, policy: Policy) -> None:
+    """Message ids outlive their thread: as long as was said when they were settled, the open ones from now."""
+    connection.execute(
+        "INSERT OR REPLACE INTO past_id (tenant, queue, channel, message_id, forget_at, body)"
+        " SELECT ?, ?, ?, message_id, ifnull(forget_at, ?), body FROM known"
+        " WHERE thread = ? AND ifnull(forget_at, ?) > ?",
+        (address.tenant, address.queue, address.channel, now + policy.dedupe, row, now + policy.dedupe, now),
+    )
 
 
 def erase(connection: apsw.Connection, row: int) -> None:

@@ -48,6 +48,17 @@ CREATE TABLE known (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX known_forget_at ON known (forget_at) WHERE forget_at IS NOT NULL;
 
+CREATE TABLE past_id (  -- message ids of threads that were deleted
+    tenant TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    forget_at REAL NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (tenant, queue, channel, message_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX past_id_forget_at ON past_id (forget_at);
+
 CREATE TABLE journal (
     thread INTEGER NOT NULL,
     n INTEGER NOT NULL,
@@ -134,9 +145,11 @@ CREATE TABLE dead (
     tenant TEXT NOT NULL,
     queue TEXT NOT NULL,
     thread_id TEXT NOT NULL,
-    body TEXT NOT NULL
+    body TEXT NOT NULL,
+    channel TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX dead_queue ON dead (tenant, queue, thread_id);
+CREATE INDEX dead_channel ON dead (tenant, queue, channel);
 
 CREATE TABLE redriven (
     dead_id TEXT PRIMARY KEY,

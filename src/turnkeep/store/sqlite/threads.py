@@ -188,28 +188,31 @@ def _page(
 def _forget(tx: Transaction, address: Address, *, force: bool) -> bool:
     """A damaged thread can be forgotten too, by force."""
     found = rows.find(tx.connection, address)
-    if found is None:
-        return False
+    if found is not None and _is_there(tx, address, force=force):
+        tx.erase_row(found.row, found.address)
+        _forget_letters(tx, found.address)
+        return True
+    return _forget_letters(tx, address if found is None else found.address) > 0
+
+
+def _is_there(tx: Transaction, address: Address, *, force: bool) -> bool:
+    """Whether there is a thread to forget. Raises `ThreadBusy` while it is not to be forgotten."""
     try:
         kept = tx.find(address)
     except ThreadQuarantined:
         if not force:
             raise
-        _forget_row(tx, found)
         return True
-    if kept is None:
-        return False
-    if (kept.thread.inbox or kept.thread.delayed) and not force:
+    if kept is not None and (kept.thread.inbox or kept.thread.delayed) and not force:
         raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
-    _forget_row(tx, found)
-    return True
+    return kept is not None
 
 
-def _forget_row(tx: Transaction, found: rows.Found) -> None:
-    address = found.address
+def _forget_letters(tx: Transaction, address: Address) -> int:
+    """Dead letters outlive their thread: those of a channel, or of the thread that the channel names."""
     tx.mark()
     tx.connection.execute(
-        "DELETE FROM dead WHERE tenant = ? AND queue = ? AND thread_id = (SELECT thread_id FROM thread WHERE id = ?)",
-        (address.tenant, address.queue, found.row),
+        "DELETE FROM dead WHERE tenant = ?1 AND queue = ?2 AND (channel = ?3 OR thread_id = ?3)",
+        (address.tenant, address.queue, address.channel),
     )
-    tx.erase_row(found.row, address)
+    return tx.connection.changes()

@@ -29,7 +29,7 @@ from turnkeep.store.sqlite.rows import Kept
 from turnkeep.store.sqlite.sending import OpenSink, open_sinks
 from turnkeep.store.sqlite.shares import Shares
 from turnkeep.store.sqlite.view import Setup, View
-from turnkeep.store.thread import Out, Thread
+from turnkeep.store.thread import Known, Out, Thread
 
 FORGOTTEN = '"forgotten"'
 """In the place of a result that held what was said."""
@@ -201,6 +201,15 @@ class Transaction(View):
         """Forget changes in memory that are not to be stored."""
         self._cache.pop(kept.thread.address, None)
 
+    def accepted_before(self, kept: Kept, message_id: str) -> Known | None:
+        """What is remembered of an id on this channel, of an earlier thread too."""
+        if known := self.known(kept, message_id):
+            return known
+        thread = kept.thread
+        if thread.created_at <= self.now - self.policy(kept).dedupe:
+            return None
+        return rows.load_past_id(self.connection, thread.address, message_id, self.now)
+
     # ---------------------------------------------------------------- storing
 
     def save(self, kept: Kept) -> None:
@@ -245,8 +254,8 @@ class Transaction(View):
             dead_id = new_dead_id(self.setup.ids, address, self.now, place)
             body = encode(letter_to_json(replace(letter, dead_id=dead_id)))
             self.connection.execute(
-                "INSERT INTO dead (dead_id, tenant, queue, thread_id, body) VALUES (?, ?, ?, ?, ?)",
-                (dead_id, address.tenant, address.queue, letter.thread_id, body),
+                "INSERT INTO dead (dead_id, tenant, queue, thread_id, body, channel) VALUES (?, ?, ?, ?, ?, ?)",
+                (dead_id, address.tenant, address.queue, letter.thread_id, body, address.channel),
             )
         if out.run is not None:
             rows.store_run(self.connection, kept, out.run, self.policy(kept))
@@ -293,6 +302,7 @@ class Transaction(View):
         thread_id = self.connection.execute("SELECT thread_id FROM thread WHERE id = ?", (row,)).get
         for name in (address.channel, thread_id):
             self._forget_results(replace(address, channel=name))
+        rows.leave_ids(self.connection, row, address, self.now, self.setup.policies.of(address.queue))
         rows.erase(self.connection, row)
         self.has_erased = True
         self._cache.pop(address, None)

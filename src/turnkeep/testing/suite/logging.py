@@ -105,7 +105,7 @@ class LogPromises:
         await desk.say("m1")
         first = (await desk.store.read(HERE)).epoch
         await desk.store.forget(HERE, force=True)
-        await desk.say("m1")
+        await desk.say("m2")
 
         page = await desk.store.read(HERE)
 

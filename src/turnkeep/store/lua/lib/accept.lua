@@ -36,14 +36,15 @@ local function due_in(t, m, is_delayed, now)
 end
 
 -- A receipt as it is told: status, position, due in, minted, steer, repeated, channel, thread.
-local function receipt(t, record, repeated)
+local function receipt(t, record, repeated, thread_id)
   return {'receipt', record.delayed and 'delayed' or 'accepted', record.position, exact(record.due_in),
-    record.minted and 1 or 0, record.steered and 1 or 0, repeated and 1 or 0, t.channel, t.thread_id}
+    record.minted and 1 or 0, record.steered and 1 or 0, repeated and 1 or 0, t.channel, thread_id or t.thread_id}
 end
 
-local function repeated_receipt(t, record, digest)
+-- The first receipt again, which names the thread of that time.
+local function repeated_receipt(t, record, closing, digest)
   if record.digest ~= digest then return {'conflict'} end
-  return receipt(t, record, true)
+  return receipt(t, record, true, closing and closing.thread_id)
 end
 
 -- Take one message in, or say why not.
@@ -67,7 +68,8 @@ local function accept_one(t, p, now, row, max_inbox)
   fields[#fields + 1] = 'b:' .. m.uid
   fields[#fields + 1] = row.body
   local record = {digest = row.digest, delayed = is_delayed or nil, position = position, minted = row.minted == '1' or nil,
-    due_in = due_in(t, m, is_delayed, now), steered = m.steer and true, steer = m.steer and 'accepted', seq = m.seq}
+    due_in = due_in(t, m, is_delayed, now), steered = m.steer and true, steer = m.steer and 'accepted',
+    seq = m.seq and t.seq_base + m.seq}
   t.out.known[m.id] = record
   t.out.is_accepted = true
   return receipt(t, record)

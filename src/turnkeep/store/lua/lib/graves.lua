@@ -1,15 +1,36 @@
--- Dead letters: `dead` holds them by id, `graves` their ids in order, the thread's hash the ids of its own (`x:<id>`).
+-- Dead letters: `dead` holds them by id, `graves` their ids in order, `letters` where they are from: space, channel and
+-- id, and space, thread id and id, joined by NUL, for they outlive their thread.
+
+local function places_of(about, id)
+  return about.space .. '\0' .. about.channel .. '\0' .. id, about.space .. '\0' .. about.thread_id .. '\0' .. id
+end
+
+local function index_letter(about, id)
+  local by_channel, by_thread = places_of(about, id)
+  redis.call('ZADD', K.letters, 0, by_channel, 0, by_thread)
+end
+
+-- What a letter says of itself, before its message; nothing when it is damaged.
+local function about_letter(raw)
+  local is_whole, text = pcall(unseal_text, raw, 'letter')
+  return is_whole and cjson.decode(text:match('^[^\n]*')) or nil
+end
 
 local function discard(space, id)
+  local about = about_letter(redis.call('HGET', K.dead, id))
   local removed = redis.call('HDEL', K.dead, id)
   if removed == 1 then redis.call('HINCRBY', K.counters, space .. '\0dead', -1) end
   redis.call('ZREM', K.graves, id)
-  redis.call('HDEL', K.thread, 'x:' .. id)
+  if about then redis.call('ZREM', K.letters, places_of(about, id)) end
   return removed
 end
 
-local function discard_all(t)
-  for _, field in ipairs(redis.call('HKEYS', K.thread)) do
-    if field:sub(1, 2) == 'x:' then discard(t.space, field:sub(3)) end
+-- All letters of a channel, or of a thread by its id; how many.
+local function discard_all(space, channel)
+  local place, removed = space .. '\0' .. channel .. '\0', 0
+  for _, entry in ipairs(redis.call('ZRANGEBYLEX', K.letters, '[' .. place, '(' .. place:sub(1, -2) .. '\1')) do
+    removed = removed + discard(space, entry:sub(#place + 1))
+    redis.call('ZREM', K.letters, entry)
   end
+  return removed
 end

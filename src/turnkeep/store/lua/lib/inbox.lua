@@ -135,7 +135,7 @@ local function ripen(t, p, now)
     t.out.dropped[#t.out.dropped + 1] = 'd:' .. uid
     t.delayed, t.delayed_at = t.delayed - 1, tonumber(next_two[4])
     join(t, p, m, m.not_before)
-    amend(t, m.id, 'seq', m.seq)
+    amend(t, m.id, 'seq', t.seq_base + m.seq)
     t.out.is_changed = true
   end
 end

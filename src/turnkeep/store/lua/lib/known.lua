@@ -1,6 +1,10 @@
 -- Message ids that were accepted, each with its first receipt. How a message was settled is told once per batch, by a
--- closing (field `c:<n>`, n rising): {lo, hi: seqs, status, run_id, ids, at, forget_at}. A record finds its closing by
--- its seq, or names it (`closed`).
+-- closing (field `c:<n>`, n rising): {lo, hi: seqs, status, run_id, ids, at, forget_at, thread_id}. A record finds its
+-- closing by its seq, or names it (`closed`).
+--
+-- Ids belong to the channel: they outlive their thread, and the next thread goes on counting where it ended (`~`, see
+-- lib/record.lua). So seqs in here are those of the thread plus its `seq_base`, and closings up to `past_to` tell of
+-- earlier threads.
 
 local function record_of(t, id)
   if t.out.known[id] then return t.out.known[id] end
@@ -25,14 +29,22 @@ local function closing_with(t, seq)
   return low <= t.closed_to and low or 0
 end
 
--- What is remembered of an id, and how it was settled; nothing when it is unknown or forgotten.
-local function known_of(t, id, now)
+-- What is remembered of an id on this channel, how it was settled, and the number of that closing; nothing when it is
+-- unknown or forgotten.
+local function accepted_before(t, id, now)
   local record = record_of(t, id)
   if not record then return nil end
   local n = record.closed or closing_with(t, record.seq)
   if not n then return record end
   local closing = closing_at(n)
   if not closing or closing.forget_at <= now or closing.lo > (record.seq or closing.lo) then return nil end
+  return record, closing, n
+end
+
+-- The same for an id of this thread alone: what was said to an earlier one cannot be seen or changed any more.
+local function known_of(t, id, now)
+  local record, closing, n = accepted_before(t, id, now)
+  if n and n <= t.past_to then return nil end
   return record, closing
 end
 
@@ -46,7 +58,7 @@ end
 -- These messages are open no more.
 local function close_ids(t, p, now, closing)
   t.closed_to = t.closed_to + 1
-  closing.at, closing.forget_at = now, now + p.dedupe
+  closing.at, closing.forget_at, closing.thread_id = now, now + p.dedupe, t.thread_id
   t.out.closings[t.closed_to] = closing
   return t.closed_to
 end

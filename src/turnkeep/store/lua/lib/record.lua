@@ -7,6 +7,7 @@ local DEFAULTS = {
   state = 'idle', batch = 0, attempt = 0, fence = 0, published = 0, journal = 0, runs = 0, claimed_at = 0,
   due_at = 0, first_claimed_at = 0, next_seq = 1, inbox = 0, delayed = 0, steering = 0, top = 0, floor = 0, deltas = 0,
   untrimmed = 0, cut = 0, closed_from = 1, closed_to = 0, closed_seq = 0, messages = 0, turns = 0, items = 0, bytes = 0, aging = 0,
+  seq_base = 0, past_to = 0,
 }
 DEFAULTS.__index = DEFAULTS
 
@@ -124,9 +125,9 @@ end
 -- The thread, or nothing. Reads every key that will be written, so that a wrong type is met before the first write.
 local function load()
   local t, length = read_head(), redis.call('LLEN', K.inbox)
-  local beside = redis.call('XLEN', K.log) + redis.call('HLEN', K.known) + redis.call('LLEN', K.history)
+  local beside, ids = redis.call('XLEN', K.log) + redis.call('LLEN', K.history), redis.call('HLEN', K.known)
   if not t then
-    if length + beside > 0 then damaged('head') end
+    if length + beside > 0 or (ids > 0 and redis.call('HEXISTS', K.known, '~') == 0) then damaged('head') end
     return nil
   end
   if length ~= t.inbox then damaged('inbox') end
@@ -139,8 +140,11 @@ end
 local function new_thread(now)
   local t = with_defaults({space = A.space, channel = A.channel, thread_id = A.thread_id, epoch = A.epoch,
     created_at = now, active_at = now})
+  local past = redis.call('HGET', K.known, '~')
+  for name, value in pairs(past and unseal(past, 'known') or {}) do t[name] = value end
+  t.until_ = nil
   t.out = fresh_out()
-  t.out.is_new = true
+  t.out.is_new, t.out.has_past = true, past and true
   t.out.was = {inbox = 0, delayed = 0, state = 'idle'}
   return t
 end

@@ -147,6 +147,7 @@ end
 
 local function write_known(t)
   local fields = {}
+  if t.out.has_past then redis.call('HDEL', K.known, '~') end
   for id, record in pairs(t.out.known) do
     fields[#fields + 1] = 'm:' .. id
     fields[#fields + 1] = seal(record)
@@ -187,13 +188,29 @@ local function save(t, p, now)
   if out.nudge then redis.pcall(PUBLISH, K.hints, table.concat({'nudge', out.nudge, t.space, t.channel}, '\0')) end
 end
 
--- Delete a thread and every trace of it but its dead letters.
-local function erase(t)
-  redis.call('DEL', K.thread, K.inbox, K.delayed, K.log, K.finals, K.known, K.history, K.snapshot)
+-- Ids are remembered as long as was said when they were settled, whatever happens to their thread; then the janitor
+-- drops them.
+local function leave_ids(t, p, now)
+  local who = t.space .. '\0' .. t.channel
+  if t.closed_from > t.closed_to then
+    redis.call('DEL', K.known)
+    return redis.call('ZREM', K.aging, who)
+  end
+  t.out.has_past = nil
+  write_known(t)
+  local seqs, until_ = t.seq_base + t.next_seq - 1, now + p.dedupe
+  redis.call('HSET', K.known, '~', seal({closed_from = t.closed_from, closed_to = t.closed_to, past_to = t.closed_to,
+    closed_seq = seqs, seq_base = seqs, until_ = until_}))
+  redis.call('ZADD', K.aging, until_, who)
+end
+
+-- Delete a thread and every trace of it but its dead letters and the ids of its messages, of which none is open.
+local function erase(t, p, now)
+  redis.call('DEL', K.thread, K.inbox, K.delayed, K.log, K.finals, K.history, K.snapshot)
+  leave_ids(t, p, now)
   if t.indexed then redis.call('ZREM', index_of(t.indexed[1]), entry_at(t, t.indexed[2])) end
   if t.token then redis.call('ZREM', K.leases, lease_entry(t, t.owner, t.token)) end
   redis.call('ZREM', K.threads, t.space .. '\0' .. t.channel)
-  redis.call('ZREM', K.aging, t.space .. '\0' .. t.channel)
   redis.call('HDEL', K.aliases, t.space .. '\0' .. t.thread_id)
   count(t, 'open', -t.inbox - t.delayed)
   local counted = place(t.state, t.paused)
@@ -205,7 +222,7 @@ end
 local function find(p, now)
   local t = load()
   if t and is_over(t, p, now) then
-    erase(t)
+    erase(t, p, now)
     t = nil
   end
   return t, A.want ~= '' and (t == nil or t.thread_id ~= A.want)

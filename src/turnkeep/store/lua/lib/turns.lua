@@ -64,8 +64,9 @@ end
 local function close_batch(t, p, now, status)
   local ids, last = ids_of(t, 1, t.batch), open_at(t, t.batch)
   for i = 1, t.batch do t.out.dropped[#t.out.dropped + 1] = 'b:' .. open_at(t, i).uid end
-  close_ids(t, p, now, {lo = open_at(t, 1).seq, hi = last.seq, status = status, run_id = t.run_id, ids = ids})
-  t.closed_seq = last.seq
+  close_ids(t, p, now, {lo = t.seq_base + open_at(t, 1).seq, hi = t.seq_base + last.seq, status = status,
+    run_id = t.run_id, ids = ids})
+  t.closed_seq = t.seq_base + last.seq
   shift(t, t.batch)
 end
 
