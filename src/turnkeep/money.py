@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Literal, Self
 
 from turnkeep.backoff import Backoff
-from turnkeep.errors import BudgetSpent, StoreError, TurnkeepError
+from turnkeep.errors import BudgetSpent, StoreError, ThreadQuarantined, TurnkeepError
 from turnkeep.messages import Address
 from turnkeep.models.base import ModelRequest
 from turnkeep.models.parameters import output_limit
@@ -130,7 +130,6 @@ class Purse:
         self.pace = pace
         self.meter = meter
         self.patient = patient
-        self._tenants: set[str] = set()
 
     @classmethod
     def from_settings(
@@ -147,34 +146,37 @@ class Purse:
 
     def tab(self, claim: Claim) -> Tab:
         """What one claim may spend."""
-        if self.budgets:
-            self._tenants.add(claim.address.tenant)
         return Tab(self, claim)
 
     async def sweep(self, *, older_than: float = 600.0, tenants: Collection[str] | None = None) -> int:
-        """Settle what crashes have left open, for these tenants or those seen here; how many reservations. Repeat now
-        and then.
-        """
+        """Settle what crashes have left open, for these tenants or all; how many reservations. Repeat now and then."""
+        if not self.budgets:
+            return 0
         settled = 0
-        for tenant in sorted(self._tenants if tenants is None else tenants):
+        for tenant in await self.store.ledgers() if tenants is None else sorted(tenants):
             for reservation in (await self.store.sweep(older_than=older_than, tenant=tenant))[:SWEPT_AT_ONCE]:
-                if (spent := await self._spent(reservation, tenant)) is not None:
-                    await self.store.settle(reservation, spent, tenant=tenant)
-                    settled += 1
+                settled += await self._close(reservation, tenant)
             await self._forget_old(tenant)
         return settled
 
-    async def _spent(self, reservation: str, tenant: str) -> int | None:
-        """What the run of a reservation has cost; None while that is open, or unknown because its thread is gone."""
+    async def _close(self, reservation: str, tenant: str) -> bool:
+        """Settle a reservation, unless its run goes on. Of a run whose thread is gone nobody knows what it cost: what
+        was reserved counts as spent, else deleting a thread in time would make its answers free.
+        """
         run_id, _, place = reservation.partition(" ")
         queue, _, thread_id = place.rpartition(" ")
         address = Address(tenant, queue, thread_id)
-        if await self.store.thread(address) is None:
-            return None
-        run = next((run for run in await self.store.runs(address) if run.run_id == run_id), None)
-        if run is None:  # its messages were withdrawn before it had begun
-            return 0
-        return None if run.finished_at is None else run.usage.cost_nano
+        spent: int | None = None
+        try:
+            if await self.store.thread(address) is not None:
+                run = next((run for run in await self.store.runs(address) if run.run_id == run_id), None)
+                if run is not None and run.finished_at is None:
+                    return False
+                spent = 0 if run is None else run.usage.cost_nano  # None: withdrawn before it had begun
+        except ThreadQuarantined:
+            return False
+        await self.store.settle(reservation, spent, tenant=tenant)
+        return True
 
     async def _forget_old(self, tenant: str) -> None:
         """Reservations that outlived the accounts they are in."""

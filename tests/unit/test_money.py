@@ -203,19 +203,28 @@ async def test_a_run_whose_messages_were_withdrawn_has_cost_nothing(
     assert await spend(store) == (0, 0)
 
 
-async def test_a_thread_that_was_deleted_counts_as_spent_until_its_period_is_over(
+async def test_what_was_reserved_counts_as_spent_when_the_thread_is_deleted(
     store: MemoryStore, prices: PriceBook, clock: FakeClock
 ) -> None:
     one = purse(store, prices, Budget("tenant", 1.0))
     run = await claim(store)
     await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
     await store.forget(run.address, force=True)
-    clock.advance(3600.0)
-    assert await one.sweep() == 0
-    assert await spend(store) == (0, RESERVED)
-    clock.advance(172_800.0)
-    await one.sweep()
+    clock.advance(601.0)
+    assert await one.sweep() == 1
+    assert await spend(store) == (RESERVED, 0)
     assert await store.sweep(older_than=0.0, tenant="default") == []
+
+
+async def test_the_sweep_of_a_process_that_saw_no_run_settles_all_tenants(
+    store: MemoryStore, prices: PriceBook, clock: FakeClock
+) -> None:
+    run = await claim(store)
+    await purse(store, prices, Budget("tenant", 1.0)).tab(run).before_request(REQUEST, 10, ENDPOINT)
+    await store.forget(run.address, force=True)
+    clock.advance(601.0)
+
+    assert await purse(store, prices, Budget("tenant", 1.0)).sweep() == 1
 
 
 # ---------------------------------------------------------------- pace

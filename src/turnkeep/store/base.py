@@ -825,14 +825,20 @@ class Ledger(Protocol):
         """Reserve in all accounts or in none. Again for the same run: granted, nothing changes."""
         ...
 
-    async def settle(self, run_id: str, amount: int, *, tenant: str, once: str | None = None) -> None:
-        """Replace a run's reservation by what was spent. A repeat, or a run without reservation, changes nothing."""
+    async def settle(self, run_id: str, amount: int | None, *, tenant: str, once: str | None = None) -> None:
+        """Replace a run's reservation by what was spent, None: by what was reserved. A run without reservation changes
+        nothing.
+        """
         ...
 
     async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
         """Runs whose reservation is older than so many seconds: candidates to be settled from what their threads
         say.
         """
+        ...
+
+    async def ledgers(self) -> list[str]:
+        """The tenants that have reservations; some may have none left."""
         ...
 
     async def spend(self, account: str, *, tenant: str) -> Spend: ...

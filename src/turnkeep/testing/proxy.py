@@ -48,6 +48,8 @@ class TcpProxy:
         self._links: set[_Link] = set()
         self._group = asyncio.TaskGroup()
         self._open = asyncio.Event()
+        self.lost = asyncio.Event()
+        """Set when a reply was lost."""
         self.forward()
 
     # ------------------------------------------------------------ behaviour
@@ -57,6 +59,7 @@ class TcpProxy:
         self._delay = 0.0
         self._lost_request = b""
         self._losses = 0
+        self._holds = False
         self._budget: int | None = None
         self._open.set()
 
@@ -65,14 +68,16 @@ class TcpProxy:
         self.forward()
         self._delay = seconds
 
-    def cut_before_reply(self, matching: bytes = b"", times: int = 1) -> None:
+    def cut_before_reply(self, matching: bytes = b"", times: int = 1, *, hold: bool = False) -> None:
         """The next requests that contain `matching` arrive, their replies do not: the connection is cut instead.
 
         After `times` of them everything is forwarded again. A request in several pieces is matched piece by piece;
         with several requests in flight on one connection, the first reply after the match is the one that is lost.
+        With `hold` nothing moves from the cut on until `forward`; `lost` tells when.
         """
         self.forward()
-        self._lost_request, self._losses = matching, times
+        self._lost_request, self._losses, self._holds = matching, times, hold
+        self.lost.clear()
 
     def cut_after(self, count: int) -> None:
         """`count` more bytes of replies pass, then their connection is cut; after that everything is forwarded."""
@@ -149,12 +154,18 @@ class TcpProxy:
                 sink.write(await passes(link, data))
                 await sink.drain()
                 if link.doomed:
-                    self.cuts += 1
-                    link.cut()
+                    self._lose(link)
             await self._open.wait()
             sink.write_eof()
         except OSError:
             link.cut()
+
+    def _lose(self, link: _Link) -> None:
+        self.cuts += 1
+        if self._holds:
+            self._open.clear()
+        self.lost.set()
+        link.cut()
 
     async def _pass_request(self, link: _Link, data: bytes) -> bytes:
         if self._losses > 0 and self._lost_request in data:

@@ -3,7 +3,7 @@
 -- ARGV: now once run_id amount
 -- USES: record once ledger
 -- RETURNS: 1 if there was a reservation.
--- GUARANTEE: a repeat changes nothing.
+-- GUARANTEE: a repeat changes nothing. Without an amount what was reserved counts as spent.
 
 local now = moment()
 local before = recall(now)
@@ -11,11 +11,12 @@ if before then return before end
 local raw = redis.call('HGET', K.reservations, A.run_id)
 if not raw then return remember(now, 0) end
 local reserved = unseal(raw, 'reservation')
+local amount = tonumber(A.amount) or reserved.amount
 redis.call('HDEL', K.reservations, A.run_id)
 for _, one in ipairs(reserved.accounts) do
   local found = account(one[1], now)
   found.reserved = math.max(0, found.reserved - reserved.amount)
-  found.settled = found.settled + A.amount
+  found.settled = found.settled + amount
   keep(one[1], found, now + one[2])
 end
 return remember(now, 1)

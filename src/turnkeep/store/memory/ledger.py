@@ -71,13 +71,13 @@ class MemoryLedger(MemoryState):
         return Reservation("granted")
 
     @once_only
-    async def settle(self, run_id: str, amount: int, *, tenant: str, once: str | None = None) -> None:
+    async def settle(self, run_id: str, amount: int | None, *, tenant: str, once: str | None = None) -> None:
         now = self.moment()
         reserved = self._reservations.pop((tenant, run_id), None)
         for limit in reserved.limits if reserved else ():
             account = self._account(tenant, limit, now)
             account.reserved = max(0, account.reserved - reserved.amount) if reserved else 0
-            account.settled += amount
+            account.settled += reserved.amount if reserved and amount is None else amount or 0
             self._keep(tenant, limit, account, now)
 
     async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
@@ -86,6 +86,10 @@ class MemoryLedger(MemoryState):
             (r.at, run_id) for (owner, run_id), r in self._reservations.items() if owner == tenant and r.at <= before
         ]
         return [run_id for _, run_id in sorted(old)]
+
+    async def ledgers(self) -> list[str]:
+        self.moment()
+        return sorted({tenant for tenant, _ in self._reservations})
 
     async def spend(self, account: str, *, tenant: str) -> Spend:
         found = self._account(tenant, Limit(account, 0, 0.0), self.moment())

@@ -67,6 +67,7 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         self._replicas = replicas
         self._allow_unsafe = allow_unsafe
         self._feeds: set[RedisFeed] = set()
+        self._noted: dict[str, float] = {}
 
     async def open(self) -> None:
         topology, dialer = await find_topology(self._url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any, Literal
 
 import orjson
@@ -14,6 +15,9 @@ from turnkeep.store.redis.base import RedisPart, word
 from turnkeep.store.redis.codec import dump, exact, flag, parsed, words
 from turnkeep.store.redis.keys import to_bytes, to_text
 from turnkeep.store.redis.pipe import Argument, Reply
+
+NOTED_EVERY = 3_600.0
+NOTED_MOST = 10_000
 
 _CANONICAL = orjson.OPT_SORT_KEYS
 
@@ -81,23 +85,42 @@ def _document(name: str, told: Sequence[Any]) -> Document:
 class RedisLedger(RedisPart):
     """Money, pace and open circuits, shared by all workers."""
 
+    _noted: dict[str, float]
+    """Tenants that were noted from here, and when."""
+
     # ---------------------------------------------------------------- money
 
     async def reserve(
         self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str, once: str | None = None
     ) -> Reservation:
         rows = [value for one in limits for value in (to_bytes(one.account), b"%d" % one.amount, exact(one.keep))]
+        await self._note_ledger(tenant)
         operation = self._operation(once, "reserve", run_id, amount, limits, tenant)
         told = await self._on_ledger("reserve", tenant, operation, to_bytes(run_id), b"%d" % amount, *rows)
         outcome: Literal["granted", "waits", "refused"] = words(told[0])  # type: ignore[assignment]  # one of the three
         return Reservation(outcome, to_text(told[1]) if len(told) > 1 else None)
 
-    async def settle(self, run_id: str, amount: int, *, tenant: str, once: str | None = None) -> None:
+    async def settle(self, run_id: str, amount: int | None, *, tenant: str, once: str | None = None) -> None:
         operation = self._operation(once, "settle", run_id, amount, tenant)
-        await self._on_ledger("settle", tenant, operation, to_bytes(run_id), b"%d" % amount)
+        await self._on_ledger("settle", tenant, operation, to_bytes(run_id), b"" if amount is None else b"%d" % amount)
 
     async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
         return [to_text(run_id) for run_id in await self._on_ledger("sweep", tenant, exact(older_than))]
+
+    async def ledgers(self) -> list[str]:
+        key = self._keys.registry("ledgers")
+        return sorted(to_text(tenant) for tenant in await self._link.call("ledgers", key, None, "ZRANGE", key, 0, -1))
+
+    async def _note_ledger(self, tenant: str) -> None:
+        """Ledgers are apart from each other, on a cluster too, so who reserves is noted before, now and then."""
+        noted, moment = self._noted.get(tenant), monotonic()
+        if noted is not None and moment - noted < NOTED_EVERY:
+            return
+        key = self._keys.registry("ledgers")
+        await self._link.run_apart("note_ledger", key, (key,), self._now(), to_bytes(tenant))
+        if len(self._noted) >= NOTED_MOST:
+            self._noted.clear()
+        self._noted[tenant] = moment
 
     async def spend(self, account: str, *, tenant: str) -> Spend:
         settled, reserved = await self._on_ledger("spend", tenant, to_bytes(account))

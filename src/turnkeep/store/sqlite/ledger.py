@@ -28,7 +28,7 @@ class SqliteLedger(Engine):
         named = Once.of(once, "reserve", run_id, amount, limits, tenant)
         return await self.write(lambda tx: _reserve(tx, tenant, run_id, amount, limits), once=named)
 
-    async def settle(self, run_id: str, amount: int, *, tenant: str, once: str | None = None) -> None:
+    async def settle(self, run_id: str, amount: int | None, *, tenant: str, once: str | None = None) -> None:
         named = Once.of(once, "settle", run_id, amount, tenant)
         await self.write(lambda tx: _settle(tx, tenant, run_id, amount), "ending", named)
 
@@ -40,6 +40,13 @@ class SqliteLedger(Engine):
                 (tenant, view.now - older_than),
             )
             return [run_id for (run_id,) in found]
+
+        return await self.read_from(look)
+
+    async def ledgers(self) -> list[str]:
+        def look(view: View) -> list[str]:
+            found = rows(view.connection, "SELECT DISTINCT tenant FROM reservation ORDER BY tenant")
+            return [tenant for (tenant,) in found]
 
         return await self.read_from(look)
 
@@ -139,7 +146,7 @@ def _reserve(tx: Transaction, tenant: str, run_id: str, amount: int, limits: Seq
     return Reservation("granted")
 
 
-def _settle(tx: Transaction, tenant: str, run_id: str, amount: int) -> None:
+def _settle(tx: Transaction, tenant: str, run_id: str, amount: int | None) -> None:
     found = tx.connection.execute(
         "SELECT amount, limits FROM reservation WHERE tenant = ? AND run_id = ?", (tenant, run_id)
     ).get
@@ -147,6 +154,7 @@ def _settle(tx: Transaction, tenant: str, run_id: str, amount: int) -> None:
         return
     tx.mark()
     reserved, limits = found
+    amount = reserved if amount is None else amount
     for limit in (Limit(**data) for data in decode(limits)):
         spend = _spend(tx, tenant, limit.account)
         _keep(tx, tenant, limit, Spend(spend.settled + amount, max(0, spend.reserved - reserved)))

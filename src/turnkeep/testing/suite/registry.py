@@ -246,6 +246,16 @@ class RegistryPromises:
         assert set(await desk.store.sweep(older_than=40.0, tenant="t")) == {"run_1", "run_2"}
         await desk.store.settle("run_1", 0, tenant="t")
         assert await desk.store.sweep(older_than=100.0, tenant="t") == []
+        assert await desk.store.ledgers() == ["t", "t2"]
+
+    async def test_what_was_reserved_may_count_as_spent(self, start: Start) -> None:
+        desk = await start()
+        await desk.store.reserve("run_1", 10, [BUDGET], tenant="t")
+
+        await desk.store.settle("run_1", None, tenant="t")
+        await desk.store.settle("run_1", None, tenant="t")
+
+        assert await desk.store.spend(BUDGET.account, tenant="t") == Spend(10, 0)
 
     # ---------------------------------------------------------------- pace
 

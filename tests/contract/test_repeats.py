@@ -1,0 +1,125 @@
+"""Real replies that are lost, with somebody in between; and all triples of `turnkeep.testing.suite.repeating`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.contract.redis_desk import store_on
+from tests.services import HOST, RedisServer
+from turnkeep.store.base import Policies, Store
+from turnkeep.store.memory import MemoryStore
+from turnkeep.store.redis import RedisStore
+from turnkeep.store.sqlite import SqliteStore
+from turnkeep.testing import FakeClock
+from turnkeep.testing.proxy import TcpProxy
+from turnkeep.testing.suite.acts import ACTS, Act, World
+from turnkeep.testing.suite.repeating import (
+    POLICY,
+    REPEATS,
+    TRIPLES,
+    Repeat,
+    outcome,
+    play_all,
+    share_of,
+)
+
+POLICIES = Policies(POLICY)
+SCRIPTS = {"open_sink": "sink_open", "close_sink": "sink_close", "lease_sink": "sink_lease"}
+"""Scripts that are not called like their operation."""
+
+Size = Callable[[int, int], int]
+Proof = Callable[[str, str], None]
+
+
+def losing_replies(via: RedisStore, proxy: TcpProxy) -> Repeat:
+    """The engine repeats: the reply of the server is lost, and the repeat waits until somebody else has acted."""
+
+    async def repeat(act: Act, world: World, meanwhile: Callable[[], Awaitable[Any]]) -> tuple[Any, Any]:
+        here = replace(world, store=via)
+        script = via._link.scripts[SCRIPTS.get(act.operation, act.operation)]
+        proxy.cut_before_reply(script.sha, hold=True)
+        async with asyncio.TaskGroup() as group:
+            acting = group.create_task(outcome(act.do(here, None)))
+            await asyncio.wait([acting, group.create_task(proxy.lost.wait())], return_when=asyncio.FIRST_COMPLETED)
+            assert proxy.lost.is_set(), f"the reply of {act.operation} was not lost"
+            await meanwhile()
+            proxy.forward()
+        return acting.result(), acting.result()
+
+    return repeat
+
+
+@pytest_asyncio.fixture
+async def proxy(redis_server: RedisServer) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(HOST, redis_server.port) as proxy:
+        yield proxy
+
+
+async def test_a_lost_reply_is_made_good_without_touching_what_others_did(
+    redis_server: RedisServer, proxy: TcpProxy, size: Size, proof: Proof
+) -> None:
+    clock = FakeClock()
+    triples = [triple for triple in TRIPLES if triple.act != "expire"]  # a walk of many acts, each of them named
+    some = share_of(triples, size(97, 5))
+    async with (
+        store_on(redis_server.url(), policies=POLICIES, prefix="r:", clock=clock) as direct,
+        store_on(f"redis://{HOST}:{proxy.port}/0", policies=POLICIES, prefix="r:", clock=clock) as via,
+    ):
+        found = await play_all(direct, clock, some, losing_replies(via, proxy), at_once=1)
+
+    proof(
+        "lost replies", f"redis: {len(some)} of {len(triples)} triples with a real lost reply, {len(found)} differences"
+    )
+    assert found == []
+    assert proxy.cuts >= len(some)
+
+
+async def test_the_triples_notice_a_repeat_that_is_none() -> None:
+    """Each operation that takes a name is noticed by some triple when the name is not looked at."""
+
+    async def unnamed(act: Act, world: World, meanwhile: Callable[[], Awaitable[Any]]) -> tuple[Any, Any]:
+        before = replace(world)
+        first = await outcome(act.do(before, None))
+        await meanwhile()
+        return first, await outcome(act.do(before, None))
+
+    clock = FakeClock()
+    store = MemoryStore(POLICIES, clock=clock)
+    unnoticed = {name for name, safety in REPEATS.items() if safety == "once"}
+
+    for triple in TRIPLES:
+        operation = ACTS[triple.act].operation
+        if operation in unnoticed and await play_all(store, clock, [triple], unnamed):
+            unnoticed.remove(operation)
+
+    assert unnoticed == {"slow_down"}, "a repeat of that shows only when time goes by in between"
+
+
+async def every_engine(tmp_path: Path, server: RedisServer, clock: FakeClock) -> list[Store]:
+    return [
+        MemoryStore(POLICIES, clock=clock),
+        SqliteStore(tmp_path / "a.db", POLICIES, clock=clock, ballast=0),
+        RedisStore(server.url(), POLICIES, prefix="all:", now=clock),
+    ]
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1_800)
+async def test_all_triples_on_every_engine(tmp_path: Path, redis_server: RedisServer, size: Size, proof: Proof) -> None:
+    clock = FakeClock()
+    for store in await every_engine(tmp_path, redis_server, clock):
+        await store.open()
+        triples = share_of(TRIPLES, size(211, 1))
+
+        found = await play_all(store, clock, triples)
+
+        proof("repeats", f"{store.engine}: {len(triples)} of {len(TRIPLES)} triples, {len(found)} differences")
+        await store.close()
+        assert found == []
