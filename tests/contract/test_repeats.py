@@ -31,7 +31,14 @@ from turnkeep.testing.suite.repeating import (
 )
 
 POLICIES = Policies(POLICY)
-SCRIPTS = {"open_sink": "sink_open", "close_sink": "sink_close", "lease_sink": "sink_lease"}
+SCRIPTS = {
+    "note_failure": "sink_failed",
+    "redrive_parked": "sink_redrive",
+    "unpark": "sink_unpark",
+    "open_sink": "sink_open",
+    "close_sink": "sink_close",
+    "lease_sink": "sink_lease",
+}
 """Scripts that are not called like their operation."""
 
 Size = Callable[[int, int], int]

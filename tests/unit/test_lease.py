@@ -42,7 +42,9 @@ class SlowStore(MemoryStore):
         await asyncio.sleep(self.delay)
         return claims
 
-    async def renew(self, owner: str, claims: Sequence[Claim], *, lease: float) -> dict[str, Directive]:
+    async def renew(
+        self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
+    ) -> dict[str, Directive]:
         directives = await super().renew(owner, claims, lease=lease)
         await asyncio.sleep(self.delay)
         return directives

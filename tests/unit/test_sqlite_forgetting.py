@@ -91,12 +91,12 @@ async def test_what_was_done_to_a_forgotten_thread_is_not_done_again(tmp_path: P
         await desk.say("m1", where=at("c1"))
         await desk.store.edit(at("c1"), "m1", text_content(WORD), once="edit")
         await desk.store.forget(at("c1"), force=True, once="forget")
-        await desk.say("m1", where=at("c1"))
+        await desk.say("m2", where=at("c1"))
 
         with pytest.raises(ThreadNotFound, match="forgotten since"):
             await desk.store.edit(at("c1"), "m1", text_content(WORD), once="edit")
         assert await desk.store.forget(at("c1"), force=True, once="forget")  # the first one, again
-        assert await desk.waiting_ids(at("c1")) == ["m1"]
+        assert await desk.waiting_ids(at("c1")) == ["m2"]
 
 
 def test_events_are_made_of_what_this_test_knows() -> None:

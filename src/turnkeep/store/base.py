@@ -364,7 +364,9 @@ class Inbox(Protocol):
         """
         ...
 
-    async def renew(self, owner: str, claims: Sequence[Claim], *, lease: float) -> dict[str, Directive]:
+    async def renew(
+        self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
+    ) -> dict[str, Directive]:
         """Prolong these claims (by token); every other lease of this owner is given back at once, without a death (its
         claim reply was lost).
 

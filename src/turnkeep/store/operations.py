@@ -6,7 +6,8 @@ takes `once`, a name for this call: again with the same name and the same argume
 touches nothing, whatever has happened since, for `KEPT` seconds. A refusal changes nothing, so it is not kept.
 
 The result is kept beside the threads, because it outlives them: a `forget` that is repeated must not take the next
-thread along.
+thread along. What was said goes with its thread all the same: a repeat of an operation whose result held words of a
+thread that was forgotten since raises `ThreadNotFound`.
 """
 
 from __future__ import annotations

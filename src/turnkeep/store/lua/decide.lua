@@ -7,7 +7,7 @@
 -- GUARANTEE: the same decision again gives the same answer and changes nothing.
 
 local p, now = policy(A.policy), moment()
-local before = recall(now)
+local before = recall(now, K.thread)
 if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
@@ -21,7 +21,7 @@ if not call then return {'unknown'} end
 if call.digest ~= A.digest then return {'changed', call.digest} end
 if call.decision then
   if call.decision == A.verdict and (call.output or '""') == A.output then
-    return remember(now, {'call', call_json(call)})
+    return remember(now, {'call', call_json(call)}, K.thread)
   end
   return {'decided', call.decision}
 end
@@ -36,4 +36,4 @@ emit(t, 'decided', '{"message_ids":' .. ids_json(ids_of(t, 1, t.batch)) .. run .
 for _, one in ipairs(t.calls) do all_decided = all_decided and one.decision ~= nil end
 if all_decided then t.due = no_later(t, now) end
 save(t, p, now)
-return remember(now, {'call', call_json(call)})
+return remember(now, {'call', call_json(call)}, K.thread)

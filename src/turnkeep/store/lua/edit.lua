@@ -6,7 +6,7 @@
 -- GUARANTEE: the same content again changes nothing.
 
 local p, now = policy(A.policy), moment()
-local before = recall(now)
+local before = recall(now, K.thread)
 if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
@@ -32,4 +32,4 @@ if content ~= A.content then
 end
 if #t.out.events > 0 or t.out.is_changed then save(t, p, now) end
 local record = known_of(t, A.id, now)
-return remember(now, tell_message(t, A.id, record, nil, m, i))
+return remember(now, tell_message(t, A.id, record, nil, m, i), K.thread)

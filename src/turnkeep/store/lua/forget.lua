@@ -23,6 +23,7 @@ if t then
   if t.inbox + t.delayed > 0 and A.force ~= '1' then return {'busy'} end
   close_open()
   erase(t, p, now)
+  forget_replies(K.thread)
 end
 local letters = discard_all(A.space, A.channel)
 return remember(now, {'ok', (t or letters > 0) and 1 or 0})

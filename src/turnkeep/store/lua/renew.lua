@@ -1,12 +1,14 @@
 -- renew: prolong claims of one owner in one partition.
--- KEYS: @partition | @thread
--- ARGV: now owner lease | token thread_id policy
--- USES: live record sinks log trim save known inbox
+-- KEYS: @partition operations | @thread
+-- ARGV: now once owner lease | token thread_id policy
+-- USES: live record once sinks log trim save known inbox
 -- RETURNS: for each claim {held, until, stop, steer}, then a list of leases of this owner that were not named.
--- GUARANTEE: a claim that is not valid is told so and changed in nothing; a damaged thread does not touch the others.
+-- GUARANTEE: one that comes late, after its repeat, gives no later claim back; a claim that is not valid is told so and changed in nothing; a damaged thread does not touch the others.
 -- Works on a full server: else every run would be lost with its lease. A server that takes no writes refuses it all.
 
 local now, named = moment(), {}
+local before = recall(now)
+if before then return before end
 
 local function wants_to_steer(t)
   for i = t.batch + 1, t.steering > 0 and t.inbox or 0 do
@@ -47,4 +49,5 @@ for _, entry in ipairs(redis.call('ZRANGEBYLEX', K.leases, '[' .. A.owner .. '\0
   if not named[token] then unnamed[#unnamed + 1] = entry end
 end
 told[#told + 1] = unnamed
-return told
+if ROWS == 0 and #unnamed == 0 then return told end -- it did nothing
+return remember(now, told)

@@ -6,7 +6,7 @@
 -- GUARANTEE: with `is_read` it slides the expiry, at most once per 1 % of it; with `create` it creates what is missing.
 
 local p, now = policy(A.policy), moment()
-local before = A.create == '1' and recall(now)
+local before = A.create == '1' and recall(now, K.thread)
 if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
@@ -15,4 +15,4 @@ if not t then
   t = new_thread(now)
 end
 if A.is_read == '1' then slide(t, p, now) end
-return A.create == '1' and remember(now, tell_thread(t)) or tell_thread(t)
+return A.create == '1' and remember(now, tell_thread(t), K.thread) or tell_thread(t)

@@ -7,7 +7,7 @@
 -- '-' for none, else '+' and its name; `options` is 1 when they are to be replaced.
 
 local p, now = policy(A.policy), moment()
-local before = recall(now)
+local before = recall(now, K.thread)
 if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
@@ -26,4 +26,4 @@ end
 t.out.fields = {'metadata', seal(metadata)}
 t.active_at = now
 save(t, p, now)
-return remember(now, tell_thread(t))
+return remember(now, tell_thread(t), K.thread)

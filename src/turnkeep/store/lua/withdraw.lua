@@ -6,7 +6,7 @@
 -- GUARANTEE: again: the same record.
 
 local p, now = policy(A.policy), moment()
-local before = recall(now)
+local before = recall(now, K.thread)
 if before then return before end
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
@@ -19,4 +19,4 @@ elseif refusal[2] ~= 'withdrawn' then
   return refusal
 end
 local record, closing = known_of(t, A.id, now)
-return remember(now, tell_message(t, A.id, record, closing))
+return remember(now, tell_message(t, A.id, record, closing), K.thread)

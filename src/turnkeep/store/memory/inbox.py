@@ -110,7 +110,10 @@ class MemoryInbox(MemoryState):
         )
         return _given(claim)
 
-    async def renew(self, owner: str, claims: Sequence[Claim], *, lease: float) -> dict[str, Directive]:
+    @once_only
+    async def renew(
+        self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
+    ) -> dict[str, Directive]:
         now = self.moment()
         directives: dict[str, Directive] = {}
         for claim in claims:

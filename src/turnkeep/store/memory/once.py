@@ -7,7 +7,9 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from turnkeep.store.memory.state import MemoryState
+from turnkeep.errors import ThreadNotFound
+from turnkeep.messages import Address
+from turnkeep.store.memory.state import Done, MemoryState
 from turnkeep.store.operations import KEPT, MOST, operation_id
 
 P = ParamSpec("P")
@@ -26,21 +28,24 @@ def once_only(act: Operation[S, P, T]) -> Operation[S, P, T]:
         if once is None:
             return await act(self, *args, **options)
         name, now = operation_id(once, act.__name__, args, sorted(options.items())), self.moment()
-        until, result = self.operations.get(name, (0.0, None))
-        if until <= now:
+        done = self.operations.pop(name, None)
+        if done is None or done.until <= now:
             result = copy.deepcopy(await act(self, *args, **options))
-            self.operations.pop(name, None)
-            self.operations[name] = (now + KEPT, result)
+            where = next((one for one in args if isinstance(one, Address)), None)
+            done = Done(now + KEPT, result, where)
             _forget(self.operations, now)
-        kept: T = copy.deepcopy(result)
+        self.operations[name] = done
+        if done.is_forgotten:
+            raise ThreadNotFound("this was done, and the thread has been forgotten since")
+        kept: T = copy.deepcopy(done.result)
         return kept
 
     return cast("Operation[S, P, T]", acted)
 
 
-def _forget(operations: dict[str, tuple[float, Any]], now: float) -> None:
+def _forget(operations: dict[str, Done], now: float) -> None:
     """Drop what nobody repeats any more, and the older half of too many."""
     if len(operations) > MOST:
-        left = [name for name, (until, _) in operations.items() if until > now]
+        left = [name for name, done in operations.items() if done.until > now]
         for name in set(operations) - set(left[-MOST // 2 :]):
             del operations[name]

@@ -10,7 +10,18 @@ from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import LeaseLost, StoreUnavailable, ThreadNotFound
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.base import Claim, DeadLetter, Entry, Policies, Policy, Receipt, RunRecord
+from turnkeep.store.base import (
+    Call,
+    Claim,
+    DeadLetter,
+    Entry,
+    MessageRecord,
+    Policies,
+    Policy,
+    Receipt,
+    RunRecord,
+    ThreadRecord,
+)
 from turnkeep.store.following import Bell
 from turnkeep.store.ids import Ids, new_dead_id, new_epoch, new_thread_id, random_ids
 from turnkeep.store.memory.outbox import Log, Outbox
@@ -46,6 +57,20 @@ class Kept:
         self.thread.bytes = sum(map(entry_size, self.transcript))
 
 
+@dataclass(slots=True)
+class Done:
+    """What a named operation gave. What was said goes with its thread; that the operation was done stays known."""
+
+    until: float
+    result: Any
+    where: Address | None
+    is_forgotten: bool = False
+
+    def forget(self) -> None:
+        if isinstance(self.result, Call | MessageRecord | ThreadRecord):
+            self.result, self.is_forgotten = None, True
+
+
 class MemoryState:
     """Threads by address, and whoever waits for them. Nothing is awaited within an operation, so each is atomic."""
 
@@ -65,7 +90,7 @@ class MemoryState:
         self.served: dict[str, float] = {}
         self.served_floor = 0.0
         self.redriven: dict[str, tuple[Receipt, float]] = {}
-        self.operations: dict[str, tuple[float, Any]] = {}
+        self.operations: dict[str, Done] = {}
         self.is_closed = False
         self._named: dict[Address, Address] = {}
 
@@ -160,6 +185,10 @@ class MemoryState:
         address = kept.thread.address
         left = {message_id: known.left(now, kept.policy.dedupe) for message_id, known in kept.known.items()}
         self.past[address] = self.past.get(address, {}) | left
+        names = (address, Address(address.tenant, address.queue, kept.thread.thread_id))
+        for done in self.operations.values():
+            if done.where in names:
+                done.forget()
         del self.threads[address]
         del self._named[Address(address.tenant, address.queue, kept.thread.thread_id)]
         self.wakes.pop(address, None)

@@ -155,20 +155,24 @@ class RedisClaims(RedisPart):
 
     # ---------------------------------------------------------------- renew
 
-    async def renew(self, owner: str, claims: Sequence[Claim], *, lease: float) -> dict[str, Directive]:
+    async def renew(
+        self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
+    ) -> dict[str, Directive]:
+        operation = self._operation(once, "renew", owner, [claim.token for claim in claims], lease)
+        about = (self._now(), operation, to_bytes(owner), exact(lease))
         by_partition: dict[int, list[Claim]] = {partition.index: [] for partition in self._keys.partitions}
         for claim in claims:
             by_partition[self._keys.partition(claim.address).index].append(claim)
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(ended(self._renew_in(self._keys.partitions[index], owner, held, lease)))
+                group.create_task(ended(self._renew_in(self._keys.partitions[index], held, about)))
                 for index, held in by_partition.items()
             ]
         told = _answered([task.result() for task in tasks])
         return {token: directive for directives in told for token, directive in directives.items()}
 
     async def _renew_in(
-        self, partition: PartitionKeys, owner: str, claims: Sequence[Claim], lease: float
+        self, partition: PartitionKeys, claims: Sequence[Claim], about: tuple[bytes, ...]
     ) -> dict[str, Directive]:
         link = self._link
         script = link.scripts["renew"]
@@ -179,7 +183,7 @@ class RedisClaims(RedisPart):
             for claim in claims
             for value in (claim.token, to_bytes(claim.thread_id), self._policy(claim.address.queue))
         ]
-        told = await link.run("renew", partition, keys, self._now(), to_bytes(owner), exact(lease), *rows)
+        told = await link.run("renew", partition, keys, *about, *rows)
         *answers, unnamed = told
         for entry in unnamed:
             await self._orphan(entry)

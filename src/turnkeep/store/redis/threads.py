@@ -49,6 +49,8 @@ class RedisThreads(RedisPart):
         operation = self._operation(once, "thread", address) if create else b""
         async with self._assured(address) if create else nullcontext():
             keys, reply = await self._make("thread", address, operation, flag(create), flag(True))
+        if create and word(reply) == "absent":  # it was made before, and forgotten since
+            raise absent(address)
         async with self._reading(keys):
             return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
 

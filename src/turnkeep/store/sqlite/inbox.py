@@ -90,8 +90,11 @@ class SqliteInbox(Engine):
 
         return await self.on_any(messages[0].address, rule)
 
-    async def renew(self, owner: str, claims: Sequence[Claim], *, lease: float) -> dict[str, Directive]:
-        return await self.write(lambda tx: _renew(tx, owner, claims, lease), "ending")
+    async def renew(
+        self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
+    ) -> dict[str, Directive]:
+        named = Once.of(once, "renew", owner, [claim.token for claim in claims], lease)
+        return await self.write(lambda tx: _renew(tx, owner, claims, lease), "ending", named)
 
     # ---------------------------------------------------------------- inside a run, and its end
 

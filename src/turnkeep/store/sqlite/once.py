@@ -12,6 +12,7 @@ from turnkeep.messages import Address, Message, Part
 from turnkeep.store.base import (
     Call,
     Circuit,
+    Directive,
     Document,
     MessageRecord,
     Receipt,
@@ -109,6 +110,7 @@ def _circuit(data: Mapping[str, Any]) -> Circuit:
 
 
 _RESULTS: Mapping[str, Restore] = {
+    "renew": lambda data: {token: Directive(**one) for token, one in data.items()},
     "decide": _call,
     "edit": _message_record,
     "withdraw": _message_record,

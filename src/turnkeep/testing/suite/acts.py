@@ -20,6 +20,7 @@ from turnkeep.store.base import (
     Store,
     ThreadOptions,
 )
+from turnkeep.store.sinks import Selection
 
 LEASE = 30.0
 FAULT = Fault("model_unavailable", "please try again", "status 503")
@@ -35,6 +36,8 @@ class World:
     name: str
     claim: Claim | None = None
     dead_id: str = ""
+    parked: tuple[int, str] | None = None
+    """Partition and position of an event that its receiver has failed on."""
 
     @property
     def where(self) -> Address:
@@ -42,6 +45,15 @@ class World:
 
     def said(self, message_id: str, **wishes: Any) -> Message:
         return Message(self.where, message_id, text_content(f"text of {message_id}"), **wishes)
+
+    @property
+    def sink_parked(self) -> tuple[str, int]:
+        return self.where_parked[:2]
+
+    @property
+    def where_parked(self) -> tuple[str, int, str]:
+        partition, position = self.parked or (0, "")
+        return f"s{self.name}", partition, position
 
     @property
     def owned(self) -> Claim:
@@ -92,10 +104,28 @@ async def bring(world: World, state: State, *, has_sink: bool) -> None:
     elif state != "idle":
         world.claim = await taken(world, "m2")
         await store.accept([world.said("m3")])
+    if has_sink:
+        await _park(world)
     if state == "retry":
         await store.fail(world.owned, Failure(FAULT, 60.0))
     elif state == "held":
         await store.hold(world.owned, [CALL], expires_in=600.0)
+
+
+async def _park(world: World) -> None:
+    """The receiver of the sink fails on the first event."""
+    store, sink = world.store, f"s{world.name}"
+    for partition in await partitions_of(store):
+        for delivery in await store.deliveries(sink, partition, after="", limit=100_000):
+            if world.parked is None and delivery.address == world.where:
+                place = delivery.position
+                await store.lease_sink(sink, partition, owner="one", lease=LEASE)
+                await store.delivered(sink, partition, owner="one", position=place, parked=[(place, "refused")])
+                world.parked = (partition, place)
+
+
+async def partitions_of(store: Store) -> Sequence[int]:
+    return await store.open_sink("of nobody", Selection("nobody"))
 
 
 # ---------------------------------------------------------------- acts
@@ -128,12 +158,18 @@ def _change(body: Mapping[str, Any], version: int | None = None) -> Do:
 SAID = [Entry(UserItem(text_content("hm"), "x"), 1), Entry(AssistantItem("so"), 1)]
 CHANGES = {"metadata": {"a": "1"}, "assistant": "asst_1", "options": ThreadOptions(window=4.0), "ttl": 9_000_000.0}
 
+
+async def _renew(world: World, once: str | None) -> Any:
+    claim = world.owned
+    return list((await world.store.renew(claim.owner, [claim], lease=LEASE, once=once)).values())
+
+
 ACTS: Mapping[str, Act] = {
     "accept": Act("accept", ("idle", "leased"), lambda w, _: w.store.accept([w.said("x1")])),
     "accept delayed": Act("accept", ("waiting",), lambda w, _: w.store.accept([w.said("x1", not_before=4e9)])),
     "interrupt": Act("accept", ("leased", "held"), lambda w, _: w.store.accept([w.said("x1", on_busy="interrupt")])),
     "steer": Act("accept", ("leased",), lambda w, _: w.store.accept([w.said("x1", on_busy="steer")])),
-    "renew": Act("renew", ("leased",), lambda w, _: _renew(w)),
+    "renew": Act("renew", ("leased",), _renew),
     "offered": Act("offered", ("leased",), lambda w, _: w.store.offered(w.owned)),
     "journal": Act("journal", ("leased",), lambda w, _: w.store.journal(w.owned, [{"n": 0, "kind": "note"}])),
     "publish": Act("publish", ("leased",), lambda w, _: w.store.publish(w.owned, 0, [Event("delta", text="a")])),
@@ -160,6 +196,12 @@ ACTS: Mapping[str, Act] = {
     "close the sink": Act("close_sink", ("idle",), lambda w, once: w.store.close_sink(f"s{w.name}", once=once)),
     "lease the sink": Act("lease_sink", ("idle",), lambda w, _: w.store.lease_sink(
         f"s{w.name}", 0, owner="one", lease=LEASE)),
+    "fail on the parked": Act("note_failure", ("idle",), lambda w, once: w.store.note_failure(
+        *w.where_parked, reason="again", give_up=True, once=once)),
+    "redrive the parked": Act("redrive_parked", ("idle",), lambda w, once: w.store.redrive_parked(
+        *w.sink_parked, [w.where_parked[2]], once=once)),
+    "drop the parked": Act("unpark", ("idle",), lambda w, once: w.store.unpark(
+        *w.sink_parked, [w.where_parked[2]], once=once)),
     "create": _act("thread", "idle", create=True),
     "append": _act("append", "idle", entries=SAID, author="ann"),
     "regenerate": _act("regenerate", "idle"),
@@ -189,10 +231,6 @@ ACTS: Mapping[str, Act] = {
     "trip again": Act("trip", ("idle",), lambda w, once: w.store.trip(f"e{w.name}", FAULT, probe_in=9.0, once=once)),
     "probe": Act("probe", ("idle",), lambda w, once: w.store.probe(f"e{w.name}", every=9.0, once=once)),
 }  # fmt: skip
-
-
-async def _renew(world: World) -> Any:
-    return list((await world.store.renew(world.owned.owner, [world.owned], lease=LEASE)).values())
 
 
 async def _nothing(work: Awaitable[Any]) -> None:

@@ -1,14 +1,15 @@
 -- What operations did: replies by operation id, in a hash beside the threads, because they outlive them. A value is the
 -- moment until which it counts, then the sealed reply; field '' holds the bytes of all. Ids that begin with 'm' are minted
--- by the engine for its own repeats, those with 'k' come from a caller, who may repeat after hours.
+-- by the engine for its own repeats, those with 'k' come from a caller, who may repeat after hours. A reply that holds
+-- what was said carries the name of its thread (`owner`) behind the id, and goes with it.
 
 local KEPT = {m = 600, k = 86400}
 local MOST, MOST_BYTES = 4096, 8388608 -- of one hash; beyond either the older half goes
 
 -- What this operation replied when it was done before. What makes no sense counts as nothing: it must not stop threads,
 -- and a hash of another type is dropped, for it holds nothing else.
-local function recall(now)
-  local raw = redis.pcall('HGET', K.operations, A.once)
+local function recall(now, owner)
+  local raw = redis.pcall('HGET', K.operations, A.once .. (owner or ''))
   if type(raw) == 'table' then
     redis.call('DEL', K.operations)
     return nil
@@ -38,12 +39,23 @@ local function forget_operations(now)
 end
 
 -- Keep the reply of an operation that is done. Works on a full server.
-local function remember(now, reply)
+local function remember(now, reply, owner)
   local text = exact(now + KEPT[A.once:sub(1, 1)]) .. ' ' .. seal(reply)
   redis.call('HDEL', K.operations, ' ')
-  redis.call('HSET', K.operations, A.once, text)
+  redis.call('HSET', K.operations, A.once .. (owner or ''), text)
   local bytes = redis.call('HINCRBY', K.operations, '', #text)
   if bytes > MOST_BYTES or redis.call('HLEN', K.operations) > MOST then forget_operations(now) end
   redis.call('EXPIRE', K.operations, 2 * KEPT.k)
   return reply
+end
+
+-- What was said goes with its thread; that the operation was done stays known.
+local function forget_replies(owner)
+  local gone = seal({'absent'})
+  for _, id in ipairs(redis.call('HKEYS', K.operations)) do
+    if id:sub(-#owner) == owner then
+      local until_ = redis.call('HGET', K.operations, id):match('^(%S+) ')
+      redis.call('HSET', K.operations, id, until_ .. ' ' .. gone)
+    end
+  end
 end
