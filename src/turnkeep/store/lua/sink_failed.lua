@@ -6,9 +6,9 @@
 -- GUARANTEE: the moment of the first failure stays.
 
 local now = moment()
-if not get_sink(A.sink) then return {'absent'} end
 local before = recall(now)
 if before then return before end
+if not get_sink(A.sink) then return {'absent'} end
 local entry = get_parked(A.sink, A.position)
 if entry then
   entry.reason, entry.failed_at = A.reason, entry.failed_at or now

@@ -5,9 +5,9 @@
 -- RETURNS: {'count', how many there were}; or {'absent'}.
 
 local now = moment()
-if not get_sink(A.sink) then return {'absent'} end
 local before = recall(now)
 if before then return before end
+if not get_sink(A.sink) then return {'absent'} end
 local count = 0
 for i = 1, ROWS do
   local place = values(i)

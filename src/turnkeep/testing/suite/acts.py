@@ -159,6 +159,11 @@ SAID = [Entry(UserItem(text_content("hm"), "x"), 1), Entry(AssistantItem("so"), 
 CHANGES = {"metadata": {"a": "1"}, "assistant": "asst_1", "options": ThreadOptions(window=4.0), "ttl": 9_000_000.0}
 
 
+async def _lease_sink(world: World) -> bool:
+    """Positions are each engine's own."""
+    return await world.store.lease_sink(f"s{world.name}", 0, owner="one", lease=LEASE) is not None
+
+
 async def _renew(world: World, once: str | None) -> Any:
     claim = world.owned
     return list((await world.store.renew(claim.owner, [claim], lease=LEASE, once=once)).values())
@@ -194,8 +199,7 @@ ACTS: Mapping[str, Act] = {
     "discard": Act("discard", ("idle",), lambda w, once: w.store.discard(w.dead_id, once=once)),
     "open a sink": Act("open_sink", ("idle",), lambda w, once: _nothing(w.store.open_sink(f"n{w.name}", once=once))),
     "close the sink": Act("close_sink", ("idle",), lambda w, once: w.store.close_sink(f"s{w.name}", once=once)),
-    "lease the sink": Act("lease_sink", ("idle",), lambda w, _: w.store.lease_sink(
-        f"s{w.name}", 0, owner="one", lease=LEASE)),
+    "lease the sink": Act("lease_sink", ("idle",), lambda w, _: _lease_sink(w)),
     "fail on the parked": Act("note_failure", ("idle",), lambda w, once: w.store.note_failure(
         *w.where_parked, reason="again", give_up=True, once=once)),
     "redrive the parked": Act("redrive_parked", ("idle",), lambda w, once: w.store.redrive_parked(

@@ -30,7 +30,7 @@ from turnkeep.store.base import (
 from turnkeep.store.memory import MemoryStore
 from turnkeep.testing.clock import FakeClock
 from turnkeep.testing.comparing import Names, differences
-from turnkeep.testing.suite.acts import ACTS, OTHERS, SAID, Act, State, World, bring
+from turnkeep.testing.suite.acts import ACTS, OTHERS, SAID, Act, State, World, bring, partitions_of
 from turnkeep.testing.suite.desk import Start
 
 Safety = Literal["reads", "named", "once", "same"]
@@ -46,9 +46,9 @@ REPEATS: Mapping[str, Safety] = {
     "withdraw": "once", "edit": "once", "flush": "once", "typing": "once", "pause": "once", "resume": "once",
     "message": "reads", "counts": "reads", "dead": "reads", "dead_letter": "reads", "redrive": "named",
     "discard": "once", "ready": "reads", "nudged": "reads", "publish": "named", "read": "reads", "follow": "reads",
-    "open_sink": "once", "close_sink": "once", "lease_sink": "same", "deliveries": "reads", "delivered": "same", "parked": "reads", "parked_deliveries": "reads",
-    "note_failure": "once", "redrive_parked": "once", "unpark": "once", "sinks": "reads",
-
+    "open_sink": "once", "close_sink": "once", "lease_sink": "same", "deliveries": "reads", "delivered": "same",
+    "parked": "reads", "parked_deliveries": "reads", "note_failure": "once", "redrive_parked": "once", "unpark": "once",
+    "sinks": "reads",
     "thread": "once", "open_messages": "reads", "runs": "reads", "history": "reads", "append": "once",
     "regenerate": "once", "compact": "once", "update": "once", "scan": "reads", "stats": "reads", "forget": "once",
     "expire": "same", "get": "reads", "put": "once", "take": "once", "list": "reads", "reserve": "once",
