@@ -464,6 +464,12 @@ class Settings(BaseSettings):
 
     # ------------------------------------------------------------ checks
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_no_blanks_around(cls, value: object) -> object:
+        """What was pasted brings a blank or a newline along; no setting means one at its edge."""
+        return value.strip() if isinstance(value, str) else value
+
     @field_validator("redis_url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:

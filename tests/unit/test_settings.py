@@ -111,3 +111,19 @@ def test_a_name_that_is_no_setting_is_told_with_the_closest() -> None:
         ("TURNKEEP_WINDO", "TURNKEEP_WINDOW"),
         ("TURNKEEP_XYZZY", ""),
     ]
+
+
+@pytest.mark.parametrize("written", [" {}", "{} ", "\t{}\n", "{}\r\n", "\u00a0{}"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("openai_base_url", "http://127.0.0.1:9/v1"),
+        ("openai_api_key", "sk-test-key"),
+        ("redis_url", "redis://127.0.0.1:6379/0"),
+        ("rabbitmq_url", "amqp://127.0.0.1/"),
+        ("openai_model", "a-model"),
+        ("window", "1.5"),
+    ],
+)
+def test_blanks_around_a_setting_are_no_part_of_it(name: str, value: str, written: str) -> None:
+    assert Settings.load(**{name: written.format(value)}) == Settings.load(**{name: value})

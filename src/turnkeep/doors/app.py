@@ -77,6 +77,9 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
         routes=[
             *(door.route(endpoint) for endpoint in ENDPOINTS),
             WebSocketRoute("/ws", sockets.answer),
+            WebSocketRoute(
+                "/ws/", sockets.answer
+            ),  # as some clients and proxies write it; a redirect is no answer here
             Route("/healthz", healthy),
             Route("/readyz", ready),
             Route("/", page("index.html")),
@@ -97,7 +100,7 @@ def _middleware(settings: Settings, access: Access, trail: Trail) -> list[Middle
         CORSMiddleware,
         allow_origins=list(settings.origins),
         allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", *POLYFILLS],
     )
     guard: Middleware = Middleware(Origins, settings, access, trail)
     strict, paths = Middleware(Strictness), Middleware(Paths)
@@ -111,6 +114,9 @@ async def _no_such_route(_: Request, error: Exception) -> Response:
     headers = error.headers if isinstance(error, HTTPException) else None
     return JSON({"error": {"code": code, "message": said}}, status_code=status, headers=headers)
 
+
+POLYFILLS = ("Cache-Control", "Pragma", "X-Requested-With")
+"""What replacements of EventSource and older clients ask leave for, though nothing here reads it."""
 
 NO_ROUTE = ("not_found", "there is no such route")
 NO_METHOD = ("method_not_allowed", "this route does not take that method")

@@ -23,6 +23,8 @@ from turnkeep.settings import Settings
 ANY = "*"
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?)(?::(\d{1,5}))?", re.IGNORECASE)
 NOT_ALLOWED = 4403
+PROBES = ("/healthz", "/readyz")
+"""Asked by balancers, which name no Host or one of their own; they answer yes or no, and nothing about anybody."""
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
 PROXIED = frozenset({
     "forwarded", "via", "client-ip", "front-end-https", "remote-addr", "true-client-ip", "x-client-ip",
@@ -50,7 +52,7 @@ class Origins:
         self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
+        if scope["type"] in ("http", "websocket") and scope["path"] not in PROBES:
             watch(Witness(self._trail, scope["type"], (scope.get("client") or ("",))[0]))
             try:
                 self.check(Headers(scope=scope), scope.get("http_version", "1.1"))

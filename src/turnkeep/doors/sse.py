@@ -56,7 +56,9 @@ class _EventStream(StreamingResponse):
 
 
 def _position(call: Call) -> tuple[str | None, int | None]:
-    said = call.request.headers.get("last-event-id") or call.request.query_params.get("after")
+    last = call.request.headers.get("last-event-id", "")
+    # replacements of EventSource send the word where they have seen no event yet
+    said = call.request.query_params.get("after") if last in ("", "undefined", "null") else last
     if not said:
         return None, None
     epoch, _, offset = said.rpartition(":")
