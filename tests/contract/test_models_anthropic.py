@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 from anthropic import AsyncAnthropic
 from hypothesis import given
@@ -30,8 +31,10 @@ from turnkeep.messages import (
 )
 from turnkeep.models import Endpoint, open_model
 from turnkeep.models.anthropic import AnthropicModel, rate_of
-from turnkeep.models.anthropic_request import messages, parameters, request_body
+from turnkeep.models.anthropic_request import messages, parameters, request_body, without
 from turnkeep.models.base import ModelRequest, ReasoningDelta, ToolSpec
+from turnkeep.models.capabilities import capabilities_of
+from turnkeep.models.fit import fit
 from turnkeep.models.pairing import pair
 from turnkeep.simulator.message_checks import message_body
 from turnkeep.usage import Usage
@@ -48,8 +51,20 @@ async def of(name: str) -> list[Any]:
     return await told_by(recorded(name), "anthropic")
 
 
+CAPS = capabilities_of(Endpoint("https://api.anthropic.com/v1"), "anthropic")
+
+
+def body_of(request: ModelRequest, site: str = SITE) -> dict[str, Any]:
+    """The request as it is sent to this site."""
+    return request_body(fit(request, CAPS, site).request)
+
+
 def sent(*items: Item, **values: Any) -> dict[str, Any]:
-    return request_body(ModelRequest(**{"model": CLAUDE, "items": items, **values}), SITE)
+    return body_of(ModelRequest(**{"model": CLAUDE, "items": items, **values}))
+
+
+def turns_at(site: str, *items: Item) -> list[dict[str, Any]]:
+    return messages(fit(ModelRequest(CLAUDE, items), CAPS, site).request.items)[1]
 
 
 # ---------------------------------------------------------------- answers
@@ -115,7 +130,8 @@ async def test_a_recorded_answer_means_the_same_to_the_official_client(name: str
     assert text_of(parts) == "".join(block.text for block in blocks if block.type == "text")
     assert finish_of(parts).usage.output_tokens == final.usage.output_tokens
     theirs = [block.model_dump(exclude_none=True) for block in blocks]
-    (turn,) = messages([USER, *items_of(parts), USER], items_site(parts))[1][1:2]
+    outputs = [OutputItem(item.call_id, "x") for item in items_of(parts) if isinstance(item, CallItem)]
+    turn = turns_at(items_site(parts), USER, *items_of(parts), *outputs, USER)[1]
     assert [pruned(block) for block in turn["content"]] == merged([pruned(block) for block in theirs])
 
 
@@ -299,12 +315,12 @@ async def test_everything_that_was_said_goes_back_word_for_word_through_the_stor
     parts = await of("anthropic-search-citations")
     items = [item_from_json(item_to_json(item)) for item in items_of(parts)]
     assert items == items_of(parts)
-    content = messages([USER, *items, USER], items_site(parts))[1][1]["content"]
+    content = turns_at(items_site(parts), USER, *items, USER)[1]["content"]
     assert [block["type"] for block in content] == [
         *("text", "server_tool_use", "web_search_tool_result", "text", "text", "text"),
     ]
     assert content[4]["citations"][0]["encrypted_index"].startswith("Eo8B")
-    elsewhere = messages([USER, *items, USER], "other.example")[1][1]["content"]
+    elsewhere = turns_at("other.example", USER, *items, USER)[1]["content"]
     assert [block["type"] for block in elsewhere] == ["text", "text"]
     assert "citations" not in elsewhere[1]
 
@@ -414,7 +430,7 @@ def test_tools_system_and_the_last_two_turns_are_marked_for_the_cache() -> None:
 def test_parameters_in_the_words_of_this_api(model: str, given: Any, told: Any) -> None:
     request = ModelRequest(model, [USER], parameters=given)
     assert parameters(request) == told
-    message_body(request_body(request, SITE), "2023-06-01")
+    message_body(body_of(request), "2023-06-01")
 
 
 @pytest.mark.parametrize(
@@ -442,6 +458,56 @@ def test_a_call_made_without_a_thought_is_answered_without_asking_for_thoughts()
         assert "thinking" not in body
         message_body(body, "2023-06-01")
         assert "thinking" in sent(*called, AssistantItem("b"), USER, model=OLDER, parameters=asked)
+
+
+def test_tools_of_the_past_are_declared_where_none_is_offered() -> None:
+    """The last step of a run offers none; Bedrock refuses calls of tools that it was not told of."""
+    body = sent(USER, CallItem("a", "look", "{}"), OutputItem("a", "1"))
+    assert [tool["name"] for tool in body["tools"]] == ["look"]
+    assert body["tool_choice"] == {"type": "none"}
+
+
+async def test_a_tool_is_called_by_its_own_name_whatever_name_is_sent() -> None:
+    tool = ToolSpec("zoo.count", "Counts", {"type": "object", "properties": {}})
+
+    async def answer(visit: Visit) -> None:
+        name = visit.body["tools"][0]["name"].encode()
+        visit.whole(recorded("anthropic-thinking-tools").replace(b"get_weather", name))
+
+    async with canned(answer) as server:
+        parts = await ask(open_model(Endpoint(server.url), "anthropic"), ModelRequest(CLAUDE, [USER], tools=[tool]))
+    assert {item.name for item in items_of(parts) if isinstance(item, CallItem)} == {"zoo.count"}
+
+
+async def test_a_field_that_is_refused_is_left_out_from_then_on() -> None:
+    """A new model, or a server of this protocol, may take less; nothing was paid for the refusal."""
+    words = "temperature: Extra inputs are not permitted"
+    refused = orjson.dumps({"type": "error", "error": {"type": "invalid_request_error", "message": words}})
+
+    async def answer(visit: Visit) -> None:
+        if "temperature" in visit.body:
+            visit.whole(refused, status=400, content_type="application/json")
+        else:
+            visit.whole(recorded("anthropic-text"))
+
+    async with canned(answer) as server:
+        model = open_model(Endpoint(server.url), "anthropic")
+        request = ModelRequest(OLDER, [USER], parameters={"temperature": 0.3})
+        for _ in range(2):
+            parts = [part async for part in model.stream(request)]
+            assert finish_of(parts).reason == "stop"
+        await model.close()
+    assert ["temperature" in visit.body for visit in server.visits] == [True, False, False]
+
+
+def test_where_the_effort_is_refused_the_form_of_the_answer_stays() -> None:
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    body = sent(USER, parameters={"reasoning": {"effort": "low"}, "text": {"format": form}})
+    assert body["output_config"] == {"effort": "low", "format": form}
+    fitted = without(body, frozenset(("thinking", "output_config")))
+    assert fitted["output_config"] == {"format": form}
+    assert "thinking" not in fitted
+    assert "output_config" not in without(sent(USER, parameters={"effort": 1}), frozenset(("output_config",)))
 
 
 # ---------------------------------------------------------------- no transcript kills its thread
@@ -480,8 +546,8 @@ def test_every_transcript_becomes_a_request_that_is_taken(items: list[Item], mod
     if model == CLAUDE:
         given = {name: value for name, value in given.items() if name != "thinking"}  # refused by name, not by us
     request = ModelRequest(model, pair(items), instructions=" ", tools=[TOOL], parameters=given)
-    message_body(request_body(request, SITE), "2023-06-01")
-    message_body(request_body(replace(request, tools=()), SITE), "2023-06-01")
+    message_body(body_of(request), "2023-06-01")
+    message_body(body_of(replace(request, tools=())), "2023-06-01")
 
 
 def test_a_citation_without_a_site_is_shown_and_not_sent() -> None:

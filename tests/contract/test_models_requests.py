@@ -198,7 +198,7 @@ async def test_a_model_that_does_not_reason_is_not_asked_to(kind: str) -> None:
     assert body["temperature"] == 0.3
 
 
-@PROTOCOLS
+@OPENAI_PROTOCOLS
 async def test_choices_of_tools_are_not_sent_without_tools(kind: str) -> None:
     body = (await sent_by(kind, replace(FULL, tools=()))).body
     assert not {"tools", "tool_choice", "parallel_tool_calls"} & set(body)

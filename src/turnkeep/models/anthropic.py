@@ -17,10 +17,10 @@ import orjson
 
 from turnkeep.errors import AnswerMalformed
 from turnkeep.messages import AssistantItem, CallItem, Citation, HostedItem, Item, ProviderData, ReasoningItem
-from turnkeep.models.anthropic_request import request_body
+from turnkeep.models.anthropic_request import request_body, without
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
 from turnkeep.models.calls import CallIds
-from turnkeep.models.capabilities import Capabilities
+from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.classify import error_in
 from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import Asker, Asking, label_headers
@@ -35,30 +35,25 @@ VERSION = "2023-06-01"
 """The version that every server of this protocol knows; 2026-10-21 takes less (no sampling) and gives nothing more."""
 
 
-TAKES = Capabilities(server="anthropic", call_ids="word")
-"""What is known of Anthropic from the start; the rest is the form of its API."""
-
-
 class AnthropicModel:
     """A `Model` over `POST /messages`."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, capabilities: Capabilities | None = None) -> None:
         self.endpoint = endpoint.name
         self._site = endpoint.site
         self._key = endpoint.api_key
         self._client = Client(endpoint)
         path = "/messages" if endpoint.site.endswith("/v1") else "/v1/messages"
-        self._asker = Asker(self._client, path, Lessons(TAKES))
+        self._asker = Asker(self._client, path, Lessons(capabilities or capabilities_of(endpoint, "anthropic")))
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         return self._asker.exchange(request.model, partial(self._put, request))
 
     def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
         fitted = fit(request, caps, self._site)
+        body = without(request_body(fitted.request), caps.drops)
         reader = partial(AnthropicReader, items=request.items, site=self._site, names=fitted.names)
-        body = request_body(fitted.request, self._site)
-        kept = {name: value for name, value in body.items() if name not in caps.drops}
-        return Asking({**kept, "stream": caps.takes_stream}, self._headers(request), reader)
+        return Asking({**body, "stream": caps.takes_stream}, self._headers(request), reader)
 
     def _headers(self, request: ModelRequest) -> dict[str, str]:
         headers = {"anthropic-version": VERSION, **label_headers(request)}
@@ -100,10 +95,10 @@ class AnthropicReader:
 
     def __init__(self, reply: Reply, *, items: Sequence[Item], site: str, names: ToolNames | None = None) -> None:
         self.done = False
-        self._tools = names or ToolNames.of(())
         self._reply = reply
         self._items = items
         self._site = site
+        self._tools = names or ToolNames.of(())
         self._begun = False
         self._blocks: dict[int, _Block] = {}
         self._plain: int | None = None

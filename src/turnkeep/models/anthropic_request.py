@@ -7,10 +7,8 @@ things the user said.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from base64 import b64decode
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -41,9 +39,9 @@ OPENING = "(The conversation goes on.)"
 """Said by the user where a transcript begins or ends with the assistant: the first and the last word are the user's."""
 
 
-def request_body(request: ModelRequest, site: str) -> dict[str, Any]:
-    """The body of one request; `site` is where it goes, so that only its own opaque parts go with it."""
-    system, turns = messages(request.items, site)
+def request_body(request: ModelRequest) -> dict[str, Any]:
+    """The body of one request that was made fit for its server before."""
+    system, turns = messages(request.items)
     texts = [text for text in (request.instructions, *system) if text and text.strip()]
     body: dict[str, Any] = {"model": request.model, "messages": turns, "stream": True, **parameters(request, turns)}
     if texts:
@@ -56,14 +54,20 @@ def request_body(request: ModelRequest, site: str) -> dict[str, Any]:
     return body
 
 
+def without(body: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:
+    """The body without fields that were refused; the form of the answer, which shares one with the effort, stays."""
+    kept = {name: value for name, value in body.items() if name not in fields}
+    form = mapping(body.get("output_config")).get("format")
+    return {**kept, "output_config": {"format": form}} if form and "output_config" in fields else kept
+
+
 # ---------------------------------------------------------------- what was said
 
 
-def messages(items: Sequence[Item], site: str) -> tuple[list[str], list[dict[str, Any]]]:
+def messages(items: Sequence[Item]) -> tuple[list[str], list[dict[str, Any]]]:
     """The system texts of a transcript, and all else as messages of alternating roles."""
     system: list[str] = []
     turns: list[dict[str, Any]] = []
-    ids = _Ids()
     for item in items:
         match item:
             case SystemItem():
@@ -71,9 +75,9 @@ def messages(items: Sequence[Item], site: str) -> tuple[list[str], list[dict[str
             case UserItem():
                 _say(turns, "user", [block for part in item.content if (block := _part(part))])
             case OutputItem():
-                _say(turns, "user", [_result(item, ids.answered(item.call_id))])
+                _say(turns, "user", [_result(item)])
             case _:
-                _say(turns, "assistant", _spoken(item, site, ids))
+                _say(turns, "assistant", _spoken(item))
     if not turns or turns[0]["role"] != "user":
         turns.insert(0, {"role": "user", "content": [_text(OPENING)]})
     if turns[-1]["role"] == "assistant" and not _is_paused(turns[-1]["content"]):
@@ -96,27 +100,28 @@ def _is_paused(blocks: Sequence[Block]) -> bool:
 
 
 def _is_hosted(kind: str) -> bool:
-    return kind == "server_tool_use" or (kind.endswith("_tool_result") and kind != "tool_result")
+    """Whether a block tells of a tool that runs there; one address may speak two protocols."""
+    return kind in ("server_tool_use", "mcp_tool_use", "container_upload") or kind.endswith("_tool_result")
 
 
-def _spoken(item: Item, site: str, ids: _Ids) -> list[Block]:
+def _spoken(item: Item) -> list[Block]:
     match item:
         case AssistantItem():
-            return _passages(item, site)
+            return _passages(item)
         case CallItem():
-            call = {"id": ids.called(item.call_id), "name": tool_name(item.name), "input": _input(item.arguments)}
+            call = {"id": item.call_id, "name": item.name, "input": _input(item.arguments)}
             return [{"type": "tool_use", **call}]
-        case ReasoningItem() if item.raw.get("type") in THOUGHTS and item.site in (None, site):
+        case ReasoningItem() if item.raw.get("type") in THOUGHTS:
             return [dict(item.raw)]
-        case HostedItem() if item.site == site:
+        case HostedItem() if _is_hosted(str(item.raw.get("type"))):
             return [dict(item.raw)]
     return []
 
 
-def _passages(item: AssistantItem, site: str) -> list[Block]:
+def _passages(item: AssistantItem) -> list[Block]:
     """A text, cut where its sources change: they go back with the passage that rests on them."""
     data = item.provider_data
-    passages = data.fields.get("passages") if data is not None and data.site == site else None
+    passages = data.fields.get("passages") if data is not None else None
     if not isinstance(passages, list):
         return [_text(item.text)] if item.text.strip() else []
     blocks: list[Block] = []
@@ -140,39 +145,9 @@ def _input(arguments: str) -> dict[str, Any]:
     return asked if isinstance(asked, dict) else {"malformed": arguments}
 
 
-def _result(item: OutputItem, name: str) -> Block:
-    result: Block = {"type": "tool_result", "tool_use_id": name, "content": item.output}
+def _result(item: OutputItem) -> Block:
+    result: Block = {"type": "tool_result", "tool_use_id": item.call_id, "content": item.output}
     return result if item.status == "ok" else {**result, "is_error": True}
-
-
-class _Ids:
-    """Ids that are taken here, each only once: other servers write dots and colons, and begin anew in every answer."""
-
-    def __init__(self) -> None:
-        self._calls: Counter[str] = Counter()
-        self._outputs: Counter[str] = Counter()
-
-    def called(self, given: str) -> str:
-        self._calls[given] += 1
-        return _numbered(given, self._calls[given])
-
-    def answered(self, given: str) -> str:
-        self._outputs[given] += 1
-        return _numbered(given, self._outputs[given])
-
-
-def _numbered(given: str, time: int) -> str:
-    name = given if _ID.fullmatch(given) else f"call_{hashlib.sha256(given.encode()).hexdigest()[:24]}"
-    return name if time == 1 else f"{name}-{time}"
-
-
-_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
-
-
-def tool_name(given: str) -> str:
-    """A name that is taken here: a model may have called for one that no tool could have."""
-    return given if _NAME.fullmatch(given) else re.sub(r"[^a-zA-Z0-9_-]", "_", given)[:128] or "_"
 
 
 # ---------------------------------------------------------------- images and files
@@ -241,7 +216,7 @@ def _stored(data: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _tool(tool: ToolSpec) -> Block:
     schema = {"type": "object", **tool.parameters}
-    block = {"name": tool_name(tool.name), "description": tool.description, "input_schema": schema}
+    block = {"name": tool.name, "description": tool.description, "input_schema": schema}
     return {**block, "strict": True} if tool.strict else block
 
 
