@@ -268,6 +268,21 @@ async def test_a_webhook_gets_every_final_event_signed(store: str) -> None:
     assert event["data"]["message"]
 
 
+async def test_while_a_secret_is_exchanged_both_sign() -> None:
+    new = "whsec_" + base64.b64encode(b"fedcba9876543210").decode()
+    async with (
+        opened("memory:") as house,
+        receiver() as there,
+        forwarding(house, Webhook(there.url, f"{new} {SECRET}", allow_private=True)),
+    ):
+        await answered(house, "c1", "hello")
+        await eventually(lambda: len(there.requests) == 1)
+    [(headers, body)] = there.requests
+    said = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    wanted = [hmac.new(key, said, hashlib.sha256).digest() for key in (b"fedcba9876543210", b"0123456789abcdef")]
+    assert headers["webhook-signature"].split() == [f"v1,{base64.b64encode(one).decode()}" for one in wanted]
+
+
 async def test_a_receiver_that_fails_gets_the_same_event_again_and_the_next_one_after_it(store: str) -> None:
     async with (
         opened(store) as house,
@@ -341,6 +356,8 @@ async def test_a_sink_that_is_not_set_any_more_keeps_nothing(tmp_path: Path) -> 
     ("settings", "sentence"),
     [
         ({"webhook_url": "https://example.org"}, "needs TURNKEEP_WEBHOOK_SECRET"),
+        ({"webhook_url": "http://example.org", "webhook_secret": SECRET}, "must be https"),
+        ({"webhook_url": "https://example.org", "webhook_secret": f"{SECRET} whsec_!"}, "must be base64"),
         ({"webhook_url": "https://example.org", "webhook_secret": "whsec_!"}, "must be base64"),
         ({"webhook_url": "https://example.org", "webhook_secret": "whsec_"}, "has 0 bytes"),
         ({"webhook_url": "https://example.org", "webhook_secret": "whsec_dG9vIHNob3J0"}, "has 9 bytes"),

@@ -67,6 +67,11 @@ def receivers(queue: AssistantMessageQueue) -> list[Receiver]:
         found.append(_reply_exchange(settings.rabbitmq_url, settings.amqp_reply_exchange))
     if settings.webhook_url:
         secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
+        if not settings.webhook_url.startswith("https:") and not settings.webhook_allow_private:
+            raise ConfigurationError(
+                "TURNKEEP_WEBHOOK_URL must be https, for everybody on the way reads http; "
+                "TURNKEEP_WEBHOOK_ALLOW_PRIVATE=1 allows it to a receiver in your own network"
+            )
         found.append(Webhook(settings.webhook_url, secret, allow_private=settings.webhook_allow_private))
     return found
 

@@ -87,6 +87,7 @@ def secrets_in(settings: Settings) -> Iterator[str]:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
             yield value.get_secret_value()
+            yield from value.get_secret_value().split()  # of two that are exchanged, each
         elif isinstance(value, str) and (password := _password_in(value)):
             yield unquote(password)
             yield password

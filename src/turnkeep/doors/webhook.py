@@ -34,7 +34,9 @@ PASSING = frozenset({408, 425, 429})
 
 
 class Webhook:
-    """Delivers to `url`. Enter it before use."""
+    """Delivers to `url`. Enter it before use. Of several secrets, apart by blanks, each signs: a receiver that knows one
+    of them goes on while they are exchanged.
+    """
 
     kind = "webhook"
     tenant: str | None = None
@@ -44,7 +46,7 @@ class Webhook:
         if not secret:
             raise ConfigurationError("TURNKEEP_WEBHOOK_URL needs TURNKEEP_WEBHOOK_SECRET, which signs what is sent")
         self._url = url
-        self._key = signing_key(secret)
+        self._keys = [signing_key(one) for one in secret.split()]
         self._allow_private = allow_private
         self._clock = clock or SystemClock()
         self._session: aiohttp.ClientSession | None = None
@@ -80,7 +82,7 @@ class Webhook:
 
     async def _post(self, delivery: Delivery) -> None:
         body = orjson.dumps(payload(delivery))
-        headers = signed(event_id(delivery), int(self._clock.now()), body, self._key)
+        headers = signed(event_id(delivery), int(self._clock.now()), body, *self._keys)
         if self._session is None:
             raise Away("the webhook is closed")
         try:
@@ -115,11 +117,12 @@ def signing_key(secret: str) -> bytes:
     return key
 
 
-def signed(event: str, timestamp: int, body: bytes, key: bytes) -> dict[str, str]:
+def signed(event: str, timestamp: int, body: bytes, *keys: bytes) -> dict[str, str]:
     """The three headers."""
     said = b".".join((event.encode(), str(timestamp).encode(), body))
-    signature = base64.b64encode(hmac.new(key, said, hashlib.sha256).digest()).decode()
-    return {"webhook-id": event, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{signature}"}
+    signatures = [base64.b64encode(hmac.new(key, said, hashlib.sha256).digest()).decode() for key in keys]
+    told = " ".join(f"v1,{signature}" for signature in signatures)
+    return {"webhook-id": event, "webhook-timestamp": str(timestamp), "webhook-signature": told}
 
 
 def event_id(delivery: Delivery) -> str:
