@@ -185,7 +185,7 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = _named(
         "TURNKEEP_WEBHOOK_SECRET",
         default=None,
-        doc="Key of the webhook signature: `whsec_` and base64 of 16 bytes or more; while it is exchanged two, with a blank.",
+        doc="Key of the webhook signature: `whsec_` and base64 of 16 bytes or more; two with a blank, to exchange it.",
     )
     webhook_allow_private: bool = _named(
         "TURNKEEP_WEBHOOK_ALLOW_PRIVATE", default=False, doc="Let webhooks reach private addresses."

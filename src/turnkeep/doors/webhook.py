@@ -34,8 +34,8 @@ PASSING = frozenset({408, 425, 429})
 
 
 class Webhook:
-    """Delivers to `url`. Enter it before use. Of several secrets, apart by blanks, each signs: a receiver that knows one
-    of them goes on while they are exchanged.
+    """Delivers to `url`. Enter it before use. Of several secrets, apart by blanks, each signs: a receiver that knows
+    one of them goes on while they are exchanged.
     """
 
     kind = "webhook"
