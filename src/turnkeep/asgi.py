@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from turnkeep.doors.access import Access, Open, Principal, Shown, is_open
+from turnkeep.doors.access import Access, Open, Principal, Shown, is_open, look
 from turnkeep.doors.app import app as doors
 from turnkeep.doors.guard import Guard, Unlocked, access_of
 from turnkeep.doors.keys import Keys
@@ -114,7 +114,10 @@ class _AsSet(Guard):
 
     @property
     def is_open(self) -> bool:
-        return self._decided is None or is_open(self._decided)
+        return self._decided is not None and is_open(self._decided)
+
+    async def look(self) -> None:
+        await look(await self._access())
 
     async def authenticate(self, shown: Shown) -> Principal:
         access = await self._access()

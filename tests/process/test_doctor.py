@@ -142,3 +142,36 @@ async def test_a_server_that_had_no_room_is_told(desk: Desk) -> None:
             writer.close()
     assert found["server"][0] == "warning"
     assert "no room" in found["server"][1]
+
+
+def test_who_reaches_what_is_told_and_a_door_that_somebody_left_open(desk: Desk) -> None:
+    def access(**settings: str) -> tuple[str, str]:
+        found = {one["name"]: one for one in desk.run("doctor", "--offline", "--json", **settings).json["checks"]}
+        return found["access"]["state"], found["access"]["sentence"]
+
+    state, sentence = access()
+    assert state == "ok"
+    assert "every user and every program of this machine" in sentence
+    desk.run("keys", "create")
+    assert access() == ("ok", "127.0.0.1:8080 asks for credentials (1 valid key)")
+    state, sentence = access(TURNKEEP_AUTH="off")
+    assert state == "warning"
+    assert "asks nobody, though there are credentials" in sentence
+
+
+def test_what_tokens_are_signed_with_is_told(desk: Desk) -> None:
+    def tokens(**settings: str) -> tuple[str, str]:
+        found = {one["name"]: one for one in desk.run("doctor", "--offline", "--json", **settings).json["checks"]}
+        return found["tokens"]["state"], found["tokens"]["sentence"]
+
+    secret = "v7Qm2ZrT9xKfW4bLcN8sYd3HgPe6RjUa5oXi0tMzBwEk1yVh"
+    assert tokens(TURNKEEP_JWT_SECRET=secret) == (
+        "ok",
+        "HS256 (shared secret of 48 bytes) for 'turnkeep' from any issuer",
+    )
+    state, sentence = tokens(TURNKEEP_JWT_SECRET="https://login.example.com/realms/main/certs")
+    assert (state, "is an address" in sentence) == ("failure", True)
+    public = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE="
+    state, sentence = tokens(TURNKEEP_JWT_KEY=public)
+    assert state == "warning"
+    assert sentence.startswith("EdDSA (Ed25519 public key) for 'turnkeep' from any issuer: set TURNKEEP_JWT_ISSUER")

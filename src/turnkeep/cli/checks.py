@@ -148,6 +148,8 @@ def _access(settings: Settings, keys: Sequence[Key]) -> Finding:
     if not (settings.is_loopback and not settings.hosts):
         return warning("access", f"{place} is reached from elsewhere, and everybody may do everything there")
     reach = "every user and every program of this machine may read, send and decide there"
+    if settings.allow_bash:
+        reach += ", and has a shell of yours through execute_bash"
     if keys or settings.takes_tokens:
         return warning("access", f"{place} asks nobody, though there are credentials: TURNKEEP_AUTH=off; {reach}")
     return ok("access", f"{place} asks nobody: {reach}; turnkeep dev --token and turnkeep keys create close it")

@@ -200,6 +200,12 @@ class Open:
         return
 
 
+async def look(access: Access) -> None:
+    """Let an `Access` that is open for the time being see whether it still is. Raises `StoreError`."""
+    if (see := getattr(access, "look", None)) is not None:
+        await see()
+
+
 def is_open(access: Access) -> bool:
     """Whether nobody is asked for a credential now. An `Access` of others asks, unless it says that it does not."""
     return bool(getattr(access, "is_open", False))

@@ -106,16 +106,16 @@ class Unlocked(Guard):
         return not self._is_locked
 
     async def authenticate(self, shown: Shown) -> Principal:
-        await self._look()
+        await self.look()
         return await super().authenticate(shown) if self._is_locked else OPERATOR
 
     async def still(self, principal: Principal) -> None:
-        await self._look()
+        await self.look()
         if self._is_locked and principal is OPERATOR:
             raise NotAuthenticated("an API key was made, so that everybody is asked for one from now on")
         await super().still(principal)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
         now = self._clock.now()
         if not self._is_locked and not 0 <= now - self._looked_at < FRESH:
             self._is_locked = await self.keys.has_any()

@@ -6,6 +6,7 @@ a request comes from in Origin: our own pages may always, others when `TURNKEEP_
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from turnkeep.doors.access import Access, is_open
+from turnkeep.doors.access import Access, is_open, look
 from turnkeep.doors.answers import refused
 from turnkeep.doors.trail import Trail, Witness, report_refusal, watch
-from turnkeep.errors import InvalidMessage, NotAllowed, TurnkeepError
+from turnkeep.errors import InvalidMessage, NotAllowed, StoreError, TurnkeepError
 from turnkeep.settings import Settings
 
 ANY = "*"
@@ -54,6 +55,8 @@ class Origins:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and scope["path"] not in PROBES:
             watch(Witness(self._trail, scope["type"], (scope.get("client") or ("",))[0]))
+            with contextlib.suppress(StoreError):  # then what was seen last counts
+                await look(self._access)
             try:
                 self.check(Headers(scope=scope), scope.get("http_version", "1.1"))
             except TurnkeepError as error:
