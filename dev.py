@@ -11,6 +11,7 @@ python3 dev.py docs [ARG…]     the tests of the documentation alone
 python3 dev.py bench [ARG…]    measure
 python3 dev.py chaos [ARG…]    break things at random (--seed, --minutes)
 python3 dev.py audit           known vulnerabilities and risky calls (asks pypi.org; 2: could not ask)
+python3 dev.py sbom [FILE]     the bill of materials of what runs, as CycloneDX JSON
 python3 dev.py lock [ARG…]     write the lock files anew (ARG… go to uv, such as --upgrade)
 """
 
@@ -198,6 +199,7 @@ COMMANDS = {
     "docs": [PYTHON, "-m", "pytest", "tests/docs"],
     "bench": [PYTHON, "bench/run.py"],
     "chaos": [PYTHON, "-m", "turnkeep.testing.chaos"],
+    "sbom": [PYTHON, "scripts/sbom.py"],
 }
 VERBS = {"test": test, "prove": prove, "check": check, "audit": audit, "lock": lock}
 
