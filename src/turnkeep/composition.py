@@ -17,7 +17,7 @@ from turnkeep.models import Endpoint, Kind, ModelPool
 from turnkeep.models.base import Model
 from turnkeep.models.capabilities import read_capabilities
 from turnkeep.models.contexts import ContextSizes
-from turnkeep.models.endpoint import ANTHROPIC, OPENAI
+from turnkeep.models.endpoint import ANTHROPIC, OPENAI, patience_with
 from turnkeep.money import Purse
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import SIMULATOR, PriceBook
@@ -120,7 +120,7 @@ def _endpoint(settings: Settings, base_url: str, key: SecretStr | None) -> Endpo
         api_key=key.get_secret_value() if key else "",
         proxy=settings.model_proxy,
         ca_file=str(settings.model_ca_file) if settings.model_ca_file else None,
-        first_event_timeout=settings.first_event_timeout,
+        first_event_timeout=settings.first_event_timeout or patience_with(base_url),
         idle_timeout=settings.idle_timeout,
         capabilities=read_capabilities(settings.model_capabilities),
     )

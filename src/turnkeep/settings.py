@@ -105,8 +105,11 @@ class Settings(BaseSettings):
     model_ca_file: Path | None = _named(
         "TURNKEEP_MODEL_CA_FILE", default=None, doc="Certificate authorities for model requests."
     )
-    first_event_timeout: float = _named(
-        "TURNKEEP_FIRST_EVENT_TIMEOUT", default=60.0, gt=0, doc="Seconds until the model's first event."
+    first_event_timeout: float | None = _named(
+        "TURNKEEP_FIRST_EVENT_TIMEOUT",
+        default=None,
+        gt=0,
+        doc="Seconds until the model's first event. Default: 60, and 240 where the server is in your own network.",
     )
     idle_timeout: float = _named(
         "TURNKEEP_IDLE_TIMEOUT", default=30.0, gt=0, doc="Seconds of silence in a model's stream."
@@ -275,7 +278,7 @@ class Settings(BaseSettings):
         doc="Connections from one address other than this machine's and those of `TURNKEEP_PROXIES`; 0 is unlimited.",
     )
     channel_rate: str = _named(
-        "TURNKEEP_CHANNEL_RATE", default="20/10", doc="Messages per seconds on one channel; `0` is unlimited."
+        "TURNKEEP_CHANNEL_RATE", default="64/10", doc="Messages per seconds on one channel; `0` is unlimited."
     )
     user_rate: str = _named(
         "TURNKEEP_USER_RATE",

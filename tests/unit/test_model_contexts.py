@@ -13,7 +13,7 @@ from aiohttp import web
 
 from turnkeep.models import http
 from turnkeep.models.contexts import LEAST, ContextSizes
-from turnkeep.models.endpoint import Endpoint
+from turnkeep.models.endpoint import Endpoint, patience_with
 
 Pages = dict[str, Any]
 
@@ -144,3 +144,21 @@ def test_no_refusal_takes_a_model_its_memory(window: int) -> None:
     sizes = ContextSizes()
     sizes.learn("m", window=window, refused=0)
     assert sizes.learned("m") == LEAST
+
+
+@pytest.mark.parametrize(
+    ("url", "seconds"),
+    [
+        ("http://127.0.0.1:11434/v1", 240.0),
+        ("http://[::1]:8000/v1", 240.0),
+        ("http://192.168.1.20:1234/v1", 240.0),
+        ("http://ollama:11434/v1", 240.0),
+        ("http://host.docker.internal:1234/v1", 240.0),
+        ("http://studio.local:1234/v1", 240.0),
+        ("https://api.openai.com/v1", 60.0),
+        ("https://8.8.8.8/v1", 60.0),
+        ("https://models.example.com/v1", 60.0),
+    ],
+)
+def test_a_server_of_ones_own_is_given_the_time_to_load_its_model(url: str, seconds: float) -> None:
+    assert patience_with(url) == seconds

@@ -63,7 +63,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_wrong_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     if not value:
-        assert Settings.load().channel_rate == "20/10"
+        assert Settings.load().channel_rate == "64/10"
         return
     with pytest.raises(ConfigurationError, match="wrong settings"):
         Settings.load()

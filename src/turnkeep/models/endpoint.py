@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,22 @@ from turnkeep.errors import ConfigurationError
 
 OPENAI = "https://api.openai.com/v1"
 ANTHROPIC = "https://api.anthropic.com/v1"
+
+
+FIRST_EVENT = 60.0
+FIRST_LOCAL_EVENT = 240.0
+"""A model server of one's own loads a model when it is asked, and reads a long prompt at the pace of its machine; one
+that is hung up on begins again from nothing. A run has five minutes in all."""
+
+
+def patience_with(base_url: str) -> float:
+    """Seconds to wait for the first event of a server: longer where it is in our own network."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        is_near = ipaddress.ip_address(host).is_private
+    except ValueError:
+        is_near = "." not in host or host.endswith((".local", ".lan", ".internal", ".home.arpa", ".localhost"))
+    return FIRST_LOCAL_EVENT if is_near else FIRST_EVENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +52,7 @@ class Endpoint:
     proxy: str | None = field(default=None, repr=False)
     ca_file: str | None = None
     connect_timeout: float = 10.0
-    first_event_timeout: float = 60.0
+    first_event_timeout: float = FIRST_EVENT
     idle_timeout: float = 30.0
     simulated: bool = False
     dial: Callable[[], Awaitable[socket.socket]] | None = field(default=None, repr=False)
