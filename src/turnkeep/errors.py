@@ -46,7 +46,7 @@ TurnkeepError
     ├── StoreUnavailable          not reachable now (retryable)
     │   └── StoreUnfit            could lose what it accepts, so it accepts nothing now (retryable)
     ├── StoreFull                 out of memory or disk (retryable)
-    ├── OutcomeUnknown            the reply was lost; every operation is safe to repeat (retryable)
+    ├── OutcomeUnknown            the reply was lost: repeat it under the same id (retryable)
     ├── StoreMisconfigured        refuses to start: layout, persistence or eviction would break a promise
     └── ThreadQuarantined         stored state of one thread is damaged; others are unaffected
 """
@@ -387,7 +387,7 @@ class StoreFull(StoreError):
 
 
 class OutcomeUnknown(StoreError):
-    """the reply was lost; the operation may have happened and is safe to repeat"""
+    """the reply was lost; it may have happened: repeat it with the same message id or Idempotency-Key"""
 
     code = "outcome_unknown"
     retryable = True

@@ -194,7 +194,7 @@ def join_texts(texts: Sequence[str]) -> str:
 
 
 async def insist(act: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a store operation until the store answers; every operation is safe to repeat.
+    """Repeat a store operation until the store answers: one that its arguments name, or that has a name (`once`).
 
     Without an end of its own: the lease of the run that waits here is the limit.
     """

@@ -416,6 +416,7 @@ class AssistantMessageQueue:
         options: Mapping[str, Any] | None = None,
         assistant: str | None = None,
         tenant: str = "default",
+        once: str | None = None,
     ) -> ThreadRecord:
         """Change what is given; None as a value of `metadata` removes it. `options` are all that the thread has of its
         own from now on: on_busy, window, max_wait, or a preset. Raises `ThreadNotFound`, `NotFound`, `InvalidMessage`.
@@ -426,7 +427,7 @@ class AssistantMessageQueue:
             changes["options"] = thread_options(options)
         if assistant is not None:
             changes["assistant"] = (await self.assistants.get(tenant, assistant)).assistant_id
-        return await self.store.update(self.address(thread_id, tenant), changes)
+        return await self.store.update(self.address(thread_id, tenant), changes, once=once)
 
     async def list_messages(self, thread_id: str, *, limit: int | None = None) -> list[Item]:
         """The transcript, oldest first; the newest whole turns of at most `limit` entries."""
@@ -442,19 +443,19 @@ class AssistantMessageQueue:
             thread_id, text, message_id=message_id, window=3600.0, max_wait=86_400.0
         )
 
-    async def create_run(self, thread_id: str) -> bool:
+    async def create_run(self, thread_id: str, *, once: str | None = None) -> bool:
         """Answer what waits now. False if nothing waits."""
         await self.open()
-        return await self.store.flush(self.address(thread_id))
+        return await self.store.flush(self.address(thread_id), once=once)
 
     async def list_runs(self, thread_id: str) -> list[RunRecord]:
         await self.open()
         return await self.store.runs(self.address(thread_id))
 
-    async def cancel_run(self, thread_id: str, *, drop_inbox: bool = False) -> bool:
+    async def cancel_run(self, thread_id: str, *, drop_inbox: bool = False, once: str | None = None) -> bool:
         """Stop the run in progress; what was shown stays. False if none was."""
         await self.open()
-        return await self.store.cancel(self.address(thread_id), drop_inbox=drop_inbox)
+        return await self.store.cancel(self.address(thread_id), drop_inbox=drop_inbox, once=once)
 
     async def regenerate(self, thread_id: str, *, tenant: str = "default", once: str | None = None) -> list[Receipt]:
         """Answer the last turn again: its messages are sent once more, under new ids, and the old turn is taken back.

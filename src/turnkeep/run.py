@@ -359,19 +359,25 @@ class Run:
         delay = error.retry_after or self.house.rules.rate_limit_pause.after(self.claim.attempt) + 1.0
         if delay > BRIEF and not self.house.rules.direct:
             return await self._blocked(error, probe_in=delay)
-        await insist(lambda: self.house.store.slow_down(self._circuit(self.model_name), delay))
+        endpoint, once = self._circuit(self.model_name), self._act_of_attempt("slow_down")
+        await insist(lambda: self.house.store.slow_down(endpoint, delay, once=once))
         return Releasing(delay, self._fault(error))
 
     def _opens_circuit(self, error: ModelError) -> bool:
         away = isinstance(error, ModelUnreachable) and not self.house.rules.direct
         return away or isinstance(error, EndpointBlocked)
 
+    def _act_of_attempt(self, name: str) -> str:
+        """An attempt does such a thing once: a repeat must not undo what somebody did to the circuit meanwhile."""
+        return f"{name} {self.claim.run_id} {self.claim.attempt}"
+
     async def _blocked(self, error: ModelError, *, probe_in: float | None = None) -> Verdict:
         """Nobody can be answered there for now: open the circuit and wait without using attempts."""
         is_away, fault = isinstance(error, ModelUnreachable), self._fault(error)
         pause = self._until_reconnecting() if is_away else probe_in or self.house.rules.probe_every
-        await insist(lambda: self.house.store.trip(self._circuit(self.model_name, error), fault, probe_in=pause))
-        log.warning("circuit_opened", endpoint=self._circuit(self.model_name, error), code=error.code)
+        endpoint, once = self._circuit(self.model_name, error), self._act_of_attempt("trip")
+        await insist(lambda: self.house.store.trip(endpoint, fault, probe_in=pause, once=once))
+        log.warning("circuit_opened", endpoint=endpoint, code=error.code)
         fallback = self.model_name != self._candidates()[-1]
         return Releasing(0.0 if fallback else min(pause, BRIEF), fault)
 

@@ -10,13 +10,22 @@ from turnkeep.doors.access import Principal
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.trail import channel_digest, report
 from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound
-from turnkeep.intake import optional_text, read_content, read_message
+from turnkeep.intake import MAX_NAME, optional_text, read_content, read_message
 from turnkeep.messages import Address, Content, Message
 from turnkeep.money import USER
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.store.base import Call, Decision, MessageRecord
 
 VERDICTS = ("approved", "denied", "output")
+
+
+def once(principal: Principal, key: str | None) -> str | None:
+    """The name of a call for the store, from the key that its caller gave it: another's key names another call."""
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_NAME:
+        raise InvalidMessage(f"an idempotency key has 1 to {MAX_NAME} characters, not {len(key)}")
+    return "\0".join((principal.tenant, principal.subject, key))
 
 
 # ---------------------------------------------------------------- messages
@@ -69,15 +78,17 @@ async def own_message(queue: AssistantMessageQueue, principal: Principal, addres
         raise NotAllowed("this message is somebody else's: to change it needs the scope 'manage'")
 
 
-async def stop(queue: AssistantMessageQueue, principal: Principal, address: Address, *, drop_inbox: bool) -> bool:
+async def stop(
+    queue: AssistantMessageQueue, principal: Principal, address: Address, *, drop_inbox: bool, once: str | None
+) -> bool:
     """Stop the run in progress; `drop_inbox` withdraws what waits, of others only for who manages the channel."""
     if drop_inbox and not principal.may("manage"):
         for record in await queue.store.open_messages(address):
             if record.message is not None and _sender(record.message) == principal.user:
                 with suppress(MessageFrozen, NotFound):  # a run has taken it meanwhile: that one is stopped
-                    await queue.store.withdraw(address, record.message_id)
+                    await queue.store.withdraw(address, record.message_id, once=once)
         drop_inbox = False
-    return await queue.store.cancel(address, drop_inbox=drop_inbox)
+    return await queue.store.cancel(address, drop_inbox=drop_inbox, once=once)
 
 
 def _sender(message: Message) -> str | None:
@@ -88,7 +99,7 @@ def _sender(message: Message) -> str | None:
 
 
 async def decide(
-    queue: AssistantMessageQueue, principal: Principal, address: Address, body: Mapping[str, Any]
+    queue: AssistantMessageQueue, principal: Principal, address: Address, body: Mapping[str, Any], *, once: str | None
 ) -> dict[str, Any]:
     """Take a decision about a held call: `call_id`, `digest`, `decision` (approved, denied, output), `output`.
 
@@ -105,7 +116,7 @@ async def decide(
     if verdict == "approved" and not call.self_approval and await _asked_for_it(queue, principal, address):
         raise NotAllowed(f"tool {call.name!r} wants the approval of somebody else than who asked for it")
     decision = Decision(cast(Any, verdict), output, principal.subject)
-    decided = await queue.store.decide(address, call_id, digest, decision)
+    decided = await queue.store.decide(address, call_id, digest, decision, once=once)
     about = {"channel": channel_digest(address.channel), "call": call_id, "digest": digest, "decision": str(verdict)}
     await report("call_decided", tenant=principal.tenant, by=principal.subject, **about)
     return decided.to_json()

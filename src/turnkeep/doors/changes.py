@@ -33,31 +33,32 @@ Change = Callable[[AssistantMessageQueue, Caller, Address, Request], Awaitable[T
 async def edit(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
     content = authority.content_of(request, caller.limits, caller.principal)
     await authority.own_message(queue, caller.principal, address, _message_id(request))
-    record = await queue.store.edit(address, _message_id(request), content)
+    record = await queue.store.edit(address, _message_id(request), content, once=_once(caller, request))
     return "edited", {"message_id": record.message_id, "state": record.status}
 
 
 async def withdraw(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
     await authority.own_message(queue, caller.principal, address, _message_id(request))
-    record = await queue.store.withdraw(address, _message_id(request))
+    record = await queue.store.withdraw(address, _message_id(request), once=_once(caller, request))
     return "withdrawn", {"message_id": record.message_id, "state": record.status}
 
 
 async def pause(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
     await _existing(queue, address)
-    await queue.store.pause(address)
+    await queue.store.pause(address, once=_once(caller, request))
     return "paused", {}
 
 
 async def resume(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
     await _existing(queue, address)
-    await queue.store.resume(address)
+    await queue.store.resume(address, once=_once(caller, request))
     return "resumed", {}
 
 
 async def regenerate(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
     await _existing(queue, address)
-    receipts = await queue.regenerate(address.channel, tenant=address.tenant)
+    once = _once(caller, request)
+    receipts = await queue.regenerate(address.channel, tenant=address.tenant, once=once)
     return "regenerating", {"receipts": [receipt.to_json() for receipt in receipts]}
 
 
@@ -72,6 +73,15 @@ CHANGES: Mapping[str, Change] = {
 
 ASKING = frozenset({"regenerate"})
 """Changes that ask for an answer: they count like messages."""
+
+
+def _once(caller: Caller, request: Request) -> str | None:
+    return authority.once(caller.principal, key_of(request))
+
+
+def key_of(request: Request) -> str | None:
+    """How the sender of a frame names it, so that a repeat gives the first answer."""
+    return optional_text(request, "idempotency_key", MAX_NAME)
 
 
 def _message_id(request: Request) -> str:

@@ -68,13 +68,13 @@ async def edit_message(call: Call) -> Response:
     address, message_id = call.address, call.path("message_id")
     content = authority.content_of(await call.body(), call.limits, call.principal)
     await authority.own_message(call.queue, call.principal, address, message_id)
-    return JSON(message_json(await call.queue.store.edit(address, message_id, content)))
+    return JSON(message_json(await call.queue.store.edit(address, message_id, content, once=call.once)))
 
 
 async def withdraw_message(call: Call) -> Response:
     address, message_id = call.address, call.path("message_id")
     await authority.own_message(call.queue, call.principal, address, message_id)
-    return JSON(message_json(await call.queue.store.withdraw(address, message_id)))
+    return JSON(message_json(await call.queue.store.withdraw(address, message_id, once=call.once)))
 
 
 # ---------------------------------------------------------------- turns
@@ -83,25 +83,26 @@ async def withdraw_message(call: Call) -> Response:
 async def cancel(call: Call) -> Response:
     address = call.address
     body = await call.body(empty=True)
-    done = await authority.stop(call.queue, call.principal, address, drop_inbox=drops_inbox(body))
+    drop_inbox = drops_inbox(body)
+    done = await authority.stop(call.queue, call.principal, address, drop_inbox=drop_inbox, once=call.once)
     return JSON({"cancelled": done})
 
 
 async def flush(call: Call) -> Response:
-    return JSON({"flushed": await call.queue.store.flush(call.address)})
+    return JSON({"flushed": await call.queue.store.flush(call.address, once=call.once)})
 
 
 async def pause(call: Call) -> Response:
     address = call.address
     await existing(call, address)
-    await call.queue.store.pause(address)
+    await call.queue.store.pause(address, once=call.once)
     return JSON({"paused": True})
 
 
 async def resume(call: Call) -> Response:
     address = call.address
     await existing(call, address)
-    await call.queue.store.resume(address)
+    await call.queue.store.resume(address, once=call.once)
     return JSON({"paused": False})
 
 
@@ -109,14 +110,14 @@ async def regenerate(call: Call) -> Response:
     address = call.address
     await existing(call, address)
     call.limits.check_rate(call.principal, address)
-    receipts = await call.queue.regenerate(address.channel, tenant=address.tenant)
+    receipts = await call.queue.regenerate(address.channel, tenant=address.tenant, once=call.once)
     return JSON({"receipts": [receipt.to_json() for receipt in receipts]}, status_code=202)
 
 
 async def act(call: Call) -> Response:
     address = call.address
     body = await call.body() | {"call_id": call.path("call_id")}
-    return JSON(await authority.decide(call.queue, call.principal, address, body))
+    return JSON(await authority.decide(call.queue, call.principal, address, body, once=call.once))
 
 
 async def list_runs(call: Call) -> Response:
@@ -159,7 +160,7 @@ async def change_channel(call: Call) -> Response:
     if "options" in body:
         changes["options"] = thread_options(body["options"])
     await existing(call, address)
-    record = await call.queue.store.update(address, changes)
+    record = await call.queue.store.update(address, changes, once=call.once)
     if kinds := changes.keys() - {"metadata"}:
         await told_of(call, "channel_changed", channel=channel_digest(address.channel), fields=kinds)
     return JSON(thread_json(record)) if call.principal.may("read") else Response(status_code=204)
@@ -168,7 +169,8 @@ async def change_channel(call: Call) -> Response:
 async def forget_channel(call: Call) -> Response:
     address = call.address
     force = call.word("force", "true", "false") == "true"
-    forgotten = forget_at_work(call.queue.store, address) if force else call.queue.store.forget(address)
+    store, once = call.queue.store, call.once
+    forgotten = forget_at_work(store, address, once=once) if force else store.forget(address, once=once)
     if not await forgotten:
         raise ThreadNotFound("there is no such thread")
     await told_of(call, "channel_forgotten", channel=channel_digest(address.channel), force=force)

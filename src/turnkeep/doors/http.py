@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from turnkeep.doors import authority
 from turnkeep.doors.access import Access, Principal, Scope, shown_by
 from turnkeep.doors.answers import JSON, refused
 from turnkeep.doors.limits import Limits
@@ -65,6 +66,11 @@ class Call:
         """The channel of the path that was routed, in the tenant of the credential."""
         channel = checked_channel(self.path("channel"))
         return self.queue.address(channel, self.principal.tenant)
+
+    @property
+    def once(self) -> str | None:
+        """How the caller names this call, so that a repeat gives the first answer: the header Idempotency-Key."""
+        return authority.once(self.principal, self.request.headers.get("idempotency-key"))
 
     def path(self, name: str) -> str:
         return named(self.request.path_params[name])
@@ -146,6 +152,13 @@ class Endpoint:
     query: Mapping[str, str] = field(default_factory=dict)
     media: str = "application/json"
     public: bool = False
+
+    @property
+    def can_be_named(self) -> bool:
+        """Whether an Idempotency-Key makes a repeat safe."""
+        about = self.path.startswith(("/api/channels/", "/api/dead/"))
+        return self.method not in READS and about and self.body != "NewMessage"
+
     metered: bool = True
 
 

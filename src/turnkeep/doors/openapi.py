@@ -86,9 +86,12 @@ def _in_query(endpoint: Endpoint) -> list[dict[str, Any]]:
 
 
 def _in_headers(endpoint: Endpoint) -> list[dict[str, Any]]:
-    if endpoint.body != "NewMessage":
+    if endpoint.body == "NewMessage":
+        told = "Counts as the message's id where the body has none."
+    elif endpoint.can_be_named:
+        told = "Names this call for a day: again with the same key, it gives the first answer and changes nothing."
+    else:
         return []
-    told = "Counts as the message's id where the body has none."
     schema = {"type": "string", "minLength": 1, "maxLength": 512}
     return [{"name": "Idempotency-Key", "in": "header", "description": told, "schema": schema}]
 

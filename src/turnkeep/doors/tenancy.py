@@ -8,7 +8,7 @@ from turnkeep.doors.answers import JSON
 from turnkeep.doors.http import Call, dead_json, thread_json, told_of
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.intake import assistant_fields, read_metadata
-from turnkeep.store.base import DeadLetter
+from turnkeep.store.base import DeadLetter, Receipt
 
 
 async def list_threads(call: Call) -> Response:
@@ -77,13 +77,24 @@ async def show_dead(call: Call) -> Response:
 
 
 async def redrive(call: Call) -> Response:
-    letter = await letter_of(call)
-    receipt = await call.queue.store.redrive(letter.dead_id)
+    letter = await call.queue.store.dead_letter(call.path("dead_id"))
+    if letter is not None and letter.address.tenant != call.principal.tenant:
+        raise NotFound("no such dead letter")
+    receipt = await call.queue.store.redrive(call.path("dead_id"))
+    if letter is None:  # it was sent again before: a repeat, if it was ours
+        await _own_receipt(call, receipt)
     return JSON(receipt.to_json(), status_code=202)
 
 
+async def _own_receipt(call: Call, receipt: Receipt) -> None:
+    """Raises `NotFound` for the receipt of another tenant."""
+    where = call.queue.address(receipt.channel, call.principal.tenant)
+    if await call.queue.store.message(where, receipt.message_id) is None:
+        raise NotFound("no such dead letter")
+
+
 async def discard(call: Call) -> Response:
-    await call.queue.store.discard((await letter_of(call)).dead_id)
+    await call.queue.store.discard((await letter_of(call)).dead_id, once=call.once)
     return Response(status_code=204)
 
 

@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from turnkeep.doors import acceptance, authority
 from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
-from turnkeep.doors.changes import ASKING, CHANGES, Caller
+from turnkeep.doors.changes import ASKING, CHANGES, Caller, key_of
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.transport import transport_of
 from turnkeep.doors.wire import Dialect, Encoder, Frame, encoded, enveloped, subscribed
@@ -247,6 +247,9 @@ class Socket:
             self._limits.check_request(self._principal)
         await action.act(self, request)
 
+    def _once(self, request: Mapping[str, Any]) -> str | None:
+        return authority.once(self._principal, key_of(request))
+
     def _address(self, request: Mapping[str, Any]) -> Address:
         return self._queue.address(read_channel(request), self._principal.tenant)
 
@@ -306,23 +309,25 @@ class Socket:
 
     async def _typing(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        due_in = await self._queue.store.typing(address)
+        due_in = await self._queue.store.typing(address, once=self._once(request))
         self._send(self._status(request, "typing") | {"channel": address.channel, "due_in": due_in})
 
     async def _flush(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        done = await self._queue.store.flush(address)
+        done = await self._queue.store.flush(address, once=self._once(request))
         self._send(self._status(request, "flushed") | {"channel": address.channel, "done": done})
 
     async def _cancel(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        done = await authority.stop(self._queue, self._principal, address, drop_inbox=drops_inbox(request))
+        drop_inbox, once = drops_inbox(request), self._once(request)
+        done = await authority.stop(self._queue, self._principal, address, drop_inbox=drop_inbox, once=once)
         self._send(self._status(request, "cancelling") | {"channel": address.channel, "done": done})
 
     async def _decide(self, request: dict[str, Any]) -> None:
         """Decide or submit a requested action: call_id, digest, decision (approved, denied, output), output."""
         address = self._address(request)
-        call = await authority.decide(self._queue, self._principal, address, request)
+        once = self._once(request)
+        call = await authority.decide(self._queue, self._principal, address, request, once=once)
         self._send(self._status(request, "decided") | {"channel": address.channel, "call": call})
 
     async def _change(self, request: dict[str, Any]) -> None:

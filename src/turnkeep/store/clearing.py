@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from turnkeep.errors import ThreadBusy, ThreadNotFound
 from turnkeep.messages import Address
@@ -17,20 +18,19 @@ LINGER = 0.2
 _STEP = 0.05
 
 
-async def forget_at_work(store: Store, address: Address) -> bool:
+async def forget_at_work(store: Store, address: Address, *, once: str | None = None) -> bool:
     """Forget a thread whatever it does. What waits is withdrawn and the run is stopped first, so that who listens is
-    told. False if there is none.
+    told. False if there is none. Again with the same `once`: whatever began meanwhile is left alone.
     """
+    if once is None:
+        with suppress(ThreadBusy):
+            return await store.forget(address)
     try:
-        return await store.forget(address)
-    except ThreadBusy:
-        pass
-    try:
-        await store.cancel(address, drop_inbox=True)
+        await store.cancel(address, drop_inbox=True, once=once)
         await _until_idle(store, address)
     except ThreadNotFound:
         return False
-    return await store.forget(address, force=True)
+    return await store.forget(address, force=True, once=once)
 
 
 async def _until_idle(store: Store, address: Address) -> None:
