@@ -165,6 +165,11 @@ class Settings(BaseSettings):
         default=False,
         doc="Start on a Redis without append-only file or with an evicting memory policy.",
     )
+    allow_network_filesystem: bool = _named(
+        "TURNKEEP_ALLOW_NETWORK_FILESYSTEM",
+        default=False,
+        doc="Open a SQLite store on a file system of the network, from one machine alone.",
+    )
 
     # ------------------------------------------------------------ doors
     host: str = _named("TURNKEEP_HOST", default="127.0.0.1", doc="Address to listen on.")

@@ -14,8 +14,9 @@ from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.messages import AssistantItem, UserItem
 from turnkeep.store.base import LAYOUT
 from turnkeep.store.sqlite import SqliteStore, layout
-from turnkeep.store.sqlite.connection import check_version, connect_to_write, make_place
+from turnkeep.store.sqlite.connection import check_version, connect_to_write
 from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.sqlite.place import make_place
 from turnkeep.testing.suite.desk import HERE, at
 
 LAYOUTS = Path(__file__).parent.parent / "data" / "layouts"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.unit.sqlite_files import engine, opened, until
-from turnkeep.errors import StoreUnavailable
+from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.store.base import LAYOUT
+from turnkeep.store.sqlite import restore
 from turnkeep.store.sqlite.owners import Owners
-from turnkeep.testing.suite.desk import HERE, at
+from turnkeep.testing.suite.desk import HERE, Desk, at
 
 
 @pytest.fixture
@@ -21,14 +23,37 @@ def directory(tmp_path: Path) -> Path:
 
 def test_an_owner_lives_as_long_as_its_lock_is_held(directory: Path) -> None:
     here, there = Owners(directory), Owners(directory)
-    assert there.is_gone("worker")
-
     here.hold("worker")
     assert not there.is_gone("worker")
     assert not here.is_gone("worker")
 
-    here.let_go()
+    here.abandon()  # as the end of the process does
     assert there.is_gone("worker")
+    assert there.is_gone("worker")
+
+
+def test_of_an_owner_whose_lock_is_not_there_nothing_is_known(directory: Path) -> None:
+    here, there = Owners(directory), Owners(directory)
+    assert not there.is_gone("never seen")
+    here.hold("worker")
+    shutil.rmtree(directory)
+
+    assert not there.is_gone("worker")
+    here.renew()
+    assert there.others() == [f"process {os.getpid()}, worker, layout {LAYOUT}"]
+    here.abandon()
+    assert there.is_gone("worker")
+
+
+def test_an_owner_that_comes_back_lives(directory: Path) -> None:
+    here, there, again = Owners(directory), Owners(directory), Owners(directory)
+    here.hold("worker")
+    here.abandon()
+    assert there.is_gone("worker")
+
+    again.hold("worker")
+
+    assert not there.is_gone("worker")
 
 
 def test_the_file_of_a_dead_owner_is_removed_when_met(directory: Path) -> None:
@@ -39,18 +64,6 @@ def test_the_file_of_a_dead_owner_is_removed_when_met(directory: Path) -> None:
     assert len(list(directory.iterdir())) == 1
     assert there.is_gone("worker")
     assert list(directory.iterdir()) == []
-
-
-def test_a_removed_file_is_made_again_by_the_next_of_that_name(directory: Path) -> None:
-    here, there = Owners(directory), Owners(directory)
-    here.hold("worker")
-    next(directory.iterdir()).unlink()
-    assert there.is_gone("worker")
-
-    there.hold("worker")
-
-    assert not there.is_gone("worker")
-    assert not Owners(directory).is_gone("worker")
 
 
 def test_others_are_named_with_their_process_and_layout(directory: Path) -> None:
@@ -102,6 +115,62 @@ async def test_leases_of_an_owner_that_vanished_are_freed_within_a_second(tmp_pa
 
         assert claim.deaths == 1
         assert claim.owner == "worker-2"
+
+
+async def test_a_store_that_closes_lets_others_have_its_sinks_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk:
+        await desk.store.open_sink("relay")
+        assert await desk.store.lease_sink("relay", 0, owner="sink-1", lease=1_000.0) == ""
+
+    async with opened(path) as other:
+        assert await other.store.lease_sink("relay", 0, owner="sink-2", lease=1_000.0) == ""
+
+
+async def test_one_file_has_one_set_of_owners_by_whatever_path_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    path = tmp_path / "there" / "a.db"
+    (tmp_path / "link.db").symlink_to(path)
+    (tmp_path / "folder").symlink_to(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "folder")
+    async with opened(path) as desk:
+        await desk.lease("m1", owner="worker-1")
+        for name in (tmp_path / "link.db", tmp_path / "folder/a.db", Path("a.db"), Path("../there/./a.db")):
+            async with opened(name) as other:
+                await engine(other).write(lambda tx: None)
+                assert await other.claims("worker-2") == []
+            with pytest.raises(StoreMisconfigured, match="is in use"):
+                restore(await copy_of(desk, tmp_path / f"{len(str(name))}-{name.name}"), name)
+    assert (tmp_path / "link.db").is_symlink()
+
+
+async def copy_of(desk: Desk, target: Path) -> Path:
+    await engine(desk).backup(target)
+    return target
+
+
+async def test_a_living_worker_keeps_its_runs_though_somebody_tidies_its_locks_away(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as desk, opened(path) as other:
+        claim = await desk.lease("m1", owner="worker-1")
+        shutil.rmtree(tmp_path / "a.db.owners")
+        for _ in range(3):
+            await engine(other).write(lambda tx: None)
+            assert await other.claims("worker-2") == []
+        await until(lambda: len(list((tmp_path / "a.db.owners").glob("*.lock"))) >= 2)
+        await desk.commit(claim)
+
+
+async def test_a_file_of_two_names_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db"):
+        pass
+    (tmp_path / "b.db").hardlink_to(tmp_path / "a.db")
+
+    with pytest.raises(StoreMisconfigured, match="2 names"):
+        async with opened(tmp_path / "b.db"):
+            pass
 
 
 async def test_a_sink_of_an_owner_that_vanished_is_free_at_once(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -341,6 +343,49 @@ async def test_when_there_is_room_again_messages_are_taken_again(tmp_path: Path)
 
         await until_taken(desk)
         await desk.store.check()
+
+
+async def test_on_a_full_disk_deleting_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that are freed stay in the file: the disk itself has no more room than before."""
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with opened(tmp_path / "a.db", ballast=100_000) as desk:
+        for number in range(6):
+            await desk.say("m", LONG, where=at(f"c{number}"))
+        monkeypatch.setattr(os, "posix_fallocate", no_room)
+        with full(desk), pytest.raises(StoreFull):
+            await desk.say("m1", 4 * LONG)
+        with pytest.raises(StoreFull, match="forget threads"):
+            await desk.say("m1")
+        for number in range(6):
+            await desk.store.forget(at(f"c{number}"), force=True)
+
+        await until_taken(desk)
+
+
+async def test_a_log_that_somebody_keeps_from_shrinking_is_told_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LOG_LIMIT", 100_000)
+    monkeypatch.setattr(writer, "MOST_LOG", 400_000)
+    async with opened(tmp_path / "a.db") as desk:
+        claim = await desk.lease("m1")
+        foreign = apsw.Connection(str(tmp_path / "a.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        foreign.execute("BEGIN; SELECT count(*) FROM thread").fetchall()
+        for number in range(12):
+            await desk.store.publish(claim, number, [delta(LONG)])
+        await until(lambda: engine(desk).use().writer.log_bytes > 400_000)
+
+        with pytest.raises(StoreUnavailable, match="another program keeps reading an old state"):
+            await desk.say("m2")
+        await desk.commit(claim)
+
+        foreign.close()
+        await until(lambda: engine(desk).use().writer.log_bytes < 100_000)
+        assert (await desk.store.check())["log_bytes"] < 100_000
+        await desk.say("m2")
 
 
 async def until_taken(desk: Desk) -> None:

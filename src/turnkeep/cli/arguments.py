@@ -50,6 +50,12 @@ Simulated = Annotated[
     bool,
     typer.Option("--simulator", help="Let the simulator answer without a model, though credentials are asked for."),
 ]
+FarStore = Annotated[
+    bool,
+    typer.Option(
+        "--allow-network-filesystem", help="Open a SQLite store on a network file system, from one machine alone."
+    ),
+]
 OlderThan = Annotated[
     float, typer.Option("--older-than", metavar="TIME", parser=duration, help="Only without activity for so long.")
 ]

@@ -41,6 +41,9 @@ PATIENCE = 8.0
 LATE = 60.0
 """Seconds after which an event that waits for a sink is worth a word."""
 
+A_LONG_LOG = 100_000_000
+"""Bytes of a log that does not shrink as it should."""
+
 A_WEEK = 7 * 86_400.0
 
 State = Literal["ok", "warning", "failure"]
@@ -356,10 +359,10 @@ STREAM = "; a stream keeps what was taken, so it is no queue to take messages fr
 
 async def _store(settings: Settings) -> AsyncIterator[Finding]:
     path = house.sqlite_path(settings)
-    if path is not None and not path.exists():
-        yield _can_be_made(path)
-        return
     try:
+        if path is not None and not path.exists():
+            yield _can_be_made(path)
+            return
         async with house.opened(settings) as store:
             yield await _engine(settings, store)
             if not settings.store_url.startswith(("memory:", "sqlite:")):
@@ -389,6 +392,9 @@ def _sinks(records: Sequence[SinkRecord], now: float) -> Iterator[Finding]:
 
 def _can_be_made(path: Path) -> Finding:
     """Nothing is made by looking."""
+    from turnkeep.store.sqlite.place import require_whole
+
+    require_whole(path)
     nearest = next(parent for parent in path.parents if parent.exists())
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return ok("store", f"{path} does not exist yet and can be made")
@@ -401,6 +407,12 @@ async def _engine(settings: Settings, store: Store) -> Finding:
         return warning("store", f"memory: loses {told['loses']}")
     bytes_ = f", {output.size(int(told['bytes']))}" if "bytes" in told else ""
     about = f"{told['engine']}, {told['durability']}{bytes_}"
+    if (log := int(told.get("log_bytes", 0))) > A_LONG_LOG:
+        return warning(
+            "store",
+            f"the log of changes has {output.size(log)} and cannot shrink: another program keeps reading an old state"
+            f" of {house.place(settings)}, end it",
+        )
     return ok("store", f"{house.place(settings)} can be written ({about}); may lose {told['loses']}")
 
 

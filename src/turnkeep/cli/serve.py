@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from turnkeep.cli import house, output
-from turnkeep.cli.arguments import Concurrency, Host, Json, Port, Simulated, Tools
+from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, Port, Simulated, Tools
 from turnkeep.cli.service import run, say_plainly
 
 app = typer.Typer(add_completion=False)
@@ -29,10 +29,16 @@ def serve(
     tools: Tools = None,
     concurrency: Concurrency = None,
     simulator: Simulated = False,
+    allow_network_filesystem: FarStore = False,
     as_json: Json = False,
 ) -> None:
     """Start the service. Without a key or base URL the simulator answers, and it says so. SIGTERM drains it."""
     settings = house.settings(
-        host=host, port=port, tools_file=tools, concurrency=concurrency, simulator=simulator or None
+        host=host,
+        port=port,
+        tools_file=tools,
+        concurrency=concurrency,
+        simulator=simulator or None,
+        allow_network_filesystem=allow_network_filesystem or None,
     )
     run(settings, role, lambda started: output.emit(started.to_json()) if as_json else say_plainly(role, started))

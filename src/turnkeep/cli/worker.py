@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import house, output
-from turnkeep.cli.arguments import Concurrency, Json, Simulated, Tools
+from turnkeep.cli.arguments import Concurrency, FarStore, Json, Simulated, Tools
 from turnkeep.cli.service import run, say_plainly
 
 app = typer.Typer(add_completion=False)
@@ -22,10 +22,16 @@ def worker(
     tools: Tools = None,
     concurrency: Concurrency = None,
     simulator: Simulated = False,
+    allow_network_filesystem: FarStore = False,
     as_json: Json = False,
 ) -> None:
     """Start a worker alone. SIGTERM drains it: runs end or are given back, no attempt is used up."""
-    settings = house.settings(tools_file=tools, concurrency=concurrency, simulator=simulator or None)
+    settings = house.settings(
+        tools_file=tools,
+        concurrency=concurrency,
+        simulator=simulator or None,
+        allow_network_filesystem=allow_network_filesystem or None,
+    )
     names = [name.strip() for name in queues.split(",") if name.strip()]
     run(
         settings,

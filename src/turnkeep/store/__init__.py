@@ -43,8 +43,11 @@ def store_of(settings: Settings, policies: Policies) -> Store:
 
 
 def _engine_of(settings: Settings, policies: Policies) -> Store:
-    if settings.store_url.startswith(("memory:", "sqlite:")):
+    if settings.store_url.startswith("memory:"):
         return open_store(settings.store_url, policies)
+    if settings.store_url.startswith("sqlite:"):
+        allowed = settings.allow_network_filesystem
+        return open_store(settings.store_url, policies, allow_network_filesystem=allowed)
     return open_store(
         settings.store_url,
         policies,

@@ -17,6 +17,7 @@ from turnkeep.store.sqlite import layout
 from turnkeep.store.sqlite.connection import connect_to_read, connect_to_write
 from turnkeep.store.sqlite.faults import at_open, meaning
 from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.sqlite.place import sync_folder
 from turnkeep.store.sqlite.query import every
 
 
@@ -52,6 +53,7 @@ def restore(source: Path, path: Path) -> None:
     while the store is in use, or when the backup is none.
     """
     _must_exist(source)
+    path = path.resolve()
     if path.exists() and source.samefile(path):
         raise StoreMisconfigured(f"{source} is the store itself, give the name of a backup")
     _must_be_free(path)
@@ -126,13 +128,19 @@ def _begin_anew(path: Path, carried: Sequence[tuple[Any, ...]]) -> None:
         )
         layout.change_epochs(connection, lambda: secrets.token_hex(4))
         layout.put(connection, "open", 0)
+        layout.put(connection, "restored", 1)
 
 
 def _put_in_place(draft: Path, path: Path) -> None:
-    """The old file goes aside with its log, which belongs to it alone."""
+    """The old file goes aside with its log, which belongs to it alone. Each step is on the disk before the next, and
+    the draft keeps its name to the last: while it is there, nobody opens the store (`require_whole`).
+    """
+    sync_folder(path.parent)
     aside = place_aside(path)
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("-wal", "-shm", ""):
         old = path.with_name(f"{path.name}{suffix}")
         if old.exists():
             old.replace(aside.with_name(f"{aside.name}{suffix}"))
+            sync_folder(path.parent)
     draft.replace(path)
+    sync_folder(path.parent)

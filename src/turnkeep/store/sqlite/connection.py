@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -15,7 +14,8 @@ OLDEST = (3, 53, 0)
 
 PATIENCE = 10.0
 _STEP = 0.0005
-_LOG_LIMIT = 64 * 1024 * 1024
+LOG_LIMIT = 64 * 1024 * 1024
+"""Bytes of the log of changes that are kept once it was written into the file."""
 
 
 class Patience:
@@ -42,15 +42,6 @@ def check_version(version: str) -> None:
         raise StoreMisconfigured(f"SQLite {version} is too old, at least {wanted} is needed: upgrade apsw")
 
 
-def make_place(path: Path) -> None:
-    """The directory, and an empty file that only its owner can read."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise StoreMisconfigured(f"the store {path} cannot be made: {error.strerror}, give another path") from error
-
-
 def connect_to_write(path: Path, *, patience: float = PATIENCE) -> apsw.Connection:
     connection = _connect(path, patience, pages_kib=16_384)
     if connection.pragma("journal_mode", "wal") != "wal":
@@ -58,7 +49,7 @@ def connect_to_write(path: Path, *, patience: float = PATIENCE) -> apsw.Connecti
         raise StoreMisconfigured(f"the file system of {path} cannot hold a write-ahead log, use a local disk")
     connection.pragma("synchronous", "full")
     connection.pragma("fullfsync", "on")
-    connection.pragma("journal_size_limit", _LOG_LIMIT)
+    connection.pragma("journal_size_limit", LOG_LIMIT)
     connection.pragma("secure_delete", 1)
     return connection
 

@@ -21,12 +21,13 @@ from turnkeep.store.base import Policies
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.sqlite import layout, rows, timekeeping
 from turnkeep.store.sqlite.backup import owners_of
-from turnkeep.store.sqlite.connection import check_version, connect_to_read, connect_to_write, make_place
+from turnkeep.store.sqlite.connection import check_version, connect_to_read, connect_to_write
 from turnkeep.store.sqlite.faults import at_open
 from turnkeep.store.sqlite.hints import Hub
 from turnkeep.store.sqlite.once import Once
+from turnkeep.store.sqlite.others import release
 from turnkeep.store.sqlite.owners import Owners
-from turnkeep.store.sqlite.place import Place
+from turnkeep.store.sqlite.place import Place, make_place, require_local
 from turnkeep.store.sqlite.reader import Reader
 from turnkeep.store.sqlite.room import BALLAST, Ballast
 from turnkeep.store.sqlite.rows import Kept
@@ -67,9 +68,16 @@ class Engine:
         clock: Clock | None = None,
         ids: Ids = random_ids,
         ballast: int = BALLAST,
+        allow_network_filesystem: bool = False,
     ) -> None:
-        """`ballast` is how many bytes are kept free for runs in progress to end on a full disk."""
-        self.path = Path(path).absolute()
+        """`ballast` is how many bytes are kept free for runs in progress to end on a full disk.
+
+        A path that is a link counts as the file it leads to: the log of changes and the locks of owners are named
+        after it, so all who open one file have to find the same ones.
+        """
+        self._given = Path(path).absolute()
+        self.path = self._given.resolve()
+        self._allow_network = allow_network_filesystem
         self.policies = policies
         self.clock = SteadyClock(clock or SystemClock())
         self._ids = ids
@@ -84,7 +92,7 @@ class Engine:
         ballast = Ballast(owners_of(self.path) / "ballast", self._ballast)
         transaction, views = await asyncio.to_thread(self._prepare)
         await asyncio.to_thread(ballast.fill)
-        place = await asyncio.to_thread(Place, self.path)
+        place = await asyncio.to_thread(Place, self._given)
         writer, reader = Writer(transaction, hub, place, self.path, ballast), Reader(views, place, self.path)
         self._opened = Opened(os.getpid(), hub, writer, reader, transaction, views, ballast)
         writer.start()
@@ -93,6 +101,8 @@ class Engine:
 
     def _prepare(self) -> tuple[Transaction, list[View]]:
         check_version(apsw.sqlite_lib_version())
+        if not self._allow_network:
+            require_local(self.path)
         make_place(self.path)
         owners = Owners(owners_of(self.path))
         connections: list[apsw.Connection] = []
@@ -106,6 +116,8 @@ class Engine:
             setup = Setup(self.policies, self.clock, self._ids, incarnation)
             transaction = Transaction(connections[0], setup, owners)
             transaction.see_all()
+            if layout.was_restored(connections[0]):
+                release(transaction, lambda _: True)
         except BaseException as error:
             _let_go(owners, connections)
             if isinstance(error, apsw.Error):
@@ -213,6 +225,8 @@ def _nothing(tx: Transaction) -> None:
 def _finish(opened: Opened) -> None:
     with suppress(apsw.Error):  # then the next life has other epochs, which costs subscribers a snapshot
         timekeeping.note(opened.transaction.connection, opened.transaction.setup.clock.now())
+        owners = opened.transaction.owners  # with them go their locks, and a lock that is absent says nothing to others
+        release(opened.transaction, owners.__contains__)
         layout.end_life(opened.transaction.connection, opened.transaction.owners)
     if not opened.transaction.owners.others():  # the last to leave takes the room along: one file stays
         opened.ballast.free()

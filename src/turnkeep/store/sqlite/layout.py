@@ -15,6 +15,7 @@ from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.base import LAYOUT
 from turnkeep.store.sqlite.connection import connect_to_read
 from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.sqlite.place import sync_folder
 
 APPLICATION = 0x7475726E
 """Marks the file as ours ("turn")."""
@@ -163,6 +164,7 @@ def copy_to(connection: apsw.Connection, path: Path) -> None:
     with open(draft, "rb") as handle:
         os.fsync(handle.fileno())
     draft.replace(path)
+    sync_folder(path.parent)
 
 
 def _check(connection: apsw.Connection, path: Path) -> None:
@@ -192,6 +194,13 @@ def begin_life(connection: apsw.Connection, fresh: Callable[[], str]) -> str:
 
 def change_epochs(connection: apsw.Connection, fresh: Callable[[], str]) -> None:
     put(connection, "incarnation", f".{fresh()[-8:]}")
+
+
+def was_restored(connection: apsw.Connection) -> bool:
+    """Whether this is the first life since a restore: the first to ask is told, for nobody of before is there."""
+    with alone(connection):
+        connection.execute("DELETE FROM meta WHERE name = 'restored'")
+        return connection.changes() > 0
 
 
 def end_life(connection: apsw.Connection, owners: Owners) -> None:

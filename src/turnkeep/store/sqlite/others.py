@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from turnkeep.errors import ThreadQuarantined
@@ -22,6 +23,9 @@ _SINCE = (
     " e.offset, e.at, e.kind, e.body FROM event e JOIN thread t ON t.id = e.thread"
     " WHERE e.position > ? ORDER BY e.position LIMIT ?"
 )
+
+
+_LEASED = "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS NOT NULL"
 
 
 class Others:
@@ -75,7 +79,7 @@ class Others:
 
     def bereaved(self) -> list[tuple[int, Address]]:
         """Leased threads whose owners are gone. Also counts anew what is leased here."""
-        leased = every(self._connection, "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS NOT NULL")
+        leased = every(self._connection, _LEASED)
         owners = self._transaction.owners
         gone = {owner for owner in {owner for _, owner, *_ in leased} if owners.is_gone(owner)}
         self._transaction.leases = {row for row, owner, *_ in leased if owner in owners}
@@ -90,11 +94,34 @@ def _add(news: News, address: Address, event: Event) -> None:
         news.events.append((address, (event,)))
 
 
+def release(transaction: Transaction, is_meant: Callable[[str], bool]) -> None:
+    """Give back all that these owners have leased, because it is known that they are gone or about to go."""
+    transaction.begin()
+    for row, owner, *names in every(transaction.connection, _LEASED):
+        if is_meant(owner):
+            transaction.begin_operation()
+            with suppress(ThreadQuarantined):
+                _bereave(transaction, row, Address(*names), owner)
+            transaction.end_operation()
+    transaction.begin_operation()
+    for name, owner in every(transaction.connection, "SELECT name, owner FROM sink WHERE owner <> ''"):
+        if is_meant(owner):
+            transaction.mark()
+            transaction.connection.execute("UPDATE sink SET owner = '' WHERE name = ?", (name,))
+    transaction.end_operation()
+    transaction.commit()
+
+
 def free(transaction: Transaction, row: int, address: Address) -> None:
     """Let the next claimant have the thread of an owner that is gone, unless that has happened."""
     kept = transaction.find(address)
-    owner = kept.thread.owner if kept is not None and kept.row == row else None
-    if kept is None or owner is None or not transaction.owners.is_gone(owner):
-        return
-    turns.bereave(kept.thread, transaction.now)
-    transaction.save(kept)
+    owner = None if kept is None else kept.thread.owner
+    if owner is not None and transaction.owners.is_gone(owner):
+        _bereave(transaction, row, address, owner)
+
+
+def _bereave(transaction: Transaction, row: int, address: Address, owner: str) -> None:
+    kept = transaction.find(address)
+    if kept is not None and kept.row == row and kept.thread.owner == owner:
+        turns.bereave(kept.thread, transaction.now)
+        transaction.save(kept)

@@ -1,7 +1,8 @@
 """Lock files that say which owners live: a lock dies with its process, whatever happened to it.
 
 An owner that holds leases holds ``<store>.owners/<digest>.lock``. Another process that can take this lock knows
-that the owner is gone, at once and without comparing clocks. Where the system has no such locks, leases run out.
+that the owner is gone, at once and without comparing clocks. A lock that is not there says nothing: somebody may have
+tidied the folder away. Then, and where the system has no such locks, leases run out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 import weakref
 from pathlib import Path
+from typing import Literal
 
 from turnkeep.errors import StoreUnavailable
 from turnkeep.store.base import LAYOUT
@@ -38,6 +40,8 @@ class Owners:
         self._directory = directory
         self._layout = layout
         self._held: dict[str, int] = {}
+        self._gone: set[str] = set()
+        """Names of lock files that were found without a holder, and removed."""
         _OPENED.add(self)
 
     def __contains__(self, owner: object) -> bool:
@@ -63,21 +67,30 @@ class Owners:
             os.write(handle, f"process {os.getpid()}, {owner}, layout {self._layout}\n".encode("utf-8", "replace"))
         return handle
 
+    def renew(self) -> None:
+        """Make lock files again that somebody has removed, before others ask for them."""
+        for owner, handle in list(self._held.items()):
+            if handle >= 0 and not _is_same(handle, self._path(owner)):
+                with contextlib.suppress(OSError):  # tried again in a moment
+                    self._held[owner] = self._locked(owner)
+                    os.close(handle)
+
     def is_gone(self, owner: str) -> bool:
-        """No process holds this owner's lock any more; its file is removed."""
-        return owner not in self._held and sys.platform != "win32" and _remove_if_free(self._path(owner))
+        """Whether it is known that no process holds this owner's lock any more; its file is removed."""
+        return owner not in self._held and sys.platform != "win32" and self._remove_if_free(self._path(owner))
 
     def others(self) -> list[str]:
         """Who else has the store open, each with process id, name and layout; files of the dead are removed."""
         mine = {self._path(owner).name for owner in self._held}
         found = sorted(self._directory.glob("*.lock")) if self._directory.exists() else []
-        return [_first_line(path) for path in found if path.name not in mine and not _remove_if_free(path)]
+        return [_first_line(path) for path in found if path.name not in mine and not self._remove_if_free(path)]
 
     def let_go(self) -> None:
         """Release all locks, and remove their files and the directory once it is empty."""
         for owner, handle in self._held.items():
             if handle >= 0:
-                self._path(owner).unlink(missing_ok=True)
+                if _is_same(handle, self._path(owner)):
+                    self._path(owner).unlink(missing_ok=True)
                 os.close(handle)
         self._held.clear()
         with contextlib.suppress(OSError):
@@ -89,6 +102,14 @@ class Owners:
             if handle >= 0:
                 os.close(handle)
         self._held.clear()
+
+    def _remove_if_free(self, path: Path) -> bool:
+        state = _state_of(path)
+        if state == "free":
+            self._gone.add(path.name)
+        elif state == "held":
+            self._gone.discard(path.name)
+        return path.name in self._gone
 
     def _path(self, owner: str) -> Path:
         name = hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -107,17 +128,18 @@ def _open_locked(path: Path) -> int | None:
         os.close(handle)
 
 
-def _remove_if_free(path: Path) -> bool:
+def _state_of(path: Path) -> Literal["absent", "held", "free"]:
+    """How the lock is; a file that nobody holds is removed."""
     try:
         handle = os.open(path, os.O_RDWR)
     except FileNotFoundError:
-        return True
+        return "absent"
     try:
         if not _lock(handle):
-            return False
+            return "held"
         if _is_same(handle, path):
             path.unlink(missing_ok=True)
-        return True
+        return "free"
     finally:
         os.close(handle)
 

@@ -1,14 +1,100 @@
-"""The place of the file: whether its path still leads to what was opened.
+"""The place of the file: made so that a power cut does not take it away, and looked after while it is open.
 
 A file that is deleted or replaced stays open and takes every write, and nobody would ever find them again.
 """
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 from pathlib import Path
 
-from turnkeep.errors import StoreUnavailable
+from turnkeep.errors import StoreMisconfigured, StoreUnavailable
+
+NETWORK = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "davfs", "fuse.sshfs",
+    "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs2",
+})  # fmt: skip
+"""File systems that several machines mount: SQLite's log needs memory that its users share, and locks that hold."""
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def make_place(path: Path) -> None:
+    """The directory, and an empty file that only its owner can read; both stay after a power cut.
+
+    Raises `StoreMisconfigured` where that is not possible, or would begin an empty store in the place of one that a
+    restore was about to put back.
+    """
+    require_whole(path)
+    try:
+        missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_new = not path.exists()
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        for made in [*missing, *([path] if is_new else [])]:
+            sync_folder(made.parent)
+        names = os.stat(path).st_nlink
+    except OSError as error:
+        raise StoreMisconfigured(f"the store {path} cannot be made: {error.strerror}, give another path") from error
+    if names > 1:
+        raise StoreMisconfigured(
+            f"the store {path} has {names} names (hard links), and each would get a log of its own: remove the others"
+        )
+
+
+def require_whole(path: Path) -> None:
+    """Raises `StoreMisconfigured` where a restore was interrupted."""
+    restored = path.with_name(f"{path.name}.restored")
+    if restored.exists():
+        raise StoreMisconfigured(
+            f"a restore of {path} was interrupted: run `turnkeep restore` again, or remove {restored.name} to go on"
+            " with what is there"
+        )
+    aside = sorted(path.parent.glob(f"{glob.escape(path.name)}.replaced*"))
+    if aside and not path.exists():
+        raise StoreMisconfigured(
+            f"there is no {path}, but {aside[0].name} beside it, which a restore put aside: move it back, or away to"
+            " begin an empty store"
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in it survive a power cut from here on. Where folders cannot be synced, nothing more can be done."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EISDIR):
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def require_local(path: Path, mounts: Path = _MOUNTS) -> None:
+    """Raises `StoreMisconfigured` for a path on a file system of the network; where that cannot be known, nothing."""
+    try:
+        table = mounts.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    kind, longest = "", -1
+    for line in table:
+        before, _, after = line.partition(" - ")
+        point = Path(before.split()[4].encode().decode("unicode_escape"))
+        if len(point.parts) >= longest and path.is_relative_to(point):
+            kind, longest = after.split()[0], len(point.parts)
+    if kind in NETWORK:
+        raise StoreMisconfigured(
+            f"the store {path} is on a network file system ({kind}): SQLite cannot rely on its locks and shared memory,"
+            " use a local disk, or Redis for several machines; --allow-network-filesystem opens it all the same, for"
+            " one machine alone"
+        )
 
 
 class Place:

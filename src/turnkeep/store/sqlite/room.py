@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import apsw
+
 BALLAST = 8_000_000
 _CHUNK = 1_000_000
 
@@ -19,11 +21,12 @@ class Ballast:
 
     def fill(self) -> bool:
         """Take the room, if there is enough; whether it is taken now."""
-        if not self.is_there:
+        if not (self.is_there and self._path.exists()):
             try:
                 self._take()
                 self.is_there = True
             except OSError:
+                self.is_there = False
                 self._path.unlink(missing_ok=True)
         return self.is_there
 
@@ -39,6 +42,11 @@ class Ballast:
                     os.write(handle, bytes(min(_CHUNK, self._size - start)))
         finally:
             os.close(handle)
+
+    def is_made_up_for(self, connection: apsw.Connection) -> bool:
+        """Whether pages of the file that are free hold as much: deleting gives no room back to the disk."""
+        freed: int = connection.pragma("freelist_count") * connection.pragma("page_size")
+        return freed >= self._size
 
     def free(self) -> bool:
         """Give the room up; whether there was any to give."""

@@ -38,6 +38,7 @@ class SqliteStore(SqliteInbox, SqliteEvents, SqliteThreads, SqliteRegistry, Sqli
             "layout": LAYOUT,
             "path": str(self.path),
             "bytes": self.path.stat().st_size,
+            "log_bytes": self.use().writer.log_bytes,
             "waiting": waiting,
         }
 

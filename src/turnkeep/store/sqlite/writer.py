@@ -7,20 +7,21 @@ but what may be lost with the machine (deltas, the pace of requests) commits wit
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import apsw
 
-from turnkeep.errors import StoreFull, StoreUnavailable, ThreadQuarantined
-from turnkeep.store.sqlite.connection import empty_log
+from turnkeep.errors import StoreError, StoreFull, StoreUnavailable, ThreadQuarantined
+from turnkeep.store.sqlite.connection import LOG_LIMIT, connect_to_write, empty_log
 from turnkeep.store.sqlite.faults import at_commit, meaning, no_text
 from turnkeep.store.sqlite.hints import Hub, News
 from turnkeep.store.sqlite.others import Others, free
@@ -39,6 +40,10 @@ lost when the machine stops, and goes on as well.
 GROUP = 512
 CAPACITY = 10_000
 PATIENCE = 30.0
+MOST_LOG = 1_000_000_000
+"""Bytes of the log of changes; beyond them nothing new is taken in. It cannot shrink while an old state is read."""
+HOLE_PATIENCE = 1.0
+"""Seconds that a group waits for readers to let the log be begun anew."""
 _LIVE, _IDLE, _SWEEP = 0.005, 0.05, 1.0
 
 
@@ -69,6 +74,13 @@ class Writer:
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._is_stopping = False
         self._synchronous = "full"
+        self._has_freed = False
+        self.log_bytes = 0
+        """Of the log of changes, as it was a moment ago."""
+        self._may_have_a_hole = False
+        """A write or sync failed. The disk may lack what the machine shows of the log, and all that is added behind the
+        hole would be lost with it: so nothing is added before the log was written into the file and begun anew.
+        """
         self._next_look = self._next_sweep = 0.0
         self._thread = threading.Thread(target=self._work, name="turnkeep-sqlite-writer", daemon=True)
 
@@ -150,8 +162,10 @@ class Writer:
             while (group := self._gather()) is not None:
                 if group:
                     self._write(group)
-                with suppress(Exception):  # looked at again in a moment
+                try:
                     self._look_around()
+                except Exception as error:  # looked at again in a moment
+                    self._heard(error)
         finally:
             self._call(self._end)
 
@@ -185,6 +199,7 @@ class Writer:
             is_committing = True
             news = self._transaction.commit()
         except apsw.Error as error:
+            self._heard(error)
             self._undo()
             self._try_again(group, error, is_committing=is_committing)
         except Exception as error:
@@ -195,6 +210,7 @@ class Writer:
 
     def _begin(self, group: Sequence[_Operation]) -> None:
         self._place.check()
+        self._close_hole()
         synchronous = "normal" if all(operation.kind == "soft" for operation in group) else "full"
         if synchronous != self._synchronous:
             self._transaction.connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -202,11 +218,28 @@ class Writer:
         self._transaction.begin()
         self._tell_of_others()
 
+    def _heard(self, error: BaseException) -> None:
+        self._may_have_a_hole = self._may_have_a_hole or isinstance(error, apsw.IOError)
+
+    def _close_hole(self) -> None:
+        """On a fresh connection, whose pages come from the file. Linux tells each failed sync once: a sync of the same
+        pages that succeeds afterwards says nothing, only writing them elsewhere does.
+        """
+        if not self._may_have_a_hole:
+            return
+        with closing(connect_to_write(self._path, patience=HOLE_PATIENCE)) as fresh:
+            if not empty_log(fresh, patience=HOLE_PATIENCE):
+                raise StoreUnavailable(
+                    f"a sync of the disk failed, and another program keeps the log of {self._path} from being written"
+                    " anew: end what reads the store, or start again"
+                )
+        self._may_have_a_hole = False
+
     def _perform(self, operation: _Operation) -> _Result:
         if operation.done.cancelled():
             return operation, None, None
-        if operation.kind == "plain" and not self._ballast.is_there:
-            return operation, None, StoreFull(f"the disk of {self._path} is full, free some space")
+        if operation.kind == "plain" and (refusal := self._refusal()) is not None:
+            return operation, None, refusal
         self._transaction.begin_operation()
         try:
             value = operation.act(self._transaction)
@@ -221,8 +254,28 @@ class Writer:
         self._transaction.end_operation()
         return operation, value, None
 
+    def _refusal(self) -> StoreError | None:
+        """Why nothing new is taken in now, though runs may go on."""
+        if not (self._ballast.is_there or self._has_freed):
+            return StoreFull(f"the disk of {self._path} is full, free some space or forget threads")
+        if self.log_bytes > MOST_LOG:
+            return StoreUnavailable(
+                f"the log of {self._path} has {self.log_bytes:,} bytes, because another program keeps reading an old"
+                " state of the store: end that program"
+            )
+        return None
+
+    def _look_at_room(self) -> None:
+        self._ballast.fill()
+        self._has_freed = not self._ballast.is_there and self._ballast.is_made_up_for(self._transaction.connection)
+        with suppress(OSError):
+            self.log_bytes = os.stat(f"{self._path}-wal").st_size
+        if self.log_bytes > LOG_LIMIT and empty_log(self._transaction.connection):
+            self.log_bytes = 0
+
     def _try_again(self, group: Sequence[_Operation], error: apsw.Error, *, is_committing: bool) -> None:
         has_room_now = isinstance(error, apsw.FullError) and self._ballast.free()
+        self._has_freed = self._has_freed and not isinstance(error, apsw.FullError)
         is_hopeless = isinstance(error, apsw.BusyError | apsw.IOError)
         if is_hopeless or (len(group) == 1 and not has_room_now):
             self._fail(group, (at_commit if is_committing else meaning)(error, self._path))
@@ -247,7 +300,8 @@ class Writer:
             self._next_look = now + (_LIVE if is_live else _IDLE)
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
-            self._ballast.fill()
+            self._transaction.owners.renew()
+            self._look_at_room()
             self.sweep()
             if self._transaction.has_erased:
                 self._transaction.has_erased = not empty_log(self._transaction.connection)

@@ -1,0 +1,129 @@
+"""Nothing that had a receipt is lost by a power cut, though the disk failed once before: at whichever write or sync."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from tests.unit.lying_disk import Disk, lying_disk
+from tests.unit.sqlite_files import opened
+from turnkeep.errors import OutcomeUnknown, StoreError
+from turnkeep.store.base import Claim, Policies, Policy
+from turnkeep.store.sqlite import connection as connections
+from turnkeep.testing.suite.desk import HERE, Desk, at, delta
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Of some calls SQLite does not want to hear that they failed."""
+
+AT_ONCE = Policies(Policy(window=0.0, max_wait=0.0))
+ROUNDS = 3
+
+
+async def done(operation: Awaitable[Any]) -> bool:
+    """Whether it said that it happened."""
+    try:
+        await operation
+    except StoreError:
+        return False
+    return True
+
+
+async def live(desk: Desk, claim: Claim) -> list[str]:
+    """Deltas, which wait for no sync, and receipts after each; the messages that had one."""
+    received: list[str] = []
+    published = 0
+    for number in range(ROUNDS):
+        for _ in range(6):
+            published += await done(desk.store.publish(claim, published, [delta("x" * 400)]))
+        for channel in (f"c{number}", f"d{number}"):
+            if await done(desk.say("m", where=at(channel))):
+                received.append(channel)
+    return received
+
+
+async def survives(disk: Disk, fails_at: int, tmp_path: Path) -> tuple[list[str], bool]:
+    """What had a receipt, all of which is there after a power cut; and whether the disk failed at all."""
+    path = tmp_path / "a.db"
+    async with opened(path, AT_ONCE) as desk:
+        await desk.say("m")
+        [claim] = await desk.claims()
+        disk.calls, disk.fails_at = 0, fails_at
+        received = await live(desk, claim)
+        crashed = disk.after_a_power_cut(path, tmp_path / "crash")
+        has_failed, disk.fails_at = disk.has_failed, None
+    async with opened(crashed, AT_ONCE) as desk:
+        for channel in received:
+            assert await desk.store.message(at(channel), "m") is not None, f"{channel} had a receipt and is lost"
+    return received, has_failed
+
+
+@pytest.fixture
+def log_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every so many pages the log goes into the file, as it does now and then in a long life."""
+    pages: int = request.param
+    connect = connections.connect_to_write
+
+    def connect_to_write(*arguments: Any, **options: Any) -> apsw.Connection:
+        connection = connect(*arguments, **options)
+        connection.wal_autocheckpoint(pages)
+        return connection
+
+    monkeypatch.setattr("turnkeep.store.sqlite.engine.connect_to_write", connect_to_write)
+    return pages
+
+
+@pytest.mark.usefixtures("log_pages")
+@pytest.mark.parametrize("log_pages", [12, 1000], indirect=True)
+@pytest.mark.parametrize("call", ["sync", "write"])
+async def test_no_receipt_is_lost_by_a_disk_that_fails_once(
+    call: str, tmp_path: Path, size: Callable[[int, int], int]
+) -> None:
+    """Each sync, and of writes, which are many, each or some."""
+    step = 1 if call == "sync" else size(27, 1)
+    tried = held = 0
+    while True:
+        folder = tmp_path / f"{tried}"
+        folder.mkdir()
+        with lying_disk(fails_in=call) as disk:
+            received, has_failed = await survives(disk, tried * step, folder)
+        if not has_failed:
+            break
+        held += len(received) >= 2 * ROUNDS - 2
+        tried += 1
+    assert tried >= 2 * ROUNDS
+    assert held > 0
+
+
+async def test_a_failed_sync_leaves_the_outcome_open_and_the_next_receipt_is_good(tmp_path: Path) -> None:
+    with lying_disk() as disk:
+        async with opened(tmp_path / "a.db", AT_ONCE) as desk:
+            await desk.say("m1")
+            disk.fails_at = disk.calls
+            with pytest.raises(OutcomeUnknown):
+                await desk.say("m2")
+            await desk.say("m3")
+            crashed = disk.after_a_power_cut(tmp_path / "a.db", tmp_path / "crash")
+        async with opened(crashed, AT_ONCE) as desk:
+            assert await desk.store.message(HERE, "m3") is not None
+
+
+async def test_while_nothing_can_be_made_good_nothing_is_received(tmp_path: Path) -> None:
+    """A reader keeps the log, in which there is a hole, from being written anew."""
+    with lying_disk() as disk:
+        async with opened(tmp_path / "a.db", AT_ONCE) as desk:
+            await desk.say("m1")
+            reader = apsw.Connection(str(tmp_path / "a.db"), flags=apsw.SQLITE_OPEN_READONLY)
+            reader.execute("BEGIN; SELECT count(*) FROM thread").fetchall()
+            disk.fails_at = disk.calls
+            with pytest.raises(OutcomeUnknown):
+                await desk.say("m2")
+            with pytest.raises(StoreError, match="a sync of the disk failed"):
+                await desk.say("m3")
+            with pytest.raises(StoreError, match="a sync of the disk failed"):
+                await desk.store.check()
+            reader.close()
+            await desk.say("m4")
