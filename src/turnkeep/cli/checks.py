@@ -365,6 +365,8 @@ async def _store(settings: Settings) -> AsyncIterator[Finding]:
             return
         async with house.opened(settings) as store:
             yield await _engine(settings, store)
+            for reason in (await store.check()).get("rebuilt", ()):
+                yield warning("damage", f"{reason}: look for who writes to this Redis, or at its disk")
             if not settings.store_url.startswith(("memory:", "sqlite:")):
                 yield await _network(settings, store)
             async for finding in _contents(settings, store):

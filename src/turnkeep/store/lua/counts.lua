@@ -16,7 +16,7 @@ end
 local counters = redis.call('HGETALL', K.counters)
 for i = 1, #counters, 2 do
   local parts = split(counters[i])
-  if is_asked(parts) then
+  if is_asked(parts) and sums[parts[3]] then
     sums[parts[3]] = sums[parts[3]] + counters[i + 1]
   end
 end

@@ -74,10 +74,10 @@ else
 end
 leave_behind(t, {A.token, 'fail', outcome})
 free()
-save(t, p, now)
 for _, letter in ipairs(letters) do
-  redis.call('HSET', K.dead, letter.id, letter.text)
   redis.call('ZADD', K.graves, 0, letter.id)
   index_letter(t, letter.id)
+  redis.call('HSET', K.dead, letter.id, letter.text)
 end
+save(t, p, now)
 return {outcome}

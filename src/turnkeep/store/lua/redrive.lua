@@ -11,6 +11,8 @@ if before then
   local left = unseal(before, 'redriven')
   if left.until_ > now then return left.receipt end
 end
+redis.call('ZCARD', K.graves) -- a damaged one is met before anything is written
+redis.call('ZCARD', K.letters)
 if redis.call('HEXISTS', K.dead, A.dead_id) == 0 then return {'absent'} end
 local t = find_or_new(p, now)
 local message = row(1)
@@ -18,7 +20,7 @@ local record, closing = accepted_before(t, message.id, now)
 if record and not closing then return {'conflict'} end
 local outcome = accept_one(t, p, now, message, math.huge)
 if record then t.out.known[message.id].digest = record.digest end
+redis.call('HSET', K.redriven, A.dead_id, seal({message_id = message.id, receipt = outcome, until_ = now + p.dedupe}))
 save(t, p, now)
 discard(t.space, A.dead_id)
-redis.call('HSET', K.redriven, A.dead_id, seal({message_id = message.id, receipt = outcome, until_ = now + p.dedupe}))
 return outcome

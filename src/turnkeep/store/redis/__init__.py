@@ -91,6 +91,7 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         self._opened = (link, Hub(topology, dialer, timeout=self.timeout))
         self._assurance = Assurance(link, self._fitness, self.timeout)
         link.assurance = self._assurance
+        link.mend = self._mending.mend
         self._is_closed = False
 
     async def close(self) -> None:
@@ -115,7 +116,13 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         for endpoint in servers:
             await self._fitness.look(endpoint, await link.pipe_to(endpoint))
         self._fitness.require_all(servers)
-        return {"engine": self.engine, "topology": link.topology.kind, **self._fitness.report(servers)}
+        rebuilt = [why for partition in self._keys.partitions if (why := await self._mending.audit(partition))]
+        return {
+            "engine": self.engine,
+            "topology": link.topology.kind,
+            **self._fitness.report(servers),
+            "rebuilt": rebuilt,
+        }
 
     async def _servers(self, link: Link) -> list[Endpoint]:
         """All servers that hold anything of this store, the one of the layout first; each is connected to."""

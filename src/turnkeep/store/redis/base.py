@@ -19,6 +19,7 @@ from turnkeep.store.redis.durable import Assurance
 from turnkeep.store.redis.hub import Hub
 from turnkeep.store.redis.keys import Keys, PartitionKeys, ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.link import Link
+from turnkeep.store.redis.mending import Mending
 from turnkeep.store.redis.pipe import Argument, Reply
 from turnkeep.store.redis.timekeeping import StoreTime
 from turnkeep.telemetry import get_log
@@ -44,6 +45,7 @@ class RedisPart:
         self._channels: dict[Address, str] = {}
         self._opened: tuple[Link, Hub] | None = None
         self._assurance: Assurance | None = None
+        self._mending = Mending(self)
         self._is_closed = False
 
     @property

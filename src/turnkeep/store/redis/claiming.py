@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable, ThreadQuarantined
@@ -16,6 +17,7 @@ from turnkeep.store.redis.codec import exact, number, read_claim, words
 from turnkeep.store.redis.hints import Hints
 from turnkeep.store.redis.keys import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
 from turnkeep.store.redis.link import PATIENCE
+from turnkeep.store.redis.mending import Paused
 from turnkeep.store.sharing import charge, next_tenant
 
 ROUNDS = 8
@@ -26,7 +28,8 @@ SHARE = 4
 """Threads of each tenant and queue that a partition is asked for, beyond twice its even share."""
 
 _NEVER = float("inf")
-_PASSING = (StoreUnavailable, OutcomeUnknown)
+_PASSING = (StoreUnavailable, OutcomeUnknown, ThreadQuarantined)
+"""What one partition may raise without stopping the others."""
 
 T = TypeVar("T")
 
@@ -98,8 +101,9 @@ class RedisClaims(RedisPart):
         )  # fmt: skip
         partitions = self._keys.partitions
         if self._link.topology.kind != "cluster":
-            now, *told = await self._ask_indexes(partitions, asked)
-            return float(now), told
+            with suppress(ThreadQuarantined, Paused):  # one of them is damaged: each by itself
+                now, *told = await self._ask_indexes(partitions, asked)
+                return float(now), told
         async with asyncio.TaskGroup() as group:
             looks = [
                 group.create_task(ended(self._ask_indexes([partition], asked, patience=IMPATIENCE)))
@@ -139,7 +143,7 @@ class RedisClaims(RedisPart):
         about = (self._now(), policy, ready.kind, ready.entry, to_bytes(owner), exact(lease), token, run_id)
         try:
             reply = await self._run("claim", keys, *about)
-        except ThreadQuarantined:
+        except (ThreadQuarantined, Paused):
             return None
         return None if reply is None else await self._read_claim(keys, reply)
 

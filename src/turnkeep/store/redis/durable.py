@@ -26,7 +26,21 @@ RECEIPTS = frozenset(("accept", "begin", "redrive"))
 VOUCHED = RECEIPTS | frozenset(
     (
         *("append", "cancel", "commit", "compact", "decide", "discard", "edit", "fail", "flush", "forget", "hold"),
-        *("journal", "pause", "put", "redriven", "regenerate", "resume", "settle", "sink_close", "sink_open", "take"),
+        *(
+            "journal",
+            "pause",
+            "put",
+            "redriven",
+            "regenerate",
+            "resume",
+            "rewind",
+            "settle",
+            "sink_close",
+            "sink_open",
+            "sink_redrive",
+            "sink_unpark",
+            "take",
+        ),
         *("update", "wipe", "withdraw"),
     )
 )
@@ -34,18 +48,35 @@ VOUCHED = RECEIPTS | frozenset(
 
 UNVOUCHED: Mapping[str, str] = {
     **dict.fromkeys(
-        ("circuits", "counts", "get", "history", "message", "open", "read", "ready", "runs", "sink_read", "spend"),
+        (
+            "circuits",
+            "counts",
+            "get",
+            "history",
+            "message",
+            "open",
+            "read",
+            "ready",
+            "runs",
+            "sink_list",
+            "sink_parked",
+            "sink_read",
+            "spend",
+        ),
         "reads",
     ),
     **dict.fromkeys(("publish", "publish_long"), "a delta: when it is lost the epoch changes"),
     **dict.fromkeys(
-        ("claim", "offered", "orphan", "release", "renew", "sink_delivered", "sink_lease", "typing"),
+        ("claim", "offered", "orphan", "release", "renew", "sink_delivered", "sink_failed", "sink_lease", "typing"),
         "when it is lost the lease or the window ends as before, and is taken again",
     ),
     **dict.fromkeys(
-        ("mend", "pace", "probe", "reserve", "slow_down", "trip", "charge"), "an estimate that corrects itself"
+        ("mend", "note_ledger", "pace", "probe", "reserve", "slow_down", "trip", "charge"),
+        "an estimate that corrects itself",
     ),
-    **dict.fromkeys(("age", "clock", "greet", "quarantine", "sweep", "tidy"), "done again by the next who comes"),
+    **dict.fromkeys(
+        ("age", "audit", "clock", "greet", "quarantine", "rebuild", "sweep", "tidy"), "done again by the next who comes"
+    ),
     "thread": "reads; where it creates, `RedisPart.assured` waits",
 }
 """The other scripts, with the reason."""

@@ -95,6 +95,7 @@ class RedisEverything(RedisPart):
         for partition in self._keys.partitions:
             deleted += await self._expire_in(partition, limit - deleted)
             await self._run_on("tidy", partition, self._now())
+            await self._mending.audit(partition)
         return deleted
 
     async def _expire_in(self, partition: PartitionKeys, limit: int) -> int:

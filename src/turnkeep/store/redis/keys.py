@@ -31,7 +31,7 @@ _OF_THREAD = {
 _OF_PARTITION = (
     "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "parked", "hints",
     "dead", "graves", "redriven", "quarantine", "meta", "fence", "operations",
-    "letters",
+    "letters", "found", "mending",
 )  # fmt: skip
 
 REMEMBERED = 8_192

@@ -17,7 +17,7 @@ import redis.asyncio as redis
 from redis.exceptions import ResponseError
 
 from turnkeep.backoff import Backoff
-from turnkeep.errors import OutcomeUnknown, StoreMisconfigured, StoreUnavailable
+from turnkeep.errors import OutcomeUnknown, StoreMisconfigured, StoreUnavailable, ThreadQuarantined
 from turnkeep.store.redis.faults import Cure, cure_of, meaning
 from turnkeep.store.redis.keys import PartitionKeys
 from turnkeep.store.redis.pipe import Argument, Pipe, Refusal, Reply, transport_of
@@ -71,6 +71,8 @@ class Link:
         """How often each partition found itself on a new server, as last told."""
         self.assurance: Assurance | None = None
         """Set once the servers are known to be what is needed."""
+        self.mend: Callable[[PartitionKeys], Awaitable[bool]] | None = None
+        """Asked when stored state is damaged: whether keys that the threads of a partition share were made anew."""
         self._look = look
         self._timeout = timeout
         self._nodes: dict[Endpoint, _Node] = {}
@@ -87,6 +89,16 @@ class Link:
         patience: float = PATIENCE,
     ) -> Reply:
         """Run the script of an operation on a partition, and give its answer once that may be relied on."""
+        try:
+            return await self._run_assured(name, partition, keys, *arguments, patience=patience)
+        except ThreadQuarantined:
+            if self.mend is None or not await self.mend(partition):
+                raise
+        return await self._run_assured(name, partition, keys, *arguments, patience=patience)
+
+    async def _run_assured(
+        self, name: str, partition: PartitionKeys, keys: Sequence[bytes], *arguments: Argument, patience: float
+    ) -> Reply:
         assurance = self.assurance
         if assurance is None or name not in assurance.concerns:
             return await self._run(name, partition, keys, *arguments, patience=patience)

@@ -15,12 +15,12 @@ end
 
 local function write_events(t, events, now)
   local at, frames, sinks = exact(now), {}, open_sinks()
-  for i, event in ipairs(events) do
+  for i, event in ipairs(events) do frames[i] = frame(event, at) end
+  for name, sink in pairs(sinks) do send(name, sink, t, events, frames, now) end
+  for _, event in ipairs(events) do
     redis.call('XADD', K.log, string.format('%.0f-0', event.offset), 'k', event.kind, 'a', at, 'm', event.members,
       'x', event.text)
-    frames[i] = frame(event, at)
   end
-  for name, sink in pairs(sinks) do send(name, sink, t, events, frames, now) end
   redis.pcall(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
   t.untrimmed = t.untrimmed + #events
 end

@@ -1,7 +1,8 @@
 -- Storing a thread and all that an act adds to it.
 --
 -- The first write is one that a full server refuses, so that a refusal leaves nothing behind; acts that must succeed
--- on a full server call `free` before. Keys of the thread are written before those of the partition.
+-- on a full server call `free` before. Keys of the partition are written before those of the thread, whose types `load`
+-- has met: where one of them is damaged the act stops, and of the thread nothing has changed.
 
 local function call_in_parts(command, key, arguments)
   for from = 1, #arguments, 1000 do
@@ -35,9 +36,9 @@ end
 local function write_index(t, was, at)
   local is = t.indexed
   if was and is and was[1] == is[1] and was[2] == is[2] then return end
+  if is then redis.call('ZADD', index_of(is[1]), 0, entry_at(t, is[2])) end
   if was then redis.call('ZREM', index_of(was[1]), entry_at(t, was[2])) end
   if not is then return end
-  redis.call('ZADD', index_of(is[1]), 0, entry_at(t, is[2]))
   -- `spaces` holds a lower bound of the earliest moment in each space, and so does a list of each queue; who looks there
   -- corrects it
   local key_of_queue = K.spaces .. ':' .. t.space:match('%z(.*)$')
@@ -57,7 +58,7 @@ local function count(t, name, change)
   if change ~= 0 then redis.call('HINCRBY', K.counters, t.space .. '\0' .. name, change) end
 end
 
-local function write_counts(t)
+local function write_counts(t, indexed)
   local was = t.out.was
   local before, after = place(was.state, was.paused), place(t.state, t.paused)
   if before ~= after then
@@ -65,6 +66,7 @@ local function write_counts(t)
     if after then count(t, after, 1) end
   end
   count(t, 'open', t.inbox + t.delayed - was.inbox - was.delayed)
+  count(t, 'listed', (t.indexed and 1 or 0) - (indexed and 1 or 0))
   for name, change in pairs(t.out.counted) do count(t, name, change) end
 end
 
@@ -169,22 +171,22 @@ end
 local function save(t, p, now)
   local out = t.out
   if out.is_recounted then plan_history(t, p) end
+  plan_janitor(t, p, now)
+  local was, at = plan_index(t)
+  write_presence(t)
+  write_index(t, was, at)
+  write_lease(t)
+  write_counts(t, was)
   if #out.events > 0 then
     write_events(t, out.events, now)
     if t.untrimmed >= TRIM_EVERY then trim(t, p, now) end
   end
-  plan_janitor(t, p, now)
-  local was, at = plan_index(t)
   write_expiry(t)
   write_head(t)
   write_inbox(t)
   write_delayed(t)
   write_known(t)
   write_history(t)
-  write_presence(t)
-  write_index(t, was, at)
-  write_lease(t)
-  write_counts(t)
   if out.nudge then redis.pcall(PUBLISH, K.hints, table.concat({'nudge', out.nudge, t.space, t.channel}, '\0')) end
 end
 
@@ -206,15 +208,16 @@ end
 
 -- Delete a thread and every trace of it but its dead letters and the ids of its messages, of which none is open.
 local function erase(t, p, now)
-  redis.call('DEL', K.thread, K.inbox, K.delayed, K.log, K.finals, K.history, K.snapshot)
-  leave_ids(t, p, now)
   if t.indexed then redis.call('ZREM', index_of(t.indexed[1]), entry_at(t, t.indexed[2])) end
   if t.token then redis.call('ZREM', K.leases, lease_entry(t, t.owner, t.token)) end
   redis.call('ZREM', K.threads, t.space .. '\0' .. t.channel)
   redis.call('HDEL', K.aliases, t.space .. '\0' .. t.thread_id)
   count(t, 'open', -t.inbox - t.delayed)
+  count(t, 'listed', t.indexed and -1 or 0)
   local counted = place(t.state, t.paused)
   if counted then count(t, counted, -1) end
+  redis.call('DEL', K.thread, K.inbox, K.delayed, K.log, K.finals, K.history, K.snapshot)
+  leave_ids(t, p, now)
 end
 
 -- The thread of this operation, if there is one; one that has expired is deleted when met. Second: a thread that was

@@ -1,0 +1,162 @@
+"""Keys that all threads of a partition share, damaged in every way: they are made again from the threads, and nothing
+that has a receipt stays unanswered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from tests.contract.redis_desk import FAULT, LEASE, accepted, answer, channel, leased, said, store_on
+from tests.services import RedisServer
+from turnkeep.errors import StoreError
+from turnkeep.messages import Address
+from turnkeep.store.base import Call, Failure
+from turnkeep.store.redis import RedisStore
+
+KEYS = (
+    *(
+        "due",
+        "ends",
+        "spaces",
+        "leases",
+        "counters",
+        "threads",
+        "aging",
+        "aliases",
+        "sinks",
+        "parked",
+        "dead",
+        "graves",
+    ),
+    *("letters", "redriven", "quarantine", "meta", "operations"),
+)
+DAMAGES = ("text", "list", "set", "gone", "cut")
+
+
+def damage(server: RedisServer, key: bytes, how: str) -> None:
+    keep: Any = redis.Redis(port=server.port, protocol=2)
+    if how == "cut":
+        cut_short(keep, key)
+    else:
+        keep.delete(key)
+        if how != "gone":
+            {"text": keep.set, "list": keep.rpush, "set": keep.sadd}[how](key, b"x")
+    keep.close()
+
+
+def cut_short(keep: Any, key: bytes) -> None:
+    kind = keep.type(key)
+    if kind == b"zset":
+        keep.zremrangebyrank(key, 0, keep.zcard(key) // 2)
+    elif kind == b"hash":
+        for field in sorted(keep.hkeys(key))[::2]:
+            keep.hdel(key, field)
+
+
+async def furnished(store: RedisStore) -> list[Address]:
+    """Threads in every state, all in one partition; those whose messages are open."""
+    running = await leased(store, channel("running"), "m1", owner="gone")
+    for name in ("done", "dead", "held", "retrying"):
+        await accepted(store, said(channel(name), "m1"))
+    claims = {claim.address.channel: claim for claim in await store.claim(owner="w", limit=10, lease=LEASE)}
+    await store.commit(claims["done"], answer(claims["done"]))
+    await store.fail(claims["dead"], Failure(FAULT, None))
+    await store.hold(claims["held"], [Call("call_1", "pay", "{}", "digest")], expires_in=0.0)
+    await store.fail(claims["retrying"], Failure(FAULT, 0.0))
+    others = [channel("waiting"), channel("other", queue="other")]
+    await store.accept([said(other, "m1") for other in others])
+    await store.open_sink("sink")
+    return [running.address, channel("held"), channel("retrying"), *others]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", [*KEYS, "spaces:q"])
+async def test_a_damaged_shared_key_is_made_again_and_everything_is_answered(
+    redis_server: RedisServer, name: str, how: str
+) -> None:
+    async with store_on(redis_server.url(), partitions=1) as store:
+        where = await furnished(store)
+        tag = store._keys.partitions[0].tag
+        damage(redis_server, tag + name.encode(), how)
+
+        await accepted(store, said(channel("new"), "m1"))
+        await store.expire()
+        await store.check()
+        answered = await answer_all(store)
+
+        assert answered >= {*where, channel("new")}
+        assert (await store.counts()).open_messages == 0
+        damaged, _ = await store._mending._look(store._keys.partitions[0])
+        assert damaged == []
+        assert (await store.message(channel("done"), "m1")) is not None
+        if name != "dead":
+            assert [letter.address for letter in await store.dead()] == [channel("dead")]
+
+
+async def answer_all(store: RedisStore) -> set[Address]:
+    """Renew nothing, so that what nobody works on comes free, and commit whatever can be claimed."""
+    answered: set[Address] = set()
+    await store.renew("gone", [], lease=LEASE)
+    for _ in range(20):
+        for claim in await store.claim(owner="w", limit=50, lease=LEASE):
+            await store.commit(claim, answer(claim))
+            answered.add(claim.address)
+    return answered
+
+
+@pytest.mark.parametrize("how", ["text", "list"])
+@pytest.mark.parametrize("name", ["due", "ends", "spaces", "leases", "counters", "spaces:q"])
+async def test_only_that_partition_pauses(redis_server: RedisServer, name: str, how: str) -> None:
+    """Also where it cannot be made again, because another process is said to be at it."""
+    async with store_on(redis_server.url(), partitions=2) as store:
+        places = [channel(f"c{n}") for n in range(20)]
+        claims = [await leased(store, place, "m1") for place in places[:6]]
+        await store.accept([said(place, "m1") for place in places[6:]])
+        broken, whole = store._keys.partitions
+        names = {store._keys.partition(place).index: place for place in places}
+        assert len(names) == 2
+        damage(redis_server, broken.tag + name.encode(), how)
+        redis_server.cli("SET", broken.names["mending"], "1", "PX", 60_000)
+
+        held = await store.renew("w", claims, lease=LEASE)
+        assert all(held[c.token].held for c in claims if store._keys.partition(c.address) is whole)
+        taken = await store.claim(owner="w", limit=50, lease=LEASE)
+        assert {c.address for c in taken} >= {p for p in places[6:] if store._keys.partition(p) is whole}
+        await accepted(store, said(channel_in(store, whole.index), "m1"))
+
+        redis_server.cli("DEL", broken.names["mending"])
+        await store.expire()
+        more = [*taken, *await store.claim(owner="w", limit=50, lease=LEASE)]
+        assert {c.address for c in more} >= set(places[6:])
+
+
+def channel_in(store: RedisStore, index: int) -> Address:
+    return next(where for n in range(100) if store._keys.partition(where := channel(f"n{n}")).index == index)
+
+
+async def test_what_was_made_again_is_told(redis_server: RedisServer) -> None:
+    async with store_on(redis_server.url(), partitions=1) as store:
+        await accepted(store, said(channel("c"), "m1"))
+        assert (await store.check())["rebuilt"] == []
+        damage(redis_server, store._keys.partitions[0].names["due"], "text")
+
+        [reason] = (await store.check())["rebuilt"]
+
+        assert "due" in reason
+
+
+async def test_no_receipt_is_given_while_a_partition_cannot_be_served(redis_server: RedisServer) -> None:
+    async with store_on(redis_server.url(), partitions=1) as store:
+        partition = store._keys.partitions[0]
+        damage(redis_server, partition.names["spaces"], "text")
+        redis_server.cli("SET", partition.names["mending"], "1", "PX", 60_000)
+
+        with pytest.raises(StoreError):
+            await store.accept([said(channel("c"), "m1")])
+
+        redis_server.cli("DEL", partition.names["mending"])
+        assert await store.message(channel("c"), "m1") is None, "nothing of it is kept"
+        await accepted(store, said(channel("c"), "m1"))
