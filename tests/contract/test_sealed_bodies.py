@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -283,3 +284,18 @@ def test_keys_that_are_none_are_refused_and_not_shown(text: str) -> None:
     with pytest.raises(ConfigurationError, match="TURNKEEP_STORE_KEYS") as refused:
         codec_of(text)
     assert "AAAA" not in str(refused.value)
+
+
+# ---------------------------------------------------------------- forgetting
+
+
+async def test_what_is_forgotten_is_in_no_key_any_more(place: Place) -> None:
+    async with place.opened(None) as desk:
+        await talk(desk, WORD, "c1", size=20)
+        await talk(desk, "KEPT-AS-IT-IS", "c2", size=20)
+        await desk.store.forget(at("c1"), force=True)
+
+        async with asyncio.timeout(20):
+            while place.content().count(WORD.encode()):
+                await asyncio.sleep(0.05)
+        assert place.content().count(b"KEPT-AS-IT-IS")
