@@ -14,8 +14,10 @@ from tests.scenario.house import TestHouse, eventually, opened
 from tests.scenario.hubs import AGAIN_SOON, QUICKLY, Inbox, receiver
 from tests.scenario.test_sinks import SECRET, answered
 from turnkeep.backoff import Backoff
-from turnkeep.doors.forwarder import Forwarder, ForwardRules
+from turnkeep.doors.forwarder import Forwarder, ForwardRules, Receiver
 from turnkeep.doors.parking import ParkingRules
+from turnkeep.doors.relay import Relay
+from turnkeep.doors.reply import ReplyExchange
 from turnkeep.doors.webhook import Webhook
 from turnkeep.store.sinks import Parked
 
@@ -149,12 +151,25 @@ async def test_what_failed_for_too_long_is_left_to_people_and_its_channel_goes_o
             await until_parked(house, 0)
 
 
-async def test_a_receiver_that_cannot_be_reached_parks_nothing(store: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with opened(store) as house, receiver() as there:
-        nowhere = Inbox(url="http://127.0.0.1:1/hook")
-        async with delivering(house, nowhere):
-            await answered(house, "c1", "hello")
-            await eventually(lambda: caplog.text.count("delivery_failed") > 6)
-            assert await parked(house) == []
-        async with delivering(house, there):
-            await eventually(lambda: channels(there) == ["c1"])
+NOWHERE: dict[str, Callable[[TestHouse], Receiver]] = {
+    "webhook": lambda _: Webhook("http://127.0.0.1:1/hook", SECRET, allow_private=True),
+    "relay": lambda house: Relay("ws://127.0.0.1:1/ws", house.queue.store),
+    "reply": lambda _: ReplyExchange("amqp://guest:guest@127.0.0.1:1/", "replies"),
+}
+
+
+@pytest.mark.parametrize("kind", NOWHERE)
+async def test_a_receiver_that_cannot_be_reached_parks_nothing(
+    kind: str, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(store) as house:
+        forwarder = Forwarder(house.queue.store, NOWHERE[kind](house), queue=house.queue.name, rules=QUICKLY)
+        await house.queue.store.open_sink(forwarder.sink)
+        running = asyncio.create_task(forwarder.run())
+        await answered(house, "c1", "hello")
+        await eventually(lambda: caplog.text.count("delivery_failed") > 6, patience=30)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        [record] = await house.queue.store.sinks()
+        assert record.parked == 0
+        assert record.waiting > 0

@@ -17,7 +17,7 @@ from aio_pika.abc import AbstractConnection, AbstractExchange
 from aio_pika.exceptions import ChannelNotFoundEntity
 
 from turnkeep.doors.amqp_topology import BROKEN, RPC_TIMEOUT, connect, hang_up
-from turnkeep.doors.parking import Undelivered
+from turnkeep.doors.parking import Away, Undelivered
 from turnkeep.doors.webhook import event_id
 from turnkeep.doors.wire import Dialect, Encoder, dumps
 from turnkeep.store.sinks import Delivery
@@ -51,8 +51,8 @@ class ReplyExchange:
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> int:
         """All of them, in order; the broker confirms each."""
+        exchange = await self._reached()
         try:
-            exchange = await self._open()
             for delivery in deliveries:
                 message = _message(delivery)
                 await exchange.publish(message, _key(delivery), mandatory=False, timeout=RPC_TIMEOUT)
@@ -60,6 +60,13 @@ class ReplyExchange:
             await self._drop()
             raise Undelivered(f"{type(error).__name__}: {error}") from error
         return len(deliveries)
+
+    async def _reached(self) -> AbstractExchange:
+        try:
+            return await self._open()
+        except BROKEN as error:
+            await self._drop()
+            raise Away(f"{type(error).__name__}: {error}") from error
 
     async def _open(self) -> AbstractExchange:
         async with self._one_at_a_time:
