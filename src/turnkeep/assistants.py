@@ -13,6 +13,11 @@ from turnkeep.store.base import Document, Registry
 ALL = "*"
 """As a tool: every tool of the queue."""
 
+MASK = "[secret]"
+"""Stands where something is not shown."""
+
+_SECRETS = ("authorization", "authorization_token", "headers")
+
 DEFAULT_INSTRUCTIONS = "Reply to all messages logically."
 
 
@@ -49,12 +54,24 @@ class Assistant:
         """The tools that run at the provider."""
         return tuple(tool for tool in self.tools or () if not isinstance(tool, str))
 
+    def shown(self) -> dict[str, Any]:
+        """As it is shown to who may read it: without what opens the servers of its hosted tools."""
+        data = self.to_json()
+        data["tools"] = None if self.tools is None else [_masked(tool) for tool in self.tools]
+        return data
+
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
         data["id"] = data.pop("assistant_id")
         data["tools"] = None if self.tools is None else list(self.tools)
         data["fallbacks"] = list(self.fallbacks)
         return data
+
+
+def _masked(tool: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    if isinstance(tool, str):
+        return tool
+    return {name: MASK if name in _SECRETS and value else value for name, value in tool.items()}
 
 
 class Assistants:

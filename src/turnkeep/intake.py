@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from turnkeep.assistants import MASK
 from turnkeep.errors import InvalidMessage, MessageTooLarge
 from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, content_size, text_content
 from turnkeep.models.parameters import wrong_form
@@ -393,6 +394,8 @@ def _tools(value: object) -> list[Any] | None:
     hosted = [_object("tools", tool) for tool in value if not isinstance(tool, str)]
     if not all(isinstance(tool.get("type"), str) and tool["type"] for tool in hosted):
         raise InvalidMessage('a tool of the provider must have a type, as {"type": "web_search"}')
+    if any(MASK in tool.values() for tool in hosted):
+        raise InvalidMessage(f"a tool of the provider holds {MASK!r} where something was not shown: give it again")
     _names("tools", [tool for tool in value if isinstance(tool, str)])
     return value
 

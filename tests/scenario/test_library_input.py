@@ -158,6 +158,7 @@ async def test_a_key(store: str) -> None:
         {"tools": [["web_search"]]},
         {"tools": [{"type": "mcp", "server_label": "\udcff"}]},
         {"tools": [5]},
+        {"tools": [{"type": "mcp", "authorization": "[secret]"}]},
         {"parameters": {"text": "x"}},
         {"parameters": {"reasoning": 5}},
         {"parameters": {"text": {"format": "json"}}},

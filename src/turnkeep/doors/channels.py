@@ -16,7 +16,7 @@ from turnkeep.intake import (
     optional_text,
     read_metadata,
 )
-from turnkeep.messages import Address, item_to_json
+from turnkeep.messages import Address, ReasoningItem, item_to_json
 from turnkeep.store.base import Entry, ThreadRecord
 from turnkeep.store.clearing import forget_at_work
 from turnkeep.windows import thread_options
@@ -51,10 +51,16 @@ async def list_messages(call: Call) -> Response:
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
-    """What was said, without what came with it for us."""
-    told = {"turn": entry.turn, "at": entry.at, **item_to_json(entry.item)}
-    ours = ("instructions", "user_instructions", "model", "parameters", "metadata", "provider_data", "site")
-    return {name: value for name, value in told.items() if name not in ours}
+    """What was said and thought, without what came with it for us or is the provider's own form of it."""
+    item = entry.item
+    thought = {"text": item.text} if isinstance(item, ReasoningItem) else {}
+    told = {"turn": entry.turn, "at": entry.at, **item_to_json(item), **thought}
+    return {name: value for name, value in told.items() if name not in OURS}
+
+
+OURS = frozenset(
+    ("instructions", "user_instructions", "model", "parameters", "metadata", "provider_data", "site", "raw")
+)
 
 
 async def show_message(call: Call) -> Response:

@@ -104,18 +104,18 @@ async def discard(call: Call) -> Response:
 async def list_assistants(call: Call) -> Response:
     found = await call.queue.assistants.list(call.principal.tenant)
     default = await call.queue.assistants.default(call.principal.tenant)
-    return JSON({"assistants": [a.to_json() for a in found], "default": default.assistant_id if default else None})
+    return JSON({"assistants": [a.shown() for a in found], "default": default.assistant_id if default else None})
 
 
 async def create_assistant(call: Call) -> Response:
     values = assistant_fields(await call.body(empty=True))
     created = await call.queue.assistants.create(call.principal.tenant, values, now=call.queue.clock.now())
     await told_of(call, "assistant_created", assistant=created.assistant_id, fields=values)
-    return JSON(created.to_json(), status_code=201)
+    return JSON(created.shown(), status_code=201)
 
 
 async def show_assistant(call: Call) -> Response:
-    return JSON((await call.queue.assistants.get(call.principal.tenant, call.path("assistant_id"))).to_json())
+    return JSON((await call.queue.assistants.get(call.principal.tenant, call.path("assistant_id"))).shown())
 
 
 async def change_assistant(call: Call) -> Response:
@@ -128,7 +128,7 @@ async def change_assistant(call: Call) -> Response:
         call.principal.tenant, call.path("assistant_id"), values, version=version
     )
     await told_of(call, "assistant_changed", assistant=changed.assistant_id, fields=values)
-    return JSON(changed.to_json())
+    return JSON(changed.shown())
 
 
 async def delete_assistant(call: Call) -> Response:
@@ -142,4 +142,4 @@ async def delete_assistant(call: Call) -> Response:
 async def use_assistant(call: Call) -> Response:
     used = await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))
     await told_of(call, "assistant_used", assistant=used.assistant_id)
-    return JSON(used.to_json())
+    return JSON(used.shown())
