@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -33,6 +34,26 @@ def doctor(desk: Desk, **settings: str) -> tuple[int, dict[str, tuple[str, str]]
 
 def of_rabbit(rabbit: Broker) -> dict[str, str]:
     return {name.upper(): value for name, value in rabbit.names.items()}
+
+
+# ---------------------------------------------------------------- sandbox
+
+
+@pytest.mark.usefixtures("bubblewrap")
+def test_what_holds_commands_is_said(desk: Desk) -> None:
+    (state, sentence) = doctor(desk, TURNKEEP_WORKSPACE=str(desk.folder), TURNKEEP_ALLOW_BASH="1")[1]["sandbox"]
+    assert state == ("warning" if os.geteuid() == 0 else "ok")
+    assert "would run under bubblewrap, processes limited by" in sentence
+    assert ("2 GB in all" in sentence) != ("together NOT limited" in sentence)
+
+
+def test_a_process_that_is_the_sandbox_itself_is_said_aloud(desk: Desk) -> None:
+    settings = {"TURNKEEP_WORKSPACE": str(desk.folder), "TURNKEEP_ALLOW_BASH": "1", "TURNKEEP_SANDBOX": "outside"}
+    (state, sentence) = doctor(desk, **settings)[1]["sandbox"]
+    if os.geteuid() == 0:
+        assert (state, "never as root" in sentence) == ("failure", True)
+    else:
+        assert (state, "bare: with all that this process can reach" in sentence) == ("warning", True)
 
 
 # ---------------------------------------------------------------- settings

@@ -96,6 +96,8 @@ def _described(queue: AssistantMessageQueue, url: str | None) -> Started:
     today = datetime.fromtimestamp(queue.clock.now(), UTC).date()
     warnings = [] if simulated else [str(warning) for warning in queue.catalog.check(model, today)]
     base_url = queue.settings.openai_base_url or queue.settings.anthropic_base_url
+    if queue.settings.sandbox == "outside" and queue.settings.workspace is not None:
+        warnings.append("TURNKEEP_SANDBOX=outside: commands and git reach all that this process reaches")
     at = f" at {urlsplit(base_url).netloc}" if base_url else ""
     return Started(
         url=url,

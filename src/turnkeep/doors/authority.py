@@ -11,7 +11,7 @@ from turnkeep.doors.limits import Limits
 from turnkeep.doors.trail import channel_digest, report
 from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound
 from turnkeep.intake import MAX_NAME, optional_text, read_content, read_message
-from turnkeep.messages import Address, Content, Message
+from turnkeep.messages import DEFAULT_TENANT, Address, Content, Message
 from turnkeep.money import USER
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.store.base import Call, Decision, MessageRecord
@@ -59,13 +59,15 @@ def content_of(body: Mapping[str, Any], limits: Limits, principal: Principal) ->
 
 
 def _check_parts(content: Content, limits: Limits, principal: Principal) -> None:
-    """A file id names a file of the provider's account, which all tenants share."""
-    if limits.file_ids or principal.may("manage"):
+    """A file id names a file of the provider's account, which all tenants share: whoever manages another tenant than
+    the operator's own manages no file there.
+    """
+    if limits.file_ids or (principal.may("manage") and principal.tenant == DEFAULT_TENANT):
         return
     if any("file_id" in (part.data or ()) for part in content):
         raise NotAllowed(
-            "'file_id' names a file of an account that all users share: it needs the scope 'manage', or "
-            "TURNKEEP_FILE_IDS=on; send the file as 'file_data'"
+            "'file_id' names a file of an account that all tenants share: it needs the scope 'manage' in the tenant "
+            "'default', or TURNKEEP_FILE_IDS=on; send the file as 'file_data'"
         )
 
 

@@ -1,0 +1,32 @@
+"""A file id names a file of the provider's account, which all tenants share: nobody names somebody else's."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from turnkeep.doors.access import Principal, Scope
+from turnkeep.doors.authority import content_of
+from turnkeep.doors.limits import Limits
+from turnkeep.errors import NotAllowed
+from turnkeep.settings import Settings
+
+PARTS: list[dict[str, Any]] = [{"type": "file", "file_id": "file-1"}, {"type": "image", "file_id": "file-1"}]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part["type"])
+@pytest.mark.parametrize("scope", get_args(Scope))
+@pytest.mark.parametrize("tenant", ["default", "shop"])
+@pytest.mark.parametrize("is_on", [False, True])
+def test_only_who_manages_the_operators_own_tenant_names_files(
+    is_on: bool, tenant: str, scope: Scope, part: dict[str, Any]
+) -> None:
+    limits = Limits(Settings.load(file_ids=is_on))
+    principal = Principal(tenant, "somebody", frozenset({scope}), None)
+
+    if is_on or (tenant == "default" and principal.may("manage")):
+        assert content_of({"content": [part]}, limits, principal)
+    else:
+        with pytest.raises(NotAllowed, match="an account that all tenants share"):
+            content_of({"content": [part]}, limits, principal)
