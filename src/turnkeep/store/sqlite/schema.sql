@@ -100,7 +100,6 @@ CREATE TABLE sink (
     queue TEXT,
     finals INTEGER NOT NULL,
     position INTEGER NOT NULL, -- delivered or parked up to here
-    waiting INTEGER NOT NULL,  -- its rows in the outbox
     lost INTEGER NOT NULL,     -- what fell out at a bound
     lost_at REAL,
     owner TEXT NOT NULL,

@@ -1,8 +1,4 @@
-"""Sinks as rows: what is owed to each, in an outbox of its own, and what of it is parked.
-
-`sink.waiting` counts the rows of its outbox, and changes with them in the same statement group: counting a million rows
-for each event would cost more than the event.
-"""
+"""Sinks as rows: what is owed to each, in an outbox of its own, and what of it is parked."""
 
 from __future__ import annotations
 
@@ -14,14 +10,16 @@ import apsw
 
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address
-from turnkeep.store.log import TRIM_EVERY
 from turnkeep.store.sinks import PARKED, WAITING_COUNTED, Delivery, Parked, Selection, SinkRecord
 from turnkeep.store.sqlite.log import Said, event_of
-from turnkeep.store.sqlite.query import every
+from turnkeep.store.sqlite.query import every, one
 from turnkeep.store.sqlite.rows import Kept
 
 OUTBOX = 1_000_000
 """Events that wait for one sink at most; the oldest go first."""
+
+CHECK_EVERY = 64
+"""The bound is looked at once in so many events of the store."""
 
 _EVENT = "position, tenant, queue, channel, thread_id, epoch, offset, at, kind, body"
 _SEND = f"INSERT INTO outbox (sink, {_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # our own names
@@ -56,12 +54,17 @@ def send(
         chosen = [one for one in said if sink.selection.includes(address, one[1][2])]
         for position, event in chosen:
             connection.execute(_SEND, (sink.name, position, *where, *event))
-        if chosen:
-            waiting: int = connection.execute(
-                "UPDATE sink SET waiting = waiting + ? WHERE name = ? RETURNING waiting", (len(chosen), sink.name)
-            ).get
-            if waiting > OUTBOX + TRIM_EVERY:
-                _drop_oldest(connection, sink.name, waiting - OUTBOX, now)
+        if any(position % CHECK_EVERY == 0 for position, _ in chosen):
+            _keep_bound(connection, sink.name, now)
+
+
+def _keep_bound(connection: apsw.Connection, sink: str, now: float) -> None:
+    """Positions rise, so rows are counted only where the oldest one is far behind: that takes long."""
+    first, last = one(connection, "SELECT min(position), max(position) FROM outbox WHERE sink = ?", (sink,))
+    if last - first >= OUTBOX:
+        [count] = one(connection, "SELECT count(*) FROM outbox WHERE sink = ?", (sink,))
+        if count > OUTBOX:
+            _drop_oldest(connection, sink, count - OUTBOX, now)
 
 
 def _drop_oldest(connection: apsw.Connection, sink: str, count: int, now: float) -> None:
@@ -70,9 +73,7 @@ def _drop_oldest(connection: apsw.Connection, sink: str, count: int, now: float)
         " (SELECT position FROM outbox WHERE sink = ?1 ORDER BY position LIMIT 1 OFFSET ?2)",
         (sink, count - 1),
     )
-    connection.execute(
-        "UPDATE sink SET waiting = waiting - ?2, lost = lost + ?2, lost_at = ?3 WHERE name = ?1", (sink, count, now)
-    )
+    connection.execute("UPDATE sink SET lost = lost + ?2, lost_at = ?3 WHERE name = ?1", (sink, count, now))
 
 
 # ---------------------------------------------------------------- a sink
@@ -89,8 +90,8 @@ class Holding:
 
 def open_sink(connection: apsw.Connection, sink: str, selection: Selection) -> None:
     connection.execute(
-        "INSERT INTO sink (name, tenant, queue, finals, position, waiting, lost, owner, until)"
-        " VALUES (?, ?, ?, ?, 0, 0, 0, '', 0.0) ON CONFLICT (name) DO UPDATE"
+        "INSERT INTO sink (name, tenant, queue, finals, position, lost, owner, until)"
+        " VALUES (?, ?, ?, ?, 0, 0, '', 0.0) ON CONFLICT (name) DO UPDATE"
         " SET tenant = excluded.tenant, queue = excluded.queue, finals = excluded.finals",
         (sink, selection.tenant, selection.queue, int(selection.finals)),
     )
@@ -117,9 +118,7 @@ def deliveries(connection: apsw.Connection, sink: str, after: int, limit: int) -
 def move(connection: apsw.Connection, sink: str, position: int) -> None:
     """What is delivered up to here, or parked, leaves the outbox."""
     connection.execute("DELETE FROM outbox WHERE sink = ? AND position <= ?", (sink, position))
-    connection.execute(
-        "UPDATE sink SET position = max(position, ?), waiting = waiting - changes() WHERE name = ?", (position, sink)
-    )
+    connection.execute("UPDATE sink SET position = max(position, ?) WHERE name = ?", (position, sink))
 
 
 # ---------------------------------------------------------------- parked
@@ -187,12 +186,13 @@ def _count(connection: apsw.Connection, statement: str, sink: str, positions: Se
 def records(connection: apsw.Connection) -> list[SinkRecord]:
     rows = every(
         connection,
-        "SELECT name, waiting,"
+        "SELECT name, (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = name LIMIT ?)),"
         " (SELECT at FROM outbox WHERE sink = name ORDER BY position LIMIT 1),"
         " (SELECT count(*) FROM parked WHERE sink = name),"
         " (SELECT count(*) FROM parked WHERE sink = name AND given_up = 1), lost, lost_at FROM sink ORDER BY name",
+        (WAITING_COUNTED,),
     )
-    return [SinkRecord(name, min(waiting, WAITING_COUNTED), *rest) for name, waiting, *rest in rows]
+    return [SinkRecord(*row) for row in rows]
 
 
 def position_of(number: int) -> str:

@@ -9,7 +9,6 @@ CREATE TABLE sink (
     queue TEXT,
     finals INTEGER NOT NULL,
     position INTEGER NOT NULL, -- delivered or parked up to here
-    waiting INTEGER NOT NULL,  -- its rows in the outbox
     lost INTEGER NOT NULL,     -- what fell out at a bound
     lost_at REAL,
     owner TEXT NOT NULL,
@@ -52,8 +51,7 @@ CREATE TABLE parked (
 INSERT INTO outbox (sink, position, tenant, queue, channel, thread_id, epoch, offset, at, kind, body)
     SELECT sink1.name, outbox1.* FROM sink1, outbox1
     WHERE outbox1.position > max(sink1.opened, CAST(sink1.position AS INTEGER));
-INSERT INTO sink (name, finals, position, waiting, lost, owner, until)
-    SELECT name, 0, max(opened, CAST(position AS INTEGER)), (SELECT count(*) FROM outbox WHERE outbox.sink = sink1.name),
-        0, ifnull(owner, ''), until FROM sink1;
+INSERT INTO sink (name, finals, position, lost, owner, until)
+    SELECT name, 0, max(opened, CAST(position AS INTEGER)), 0, ifnull(owner, ''), until FROM sink1;
 DROP TABLE outbox1;
 DROP TABLE sink1;

@@ -28,6 +28,7 @@ end
 -- Whether an event is for a sink; a member that is absent or empty selects all.
 local function wants(sink, space, kind)
   if sink.finals and not FINAL[kind] then return false end
+  if (sink.tenant or '') == '' and (sink.queue or '') == '' then return true end
   local tenant, queue = space:match('^(.-)%z(.*)$')
   return ((sink.tenant or '') == '' or sink.tenant == tenant) and ((sink.queue or '') == '' or sink.queue == queue)
 end
@@ -39,15 +40,15 @@ end
 
 -- The epoch is kept whole, with the incarnation of the partition: an id made of it stays the same on another server.
 local function send(name, sink, t, events, frames, now)
-  local key, sent = outbox_of(name), false
+  local key, incarnation = outbox_of(name), nil
   for i, event in ipairs(events) do
     if wants(sink, t.space, event.kind) then
-      sent = true
+      incarnation = incarnation or redis.call('HGET', K.meta, 'incarnation') or '0'
       redis.call('XADD', key, '*', 'space', t.space, 'channel', t.channel, 'thread', t.thread_id, 'epoch', t.epoch,
-        'incarnation', redis.call('HGET', K.meta, 'incarnation') or '0', 'frame', frames[i])
+        'incarnation', incarnation, 'frame', frames[i])
     end
   end
-  if sent and redis.call('XLEN', key) > OUTBOX + SLACK then
+  if incarnation and redis.call('XLEN', key) > OUTBOX + SLACK then
     lose(name, sink, redis.call('XTRIM', key, 'MAXLEN', OUTBOX), now)
   end
 end
