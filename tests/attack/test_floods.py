@@ -134,10 +134,10 @@ async def test_no_flood_of_strangers_is_felt_by_others(
     tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
     with Desk(tmp_path, SETTINGS).running("dev") as service:
-        calm = await feel(service.url, None, size(3, 20))
+        calm = await feel(service.url, None, size(3, 40))
         for kind in KINDS:
             with flooded(kind, f"127.0.0.1:{service.port}", count_of(kind, size), tmp_path, None):
-                judge(kind, calm, await feel(service.url, None, size(2, 20)), proof, "by TCP")
+                judge(kind, calm, await feel(service.url, None, size(2, 40)), proof, "by TCP")
 
 
 @pytest.mark.prove
@@ -151,10 +151,10 @@ async def test_no_flood_through_nginx_is_felt_by_others(
         for name in ("enemy", "other")
     ]
     with desk.running("serve", "--simulator") as service, NginxServer(nginx, documented(service)) as proxy:
-        calm = await feel(proxy.url, other, size(3, 20))
+        calm = await feel(proxy.url, other, size(3, 40))
         for kind in KINDS:
             with flooded(kind, f"127.0.0.1:{proxy.port}", count_of(kind, size), tmp_path, enemy):
-                judge(kind, calm, await feel(proxy.url, other, size(2, 20)), proof, "through nginx")
+                judge(kind, calm, await feel(proxy.url, other, size(2, 40)), proof, "through nginx")
 
 
 def documented(service: Service) -> str:

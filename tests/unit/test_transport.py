@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from turnkeep.doors.transport import LARGEST_HEAD, SLICE, Backlog, Valve, is_head
+from turnkeep.doors.transport import LARGEST_HEAD, PIECES_AT_ONCE, SLICE, Backlog, Rota, Valve, is_head
 
 
 @pytest.mark.parametrize(
@@ -63,39 +64,74 @@ def test_a_valve_opens_when_nobody_holds_it() -> None:
     assert pipe.calls == ["pause", "resume"], "a transport that closes is left alone"
 
 
-async def test_what_was_read_is_parsed_in_order_and_others_have_their_turn() -> None:
-    """Much at once is not parsed at once, and nothing more is read until it is."""
-    pipe, parsed = Pipe(), bytearray()
-
-    def parse(data: bytes) -> float:
-        assert len(data) <= SLICE
-        parsed.extend(data)
-        return 0.001 if len(parsed) < 3 * SLICE else 0.0
-
-    backlog = Backlog(Valve(pipe), parse)
-    data = bytes(range(256)) * 40
-    backlog.take(data)
-    assert bytes(parsed) == data[:SLICE], "it is to wait after the first slice"
-    backlog.take(b"more")
-    assert pipe.calls == ["pause"]
+async def emptied(pipe: Pipe) -> None:
     async with asyncio.timeout(20):
         while pipe.calls[-1] != "resume":
             await asyncio.sleep(0)
-    assert bytes(parsed) == data + b"more"
-    backlog.take(b"!")
-    assert parsed.endswith(b"more!")
-    assert pipe.calls == ["pause", "resume"]
+
+
+async def test_what_was_read_is_parsed_in_order_and_nothing_more_is_read_until_then() -> None:
+    pipe, parsed, sizes = Pipe(), bytearray(), []
+
+    def parse(data: bytes) -> int:
+        sizes.append(len(data))
+        parsed.extend(data)
+        return 1
+
+    backlog = Backlog(Valve(pipe), parse, Rota())
+    data = bytes(range(256)) * 400
+    backlog.take(b"at once")
+    assert bytes(parsed) == b"at once"
+    backlog.take(data)
+    backlog.take(b"more")
+    assert pipe.calls == ["pause"]
+    await emptied(pipe)
+    assert bytes(parsed) == b"at once" + data + b"more"
+    assert sizes[1:4] == [SLICE, 2 * SLICE, 4 * SLICE], "what is one piece is read in larger slices"
+
+
+async def test_what_is_made_of_many_pieces_is_parsed_in_small_slices_and_slowly() -> None:
+    pipe, sizes = Pipe(), []
+
+    def parse(data: bytes) -> int:
+        sizes.append(len(data))
+        return PIECES_AT_ONCE
+
+    backlog = Backlog(Valve(pipe), parse, Rota())
+    backlog.take(b"x" * 4 * SLICE)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert sizes == [SLICE, SLICE], "the second was more than a second's share allows"
+
+
+async def test_connections_have_their_turn_one_after_the_other() -> None:
+    rota, order = Rota(), []
+
+    def parser(name: str) -> Callable[[bytes], int]:
+        def parse(_: bytes) -> int:
+            order.append(name)
+            return 2
+
+        return parse
+
+    pipes = [Pipe(), Pipe()]
+    for name, pipe in zip("ab", pipes, strict=True):
+        Backlog(Valve(pipe), parser(name), rota).take(b"x" * 3 * SLICE)
+    for pipe in pipes:
+        await emptied(pipe)
+    assert order == ["a", "b"] * 3
 
 
 async def test_a_connection_that_ends_leaves_nothing_to_parse() -> None:
     pipe, parsed = Pipe(), bytearray()
 
-    def parse(data: bytes) -> float:
+    def parse(data: bytes) -> int:
         parsed.extend(data)
-        return 0.001
+        return PIECES_AT_ONCE * 2
 
-    backlog = Backlog(Valve(pipe), parse)
+    backlog = Backlog(Valve(pipe), parse, Rota())
     backlog.take(b"x" * 3 * SLICE)
-    backlog.drop()
+    await asyncio.sleep(0)
+    backlog.end()
     await asyncio.sleep(0.02)
-    assert len(parsed) == SLICE
+    assert len(parsed) <= SLICE

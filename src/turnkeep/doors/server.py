@@ -26,7 +26,7 @@ from turnkeep.doors.guard import access_of
 from turnkeep.doors.outside import outside
 from turnkeep.doors.peers import peers_of
 from turnkeep.doors.separation import demand_separation
-from turnkeep.doors.transport import http_transport, is_no_fault_of_a_peer, socket_transport
+from turnkeep.doors.transport import is_no_fault_of_a_peer, transports
 from turnkeep.doors.websocket import READ_LIMIT
 from turnkeep.errors import ConfigurationError
 from turnkeep.queue import AssistantMessageQueue
@@ -124,14 +124,15 @@ async def _answer(
 ) -> None:
     """All doors of an open queue on a listening socket."""
     peers = peers_of(queue.settings, queue.meter)
+    http, ws = transports(peers)
     application = app(queue, access=await access_of(queue.settings, queue.store), own_queue=False)
     application.state.peers = peers
     logging.getLogger("uvicorn.error").addFilter(is_no_fault_of_a_peer)
     server = _Server(
         uvicorn.Config(
             application,
-            http=http_transport(peers),
-            ws=socket_transport(peers),
+            http=http,
+            ws=ws,
             ws_max_size=max(READ_LIMIT, queue.settings.max_frame_bytes),
             ws_per_message_deflate=False,
             lifespan="off",

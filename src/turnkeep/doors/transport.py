@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any, Literal
@@ -33,8 +34,9 @@ LARGEST_HEAD = 32_768
 """Bytes of a request line and headers."""
 SLICE = 2_048
 """Bytes that are parsed before somebody looks at the time: seven of them may be a whole frame."""
-TURN = 0.002
-"""Seconds that one connection may have of a turn of the loop."""
+LARGEST_SLICE = 65_536
+TURN = 0.005
+"""Seconds of a turn of the loop for all that is more than a little."""
 FRAME_TIMEOUT = 30.0
 """Seconds in which a message that has begun has to be whole."""
 FRAGMENTS = 64
@@ -86,52 +88,6 @@ class Valve:
         self.release("application")
 
 
-class Backlog:
-    """Bytes that were read and wait to be parsed: as many at a turn of the loop as its time allows."""
-
-    def __init__(self, valve: Valve, parse: Callable[[bytes], float]) -> None:
-        self._valve = valve
-        self._parse = parse
-        self._loop = asyncio.get_running_loop()
-        self._data = bytearray()
-        self._next: asyncio.Handle | None = None
-
-    def take(self, data: bytes) -> None:
-        """`parse` says after each slice how many seconds to wait before the next."""
-        if self._next is None and len(data) <= SLICE:
-            wait = self._parse(data)
-            if wait:
-                self._later(wait)
-            return
-        self._data += data
-        if self._next is None:
-            self._advance()
-
-    def drop(self) -> None:
-        self._data.clear()
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
-
-    def _advance(self) -> None:
-        self._next = None
-        until = time.perf_counter() + TURN
-        while self._data and not self._valve.is_closing():
-            piece = bytes(self._data[:SLICE])
-            del self._data[:SLICE]
-            wait = self._parse(piece)
-            if wait or time.perf_counter() > until:
-                self._later(wait)
-                return
-        self._data.clear()
-        self._valve.release("backlog")
-
-    def _later(self, wait: float) -> None:
-        self._valve.hold("backlog")
-        again = self._loop.call_later(wait, self._advance) if wait else self._loop.call_soon(self._advance)
-        self._next = again
-
-
 class Pieces:
     """How many pieces of a connection are taken in a second: each costs as much as a large one."""
 
@@ -145,6 +101,88 @@ class Pieces:
         self._room = min(float(PIECES_AT_ONCE), self._room + (now - self._at) * PIECES) - count
         self._at = now
         return -self._room / PIECES if self._room < 0 else 0.0
+
+
+class Rota:
+    """Whose bytes are parsed next, over all connections: in turn, and together for so long at a turn of the loop."""
+
+    def __init__(self) -> None:
+        self._due: deque[Backlog] = deque()
+        self._is_called = False
+
+    def add(self, backlog: Backlog) -> None:
+        self._due.append(backlog)
+        if not self._is_called:
+            self._is_called = True
+            asyncio.get_running_loop().call_soon(self._run)
+
+    def _run(self) -> None:
+        self._is_called = False
+        due, until = self._due, time.perf_counter() + TURN
+        self._due = deque()
+        while due and time.perf_counter() < until:
+            due.popleft().step()
+        due.extend(self._due)  # who has more has it after the others
+        self._due = deque()
+        for backlog in due:
+            self.add(backlog)
+
+
+class Backlog:
+    """Bytes of one connection that were read and wait to be parsed. Nothing more is read until they are."""
+
+    def __init__(self, valve: Valve, parse: Callable[[bytes], int], rota: Rota) -> None:
+        self._valve = valve
+        self._parse = parse
+        self._rota = rota
+        self._pieces = Pieces()
+        self._data = bytearray()
+        self._slice = SLICE
+        self._waiting: asyncio.TimerHandle | None = None
+
+    def take(self, data: bytes) -> None:
+        """`parse` says of how many pieces a slice was made. A little is parsed at once."""
+        if not self._valve.holds("backlog") and len(data) <= SLICE:
+            if wait := self._pieces.wait_after(self._parse(data)):
+                self._later(wait)
+            return
+        self._data += data
+        if not self._valve.holds("backlog"):
+            self._later(0.0)
+
+    def step(self) -> None:
+        """One slice: a larger one after each that was one piece, so that what is honest costs little."""
+        self._waiting = None
+        if not self._data or self._valve.is_closing():
+            self._data.clear()
+            self._valve.release("backlog")
+            return
+        piece = bytes(self._data[: self._slice])
+        del self._data[: self._slice]
+        pieces = self._parse(piece)
+        self._slice = min(self._slice * 2, LARGEST_SLICE) if pieces <= 1 else SLICE
+        self._later(self._pieces.wait_after(pieces))
+
+    def end(self) -> None:
+        """The connection is lost. What refers to it goes, so that it is freed now and not in a heap by the collector:
+        that of some thousand stops the loop for half a second.
+        """
+        self._data.clear()
+        self._parse = _parse_nothing
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _later(self, wait: float) -> None:
+        self._valve.hold("backlog")
+        if wait:
+            self._waiting = asyncio.get_running_loop().call_later(wait, self._rota.add, self)
+        else:
+            self._rota.add(self)
+
+
+def _parse_nothing(_: bytes) -> int:
+    return 0
 
 
 class CountingParser(h11.Connection):
@@ -164,11 +202,11 @@ class HttpTransport(H11Protocol):
 
     transport: Valve  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, peers: Peers, **options: Any) -> None:
+    def __init__(self, *args: Any, peers: Peers, rota: Rota, **options: Any) -> None:
         super().__init__(*args, **options)
         self.conn: CountingParser = CountingParser(h11.SERVER, LARGEST_HEAD)
         self._peers = peers
-        self._pieces = Pieces()
+        self._rota = rota
         self._deadline: asyncio.TimerHandle | None = None
         self._stage: object = None
         self._is_over = False
@@ -178,7 +216,7 @@ class HttpTransport(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         valve = Valve(transport)
         super().connection_made(valve)  # type: ignore[arg-type]
-        self._backlog = Backlog(valve, self._parse)
+        self._backlog = Backlog(valve, self._parse, self._rota)
         if self._peers.enter(self, self.client[0] if self.client else ""):
             self._watch()
         else:
@@ -194,10 +232,11 @@ class HttpTransport(H11Protocol):
     def _leave(self) -> None:
         """The connection is lost, or a socket's from now on."""
         self._is_over = True
-        self._backlog.drop()
+        self._backlog.end()
         self._peers.leave(self)
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         if event.http_version != b"1.1":  # uvicorn would say that it was, and hide a proxy of the old kind
@@ -211,10 +250,10 @@ class HttpTransport(H11Protocol):
     def data_received(self, data: bytes) -> None:
         self._backlog.take(data)
 
-    def _parse(self, data: bytes) -> float:
+    def _parse(self, data: bytes) -> int:
         self.conn.pieces = 0
         super().data_received(data)
-        return self._pieces.wait_after(self.conn.pieces - 1) if self.conn.pieces > 1 else 0.0
+        return max(0, self.conn.pieces - 1)
 
     def handle_events(self) -> None:
         if self.conn.their_state is h11.IDLE and not is_head(self.conn.trailing_data[0]):
@@ -277,13 +316,14 @@ class SocketTransport(WebSocketsSansIOProtocol):
 
     transport: Valve  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, peers: Peers, **options: Any) -> None:
+    def __init__(self, *args: Any, peers: Peers, rota: Rota, **options: Any) -> None:
         super().__init__(*args, **options)
         self._peers = peers
+        self._rota = rota
+        self.scope = {"state": {}}  # type: ignore[typeddict-item]  # until there is one
         self._read_limit = self.conn.max_message_size
         self.conn.max_message_size = UNKNOWN_READ_LIMIT
         self._fragments = self._size = 0
-        self._pieces = Pieces()
         self._deadline: asyncio.TimerHandle | None = None
 
     # ---------------------------------------------------------------- life
@@ -291,17 +331,21 @@ class SocketTransport(WebSocketsSansIOProtocol):
     def connection_made(self, transport: Any) -> None:
         valve = transport if isinstance(transport, Valve) else Valve(transport)
         super().connection_made(valve)  # type: ignore[arg-type]
-        self._backlog = Backlog(valve, self._parse)
+        self._backlog = Backlog(valve, self._parse, self._rota)
         host = get_remote_addr(valve)  # type: ignore[arg-type]
         if not self._peers.enter(self, host[0] if host else ""):
             self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._backlog.drop()
+        self._backlog.end()
         self._peers.leave(self)
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
         super().connection_lost(exc)
+        self.conn.events.clear()  # and what refers to itself: see `Backlog.end`
+        self.conn.parser.close()
+        self.scope["state"].pop(CONNECTION, None)
 
     def drop(self) -> None:
         self.transport.abort()
@@ -322,33 +366,30 @@ class SocketTransport(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
-        if hasattr(self, "scope"):
-            self.scope["state"][CONNECTION] = self
+        self.scope["state"][CONNECTION] = self
 
     # ---------------------------------------------------------------- reading
 
     def data_received(self, data: bytes) -> None:
         self._backlog.take(data)
 
-    def _parse(self, data: bytes) -> float:
-        """Seconds to wait before more is read."""
+    def _parse(self, data: bytes) -> int:
         self.conn.receive_data(data)
-        events = len(self.conn.events)
-        if self.conn.handshake_exc is not None and not events:
+        frames = len(self.conn.events)
+        if self.conn.handshake_exc is not None and not frames:
             # no request came of it, and uvicorn would neither answer, nor close, nor be able to end with it
             self.transport.write(BAD_UPGRADE)
             self.transport.close()
-            return 0.0
+            return 0
         if self.conn.parser_exc is None and self._has_too_many_fragments():
             self.conn.fail(POLICY_VIOLATION, "too many fragments in a message")
             self.handle_parser_exception()
-            return 0.0
-        if self.conn.parser_exc is not None:
+        elif self.conn.parser_exc is not None:
             self.handle_parser_exception()
-            return 0.0
-        self.handle_events()
-        self._watch()
-        return self._pieces.wait_after(events)
+        else:
+            self.handle_events()
+            self._watch()
+        return frames
 
     def _has_too_many_fragments(self) -> bool:
         for event in self.conn.events:
@@ -416,11 +457,7 @@ def transport_of(scope: MutableMapping[str, Any]) -> SocketTransport | None:
     return connection if isinstance(connection, SocketTransport) else None
 
 
-def http_transport(peers: Peers) -> Any:
-    """What uvicorn makes of each connection."""
-    return partial(HttpTransport, peers=peers)
-
-
-def socket_transport(peers: Peers) -> Any:
-    """What uvicorn makes of each connection that is upgraded."""
-    return partial(SocketTransport, peers=peers)
+def transports(peers: Peers) -> tuple[Any, Any]:
+    """What uvicorn makes of each connection, and of each that is upgraded to a socket."""
+    rota = Rota()
+    return partial(HttpTransport, peers=peers, rota=rota), partial(SocketTransport, peers=peers, rota=rota)
