@@ -40,6 +40,9 @@ class Pipe(asyncio.Transport):
     def resume_reading(self) -> None:
         self.calls.append("resume")
 
+    def abort(self) -> None:
+        self.is_over = True
+
     def is_closing(self) -> bool:
         return self.is_over
 
@@ -135,3 +138,20 @@ async def test_a_connection_that_ends_leaves_nothing_to_parse() -> None:
     backlog.end()
     await asyncio.sleep(0.02)
     assert len(parsed) <= SLICE
+
+
+async def test_a_connection_that_cannot_be_parsed_is_given_up_and_the_others_go_on() -> None:
+    rota, (bad, good), parsed = Rota(), (Pipe(), Pipe()), bytearray()
+
+    def parse_badly(_: bytes) -> int:
+        raise ValueError("a bug of ours")
+
+    def parse(data: bytes) -> int:
+        parsed.extend(data)
+        return 1
+
+    Backlog(Valve(bad), parse_badly, rota).take(b"x" * 2 * SLICE)
+    Backlog(Valve(good), parse, rota).take(b"y" * 2 * SLICE)
+    await emptied(good)
+    assert bad.is_over
+    assert bytes(parsed) == b"y" * 2 * SLICE

@@ -23,6 +23,9 @@ from websockets.frames import CONT, DATA_OPCODES, Frame
 from websockets.protocol import OPEN
 
 from turnkeep.doors.peers import Peers
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
 
 HEAD_TIMEOUT = 10.0
 """Seconds in which a request has to arrive, up to the end of its headers."""
@@ -121,7 +124,12 @@ class Rota:
         due, until = self._due, time.perf_counter() + TURN
         self._due = deque()
         while due and time.perf_counter() < until:
-            due.popleft().step()
+            backlog = due.popleft()
+            try:
+                backlog.step()
+            except Exception:  # the others' turn comes all the same
+                log.exception("connection_broke")
+                backlog.abort()
         due.extend(self._due)  # who has more has it after the others
         self._due = deque()
         for backlog in due:
@@ -162,6 +170,11 @@ class Backlog:
         pieces = self._parse(piece)
         self._slice = min(self._slice * 2, LARGEST_SLICE) if pieces <= 1 else SLICE
         self._later(self._pieces.wait_after(pieces))
+
+    def abort(self) -> None:
+        """Give the connection up."""
+        self._data.clear()
+        self._valve.inner.abort()
 
     def end(self) -> None:
         """The connection is lost. What refers to it goes, so that it is freed now and not in a heap by the collector:
@@ -382,10 +395,9 @@ class SocketTransport(WebSocketsSansIOProtocol):
             self.transport.close()
             return 0
         if self.conn.parser_exc is None and self._has_too_many_fragments():
-            self.conn.fail(POLICY_VIOLATION, "too many fragments in a message")
-            self.handle_parser_exception()
+            self._fail("too many fragments in a message")
         elif self.conn.parser_exc is not None:
-            self.handle_parser_exception()
+            self._hang_up()
         else:
             self.handle_events()
             self._watch()
@@ -418,8 +430,18 @@ class SocketTransport(WebSocketsSansIOProtocol):
         if self.conn.state is not OPEN or self.transport.is_held:
             self._watch()  # it is we who do not read
             return
-        self.conn.fail(POLICY_VIOLATION, "this message does not come to its end")
-        self.handle_parser_exception()
+        self._fail("this message does not come to its end")
+
+    def _fail(self, reason: str) -> None:
+        self.conn.fail(POLICY_VIOLATION, reason)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Say why, where the upgrade was answered already."""
+        if self.conn.close_sent is not None:
+            self.handle_parser_exception()
+        else:
+            self.transport.close()
 
     # ---------------------------------------------------------------- a peer that does not read
 
