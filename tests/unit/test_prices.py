@@ -217,3 +217,24 @@ def test_a_file_that_is_wrong_is_refused_with_the_place(tmp_path: Path, text: st
 def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         PriceBook(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    "base_url", [None, "https://api.anthropic.com/v1", "http://127.0.0.1:8090", "https://api.openai.com/v1"]
+)
+def test_claude_costs_what_anthropic_asks_wherever_it_is_reached(base_url: str | None) -> None:
+    """Two dollars a million in, ten out; a twentieth of the first from the cache, a quarter more into it."""
+    usage = Usage(
+        requests=1, input_tokens=1_000_000, cached_tokens=600_000, cache_write_tokens=200_000, output_tokens=10_000
+    )
+    cost = PriceBook(base_url=base_url).cost(usage, "claude-sonnet-5-5", "standard", NOON)
+    assert cost.cost == pytest.approx(0.2 * 2 + 0.6 * 0.1 + 0.2 * 2.5 + 0.01 * 10)
+
+
+def test_a_tier_of_anthropic_without_a_price_is_unknown_and_the_fast_one_has_its_own() -> None:
+    prices = PriceBook(base_url="https://api.anthropic.com/v1")
+    assert prices.price("claude-opus-5-5", "priority", NOON) is None
+    fast, plain = prices.price("claude-opus-5-5", "fast", NOON), prices.price("claude-opus-5-5", None, NOON)
+    assert fast is not None
+    assert plain is not None
+    assert fast.rates.output > plain.rates.output
