@@ -75,6 +75,8 @@ class Listener:
         await socket.send(json.dumps(request))
 
     async def _take(self, socket: ClientConnection, frame: Frame) -> None:
+        if frame.get("reason") == "silent":  # said beside the log
+            return
         channel = frame["channel"]
         if "offset" not in frame:  # the store could not be read: a subscription was refused
             await asyncio.sleep(0.05)

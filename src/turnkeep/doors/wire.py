@@ -49,6 +49,11 @@ class Dialect:
     enveloped: bool = False
 
 
+def _aside(frame: Frame) -> Frame:
+    """Said beside the log, so at no position of it: nobody resumes from here."""
+    return {name: value for name, value in frame.items() if name not in ("offset", "epoch")} | {"more": True}
+
+
 class Encoder:
     """Turns one channel's events into frames. It knows the text so far, because `message` of `in_progress` is
     cumulative.
@@ -133,7 +138,7 @@ class Encoder:
         """What a run tells while it goes on, in one frame."""
         match event.kind:
             case "processing" if event.error is not None:
-                return self._status(event, "processing", WORKING, reason=event.error.code)
+                return _aside(self._status(event, "processing", WORKING, reason=event.error.code))
             case "processing":
                 return self._status(event, "processing", PROCESSING, tools=list(event.tools))
             case "responding":

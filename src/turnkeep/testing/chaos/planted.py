@@ -11,15 +11,19 @@ runs the command line with one planted.
 from __future__ import annotations
 
 import asyncio
+import os
 import runpy
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from turnkeep import announcer, answer, calls, failpoints, hub, journal, lease, run
+from turnkeep import announcer, answer, calls, clock, failpoints, hub, journal, lease, run
 from turnkeep.errors import AnswerMalformed
 from turnkeep.events import Event
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
@@ -32,6 +36,9 @@ from turnkeep.usage import Usage
 
 Replace = Callable[[Any, str, Any], None]
 """Put something else in the place of an attribute, until the bug is taken out."""
+
+CLOCK = "CHAOS_CLOCK"
+"""Names the file that says how far the clock of the machine is off."""
 
 BUGS: dict[str, Callable[[Replace], None]] = {}
 """By name; the docstring says what is wrong with it."""
@@ -316,6 +323,12 @@ def old_steps_not_shown_again(replaces: Replace) -> None:
     replaces(announcer.Announcer, "replace", replaced)
 
 
+@bug
+def goes_by_the_time_of_day(replaces: Replace) -> None:
+    """Windows and leases follow whoever sets the clock."""
+    replaces(clock.SteadyClock, "now", lambda self: self._clock.now())
+
+
 # ---------------------------------------------------------------- the lease
 
 
@@ -379,10 +392,25 @@ def resumes_too_early(replaces: Replace) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The command line of turnkeep, with the bug that the first argument names."""
     name, *rest = arguments
-    with planted(name):
+    with planted(name) if name else nullcontext(), machine_clock():
         sys.argv = ["turnkeep", *rest]
         runpy.run_module("turnkeep", run_name="__main__")
     return 0
+
+
+@contextmanager
+def machine_clock() -> Iterator[None]:
+    """The time of day as the file says that `CLOCK` names: a number of seconds to be off, set at any moment."""
+    path = os.environ.get(CLOCK)
+
+    def now() -> float:
+        try:
+            return time.time() + float(Path(path or "").read_text() or 0.0)
+        except (OSError, ValueError):
+            return time.time()
+
+    with patch.object(clock, "time", SimpleNamespace(time=now)) if path else nullcontext():
+        yield
 
 
 if __name__ == "__main__":

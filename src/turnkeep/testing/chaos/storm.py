@@ -12,12 +12,13 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import redis.asyncio as redis
 
 from turnkeep.clock import SystemClock
 from turnkeep.messages import Address, Item
@@ -31,7 +32,9 @@ from turnkeep.testing.chaos.logs import fenced, unexpected
 from turnkeep.testing.chaos.outside import OutsideDoor
 from turnkeep.testing.chaos.people import Door, Gone, Listener, Sender
 from turnkeep.testing.chaos.plan import ACTS, BLOWS, KEY, MODEL_FAULTS, PER_SECOND, SETTINGS, WORKS, Plan, message
+from turnkeep.testing.chaos.planted import CLOCK
 from turnkeep.testing.chaos.programs import HOST, Program, StormError, free_port, redis_command
+from turnkeep.testing.leaps import LEAPS
 from turnkeep.testing.proxy import TcpProxy
 
 
@@ -72,6 +75,7 @@ class Storm:
     def __init__(self, plan: Plan, folder: Path, tell: Callable[[str], None], stack: AsyncExitStack) -> None:
         self._plan = plan
         self._folder = folder
+        self._clock_file = folder / "clock"
         self._tell = tell
         self._stack = stack
         self._dice = self._source("nemesis")
@@ -176,12 +180,16 @@ class Storm:
         return await self._proxy(self._store_port) if self._store is not None else None
 
     def _turnkeep(self) -> list[str]:
-        planted = ["turnkeep.testing.chaos.planted", self._plan.planted] if self._plan.planted else ["turnkeep"]
-        return [sys.executable, "-m", *planted]
+        return [sys.executable, "-m", "turnkeep.testing.chaos.planted", self._plan.planted or ""]
 
     def _environment(self, line: TcpProxy | None) -> dict[str, str]:
         store = self._store_url if line is None else f"redis://{HOST}:{line.port}/0"
-        own = {"TURNKEEP_STORE": store, "OPENAI_BASE_URL": f"{self._model}/v1", "TURNKEEP_LEASE": str(self._plan.lease)}
+        own = {
+            CLOCK: str(self._clock_file),
+            "TURNKEEP_STORE": store,
+            "OPENAI_BASE_URL": f"{self._model}/v1",
+            "TURNKEEP_LEASE": str(self._plan.lease),
+        }
         return {**SETTINGS, **own}
 
     @property
@@ -331,6 +339,22 @@ class Storm:
             case "blackhole":
                 line.blackhole()
         self._soon(self._dice.uniform(0.3, 2.0), line.forward)
+
+    def _set_clock(self) -> None:
+        """Somebody sets the clock of the machine, and it stays so until the next time."""
+        self._clock_file.write_text(str(self._dice.choice(LEAPS)))
+
+    def _spoil_store(self) -> None:
+        """Somebody changes the settings of the server so that it could lose what it accepts, and notices it."""
+        if self._store is not None and self._store.alive:
+            self._note_task(self._spoiled())
+
+    async def _spoiled(self) -> None:
+        async with aclosing(redis.Redis(host=HOST, port=self._store_port)) as server:
+            for policy in ("allkeys-lru", "noeviction"):
+                with suppress(redis.RedisError, OSError):
+                    await server.config_set("maxmemory-policy", policy)
+                await asyncio.sleep(self._dice.uniform(0.5, 3.0))
 
     def _cancel(self) -> None:
         place, channel = self._dice.choice(self._gateways), f"c{self._dice.randrange(self._plan.clients)}"

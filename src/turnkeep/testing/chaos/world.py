@@ -34,6 +34,7 @@ from turnkeep.testing.chaos.network import CLEAR, Link, Network, Weather
 from turnkeep.testing.chaos.people import Door, Gone, Listener, Sender, Sent
 from turnkeep.testing.chaos.virtual import Died, Process, VirtualLoop
 from turnkeep.testing.clock import START, counting_ids
+from turnkeep.testing.leaps import LEAPS
 from turnkeep.tools.base import Tool, ToolContext, tool
 from turnkeep.tools.toolbox import Toolbox
 from turnkeep.worker import Worker, WorkerRules
@@ -58,7 +59,7 @@ WEATHER, TEMPER = Weather(), Temper()
 
 ACTS = (
     "kill_worker", "kill_worker", "freeze_worker", "cut_worker", "drain_worker", "kill_gateway", "freeze_gateway",
-    "cut_gateway", "cut_sockets", "stop_store", "cancel_somebody",
+    "cut_gateway", "cut_sockets", "stop_store", "cancel_somebody", "set_clock",
 )  # fmt: skip
 
 
@@ -111,13 +112,19 @@ def simulate(seed: int, plan: Plan | None = None) -> Judgement:
 
 
 class _Clock:
-    """The machine's time as that of the store."""
+    """The machine's clocks: a time of day that is set now and then, and seconds that pass."""
+
+    origin = ""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
+        self.off = 0.0
 
     def now(self) -> float:
-        return START + self._loop.time()
+        return START + self._loop.time() + self.off
+
+    def elapsed(self) -> float:
+        return self._loop.time()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
@@ -319,6 +326,10 @@ class World:
             await asyncio.sleep(self._dice.uniform(0.1, 0.8))
             getattr(self, f"_{self._dice.choice(self._plan.acts)}")()
 
+    def _set_clock(self) -> None:
+        """Somebody sets the clock of the machine, and it stays so until the next time."""
+        self._clock.off = self._dice.choice(LEAPS)
+
     def _for_a_while(self, longest: float) -> float:
         return self._dice.uniform(0.2, longest)
 
@@ -391,7 +402,7 @@ class World:
 
     def _may_go_on(self, labels: Mapping[str, str]) -> None:
         """Note work for a run whose lease is over, except for the step that a thawed process was in."""
-        key, now = (labels["turnkeep_run"], labels["turnkeep_attempt"]), self._clock.now()
+        key, now = (labels["turnkeep_run"], labels["turnkeep_attempt"]), self.store.clock.now()
         process = Process.current()
         woken_at = START + process.thawed_at if process is not None else 0.0
         if now > max(self._leases.setdefault(key, now), woken_at) + GLANCE + GRACE:
@@ -400,7 +411,7 @@ class World:
     async def _note_leases(self) -> None:
         """When each attempt was last seen with a lease that is good."""
         while True:
-            now = self._clock.now()
+            now = self.store.clock.now()
             for kept in self.store.threads.values():
                 thread = kept.thread
                 if thread.state == "leased" and thread.lease_until > now:
