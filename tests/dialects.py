@@ -14,9 +14,10 @@ from typing import Any
 import orjson
 
 from tests.contract.canned import Visit
-from tests.imitations import messages_of, refusal
+from tests.imitations import calls_of, messages_of, refusal
 
 THOUGHT = "hm, let me think"
+SIGNED = {"google": {"thought_signature": "c2ln"}}
 WINDOW = 9_000
 """Characters of a request that a server takes."""
 
@@ -210,6 +211,7 @@ class Server:
     name: str
     troubled: set[str] = field(default_factory=set)
     calls: int = 0
+    signed: set[str] = field(default_factory=set)
 
     @property
     def dialect(self) -> Dialect:
@@ -246,7 +248,10 @@ class Server:
     def _tampered(self, body: Mapping[str, Any]) -> str | None:
         """What was attached comes back word for word, or as the blank that stands for another model's thought."""
         fields = [m[name] for m in messages_of(body) for name in (self.dialect.thought,) if name and name in m]
-        return None if all(value in (self._thought, " ") for value in fields) else "this thought was never thought here"
+        if any(value not in (self._thought, " ") for value in fields):
+            return "this thought was never thought here"
+        own = [call.get("extra_content") for call in calls_of(body) if call["id"] in self.signed]
+        return None if all(attached == SIGNED for attached in own) else "this call was signed, where is its signature?"
 
     @property
     def _thought(self) -> Any:
@@ -283,7 +288,8 @@ class Server:
             arguments = f'{{"city":"{"AB"[n]}"}}'
             call: dict[str, Any] = {"index": place, "id": self.dialect.ids(self.calls), "type": "function"}
             if self.dialect.signs and n == 0:
-                call["extra_content"] = {"google": {"thought_signature": "c2ln"}}
+                call["extra_content"] = SIGNED
+                self.signed.add(call["id"])
             pieces = [arguments] if self.dialect.whole_calls else [arguments[:4], arguments[4:]]
             frames.append(chunk({"tool_calls": [{**call, "function": {"name": "look_up", "arguments": pieces[0]}}]}))
             frames += [chunk({"tool_calls": [{"index": place, "function": {"arguments": p}}]}) for p in pieces[1:]]

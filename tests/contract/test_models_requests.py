@@ -9,12 +9,17 @@ import orjson
 import pytest
 
 from tests.contract.asking import (
+    GOOD,
     HELLO,
     KEY,
     OPENAI_PROTOCOLS,
     PROTOCOLS,
+    ask,
+    opened,
+    recorded,
     sent_by,
 )
+from tests.contract.canned import Visit, canned
 from turnkeep.errors import ModelRefused
 from turnkeep.messages import (
     AssistantItem,
@@ -22,6 +27,7 @@ from turnkeep.messages import (
     Item,
     OutputItem,
     Part,
+    ProviderData,
     ReasoningItem,
     SystemItem,
     UserItem,
@@ -286,3 +292,58 @@ async def test_a_large_request_is_sent_whole(kind: str) -> None:
     text = "é" * 1_500_000
     visit = await sent_by(kind, replace(HELLO, items=[UserItem(text_content(text))]))
     assert text in orjson.dumps(visit.body).decode()
+
+
+async def test_what_a_server_attached_goes_back_to_it_word_for_word_and_to_no_other() -> None:
+    async def messages(site: str) -> list[dict[str, Any]]:
+        data = ProviderData(site, {"extra_content": {"n": [1.5, None]}, "function": {"thought_signature": "c2ln"}})
+        items: list[Item] = [
+            *HELLO.items,
+            ReasoningItem({"reasoning_content": "hm", "reasoning_details": [{"index": 0}]}, site),
+            AssistantItem("let me look", provider_data=ProviderData(site, {"thought_signature": "dGV4dA=="})),
+            CallItem("c1", "look", "{}", data),
+            OutputItem("c1", "fine"),
+        ]
+
+        async def answer(visit: Visit) -> None:
+            visit.whole(recorded(GOOD["chat"]))
+
+        async with canned(answer) as server:
+            own = server.url.removeprefix("http://")
+            items = [_at(item, own) for item in items] if site == "here" else items
+            await ask(opened(server, "chat", simulated=False), replace(HELLO, items=items))
+            return list(server.last.body["messages"])
+
+    _, asked, _ = await messages("here")
+    assert asked == {
+        "role": "assistant",
+        "content": "let me look",
+        "reasoning_content": "hm",
+        "reasoning_details": [{"index": 0}],
+        "thought_signature": "dGV4dA==",
+        "tool_calls": [
+            {
+                "id": "c1",
+                "type": "function",
+                "function": {"name": "look", "arguments": "{}", "thought_signature": "c2ln"},
+                "extra_content": {"n": [1.5, None]},
+            }
+        ],
+    }
+    _, asked, _ = await messages("elsewhere.example/v1")
+    function = {"name": "look", "arguments": "{}"}
+    assert asked == {
+        "role": "assistant",
+        "content": "let me look",
+        "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+    }
+
+
+def _at(item: Item, site: str) -> Item:
+    """The item as if it came from this site."""
+    match item:
+        case ReasoningItem():
+            return replace(item, site=site)
+        case AssistantItem() | CallItem() if item.provider_data:
+            return replace(item, provider_data=replace(item.provider_data, site=site))
+    return item

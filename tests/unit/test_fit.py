@@ -71,6 +71,11 @@ def test_blank_turns_are_left_out_or_get_a_word() -> None:
     assert fitted(items) == [user(EMPTY), items[2], OutputItem("c1", NO_OUTPUT)]
 
 
+def test_a_thought_that_leads_to_a_blank_text_leads_nowhere() -> None:
+    items: list[Item] = [user("a"), ReasoningItem({"reasoning_content": "hm"}, SITE), AssistantItem("\n"), user("b")]
+    assert fitted(items) == [items[0], items[3]]
+
+
 def test_names_and_ids_get_the_form_that_all_servers_take() -> None:
     calls: list[Item] = [CallItem("x" * 50, "look_up<|channel|>commentary", "{}"), OutputItem("x" * 50, "fine")]
     call, output = fitted(calls)
@@ -198,12 +203,19 @@ WORDS = st.sampled_from(["", " \n", "hello", "x" * 300, "<|im_end|>", "grüße �
 IDS = st.sampled_from(["call_abcdef123456", "functions.look_up:0", "abcdefghi", "é€", "y" * 60, "0"])
 NAMES = st.sampled_from(["look_up", "look_up<|channel|>commentary", "3d", "a.b", "z" * 80, ""])
 ARGUMENTS = st.sampled_from(["{}", '{"a":1}', '{"a":', "null", "[1]", "5"])
-DATA = st.sampled_from([None, ProviderData(ELSEWHERE, {"extra_content": {"google": {"thought_signature": "x"}}})])
+DATA = st.sampled_from(
+    [
+        None,
+        ProviderData(ELSEWHERE, {"extra_content": {"google": {"thought_signature": "x"}}}),
+        ProviderData(SITE, {"new": 1}),
+    ]
+)
 THOUGHTS = st.sampled_from(
     [
         ReasoningItem({"type": "reasoning", "encrypted_content": "gA"}),
         ReasoningItem({"reasoning_content": "hm"}, ELSEWHERE),
         ReasoningItem({"type": "thinking", "thinking": "hm", "signature": "s"}, ELSEWHERE),
+        ReasoningItem({"reasoning_content": "hm"}, SITE),
     ]
 )
 PARTS = st.lists(
