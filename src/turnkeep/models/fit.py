@@ -182,8 +182,10 @@ def _called(items: list[Item], names: ToolNames, form: CallIdForm) -> list[Item]
     for place, item in enumerate(items):
         match item:
             case CallItem():
-                result.append(replace(item, call_id=ids[own[place]], name=names.there(item.name)))
-            case OutputItem() if place in own:
+                call_id, name = ids[own[place]], names.there(item.name)
+                same = (call_id, name) == (item.call_id, item.name)
+                result.append(item if same else replace(item, call_id=call_id, name=name))
+            case OutputItem() if place in own and ids[own[place]] != item.call_id:
                 result.append(replace(item, call_id=ids[own[place]]))
             case _:
                 result.append(item)
