@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from tests.scenario.house import TestHouse, eventually, opened
-from turnkeep.simulator import Pace
+from turnkeep.simulator import Pace, Simulator, serve
 from turnkeep.tools.base import tool
 
 TEXT = " ".join(f"word{number}" for number in range(60))
@@ -148,3 +149,18 @@ async def test_many_answers_that_break_at_every_place_are_asked_for_once() -> No
             settled = await asyncio.gather(*(house.settled(streams[place], f"m{place}") for place in places))
         assert [events[-1].text for events in settled] == [TEXT] * len(places)
         assert len(house.simulator.ledger) == len(places)
+
+
+async def test_a_worker_that_leaves_gives_the_answer_to_the_next(tmp_path: Path) -> None:
+    """A drain that is shorter than the answer: what was begun goes on there, and is read to its end by the next."""
+    store = tmp_path / "store.db"
+    simulator = Simulator(pace=Pace(token=0.03))
+    async with serve(simulator) as url:
+        settings: dict[str, Any] = {"openai_base_url": url, "drain": 0.1}
+        async with in_background(str(store), **settings) as house, house.stream("c") as stream:
+            await house.send("c", f"[[say:{TEXT}]]", "m0")
+            await house.until(stream, lambda event: event.kind == "delta")
+        async with in_background(str(store), **settings) as house, house.stream("c", after=0) as stream:
+            events = await house.settled(stream, "m0")
+        assert events[-1].text == TEXT
+        assert len(simulator.ledger) == 1

@@ -101,7 +101,7 @@ def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
     items = _called(without_idle_reasoning(items), names, caps.call_ids)
     tools: Sequence[ToolSpec] = [_fit_tool(tool, names, caps) for tool in request.tools]
     parameters = _chosen(request.parameters, names)
-    if caps.wants_declared_tools and not tools and (tools := _called_tools(items)):
+    if caps.wants_declared_tools and not (tools or request.hosted) and (tools := _called_tools(items)):
         parameters = {**parameters, "tool_choice": "none"}
     return Fit(_arranged(replace(request, items=items, tools=tools, parameters=parameters), caps), names)
 
