@@ -301,6 +301,11 @@ class Settings(BaseSettings):
     tenant_request_rate: str = _named(
         "TURNKEEP_TENANT_REQUEST_RATE", default="20000/10", doc="The same of one tenant; `0` is unlimited."
     )
+    error_rate: str = _named(
+        "TURNKEEP_ERROR_RATE",
+        default="100/1",
+        doc="Refusals per seconds of one address; more are told up to 5 s later. `0` is unlimited.",
+    )
     max_threads: int = _named(
         "TURNKEEP_MAX_THREADS", default=1_000_000, ge=0, doc="Threads of one tenant; 0 is unlimited."
     )
@@ -552,7 +557,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{one[:80]!r} is no address and no network, write 10.0.0.7 or 10.0.0.0/8") from None
         return value
 
-    @field_validator("channel_rate", "user_rate", "tenant_rate", "request_rate", "tenant_request_rate")
+    @field_validator("channel_rate", "user_rate", "tenant_rate", "request_rate", "tenant_request_rate", "error_rate")
     @classmethod
     def _is_rate(cls, value: str) -> str:
         parse_rate(value)

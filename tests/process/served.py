@@ -67,7 +67,8 @@ async def served(
     async with serve(simulator) as model_url, aiohttp.ClientSession() as http:
         values = {
             **QUICK, "store": store, "openai_base_url": model_url, "openai_api_key": "sk-test",
-            "model_api": "responses", "port": 0, "channel_rate": "0", "user_rate": "0", **settings,
+            "model_api": "responses", "port": 0, "channel_rate": "0", "user_rate": "0", "error_rate": "0",
+            **settings,
         }  # fmt: skip
         queue = AssistantMessageQueue.from_settings(Settings.load(**values), toolbox=Toolbox(tools))
         async with listening(queue, role) as url:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import websockets
 
 from tests.process.callers import CHANNEL, Guarded, guarded, token
 from tests.process.served import Served, ask, served
@@ -189,13 +190,39 @@ async def test_a_tenant_has_so_many_threads_and_no_more(monkeypatch: pytest.Monk
         assert (await post(server, "c", "hello", "m"))[0] == 202
 
 
-def test_whoever_errs_is_heard_more_slowly() -> None:
+def test_what_is_owed_is_waited_for_and_forgotten_in_time() -> None:
     clock = FakeClock()
     errors = limits.Rate(2, 1.0, clock)
     assert [errors.owe("olga") for _ in range(4)] == [0.0, 0.0, 0.5, 1.0]
     assert errors.owe("bob") == 0.0
+    assert max(errors.owe("olga") for _ in range(100)) == limits.LONGEST_WAIT
     clock.advance(10)
     assert errors.owe("olga") == 0.0
+    assert limits.Rate(0, 1.0, clock).owe("olga") == 0.0
+
+
+async def test_whoever_errs_is_told_more_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`error_rate`, over HTTP, before the upgrade and on a socket; what is right comes at once."""
+    waits: list[float] = []
+
+    async def noted(self: Limits, who: object) -> None:
+        waits.append(self._errors.owe(who))
+
+    async with guarded(error_rate="1/600") as house:
+        bearer = {"Authorization": f"Bearer {token()}"}
+        socket = await house.server.socket(additional_headers=bearer)
+        monkeypatch.setattr(Limits, "hold_back", noted)
+        for _ in range(2):
+            async with house.server.http.get(f"{house.server.url}/api/queue") as told:
+                assert told.status == 401
+        with pytest.raises(websockets.exceptions.InvalidStatus):
+            await house.server.socket()
+        for _ in range(2):
+            assert (await ask(socket, "{"))["type"] == "error"
+        async with house.server.http.get(f"{house.server.url}/api/queue", headers=bearer) as told:
+            assert told.status == 200
+        await socket.close()
+    assert waits == [0.0, 5.0, 5.0, 0.0, 5.0]
 
 
 async def test_a_socket_has_so_many_channels_and_no_more() -> None:

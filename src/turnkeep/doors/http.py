@@ -181,6 +181,7 @@ class HttpDoor:
                 call = await self._call(endpoint, request)
                 return await endpoint.handler(call)
             except TurnkeepError as error:
+                await self._limits.hold_back(request.client.host if request.client else None)
                 return refused(error)
             except ClientDisconnect:
                 return Response(status_code=499)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from turnkeep.store.base import Store
 
 KEPT = 100_000
 """Buckets remembered per kind; the longest unused go first."""
-ERRORS = 100
-"""Frames of a credential in a second that make no sense."""
+LONGEST_WAIT = 5.0
+"""Seconds for which a refusal is held back at most."""
 LOOK_AGAIN, LOOK_SOON = 60.0, 5.0
 """Seconds between two counts of a tenant's threads: when there is much room, and when there is little."""
 MARGIN = 100_000
@@ -44,8 +45,10 @@ class Rate:
         return 0.0 if allowed else (1.0 - left) * self.seconds / self.count
 
     def owe(self, key: object) -> float:
-        """Take one in any case: seconds that whoever took it has to wait before the next."""
-        left = self._left(key) - 1.0
+        """Take one in any case: seconds that whoever took it has to wait before the next, LONGEST_WAIT at most."""
+        if not self.count:
+            return 0.0
+        left = max(self._left(key) - 1.0, -LONGEST_WAIT * self.count / self.seconds)
         self._keep(key, left)
         return max(0.0, -left) * self.seconds / self.count
 
@@ -137,7 +140,7 @@ class Limits:
         self._tenant = Rate(*parse_rate(settings.tenant_rate), clock)
         self._requests = Rate(*parse_rate(settings.request_rate), clock)
         self._tenant_requests = Rate(*parse_rate(settings.tenant_request_rate), clock)
-        self._errors = Rate(ERRORS, 1.0, clock)
+        self._errors = Rate(*parse_rate(settings.error_rate), clock)
 
     # ---------------------------------------------------------------- messages
 
@@ -176,9 +179,12 @@ class Limits:
         if wait := rate.take(key):
             raise TooManyRequests(f"too many requests of this {of}, wait {wait:.1f} s", retry_after=wait)
 
-    def after_error(self, principal: Principal) -> float:
-        """Seconds until more is read from whoever sent what makes no sense: refusing costs nearly as much as acting."""
-        return self._errors.owe((principal.tenant, principal.subject))
+    async def hold_back(self, who: object) -> None:
+        """Wait before somebody is told of a refusal, the longer the more there were: refusing costs nearly as much as
+        acting. `who`: an address, or a credential.
+        """
+        if wait := self._errors.owe(who):
+            await asyncio.sleep(wait)
 
     def streaming(self, principal: Principal) -> AbstractContextManager[None]:
         """A socket or a stream of events, to the end of the block. Raises `TooManyRequests`."""

@@ -48,9 +48,11 @@ class Sockets:
         try:
             principal = await self._shown(websocket)
         except _Nobody as nobody:
+            await self._hold_back(websocket)
             await _refuse(websocket, nobody.error)
             return
         except TurnkeepError as error:
+            await self._hold_back(websocket)
             await self._accept(websocket)
             await websocket.close(NOT_AUTHENTICATED if error.retryable is False else RESTART, str(error)[:100])
             return
@@ -66,6 +68,9 @@ class Sockets:
         elif (late := await self._first_frame(websocket)) is not None:
             _know(websocket)
             await self._serve(websocket, late)
+
+    async def _hold_back(self, websocket: WebSocket) -> None:
+        await self._limits.hold_back(websocket.client.host if websocket.client else None)
 
     async def _accept(self, websocket: WebSocket) -> None:
         await websocket.accept(subprotocol=_subprotocol(websocket.headers), headers=await self._greeting.headers())
@@ -127,6 +132,7 @@ class Sockets:
             with self._limits.streaming(principal):
                 await self._run(websocket, principal)
         except TooManyRequests:
+            await self._hold_back(websocket)
             await websocket.close(TOO_MANY, "too many sockets")
 
     async def _run(self, websocket: WebSocket, principal: Principal) -> None:

@@ -52,7 +52,10 @@ UNKNOWN_READ_LIMIT = 16_384
 """Bytes of a message from somebody who has shown no credential."""
 POLICY_VIOLATION = 1008
 
-Reason = Literal["application", "backlog", "peer"]
+AFTER_FAULT = 1.0
+"""Seconds after which a socket that breaks these rules is closed."""
+
+Reason = Literal["application", "backlog", "fault", "peer"]
 
 
 class Valve:
@@ -433,6 +436,15 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self._fail("this message does not come to its end")
 
     def _fail(self, reason: str) -> None:
+        """Hear nothing more, and say so a little later: whoever floods would be back at once."""
+        self._backlog.end()
+        self.transport.hold("fault")
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(AFTER_FAULT, self._fail_now, reason)
+
+    def _fail_now(self, reason: str) -> None:
+        self._deadline = None
         self.conn.fail(POLICY_VIOLATION, reason)
         self._hang_up()
 

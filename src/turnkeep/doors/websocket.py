@@ -232,8 +232,8 @@ class Socket:
             request = read_json(text, limit=self._limits.frame_bytes)
             await self._act(request)
         except TurnkeepError as error:
+            await self._limits.hold_back((self._principal.tenant, self._principal.subject))
             self._send(self._error(error, request))
-            await asyncio.sleep(self._limits.after_error(self._principal))
         except Exception:
             log.exception("request_broke", door="websocket")
             self._send(self._error(TurnkeepError(), request))
