@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import random
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.attack.conftest import Tried
 from tests.attack.target import Attempt, Target
 from tests.process.callers import CANARY, CHANNEL, SECRET, TENANT, guarded
 from tests.process.served import heard
+from turnkeep.doors.trail import events_of
 
 ISSUER = "https://login.example.com"
 RSA, OTHER_RSA = (rsa.generate_private_key(65537, 2048) for _ in range(2))
@@ -234,6 +236,14 @@ def by_form() -> Iterator[tuple[str, str]]:
     )
 
 
+def by_chance() -> Iterator[tuple[str, str]]:
+    source = random.Random(246)
+    for number in range(50):
+        yield f"garbage key {number}", f"tk_{source.randbytes(8).hex()}_{source.randbytes(32).hex()}"
+        parts = ({"alg": source.choice(["RS256", "EdDSA", "ES256"]), "kid": source.randbytes(4).hex()}, claims())
+        yield f"garbage token {number}", forged(*parts, source.randbytes(256))
+
+
 def shown_otherwise(good: str) -> Iterator[tuple[str, dict[str, str], str]]:
     """A good token, where none is taken."""
     yield from (
@@ -281,7 +291,7 @@ def at_socket(name: str, headers: Mapping[str, str], query: str = "") -> Attempt
 
 
 def attempts() -> Iterator[Attempt]:
-    for make in (by_algorithm, by_key, by_claim, by_form):
+    for make in (by_algorithm, by_key, by_claim, by_form, by_chance):
         for name, text in make():
             headers = {"Authorization": f"Bearer {text}"}
             yield at_http(name, headers)
@@ -310,6 +320,8 @@ async def test_no_token_but_a_good_one_opens_anything(jwks: str, tried: Tried) -
         before = await house.state()
         await tried(target, [*attempts()])
         assert await house.state() == before
+        events = [event for event in await events_of(house.server.queue.store) if event.event == "auth_failed"]
+        assert 3 <= len(events) <= 60, "the trail tells of an attack and is not filled by it"
         for key, algorithm, kid in ((RSA, "RS256", "rsa"), (ED, "EdDSA", "ed"), (P256, "ES256", "ec")):
             headers = {"Authorization": f"Bearer {signed(claims(), key, algorithm, kid=kid)}"}
             url = f"{house.server.url}/api/channels/{CHANNEL}/messages"
