@@ -7,5 +7,7 @@ from pathlib import Path
 
 
 def make(path: Path) -> int:
-    """A descriptor of a new file, to be written. Raises FileExistsError for anything that is there, a link too."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """A descriptor of a new file, to be written. Raises FileExistsError for anything that is there, a link too: O_EXCL
+    follows none.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

@@ -207,7 +207,20 @@ HARMLESS = frozenset(
         *("renew", "cancel", "flush", "typing", "pause", "resume", "counts", "redrive", "discard", "ready", "nudged"),
         *("open_sink", "close_sink", "lease_sink", "delivered", "parked", "note_failure", "redrive_parked", "unpark"),
         *("sinks", "regenerate", "stats", "forget", "expire", "get", "put", "take", "list", "reserve", "settle"),
-        *("sweep", "spend", "pace", "slow_down", "trip", "circuits", "probe", "mend", "close", "check", "now"),
+        *(
+            "sweep",
+            "spend",
+            "pace",
+            "slow_down",
+            "trip",
+            "circuits",
+            "ledgers",
+            "probe",
+            "mend",
+            "close",
+            "check",
+            "now",
+        ),
     )
 )
 """Operations that neither take nor give what people said."""

@@ -9,7 +9,9 @@ import typer
 
 from turnkeep.cli import house, output
 from turnkeep.cli.arguments import Json, Yes
+from turnkeep.cli.audit import report
 from turnkeep.errors import NotFound
+from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.settings import Settings
 from turnkeep.tools.pins import Pin, Pins
 
@@ -52,7 +54,9 @@ async def _list(settings: Settings) -> list[Pin]:
 
 async def _accept(settings: Settings, name: str) -> Pin:
     async with house.opened(settings) as store:
-        return await Pins(store).accept(name)
+        pin = await Pins(store).accept(name)
+        await report(store, "tool_accepted", tenant=DEFAULT_TENANT, tool=name)
+        return pin
 
 
 def _json(pin: Pin) -> dict[str, object]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -146,14 +147,22 @@ class Seal:
             ) from None
 
 
+@functools.lru_cache(maxsize=256)
+def _names_of(kind: Hashable) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(kind)) if is_dataclass(kind) else ()
+
+
+_NO_TEXT = (int, float, bool)
+
+
 def _changed(value: Any, change: Any) -> Any:
-    """A dataclass with its fields changed; anything else as it is."""
-    if not is_dataclass(value) or isinstance(value, type):
-        return value
+    """A dataclass with its fields changed; anything else as it is. The hot path: one event per token."""
     changes = {}
-    for one in fields(value):
-        before = getattr(value, one.name)
-        after = change(before, one.name)
+    for name in _names_of(type(value)):
+        before = getattr(value, name)
+        if not before or type(before) in _NO_TEXT:
+            continue
+        after = change(before, name)
         if after is not before:
-            changes[one.name] = after
+            changes[name] = after
     return replace(value, **changes) if changes else value
