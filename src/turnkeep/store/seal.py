@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import json
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -147,9 +146,14 @@ class Seal:
             ) from None
 
 
-@functools.lru_cache(maxsize=256)
-def _names_of(kind: Hashable) -> tuple[str, ...]:
-    return tuple(one.name for one in fields(kind)) if is_dataclass(kind) else ()
+_NAMES: dict[type, tuple[str, ...]] = {}
+"""The fields of every type that was met, none of what is no dataclass: as many as the contract has types."""
+
+
+def _names_of(kind: type) -> tuple[str, ...]:
+    if (known := _NAMES.get(kind)) is None:
+        known = _NAMES[kind] = tuple(one.name for one in fields(kind)) if is_dataclass(kind) else ()
+    return known
 
 
 _NO_TEXT = (int, float, bool)
