@@ -46,6 +46,8 @@ class Books:
     """Work that went on without its lease."""
     broken: Sequence[str] = ()
     """Errors that nobody expected."""
+    edits: Sequence[str] = ()
+    """Every change of the message that two people change, as the log tells them; each was asked for once."""
 
 
 @dataclass(slots=True)
@@ -90,6 +92,8 @@ def judge(books: Books) -> Judgement:
     found.violations += [*books.overruns, *books.broken]
     for sender in books.senders:
         found.violations += [f"refused: {refused}" for refused in sender.refused]
+    changes = Counter(books.edits)
+    found.violations += [f"the change {text!r} happened {count} times" for text, count in changes.items() if count > 1]
     _transcripts(books, found)
     _model(books, found)
     _tools(books, found)

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -105,6 +105,50 @@ class Sender:
                 return asyncio.get_running_loop().time()
             if status not in (429, 500, 503):
                 self.refused.append(f"{message.message_id}: {status} {told}")
+            await asyncio.sleep(self._source.uniform(0.02, 0.1))
+
+
+# ---------------------------------------------------------------- changing
+
+EDITED = "edited"
+"""The channel on which one message waits all the time, and is changed by two people at once."""
+
+
+class Editor:
+    """One of two who change the same message, each change under a key until it is answered. They do not look."""
+
+    def __init__(self, name: str, doors: Doors, source: random.Random, *, pause: float = 0.5) -> None:
+        self.name = name
+        self._doors = doors
+        self._source = source
+        self._pause = pause
+
+    async def begin(self) -> None:
+        """The message waits for an hour, unless it is withdrawn."""
+        message = {"message_id": "m", "message": "to be changed", "window": 3600.0, "max_wait": 3600.0}
+        await self._until_done({"channel": EDITED, **message})
+
+    async def edit(self) -> None:
+        """Change it for ever."""
+        number = 0
+        while True:
+            number += 1
+            text = f"{self.name} {number}"
+            await self._until_done(
+                {"action": "edit", "channel": EDITED, "message_id": "m", "message": text, "idempotency_key": text}
+            )
+            await asyncio.sleep(self._source.uniform(0.0, self._pause))
+
+    async def end(self) -> None:
+        await self._until_done({"action": "withdraw", "channel": EDITED, "message_id": "m", "idempotency_key": "end"})
+
+    async def _until_done(self, frame: Frame) -> None:
+        while True:
+            with suppress(Gone, TimeoutError):
+                async with asyncio.timeout(5.0), self._doors().socket() as wire:
+                    await wire.send(frame)
+                    if (await wire.heard())["type"] != "error":
+                        return
             await asyncio.sleep(self._source.uniform(0.02, 0.1))
 
 

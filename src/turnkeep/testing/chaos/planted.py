@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import runpy
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.store import turns
 from turnkeep.store.base import Commit, Receipt
-from turnkeep.store.memory import MemoryStore
+from turnkeep.store.memory import MemoryStore, once
 from turnkeep.store.thread import Thread
 from turnkeep.usage import Usage
 
@@ -75,6 +76,12 @@ def no_dedupe(replaces: Replace) -> None:
         return accept(thread, message, None, *rest)
 
     replaces(turns, "accept", accepted)
+
+
+@bug
+def calls_without_names(replaces: Replace) -> None:
+    """A call that is sent again under its name happens again."""
+    replaces(once, "operation_id", lambda *call: secrets.token_hex(8))
 
 
 @bug

@@ -30,7 +30,7 @@ from turnkeep.testing.chaos.effects import read_deeds, write_tools_file
 from turnkeep.testing.chaos.judge import Books, Judgement, judge
 from turnkeep.testing.chaos.logs import fenced, unexpected
 from turnkeep.testing.chaos.outside import OutsideDoor
-from turnkeep.testing.chaos.people import Door, Gone, Listener, Sender
+from turnkeep.testing.chaos.people import EDITED, Door, Editor, Gone, Listener, Sender
 from turnkeep.testing.chaos.plan import ACTS, BLOWS, KEY, MODEL_FAULTS, PER_SECOND, SETTINGS, WORKS, Plan, message
 from turnkeep.testing.chaos.planted import CLOCK
 from turnkeep.testing.chaos.programs import HOST, Program, StormError, free_port, redis_command
@@ -108,8 +108,14 @@ class Storm:
             watching = [self._group.create_task(w) for w in (self._keep_alive(), self._tell_progress(books))]
             listening = [self._group.create_task(listener.listen()) for listener in listeners]
             sending = [self._group.create_task(self._send(n, sender)) for n, sender in enumerate(senders)]
+            editors = [Editor(name, self._any_gateway, self._source(f"editor {name}"), pause=2.0) for name in "ab"]
+            await editors[0].begin()
+            editing = [self._group.create_task(editor.edit()) for editor in editors]
             await self._break_things()
             await self._heal()
+            for task in editing:
+                task.cancel()
+            await editors[0].end()
             await self._quiet(books, sending)
             for task in (*watching, *listening, *sending):
                 task.cancel()
@@ -219,6 +225,9 @@ class Storm:
             senders += [Sender(any_door, self._source(f"sender {number} {person}")) for person in "ab"]
             listeners.append(Listener(f"c{number}", any_door, self._source(f"listener {number}")))
         return senders, listeners
+
+    def _any_gateway(self) -> Door:
+        return OutsideDoor(self._http, self._dice.choice(self._gateways).port)
 
     async def _send(self, place: int, sender: Sender) -> None:
         """One of two people of a channel; their messages come in bursts."""
@@ -437,6 +446,8 @@ class Storm:
             place.program.bury()
 
     async def _read(self, store: Store, books: Books) -> None:
+        log = await store.read(Address("default", "assistant", EDITED), limit=1_000_000)
+        books.edits = [event.text for event in log.events if event.kind == "edited"]
         counts = await store.counts()
         books.dead, books.open = counts.dead_letters, counts.open_messages
         for number in range(self._plan.clients):

@@ -31,7 +31,7 @@ from turnkeep.testing.chaos.actor import Actor, Temper
 from turnkeep.testing.chaos.doorway import Gateway
 from turnkeep.testing.chaos.judge import Books, Deed, Judgement, judge
 from turnkeep.testing.chaos.network import CLEAR, Link, Network, Weather
-from turnkeep.testing.chaos.people import Door, Gone, Listener, Sender, Sent
+from turnkeep.testing.chaos.people import EDITED, Door, Editor, Gone, Listener, Sender, Sent
 from turnkeep.testing.chaos.virtual import Died, Process, VirtualLoop
 from turnkeep.testing.clock import START, counting_ids
 from turnkeep.testing.leaps import LEAPS
@@ -187,8 +187,14 @@ class World:
         listening = [self._loop.create_task(listener.listen()) for listener in listeners]
         watching = self._loop.create_task(self._note_leases())
         sending = [self._loop.create_task(self._send(n, sender)) for n, sender in enumerate(senders)]
+        editors = [Editor(name, self._any_gateway, self._source(f"editor {name}")) for name in "ab"]
+        await editors[0].begin()
+        editing = [self._loop.create_task(editor.edit()) for editor in editors]
         await self._rage()
         await self._heal()
+        for task in editing:
+            task.cancel()
+        await editors[0].end()
         books = Books(senders, listeners, self.ledger, self.deeds, {})
         await self._quiet(books, sending)
         await self._close_books(books)
@@ -235,6 +241,8 @@ class World:
         return ids <= told
 
     async def _close_books(self, books: Books) -> None:
+        log = await self.store.read(Address("default", "assistant", EDITED), limit=1_000_000)
+        books.edits = [event.text for event in log.events if event.kind == "edited"]
         counts = await self.store.counts()
         books.dead, books.open = counts.dead_letters, counts.open_messages
         for number in range(self._plan.channels):
