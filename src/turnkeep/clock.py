@@ -65,10 +65,12 @@ class SteadyClock:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._watch = clock if isinstance(clock, Stopwatch) else _Counted(clock)
-        self._base = clock.now() - self._watch.elapsed()
+        self.elapsed = self._watch.elapsed
+        """Seconds since the origin; bound here, for it is asked with every token."""
+        self._base = clock.now() - self.elapsed()
 
     def now(self) -> float:
-        return self._base + self._watch.elapsed()
+        return self._base + self.elapsed()
 
     async def sleep(self, seconds: float) -> None:
         await self._clock.sleep(seconds)
@@ -76,9 +78,6 @@ class SteadyClock:
     @property
     def origin(self) -> str:
         return self._watch.origin
-
-    def elapsed(self) -> float:
-        return self._watch.elapsed()
 
     @property
     def base(self) -> float:

@@ -73,9 +73,7 @@ class RedisPart:
         """The time of the store, as far as it is known here."""
         if self._time is None:
             return self._clock.now()
-        if self._opened is not None:
-            self._time.look_in_time(self._opened[0])
-        return self._time.now()
+        return self._time.now(self._opened[0] if self._opened is not None else None)
 
     def _of_day(self, moment: float) -> float:
         """A moment that somebody named by the time of day, as the store counts."""

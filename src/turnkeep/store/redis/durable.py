@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from turnkeep.errors import OutcomeUnknown, StoreError
 from turnkeep.store.redis.check import how_to_wait, replicas_in, values
@@ -85,8 +85,7 @@ _WRITE = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], '1', 'PX', 60000
 """Frees before it writes, so that a full server vouches too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Witness:
+class Witness(NamedTuple):
     """The server that a key was on before anything was written: where it is, and which process, if that matters."""
 
     key: bytes

@@ -89,19 +89,29 @@ class Link:
         patience: float = PATIENCE,
     ) -> Reply:
         """Run the script of an operation on a partition, and give its answer once that may be relied on."""
+        assurance = self.assurance
+        if assurance is not None and name not in assurance.concerns:
+            assurance = None
         try:
-            return await self._run_assured(name, partition, keys, *arguments, patience=patience)
+            if assurance is None:
+                return await self._run(name, partition, keys, *arguments, patience=patience)
+            return await self._run_assured(assurance, name, partition, keys, *arguments, patience=patience)
         except ThreadQuarantined:
             if self.mend is None or not await self.mend(partition):
                 raise
-        return await self._run_assured(name, partition, keys, *arguments, patience=patience)
+        if assurance is None:
+            return await self._run(name, partition, keys, *arguments, patience=patience)
+        return await self._run_assured(assurance, name, partition, keys, *arguments, patience=patience)
 
     async def _run_assured(
-        self, name: str, partition: PartitionKeys, keys: Sequence[bytes], *arguments: Argument, patience: float
+        self,
+        assurance: Assurance,
+        name: str,
+        partition: PartitionKeys,
+        keys: Sequence[bytes],
+        *arguments: Argument,
+        patience: float,
     ) -> Reply:
-        assurance = self.assurance
-        if assurance is None or name not in assurance.concerns:
-            return await self._run(name, partition, keys, *arguments, patience=patience)
         witness = await assurance.before(name, partition.tag)
         reply = await self._run(name, partition, keys, *arguments, patience=patience)
         await assurance.after(witness)

@@ -27,7 +27,7 @@ class StoreTime:
 
     def __init__(self, watch: SteadyClock, key: bytes, *, tolerance: float) -> None:
         """`tolerance`: seconds that a look may take to arrive; smaller leaps are not told from a slow network."""
-        self._watch = watch
+        self._elapsed = watch.elapsed
         self._key = key
         self._tolerance = tolerance
         self._base: float | None = None
@@ -35,8 +35,12 @@ class StoreTime:
         self.ahead = 0.0
         """Seconds by which the store is ahead of the server's clock."""
 
-    def now(self) -> float:
-        return (self._base or 0.0) + self._watch.elapsed()
+    def now(self, link: Link | None = None) -> float:
+        """With a link, the server is asked behind what was sent last, if it is time to."""
+        elapsed = self._elapsed()
+        if link is not None and elapsed - self._asked_at >= EVERY:
+            self._ask(link, elapsed)
+        return (self._base or 0.0) + elapsed
 
     def of_day(self, moment: float) -> float:
         """A moment by the server's clock, on that of the store; exactly the same where both agree within a second."""
@@ -44,15 +48,11 @@ class StoreTime:
 
     async def look(self, link: Link) -> float:
         """Ask the server, and return the time. Raises `StoreError`."""
-        self._asked_at = self._watch.elapsed()
+        self._asked_at = self._elapsed()
         self._hear(await link.run_apart("clock", self._key, (self._key,), *self._account()), self._asked_at)
         return self.now()
 
-    def look_in_time(self, link: Link) -> None:
-        """Ask the server behind what was sent last, if it is time to."""
-        asked_at = self._watch.elapsed()
-        if asked_at - self._asked_at < EVERY:
-            return
+    def _ask(self, link: Link, asked_at: float) -> None:
         answer = link.ask("clock", self._key, (self._key,), *self._account())
         if answer is not None:
             self._asked_at = asked_at
@@ -63,7 +63,7 @@ class StoreTime:
         tolerance = exact(self._tolerance)
         if self._base is None:
             return b"", b"", tolerance
-        passed = self._watch.elapsed() - self._told_at
+        passed = self._elapsed() - self._told_at
         return exact(self.now()), exact(passed), tolerance
 
     def _hear_if_any(self, reply: asyncio.Future[Reply], asked_at: float) -> None:
@@ -73,6 +73,6 @@ class StoreTime:
     def _hear(self, told: Any, asked_at: float) -> None:
         """The answer was given between asking and now: in the middle, as far as anybody can know."""
         now, self.ahead = float(told[0]), float(told[1])
-        heard_at = self._watch.elapsed()
+        heard_at = self._elapsed()
         self._base = now - (asked_at + heard_at) / 2
         self._told_at = asked_at
