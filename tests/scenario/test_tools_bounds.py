@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +116,10 @@ def outside(workspace: Path, *calls: tuple[str, dict[str, Any]]) -> list[str]:
 
 
 @pytest.fixture
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace() -> Iterator[Path]:
     """Where an ordinary user comes to as well."""
-    import tempfile
-
-    return Path(tempfile.mkdtemp(prefix="tk-bare-"))
+    with tempfile.TemporaryDirectory(prefix="tk-bare-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def test_a_bare_shell_works_with_limits_and_an_empty_environment(workspace: Path) -> None:
