@@ -21,6 +21,7 @@ from turnkeep.doors.answers import JSON, refused
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.paths import named
 from turnkeep.doors.trail import Act, report
+from turnkeep.doors.transport import stand_aside
 from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
 from turnkeep.intake import checked_channel, read_json
 from turnkeep.messages import Address
@@ -181,6 +182,7 @@ class HttpDoor:
                 call = await self._call(endpoint, request)
                 return await endpoint.handler(call)
             except TurnkeepError as error:
+                stand_aside(request.scope)
                 await self._limits.hold_back(request.client.host if request.client else None)
                 return refused(error)
             except ClientDisconnect:

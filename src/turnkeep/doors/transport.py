@@ -245,11 +245,17 @@ class HttpTransport(H11Protocol):
     def drop(self) -> None:
         self.transport.abort()
 
+    def stand_aside(self) -> None:
+        """What is done for it can be left undone, if somebody else has no room."""
+        self._peers.wait(self)
+
     def _leave(self) -> None:
         """The connection is lost, or a socket's from now on."""
         self._is_over = True
         self._backlog.end()
         self._peers.leave(self)
+        if self.scope is not None:
+            self.scope["state"].pop(CONNECTION, None)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -276,6 +282,8 @@ class HttpTransport(H11Protocol):
             self.send_400_response("Invalid HTTP request received.")
             return
         super().handle_events()
+        if self.scope is not None:
+            self.scope["state"][CONNECTION] = self
         self._watch()
 
     def on_response_complete(self) -> None:
@@ -489,6 +497,13 @@ def transport_of(scope: MutableMapping[str, Any]) -> SocketTransport | None:
     """The connection of a socket; another server than ours has none."""
     connection = scope.get("state", {}).get(CONNECTION)
     return connection if isinstance(connection, SocketTransport) else None
+
+
+def stand_aside(scope: MutableMapping[str, Any]) -> None:
+    """Let the connection of a request make room for another while nothing but a refusal is to be told."""
+    connection = scope.get("state", {}).get(CONNECTION)
+    if isinstance(connection, HttpTransport):
+        connection.stand_aside()
 
 
 def transports(peers: Peers) -> tuple[Any, Any]:
