@@ -146,10 +146,10 @@ def guarded_service(folder: Path) -> Iterator[tuple[Service, str, str]]:
 
 async def flood_all(url: str, keys: tuple[str, str], folder: Path, size: Sized, proof: Proof, through: str) -> None:
     enemy, other = keys
-    calm = await feel(url, other, size(3, 40))
+    calm = await feel(url, other, size(2, 40))
     for kind in KINDS:
         with flooded(kind, url.removeprefix("http://"), count_of(kind, size), folder, enemy):
-            judge(kind, calm, await feel(url, other, size(2, 40)), proof, through)
+            judge(kind, calm, await feel(url, other, size(1, 40)), proof, through)
 
 
 @pytest.mark.prove
