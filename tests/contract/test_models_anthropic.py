@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -210,6 +211,40 @@ async def test_what_a_sloppy_server_leaves_out_is_not_missed(left_out: str) -> N
     parts = await told_by(stream, "anthropic")
     assert (text_of(parts), items_of(parts)) == (text_of(whole), items_of(whole))
     assert finish_of(parts).reason == "stop"
+
+
+def told(item: Item) -> dict[str, Any]:
+    """An item without the address of the server that a test has made."""
+    return {name: value for name, value in item_to_json(item).items() if name not in ("site", "provider_data")}
+
+
+@pytest.mark.parametrize("index", [b'"index":0', b'"index":null', b'"place":7'])
+async def test_blocks_whose_numbers_say_nothing_are_read_in_their_order(index: bytes) -> None:
+    for name in ("anthropic-text", "anthropic-thinking-tools", "anthropic-search-citations"):
+        parts = await told_by(re.sub(rb'"index":\d', index, recorded(name)), "anthropic")
+        whole = await of(name)
+        assert text_of(parts) == text_of(whole)
+        assert [told(item) for item in items_of(parts)] == [told(item) for item in items_of(whole)]
+
+
+ODD: dict[str, tuple[bytes, bytes]] = {
+    "no usage": (b'"usage":{', b'"uses":{'),
+    "usage that is null": (b'"usage":{', b'"usage":null,"x":{'),
+    "content that is null": (b'"content":[]', b'"content":null'),
+    "citations that are null": (b'"type":"text","text":""', b'"type":"text","text":"","citations":null'),
+    "a signature that never comes": (b"signature_delta", b"other_delta"),
+    "a field more in everything": (b'{"type":', b'{"extra":[{"a":null}],"type":'),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("name", ["anthropic-text", "anthropic-thinking-tools", "anthropic-search-citations"])
+async def test_what_only_decorates_may_be_odd(case: str, name: str) -> None:
+    parts = await told_by(recorded(name).replace(*ODD[case]), "anthropic")
+    whole = await of(name)
+    assert text_of(parts) == text_of(whole)
+    assert finish_of(parts).reason == finish_of(whole).reason
+    assert [item.kind for item in items_of(parts)] == [item.kind for item in items_of(whole)]
 
 
 async def test_a_call_whose_arguments_come_with_its_beginning_has_them() -> None:

@@ -71,6 +71,7 @@ class AnthropicModel:
 
 _DELTA = "content_block_delta"
 _TEXT = "text_delta"
+_NO_BLOCK = object()
 
 
 @dataclass(slots=True)
@@ -100,9 +101,11 @@ class AnthropicReader:
         self._site = site
         self._tools = names or ToolNames.of(())
         self._begun = False
-        self._blocks: dict[int, _Block] = {}
-        self._plain: int | None = None
-        """The block whose next text takes the shortest way."""
+        self._blocks: list[_Block] = []
+        self._by_index: dict[object, _Block] = {}
+        """The newest block of each index: some servers begin every block with the same one."""
+        self._plain: object = _NO_BLOCK
+        """The index of the block whose next text takes the shortest way."""
         self._pieces: list[str] = []
         self._halves = Halves()
         self._reason: str | None = None
@@ -160,7 +163,7 @@ class AnthropicReader:
     def _event(self, event: object, name: bytes) -> Iterator[StreamPart]:
         if not isinstance(event, Mapping):
             return
-        self._plain = None
+        self._plain = _NO_BLOCK
         kind = label(event.get("type")) or name.decode("utf-8", "replace")
         if kind == "error" or error_in(event):
             raise self._reply.failure(event)
@@ -191,7 +194,8 @@ class AnthropicReader:
         if not self._begun:
             yield from self._message({})
         block = _Block(dict(raw))
-        self._blocks[_place(index, len(self._blocks))] = block
+        self._blocks.append(block)
+        self._by_index[index if isinstance(index, int) else None] = block
         if block.kind == "text":
             block.citations += [raw for raw in entries(raw.get("citations")) if isinstance(raw, Mapping)]
             yield from self._added(block, words(raw.get("text")))
@@ -203,7 +207,8 @@ class AnthropicReader:
         if kind == _TEXT:
             block = yield from self._block(index, "text")
             yield from self._added(block, words(delta.get("text")))
-            self._plain, self._pieces = (None if self._halves.waiting else _place(index, -1)), block.pieces
+            self._plain = _NO_BLOCK if self._halves.waiting else index
+            self._pieces = block.pieces
         elif kind == "input_json_delta":
             block = yield from self._block(index, "tool_use")
             block.pieces.append(words(delta.get("partial_json")))
@@ -233,10 +238,13 @@ class AnthropicReader:
 
     def _block(self, index: object, kind: str) -> Generator[StreamPart, None, _Block]:
         """The block that a piece belongs to; one that nobody announced begins here."""
-        place = _place(index, max(self._blocks, default=0))
-        if place not in self._blocks:
-            yield from self._start(place, {"type": kind})
-        return self._blocks[place]
+        block = self._by_index.get(index if isinstance(index, int) else None)
+        if block is None and not isinstance(index, int) and self._blocks:
+            block = self._blocks[-1]
+        if block is None:
+            yield from self._start(index, {"type": kind})
+            block = self._blocks[-1]
+        return block
 
     # ------------------------------------------------------------ items
 
@@ -245,7 +253,7 @@ class AnthropicReader:
         ids = CallIds(self._items)
         cut = self._reason in _CUT
         texts: list[_Block] = []
-        for block in (self._blocks[place] for place in sorted(self._blocks)):
+        for block in self._blocks:
             if block.kind == "text":
                 texts.append(block)
                 continue
@@ -308,10 +316,6 @@ def _thought(block: _Block, thought: str) -> Iterator[ReasoningDelta]:
     if thought:
         block.pieces.append(thought)
         yield ReasoningDelta(thought)
-
-
-def _place(index: object, otherwise: int) -> int:
-    return index if type(index) is int else otherwise
 
 
 def _arguments(block: _Block, *, cut: bool) -> str:
