@@ -135,6 +135,13 @@ async def _goes_on_elsewhere(items: list[Item], name: str) -> None:
             assert event.kind == "completed", (other, event)
 
 
+async def test_a_picture_that_nobody_answered_is_of_the_past_as_well() -> None:
+    async with canned(Server("deepseek").answer) as server, house(server, "deepseek") as desk:
+        await desk.queue.store.append(desk.address("c"), [Entry(FOREIGN[0], tokens=5)])
+        assert (await final(desk, "c", "hello?")).text == "fine"
+        assert (await final(desk, "d", "hello [tools 1]")).text == "fine sunny in A"
+
+
 # ---------------------------------------------------------------- troubles, all servers at once
 
 
