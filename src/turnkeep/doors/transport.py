@@ -171,6 +171,8 @@ class Backlog:
         piece = bytes(self._data[: self._slice])
         del self._data[: self._slice]
         pieces = self._parse(piece)
+        if self._parse is _parse_nothing:  # it has ended meanwhile: the connection is a socket now
+            return
         self._slice = min(self._slice * 2, LARGEST_SLICE) if pieces <= 1 else SLICE
         self._later(self._pieces.wait_after(pieces))
 
@@ -185,6 +187,7 @@ class Backlog:
         """
         self._data.clear()
         self._parse = _parse_nothing
+        self._valve.release("backlog")  # a socket reads through the same one, and would wait for it
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
