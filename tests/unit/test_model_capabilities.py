@@ -71,7 +71,7 @@ def test_a_setting_says_what_a_server_takes(text: str, given: dict[str, Any]) ->
     ("text", "sentence"),
     [
         ("vlm", "no model server is called 'vlm'; there are openai, azure"),
-        ("pictures=no", "unknown model capability pictures; there are call_ids, takes_cache_key"),
+        ("pictures=no", "unknown model capability pictures; there are call_ids, takes_"),
         ("images=maybe", "takes_images is yes or no, not 'maybe'"),
         ("images=", "takes_images is yes or no, not ''"),
         ("call_ids=ten", "call_ids are any, word, nine, not 'ten'"),
