@@ -16,6 +16,7 @@ PLANTED = (
     ("no_dedupe", "sqlite", 1),
     ("act_before_journal", "sqlite", 2),
     ("batch_asked_again", "redis", 1),
+    ("what_fails_is_left_out", "sqlite", 1),
 )
 """Bugs that a storm over real processes must notice: what is broken, on which store, and the first seed to try."""
 

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-from turnkeep.doors.forwarder import Forwarder, Receiver, close_abandoned, selection, sink_name
+from turnkeep.doors.forwarder import Forwarder, ForwardRules, Receiver, close_abandoned, selection, sink_name
 from turnkeep.doors.relay import Relay
 from turnkeep.doors.webhook import Webhook
 from turnkeep.errors import ConfigurationError, StoreError
@@ -32,8 +32,9 @@ async def outside(queue: AssistantMessageQueue) -> AsyncIterator[None]:
     """
     settings = queue.settings
     doors = [amqp_door(queue)] if settings.rabbitmq_url else []
+    rules = ForwardRules(lease=settings.lease_duration)  # a sink goes on as soon after a death as a run does
     forwarders = [
-        Forwarder(queue.store, receiver, queue=queue.name, meter=queue.meter, clock=queue.clock)
+        Forwarder(queue.store, receiver, queue=queue.name, rules=rules, meter=queue.meter, clock=queue.clock)
         for receiver in receivers(queue)
     ]
     opened = {forwarder.sink for forwarder in forwarders}

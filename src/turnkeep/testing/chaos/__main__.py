@@ -54,6 +54,7 @@ def _show(seed: int, judgement: Judgement, *, as_json: bool) -> None:
     if len(judgement.violations) > SHOWN:
         _say(f"violation: and {len(judgement.violations) - SHOWN} more")
     _say(judgement.streams)
+    _say(judgement.sinks)
     _say(judgement.line)
 
 

@@ -42,6 +42,9 @@ class Books:
     fenced: int = 0
     deaths: int = 0
     store_kills: int = 0
+    delivered: dict[str, list[tuple[int, tuple[str, ...]]]] | None = None
+    """What a receiver outside has taken, by channel and in order: offset and message ids. None: there was none."""
+    refusals: int = 0
     overruns: Sequence[str] = ()
     """Work that went on without its lease."""
     broken: Sequence[str] = ()
@@ -70,6 +73,8 @@ class Judgement:
     torn: int = 0
     repeated: int = 0
     untold: int = 0
+    unsent: int = 0
+    refusals: int = 0
     violations: list[str] = field(default_factory=list)
 
     @property
@@ -85,6 +90,10 @@ class Judgement:
     def streams(self) -> str:
         return f"streams cut {self.cuts} | torn {self.torn} | repeated {self.repeated} | untold {self.untold}"
 
+    @property
+    def sinks(self) -> str:
+        return f"receiver refused {self.refusals} | unsent {self.unsent}"
+
 
 def judge(books: Books) -> Judgement:
     """Compare the ledgers."""
@@ -98,12 +107,34 @@ def judge(books: Books) -> Judgement:
     _model(books, found)
     _tools(books, found)
     _streams(books, found)
+    _sinks(books, found)
     found.worst_stall = _worst_stall(books)
     if books.dead:
         found.violations.append(f"{books.dead} dead letters")
     if books.open:
         found.violations.append(f"{books.open} messages were never settled")
     return found
+
+
+# ---------------------------------------------------------------- what went outside
+
+
+def _sinks(books: Books, found: Judgement) -> None:
+    """Every end that somebody heard of went to the receiver, in the order of its channel."""
+    if books.delivered is None:
+        return
+    found.refusals = books.refusals
+    sent = {message_id for events in books.delivered.values() for _, ids in events for message_id in ids}
+    unsent = sorted({message_id for listener in books.listeners for message_id in listener.ends} - sent)
+    found.unsent = len(unsent)
+    found.violations += [f"{message_id}: no receiver outside was told of its end" for message_id in unsent]
+    for channel, events in books.delivered.items():
+        offsets = [offset for offset, _ in events]
+        found.violations += [
+            f"{channel}: the receiver outside was told of {after} before {offset}"
+            for after, offset in itertools.pairwise(offsets)
+            if after > offset
+        ]
 
 
 # ---------------------------------------------------------------- what was kept

@@ -220,6 +220,8 @@ class Listener:
     def take(self, frame: Frame) -> None:
         """One frame of the channel."""
         epoch, offset = frame["epoch"], frame["offset"]
+        if frame.get("reason") == "silent":
+            return  # of no event: it says again where the channel is
         if self._position.get("epoch") not in (None, epoch) and offset <= self._position["offset"]:
             self._begin_anew()  # the log has lost something; else it goes on under another name
         if offset <= self._position.get("offset", 0):

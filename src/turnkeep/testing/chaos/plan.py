@@ -43,6 +43,7 @@ ACTS = (
     *("kill_worker",) * 4, *("freeze_worker",) * 3, *("kill_gateway",) * 2, "freeze_gateway", "starve_worker",
     "starve_worker", "starve_gateway", "harm_store_line", "harm_store_line", "harm_people", "harm_people", "cancel",
     "set_clock", "set_clock", "spoil_store",
+    "hush_receiver",
 )  # fmt: skip
 
 WORKS = "waiting for work"

@@ -25,6 +25,7 @@ from typing import Any
 from unittest.mock import patch
 
 from turnkeep import announcer, answer, calls, clock, failpoints, hub, journal, lease, run
+from turnkeep.doors import forwarder
 from turnkeep.errors import AnswerMalformed
 from turnkeep.events import Event
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
@@ -45,6 +46,10 @@ BUGS: dict[str, Callable[[Replace], None]] = {}
 """By name; the docstring says what is wrong with it."""
 
 
+OUTSIDE: dict[str, Callable[[Replace], None]] = {}
+"""Bugs that only a storm over real processes can show: its receiver of webhooks is outside."""
+
+
 def bug(plant: Callable[[Replace], None]) -> Callable[[Replace], None]:
     BUGS[plant.__name__] = plant
     return plant
@@ -54,7 +59,8 @@ def bug(plant: Callable[[Replace], None]) -> Callable[[Replace], None]:
 def planted(name: str) -> Iterator[None]:
     """The code of this process with one bug in it."""
     with ExitStack() as stack:
-        BUGS[name](lambda owner, attribute, instead: stack.enter_context(patch.object(owner, attribute, instead)))
+        plant = (BUGS | OUTSIDE)[name]
+        plant(lambda owner, attribute, instead: stack.enter_context(patch.object(owner, attribute, instead)))
         yield
 
 
@@ -394,6 +400,25 @@ def resumes_too_early(replaces: Replace) -> None:
         return max(0, start(*known) - 2)
 
     replaces(hub, "_start", started)
+
+
+# ---------------------------------------------------------------- receivers outside
+
+
+def outside(plant: Callable[[Replace], None]) -> Callable[[Replace], None]:
+    OUTSIDE[plant.__name__] = plant
+    return plant
+
+
+@outside
+def what_fails_is_left_out(replaces: Replace) -> None:
+    """An event that its receiver fails on is passed over, and not parked."""
+    store_position = forwarder._Delivering._store_position
+
+    async def leave_out(self: Any, parked: Sequence[Any] = ()) -> None:
+        await store_position(self, ())
+
+    replaces(forwarder._Delivering, "_store_position", leave_out)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -34,6 +34,7 @@ from turnkeep.testing.chaos.people import EDITED, Door, Editor, Gone, Listener, 
 from turnkeep.testing.chaos.plan import ACTS, BLOWS, KEY, MODEL_FAULTS, PER_SECOND, SETTINGS, WORKS, Plan, message
 from turnkeep.testing.chaos.planted import CLOCK
 from turnkeep.testing.chaos.programs import HOST, Program, StormError, free_port, redis_command
+from turnkeep.testing.chaos.receivers import Hook
 from turnkeep.testing.leaps import LEAPS
 from turnkeep.testing.proxy import TcpProxy
 
@@ -88,6 +89,7 @@ class Storm:
         self._later: set[asyncio.Task[None]] = set()
         self._programs: list[Program] = []
         self._storming = True
+        self._hook = Hook(self._source("receiver"))
         self._begun_at = asyncio.get_running_loop().time()
 
     def bury(self) -> None:
@@ -125,6 +127,7 @@ class Storm:
     async def _begin(self) -> None:
         plan = self._plan
         self._http = await self._stack.enter_async_context(aiohttp.ClientSession())
+        await self._stack.enter_async_context(self._hook.open())
         model_port = free_port()
         self._model = f"http://{HOST}:{model_port}"
         await self._start_store()
@@ -179,7 +182,7 @@ class Storm:
 
     async def _gateway(self, name: str) -> _Place:
         line, port = await self._line(), free_port()
-        environment = self._environment(line) | {"TURNKEEP_PORT": str(port)}
+        environment = self._environment(line) | {"TURNKEEP_PORT": str(port), **self._hook.settings}
         return _Place(self._program(name, [*self._turnkeep(), "serve", "--role", "gateway"], environment), line, port)
 
     async def _line(self) -> TcpProxy | None:
@@ -248,7 +251,7 @@ class Storm:
         end = self._now + self._plan.calm
         while self._now < end:
             await asyncio.sleep(0.1)
-            if all(task.done() for task in sending) and not _untold(books):
+            if all(task.done() for task in sending) and not _untold(books) and not _unsent(books, self._hook):
                 return
 
     @property
@@ -365,6 +368,14 @@ class Storm:
                     await server.config_set("maxmemory-policy", policy)
                 await asyncio.sleep(self._dice.uniform(0.5, 3.0))
 
+    def _hush_receiver(self) -> None:
+        """The receiver of webhooks takes nothing for a while, as while it is deployed."""
+        self._hook.is_away = True
+        self._soon(self._dice.uniform(0.5, 3.0), self._unhush_receiver)
+
+    def _unhush_receiver(self) -> None:
+        self._hook.is_away = False
+
     def _cancel(self) -> None:
         place, channel = self._dice.choice(self._gateways), f"c{self._dice.randrange(self._plan.clients)}"
 
@@ -436,6 +447,7 @@ class Storm:
             await store.close()
         books.model = Ledger.load(self._folder / "model.jsonl", SystemClock())
         books.deeds = read_deeds(self._folder / "effects.jsonl")
+        books.delivered, books.refusals = dict(self._hook.taken), self._hook.refusals
         books.deaths, books.store_kills = self._counted.deaths, self._counted.store_kills
         books.fenced = sum(fenced(place.program.log_file) for place in self._workers)
         broke = [error for place in (*self._workers, *self._gateways) for error in unexpected(place.program)]
@@ -454,6 +466,11 @@ class Storm:
             history = await store.history(Address("default", "assistant", f"c{number}"))
             items: list[Item] = [entry.item for entry in history.entries]
             books.transcripts[f"c{number}"] = items
+
+
+def _unsent(books: Books, hook: Hook) -> bool:
+    """Whether an end that somebody heard of has not gone to the receiver yet."""
+    return not {message_id for listener in books.listeners for message_id in listener.ends} <= hook.message_ids
 
 
 def _untold(books: Books) -> bool:
