@@ -13,7 +13,7 @@ from tests.contract.redis_desk import FAULT, LEASE, accepted, answer, channel, l
 from tests.services import RedisServer
 from turnkeep.errors import StoreError
 from turnkeep.messages import Address
-from turnkeep.store.base import Call, Failure
+from turnkeep.store.base import Call, Failure, Limit
 from turnkeep.store.redis import RedisStore
 
 KEYS = (
@@ -34,12 +34,16 @@ KEYS = (
     *("letters", "redriven", "quarantine", "meta", "operations"),
 )
 DAMAGES = ("text", "list", "set", "gone", "cut")
+ESTIMATES = ("circuits", "served", "clock", "operations", "pace", "operations of a pace", "operations of a ledger")
+"""What all partitions share, and may begin anew: it spares requests, or makes them fair."""
 
 
 def damage(server: RedisServer, key: bytes, how: str) -> None:
     keep: Any = redis.Redis(port=server.port, protocol=2)
     if how == "cut":
         cut_short(keep, key)
+    elif how == "junk":
+        keep.hset(key, mapping=dict.fromkeys({b"", b"e", *keep.hkeys(key)}, b"junk"))
     else:
         keep.delete(key)
         if how != "gone":
@@ -135,6 +139,61 @@ async def test_only_that_partition_pauses(redis_server: RedisServer, name: str, 
 
 def channel_in(store: RedisStore, index: int) -> Address:
     return next(where for n in range(100) if store._keys.partition(where := channel(f"n{n}")).index == index)
+
+
+@pytest.mark.parametrize("how", [*DAMAGES, "junk"])
+@pytest.mark.parametrize("name", ESTIMATES)
+async def test_an_estimate_that_is_damaged_begins_anew_and_stops_nobody(
+    redis_server: RedisServer, name: str, how: str
+) -> None:
+    redis_server.fresh()
+    async with store_on(redis_server.url(), partitions=1) as store:
+        keys, limits = store._keys, [Limit("day", 100, 60.0)]
+        await store.trip("e", FAULT, probe_in=0.0)
+        await store.slow_down("e", 600.0)
+        await store.reserve("r0", 5, limits, tenant="t")
+        await leased(store, channel("c"), "m1")
+        places = {"pace": keys.pace("e"), "operations of a pace": keys.pace("e", "operations")}
+        places["operations of a ledger"] = keys.ledger("t", "operations")
+        damage(redis_server, places.get(name, keys.registry(name)), how)
+
+        for _ in range(2):
+            assert len(await store.circuits()) <= 1
+            await store.probe("e", every=1.0)
+            assert 0.0 <= await store.pace("e", requests=10.0, tokens=10.0, tokens_wanted=1) <= 601.0
+            await store.slow_down("e", 1.0)
+            await store.trip("e", FAULT, probe_in=0.0)
+            assert (await store.reserve("r1", 5, limits, tenant="t")).outcome == "granted"
+            await store.settle("r1", 5, tenant="t")
+            await store.put("assistant", "t", "a", {"model": "x"})
+        await store.mend("e")
+        assert await store.circuits() == []
+        for n in range(3):
+            claim = await leased(store, channel(f"c{n}"), "m2")
+            await store.commit(claim, answer(claim))
+
+
+async def test_the_clock_of_the_server_ends_nothing_that_a_caller_relies_on(redis_server: RedisServer) -> None:
+    """A key with an expiry is gone when somebody sets that clock forward."""
+    redis_server.fresh()
+    async with store_on(redis_server.url(), partitions=1) as store:
+        await furnished(store)
+        await store.update(channel("waiting"), {"metadata": {"a": "1"}}, once="k")
+        await store.put("assistant", "t", "a", {"model": "x"}, once="k", ttl=60.0)
+        await store.typing(channel("waiting"))
+        await store.put("assistant", "t", "b", {"model": "x"})
+        await store.trip("e", FAULT, probe_in=0.0)
+        await store.slow_down("e", 600.0)
+        await store.pace("e", requests=10.0, tokens=10.0, tokens_wanted=1)
+        await store.reserve("r1", 5, [Limit("day", 100, 60.0)], tenant="t")
+        minted = {store._keys.pace("e", "operations"), store._keys.ledger("t", "operations")}
+        minted |= {store._keys.partitions[0].names[name] for name in ("fence", "mending")}
+
+        keep: Any = redis.Redis(port=redis_server.port, protocol=2)
+        ending = {key for key in keep.keys("*") if keep.pttl(key) >= 0}
+        keep.close()
+
+        assert ending <= minted
 
 
 async def test_what_was_made_again_is_told(redis_server: RedisServer) -> None:

@@ -6,10 +6,14 @@
 
 local PRUNED_AT = 256
 
-local floor = tonumber(redis.call('HGET', K.served, '') or 0)
+local function kept(field)
+  return tonumber(redis.call('HGET', K.served, field)) or 0
+end
+
+local floor = kept('')
 for i = 1, ROWS do
   local one = row(i)
-  local start = math.max(tonumber(redis.call('HGET', K.served, one.tenant) or 0), floor)
+  local start = math.max(kept(one.tenant), floor)
   redis.call('HSET', K.served, one.tenant, start + 1 / one.weight)
   floor = start
 end
@@ -18,7 +22,7 @@ redis.call('HSET', K.served, '', floor)
 if redis.call('HLEN', K.served) > PRUNED_AT then
   local served = redis.call('HGETALL', K.served)
   for i = 1, #served, 2 do
-    if served[i] ~= '' and tonumber(served[i + 1]) <= floor then redis.call('HDEL', K.served, served[i]) end
+    if served[i] ~= '' and (tonumber(served[i + 1]) or 0) <= floor then redis.call('HDEL', K.served, served[i]) end
   end
 end
 return 'ok'

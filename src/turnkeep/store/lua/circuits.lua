@@ -1,13 +1,15 @@
 -- circuits: all open circuits.
 -- KEYS: circuits
--- USES: record
+-- USES: record estimates
 -- RETURNS: {endpoint, {opened_at, probe_at, fault}, …}.
--- GUARANTEE: changes nothing.
+-- GUARANTEE: changes nothing but what is damaged.
 
-local told, found = {}, redis.call('HGETALL', K.circuits)
-for i = 1, #found, 2 do
-  local circuit = unseal(found[i + 1], 'circuit')
-  told[i] = found[i]
-  told[i + 1] = {exact(circuit.opened_at), exact(circuit.probe_at), circuit.fault}
+local told = {}
+for _, endpoint in ipairs(endpoints()) do
+  local circuit = circuit_of(endpoint)
+  if circuit then
+    told[#told + 1] = endpoint
+    told[#told + 1] = {exact(circuit.opened_at), exact(circuit.probe_at), circuit.fault}
+  end
 end
 return told

@@ -1,7 +1,7 @@
 -- pace: take one request and so many tokens from the shared buckets of a key.
 -- KEYS: pace operations
 -- ARGV: now once requests tokens wanted
--- USES: record once
+-- USES: record once estimates
 -- RETURNS: 0 if granted, else the seconds to wait.
 -- GUARANTEE: what is not granted takes nothing. Limits are per minute, 0: unlimited; more tokens than a full bucket holds
 -- need a full bucket.
@@ -10,9 +10,7 @@ local MINUTE = 60
 local now, capacity, wanted = moment(), {}, {}
 local before = recall(now)
 if before then return before end
-local found = redis.call('HGETALL', K.pace)
-local kept, buckets = {}, {}
-for i = 1, #found, 2 do kept[found[i]] = tonumber(found[i + 1]) end
+local kept, buckets = pace_kept(), {}
 capacity.requests, capacity.tokens = tonumber(A.requests), tonumber(A.tokens)
 wanted.requests, wanted.tokens = 1, math.min(tonumber(A.wanted), capacity.tokens)
 
@@ -31,5 +29,4 @@ for name, level in pairs(buckets) do
   local left = wait == 0 and level - wanted[name] or level
   redis.call('HSET', K.pace, name, string.format('%.17g', left), name .. '_at', exact(now))
 end
-redis.call('PEXPIRE', K.pace, math.ceil(math.max(MINUTE, (kept.slow_until or 0) - now) * 1000) + 60000)
 return remember(now, exact(wait))

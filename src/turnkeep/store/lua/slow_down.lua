@@ -1,15 +1,14 @@
 -- slow_down: grant no request of a key for so long.
 -- KEYS: pace operations
 -- ARGV: now once seconds
--- USES: record once
+-- USES: record once estimates
 -- RETURNS: 'ok'.
 -- GUARANTEE: never shortens.
 
 local now = moment()
 local before = recall(now)
 if before then return before end
-local at = math.max(tonumber(redis.call('HGET', K.pace, 'slow_until') or 0), now + A.seconds)
+local at = math.max(pace_kept().slow_until or 0, now + A.seconds)
 redis.call('HDEL', K.pace, '') -- frees, so that a full server lets runs go on
 redis.call('HSET', K.pace, 'slow_until', exact(at))
-redis.call('PEXPIRE', K.pace, math.ceil((at - now) * 1000) + 120000)
 return remember(now, 'ok')

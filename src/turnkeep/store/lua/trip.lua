@@ -1,14 +1,14 @@
 -- trip: open a circuit, or keep it open as it is.
 -- KEYS: circuits operations
 -- ARGV: now once endpoint fault probe_in
--- USES: record once
+-- USES: record once estimates
 -- RETURNS: opened_at, probe_at, fault.
 -- GUARANTEE: the first one to open it is remembered.
 
 local now = moment()
 local before = recall(now)
 if before then return before end
-local raw = redis.call('HGET', K.circuits, A.endpoint)
-local circuit = raw and unseal(raw, 'circuit') or {opened_at = now, probe_at = now + A.probe_in, fault = A.fault}
-if not raw then redis.call('HSET', K.circuits, A.endpoint, seal(circuit)) end
+local found = circuit_of(A.endpoint)
+local circuit = found or {opened_at = now, probe_at = now + A.probe_in, fault = A.fault}
+if not found then redis.call('HSET', K.circuits, A.endpoint, seal(circuit)) end
 return remember(now, {exact(circuit.opened_at), exact(circuit.probe_at), circuit.fault})

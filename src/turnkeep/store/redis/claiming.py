@@ -122,10 +122,17 @@ class RedisClaims(RedisPart):
         return told
 
     async def _shares(self) -> tuple[dict[str, float], float]:
-        """How much each tenant was served, and where one starts that comes back after a silence."""
+        """How much each tenant was served, and where one starts that comes back after a silence.
+
+        Damaged, all start anew: shares are a little off then, but nobody waits.
+        """
         key = self._keys.registry("served")
-        told = await self._link.call("served", key, None, "HGETALL", key)
-        served = {to_text(told[i]): float(told[i + 1]) for i in range(0, len(told), 2)}
+        try:
+            told = await self._link.call("served", key, None, "HGETALL", key)
+            served = {to_text(told[i]): float(told[i + 1]) for i in range(0, len(told), 2)}
+        except (ThreadQuarantined, ValueError):
+            await self._link.call("served", key, None, "DEL", key)
+            return {}, 0.0
         return served, served.pop("", 0.0)
 
     def _charge(self, claims: Sequence[Claim]) -> None:

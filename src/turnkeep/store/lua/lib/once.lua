@@ -15,7 +15,7 @@ local function recall(now, owner)
     return nil
   end
   local until_, sealed = (raw or ''):match('^(%S+) (.*)$')
-  if not until_ or tonumber(until_) <= now then return nil end
+  if (tonumber(until_) or 0) <= now then return nil end
   local is_whole, reply = pcall(unseal, sealed, 'operation')
   return is_whole and reply or nil
 end
@@ -38,14 +38,25 @@ local function forget_operations(now)
   redis.call('HSET', K.operations, '', bytes)
 end
 
+-- The server forgets a hash that nobody adds to (there is one for each account and each pace), but none in which a caller
+-- named anything: somebody may set its clock, and end a day early.
+local function keep_operations(is_new)
+  if A.once:sub(1, 1) == 'k' then
+    redis.call('PERSIST', K.operations)
+  elseif is_new or redis.call('TTL', K.operations) > 0 then
+    redis.call('EXPIRE', K.operations, 2 * KEPT.k)
+  end
+end
+
 -- Keep the reply of an operation that is done. Works on a full server.
 local function remember(now, reply, owner)
+  local is_new = redis.call('EXISTS', K.operations) == 0
   local text = exact(now + KEPT[A.once:sub(1, 1)]) .. ' ' .. seal(reply)
   redis.call('HDEL', K.operations, ' ')
   redis.call('HSET', K.operations, A.once .. (owner or ''), text)
-  local bytes = redis.call('HINCRBY', K.operations, '', #text)
-  if bytes > MOST_BYTES or redis.call('HLEN', K.operations) > MOST then forget_operations(now) end
-  redis.call('EXPIRE', K.operations, 2 * KEPT.k)
+  local bytes = redis.pcall('HINCRBY', K.operations, '', #text)
+  if type(bytes) == 'table' or bytes > MOST_BYTES or redis.call('HLEN', K.operations) > MOST then forget_operations(now) end
+  keep_operations(is_new)
   return reply
 end
 
@@ -54,7 +65,7 @@ local function forget_replies(owner)
   local gone = seal({'absent'})
   for _, id in ipairs(redis.call('HKEYS', K.operations)) do
     if id:sub(-#owner) == owner then
-      local until_ = redis.call('HGET', K.operations, id):match('^(%S+) ')
+      local until_ = redis.call('HGET', K.operations, id):match('^(%S+) ') or '0'
       redis.call('HSET', K.operations, id, until_ .. ' ' .. gone)
     end
   end
