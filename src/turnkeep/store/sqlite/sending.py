@@ -18,6 +18,10 @@ from turnkeep.store.sqlite.rows import Kept
 OUTBOX = 1_000_000
 """Events that wait for one sink at most; the oldest go first."""
 
+POSITION_DIGITS = 20
+_LAST = 2**63 - 1
+"""The largest number that a row can have."""
+
 CHECK_EVERY = 64
 """The bound is looked at once in so many events of the store."""
 
@@ -197,11 +201,15 @@ def records(connection: apsw.Connection) -> list[SinkRecord]:
 
 def position_of(number: int) -> str:
     """Text that sorts like the number; nothing for the beginning."""
-    return f"{number:020d}" if number else ""
+    return f"{number:0{POSITION_DIGITS}d}" if number else ""
 
 
 def number_of(position: str) -> int:
-    return int(position or 0)
+    """Positions come from people too: -1, where nothing ever is, for text that is none of ours."""
+    if not position:
+        return 0
+    number = int(position) if position.isascii() and position.isdigit() and len(position) <= POSITION_DIGITS else -1
+    return number if number <= _LAST else -1
 
 
 def _delivery(row: Sequence[Any]) -> Delivery:
