@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,47 @@ async def test_while_nothing_can_be_made_good_nothing_is_received(tmp_path: Path
                 await desk.store.check()
             reader.close()
             await desk.say("m4")
+
+
+def killed(disk: Disk, path: Path, copy: Path) -> Path:
+    """The store as the next process finds it: the files as the kernel shows them, on the disk what was there."""
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+        disk.images[f"{copy}{suffix}"], disk.unsynced[f"{copy}{suffix}"] = disk.images[f"{path}{suffix}"][:], []
+    return copy
+
+
+async def killed_behind_a_failed_sync(disk: Disk, folder: Path) -> Path:
+    async with opened(folder / "a.db", AT_ONCE) as desk:
+        await desk.say("m1")
+        [claim] = await desk.claims()
+        for number in range(20):
+            await desk.store.publish(claim, number, [delta("x" * 400)])
+        disk.fails_at = disk.calls
+        with pytest.raises(OutcomeUnknown):
+            await desk.say("m2", where=at("c2"))
+        return killed(disk, folder / "a.db", folder / "b.db")
+
+
+async def test_a_process_that_was_killed_behind_a_failed_sync_leaves_no_hole_to_the_next(tmp_path: Path) -> None:
+    with lying_disk() as disk:
+        path = await killed_behind_a_failed_sync(disk, tmp_path)
+        async with opened(path, AT_ONCE) as desk:
+            await desk.say("m3", where=at("c3"))
+            crashed = disk.after_a_power_cut(path, tmp_path / "crash")
+        async with opened(crashed, AT_ONCE) as desk:
+            assert await desk.store.message(at("c3"), "m3") is not None
+
+
+async def test_the_next_process_does_not_begin_while_a_reader_keeps_the_hole(tmp_path: Path) -> None:
+    with lying_disk() as disk:
+        path = await killed_behind_a_failed_sync(disk, tmp_path)
+        reader = apsw.Connection(str(path))
+        reader.execute("BEGIN; SELECT count(*) FROM thread").fetchall()
+        for _ in range(2):
+            with pytest.raises(StoreError, match="written anew"):
+                async with opened(path, AT_ONCE):
+                    pass
+        reader.close()
+        async with opened(path, AT_ONCE) as desk:
+            await desk.say("m3", where=at("c3"))

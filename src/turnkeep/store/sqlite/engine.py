@@ -21,7 +21,7 @@ from turnkeep.store.base import Policies
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.sqlite import layout, rows, timekeeping
 from turnkeep.store.sqlite.backup import owners_of
-from turnkeep.store.sqlite.connection import check_version, connect_to_read, connect_to_write
+from turnkeep.store.sqlite.connection import check_version, connect_to_read, connect_to_write, empty_log
 from turnkeep.store.sqlite.faults import at_open
 from turnkeep.store.sqlite.hints import Hub
 from turnkeep.store.sqlite.once import Once
@@ -90,16 +90,22 @@ class Engine:
         """Make the file if there is none, free the leases of owners that are gone, and begin to write."""
         hub = Hub(self.clock)
         ballast = Ballast(owners_of(self.path) / "ballast", self._ballast)
-        transaction, views = await asyncio.to_thread(self._prepare)
+        transaction, views, is_whole = await asyncio.to_thread(self._prepare)
         await asyncio.to_thread(ballast.fill)
         place = await asyncio.to_thread(Place, self._given)
         writer, reader = Writer(transaction, hub, place, self.path, ballast), Reader(views, place, self.path)
+        writer.may_have_a_hole = not is_whole
         self._opened = Opened(os.getpid(), hub, writer, reader, transaction, views, ballast)
         writer.start()
         reader.start()
-        await self.catch_up()
+        try:
+            await self.catch_up()
+        except BaseException:
+            await self.close()
+            raise
 
-    def _prepare(self) -> tuple[Transaction, list[View]]:
+    def _prepare(self) -> tuple[Transaction, list[View], bool]:
+        """What writes, what reads, and whether the log is known to have no hole."""
         check_version(apsw.sqlite_lib_version())
         if not self._allow_network:
             require_local(self.path)
@@ -110,8 +116,10 @@ class Engine:
             owners.hold(f"store {secrets.token_hex(8)}")
             connections.append(connect_to_write(self.path))
             layout.prepare(connections[0], self.path, owners)
+            was_killed = layout.is_open(connections[0]) and not owners.others()
             incarnation = layout.begin_life(connections[0], lambda: self._ids("epoch"))
             timekeeping.agree(connections[0], self.clock, is_first=not owners.others())
+            is_whole = empty_log(connections[0]) or not was_killed  # it may have been killed behind a failed sync
             connections += [connect_to_read(self.path) for _ in range(READERS)]
             setup = Setup(self.policies, self.clock, self._ids, incarnation)
             transaction = Transaction(connections[0], setup, owners)
@@ -123,7 +131,7 @@ class Engine:
             if isinstance(error, apsw.Error):
                 raise at_open(error, self.path) from error
             raise
-        return transaction, [View(connection, setup) for connection in connections[1:]]
+        return transaction, [View(connection, setup) for connection in connections[1:]], is_whole
 
     async def close(self) -> None:
         """Do what waits, and let go of the file and of all leases: the next to open it may have them at once."""
@@ -227,7 +235,8 @@ def _finish(opened: Opened) -> None:
         timekeeping.note(opened.transaction.connection, opened.transaction.setup.clock.now())
         owners = opened.transaction.owners  # with them go their locks, and a lock that is absent says nothing to others
         release(opened.transaction, owners.__contains__)
-        layout.end_life(opened.transaction.connection, opened.transaction.owners)
+        if not opened.writer.may_have_a_hole:
+            layout.end_life(opened.transaction.connection, opened.transaction.owners)
     if not opened.transaction.owners.others():  # the last to leave takes the room along: one file stays
         opened.ballast.free()
     _let_go(opened.transaction.owners, [view.connection for view in (opened.transaction, *opened.views)])

@@ -196,6 +196,11 @@ def change_epochs(connection: apsw.Connection, fresh: Callable[[], str]) -> None
     put(connection, "incarnation", f".{fresh()[-8:]}")
 
 
+def is_open(connection: apsw.Connection) -> bool:
+    """Whether the file is in use, or whoever used it last did not close it."""
+    return bool(get(connection, "open"))
+
+
 def was_restored(connection: apsw.Connection) -> bool:
     """Whether this is the first life since a restore: the first to ask is told, for nobody of before is there."""
     with alone(connection):

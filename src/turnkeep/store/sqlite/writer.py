@@ -77,9 +77,10 @@ class Writer:
         self._has_freed = False
         self.log_bytes = 0
         """Of the log of changes, as it was a moment ago."""
-        self._may_have_a_hole = False
-        """A write or sync failed. The disk may lack what the machine shows of the log, and all that is added behind the
-        hole would be lost with it: so nothing is added before the log was written into the file and begun anew.
+        self.may_have_a_hole = False
+        """A write or sync failed, here or in a process that was killed. The disk may lack what the machine shows of the
+        log, and all that is added behind the hole would be lost with it: so nothing is added before the log was
+        written into the file and begun anew.
         """
         self._next_look = self._next_sweep = 0.0
         self._thread = threading.Thread(target=self._work, name="turnkeep-sqlite-writer", daemon=True)
@@ -219,21 +220,21 @@ class Writer:
         self._tell_of_others()
 
     def _heard(self, error: BaseException) -> None:
-        self._may_have_a_hole = self._may_have_a_hole or isinstance(error, apsw.IOError)
+        self.may_have_a_hole = self.may_have_a_hole or isinstance(error, apsw.IOError)
 
     def _close_hole(self) -> None:
         """On a fresh connection, whose pages come from the file. Linux tells each failed sync once: a sync of the same
         pages that succeeds afterwards says nothing, only writing them elsewhere does.
         """
-        if not self._may_have_a_hole:
+        if not self.may_have_a_hole:
             return
         with closing(connect_to_write(self._path, patience=HOLE_PATIENCE)) as fresh:
             if not empty_log(fresh, patience=HOLE_PATIENCE):
                 raise StoreUnavailable(
-                    f"a sync of the disk failed, and another program keeps the log of {self._path} from being written"
-                    " anew: end what reads the store, or start again"
+                    "a sync of the disk failed, or may have before a process was killed, and another program keeps the"
+                    f" log of {self._path} from being written anew: end what reads the store, or start again"
                 )
-        self._may_have_a_hole = False
+        self.may_have_a_hole = False
 
     def _perform(self, operation: _Operation) -> _Result:
         if operation.done.cancelled():
