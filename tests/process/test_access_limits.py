@@ -205,7 +205,7 @@ async def test_whoever_errs_is_told_more_slowly(monkeypatch: pytest.MonkeyPatch)
     """`error_rate`, over HTTP, before the upgrade and on a socket; what is right comes at once."""
     waits: list[float] = []
 
-    async def noted(self: Limits, who: object) -> None:
+    async def noted(self: Limits, who: object, lost: asyncio.Event | None = None) -> None:
         waits.append(self._errors.owe(who))
 
     async with guarded(error_rate="1/600") as house:
@@ -223,6 +223,19 @@ async def test_whoever_errs_is_told_more_slowly(monkeypatch: pytest.MonkeyPatch)
             assert told.status == 200
         await socket.close()
     assert waits == [0.0, 5.0, 5.0, 0.0, 5.0]
+
+
+async def test_nobody_waits_to_refuse_somebody_who_is_gone() -> None:
+    """Who is dropped while he waits for a refusal comes back: what was done for him must not pile up."""
+    kept = limits.Limits(Settings.load(error_rate="1/600"))
+    await kept.hold_back("eve")
+    lost = asyncio.Event()
+    waiting = asyncio.create_task(kept.hold_back("eve", lost))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    lost.set()
+    async with asyncio.timeout(limits.LONGEST_WAIT / 2):
+        await waiting
 
 
 async def test_a_socket_has_so_many_channels_and_no_more() -> None:

@@ -60,6 +60,11 @@ def jwk(key: Any) -> dict[str, Any]:
     return json.loads(kind.to_jwk(key.public_key()))  # type: ignore[no-any-return,attr-defined]
 
 
+def modulus(key: Any) -> bytes:
+    number = key.public_key().public_numbers().n
+    return bytes(number.to_bytes(number.bit_length() // 8, "big"))
+
+
 KNOWN_TO_OTHERS: dict[str, str] = {
     **{f"PEM of {name}": pem(key) for name, key in (("RSA", RSA), ("P-256", P256), ("Ed25519", ED))},
     "PEM in one line": pem(RSA).replace("\n", "\\n"),
@@ -78,6 +83,13 @@ KNOWN_TO_OTHERS: dict[str, str] = {
     .public_bytes(SSH, serialization.PublicFormat.OpenSSH)
     .decode()
     .split()[1],
+    **{f"PEM of {name} in base64": base64_of(pem(key).encode()) for name, key in (("RSA", RSA), ("Ed25519", ED))},
+    "a body encoded twice": base64_of(base64_of(der(RSA)).encode()),
+    "a JWK in base64 twice": base64_of(base64_of(json.dumps(jwk(P256)).encode()).encode()),
+    "the modulus in a JWK": jwk(RSA)["n"],
+    "a modulus as certificates print it": "00:" + ":".join(f"{b:02x}" for b in modulus(RSA)),
+    "a point of P-256": base64_of(der(P256)[-65:]),
+    "a point in hexadecimal": der(P256)[-65:].hex(),
     "a JWK": json.dumps(jwk(RSA)),
     "a JWKS": json.dumps({"keys": [jwk(P256)]}),
     "a list of keys": json.dumps([jwk(ED)]),
@@ -88,6 +100,8 @@ KNOWN_TO_OTHERS: dict[str, str] = {
     "a URL of a file": "file:///etc/turnkeep/keys/jwt-public-key.pem",
     "a URN": "urn:example:turnkeep:signing:key:0001",
     "a page": "www.example.com/.well-known/jwks.json?x=1",
+    "a URL without its scheme": "login.example.com/realms/main/protocol/openid-connect/certs",
+    "a URL with a port": "keycloak.example.com:8443/realms/main/protocol/openid-connect",
     "a path": "/etc/turnkeep/keys/jwt-public-key.pem",
     "a path without suffix": "/run/secrets/turnkeep_jwt_signing_key",
     "a plain path": "/var/lib/turnkeep/configuration/signingkey",

@@ -41,6 +41,17 @@ def test_the_one_that_has_waited_longest_makes_room() -> None:
     assert len(peers) == 3
 
 
+def test_whoever_waits_alone_is_not_made_to_go_for_the_many_of_another_address() -> None:
+    """They come back at once, a thousand between two looks at the one that has just come."""
+    peers = Peers(4)
+    [alone] = entered(peers, "alone", host="10.0.0.2")
+    many = entered(peers, *[str(number) for number in range(1_000)])
+    assert not alone.dropped
+    assert sum(one.dropped for one in many) == 997
+    entered(peers, "neighbour", host="10.0.0.2")
+    assert sum(one.dropped for one in many) == 998
+
+
 def test_nobody_who_is_at_work_has_to_go() -> None:
     peers = Peers(2)
     for end in entered(peers, "first", "second"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from turnkeep.doors.transport import LARGEST_HEAD, PIECES_AT_ONCE, SLICE, Backlog, Rota, Valve, is_head
+from turnkeep.doors.transport import AT_ONCE, LARGEST_HEAD, PIECES_AT_ONCE, SLICE, Backlog, Rota, Valve, is_head
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,32 @@ async def test_connections_have_their_turn_one_after_the_other() -> None:
     for pipe in pipes:
         await emptied(pipe)
     assert order == ["a", "b"] * 3
+
+
+async def test_one_address_that_asks_a_thousand_times_at_once_is_answered_in_turn_with_the_others() -> None:
+    """Each a little, which is parsed at once where there is no more of it."""
+    rota, order = Rota(), []
+
+    def parser(name: str) -> Callable[[bytes], int]:
+        def parse(_: bytes) -> int:
+            order.append(name)
+            return 0
+
+        return parse
+
+    many = [Backlog(Valve(Pipe()), parser("many"), rota, "10.0.0.1") for _ in range(1_000)]
+    for one in many:
+        one.take(b"GET")
+    assert len(order) == AT_ONCE
+    Backlog(Valve(Pipe()), parser("other"), rota, "10.0.0.2").take(b"GET")
+    assert order[-1] == "other"
+    for _ in range(AT_ONCE):
+        Backlog(Valve(Pipe()), parser("late"), rota, "10.0.0.2").take(b"GET")
+    async with asyncio.timeout(20):
+        while len(order) < 1_000 + 1 + AT_ONCE:
+            await asyncio.sleep(0)
+    assert order.index("late") <= AT_ONCE + 1
+    assert max(place for place, name in enumerate(order) if name == "late") <= 3 * AT_ONCE
 
 
 async def test_a_connection_that_ends_leaves_nothing_to_parse() -> None:

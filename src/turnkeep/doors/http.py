@@ -182,8 +182,8 @@ class HttpDoor:
                 call = await self._call(endpoint, request)
                 return await endpoint.handler(call)
             except TurnkeepError as error:
-                stand_aside(request.scope)
-                await self._limits.hold_back(request.client.host if request.client else None)
+                lost = stand_aside(request.scope)
+                await self._limits.hold_back(request.client.host if request.client else None, lost)
                 return refused(error)
             except ClientDisconnect:
                 return Response(status_code=499)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -179,12 +180,14 @@ class Limits:
         if wait := rate.take(key):
             raise TooManyRequests(f"too many requests of this {of}, wait {wait:.1f} s", retry_after=wait)
 
-    async def hold_back(self, who: object) -> None:
+    async def hold_back(self, who: object, lost: asyncio.Event | None = None) -> None:
         """Wait before somebody is told of a refusal, the longer the more there were: refusing costs nearly as much as
-        acting. `who`: an address, or a credential.
+        acting. `who`: an address, or a credential. Nobody waits for one whose connection is `lost`.
         """
         if wait := self._errors.owe(who):
-            await asyncio.sleep(wait)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await (lost or asyncio.Event()).wait()
 
     def streaming(self, principal: Principal) -> AbstractContextManager[None]:
         """A socket or a stream of events, to the end of the block. Raises `TooManyRequests`."""

@@ -1,7 +1,8 @@
 """Who is connected to this process, and how many may be.
 
 A connection that has nothing to do for us - no whole request yet, or no credential - waits. Where there is no room for
-one more, the one that has waited longest goes: whoever comes with a request finds room, however many come with none.
+one more, one of the address that has most of them waiting goes, the one that has waited longest: whoever comes with a
+request finds room, however many come with none, and keeps it however fast others come back.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Peers:
         self._hosts: dict[Connection, str] = {}
         self._of_host: Counter[str] = Counter()
         self._proxies: dict[str, bool] = {}
-        self._waiting: OrderedDict[Connection, None] = OrderedDict()
+        self._waiting: dict[str, OrderedDict[Connection, None]] = {}
         self._told_at: dict[str, float] = {}
         self._full_at: float | None = None
 
@@ -82,12 +83,12 @@ class Peers:
             return False
         self._hosts[connection] = host
         self._of_host[host] += 1
-        self._waiting[connection] = None
+        self.wait(connection)
         return True
 
     def leave(self, connection: Connection) -> None:
         """It is gone. Safe to repeat."""
-        self._waiting.pop(connection, None)
+        self.work(connection)
         host = self._hosts.pop(connection, None)
         if host is not None:
             self._of_host[host] -= 1
@@ -97,13 +98,18 @@ class Peers:
 
     def wait(self, connection: Connection) -> None:
         """Nothing is done for it: it may have to go."""
-        if connection in self._hosts:
-            self._waiting[connection] = None
-            self._waiting.move_to_end(connection)
+        if (host := self._hosts.get(connection)) is not None:
+            waiting = self._waiting.setdefault(host, OrderedDict())
+            waiting[connection] = None
+            waiting.move_to_end(connection)
 
     def work(self, connection: Connection) -> None:
         """Something is done for it."""
-        self._waiting.pop(connection, None)
+        host = self._hosts.get(connection)
+        if host is not None and (waiting := self._waiting.get(host)) is not None:
+            waiting.pop(connection, None)
+            if not waiting:
+                del self._waiting[host]
 
     def _has_all_of_its_own(self, host: str) -> bool:
         """A proxy comes for many: those of this machine, and those that are named, may have all the room there is."""
@@ -124,7 +130,8 @@ class Peers:
     def _make_room(self) -> bool:
         if not self._waiting:
             return False
-        longest = next(iter(self._waiting))
+        most = max(self._waiting, key=lambda host: len(self._waiting[host]))
+        longest = next(iter(self._waiting[most]))
         self._tell("waiting_connection_dropped", connections=len(self._hosts))
         self.leave(longest)
         longest.drop()

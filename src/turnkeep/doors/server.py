@@ -45,6 +45,14 @@ log = get_log(__name__)
 
 Role = Literal["all", "gateway", "worker"]
 
+COLLECTED_AFTER = (1_000, 10, 200)
+"""Objects more than before, and collections of them, after which the next older ones are looked at: all of them after
+two million, which are some hundred megabytes. Nothing here relies on it: what a connection leaves is freed by counting.
+"""
+DOORMEN = 16
+"""Connections that are taken in at a turn of the loop. libuv takes one for each time that a socket is listened on, and
+whoever comes behind a thousand others would wait for a thousand turns.
+"""
 DEAF_AFTER = 30_000
 """Milliseconds without any acknowledgement of what was sent."""
 
@@ -74,11 +82,12 @@ async def serve(queue: AssistantMessageQueue, role: Role, *, started: Callable[[
 
 
 def spare_collector() -> None:
-    """What is here by now stays to the end: looking at all of it again and again would stop the loop for a tenth of a
-    second, the more often the more connections come.
+    """What is here by now stays to the end, and what outlives a young collection mostly does: looking at all of it
+    again and again would stop the loop for up to a second, the more often the more connections come and go.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECTED_AFTER)
 
 
 def secrets_in(settings: Settings) -> Iterator[str]:
@@ -145,7 +154,7 @@ async def _answer(
         )
     )
     async with outside(queue), asyncio.TaskGroup() as group:
-        group.create_task(server.serve(sockets=[listener]))
+        group.create_task(server.serve(sockets=doormen(listener)))
         await server.listening.wait()
         host, port = listener.getsockname()[:2]
         started(f"http://{host if ':' not in host else f'[{host}]'}:{port}")
@@ -188,6 +197,11 @@ def bound(host: str, port: int) -> socket.socket:
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     listener.setblocking(False)
     return listener
+
+
+def doormen(listener: socket.socket) -> list[socket.socket]:
+    """The same socket, so many times that the loop lets in that many at a turn."""
+    return [listener, *(listener.dup() for _ in range(DOORMEN - 1))]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import itertools
 import json
 import math
@@ -29,6 +30,7 @@ PUBLIC: tuple[Algorithm, ...] = ("EdDSA", "ES256", "ES384", "RS256")
 
 SHORTEST_SECRET = 32
 SHORTEST_RSA = 2048
+RSA_SIZES = (2048, 3072, 4096)
 LEAST_BITS = 96.0
 """Of a secret by the letters that are in it: 32 random hexadecimal digits, of which a few are missing, have more."""
 LEAST_PAIRS = 20
@@ -107,10 +109,33 @@ _SSH = re.compile(rb"....(?:ssh-|ecdsa-|sk-ssh|sk-ecdsa)", re.DOTALL)
 
 
 def _is_encoded_key(text: str) -> bool:
-    """DER begins with a sequence as long as all the rest; what OpenSSH publishes begins with its name."""
+    """DER begins with a sequence as long as all the rest; what OpenSSH publishes begins with its name. Deployments
+    encode a second time what is encoded already.
+    """
     if re.match(r"(?:ssh-|ecdsa-sha2|sk-)", text.strip()):
         return True
-    return any(_is_der(data) or _SSH.match(data) or _is_json(data.decode("latin-1")) for data in _decodings(text))
+    for data in _decodings(text):
+        inner = data.decode("latin-1")
+        if _is_der(data) or _SSH.match(data) or _is_number_of_key(data) or _is_json(inner) or _is_armoured(inner):
+            return True
+        if inner.isascii() and inner.isprintable() and _is_encoded_key(inner):
+            return True
+    return False
+
+
+def _is_number_of_key(data: bytes) -> bool:
+    """A key without its wrapping, as it stands in a JWK or a certificate's text: the modulus of RSA, a point of a
+    curve. One secret of four that are as long as a modulus is taken for one; nobody needs one so long.
+    """
+    number = data.lstrip(b"\0")
+    if len(number) * 8 in RSA_SIZES and number[0] >= 0x80 and number[-1] % 2:
+        return True
+    for curve in (SECP256R1(), SECP384R1()):
+        if len(data) == 1 + 2 * curve.key_size // 8:
+            with contextlib.suppress(ValueError):
+                EllipticCurvePublicKey.from_encoded_point(curve, data)
+                return True
+    return False
 
 
 def _is_der(data: bytes) -> bool:
@@ -138,7 +163,9 @@ def _is_token(text: str) -> bool:
 
 
 def _is_address(text: str) -> bool:
-    return re.match(r"\s*(?:[a-z][a-z0-9+.-]*:|www\.)", text, re.IGNORECASE) is not None
+    return (
+        re.match(r"\s*(?:[a-z][a-z0-9+.-]*:|www\.|[a-z0-9.-]+\.[a-z]{2,}(?::\d+)?/)", text, re.IGNORECASE) is not None
+    )
 
 
 _PATH = re.compile(r"\s*(?:\.{0,2}[/~]|~|[A-Za-z]:[\\/])[^\s+=]*\s*")

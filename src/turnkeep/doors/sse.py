@@ -34,12 +34,12 @@ async def stream_events(call: Call) -> Response:
     epoch, after = _position(call)
     deltas, everything = call.word("text", "delta", "full"), call.word("events", "all")
     dialect = Dialect(deltas=deltas == "delta", everything=everything == "all")
-    record = await call.queue.store.thread(address)
-    stream = Stream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
-    frames = _frames(call, stream, address, record.thread_id if record else None, dialect)
-    counted = ExitStack()
-    counted.enter_context(call.limits.streaming(call.principal))
-    return _EventStream(frames, counted)
+    with ExitStack() as counting:
+        counting.enter_context(call.limits.streaming(call.principal))
+        record = await call.queue.store.thread(address)
+        stream = Stream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
+        frames = _frames(call, stream, address, record.thread_id if record else None, dialect)
+        return _EventStream(frames, counting.pop_all())
 
 
 class _EventStream(StreamingResponse):

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any, Literal
@@ -40,6 +40,8 @@ SLICE = 2_048
 LARGEST_SLICE = 65_536
 TURN = 0.005
 """Seconds of a turn of the loop for all that is more than a little."""
+AT_ONCE = 8
+"""How often a little of one address is parsed at a turn of the loop, beside that: it may be as many requests."""
 FRAME_TIMEOUT = 30.0
 """Seconds in which a message that has begun has to be whole."""
 FRAGMENTS = 64
@@ -110,39 +112,58 @@ class Pieces:
 
 
 class Rota:
-    """Whose bytes are parsed next, over all connections: in turn, and together for so long at a turn of the loop."""
+    """Whose bytes are parsed next, over all connections: together for so long at a turn of the loop, each address in
+    turn, and of one address each connection. So many requests of one that come at once are begun a few at a turn.
+    """
 
     def __init__(self) -> None:
-        self._due: deque[Backlog] = deque()
+        self._due: OrderedDict[str, deque[Backlog]] = OrderedDict()
+        self._at_once: Counter[str] = Counter()
         self._is_called = False
 
+    def takes_at_once(self, host: str) -> bool:
+        """Whether a little of this address may be parsed now, without a turn."""
+        self._at_once[host] += 1
+        self._call()
+        return self._at_once[host] <= AT_ONCE
+
     def add(self, backlog: Backlog) -> None:
-        self._due.append(backlog)
+        self._due.setdefault(backlog.host, deque()).append(backlog)
+        self._call()
+
+    def _call(self) -> None:
         if not self._is_called:
             self._is_called = True
             asyncio.get_running_loop().call_soon(self._run)
 
     def _run(self) -> None:
         self._is_called = False
+        self._at_once.clear()
         due, until = self._due, time.perf_counter() + TURN
-        self._due = deque()
+        self._due = OrderedDict()
         while due and time.perf_counter() < until:
-            backlog = due.popleft()
+            host, backlogs = due.popitem(last=False)
+            backlog = backlogs.popleft()
+            if backlogs:
+                due[host] = backlogs
             try:
                 backlog.step()
             except Exception:  # the others' turn comes all the same
                 log.exception("connection_broke")
                 backlog.abort()
-        due.extend(self._due)  # who has more has it after the others
-        self._due = deque()
-        for backlog in due:
-            self.add(backlog)
+        more, self._due = self._due, due
+        for backlogs in more.values():  # who has more has it after the others
+            for backlog in backlogs:
+                self.add(backlog)
+        if self._due:
+            self._call()
 
 
 class Backlog:
     """Bytes of one connection that were read and wait to be parsed. Nothing more is read until they are."""
 
-    def __init__(self, valve: Valve, parse: Callable[[bytes], int], rota: Rota) -> None:
+    def __init__(self, valve: Valve, parse: Callable[[bytes], int], rota: Rota, host: str = "") -> None:
+        self.host = host
         self._valve = valve
         self._parse = parse
         self._rota = rota
@@ -153,7 +174,7 @@ class Backlog:
 
     def take(self, data: bytes) -> None:
         """`parse` says of how many pieces a slice was made. A little is parsed at once."""
-        if not self._valve.holds("backlog") and len(data) <= SLICE:
+        if not self._valve.holds("backlog") and len(data) <= SLICE and self._rota.takes_at_once(self.host):
             if wait := self._pieces.wait_after(self._parse(data)):
                 self._later(wait)
             return
@@ -229,14 +250,16 @@ class HttpTransport(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._stage: object = None
         self._is_over = False
+        self._lost: asyncio.Event | None = None
 
     # ---------------------------------------------------------------- life
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         valve = Valve(transport)
         super().connection_made(valve)  # type: ignore[arg-type]
-        self._backlog = Backlog(valve, self._parse, self._rota)
-        if self._peers.enter(self, self.client[0] if self.client else ""):
+        host = self.client[0] if self.client else ""
+        self._backlog = Backlog(valve, self._parse, self._rota, host)
+        if self._peers.enter(self, host):
             self._watch()
         else:
             self.drop()
@@ -248,13 +271,19 @@ class HttpTransport(H11Protocol):
     def drop(self) -> None:
         self.transport.abort()
 
-    def stand_aside(self) -> None:
-        """What is done for it can be left undone, if somebody else has no room."""
+    def stand_aside(self) -> asyncio.Event:
+        """What is done for it can be left undone, if somebody else has no room: it is set once it is lost."""
         self._peers.wait(self)
+        self._lost = asyncio.Event()
+        if self._is_over:
+            self._lost.set()
+        return self._lost
 
     def _leave(self) -> None:
         """The connection is lost, or a socket's from now on."""
         self._is_over = True
+        if self._lost is not None:
+            self._lost.set()
         self._backlog.end()
         self._peers.leave(self)
         if self.scope is not None:
@@ -358,9 +387,10 @@ class SocketTransport(WebSocketsSansIOProtocol):
     def connection_made(self, transport: Any) -> None:
         valve = transport if isinstance(transport, Valve) else Valve(transport)
         super().connection_made(valve)  # type: ignore[arg-type]
-        self._backlog = Backlog(valve, self._parse, self._rota)
-        host = get_remote_addr(valve)  # type: ignore[arg-type]
-        if not self._peers.enter(self, host[0] if host else ""):
+        address = get_remote_addr(valve)  # type: ignore[arg-type]
+        host = address[0] if address else ""
+        self._backlog = Backlog(valve, self._parse, self._rota, host)
+        if not self._peers.enter(self, host):
             self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -502,11 +532,12 @@ def transport_of(scope: MutableMapping[str, Any]) -> SocketTransport | None:
     return connection if isinstance(connection, SocketTransport) else None
 
 
-def stand_aside(scope: MutableMapping[str, Any]) -> None:
-    """Let the connection of a request make room for another while nothing but a refusal is to be told."""
+def stand_aside(scope: MutableMapping[str, Any]) -> asyncio.Event | None:
+    """Let the connection of a request make room for another while nothing but a refusal is to be told. What is set once
+    it had to; None where the server is not ours.
+    """
     connection = scope.get("state", {}).get(CONNECTION)
-    if isinstance(connection, HttpTransport):
-        connection.stand_aside()
+    return connection.stand_aside() if isinstance(connection, HttpTransport) else None
 
 
 def transports(peers: Peers) -> tuple[Any, Any]:
