@@ -124,6 +124,11 @@ def no_images(says: str) -> Rule:
 # ---------------------------------------------------------------- what some refuse
 
 
+def one_call(says: str) -> Rule:
+    """The templates of Llama 3: no message with two calls."""
+    return lambda body: says if any(len(m.get("tool_calls") or []) > 1 for m in messages_of(body)) else None
+
+
 def alternate(says: str) -> Rule:
     """The templates of Mistral, Gemma and Llama 2: one system message at most, then user and assistant in turn."""
 
@@ -230,8 +235,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
                     "expression pattern: [a-zA-Z0-9_-]+"),
                 declared("The toolConfig field must be defined when using toolUse and toolResult content blocks.")),
     "ollama": (no_images("this model does not support image input"), texts("invalid message content type: <nil>")),
-    "vllm": (alternate(TEMPLATE), no_images("At most 0 image(s) may be provided in one request.")),
-    "sglang": (early_system("System message must be at the beginning."),),
+    "vllm": (alternate(TEMPLATE), no_images("At most 0 image(s) may be provided in one request."),
+             ids("[a-zA-Z0-9]{9}", "Tool call IDs should be alphanumeric strings with length 9!")),
+    "sglang": (early_system("System message must be at the beginning."),
+               one_call("This model only supports single tool-calls at once!")),
     "llamacpp": (no_system("Jinja Exception: System role not supported"), alternate(f"Jinja Exception: {TEMPLATE}")),
     "lmstudio": (alternate(JINJA), texts("Invalid 'content': 'content' field must be a string.")),
     "litellm": (ids("[a-zA-Z0-9_-]+", "messages.1.content.1.tool_use.id: {} String should match pattern"),

@@ -26,7 +26,7 @@ from turnkeep.errors import (
 )
 from turnkeep.models import servers
 from turnkeep.models.classify import classify
-from turnkeep.models.waits import LONGEST, go_duration, named_wait, wait_for_spent
+from turnkeep.models.waits import BRIEF, LONGEST, go_duration, named_wait, wait_for_spent
 
 KEY = "sk-proj-Zx81kd72hs9Q"
 
@@ -164,6 +164,16 @@ ENVELOPES: dict[str, Callable[[str], Any]] = {
             "metadata": {"raw": orjson.dumps({"message": said}).decode()},
         }
     },
+    "Cloudflare": lambda said: {"success": False, "errors": [{"message": said, "code": 7009}], "result": {}},
+    "AWS": lambda said: {"Message": said},
+    "Baidu": lambda said: {"error_code": 336, "error_msg": said},
+    "Zhipu": lambda said: {"code": 400, "msg": said, "success": False},
+    "NVIDIA": lambda said: {"type": "about:blank", "status": 400, "title": "Bad", "detail": said},
+    "Node": lambda said: {"statusCode": 400, "error": "Bad Request", "message": said},
+    "Spark": lambda said: {"error": True, "message": said},
+    "an error in an error": lambda said: {"error": {"error": {"message": said}}},
+    "a list of errors": lambda said: {"error": [{"message": said}]},
+    "a sentence alone, as axum sends it": lambda said: said,
     "MiniMax": lambda said: {"choices": None, "base_resp": {"status_code": 2013, "status_msg": said}},
 }
 
@@ -171,7 +181,8 @@ ENVELOPES: dict[str, Callable[[str], Any]] = {
 @pytest.mark.parametrize("envelope", ENVELOPES.values(), ids=ENVELOPES)
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row['means']}: {row['server']}" for row in ROWS])
 def test_a_sentence_means_the_same_in_every_envelope(row: Any, envelope: Callable[[str], Any]) -> None:
-    for status, body in ((400, orjson.dumps(envelope(row["said"]))), (200, envelope(row["said"]))):
+    sent = envelope(row["said"])
+    for status, body in ((400, sent.encode() if isinstance(sent, str) else orjson.dumps(sent)), (200, sent)):
         assert type(classify(status, {}, body)) is KINDS[row["means"]]
 
 
@@ -337,10 +348,10 @@ def test_no_wait_is_so_strange_that_it_cannot_be_read(text: str, body: Any) -> N
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, 360.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, BRIEF),
         ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "6m0s"}, None),
         ({"x-ratelimit-remaining-requests": "0"}, 1.0),
-        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9999h"}, LONGEST),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9999h"}, BRIEF),
         (
             {
                 **DATE,
@@ -402,3 +413,29 @@ def test_a_message_begins_with_what_happened() -> None:
     assert str(classify(200, {}, {"type": "error", "code": "bad", "message": "No."})) == "the stream says bad: No."
     assert "HTML page" in str(classify(404, {"Content-Type": "text/html"}, b"<html>"))
     assert "redirect" in str(classify(307, {}, b""))
+
+
+@pytest.mark.parametrize("error", [{}, [], 0, False, True, [None], [[]], {"message": {}}, {"message": [{}]}])
+def test_an_error_of_any_type_is_one(error: object) -> None:
+    assert type(classify(400, {}, {"error": error})) is ModelRefused
+
+
+@pytest.mark.parametrize(
+    ("said", "is_told"),
+    [
+        ("Unknown key: stream_options", True),
+        ('Unrecognized key: "store"', True),
+        ("Unknown key: Zx81kd72hs9Q", False),
+        ("Unknown key: abc-def-123", False),
+        ("Invalid key: stream_options", False),
+    ],
+)
+def test_the_name_of_an_unknown_field_is_told_and_a_key_is_not(said: str, is_told: bool) -> None:
+    assert (said in str(classify(400, {}, {"error": {"message": said}}))) is is_told
+
+
+@pytest.mark.parametrize(
+    "said", ["max_tokens 9000 exceeds the limit of 4096", "output tokens exceed the limit of 4096"]
+)
+def test_too_long_an_answer_says_nothing_of_the_context(said: str) -> None:
+    assert type(classify(400, {}, {"error": {"message": said}})) is ModelRefused

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from turnkeep import toml
+from turnkeep.messages import AssistantItem
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.refusals import MODELS, Lesson, Lessons, lessons_in
+from turnkeep.models.responses import input_items
 
 TABLE = toml.parse((resources.files("turnkeep.models") / "refusals.toml").read_text("utf-8"))["refusal"]
 SAID = [(rule, said) for rule in TABLE for said in rule["said"]]
@@ -66,6 +68,16 @@ def test_each_rule_names_its_source_and_changes_what_exists(rule: dict[str, Any]
         ("tools.0.function.strict: Extra inputs are not permitted", {"takes_strict_tools": False}),
         ("messages.2.assistant.reasoning_content: Extra inputs are not permitted", {"takes_thoughts": False}),
         ("property 'reasoning_details' is unsupported", {"takes_thoughts": False}),
+        # sentences of no rule: what counts is that one of our fields is named and refused
+        ("Unrecognized key(s) in object: 'stream_options'", {"drops": {"stream_options"}}),
+        ('Unrecognized key: "stream_options"', {"drops": {"stream_options"}}),
+        ("Unknown key: presence_penalty", {"drops": {"presence_penalty"}}),
+        ("stream_options is not allowed when stream is false", {"drops": {"stream_options"}}),
+        ("Unsupported parameter(s): `presence_penalty`, `top_p`", {"drops": {"presence_penalty", "top_p"}}),
+        ("This model does not support 'temperature'.", {"drops": {"temperature"}}),
+        ("`presence_penalty` is currently not supported.", {"drops": {"presence_penalty"}}),
+        ("property stream_options should not exist", {"drops": {"stream_options"}}),
+        ('Unknown name "additionalProperties" at tools[0]', {"drops_keywords": {"additionalProperties"}}),
     ],
 )
 def test_a_field_that_was_called_unknown_is_left_out(said: str, changes: dict[str, Any]) -> None:
@@ -82,6 +94,7 @@ def test_a_field_that_was_called_unknown_is_left_out(said: str, changes: dict[st
         "Unknown parameter: 'response_format'.",
         "property 'model' is unsupported",
         "The model `x` does not exist.",
+        "temperature must be strictly positive",
         "Your account balance is not enough.",
         "Something went wrong.",
         "",
@@ -101,3 +114,13 @@ def test_what_was_learned_of_one_model_is_not_believed_of_another_and_memory_has
         lessons.keep(str(n), Lesson({"takes_files": False}))
     assert len(lessons.learned) == MODELS
     assert lessons.of("a") == Capabilities()
+
+
+def test_a_phase_that_another_server_gave_is_left_out_where_it_is_unknown() -> None:
+    body = {"model": "m", "input": [{"type": "message", "role": "assistant", "content": "a", "phase": "commentary"}]}
+    lesson = first("Unknown parameter: 'input[0].phase'.", body)
+    assert lesson is not None
+    caps = lesson.applied(Capabilities())
+    assert input_items([AssistantItem("a", phase="commentary")], caps) == [
+        {"type": "message", "role": "assistant", "content": "a"}
+    ]

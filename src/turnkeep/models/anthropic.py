@@ -21,11 +21,12 @@ from turnkeep.models.anthropic_request import request_body, without
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
 from turnkeep.models.calls import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
-from turnkeep.models.classify import error_in
+from turnkeep.models.classify import complaint_in, error_in
 from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.http import Client, Reply
+from turnkeep.models.pieces import arguments_of
 from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, words
 from turnkeep.models.refusals import Lessons
 from turnkeep.models.sse import Frame
@@ -110,6 +111,7 @@ class AnthropicReader:
         self._halves = Halves()
         self._reason: str | None = None
         self._explanation = ""
+        self._complaint: object = None
         self._usage: dict[str, Any] = {}
         self._model: str | None = None
 
@@ -137,7 +139,11 @@ class AnthropicReader:
 
     def ending(self) -> Iterator[StreamPart]:
         if self._reason is None:
-            raise AnswerMalformed("the stream ended without a stop reason")
+            raise (
+                self._reply.failure(self._complaint)
+                if self._complaint
+                else AnswerMalformed("the stream ended without a stop reason")
+            )
         if self._halves.waiting:
             block = yield from self._block(None, "text")
             if half := self._halves.joined("", final=True):
@@ -167,7 +173,9 @@ class AnthropicReader:
         kind = label(event.get("type")) or name.decode("utf-8", "replace")
         if kind == "error" or error_in(event):
             raise self._reply.failure(event)
-        if kind in ("message_start", "message"):
+        if not kind:
+            self._complaint = complaint_in(event) or self._complaint
+        elif kind in ("message_start", "message"):
             yield from self._message(mapping(event.get("message")) or event)
         elif kind == "content_block_start":
             yield from self._start(event.get("index"), mapping(event.get("content_block")))
@@ -320,13 +328,13 @@ def _thought(block: _Block, thought: str) -> Iterator[ReasoningDelta]:
 
 def _arguments(block: _Block, *, cut: bool) -> str:
     """The JSON text of a call's arguments; empty where the answer was cut off within it."""
-    if not block.pieces:
-        return orjson.dumps(mapping(block.raw.get("input"))).decode()
-    try:
-        orjson.loads(block.text)
-    except ValueError:
-        return "" if cut else block.text
-    return block.text
+    arguments = arguments_of(block.text if block.pieces else block.raw.get("input"))
+    if cut:
+        try:
+            orjson.loads(arguments)
+        except ValueError:
+            return ""
+    return arguments
 
 
 def _name(block: _Block) -> str:

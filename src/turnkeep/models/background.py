@@ -18,7 +18,7 @@ from turnkeep.errors import EndpointBlocked, ModelError, ModelRefused, ResponseL
 from turnkeep.models.base import StreamPart
 from turnkeep.models.exchange import Reader
 from turnkeep.models.http import Client, Reply
-from turnkeep.models.reading import mapping
+from turnkeep.models.reading import made_whole, mapping
 from turnkeep.models.sse import Frame
 
 LOOKS = Backoff(delay=0.5, cap=5.0)
@@ -103,11 +103,11 @@ async def _read(reply: Reply, reader: Reader) -> AsyncGenerator[StreamPart, None
     try:
         while not reader.done and (frames := await reply.read()) is not None:
             for part in reader.parts(frames):
-                yield part
+                yield made_whole(part)
     except ModelError:
         if not reader.answered:
             raise
     finally:
         reply.close()
     for part in reader.ending():
-        yield part
+        yield made_whole(part)

@@ -59,6 +59,8 @@ class Capabilities:
     """False: system messages are told at the beginning, whenever they were said."""
     takes_user_after_tool: bool = True
     """False: a word of the assistant stands between what a tool gave and what the user says then."""
+    takes_calls_together: bool = True
+    """False: the calls of one step are told one after the other, each with its output."""
     takes_null_content: bool = True
     """False: an assistant's message that only calls has an empty text."""
     takes_thoughts: bool = True

@@ -12,14 +12,14 @@ from typing import Any
 
 import orjson
 
-from turnkeep.errors import AnswerMalformed
+from turnkeep.errors import AnswerMalformed, ModelError
 from turnkeep.messages import AssistantItem, CallItem, Citation, Item, ProviderData, ReasoningItem
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
 from turnkeep.models.calls import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.chat_body import request_body
 from turnkeep.models.citations import annotated, listed
-from turnkeep.models.classify import error_in
+from turnkeep.models.classify import complaint_in, error_in
 from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
@@ -61,6 +61,9 @@ class ChatModel:
 
 # ---------------------------------------------------------------- what comes back
 
+_NO_REASON = ("null", "none", "None")
+"""How servers say that the answer goes on, beside saying nothing."""
+
 _OTHER_WORDS: tuple[tuple[str, str], ...] = (
     # What servers mean by their finish reasons, where it is not what OpenAI calls it; the first that is in it counts.
     ("malformed_function_call", "failed"),
@@ -68,6 +71,10 @@ _OTHER_WORDS: tuple[tuple[str, str], ...] = (
     ("error", "failed"),
     ("abort", "failed"),
     ("insufficient_system_resource", "failed"),
+    ("cancel", "failed"),
+    ("timeout", "failed"),
+    ("interrupt", "failed"),
+    ("spii", "filter"),
     ("content_filter", "filter"),
     ("safety", "filter"),
     ("recitation", "filter"),
@@ -76,8 +83,9 @@ _OTHER_WORDS: tuple[tuple[str, str], ...] = (
     ("prohibited_content", "filter"),
     ("guardrail", "filter"),
     ("refusal", "refusal"),
-    ("max_tokens", "length"),
-    ("max_output_tokens", "length"),
+    ("max_", "length"),
+    ("truncat", "length"),
+    ("limit", "length"),
     ("model_length", "length"),
     ("context_window", "length"),
     ("length", "length"),
@@ -106,6 +114,7 @@ class ChatReader:
         self._reason: str | None = None
         self._closed = False
         """There was a sign of the end without a reason: usage alone, or a whole message."""
+        self._complaint: object = None
         self._usage: object = None
         self._model: str | None = None
         self._tier: str | None = None
@@ -133,7 +142,7 @@ class ChatReader:
 
     def ending(self) -> Iterator[StreamPart]:
         if self._reason is None and not ((self.done or self._closed) and self._whole()):
-            raise AnswerMalformed("the stream ended without a finish reason")
+            raise self._unanswered("the stream ended without a finish reason")
         outcome = _meaning(self._reason)
         if outcome == "failed":
             raise AnswerMalformed(f"the server broke its answer off with the finish reason {self._reason!r}")
@@ -147,6 +156,9 @@ class ChatReader:
         calls = list(self._finished_calls(cut))
         yield from calls
         yield Finish(self._outcome(outcome, bool(calls)), usage_of(self._usage), self._model, self._tier)
+
+    def _unanswered(self, why: str) -> ModelError:
+        return self._reply.failure(self._complaint) if self._complaint else AnswerMalformed(why)
 
     # ---------------------------------------------------------------- one chunk
 
@@ -172,10 +184,11 @@ class ChatReader:
         for choice in choices:
             if isinstance(choice, Mapping) and self._is_ours(choice.get("index")):
                 yield from self._choice(choice)
+        self._complaint = self._complaint if choices else complaint_in(chunk) or self._complaint
         self._plain = not (self._halves.waiting or self._lane)
         if sources := listed(chunk):
             self._citations = sources
-        if usage := chunk.get("usage"):
+        if usage := chunk.get("usage") or mapping(chunk.get("x_groq")).get("usage"):
             self._usage, self._closed = usage, self._closed or not choices
         self._tier = label(chunk.get("service_tier")) or self._tier
 
@@ -187,6 +200,7 @@ class ChatReader:
     def _choice(self, choice: Mapping[str, Any]) -> Iterator[StreamPart]:
         if choice.get("error"):
             raise self._reply.failure({"error": choice["error"]})
+        self._usage = choice.get("usage") or self._usage  # Moonshot
         delta = choice.get("delta")
         if delta:
             yield from self._message(mapping(delta) or {"content": delta})
@@ -195,7 +209,7 @@ class ChatReader:
             yield from self._message(message, whole=True)
         elif "delta" not in choice:
             yield from self._added(self._unsaid(words(choice.get("text"))))
-        if reason := choice.get("finish_reason"):
+        if (reason := choice.get("finish_reason")) and reason not in _NO_REASON:
             self._reason = label(mapping(reason).get("type") or reason) or "stop"
             self._reply.hurry(TRIMMINGS)
 

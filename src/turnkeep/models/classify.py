@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -101,13 +102,33 @@ def read_fault(status: int, body: object) -> Fault:
 
 def _message(found: Mapping[str, Any]) -> str:
     """The sentence; behind a gateway's own the one of the server behind it, which says more."""
-    said = _text(found.get("message") or found.get("detail") or found.get("error") or found.get("status_msg"))
+    said = _said(found)
     details = found.get("metadata")
     raw = details.get("raw") if isinstance(details, Mapping) else None
     if not raw:
         return said
     behind = read_fault(0, raw).message or (raw if isinstance(raw, str) else "")
     return f"{said}: {behind[:MAX_MESSAGE]}" if behind else said
+
+
+_SAYING = ("message", "msg", "detail", "details", "error_msg", "error_message", "errormessage", "errors", "error",
+           "status_msg", "description", "reason", "title", "text")  # fmt: skip
+"""Where servers put the sentence, in any spelling of its case; the first that holds words counts."""
+
+
+def _said(found: Mapping[str, Any], depth: int = 3) -> str:
+    fields = {str(name).lower(): value for name, value in found.items()}
+    for name in _SAYING:
+        value = fields.get(name)
+        if isinstance(value, Mapping) and depth:
+            said = _said(value, depth - 1)
+        elif isinstance(value, bool | Mapping):
+            said = ""
+        else:
+            said = _text(value)
+        if said:
+            return said
+    return ""
 
 
 def _reason(details: object) -> str:
@@ -122,7 +143,8 @@ def _decoded(body: object) -> object:
     try:
         return orjson.loads(body)
     except ValueError:
-        return None
+        text = body if isinstance(body, str) else body.decode("utf-8", "replace")
+        return None if text.lstrip().startswith("<") else text.strip()  # DeepSeek and all that use axum
 
 
 def _find(body: object) -> object:
@@ -133,10 +155,26 @@ def _find(body: object) -> object:
     response = body.get("response")
     if isinstance(response, Mapping) and response.get("error"):
         return response["error"]
+    beside = body.get("x_groq")
+    if isinstance(beside, Mapping) and beside.get("error"):
+        return beside["error"]
     verdict = body.get("base_resp")
     if isinstance(verdict, Mapping) and verdict.get("status_code"):  # MiniMax, within an answer of status 200
         return verdict
-    return body.get("error") or body
+    error = body.get("error")
+    return error if isinstance(error, Mapping) and error else _words_beside(body, error)
+
+
+def _words_beside(body: Mapping[str, Any], error: object) -> object:
+    """The error where `error` is no object: its words, unless it only says what the status says, like `Bad Request`."""
+    if isinstance(error, list) and error:
+        return {**body, "message": error}
+    if not isinstance(error, str) or not error or "code" in body:
+        return body
+    return body if error in _PHRASES and body.get("message") else error
+
+
+_PHRASES = frozenset(status.phrase for status in HTTPStatus)
 
 
 def _text(value: object) -> str:
@@ -236,7 +274,9 @@ _KEYS = re.compile(
     r"\b(?:sk|sess|pk|rk|tk)-[\w*.\-]{4,}"
     r"|\b(?i:bearer|basic)\s+[\w.~+/=*\-]{4,}"
     r"|(?<=://)[^/@\s]+(?=@)"
-    r"|(?P<label>(?i:\b(?:[\w-]*key(?:\s+provided)?|authorization)\b[\"']?\s*[:=]\s*[\"']?))(?!(?i:bearer|basic)\b)[^\s\"',;]{4,}"
+    # the name of a field is no secret: `Unknown key: stream_options`
+    r"|(?:(?<!known )(?<!recognized )(?<!expected )|(?!key[\"']?: ?[\"']?[a-z]+(?:_[a-z]+)*(?![\w-])))"
+    r"(?P<label>(?i:\b(?:[\w-]*key(?:\s+provided)?|authorization)\b[\"']?\s*[:=]\s*[\"']?))(?!(?i:bearer|basic)\b)[^\s\"',;]{4,}"
 )
 
 
@@ -289,4 +329,26 @@ def _retry_after(kind: type[ModelError], fault: Fault, named: float | None, head
 
 def error_in(event: Mapping[str, Any]) -> object | None:
     """The error that a decoded chunk or event carries, if it carries one."""
-    return event.get("error") or (event if event.get("type") == "error" else None)
+    error: object = event.get("error")
+    if error:
+        return error
+    beside = event.get("x_groq")
+    if isinstance(beside, Mapping) and beside.get("error"):
+        return beside
+    verdict = event.get("base_resp")
+    if isinstance(verdict, Mapping) and verdict.get("status_code"):
+        return event
+    told = "error" in (event.get("type"), event.get("object"))
+    return event if told else None
+
+
+_COMPLAINING = ("detail", "errors", "error_msg", "error_message")
+_FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success")
+
+
+def complaint_in(event: Mapping[str, Any]) -> object | None:
+    """What may be an error in a form of its own: what an answer that never came is explained with, and no more."""
+    if any(event.get(name) for name in _COMPLAINING):
+        return event
+    is_said = isinstance(event.get("message"), str) or isinstance(event.get("msg"), str)
+    return event if is_said and event.get("code") not in _FINE else None

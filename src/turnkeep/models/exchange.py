@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from turnkeep.errors import AnswerMalformed, ModelError, ModelRateLimited, ModelTimedOut, ModelUnreachable
-from turnkeep.models.base import ModelRequest, StreamPart
+from turnkeep.models.base import Delta, ModelRequest, StreamPart
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.http import Client, Reply
+from turnkeep.models.reading import made_whole
 from turnkeep.models.refusals import Lesson, Lessons, lessons_in
 from turnkeep.models.sse import Frame
 from turnkeep.telemetry import get_log
@@ -70,10 +71,10 @@ class Asker:
         reply, reader, parts = await self._opened(model, put)
         try:
             for part in parts:
-                yield part
+                yield part if part.__class__ is Delta else made_whole(part)
             while not reader.done and (frames := await reply.read()) is not None:
                 for part in reader.parts(frames):
-                    yield part
+                    yield part if part.__class__ is Delta else made_whole(part)
             await reply.rest()
         except ModelError:
             if not reader.answered:
@@ -81,7 +82,7 @@ class Asker:
         finally:
             reply.close()
         for part in reader.ending():
-            yield part
+            yield made_whole(part)
 
     async def _opened(self, model: str, put: Callable[[Capabilities], Asking]) -> _Opened:
         caps = self._lessons.of(model)

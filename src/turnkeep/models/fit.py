@@ -297,6 +297,8 @@ def _arranged(request: ModelRequest, caps: Capabilities) -> ModelRequest:
         items, instructions = _prefaced(items, instructions), None
     if not caps.takes_consecutive_roles:
         items = list(_joined(items))
+    if not caps.takes_calls_together:
+        items = list(_one_by_one(items))
     if not (caps.takes_user_after_tool and caps.takes_consecutive_roles):
         items = list(_bridged(items))
     return replace(request, items=items, instructions=instructions)
@@ -326,6 +328,19 @@ def _joined(items: Iterable[Item]) -> Iterator[Item]:
             last = item
     if last is not None:
         yield last
+
+
+def _one_by_one(items: Iterable[Item]) -> Iterator[Item]:
+    """Each call right before its output."""
+    waiting: dict[str, CallItem] = {}
+    for item in items:
+        if isinstance(item, CallItem):
+            waiting[item.call_id] = item
+            continue
+        if isinstance(item, OutputItem) and item.call_id in waiting:
+            yield waiting.pop(item.call_id)
+        yield item
+    yield from waiting.values()
 
 
 def _bridged(items: Sequence[Item]) -> Iterator[Item]:

@@ -10,6 +10,7 @@ import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from turnkeep.errors import AnswerMalformed, AnswerUnreadable
@@ -136,6 +137,19 @@ class Halves:
 def mended(text: str) -> str:
     """A text that can be written as UTF-8."""
     return text if is_whole(text) else Halves().joined(text, final=True)
+
+
+def made_whole(value: Any) -> Any:
+    """The same with every text in it mended."""
+    if isinstance(value, str):
+        return mended(value)
+    if isinstance(value, Mapping):
+        return {made_whole(name): made_whole(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(made_whole(entry) for entry in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: made_whole(getattr(value, field.name)) for field in fields(value)})
+    return value
 
 
 def is_whole(text: str) -> bool:

@@ -64,6 +64,7 @@ def lessons_in(said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
             yield Lesson(rule.changes, rule.remember)
         else:
             yield from _of_fields(rule.says, said, body)
+    yield from _of_named(said, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,34 @@ def _of_fields(says: re.Pattern[str], said: str, body: Mapping[str, Any]) -> Ite
         yield Lesson({"takes_thoughts": False})
     if keywords := {name for name in names if _is_keyword(name, body.get("tools"))}:
         yield Lesson({"drops_keywords": keywords})
+
+
+_REFUSING = re.compile(
+    r"unknown|unrecogni[sz]ed|unsupported|unexpected|extra\b|additional|extraneous|n.t support|not support"
+    r"|(?:not|never) (?:\w+ )?(?:supported|allowed|permitted|recogni[sz]ed|expected|accepted|valid|exist)"
+    r"|only supported|must be unset|not a valid|invalid (?:field|parameter|argument|property)",
+    re.I,
+)
+
+
+def _of_named(said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
+    """The fields of this request that a refusal names in whatever sentence, where it is one of an unknown field.
+
+    A name that is a word as well counts only in quotes: `store` is said of many things.
+    """
+    if not _REFUSING.search(said):
+        return
+    named = {name for name in body if _may_go(name, body[name]) and _is_named(name, said)}
+    if dropped := named - {"max_tokens", "max_completion_tokens"}:
+        yield Lesson({"drops": dropped})
+    entries = [entry for list_ in ("input", "messages") for entry in body.get(list_, ()) if isinstance(entry, Mapping)]
+    if any("phase" in entry for entry in entries) and re.search(r"\bphase\b", said):
+        yield Lesson({"drops": {"phase"}})
+
+
+def _is_named(name: str, said: str) -> bool:
+    quoted = rf"[\\\"'`\[]{name}[\\\"'`\]]"
+    return re.search(rf"(?<![\w.]){name}\b(?!\.)" if "_" in name else quoted, said) is not None
 
 
 def _may_go(name: str, value: object) -> bool:

@@ -31,7 +31,7 @@ from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, R
 from turnkeep.models.calls import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.citations import annotated
-from turnkeep.models.classify import error_in
+from turnkeep.models.classify import complaint_in, error_in
 from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
@@ -133,7 +133,7 @@ def _input_item(item: Item, caps: Capabilities) -> dict[str, Any] | None:
         case SystemItem():
             return {"type": "message", "role": caps.system_role, "content": item.text}
         case AssistantItem():
-            return _said(item) if item.text else None
+            return _said(item, caps) if item.text else None
         case ReasoningItem():
             return _sealed(item.raw)
         case HostedItem():
@@ -149,9 +149,9 @@ def _input_item(item: Item, caps: Capabilities) -> dict[str, Any] | None:
             return {"type": "function_call_output", "call_id": item.call_id, "output": item.output}
 
 
-def _said(item: AssistantItem) -> dict[str, Any]:
+def _said(item: AssistantItem, caps: Capabilities) -> dict[str, Any]:
     entry = {"type": "message", "role": "assistant", "content": item.text}
-    return entry if item.phase is None else {**entry, "phase": item.phase}
+    return entry if item.phase is None or "phase" in caps.drops else {**entry, "phase": item.phase}
 
 
 def _sealed(raw: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -244,6 +244,7 @@ class ResponsesReader:
         self._places: set[int] = set()
         self._names: set[str | None] = set()
         self._held: list[ItemDone] = []
+        self._complaint: object = None
         self._finish: Finish | None = None
 
     def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
@@ -267,7 +268,11 @@ class ResponsesReader:
     def ending(self) -> Iterator[StreamPart]:
         if self._finish is None:
             if not (self._stopped and (self._said or self._names)):
-                raise AnswerMalformed("the stream ended without a terminal event")
+                raise (
+                    self._reply.failure(self._complaint)
+                    if self._complaint
+                    else AnswerMalformed("the stream ended without a terminal event")
+                )
             self._finish = Finish(self._reason(True, None), Usage.told())
         yield from self._held
         if text := "".join(self._said):  # shown, and never told as a finished item
@@ -286,6 +291,7 @@ class ResponsesReader:
         if not isinstance(event, Mapping):
             return
         if not event.get("type"):  # told by the name of the event alone, or no event: the response itself
+            self._complaint = complaint_in(event) or self._complaint
             kind = "response.done" if event.get("object") == "response" else name.decode("utf-8", "replace")
             event = {**event, "type": kind}
         if event["type"] in ("response.failed", "error") or error_in(event):

@@ -1,0 +1,184 @@
+"""What is said in a form of its own: broken characters anywhere, errors without their envelope, ends, counts, calls."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.contract.asking import STREAMS, finish_of, items_of, recorded, text_of, told_by
+from tests.contract.test_models_leniency import DONE, choice, event
+from turnkeep.errors import (
+    AnswerMalformed,
+    CredentialsRefused,
+    ModelError,
+    ModelRateLimited,
+    ModelRefused,
+    ModelUnavailable,
+    QuotaExhausted,
+)
+from turnkeep.messages import AssistantItem, CallItem, ReasoningItem, item_to_json
+from turnkeep.models.base import Delta, ItemDone, ReasoningDelta, StreamPart
+
+# ---------------------------------------------------------------- halves of characters, in every text of an event
+
+GOLDEN = sorted(path.stem for kind in ("chat", "responses", "anthropic") for path in STREAMS.glob(f"{kind}-*.sse"))
+HALF = "\ud83d"
+Path = tuple[str | int, ...]
+
+
+def texts_in(value: Any, path: Path = ()) -> Iterator[Path]:
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, entry in pairs:
+        yield from texts_in(entry, (*path, name))
+    if isinstance(value, str) and path[-1] != "type":
+        yield path
+
+
+def halved(event: Any, path: Path) -> bytes:
+    other = json.loads(json.dumps(event))
+    holder = other
+    for step in path[:-1]:
+        holder = holder[step]
+    holder[path[-1]] += HALF
+    return json.dumps(other).encode()
+
+
+def broken_streams(name: str) -> Iterator[bytes]:
+    """The stream with half a character at the end of one text, for each kind of text in it."""
+    blocks = recorded(name).split(b"\n\n")
+    seen: set[Any] = set()
+    for place, block in enumerate(blocks):
+        if not (data := re.search(rb"^data: (\{.*)$", block, re.MULTILINE)):
+            continue
+        said = json.loads(data[1])
+        for path in texts_in(said):
+            kind = (said.get("type"), *("#" if isinstance(step, int) else step for step in path))
+            if kind not in seen:
+                seen.add(kind)
+                broken = block[: data.start(1)] + halved(said, path) + block[data.end(1) :]
+                yield b"\n\n".join([*blocks[:place], broken, *blocks[place + 1 :]])
+
+
+def is_writable(part: StreamPart) -> bool:
+    if isinstance(part, Delta | ReasoningDelta):
+        return bool(part.text.encode())
+    return not isinstance(part, ItemDone) or bool(orjson.dumps(item_to_json(part.item)))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+async def test_half_a_character_anywhere_leaves_an_answer_that_can_be_written(name: str) -> None:
+
+    for stream in broken_streams(name):
+        try:
+            parts = await told_by(stream, name.partition("-")[0])
+        except ModelError:
+            continue
+        assert all(map(is_writable, parts))
+
+
+def delta(index: int, kind: str, name: str, half: bytes) -> bytes:
+    head = {"type": "content_block_delta", "index": index, "delta": {"type": kind, name: "HALF"}}
+    return event(orjson.dumps(head).replace(b"HALF", half))
+
+
+async def test_halves_of_a_character_in_arguments_and_thoughts_are_joined() -> None:
+    begun = [{"type": "thinking", "thinking": ""}, {"type": "tool_use", "name": "look"}]
+    starts = [event({"type": "content_block_start", "index": n, "content_block": raw}) for n, raw in enumerate(begun)]
+    thoughts = [delta(0, "thinking_delta", "thinking", half) for half in (rb"\ud83d", rb"\ude00")]
+    pieces = [delta(1, "input_json_delta", "partial_json", half) for half in (rb"{\"a\":\"\ud83d", rb"\ude00\"}")]
+    end = event({"type": "message_delta", "delta": {"stop_reason": "tool_use"}}) + event({"type": "message_stop"})
+    stream = b"".join([starts[0], *thoughts, starts[1], *pieces, end])
+    thought, call = items_of(await told_by(stream, "anthropic"))
+    assert isinstance(thought, ReasoningItem)
+    assert isinstance(call, CallItem)
+    assert (thought.raw["thinking"], call.arguments) == ("😀", '{"a":"😀"}')
+
+
+# ---------------------------------------------------------------- errors without their envelope
+
+COMPLAINTS: dict[str, tuple[Any, type[ModelError], str]] = {
+    "vLLM": ({"object": "error", "message": "no", "type": "BadRequestError", "code": 400}, ModelRefused, "no"),
+    "FastAPI": ({"detail": "no such thing"}, ModelUnavailable, "no such thing"),
+    "DashScope": ({"code": "InvalidApiKey", "message": "no", "request_id": "r"}, CredentialsRefused, "no"),
+    "Zhipu": ({"code": 500, "msg": "ill", "success": False}, ModelUnavailable, "ill"),
+    "Cloudflare": ({"success": False, "errors": [{"message": "ill", "code": 7009}]}, ModelUnavailable, "ill"),
+    "MiniMax, account": (
+        {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+        QuotaExhausted,
+        "balance",
+    ),
+    "MiniMax, rate": ({"base_resp": {"status_code": 1002, "status_msg": "rate limit"}}, ModelRateLimited, "rate limit"),
+    "Groq": ({"x_groq": {"error": "over capacity"}}, ModelUnavailable, "over capacity"),
+}
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses", "anthropic"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "event"])
+@pytest.mark.parametrize("case", COMPLAINTS)
+async def test_an_error_in_a_form_of_its_own_is_told_as_one(case: str, whole: bool, kind: str) -> None:
+    said, error, words = COMPLAINTS[case]
+    with pytest.raises(error, match=words):
+        await told_by(orjson.dumps(said) if whole else event(said), kind)
+
+
+@pytest.mark.parametrize("remark", [{"message": "processing"}, {"code": 0, "message": "ok"}, {"detail": "queued"}])
+async def test_a_remark_beside_an_answer_is_no_error(remark: Any) -> None:
+    stream = event(remark) + choice({"content": "a"}) + event(remark) + choice({}, "stop") + DONE
+    assert text_of(await told_by(stream, "chat")) == "a"
+
+
+# ---------------------------------------------------------------- ends and counts
+
+
+@pytest.mark.parametrize(
+    ("reason", "means"),
+    [("max_new_tokens", "length"), ("repetition_truncation", "length"), ("token_limit", "length"), ("SPII", "filter"),
+     ("timeout", None), ("cancelled", None), ("interrupted", None), ("null", None), ("none", None)],
+)  # fmt: skip
+async def test_how_servers_call_the_end(reason: str, means: str | None) -> None:
+    stream = choice({"content": "a"}) + choice({"content": "b"}, reason)
+    if means is None:
+        with pytest.raises(AnswerMalformed):
+            await told_by(stream, "chat")
+    else:
+        assert finish_of(await told_by(stream, "chat")).reason == means
+
+
+@pytest.mark.parametrize("place", ["chunk", "choice", "x_groq"])
+async def test_usage_counts_wherever_it_is_told(place: str) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 3}
+    body: dict[str, Any] = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    holder = {"chunk": body, "choice": body["choices"][0], "x_groq": body.setdefault("x_groq", {})}[place]
+    holder["usage"] = usage
+    parts = await told_by(choice({"content": "a"}) + event(body) + DONE, "chat")
+    assert items_of(parts) == [AssistantItem("a")]
+    assert (finish_of(parts).usage.input_tokens, finish_of(parts).usage.output_tokens) == (7, 3)
+
+
+# ---------------------------------------------------------------- calls in Messages
+
+
+@pytest.mark.parametrize(
+    ("start", "pieces", "arguments"),
+    [
+        ({}, ["null"], "{}"),
+        ({}, ['"{\\"a\\":1}"'], '{"a":1}'),
+        ({}, ["{}", '{"a":1}'], '{"a":1}'),
+        ('{"a":1}', [], '{"a":1}'),
+        (None, [], "{}"),
+        ({"a": 1}, [], '{"a":1}'),
+    ],
+)
+async def test_arguments_in_messages_are_read_like_those_of_chat(start: Any, pieces: list[str], arguments: str) -> None:
+    block = {"type": "tool_use", "id": "t", "name": "look", "input": start}
+    stream = event({"type": "content_block_start", "index": 0, "content_block": block})
+    for piece in pieces:
+        delta = {"type": "input_json_delta", "partial_json": piece}
+        stream += event({"type": "content_block_delta", "index": 0, "delta": delta})
+    stream += event({"type": "message_delta", "delta": {"stop_reason": "tool_use"}}) + event({"type": "message_stop"})
+    assert items_of(await told_by(stream, "anthropic")) == [CallItem("t", "look", arguments)]
