@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from turnkeep.doors.transport import AT_ONCE, LARGEST_HEAD, PIECES_AT_ONCE, SLICE, Backlog, Rota, Valve, is_head
+from turnkeep.doors.backlog import AT_ONCE, PIECES_AT_ONCE, SLICE, Backlog, Rota, Valve
+from turnkeep.doors.transport import LARGEST_HEAD, is_head
 
 
 @pytest.mark.parametrize(
