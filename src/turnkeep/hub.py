@@ -211,8 +211,9 @@ class Hub:
             if self._follower is not None:
                 await self._follower.discard(channel.address)
 
-    def _drop(self, channel: _Channel, subscription: _Subscription) -> None:
-        """Leave on behalf of a subscriber that broke: the others go on."""
+    def _broke(self, channel: _Channel, subscription: _Subscription) -> None:
+        """Leave on behalf of a subscriber that broke, while its error is handled: the others go on."""
+        log.exception("subscriber_broke", subscriber=type(subscription.subscriber).__name__)
         if self._group is not None:
             self._group.create_task(self._leave(channel, subscription))
 
@@ -296,8 +297,7 @@ class Hub:
             try:
                 subscription.take(channel.address, events)
             except Exception:
-                log.exception("subscriber_broke", subscriber=type(subscription.subscriber).__name__)
-                self._drop(channel, subscription)
+                self._broke(channel, subscription)
         if events[-1].kind == "completed":
             self.meter.observe("log_lag_seconds", max(0.0, self._clock.now() - events[-1].at))
 
@@ -360,7 +360,10 @@ class Hub:
         told = said.at_position(channel.last, channel.epoch, self._clock.now())
         for subscription in channel.subscriptions:
             if subscription.live and (subscription.epoch, subscription.last) == (channel.epoch, channel.last):
-                subscription.subscriber.deliver(channel.address, (told,))
+                try:
+                    subscription.subscriber.deliver(channel.address, (told,))
+                except Exception:
+                    self._broke(channel, subscription)
 
 
 def _go_on(epoch: str, last: int, page: Page) -> int:

@@ -380,3 +380,34 @@ async def test_who_watches_is_told_once_when_nothing_is_heard_of_a_run(monkeypat
     assert [event.kind for event in heard].count("processing") == 1
     running.cancel()
     await asyncio.wait([running])
+
+
+class _Deaf(Ear):
+    """A subscriber that breaks when it is told of silence."""
+
+    def deliver(self, address: Address, events: Sequence[Event]) -> None:
+        super().deliver(address, events)
+        if any(event.error is not None for event in events):
+            raise ValueError("a bug of one subscriber")
+
+
+async def test_a_subscriber_that_breaks_on_silence_ends_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnkeep.hub.SILENCE", 0.05)
+    store = MemoryStore(Policies(Policy(window=0.0)))
+    await store.open()
+    async with running(store) as hub:
+        await store.accept([Message(HERE, "m1", text_content("hello"))])
+        await hub.subscribe(HERE, _Deaf())
+        async with Stream(hub, store, HERE) as stream:
+            [claim] = await store.claim(owner="w", limit=1, lease=30.0)
+            await store.publish(claim, 0, [delta("half", claim.run_id, 1)])
+            async with asyncio.timeout(30):
+                async for event in stream:
+                    if event.error is not None:
+                        break
+            await store.commit(claim, Commit("completed", "all", [Entry(UserItem(text_content("hello"), "m1"))]))
+            async with asyncio.timeout(30):
+                async for event in stream:
+                    if event.is_final:
+                        break
+            assert hub.subscribers == 1
