@@ -4,6 +4,7 @@ that has a receipt stays unanswered.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -139,6 +140,44 @@ async def test_only_that_partition_pauses(redis_server: RedisServer, name: str, 
 
 def channel_in(store: RedisStore, index: int) -> Address:
     return next(where for n in range(100) if store._keys.partition(where := channel(f"n{n}")).index == index)
+
+
+@pytest.mark.parametrize("name", KEYS)
+async def test_who_meets_a_damaged_shared_key_at_the_same_time_sets_no_thread_aside(
+    redis_server: RedisServer, name: str
+) -> None:
+    """One of them makes it again; the others, here and in another process, find it right."""
+    redis_server.fresh()
+    async with (
+        store_on(redis_server.url(), prefix="two:", partitions=1) as one,
+        store_on(redis_server.url(), prefix="two:", partitions=1) as other,
+    ):
+        places = [channel(f"c{n}") for n in range(12)]
+        await one.accept([said(place, "m1") for place in places])
+        claims = await one.claim(owner="w", limit=6, lease=LEASE)
+        damage(redis_server, one._keys.partitions[0].tag + name.encode(), "text")
+
+        acts: list[Any] = [store.update(place, {"metadata": {"a": "1"}}) for place in places for store in (one, other)]
+        acts += [store.claim(owner=f"{n}", limit=6, lease=LEASE) for n, store in enumerate((one, other))]
+        acts += [one.commit(claim, answer(claim)) for claim in claims]
+        await asyncio.gather(*acts, return_exceptions=True)
+        await asyncio.gather(one.expire(), other.expire(), return_exceptions=True)
+
+        names = one._keys.partitions[0].names
+        assert redis_server.cli("HLEN", names["quarantine"]) in ("0", 0), "a sound thread was set aside"
+        for place in places:
+            assert await one.thread(place) is not None
+
+
+@pytest.mark.parametrize("name", KEYS)
+async def test_who_only_looks_makes_a_damaged_shared_key_again(redis_server: RedisServer, name: str) -> None:
+    redis_server.fresh()
+    async with store_on(redis_server.url(), partitions=2) as store:
+        await furnished(store)
+        key = store._keys.partitions[0].tag + name.encode()
+        for look in (store.expire, store.stats, store.dead, store.counts, store.sinks, store.check):
+            damage(redis_server, key, "list")
+            await look()
 
 
 @pytest.mark.parametrize("how", [*DAMAGES, "junk"])

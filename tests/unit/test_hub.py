@@ -393,7 +393,7 @@ class _Deaf(Ear):
 
 async def test_a_subscriber_that_breaks_on_silence_ends_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("turnkeep.hub.SILENCE", 0.05)
-    store = MemoryStore(Policies(Policy(window=0.0)))
+    store = ForgetfulStore(Policies(Policy(window=0.0)))
     await store.open()
     async with running(store) as hub:
         await store.accept([Message(HERE, "m1", text_content("hello"))])

@@ -164,7 +164,7 @@ class RedisPart:
         keys = self._keys.thread(address)
         name = keys.space + b"\0" + keys.channel
         aliases = keys.partition.names["aliases"]
-        found = await self._link.call("channel_of", keys.partition.tag, keys.partition, "HGET", aliases, name)
+        found = await self._link.look_up("channel_of", keys.partition, "HGET", aliases, name)
         if found is None or found == keys.channel:
             return address.channel
         if len(self._channels) >= KNOWN_NAMES:

@@ -128,7 +128,5 @@ class RedisEverything(RedisPart):
     ) -> list[bytes]:
         """One page of an index of a partition."""
         key = partition.names[name]
-        entries: list[bytes] = await self._link.call(
-            name, partition.tag, partition, command, key, first, last, "LIMIT", 0, PAGE
-        )
+        entries: list[bytes] = await self._link.look_up(name, partition, command, key, first, last, "LIMIT", 0, PAGE)
         return entries

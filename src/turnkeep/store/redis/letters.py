@@ -32,8 +32,8 @@ class RedisLetters(RedisPart):
         letters: list[DeadLetter] = []
         first = b"(" + to_bytes(after) if after else b"-"
         while len(letters) < limit:
-            ids: list[bytes] = await self._link.call(
-                "dead", partition.tag, partition, "ZRANGEBYLEX", partition.names["graves"], first, "+", "LIMIT", 0, PAGE
+            ids: list[bytes] = await self._link.look_up(
+                "dead", partition, "ZRANGEBYLEX", partition.names["graves"], first, "+", "LIMIT", 0, PAGE
             )
             found = [await self._letter_if_whole(partition, dead_id) for dead_id in ids]
             letters += [
@@ -48,7 +48,7 @@ class RedisLetters(RedisPart):
 
     async def _letter(self, partition: PartitionKeys, dead_id: bytes) -> DeadLetter | None:
         key = partition.names["dead"]
-        data = await self._link.call("dead_letter", partition.tag, partition, "HGET", key, dead_id)
+        data = await self._link.look_up("dead_letter", partition, "HGET", key, dead_id)
         with whole():
             return None if data is None else read_letter(to_text(dead_id), data)
 

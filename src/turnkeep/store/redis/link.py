@@ -71,8 +71,11 @@ class Link:
         """How often each partition found itself on a new server, as last told."""
         self.assurance: Assurance | None = None
         """Set once the servers are known to be what is needed."""
-        self.mend: Callable[[PartitionKeys], Awaitable[bool]] | None = None
-        """Asked when stored state is damaged: whether keys that the threads of a partition share were made anew."""
+        self.mend: Callable[[PartitionKeys], Awaitable[object]] = _nothing
+        """Called when stored state is damaged: makes the keys right that the threads of a partition share. What met the
+        damage is tried once more, whatever was found: many meet a shared key at the same time, and who looks after
+        another one has mended it finds nothing wrong. A thread that is damaged itself is met again.
+        """
         self._look = look
         self._timeout = timeout
         self._nodes: dict[Endpoint, _Node] = {}
@@ -97,11 +100,18 @@ class Link:
                 return await self._run(name, partition, keys, *arguments, patience=patience)
             return await self._run_assured(assurance, name, partition, keys, *arguments, patience=patience)
         except ThreadQuarantined:
-            if self.mend is None or not await self.mend(partition):
-                raise
+            await self.mend(partition)
         if assurance is None:
             return await self._run(name, partition, keys, *arguments, patience=patience)
         return await self._run_assured(assurance, name, partition, keys, *arguments, patience=patience)
+
+    async def look_up(self, name: str, partition: PartitionKeys, *command: Argument) -> Reply:
+        """A command that reads a key which the threads of a partition share."""
+        try:
+            return await self.call(name, partition.tag, partition, *command)
+        except ThreadQuarantined:
+            await self.mend(partition)
+        return await self.call(name, partition.tag, partition, *command)
 
     async def _run_assured(
         self,
@@ -379,6 +389,10 @@ async def _identity(connection: redis.Connection, endpoint: Endpoint) -> bytes:
         raise StoreUnavailable(f"Redis at {endpoint} is a replica, its primary is elsewhere")
     found = next((line for line in bytes(info).split(b"\r\n") if line.startswith(b"run_id:")), b"run_id:unknown")
     return found.removeprefix(b"run_id:")
+
+
+async def _nothing(partition: PartitionKeys) -> None:
+    """Before the store is open there is nobody to mend anything."""
 
 
 def _forget(reply: asyncio.Future[Reply]) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
-from turnkeep.errors import StoreError, StoreUnavailable
+from turnkeep.errors import StoreUnavailable
 from turnkeep.store.redis.keys import PartitionKeys, to_text
 from turnkeep.telemetry import get_log
 
@@ -47,19 +47,16 @@ class Mending:
         at, _, reason = rebuilt.partition(" ")
         return reason if at and await self._part.now() - float(at) < TOLD_FOR else None
 
-    async def mend(self, partition: PartitionKeys) -> bool:
-        """Something stored here makes no sense: whether shared keys were to blame, which are right again now.
+    async def mend(self, partition: PartitionKeys) -> None:
+        """Something stored here makes no sense: make the shared keys right, if they are to blame.
 
-        Raises `Paused` while another process mends them.
+        Raises `Paused` while another process mends them, and what keeps it from looking: nobody knows then what is
+        damaged.
         """
         async with self._locks.setdefault(partition.index, asyncio.Lock()):
-            try:
-                damaged, _ = await self._look(partition)
-            except StoreError:
-                return False
+            damaged, _ = await self._look(partition)
             if damaged:
                 await self._rebuild(partition, damaged)
-            return bool(damaged)
 
     async def _look(self, partition: PartitionKeys) -> tuple[list[str], str]:
         wrong, rebuilt = await self._run("audit", partition)
