@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -29,6 +29,7 @@ from turnkeep.models.base import Delta, ItemDone, ReasoningDelta, StreamPart
 GOLDEN = sorted(path.stem for kind in ("chat", "responses", "anthropic") for path in STREAMS.glob(f"{kind}-*.sse"))
 HALF = "\ud83d"
 Path = tuple[str | int, ...]
+Ended = Callable[[str], bytes]
 
 
 def texts_in(value: Any, path: Path = ()) -> Iterator[Path]:
@@ -135,18 +136,33 @@ async def test_a_remark_beside_an_answer_is_no_error(remark: Any) -> None:
 # ---------------------------------------------------------------- ends and counts
 
 
+def chat_end(reason: str) -> bytes:
+    return choice({"content": "a"}) + choice({"content": "b"}, reason)
+
+
+def messages_end(reason: str) -> bytes:
+    said = event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "ab"}})
+    return said + event({"type": "message_delta", "delta": {"stop_reason": reason}})
+
+
+@pytest.mark.parametrize(("kind", "ended"), [("chat", chat_end), ("anthropic", messages_end)], ids=["chat", "messages"])
 @pytest.mark.parametrize(
     ("reason", "means"),
     [("max_new_tokens", "length"), ("repetition_truncation", "length"), ("token_limit", "length"), ("SPII", "filter"),
-     ("timeout", None), ("cancelled", None), ("interrupted", None), ("null", None), ("none", None)],
+     ("length", "length"), ("content_filter", "filter"), ("sensitive", "filter"), ("model_context_window_exceeded",
+     "length"), ("refusal", "refusal"), ("stop_sequence", "stop"), ("eos", "stop"),
+     ("timeout", None), ("cancelled", None), ("interrupted", None), ("error", None), ("null", None), ("none", None)],
 )  # fmt: skip
-async def test_how_servers_call_the_end(reason: str, means: str | None) -> None:
-    stream = choice({"content": "a"}) + choice({"content": "b"}, reason)
+async def test_how_servers_call_the_end(
+    reason: str, means: str | None, kind: str, ended: Callable[[str], bytes]
+) -> None:
     if means is None:
         with pytest.raises(AnswerMalformed):
-            await told_by(stream, "chat")
-    else:
-        assert finish_of(await told_by(stream, "chat")).reason == means
+            await told_by(ended(reason), kind)
+        return
+    parts = await told_by(ended(reason), kind)
+    assert finish_of(parts).reason == means
+    assert items_of(parts) == [AssistantItem("ab", interrupted=means in ("length", "filter"))]
 
 
 @pytest.mark.parametrize("place", ["chunk", "choice", "x_groq"])

@@ -27,7 +27,17 @@ from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.http import Client, Reply
 from turnkeep.models.pieces import arguments_of
-from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, words
+from turnkeep.models.reading import (
+    Halves,
+    end_of,
+    entries,
+    is_whole,
+    json_values,
+    label,
+    mapping,
+    meaning_of_end,
+    words,
+)
 from turnkeep.models.refusals import Lessons
 from turnkeep.models.sse import Frame
 from turnkeep.usage import Usage
@@ -149,7 +159,9 @@ class AnthropicReader:
             if half := self._halves.joined("", final=True):
                 block.pieces.append(half)
                 yield Delta(half)
-        items = list(self._finished())
+        if (meaning := meaning_of_end(self._reason)) == "failed":
+            raise AnswerMalformed(f"the server broke its answer off with the stop reason {self._reason!r}")
+        items = list(self._finished(cut=meaning in ("length", "filter")))
         if self._reason == "refusal" and self._explanation and not items:
             yield Delta(self._explanation)
             items = [AssistantItem(self._explanation)]
@@ -240,7 +252,7 @@ class AnthropicReader:
 
     def _stop(self, message: Mapping[str, Any], usage: object) -> None:
         self._usage |= {name: value for name, value in mapping(usage).items() if value is not None}
-        if reason := label(message.get("stop_reason")):
+        if (reason := end_of(message.get("stop_reason"))) is not None:
             self._reason = reason
             self._explanation = label(mapping(message.get("stop_details")).get("explanation")) or ""
 
@@ -256,10 +268,9 @@ class AnthropicReader:
 
     # ------------------------------------------------------------ items
 
-    def _finished(self) -> Iterator[AssistantItem | ReasoningItem | HostedItem | CallItem]:
+    def _finished(self, *, cut: bool) -> Iterator[AssistantItem | ReasoningItem | HostedItem | CallItem]:
         """The blocks as items: neighbouring texts are one, and a call that was cut off is none."""
         ids = CallIds(self._items)
-        cut = self._reason in _CUT
         texts: list[_Block] = []
         for block in self._blocks:
             if block.kind == "text":
@@ -305,16 +316,12 @@ class AnthropicReader:
         return HostedItem(name, raw, text, self._site)
 
     def _outcome(self, calls: bool) -> Any:
-        if self._reason in _CUT:
-            return "length"
-        if self._reason == "refusal":
-            return "refusal"
+        if (meaning := meaning_of_end(self._reason)) != "stop":
+            return meaning
         if calls:
             return "calls"
         return "pause" if self._reason == "pause_turn" else "stop"
 
-
-_CUT = ("max_tokens", "model_context_window_exceeded")
 
 _TELLING = ("query", "url", "code", "command", "pattern")
 """What people may read of the input of a server's tool."""

@@ -25,7 +25,18 @@ from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.http import Client, Reply
 from turnkeep.models.pieces import Pieces
-from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, spoken, words
+from turnkeep.models.reading import (
+    Halves,
+    end_of,
+    entries,
+    is_whole,
+    json_values,
+    label,
+    mapping,
+    meaning_of_end,
+    spoken,
+    words,
+)
 from turnkeep.models.refusals import Lessons
 from turnkeep.models.sse import Frame
 from turnkeep.models.thoughts import Thoughts
@@ -60,36 +71,6 @@ class ChatModel:
 
 
 # ---------------------------------------------------------------- what comes back
-
-_NO_REASON = ("null", "none", "None")
-"""How servers say that the answer goes on, beside saying nothing."""
-
-_OTHER_WORDS: tuple[tuple[str, str], ...] = (
-    # What servers mean by their finish reasons, where it is not what OpenAI calls it; the first that is in it counts.
-    ("malformed_function_call", "failed"),
-    ("unexpected_tool_call", "failed"),
-    ("error", "failed"),
-    ("abort", "failed"),
-    ("insufficient_system_resource", "failed"),
-    ("cancel", "failed"),
-    ("timeout", "failed"),
-    ("interrupt", "failed"),
-    ("spii", "filter"),
-    ("content_filter", "filter"),
-    ("safety", "filter"),
-    ("recitation", "filter"),
-    ("sensitive", "filter"),
-    ("blocklist", "filter"),
-    ("prohibited_content", "filter"),
-    ("guardrail", "filter"),
-    ("refusal", "refusal"),
-    ("max_", "length"),
-    ("truncat", "length"),
-    ("limit", "length"),
-    ("model_length", "length"),
-    ("context_window", "length"),
-    ("length", "length"),
-)
 
 
 class ChatReader:
@@ -143,7 +124,7 @@ class ChatReader:
     def ending(self) -> Iterator[StreamPart]:
         if self._reason is None and not ((self.done or self._closed) and self._whole()):
             raise self._unanswered("the stream ended without a finish reason")
-        outcome = _meaning(self._reason)
+        outcome = meaning_of_end(self._reason)
         if outcome == "failed":
             raise AnswerMalformed(f"the server broke its answer off with the finish reason {self._reason!r}")
         if self._halves.waiting:
@@ -209,8 +190,8 @@ class ChatReader:
             yield from self._message(message, whole=True)
         elif "delta" not in choice:
             yield from self._added(self._unsaid(words(choice.get("text"))))
-        if (reason := choice.get("finish_reason")) and reason not in _NO_REASON:
-            self._reason = label(mapping(reason).get("type") or reason) or "stop"
+        if (reason := end_of(choice.get("finish_reason"))) is not None:
+            self._reason = reason
             self._reply.hurry(TRIMMINGS)
 
     def _is_ours(self, index: object) -> bool:
@@ -267,13 +248,6 @@ class ChatReader:
         if self._refused or meaning == "refusal":
             return "refusal"
         return "calls" if calls else "stop"
-
-
-def _meaning(reason: str | None) -> str:
-    if reason is None or reason in ("stop", "tool_calls"):
-        return "stop"
-    lowered = reason.lower()
-    return next((meaning for word, meaning in _OTHER_WORDS if word in lowered), "stop")
 
 
 def _only_text(chunk: dict[str, Any]) -> str:
