@@ -180,6 +180,30 @@ async def test_who_only_looks_makes_a_damaged_shared_key_again(redis_server: Red
             await look()
 
 
+@pytest.mark.parametrize("name", [*KEYS, "spaces:q"])
+async def test_entries_that_nobody_can_read_stop_nobody(redis_server: RedisServer, name: str) -> None:
+    redis_server.fresh()
+    async with store_on(redis_server.url(), partitions=1) as store:
+        where = await furnished(store)
+        scribble(redis_server, store._keys.partitions[0].tag + name.encode())
+
+        await accepted(store, said(channel("new"), "m1"))
+        await store.expire()
+        for look in (store.check, store.counts, store.dead, store.sinks, store.stats):
+            await look()
+        assert await answer_all(store) >= {*where, channel("new")}
+
+
+def scribble(server: RedisServer, key: bytes) -> None:
+    """Overwrite every value of a hash; add members to a set that are no entries."""
+    keep: Any = redis.Redis(port=server.port, protocol=2)
+    if keep.type(key) == b"zset":
+        keep.zadd(key, dict.fromkeys((b"junk", b"a\0b", b"\xff\xfe", b"a\0b\0c\0d\0e"), 0.0))
+    else:
+        keep.hset(key, mapping=dict.fromkeys({b"junk", *keep.hkeys(key)}, b"junk"))
+    keep.close()
+
+
 @pytest.mark.parametrize("how", [*DAMAGES, "junk"])
 @pytest.mark.parametrize("name", ESTIMATES)
 async def test_an_estimate_that_is_damaged_begins_anew_and_stops_nobody(

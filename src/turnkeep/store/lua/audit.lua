@@ -6,7 +6,7 @@
 
 local PLACES = 256 -- spaces compared
 
-local wrong = wrong_types()
+local wrong = damaged_keys()
 if #wrong > 0 then return {wrong, ''} end
 
 local sums = {active = 0, listed = 0}

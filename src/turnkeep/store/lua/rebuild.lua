@@ -6,10 +6,11 @@
 -- GUARANTEE: again: the same. `found` names the keys of the threads. What is right stays: entries too many correct
 -- themselves where they are met. Totals of what was answered and failed are kept unless they were thrown away.
 
-local now, lost = moment(), wrong_types()
+local now, lost = moment(), damaged_keys()
 redis.call('HDEL', K.found, '') -- an error here changes nothing yet
 for name, key in pairs(shared_keys()) do
   if not has_type(key, TYPES[name]) then redis.call('DEL', key) end
+  for _, entry in ipairs(unreadable(name, key)) do redis.call(name == 'spaces' and 'ZREM' or 'HDEL', key, entry) end
 end
 
 local counted = {}

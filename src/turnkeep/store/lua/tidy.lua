@@ -21,7 +21,8 @@ end
 local now, dropped = moment(), 0
 local redriven = redis.call('HGETALL', K.redriven)
 for i = 1, #redriven, 2 do
-  if unseal(redriven[i + 1], 'redriven').until_ <= now then dropped = dropped + redis.call('HDEL', K.redriven, redriven[i]) end
+  local is_whole, one = pcall(unseal, redriven[i + 1], 'redriven')
+  if not is_whole or one.until_ <= now then dropped = dropped + redis.call('HDEL', K.redriven, redriven[i]) end
 end
 index_letters()
 return dropped

@@ -107,13 +107,18 @@ class RedisEverything(RedisPart):
                 some = entries[start : start + AT_ONCE]
                 may_delete = max(0, limit - deleted)
                 deleted += sum(
-                    await together([self._age(entry, place < may_delete) for place, entry in enumerate(some)])
+                    await together(
+                        [self._age(partition, entry, place < may_delete) for place, entry in enumerate(some)]
+                    )
                 )
             if len(entries) < PAGE or deleted >= limit:
                 break
         return deleted
 
-    async def _age(self, entry: bytes, may_delete: bool) -> int:
+    async def _age(self, partition: PartitionKeys, entry: bytes, may_delete: bool) -> int:
+        if entry.count(b"\0") < 2:  # no thread has such a name
+            await self._link.look_up("aging", partition, "ZREM", partition.names["aging"], entry)
+            return 0
         owner, name, channel = entry.split(b"\0", 2)
         keys = self._keys.thread(address_of(owner + b"\0" + name, channel))
         policy = self._policy(keys.address.queue)

@@ -38,7 +38,7 @@ _CURES = (
 
 _FINAL: tuple[tuple[tuple[str, ...], type[StoreError], str], ...] = (
     (
-        ("DAMAGED", "WRONGTYPE", "ERR The ID specified in XADD"),
+        ("DAMAGED", "WRONGTYPE", "ERR The ID specified in XADD", "hash value is not an integer"),
         ThreadQuarantined,
         "what Redis keeps of this thread is damaged",
     ),

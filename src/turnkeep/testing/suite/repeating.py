@@ -57,8 +57,8 @@ REPEATS: Mapping[str, Safety] = {
     "open": "same", "close": "same", "check": "reads", "now": "reads",
 }  # fmt: skip
 
-TOLD_AS_IT_IS = ("publish",)
-"""Operations whose answer is how things are now: the top of the log."""
+TOLD_AS_IT_IS = ("publish", "offered")
+"""Operations whose answer is how things are now: the top of the log, and what there is to steer the run with."""
 
 WORDS = (MessageRecord, ThreadRecord, Call)
 """Results that hold what was said, which goes with its thread."""

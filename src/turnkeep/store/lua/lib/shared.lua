@@ -17,16 +17,43 @@ local function has_type(key, type)
   return found == 'none' or found == type
 end
 
--- Names of the keys that somebody made something else of. The lists of queues count as `spaces`.
-local function wrong_types()
+-- What the values of a hash have to be, where a single one that makes no sense stops everybody.
+local READABLE = {
+  counters = function(value) return #value < 16 and value:find('^-?%d+$') end,
+  meta = function(value, field) return field ~= 'incarnation' or (#value < 16 and value:find('^%d+$')) end,
+  sinks = function(value)
+    local is_whole, sink = pcall(cmsgpack.unpack, value)
+    return is_whole and type(sink) == 'table'
+  end,
+}
+
+-- Fields, or members, that nobody can read.
+local function unreadable(name, key)
+  local found = {}
+  if name == 'spaces' then
+    for _, space in ipairs(redis.call('ZRANGE', key, 0, 255)) do
+      if not space:find('%z') then found[#found + 1] = space end
+    end
+  elseif READABLE[name] then
+    local all = redis.call('HGETALL', key)
+    for i = 1, #all, 2 do
+      if not READABLE[name](all[i + 1], all[i]) then found[#found + 1] = all[i] end
+    end
+  end
+  return found
+end
+
+-- Names of the keys that somebody made something else of, or that hold what nobody can read. The lists of queues count as
+-- `spaces`.
+local function damaged_keys()
   local wrong = {}
   for name, key in pairs(shared_keys()) do
-    if not has_type(key, TYPES[name]) then wrong[#wrong + 1] = name end
+    if not has_type(key, TYPES[name]) or #unreadable(name, key) > 0 then wrong[#wrong + 1] = name end
   end
   if has_type(K.spaces, 'zset') then
     for _, space in ipairs(redis.call('ZRANGE', K.spaces, 0, 255)) do
-      local key = K.spaces .. ':' .. space:match('%z(.*)$')
-      if not has_type(key, 'zset') then
+      local queue = space:match('%z(.*)$')
+      if queue and not has_type(K.spaces .. ':' .. queue, 'zset') then
         wrong[#wrong + 1] = 'spaces'
         break
       end

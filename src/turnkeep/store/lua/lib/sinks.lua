@@ -6,9 +6,15 @@
 local FINAL = {completed = true, dead = true}
 local OUTBOX, SLACK = 100000, 64
 
+local function read_sink(raw)
+  local is_whole, sink = pcall(cmsgpack.unpack, raw)
+  if not is_whole or type(sink) ~= 'table' then error('DAMAGED sinks', 0) end
+  return sink
+end
+
 local function get_sink(name)
   local raw = redis.call('HGET', K.sinks, name)
-  return raw and cmsgpack.unpack(raw)
+  return raw and read_sink(raw)
 end
 
 local function put_sink(name, sink)
@@ -17,7 +23,7 @@ end
 
 local function open_sinks()
   local found, all = {}, redis.call('HGETALL', K.sinks)
-  for i = 1, #all, 2 do found[all[i]] = cmsgpack.unpack(all[i + 1]) end
+  for i = 1, #all, 2 do found[all[i]] = read_sink(all[i + 1]) end
   return found
 end
 
