@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import InvalidMessage, StoreError, ThreadQuarantined
+from turnkeep.events import Fault
 from turnkeep.messages import AssistantItem
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.sqlite.transaction import Transaction
@@ -170,3 +171,17 @@ async def test_half_a_character_in_a_name_is_refused_and_in_a_text_kept(tmp_path
         [_, said] = await desk.transcript(WHOLE)
         assert isinstance(said, AssistantItem)
         assert said.text == "\ud800"
+
+
+@pytest.mark.parametrize("fault", ["no json", "[]", "{}", '{"code": "a", "other": "b"}'])
+async def test_a_circuit_whose_reason_cannot_be_read_stays_one(tmp_path: Path, fault: str) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        await desk.store.trip("e", Fault("model_unavailable", "later"), probe_in=0.0)
+        damage(desk, f"UPDATE circuit SET fault = '{fault}'")
+
+        [circuit] = await desk.store.circuits()
+        assert (circuit.endpoint, circuit.fault.code) == ("e", "circuit_damaged")
+        assert await desk.store.trip("e", circuit.fault, probe_in=0.0) == circuit
+        assert await desk.store.probe("e", every=1.0)
+        assert await desk.store.mend("e")
+        assert await desk.store.circuits() == []

@@ -378,8 +378,8 @@ class Inbox(Protocol):
     async def offered(self, claim: Claim) -> list[Message]:
         """The steering messages, with all that wait before them, to be taken into the running batch at a step boundary.
 
-        The same answer until a journal record takes them (``steered_through``) or the run ends; once offered they
-        cannot be edited or withdrawn.
+        Again: the same, and what was sent since, until a journal record takes them (``steered_through``) or the run
+        ends; once offered they cannot be edited or withdrawn.
         """
         ...
 

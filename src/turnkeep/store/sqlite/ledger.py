@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Fault
 from turnkeep.store.base import Circuit, Limit, Reservation, Spend
-from turnkeep.store.sqlite.codec import decode, encode
+from turnkeep.store.sqlite.codec import decode, encode, restored
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.query import every as rows
@@ -192,4 +193,12 @@ def _circuits(view: View, endpoint: str | None) -> list[Circuit]:
         "SELECT endpoint, fault, opened_at, probe_at FROM circuit WHERE ?1 IS NULL OR endpoint = ?1 ORDER BY endpoint",
         (endpoint,),
     )
-    return [Circuit(name, Fault(**decode(fault)), opened_at, probe_at) for name, fault, opened_at, probe_at in found]
+    return [Circuit(name, _fault(fault), opened_at, probe_at) for name, fault, opened_at, probe_at in found]
+
+
+def _fault(text: str) -> Fault:
+    """Every run asks what is open, so a reason that cannot be read is no reason to fail."""
+    try:
+        return restored("fault", lambda data: Fault(**data), text)
+    except ThreadQuarantined as damage:
+        return Fault("circuit_damaged", "The service is not available.", str(damage))
