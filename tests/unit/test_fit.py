@@ -233,6 +233,12 @@ ITEMS: st.SearchStrategy[Item] = st.one_of(
     st.builds(CallItem, IDS, NAMES, ARGUMENTS, DATA),
     st.builds(OutputItem, IDS, WORDS),
 )
+STEPS: st.SearchStrategy[Item] = st.one_of(
+    st.builds(lambda text: ReasoningItem({"reasoning_content": text}, SITE), st.sampled_from(["hm", "so"])),
+    st.builds(CallItem, st.sampled_from("abc"), st.just("look_up"), st.just("{}")),
+    st.builds(OutputItem, st.sampled_from("abc"), st.just("x")),
+)
+"""Much denser than any items: thoughts between calls of one step."""
 SERVERS = sorted(RULES)
 
 
@@ -255,7 +261,11 @@ def taken_after(server: str, request: ModelRequest) -> int:
 
 def test_no_transcript_makes_a_thread_unanswerable_anywhere(size: Callable[[int, int], int]) -> None:
     @settings(max_examples=size(60, 2_000), deadline=None, database=None)
-    @given(st.lists(ITEMS, max_size=12), st.booleans(), st.sampled_from(["be brief", None]))
+    @given(
+        st.one_of(st.lists(ITEMS, max_size=12), st.lists(STEPS, max_size=9)),
+        st.booleans(),
+        st.sampled_from(["be brief", None]),
+    )
     def holds(items: list[Item], offers: bool, instructions: str | None) -> None:
         tools = (ToolSpec("look_up", "Looks.", {"type": "object", "properties": {}}, strict=True),) if offers else ()
         parameters = {"temperature": 0.3, "presence_penalty": 0.1, "max_output_tokens": 5}
@@ -271,3 +281,12 @@ def test_no_transcript_makes_a_thread_unanswerable_anywhere(size: Callable[[int,
             assert taken_after(server, request) <= MOST_LESSONS
 
     holds()
+
+
+def test_calls_of_one_step_are_told_one_after_the_other_with_the_thoughts_before_each() -> None:
+    a, b = (CallItem(name, "look", "{}") for name in "ab")
+    one, two = OutputItem("a", "1"), OutputItem("b", "2")
+    thoughts = [ReasoningItem({"reasoning_content": text}, SITE) for text in ("hm", "so")]
+    items: list[Item] = [user("x"), thoughts[0], a, thoughts[1], b, one, two]
+    assert fitted(items, takes_calls_together=False) == [user("x"), thoughts[0], a, one, thoughts[1], b, two]
+    assert fitted(items) == items

@@ -124,3 +124,8 @@ def test_a_phase_that_another_server_gave_is_left_out_where_it_is_unknown() -> N
     assert input_items([AssistantItem("a", phase="commentary")], caps) == [
         {"type": "message", "role": "assistant", "content": "a"}
     ]
+
+
+def test_a_value_that_is_refused_teaches_nothing_of_other_values() -> None:
+    lesson = first("presence_penalty: 3 is not supported, it must be between -2 and 2")
+    assert lesson == Lesson({"drops": {"presence_penalty"}}, remember=False)

@@ -65,7 +65,7 @@ def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities
             case SystemItem():
                 result.append({"role": caps.system_role, "content": item.text})
             case ReasoningItem() if "type" not in item.raw:
-                result.append({"role": "assistant", "content": None, **item.raw})
+                _add_thought(result, item)
             case AssistantItem() if item.text:
                 _add_text(result, item)
             case CallItem():
@@ -73,6 +73,16 @@ def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities
             case OutputItem():
                 result.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
     return [_completed(message, caps) if "tool_calls" in message else message for message in result]
+
+
+def _add_thought(result: list[dict[str, Any]], item: ReasoningItem) -> None:
+    """Open the message that a thought leads to; one to nothing, or amid the calls of a step, goes."""
+    last = result[-1] if result else {}
+    if last.get("role") == "assistant" and "tool_calls" in last:
+        return
+    if last.get("role") == "assistant" and last["content"] is None:
+        result.pop()
+    result.append({"role": "assistant", "content": None, **item.raw})
 
 
 def _open_message(result: list[dict[str, Any]]) -> dict[str, Any]:

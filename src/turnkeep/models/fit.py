@@ -331,16 +331,20 @@ def _joined(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _one_by_one(items: Iterable[Item]) -> Iterator[Item]:
-    """Each call right before its output."""
-    waiting: dict[str, CallItem] = {}
+    """Each call, behind the thoughts that led to it, right before its output."""
+    thoughts: list[Item] = []
+    waiting: dict[str, list[Item]] = {}
     for item in items:
-        if isinstance(item, CallItem):
-            waiting[item.call_id] = item
+        if isinstance(item, ReasoningItem):
+            thoughts.append(item)
             continue
-        if isinstance(item, OutputItem) and item.call_id in waiting:
-            yield waiting.pop(item.call_id)
-        yield item
-    yield from waiting.values()
+        if isinstance(item, CallItem):
+            waiting[item.call_id] = [*thoughts, item]
+        else:
+            yield from waiting.pop(item.call_id, ()) if isinstance(item, OutputItem) else thoughts
+            yield item
+        thoughts = []
+    yield from (item for call in waiting.values() for item in call)
 
 
 def _bridged(items: Sequence[Item]) -> Iterator[Item]:

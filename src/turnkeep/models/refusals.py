@@ -116,6 +116,10 @@ _REFUSING = re.compile(
 )
 
 
+_OF_A_VALUE = re.compile(r"\bvalues?\b|one of|must be|between|only supports?\b|at (?:least|most)", re.I)
+"""Another value may be taken: nothing is learned for other requests."""
+
+
 def _of_named(said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
     """The fields of this request that a refusal names in whatever sentence, where it is one of an unknown field.
 
@@ -125,7 +129,7 @@ def _of_named(said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
         return
     named = {name for name in body if _may_go(name, body[name]) and _is_named(name, said)}
     if dropped := named - {"max_tokens", "max_completion_tokens"}:
-        yield Lesson({"drops": dropped})
+        yield Lesson({"drops": dropped}, remember=not _OF_A_VALUE.search(said))
     entries = [entry for list_ in ("input", "messages") for entry in body.get(list_, ()) if isinstance(entry, Mapping)]
     if any("phase" in entry for entry in entries) and re.search(r"\bphase\b", said):
         yield Lesson({"drops": {"phase"}})

@@ -131,7 +131,8 @@ def _until(moment: datetime | None, headers: Mapping[str, str]) -> float | None:
 
 # ---------------------------------------------------------------- in the body and in words
 
-_FIELDS = ("retry_after", "retryafter", "retry_after_seconds", "retry_after_s", "retrydelay", "retry_delay")
+_FIELDS = ("retry_after", "retryafter", "retry_after_seconds", "retry_after_s", "retrydelay", "retry_delay",
+           "reset_in", "estimated_time")  # fmt: skip
 
 
 def _in_body(body: object, headers: Mapping[str, str], depth: int = 4) -> float | None:
