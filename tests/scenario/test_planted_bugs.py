@@ -17,13 +17,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what a killed process had i
 PLANS = {"everything": EVERYTHING, "zombies": ZOMBIES}
 
 SHOWN_BY = {
-    "no_fence": ("zombies", 4),
+    "no_fence": ("zombies", 2),
+    "resumes_too_early": ("everything", 30),
     "ids_forgotten_with_the_answer": ("zombies", 1),
     "retry_of_a_grown_batch": ("everything", 2),
     "act_before_journal": ("everything", 2),
     "effects_run_again": ("zombies", 2),
     "cut_taken_for_the_end": ("everything", 3),
-    "deaf_heartbeat": ("zombies", 2),
+    "deaf_heartbeat": ("zombies", 4),
     "never_gives_up": ("everything", 2),
 }
 """The storm that is likely to show a bug, where it is not the first: tried first, to save time."""

@@ -88,6 +88,10 @@ class _Step:
         self.process = process
 
 
+MOST_STEPS = 300_000
+"""A storm takes fewer than 100,000; what goes round without a moment passing would do so for ever."""
+
+
 class VirtualLoop(asyncio.AbstractEventLoop):
     """Runs callbacks in the order in which they were asked for, and jumps to the next timer when there are none."""
 
@@ -173,13 +177,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # ------------------------------------------------------------ running
 
     def run_until_complete(self, future: Any) -> Any:
-        """Run until this task is done; RuntimeError when nothing would ever happen again before that."""
+        """Run until this task is done; RuntimeError when nothing would ever happen again before that, or no end."""
         task = future if asyncio.isfuture(future) else self.create_task(future)
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
             while not task.done():
                 self._turn()
+                if self.steps > MOST_STEPS:
+                    raise RuntimeError(f"no end after {self.steps} steps: somebody goes round and round")
         finally:
             asyncio._set_running_loop(before)
         return task.result()
