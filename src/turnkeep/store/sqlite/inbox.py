@@ -54,6 +54,8 @@ class SqliteInbox(Engine):
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
     ) -> list[Receipt | Rejected]:
+        # at once: the clock may be set while they wait for the writer
+        messages = [turns.by_store_time(message, self.clock.of_day) for message in messages]
         places = await self._places(messages)
         if len(places) == 1:
             (address,) = places
@@ -265,8 +267,7 @@ def _accept(
         try:
             if known is None and not create and not kept.row:
                 raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
-            dated = turns.by_store_time(message, tx.setup.clock.of_day)
-            outcomes.append(turns.accept(thread, dated, known, policy, tx.now, max_inbox))
+            outcomes.append(turns.accept(thread, message, known, policy, tx.now, max_inbox))
         except Rejected as refused:
             outcomes.append(refused)
     if thread.out.known:
