@@ -19,6 +19,7 @@ from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
 from turnkeep.testing.store_suite import StoreSuite
 from turnkeep.testing.suite.desk import HERE, Start, said
+from turnkeep.testing.suite.repeating import POLICY, TRIPLES, play_all, share_of
 
 CODEC = AesCodec({"k2": b"2" * 32, "k1": b"1" * 32})
 
@@ -39,6 +40,14 @@ class Sealed(StoreSuite):
             await desk.say(message_id, "x" * 100)
 
         assert (await desk.claim()).message_ids == ("m1", "m2")
+
+    async def test_a_repeat_gives_the_first_answer_and_touches_nothing(self, start: Start) -> None:
+        desk = await start(POLICY)
+
+        def before(engine: Store) -> Store:
+            return sealed(engine, CODEC)
+
+        assert await play_all(desk.store, desk.clock, share_of(TRIPLES, 23), before=before) == []
 
 
 class TestMemory(Sealed):

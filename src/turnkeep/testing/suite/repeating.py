@@ -212,9 +212,12 @@ async def play_all(
     repeat: Repeat = under_one_name,
     *,
     at_once: int = AT_ONCE,
+    before: Callable[[Store], Store] = lambda engine: engine,
 ) -> list[str]:
-    """Where the engine differs after a repeat from the memory engine without one; a line for each difference."""
-    oracle = MemoryStore(Policies(POLICY), clock=clock)
+    """Where the engine differs after a repeat from the memory engine without one; a line for each difference. `before`:
+    what stands before both, as sizes are those of what is stored.
+    """
+    oracle = before(MemoryStore(Policies(POLICY), clock=clock))
     await oracle.open()
     found: list[str] = []
     for start in range(0, len(triples), at_once):
