@@ -100,6 +100,8 @@ def environment(model_url: str, outside: Outside, folder: Path) -> dict[str, str
         **addresses,
         "OTEL_EXPORTER_OTLP_ENDPOINT": otel,
         "TURNKEEP_STORE": "turnkeep.db",
+        "TURNKEEP_TENANT_TOOLS": "{}",
+        "TURNKEEP_STORE_KEYS": f"k1:{CANARY.ljust(43, 'A')}=",
         "TURNKEEP_WEBHOOK_SECRET": f"whsec_{CANARY}{'a' * 24}",
         "TURNKEEP_WEBHOOK_ALLOW_PRIVATE": "true",
         "TURNKEEP_AMQP_REPLY_EXCHANGE": "replies",

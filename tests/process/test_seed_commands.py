@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.command import THREAD, UUID, Desk, Said
+from turnkeep.clock import SystemClock
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing.clock import FakeClock
@@ -142,12 +143,14 @@ def test_a_generated_thread_is_a_channel_and_an_unknown_one_is_refused(desk: Des
 async def _aged(path: Path, ages: dict[str, float]) -> None:
     """Threads without activity for so many days."""
     path.parent.mkdir(exist_ok=True)
-    store = SqliteStore(path)
-    for channel, days in ages.items():
-        old = SqliteStore(path, clock=FakeClock(store.clock.now() - days * DAY))
-        await old.open()
-        await old.thread(Address("default", "assistant", channel), create=True)
-        await old.close()
+    oldest = max(ages.values())
+    clock = FakeClock(SystemClock().now() - oldest * DAY)
+    store = SqliteStore(path, clock=clock)
+    await store.open()
+    for channel, days in sorted(ages.items(), key=lambda aged: -aged[1]):
+        clock.advance((oldest - days) * DAY - clock.elapsed())
+        await store.thread(Address("default", "assistant", channel), create=True)
+    await store.close()
 
 
 async def _waiting(path: Path, channel: str) -> None:

@@ -46,11 +46,11 @@ async def test_a_verdict_that_cannot_be_found_leaves_the_others_answered(
         inner = house.queue.store.slow_down
         broke: list[str] = []
 
-        async def slow_down(endpoint: str, delay: float) -> None:
+        async def slow_down(endpoint: str, delay: float, **named: Any) -> None:
             if not broke:
                 broke.append(endpoint)
                 raise error
-            await inner(endpoint, delay)
+            await inner(endpoint, delay, **named)
 
         monkeypatch.setattr(house.queue.store, "slow_down", slow_down)
         house.fault(kind="429", times=1, retry_after_ms=10.0)

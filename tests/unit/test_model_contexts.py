@@ -103,7 +103,7 @@ async def _endless(request: web.Request) -> web.StreamResponse:
 
 
 async def _silent(_: web.Request) -> web.StreamResponse:
-    await asyncio.sleep(30)
+    await asyncio.sleep(2)
     return web.Response()
 
 
