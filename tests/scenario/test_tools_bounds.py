@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.scenario.tools_escape_ground import sleepers
+from tests.services.open_clone import environment, open_clone
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, ToolContext
 from turnkeep.tools.execution import Asked, Result, call
@@ -22,7 +23,6 @@ from turnkeep.tools.workspaces import Workspaces
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workspace tools are for Linux")
 
-ROOT = Path(__file__).parents[2]
 ORDINARY = 65534
 
 
@@ -110,7 +110,9 @@ def outside(workspace: Path, *calls: tuple[str, dict[str, Any]]) -> list[str]:
     if os.getuid() == 0:
         workspace.chmod(0o777)
         words = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups", *words]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=120, check=False, cwd=open_clone(), env=environment()
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 

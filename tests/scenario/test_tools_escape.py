@@ -12,6 +12,7 @@ import pytest
 
 from tests.scenario import tools_escape_corpus as corpus
 from tests.scenario.tools_escape_ground import CANARY, Outside
+from tests.services.open_clone import environment, open_clone
 from turnkeep.errors import ConfigurationError
 from turnkeep.tools import Tool, tool
 from turnkeep.tools.builtin import builtin_tools
@@ -24,14 +25,14 @@ from turnkeep.tools.workspaces import Workspaces
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workspace tools are for Linux")
 
 ORDINARY = 65534
-ROOT = Path(__file__).parents[2]
 
 
 def run_corpus(user: int | None, share: str) -> dict[str, Any]:
     words = [sys.executable, "-m", corpus.__name__, "--share", share, *(["--user", str(user)] if user else [])]
-    # the folder of the tests' programs may be where an ordinary user cannot look
-    environment = {**os.environ, "PATH": os.defpath, "TURNKEEP_CANARY": CANARY}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False, env=environment, cwd=ROOT)
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=900, check=False, cwd=open_clone(),
+        env={**environment(), "TURNKEEP_CANARY": CANARY},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     told: dict[str, Any] = json.loads(done.stdout)
     return told
