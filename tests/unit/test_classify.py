@@ -187,11 +187,9 @@ def test_a_sentence_means_the_same_in_every_envelope(row: Any, envelope: Callabl
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row['means']}: {row['server']}" for row in ROWS])
-def test_a_row_of_the_table_says_who_says_it_and_where_that_stands(row: Any) -> None:
+def test_a_row_of_the_table_says_who_says_it(row: Any) -> None:
     assert row["means"] in KINDS
     assert row["server"]
-    assert row["source"]
-    assert row["seen"].isoformat() >= "2026-01-01"
     assert row["pattern"] == row["pattern"].lower() or "\\" in row["pattern"]
 
 

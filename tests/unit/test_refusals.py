@@ -24,7 +24,9 @@ BODY: dict[str, Any] = {
     "top_p": 0.5,
     "presence_penalty": 0.1,
     "max_tokens": 5,
-    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"additionalProperties": False}}}],
+    "tools": [
+        {"type": "function", "function": {"name": "f", "parameters": {"additionalProperties": False, "required": []}}}
+    ],
 }
 
 
@@ -46,9 +48,7 @@ def test_each_sentence_that_servers_say_teaches_what_its_rule_says(rule: dict[st
 
 
 @pytest.mark.parametrize("rule", TABLE, ids=[str(rule.get("then", rule["says"]))[:60] for rule in TABLE])
-def test_each_rule_names_its_source_and_changes_what_exists(rule: dict[str, Any]) -> None:
-    assert rule["source"]
-    assert rule["seen"]
+def test_each_rule_changes_what_exists(rule: dict[str, Any]) -> None:
     assert rule["said"]
     assert bool(rule.get("then")) != bool(rule.get("field"))
     Lesson(rule.get("then", {})).applied(Capabilities())
