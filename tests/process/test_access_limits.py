@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -320,6 +321,72 @@ async def test_whoever_asks_finds_room_however_many_ask_for_nothing() -> None:
         async with asyncio.timeout(20):
             assert await idle[0][0].read() == b"", "whoever has waited longest goes"
         for _, writer in idle:
+            writer.close()
+
+
+@contextlib.asynccontextmanager
+async def filled(**settings: Any) -> AsyncIterator[tuple[Served, list[Any]]]:
+    """A server whose two places are taken by streams of events, for which something is done."""
+    async with served(**STILL, max_connections=2, **settings) as server, asyncio.timeout(20):
+        streams = [await opened(server, EVENTS) for _ in range(2)]
+        for reader, _ in streams:
+            await reader.readuntil(b"retry")
+        yield server, streams
+        for _, writer in streams:
+            writer.close()
+
+
+async def opened(server: Served, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
+    writer.write(data)
+    return reader, writer
+
+
+EVENTS = b"GET /api/channels/c/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def test_whoever_finds_no_room_waits_and_is_answered_when_there_is() -> None:
+    async with filled() as (server, streams):
+        reader, writer = await opened(server, HEALTH)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await reader.read(1)
+        streams[0][1].close()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+@pytest.mark.parametrize(("sent", "said"), [(HEALTH, b"HTTP/1.1 503"), (b"x" * 70_000, b"HTTP/1.1 503"), (b"", b"")])
+async def test_whoever_waits_for_room_too_long_or_says_too_much_meanwhile_is_told(
+    sent: bytes, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "HEAD_TIMEOUT", 0.2)
+    async with filled() as (server, _):
+        reader, writer = await opened(server, sent)
+        heard = b""
+        with contextlib.suppress(ConnectionError):  # what it said was not read to the end
+            while data := await reader.read(1_000):
+                heard += data
+        assert heard.startswith(said)
+        writer.close()
+
+
+async def test_those_whom_a_trusted_proxy_names_make_room_each_for_himself() -> None:
+    def asking(whom: str) -> bytes:
+        return HEALTH.replace(b"\r\n\r\n", f"\r\nX-Forwarded-For: {whom}\r\n\r\n".encode())
+
+    async with served(**STILL, max_connections=10) as server, asyncio.timeout(20):
+        alone = await opened(server, asking("192.0.2.1"))
+        await alone[0].readuntil(b"ok")
+        many = [await opened(server, asking("192.0.2.2")) for _ in range(40)]
+        for reader, _ in many[-5:]:
+            await reader.readuntil(b"ok")
+        alone[1].write(asking("192.0.2.1"))
+        await alone[0].readuntil(b"ok")
+        assert await many[0][0].readuntil(b"ok")
+        assert await many[0][0].read() == b"", "of the many the one that has waited longest goes"
+        for _, writer in (alone, *many):
             writer.close()
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
@@ -195,6 +196,47 @@ async def test_a_page_outlives_a_restart_of_the_server(tmp_path: Path, chromium_
 
             await expect(page.locator(".assistant p")).to_have_text("first answer", timeout=15_000)
             await expect(page.locator(".user p")).to_have_text("before the restart [[say:first answer]]")
+
+
+async def test_a_link_leads_to_its_channel_once_and_what_is_said_later_goes_to_ones_own(
+    tmp_path: Path, chromium_path: Path
+) -> None:
+    """Whoever sends somebody a link reads what is said there, and nothing else."""
+    async with opened(tmp_path, chromium_path) as (page, simulator, url):
+        own = await page.locator("#channel").inner_text()
+        await page.goto(f"{url}/#of-the-sender")
+        await expect(page.locator("#channel")).to_have_text("of-the-sender")
+        await expect(page.locator("#linked")).to_be_visible()
+        await page.goto(f"{url}/?again")
+        await expect(page.locator("#channel")).to_have_text(own)
+        await expect(page.locator("#linked")).to_be_hidden()
+        await expect(page.locator("#connection")).to_have_class("live")
+        await write(page, "a secret")
+        await expect(page.locator(".assistant")).to_contain_text("a secret", timeout=15_000)
+        async with aiohttp.ClientSession() as http:
+            for channel, status in (("of-the-sender", 404), (own, 200)):
+                async with http.get(f"{url}/api/channels/{channel}/messages") as told:
+                    assert told.status == status
+        assert len(simulator.ledger) == 1
+
+
+async def test_a_link_to_ones_own_channel_warns_of_nobody_and_a_link_at_first_is_not_remembered(
+    tmp_path: Path, chromium_path: Path
+) -> None:
+    async with served(tmp_path) as (url, _), browsing(chromium_path) as browser:
+        page = await browser.new_page()
+        await page.goto(f"{url}/#of-the-sender")
+        await expect(page.locator("#linked")).to_be_visible()
+        assert await page.evaluate("localStorage.getItem('turnkeep.channel')") is None
+        await page.goto(f"{url}/?own")
+        await expect(page.locator("#channel")).not_to_have_text("of-the-sender")
+        own = await page.locator("#channel").inner_text()
+        await page.evaluate("location.hash = 'of-the-sender'")  # in the page that is open, as a link in it would
+        await expect(page.locator("#channel")).to_have_text("of-the-sender")
+        await expect(page.locator("#linked")).to_be_visible()
+        await page.goto(f"{url}/?own#{own}")
+        await expect(page.locator("#channel")).to_have_text(own)
+        await expect(page.locator("#linked")).to_be_hidden()
 
 
 # ---------------------------------------------------------------- where credentials are asked for

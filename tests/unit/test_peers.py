@@ -2,31 +2,70 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from dataclasses import dataclass
 
 import pytest
 
-from turnkeep.doors.peers import REMEMBERED, RESERVE, TOLD_EVERY, Peers, peers_of, raise_descriptors
+from turnkeep.doors.lobby import LOBBY
+from turnkeep.doors.peers import (
+    DROPS,
+    LONGEST,
+    LOOK_AGAIN,
+    REMEMBERED,
+    RESERVE,
+    TOLD_EVERY,
+    Peers,
+    forwarded_in,
+    peers_of,
+    raise_descriptors,
+)
 from turnkeep.settings import Settings
 from turnkeep.testing.clock import FakeClock
 
 
 @dataclass(eq=False)
 class End:
-    """A connection that can be dropped."""
+    """A connection that can be dropped, and let in."""
 
     name: str
     dropped: bool = False
+    admitted: bool = False
+    works_in: Peers | None = None
+
+    def admit(self) -> None:
+        self.admitted = True
+        if self.works_in is not None:
+            self.works_in.work(self)
 
     def drop(self) -> None:
         self.dropped = True
 
 
 def entered(peers: Peers, *names: str, host: str = "10.0.0.1") -> list[End]:
+    """They come, and ask where they have to."""
     ends = [End(name) for name in names]
-    assert [peers.enter(end, host) for end in ends] == [True] * len(ends)
+    assert all(peers.enter(end, host) == "inside" or peers.ask(end, host) for end in ends)
     return ends
+
+
+async def asked(peers: Peers, *names: str, host: str = "10.0.0.1") -> list[End]:
+    """The same, whether there is room or not."""
+    ends = [End(name) for name in names]
+    for end in ends:
+        assert peers.enter(end, host) == "lobby"
+        if peers.ask(end, host):
+            end.admit()
+    return ends
+
+
+async def until_looked(peers: Peers) -> None:
+    """The next look at the lobby, by its timer."""
+    handles = [0]
+    asyncio.get_running_loop().call_later(2 * LOOK_AGAIN, handles.pop)
+    while handles:
+        await asyncio.sleep(LOOK_AGAIN)
 
 
 def test_the_one_that_has_waited_longest_makes_room() -> None:
@@ -41,24 +80,112 @@ def test_the_one_that_has_waited_longest_makes_room() -> None:
     assert len(peers) == 3
 
 
-def test_whoever_waits_alone_is_not_made_to_go_for_the_many_of_another_address() -> None:
-    """They come back at once, a thousand between two looks at the one that has just come."""
-    peers = Peers(4)
-    [alone] = entered(peers, "alone", host="10.0.0.2")
-    many = entered(peers, *[str(number) for number in range(1_000)])
+def test_nobody_has_to_go_for_one_that_asks_for_nothing() -> None:
+    peers = Peers(2)
+    ends = entered(peers, "first", "second")
+    assert peers.enter(End("third"), "10.0.0.2") == "lobby"
+    assert not any(end.dropped for end in ends)
+
+
+async def test_an_address_makes_room_so_often_in_a_second_and_waits_then_and_another_does_not() -> None:
+    clock = FakeClock()
+    peers = Peers(4, clock=clock)
+    entered(peers, *"abcd")
+    many = await asked(peers, *[str(number) for number in range(2 * DROPS)])
+    assert sum(one.admitted for one in many) == DROPS
+    [other] = await asked(peers, "other", host="10.0.0.2")
+    assert other.admitted
+    clock.advance(0.5)
+    await until_looked(peers)
+    assert [one.admitted for one in many] == [True] * (DROPS + DROPS // 2) + [False] * (DROPS // 2), "in their order"
+    assert not other.dropped
+    for end in many:
+        peers.leave(end)
+    assert len(peers) == 1
+
+
+async def test_whoever_waits_in_the_lobby_comes_in_when_somebody_leaves_an_address_after_the_other() -> None:
+    peers = Peers(2, clock=FakeClock())
+    inside = entered(peers, "a", "b")
+    for end in inside:
+        peers.work(end)
+    many = await asked(peers, *"cdef")
+    [other] = await asked(peers, "other", host="10.0.0.2")
+    for end in (*many, other):
+        end.works_in = peers
+    for end in inside:
+        peers.leave(end)
+    await until_looked(peers)
+    assert [end.admitted for end in (*many, other)] == [True, False, False, False, True]
+
+
+async def test_a_full_lobby_turns_out_the_one_of_the_busiest_address_that_has_been_there_longest() -> None:
+    peers = Peers(1, lobby=3, clock=FakeClock())
+    peers.work(entered(peers, "a")[0])
+    [alone] = await asked(peers, "alone", host="10.0.0.2")
+    many = await asked(peers, *[str(number) for number in range(100)])
     assert not alone.dropped
-    assert sum(one.dropped for one in many) == 997
-    entered(peers, "neighbour", host="10.0.0.2")
-    assert sum(one.dropped for one in many) == 998
+    assert [end.dropped for end in many] == [True] * 98 + [False] * 2
+    assert Peers(1, lobby=0).enter(End("x"), "h") == "inside"
+    nowhere = Peers(1, lobby=0)
+    entered(nowhere, "a")
+    assert nowhere.enter(End("b"), "10.0.0.2") == "nowhere"
 
 
-def test_nobody_who_is_at_work_has_to_go() -> None:
+async def test_whoever_waits_alone_is_not_made_to_go_for_the_many_of_another_address() -> None:
+    """They come back at once, a thousand between two looks at the one that has just come."""
+    peers = Peers(4, clock=FakeClock())
+    [alone] = entered(peers, "alone", host="10.0.0.2")
+    entered(peers, *"abc")
+    many = await asked(peers, *[str(number) for number in range(500)])
+    assert not alone.dropped
+    assert sum(one.dropped for one in many) == DROPS - 3
+    [neighbour] = await asked(peers, "neighbour", host="10.0.0.2")
+    assert neighbour.admitted
+    assert not alone.dropped
+
+
+async def test_nobody_who_is_at_work_has_to_go() -> None:
     peers = Peers(2)
     for end in entered(peers, "first", "second"):
         peers.work(end)
-    late = End("late")
-    assert not peers.enter(late, "10.0.0.2")
+    [late] = await asked(peers, "late", host="10.0.0.2")
+    assert not late.admitted
     assert len(peers) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "said", "whose"),
+    [
+        ("10.9.1.1", [b"198.51.100.7"], "198.51.100.7"), ("10.9.1.1", [b"1.2.3.4, 198.51.100.7"], "198.51.100.7"),
+        ("10.9.1.1", [b"1.2.3.4", b" 198.51.100.7 , 10.9.2.2"], "198.51.100.7"), ("10.9.1.1", [], "10.9.1.1"),
+        ("10.9.1.1", [b""], "10.9.1.1"), ("10.9.1.1", [b"x" * 500], "x" * LONGEST),
+        ("10.9.1.1", [b"10.9.3.3"], "10.9.3.3"), ("10.0.0.1", [b"198.51.100.7"], "10.0.0.1"),
+        ("", [b"198.51.100.7"], ""), ("127.0.0.1", [b"1.2.3.4"], "127.0.0.1"),
+    ],
+)  # fmt: skip
+def test_a_request_is_of_the_address_that_a_trusted_proxy_names(host: str, said: list[bytes], whose: str) -> None:
+    assert Peers(1, trusted=["10.9.0.0/16"]).sender(host, said) == whose
+
+
+def test_the_address_is_read_from_the_head_alone() -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nx-forwarded-FOR: 1.1.1.1\r\nX-Forwarded-For:2.2.2.2\r\n\r\n"
+    assert forwarded_in(head + b"\r\nX-Forwarded-For: 3.3.3.3\r\n\r\n") == [b" 1.1.1.1", b"2.2.2.2"]
+
+
+async def test_behind_a_proxy_the_busiest_of_those_that_it_names_makes_room() -> None:
+    peers = Peers(4, trusted=["10.9.0.0/16"], clock=FakeClock())
+    ends = entered(peers, *"abcd", host="10.9.0.1")
+    for end, host in zip(ends, ("1.1.1.1", "2.2.2.2", "2.2.2.2", "2.2.2.2"), strict=True):
+        peers.name(end, host)
+    for number in range(3 * DROPS):
+        end = End(str(number))
+        peers.enter(end, "10.9.0.1")
+        peers.ask(end, "2.2.2.2")
+    assert [end.dropped for end in ends] == [False, True, True, True]
+    late = End("late")
+    assert peers.enter(late, "10.9.0.1") == "lobby"
+    assert peers.ask(late, "3.3.3.3"), "the many of one address behind the proxy cost another nothing"
 
 
 def test_one_address_has_no_more_than_its_share() -> None:
@@ -66,7 +193,7 @@ def test_one_address_has_no_more_than_its_share() -> None:
     peers = Peers(100, 2, trusted=["10.9.0.0/16"])
     for host in ("10.0.0.1", "2001:db8::1"):
         [one, _] = entered(peers, "a", "b", host=host)
-        assert not peers.enter(End("c"), host)
+        assert peers.enter(End("c"), host) == "nowhere"
         peers.leave(one)
         entered(peers, "c", host=host)
     for host in ("127.0.0.1", "::1", "", "10.9.3.4"):
@@ -88,7 +215,7 @@ def test_want_of_room_is_told_now_and_then_and_remembered_for_a_while(caplog: py
     clock = FakeClock()
     peers = Peers(1, clock=clock)
     assert not peers.were_full
-    entered(peers, *[str(number) for number in range(50)])
+    entered(peers, *[str(number) for number in range(DROPS)])
     assert peers.were_full
     clock.advance(TOLD_EVERY)
     entered(peers, "later")
@@ -104,7 +231,8 @@ def test_descriptors_are_raised_and_some_are_left_for_others() -> None:
         assert raised == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         assert raised is not None
         assert raised > 256 or raised == before[1]
-        assert peers_of(Settings.load(max_connections=0)).most == max(raised - RESERVE, raised // 2)
+        room = max(raised - RESERVE, raised // 2)
+        assert peers_of(Settings.load(max_connections=0)).most == room - min(LOBBY, room // 8)
         assert peers_of(Settings.load(max_connections=7)).most == 7
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

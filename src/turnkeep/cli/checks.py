@@ -299,7 +299,7 @@ async def _server(settings: Settings) -> Finding:
 STORE_LOST = "if the file was deleted or replaced while it is open, put it back or start the server again"
 
 
-FULL = "see who comes (`connection_refused` in its log), raise TURNKEEP_MAX_CONNECTIONS or its limit of open files"
+FULL = "see who comes (`connection_delayed` in its log), raise TURNKEEP_MAX_CONNECTIONS or its limit of open files"
 
 
 async def _readiness(url: str) -> dict[str, Any] | str:

@@ -26,7 +26,7 @@ PIECES = 1_000
 """Frames of a socket in a second, fragments and pings too, and chunks of a body; what is more is read later."""
 PIECES_AT_ONCE = 200
 
-Reason = Literal["application", "backlog", "fault", "peer"]
+Reason = Literal["application", "backlog", "fault", "lobby", "peer"]
 
 
 class Valve:

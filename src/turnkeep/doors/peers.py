@@ -1,18 +1,26 @@
 """Who is connected to this process, and how many may be.
 
 A connection that has nothing to do for us - no whole request yet, or no credential - waits. Where there is no room for
-one more, one of the address that has most of them waiting goes, the one that has waited longest: whoever comes with a
-request finds room, however many come with none, and keeps it however fast others come back.
+one more, that one stands in the lobby until it asks for something. Then one of the address that has most of them
+waiting goes, the one that has waited longest: whoever comes with a request finds room, however many come with none, and
+keeps it however fast others come back. An address makes room so often in a second and no more: each request that is
+begun and dropped again costs as much as one that is answered.
+
+An address is that of the peer; where the peer is a proxy that is trusted, the one that it names.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import re
 from collections import Counter, OrderedDict
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Collection, Iterable
+from typing import Literal, Protocol
 
 from turnkeep.clock import Clock, SystemClock
+from turnkeep.doors.limits import Rate
+from turnkeep.doors.lobby import LOBBY, Lobby
 from turnkeep.settings import Settings
 from turnkeep.telemetry import SILENT, Meter, get_log
 
@@ -27,8 +35,14 @@ WANTED = 65_536
 """Descriptors that are asked of the system."""
 RESERVE = 128
 """Descriptors that no connection gets: for the store, models and tools."""
+DROPS = 50
+"""Connections of others that may be dropped in a second for those of one address."""
+LOOK_AGAIN = 0.02
+"""Seconds between two looks whether there is room for who asks in the lobby."""
 TOLD_EVERY = 10.0
 """Seconds between two lines about the same want of room."""
+LONGEST = 64
+"""Characters of an address that are looked at."""
 REMEMBERED = 60.0
 """Seconds for which `/readyz` says that there was no room."""
 
@@ -36,19 +50,29 @@ REMEMBERED = 60.0
 class Connection(Protocol):
     """One end of it, in this process."""
 
+    def admit(self) -> None:
+        """There is room now: go on with what was read."""
+        ...
+
     def drop(self) -> None:
         """Close at once, whatever is on its way."""
         ...
 
 
+Place = Literal["inside", "lobby", "nowhere"]
+
+
 class Peers:
-    """The connections of one process. `most` in all, `per_peer` of one address; 0 is unlimited."""
+    """The connections of one process. `most` in all, `per_peer` of one address; 0 is unlimited. Beside them `lobby`
+    that wait for room.
+    """
 
     def __init__(
         self,
         most: int,
         per_peer: int = 0,
         *,
+        lobby: int = LOBBY,
         trusted: Collection[str] = (),
         meter: Meter = SILENT,
         clock: Clock | None = None,
@@ -58,6 +82,9 @@ class Peers:
         self._trusted = [ipaddress.ip_network(one) for one in trusted]
         self._meter = meter
         self._clock = clock or SystemClock()
+        self._lobby = Lobby(lobby)
+        self._drops = Rate(DROPS, 1.0, self._clock)
+        self._is_called = False
         self._hosts: dict[Connection, str] = {}
         self._of_host: Counter[str] = Counter()
         self._proxies: dict[str, bool] = {}
@@ -73,21 +100,81 @@ class Peers:
         """Whether somebody had to go, or was refused, a short while ago."""
         return self._full_at is not None and self._clock.now() - self._full_at < REMEMBERED
 
-    def enter(self, connection: Connection, host: str) -> bool:
-        """Whether there is room; it waits from now on."""
+    @property
+    def is_full(self) -> bool:
+        return bool(self.most) and len(self._hosts) >= self.most
+
+    def enter(self, connection: Connection, host: str) -> Place:
+        """Where there is room for it. Inside it waits from now on; in the lobby it has to `ask`."""
         if self._has_all_of_its_own(host):
             self._tell("peer_refused", peer=host, connections=self._per_peer)
-            return False
-        if self.most and len(self._hosts) >= self.most and not self._make_room():
-            self._tell("connection_refused", connections=len(self._hosts))
-            return False
+            return "nowhere"
+        if not self.is_full:
+            self._take(connection, host)
+            return "inside"
+        self._tell("connection_delayed", connections=len(self._hosts))
+        if self._lobby.enter(connection, host):
+            return "lobby"
+        self._tell("connection_refused", connections=len(self._hosts))
+        return "nowhere"
+
+    def ask(self, connection: Connection, host: str) -> bool:
+        """One in the lobby has sent something, in the name of this address: whether it is inside now. It is told later
+        (`admit`) if it is not.
+        """
+        if self._may_enter(host):
+            self._lobby.leave(connection)
+            self._take(connection, host)
+            return True
+        self._lobby.ask(connection, host)
+        self._call()
+        return False
+
+    def name(self, connection: Connection, host: str) -> None:
+        """What it asks for comes from this address, as a proxy that is trusted says."""
+        before = self._hosts.get(connection)
+        if before is None or before == host:
+            return
+        is_waiting = connection in self._waiting.get(before, ())
+        self.leave(connection)
+        self._hosts[connection] = host
+        self._of_host[host] += 1
+        if is_waiting:
+            self.wait(connection)
+
+    def sender(self, host: str, forwarded: Iterable[bytes]) -> str:
+        """Whose request this is, by its peer and the values of X-Forwarded-For."""
+        if not self._is_trusted(host):
+            return host
+        said = [one.strip() for one in b",".join(forwarded).decode("latin-1").split(",")]
+        return next((one for one in reversed(said) if one and not self._is_trusted(one)), said[0] or host)[:LONGEST]
+
+    def _take(self, connection: Connection, host: str) -> None:
         self._hosts[connection] = host
         self._of_host[host] += 1
         self.wait(connection)
-        return True
+
+    def _may_enter(self, host: str) -> bool:
+        if not self.is_full:
+            return True
+        return bool(self._waiting) and not self._drops.take(host) and self._make_room()
+
+    def _call(self) -> None:
+        if not self._is_called:
+            self._is_called = True
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._let_in)
+
+    def _let_in(self) -> None:
+        self._is_called = False
+        for connection, host in self._lobby.let_in(self._may_enter):
+            self._take(connection, host)
+            connection.admit()
+        if self._lobby.is_asked:
+            self._call()
 
     def leave(self, connection: Connection) -> None:
         """It is gone. Safe to repeat."""
+        self._lobby.leave(connection)
         self.work(connection)
         host = self._hosts.pop(connection, None)
         if host is not None:
@@ -125,11 +212,16 @@ class Peers:
             address = ipaddress.ip_address(host)
         except ValueError:  # a Unix socket has no address
             return True
-        return address.is_loopback or any(address in network for network in self._trusted)
+        return address.is_loopback or self._is_trusted(host)
+
+    def _is_trusted(self, host: str) -> bool:
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return any(address in network for network in self._trusted)
 
     def _make_room(self) -> bool:
-        if not self._waiting:
-            return False
         most = max(self._waiting, key=lambda host: len(self._waiting[host]))
         longest = next(iter(self._waiting[most]))
         self._tell("waiting_connection_dropped", connections=len(self._hosts))
@@ -148,17 +240,35 @@ class Peers:
             )
 
 
+_FORWARDED = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
+
+
+def forwarded_in(data: bytes) -> list[bytes]:
+    """The values of X-Forwarded-For in the beginning of a request, before anything else of it is read."""
+    return _FORWARDED.findall(data.partition(b"\r\n\r\n")[0])
+
+
 def peers_of(settings: Settings, meter: Meter = SILENT) -> Peers:
     """As set, and never more than the system has descriptors for."""
-    most = most_connections(settings.max_connections, raise_descriptors())
-    return Peers(most, settings.connections_per_peer, trusted=settings.proxies, meter=meter)
+    descriptors = raise_descriptors()
+    most = most_connections(settings.max_connections, descriptors)
+    lobby = LOBBY if descriptors is None else most_in_lobby(descriptors)
+    return Peers(most, settings.connections_per_peer, lobby=lobby, trusted=settings.proxies, meter=meter)
 
 
 def most_connections(wanted: int, descriptors: int | None) -> int:
-    """So many as are wanted (0: any number), less what everything else needs of the descriptors."""
+    """So many as are wanted (0: any number), less what the lobby and everything else need of the descriptors."""
     if descriptors is None:
         return wanted
-    return min(wanted or descriptors, max(descriptors - RESERVE, descriptors // 2))
+    return min(wanted or descriptors, _for_connections(descriptors) - most_in_lobby(descriptors))
+
+
+def most_in_lobby(descriptors: int) -> int:
+    return min(LOBBY, _for_connections(descriptors) // 8)
+
+
+def _for_connections(descriptors: int) -> int:
+    return max(descriptors - RESERVE, descriptors // 2)
 
 
 def raise_descriptors() -> int | None:

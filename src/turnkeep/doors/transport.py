@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from websockets.frames import CONT, DATA_OPCODES, Frame
 from websockets.protocol import OPEN
 
 from turnkeep.doors.backlog import Backlog, Rota, Valve
-from turnkeep.doors.peers import Peers
+from turnkeep.doors.peers import Peers, forwarded_in
 
 HEAD_TIMEOUT = 10.0
 """Seconds in which a request has to arrive, up to the end of its headers."""
@@ -70,6 +70,9 @@ class HttpTransport(H11Protocol):
         self._stage: object = None
         self._is_over = False
         self._lost: asyncio.Event | None = None
+        self._early: bytes | None = None
+        """What was read in the lobby, unparsed; None: it is inside."""
+        self._named_by: object = None
 
     # ---------------------------------------------------------------- life
 
@@ -78,10 +81,20 @@ class HttpTransport(H11Protocol):
         super().connection_made(valve)  # type: ignore[arg-type]
         host = self.client[0] if self.client else ""
         self._backlog = Backlog(valve, self._parse, self._rota, host)
-        if self._peers.enter(self, host):
+        place = self._peers.enter(self, host)
+        if place == "inside":
             self._watch()
+        elif place == "lobby":
+            self._early = b""
+            self._expect(HEAD_TIMEOUT)
         else:
             self.drop()
+
+    def admit(self) -> None:
+        early, self._early = self._early or b"", None
+        self._watch()
+        self.transport.release("lobby")
+        self._backlog.take(early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
@@ -121,7 +134,19 @@ class HttpTransport(H11Protocol):
     # ---------------------------------------------------------------- reading
 
     def data_received(self, data: bytes) -> None:
-        self._backlog.take(data)
+        if self._early is None:
+            self._backlog.take(data)
+        else:
+            self._ask(self._early + data)
+
+    def _ask(self, data: bytes) -> None:
+        """Something came in the lobby: it is read by us if there is room, and nothing more before there is."""
+        self.transport.hold("lobby")
+        self._early = data
+        if self._peers.ask(self, self._peers.sender(self._backlog.host, forwarded_in(data))):
+            self.admit()
+        elif len(data) > LARGEST_HEAD:
+            self._late()
 
     def _parse(self, data: bytes) -> int:
         self.conn.pieces = 0
@@ -135,7 +160,15 @@ class HttpTransport(H11Protocol):
         super().handle_events()
         if self.scope is not None:
             self.scope["state"][CONNECTION] = self
+            self._name()
         self._watch()
+
+    def _name(self) -> None:
+        """Each request of a proxy may be another's."""
+        if self.headers is not self._named_by and self.client is not None:
+            self._named_by = self.headers
+            self._backlog.host = sender_of(self._peers, self.client[0], self.headers)
+            self._peers.name(self, self._backlog.host)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -165,6 +198,8 @@ class HttpTransport(H11Protocol):
 
     def _late(self) -> None:
         """Tell somebody who has said anything, and hang up."""
+        if self._early:
+            self.transport.write(NO_ROOM)
         begun = self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY
         if begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
             self.transport.write(TIMED_OUT)
@@ -172,6 +207,7 @@ class HttpTransport(H11Protocol):
 
 
 BAD_UPGRADE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -209,8 +245,11 @@ class SocketTransport(WebSocketsSansIOProtocol):
         address = get_remote_addr(valve)  # type: ignore[arg-type]
         host = address[0] if address else ""
         self._backlog = Backlog(valve, self._parse, self._rota, host)
-        if not self._peers.enter(self, host):
+        if self._peers.enter(self, host) != "inside":
             self.drop()
+
+    def admit(self) -> None:
+        """It is never in the lobby: the connection that it was made of has left its place."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._backlog.end()
@@ -243,6 +282,8 @@ class SocketTransport(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         self.scope["state"][CONNECTION] = self
+        self._backlog.host = sender_of(self._peers, self._backlog.host, self.scope["headers"])
+        self._peers.name(self, self._backlog.host)
 
     # ---------------------------------------------------------------- reading
 
@@ -331,6 +372,10 @@ class SocketTransport(WebSocketsSansIOProtocol):
             self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
             return
         super().keepalive_timeout()
+
+
+def sender_of(peers: Peers, host: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+    return peers.sender(host, (value for name, value in headers if name == b"x-forwarded-for"))
 
 
 FAULTS_OF_PEERS = ("Invalid HTTP request", "Invalid UTF-8 sequence", "Unsupported upgrade", "No supported WebSocket")
