@@ -282,7 +282,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         self.scope["state"][CONNECTION] = self
-        self._backlog.host = sender_of(self._peers, self._backlog.host, self.scope["headers"])
+        self._backlog.host = sender_of(self._peers, self._backlog.host, self.scope.get("headers", ()))
         self._peers.name(self, self._backlog.host)
 
     # ---------------------------------------------------------------- reading
