@@ -189,6 +189,7 @@ def by_claim() -> Iterator[tuple[str, str]]:
         ("sub", 7),
         ("sub", ""),
         ("sub", None),
+        ("sub", ...),
         ("sub", ["olga"]),
         ("sub", "a\x1b[0m"),
         ("channels", None),

@@ -21,7 +21,9 @@ from turnkeep.doors.access import Shown
 from turnkeep.doors.guard import Guard, access_of
 from turnkeep.doors.keys import Keys
 from turnkeep.doors.revocations import FRESH, Revocations
+from turnkeep.doors.signing import shared_secret
 from turnkeep.doors.tickets import Tickets
+from turnkeep.doors.tokens import OneKey, TokenRules, Tokens
 from turnkeep.errors import InvalidMessage, NotAuthenticated
 from turnkeep.settings import Settings
 from turnkeep.store.memory import MemoryStore
@@ -42,7 +44,7 @@ ADMIN = {"sub": "olga", "scope": "admin"}
 @contextlib.asynccontextmanager
 async def gateways(store: str) -> AsyncIterator[tuple[Served, Served]]:
     """Two of them, that know of each other by their store alone."""
-    values: dict[str, Any] = {"role": "gateway", "auth": "on", "jwt_secret": SECRET}
+    values: dict[str, Any] = {"role": "gateway", "auth": "on", "jwt_secret": SECRET, "jwt_leeway": 0}
     async with served(store, **values) as first, served(store, **values) as second:
         yield first, second
 
@@ -95,10 +97,37 @@ async def test_everything_of_a_user_ends_in_every_process_and_of_others_nothing(
             for headers in (session, bearer(), bearer(iat=None)):
                 async with server.http.get(f"{server.url}/api/session", headers=headers) as told:
                     assert told.status == 401
-            async with server.http.get(f"{server.url}/api/session", headers=bearer(iat=time.time() + 2)) as told:
+            async with server.http.get(f"{server.url}/api/session", headers=bearer(iat=time.time())) as told:
                 assert told.status == 200, "what is issued to him afterwards counts"
         for socket in (others, rival):
             assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 20, 29])
+async def test_a_token_of_a_clock_that_is_ahead_does_not_outlive_its_user(ahead: float) -> None:
+    """Nor the socket that it has opened; what is issued when no clock can be so far ahead counts."""
+    async with served(role="gateway", auth="on", jwt_secret=SECRET, jwt_leeway=30) as server:
+        ours = bearer(iat=time.time() + ahead)
+        async with server.socket(additional_headers=ours) as socket:
+            assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
+            url = f"{server.url}/api/users/mallory/disconnect"
+            async with server.http.post(url, headers=bearer(**ADMIN)) as told:
+                moment = (await told.json())["before"]
+            assert await closed(socket) == 4401
+        async with server.http.get(f"{server.url}/api/session", headers=ours) as told:
+            assert told.status == 401
+    tokens = Tokens(OneKey(shared_secret(SECRET)), TokenRules("turnkeep", leeway=30))
+    issued = await tokens.authenticate(token(iat=time.time() + ahead))
+    assert issued.since is not None
+    assert issued.since < moment
+
+
+async def test_a_token_that_lies_further_ahead_than_clocks_may_is_refused() -> None:
+    async with served(role="gateway", auth="on", jwt_secret=SECRET, jwt_leeway=30) as server:
+        for ahead, status in ((28, 200), (33, 401), (1e6, 401)):
+            headers = bearer(iat=time.time() + ahead, exp=time.time() + 1e7)
+            async with server.http.get(f"{server.url}/api/session", headers=headers) as told:
+                assert told.status == status, ahead
 
 
 @pytest.mark.parametrize("user", ["auth0|7f/3", "mallory@example.com", "ann bob", "a%2Fb", "ü", "..", "*"])

@@ -1,8 +1,8 @@
 """JSON web tokens: HS256 with a shared secret; EdDSA, ES256, ES384 and RS256 with a public key, or a JWKS file or URL.
 
-A token must say `exp` and `aud`, and `iss` where an issuer is set. `channels` lists exact names or prefixes that end in
-``*`` (a token without it reaches no channel), `tenant` and `sub` say whose it is, `scope` may be narrower than send and
-read, or hold more. Identity providers that call these otherwise are understood by `TURNKEEP_JWT_CLAIMS`. Which
+A token must say `exp`, `aud` and `sub`, and `iss` where an issuer is set. `channels` lists exact names or prefixes that
+end in ``*`` (a token without it reaches no channel), `tenant` and `sub` say whose it is, `scope` may be narrower than
+send and read, or hold more. Identity providers that call these otherwise are understood by `TURNKEEP_JWT_CLAIMS`. Which
 algorithm a key is for is decided by us, never by the token; the headers jku, jwk and x5u are not looked at.
 """
 
@@ -119,12 +119,24 @@ class Tokens:
             raise NotAuthenticated("this token has expired")
         return Principal(
             tenant=_name("tenant", self._said(claims, "tenant", DEFAULT_TENANT)),
-            subject=f"user:{_name('sub', self._said(claims, 'sub', 'anonymous'))}",
+            subject=f"user:{_name('sub', self._whose(claims))}",
             scopes=frozenset(read_scopes(_words(self._said(claims, "scope", "send read")))),
             channels=_channels(self._said(claims, "channels", [])),
             expires_at=expires_at,
-            since=_number(claims["iat"]) if "iat" in claims else 0.0,
+            since=self._since(claims),
         )
+
+    def _whose(self, claims: Mapping[str, Any]) -> object:
+        """All tokens that do not say it would be one user, who edits and withdraws what others have sent."""
+        if (whose := self._said(claims, "sub", None)) is None:
+            raise NotAuthenticated("this token lacks the claim 'sub', which says whose it is")
+        return whose
+
+    def _since(self, claims: Mapping[str, Any]) -> float:
+        """When it was issued at the earliest: by a clock ahead of ours it may say that it was after a moment before
+        which all are taken back.
+        """
+        return _number(claims["iat"]) - self._rules.leeway if "iat" in claims else 0.0
 
     def _said(self, claims: Mapping[str, Any], claim: str, default: object) -> object:
         """What a token says under the issuer's name for a claim: as it stands, else along its dots."""
