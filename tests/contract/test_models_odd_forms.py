@@ -198,3 +198,73 @@ async def test_arguments_in_messages_are_read_like_those_of_chat(start: Any, pie
         stream += event({"type": "content_block_delta", "index": 0, "delta": delta})
     stream += event({"type": "message_delta", "delta": {"stop_reason": "tool_use"}}) + event({"type": "message_stop"})
     assert items_of(await told_by(stream, "anthropic")) == [CallItem("t", "look", arguments)]
+
+
+# ---------------------------------------------------------------- whole messages in place of pieces
+
+
+def messages(*contents: Any, **more: Any) -> bytes:
+    return b"".join(event({"choices": [{"message": {"content": content, **more}}]}) for content in contents) + DONE
+
+
+def completions(*texts: str) -> bytes:
+    return b"".join(event({"choices": [{"text": text}]}) for text in texts) + DONE
+
+
+IN_MESSAGES: dict[str, tuple[bytes, str]] = {
+    "with what is new": (messages("He", "llo", " you"), "Hello you"),
+    "with all so far": (messages("He", "Hello", "Hello you"), "Hello you"),
+    "with all so far, the last once more": (messages("He", "Hello", "Hello"), "Hello"),
+    "with all so far, trimmed at the end": (messages("He", "Hello\n", "Hello"), "Hello\n"),
+    "with what is new, which repeats": (messages("ha", "ha", "ha", "!"), "hahaha!"),
+    "with what is new, longer than what was": (messages("I", " am here", " now"), "I am here now"),
+    "with all so far, and then with what is new": (messages("a", "ab", "c"), "abc"),
+    "with nothing in between": (messages(None, "He", "", None, "llo", ""), "Hello"),
+    "in parts, with what is new": (
+        messages([{"type": "text", "text": "He"}], [{"type": "text", "text": "llo"}]),
+        "Hello",
+    ),
+    "whole, in other words than its pieces": (
+        choice({"content": " Hello"}) + choice({"content": " you "}) + messages("Hello you"),
+        " Hello you ",
+    ),
+    "of the old protocol, with what is new": (completions("He", "llo", " you"), "Hello you"),
+    "of the old protocol, with all so far": (completions("He", "Hello", "Hello you"), "Hello you"),
+}
+
+
+@pytest.mark.parametrize("case", IN_MESSAGES)
+async def test_no_text_of_messages_is_lost_or_said_twice(case: str) -> None:
+    stream, text = IN_MESSAGES[case]
+    parts = await told_by(stream, "chat")
+    (said,) = items_of(parts)
+    assert isinstance(said, AssistantItem)
+    assert said.text == text == text_of(parts)
+
+
+DETAIL = {"type": "reasoning.text", "text": "hm", "signature": "s", "id": "r1"}
+SOURCE = {"type": "url_citation", "url_citation": {"url": "https://a.example", "title": "A"}}
+
+
+async def test_what_comes_again_beside_the_text_is_taken_once() -> None:
+    def so_far(text: str, thought: str) -> bytes:
+        beside = {"reasoning_content": thought, "reasoning_details": [DETAIL], "annotations": [SOURCE]}
+        return event({"choices": [{"message": {"content": text, **beside}}]})
+
+    parts = await told_by(so_far("", "I th") + so_far("He", "I think") + so_far("Hello", "I think") + DONE, "chat")
+    thought, said = items_of(parts)
+    assert isinstance(thought, ReasoningItem)
+    assert isinstance(said, AssistantItem)
+    assert thought.raw == {"reasoning_content": "I think", "reasoning_details": [DETAIL]}
+    assert "".join(part.text for part in parts if isinstance(part, ReasoningDelta)) == "I think"
+    assert (said.text, len(said.citations)) == ("Hello", 1)
+
+
+async def test_thoughts_that_come_in_messages_with_what_is_new_are_kept_whole() -> None:
+    stream = b"".join(
+        event({"choices": [{"message": {"content": "", "reasoning_content": thought}}]})
+        for thought in ("I", " th", "ink")
+    )
+    thought, _ = items_of(await told_by(stream + messages("Hello"), "chat"))
+    assert isinstance(thought, ReasoningItem)
+    assert thought.text == "I think"

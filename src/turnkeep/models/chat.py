@@ -6,6 +6,7 @@ whatever the finish reason says, and an answer without any sign of its end has f
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from turnkeep.models.classify import complaint_in, error_in
 from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
+from turnkeep.models.growth import Growth
 from turnkeep.models.http import Client, Reply
 from turnkeep.models.pieces import Pieces
 from turnkeep.models.reading import (
@@ -73,6 +75,9 @@ class ChatModel:
 # ---------------------------------------------------------------- what comes back
 
 
+_CALLS = ("tool_calls", "function_call")
+
+
 class ChatReader:
     """Reads one answer. `items` is the transcript, `names` are those of the tools; `site` is whose the answer is."""
 
@@ -87,6 +92,8 @@ class ChatReader:
         self._text: list[str] = []
         self._halves = Halves()
         self._thoughts = Thoughts()
+        self._growths: defaultdict[str, Growth] = defaultdict(Growth)
+        """By field, of messages that come whole."""
         self._citations: list[Citation] = []
         self._refused = False
         self._names = names or ToolNames.of(())
@@ -187,7 +194,7 @@ class ChatReader:
             yield from self._message(mapping(delta) or {"content": delta})
         elif message := mapping(choice.get("message")):
             self._closed = True
-            yield from self._message(message, whole=True)
+            yield from self._message(self._news(message))
         elif "delta" not in choice:
             yield from self._added(self._unsaid(words(choice.get("text"))))
         if (reason := end_of(choice.get("finish_reason"))) is not None:
@@ -200,8 +207,8 @@ class ChatReader:
             self._lane = 0 if self._text else index or 0
         return (index or 0) == self._lane
 
-    def _message(self, message: Mapping[str, Any], *, whole: bool = False) -> Iterator[StreamPart]:
-        """Take in a piece of the message, or (`whole`) all of it, of which a part may have been said."""
+    def _message(self, message: Mapping[str, Any]) -> Iterator[StreamPart]:
+        """Take in a piece of the message."""
         for raw in entries(message.get("tool_calls")):
             self._calls.take(raw)
         if function := mapping(message.get("function_call")):
@@ -213,11 +220,23 @@ class ChatReader:
         if refusal := spoken(message.get("refusal")):
             self._refused = True
             text += refusal
-        yield from self._added(self._unsaid(text) if whole else text)
+        yield from self._added(text)
+
+    def _news(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """What a whole message adds to what has come. Calls are left as they are: `Pieces` knows its own."""
+        refusal = spoken(message.get("refusal"))
+        self._refused = self._refused or bool(refusal)
+        text = self._unsaid(spoken(message.get("content")) + refusal)
+        news = {name: self._new(name, value) for name, value in message.items() if name not in _CALLS}
+        return {**message, **news, "content": text, "refusal": None}
 
     def _unsaid(self, text: str) -> str:
-        said = "".join(self._text)
-        return text[len(said) :] if text.startswith(said) else ""
+        return self._growths["content"].news(text, "".join(self._text))
+
+    def _new(self, name: str, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._growths[name].news(value, self._thoughts.said(name))
+        return self._growths[name].new_entries(value) if isinstance(value, list) else value
 
     def _added(self, text: str, *, final: bool = False) -> Iterator[Delta]:
         """Whole characters of this text, kept and shown; half of one waits for its other half."""

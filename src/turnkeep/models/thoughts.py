@@ -38,6 +38,10 @@ class Thoughts:
             del texts["reasoning"]
         return {**{name: text for name, text in texts.items() if text}, **self._others}
 
+    def said(self, name: str) -> str:
+        """The text of one field so far."""
+        return "".join(self._texts.get(name, ()))
+
     def take(self, message: Mapping[str, Any]) -> str:
         """Take in what a piece of the message holds of them; gives the words of it that people may read."""
         for name in message.keys() - _PLAIN:

@@ -1,0 +1,48 @@
+"""Messages that come whole where pieces belong: some servers say everything so far again, some only what is new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Growth:
+    """One field of such messages. Losing a word is worse than saying one twice, so what cannot be told apart is added.
+
+    What came in pieces before is never added to by a message in other words: it is the same text, trimmed or mended.
+    """
+
+    def __init__(self) -> None:
+        self._begins = False
+        """The first text came in a message, not in pieces."""
+        self._adds: bool | None = None
+        """Whether messages bring what is new alone; None until two of them differ."""
+        self._repeated = ""
+        """What came again while that was open."""
+        self._entries: list[Any] = []
+
+    def news(self, text: str, said: str) -> str:
+        """What this text adds to what was `said`."""
+        if not text or self._adds:
+            return text
+        if not said:
+            self._begins = True
+            return text
+        if text == said:
+            self._repeated += text if self._adds is None else ""
+            return ""
+        if text.startswith(said):
+            self._adds, self._repeated = False, ""
+            return text[len(said) :]
+        if not self._begins or text.strip() == said.strip() or (self._adds is False and len(text) >= len(said)):
+            return ""
+        self._adds, repeated = True, self._repeated
+        return repeated + text
+
+    def new_entries(self, entries: list[Any]) -> list[Any]:
+        """What this list adds to the lists before it."""
+        came = len(self._entries)
+        if not came or entries[:came] != self._entries:
+            self._entries = [*self._entries, *entries]
+            return entries
+        self._entries = list(entries)
+        return entries[came:]
