@@ -21,7 +21,8 @@ IMAGE = UserItem((Part("text", "what?"), Part("image", data={"image_url": "https
 PAST: list[Item] = [IMAGE, AssistantItem("a cat"), *HELLO.items]
 PROTOCOLS = pytest.mark.parametrize("kind", ["responses", "chat"])
 ALL = pytest.mark.parametrize("kind", ["responses", "chat", "anthropic"])
-Refuses = Callable[[dict[str, Any]], str | None]
+Refuses = Callable[[dict[str, Any]], str | bytes | None]
+"""What is said of a body that is refused: a sentence, or the whole answer."""
 
 
 async def parts_of(model: Model, request: ModelRequest = HELLO) -> list[StreamPart]:
@@ -33,7 +34,8 @@ def server_that(refuses: Refuses, kind: str, status: int = 400) -> AbstractAsync
     async def answer(visit: Visit) -> None:
         if said := refuses(visit.body):
             error = {"error": {"message": said, "type": "invalid_request_error"}}
-            visit.whole(orjson.dumps(error), status=status, content_type="application/json")
+            answer = said if isinstance(said, bytes) else orjson.dumps(error)
+            visit.whole(answer, status=status, content_type="application/json")
         else:
             visit.whole(recorded(GOOD[kind]))
 

@@ -62,7 +62,7 @@ class AnthropicModel:
 
     def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
         fitted = fit(request, caps, self._site)
-        body = without(request_body(fitted.request), caps.drops)
+        body = without(request_body(fitted.request, caps.most_output_tokens), caps.drops)
         reader = partial(AnthropicReader, items=request.items, site=self._site, names=fitted.names)
         return Asking({**body, "stream": caps.takes_stream}, self._headers(request), reader)
 

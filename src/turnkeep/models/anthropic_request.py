@@ -39,11 +39,12 @@ OPENING = "(The conversation goes on.)"
 """Said by the user where a transcript begins or ends with the assistant: the first and the last word are the user's."""
 
 
-def request_body(request: ModelRequest) -> dict[str, Any]:
-    """The body of one request that was made fit for its server before."""
+def request_body(request: ModelRequest, most: int | None = None) -> dict[str, Any]:
+    """The body of one request that was made fit for its server before, for an answer of `most` so many tokens."""
     system, turns = messages(request.items)
     texts = [text for text in (request.instructions, *system) if text and text.strip()]
-    body: dict[str, Any] = {"model": request.model, "messages": turns, "stream": True, **parameters(request, turns)}
+    body: dict[str, Any] = {"model": request.model, "messages": turns, "stream": True}
+    body |= parameters(request, turns, most)
     if texts:
         body["system"] = [{"type": "text", "text": text} for text in texts]
     if tools := [*(_tool(tool) for tool in request.tools), *for_anthropic(request.hosted)]:
@@ -231,7 +232,9 @@ ROOM, ROOM_TO_THINK, ROOM_ELSEWHERE = 16_000, 32_000, 8_192
 """Tokens an answer may have where nobody set a limit; this API has no default of its own."""
 
 
-def parameters(request: ModelRequest, turns: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def parameters(
+    request: ModelRequest, turns: Sequence[Mapping[str, Any]] = (), most: int | None = None
+) -> dict[str, Any]:
     """The parameters in the words of this API, without those that the model does not take."""
     given = canonical(request.parameters)
     body = {name: given[name] for name in _NATIVE if name in given}
@@ -239,10 +242,11 @@ def parameters(request: ModelRequest, turns: Sequence[Mapping[str, Any]] = ()) -
     if stop := given.get("stop"):
         body.setdefault("stop_sequences", [stop] if isinstance(stop, str) else list(stop))
     limit = given.get("max_output_tokens")
-    body |= _thinking(request.model, given, limit, turns)
+    room = limit or min(ROOM_TO_THINK, most or ROOM_TO_THINK)
+    body |= _thinking(request.model, given, room, turns)
     body["output_config"] = _output_config(request.model, body.get("output_config"), given)
     thinks = mapping(body.get("thinking")).get("type") not in (None, "disabled")
-    body["max_tokens"] = limit or _room(request.model, thinks=thinks)
+    body["max_tokens"] = limit or min(room, _room(request.model, thinks=thinks))
     if not thinks and _samples(request.model):
         body |= {name: given[name] for name in _SAMPLING if name in given}
         body["temperature"] = _at_most_one(given.get("temperature"))
@@ -264,12 +268,10 @@ def _at_most_one(temperature: object) -> object:
     return min(temperature, 1.0) if isinstance(temperature, int | float) else temperature
 
 
-def _thinking(
-    model: str, given: Mapping[str, Any], limit: int | None, turns: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _thinking(model: str, given: Mapping[str, Any], room: int, turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How much the model is to think, by the effort that is asked for. Without one, as the model does by itself."""
     if "thinking" in given:
-        return {"thinking": None if _lacks_thoughts(given["thinking"], turns) else given["thinking"]}
+        return {"thinking": None if _lacks_thoughts(given["thinking"], turns) else _within(given["thinking"], room)}
     reasoning = mapping(given.get("reasoning"))
     effort = reasoning.get("effort")
     if effort in (None, "none"):
@@ -277,10 +279,17 @@ def _thinking(
     if _adapts(model):
         shown = {"display": "summarized"} if reasoning.get("summary") else {}
         return {"thinking": {"type": "adaptive", **shown}}
-    room = limit or ROOM_TO_THINK
     budget = min(_BUDGETS.get(effort, _BUDGETS["medium"]), room // 2)
     thinking = {"type": "enabled", "budget_tokens": budget}
     return {} if budget < LEAST_BUDGET or _lacks_thoughts(thinking, turns) else {"thinking": thinking}
+
+
+def _within(thinking: Any, room: int) -> Any:
+    """Thoughts that leave room for the answer: with a budget that is not below the limit of both it is refused."""
+    budget = mapping(thinking).get("budget_tokens")
+    if not isinstance(budget, int) or budget < room:
+        return thinking
+    return {**thinking, "budget_tokens": max(LEAST_BUDGET, room // 2)}
 
 
 def _lacks_thoughts(thinking: object, turns: Sequence[Mapping[str, Any]]) -> bool:

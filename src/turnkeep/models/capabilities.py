@@ -72,6 +72,8 @@ class Capabilities:
     wants_declared_tools: bool = False
     """Tools that were called in the past are declared where no tool is offered."""
     call_ids: CallIdForm = "any"
+    most_output_tokens: int | None = None
+    """A request for a longer answer is lowered to this."""
     drops: frozenset[str] = frozenset()
     """Fields of the body that are left out."""
     drops_keywords: frozenset[str] = frozenset()

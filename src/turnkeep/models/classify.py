@@ -89,12 +89,13 @@ def read_fault(status: int, body: object) -> Fault:
     if re.fullmatch("[345][0-9][0-9]", code):  # gateways put the status of the server behind them there
         status, code = int(code), ""
     details = found.get("metadata")
+    param, message = _text(found.get("param")), _message(found)
     return Fault(
         status,
         code=code,
         type=_text(found.get("type") or found.get("status")),
-        param=_text(found.get("param")),
-        message=_message(found),
+        param=param,
+        message=f"{message}: {param}" if " " in param else message,  # MiMo: `Param Incorrect`, and there what is wrong
         reason=_reason(found.get("details")),
         about_input=isinstance(details, Mapping) and "flagged_input" in details,
     )

@@ -32,6 +32,7 @@ from turnkeep.messages import (
 from turnkeep.models.base import ModelRequest, ToolSpec
 from turnkeep.models.capabilities import CallIdForm, Capabilities
 from turnkeep.models.pairing import without_idle_reasoning
+from turnkeep.models.parameters import output_limit, with_output_limit
 
 EMPTY = "(empty)"
 NO_OUTPUT = "(no output)"
@@ -100,10 +101,16 @@ def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
     items = list(_worded(_own(_seen(request, caps), caps, site)))
     items = _called(without_idle_reasoning(items), names, caps.call_ids)
     tools: Sequence[ToolSpec] = [_fit_tool(tool, names, caps) for tool in request.tools]
-    parameters = _chosen(request.parameters, names)
+    parameters = _limited(_chosen(request.parameters, names), caps)
     if caps.wants_declared_tools and not (tools or request.hosted) and (tools := _called_tools(items)):
         parameters = {**parameters, "tool_choice": "none"}
     return Fit(_arranged(replace(request, items=items, tools=tools, parameters=parameters), caps), names)
+
+
+def _limited(parameters: Mapping[str, Any], caps: Capabilities) -> Mapping[str, Any]:
+    """The parameters without a limit of the answer that is above the server's."""
+    asked, most = output_limit(parameters), caps.most_output_tokens
+    return parameters if asked is None or most is None or asked <= most else with_output_limit(parameters, most)
 
 
 # ---------------------------------------------------------------- what was attached elsewhere

@@ -62,6 +62,8 @@ def lessons_in(said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
             continue
         if rule.changes:
             yield Lesson(rule.changes, rule.remember)
+        elif rule.limit:
+            yield from _of_limit(rule, said, body)
         else:
             yield from _of_fields(rule.says, said, body)
     yield from _of_named(said, body)
@@ -69,20 +71,47 @@ def lessons_in(said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of `refusals.toml`; without changes it is about the field that the words name."""
+    """One entry of `refusals.toml`; without changes it is about the field, or (`limit`) the number, that is named."""
 
     says: re.Pattern[str]
     changes: Mapping[str, Any]
     remember: bool
+    limit: bool
 
 
 @cache
 def _rules() -> tuple[Rule, ...]:
     text = resources.files("turnkeep.models").joinpath("refusals.toml").read_text("utf-8")
     return tuple(
-        Rule(re.compile(rule["says"], re.I | re.S), rule.get("then", {}), rule.get("remember", True))
+        Rule(
+            re.compile(rule["says"], re.I | re.S),
+            rule.get("then", {}),
+            rule.get("remember", True),
+            rule.get("limit", False),
+        )
         for rule in toml.parse(text)["refusal"]
     )
+
+
+# ---------------------------------------------------------------- too long an answer
+
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+def _of_limit(rule: Rule, said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
+    """How long an answer may be, by itself (`most`) or beside the question (`context`, less `input` where it is told).
+
+    Where the question and its past take more than three quarters of the context, the limit is not the trouble.
+    """
+    named = rule.says.search(said)
+    groups = named.groupdict() if named else {}
+    numbers = {name.rstrip("2"): int(text.replace(",", "")[:12]) for name, text in groups.items() if text}
+    asked = max((body[name] for name in _LIMITS if isinstance(body.get(name), int)), default=0)
+    context = numbers.get("context", 0)
+    room = context - numbers["input"] if "input" in numbers else context // 4 if asked * 2 > context else 0
+    most = numbers.get("most", room if room * 4 >= context else 0)
+    if 0 < most < asked:
+        yield Lesson({"most_output_tokens": most}, rule.remember)
 
 
 # ---------------------------------------------------------------- refused fields

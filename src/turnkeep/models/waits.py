@@ -27,6 +27,10 @@ _IN_WORDS = re.compile(
     r"(?:try again|retry(?:ing)?|wait|available|resets?|asked again)[^0-9\n]{0,24}?"
     r"((?:\d+(?:\.\d+)?\s*(?:[a-zµ]+)[\s,]*(?:and\s+)?){1,4})"
 )
+_MOMENT_IN_WORDS = re.compile(
+    r"(?:again|retry|wait|available|resets?|access|until|将在)[^0-9\n]{0,24}?"
+    r"(\d{4}-\d\d-\d\d)(?:t| at |\s+)(\d\d:\d\d(?::\d\d(?:\.\d+)?)?)\s?(z|utc|gmt|[+-]\d\d:?\d\d)?"
+)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]+)")
 _SPENT = ("0", "0.0", "-1")
 _EPOCH = 1_000_000_000.0
@@ -37,13 +41,14 @@ def named_wait(headers: Mapping[str, str], body: object, message: str) -> float 
     """Seconds until this provider wants to be asked again, None where it names no time; not bounded.
 
     `headers` have lower-case names; `body` is the decoded error. Moments are read against the provider's own `Date`,
-    for its clock and ours are not the same; without one they are left aside.
+    for its clock and ours are not the same; without one they are left aside. A moment without a zone is one of UTC.
     """
     for wait in (
         _milliseconds(headers),
         moment_or_seconds(headers.get("retry-after"), headers),
         _in_body(body, headers),
         _in_words(message),
+        _moment_in_words(message, headers),
     ):
         if wait is not None:
             return wait
@@ -116,17 +121,22 @@ def _number(text: str | None) -> float | None:
 
 def _moment(text: str) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
+        return datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _until(moment: datetime | None, headers: Mapping[str, str]) -> float | None:
     now = _moment(headers.get("date", ""))
     if moment is None or now is None:
         return None
-    return max(0.0, (moment - now).total_seconds())
+    left = (_in_utc(moment) - _in_utc(now)).total_seconds()
+    # Of another zone than was taken for granted: to ask again at once would be to ask for nothing.
+    return None if left < 0 and moment.tzinfo is None else max(0.0, left)
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 # ---------------------------------------------------------------- in the body and in words
@@ -172,3 +182,13 @@ def _in_words(message: str) -> float | None:
             break
         total, any_unit = total + float(number) * _SECONDS[unit], True
     return total if any_unit else None
+
+
+def _moment_in_words(message: str, headers: Mapping[str, str]) -> float | None:
+    """`resets at 2026-11-29 10:01:00 UTC`, `regain access on 2026-12-01 at 00:00 UTC`."""
+    found = _MOMENT_IN_WORDS.search(message.lower())
+    if found is None:
+        return None
+    day, time, zone = found.groups()
+    offset = "+00:00" if zone in ("z", "utc", "gmt") else zone or ""
+    return _until(_moment(f"{day}T{time}{offset}"), headers)
