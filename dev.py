@@ -99,6 +99,7 @@ def test(arguments: list[str]) -> int:
     options.add_argument("--busy", action="store_true")
     asked, for_pytest = options.parse_known_args(arguments)
     provide_programs(install=not (asked.no_install or asked.quick), large=asked.all or os.environ.get("CI") == "true")
+    keep_bytecode()
     workers = str(min(4, 2 * (os.cpu_count() or 1)))  # more than processors: many tests wait for servers
     selection = [*QUICK, *for_pytest] if asked.quick else for_pytest
     command = [PYTHON, "-m", "pytest", "-n", workers, "--dist", "loadgroup", *selection]
@@ -134,9 +135,32 @@ def busy_cores() -> Iterator[None]:
 
 def prove(names: list[str]) -> int:
     provide_programs(install=True, large=False)
+    keep_bytecode()
     os.environ["TURNKEEP_PROVE"] = "1"
     only = ["-k", " or ".join(names)] if names else []
-    return run([PYTHON, "-m", "pytest", "-m", "prove", "-q", "-s", "-p", "no:xdist", "--timeout", "3600", *only])
+    return run(
+        [
+            PYTHON,
+            "-m",
+            "pytest",
+            "-m",
+            "prove or only_in_prove",
+            "-q",
+            "-s",
+            "-p",
+            "no:xdist",
+            "--timeout",
+            "3600",
+            *only,
+        ]
+    )
+
+
+def keep_bytecode() -> None:
+    """Tests start hundreds of processes, each of which would else compile everything that it imports once more; and
+    every worker of pytest would rewrite the asserts of all test files. What is written stays in this clone.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def check(_: list[str]) -> int:

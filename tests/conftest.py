@@ -42,6 +42,7 @@ MARKED_BY_FIXTURE = {
     "redis": {"redis_installed", "redis_server", "redis_process", "valkey_server", "valkey_process"},
     "rabbit": {"rabbit_installed", "rabbit_server", "rabbit_process"},
     "browser": {"chromium_path"},
+    "prove": {"proof", "size"},  # who has two sizes is to be run at the large one somewhere
 }
 ONLY_IN_PROVE = "only_in_prove"
 
@@ -49,10 +50,12 @@ ONLY_IN_PROVE = "only_in_prove"
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by the fixtures used; keep all tests of the heavy broker on one worker, so that one broker starts."""
+    for item in items:
+        if not is_of_daily_promises(item):
+            item.add_marker(ONLY_IN_PROVE)
     if not FULL:  # taken out, not skipped: a skip is a failure where everything is demanded
-        too_long = [item for item in items if item.get_closest_marker(ONLY_IN_PROVE)]
-        config.hook.pytest_deselected(items=too_long)
-        items[:] = [item for item in items if item not in too_long]
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(ONLY_IN_PROVE)])
+        items[:] = [item for item in items if not item.get_closest_marker(ONLY_IN_PROVE)]
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         for mark, fixtures in MARKED_BY_FIXTURE.items():
@@ -60,6 +63,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(mark)
         if item.get_closest_marker("rabbit") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("rabbit"))
+
+
+def is_of_daily_promises(item: pytest.Item) -> bool:
+    """Whether a test of a contract suite is for every day: `@pytest.mark.daily(…)` names the promises that are."""
+    daily = item.get_closest_marker("daily")
+    return daily is None or any(getattr(item, "originalname", None) in vars(promises) for promises in daily.args)
 
 
 def pytest_collection_finish() -> None:

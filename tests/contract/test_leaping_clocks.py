@@ -22,8 +22,19 @@ from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
 from turnkeep.testing.leaps import LeapingClock, leaping
 from turnkeep.testing.store_suite import StoreSuite
+from turnkeep.testing.suite.claiming import ClaimPromises
+from turnkeep.testing.suite.forgetting import ForgetPromises
+from turnkeep.testing.suite.holding import HoldPromises
+from turnkeep.testing.suite.registry import RegistryPromises
+from turnkeep.testing.suite.settling import SettlePromises
+from turnkeep.testing.suite.windows import WindowPromises
 
 SEED = 7
+
+of_time = pytest.mark.daily(
+    WindowPromises, ClaimPromises, SettlePromises, HoldPromises, RegistryPromises, ForgetPromises
+)
+"""What says when something happens; that a clock leaps past the others too, memory shows every day."""
 
 
 def leaping_clock(clock: FakeClock) -> LeapingClock:
@@ -38,6 +49,7 @@ class TestMemory(StoreSuite):
         return leaping(store, machine)
 
 
+@of_time
 class TestSqlite(StoreSuite):
     @pytest.fixture(autouse=True)
     def files(self, tmp_path: Path) -> None:
@@ -71,6 +83,7 @@ class ServerThatLeaps(RedisStore):
         await self._link.call("wall", self.wall, None, "SET", self.wall, repr(wall))
 
 
+@of_time
 class TestRedis(StoreSuite):
     """The clock of the server leaps; that of the processes counts seconds and nothing else."""
 

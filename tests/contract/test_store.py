@@ -12,6 +12,9 @@ from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.testing import FakeClock, counting_ids
 from turnkeep.testing.store_suite import StoreSuite
+from turnkeep.testing.suite.claiming import ClaimPromises
+from turnkeep.testing.suite.engine import EnginePromises
+from turnkeep.testing.suite.repeating import RepeatPromises
 
 
 class TestMemory(StoreSuite):
@@ -40,6 +43,7 @@ class TestRedis(OnServer):
         self.server = redis_server
 
 
+@pytest.mark.daily(EnginePromises, ClaimPromises, RepeatPromises)  # the scripts are those that Redis runs above
 class TestValkey(OnServer):
     @pytest.fixture(autouse=True)
     def on(self, valkey_server: RedisServer) -> None:

@@ -18,8 +18,15 @@ from turnkeep.store.seal import Seal
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
 from turnkeep.testing.store_suite import StoreSuite
+from turnkeep.testing.suite.changing import ChangePromises
+from turnkeep.testing.suite.delivering import DeliveryPromises
 from turnkeep.testing.suite.desk import HERE, Start, said
-from turnkeep.testing.suite.repeating import POLICY, TRIPLES, play_all, share_of
+from turnkeep.testing.suite.letters import LetterPromises
+from turnkeep.testing.suite.logging import LogPromises
+from turnkeep.testing.suite.repeating import POLICY, TRIPLES, RepeatPromises, play_all, share_of
+
+of_content = pytest.mark.daily(ChangePromises, DeliveryPromises, LetterPromises, LogPromises, RepeatPromises)
+"""What an engine keeps and gives back; the seal stands before every engine alike, memory shows all of it every day."""
 
 CODEC = AesCodec({"k2": b"2" * 32, "k1": b"1" * 32})
 
@@ -55,6 +62,7 @@ class TestMemory(Sealed):
         return await opened(MemoryStore(policies, clock=clock, ids=counting_ids()))
 
 
+@of_content
 class TestSqlite(Sealed):
     @pytest.fixture(autouse=True)
     def files(self, tmp_path: Path) -> None:
@@ -65,6 +73,7 @@ class TestSqlite(Sealed):
         return await opened(SqliteStore(path, policies, clock=clock, ids=counting_ids(), ballast=0))
 
 
+@of_content
 class TestRedis(Sealed):
     namespaces = count()
 

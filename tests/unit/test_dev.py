@@ -66,7 +66,7 @@ class Run:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in ("CI", "TURNKEEP_PROVE", "DEBIAN_FRONTEND", "PATH"):
+    for name in ("CI", "TURNKEEP_PROVE", "DEBIAN_FRONTEND", "PATH", "PYTHONDONTWRITEBYTECODE"):
         monkeypatch.setenv(name, "")
     return Run(monkeypatch)
 
@@ -90,6 +90,23 @@ def test_prove_runs_the_named_proofs_at_full_size_in_one_process(started: Run, m
     assert command[-2:] == ["-k", "bursts or order"]
     assert command[command.index("-p") + 1] == "no:xdist"
     assert os.environ["TURNKEEP_PROVE"] == "1"
+
+
+def test_prove_runs_all_that_every_day_leaves_out(started: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dev, "absent", lambda *, large: [])
+    assert dev.main(["prove"]) == 0
+    (command,) = started.commands
+    assert command[command.index("pytest") + 2] == "prove or only_in_prove"
+
+
+@pytest.mark.parametrize("verb", ["test", "prove"])
+def test_programs_that_tests_start_find_what_was_compiled_before(
+    verb: str, started: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dev, "absent", lambda *, large: [])
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert dev.main([verb]) == 0
+    assert "PYTHONDONTWRITEBYTECODE" not in os.environ
 
 
 @pytest.mark.parametrize("refused", [True, False])
