@@ -137,23 +137,8 @@ def prove(names: list[str]) -> int:
     provide_programs(install=True, large=False)
     keep_bytecode()
     os.environ["TURNKEEP_PROVE"] = "1"
-    only = ["-k", " or ".join(names)] if names else []
-    return run(
-        [
-            PYTHON,
-            "-m",
-            "pytest",
-            "-m",
-            "prove or only_in_prove",
-            "-q",
-            "-s",
-            "-p",
-            "no:xdist",
-            "--timeout",
-            "3600",
-            *only,
-        ]
-    )
+    selection = ["-m", "prove or only_in_prove", *(["-k", " or ".join(names)] if names else [])]
+    return run([PYTHON, "-m", "pytest", "-q", "-s", "-p", "no:xdist", "--timeout", "3600", *selection])
 
 
 def keep_bytecode() -> None:

@@ -435,6 +435,7 @@ async def _with_small_frames(url: str, name: str) -> None:
         assert [one.headers.get("x") for one in await client.parked(2)] == [None, "y" * 900]
 
 
+@pytest.mark.only_in_prove  # 1,200 messages, and every other test of the broker waits
 async def test_a_broker_with_an_alarm_is_emptied_all_the_same(rabbit: Broker, rabbit_server: RabbitServer) -> None:
     """It reads nothing more from a connection that has published, and only who consumes can help it."""
     await rabbit.declare_as_the_seed_did()

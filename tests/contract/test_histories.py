@@ -27,6 +27,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
+@pytest.mark.only_in_prove  # the same books are kept beside Redis below, and beside SQLite
 @pytest.mark.prove
 @pytest.mark.timeout(1200)
 def test_the_books_agree_with_the_memory_engine(loop: asyncio.AbstractEventLoop, size: Size, proof: Proof) -> None:
@@ -46,6 +47,7 @@ def test_redis_lives_as_memory_does(
     proof("histories: redis", f"{size(6, 500)} × 50 steps, every answer equal")
 
 
+@pytest.mark.only_in_prove  # the scripts are those that Redis runs above
 @pytest.mark.prove
 @pytest.mark.timeout(1200)
 def test_valkey_lives_as_memory_does(

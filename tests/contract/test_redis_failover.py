@@ -92,7 +92,7 @@ async def test_a_replaced_primary_that_comes_back_is_given_nothing() -> None:
 
 @pytest.mark.prove
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("durability", ["standard", "strict"])
+@pytest.mark.parametrize("durability", [pytest.param("standard", marks=pytest.mark.only_in_prove), "strict"])
 async def test_a_failover_loses_no_more_than_the_durability_says(
     durability: Durability, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:

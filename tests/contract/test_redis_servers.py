@@ -314,6 +314,7 @@ async def test_followers_and_workers_find_the_new_primary_too() -> None:
         await store.ready(queues=["q"], timeout=3600.0)
 
 
+@pytest.mark.only_in_prove  # what takes its place is found by the two tests above
 @pytest.mark.slow
 async def test_a_demoted_primary_is_left() -> None:
     """Both servers live on: the old one refuses writes, and the sentinels name the new one."""

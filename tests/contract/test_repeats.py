@@ -88,6 +88,7 @@ async def test_a_lost_reply_is_made_good_without_touching_what_others_did(
     assert proxy.cuts >= len(some)
 
 
+@pytest.mark.only_in_prove  # judges the triples, not the engines
 async def test_the_triples_notice_a_repeat_that_is_none() -> None:
     """Each operation that takes a name is noticed by some triple when the name is not looked at."""
 

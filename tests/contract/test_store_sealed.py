@@ -54,7 +54,7 @@ class Sealed(StoreSuite):
         def before(engine: Store) -> Store:
             return sealed(engine, CODEC)
 
-        assert await play_all(desk.store, desk.clock, share_of(TRIPLES, 23), before=before) == []
+        assert await play_all(desk.store, desk.clock, share_of(TRIPLES, 53), before=before) == []
 
 
 class TestMemory(Sealed):

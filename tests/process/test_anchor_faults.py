@@ -250,6 +250,7 @@ def _fault(kind: str, times: int | None) -> Fault:
 # ---------------------------------------------------------------- RabbitMQ and the receiver of frames
 
 
+@pytest.mark.only_in_prove  # test_amqp_chaos kills a broker every day
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_rabbitmq_restarted_in_an_answer_repeats_nothing(rabbit_installed: str) -> None:
@@ -335,7 +336,7 @@ async def test_an_id_is_missing_only_where_the_property_is_missing_too(rabbit: B
 # ---------------------------------------------------------------- many at once
 
 
-@pytest.mark.parametrize("channels", [8, 200])
+@pytest.mark.parametrize("channels", [8, pytest.param(200, marks=pytest.mark.only_in_prove)])
 async def test_channels_do_not_wait_for_each_other(rabbit: Broker, channels: int) -> None:
     """Every model call stays open until all are: one after the other would never end."""
     simulator = Simulator(pace=Pace(first=1.0 if channels < 100 else 4.0))

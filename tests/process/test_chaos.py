@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-STORMS = (("redis", 1), ("sqlite", 2), ("redis", 3))
+STORMS = (("redis", 1), ("sqlite", 2), pytest.param("redis", 3, marks=pytest.mark.only_in_prove))
 PLANTED = (
     ("no_dedupe", "sqlite", 1),
     ("act_before_journal", "sqlite", 2),

@@ -143,6 +143,7 @@ async def test_the_shared_broker_carries_messages(rabbit_server: RabbitServer, a
     assert await take(rabbit_server, amqp_name) == b"hello"
 
 
+@pytest.mark.only_in_prove  # of the tools of tests; test_amqp_chaos kills one every day
 async def test_a_killed_broker_comes_back_with_its_durable_messages(
     rabbit_server: RabbitServer, amqp_name: str
 ) -> None:

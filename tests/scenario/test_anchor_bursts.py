@@ -33,8 +33,9 @@ PACE = Pace(first=0.06, token=0.04)
 WINDOW: dict[str, Any] = {"window": 0.5, "max_wait": 0.5, "backoff_delay": 0.2, "backoff_cap": 1.0, "max_inbox": 1000}
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.only_in_prove])])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Redis has its day when it is killed in between, at the end of this file."""
     if request.param == "sqlite":
         return f"sqlite:{tmp_path / 'turnkeep.db'}"
     return str(request.getfixturevalue("redis_server").url())

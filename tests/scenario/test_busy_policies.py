@@ -72,14 +72,15 @@ async def test_a_message_on_a_busy_thread_does_what_its_policy_says(
         """Ask first."""
         return "done"
 
-    window = 2.0 if situation == "window open" else 0.1
-    settings: dict[str, Any] = {"window": window, "max_wait": 4.0, "drain": 30.0}
+    is_open = situation == "window open"  # until the third message ends it
+    window, max_wait = (60.0, 120.0) if is_open else (0.1, 4.0)
+    settings: dict[str, Any] = {"window": window, "max_wait": max_wait, "drain": 30.0}
     async with AsyncExitStack() as stack:
         house = await stack.enter_async_context(opened(store, tools=[linger, ask_first], **settings))
         await bring_about(house, situation)
 
         refused = await sent(house, policy)
-        third = await house.send("c", "third", "third")
+        third = await house.send("c", "third", "third", flush=is_open)
         if situation == "in a tool" and policy in ("interrupt", "rollback"):
             await eventually_answered(house, "first")  # the tool must not end before the stop is heard
         gate.set()

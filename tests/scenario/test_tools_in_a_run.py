@@ -41,14 +41,28 @@ async def test_parallel_calls_have_one_output_each(store: str) -> None:
         assert set(outputs) == set(calls)
 
 
-async def test_an_unknown_tool_and_a_loop_end_in_an_answer(store: str) -> None:
+async def test_a_model_that_calls_an_unknown_tool_is_told_and_answers(store: str) -> None:
     async with opened(store, tools=[double]) as house, house.stream("c") as stream:
-        await house.send("c", "[[loop]] and [[call:no_such_tool {}]]")
+        await house.send("c", "[[call:no_such_tool {}]]")
 
         events = await house.settled(stream, "m0", timeout=30)
 
-        assert events[-1].kind in ("completed", "dead")
-        assert len(house.simulator.ledger) <= 3 * 8
+        [output] = [item for item in await house.transcript("c") if isinstance(item, OutputItem)]
+        assert (output.status, output.output) == ("error", "error: there is no tool named 'no_such_tool'")
+        assert events[-1].kind == "completed"
+        assert len(house.simulator.ledger) == 2
+
+
+async def test_a_model_that_never_stops_calling_is_given_up_after_its_steps(store: str) -> None:
+    async with opened(store, tools=[double]) as house, house.stream("c") as stream:
+        await house.send("c", "[[loop]]")
+
+        events = await house.settled(stream, "m0", timeout=30)
+
+        assert (events[-1].kind, events[-1].error and events[-1].error.code) == ("dead", "too_many_steps")
+        assert len(house.simulator.ledger) == 8
+        [letter] = await house.queue.store.dead()
+        assert (letter.message.message_id, letter.attempts) == ("m0", 1)
 
 
 async def test_an_effect_that_was_interrupted_is_told_as_unknown_and_not_repeated() -> None:

@@ -210,12 +210,12 @@ class LetterPromises:
 
     async def test_letters_are_never_dropped_by_number_or_age(self, start: Start) -> None:
         desk = await start(POLICY)
-        for n in range(60):
+        for n in range(20):
             await die(desk, f"m{n}")
         await desk.wait(10_000_000)
         await desk.store.expire()
 
-        assert len(await desk.store.dead(limit=1000)) == 60
+        assert len(await desk.store.dead(limit=1000)) == 20
 
     async def test_the_letter_holds_the_message_as_it_was_said(self, start: Start) -> None:
         desk = await start()

@@ -269,10 +269,14 @@ class RepeatPromises:
         assert acted == {name for name, safety in REPEATS.items() if safety != "reads"}
 
     async def test_a_repeat_gives_the_first_answer_and_touches_nothing(self, start: Start) -> None:
-        """A part of all triples; the others belong to a proof."""
+        """A part of all triples, with each act and each other at least once; the others belong to a proof."""
         desk = await start(POLICY)
 
-        assert await play_all(desk.store, desk.clock, share_of(TRIPLES, 23)) == []
+        some = share_of(TRIPLES, 53)
+        assert {triple.act for triple in some} == set(ACTS)
+        assert {triple.other for triple in some} == set(OTHERS)
+
+        assert await play_all(desk.store, desk.clock, some) == []
 
     async def test_one_name_for_two_calls_makes_two_operations(self, start: Start) -> None:
         desk = await start(POLICY)
