@@ -45,7 +45,7 @@ TEST_PATH = ROOT / ".dev" / "path"
 APT_OPTIONS = ["-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"]
 COMPILE = ["--universal", "--generate-hashes", "--no-emit-index-url", "--python-version", "3.11", "--extra", "all"]
 GROUPS = ["--group", "test", "--group", "check", "--group", "build"]
-QUICK = ["tests/unit", "tests/process/test_burst.py", "-m", "not slow"]
+QUICK = ["tests/unit", "tests/runs", "tests/process/test_burst.py", "-m", "not slow"]
 
 Level = Literal["run", "dev"]
 """How much is in .venv: what runs, or that and the tools of the tests."""

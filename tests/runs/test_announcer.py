@@ -1,0 +1,169 @@
+"""The announcer: never in the model's way, every event once and in order, all of it before the settlement."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.runs.stage import LostReply, Stage, announcer_of
+from turnkeep.announcer import MERGE_ABOVE, Announcer, merged
+from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
+from turnkeep.events import Event, delta
+
+
+@contextlib.asynccontextmanager
+async def announcing(stage: Stage, **options: Any) -> AsyncIterator[Announcer]:
+    lease = await stage.lease("m1")
+    announcer = announcer_of(stage, lease.claim, **options)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(announcer.run())
+        yield announcer
+        task.cancel()
+
+
+def texts(events: list[Event]) -> list[tuple[str, str]]:
+    return [(event.kind, event.text) for event in events if event.kind not in ("accepted", "started")]
+
+
+async def test_text_is_told_in_order_and_remembered_as_shown() -> None:
+    stage = Stage()
+    async with announcing(stage) as announcer:
+        announcer.text("good ")
+        announcer.text("day")
+        await announcer.settled()
+
+        assert announcer.shown == "good day"
+        events = await stage.events()
+        assert texts(events) == [("delta", "good "), ("delta", "day")]
+        assert {(event.run_id, event.attempt) for event in events[2:]} == {(announcer._claim.run_id, 1)}
+
+
+async def test_a_replacement_takes_the_place_of_what_was_shown() -> None:
+    stage = Stage()
+    async with announcing(stage) as announcer:
+        announcer.text("wrong")
+        announcer.replace("right")
+        announcer.text("!")
+        await announcer.settled()
+
+        assert announcer.shown == "right!"
+        assert texts(await stage.events()) == [("delta", "wrong"), ("snapshot", "right"), ("delta", "!")]
+        assert (await stage.events())[3].attempt == 1
+
+
+async def test_saying_never_waits_and_who_listens_here_hears_at_once() -> None:
+    stage, heard = Stage(), list[Event]()
+    stage.store.stumbles["publish"] += [60.0]
+    async with announcing(stage, tell=heard.append) as announcer:
+        announcer.text("a")
+        await asyncio.sleep(1.0)
+        announcer.text("b")
+
+        assert [event.text for event in heard] == ["a", "b"]
+        assert texts(await stage.events()) == []
+
+
+async def test_settled_waits_until_all_that_was_said_is_in_the_log() -> None:
+    stage = Stage()
+    stage.store.stumbles["publish"] += [5.0, 5.0]
+    async with announcing(stage) as announcer:
+        await announcer.settled()
+        begun_at = asyncio.get_running_loop().time()
+        announcer.text("a")
+        await asyncio.sleep(1.0)
+        announcer.text("b")
+        await announcer.settled()
+
+        assert asyncio.get_running_loop().time() - begun_at == pytest.approx(10.0, abs=0.01)
+        assert texts(await stage.events()) == [("delta", "a"), ("delta", "b")]
+
+
+@pytest.mark.parametrize(
+    "stumble", [StoreUnavailable("away"), LostReply(OutcomeUnknown("lost"))], ids=["before", "after"]
+)
+async def test_each_event_is_in_the_log_once_however_often_it_is_sent(stumble: Any) -> None:
+    stage = Stage()
+    stage.store.stumbles["publish"] += [stumble] * 4
+    async with announcing(stage) as announcer:
+        for number in range(6):
+            announcer.text(f"{number} ")
+            await asyncio.sleep(0.2)
+        await announcer.settled()
+
+        assert "".join(text for _, text in texts(await stage.events())) == "0 1 2 3 4 5 "
+        assert len(stage.store.about("publish")) > 6
+
+
+async def test_a_fence_ends_the_telling() -> None:
+    stage = Stage()
+    stage.store.stumbles["publish"] += [LeaseLost("fenced")]
+    announcer = announcer_of(stage, (await stage.lease("m1")).claim)
+    announcer.text("a")
+
+    with pytest.raises(LeaseLost):
+        await announcer.run()
+
+
+@pytest.mark.parametrize(("waiting", "events"), [(MERGE_ABOVE, MERGE_ABOVE), (MERGE_ABOVE + 1, 1)])
+async def test_deltas_are_merged_only_when_the_store_is_behind(waiting: int, events: int) -> None:
+    stage = Stage()
+    stage.store.stumbles["publish"] += [5.0]
+    async with announcing(stage) as announcer:
+        announcer.text("first ")
+        await asyncio.sleep(1.0)
+        for number in range(waiting):
+            announcer.text(f"{number} ")
+        await announcer.settled()
+
+        seen = texts(await stage.events())
+        assert len(seen) == 1 + events
+        assert "".join(text for _, text in seen) == announcer.shown
+        assert [n for n, _ in stage.store.about("publish")] == [0, 1]
+
+
+async def test_the_count_of_what_was_published_is_of_what_was_sent_not_of_what_was_said() -> None:
+    stage = Stage()
+    stage.store.stumbles["publish"] += [5.0]
+    async with announcing(stage) as announcer:
+        announcer.text("first ")
+        await asyncio.sleep(1.0)
+        for number in range(MERGE_ABOVE + 9):
+            announcer.text(f"{number} ")
+        await announcer.settled()
+        announcer.text("last")
+        await announcer.settled()
+
+        assert [n for n, _ in stage.store.about("publish")] == [0, 1, 2]
+
+
+def _say(*said: str) -> list[Event]:
+    return [delta(one, "r", 2) if one.islower() else Event("snapshot", text=one) for one in said]
+
+
+MERGES = {
+    "nothing": ([], []),
+    "one": (["a"], ["a"]),
+    "two": (["a", "b"], ["ab"]),
+    "one beside another kind": (["a", "A"], ["a", "A"]),
+    "runs apart": (["a", "b", "A", "c", "d", "e", "B", "f"], ["ab", "A", "cde", "B", "f"]),
+    "other kinds alone": (["A", "B"], ["A", "B"]),
+    "other kinds first": (["A", "a", "b"], ["A", "ab"]),
+}
+
+
+@pytest.mark.parametrize(("said", "result"), MERGES.values(), ids=MERGES)
+def test_neighbouring_deltas_become_one_and_nothing_else_changes(said: list[str], result: list[str]) -> None:
+    events = merged(_say(*said))
+
+    assert [event.text for event in events] == result
+    assert [event.kind for event in events] == ["delta" if one.islower() else "snapshot" for one in result]
+    assert {(e.run_id, e.attempt) for e in events if e.kind == "delta"} <= {("r", 2)}
+
+
+def test_a_delta_that_has_no_neighbour_stays_the_very_event() -> None:
+    [event] = _say("a")
+    assert merged([event])[0] is event
