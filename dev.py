@@ -8,7 +8,7 @@ python3 dev.py test [ARG…]     all tests at reduced sizes; ARG… go to pytest
 python3 dev.py prove [NAME…]   the tests that give figures, at full size, one line each
 python3 dev.py check           lint, format, types, floors, lock files
 python3 dev.py docs [ARG…]     the tests of the documentation alone
-python3 dev.py bench [ARG…]    measure
+python3 dev.py bench [ARG…]    measure (--against REV: this tree by another revision, in one run)
 python3 dev.py chaos [ARG…]    break things at random (--seed, --minutes)
 python3 dev.py audit           known vulnerabilities and risky calls (asks pypi.org; 2: could not ask)
 python3 dev.py sbom [FILE]     the bill of materials of what runs, as CycloneDX JSON

@@ -1,6 +1,6 @@
 """What one operation of the Redis engine costs, beside a bare pipelined EVALSHA of `return 1` in the same run.
 
-    python bench/store_redis.py [--operations 4000] [--rounds 5] [--concurrency 64] [--url redis://…]
+    python bench/store_redis.py [--operations 4000] [--rounds 5] [--concurrency 64] [--url redis://…] [--steps]
 
 Starts a private `redis-server` without persistence, or uses the one named (whose keys under `bench:` it deletes).
 Client figures are CPU of this process, server figures CPU of the server, both per operation; only the ratios mean
@@ -18,11 +18,12 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 
 import uvloop
+from baton import Baton, spare_collector
 
 from turnkeep.events import delta
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
@@ -44,9 +45,10 @@ class Figures:
 
 
 class Bench:
-    def __init__(self, store: RedisStore, concurrency: int) -> None:
+    def __init__(self, store: RedisStore, concurrency: int, baton: Baton | None = None) -> None:
         self.store = store
         self.concurrency = concurrency
+        self.baton = baton
         self.figures: dict[str, Figures] = {}
 
     async def server_cpu(self) -> float:
@@ -70,6 +72,8 @@ class Bench:
         figures = self.figures.setdefault(name, Figures())
         figures.client.append(client / operations * 1e6)
         figures.server.append(server / operations * 1e6)
+        if self.baton is not None:
+            await self.baton.pass_on(name, {"client us": figures.client[-1], "server us": figures.server[-1]})
 
     # ---------------------------------------------------------------- one round
 
@@ -80,11 +84,11 @@ class Bench:
         await self.claim_and_commit("claim + commit", operations)
         await self.floor(operations)
         claims = await self.leased(prefix)
-        await self.measure("publish (a token each)", operations, lambda n: self.publish(claims, n))
+        await self.measure("publish (a token each)", 4 * operations, lambda n: self.publish(claims, n))
         for claim in claims:
             await self.store.commit(claim, answer(claim))
         await self.floor(operations)
-        bursts = max(1, operations // 20)
+        bursts = max(1, operations // 8)
         await self.measure("accept, bursts of 20", bursts, lambda n: self.burst(f"{prefix}-b{n}"))
         await self.claim_and_commit("claim + commit, bursts of 20", bursts)
 
@@ -182,10 +186,19 @@ def wait_for(port: int) -> None:
 async def opened(url: str) -> AsyncIterator[RedisStore]:
     store = RedisStore(url, POLICIES, prefix="bench:", allow_unsafe=True)
     await store.open()
+    spare_collector()
     try:
         yield store
     finally:
         await store.close()
+
+
+async def run_steps(url: str, operations: int, concurrency: int) -> None:
+    async with opened(url) as store:
+        bench = Bench(store, concurrency, baton := Baton())
+        while True:
+            await bench.round(operations)
+            await baton.end_round()
 
 
 async def run(url: str, operations: int, rounds: int, concurrency: int) -> None:
@@ -209,17 +222,17 @@ def report(figures: dict[str, Figures]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--operations", type=int, default=4000)
+    parser.add_argument("--operations", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--url")
+    parser.add_argument("--steps", action="store_true", help="take turns with another program (baton.py)")
     asked = parser.parse_args()
-    sizes = (asked.operations, asked.rounds, asked.concurrency)
-    if asked.url:
-        uvloop.run(run(asked.url, *sizes))
-    else:
-        with private_redis() as url:
-            uvloop.run(run(url, *sizes))
+    with nullcontext(asked.url) if asked.url else private_redis() as url:
+        if asked.steps:
+            uvloop.run(run_steps(url, asked.operations or 1000, asked.concurrency))
+        else:
+            uvloop.run(run(url, asked.operations or 4000, asked.rounds, asked.concurrency))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the SQLite engine costs, beside what SQLite itself costs in the same run.
 
-    python bench/store_sqlite.py [--messages 5000] [--deltas 20000] [--directory DIR]
+    python bench/store_sqlite.py [--messages 5000] [--deltas 20000] [--directory DIR] [--steps]
 
 Floors: one row of the size of a message per transaction, synced; and all rows in one transaction. The engine is driven
 by one event loop: messages are accepted on as many threads, claimed and committed, and one run per open channel
@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import apsw
+from baton import Baton, spare_collector
 
 from turnkeep.events import delta
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
@@ -38,8 +39,9 @@ def cpu() -> float:
 class Figures:
     """One line per measurement: rate, processor time, and both against a floor."""
 
-    def __init__(self) -> None:
+    def __init__(self, baton: Baton | None = None) -> None:
         self.rates: dict[str, float] = {}
+        self.baton = baton
 
     def show(self, name: str, count: int, seconds: float, used: float, floor: str | None = None) -> None:
         self.rates[name] = count / seconds
@@ -72,7 +74,11 @@ def floors(directory: Path, count: int, figures: Figures) -> None:
 async def timed(figures: Figures, name: str, count: int, work: Callable[[], Awaitable[None]], floor: str) -> None:
     begun, used = time.perf_counter(), cpu()
     await work()
-    figures.show(name, count, time.perf_counter() - begun, cpu() - used, floor)
+    seconds, used = time.perf_counter() - begun, cpu() - used
+    if figures.baton is None:
+        figures.show(name, count, seconds, used, floor)
+    else:
+        await figures.baton.pass_on(name, {"CPU us": used / count * 1e6, "wall us": seconds / count * 1e6})
 
 
 def message(channel: str, n: int) -> Message:
@@ -125,6 +131,7 @@ async def publish_all(store: SqliteStore, count: int, at_once: int) -> None:
 async def engine(directory: Path, messages: int, deltas: int, figures: Figures) -> None:
     store = SqliteStore(directory / "store.db", Policies(Policy(max_inbox=1_000_000)))
     await store.open()
+    spare_collector()
     alone, group = "floor: a row per transaction", "floor: all rows in one transaction"
     few = max(1, messages // 50)
     try:
@@ -153,16 +160,29 @@ async def one_by_one(store: SqliteStore, count: int) -> None:
         await store.accept([message(f"single{n}", n)])
 
 
+async def run_steps(messages: int, deltas: int, directory: Path | None) -> None:
+    """Each round on a new file."""
+    baton = Baton()
+    while True:
+        with tempfile.TemporaryDirectory(dir=directory) as name:
+            await engine(Path(name), messages, deltas, Figures(baton))
+        await baton.end_round()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--messages", type=int, default=5000)
-    parser.add_argument("--deltas", type=int, default=20_000)
+    parser.add_argument("--messages", type=int)
+    parser.add_argument("--deltas", type=int)
     parser.add_argument("--directory", type=Path, help="where the files are made; default: the system's")
+    parser.add_argument("--steps", action="store_true", help="take turns with another program (baton.py)")
     chosen = parser.parse_args()
-    figures = Figures()
+    if chosen.steps:
+        asyncio.run(run_steps(chosen.messages or 2000, chosen.deltas or 6400, chosen.directory))
+        return
+    figures, messages = Figures(), chosen.messages or 5000
     with tempfile.TemporaryDirectory(dir=chosen.directory) as name:
-        floors(Path(name), chosen.messages, figures)
-        asyncio.run(engine(Path(name), chosen.messages, chosen.deltas, figures))
+        floors(Path(name), messages, figures)
+        asyncio.run(engine(Path(name), messages, chosen.deltas or 20_000, figures))
 
 
 if __name__ == "__main__":

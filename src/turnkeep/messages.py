@@ -58,13 +58,18 @@ class Part:
 Content = tuple[Part, ...]
 
 
+# What was stored is compared with these: they stay what they are, byte for byte.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_SPACED = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def text_content(text: str) -> Content:
     return (Part("text", text),)
 
 
 def content_size(content: Content) -> int:
     """Bytes of its JSON: what `max_batch_bytes` and the size limits count."""
-    return len(json.dumps([part.to_json() for part in content], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return len(_SPACED([part.to_json() for part in content]).encode("utf-8", "surrogatepass"))
 
 
 def content_text(content: Content) -> str:
@@ -74,7 +79,7 @@ def content_text(content: Content) -> str:
 
 def digest(content: Content) -> str:
     """What makes two sends of one message id "the same": equal for equal content, 16 bytes of SHA-256 in hex."""
-    canonical = json.dumps([p.to_json() for p in content], sort_keys=True, separators=(",", ":"))
+    canonical = _CANONICAL([p.to_json() for p in content])
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -81,3 +81,30 @@ def test_an_undeclared_key_is_an_error_at_the_start() -> None:
 
 def test_comments_stay_at_home() -> None:
     assert not any(b"\n-- " in script.text for script in load_scripts("PUBLISH").values())
+
+
+def test_what_only_a_seldom_function_needs_is_defined_when_that_runs() -> None:
+    text = load_scripts("PUBLISH")["accept"].text.decode()
+    head, _, rest = text.partition("\nlocal function trim(t, p, now)\n")
+    inside, _, tail = rest.partition("\n  t.untrimmed = 0\nend\n")
+
+    assert ["local function cut_log(" in part for part in (head, inside, tail)] == [False, True, False]
+
+
+def names_in(pattern: str, text: str) -> set[str]:
+    return {name for names in re.findall(pattern, text) for name in re.findall(r"\w+", names)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_script_calls_is_defined(name: str) -> None:
+    """Redis refuses unknown names only when they are met."""
+    text = re.sub(r"'[^'\n]*'", "''", load_scripts("PUBLISH")[name].text.decode())
+    defined = names_in(r"\blocal (?:function )?([\w, ]+)", text) | names_in(r"\bfor ([\w, ]+) (?:=|in)", text)
+    defined |= names_in(r"\bfunction[ \w]*\(([\w, ]*)\)", text)
+    words = {"function", "if", "and", "or", "not", "return", "while", "elseif", "until", "in"}
+    lua = {"ipairs", "pairs", "tonumber", "tostring", "unpack", "type", "error", "pcall", "setmetatable", "next"}
+    unless_recounted = {"plan_history"}  # `save` calls it for scripts that change the transcript, which define it
+
+    called = set(re.findall(r"(?<![\w.:])([a-z_]\w*)\(", text))
+
+    assert called - defined - words - lua - unless_recounted == set()

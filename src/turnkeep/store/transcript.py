@@ -10,6 +10,8 @@ from typing import Any
 from turnkeep.messages import item_from_json, item_to_json
 from turnkeep.store.base import Entry, History, Policy
 
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:
     return {"item": item_to_json(entry.item), "tokens": entry.tokens, "turn": entry.turn, "at": entry.at}
@@ -21,8 +23,7 @@ def entry_from_json(data: Mapping[str, Any]) -> Entry:
 
 def entry_size(entry: Entry) -> int:
     """Bytes that count against `history_bytes`: the JSON of the item."""
-    text = json.dumps(item_to_json(entry.item), ensure_ascii=False, separators=(",", ":"))
-    return len(text.encode("utf-8", "surrogatepass"))
+    return len(_COMPACT(item_to_json(entry.item)).encode("utf-8", "surrogatepass"))
 
 
 def trimmed_through(entries: Sequence[Entry], policy: Policy) -> int:

@@ -66,14 +66,10 @@ class RedisPart:
             raise StoreUnavailable("the store is closed")
 
     def _now(self) -> bytes:
-        """What scripts are told of the time."""
-        return exact(self._moment())
-
-    def _moment(self) -> float:
-        """The time of the store, as far as it is known here."""
+        """What scripts are told of the time; asked with every token."""
         if self._time is None:
-            return self._clock.now()
-        return self._time.now(self._opened[0] if self._opened is not None else None)
+            return exact(self._clock.now())
+        return repr(self._time.now(self._opened[0] if self._opened is not None else None)).encode()
 
     def _of_day(self, moment: float) -> float:
         """A moment that somebody named by the time of day, as the store counts."""

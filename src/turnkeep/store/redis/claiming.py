@@ -58,24 +58,24 @@ class RedisClaims(RedisPart):
         was_beaten = False
         for _ in range(ROUNDS):
             wanted = limit - len(claims)
-            chosen = await self._choose(wanted, queues, spread=was_beaten) if wanted > 0 else []
+            chosen, is_all = await self._choose(wanted, queues, spread=was_beaten) if wanted > 0 else ([], True)
             taken = await together([self._take(ready, owner, lease) for ready in chosen]) if chosen else []
             held = [claim for claim in taken if claim is not None]
             self._charge(held)
             claims += held
             was_beaten = 2 * len(held) < len(chosen)
-            if not chosen or (not held and len(chosen) < wanted):
+            if is_all or not chosen or (not held and len(chosen) < wanted):
                 break
         return claims
 
-    async def _choose(self, wanted: int, queues: Sequence[str] | None, *, spread: bool) -> list[_Ready]:
-        """The threads to take next: of the tenant served least first, then those due longest.
+    async def _choose(self, wanted: int, queues: Sequence[str] | None, *, spread: bool) -> tuple[list[_Ready], bool]:
+        """The threads to take next: of the tenant served least first, then those due longest; whether that is all.
 
         With `spread` the choice begins anywhere: others are taking the same ones.
         """
-        partitions = len(self._keys.partitions)
+        share = min(wanted, SHARE + 2 * wanted // len(self._keys.partitions))
         async with asyncio.TaskGroup() as group:
-            looking = group.create_task(ended(self._look(min(wanted, SHARE + 2 * wanted // partitions), queues)))
+            looking = group.create_task(ended(self._look(share, queues)))
             asking = group.create_task(ended(self._shares()))
         _, told = result(looking.result())
         served, floor = result(asking.result())
@@ -91,7 +91,8 @@ class RedisClaims(RedisPart):
             chosen.append(by_tenant[tenant].pop(0))
             if not by_tenant[tenant]:
                 del by_tenant[tenant]
-        return chosen
+        is_all = not by_tenant and all(len(answer) // 2 < share for answer in told)
+        return chosen, is_all
 
     async def _look(self, limit: int, queues: Sequence[str] | None) -> tuple[float, list[list[bytes]]]:
         """The time, and for each partition when to look again and what is ready."""

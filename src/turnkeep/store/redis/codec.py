@@ -120,8 +120,11 @@ _STORED_ELSEWHERE = ("content", "arrival", "seq", "window", "max_wait", "on_busy
 
 def body(message: Message) -> bytes:
     """Of a message what never changes, and on a line of its own the content."""
-    data = {k: v for k, v in message.to_json().items() if k not in _STORED_ELSEWHERE}
-    return sealed(dump(data)) + b"\n" + content_bytes(message.content)
+    data = message.to_json()
+    content = data["content"]
+    for name in _STORED_ELSEWHERE:
+        data.pop(name, None)
+    return sealed(dump(data)) + b"\n" + sealed(dump(content))
 
 
 def message_row(message: Message) -> tuple[bytes, ...]:

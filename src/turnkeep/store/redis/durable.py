@@ -33,7 +33,6 @@ VOUCHED = RECEIPTS | frozenset(
             "redriven",
             "regenerate",
             "resume",
-            "rewind",
             "settle",
             "sink_close",
             "sink_open",

@@ -27,19 +27,18 @@ class RedisEvents(RedisPart):
 
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
         keys = self._keys.thread(claim.address)
-        rows = [value for event in events for value in event_row(event)]
+        rows = event_row(events[0]) if len(events) == 1 else [value for event in events for value in event_row(event)]
         token = claim.token.encode()
         reply = await self._run("publish", keys, self._now(), token, n, *rows)
-        if word(reply) == "long":
-            reply = await self._run(
-                "publish_long", keys, self._now(), self._policy(claim.address.queue), token, n, *rows
-            )
+        if reply[0] == b"long":
+            policy = self._policy(claim.address.queue)
+            reply = await self._run("publish_long", keys, self._now(), policy, token, n, *rows)
+        if reply[0] == b"top":
+            top: int = reply[1]
+            return top
         if word(reply) == "lost":
             raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
-        if word(reply) == "gap":
-            raise ValueError(f"event {n} of the run comes after {reply[1]} events, publish them in order")
-        top: int = reply[1]
-        return top
+        raise ValueError(f"event {n} of the run comes after {reply[1]} events, publish them in order")
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         keys = await self._resolve(address)

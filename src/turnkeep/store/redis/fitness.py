@@ -45,6 +45,8 @@ class Fitness:
     def __init__(self, demands: Demands) -> None:
         self.demands = demands
         self._seen: dict[Endpoint, _Sight] = {}
+        self._judged: dict[Endpoint, str | None] = {}
+        """What `trouble` said since something was seen last: it is asked twice for each receipt."""
 
     # ---------------------------------------------------------------- looking
 
@@ -56,19 +58,20 @@ class Fitness:
         server = await ask_server(pipe)
         most = max(server.replicas, sight.most if sight else 0)
         self._seen[endpoint] = _Sight(server, asyncio.get_running_loop().time(), most)
+        self._judged.clear()
         return server
 
     def saw_replicas(self, endpoint: Endpoint, replicas: int) -> None:
         """So many are connected to this server now."""
         if (sight := self._seen.get(endpoint)) is not None:
             sight.most = max(sight.most, replicas)
+            self._judged.clear()
 
     async def require(self, endpoint: Endpoint, servers: Servers) -> None:
         """Raises `StoreUnfit` for a server that could lose a receipt."""
-        pipe = await servers.pipe_to(endpoint)
         sight = self._seen.get(endpoint)
         if sight is None or asyncio.get_running_loop().time() - sight.at > EVERY:
-            await self.look(endpoint, pipe)
+            await self.look(endpoint, await servers.pipe_to(endpoint))
         if (trouble := self.trouble(endpoint)) is not None:
             raise StoreUnfit(f"{trouble}; nothing is accepted meanwhile", retry_after=EVERY)
 
@@ -91,7 +94,9 @@ class Fitness:
 
     def trouble(self, endpoint: Endpoint) -> str | None:
         """Why this server cannot keep what was asked for; None if it can."""
-        return trouble_with(self.server(endpoint), endpoint, self.demands, self.replicas)
+        if endpoint not in self._judged:
+            self._judged[endpoint] = trouble_with(self.server(endpoint), endpoint, self.demands, self.replicas)
+        return self._judged[endpoint]
 
     def report(self, endpoints: list[Endpoint]) -> Mapping[str, Any]:
         """For `/readyz` and doctor: the first of these servers, and the worst of what any of them may lose."""

@@ -78,7 +78,8 @@ class ThreadKeys:
     def of(self, script: Script) -> tuple[bytes, ...]:
         """The keys of a script, in its order."""
         if (keys := self._ready.get(script)) is None:
-            keys = self._ready[script] = tuple(self[name] for name in script.keys)
+            own, shared = self._own, self.partition.names
+            keys = self._ready[script] = tuple([own[name] if name in own else shared[name] for name in script.keys])
         return keys
 
     def repeated(self, script: Script) -> tuple[bytes, ...]:

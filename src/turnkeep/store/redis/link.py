@@ -83,27 +83,20 @@ class Link:
 
     # ---------------------------------------------------------------- one command
 
-    async def run(
+    def run(
         self,
         name: str,
         partition: PartitionKeys,
         keys: Sequence[bytes],
         *arguments: Argument,
         patience: float = PATIENCE,
-    ) -> Reply:
+    ) -> Coroutine[Any, Any, Reply]:
         """Run the script of an operation on a partition, and give its answer once that may be relied on."""
+        command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
         assurance = self.assurance
-        if assurance is not None and name not in assurance.concerns:
-            assurance = None
-        try:
-            if assurance is None:
-                return await self._run(name, partition, keys, *arguments, patience=patience)
-            return await self._run_assured(assurance, name, partition, keys, *arguments, patience=patience)
-        except ThreadQuarantined:
-            await self.mend(partition)
-        if assurance is None:
-            return await self._run(name, partition, keys, *arguments, patience=patience)
-        return await self._run_assured(assurance, name, partition, keys, *arguments, patience=patience)
+        if assurance is None or name not in assurance.concerns:
+            return self._run(name, partition, command, patience)
+        return self._run_assured(assurance, name, partition, command, patience)
 
     async def look_up(self, name: str, partition: PartitionKeys, *command: Argument) -> Reply:
         """A command that reads a key which the threads of a partition share."""
@@ -118,37 +111,36 @@ class Link:
         assurance: Assurance,
         name: str,
         partition: PartitionKeys,
-        keys: Sequence[bytes],
-        *arguments: Argument,
+        command: tuple[Argument, ...],
         patience: float,
     ) -> Reply:
         witness = await assurance.before(name, partition.tag)
-        reply = await self._run(name, partition, keys, *arguments, patience=patience)
+        reply = await self._run(name, partition, command, patience)
         await assurance.after(witness)
         return reply
 
-    async def _run(
-        self, name: str, partition: PartitionKeys, keys: Sequence[bytes], *arguments: Argument, patience: float
-    ) -> Reply:
-        command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
+    async def _run(self, name: str, partition: PartitionKeys, command: tuple[Argument, ...], patience: float) -> Reply:
         lost: OutcomeUnknown | None = None
         if (pipe := self._at_hand(partition)) is not None:
-            try:
+            try:  # each token comes this way: nothing but its reply is awaited
                 if not isinstance(reply := await pipe.send(*command), Refusal):
                     return reply
             except OutcomeUnknown as unknown:
                 lost = unknown
             except StoreUnavailable:
                 pass  # it was never sent
-        return await self.call(name, partition.tag, partition, *command, patience=patience, lost=lost)
+        try:
+            return await self.call(name, partition.tag, partition, *command, patience=patience, lost=lost)
+        except ThreadQuarantined:
+            await self.mend(partition)
+        return await self.call(name, partition.tag, partition, *command, patience=patience)
 
     def _at_hand(self, partition: PartitionKeys) -> Pipe | None:
         """The pipe of a partition, if nothing has to be done before a command is sent on it."""
         endpoint = self.topology.known(partition.tag)
         node = self._nodes.get(endpoint) if endpoint is not None else None
         pipe = node.pipe if node is not None else None
-        is_ready = pipe is not None and pipe.is_open and not pipe.is_full and partition.index in pipe.greeted
-        return pipe if is_ready else None
+        return pipe if pipe is not None and pipe.is_at_hand(partition.index) else None
 
     async def run_apart(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> Reply:
         """Run the script of an operation on keys that belong to no partition, as `run`."""
@@ -271,8 +263,9 @@ class Link:
         """Where a key is now, and which server that is."""
         endpoint = self.topology.known(key)
         node = self._nodes.get(endpoint) if endpoint is not None else None
-        if node is None or node.pipe is None or not node.pipe.is_open:
-            await self.call("holder", key, None, "EXISTS", key)
+        if endpoint is not None and node is not None and node.pipe is not None and node.pipe.is_open:
+            return endpoint, node.pipe.server
+        await self.call("holder", key, None, "EXISTS", key)
         endpoint = await self.topology.find(key)
         return endpoint, (await self.pipe_to(endpoint)).server
 

@@ -74,6 +74,15 @@ class Pipe(asyncio.Protocol):
     def is_full(self) -> bool:
         return self._paused or len(self._waiting) >= self._in_flight
 
+    def is_at_hand(self, partition: int) -> bool:
+        """Whether nothing has to be done before a command on this partition is sent."""
+        return (
+            self._closed_because is None
+            and not self._paused
+            and len(self._waiting) < self._in_flight
+            and partition in self.greeted
+        )
+
     async def room(self) -> None:
         """Return when commands may be sent again, or when the connection is lost."""
         while self.is_full and self.is_open:

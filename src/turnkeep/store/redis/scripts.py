@@ -10,14 +10,15 @@ A script sees them as `K.name` and `A.name`. `row(i)` gives the i-th of the `ROW
 `values(i)` in order; `point(i)` makes the i-th of the `GROUPS` repeated keys current.
 
 Redis runs all definitions of a script at each call, so a script gets only the definitions and keys that it reaches,
-and `K.name` and `A.name` become places in KEYS and ARGV. A name that is not declared is an error at the start.
+and `K.name` and `A.name` become places in KEYS and ARGV. What only a function needs that a shared piece calls `SELDOM`
+is defined inside that function, when it runs. A name that is not declared is an error at the start.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -35,6 +36,7 @@ GROUPS = {
 }  # fmt: skip
 
 _HEADER = re.compile(r"^-- (KEYS|ARGV|USES):(.*)$", re.MULTILINE)
+_SELDOM = re.compile(r"^-- SELDOM:(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +65,8 @@ def _script(folder: Traversable, entry: Traversable, publish: Publish) -> Script
     arguments, rows = _parts(headers.get("ARGV", []))
     pieces = [(folder / "lib" / f"{piece}.lua").read_text("utf-8") for piece in headers.get("USES", [])]
     own = _bare(source)
-    body = "\n".join([*_reached([_bare(piece) for piece in pieces], own), own])
+    seldom = {word for piece in pieces for line in _SELDOM.findall(piece) for word in line.split()}
+    body = "\n".join([*_arranged([_bare(piece) for piece in pieces], own, seldom), own])
     require_declared(name, body, {"K": {*keys, *repeated}, "A": set(arguments)})
     keys, repeated = _used("K", keys, body), _used("K", repeated, body)
     prelude = [f"local PUBLISH = '{publish}'"]
@@ -90,17 +93,29 @@ def _bare(source: str) -> str:
     return "\n".join(line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("--"))
 
 
-def _reached(pieces: list[str], own: str) -> list[str]:
-    """The definitions of these pieces that a script reaches, in their order."""
-    definitions = [part for piece in pieces for part in _DEFINITION.split(piece) if part.strip()]
-    names = [_NAMES.findall(_FIRST_LINE.match(part)[0]) for part in definitions]  # type: ignore[index]
+def _arranged(pieces: list[str], own: str, seldom: Set[str]) -> list[str]:
+    """The definitions of these pieces that a script reaches, in their order; inside a seldom function what no other
+    one needs.
+    """
+    texts = [part for piece in pieces for part in _DEFINITION.split(piece) if part.strip()]
+    names = [set(_NAMES.findall(_FIRST_LINE.match(part)[0])) for part in texts]  # type: ignore[index]
+    reached = _reached(texts, names, own)
+    inside = set[int]()
+    for i in sorted(i for i in reached if names[i] & seldom):
+        needed = (reached - inside) - _reached(["" if j == i else text for j, text in enumerate(texts)], names, own)
+        head, _, rest = texts[i].partition("\n")
+        texts[i] = "\n".join([head, *(texts[j].rstrip("\n") for j in sorted(needed)), rest])
+        inside |= needed
+    return [texts[i] for i in sorted(reached - inside)]
+
+
+def _reached(texts: Sequence[str], names: Sequence[Set[str]], own: str) -> set[int]:
+    """Which definitions a script reaches."""
     wanted, reached = set(_WORD.findall(own)), set[int]()
-    while True:
-        more = {i for i, defined in enumerate(names) if i not in reached and wanted & set(defined)}
-        if not more:
-            return [definitions[i] for i in sorted(reached)]
+    while more := {i for i, defined in enumerate(names) if i not in reached and wanted & defined}:
         reached |= more
-        wanted |= {word for i in more for word in _WORD.findall(definitions[i])}
+        wanted |= {word for i in more for word in _WORD.findall(texts[i])}
+    return reached
 
 
 def require_declared(name: str, body: str, declared: Mapping[str, set[str]]) -> None:
@@ -119,7 +134,8 @@ def _list(names: tuple[str, ...]) -> str:
     return f"{{{', '.join(repr(name) for name in names)}}}"
 
 
-_WORD = re.compile(r"[A-Za-z_]\w*")
+_WORD = re.compile(r"(?<!\w)(?<!(?<!\.)\.)[A-Za-z_]\w*")
+"""A name that may be one of a definition: no member, such as `stop` in `t.stop`."""
 _NAMED = re.compile(r"\b([KA])\.(\w+)")
 _DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)
 _FIRST_LINE = re.compile(r"local (?:function \w+|[\w, ]+)")

@@ -1,4 +1,5 @@
 -- The inbox of a thread: what waits, how much of it one run takes, and when its window ends.
+-- SELDOM: stop
 
 local CHUNK = 16
 

@@ -8,6 +8,7 @@
 
 local function record_of(t, id)
   if t.out.known[id] then return t.out.known[id] end
+  if ids_met == 0 then return nil end
   local raw = redis.call('HGET', K.known, 'm:' .. id)
   return raw and unseal(raw, 'known')
 end

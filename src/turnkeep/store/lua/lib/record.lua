@@ -122,12 +122,16 @@ local function read_head()
   return t
 end
 
+-- How much is remembered of message ids on this channel, as `load` met it: a new channel is asked for nothing more.
+local ids_met = 0
+
 -- The thread, or nothing. Reads every key that will be written, so that a wrong type is met before the first write.
 local function load()
   local t, length = read_head(), redis.call('LLEN', K.inbox)
-  local beside, ids = redis.call('XLEN', K.log) + redis.call('LLEN', K.history), redis.call('HLEN', K.known)
+  local beside = redis.call('XLEN', K.log) + redis.call('LLEN', K.history)
+  ids_met = redis.call('HLEN', K.known)
   if not t then
-    if length + beside > 0 or (ids > 0 and redis.call('HEXISTS', K.known, '~') == 0) then damaged('head') end
+    if length + beside > 0 or (ids_met > 0 and redis.call('HEXISTS', K.known, '~') == 0) then damaged('head') end
     return nil
   end
   if length ~= t.inbox then damaged('inbox') end
@@ -140,7 +144,7 @@ end
 local function new_thread(now)
   local t = with_defaults({space = A.space, channel = A.channel, thread_id = A.thread_id, epoch = A.epoch,
     created_at = now, active_at = now})
-  local past = redis.call('HGET', K.known, '~')
+  local past = ids_met > 0 and redis.call('HGET', K.known, '~')
   for name, value in pairs(past and unseal(past, 'known') or {}) do t[name] = value end
   t.until_ = nil
   t.out = fresh_out()

@@ -3,6 +3,7 @@
 -- The first write is one that a full server refuses, so that a refusal leaves nothing behind; acts that must succeed
 -- on a full server call `free` before. Keys of the partition are written before those of the thread, whose types `load`
 -- has met: where one of them is damaged the act stops, and of the thread nothing has changed.
+-- SELDOM: erase
 
 local function call_in_parts(command, key, arguments)
   for from = 1, #arguments, 1000 do

@@ -2,6 +2,7 @@
 -- own, a stream in the slot of the partition, and at most 100000 events in it; the oldest go first.
 --
 -- What is parked is in one hash, by sink and position: {space, channel, thread, epoch, frame, reason, failed_at, given_up}.
+-- SELDOM: send
 
 local FINAL = {completed = true, dead = true}
 local OUTBOX, SLACK = 100000, 64

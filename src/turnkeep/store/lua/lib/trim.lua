@@ -1,9 +1,9 @@
 -- How much of a log is kept. Of the run in progress everything, its older deltas rolled into one snapshot; before it
 -- the newest events that are not too old, and beyond those the final ones, in a list of their own (a stream would take
 -- 4 kB for each idle thread).
+-- SELDOM: trim
 
 local TRIM_EVERY = 64
-local FINAL = {completed = true, dead = true}
 local PAGE = 128
 
 local function entries_of_log(from, to, use)
@@ -19,7 +19,7 @@ local function entries_of_log(from, to, use)
 end
 
 -- Remove what lies before `surplus` or before the moment `oldest`, up to `last`; keep the final events.
-local function cut(t, p, last, surplus, oldest)
+local function cut_log(t, p, last, surplus, oldest)
   local done = t.cut
   entries_of_log(t.cut + 1, string.format('%.0f-0', last), function(offset, kind, at, members, text)
     if offset > surplus and tonumber(at) >= oldest then return true end
@@ -46,7 +46,7 @@ end
 local function roll(t, p)
   local surplus = t.deltas - p.log_events
   if not t.live_from or surplus <= 0 then return end
-  if t.snapshot and t.snapshot.offset < t.live_from then cut(t, p, t.live_from - 1, t.live_from - 1, 0) end
+  if t.snapshot and t.snapshot.offset < t.live_from then cut_log(t, p, t.live_from - 1, t.live_from - 1, 0) end
   local is_grown, parts, last = t.snapshot ~= nil, {}, nil
   local left = surplus
   entries_of_log(is_grown and t.snapshot.offset + 1 or t.live_from, '+', function(offset, kind, at, members, text)
@@ -63,7 +63,7 @@ end
 
 local function trim(t, p, now)
   local last = (t.live_from or t.top + 1) - 1
-  cut(t, p, last, last - p.log_events, now - p.log_age)
+  cut_log(t, p, last, last - p.log_events, now - p.log_age)
   roll(t, p)
   t.untrimmed = 0
 end

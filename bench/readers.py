@@ -1,6 +1,6 @@
 """What one streamed token costs in a model client, beside a pump that only counts the bytes of the same stream.
 
-    python bench/models.py [--deltas 2000] [--rounds 5] [--paced]
+    python bench/readers.py [--deltas 2000] [--rounds 5] [--paced] [--steps]
 
 A server in a process of its own says a rendered stream, many events per write (or, paced, one event per write every
 10 ms on 50 streams at once). Client and pump take turns in one process; figures are CPU of that process, and only the
@@ -15,13 +15,15 @@ import json
 import multiprocessing
 import resource
 import statistics
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from typing import ClassVar, Literal, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 import uvloop
+from baton import Baton, spare_collector
 
 from turnkeep.messages import UserItem, text_content
 from turnkeep.models import Endpoint, open_model
@@ -32,6 +34,11 @@ REQUEST = ModelRequest("gpt-6-luna", [UserItem(text_content("hello"))])
 STREAMS = 50
 PAUSE = 0.01
 Client = Callable[[], Awaitable[int]]
+Kind = Literal["responses", "chat", "anthropic"]
+KINDS: tuple[Kind, ...] = ("responses", "chat", "anthropic")
+PATHS = {"responses": "/responses", "chat": "/chat/completions", "anthropic": "/messages"}
+MARKS = {"responses": b'"delta":"', "chat": b'"content":"', "anthropic": b'"text":"'}
+"""What the pump counts: once in each token."""
 
 
 # ---------------------------------------------------------------- the server
@@ -74,10 +81,34 @@ def chat_events(deltas: int) -> list[bytes]:
     return [event({"role": "assistant", "content": ""}), *words, event({}, "stop"), chunked("", "[DONE]"), b"0\r\n\r\n"]
 
 
+def anthropic_events(deltas: int) -> list[bytes]:
+    def event(kind: str, **fields: object) -> bytes:
+        return chunked(kind, {"type": kind, **fields})
+
+    usage = {"input_tokens": 20, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 1}
+    message = {"id": "msg_01" + "d" * 22, "type": "message", "role": "assistant", "model": "claude-haiku-4-5"}
+    begun = {**message, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+    ended = {"stop_reason": "end_turn", "stop_sequence": None}
+    words = (WORDS[i % 10] for i in range(deltas))
+    return [
+        event("message_start", message=begun),
+        event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        *(event("content_block_delta", index=0, delta={"type": "text_delta", "text": word}) for word in words),
+        event("content_block_stop", index=0),
+        event("message_delta", delta=ended, usage={"output_tokens": deltas}),
+        event("message_stop"),
+        b"0\r\n\r\n",
+    ]
+
+
+RENDERERS = {"responses": responses_events, "completions": chat_events, "messages": anthropic_events}
+"""By the last word of the path."""
+
+
 class Server(asyncio.Protocol):
     """Path: ``/<deltas>/<burst|paced>/v1/…``."""
 
-    rendered: ClassVar[dict[tuple[bool, int], list[bytes]]] = {}
+    rendered: ClassVar[dict[tuple[str, int], list[bytes]]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport, self.data = cast("asyncio.Transport", transport), b""
@@ -101,9 +132,9 @@ class Server(asyncio.Protocol):
             return
         self.data = rest[size:]
         _, deltas, way, *_, last = head.split(b" ", 2)[1].decode().split("/")
-        key = (last == "responses", int(deltas))
+        key = (last, int(deltas))
         if key not in self.rendered:
-            self.rendered[key] = (responses_events if key[0] else chat_events)(key[1])
+            self.rendered[key] = RENDERERS[last](key[1])
         self.task = asyncio.get_running_loop().create_task(self.say(self.rendered[key], way == "paced"))
 
     async def say(self, events: list[bytes], paced: bool) -> None:
@@ -191,14 +222,14 @@ async def cost(ask: Client, deltas: int, streams: int) -> float:
     return (cpu() - before) / (deltas * streams) * 1e6
 
 
-async def compare(port: int, kind: Literal["responses", "chat"], deltas: int, rounds: int, paced: bool) -> None:
+async def compare(port: int, kind: Kind, deltas: int, rounds: int, paced: bool) -> None:
     base = f"http://127.0.0.1:{port}/{deltas}/{'paced' if paced else 'burst'}/v1"
-    path, mark = ("/responses", b'"delta":"') if kind == "responses" else ("/chat/completions", b'"content":"')
+    mark = MARKS[kind]
     model = open_model(Endpoint(base, simulated=True), kind)
     async with aiohttp.ClientSession() as session:
         clients = {
-            "byte pump": pump(port, urlsplit(base).path + path, mark),
-            "aiohttp, bytes": bytes_of(session, base + path, mark),
+            "byte pump": pump(port, urlsplit(base).path + PATHS[kind], mark),
+            "aiohttp, bytes": bytes_of(session, base + PATHS[kind], mark),
             "turnkeep": client(model),
         }
         figures: dict[str, list[float]] = {name: [] for name in clients}
@@ -217,11 +248,25 @@ def tell(what: str, figures: dict[str, float]) -> None:
         print(f"{what:17} {name:15} {figure:6.2f} us CPU per token, {figure / floor:5.1f}x the pump")
 
 
+async def run_steps(port: int, kinds: Sequence[Kind], deltas: int, paced: bool) -> None:
+    """Only the readers: one step for each."""
+    baton = Baton()
+    base = f"http://127.0.0.1:{port}/{deltas}/{'paced' if paced else 'burst'}/v1"
+    models = {kind: open_model(Endpoint(base, simulated=True), kind) for kind in kinds}
+    spare_collector()
+    while True:
+        for kind, model in models.items():
+            figure = await cost(client(model), deltas, STREAMS if paced else 8)
+            await baton.pass_on(kind, {"CPU us": figure})
+        await baton.end_round()
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--deltas", type=int)
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--paced", action="store_true")
+    arguments.add_argument("--steps", action="store_true", help="take turns with another program (baton.py)")
     chosen = arguments.parse_args()
     deltas = chosen.deltas or (120 if chosen.paced else 2000)
     hear, say = multiprocessing.Pipe(duplex=False)
@@ -229,7 +274,10 @@ def main() -> None:
     server.start()
     try:
         port = hear.recv()
-        for kind in ("responses", "chat"):
+        kinds = [kind for kind in KINDS if kind != "anthropic" or find_spec("turnkeep.models.anthropic")]
+        if chosen.steps:
+            uvloop.run(run_steps(port, kinds, deltas, chosen.paced))
+        for kind in kinds:
             uvloop.run(compare(port, kind, deltas, chosen.rounds, chosen.paced))
     finally:
         server.terminate()
