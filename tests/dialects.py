@@ -62,6 +62,8 @@ class Dialect:
     usage: bool = True
     done: bool = True
     refuses_with: int = 400
+    wait: float = 1.0
+    """Seconds that its rate limit names."""
 
 
 UNAUTHORIZED = Trouble(401, {"error": "Unauthorized"})
@@ -118,7 +120,7 @@ DIALECTS: dict[str, Dialect] = {
         openai(401, "Invalid API Key", "invalid_api_key"),
         openai(402, "You have exceeded your monthly included credits"),
         openai(429, "Rate limit reached for model. Please try again in 1.2s.", "rate_limit_exceeded"),
-        thought="reasoning", whole_calls=True, ids="fc_{}".format,
+        thought="reasoning", whole_calls=True, ids="fc_{}".format, wait=1.2,
     ),
     "xai": Dialect(
         Trouble(400, {"code": "invalid", "error": "This model's maximum prompt length is 131072 but the request "

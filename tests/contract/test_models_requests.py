@@ -86,7 +86,7 @@ async def test_a_responses_request_is_stateless_and_complete() -> None:
             {"type": "reasoning", "encrypted_content": "gAAA", "summary": []},
             {"type": "message", "role": "assistant", "content": "let me look", "phase": "commentary"},
             {"type": "function_call", "call_id": "c1", "name": "look", "arguments": '{"a":1}'},
-            {"type": "function_call", "call_id": "c2", "name": "look", "arguments": '{"a":'},
+            {"type": "function_call", "call_id": "c2", "name": "look", "arguments": '{"malformed":"{\\"a\\":"}'},
             {"type": "function_call_output", "call_id": "c1", "output": "one"},
             {"type": "function_call_output", "call_id": "c2", "output": "two"},
             {"type": "message", "role": "assistant", "content": "done", "phase": "final_answer"},

@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract.asking import ask, text_of
 from tests.contract.canned import canned
-from tests.dialects import Server
+from tests.dialects import DIALECTS, Server
 from turnkeep.composition import endpoint_of
 from turnkeep.messages import UserItem, text_content
 from turnkeep.models import open_model
@@ -26,6 +26,7 @@ from turnkeep.models.capabilities import (
 from turnkeep.settings import Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "models.md").read_text("utf-8")
+SECTION = r"^#{2,3} ([^\n]+)\n((?:(?!^#).)*)"
 BLOCKS = re.findall(r"^#{2,3} ([^\n]+)\n(?:(?!^#).)*?```env\n(.*?)```", PAGE, flags=re.S | re.M)
 
 
@@ -62,6 +63,20 @@ async def test_the_lines_of_a_server_work(title: str, block: str, tmp_path: Path
         assert text_of(await ask(open_model(endpoint_of(there), "chat"), request)) == "fine"
         assert server.last.headers["authorization"].startswith("Bearer ")
         assert len(server.visits) <= 2
+
+
+LOCAL = ("ollama", "vllm", "sglang", "llamacpp", "lmstudio")
+WORDS = {"rate": "rate limit", "credit": "account", "key": "key"}
+MISSING = [
+    (name, trouble) for name, dialect in DIALECTS.items() for trouble in WORDS if getattr(dialect, trouble) is None
+]
+
+
+@pytest.mark.parametrize(("name", "trouble"), MISSING)
+def test_a_trouble_that_is_not_imitated_is_said_to_be_impossible_there(name: str, trouble: str) -> None:
+    sections = {title.lower().replace(".", ""): text for title, text in re.findall(SECTION, PAGE, flags=re.S | re.M)}
+    said = sections["local servers" if name in LOCAL else name]
+    assert re.search(rf"(?:\bno\b|cannot)[^.]*{WORDS[trouble]}|{WORDS[trouble]}[^.]*cannot", said), said
 
 
 def test_every_capability_that_may_be_set_is_on_the_page() -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from turnkeep.clock import Clock
+from turnkeep.composition import policies
 from turnkeep.events import Event
 from turnkeep.hub import Stream
 from turnkeep.messages import Address, Item, Message, content_text, text_content
@@ -17,6 +19,7 @@ from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.simulator import Fault, Simulator, serve
 from turnkeep.store.base import Receipt
+from turnkeep.store.memory import MemoryStore
 from turnkeep.tools.toolbox import Registrable, Toolbox
 
 QUICK: dict[str, Any] = {
@@ -83,9 +86,14 @@ def message(house: TestHouse, channel: str, text: str, message_id: str, **fields
 
 @contextlib.asynccontextmanager
 async def opened(
-    store: str | Path = "memory:", *, tools: Iterable[Registrable] = (), worker: bool = True, **settings: Any
+    store: str | Path = "memory:",
+    *,
+    tools: Iterable[Registrable] = (),
+    worker: bool = True,
+    clock: Clock | None = None,
+    **settings: Any,
 ) -> AsyncIterator[TestHouse]:
-    """The house, open; everything ends with it."""
+    """The house, open; everything ends with it. With a `clock` the store goes by it, in memory."""
     simulator = Simulator()
     async with serve(simulator) as url:
         values = {
@@ -95,7 +103,9 @@ async def opened(
             "openai_api_key": "sk-test",
             "model_api": "responses",
         }
-        queue = AssistantMessageQueue.from_settings(Settings.load(**{**values, **settings}), toolbox=Toolbox(tools))
+        loaded = Settings.load(**{**values, **settings})
+        engine = MemoryStore(policies(loaded, runs_kept=50), clock=clock) if clock else None
+        queue = AssistantMessageQueue.from_settings(loaded, toolbox=Toolbox(tools), store=engine)
         if worker:
             queue.start_worker()
         async with queue:

@@ -2,7 +2,8 @@
 
 One cell of the table is one thread: plain, a burst, one and two calls, thoughts, a past that another server made
 (pictures, its ids, its signatures, interrupted turns), an overflow, a cut stream, a rate limit with its wait, a wrong
-key and an empty account. What a server cannot have is missing in its dialect, and `docs/how-to/models.md` says so.
+key and an empty account. OpenAI and Azure are asked over Responses as well. What a server cannot have is missing in its
+dialect, and `docs/how-to/models.md` says so.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.contract.canned import Canned, canned
+from tests.dialect_of_responses import FIELDS, ResponsesServer
 from tests.dialects import DIALECTS, THOUGHT, Server
 from tests.scenario.house import TestHouse, opened
 from turnkeep.events import Event
@@ -30,9 +32,15 @@ from turnkeep.messages import (
 )
 from turnkeep.models.capabilities import known_servers
 from turnkeep.store.base import Entry
+from turnkeep.testing.clock import FakeClock, settle
 from turnkeep.tools.base import tool
 
-SERVERS = pytest.mark.parametrize("name", sorted(DIALECTS))
+Spoken = tuple[str, str]
+"""A server and the protocol in which it is asked."""
+
+RESPONSES: list[Spoken] = [(name, "responses") for name in FIELDS]
+ALL: list[Spoken] = [*((name, "chat") for name in sorted(DIALECTS)), *RESPONSES]
+SERVERS = pytest.mark.parametrize("spoken", ALL, ids=[" over ".join(spoken) for spoken in ALL])
 ELSEWHERE = "models.example/v1"
 LESSONS = 5
 
@@ -56,10 +64,15 @@ FOREIGN: list[Item] = [
 ]
 
 
-def house(server: Canned, name: str, **settings: Any) -> Any:
+def imitated(spoken: Spoken) -> Server:
+    return ResponsesServer(spoken[0]) if spoken[1] == "responses" else Server(spoken[0])
+
+
+def house(server: Canned, spoken: Spoken, **settings: Any) -> Any:
+    name, protocol = spoken
     values: dict[str, Any] = {
         "openai_base_url": server.url,
-        "model_api": "chat",
+        "model_api": protocol,
         "openai_model": "m",
         "model_capabilities": name,
         **settings,
@@ -76,7 +89,7 @@ async def final(desk: TestHouse, channel: str, *texts: str, **wishes: Any) -> Ev
 
 def asked_for(server: Canned, text: str) -> int:
     """How many requests held this text."""
-    return sum(text in str(visit.body["messages"]) for visit in server.visits)
+    return sum(text in str(visit.body) for visit in server.visits)
 
 
 def test_every_server_of_the_table_is_imitated() -> None:
@@ -84,11 +97,11 @@ def test_every_server_of_the_table_is_imitated() -> None:
 
 
 @SERVERS
-async def test_a_server_answers_in_every_turn_of_a_conversation(name: str) -> None:
-    imitated = Server(name)
-    async with canned(imitated.answer) as server, house(server, name) as desk:
+async def test_a_server_answers_in_every_turn_of_a_conversation(spoken: Spoken) -> None:
+    there = imitated(spoken)
+    async with canned(there.answer) as server, house(server, spoken) as desk:
         await _plain_and_burst(desk, server)
-        await _tools_and_thoughts(desk, imitated)
+        await _tools_and_thoughts(desk, there)
         await desk.queue.store.append(desk.address("foreign"), [Entry(item, tokens=5) for item in FOREIGN])
         for text in ("and now?", "and then [tools 1]", "fine?"):
             event = await final(desk, "foreign", text)
@@ -97,7 +110,7 @@ async def test_a_server_answers_in_every_turn_of_a_conversation(name: str) -> No
         words = [(await final(desk, "long", f"{n} " + "word " * 500)).kind for n in range(5)]
         assert words == ["completed"] * 5
         items = [item for channel in ("t1", "foreign") for item in await desk.transcript(channel)]
-    await _goes_on_elsewhere(items, name)
+    await _goes_on_elsewhere(items, spoken)
 
 
 async def _plain_and_burst(desk: TestHouse, server: Canned) -> None:
@@ -110,25 +123,24 @@ async def _plain_and_burst(desk: TestHouse, server: Canned) -> None:
     assert kinds == ["user"] * 5 + ["assistant"]
 
 
-async def _tools_and_thoughts(desk: TestHouse, imitated: Server) -> None:
-    thinks = imitated.dialect.thought is not None
+async def _tools_and_thoughts(desk: TestHouse, there: Server) -> None:
+    thinks = there.dialect.thought is not None
     assert (await final(desk, "t1", "go [tools 1]")).text == "fine sunny in A"
     assert (await final(desk, "t1", "go [tools 2]")).text == "fine sunny in A sunny in B"
     assert (await final(desk, "t1", "go on")).text == "fine"
     event = await final(desk, "think", "[think] about it")
     assert event.text == "fine"
     thoughts = [item.text for item in await desk.transcript("think") if isinstance(item, ReasoningItem)]
-    assert thoughts == ([THOUGHT] if thinks and imitated.dialect.thought != "reasoning_details" else thoughts)
+    assert thoughts == ([THOUGHT] if thinks and there.dialect.thought != "reasoning_details" else thoughts)
     assert len(thoughts) == thinks
     calls = [item for item in await desk.transcript("t1") if isinstance(item, CallItem)]
     assert [call.arguments for call in calls] == ['{"city":"A"}', '{"city":"A"}', '{"city":"B"}']
 
 
-async def _goes_on_elsewhere(items: list[Item], name: str) -> None:
-    """What this server left in a transcript is taken by another, and by this one again."""
-    others = sorted(DIALECTS)
-    other = others[(others.index(name) + 7) % len(others)]
-    async with canned(Server(other).answer) as server, house(server, other) as desk:
+async def _goes_on_elsewhere(items: list[Item], spoken: Spoken) -> None:
+    """What this server left in a transcript is taken by another."""
+    other = ALL[(ALL.index(spoken) + 7) % len(ALL)]
+    async with canned(imitated(other).answer) as server, house(server, other) as desk:
         await desk.queue.store.append(desk.address("moved"), [Entry(item, tokens=5) for item in items])
         for text in ("hello", "go [tools 2]", "bye"):
             event = await final(desk, "moved", text)
@@ -136,7 +148,7 @@ async def _goes_on_elsewhere(items: list[Item], name: str) -> None:
 
 
 async def test_a_picture_that_nobody_answered_is_of_the_past_as_well() -> None:
-    async with canned(Server("deepseek").answer) as server, house(server, "deepseek") as desk:
+    async with canned(Server("deepseek").answer) as server, house(server, ("deepseek", "chat")) as desk:
         await desk.queue.store.append(desk.address("c"), [Entry(FOREIGN[0], tokens=5)])
         assert (await final(desk, "c", "hello?")).text == "fine"
         assert (await final(desk, "d", "hello [tools 1]")).text == "fine sunny in A"
@@ -145,27 +157,44 @@ async def test_a_picture_that_nobody_answered_is_of_the_past_as_well() -> None:
 # ---------------------------------------------------------------- troubles, all servers at once
 
 
-def with_trouble(trouble: str) -> list[str]:
-    return [name for name, dialect in DIALECTS.items() if getattr(dialect, trouble) is not None]
+def with_trouble(trouble: str) -> list[Spoken]:
+    return [spoken for spoken in ALL if getattr(imitated(spoken).dialect, trouble) is not None]
 
 
-async def test_a_rate_limit_is_waited_for_as_each_server_says() -> None:
-    async def waits(name: str) -> tuple[str, str, bool, bool]:
-        async with canned(Server(name).answer) as server, house(server, name) as desk:
-            begun = asyncio.get_running_loop().time()
-            event = await final(desk, "rate", "[rate] this")
-            waited = asyncio.get_running_loop().time() - begun >= 0.9
-            return event.kind, event.text, waited, asked_for(server, "[rate] this") <= 2 + LESSONS
+RATES = with_trouble("rate")
 
-    names = with_trouble("rate")
-    found = dict(zip(names, await asyncio.gather(*map(waits, names)), strict=True))
-    assert found == dict.fromkeys(names, ("completed", "fine", True, True))
+
+@pytest.mark.parametrize("spoken", RATES, ids=[" over ".join(spoken) for spoken in RATES])
+async def test_a_rate_limit_is_waited_for_as_long_as_the_server_says(spoken: Spoken) -> None:
+    there, clock = imitated(spoken), FakeClock()
+    async with (
+        canned(there.answer) as server,
+        house(server, spoken, clock=clock, window=0, max_wait=0) as desk,
+        desk.stream("rate") as stream,
+    ):
+        receipt = await desk.send("rate", "[rate] this")
+        await _waits(desk, "rate", clock.now() + there.dialect.wait)
+        asked = asked_for(server, "[rate] this")
+        clock.advance(there.dialect.wait - 0.25)
+        await settle()
+        assert asked_for(server, "[rate] this") == asked <= 1 + LESSONS
+        clock.advance(0.25)
+        event = (await desk.settled(stream, receipt.message_id))[-1]
+    assert (event.kind, event.text) == ("completed", "fine")
+    assert asked < asked_for(server, "[rate] this") <= asked + 1 + LESSONS
+
+
+async def _waits(desk: TestHouse, channel: str, until: float) -> None:
+    """Until the thread waits for this moment."""
+    async with asyncio.timeout(20):
+        while (thread := await desk.queue.store.thread(desk.address(channel))) is None or thread.due != until:
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(("trouble", "code"), [("key", "credentials_refused"), ("credit", "quota_exhausted")])
 async def test_a_refused_key_and_an_empty_account_make_messages_wait(trouble: str, code: str) -> None:
-    async def waits(name: str) -> tuple[list[str], bool]:
-        async with canned(Server(name).answer) as server, house(server, name) as desk:
+    async def waits(spoken: Spoken) -> tuple[list[str], bool]:
+        async with canned(imitated(spoken).answer) as server, house(server, spoken) as desk:
             receipt = await desk.send("c", f"[{trouble}] this")
             async with asyncio.timeout(30):
                 while not (circuits := await desk.queue.store.circuits()):

@@ -27,6 +27,8 @@ def limited(said: str) -> dict[str, Any]:
         ({"retry-after": "Sun, 29 Nov 2026 10:00:45 -0000"}, limited("no"), 45.0),
         ({}, {"error": {"message": "no", "retry_after": "2026-11-29T10:00:45.500"}}, 45.5),
         ({}, {"error": {"metadata": {"headers": {"X-RateLimit-Reset": "2026-11-29T10:00:45"}}}}, 45.0),
+        # Gemini's compatible endpoint: a list with an error with a list of details
+        ({}, [{"error": {"code": 429, "details": [{"@type": "google.rpc.RetryInfo", "retryDelay": "7s"}]}}], 7.0),
         # in words
         ({}, limited("Your limit resets at 2026-11-29 10:01:00 UTC."), 60.0),
         ({}, limited("You will regain access on 2026-11-29 at 10:02 UTC."), 120.0),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 
+import orjson
+
 from turnkeep.messages import CallItem, Item
 
 LONGEST = 64
@@ -26,3 +28,18 @@ class CallIds:
             call_id = f"call_{uuid.uuid4().hex}"
         self._taken.add(call_id)
         return call_id
+
+
+def readable_arguments(arguments: str) -> str:
+    """The arguments of a call as they go back: an object, though it be one that holds what the model wrote.
+
+    Many servers parse them, and one bad call must not make a thread unanswerable.
+    """
+    return arguments if is_object(arguments) else orjson.dumps({"malformed": arguments}).decode()
+
+
+def is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except ValueError:
+        return False

@@ -20,6 +20,7 @@ from turnkeep.messages import (
     content_text,
 )
 from turnkeep.models.base import ModelRequest, ToolSpec
+from turnkeep.models.calls import readable_arguments
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.parameters import chat_parameters
 
@@ -113,18 +114,13 @@ def _completed(message: dict[str, Any], caps: Capabilities) -> dict[str, Any]:
 
 
 def _call(item: CallItem) -> dict[str, Any]:
-    function = {"name": item.name, "arguments": _readable(item.arguments)}
+    function = {"name": item.name, "arguments": readable_arguments(item.arguments)}
     call = {"id": item.call_id, "type": "function", "function": function}
     if item.provider_data is None:
         return call
     attached = item.provider_data.fields
     inner = attached.get("function")
     return {**attached, **call, "function": {**inner, **function} if isinstance(inner, Mapping) else function}
-
-
-def _readable(arguments: str) -> str:
-    # Many servers parse what the model wrote; one bad call must not make a thread unanswerable.
-    return arguments if _is_object(arguments) else orjson.dumps({"malformed": arguments}).decode()
 
 
 def _content(content: Content) -> str | list[dict[str, Any]]:
@@ -155,10 +151,3 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
     if not tool.description.strip():
         del function["description"]
     return {"type": "function", "function": {**function, "strict": True} if tool.strict else function}
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(orjson.loads(text), dict)
-    except ValueError:
-        return False

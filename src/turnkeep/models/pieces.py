@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from turnkeep.errors import AnswerMalformed, AnswerUnreadable
+from turnkeep.models.calls import is_object
 from turnkeep.models.reading import label, mapping, mended, words
 
 _NOTHING = frozenset(("", "null", "none", "undefined", '""', "[]"))
@@ -40,18 +41,18 @@ class Piecework:
     @property
     def is_complete(self) -> bool:
         # The look at the last character saves parsing everything again with each piece.
-        return bool(self.pieces) and self.pieces[-1].rstrip().endswith("}") and _is_object(self.text)
+        return bool(self.pieces) and self.pieces[-1].rstrip().endswith("}") and is_object(self.text)
 
     @property
     def arguments(self) -> str:
         """The arguments as the model meant them."""
         text = _meant(self.text)
-        return self.pieces[-1] if not _is_object(text) and self._is_growing() else text
+        return self.pieces[-1] if not is_object(text) and self._is_growing() else text
 
     def _is_growing(self) -> bool:
         """Whether each piece repeats all before it, and the last is whole."""
         grows = all(later.startswith(earlier) for earlier, later in zip(self.pieces, self.pieces[1:], strict=False))
-        return len(self.pieces) > 1 and grows and _is_object(self.pieces[-1])
+        return len(self.pieces) > 1 and grows and is_object(self.pieces[-1])
 
 
 class Pieces:
@@ -164,13 +165,6 @@ def _keep_fields(call: Piecework, raw: Mapping[str, Any], function: Mapping[str,
         call.fields.setdefault("function", {}).update(inner)
 
 
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(orjson.loads(text), dict)
-    except ValueError:
-        return False
-
-
 def arguments_of(value: object) -> str:
     """The arguments of a call that came in one piece, as JSON text or as JSON."""
     return _meant(value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode())
@@ -181,10 +175,10 @@ def _meant(text: str) -> str:
     text = mended(text)
     if text.strip().lower() in _NOTHING:
         return "{}"
-    if not _is_object(text):
+    if not is_object(text):
         if (inner := _unwrapped(text)) is not None:
             return inner
-        if text.startswith("{}") and _is_object(text[2:]):
+        if text.startswith("{}") and is_object(text[2:]):
             return text[2:]
     return text
 
@@ -195,4 +189,4 @@ def _unwrapped(text: str) -> str | None:
         inner = orjson.loads(text)
     except ValueError:
         return None
-    return inner if isinstance(inner, str) and _is_object(inner) else None
+    return inner if isinstance(inner, str) and is_object(inner) else None

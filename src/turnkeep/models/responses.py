@@ -28,7 +28,7 @@ from turnkeep.messages import (
 )
 from turnkeep.models.background import Background
 from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart, ToolSpec
-from turnkeep.models.calls import CallIds
+from turnkeep.models.calls import CallIds, readable_arguments
 from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.citations import annotated
 from turnkeep.models.classify import complaint_in, error_in
@@ -143,7 +143,7 @@ def _input_item(item: Item, caps: Capabilities) -> dict[str, Any] | None:
                 "type": "function_call",
                 "call_id": item.call_id,
                 "name": item.name,
-                "arguments": item.arguments,
+                "arguments": readable_arguments(item.arguments),
             }
         case OutputItem():
             return {"type": "function_call_output", "call_id": item.call_id, "output": item.output}

@@ -145,7 +145,7 @@ _FIELDS = ("retry_after", "retryafter", "retry_after_seconds", "retry_after_s", 
            "reset_in", "estimated_time")  # fmt: skip
 
 
-def _in_body(body: object, headers: Mapping[str, str], depth: int = 4) -> float | None:
+def _in_body(body: object, headers: Mapping[str, str], depth: int = 6) -> float | None:
     """A field that names a wait, wherever the error has it: Google's `details`, OpenRouter's `metadata.headers`."""
     if isinstance(body, list):
         body = {str(index): entry for index, entry in enumerate(body[:20])}
