@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from turnkeep.events import Event, delta
 from turnkeep.journal import insist
-from turnkeep.store.base import Claim, Events
+from turnkeep.store.base import Claim, EventGap, Events
 
 MERGE_ABOVE = 64
 """Events waiting for the store from which on neighbouring deltas are merged: only when it is behind."""
@@ -66,8 +66,22 @@ class Announcer:
         return taken if len(taken) <= MERGE_ABOVE else merged(taken)
 
     async def _publish(self, events: list[Event]) -> None:
-        await insist(lambda: self._store.publish(self._claim, self._published, events))
-        self._published += len(events)
+        try:
+            await insist(lambda: self._store.publish(self._claim, self._published, events))
+        except EventGap as gap:  # a server that was promoted had not heard of the last ones
+            self._published = gap.published
+            await self._publish([*self._shown_before(events), *events])
+        else:
+            self._published += len(events)
+
+    def _shown_before(self, events: list[Event]) -> list[Event]:
+        """The answer as it was before these events, unless they begin it anew."""
+        pending = [*events, *self._waiting]
+        if any(event.kind == "snapshot" for event in pending):
+            return []
+        unsaid = sum(len(event.text) for event in pending if event.kind == "delta")
+        text = self.shown[: len(self.shown) - unsaid]
+        return [Event("snapshot", text=text, run_id=self._claim.run_id, attempt=self._claim.attempt)] if text else []
 
 
 def merged(events: list[Event]) -> list[Event]:

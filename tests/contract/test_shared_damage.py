@@ -16,6 +16,8 @@ from turnkeep.errors import StoreError
 from turnkeep.messages import Address
 from turnkeep.store.base import Call, Failure, Limit
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.timed import timed
+from turnkeep.telemetry.metrics import PrometheusMeter
 
 KEYS = (
     *(
@@ -265,9 +267,13 @@ async def test_what_was_made_again_is_told(redis_server: RedisServer) -> None:
         assert (await store.check())["rebuilt"] == []
         damage(redis_server, store._keys.partitions[0].names["due"], "text")
 
-        [reason] = (await store.check())["rebuilt"]
+        meter = PrometheusMeter()
+        measured = timed(store, meter)
+
+        [reason] = (await measured.check())["rebuilt"]
 
         assert "due" in reason
+        assert b"\nturnkeep_partition_rebuilds 1.0\n" in meter.render()[0]
 
 
 async def test_no_receipt_is_given_while_a_partition_cannot_be_served(redis_server: RedisServer) -> None:

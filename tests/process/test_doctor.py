@@ -13,7 +13,7 @@ import pytest
 from tests.contract.broker import Broker, broker
 from tests.process.command import Desk
 from tests.process.programs import Server
-from tests.services import RabbitServer, free_port
+from tests.services import RabbitServer, RedisServer, free_port
 
 
 @pytest.fixture
@@ -145,6 +145,17 @@ async def test_a_store_that_was_deleted_under_a_server_is_told(desk: Desk) -> No
 
 
 # ---------------------------------------------------------------- room for connections
+
+
+def test_shared_keys_that_were_damaged_and_made_anew_are_told(desk: Desk, redis_server: RedisServer) -> None:
+    settings = {"TURNKEEP_STORE": redis_server.url()}
+    assert "damage" not in doctor(desk, **settings)[1]
+    redis_server.cli("SET", "cosmo:{cosmo:6}due", "text")
+
+    (state, sentence) = doctor(desk, **settings)[1]["damage"]
+
+    assert state == "warning"
+    assert "partition 6 was rebuilt from its threads, because these keys were damaged: due" in sentence
 
 
 def test_fewer_connections_than_are_set_are_told(desk: Desk) -> None:

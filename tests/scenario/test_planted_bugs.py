@@ -10,11 +10,11 @@ import pytest
 
 from turnkeep.testing.chaos.judge import Judgement
 from turnkeep.testing.chaos.planted import BUGS, planted
-from turnkeep.testing.chaos.world import EVERYTHING, ZOMBIES, Plan, simulate
+from turnkeep.testing.chaos.world import EVERYTHING, FAILOVERS, ZOMBIES, Plan, simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what a killed process had in hand is never ended
 
-PLANS = {"everything": EVERYTHING, "zombies": ZOMBIES}
+PLANS = {"everything": EVERYTHING, "zombies": ZOMBIES, "failovers": FAILOVERS}
 
 SHOWN_BY = {
     "no_fence": ("zombies", 2),

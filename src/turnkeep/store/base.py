@@ -538,6 +538,16 @@ class Notice:
     events: tuple[Event, ...] = ()
 
 
+class EventGap(ValueError):
+    """Events of a claim are missing before the first one: they were not published in order, or the log has lost its end
+    to a failover. `published`: how many of them it holds.
+    """
+
+    def __init__(self, n: int, published: int) -> None:
+        super().__init__(f"event {n} of the run comes after {published} events, publish them in order")
+        self.published = published
+
+
 class Follower(Protocol):
     """The live end of some channels. Iterating yields notices; it never blocks the store: when it falls behind, notices
     lose their events.
@@ -561,7 +571,7 @@ class Events(Sinks, Protocol):
         """Append what happens inside a run, fenced; the top offset after it.
 
         `n` is the run's own counter, from 0 for each claim, rising by the number of events: what was appended before
-        is dropped, a gap is refused with ValueError.
+        is dropped, a gap is refused with `EventGap`.
         Durable like a delta (a crash of the machine may lose the last moment; then the epoch changes).
         """
         ...

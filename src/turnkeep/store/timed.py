@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from turnkeep.errors import TurnkeepError
 from turnkeep.store.base import Store
@@ -22,7 +22,19 @@ MEASURED = frozenset(
 
 def timed(store: Store, meter: Meter) -> Store:
     """The same store; how long its operations take and which fail is told to the meter."""
-    return store if meter is SILENT else cast("Store", _Timed(store, meter))
+    if meter is SILENT:
+        return store
+    if isinstance(store, Rebuilding):
+        meter.watch("partition_rebuilds", lambda: store.rebuilds)
+    return cast("Store", _Timed(store, meter))
+
+
+@runtime_checkable
+class Rebuilding(Protocol):
+    """A store that makes damaged indexes anew, and counts how often it did."""
+
+    @property
+    def rebuilds(self) -> int: ...
 
 
 class _Timed:

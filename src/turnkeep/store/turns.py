@@ -32,6 +32,7 @@ from turnkeep.store.base import (
     Decision,
     Directive,
     Entry,
+    EventGap,
     FailOutcome,
     Failure,
     Left,
@@ -431,7 +432,7 @@ def _end_steering(
 def publish(thread: Thread, claim: Claim, n: int, events: Sequence[Event], now: float) -> int:
     _check(thread, claim)
     if n > thread.published:
-        raise ValueError(f"event {n} of the run comes after {thread.published} events, publish them in order")
+        raise EventGap(n, thread.published)
     for event in events[thread.published - n :]:
         thread.emit(event, now)
         thread.published += 1

@@ -93,6 +93,9 @@ METRICS: Mapping[str, Metric] = {
     # ------------------------------------------------------------ store and process
     "store_seconds": Metric("histogram", "Length of a store operation.", ("operation",), _MOMENTS),
     "store_errors": Metric("count", "Store operations that failed, by code.", ("operation", "code")),
+    "partition_rebuilds": Metric(
+        "watched", "Partitions of Redis that this process made anew from their threads, because keys were damaged."
+    ),
     "loop_lag_seconds": Metric("histogram", "How late the event loop woke a sleeper.", (), _MOMENTS),
 }
 """What may be measured. Names that are not here are not taken."""

@@ -88,6 +88,10 @@ class TcpProxy:
         """Connections stay open and nothing moves, in either direction, until `forward`."""
         self._open.clear()
 
+    def lead_to(self, host: str, port: int) -> None:
+        """New connections go to another server; open ones live on (see `cut_all`)."""
+        self._target = (host, port)
+
     async def refuse(self) -> None:
         """New connections are refused; open ones live on (see `cut_all`)."""
         if self._listener is not None:

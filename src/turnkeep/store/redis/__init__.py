@@ -124,6 +124,11 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
             "rebuilt": rebuilt,
         }
 
+    @property
+    def rebuilds(self) -> int:
+        """How often this process made the shared keys of a partition anew, because they were damaged."""
+        return self._mending.rebuilds
+
     async def _servers(self, link: Link) -> list[Endpoint]:
         """All servers that hold anything of this store, the one of the layout first; each is connected to."""
         keys = [self._keys.registry("layout"), *(partition.tag for partition in self._keys.partitions)]

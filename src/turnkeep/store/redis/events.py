@@ -9,7 +9,7 @@ from typing import Any
 from turnkeep.errors import LeaseLost, NotFound, ThreadQuarantined
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.base import Claim, Follower, Page
+from turnkeep.store.base import Claim, EventGap, Follower, Page
 from turnkeep.store.redis.base import RedisPart, together, word
 from turnkeep.store.redis.codec import epoch_of, event_row, exact, number, read_event, read_frames, words
 from turnkeep.store.redis.follow import RedisFeed
@@ -38,7 +38,7 @@ class RedisEvents(RedisPart):
             return top
         if word(reply) == "lost":
             raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
-        raise ValueError(f"event {n} of the run comes after {reply[1]} events, publish them in order")
+        raise EventGap(n, reply[1])
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         keys = await self._resolve(address)

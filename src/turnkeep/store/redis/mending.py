@@ -37,6 +37,8 @@ class Mending:
     def __init__(self, part: RedisPart) -> None:
         self._part = part
         self._locks: dict[int, asyncio.Lock] = {}
+        self.rebuilds = 0
+        """By this process."""
 
     async def audit(self, partition: PartitionKeys) -> str | None:
         """Rebuild a partition whose shared keys contradict each other; why it was rebuilt, if that was today."""
@@ -73,6 +75,7 @@ class Mending:
             lost = await self._run("rebuild", partition, self._part._now(), reason.encode())
         finally:
             await link.call("mending", tag, None, "DEL", partition.names["mending"])
+        self.rebuilds += 1
         log.error(
             "partition_rebuilt",
             partition=partition.index,

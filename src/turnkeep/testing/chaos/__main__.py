@@ -17,7 +17,7 @@ from typing import TextIO
 import orjson
 
 from turnkeep.testing.chaos.judge import Judgement
-from turnkeep.testing.chaos.plan import Plan
+from turnkeep.testing.chaos.plan import ACTS, Plan
 from turnkeep.testing.chaos.programs import StormError
 from turnkeep.testing.chaos.storm import rage
 
@@ -30,7 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = secrets.randbelow(1_000_000) if told.seed is None else told.seed
     seconds = told.seconds or told.minutes * 60
     plan = Plan(
-        seed, seconds, told.store, told.workers, told.gateways, told.clients, planted=told.planted, folder=told.keep
+        seed,
+        seconds,
+        told.store,
+        told.workers,
+        told.gateways,
+        told.clients,
+        planted=told.planted,
+        folder=told.keep,
+        acts=tuple(told.acts.split(",")) if told.acts else ACTS,
     )
     stream = sys.stderr if told.json else sys.stdout
     _say(f"seed {seed}", stream)
@@ -53,6 +61,7 @@ def _show(seed: int, judgement: Judgement, *, as_json: bool) -> None:
         _say(f"violation: {violation}")
     if len(judgement.violations) > SHOWN:
         _say(f"violation: and {len(judgement.violations) - SHOWN} more")
+    _say(judgement.faults)
     _say(judgement.streams)
     _say(judgement.sinks)
     _say(judgement.line)
@@ -73,6 +82,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--gateways", type=int, default=2)
     parser.add_argument("--clients", type=int, default=8, help="channels, each with two people and a listener")
     parser.add_argument("--planted", metavar="BUG", help="break the product itself, to see that it is noticed")
+    parser.add_argument("--acts", metavar="ACT,ACT", help=f"break only this: {', '.join(dict.fromkeys(ACTS))}")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave logs, ledgers and data there")
     parser.add_argument("--json", action="store_true", help="figures and violations as JSON, progress on stderr")
     return parser

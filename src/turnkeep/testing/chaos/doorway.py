@@ -34,7 +34,7 @@ class Pipe:
     def put(self, thing: Any) -> None:
         loop = asyncio.get_running_loop()
         self._last = max(self._last, loop.time() + self._source.uniform(0.0, self._delay))
-        loop.call_at(self._last, self._arrive, thing)
+        loop.call_at(self._last, self.arrive, thing)
 
     def cut(self) -> None:
         self.is_cut = True
@@ -49,7 +49,7 @@ class Pipe:
             await self._some.wait()
         return self._arrived.popleft()
 
-    def _arrive(self, thing: Any) -> None:
+    def arrive(self, thing: Any) -> None:
         if not self.is_cut:
             self._arrived.append(thing)
             self._some.set()
@@ -129,7 +129,7 @@ class Gateway:
     @asynccontextmanager
     async def socket(self) -> AsyncIterator[Socket]:
         there, back = self._pipe(), self._pipe()
-        there.put({"type": "websocket.connect"})
+        there.arrive({"type": "websocket.connect"})  # a server calls nobody before it has read that
         self._serve(_scope("websocket", "/ws", subprotocols=[]), there, back)
         try:
             await _first(back)

@@ -36,6 +36,8 @@ class Books:
     deeds: Sequence[Deed]
     transcripts: dict[str, Sequence[Item]]
     """By channel: what the store has kept."""
+    tells_all: bool = True
+    """Whether what listeners heard is judged."""
     dead: int = 0
     open: int = 0
     """Messages that were not settled when the waiting was over."""
@@ -45,6 +47,12 @@ class Books:
     delivered: dict[str, list[tuple[int, tuple[str, ...]]]] | None = None
     """What a receiver outside has taken, by channel and in order: offset and message ids. None: there was none."""
     refusals: int = 0
+    unfit: Sequence[tuple[float, float]] = ()
+    """Spans in which the store could have lost what it takes in, and everybody could know: no receipt is given."""
+    failovers: Sequence[float] = ()
+    """When a replica took over. It had not heard the last deltas: the next event that holds the answer has them."""
+    acts: dict[str, int] = field(default_factory=dict)
+    """What was broken how often."""
     overruns: Sequence[str] = ()
     """Work that went on without its lease."""
     broken: Sequence[str] = ()
@@ -75,6 +83,7 @@ class Judgement:
     untold: int = 0
     unsent: int = 0
     refusals: int = 0
+    acts: dict[str, int] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
 
     @property
@@ -91,6 +100,10 @@ class Judgement:
         return f"streams cut {self.cuts} | torn {self.torn} | repeated {self.repeated} | untold {self.untold}"
 
     @property
+    def faults(self) -> str:
+        return "broken: " + " | ".join(f"{name} {count}" for name, count in sorted(self.acts.items()))
+
+    @property
     def sinks(self) -> str:
         return f"receiver refused {self.refusals} | unsent {self.unsent}"
 
@@ -99,6 +112,7 @@ def judge(books: Books) -> Judgement:
     """Compare the ledgers."""
     found = Judgement(fenced=books.fenced, deaths=books.deaths, store_kills=books.store_kills)
     found.violations += [*books.overruns, *books.broken]
+    found.acts = dict(books.acts)
     for sender in books.senders:
         found.violations += [f"refused: {refused}" for refused in sender.refused]
     changes = Counter(books.edits)
@@ -106,8 +120,10 @@ def judge(books: Books) -> Judgement:
     _transcripts(books, found)
     _model(books, found)
     _tools(books, found)
-    _streams(books, found)
+    if books.tells_all:
+        _streams(books, found)
     _sinks(books, found)
+    found.violations += [rash for sender in books.senders for m in sender.sent if (rash := _rash(m, books.unfit))]
     found.worst_stall = _worst_stall(books)
     if books.dead:
         found.violations.append(f"{books.dead} dead letters")
@@ -138,6 +154,14 @@ def _sinks(books: Books, found: Judgement) -> None:
 
 
 # ---------------------------------------------------------------- what was kept
+
+
+def _rash(message: Sent, unfit: Iterable[tuple[float, float]]) -> str:
+    """A receipt that could be broken: for a message that was brought, and accepted, while the store was unfit."""
+    if message.requested is None or message.accepted is None:
+        return ""
+    spans = [(since, until) for since, until in unfit if since <= message.requested and message.accepted <= until]
+    return f"{message.message_id} has a receipt of a server that could lose it: unfit {spans[0]}" if spans else ""
 
 
 def _transcripts(books: Books, found: Judgement) -> None:
@@ -233,9 +257,10 @@ def _untrue(output: OutputItem, done: dict[str, set[str]]) -> bool:
 def _streams(books: Books, found: Judgement) -> None:
     for listener in books.listeners:
         found.cuts += listener.cuts
-        found.torn += len(listener.torn)
+        torn = [tear for tear in listener.torn if not any(tear.since < at < tear.until for at in books.failovers)]
+        found.torn += len(torn)
         found.repeated += len(listener.repeats)
-        found.violations += [f"a torn stream: {each}" for each in listener.torn]
+        found.violations += [f"a torn stream: {tear.what}" for tear in torn]
         found.violations += [f"told again: {each}" for each in listener.repeats]
     heard = {listener.channel: listener for listener in books.listeners}
     for sender in books.senders:

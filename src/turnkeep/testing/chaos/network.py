@@ -12,7 +12,10 @@ from typing import Any
 
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.messages import Address
-from turnkeep.store.base import Follower, Notice, Store
+from turnkeep.store.base import Follower, Notice
+from turnkeep.store.memory import MemoryStore
+from turnkeep.store.redis.durable import VOUCHED
+from turnkeep.testing.chaos.standby import Standby
 from turnkeep.testing.chaos.virtual import Process
 
 PATIENCE = 1.0
@@ -40,12 +43,14 @@ CLEAR = Weather(lost_request=0.0, lost_reply=0.0, late_request=0.0, lost_hint=0.
 class Network:
     """All ways to one store. It carries requests on even when their sender is dead."""
 
-    def __init__(self, store: Store, source: random.Random, weather: Weather) -> None:
+    def __init__(self, store: MemoryStore, source: random.Random, weather: Weather) -> None:
         self.store = store
         self.weather = weather
         self.fenced = 0
         """Writes that the store refused because their lease was lost."""
         self.is_down = False
+        self.failovers = 0
+        self._standby: Standby | None = None
         self._source = source
         self._context = contextvars.copy_context()
         self._replies: dict[Reply, None] = {}
@@ -53,11 +58,29 @@ class Network:
     def go_down(self) -> None:
         """The store is gone with all that was on its way; what it has acknowledged it keeps."""
         self.is_down = True
+        self._refuse_all("the store went down before it replied")
+
+    def _refuse_all(self, why: str) -> None:
         for reply in list(self._replies):
-            _refuse(reply, OutcomeUnknown("the store went down before it replied"))
+            _refuse(reply, OutcomeUnknown(why))
 
     def come_up(self) -> None:
         self.is_down = False
+
+    # As with the durability `strict` of Redis: from `lose_replica` on nothing that is vouched for gets an answer, and
+    # with `fail_over` all that happened since is gone.
+
+    def lose_replica(self) -> None:
+        """The replica hears nothing any more."""
+        self._standby = self._standby or Standby(self.store)
+
+    def fail_over(self) -> None:
+        """The replica takes the place of the store, with what it had heard."""
+        if self._standby is not None:
+            self.failovers += 1
+            self._standby.take_over(self.failovers)
+            self._standby = None
+            self._refuse_all("another server took the place of the store")
 
     def one_way(self) -> float:
         return self._source.uniform(0.0, self.weather.delay)
@@ -78,16 +101,17 @@ class Network:
             answers, when, patience = False, self._source.uniform(0.0, weather.latest), when
         if not answers:
             loop.call_later(patience, _refuse, reply, OutcomeUnknown(f"the reply to {name} was lost"))
-        loop.call_later(when, self._arrive, act, reply, answers, context=self._context)
+        loop.call_later(when, self._arrive, name, act, reply, answers, context=self._context)
 
-    def _arrive(self, act: Callable[[], Coroutine[Any, Any, Any]], reply: Reply, answers: bool) -> None:
+    def _arrive(self, name: str, act: Callable[[], Coroutine[Any, Any, Any]], reply: Reply, answers: bool) -> None:
         if self.is_down:
             _refuse(reply, StoreUnavailable("there is no store"))
             return
         task = asyncio.get_running_loop().create_task(act(), context=self._context)
-        task.add_done_callback(lambda done: self._answer(done, reply, answers))
+        task.add_done_callback(lambda done: self._answer(name, done, reply, answers))
 
-    def _answer(self, done: asyncio.Task[Any], reply: Reply, answers: bool) -> None:
+    def _answer(self, name: str, done: asyncio.Task[Any], reply: Reply, answers: bool) -> None:
+        answers = answers and not (self._standby is not None and name in VOUCHED)
         if isinstance(done.exception(), LeaseLost):
             self.fenced += 1
         if answers:

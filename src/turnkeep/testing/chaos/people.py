@@ -56,7 +56,7 @@ Doors = Callable[[], Door]
 
 @dataclass(slots=True)
 class Sent:
-    """A message on its way. `accepted` is the moment of its receipt."""
+    """A message on its way. `accepted` is the moment of its receipt, `requested` when that request was made."""
 
     channel: str
     person: str
@@ -64,6 +64,7 @@ class Sent:
     text: str
     wishes: Mapping[str, Any] = field(default_factory=dict)
     accepted: float | None = None
+    requested: float | None = None
 
     @property
     def message_id(self) -> str:
@@ -97,12 +98,14 @@ class Sender:
 
     async def _until_accepted(self, message: Sent) -> float:
         while True:
+            began = _now()
             try:
                 status, told = await self._doors().post(f"/api/channels/{message.channel}/messages", message.body)
             except Gone:
                 status, told = 503, {}
             if status in (200, 202):
-                return asyncio.get_running_loop().time()
+                message.requested = message.requested or began
+                return _now()
             if status not in (429, 500, 503):
                 self.refused.append(f"{message.message_id}: {status} {told}")
             await asyncio.sleep(self._source.uniform(0.02, 0.1))
@@ -155,11 +158,21 @@ class Editor:
 # ---------------------------------------------------------------- listening
 
 
+@dataclass(frozen=True, slots=True)
+class Tear:
+    """An answer whose pieces do not make the whole, and when it was heard."""
+
+    what: str
+    since: float
+    until: float
+
+
 @dataclass(slots=True)
 class Answered:
     """How a turn ended, as told to whoever listened."""
 
     run_id: str
+    offset: int
     message_ids: tuple[str, ...]
     outcome: str
     text: str
@@ -181,8 +194,8 @@ class Listener:
         self.ended_at: dict[str, float] = {}
         self.accepted: set[str] = set()
         self.repeats: list[str] = []
-        self.torn: list[str] = []
-        """Answers whose pieces do not make the whole."""
+        self._shown_since = 0.0
+        self.torn: list[Tear] = []
         self.cuts = 0
 
     async def listen(self) -> None:
@@ -198,7 +211,7 @@ class Listener:
     async def _follow(self, wire: Wire) -> None:
         begun = await self._subscribe(wire, self._position)
         if begun["epoch"] and not (self._position and begun["recovered"]):
-            self._begin_anew()
+            self._begin_anew(begun["offset"])
             await self._subscribe(wire, {"offset": 0, "epoch": begun["epoch"]})
         while True:
             frame = await wire.heard()
@@ -214,8 +227,12 @@ class Listener:
             if frame["type"] == "error" and "offset" not in frame:
                 raise Gone
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, top: int) -> None:
+        """The log holds nothing behind this offset any more: a server is gone with what only it had, told or not."""
         self._position, self._partly, self._shown = {}, set(), None
+        left = {each: {at for at in ends if at <= top} for each, ends in self.ends.items()}
+        self.ends = defaultdict(set, {each: ends for each, ends in left.items() if ends})
+        self.answers = {run_id: one for run_id, one in self.answers.items() if one.offset <= top}
 
     def take(self, frame: Frame) -> None:
         """One frame of the channel."""
@@ -223,7 +240,7 @@ class Listener:
         if frame.get("reason") == "silent":
             return  # of no event: it says again where the channel is
         if self._position.get("epoch") not in (None, epoch) and offset <= self._position["offset"]:
-            self._begin_anew()  # the log has lost something; else it goes on under another name
+            self._begin_anew(offset - 1)  # the log has lost something; else it goes on under another name
         if offset <= self._position.get("offset", 0):
             self.repeats.append(f"{self.channel}: {frame['status']} of offset {offset} again")
             return
@@ -242,7 +259,7 @@ class Listener:
             case "status", "accepted":
                 self.accepted.add(message_id)
             case "status", "started":
-                self._shown = ""
+                self._shown, self._shown_since = "", _now()
             case "response", "in_progress":
                 self._shown = frame["message"] if frame.get("snapshot") else (self._shown or "") + frame["delta"]
             case "response", "completed":
@@ -253,12 +270,17 @@ class Listener:
 
     def _answered(self, frame: Frame) -> None:
         text = "" if frame["message"] in FIXED else frame["message"]
-        answered = Answered(frame["run_id"], tuple(frame["message_ids"]), frame["outcome"], text)
+        answered = Answered(frame["run_id"], frame["offset"], tuple(frame["message_ids"]), frame["outcome"], text)
         self.answers[answered.run_id] = answered
         if answered.outcome == "completed" and self._shown is not None and self._shown != text:
-            self.torn.append(f"{self.channel}: run {answered.run_id} showed {self._shown!r} and ended with {text!r}")
+            what = f"{self.channel}: run {answered.run_id} showed {self._shown!r} and ended with {text!r}"
+            self.torn.append(Tear(what, self._shown_since, _now()))
         self._shown = None
 
     def _end(self, message_id: str, offset: int) -> None:
         self.ends[message_id].add(offset)
-        self.ended_at.setdefault(message_id, asyncio.get_running_loop().time())
+        self.ended_at.setdefault(message_id, _now())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -42,9 +42,11 @@ BLOWS: Mapping[str, float] = {
 ACTS = (
     *("kill_worker",) * 4, *("freeze_worker",) * 3, *("kill_gateway",) * 2, "freeze_gateway", "starve_worker",
     "starve_worker", "starve_gateway", "harm_store_line", "harm_store_line", "harm_people", "harm_people", "cancel",
-    "set_clock", "set_clock", "spoil_store",
-    "hush_receiver",
+    "set_clock", "set_clock", "spoil_store", "hush_receiver", "fail_disk", "fail_disk",
 )  # fmt: skip
+
+STRICT: Mapping[str, str] = {"TURNKEEP_DURABILITY": "strict", "TURNKEEP_REPLICAS": "1"}
+"""On Redis, which has a replica: else a failover may lose what was answered for."""
 
 WORKS = "waiting for work"
 """What a worker says when it begins."""
@@ -67,6 +69,8 @@ class Plan:
     calm: float = 90.0
     planted: str | None = None
     """A bug of `planted` that all workers and gateways have."""
+    acts: tuple[str, ...] = ACTS
+    """What is broken, each as often as it stands here; the store is killed beside them."""
     folder: Path | None = None
     """Where logs, ledgers and data stay; without one they go."""
 

@@ -1,31 +1,20 @@
 """Bugs to plant: what a careful person might write, and a storm must notice.
 
 A driver that finds nothing proves nothing, unless it finds these. Each one is a patch of the running code, taken back
-afterwards: `with planted("no_dedupe"): simulate(seed)`.
-
-    python -m turnkeep.testing.chaos.planted no_dedupe worker --json
-
-runs the command line with one planted.
+afterwards: `with planted("no_dedupe"): simulate(seed)`. Those that only real processes can show: `planted_outside`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import runpy
 import secrets
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from turnkeep import announcer, answer, calls, clock, failpoints, hub, journal, lease, run
-from turnkeep.doors import forwarder
+from turnkeep import announcer, answer, calls, clock, failpoints, hub, journal, lease, outcomes, run
 from turnkeep.errors import AnswerMalformed
 from turnkeep.events import Event
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
@@ -39,15 +28,11 @@ from turnkeep.usage import Usage
 Replace = Callable[[Any, str, Any], None]
 """Put something else in the place of an attribute, until the bug is taken out."""
 
-CLOCK = "CHAOS_CLOCK"
-"""Names the file that says how far the clock of the machine is off."""
-
 BUGS: dict[str, Callable[[Replace], None]] = {}
 """By name; the docstring says what is wrong with it."""
 
-
 OUTSIDE: dict[str, Callable[[Replace], None]] = {}
-"""Bugs that only a storm over real processes can show: its receiver of webhooks is outside."""
+"""Those of `planted_outside`."""
 
 
 def bug(plant: Callable[[Replace], None]) -> Callable[[Replace], None]:
@@ -342,6 +327,19 @@ def goes_by_the_time_of_day(replaces: Replace) -> None:
     replaces(clock.SteadyClock, "now", lambda self: self._clock.now())
 
 
+@bug
+def compares_the_clocks_of_two_hosts(replaces: Replace) -> None:
+    """A worker looks at the time of day of its own machine to see whether the lease that the store gave it is over."""
+    decided = run.Run._decided
+
+    async def compared(self: run.Run) -> Any:
+        if self.house.clock.now() > self.claim.lease_until:
+            return outcomes.Dropping()
+        return await decided(self)
+
+    replaces(run.Run, "_decided", compared)
+
+
 # ---------------------------------------------------------------- the lease
 
 
@@ -400,50 +398,3 @@ def resumes_too_early(replaces: Replace) -> None:
         return max(0, start(*known) - 2)
 
     replaces(hub, "_start", started)
-
-
-# ---------------------------------------------------------------- receivers outside
-
-
-def outside(plant: Callable[[Replace], None]) -> Callable[[Replace], None]:
-    OUTSIDE[plant.__name__] = plant
-    return plant
-
-
-@outside
-def what_fails_is_left_out(replaces: Replace) -> None:
-    """An event that its receiver fails on is passed over, and not parked."""
-    store_position = forwarder._Delivering._store_position
-
-    async def leave_out(self: Any, parked: Sequence[Any] = ()) -> None:
-        await store_position(self, ())
-
-    replaces(forwarder._Delivering, "_store_position", leave_out)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The command line of turnkeep, with the bug that the first argument names."""
-    name, *rest = arguments
-    with planted(name) if name else nullcontext(), machine_clock():
-        sys.argv = ["turnkeep", *rest]
-        runpy.run_module("turnkeep", run_name="__main__")
-    return 0
-
-
-@contextmanager
-def machine_clock() -> Iterator[None]:
-    """The time of day as the file says that `CLOCK` names: a number of seconds to be off, set at any moment."""
-    path = os.environ.get(CLOCK)
-
-    def now() -> float:
-        try:
-            return time.time() + float(Path(path or "").read_text() or 0.0)
-        except (OSError, ValueError):
-            return time.time()
-
-    with patch.object(clock, "time", SimpleNamespace(time=now)) if path else nullcontext():
-        yield
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -138,11 +138,15 @@ class Program:
             await asyncio.sleep(0.02)
 
 
-def redis_command(port: int, folder: Path) -> list[str]:
-    """A Redis that has on its disk whatever it has answered for. Raises `StormError` where there is none."""
+def redis_command(port: int, folder: Path, *, replica_of: int | None = None) -> list[str]:
+    """A Redis that has on its disk whatever it has answered for, alone or as a replica of the one at that port.
+
+    Raises `StormError` where there is none.
+    """
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
         raise StormError("there is no redis-server on this machine: install it, or use --store sqlite")
     settings = {"port": str(port), "bind": HOST, "dir": str(folder), "appendonly": "yes", "appendfsync": "always"}
-    settings |= {"save": "", "maxmemory-policy": "noeviction"}
-    return [program, *(word for name, value in settings.items() for word in (f"--{name}", value))]
+    settings |= {"save": "", "maxmemory-policy": "noeviction", "repl-diskless-sync-delay": "0"}
+    leader = [] if replica_of is None else ["--replicaof", HOST, str(replica_of)]
+    return [program, *(word for name, value in settings.items() for word in (f"--{name}", value)), *leader]

@@ -15,6 +15,8 @@ from aiohttp import web
 from turnkeep.testing.chaos.programs import HOST, free_port
 
 SECRET = "whsec_" + base64.b64encode(b"a storm is no secret").decode()
+POISONED = "poisoned"
+"""A channel of which it never takes anything: others must not wait for it."""
 BAD = 0.3
 """How many events it fails on at first, in the calm after the storm too: most answers come then."""
 MOST_FAILURES = 5
@@ -60,7 +62,7 @@ class Hook:
 
     async def _take(self, request: web.Request) -> web.Response:
         event_id, data = request.headers["webhook-id"], orjson.loads(await request.read())["data"]
-        if self.is_away or self._fails_on(event_id):
+        if self.is_away or data["channel"] == POISONED or self._fails_on(event_id):
             self.refusals += 1
             return web.Response(status=self.source.choice(STATUSES))
         if event_id not in self._confirmed:

@@ -11,14 +11,14 @@ import os
 import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import redis.asyncio as redis
 
 from turnkeep.clock import SystemClock
 from turnkeep.messages import Address, Item
@@ -26,15 +26,17 @@ from turnkeep.settings import Settings
 from turnkeep.simulator.ledger import Ledger
 from turnkeep.store import store_of
 from turnkeep.store.base import Policies, Policy, Store
+from turnkeep.testing.chaos.disk import DISK, FAILURES, order_failure, withdraw_failures
 from turnkeep.testing.chaos.effects import read_deeds, write_tools_file
 from turnkeep.testing.chaos.judge import Books, Judgement, judge
+from turnkeep.testing.chaos.launch import CLOCK
 from turnkeep.testing.chaos.logs import fenced, unexpected
 from turnkeep.testing.chaos.outside import OutsideDoor
-from turnkeep.testing.chaos.people import EDITED, Door, Editor, Gone, Listener, Sender
-from turnkeep.testing.chaos.plan import ACTS, BLOWS, KEY, MODEL_FAULTS, PER_SECOND, SETTINGS, WORKS, Plan, message
-from turnkeep.testing.chaos.planted import CLOCK
-from turnkeep.testing.chaos.programs import HOST, Program, StormError, free_port, redis_command
-from turnkeep.testing.chaos.receivers import Hook
+from turnkeep.testing.chaos.people import EDITED, Door, Editor, Gone, Listener, Sender, Sent
+from turnkeep.testing.chaos.plan import BLOWS, KEY, MODEL_FAULTS, PER_SECOND, SETTINGS, STRICT, WORKS, Plan, message
+from turnkeep.testing.chaos.programs import HOST, Program, StormError, free_port
+from turnkeep.testing.chaos.receivers import POISONED, Hook
+from turnkeep.testing.chaos.replication import Replication
 from turnkeep.testing.leaps import LEAPS
 from turnkeep.testing.proxy import TcpProxy
 
@@ -51,7 +53,8 @@ class _Place:
 @dataclass(slots=True)
 class _Counted:
     deaths: int = 0
-    store_kills: int = 0
+    acts: Counter[str] = field(default_factory=Counter)
+    """What was broken how often."""
     ended: list[str] = field(default_factory=list)
 
 
@@ -77,6 +80,7 @@ class Storm:
         self._plan = plan
         self._folder = folder
         self._clock_file = folder / "clock"
+        self._disk = folder / "disk"
         self._tell = tell
         self._stack = stack
         self._dice = self._source("nemesis")
@@ -84,8 +88,7 @@ class Storm:
         self._workers: list[_Place] = []
         self._gateways: list[_Place] = []
         self._lines: list[TcpProxy] = []
-        self._store: Program | None = None
-        self._store_port = 0
+        self._redis: Replication | None = None
         self._later: set[asyncio.Task[None]] = set()
         self._programs: list[Program] = []
         self._storming = True
@@ -112,6 +115,7 @@ class Storm:
             sending = [self._group.create_task(self._send(n, sender)) for n, sender in enumerate(senders)]
             editors = [Editor(name, self._any_gateway, self._source(f"editor {name}"), pause=2.0) for name in "ab"]
             await editors[0].begin()
+            self._note_task(self._poison())
             editing = [self._group.create_task(editor.edit()) for editor in editors]
             await self._break_things()
             await self._heal()
@@ -137,7 +141,7 @@ class Storm:
         self._tools = tools
         self._workers = [await self._worker(f"worker-{n}") for n in range(plan.workers)]
         self._gateways = [await self._gateway(f"gateway-{n}") for n in range(plan.gateways)]
-        for place in (*self._workers, *self._gateways):
+        for place in self._places:
             place.program.start()
         await model.answers(model_port)
         async with asyncio.TaskGroup() as group:
@@ -156,10 +160,13 @@ class Storm:
 
     async def _start_store(self) -> None:
         if self._plan.store == "redis":
-            self._store_port = free_port()
-            self._store = self._program("store", redis_command(self._store_port, self._folder), {})
-            self._store.start()
-            await self._store.answers(self._store_port)
+            wire = await self._proxy(0)
+
+            def new(name: str, command: list[str]) -> Program:
+                return self._program(name, command, {})
+
+            self._redis = Replication(new, self._folder, wire, self._source("redis"))
+            await self._redis.start()
 
     def _program(self, name: str, command: list[str], environment: Mapping[str, str]) -> Program:
         base = {"PATH": os.defpath, "HOME": str(self._folder)}
@@ -186,10 +193,10 @@ class Storm:
         return _Place(self._program(name, [*self._turnkeep(), "serve", "--role", "gateway"], environment), line, port)
 
     async def _line(self) -> TcpProxy | None:
-        return await self._proxy(self._store_port) if self._store is not None else None
+        return await self._proxy(self._redis.port) if self._redis is not None else None
 
     def _turnkeep(self) -> list[str]:
-        return [sys.executable, "-m", "turnkeep.testing.chaos.planted", self._plan.planted or ""]
+        return [sys.executable, "-m", "turnkeep.testing.chaos.launch", self._plan.planted or ""]
 
     def _environment(self, line: TcpProxy | None) -> dict[str, str]:
         store = self._store_url if line is None else f"redis://{HOST}:{line.port}/0"
@@ -199,11 +206,11 @@ class Storm:
             "OPENAI_BASE_URL": f"{self._model}/v1",
             "TURNKEEP_LEASE": str(self._plan.lease),
         }
-        return {**SETTINGS, **own}
+        return {**SETTINGS, **own, **({DISK: str(self._disk)} if line is None else STRICT)}
 
     @property
     def _store_url(self) -> str:
-        return f"redis://{HOST}:{self._store_port}/0" if self._store else f"sqlite:{self._folder}/storm.db"
+        return f"redis://{HOST}:{self._redis.port}/0" if self._redis else f"sqlite:{self._folder}/storm.db"
 
     async def _sim(self, method: str, what: str, body: Any = None) -> None:
         bearer = {"Authorization": f"Bearer {KEY}"}
@@ -231,6 +238,10 @@ class Storm:
 
     def _any_gateway(self) -> Door:
         return OutsideDoor(self._http, self._dice.choice(self._gateways).port)
+
+    async def _poison(self) -> None:
+        """On one channel there is an answer that the receiver outside never takes."""
+        await Sender(self._any_gateway, self._source("poison"), repeats=0.0).send(Sent(POISONED, "a", 0, "bitter"))
 
     async def _send(self, place: int, sender: Sender) -> None:
         """One of two people of a channel; their messages come in bursts."""
@@ -267,7 +278,7 @@ class Storm:
             counted, weather = self._counted, "storm" if self._storming else "calm"
             self._tell(
                 f"{self._now - self._begun_at:.0f} s | {weather} | sent {sent} | told {told} "
-                f"| deaths {counted.deaths} | redis kills {counted.store_kills}"
+                f"| deaths {counted.deaths} | redis kills {self._redis.kills if self._redis else 0}"
             )
 
     # ------------------------------------------------------------ what goes wrong
@@ -277,11 +288,17 @@ class Storm:
         next_kill = self._now + self._dice.uniform(0.3, 0.7) * min(45.0, self._plan.seconds)
         while self._now < end:
             await asyncio.sleep(self._dice.uniform(0.3, 1.6))
-            if self._store is not None and self._now >= next_kill:
-                next_kill = self._now + self._dice.uniform(30.0, 60.0)
-                self._kill_store(self._store)
-            getattr(self, f"_{self._dice.choice(ACTS)}")()
+            if self._redis is not None and self._now >= next_kill:
+                next_kill = self._now + self._dice.uniform(15.0, 45.0)
+                self._note_task(self._redis.fail([place.line for place in self._places if place.line]))
+            act = self._dice.choice(self._plan.acts)
+            self._counted.acts[act] += 1
+            getattr(self, f"_{act}")()
         self._storming = False
+
+    @property
+    def _places(self) -> list[_Place]:
+        return [*self._workers, *self._gateways]
 
     def _soon(self, delay: float, act: Callable[[], object]) -> None:
         async def wait() -> None:
@@ -331,7 +348,7 @@ class Storm:
             self._soon(seconds, place.line.forward)
 
     def _harm_store_line(self) -> None:
-        place = self._dice.choice([*self._workers, *self._gateways])
+        place = self._dice.choice(self._places)
         if place.line is not None:
             self._harm(place.line)
 
@@ -357,16 +374,13 @@ class Storm:
         self._clock_file.write_text(str(self._dice.choice(LEAPS)))
 
     def _spoil_store(self) -> None:
-        """Somebody changes the settings of the server so that it could lose what it accepts, and notices it."""
-        if self._store is not None and self._store.alive:
-            self._note_task(self._spoiled())
+        if self._redis is not None:
+            self._note_task(self._redis.spoil())
 
-    async def _spoiled(self) -> None:
-        async with aclosing(redis.Redis(host=HOST, port=self._store_port)) as server:
-            for policy in ("allkeys-lru", "noeviction"):
-                with suppress(redis.RedisError, OSError):
-                    await server.config_set("maxmemory-policy", policy)
-                await asyncio.sleep(self._dice.uniform(0.5, 3.0))
+    def _fail_disk(self) -> None:
+        """The next write or sync of whichever process fails, once."""
+        if self._redis is None:
+            order_failure(self._disk, self._dice.choice(FAILURES))
 
     def _hush_receiver(self) -> None:
         """The receiver of webhooks takes nothing for a while, as while it is deployed."""
@@ -387,17 +401,12 @@ class Storm:
 
         self._note_task(cancel())
 
-    def _kill_store(self, store: Program) -> None:
-        self._counted.store_kills += 1
-        store.kill()
-        self._soon(self._dice.uniform(0.1, 1.0), store.start)
-
     async def _keep_alive(self) -> None:
         """Start again whatever has died."""
         again: dict[str, float] = {}
         while True:
             await asyncio.sleep(0.02)
-            for place in (*self._workers, *self._gateways):
+            for place in self._places:
                 program = place.program
                 if not program.wanted or program.alive:
                     continue
@@ -419,9 +428,10 @@ class Storm:
     async def _heal(self) -> None:
         """Forward everything, thaw everybody, and put workers that do not kill themselves in place of the others."""
         await self._later_over()
+        withdraw_failures(self._disk)
         for line in self._lines:
             line.forward()
-        for place in (*self._workers, *self._gateways):
+        for place in self._places:
             place.program.thaw()
         await self._sim("DELETE", "faults")
         for place in self._workers:
@@ -448,13 +458,16 @@ class Storm:
         books.model = Ledger.load(self._folder / "model.jsonl", SystemClock())
         books.deeds = read_deeds(self._folder / "effects.jsonl")
         books.delivered, books.refusals = dict(self._hook.taken), self._hook.refusals
-        books.deaths, books.store_kills = self._counted.deaths, self._counted.store_kills
+        books.deaths, books.acts = self._counted.deaths, self._counted.acts
+        if self._redis is not None:
+            books.store_kills, books.unfit = self._redis.kills, self._redis.unfit
+            books.failovers, books.acts["fail_over"] = self._redis.failovers, len(self._redis.failovers)
         books.fenced = sum(fenced(place.program.log_file) for place in self._workers)
-        broke = [error for place in (*self._workers, *self._gateways) for error in unexpected(place.program)]
+        broke = [error for place in self._places for error in unexpected(place.program)]
         books.broken = [*self._counted.ended, *broke]
 
     def bury_product(self) -> None:
-        for place in (*self._workers, *self._gateways):
+        for place in self._places:
             place.program.bury()
 
     async def _read(self, store: Store, books: Books) -> None:

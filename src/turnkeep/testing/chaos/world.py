@@ -81,6 +81,8 @@ class Plan:
     """What a failpoint does to its process, and how likely."""
     blows: Mapping[str, float] = field(default_factory=lambda: DEATHS)
     acts: tuple[str, ...] = ACTS
+    tells_all: bool = True
+    """Whether listeners miss nothing: not where a log may lose its end and grow past the place where they were."""
 
 
 EVERYTHING = Plan()
@@ -94,6 +96,10 @@ ZOMBIES = Plan(
     acts=("freeze_worker", "cut_worker"),
 )
 """Nobody dies: workers are frozen and cut off, and what they have sent arrives when others are at work already."""
+
+
+FAILOVERS = Plan(acts=(*ACTS, "fail_over", "fail_over", "fail_over"), tells_all=False)
+"""The store is replaced by a replica that has not heard the last of it."""
 
 
 def simulate(seed: int, plan: Plan | None = None) -> Judgement:
@@ -158,6 +164,7 @@ class World:
         self.actor = Actor(self.ledger, self._source("model"), plan.temper, self._may_go_on)
         self.deeds: list[Deed] = []
         self._deaths = 0
+        self._replaced_at = 0.0
         self._store_kills = 0
         self._leases: dict[tuple[str, str], float] = {}
         self._overruns: dict[tuple[str, str], str] = {}
@@ -195,7 +202,7 @@ class World:
         for task in editing:
             task.cancel()
         await editors[0].end()
-        books = Books(senders, listeners, self.ledger, self.deeds, {})
+        books = Books(senders, listeners, self.ledger, self.deeds, {}, tells_all=self._plan.tells_all)
         await self._quiet(books, sending)
         await self._close_books(books)
         for task in (*listening, *sending, watching):
@@ -237,6 +244,8 @@ class World:
         if (await self.store.counts()).open_messages:
             return False
         ids = {message.message_id for sender in books.senders for message in sender.sent}
+        if not self._plan.tells_all:
+            return True
         told = {message_id for listener in books.listeners for message_id in listener.ends}
         return ids <= told
 
@@ -249,7 +258,8 @@ class World:
             history = await self.store.history(Address("default", "assistant", f"c{number}"))
             items: list[Item] = [entry.item for entry in history.entries]
             books.transcripts[f"c{number}"] = items
-        books.fenced, books.deaths, books.store_kills = self.network.fenced, self._deaths, self._store_kills
+        books.fenced, books.deaths = self.network.fenced, self._deaths
+        books.store_kills = self._store_kills + self.network.failovers
         books.overruns = list(self._overruns.values())
         books.broken = list(self._loop.broken)
 
@@ -390,6 +400,15 @@ class World:
             self.network.go_down()
             self._loop.call_later(self._for_a_while(1.0), self.network.come_up)
 
+    def _fail_over(self) -> None:
+        """For a while the replica hears nothing, then the store is gone and the replica in its place."""
+        self.network.lose_replica()
+        self._loop.call_later(self._for_a_while(1.5), self._promote)
+
+    def _promote(self) -> None:
+        self._replaced_at = self.store.clock.now()
+        self.network.fail_over()
+
     def _cancel_somebody(self) -> None:
         channel = f"c{self._dice.randrange(self._plan.channels)}"
         self._cancelling.append(self._loop.create_task(self._cancel(channel)))
@@ -413,7 +432,8 @@ class World:
         key, now = (labels["turnkeep_run"], labels["turnkeep_attempt"]), self.store.clock.now()
         process = Process.current()
         woken_at = START + process.thawed_at if process is not None else 0.0
-        if now > max(self._leases.setdefault(key, now), woken_at) + GLANCE + GRACE:
+        unheard_until = self._replaced_at + self._plan.lease  # of a claim that the replica had not heard of
+        if now > max(self._leases.setdefault(key, now), woken_at, unheard_until) + GLANCE + GRACE:
             self._overruns[key] = f"run {key[0]} went on in attempt {key[1]} after its lease was over"
 
     async def _note_leases(self) -> None:
