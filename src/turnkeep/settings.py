@@ -254,7 +254,7 @@ class Settings(BaseSettings):
     max_frame_bytes: int = _named(
         "TURNKEEP_MAX_FRAME_BYTES", default=512_000, ge=1, doc="Bytes of one socket frame or request body."
     )
-    max_inbox: int = _named("TURNKEEP_MAX_INBOX", default=50, ge=1, doc="Messages waiting on a channel.")
+    max_inbox: int = _named("TURNKEEP_MAX_INBOX", default=100, ge=1, doc="Messages waiting on a channel.")
     amqp_max_inbox: int = _named(
         "TURNKEEP_AMQP_MAX_INBOX", default=10_000, ge=1, doc="Messages waiting on a channel when they come by AMQP."
     )

@@ -8,6 +8,7 @@ import pytest
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings, misspelt, parse_rate
+from turnkeep.store.base import Policy
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +128,8 @@ def test_a_name_that_is_no_setting_is_told_with_the_closest() -> None:
 )
 def test_blanks_around_a_setting_are_no_part_of_it(name: str, value: str, written: str) -> None:
     assert Settings.load(**{name: written.format(value)}) == Settings.load(**{name: value})
+
+
+def test_as_many_may_wait_as_are_answered_in_one_turn() -> None:
+    assert Settings.load().max_inbox >= Settings.load().max_batch
+    assert Policy().max_inbox >= Policy().max_batch

@@ -73,7 +73,7 @@ class Policy:
     max_wait: float = 8.0
     max_batch: int = 64
     max_batch_bytes: int = 256_000
-    max_inbox: int = 50
+    max_inbox: int = 100
     on_busy: BusyPolicy = "collect"
     expiry: float = 7_776_000.0
     dedupe: float = 604_800.0
