@@ -7,6 +7,7 @@ python3 dev.py test [ARG…]     all tests at reduced sizes; ARG… go to pytest
                                --repeat N: N times, counted; --busy: beside a spinning process for each core
 python3 dev.py prove [NAME…]   the tests that give figures, at full size, one line each
 python3 dev.py check           lint, format, types, floors, lock files
+python3 dev.py coverage        that no branch of the heart is without a test (--all: of everything, which is long)
 python3 dev.py docs [ARG…]     the tests of the documentation alone
 python3 dev.py bench [ARG…]    measure (--against REV: this tree by another revision, in one run)
 python3 dev.py chaos [ARG…]    break things at random (--seed, --minutes)
@@ -164,6 +165,28 @@ def check(_: list[str]) -> int:
     return 1 if failed else 0
 
 
+def coverage(arguments: list[str]) -> int:
+    """The heart by its own rings, every branch; with `--all` the whole by all rings that run in one process."""
+    everything = "--all" in arguments
+    tests, include, least = (ALL_RINGS, [], 95) if everything else (HEART_RINGS, ["--include", ",".join(HEART)], 100)
+    provide_programs(install=False, large=False)
+    measured = run([PYTHON, "-m", "coverage", "run", "-m", "pytest", "-q", "-p", "no:xdist", *tests])
+    report = [PYTHON, "-m", "coverage", "report", "--skip-covered", "--show-missing", "--fail-under", str(least)]
+    return measured or run([*report, *include])
+
+
+HEART = [
+    *(f"src/turnkeep/{name}.py" for name in ("run", "answer", "calls", "halt", "hooks", "journal", "lease")),
+    *(f"src/turnkeep/{name}.py" for name in ("announcer", "outcomes", "worker", "store/turns", "doors/wire")),
+]
+"""What a mistake in would cost most: every branch is taken by a test without a socket."""
+HEART_RINGS = [
+    *("tests/runs", "tests/unit/test_turns.py", "tests/unit/test_wire.py"),
+    *("tests/contract/test_store.py", "-k", "not TestRedis and not TestValkey and not TestSqlite"),
+]
+ALL_RINGS = ["tests/unit", "tests/runs", "tests/contract", "tests/scenario", "-k", "not Redis and not Valkey"]
+
+
 def audit(_: list[str]) -> int:
     """0: nothing found; 1: something found; 2: nothing found, but not everything could be asked."""
     calls = run([str(BIN / "bandit"), "-q", "-ll", "--skip", BY_RUFF, "-r", "src"])
@@ -210,7 +233,7 @@ COMMANDS = {
     "chaos": [PYTHON, "-m", "turnkeep.testing.chaos"],
     "sbom": [PYTHON, "scripts/sbom.py"],
 }
-VERBS = {"test": test, "prove": prove, "check": check, "audit": audit, "lock": lock}
+VERBS = {"test": test, "prove": prove, "check": check, "coverage": coverage, "audit": audit, "lock": lock}
 
 
 def prepare(level: Level) -> None:

@@ -115,9 +115,9 @@ class Answering:
     contexts: ContextSizes
     rules: AnswerRules
     wants_steering: Callable[[], bool]
-    before_request: Callable[[ModelRequest, int], Awaitable[None]] | None = None
+    before_request: Callable[[ModelRequest, int], Awaitable[None]]
     """Awaited before each model request with its input tokens; raises when the request has to wait or is refused."""
-    heard: Callable[[Mapping[str, str]], Awaitable[None]] | None = None
+    heard: Callable[[Mapping[str, str]], Awaitable[None]]
     """Awaited with the limits that a provider states at the beginning of its answer."""
     meter: Meter = SILENT
     past: list[Item] = field(default_factory=list)
@@ -285,7 +285,7 @@ class Answering:
     async def _ask_once(self, request: ModelRequest, before: str) -> Step:
         if (running := self.journal.open_response) is not None:
             request = replace(request, response_id=running.response_id)
-        elif self.before_request is not None:
+        else:
             await self.before_request(request, self._input_tokens(request))
         received = _Received(before, repeated=len(self.announcer.shown) - len(before) if running else 0)
         begun_at = asyncio.get_running_loop().time()
@@ -313,8 +313,7 @@ class Answering:
         """The provider has accepted: what it works out in the background is known before anything else is done."""
         if request.background and request.response_id is None and began.response_id:
             await self.journal.write_response(OpenResponse(began.response_id, request.model))
-        if self.heard is not None:
-            await self.heard(began.rate)
+        await self.heard(began.rate)
 
     def _measure(self, model: str, usage: Usage, seconds: float) -> None:
         meter = self.meter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -287,3 +288,15 @@ async def test_an_error_that_no_repetition_mends_is_raised_at_once() -> None:
 
 def test_usage_of_a_record_without_any_is_none() -> None:
     assert Usage.from_json({}) == Usage()
+
+
+async def test_a_record_of_a_later_version_has_its_place_and_changes_nothing_else() -> None:
+    stage = Stage()
+    lease = await stage.lease("m1")
+    strange = {"n": 0, "type": "something new"}
+    await stage.store.journal(lease.claim, [strange])
+    journal = journal_of(stage, replace(lease.claim, journal=(strange,)))
+
+    assert state_of(journal) == state_of(journal_of(stage, lease.claim))
+    await journal.write_step(step(text="hi"))
+    assert [record["n"] for record in await records_of(stage)] == [0, 1]

@@ -14,6 +14,7 @@ from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable, ThreadB
 from turnkeep.lease import Drained, Keeper, Lease, LeaseRules, Stopped
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.store.base import Directive
+from turnkeep.store.memory import MemoryStore
 
 RULES = LeaseRules(duration=30.0)
 """Renewed every 10 s, given up 25 s after the last renewal that went well was asked for."""
@@ -389,3 +390,18 @@ async def test_queues_and_limits_go_to_the_store() -> None:
     await stage.keeper.claim(3, ["a"])
 
     assert stage.store.about("claim") == [(3, ["a"])]
+
+
+async def test_what_the_store_says_of_leases_that_are_not_held_here_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = stage_of()
+    lease = await stage.lease("m1")
+    renew = MemoryStore.renew
+
+    async def renew_more(self: MemoryStore, *args: Any, **options: Any) -> dict[str, Directive]:
+        return {"of somebody else": Directive(held=False), **await renew(self, *args, **options)}
+
+    monkeypatch.setattr(MemoryStore, "renew", renew_more)
+    async with keeping(stage.keeper):
+        assert await ending_of(lease, 60.0) == (None, pytest.approx(60.0))

@@ -21,6 +21,7 @@ from tests.runs.stage import (
     ScriptedModel,
     Stage,
     Stumble,
+    StumblingStore,
     asks,
     says,
     words,
@@ -44,13 +45,13 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Fault
 from turnkeep.lease import Drained, Lease, LeaseRules, Stopped
-from turnkeep.messages import AssistantItem, CallItem, OutputItem, UserItem
+from turnkeep.messages import Address, AssistantItem, CallItem, OutputItem, UserItem
 from turnkeep.models.base import Began
 from turnkeep.money import Budget, Pace, Purse, Waiting
 from turnkeep.outcomes import Dropping, Holding, Releasing
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.run import DETAILS, _weightiest
-from turnkeep.store.base import Commit, Failure, Stop
+from turnkeep.store.base import Commit, Failure, Page, Stop
 from turnkeep.tools.base import ToolContext, tool
 from turnkeep.usage import Usage
 
@@ -625,6 +626,42 @@ async def test_a_stop_after_a_death_commits_what_the_dead_worker_has_shown(page:
     assert isinstance(verdict, Commit)
     assert (verdict.outcome, verdict.text) == ("cancelled", "half an answer")
     assert len(stage.store.about("read")) > (1 if page == 1000 else 3)
+
+
+async def test_a_stop_in_retry_commits_what_the_failed_attempt_has_shown() -> None:
+    stage = Stage([Began(None), *words("half ", "an answer"), 1.0, ModelUnavailable("gone")])
+    await stage.play("m1")
+    await stage.store.cancel(HERE)
+    [lease] = await stage.keeper.claim(1, None)
+
+    verdict = await stage.perform(lease)
+
+    assert isinstance(verdict, Commit)
+    assert (verdict.outcome, verdict.text) == ("cancelled", "half an answer")
+
+
+async def test_of_a_log_that_was_lost_nothing_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    read = StumblingStore.read
+
+    async def read_lost(self: StumblingStore, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
+        return replace(await read(self, address, after=after, limit=limit), live_from=None)
+
+    monkeypatch.setattr(StumblingStore, "read", read_lost)
+    verdict = await stage.play(stop="cancel")
+
+    assert isinstance(verdict, Commit)
+    assert (verdict.text, len(stage.store.about("read"))) == ("", 1)
+
+
+async def test_a_log_that_gives_no_more_ends_the_search_for_what_was_shown() -> None:
+    stage = Stage()
+    stage.store.page = 0
+
+    verdict = await stage.play(stop="cancel")
+
+    assert isinstance(verdict, Commit)
+    assert verdict.text == ""
 
 
 async def test_of_a_journal_without_a_log_the_text_of_its_steps_is_kept() -> None:

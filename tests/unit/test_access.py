@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from starlette.datastructures import Headers
 
-from turnkeep.doors.access import ALL_SCOPES, OPERATOR, Open, Principal, Shown, is_open, shown_by
+from turnkeep.doors.access import ALL_SCOPES, OPERATOR, Open, Principal, Scope, Shown, is_open, shown_by
 from turnkeep.doors.guard import Guard, Unlocked, access_of, asks_for_credentials
 from turnkeep.doors.keys import FRESH, Keys
 from turnkeep.doors.origin import Origins
@@ -596,3 +596,46 @@ def test_a_principal_may_nothing_until_it_is_given() -> None:
             for channel in ("c", "thread_1", "*", None):
                 with pytest.raises(NotAllowed):
                     principal.require(scope, channel)
+
+
+REACHES: dict[str, tuple[set[Scope], tuple[str, ...] | None, Scope, str | None, str]] = {
+    "scope and channel": ({"read"}, ("c",), "read", "c", ""),
+    "all channels": ({"send"}, None, "send", "c", ""),
+    "the whole tenant": ({"manage"}, None, "manage", None, ""),
+    "a scope that holds it": ({"manage"}, ("c",), "send", "c", ""),
+    "the admin": ({"admin"}, ("c",), "approve", "c", ""),
+    "another scope": ({"read"}, ("c",), "send", "c", "no scope 'send'"),
+    "another scope of the tenant": ({"read"}, None, "manage", None, "no scope 'manage'"),
+    "another channel": ({"read"}, ("c",), "read", "d", "does not reach that channel"),
+    "some channels, not the tenant": ({"admin"}, ("c", "*"), "admin", None, "not the whole tenant"),
+    "neither": (set(), (), "read", "c", "no scope 'read'"),
+}
+
+
+@pytest.mark.parametrize(("scopes", "channels", "scope", "channel", "refusal"), REACHES.values(), ids=REACHES)
+def test_a_credential_reaches_as_far_as_scope_and_channels_both_say(
+    scopes: set[Scope], channels: tuple[str, ...] | None, scope: Scope, channel: str | None, refusal: str
+) -> None:
+    principal = Principal(scopes=frozenset(scopes), channels=channels)
+
+    if not refusal:
+        principal.require(scope, channel)
+        return
+    with pytest.raises(NotAllowed, match=refusal):
+        principal.require(scope, channel)
+
+
+@pytest.mark.parametrize(
+    ("shown", "kind"),
+    [
+        (Shown(), "nothing"),
+        (Shown(csrf="x", changes=True), "nothing"),
+        (Shown(bearer="tk_1"), "key"),
+        (Shown(bearer="eyJ", ticket="t", session="s"), "token"),
+        (Shown(ticket="t", session="s"), "ticket"),
+        (Shown(session="s"), "session"),
+        (Shown(bearer=""), "token"),
+    ],
+)
+def test_of_all_that_a_request_shows_one_thing_counts(shown: Shown, kind: str) -> None:
+    assert (shown.kind, shown.is_nothing) == (kind, kind == "nothing")

@@ -25,7 +25,7 @@ from turnkeep.errors import (
     UnansweredCall,
 )
 from turnkeep.models import servers
-from turnkeep.models.classify import classify
+from turnkeep.models.classify import classify, error_in
 from turnkeep.models.waits import BRIEF, LONGEST, go_duration, named_wait, wait_for_spent
 
 KEY = "sk-proj-Zx81kd72hs9Q"
@@ -448,3 +448,24 @@ def test_the_name_of_an_unknown_field_is_told_and_a_key_is_not(said: str, is_tol
 )
 def test_too_long_an_answer_says_nothing_of_the_context(said: str) -> None:
     assert type(classify(400, {}, {"error": {"message": said}})) is ModelRefused
+
+
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        ({"type": "response.created"}, None),
+        ({"error": None, "object": "chat.completion.chunk"}, None),
+        ({"error": {"code": "x"}}, {"code": "x"}),
+        ({"error": "words"}, "words"),
+        ({"type": "error", "code": "x"}, {"type": "error", "code": "x"}),
+        ({"object": "error", "message": "m"}, {"object": "error", "message": "m"}),
+        ({"type": "error", "error": {"code": "x"}}, {"code": "x"}),
+        ({"x_groq": {"error": "over"}}, {"error": "over"}),
+        ({"x_groq": {"id": "req"}}, None),
+        ({"x_groq": "req"}, None),
+        ({"base_resp": {"status_code": 1004}}, {"base_resp": {"status_code": 1004}}),
+        ({"base_resp": {"status_code": 0}}, None),
+    ],
+)
+def test_an_event_carries_an_error_only_where_it_says_so(event: dict[str, Any], error: object) -> None:
+    assert error_in(event) == error

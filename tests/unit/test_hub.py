@@ -12,7 +12,7 @@ import pytest
 
 from turnkeep.errors import StoreUnavailable
 from turnkeep.events import Event, delta
-from turnkeep.hub import Hub, Stream, Subscribed
+from turnkeep.hub import Hub, Stream, Subscribed, _is_of
 from turnkeep.messages import Address, Message, UserItem, text_content
 from turnkeep.store import Policies, Policy
 from turnkeep.store.base import Commit, Entry, Follower, Notice, Page
@@ -411,3 +411,22 @@ async def test_a_subscriber_that_breaks_on_silence_ends_nobody_else(monkeypatch:
                     if event.is_final:
                         break
             assert hub.subscribers == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "epoch", "is_of"),
+    [
+        (5, "log1.server1", True),
+        (5, "log1.server2", True),
+        (5, "log2.server1", False),
+        (0, "", True),
+        (5, "", False),
+        (0, "log2.server1", False),
+        (5, None, False),
+        (0, None, False),
+    ],
+)
+def test_a_position_is_of_this_log_whatever_server_kept_it(after: int, epoch: str | None, is_of: bool) -> None:
+    page = Page("log1.server1", 9, 0, None, ())
+
+    assert _is_of(page, after, epoch) is is_of

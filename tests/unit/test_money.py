@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from tests.runs.stage import NotingMeter
 from turnkeep.errors import BudgetSpent, StoreUnavailable
 from turnkeep.messages import Address, AssistantItem, Message, text_content
 from turnkeep.models.base import ModelRequest
@@ -288,3 +290,30 @@ def test_the_settings_name_the_period(store: MemoryStore, prices: PriceBook) -> 
     settings = Settings.load(store="memory:", tenant_budget=1.0, thread_budget=0.1, budget_period="month")
     told = Purse.from_settings(settings, store, prices).budgets
     assert set(told) == {Budget("tenant", 1.0, "month"), Budget("thread", 0.1, "month")}
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 9])
+async def test_who_waits_for_a_reservation_looks_again_soon_and_is_counted_as_no_refusal(
+    store: MemoryStore, prices: PriceBook, attempt: int
+) -> None:
+    meter = NotingMeter()
+    one = purse(store, prices, Budget("tenant", 1.5 * RESERVED / NANO), meter=meter)
+    await one.tab(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
+    second = one.tab(replace(await claim(store, "b"), attempt=attempt))
+
+    for _ in range(20):
+        with pytest.raises(BudgetReserved) as waits:
+            await second.before_request(REQUEST, 10, ENDPOINT)
+        assert 0.5 <= (waits.value.retry_after or 0.0) <= 0.5 + min(2.0 ** (attempt - 1), 15.0)
+
+    assert meter.counts == []
+
+
+async def test_a_run_that_is_refused_is_counted_by_whose_budget_is_spent(store: MemoryStore, prices: PriceBook) -> None:
+    meter = NotingMeter()
+    one = purse(store, prices, Budget("thread", 0.5 * RESERVED / NANO), meter=meter)
+
+    with pytest.raises(BudgetSpent):
+        await one.tab(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
+
+    assert meter.counts == [("budget_refusals", 1, {"of": "thread"})]

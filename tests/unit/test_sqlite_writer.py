@@ -397,3 +397,18 @@ async def until_taken(desk: Desk) -> None:
                 await asyncio.sleep(0.01)
             else:
                 return
+
+
+async def test_what_comes_after_the_end_is_refused_and_what_waited_is_done(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as desk:
+        own = engine(desk).use().writer
+        waiting = asyncio.create_task(desk.say("m1"))
+        await asyncio.sleep(0)
+        await own.stop()
+
+        async with asyncio.timeout(PATIENCE):
+            assert (await waiting).message_id == "m1"
+            with pytest.raises(StoreUnavailable, match="the store is closed"):
+                await own.run(lambda tx: None)
+            with pytest.raises(StoreUnavailable, match="the store is closed"):
+                await own.run_all([lambda tx: None])

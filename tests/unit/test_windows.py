@@ -82,3 +82,25 @@ def test_a_preset_stands_for_two_numbers_and_what_is_given_beside_it_counts() ->
 def test_an_option_that_does_not_exist_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidMessage):
         thread_options(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["web", 3, ["web"], True, 1.5])
+def test_options_that_are_no_object_are_refused(wrong: object) -> None:
+    with pytest.raises(InvalidMessage, match="'options' must be an object or null"):
+        thread_options(wrong)
+
+
+def test_no_options_are_none_of_its_own() -> None:
+    assert thread_options(None) == ThreadOptions()
+
+
+def test_a_message_for_later_is_left_as_it_is_and_teaches_no_rhythm() -> None:
+    windows = AdaptiveWindow()
+    for n in range(40):
+        written(windows, HERE, 0.5 * n)
+    learned = written(windows, HERE, 20.0)
+    for _ in range(40):
+        assert written(windows, HERE, 20.0, not_before=10_000.0) is None
+
+    assert learned is not None
+    assert written(windows, HERE, 20.5) == pytest.approx(learned, rel=0.2)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from turnkeep.doors.wire import Dialect, Encoder, Frame
-from turnkeep.events import Event, Fault
+from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps, enveloped, subscribed
+from turnkeep.events import Answer, Event, Fault
+from turnkeep.hub import Subscribed
 from turnkeep.messages import Address
 from turnkeep.usage import Usage
 
@@ -219,3 +220,149 @@ def test_all_frames_of_an_event_but_the_last_say_that_more_will_come() -> None:
     frames = to.encode(event("completed", 3, ids=("a", "b"), text="text", outcome="completed"))
 
     assert [(f["offset"], f.get("more", False)) for f in frames] == [(2, False), (3, True), (3, False)]
+
+
+def test_a_snapshot_takes_the_place_of_the_text_that_was_kept_back() -> None:
+    """P7: whoever has shown the text so far must not show it twice."""
+    to = encoder()
+    begin(to)
+    to.encode(event("delta", 2, text="half of it"))
+    assert to.encode(event("snapshot", 3, text="whole")) == []
+    to.encode(event("delta", 4, text=" text"))
+
+    [frame] = to.flush()
+
+    assert (frame["message"], frame["delta"], frame["snapshot"], frame["offset"]) == ("whole text", " text", True, 4)
+
+
+@pytest.mark.parametrize("deltas", [False, True])
+def test_a_snapshot_is_told_whole_in_every_mode_and_what_follows_is_not(deltas: bool) -> None:
+    to = encoder(deltas=deltas)
+    begin(to)
+    to.encode(event("delta", 2, text="ab"))
+    to.flush()
+    to.encode(event("snapshot", 3, text="xy"))
+    [replaced] = to.flush()
+    to.encode(event("delta", 4, text="z"))
+    [added] = to.flush()
+
+    assert (replaced["message"], replaced["delta"], replaced["snapshot"]) == ("xy", "", True)
+    assert (added["message"], added["delta"], added.get("snapshot")) == ("" if deltas else "xyz", "z", None)
+
+
+def test_text_is_owed_from_the_first_piece_until_it_is_told() -> None:
+    to = encoder()
+    begin(to)
+    owed = [to.owes]
+    to.encode(event("delta", 2, text="a"))
+    owed.append(to.owes)
+    to.flush()
+
+    assert [*owed, to.owes] == [False, True, False]
+
+
+QUIET_EVENTS: dict[str, tuple[Event, dict[str, Any]]] = {
+    "accepted": (event("accepted", ids=("m",), text="hi", policy="steer"), {"policy": "steer"}),
+    "accepted without a policy": (event("accepted", ids=("m",), text="hi"), {}),
+    "steered": (event("steered", ids=("m",), outcome="applied"), {"outcome": "applied"}),
+    "decided": (event("decided", calls=({"call_id": "c1"},)), {"calls": [{"call_id": "c1"}]}),
+    "paused": (event("paused"), {}),
+}
+
+
+@pytest.mark.parametrize(("told", "added"), QUIET_EVENTS.values(), ids=QUIET_EVENTS)
+def test_an_event_of_the_life_cycle_tells_what_it_has_and_no_more(told: Event, added: dict[str, Any]) -> None:
+    [frame] = encoder(everything=True).encode(told)
+
+    assert {name: frame[name] for name in ("outcome", "policy", "calls") if name in frame} == added
+    assert (frame["status"], frame["type"], frame["final_message"]) == (told.kind, "status", False)
+
+
+def test_a_frame_names_run_attempt_and_messages_of_its_event_else_of_the_turn_in_progress() -> None:
+    to = encoder()
+    to.encode(event("started", ids=("a", "b"), attempt=3))
+    [bare] = to.encode(Event("responding", offset=2, epoch="e"))
+    [own] = to.encode(event("responding", 3, ids=("c",), run_id="run_2", attempt=4))
+    [before] = encoder().encode(Event("responding", offset=1, epoch="e"))
+
+    assert (bare["run_id"], bare["attempt"], bare["message_ids"], bare["message_id"]) == ("run_1", 3, ["a", "b"], "b")
+    assert (own["run_id"], own["attempt"], own["message_ids"], own["message_id"]) == ("run_2", 4, ["c"], "c")
+    assert (before["message_id"], {"run_id", "attempt", "message_ids"} & before.keys()) == (None, set())
+
+
+def test_waiting_says_why_and_a_decision_says_on_what() -> None:
+    to = encoder()
+    begin(to)
+    [waiting] = to.encode(event("waiting", 2, error=Fault("pace_reached", "m", "d")))
+    [silent] = to.encode(event("waiting", 3))
+    [held] = to.encode(event("held", 4, calls=({"call_id": "c1"},)))
+    [tools] = to.encode(event("processing", 5, tools=("pay",)))
+
+    assert (waiting["reason"], "reason" in silent) == ("pace_reached", False)
+    assert (held["status"], held["calls"]) == ("processing", [{"call_id": "c1"}])
+    assert (tools["tools"], "reason" in tools) == (["pay"], False)
+
+
+def test_what_is_said_beside_the_log_has_no_position_to_resume_from() -> None:
+    to = encoder()
+    begin(to)
+
+    [frame] = to.encode(event("processing", 2, error=Fault("silent", "m", "d")))
+
+    assert (frame["reason"], frame["more"], {"offset", "epoch"} & frame.keys()) == ("silent", True, set())
+
+
+def test_a_person_who_answers_is_named_and_a_dead_letter_has_its_code() -> None:
+    to = encoder()
+    [said] = to.encode(event("said", text="by hand", author="olga"))
+    [dead, older] = to.encode(event("dead", 2, ids=("a", "b"), error=Fault("model_refused", "sorry", "why")))
+    [bare] = to.encode(event("dead", 3))
+
+    assert (said["message"], said["author"], said["final_message"]) == ("by hand", "olga", True)
+    assert (dead["code"], dead["message"], dead["error_details"], dead["message_id"]) == (
+        "model_refused", "sorry", "why", "b",
+    )  # fmt: skip
+    assert (older["message_id"], older["final_message"]) == ("a", True)
+    assert (bare["code"], bare["message"], bare["message_id"]) == ("internal_error", "", None)
+
+
+def test_the_thread_of_an_event_is_the_one_of_all_that_follow() -> None:
+    to = Encoder(ADDRESS, None, Dialect())
+    begin(to)
+    [named] = to.encode(event("responding", 2, thread_id="thread_new"))
+    [after] = to.encode(event("responding", 3))
+
+    assert (named["thread_id"], after["thread_id"]) == ("thread_new", "thread_new")
+
+
+def test_a_resumed_stream_goes_on_with_what_was_shown_before() -> None:
+    answer = Answer()
+    answer.take(event("started", ids=("m",)))
+    answer.take(event("delta", 2, text="half "))
+    to = Encoder(ADDRESS, "thread_abc123", Dialect(), answer=answer, replaces=True)
+    to.encode(event("delta", 3, text="an answer"))
+
+    [first] = to.flush()
+
+    assert (first["message"], first["snapshot"], first["message_id"]) == ("half an answer", True, "m")
+
+
+def test_usage_goes_with_the_answer_where_it_is_told() -> None:
+    used = event("completed", 2, ids=("m",), text="x", outcome="completed", usage=Usage(1, 5, cost_nano=2_000_000_000))
+    [with_usage] = encoder().encode(used)
+    [without] = encoder().encode(event("completed", 2, ids=("m",), text="x", outcome="completed"))
+
+    assert with_usage["usage"] == {"requests": 1, "input_tokens": 5, "cost_nano": 2_000_000_000, "cost": 2.0}
+    assert "usage" not in without
+
+
+def test_a_subscription_says_where_it_begins_and_whether_anything_is_missing() -> None:
+    frame = subscribed(ADDRESS, "thread_1", Subscribed("e", 7, 9, False, Answer()), at=3.5)
+
+    assert frame == {
+        "message": "", "timestamp": 3.5, "status": "subscribed", "type": "status", "final_message": False,
+        "message_id": None, "thread_id": "thread_1", "channel": "c1", "offset": 7, "epoch": "e", "top": 9,
+        "recovered": False,
+    }  # fmt: skip
+    assert enveloped("c1", frame) == {"channel": "c1", "payload": frame}
+    assert json.loads(dumps(frame)) == frame
