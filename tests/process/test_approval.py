@@ -133,6 +133,11 @@ async def answered(house: House) -> list[dict[str, Any]]:
     return list(json.loads(await house.type("threads", "show", "c", "--json"))["items"])
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["sqlite", pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.only_in_prove])],  # Redis: the next test
+    indirect=True,
+)
 @pytest.mark.prove
 async def test_an_approval_an_hour_later_from_another_process_goes_on_once(
     place: str, tmp_path: Path, proof: Callable[[str, str], None]

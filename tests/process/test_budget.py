@@ -29,7 +29,7 @@ RESERVED = 60 * 2_500 + OUTPUT * 10_000
 """What a run reserves at most: we count the input otherwise than the simulator."""
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.only_in_prove), "redis"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store that several processes can open."""
     if request.param == "sqlite":
