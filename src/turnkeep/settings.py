@@ -258,6 +258,17 @@ class Settings(BaseSettings):
     amqp_max_inbox: int = _named(
         "TURNKEEP_AMQP_MAX_INBOX", default=10_000, ge=1, doc="Messages waiting on a channel when they come by AMQP."
     )
+    amqp_channel_rate: str = _named(
+        "TURNKEEP_AMQP_CHANNEL_RATE",
+        default="0",
+        doc="Messages per seconds on one channel that come by AMQP; `0` is unlimited: a broker hands over at once what "
+        "came while we were away.",
+    )
+    amqp_tenant_rate: str = _named(
+        "TURNKEEP_AMQP_TENANT_RATE",
+        default="0",
+        doc="Messages per seconds of one tenant that come by AMQP; `0` is unlimited.",
+    )
     channels_per_socket: int = _named(
         "TURNKEEP_CHANNELS_PER_SOCKET", default=100, ge=1, doc="Subscriptions of one socket."
     )
@@ -557,7 +568,10 @@ class Settings(BaseSettings):
                 raise ValueError(f"{one[:80]!r} is no address and no network, write 10.0.0.7 or 10.0.0.0/8") from None
         return value
 
-    @field_validator("channel_rate", "user_rate", "tenant_rate", "request_rate", "tenant_request_rate", "error_rate")
+    @field_validator(
+        "channel_rate", "user_rate", "tenant_rate", "request_rate", "tenant_request_rate", "error_rate",
+        "amqp_channel_rate", "amqp_tenant_rate",
+    )  # fmt: skip
     @classmethod
     def _is_rate(cls, value: str) -> str:
         parse_rate(value)

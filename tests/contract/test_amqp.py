@@ -17,6 +17,7 @@ from pamqp.header import ContentHeader
 
 from tests.contract.broker import Broker, amqp_house, broker, eventually
 from tests.services import RabbitServer
+from turnkeep.doors import limits
 from turnkeep.doors.amqp_topology import Names, Sight, look, settle_topology
 from turnkeep.errors import Rejected, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Message
@@ -207,6 +208,42 @@ async def test_a_full_channel_parks_what_is_too_much(rabbit: Broker) -> None:
         await eventually(lambda: _has(house, "d", ["d-1"]))
         assert await house.messages("c") == ["c-0", "c-1", "c-2"]
         assert [reason(one) for one in await rabbit.parked(2)] == ["inbox_full"] * 2
+
+
+@pytest.mark.parametrize(("setting", "others"), [("amqp_channel_rate", True), ("amqp_tenant_rate", False)])
+async def test_what_is_beyond_a_rate_is_parked_and_a_repeat_is_not(
+    rabbit: Broker, setting: str, *, others: bool
+) -> None:
+    """`amqp_channel_rate`, `amqp_tenant_rate`."""
+    rate: dict[str, Any] = {setting: "3/600"}
+    async with amqp_house(rabbit.names, **rate) as house:
+        for number in range(3):
+            await rabbit.publish(said("c", number))
+        await eventually(lambda: _has(house, "c", ["c-0", "c-1", "c-2"]))
+        for number in range(5):
+            await rabbit.publish(said("c", number))
+        await rabbit.publish(said("d", 1))
+        parked = await rabbit.parked(2 if others else 3)
+        assert {reason(one) for one in parked} == {"too_many_requests"}
+        assert {json.loads(one.body)["message_id"] for one in parked} == (
+            {"c-3", "c-4"} if others else {"c-3", "c-4", "d-1"}
+        )
+        assert await house.messages("c") == ["c-0", "c-1", "c-2"]
+        if others:
+            await eventually(lambda: _has(house, "d", ["d-1"]))
+
+
+async def test_a_tenant_that_has_all_its_threads_gets_no_more_by_amqp(
+    rabbit: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LOOK_SOON", 0.0)
+    async with amqp_house(rabbit.names, max_threads=1) as house:
+        await rabbit.publish(said("c", 0))
+        await eventually(lambda: _has(house, "c", ["c-0"]))
+        await rabbit.publish(said("d", 0))
+        assert [reason(one) for one in await rabbit.parked(1)] == ["too_many_requests"]
+        await rabbit.publish(said("c", 1))
+        await eventually(lambda: _has(house, "c", ["c-0", "c-1"]))
 
 
 @pytest.mark.parametrize(("tenants", "tenant"), [({}, "default"), ({"/": "acme"}, "acme"), ({"guest": "bees"}, "bees")])

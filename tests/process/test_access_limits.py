@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 import websockets
 
 from tests.process.callers import CHANNEL, Guarded, guarded, token
 from tests.process.served import Served, ask, served
-from turnkeep.doors import http, limits, transport
+from turnkeep.doors import http, limits, sockets, transport
 from turnkeep.doors.access import Principal
 from turnkeep.doors.limits import Limits
 from turnkeep.doors.routes import ENDPOINTS
@@ -281,6 +282,82 @@ async def test_streams_of_events_count_among_the_sockets_of_a_credential() -> No
                 again.close()
         again.close()
         assert again.status == 200, "it gives back its place"
+
+
+ADDRESSES = ("127.0.0.1", "127.0.0.2")
+
+
+async def test_where_nobody_is_asked_each_address_has_so_many_sockets_and_streams() -> None:
+    async with served(**STILL, sockets_per_user=2) as server, contextlib.AsyncExitStack() as stack:
+
+        async def socket_of(address: str) -> Any:
+            return await stack.enter_async_context(server.socket(local_addr=(address, 0)))
+
+        async def stream_of(address: str) -> int:
+            connector = aiohttp.TCPConnector(local_addr=(address, 0))
+            http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+            url = f"{server.url}/api/channels/c/events"
+            return (await stack.enter_async_context(http.get(url))).status
+
+        many, other = ADDRESSES
+        assert (await ask(await socket_of(many), {"action": "ping"}))["status"] == "pong"
+        assert [await stream_of(many), await stream_of(many)] == [200, 429]
+        third = await socket_of(many)
+        async with asyncio.timeout(20):
+            await third.wait_closed()
+        assert third.close_code == 4408
+        assert (await ask(await socket_of(other), {"action": "ping"}))["status"] == "pong"
+        assert await stream_of(other) == 200
+
+
+async def test_where_nobody_is_asked_behind_a_proxy_each_address_that_it_names_has_its_places() -> None:
+    async with served(**STILL, sockets_per_user=1, auth="off", insecure_no_auth=True) as server:
+        async with contextlib.AsyncExitStack() as stack:
+            statuses = []
+            for whom in ("192.0.2.1", "192.0.2.1", "192.0.2.2"):
+                url, said = f"{server.url}/api/channels/c/events", {"X-Forwarded-For": whom}
+                statuses.append((await stack.enter_async_context(server.http.get(url, headers=said))).status)
+        assert statuses == [200, 429, 200]
+
+
+async def test_where_nobody_is_asked_each_address_has_so_many_unfinished_bodies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "SOON", 0.05)
+    async with served(**STILL, bodies_per_user=2) as server, asyncio.timeout(20):
+        first, second = ADDRESSES
+        half = b'POST /api/channels/c/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"message":'
+        connections = []
+        for address in (first, first, second, first):
+            port = urlsplit(server.url).port
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+            writer.write(half)
+            connections.append((address, reader, writer))
+        waiting = {asyncio.ensure_future(reader.readline()): address for address, reader, _ in connections}
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        [told] = done
+        assert (told.result()[:12], waiting[told]) == (b"HTTP/1.1 429", first)
+        for _, _, writer in connections:
+            writer.close()
+
+
+async def test_an_address_has_so_many_sockets_without_a_credential_and_others_have_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockets, "WAITING_OF_ONE", 2)
+    monkeypatch.setattr(sockets, "FIRST_FRAME", 20.0)
+    async with guarded(first_frame_auth=True) as house, contextlib.AsyncExitStack() as stack:
+        first, second = ADDRESSES
+        opened = [
+            await stack.enter_async_context(house.server.socket(local_addr=(address, 0)))
+            for address in (first, first, second, first)
+        ]
+        async with asyncio.timeout(20):
+            await opened[3].wait_closed()
+        assert opened[3].close_code == 4408
+        for socket in opened[:3]:
+            await socket.send(json.dumps({"action": "auth", "token": token()}))
+            assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
 
 
 def posting(house: Guarded, user: str) -> bytes:

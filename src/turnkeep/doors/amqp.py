@@ -2,9 +2,10 @@
 
 * What arrives together is accepted in one call of the store, in the order of its delivery, then acknowledged. A
   delivery that comes again is absorbed by its `message_id`.
-* What cannot be taken (garbage, no id, an id with another text, an unknown thread, a full channel) is published to the
-  dead exchange with the reason, and acknowledged when the broker has confirmed that; until then it waits, alone.
-  Nothing is ever requeued by us.
+* What cannot be taken (garbage, no id, an id with another text, an unknown thread, a full channel, what is beyond the
+  rate of its channel or tenant, a new thread of a tenant that has all it may) is published to the dead exchange with
+  the reason, and acknowledged when the broker has confirmed that; until then it waits, alone. Nothing is ever requeued
+  by us.
 * While the store does not take messages, nothing is acknowledged, so that the broker stops to deliver after `PREFETCH`
   messages; after `HOLD` seconds they are given back, once, and the door stays shut until the store can write again.
 * A lost connection is made again, with jitter, for as long as the process lives.
@@ -22,6 +23,7 @@ from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from turnkeep.backoff import Backoff
+from turnkeep.doors.access import Principal
 from turnkeep.doors.amqp_dead import Dead, Parking, told
 from turnkeep.doors.amqp_topology import (
     BROKEN,
@@ -33,14 +35,16 @@ from turnkeep.doors.amqp_topology import (
     identity,
     settle_topology,
 )
+from turnkeep.doors.limits import Limits
 from turnkeep.errors import (
     InvalidMessage,
     OutcomeUnknown,
-    Rejected,
     StoreError,
     StoreFull,
     StoreUnavailable,
+    ThreadNotFound,
     ThreadQuarantined,
+    TooManyRequests,
     TurnkeepError,
 )
 from turnkeep.intake import OURS, read_channel, read_json, read_message
@@ -130,6 +134,7 @@ class AmqpDoor:
         self._url = queue.settings.rabbitmq_url or ""
         self._names = Names.of(queue.settings)
         self._intake = Intake.of(queue.settings)
+        self._limits = Limits.of_broker(queue.settings, queue.store)
         self._reconnect = reconnect
         self._hold = hold
         self._failures = 0
@@ -185,7 +190,7 @@ class AmqpDoor:
     async def _take(self, consumer: _Consumer, parking: Parking) -> None:
         while True:
             batch = await consumer.next()
-            read = [self._read(delivered) for delivered in batch]
+            read = [await self._admitted(self._read(delivered)) for delivered in batch]
             outcomes = await self._outcomes(read)
             taken = []
             for delivered, outcome in zip(batch, outcomes, strict=True):
@@ -204,6 +209,16 @@ class AmqpDoor:
             return self._intake.read(delivered)
         except TurnkeepError as error:
             return error
+
+    async def _admitted(self, read: Message | TurnkeepError) -> Message | TurnkeepError:
+        """What is beyond a rate is refused, unless we have it: a delivery may come again. Raises `StoreError`."""
+        if not isinstance(read, Message):
+            return read
+        try:
+            self._limits.check_rate(Principal(read.address.tenant), read.address)
+        except TooManyRequests as error:
+            return error if await self._queue.store.message(read.address, read.message_id) is None else read
+        return read
 
     async def _outcomes(self, read: Sequence[Message | TurnkeepError]) -> list[Outcome]:
         """One per delivery, in their order; a receipt says that it is in the store."""
@@ -238,12 +253,17 @@ class AmqpDoor:
             await asyncio.sleep(PATIENCE.after(failures))
 
     async def _accept_now(self, messages: Sequence[Message]) -> list[Outcome]:
-        """A channel that names a thread must exist already; all others are created."""
-        outcomes: list[Receipt | Rejected] = []
+        """A channel that names a thread must exist already; all others are created where their tenant has room."""
+        outcomes: list[Outcome] = []
         most = self._queue.settings.amqp_max_inbox
-        for names_thread, some in itertools.groupby(messages, lambda message: message.address.names_thread):
-            outcomes += await self._queue.accept(list(some), create=not names_thread, max_inbox=most)
-        return list(outcomes)
+        may_create = {message.address: await self._limits.creates(message.address) for message in messages}
+        for create, some in itertools.groupby(messages, lambda message: may_create[message.address]):
+            outcomes += await self._queue.accept(list(some), create=create, max_inbox=most)
+        threads = self._limits.threads
+        return [
+            threads.refusal() if isinstance(outcome, ThreadNotFound) and not message.address.names_thread else outcome
+            for message, outcome in zip(messages, outcomes, strict=True)
+        ]
 
 
 def _as_refusal(error: Exception) -> TurnkeepError:

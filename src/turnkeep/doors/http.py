@@ -18,7 +18,7 @@ from starlette.routing import Route
 from turnkeep.doors import authority
 from turnkeep.doors.access import Access, Principal, Scope, shown_by
 from turnkeep.doors.answers import JSON, refused
-from turnkeep.doors.limits import Limits
+from turnkeep.doors.limits import Holder, Limits, holder
 from turnkeep.doors.paths import named
 from turnkeep.doors.trail import Act, report
 from turnkeep.doors.transport import stand_aside
@@ -73,6 +73,11 @@ class Call:
         """How the caller names this call, so that a repeat gives the first answer: the header Idempotency-Key."""
         return authority.once(self.principal, self.request.headers.get("idempotency-key"))
 
+    @property
+    def holder(self) -> Holder:
+        """Whose places this call takes."""
+        return holder(self.principal, self.request.client.host if self.request.client else None)
+
     def path(self, name: str) -> str:
         return named(self.request.path_params[name])
 
@@ -91,7 +96,7 @@ class Call:
             async with asyncio.timeout(SOON):
                 await self._arrive(data)
         except TimeoutError:
-            with self.limits.arriving(self.principal):
+            with self.limits.arriving(self.holder):
                 await self._arrive(data)
         if empty and not data.strip():
             return {}

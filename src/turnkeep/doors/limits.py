@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Literal, Self
 
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.doors.access import Principal
@@ -69,27 +70,41 @@ class Rate:
             self._buckets.popitem(last=False)
 
 
-class Held:
-    """What a credential may have at once. Raises `TooManyRequests` for one more."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose something is: of a credential; where nobody is asked for one, of the address that it is asked from."""
+
+    tenant: str
+    name: str
+    kind: Literal["credential", "address"]
+
+
+def holder(principal: Principal, peer: str | None) -> Holder:
+    if principal.user is None:
+        return Holder(principal.tenant, peer or "", "address")
+    return Holder(principal.tenant, principal.subject, "credential")
+
+
+class Places:
+    """What a holder may have at once. Raises `TooManyRequests` for one more."""
 
     def __init__(self, what: str, most: int) -> None:
         self._what = what
         self._most = most
-        self._of: dict[tuple[str, str], int] = {}
+        self._of: Counter[Holder] = Counter()
 
     @contextmanager
-    def by(self, principal: Principal) -> Iterator[None]:
+    def of(self, whose: Holder) -> Iterator[None]:
         """One of them, to the end of the block."""
-        key = (principal.tenant, principal.subject)
-        if self._of.get(key, 0) >= self._most:
-            raise TooManyRequests(f"this credential has {self._most} {self._what}, end one first", retry_after=1.0)
-        self._of[key] = self._of.get(key, 0) + 1
+        if self._of[whose] >= self._most:
+            raise TooManyRequests(f"this {whose.kind} has {self._most} {self._what}, end one first", retry_after=1.0)
+        self._of[whose] += 1
         try:
             yield
         finally:
-            self._of[key] -= 1
-            if not self._of[key]:
-                del self._of[key]
+            self._of[whose] -= 1
+            if not self._of[whose]:
+                del self._of[whose]
 
 
 class Quota:
@@ -133,8 +148,8 @@ class Limits:
         self.client_instructions = settings.client_instructions
         self.file_ids = settings.file_ids
         self.channels_per_socket = settings.channels_per_socket
-        self._streams = Held("sockets and streams", settings.sockets_per_user)
-        self._bodies = Held("unfinished requests", settings.bodies_per_user)
+        self._streams = Places("sockets and streams", settings.sockets_per_user)
+        self._bodies = Places("unfinished requests", settings.bodies_per_user)
         self.threads = Quota(settings.max_threads, store, clock)
         self._channel = Rate(*parse_rate(settings.channel_rate), clock)
         self._user = Rate(*parse_rate(settings.user_rate), clock)
@@ -142,6 +157,12 @@ class Limits:
         self._requests = Rate(*parse_rate(settings.request_rate), clock)
         self._tenant_requests = Rate(*parse_rate(settings.tenant_request_rate), clock)
         self._errors = Rate(*parse_rate(settings.error_rate), clock)
+
+    @classmethod
+    def of_broker(cls, settings: Settings, store: Store) -> Self:
+        """Those of messages that a broker hands over: all that came while we were away, at once."""
+        rates = {"channel_rate": settings.amqp_channel_rate, "tenant_rate": settings.amqp_tenant_rate, "user_rate": "0"}
+        return cls(settings.model_copy(update=rates), store=store)
 
     # ---------------------------------------------------------------- messages
 
@@ -189,13 +210,13 @@ class Limits:
                 async with asyncio.timeout(wait):
                     await (lost or asyncio.Event()).wait()
 
-    def streaming(self, principal: Principal) -> AbstractContextManager[None]:
+    def streaming(self, whose: Holder) -> AbstractContextManager[None]:
         """A socket or a stream of events, to the end of the block. Raises `TooManyRequests`."""
-        return self._streams.by(principal)
+        return self._streams.of(whose)
 
-    def arriving(self, principal: Principal) -> AbstractContextManager[None]:
+    def arriving(self, whose: Holder) -> AbstractContextManager[None]:
         """A body that is still on its way, to the end of the block. Raises `TooManyRequests`."""
-        return self._bodies.by(principal)
+        return self._bodies.of(whose)
 
     async def creates(self, address: Address) -> bool:
         """Whether a message may make the thread that it is for. A channel that names a thread must exist already."""

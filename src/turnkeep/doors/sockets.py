@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket
 from turnkeep.doors.access import LONGEST, PROTOCOL, Access, Principal, Shown, shown_by
 from turnkeep.doors.answers import refused
 from turnkeep.doors.greeting import Greeting
-from turnkeep.doors.limits import Limits
+from turnkeep.doors.limits import Holder, Limits, Places, holder
 from turnkeep.doors.transport import transport_of
 from turnkeep.doors.websocket import BROKEN, NOT_AUTHENTICATED, RESTART, Socket
 from turnkeep.errors import NotAuthenticated, TooManyRequests, TurnkeepError
@@ -26,6 +26,8 @@ FIRST_FRAME = 3.0
 FIRST_FRAME_BYTES = 2 * LONGEST
 WAITING = 1_000
 """Sockets that have shown nothing yet."""
+WAITING_OF_ONE = 500
+"""Those of one address."""
 
 
 class Sockets:
@@ -39,6 +41,7 @@ class Sockets:
         self._takes_first_frames = queue.settings.first_frame_auth
         self._open: set[Socket] = set()
         self._waiting = 0
+        self._nobodies = Places("sockets that have shown no credential", WAITING_OF_ONE)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -70,7 +73,7 @@ class Sockets:
             await self._serve(websocket, late)
 
     async def _hold_back(self, websocket: WebSocket) -> None:
-        await self._limits.hold_back(websocket.client.host if websocket.client else None)
+        await self._limits.hold_back(_peer(websocket))
 
     async def _accept(self, websocket: WebSocket) -> None:
         await websocket.accept(subprotocol=_subprotocol(websocket.headers), headers=await self._greeting.headers())
@@ -115,8 +118,11 @@ class Sockets:
             raise _TooMany
         self._waiting += 1
         try:
-            async with asyncio.timeout(FIRST_FRAME):
-                received = await websocket.receive()
+            with self._nobodies.of(Holder("", _peer(websocket) or "", "address")):
+                async with asyncio.timeout(FIRST_FRAME):
+                    received = await websocket.receive()
+        except TooManyRequests:
+            raise _TooMany from None
         except TimeoutError:
             raise NotAuthenticated(f"no credential came within {FIRST_FRAME:g} s") from None
         finally:
@@ -128,8 +134,9 @@ class Sockets:
     # ---------------------------------------------------------------- life
 
     async def _serve(self, websocket: WebSocket, principal: Principal) -> None:
+        whose = holder(principal, _peer(websocket))
         try:
-            with self._limits.streaming(principal):
+            with self._limits.streaming(whose):
                 await self._run(websocket, principal)
         except TooManyRequests:
             await self._hold_back(websocket)
@@ -142,6 +149,10 @@ class Sockets:
             await socket.serve()
         finally:
             self._open.discard(socket)
+
+
+def _peer(websocket: WebSocket) -> str | None:
+    return websocket.client.host if websocket.client else None
 
 
 def _know(websocket: WebSocket) -> None:

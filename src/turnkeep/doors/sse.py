@@ -28,14 +28,14 @@ LOOK_AGAIN = 0.5
 
 async def stream_events(call: Call) -> Response:
     """GET …/events: everything after `after` (or `Last-Event-ID`), then what happens. It counts among the sockets of
-    its credential until it ends.
+    its credential or address until it ends.
     """
     address = call.address
     epoch, after = _position(call)
     deltas, everything = call.word("text", "delta", "full"), call.word("events", "all")
     dialect = Dialect(deltas=deltas == "delta", everything=everything == "all")
     with ExitStack() as counting:
-        counting.enter_context(call.limits.streaming(call.principal))
+        counting.enter_context(call.limits.streaming(call.holder))
         record = await call.queue.store.thread(address)
         stream = Stream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
         frames = _frames(call, stream, address, record.thread_id if record else None, dialect)

@@ -24,7 +24,7 @@ from turnkeep.doors import acceptance, authority
 from turnkeep.doors.access import LONGEST, Access, Principal, Scope, Shown
 from turnkeep.doors.answers import told
 from turnkeep.doors.changes import ASKING, CHANGES, Caller, key_of
-from turnkeep.doors.limits import Limits
+from turnkeep.doors.limits import Holder, Limits, holder
 from turnkeep.doors.transport import transport_of
 from turnkeep.doors.wire import Dialect, Encoder, Frame, encoded, enveloped, subscribed
 from turnkeep.errors import (
@@ -232,7 +232,7 @@ class Socket:
             request = read_json(text, limit=self._limits.frame_bytes)
             await self._act(request)
         except TurnkeepError as error:
-            await self._limits.hold_back((self._principal.tenant, self._principal.subject))
+            await self._limits.hold_back(self._holder)
             self._send(self._error(error, request))
         except Exception:
             log.exception("request_broke", door="websocket")
@@ -246,6 +246,11 @@ class Socket:
         if name != "message":  # which has rates of its own
             self._limits.check_request(self._principal)
         await action.act(self, request)
+
+    @property
+    def _holder(self) -> Holder:
+        client = self._websocket.client
+        return holder(self._principal, client.host if client else None)
 
     def _once(self, request: Mapping[str, Any]) -> str | None:
         return authority.once(self._principal, key_of(request))
