@@ -85,7 +85,14 @@ class Fleet:
 
 @contextlib.asynccontextmanager
 async def fleet(
-    folder: Path, store: str, model: str, *, gateways: int = 1, workers: int = 1, **settings: str
+    folder: Path,
+    store: str,
+    model: str,
+    *,
+    gateways: int = 1,
+    workers: int = 1,
+    modules: tuple[str, ...] = ("turnkeep",),
+    **settings: str,
 ) -> AsyncIterator[Fleet]:
     """All of them started and ready; killed in the end."""
     environment = {
@@ -99,6 +106,7 @@ async def fleet(
         started = Fleet(doors, hands, http)
         for program in started.programs:
             program.folder.mkdir()
+            program.modules = modules
         try:
             await started.start()
             yield started

@@ -25,12 +25,14 @@ class Program:
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    modules: tuple[str, ...] = ("turnkeep",)
+    """What Python is told to run, before the arguments."""
 
     def start(self) -> None:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "turnkeep", *self.arguments],
+                [sys.executable, "-m", *self.modules, *self.arguments],
                 cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip

@@ -167,3 +167,21 @@ async def test_leaving_ends_connections_that_a_black_hole_holds() -> None:
 async def test_a_server_that_is_gone_ends_the_connection() -> None:
     async with TcpProxy("127.0.0.1", free_port()) as proxy, through(proxy) as connect:
         assert await (await connect()).ask(b"anybody?\n") == b""
+
+
+async def test_new_connections_are_led_to_another_server_and_open_ones_stay() -> None:
+    first, second = Echo(), Echo()
+    async with (
+        await asyncio.start_server(first.serve, "127.0.0.1", 0) as one,
+        await asyncio.start_server(second.serve, "127.0.0.1", 0) as other,
+        TcpProxy("127.0.0.1", one.sockets[0].getsockname()[1]) as proxy,
+        through(proxy) as connect,
+    ):
+        before = await connect()
+        assert await before.ask(b"a\n") == b"a\n"
+        proxy.lead_to("127.0.0.1", other.sockets[0].getsockname()[1])
+
+        assert await (await connect()).ask(b"b\n") == b"b\n"
+        assert await before.ask(b"c\n") == b"c\n"
+
+    assert (first.seen, second.seen) == ([b"a\n", b"c\n"], [b"b\n"])
