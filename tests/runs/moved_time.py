@@ -11,12 +11,20 @@ from collections.abc import Callable
 
 from turnkeep.testing.clock import START
 
+BEGIN = 4096.0
+"""The time of a loop when it begins. Not 0: a difference of two times would look like their sum."""
+
+
+def passed() -> float:
+    """Seconds since the test began."""
+    return asyncio.get_running_loop().time() - BEGIN
+
 
 class MovedLoop(asyncio.SelectorEventLoop):
     """An event loop whose seconds pass at once. A test that would hang ends with a RuntimeError instead."""
 
     def __init__(self) -> None:
-        self._seconds = 0.0
+        self._seconds = BEGIN
         super().__init__(_Impatient(self.move))
 
     def time(self) -> float:

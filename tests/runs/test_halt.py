@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
+from tests.runs.moved_time import passed
 from tests.runs.stage import BackgroundScript, ScriptedModel
 from turnkeep.errors import CredentialsRefused, ModelUnavailable
 from turnkeep.halt import STOPPING, UNKNOWN, closed, stop_response, without_text
@@ -47,7 +47,7 @@ async def test_a_response_is_stopped_and_what_it_cost_is_told_or_estimated(
     assert await stop_response(RESPONSE, model, seconds=seconds) == usage
 
     assert model.cancellations == ["resp_1"]
-    assert asyncio.get_running_loop().time() == pytest.approx(at, abs=0.01)
+    assert passed() == pytest.approx(at, abs=0.01)
     failed = isinstance(costs, Exception) or costs == 3600.0
     assert [line["event"] for line in log_lines()] == ["response_not_stopped"] * failed
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.runs.moved_time import BEGIN, passed
 from tests.runs.stage import HERE, LostReply, Stage, Stumble
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable, ThreadBusy
 from turnkeep.lease import Drained, Keeper, Lease, LeaseRules, Stopped
@@ -45,9 +46,9 @@ async def ending_of(lease: Lease, patience: float = 3600.0) -> tuple[object, obj
         async with asyncio.timeout(patience):
             await lease.keep()
     except TimeoutError:
-        return None, now()
+        return None, passed()
     except (LeaseLost, Stopped, Drained) as error:
-        return type(error), now()
+        return type(error), passed()
     raise AssertionError("keep returned")
 
 
@@ -146,7 +147,7 @@ async def test_a_clock_of_the_day_that_is_set_changes_no_lease() -> None:
     async with keeping(stage.keeper):
         for jump in (86_400.0, -172_800.0):
             stage.clock.jump(jump)
-            assert await ending_of(lease, 60.0) == (None, pytest.approx(now()))
+            assert await ending_of(lease, 60.0) == (None, pytest.approx(passed()))
 
 
 @pytest.mark.parametrize("is_taken", [True, False])
@@ -301,7 +302,7 @@ async def test_a_claim_waits_for_a_renewal_to_end() -> None:
     async with keeping(stage.keeper):
         await asyncio.sleep(11.0)
         await stage.keeper.claim(1, None)
-        at = now()
+        at = passed()
 
     assert at == pytest.approx(15.0, abs=0.1)
     assert [name for name, _ in stage.store.requests if name in ("claim", "renew")][-2:] == ["renew", "claim"]
@@ -317,7 +318,7 @@ async def test_beginning_waits_its_turn_too_and_a_refused_one_holds_nothing() ->
     claimed = asyncio.create_task(stage.keeper.claim(1, None))
     lease = await begun
 
-    assert lease.begun_at == pytest.approx(0.0)
+    assert lease.begun_at == pytest.approx(BEGIN)
     assert not await claimed
     assert len(stage.keeper) == 1
     with pytest.raises(ThreadBusy):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.runs.moved_time import BEGIN
 from tests.runs.stage import HERE, NotingMeter, Stage
 from turnkeep.events import Fault
 from turnkeep.outcomes import Dropping, Holding, Releasing, Verdict, measure_claim, measure_run
@@ -89,7 +90,7 @@ async def test_times_of_a_run_count_from_its_beginning(shown_at: float | None, s
     meter = NotingMeter()
     await asyncio.sleep(7.0)
 
-    measure_run(meter, claim, Dropping(), None, begun_at=2.0, first_shown_at=shown_at)
+    measure_run(meter, claim, Dropping(), None, begun_at=BEGIN + 2.0, first_shown_at=shown_at and BEGIN + shown_at)
 
     assert meter.observed("run_seconds") == [pytest.approx(5.0)]
     assert meter.observed("first_token_seconds") == seconds

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.runs.moved_time import passed
 from tests.runs.stage import Stage, says
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.lease import LeaseRules
@@ -28,10 +29,6 @@ def at(channel: str, queue: str = "assistant") -> Address:
     return Address("default", queue, channel)
 
 
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 @dataclass
 class Shift:
     """A worker at work, and how long each of its runs takes."""
@@ -44,7 +41,7 @@ class Shift:
         """When it has ended."""
         async with asyncio.timeout(patience):
             await self.task
-        return now()
+        return passed()
 
 
 @contextlib.asynccontextmanager
