@@ -133,7 +133,7 @@ async def engine(directory: Path, messages: int, deltas: int, figures: Figures) 
     await store.open()
     spare_collector()
     alone, group = "floor: a row per transaction", "floor: all rows in one transaction"
-    few = max(1, messages // 50)
+    few = max(1, messages // 20)
     try:
         await timed(figures, "accept, one after the other", few, lambda: one_by_one(store, few), alone)
         await timed(figures, "answer those", few, lambda: answer_all(store, few), alone)
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--steps", action="store_true", help="take turns with another program (baton.py)")
     chosen = parser.parse_args()
     if chosen.steps:
-        asyncio.run(run_steps(chosen.messages or 2000, chosen.deltas or 6400, chosen.directory))
+        asyncio.run(run_steps(chosen.messages or 2000, chosen.deltas or 12_800, chosen.directory))
         return
     figures, messages = Figures(), chosen.messages or 5000
     with tempfile.TemporaryDirectory(dir=chosen.directory) as name:

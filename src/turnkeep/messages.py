@@ -294,12 +294,13 @@ Item = UserItem | SystemItem | AssistantItem | ReasoningItem | HostedItem | Call
 _ITEMS: dict[str, type[Item]] = {
     c.kind: c for c in (UserItem, SystemItem, AssistantItem, ReasoningItem, HostedItem, CallItem, OutputItem)
 }
+_MEMBERS = {kind: fields(item) for kind, item in _ITEMS.items()}
 
 
 def item_to_json(item: Item) -> dict[str, Any]:
     """The stored form of a transcript entry, without fields that hold their default."""
     data: dict[str, Any] = {"kind": item.kind}
-    for f in fields(item):
+    for f in _MEMBERS[item.kind]:
         value = getattr(item, f.name)
         if f.name == "content" or (f.name == "citations" and value):
             data[f.name] = [part.to_json() for part in value]

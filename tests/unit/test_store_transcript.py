@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnkeep.messages import AssistantItem, OutputItem, Part, ReasoningItem, UserItem, text_content
+from turnkeep.messages import (
+    AssistantItem,
+    OutputItem,
+    Part,
+    ReasoningItem,
+    UserItem,
+    content_size,
+    digest,
+    text_content,
+)
 from turnkeep.store.base import Entry, Policy
 from turnkeep.store.transcript import entry_from_json, entry_size, entry_to_json, last_asked, newest, trimmed_through
 
@@ -85,3 +98,17 @@ def test_the_last_turn_that_asked_is_found_whole() -> None:
     assert last_asked(entries) == asked
     assert last_asked(entries_of(2, 3)) == []
     assert last_asked([]) == []
+
+
+@pytest.mark.parametrize("text", ["hello", 'quoted "words" \\ and\nlines', "Zoë 🙂", "\x00\x1f", "\ud800 alone", ""])
+def test_sizes_and_digests_are_those_of_the_json_that_was_always_meant(text: str) -> None:
+    """Stores compare with what they have kept for years."""
+    content = (*text_content(text), Part("image", data={"url": "https://a/b", "detail": "low"}))
+    parts = [part.to_json() for part in content]
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    entry = Entry(UserItem(content, "m1"), 3)
+    stored = json.dumps(entry_to_json(entry)["item"], ensure_ascii=False, separators=(",", ":"))
+
+    assert content_size(content) == len(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    assert digest(content) == hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    assert entry_size(entry) == len(stored.encode("utf-8", "surrogatepass"))

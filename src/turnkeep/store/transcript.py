@@ -23,7 +23,12 @@ def entry_from_json(data: Mapping[str, Any]) -> Entry:
 
 def entry_size(entry: Entry) -> int:
     """Bytes that count against `history_bytes`: the JSON of the item."""
-    return len(_COMPACT(item_to_json(entry.item)).encode("utf-8", "surrogatepass"))
+    return size_of(item_to_json(entry.item))
+
+
+def size_of(item: Mapping[str, Any]) -> int:
+    """The same of an item that is JSON already."""
+    return len(_COMPACT(item).encode("utf-8", "surrogatepass"))
 
 
 def trimmed_through(entries: Sequence[Entry], policy: Policy) -> int:

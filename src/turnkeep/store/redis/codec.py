@@ -31,7 +31,7 @@ from turnkeep.store.base import (
     ThreadRecord,
 )
 from turnkeep.store.redis.keys import ThreadKeys, address_of, to_bytes, to_text
-from turnkeep.store.transcript import entry_size
+from turnkeep.store.transcript import size_of
 from turnkeep.usage import Usage
 
 T = TypeVar("T")
@@ -148,10 +148,11 @@ def turn_argument(entries: Sequence[Entry]) -> bytes:
     """A turn without its number and moment; nothing for no entries."""
     if not entries:
         return _EMPTY
-    kept = dump([[item_to_json(e.item), e.tokens] for e in entries])
-    size, tokens = sum(map(entry_size, entries)), sum(e.tokens for e in entries)
+    items = [item_to_json(e.item) for e in entries]
+    size, tokens = sum(map(size_of, items)), sum(e.tokens for e in entries)
     has_user = any(e.item.kind == "user" for e in entries)
-    return b"%d %d %d %d\n" % (len(entries), size, tokens, has_user) + sealed(kept)
+    turn = dump([[item, e.tokens] for item, e in zip(items, entries, strict=True)])
+    return b"%d %d %d %d\n" % (len(entries), size, tokens, has_user) + sealed(turn)
 
 
 def event_row(event: Event) -> tuple[bytes, bytes, bytes]:

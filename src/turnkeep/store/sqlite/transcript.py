@@ -13,7 +13,7 @@ from turnkeep.store.base import Entry, History, Policy
 from turnkeep.store.sqlite.codec import encode, restored
 from turnkeep.store.sqlite.query import every, one
 from turnkeep.store.sqlite.rows import Kept
-from turnkeep.store.transcript import entry_size, last_asked
+from turnkeep.store.transcript import last_asked, size_of
 
 _BEYOND = 1 << 62
 _PAGE = 100
@@ -23,10 +23,11 @@ def append(connection: apsw.Connection, kept: Kept, entries: Sequence[Entry], po
     """Add the entries of one turn; the oldest turns beyond the bounds go."""
     thread = kept.thread
     for entry in entries:
-        size = entry_size(entry)
+        item = item_to_json(entry.item)
+        size = size_of(item)
         connection.execute(
             "INSERT INTO entry (thread, turn, tokens, at, size, item) VALUES (?, ?, ?, ?, ?, ?)",
-            (kept.row, entry.turn, entry.tokens, entry.at, size, encode(item_to_json(entry.item))),
+            (kept.row, entry.turn, entry.tokens, entry.at, size, encode(item)),
         )
         thread.items += 1
         thread.bytes += size
