@@ -6,6 +6,7 @@ The first one says where the stream begins; `recovered: false` after a resume me
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
@@ -75,7 +76,9 @@ async def _frames(
     async with stream:
         encoder = Encoder(address, thread_id, dialect, answer=stream.begun.answer, replaces=not stream.begun.recovered)
         yield f"retry: 1000\n\n{_event(subscribed(address, thread_id, stream.begun, at=call.queue.clock.now()))}"
-        quiet, heard, looked = 0.0, loop.time(), loop.time()
+        quiet, heard = 0.0, loop.time()
+        # those that began together would look together, for ever: some hundred at one turn of the loop
+        looked = loop.time() - random.uniform(0, LOOK_AGAIN)  # noqa: S311 - no secret
         while True:
             if loop.time() - looked >= LOOK_AGAIN:
                 looked = loop.time()
@@ -83,7 +86,8 @@ async def _frames(
                     yield over
                     return
             try:
-                async with asyncio.timeout(EVERY if encoder.owes else LOOK_AGAIN):
+                until_look = max(0.0, looked + LOOK_AGAIN - loop.time())
+                async with asyncio.timeout(EVERY if encoder.owes else until_look):
                     event = await anext(stream)
             except TimeoutError:
                 frames = encoder.flush()
