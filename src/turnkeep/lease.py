@@ -65,7 +65,6 @@ class Lease:
         self.wants_steering = directive.steer
         if directive.stop:
             self._end(Stopped(directive.stop))
-        self._changed.set()
 
     def drain(self) -> None:
         """Ask the run to end because its worker does."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs.stage import LostReply, Stage, announcer_of
+from tests.runs.stage import HERE, LostReply, Stage, announcer_of
 from turnkeep.announcer import MERGE_ABOVE, Announcer, merged
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.events import Event, delta
@@ -167,3 +167,39 @@ def test_neighbouring_deltas_become_one_and_nothing_else_changes(said: list[str]
 def test_a_delta_that_has_no_neighbour_stays_the_very_event() -> None:
     [event] = _say("a")
     assert merged([event])[0] is event
+
+
+GAPS = {
+    "text was shown": (("ab",), ("c",), [("snapshot", "ab"), ("delta", "c")]),
+    "more was said meanwhile": (("ab",), ("c", "d"), [("snapshot", "ab"), ("delta", "c"), ("delta", "d")]),
+    "it begins anew": (("ab",), ("A",), [("snapshot", "A")]),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "told"), GAPS.values(), ids=GAPS)
+async def test_a_server_that_has_lost_the_last_events_is_told_the_answer_so_far(
+    before: tuple[str, ...], after: tuple[str, ...], told: list[tuple[str, str]]
+) -> None:
+    stage = Stage()
+    async with announcing(stage) as announcer:
+        for text in before:
+            announcer.text(text)
+        await announcer.settled()
+        stage.store.threads[HERE].thread.published = 0  # what a server counts that was promoted without them
+        for text in after:
+            (announcer.text if text.islower() else announcer.replace)(text)
+        await announcer.settled()
+
+        assert texts(await stage.events())[len(before) :] == told
+
+
+async def test_a_server_that_has_lost_all_of_nothing_is_told_only_what_comes() -> None:
+    stage = Stage()
+    async with announcing(stage) as announcer:
+        announcer.say(Event("processing", ("m1",), tools=("pay",)))
+        await announcer.settled()
+        stage.store.threads[HERE].thread.published = 0
+        announcer.text("a")
+        await announcer.settled()
+
+        assert texts(await stage.events()) == [("processing", ""), ("delta", "a")]

@@ -201,6 +201,8 @@ async def test_each_call_has_one_way(row: Row) -> None:
     assert play.announcements == ([("processing", (row.name,))] if runs else [])
     counted = play.stage.meter.total("tool_calls")
     assert counted == (1 if runs or (row.status == "error" and not row.asks) else 0)
+    if runs:
+        assert play.stage.meter.total("tool_calls", tool=row.name, status=row.status) == 1
     assert len(play.stage.meter.observed("tool_seconds")) == bool(runs)
 
 
