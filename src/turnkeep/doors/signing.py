@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,12 +140,28 @@ def _is_number_of_key(data: bytes) -> bool:
 
 
 def _is_der(data: bytes) -> bool:
-    if len(data) < 4 or data[0] != 0x30:
-        return False
-    if data[1] < 0x80:
-        return data[1] == len(data) - 2
-    size = data[1] & 0x7F
-    return 1 <= size <= 3 and int.from_bytes(data[2 : 2 + size], "big") == len(data) - 2 - size
+    """A sequence of at least two members that fill it to the last byte. A fitting length alone is not enough: one
+    random secret of 65,536 begins so.
+    """
+    members = list(_der_members(data))
+    return len(members) == 1 and members[0][0] == 0x30 and len(list(_der_members(members[0][1]))) > 1
+
+
+def _der_members(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Tag and content of each; none where the lengths do not add up."""
+    members = []
+    while data:
+        if len(data) < 2:
+            return
+        size, start = data[1], 2
+        if size > 0x80:
+            start = 2 + size - 0x80
+            size = int.from_bytes(data[2:start], "big")
+        if start + size > len(data):
+            return
+        members.append((data[0], data[start : start + size]))
+        data = data[start + size :]
+    yield from members
 
 
 def _is_json(text: str) -> bool:
