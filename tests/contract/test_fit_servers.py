@@ -239,6 +239,14 @@ async def prepared(plain: RedisStore) -> dict[str, Act]:
     await plain.append(channel("update"), [Entry(AssistantItem("x"))])
     await plain.pause(channel("resume"))
     await plain.reserve("run", 1, [Limit("account", 10, 60.0)], tenant="t")
+    partitions = await plain.open_sink("there")
+    await accepted(plain, said(channel("parked"), "m1"))
+    [(place, position)] = [
+        (place, one.position)
+        for place in partitions
+        for one in await plain.deliveries("there", place, after="", limit=1)
+    ]
+    await plain.lease_sink("there", place, owner="w", lease=600.0)
     return {
         "accept": lambda s: s.accept([said(channel("accept"), "m1")]),
         "begin": lambda s: s.begin([said(channel("begin"), "m1")], owner="w", lease=30.0),
@@ -264,4 +272,9 @@ async def prepared(plain: RedisStore) -> dict[str, Act]:
         "take": lambda s: s.take("key", "t", "k"),
         "settle": lambda s: s.settle("run", 1, tenant="t"),
         "open_sink": lambda s: s.open_sink("sink"),
+        "delivered": lambda s: s.delivered("there", place, owner="w", position=position, parked=[(position, "bad")]),
+        "note_failure": lambda s: s.note_failure("there", place, position, reason="worse", give_up=True),
+        "redrive_parked": lambda s: s.redrive_parked("there", place, [position]),
+        "unpark": lambda s: s.unpark("there", place, [position]),
+        "close_sink": lambda s: s.close_sink("there"),
     }

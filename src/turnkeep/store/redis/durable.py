@@ -35,6 +35,8 @@ VOUCHED = RECEIPTS | frozenset(
             "resume",
             "settle",
             "sink_close",
+            "sink_delivered",
+            "sink_failed",
             "sink_open",
             "sink_redrive",
             "sink_unpark",
@@ -43,7 +45,7 @@ VOUCHED = RECEIPTS | frozenset(
         *("update", "wipe", "withdraw"),
     )
 )
-"""Scripts whose answer somebody relies on: a person, or a run before it acts."""
+"""Scripts whose answer somebody relies on: a person, a run before it acts, a forwarder that goes on from its memory."""
 
 UNVOUCHED: Mapping[str, str] = {
     **dict.fromkeys(
@@ -66,7 +68,7 @@ UNVOUCHED: Mapping[str, str] = {
     ),
     **dict.fromkeys(("publish", "publish_long"), "a delta: when it is lost the epoch changes"),
     **dict.fromkeys(
-        ("claim", "offered", "orphan", "release", "renew", "sink_delivered", "sink_failed", "sink_lease", "typing"),
+        ("claim", "offered", "orphan", "release", "renew", "sink_lease", "typing"),
         "when it is lost the lease or the window ends as before, and is taken again",
     ),
     **dict.fromkeys(
