@@ -27,7 +27,7 @@ from baton import Baton, spare_collector
 
 from turnkeep.messages import UserItem, text_content
 from turnkeep.models import Endpoint, open_model
-from turnkeep.models.base import Delta, Model, ModelRequest
+from turnkeep.models.model import Delta, Model, ModelRequest
 
 WORDS = (" the", " quick", " brown", " fox", " jumps", " over", " lazy", " dogs", " and", " runs")
 REQUEST = ModelRequest("gpt-6-luna", [UserItem(text_content("hello"))])

@@ -27,7 +27,7 @@ from baton import Baton, spare_collector
 
 from turnkeep.events import delta
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
-from turnkeep.store.base import Claim, Commit, Entry, Policies, Policy
+from turnkeep.store.contract import Claim, Commit, Entry, Policies, Policy
 from turnkeep.store.redis import RedisStore
 from turnkeep.usage import Usage
 

@@ -23,7 +23,7 @@ from baton import Baton, spare_collector
 
 from turnkeep.events import delta
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
-from turnkeep.store.base import Claim, Commit, Entry, Policies, Policy
+from turnkeep.store.contract import Claim, Commit, Entry, Policies, Policy
 from turnkeep.store.sqlite import SqliteStore
 
 ROW = json.dumps({"message_id": "m" * 12, "content": [{"type": "text", "text": "x" * 100}], "arrival": 1.5, "seq": 1})

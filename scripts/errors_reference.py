@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from turnkeep.doors.answers import status_of
+from turnkeep.doors.error_answers import status_of
 from turnkeep.errors import TurnkeepError
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from turnkeep.doors.http import Endpoint
-from turnkeep.doors.routes import ENDPOINTS
-from turnkeep.doors.schemas import SCHEMAS
-from turnkeep.doors.websocket import Socket
+from turnkeep.doors.http.endpoint import Endpoint
+from turnkeep.doors.http.routes import ENDPOINTS
+from turnkeep.doors.http.schemas import SCHEMAS
+from turnkeep.doors.socket.session import Socket
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "http.md"
 HEAD = """# HTTP and socket actions

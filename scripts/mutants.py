@@ -31,8 +31,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "turnkeep"
 HEART = [
-    f"{name}.py"
-    for name in ("run", "answer", "calls", "journal", "lease", "worker", "announcer", "outcomes", "hooks", "halt")
+    *(f"runs/{name}.py" for name in ("run", "answer", "tool_calls", "journal", "lease", "worker", "announcer")),
+    *("runs/outcomes.py", "runs/halt.py", "hooks.py"),
 ]
 PLUGINS = ["-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"]
 PYTEST = ["-x", "-q", "--tb=no", "--no-header", "--disable-plugin-autoload", *PLUGINS, "--timeout", "60"]

@@ -17,14 +17,14 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from turnkeep.doors.access import Access, Open, Principal, Shown, is_open, look
+from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.guard import Guard, Unlocked, access_of
+from turnkeep.auth.principals import Access, Open, Principal, Shown, is_open, look
+from turnkeep.auth.tickets import Tickets
 from turnkeep.doors.app import app as doors
-from turnkeep.doors.guard import Guard, Unlocked, access_of
-from turnkeep.doors.keys import Keys
 from turnkeep.doors.origin import came_through_proxy
-from turnkeep.doors.outside import outside
+from turnkeep.doors.other_systems import outside
 from turnkeep.doors.separation import demand_separation
-from turnkeep.doors.tickets import Tickets
 from turnkeep.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from turnkeep.queue import AssistantMessageQueue
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from turnkeep.errors import Conflict, NotFound
-from turnkeep.store.base import Document, Registry
+from turnkeep.store.contract import Document, Registry
 
 ALL = "*"
 """As a tool: every tool of the queue."""

@@ -9,20 +9,20 @@ from dataclasses import replace
 
 from pydantic import SecretStr
 
-from turnkeep.answer import AnswerRules
 from turnkeep.assistants import Assistants
-from turnkeep.calls import CallRules
 from turnkeep.errors import ConfigurationError
 from turnkeep.models import Endpoint, Kind, ModelPool
-from turnkeep.models.base import Model
 from turnkeep.models.capabilities import read_capabilities
 from turnkeep.models.contexts import ContextSizes
-from turnkeep.models.endpoint import ANTHROPIC, OPENAI, patience_with
-from turnkeep.money import Purse
+from turnkeep.models.model import Model
+from turnkeep.models.provider import ANTHROPIC, OPENAI, patience_with
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import SIMULATOR, PriceBook
-from turnkeep.pricing.tokens import tokenizer_for
-from turnkeep.run import House, RunRules
+from turnkeep.pricing.tokenizer import tokenizer_for
+from turnkeep.runs.answer import AnswerRules
+from turnkeep.runs.budget import Purse
+from turnkeep.runs.run import House, RunRules
+from turnkeep.runs.tool_calls import CallRules
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy, Store
 from turnkeep.telemetry import SILENT, Meter, get_log

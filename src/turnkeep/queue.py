@@ -29,19 +29,19 @@ from turnkeep.errors import (
 from turnkeep.events import Event
 from turnkeep.hooks import Hook, Hooks
 from turnkeep.hub import Hub, Stream
-from turnkeep.intake import MAX_DELAY, checked_channel, read_message, read_metadata
-from turnkeep.lease import LeaseRules
+from turnkeep.inputs import MAX_DELAY, checked_channel, read_message, read_metadata
 from turnkeep.messages import Address, BusyPolicy, Content, Item, Message
 from turnkeep.pricing.catalog import Catalog
-from turnkeep.run import House
+from turnkeep.runs.lease import LeaseRules
+from turnkeep.runs.run import House
+from turnkeep.runs.worker import Worker, WorkerRules
 from turnkeep.settings import Settings
 from turnkeep.store import store_of
-from turnkeep.store.base import Call, Decision, Receipt, RunRecord, Store, ThreadRecord
-from turnkeep.store.timed import timed
+from turnkeep.store.contract import Call, Decision, Receipt, RunRecord, Store, ThreadRecord
+from turnkeep.store.store_metrics import timed
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools.toolbox import Registrable, Toolbox
 from turnkeep.windows import PRESETS, AdaptiveWindow, Preset, thread_options
-from turnkeep.worker import Worker, WorkerRules
 
 log = get_log(__name__)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from turnkeep.errors import InvalidMessage
-from turnkeep.intake import MAX_WAIT, MAX_WINDOW, optional_number, optional_text
+from turnkeep.inputs import MAX_WAIT, MAX_WINDOW, optional_number, optional_text
 from turnkeep.messages import BUSY_POLICIES, Address, Message
-from turnkeep.store.base import ThreadOptions
+from turnkeep.store.contract import ThreadOptions
 
 Preset = Literal["web", "seed"]
 

@@ -16,9 +16,9 @@ from tests.attack.conftest import Tried
 from tests.attack.target import Attempt, Target
 from tests.process.callers import CHANNEL, MESSAGE_ID, TENANT, Guarded, guarded, token
 from tests.process.served import ask
-from turnkeep.doors.access import Scope
+from turnkeep.auth.principals import Scope
 from turnkeep.messages import Address
-from turnkeep.store.base import Call
+from turnkeep.store.contract import Call
 
 Body = Mapping[str, Any]
 HELD, SHARED, CLIENT, OTHER = "own-held", "own-shared", "own-client", "own-other"

@@ -16,7 +16,7 @@ from tests.attack.conftest import Tried
 from tests.attack.target import Attempt, Target
 from tests.process.callers import CANARY, CHANNEL, MESSAGE_ID, TENANT, Guarded, guarded, token
 from tests.process.served import heard
-from turnkeep.doors.routes import ENDPOINTS
+from turnkeep.doors.http.routes import ENDPOINTS
 from turnkeep.messages import Address
 
 Headers = Mapping[str, str]

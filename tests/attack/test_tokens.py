@@ -24,7 +24,7 @@ from tests.attack.conftest import Tried
 from tests.attack.target import Attempt, Target
 from tests.process.callers import CANARY, CHANNEL, SECRET, TENANT, guarded
 from tests.process.served import heard
-from turnkeep.doors.trail import events_of
+from turnkeep.auth.audit_trail import events_of
 
 ISSUER = "https://login.example.com"
 RSA, OTHER_RSA = (rsa.generate_private_key(65537, 2048) for _ in range(2))

@@ -11,7 +11,7 @@ import pytest
 from tests.contract.canned import Canned, Visit, canned
 from turnkeep.messages import Item, UserItem, text_content
 from turnkeep.models import Endpoint, open_model
-from turnkeep.models.base import Delta, Finish, ItemDone, Model, ModelRequest, StreamPart
+from turnkeep.models.model import Delta, Finish, ItemDone, Model, ModelRequest, StreamPart
 
 STREAMS = Path(__file__).parents[1] / "data" / "streams"
 KEY = "sk-proj-Zx81kd72hs9Q"

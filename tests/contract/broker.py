@@ -14,7 +14,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 
 from tests.scenario.house import QUICK
 from turnkeep.backoff import Backoff
-from turnkeep.doors.amqp import AmqpDoor
+from turnkeep.doors.amqp.consumer import AmqpDoor
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.simulator import Simulator, serve

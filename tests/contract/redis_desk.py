@@ -11,7 +11,7 @@ from turnkeep.clock import Clock
 from turnkeep.errors import Rejected
 from turnkeep.events import Event, Fault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
-from turnkeep.store.base import (
+from turnkeep.store.contract import (
     Call,
     Claim,
     Commit,

@@ -17,12 +17,12 @@ from pamqp.header import ContentHeader
 
 from tests.contract.broker import Broker, amqp_house, broker, eventually
 from tests.services import RabbitServer
-from turnkeep.doors import limits
-from turnkeep.doors.amqp_topology import Names, Sight, look, settle_topology
+from turnkeep.auth import limits
+from turnkeep.broker import Names, Sight, look, settle_topology
 from turnkeep.errors import Rejected, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Message
 from turnkeep.settings import Settings
-from turnkeep.store.base import Receipt
+from turnkeep.store.contract import Receipt
 
 
 @pytest.fixture

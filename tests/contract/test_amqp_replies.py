@@ -15,9 +15,9 @@ from tests.contract.broker import Broker, broker
 from tests.scenario.house import TestHouse, opened
 from tests.scenario.hubs import QUICKLY
 from tests.services import RabbitServer
-from turnkeep.doors.forwarder import Forwarder
-from turnkeep.doors.reply import ReplyExchange
-from turnkeep.testing.proxy import TcpProxy
+from tests.services.tcp_proxy import TcpProxy
+from turnkeep.outbound.forwarder import Forwarder
+from turnkeep.outbound.replies import ReplyExchange
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import pytest
 import pytest_asyncio
 
 from tests.contract.redis_desk import POLICIES, channel, said
+from tests.contract.suite.desk import answer
 from tests.services import RedisServer
 from turnkeep.messages import Address
-from turnkeep.store.base import Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.testing.suite.desk import answer
 
 TENANTS = 150
 """More places than one claim looks at in a partition."""

@@ -9,19 +9,19 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.contract.redis_desk import accepted, channel, leased, said, store_on
+from tests.contract.suite.desk import answer
 from tests.contract.test_redis_servers import has_replica
 from tests.services import RedisCluster, RedisServer, eventually
 from tests.services.process import HOST
+from tests.services.tcp_proxy import TcpProxy
 from turnkeep.errors import OutcomeUnknown, Rejected, StoreMisconfigured, StoreUnfit
 from turnkeep.events import Fault
 from turnkeep.messages import AssistantItem, text_content
-from turnkeep.store.base import Call, Decision, Entry, Failure, Limit
-from turnkeep.store.redis import RedisStore, fitness
-from turnkeep.store.redis.check import Demands, Server, trouble_with
-from turnkeep.store.redis.durable import UNVOUCHED, VOUCHED
-from turnkeep.store.redis.scripts import load_scripts
-from turnkeep.testing.proxy import TcpProxy
-from turnkeep.testing.suite.desk import answer
+from turnkeep.store.contract import Call, Decision, Entry, Failure, Limit
+from turnkeep.store.redis import RedisStore, server_fitness
+from turnkeep.store.redis.client.scripts import load_scripts
+from turnkeep.store.redis.durability import UNVOUCHED, VOUCHED
+from turnkeep.store.redis.server_demands import Demands, Server, trouble_with
 
 pytestmark = pytest.mark.usefixtures("redis_installed")
 
@@ -32,7 +32,7 @@ KEEPING = ("CONFIG", "SET", "maxmemory-policy", "noeviction")
 
 @pytest.fixture
 def at_every_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitness, "EVERY", 0.0)
+    monkeypatch.setattr(server_fitness, "EVERY", 0.0)
 
 
 def server(policy: str = "noeviction", *, log: bool = True, fsync: str = "everysec", replicas: int = 0) -> Server:

@@ -8,13 +8,13 @@ from itertools import count
 
 import pytest
 
+from tests.contract.histories import drive
+from tests.contract.twins import Make
 from tests.services import RedisServer
-from turnkeep.store.base import Policies, Store
+from turnkeep.store.contract import Policies, Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.testing import FakeClock, counting_ids
-from turnkeep.testing.histories import drive
-from turnkeep.testing.twins import Make
 
 Size = Callable[[int, int], int]
 Proof = Callable[[str, str], None]

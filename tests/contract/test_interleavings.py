@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from turnkeep.store.base import Claim, Policies, Policy, Store
+from tests.contract.suite.desk import HERE, WORKER, Desk, answer, at, said
+from turnkeep.store.contract import Claim, Policies, Policy, Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.testing.clock import FakeClock
-from turnkeep.testing.suite.desk import HERE, WORKER, Desk, answer, at, said
+from turnkeep.testing.fake_clock import FakeClock
 
 AT_ONCE = Policy(window=0.0, max_wait=0.0)
 SENDS = ("send", "send", "send")

@@ -13,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.leaps import LeapingClock, leaping
+from tests.contract.store_suite import StoreSuite
+from tests.contract.suite.claiming import ClaimPromises
+from tests.contract.suite.forgetting import ForgetPromises
+from tests.contract.suite.holding import HoldPromises
+from tests.contract.suite.registry import RegistryPromises
+from tests.contract.suite.settling import SettlePromises
+from tests.contract.suite.windows import WindowPromises
 from tests.services import RedisServer
-from turnkeep.store.base import Policies, Store
+from turnkeep.store.contract import Policies, Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore, timekeeping
 from turnkeep.store.redis.timekeeping import StoreTime
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
-from turnkeep.testing.leaps import LeapingClock, leaping
-from turnkeep.testing.store_suite import StoreSuite
-from turnkeep.testing.suite.claiming import ClaimPromises
-from turnkeep.testing.suite.forgetting import ForgetPromises
-from turnkeep.testing.suite.holding import HoldPromises
-from turnkeep.testing.suite.registry import RegistryPromises
-from turnkeep.testing.suite.settling import SettlePromises
-from turnkeep.testing.suite.windows import WindowPromises
 
 SEED = 7
 

@@ -36,7 +36,7 @@ from turnkeep.errors import (
 from turnkeep.messages import (
     AssistantItem,
 )
-from turnkeep.models.base import Began, Delta, StreamPart
+from turnkeep.models.model import Began, Delta, StreamPart
 
 # ---------------------------------------------------------------- the contract, in each protocol
 
@@ -130,7 +130,7 @@ async def test_a_connection_serves_again_after_a_finished_answer(kind: str) -> N
 async def test_a_connection_whose_end_comes_a_moment_late_serves_again(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("turnkeep.models.http.TAIL_TIME", 20.0)
+    monkeypatch.setattr("turnkeep.models.http_client.TAIL_TIME", 20.0)
 
     async def answer(visit: Visit) -> None:
         visit.begin()
@@ -246,7 +246,7 @@ async def test_a_rate_limit_says_when_to_come_back(kind: str) -> None:
 async def test_an_error_page_that_never_ends_does_not_hold_up_the_error(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("turnkeep.models.http.ERROR_BODY_TIME", 0.1)
+    monkeypatch.setattr("turnkeep.models.http_client.ERROR_BODY_TIME", 0.1)
 
     async def answer(visit: Visit) -> None:
         visit.begin(503, "text/html")

@@ -33,9 +33,9 @@ from turnkeep.messages import (
 from turnkeep.models import Endpoint, open_model
 from turnkeep.models.anthropic import AnthropicModel, rate_of
 from turnkeep.models.anthropic_request import messages, parameters, request_body, without
-from turnkeep.models.base import ModelRequest, ReasoningDelta, ToolSpec
 from turnkeep.models.capabilities import capabilities_of
 from turnkeep.models.fit import fit
+from turnkeep.models.model import ModelRequest, ReasoningDelta, ToolSpec
 from turnkeep.models.pairing import pair
 from turnkeep.simulator.message_checks import message_body
 from turnkeep.usage import Usage

@@ -14,7 +14,7 @@ import pytest
 from tests.contract.asking import HELLO, finish_of, items_of, text_of, told_by
 from turnkeep.errors import AnswerMalformed, AnswerUnreadable, ModelError
 from turnkeep.messages import AssistantItem, CallItem, ReasoningItem
-from turnkeep.models.base import ModelRequest, ReasoningDelta, ToolSpec
+from turnkeep.models.model import ModelRequest, ReasoningDelta, ToolSpec
 
 DONE = b"data: [DONE]\n\n"
 TOOLS = tuple(ToolSpec(name, "Does something.", {"type": "object", "properties": {}}) for name in ("look_up", "clock"))

@@ -22,7 +22,7 @@ from turnkeep.errors import (
     QuotaExhausted,
 )
 from turnkeep.messages import AssistantItem, CallItem, ReasoningItem, item_to_json
-from turnkeep.models.base import Delta, ItemDone, ReasoningDelta, StreamPart
+from turnkeep.models.model import Delta, ItemDone, ReasoningDelta, StreamPart
 
 # ---------------------------------------------------------------- halves of characters, in every text of an event
 

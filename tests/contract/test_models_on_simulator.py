@@ -26,7 +26,7 @@ from turnkeep.errors import (
 )
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, ReasoningItem, UserItem, text_content
 from turnkeep.models import Endpoint, open_model
-from turnkeep.models.base import Began, Delta, Model, ModelRequest, StreamPart, ToolSpec
+from turnkeep.models.model import Began, Delta, Model, ModelRequest, StreamPart, ToolSpec
 from turnkeep.models.pairing import pair
 from turnkeep.simulator import QUIRKS, Options, Pace, Simulator, serve
 

@@ -15,7 +15,7 @@ from tests.contract.asking import GOOD, HELLO, TEXT, opened, recorded, text_of
 from tests.contract.canned import Canned, Visit, canned
 from turnkeep.errors import ModelError, ModelRefused
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, Part, UserItem, text_content
-from turnkeep.models.base import Model, ModelRequest, StreamPart
+from turnkeep.models.model import Model, ModelRequest, StreamPart
 
 IMAGE = UserItem((Part("text", "what?"), Part("image", data={"image_url": "https://pictures/1"})))
 PAST: list[Item] = [IMAGE, AssistantItem("a cat"), *HELLO.items]

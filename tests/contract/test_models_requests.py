@@ -33,7 +33,7 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
-from turnkeep.models.base import ModelRequest, ToolSpec
+from turnkeep.models.model import ModelRequest, ToolSpec
 
 # ---------------------------------------------------------------- what is sent, in both protocols
 

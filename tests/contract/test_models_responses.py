@@ -22,7 +22,7 @@ from turnkeep.messages import (
     CallItem,
     ReasoningItem,
 )
-from turnkeep.models.base import Began
+from turnkeep.models.model import Began
 from turnkeep.usage import Usage
 
 # ---------------------------------------------------------------- Responses

@@ -18,7 +18,7 @@ from turnkeep.messages import (
     item_from_json,
     item_to_json,
 )
-from turnkeep.models.base import ModelRequest, ReasoningDelta, ToolSpec
+from turnkeep.models.model import ModelRequest, ReasoningDelta, ToolSpec
 
 TOOL = ToolSpec("look", "Looks", {"type": "object", "properties": {}})
 

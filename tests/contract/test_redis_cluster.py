@@ -13,16 +13,16 @@ import pytest_asyncio
 from redis.crc import key_slot
 
 from tests.contract.redis_desk import LEASE, accepted, answer, channel, leased, said, store_on
+from tests.contract.store_suite import StoreSuite
+from tests.contract.suite.claiming import ClaimPromises
+from tests.contract.suite.delivering import DeliveryPromises
+from tests.contract.suite.engine import EnginePromises
 from tests.services import RedisCluster
 from turnkeep.errors import OutcomeUnknown, Rejected, StoreUnavailable
 from turnkeep.events import Event
-from turnkeep.store.base import Policies, Store
+from turnkeep.store.contract import Policies, Store
 from turnkeep.store.redis import RedisStore
 from turnkeep.testing import FakeClock, counting_ids
-from turnkeep.testing.store_suite import StoreSuite
-from turnkeep.testing.suite.claiming import ClaimPromises
-from turnkeep.testing.suite.delivering import DeliveryPromises
-from turnkeep.testing.suite.engine import EnginePromises
 
 Size = Callable[[int, int], int]
 

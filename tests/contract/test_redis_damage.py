@@ -14,7 +14,7 @@ from tests.services import RedisServer
 from turnkeep.errors import ThreadQuarantined, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.messages import Address, UserItem, text_content
-from turnkeep.store.base import Claim, Entry, Failure
+from turnkeep.store.contract import Claim, Entry, Failure
 from turnkeep.store.redis import RedisStore
 
 Size = Callable[[int, int], int]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 import pytest_asyncio
 
+from tests.contract.comparing import Names, differences
 from tests.contract.redis_desk import (
     LEASE,
     accepted,
@@ -23,14 +24,13 @@ from tests.contract.redis_desk import (
     store_on,
 )
 from tests.services import HOST, RedisServer
+from tests.services.tcp_proxy import TcpProxy
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreFull, StoreUnavailable
 from turnkeep.events import Event
-from turnkeep.store.base import Limit, Policies, Policy
+from turnkeep.store.contract import Limit, Policies, Policy
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sinks import Delivery
 from turnkeep.testing import FakeClock, counting_ids
-from turnkeep.testing.comparing import Names, differences
-from turnkeep.testing.proxy import TcpProxy
 
 T = TypeVar("T")
 HERE = channel("here")

@@ -13,11 +13,11 @@ import redis
 from tests.contract.redis_desk import LEASE, accepted, answer, channel, leased, said, store_on
 from tests.services import HOST, RedisSentinel, RedisServer, eventually, free_port
 from tests.services.programs import program
+from tests.services.tcp_proxy import TcpProxy
 from turnkeep.errors import ConfigurationError, OutcomeUnknown, StoreMisconfigured, StoreUnavailable
 from turnkeep.events import Event
 from turnkeep.store.redis import RedisStore
-from turnkeep.store.redis.check import Durability, Server, loss_window
-from turnkeep.testing.proxy import TcpProxy
+from turnkeep.store.redis.server_demands import Durability, Server, loss_window
 
 pytestmark = pytest.mark.usefixtures("redis_installed")
 

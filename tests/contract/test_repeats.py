@@ -1,4 +1,4 @@
-"""Real replies that are lost, with somebody in between; and all triples of `turnkeep.testing.suite.repeating`."""
+"""Real replies that are lost, with somebody in between; and all triples of `tests.contract.suite.repeating`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,8 @@ import pytest
 import pytest_asyncio
 
 from tests.contract.redis_desk import store_on
-from tests.services import HOST, RedisServer
-from turnkeep.store.base import Policies, Store
-from turnkeep.store.memory import MemoryStore
-from turnkeep.store.redis import RedisStore
-from turnkeep.store.sqlite import SqliteStore
-from turnkeep.testing import FakeClock
-from turnkeep.testing.proxy import TcpProxy
-from turnkeep.testing.suite.acts import ACTS, Act, World
-from turnkeep.testing.suite.repeating import (
+from tests.contract.suite.acts import ACTS, Act, World
+from tests.contract.suite.repeating import (
     POLICY,
     REPEATS,
     TRIPLES,
@@ -29,6 +22,13 @@ from turnkeep.testing.suite.repeating import (
     play_all,
     share_of,
 )
+from tests.services import HOST, RedisServer
+from tests.services.tcp_proxy import TcpProxy
+from turnkeep.store.contract import Policies, Store
+from turnkeep.store.memory import MemoryStore
+from turnkeep.store.redis import RedisStore
+from turnkeep.store.sqlite import SqliteStore
+from turnkeep.testing import FakeClock
 
 POLICIES = Policies(POLICY)
 SCRIPTS = {

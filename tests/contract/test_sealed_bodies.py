@@ -15,6 +15,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.contract.suite.desk import HERE, POLICY, Desk, at, delta, said
 from tests.process.served import served
 from tests.services import RedisServer
 from tests.unit.talk import talk
@@ -22,14 +23,13 @@ from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnseala
 from turnkeep.messages import Address, content_text, text_content
 from turnkeep.store import sealed
 from turnkeep.store.aes import AesCodec, codec_of
-from turnkeep.store.base import Policies, Receipt, Store
+from turnkeep.store.contract import Policies, Receipt, Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.seal import Seal
-from turnkeep.store.sealed import SealedStore, unsealed
+from turnkeep.store.sealing import SealedStore, unsealed
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
-from turnkeep.testing.suite.desk import HERE, POLICY, Desk, at, delta, said
 
 WORD = "UNSPEAKABLE"
 FIRST, SECOND = {"k1": b"1" * 32}, {"k2": b"2" * 32}
@@ -227,7 +227,7 @@ HARMLESS = frozenset(
 
 
 def test_every_operation_of_the_contract_is_sealed_or_holds_nothing_to_seal() -> None:
-    """A new operation has to be looked at: it is sealed in `store/sealed.py`, or named here."""
+    """A new operation has to be looked at: it is sealed in `store/sealing.py`, or named here."""
     operations = {name for name in dir(Store) if not name.startswith("_") and callable(getattr(Store, name))}
 
     assert operations - set(vars(SealedStore)) == HARMLESS

@@ -10,7 +10,7 @@ import pytest
 from anthropic import AsyncAnthropic
 
 from turnkeep.simulator import Fault, Simulator, serve
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 MODEL = "claude-sonnet-5-5"
 OLDER = "claude-haiku-4-5"

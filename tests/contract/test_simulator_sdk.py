@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from openai.types.responses import ResponseFunctionToolCall
 
 from turnkeep.simulator import Fault, Options, Pace, Simulator, serve
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 MODEL = "gpt-4o-mini"
 PARAMETERS = {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]}

@@ -131,7 +131,7 @@ async def test_line_ends_can_be_crlf(caller: Caller) -> None:
 
 async def test_equal_seeds_and_requests_give_equal_bytes() -> None:
     async def taken(seed: int) -> bytes:
-        from turnkeep.testing.clock import FakeClock
+        from turnkeep.testing.fake_clock import FakeClock
 
         async with serve(Simulator(seed=seed, clock=FakeClock())) as url, aiohttp.ClientSession() as session:
             parts = []

@@ -6,15 +6,15 @@ from itertools import count
 
 import pytest
 
+from tests.contract.store_suite import StoreSuite
+from tests.contract.suite.claiming import ClaimPromises
+from tests.contract.suite.engine import EnginePromises
+from tests.contract.suite.repeating import RepeatPromises
 from tests.services import RedisServer
-from turnkeep.store.base import Policies, Store
+from turnkeep.store.contract import Policies, Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.testing import FakeClock, counting_ids
-from turnkeep.testing.store_suite import StoreSuite
-from turnkeep.testing.suite.claiming import ClaimPromises
-from turnkeep.testing.suite.engine import EnginePromises
-from turnkeep.testing.suite.repeating import RepeatPromises
 
 
 class TestMemory(StoreSuite):

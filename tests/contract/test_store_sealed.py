@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.store_suite import StoreSuite
+from tests.contract.suite.changing import ChangePromises
+from tests.contract.suite.delivering import DeliveryPromises
+from tests.contract.suite.desk import HERE, Start, said
+from tests.contract.suite.letters import LetterPromises
+from tests.contract.suite.logging import LogPromises
+from tests.contract.suite.repeating import POLICY, TRIPLES, RepeatPromises, play_all, share_of
 from tests.services import RedisServer
 from turnkeep.store import sealed
 from turnkeep.store.aes import AesCodec
-from turnkeep.store.base import Policies, Policy, Store
+from turnkeep.store.contract import Policies, Policy, Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.seal import Seal
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
-from turnkeep.testing.store_suite import StoreSuite
-from turnkeep.testing.suite.changing import ChangePromises
-from turnkeep.testing.suite.delivering import DeliveryPromises
-from turnkeep.testing.suite.desk import HERE, Start, said
-from turnkeep.testing.suite.letters import LetterPromises
-from turnkeep.testing.suite.logging import LogPromises
-from turnkeep.testing.suite.repeating import POLICY, TRIPLES, RepeatPromises, play_all, share_of
 
 of_content = pytest.mark.daily(ChangePromises, DeliveryPromises, LetterPromises, LogPromises, RepeatPromises)
 """What an engine keeps and gives back; the seal stands before every engine alike, memory shows all of it every day."""

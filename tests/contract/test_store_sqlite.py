@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from turnkeep.store.base import Policies, Store
+from tests.contract.histories import drive
+from tests.contract.store_suite import StoreSuite
+from turnkeep.store.contract import Policies, Store
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
-from turnkeep.testing.histories import drive
-from turnkeep.testing.store_suite import StoreSuite
 
 Size = Callable[[int, int], int]
 

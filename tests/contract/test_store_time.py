@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
+from tests.contract.leaps import LEAPS
 from tests.contract.redis_desk import store_on
 from tests.services import RedisServer
 from turnkeep.clock import SteadyClock
-from turnkeep.store.redis.link import Link
+from turnkeep.store.redis.client.link import Link
 from turnkeep.store.redis.timekeeping import StoreTime
 from turnkeep.testing import FakeClock
-from turnkeep.testing.leaps import LEAPS
 
 Size = Callable[[int, int], int]
 TOLERANCE = 6.0

@@ -14,7 +14,6 @@ from tests.dialects import DIALECTS, Server
 from turnkeep.composition import endpoint_of
 from turnkeep.messages import UserItem, text_content
 from turnkeep.models import open_model
-from turnkeep.models.base import ModelRequest
 from turnkeep.models.capabilities import (
     OVERRIDES,
     capabilities_of,
@@ -23,6 +22,7 @@ from turnkeep.models.capabilities import (
     read_capabilities,
     server_of,
 )
+from turnkeep.models.model import ModelRequest
 from turnkeep.settings import Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "models.md").read_text("utf-8")

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from turnkeep import errors
-from turnkeep.doors import wire
-from turnkeep.doors.amqp_dead import DETAILS, REASON
-from turnkeep.doors.greeting import HEADER
-from turnkeep.doors.webhook import signed, signing_key
-from turnkeep.doors.websocket import Socket
+from turnkeep import errors, wire
+from turnkeep.doors.amqp.dead_exchange import DETAILS, REASON
+from turnkeep.doors.socket.session import Socket
+from turnkeep.outbound.greeting import HEADER
+from turnkeep.outbound.webhook import signed, signing_key
 from turnkeep.wording import CAUSES, sentences
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -11,12 +11,12 @@ from typing import Any
 import jwt
 
 from tests.process.served import Served, served
-from turnkeep.doors.access import Scope
-from turnkeep.doors.keys import Keys
+from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.principals import Scope
 from turnkeep.errors import ModelRefused
 from turnkeep.events import Fault
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.store.base import Failure
+from turnkeep.store.contract import Failure
 
 SECRET = "v7Qm2ZrT9xKfW4bLcN8sYd3HgPe6RjUa5oXi0tMzBwEk1yVh"
 CANARY = "canary-7f3a-what-only-the-owner-may-read"

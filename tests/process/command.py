@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from tests.services import free_port
 from tests.services.process import end_process, eventually, spawn
-from turnkeep.cli import note
+from turnkeep.cli import server_note
 
 PROGRAM = (sys.executable, "-m", "turnkeep")
 PATIENCE = 60.0
@@ -120,7 +120,7 @@ import turnkeep.cli
 from importlib import import_module
 for verb in turnkeep.cli.VERBS.values():
     import_module(verb.module)
-import turnkeep.doors.http, turnkeep.store.sqlite
+import turnkeep.doors.http.endpoint, turnkeep.store.sqlite
 for line in sys.stdin:
     told = json.loads(line)
     child = os.fork()
@@ -203,7 +203,7 @@ class Service:
     def start(self) -> None:
         """Start it; return when it listens and has said so."""
         self.begin()
-        eventually(lambda: note.answers(self.url), PATIENCE, f"{self.arguments} to listen", self.died)
+        eventually(lambda: server_note.answers(self.url), PATIENCE, f"{self.arguments} to listen", self.died)
         told = ("Ctrl-C", '{"url"')
         eventually(lambda: any(t in self.log.read_text() for t in told), PATIENCE, "its first words", self.died)
 

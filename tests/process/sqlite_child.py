@@ -13,10 +13,10 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from tests.contract.suite.desk import answer, at, delta, said
 from turnkeep.errors import LeaseLost, StoreError, StoreFull
-from turnkeep.store.base import Claim, Policies, Policy
+from turnkeep.store.contract import Claim, Policies, Policy
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.testing.suite.desk import answer, at, delta, said
 
 LEASE = 600.0
 """Longer than any test: what is freed sooner is not freed by its end."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.process.served import Served, ask, frames_until_final, served
-from turnkeep.doors.keys import Keys
+from turnkeep.auth.api_keys import Keys
 from turnkeep.doors.server import secrets_in
 from turnkeep.simulator import Fault
 from turnkeep.telemetry import configure_logging

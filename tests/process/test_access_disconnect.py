@@ -17,17 +17,17 @@ from yarl import URL
 
 from tests.process.callers import SECRET, token
 from tests.process.served import Served, ask, heard, served
-from turnkeep.doors.access import Shown
-from turnkeep.doors.guard import Guard, access_of
-from turnkeep.doors.keys import Keys
-from turnkeep.doors.revocations import FRESH, Revocations
-from turnkeep.doors.signing import shared_secret
-from turnkeep.doors.tickets import Tickets
-from turnkeep.doors.tokens import OneKey, TokenRules, Tokens
+from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.guard import Guard, access_of
+from turnkeep.auth.principals import Shown
+from turnkeep.auth.revocations import FRESH, Revocations
+from turnkeep.auth.signing import shared_secret
+from turnkeep.auth.tickets import Tickets
+from turnkeep.auth.tokens import OneKey, TokenRules, Tokens
 from turnkeep.errors import InvalidMessage, NotAuthenticated
 from turnkeep.settings import Settings
 from turnkeep.store.memory import MemoryStore
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 SOON = 5.0
 """Seconds in which everything of somebody who is sent away has to end; it takes one or two."""

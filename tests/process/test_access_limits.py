@@ -16,15 +16,18 @@ import websockets
 
 from tests.process.callers import CHANNEL, Guarded, guarded, token
 from tests.process.served import Served, ask, served
-from turnkeep.doors import http, limits, sockets, transport
-from turnkeep.doors.access import Principal
-from turnkeep.doors.limits import Limits
-from turnkeep.doors.routes import ENDPOINTS
-from turnkeep.doors.websocket import Socket
+from turnkeep.auth import limits
+from turnkeep.auth.limits import Limits
+from turnkeep.auth.principals import Principal
+from turnkeep.doors import transport
+from turnkeep.doors.http import endpoint as http
+from turnkeep.doors.http.routes import ENDPOINTS
+from turnkeep.doors.socket import sockets
+from turnkeep.doors.socket.session import Socket
 from turnkeep.errors import TooManyRequests
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.settings import Settings
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 UNFINISHED = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
 STILL: dict[str, Any] = {"role": "gateway", "window": 600.0, "max_wait": 3600.0}

@@ -25,12 +25,12 @@ from tests.process.callers import (
     token,
 )
 from tests.process.served import ask, heard
-from turnkeep.doors.access import ALL_SCOPES, HELD_BY
-from turnkeep.doors.http import Endpoint
-from turnkeep.doors.routes import ENDPOINTS
-from turnkeep.doors.websocket import Socket
+from turnkeep.auth.principals import ALL_SCOPES, HELD_BY
+from turnkeep.doors.http.endpoint import Endpoint
+from turnkeep.doors.http.routes import ENDPOINTS
+from turnkeep.doors.socket.session import Socket
 from turnkeep.messages import Message, text_content
-from turnkeep.store.base import Call
+from turnkeep.store.contract import Call
 
 BODIES: dict[str, dict[str, Any]] = {
     "send": {"message": "hello", "message_id": "from-the-matrix"},

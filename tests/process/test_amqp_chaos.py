@@ -20,10 +20,10 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from tests.contract.broker import Broker, broker
 from tests.process.programs import Server
 from tests.services import RabbitServer, RedisServer
+from tests.services.tcp_proxy import TcpProxy
 from turnkeep.messages import Address, UserItem, content_text
 from turnkeep.simulator import Simulator, serve
 from turnkeep.store import open_store
-from turnkeep.testing.proxy import TcpProxy
 
 NAME = "chaos"
 QUICK = {"TURNKEEP_WINDOW": "0.2", "TURNKEEP_MAX_WAIT": "1", "TURNKEEP_MODEL_API": "responses"}

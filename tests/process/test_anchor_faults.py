@@ -20,7 +20,7 @@ from tests.services import RabbitServer
 from turnkeep.messages import Address, UserItem, content_text
 from turnkeep.simulator import Fault, Pace, Simulator, serve
 from turnkeep.store import open_store
-from turnkeep.tools.base import tool
+from turnkeep.tools.tool import tool
 
 
 @pytest.fixture

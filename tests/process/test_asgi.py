@@ -22,7 +22,7 @@ from tests.scenario.house import QUICK
 from tests.services import free_port
 from turnkeep import AssistantMessageQueue
 from turnkeep.asgi import Principal
-from turnkeep.doors.keys import FRESH, Keys
+from turnkeep.auth.api_keys import FRESH, Keys
 from turnkeep.errors import ConfigurationError
 from turnkeep.simulator import Simulator, serve
 

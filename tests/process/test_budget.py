@@ -13,11 +13,11 @@ import pytest
 from tests.process.programs import Program
 from turnkeep.assistants import Assistants
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.money import Budget, Purse
 from turnkeep.pricing.prices import PriceBook
+from turnkeep.runs.budget import Budget, Purse
 from turnkeep.simulator import Pace, Simulator, serve
 from turnkeep.store import Policies, Policy, Store, open_store
-from turnkeep.store.base import Counts
+from turnkeep.store.contract import Counts
 from turnkeep.usage import NANO
 
 MODEL = "gpt-4o"

@@ -89,7 +89,7 @@ def test_the_ledgers_of_two_storms_are_kept_apart(tmp_path: Path) -> None:
 
 def storm(folder: Path, *arguments: str, path: str | None = None) -> tuple[int, list[str]]:
     """Run the command; its exit code and what it said."""
-    command = [sys.executable, "-m", "turnkeep.testing.chaos", "--keep", str(folder), *arguments]
+    command = [sys.executable, "-m", "tests.chaos", "--keep", str(folder), *arguments]
     environment = {"PATH": path or os.environ["PATH"], "HOME": str(folder)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
     said = done.stderr if done.returncode == 2 else done.stdout

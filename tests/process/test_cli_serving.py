@@ -19,9 +19,9 @@ import pytest
 from tests.process.command import Desk, Service
 from tests.services import free_port
 from tests.services.process import eventually
-from turnkeep.cli import note
+from tests.services.tcp_proxy import TcpProxy
+from turnkeep.cli import server_note
 from turnkeep.settings import Settings
-from turnkeep.testing.proxy import TcpProxy
 
 LONG = "[[words:120]] tell me"
 
@@ -131,7 +131,7 @@ def test_a_signal_drains_and_ends_with_0(desk: Desk, number: signal.Signals) -> 
         eventually(lambda: runs(service, "m1"), 30, "the run to begin")
         assert service.stop(number) == 0
     assert desk.run("trace", "m1", "--json").json["message"]["status"] == "answered"
-    assert not note.path_of(Settings(store=str(desk.store))).exists()  # type: ignore[union-attr]
+    assert not server_note.path_of(Settings(store=str(desk.store))).exists()  # type: ignore[union-attr]
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def test_a_worker_answers_the_queues_it_is_told(desk: Desk, tmp_path_factory: py
 
 def test_send_finds_the_server_that_uses_the_store(desk: Desk) -> None:
     with desk.running("dev") as service:
-        assert note.find(Settings(store=str(desk.store))) == service.url
+        assert server_note.find(Settings(store=str(desk.store))) == service.url
         said = desk.run("send", "c1", "Hello there", "--status")
     assert said.code == 0
     assert "Hello there" in said.out
@@ -201,7 +201,7 @@ def test_a_server_that_asks_for_credentials_is_no_obstacle_beside_its_own_store(
 def test_the_note_of_a_killed_server_is_not_believed(desk: Desk) -> None:
     with desk.running("dev") as service:
         service.kill9()
-        assert note.path_of(Settings(store=str(desk.store))).exists()  # type: ignore[union-attr]
+        assert server_note.path_of(Settings(store=str(desk.store))).exists()  # type: ignore[union-attr]
         said = desk.run("send", "c1", "Hello there")
     assert said.code == 0
     assert "the built-in simulator answers" in said.err

@@ -11,17 +11,17 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.chaos.launch import CLOCK
 from tests.process.fleet import PACE, Fleet, fleet
 from tests.process.programs import Program
 from tests.process.test_silent_worker import until
 from tests.scenario.house import eventually
 from tests.services import RedisServer
 from turnkeep.simulator import Simulator, serve
-from turnkeep.testing.chaos.launch import CLOCK
 
 pytestmark = pytest.mark.slow
 
-LAUNCH = ("turnkeep.testing.chaos.launch", "")
+LAUNCH = ("tests.chaos.launch", "")
 HOUR, DAY = 3_600, 86_400
 SETTINGS: dict[str, Any] = {CLOCK: "clock", "TURNKEEP_WINDOW": "1", "TURNKEEP_MAX_WAIT": "2", "TURNKEEP_LEASE": "3"}
 SOON = 45.0

@@ -16,9 +16,9 @@ import pytest
 from tests.process.callers import guarded, token
 from tests.process.served import served
 from turnkeep.doors.app import app
-from turnkeep.doors.openapi import document
-from turnkeep.doors.routes import ENDPOINTS
-from turnkeep.doors.schemas import SCHEMAS
+from turnkeep.doors.http.openapi import document
+from turnkeep.doors.http.routes import ENDPOINTS
+from turnkeep.doors.http.schemas import SCHEMAS
 from turnkeep.queue import AssistantMessageQueue
 
 OUTSIDE = {"/ws", "/healthz", "/readyz", "/", "/static", "/dashboard"}

@@ -29,7 +29,7 @@ from tests.process.served import heard
 from tests.process.test_bad_input import anything
 from tests.services import RabbitServer
 from turnkeep import errors
-from turnkeep.doors.answers import status_of
+from turnkeep.doors.error_answers import status_of
 from turnkeep.errors import TurnkeepError
 
 SECRET = "v7Qm2ZrT9xKfW4bLcN8sYd3HgPe6RjUa5oXi0tMzBwEk1yVh"

@@ -14,18 +14,18 @@ from starlette.websockets import WebSocketState
 from websockets.exceptions import ConnectionClosed
 
 from tests.process.served import ask, frames_until_final, served
-from turnkeep.doors import websocket
-from turnkeep.doors.answers import status_of
-from turnkeep.doors.sockets import shown_in
-from turnkeep.doors.tokens import tokens_of
-from turnkeep.doors.websocket import Socket, _Outbox
-from turnkeep.doors.wire import Encoder, Frame
+from turnkeep.auth.tokens import tokens_of
+from turnkeep.doors.error_answers import status_of
+from turnkeep.doors.socket import session
+from turnkeep.doors.socket.session import Socket, _Outbox
+from turnkeep.doors.socket.sockets import shown_in
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreUnavailable, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.hub import Subscribed
-from turnkeep.intake import read_channel, read_json, read_message
+from turnkeep.inputs import read_channel, read_json, read_message
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.settings import Settings, parse_rate
+from turnkeep.wire import Encoder, Frame
 
 
 @pytest.mark.prove
@@ -56,7 +56,7 @@ async def test_who_never_reads_is_closed_and_others_are_served(
     proof: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It asks for much more than fits between two machines; what waits for it is bounded, then it is cut off."""
-    monkeypatch.setattr(websocket, "CLOSE_AFTER", 0.5)
+    monkeypatch.setattr(session, "CLOSE_AFTER", 0.5)
     most: list[int] = []
     put = _Outbox.put
 
@@ -86,7 +86,7 @@ async def test_who_never_reads_is_closed_and_others_are_served(
     assert not [
         record for record in caplog.records if record.name.startswith("uvicorn") and record.levelname == "ERROR"
     ]
-    assert max(most) <= websocket.CLOSE_ABOVE < 1_000_000
+    assert max(most) <= session.CLOSE_ABOVE < 1_000_000
 
 
 async def test_a_socket_that_is_cut_while_it_writes_is_no_error_of_ours(
@@ -102,7 +102,7 @@ async def test_a_socket_that_is_cut_while_it_writes_is_no_error_of_ours(
         await asyncio.sleep(0.05)
         await asked_to_close(self)
 
-    monkeypatch.setattr(websocket, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(session, "LOOK_AGAIN", 0.01)
     async with served(role="gateway") as server:
         monkeypatch.setattr(Socket, "_leave", leaving(ended, Socket._leave))
         monkeypatch.setattr(Socket, "_look_at_credential", cut)

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.process.served import Served, ask, served
 from turnkeep.messages import Message, text_content
-from turnkeep.store.base import Store
+from turnkeep.store.contract import Store
 
 Do = Callable[[Store, Any], Awaitable[Any]]
 CHANNEL = "c"

@@ -13,13 +13,13 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from turnkeep.doors.keys import Keys
+from turnkeep.auth.api_keys import Keys
 from turnkeep.doors.server import listening
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.simulator import Pace, Simulator, serve
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.tools.base import tool
+from turnkeep.tools.tool import tool
 from turnkeep.tools.toolbox import Toolbox
 
 pytestmark = pytest.mark.browser

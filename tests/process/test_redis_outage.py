@@ -17,7 +17,7 @@ from tests.services import RedisServer
 from turnkeep.messages import Address
 from turnkeep.simulator import Simulator, serve
 from turnkeep.store import open_store
-from turnkeep.store.base import Counts, Store
+from turnkeep.store.contract import Counts, Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("redis_installed")]
 

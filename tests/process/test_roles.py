@@ -20,7 +20,7 @@ from tests.scenario.house import eventually
 from tests.services import RedisServer
 from turnkeep.simulator import Exchange, Pace, Simulator, serve
 from turnkeep.store import open_store
-from turnkeep.store.base import Counts
+from turnkeep.store.contract import Counts
 
 pytestmark = pytest.mark.slow
 

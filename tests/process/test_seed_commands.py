@@ -16,7 +16,7 @@ from tests.process.command import THREAD, UUID, Desk, Said
 from turnkeep.clock import SystemClock
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 DAY = 86_400.0
 

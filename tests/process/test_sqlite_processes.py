@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.suite.desk import answer, at, said
 from turnkeep.messages import Address, UserItem
-from turnkeep.store.base import Policies, Policy
+from turnkeep.store.contract import Policies, Policy
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.testing.suite.desk import answer, at, said
 
 CHILD = Path(__file__).with_name("sqlite_child.py")
 PATIENCE = 60.0

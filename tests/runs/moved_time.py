@@ -9,7 +9,7 @@ import asyncio
 import selectors
 from collections.abc import Callable
 
-from turnkeep.testing.clock import START
+from turnkeep.testing.fake_clock import START
 
 BEGIN = 4096.0
 """The time of a loop when it begins. Not 0: a difference of two times would look like their sum."""

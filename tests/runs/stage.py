@@ -10,22 +10,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from tests.runs.moved_time import LoopClock
-from turnkeep.announcer import Announcer
 from turnkeep.assistants import Assistants
 from turnkeep.backoff import Backoff
 from turnkeep.errors import Rejected
 from turnkeep.events import Event, Fault
-from turnkeep.journal import Journal
-from turnkeep.lease import Keeper, Lease, LeaseRules
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, text_content
-from turnkeep.models.base import Began, Delta, Finish, ItemDone, Model, ModelRequest, StreamPart
 from turnkeep.models.contexts import ContextSizes
-from turnkeep.money import Purse
-from turnkeep.outcomes import Verdict
+from turnkeep.models.model import Began, Delta, Finish, ItemDone, Model, ModelRequest, StreamPart
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.run import House, Run, RunRules
-from turnkeep.store.base import (
+from turnkeep.runs.announcer import Announcer
+from turnkeep.runs.budget import Purse
+from turnkeep.runs.journal import Journal
+from turnkeep.runs.lease import Keeper, Lease, LeaseRules
+from turnkeep.runs.outcomes import Verdict
+from turnkeep.runs.run import House, Run, RunRules
+from turnkeep.store.contract import (
     Call,
     Circuit,
     Claim,
@@ -41,7 +41,7 @@ from turnkeep.store.base import (
     Stop,
 )
 from turnkeep.store.memory import MemoryStore
-from turnkeep.testing.clock import counting_ids
+from turnkeep.testing.fake_clock import counting_ids
 from turnkeep.tools.toolbox import Registrable, Toolbox
 from turnkeep.usage import Usage
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.runs.stage import HERE, LostReply, Stage, announcer_of
-from turnkeep.announcer import MERGE_ABOVE, Announcer, merged
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.events import Event, delta
+from turnkeep.runs.announcer import MERGE_ABOVE, Announcer, merged
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,6 @@ from tests.runs.stage import (
     says,
     words,
 )
-from turnkeep.answer import LEAST_OUTPUT, MOST_RESUMES, OF_A_USER, AnswerRules
 from turnkeep.errors import (
     AnswerMalformed,
     ContextTooLong,
@@ -34,11 +33,12 @@ from turnkeep.errors import (
     UnansweredCall,
 )
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, OutputItem, ReasoningItem, UserItem, text_content
-from turnkeep.models.base import Began, Delta, Finish, ItemDone, ReasoningDelta
-from turnkeep.outcomes import Verdict
-from turnkeep.run import RunRules
-from turnkeep.store.base import Commit, Entry, Failure
-from turnkeep.tools.base import tool
+from turnkeep.models.model import Began, Delta, Finish, ItemDone, ReasoningDelta
+from turnkeep.runs.answer import LEAST_OUTPUT, MOST_RESUMES, OF_A_USER, AnswerRules
+from turnkeep.runs.outcomes import Verdict
+from turnkeep.runs.run import RunRules
+from turnkeep.store.contract import Commit, Entry, Failure
+from turnkeep.tools.tool import tool
 from turnkeep.usage import Usage
 
 KNOWN = "gpt-4o-mini"

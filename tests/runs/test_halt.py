@@ -9,8 +9,6 @@ import pytest
 from tests.runs.moved_time import passed
 from tests.runs.stage import BackgroundScript, ScriptedModel
 from turnkeep.errors import CredentialsRefused, ModelUnavailable
-from turnkeep.halt import STOPPING, UNKNOWN, closed, stop_response, without_text
-from turnkeep.journal import OpenResponse
 from turnkeep.messages import (
     AssistantItem,
     CallItem,
@@ -22,6 +20,8 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
+from turnkeep.runs.halt import STOPPING, UNKNOWN, closed, stop_response, without_text
+from turnkeep.runs.journal import OpenResponse
 from turnkeep.usage import Usage
 
 RESPONSE = OpenResponse("resp_1", "model-1")

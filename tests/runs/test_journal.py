@@ -12,9 +12,9 @@ import pytest
 
 from tests.runs.stage import HERE, ONE, LostReply, Stage, journal_of
 from turnkeep.errors import OutcomeUnknown, StoreMisconfigured, StoreUnavailable
-from turnkeep.journal import Journal, OpenResponse, Step, insist, join_texts, user_item
 from turnkeep.messages import AssistantItem, CallItem, Message, OutputItem, UserItem, text_content
-from turnkeep.store.base import Claim, Record
+from turnkeep.runs.journal import Journal, OpenResponse, Step, insist, join_texts, user_item
+from turnkeep.store.contract import Claim, Record
 from turnkeep.usage import Usage
 
 CALLS = (CallItem("c1", "pay", "{}"), CallItem("c2", "book", "{}"))

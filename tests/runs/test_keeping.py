@@ -12,9 +12,9 @@ import pytest
 from tests.runs.moved_time import BEGIN, passed
 from tests.runs.stage import HERE, LostReply, Stage, Stumble
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable, ThreadBusy
-from turnkeep.lease import Drained, Keeper, Lease, LeaseRules, Stopped
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.store.base import Directive
+from turnkeep.runs.lease import Drained, Keeper, Lease, LeaseRules, Stopped
+from turnkeep.store.contract import Directive
 from turnkeep.store.memory import MemoryStore
 
 RULES = LeaseRules(duration=30.0)

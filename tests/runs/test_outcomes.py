@@ -11,8 +11,8 @@ import pytest
 from tests.runs.moved_time import BEGIN
 from tests.runs.stage import HERE, NotingMeter, Stage
 from turnkeep.events import Fault
-from turnkeep.outcomes import Dropping, Holding, Releasing, Verdict, measure_claim, measure_run
-from turnkeep.store.base import Commit, Failure
+from turnkeep.runs.outcomes import Dropping, Holding, Releasing, Verdict, measure_claim, measure_run
+from turnkeep.store.contract import Commit, Failure
 
 FAULT = Fault("model_unavailable", "please try again")
 NOTHING: dict[tuple[str, str], float] = {}

@@ -44,15 +44,15 @@ from turnkeep.errors import (
     ThreadQuarantined,
 )
 from turnkeep.events import Fault
-from turnkeep.lease import Drained, Lease, LeaseRules, Stopped
 from turnkeep.messages import Address, AssistantItem, CallItem, OutputItem, UserItem
-from turnkeep.models.base import Began
-from turnkeep.money import Budget, Pace, Purse, Waiting
-from turnkeep.outcomes import Dropping, Holding, Releasing
+from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.run import DETAILS, _weightiest
-from turnkeep.store.base import Commit, Failure, Page, Stop
-from turnkeep.tools.base import ToolContext, tool
+from turnkeep.runs.budget import Budget, Pace, Purse, Waiting
+from turnkeep.runs.lease import Drained, Lease, LeaseRules, Stopped
+from turnkeep.runs.outcomes import Dropping, Holding, Releasing
+from turnkeep.runs.run import DETAILS, _weightiest
+from turnkeep.store.contract import Commit, Failure, Page, Stop
+from turnkeep.tools.tool import ToolContext, tool
 from turnkeep.usage import Usage
 
 LogLines = Callable[[], list[dict[str, Any]]]

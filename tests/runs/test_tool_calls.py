@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from tests.runs.stage import ONE, RULES, Stage, StumblingStore, announcer_of, journal_of
-from turnkeep.calls import UNKNOWN, CallRules, Calls
 from turnkeep.errors import StoreMisconfigured
-from turnkeep.journal import Journal, Step
 from turnkeep.messages import CallItem, OutputItem
-from turnkeep.store.base import Call
-from turnkeep.tools.base import Tool, ToolContext, from_dict, tool
+from turnkeep.runs.journal import Journal, Step
+from turnkeep.runs.tool_calls import UNKNOWN, CallRules, Calls
+from turnkeep.store.contract import Call
 from turnkeep.tools.execution import CatchAll, arguments_digest
+from turnkeep.tools.tool import Tool, ToolContext, from_dict, tool
 
 ran: list[tuple[str, Any]] = []
 

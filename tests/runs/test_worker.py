@@ -13,13 +13,13 @@ import pytest
 from tests.runs.moved_time import passed
 from tests.runs.stage import Stage, says
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
-from turnkeep.lease import LeaseRules
 from turnkeep.messages import Address
-from turnkeep.models.base import Began
-from turnkeep.money import Budget, Purse
+from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.store.base import Policy
-from turnkeep.worker import AT_ONCE, Worker, WorkerRules
+from turnkeep.runs.budget import Budget, Purse
+from turnkeep.runs.lease import LeaseRules
+from turnkeep.runs.worker import AT_ONCE, Worker, WorkerRules
+from turnkeep.store.contract import Policy
 
 LogLines = Callable[[], list[dict[str, Any]]]
 AWAY = StoreUnavailable("away")

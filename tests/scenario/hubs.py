@@ -14,8 +14,8 @@ from aiohttp import web
 from websockets.asyncio.server import Server, ServerConnection, serve
 
 from turnkeep.backoff import Backoff
-from turnkeep.doors.forwarder import ForwardRules
-from turnkeep.doors.parking import ParkingRules
+from turnkeep.outbound.forwarder import ForwardRules
+from turnkeep.outbound.parking import ParkingRules
 
 AGAIN_SOON = Backoff(delay=0.02, cap=0.1)
 QUICKLY = ForwardRules(

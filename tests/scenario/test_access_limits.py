@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.scenario.house import opened
-from turnkeep.tools.base import tool
+from turnkeep.tools.tool import tool
 
 
 @tool(effect="pure")

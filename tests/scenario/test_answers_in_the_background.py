@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.scenario.house import TestHouse, eventually, opened
 from turnkeep.simulator import Pace, Simulator, serve
-from turnkeep.tools.base import tool
+from turnkeep.tools.tool import tool
 
 TEXT = " ".join(f"word{number}" for number in range(60))
 SIMULATED = "sk-simulator"

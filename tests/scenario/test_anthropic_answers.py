@@ -9,7 +9,7 @@ from typing import Any
 from tests.scenario.house import TestHouse, opened
 from turnkeep.messages import AssistantItem, HostedItem, ReasoningItem
 from turnkeep.simulator import Fault, Simulator, serve
-from turnkeep.tools.base import tool
+from turnkeep.tools.tool import tool
 
 CLAUDE = "claude-sonnet-5-5"
 OLDER = "claude-haiku-4-5"

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from tests.process.callers import CANARY, CHANNEL, TENANT, Guarded, guarded, token
-from turnkeep.doors import trail
-from turnkeep.doors.trail import ROOM, Trail, channel_digest, events_of
+from turnkeep.auth import audit_trail
+from turnkeep.auth.audit_trail import ROOM, Trail, channel_digest, events_of
 from turnkeep.errors import StoreUnavailable
-from turnkeep.store.base import Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.telemetry.metrics import PrometheusMeter
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 Attack = Callable[[Guarded], Awaitable[object]]
 
@@ -27,7 +27,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Any) -> str:
     return "memory:" if request.param == "memory" else f"sqlite:{tmp_path / 'turnkeep.db'}"
 
 
-def told(events: list[trail.AuditEvent]) -> list[tuple[str, str]]:
+def told(events: list[audit_trail.AuditEvent]) -> list[tuple[str, str]]:
     return [(event.event, event.by) for event in events if event.event != "auth_failed"]
 
 
@@ -76,7 +76,7 @@ async def test_what_was_refused_is_told_once_and_counted_after_that(monkeypatch:
             for headers in shown.values():
                 async with house.server.http.get(url, headers=headers) as said:
                     assert said.status in (400, 401, 403)
-        monkeypatch.setattr(trail, "QUIET", 0.0)
+        monkeypatch.setattr(audit_trail, "QUIET", 0.0)
         async with house.server.http.get(url, headers=shown["a key"]) as said:
             assert said.status == 401
 
@@ -95,7 +95,7 @@ async def test_a_flood_of_refusals_is_bounded_and_writes_over_no_act() -> None:
     written = Trail(store, meter, clock)
     await written.act("key_created", tenant="default", by="uid:0")
     for number in range(3 * ROOM["refusals"]):
-        clock.advance(trail.QUIET)
+        clock.advance(audit_trail.QUIET)
         await written.refuse("auth_failed", f"{number % 7}", shown="key", door="http", peer="127.0.0.1")
     events = await events_of(store)
     assert len(events) == ROOM["refusals"] + 1

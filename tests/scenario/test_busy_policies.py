@@ -18,8 +18,8 @@ from tests.scenario.house import TestHouse, eventually, opened
 from tests.services import RedisServer
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import BUSY_POLICIES, BusyPolicy
-from turnkeep.store.base import Decision
-from turnkeep.tools.base import tool
+from turnkeep.store.contract import Decision
+from turnkeep.tools.tool import tool
 
 TABLE = """
 situation     | collect            | queue               | steer               | interrupt                    | rollback                     | reject

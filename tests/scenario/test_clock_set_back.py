@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from turnkeep.auth.limits import Rate
 from turnkeep.clock import SystemClock
-from turnkeep.doors.limits import Rate
 from turnkeep.store import Policies, Policy, open_store
 
 

@@ -31,7 +31,7 @@ from turnkeep.messages import Address, AssistantItem, Item, content_text
 from turnkeep.service import Chunk, OpenAIService, RetryConfig, create_openai_config
 from turnkeep.simulator import Exchange, Fault, Options, Pace, Simulator, serve
 from turnkeep.store import Store, open_store
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 QUICK = RetryConfig(max_retries=2, initial_delay=0.01, max_delay=0.02)
 FEW_WORDS = Pace(token=0.02)

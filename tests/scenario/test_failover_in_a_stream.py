@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from turnkeep.announcer import Announcer
+from tests.chaos.standby import Standby
 from turnkeep.events import Answer, Event
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.store.base import Claim, EventGap, Policies, Policy
+from turnkeep.runs.announcer import Announcer
+from turnkeep.store.contract import Claim, EventGap, Policies, Policy
 from turnkeep.store.memory import MemoryStore
-from turnkeep.testing.chaos.standby import Standby
 
 WHERE = Address("default", "assistant", "c")
 

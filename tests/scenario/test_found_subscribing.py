@@ -10,7 +10,7 @@ from tests.scenario.house import opened
 from turnkeep.events import Event
 from turnkeep.hub import Hub, Stream, Subscribed
 from turnkeep.messages import Address
-from turnkeep.store.base import Follower, Notice, Store
+from turnkeep.store.contract import Follower, Notice, Store
 
 
 class _Slow:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.process.served import Served, ask, frames_until_final, served
-from turnkeep.answer import OF_A_USER
-from turnkeep.doors.access import Scope
-from turnkeep.doors.keys import Keys
+from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.principals import Scope
 from turnkeep.messages import UserItem, text_content
+from turnkeep.runs.answer import OF_A_USER
 
 SYSTEM = "Reply to all messages logically."
 WISH = "Answer like a pirate."

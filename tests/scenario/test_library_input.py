@@ -11,9 +11,9 @@ import pytest
 
 from tests.scenario.house import opened
 from turnkeep import AssistantMessageQueue, ConversationManager, OpenAIService, create_openai_config
-from turnkeep.doors.keys import Keys
+from turnkeep.auth.api_keys import Keys
 from turnkeep.errors import ConfigurationError, InvalidMessage, MessageTooLarge, NotFound
-from turnkeep.intake import assistant_fields
+from turnkeep.inputs import assistant_fields
 from turnkeep.messages import Part
 
 WRONG: list[dict[str, Any]] = [

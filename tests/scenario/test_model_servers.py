@@ -31,9 +31,9 @@ from turnkeep.messages import (
     text_content,
 )
 from turnkeep.models.capabilities import known_servers
-from turnkeep.store.base import Entry
-from turnkeep.testing.clock import FakeClock, settle
-from turnkeep.tools.base import tool
+from turnkeep.store.contract import Entry
+from turnkeep.testing.fake_clock import FakeClock, settle
+from turnkeep.tools.tool import tool
 
 Spoken = tuple[str, str]
 """A server and the protocol in which it is asked."""

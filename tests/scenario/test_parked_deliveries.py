@@ -14,11 +14,11 @@ from tests.scenario.house import TestHouse, eventually, opened
 from tests.scenario.hubs import AGAIN_SOON, QUICKLY, Inbox, receiver
 from tests.scenario.test_sinks import SECRET, answered
 from turnkeep.backoff import Backoff
-from turnkeep.doors.forwarder import Forwarder, ForwardRules, Receiver
-from turnkeep.doors.parking import ParkingRules
-from turnkeep.doors.relay import Relay
-from turnkeep.doors.reply import ReplyExchange
-from turnkeep.doors.webhook import Webhook
+from turnkeep.outbound.forwarder import Forwarder, ForwardRules, Receiver
+from turnkeep.outbound.parking import ParkingRules
+from turnkeep.outbound.relay import Relay
+from turnkeep.outbound.replies import ReplyExchange
+from turnkeep.outbound.webhook import Webhook
 from turnkeep.store.sinks import Parked
 
 NEVER = Backoff("fixed", delay=3600.0, jitter=False, cap=3600.0)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from turnkeep.testing.chaos.judge import Judgement
-from turnkeep.testing.chaos.planted import BUGS, planted
-from turnkeep.testing.chaos.world import EVERYTHING, FAILOVERS, ZOMBIES, Plan, simulate
+from tests.chaos.judge import Judgement
+from tests.chaos.planted import BUGS, planted
+from tests.chaos.world import EVERYTHING, FAILOVERS, ZOMBIES, Plan, simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what a killed process had in hand is never ended
 

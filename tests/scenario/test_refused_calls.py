@@ -9,8 +9,8 @@ from pydantic import AfterValidator
 
 from tests.scenario.house import opened
 from turnkeep.messages import OutputItem
-from turnkeep.store.base import Decision
-from turnkeep.tools.base import Tool, from_dict, tool
+from turnkeep.store.contract import Decision
+from turnkeep.tools.tool import Tool, from_dict, tool
 
 ran: list[Any] = []
 

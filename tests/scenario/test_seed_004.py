@@ -13,7 +13,7 @@ import pytest
 from turnkeep import ConversationManager, OpenAIService, create_openai_config
 from turnkeep.service import OpenAIConfig, RetryConfig
 from turnkeep.simulator import Fault, Options, Simulator, serve
-from turnkeep.store.base import Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.tools.workspace import openat2_works
 

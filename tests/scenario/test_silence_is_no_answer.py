@@ -10,7 +10,7 @@ import pytest
 from tests.contract.canned import Visit, canned
 from tests.scenario.house import opened
 from turnkeep.events import Event
-from turnkeep.tools.base import tool
+from turnkeep.tools.tool import tool
 
 DONE = b"data: [DONE]\n\n"
 

@@ -18,12 +18,12 @@ import pytest
 from tests.process.served import served
 from tests.scenario.house import TestHouse, eventually, opened
 from tests.scenario.hubs import QUICKLY, Hub, hub, receiver
-from turnkeep.doors import outside as doors_outside
-from turnkeep.doors.forwarder import Forwarder, Receiver
-from turnkeep.doors.outside import receivers
-from turnkeep.doors.relay import Relay
-from turnkeep.doors.webhook import Webhook
+from turnkeep.doors import other_systems as doors_outside
+from turnkeep.doors.other_systems import receivers
 from turnkeep.errors import ConfigurationError, NotFound, ThreadQuarantined
+from turnkeep.outbound.forwarder import Forwarder, Receiver
+from turnkeep.outbound.relay import Relay
+from turnkeep.outbound.webhook import Webhook
 from turnkeep.store.sinks import Delivery
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef").decode()

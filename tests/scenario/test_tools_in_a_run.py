@@ -6,8 +6,8 @@ import asyncio
 
 from tests.scenario.house import eventually, opened
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, OutputItem
-from turnkeep.store.base import Decision
-from turnkeep.tools.base import ToolContext, tool
+from turnkeep.store.contract import Decision
+from turnkeep.tools.tool import ToolContext, tool
 
 
 @tool(effect="pure")

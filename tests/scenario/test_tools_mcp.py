@@ -17,10 +17,10 @@ from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.store.memory import MemoryStore
 from turnkeep.tools import Toolbox, ToolContext, mcp
-from turnkeep.tools.declared import DeclaredTools, load_tools
 from turnkeep.tools.execution import Asked, Result, call
 from turnkeep.tools.mcp import MOST_PAGES, McpServer, McpSettings, tool_name
 from turnkeep.tools.pins import Pins
+from turnkeep.tools.tool_file import DeclaredTools, load_tools
 
 pytest.importorskip("mcp")
 SERVER = Path(__file__).with_name("tools_mcp_server.py")

@@ -18,7 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from turnkeep.errors import ConfigurationError, ToolError
 from turnkeep.tools import ToolContext
 from turnkeep.tools.addresses import may_reach, networks_of
-from turnkeep.tools.http import Endpoint, endpoint_checked, request_tool
+from turnkeep.tools.http_request import Endpoint, endpoint_checked, request_tool
 
 OPEN = networks_of(["127.0.0.2/32"])
 

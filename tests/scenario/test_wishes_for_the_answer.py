@@ -12,10 +12,10 @@ from tests.process.served import ask, served
 from tests.scenario.house import TestHouse, opened
 from tests.scenario.test_instructions import bearer
 from turnkeep.errors import InvalidMessage
-from turnkeep.intake import read_message
+from turnkeep.inputs import read_message
 from turnkeep.messages import Address
 from turnkeep.simulator import Fault
-from turnkeep.tools.base import tool
+from turnkeep.tools.tool import tool
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 SHAPE = {"type": "json_schema", "schema": SCHEMA}

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from turnkeep.store.base import Policies
+from tests.contract.suite.desk import POLICY, Desk
+from turnkeep.store.contract import Policies
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
-from turnkeep.testing.suite.desk import POLICY, Desk
 
 PATIENCE = 20.0
 

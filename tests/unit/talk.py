@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tests.contract.suite.desk import Desk, at, delta, give_up
 from turnkeep.messages import AssistantItem, OutputItem, UserItem, text_content
-from turnkeep.store.base import Call, Commit, Decision, Entry
-from turnkeep.testing.suite.desk import Desk, at, delta, give_up
+from turnkeep.store.contract import Call, Commit, Decision, Entry
 
 
 async def talk(desk: Desk, word: str, where: str, *, size: int) -> None:

@@ -16,17 +16,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from starlette.datastructures import Headers
 
-from turnkeep.doors.access import ALL_SCOPES, OPERATOR, Open, Principal, Scope, Shown, is_open, shown_by
-from turnkeep.doors.guard import Guard, Unlocked, access_of, asks_for_credentials
-from turnkeep.doors.keys import FRESH, Keys
+from turnkeep.auth.api_keys import FRESH, Keys
+from turnkeep.auth.audit_trail import Trail
+from turnkeep.auth.guard import Guard, Unlocked, access_of, asks_for_credentials
+from turnkeep.auth.principals import ALL_SCOPES, OPERATOR, Open, Principal, Scope, Shown, is_open, shown_by
+from turnkeep.auth.tickets import TICKET_LIFE, Tickets, csrf_of
+from turnkeep.auth.tokens import Tokens, tokens_of
 from turnkeep.doors.origin import Origins
-from turnkeep.doors.tickets import TICKET_LIFE, Tickets, csrf_of
-from turnkeep.doors.tokens import Tokens, tokens_of
-from turnkeep.doors.trail import Trail
 from turnkeep.errors import ConfigurationError, InvalidMessage, NotAllowed, NotAuthenticated
 from turnkeep.settings import Settings
 from turnkeep.store.memory import MemoryStore
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 SECRET = "v7Qm2ZrT9xKfW4bLcN8sYd3HgPe6RjUa5oXi0tMzBwEk1yVh"
 

@@ -18,9 +18,9 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.process.served import ask, served
 from tests.services import free_port
-from turnkeep.doors import jwks
-from turnkeep.doors.signing import PUBLIC
-from turnkeep.doors.tokens import TokenRules, Tokens, tokens_of
+from turnkeep.auth import jwks
+from turnkeep.auth.signing import PUBLIC
+from turnkeep.auth.tokens import TokenRules, Tokens, tokens_of
 from turnkeep.errors import NotAuthenticated, StoreUnavailable
 from turnkeep.settings import Settings
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from turnkeep.doors.signing import shared_secret
-from turnkeep.doors.tokens import LEEWAY, Tokens, tokens_of
+from turnkeep.auth.signing import shared_secret
+from turnkeep.auth.tokens import LEEWAY, Tokens, tokens_of
 from turnkeep.errors import ConfigurationError, NotAuthenticated
 from turnkeep.settings import Settings
 

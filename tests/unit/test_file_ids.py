@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import pytest
 
-from turnkeep.doors.access import Principal, Scope
-from turnkeep.doors.authority import content_of
-from turnkeep.doors.limits import Limits
+from turnkeep.auth.authority import content_of
+from turnkeep.auth.limits import Limits
+from turnkeep.auth.principals import Principal, Scope
 from turnkeep.errors import NotAllowed
 from turnkeep.settings import Settings
 

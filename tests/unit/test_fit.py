@@ -24,14 +24,14 @@ from turnkeep.messages import (
     content_text,
     text_content,
 )
-from turnkeep.models.base import ModelRequest, ToolSpec
 from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.chat_body import request_body
 from turnkeep.models.classify import classify
-from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import MOST_LESSONS
 from turnkeep.models.fit import EMPTY, NO_FILE, NO_IMAGE, NO_OUTPUT, ToolNames, fit
+from turnkeep.models.model import ModelRequest, ToolSpec
 from turnkeep.models.pairing import pair
+from turnkeep.models.provider import Endpoint
 from turnkeep.models.refusals import lessons_in
 
 SITE = "here.example/v1"

@@ -22,27 +22,27 @@ import pytest
 from starlette.datastructures import Headers
 
 from tests.conftest import FULL
+from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.guard import Guard
+from turnkeep.auth.jwks import Jwks
+from turnkeep.auth.limits import Limits
+from turnkeep.auth.principals import OPERATOR, Shown, shown_by
+from turnkeep.auth.tickets import Tickets
+from turnkeep.auth.tokens import tokens_of
 from turnkeep.composition import policies, run_rules
-from turnkeep.doors.access import OPERATOR, Shown, shown_by
-from turnkeep.doors.answers import status_of
-from turnkeep.doors.guard import Guard
-from turnkeep.doors.jwks import Jwks
-from turnkeep.doors.keys import Keys
-from turnkeep.doors.limits import Limits
+from turnkeep.doors.error_answers import status_of
 from turnkeep.doors.server import secrets_in
-from turnkeep.doors.sockets import shown_in
-from turnkeep.doors.tickets import Tickets
-from turnkeep.doors.tokens import tokens_of
-from turnkeep.doors.websocket import Socket, _action, _dialect, _position
+from turnkeep.doors.socket.session import Socket, _action, _dialect, _position
+from turnkeep.doors.socket.sockets import shown_in
 from turnkeep.errors import AnswerMalformed, ConfigurationError, NotAuthenticated, TurnkeepError
-from turnkeep.intake import read_channel, read_json, read_message
+from turnkeep.inputs import read_channel, read_json, read_message
 from turnkeep.messages import Address
 from turnkeep.models.sse import Framer
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.settings import Settings
 from turnkeep.store.memory import MemoryStore
-from turnkeep.tools.declared import load_tools
+from turnkeep.tools.tool_file import load_tools
 from turnkeep.usage import Usage
 from turnkeep.wording import sentences
 

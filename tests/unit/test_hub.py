@@ -15,7 +15,7 @@ from turnkeep.events import Event, delta
 from turnkeep.hub import Hub, Stream, Subscribed, _is_of
 from turnkeep.messages import Address, Message, UserItem, text_content
 from turnkeep.store import Policies, Policy
-from turnkeep.store.base import Commit, Entry, Follower, Notice, Page
+from turnkeep.store.contract import Commit, Entry, Follower, Notice, Page
 from turnkeep.store.memory import MemoryStore
 from turnkeep.testing import FakeClock, counting_ids
 

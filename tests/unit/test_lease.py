@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from turnkeep.errors import LeaseLost
-from turnkeep.lease import Keeper, LeaseRules
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.store.base import Claim, Directive, Policies, Policy
+from turnkeep.runs.lease import Keeper, LeaseRules
+from turnkeep.store.contract import Claim, Directive, Policies, Policy
 from turnkeep.store.memory import MemoryStore
 
 RULES = LeaseRules(duration=0.6)

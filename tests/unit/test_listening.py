@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from turnkeep.doors.server import bound
-from turnkeep.simulator import server as simulated
+from turnkeep.simulator import listener as simulated
 
 
 @pytest.mark.parametrize("listen", [bound, simulated._listen])

@@ -16,7 +16,7 @@ from turnkeep.models.capabilities import (
     read_capabilities,
     server_of,
 )
-from turnkeep.models.endpoint import Endpoint
+from turnkeep.models.provider import Endpoint
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from turnkeep.models import http
+from turnkeep.models import http_client
 from turnkeep.models.contexts import LEAST, ContextSizes
-from turnkeep.models.endpoint import Endpoint, patience_with
+from turnkeep.models.provider import Endpoint, patience_with
 
 Pages = dict[str, Any]
 
@@ -115,7 +115,7 @@ async def _elsewhere(_: web.Request) -> web.StreamResponse:
 async def test_a_server_that_answers_nonsense_costs_a_moment_and_nothing_else(
     page: Callable[[web.Request], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "LOOK_UP_TIME", 0.3)
+    monkeypatch.setattr(http_client, "LOOK_UP_TIME", 0.3)
     async with serving({"GET /v1/models": page}) as (endpoint, _):
         begun = time.monotonic()
         assert await ContextSizes(endpoint).told("m") is None

@@ -12,14 +12,14 @@ import pytest
 from tests.runs.stage import NotingMeter
 from turnkeep.errors import BudgetSpent, StoreUnavailable
 from turnkeep.messages import Address, AssistantItem, Message, text_content
-from turnkeep.models.base import ModelRequest
-from turnkeep.money import OUTPUT_GUESS, Budget, BudgetReserved, Pace, PaceReached, PriceUnknown, Purse
+from turnkeep.models.model import ModelRequest
 from turnkeep.pricing.prices import PriceBook
+from turnkeep.runs.budget import OUTPUT_GUESS, Budget, BudgetReserved, Pace, PaceReached, PriceUnknown, Purse
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy
-from turnkeep.store.base import Claim, Commit, Entry, Limit
+from turnkeep.store.contract import Claim, Commit, Entry, Limit
 from turnkeep.store.memory import MemoryStore
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import NANO, Usage
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()

@@ -22,7 +22,7 @@ from turnkeep.doors.peers import (
     raise_descriptors,
 )
 from turnkeep.settings import Settings
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 
 @dataclass(eq=False)

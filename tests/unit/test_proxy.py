@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.services import free_port
-from turnkeep.testing.proxy import TcpProxy
+from tests.services.tcp_proxy import TcpProxy
 
 
 class Echo:

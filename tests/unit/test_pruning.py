@@ -20,7 +20,7 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
-from turnkeep.store.base import Entry
+from turnkeep.store.contract import Entry
 
 
 def user(text: str) -> UserItem:

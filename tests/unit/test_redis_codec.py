@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Event, Fault
 from turnkeep.messages import Address, AssistantItem, Message, Part, UserItem, text_content
-from turnkeep.store.base import Call, Entry
+from turnkeep.store.contract import Call, Entry
 from turnkeep.store.redis import codec
 from turnkeep.usage import Usage
 

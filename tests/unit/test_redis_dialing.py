@@ -6,8 +6,8 @@ import pytest
 import redis.asyncio as redis
 
 from turnkeep.errors import StoreUnavailable
-from turnkeep.store.redis.hub import _Ear
-from turnkeep.store.redis.topology import Dialer, Endpoint, answer
+from turnkeep.store.redis.client.subscriptions import _Ear
+from turnkeep.store.redis.client.topology import Dialer, Endpoint, answer
 
 
 class Closed(redis.Connection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from turnkeep.errors import StoreError, StoreFull, StoreMisconfigured, StoreUnavailable, ThreadQuarantined
-from turnkeep.store.redis.faults import Cure, cure_of, meaning
+from turnkeep.store.redis.client.cures import Cure, cure_of, meaning
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from redis.crc import key_slot
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import Address
-from turnkeep.store.redis.keys import Keys, address_of, space_of, to_bytes
-from turnkeep.store.redis.scripts import load_scripts
+from turnkeep.store.redis.client.scripts import load_scripts
+from turnkeep.store.redis.key_names import Keys, address_of, space_of, to_bytes
 
 anything = st.text(st.characters(), max_size=40)
 """Any string, with NUL, braces and lone surrogates."""

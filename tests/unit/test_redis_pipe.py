@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable
-from turnkeep.store.redis.pipe import Pipe, Refusal, transport_of
+from turnkeep.store.redis.client.pipe import Pipe, Refusal, transport_of
 
 
 class Wire(asyncio.Transport):

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-from turnkeep.store.redis.scripts import GROUPS, load_scripts, require_declared
+from turnkeep.store.redis.client.scripts import GROUPS, load_scripts, require_declared
 
 FOLDER = files("turnkeep.store") / "lua"
 NAMES = sorted(load_scripts("PUBLISH"))

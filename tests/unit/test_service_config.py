@@ -18,7 +18,7 @@ from turnkeep.errors import (
     ModelUnavailable,
 )
 from turnkeep.service import OpenAIConfig, RetryConfig, create_openai_config
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 
 def made(**given: Any) -> OpenAIConfig:

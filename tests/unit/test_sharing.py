@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnkeep.store.sharing import charge, next_tenant
+from turnkeep.store.fair_share import charge, next_tenant
 
 
 class Shares:

@@ -8,9 +8,9 @@ import pytest
 
 from turnkeep.simulator import Fault, Faults, Options, Prompt
 from turnkeep.simulator.faults import KINDS, disturb, problem
-from turnkeep.simulator.ids import Ids
+from turnkeep.simulator.frames import FOREVER, Frame
 from turnkeep.simulator.prompt import Entry
-from turnkeep.simulator.sse import FOREVER, Frame
+from turnkeep.simulator.seeded_ids import Ids
 
 
 def asked(*texts: str, thread: str | None = None) -> Prompt:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from turnkeep.simulator import Exchange, Ledger, Prompt
-from turnkeep.simulator.ledger import Outcome
+from turnkeep.simulator.exchanges import Outcome
 from turnkeep.simulator.prompt import Entry
-from turnkeep.testing.clock import FakeClock
+from turnkeep.testing.fake_clock import FakeClock
 
 
 def book(limit: int | None = None, file: Path | None = None) -> Ledger:

@@ -10,12 +10,12 @@ import pytest
 
 from turnkeep.simulator import Call, Pace, Plan, Prompt, Refuse, Say, Think
 from turnkeep.simulator.chat_run import ChatRun, Head
-from turnkeep.simulator.ids import Ids
+from turnkeep.simulator.frames import Frame, Stream, pour
 from turnkeep.simulator.prompt import Entry
 from turnkeep.simulator.quirks import QUIRKS
 from turnkeep.simulator.response_run import Manner, ResponseRun
-from turnkeep.simulator.sse import Frame, Stream, pour
-from turnkeep.testing.clock import FakeClock
+from turnkeep.simulator.seeded_ids import Ids
+from turnkeep.testing.fake_clock import FakeClock
 
 Json = dict[str, Any]
 ASKED = Prompt((Entry("user", "hi"),))

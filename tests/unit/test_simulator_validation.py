@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from turnkeep.simulator import pairing, validation
+from turnkeep.simulator import call_contract, response_checks
 from turnkeep.simulator.problems import Problem
 
 CALL = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
@@ -17,14 +17,14 @@ ANSWER = {"type": "message", "role": "assistant", "content": "ho"}
 
 def refused(body: dict[str, Any], **strict: Any) -> Problem:
     with pytest.raises(Problem) as caught:
-        validation.response_body({"model": "gpt-4o-mini", "input": "x"} | body, strict_models=False, **strict)
+        response_checks.response_body({"model": "gpt-4o-mini", "input": "x"} | body, strict_models=False, **strict)
     return caught.value
 
 
 def chat_refused(body: dict[str, Any], rejects: frozenset[str] = frozenset()) -> Problem:
     full = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]} | body
     with pytest.raises(Problem) as caught:
-        validation.chat_body(full, strict_models=False, rejects=rejects)
+        response_checks.chat_body(full, strict_models=False, rejects=rejects)
     return caught.value
 
 
@@ -37,7 +37,7 @@ def test_an_ordinary_request_passes() -> None:
         "metadata": {"turnkeep_run": "run_1"},
         "store": False,
     }
-    assert validation.response_body(body, strict_models=False) is body
+    assert response_checks.response_body(body, strict_models=False) is body
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_wrong_parameters_are_named(body: dict[str, Any], param: str | None, cod
 
 def test_sampling_is_taken_without_reasoning() -> None:
     body = {"model": "gpt-6-luna", "input": "x", "temperature": 1, "reasoning": {"effort": "none"}}
-    assert validation.response_body(body, strict_models=False) is body
+    assert response_checks.response_body(body, strict_models=False) is body
 
 
 def test_strict_schemas_must_be_closed_and_complete() -> None:
@@ -83,18 +83,18 @@ def test_strict_schemas_must_be_closed_and_complete() -> None:
 @pytest.mark.parametrize("item", [5, {"type": {}}, {"role": "user"}, {"role": "wizard", "content": "x"}, {}])
 def test_items_that_are_none_are_refused(item: object) -> None:
     with pytest.raises(Problem) as caught:
-        validation.items([item])
+        response_checks.items([item])
     assert (caught.value.param or "").startswith("input[0]")
 
 
 def test_content_parts_belong_to_their_role() -> None:
     with pytest.raises(Problem, match="Supported values are: 'output_text' and 'refusal'"):
-        validation.items([{"role": "assistant", "content": [{"type": "input_text", "text": "x"}]}])
+        response_checks.items([{"role": "assistant", "content": [{"type": "input_text", "text": "x"}]}])
 
 
 def test_ids_begin_with_their_kind() -> None:
     with pytest.raises(Problem, match="Expected an ID that begins with 'fc'"):
-        validation.items([CALL | {"id": "call_1"}])
+        response_checks.items([CALL | {"id": "call_1"}])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_strict_server_refuses_what_it_does_not_know() -> None:
 
 def pairing_refused(*items: dict[str, Any], partners: dict[str, str] | None = None) -> str:
     with pytest.raises(Problem) as caught:
-        pairing.check_items(items, partners or {})
+        call_contract.check_items(items, partners or {})
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, "input", None)
     return caught.value.message
 
@@ -154,8 +154,8 @@ def test_reasoning_needs_what_follows_it() -> None:
     message = "Item 'rs_1' of type 'reasoning' was provided without its required following item."
     assert pairing_refused(USER, thought) == message
     assert pairing_refused(thought, USER) == message
-    pairing.check_items([thought, CALL, OUTPUT], {})
-    pairing.check_items([thought, thought | {"id": "rs_2"}, ANSWER], {})
+    call_contract.check_items([thought, CALL, OUTPUT], {})
+    call_contract.check_items([thought, thought | {"id": "rs_2"}, ANSWER], {})
 
 
 def test_a_call_needs_the_reasoning_it_came_with() -> None:
@@ -166,10 +166,10 @@ def test_a_call_needs_the_reasoning_it_came_with() -> None:
 def test_chat_calls_are_answered_before_anything_else() -> None:
     call = {"role": "assistant", "tool_calls": [{"id": "a"}, {"id": "b"}]}
     tool = {"role": "tool", "tool_call_id": "a", "content": "x"}
-    pairing.check_messages([call, tool | {"tool_call_id": "b"}, tool])
+    call_contract.check_messages([call, tool | {"tool_call_id": "b"}, tool])
     with pytest.raises(Problem, match="did not have response messages: b"):
-        pairing.check_messages([call, tool, {"role": "user", "content": "x"}])
+        call_contract.check_messages([call, tool, {"role": "user", "content": "x"}])
     with pytest.raises(Problem, match="did not have response messages: a, b"):
-        pairing.check_messages([call])
+        call_contract.check_messages([call])
     with pytest.raises(Problem, match="must be a response to a preceeding message"):
-        pairing.check_messages([{"role": "user", "content": "x"}, tool])
+        call_contract.check_messages([{"role": "user", "content": "x"}, tool])

@@ -7,13 +7,13 @@ from pathlib import Path
 import apsw
 import pytest
 
+from tests.contract.suite.desk import Desk, answer, at, delta, give_up
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import InvalidMessage, StoreError, ThreadQuarantined
 from turnkeep.events import Fault
 from turnkeep.messages import AssistantItem
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.sqlite.transaction import Transaction
-from turnkeep.testing.suite.desk import Desk, answer, at, delta, give_up
 
 BROKEN, WHOLE = at("broken"), at("whole")
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import apsw
 import pytest
 
+from tests.contract.suite.desk import HERE, at
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.messages import AssistantItem, UserItem
-from turnkeep.store.base import LAYOUT
+from turnkeep.store.contract import LAYOUT
 from turnkeep.store.sqlite import SqliteStore, layout
 from turnkeep.store.sqlite.connection import check_version, connect_to_write
+from turnkeep.store.sqlite.file_identity import make_place
 from turnkeep.store.sqlite.owners import Owners
-from turnkeep.store.sqlite.place import make_place
-from turnkeep.testing.suite.desk import HERE, at
 
 LAYOUTS = Path(__file__).parent.parent / "data" / "layouts"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import apsw
 import pytest
 
+from tests.contract.suite.desk import HERE, at
 from tests.unit.sqlite_files import engine, opened, until
 from tests.unit.talk import talk
 from turnkeep.errors import ThreadNotFound
 from turnkeep.events import Event
 from turnkeep.messages import text_content
 from turnkeep.store.sqlite import vacuum
-from turnkeep.testing.suite.desk import HERE, at
 
 WORD = "UNSPEAKABLE"
 OTHER = "KEPT-AS-IT-IS"

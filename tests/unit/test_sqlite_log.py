@@ -12,9 +12,9 @@ from hypothesis import given
 
 from turnkeep.events import Event, EventKind, Fault
 from turnkeep.messages import Address
-from turnkeep.store.base import Policy
-from turnkeep.store.log import trimmed
-from turnkeep.store.sqlite import log
+from turnkeep.store.contract import Policy
+from turnkeep.store.log_bounds import trimmed
+from turnkeep.store.sqlite import event_log
 from turnkeep.store.sqlite.rows import Kept
 from turnkeep.store.thread import Thread
 from turnkeep.usage import Usage
@@ -31,7 +31,7 @@ def table(events: list[Event], live_from: int | None) -> Iterator[tuple[apsw.Con
     thread = Thread(Address("t", "q", "c"), "thread_1", 0.0, 0.0, "epoch")
     thread.top, thread.live_from = len(events), live_from
     kept = Kept(1, thread, "epoch")
-    log.append(connection, kept, events)
+    event_log.append(connection, kept, events)
     yield connection, kept
     connection.close()
 
@@ -58,9 +58,9 @@ def test_it_keeps_what_the_rule_keeps(
     events, policy = numbered(kinds, ages), Policy(log_events=keep, log_age=age)
     with table(events, live_from) as (connection, kept):
         for _ in range(2):  # what was trimmed once is not trimmed further
-            log.trim(connection, kept, policy, NOW)
+            event_log.trim(connection, kept, policy, NOW)
 
-            page = log.page(connection, kept, 0, 1_000)
+            page = event_log.page(connection, kept, 0, 1_000)
 
             left, floor = trimmed(events, live_from, policy, NOW)
             assert list(page.events) == left
@@ -85,7 +85,7 @@ def test_an_event_comes_back_as_it_was_whatever_it_says() -> None:
     ).at_position(1, "epoch", 2.5)
 
     with table([event], None) as (connection, kept):
-        assert log.page(connection, kept, 0, 10).events == (event,)
+        assert event_log.page(connection, kept, 0, 10).events == (event,)
 
 
 def test_a_delta_comes_back_as_it_was_whatever_it_says() -> None:
@@ -93,4 +93,4 @@ def test_a_delta_comes_back_as_it_was_whatever_it_says() -> None:
     odd = Event("delta", ("m1",), tools=("t",), outcome="applied").at_position(2, "epoch", 2.5)
 
     with table([plain, odd], None) as (connection, kept):
-        assert log.page(connection, kept, 0, 10).events == (plain, odd)
+        assert event_log.page(connection, kept, 0, 10).events == (plain, odd)

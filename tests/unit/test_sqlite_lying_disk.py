@@ -10,12 +10,12 @@ from typing import Any
 import apsw
 import pytest
 
+from tests.contract.suite.desk import HERE, Desk, at, delta
 from tests.unit.lying_disk import Disk, lying_disk
 from tests.unit.sqlite_files import opened
 from turnkeep.errors import OutcomeUnknown, StoreError
-from turnkeep.store.base import Claim, Policies, Policy
+from turnkeep.store.contract import Claim, Policies, Policy
 from turnkeep.store.sqlite import connection as connections
-from turnkeep.testing.suite.desk import HERE, Desk, at, delta
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """Of some calls SQLite does not want to hear that they failed."""

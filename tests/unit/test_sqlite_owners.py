@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.suite.desk import HERE, Desk, at
 from tests.unit.sqlite_files import engine, opened, until
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
-from turnkeep.store.base import LAYOUT
+from turnkeep.store.contract import LAYOUT
 from turnkeep.store.sqlite import restore
 from turnkeep.store.sqlite.owners import Owners
-from turnkeep.testing.suite.desk import HERE, Desk, at
 
 
 @pytest.fixture

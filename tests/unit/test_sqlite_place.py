@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.suite.desk import HERE
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.sqlite import restore
-from turnkeep.store.sqlite.place import NETWORK, make_place, require_local
-from turnkeep.testing.suite.desk import HERE
+from turnkeep.store.sqlite.file_identity import NETWORK, make_place, require_local
 
 RESTORE = """
 import os, sys

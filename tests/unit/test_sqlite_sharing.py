@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.suite.desk import HERE, Desk, answer, at, delta
 from tests.unit.sqlite_files import PATIENCE, engine, opened
 from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.base import Notice, Policies, Policy
-from turnkeep.store.sqlite import others
-from turnkeep.testing.suite.desk import HERE, Desk, answer, at, delta
+from turnkeep.store.contract import Notice, Policies, Policy
+from turnkeep.store.sqlite import other_processes
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_a_follower_by_thread_id_hears_the_other_under_the_name_it_gave(pa
 
 
 async def test_too_much_at_once_is_told_without_contents(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(others, "_AT_ONCE", 10)
+    monkeypatch.setattr(other_processes, "_AT_ONCE", 10)
     one, other = pair
     claim = await one.lease("m1")
     async with other.store.follow() as follower:

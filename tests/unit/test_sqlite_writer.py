@@ -14,12 +14,12 @@ from typing import Any
 import apsw
 import pytest
 
+from tests.contract.suite.desk import HERE, Desk, answer, at, delta, said
 from tests.unit.sqlite_files import PATIENCE, engine, opened, until
 from turnkeep.errors import StoreError, StoreFull, StoreUnavailable
 from turnkeep.store.sqlite import reader, writer
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
-from turnkeep.testing.suite.desk import HERE, Desk, answer, at, delta, said
 
 
 class Gate:

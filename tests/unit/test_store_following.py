@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.base import Notice
-from turnkeep.store.following import Bell, Feed
+from turnkeep.store.contract import Notice
+from turnkeep.store.wakeups import Bell, Feed
 from turnkeep.testing import FakeClock, settle
 
 A, B, C = (Address("t", "q", channel) for channel in "abc")

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeep.events import Answer, Event, EventKind
-from turnkeep.store.base import Policy
-from turnkeep.store.log import trimmed
+from turnkeep.store.contract import Policy
+from turnkeep.store.log_bounds import trimmed
 
 NOW = 10_000.0
 

@@ -19,7 +19,7 @@ from turnkeep.messages import (
     digest,
     text_content,
 )
-from turnkeep.store.base import Entry, Policy
+from turnkeep.store.contract import Entry, Policy
 from turnkeep.store.transcript import entry_from_json, entry_size, entry_to_json, last_asked, newest, trimmed_through
 
 

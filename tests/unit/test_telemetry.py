@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from turnkeep.errors import ModelUnavailable
 from turnkeep.store.memory import MemoryStore
-from turnkeep.store.timed import timed
+from turnkeep.store.store_metrics import timed
 from turnkeep.telemetry import SILENT, configure_logging, get_log
 from turnkeep.telemetry.metrics import MOST_SERIES, PrometheusMeter
 from turnkeep.telemetry.traces import span, use_tracer

@@ -34,7 +34,8 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
-from turnkeep.pricing import Catalog, item_tokens, ranks, tokenizer_for, tokens, vocabulary
+from turnkeep.pricing import Catalog, item_tokens, ranks, tokenizer_for, vocabulary
+from turnkeep.pricing import tokenizer as tokens
 from turnkeep.pricing.vocabulary import ENCODINGS, SLICE, Vocabulary, clean, guess, slices
 
 DEFINITIONS = importlib.import_module("tiktoken_ext.openai_public")  # without types

@@ -15,8 +15,8 @@ from aiohttp import web
 from turnkeep.clock import SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.tools import Toolbox, ToolContext
-from turnkeep.tools.declared import load_tools
 from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.tool_file import load_tools
 
 KMC = Path(__file__).parents[2] / "examples/tools/kmc.toml"
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, Toolbox, ToolContext
-from turnkeep.tools.declared import load_tools
 from turnkeep.tools.execution import Asked, Result, call, call_catch_all
 from turnkeep.tools.files import READ_CAP
 from turnkeep.tools.git import VERBS
 from turnkeep.tools.processes import MOST_PROCESSES
+from turnkeep.tools.tool_file import load_tools
 from turnkeep.tools.workspace import VISIBLE
 
 DOCS = Path(__file__).parents[2] / "docs"

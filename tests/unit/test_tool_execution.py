@@ -24,7 +24,7 @@ from turnkeep.tools.execution import (
     capped,
     refusal,
 )
-from turnkeep.tools.threads import Threads
+from turnkeep.tools.thread_pool import Threads
 
 
 class HandClock:

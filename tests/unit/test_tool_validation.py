@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from turnkeep.errors import BadArguments, ConfigurationError
 from turnkeep.tools import from_dict
-from turnkeep.tools.validation import DEEPEST, ArgumentSchema
+from turnkeep.tools.argument_schema import DEEPEST, ArgumentSchema
 
 jsonschema = pytest.importorskip("jsonschema")
 

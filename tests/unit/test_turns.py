@@ -25,7 +25,7 @@ from turnkeep.errors import (
 from turnkeep.events import Event, Fault
 from turnkeep.messages import Address, AssistantItem, BusyPolicy, Message, UserItem, digest, text_content
 from turnkeep.store import turns
-from turnkeep.store.base import (
+from turnkeep.store.contract import (
     Call,
     Claim,
     Commit,

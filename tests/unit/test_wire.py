@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from turnkeep.doors.wire import Dialect, Encoder, Frame, dumps, enveloped, subscribed
 from turnkeep.events import Answer, Event, Fault
 from turnkeep.hub import Subscribed
 from turnkeep.messages import Address
 from turnkeep.usage import Usage
+from turnkeep.wire import Dialect, Encoder, Frame, dumps, enveloped, subscribed
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "seed-frames.jsonl"
 ADDRESS = Address("default", "assistant", "c1")

@@ -101,7 +101,7 @@ def _main(given: list[str]) -> int:
     if file is not None:
         from pathlib import Path
 
-        from turnkeep.cli.house import env_file
+        from turnkeep.cli.context import env_file
 
         env_file.set(Path(file))
     return _run(verb, rest)

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.auth.audit_trail import channel_digest
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Channel, Json, Tenant
 from turnkeep.cli.audit import report
-from turnkeep.doors.trail import channel_digest
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
-from turnkeep.store.base import Call, Decision, ThreadRecord
+from turnkeep.store.contract import Call, Decision, ThreadRecord
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Tool calls that wait for somebody.")
 
@@ -27,7 +27,7 @@ By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides.")]
 @app.command("list")
 def list_calls(*, tenant: Tenant = "default", as_json: Json = False) -> None:
     """List the calls that wait, with their arguments."""
-    settings = house.settings()
+    settings = context.settings()
     found = asyncio.run(_list(settings, tenant))
     if as_json:
         for record, call in found:
@@ -38,7 +38,7 @@ def list_calls(*, tenant: Tenant = "default", as_json: Json = False) -> None:
 
 
 async def _list(settings: Settings, tenant: str) -> list[tuple[ThreadRecord, Call]]:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         return [
             (record, call)
             async for record in store.scan(tenant=tenant, queue=settings.queue)
@@ -81,7 +81,7 @@ def submit(
 
 
 def _decide(channel: str, call_id: str, decision: Decision, tenant: str, *, as_json: bool) -> None:
-    settings = house.settings()
+    settings = context.settings()
     decided = asyncio.run(_decided(settings, Address(tenant, settings.queue, channel), call_id, decision))
     if as_json:
         output.emit(decided.to_json())
@@ -90,8 +90,8 @@ def _decide(channel: str, call_id: str, decision: Decision, tenant: str, *, as_j
 
 
 async def _decided(settings: Settings, address: Address, call_id: str, decision: Decision) -> Call:
-    async with house.opened(settings) as store:
-        record = await house.existing(store, address)
+    async with context.opened(settings) as store:
+        record = await context.existing(store, address)
         asked = next((call for call in record.calls if call.call_id == call_id), None)
         if asked is None:
             raise NotFound(f"no call {call_id!r} waits on {address.channel!r}, list them with `turnkeep actions list`")

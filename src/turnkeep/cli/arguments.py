@@ -25,7 +25,7 @@ def duration(text: str | float) -> float:
 
 def channel(text: str) -> str:
     """A channel as every door takes it."""
-    from turnkeep.intake import checked_channel
+    from turnkeep.inputs import checked_channel
 
     try:
         return checked_channel(text)

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from turnkeep.assistants import Assistant, Assistants
-from turnkeep.cli import house, output
+from turnkeep.auth.audit_trail import Act
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Tenant, Yes
 from turnkeep.cli.audit import report
 from turnkeep.clock import SystemClock
-from turnkeep.doors.trail import Act
-from turnkeep.intake import assistant_fields
+from turnkeep.inputs import assistant_fields
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings
 
@@ -87,7 +87,7 @@ def create(  # noqa: PLR0913 - the options of a verb
         parameters=parameters,
         background=background,
     )
-    settings = house.settings()
+    settings = context.settings()
     made = asyncio.run(_create(settings, tenant, values))
     if as_json:
         output.emit(made.to_json())
@@ -110,7 +110,7 @@ async def _create(settings: Settings, tenant: str, values: dict[str, Any]) -> As
 @app.command("list")
 def list_assistants(*, tenant: Tenant = "default", as_json: Json = False) -> None:
     """List assistants; the one with a star answers where no other is chosen."""
-    found, default = asyncio.run(_list(house.settings(), tenant))
+    found, default = asyncio.run(_list(context.settings(), tenant))
     if as_json:
         for one in found:
             output.emit(one.to_json() | {"default": one.assistant_id == default})
@@ -131,7 +131,7 @@ async def _list(settings: Settings, tenant: str) -> tuple[list[Assistant], str |
 @app.command()
 def show(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) -> None:
     """Show an assistant."""
-    settings = house.settings()
+    settings = context.settings()
     found = asyncio.run(_get(settings, tenant, assistant))
     if as_json:
         output.emit(found.to_json())
@@ -161,7 +161,7 @@ async def _get(settings: Settings, tenant: str, assistant_id: str) -> Assistant:
 @app.command()
 def use(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) -> None:
     """Let an assistant answer where no other is chosen."""
-    settings = house.settings()
+    settings = context.settings()
     chosen = asyncio.run(_use(settings, tenant, assistant))
     if as_json:
         output.emit(chosen.to_json())
@@ -204,7 +204,7 @@ def update(  # noqa: PLR0913 - the options of a verb
     )
     if not values:
         raise output.NotGiven("nothing to change was given; see turnkeep assistants update --help")
-    settings = house.settings()
+    settings = context.settings()
     changed = asyncio.run(_update(settings, tenant, assistant, values))
     if as_json:
         output.emit(changed.to_json())
@@ -223,7 +223,7 @@ async def _update(settings: Settings, tenant: str, assistant_id: str, values: di
 @app.command()
 def delete(assistant: Id, *, yes: Yes = False, tenant: Tenant = "default", as_json: Json = False) -> None:
     """Delete an assistant. Threads that had chosen it are answered by the default one."""
-    settings = house.settings()
+    settings = context.settings()
     asyncio.run(_delete(settings, tenant, assistant, yes=yes))
     if as_json:
         output.emit({"deleted": assistant})
@@ -237,7 +237,7 @@ async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bo
         default = await assistants.default(tenant)
         answers = default is not None and default.assistant_id == assistant_id
         hint = " it answers now; a new one is made at the next start" if answers else ""
-        output.confirm(f"delete {found.name} {assistant_id} from {house.place(settings)}?{hint}", yes=yes)
+        output.confirm(f"delete {found.name} {assistant_id} from {context.place(settings)}?{hint}", yes=yes)
         await assistants.delete(tenant, assistant_id)
         await _report(assistants, "assistant_deleted", tenant, assistant_id)
 
@@ -248,7 +248,7 @@ async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bo
 @asynccontextmanager
 async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[Assistants]:
     model = settings.model or Catalog.load(settings.price_file).default
-    async with house.opened(settings, create=create) as store:
+    async with context.opened(settings, create=create) as store:
         yield Assistants(store, model=model, instructions=settings.instructions)
 
 

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.auth.audit_trail import Act, AuditEvent, Trail, channel_digest, events_of
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json
-from turnkeep.doors.trail import Act, AuditEvent, Trail, channel_digest, events_of
 from turnkeep.settings import Settings
-from turnkeep.store.base import Registry
+from turnkeep.store.contract import Registry
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The audit trail: who did what, and who could not.")
 
@@ -33,7 +33,7 @@ def audit() -> None:
 @app.command()
 def tail(*, number: Number = 20, follow: Follow = False, channel: ByChannel = None, as_json: Json = False) -> None:
     """Show the newest events, oldest first. They hold no secret and no text, and of a channel a digest of its name."""
-    settings = house.settings()
+    settings = context.settings()
     wanted = None if channel is None else channel_digest(channel)
     asyncio.run(_tail(settings, _Shown(number, wanted, as_json), follow=follow))
 
@@ -65,7 +65,7 @@ def _line(event: AuditEvent) -> str:
 
 
 async def _tail(settings: Settings, shown: _Shown, *, follow: bool) -> None:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         shown.show(await events_of(store))
         while follow:
             await asyncio.sleep(AGAIN)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
@@ -24,7 +24,7 @@ def backup(
     """Copy the store to a file that is complete and checked, while servers go on using it."""
     from turnkeep.store.sqlite import backup as copy
 
-    source = embedded(house.settings(), "back it up")
+    source = embedded(context.settings(), "back it up")
     with output.progress("copying"):
         written = copy(source, path)
     if as_json:
@@ -35,7 +35,7 @@ def backup(
 
 def embedded(settings: Settings, doing: str) -> Path:
     """The file of the store. Raises `ConfigurationError` that says what to do for other engines."""
-    path = house.sqlite_path(settings)
+    path = context.sqlite_path(settings)
     if path is not None:
         return path
     if settings.store_url.startswith("memory:"):

@@ -18,19 +18,19 @@ from urllib.parse import urlsplit
 import aiohttp
 import apsw
 
-from turnkeep.cli import house, note, output, toolbox, version
+from turnkeep.cli import context, output, server_note, service_tools, version
 from turnkeep.clock import SystemClock
 from turnkeep.composition import endpoint_of
 from turnkeep.errors import StoreMisconfigured, TurnkeepError
 from turnkeep.models.anthropic import VERSION
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings, misspelt
-from turnkeep.store.base import Store
+from turnkeep.store.contract import Store
 from turnkeep.store.sinks import SinkRecord
 
 if TYPE_CHECKING:
-    from turnkeep.doors.amqp_topology import Sight
-    from turnkeep.doors.keys import Key
+    from turnkeep.auth.api_keys import Key
+    from turnkeep.broker import Sight
     from turnkeep.tools.sandbox import SandboxReport
 
 ROUND_TRIPS = 5
@@ -100,7 +100,7 @@ async def _tried(check: Callable[[Settings], Awaitable[Finding]], settings: Sett
 
 def _names(_: Settings) -> Iterator[Finding]:
     """A setting that is not spelt as it is called is not heard, and nobody else would say so."""
-    for name, closest in misspelt(house.environment()):
+    for name, closest in misspelt(context.environment()):
         hint = f"did you mean {closest}?" if closest else "unset it"
         yield warning("spelling", f"{name} is set and is no setting: {hint}")
 
@@ -120,12 +120,12 @@ def _versions(settings: Settings) -> Iterator[Finding]:
 
 async def _doors(settings: Settings) -> AsyncIterator[Finding]:
     """Whether others can come in, by the rule that the server starts by, and what their tokens are signed with."""
-    from turnkeep.doors.keys import Key, Keys
+    from turnkeep.auth.api_keys import Key, Keys
 
-    path, keys = house.sqlite_path(settings), list[Key]()
+    path, keys = context.sqlite_path(settings), list[Key]()
     if path is None or path.exists():
         try:
-            async with house.opened(settings) as store:
+            async with context.opened(settings) as store:
                 keys = await Keys(store).list()
         except TurnkeepError:
             yield failure("access", "whether there are keys cannot be seen while the store cannot be used")
@@ -136,7 +136,7 @@ async def _doors(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _access(settings: Settings, keys: Sequence[Key]) -> Finding:
-    from turnkeep.doors.guard import asks_for_credentials
+    from turnkeep.auth.guard import asks_for_credentials
 
     place = f"{settings.host}:{settings.port}"
     try:
@@ -160,7 +160,7 @@ def _access(settings: Settings, keys: Sequence[Key]) -> Finding:
 
 async def _tokens(settings: Settings) -> Finding:
     """Algorithm and kind of the keys, so that nobody takes one for the other."""
-    from turnkeep.doors.guard import tokens_of
+    from turnkeep.auth.guard import tokens_of
 
     try:
         tokens = tokens_of(settings)
@@ -226,7 +226,7 @@ def _short(report: SandboxReport) -> str:
 
 
 async def _tools(settings: Settings) -> Finding:
-    return ok("tools", ", ".join(toolbox.names(settings, house.environment())) or "none are set")
+    return ok("tools", ", ".join(service_tools.names(settings, context.environment())) or "none are set")
 
 
 # ---------------------------------------------------------------- who answers
@@ -282,10 +282,10 @@ async def _asked(settings: Settings) -> Finding | None:
 
 async def _server(settings: Settings) -> Finding:
     if settings.url is not None:
-        if await asyncio.to_thread(note.answers, settings.url):
+        if await asyncio.to_thread(server_note.answers, settings.url):
             return ok("server", f"the server at {settings.url} (TURNKEEP_URL) answers")
         return warning("server", f"the server at {settings.url} does not answer: start it, or unset TURNKEEP_URL")
-    found = await asyncio.to_thread(note.find, settings)
+    found = await asyncio.to_thread(server_note.find, settings)
     if found is None:
         return ok("server", "none is running with this store")
     told = await _readiness(found)
@@ -322,7 +322,7 @@ async def _rabbitmq(settings: Settings) -> AsyncIterator[Finding]:
     """What the AMQP door will find: nothing is made by looking."""
     if settings.rabbitmq_url is None or not _installed("aio_pika"):
         return
-    from turnkeep.doors.amqp_topology import BROKEN, broker_of, look
+    from turnkeep.broker import BROKEN, broker_of, look
 
     broker = broker_of(settings.rabbitmq_url)
     try:
@@ -358,12 +358,12 @@ STREAM = "; a stream keeps what was taken, so it is no queue to take messages fr
 
 
 async def _store(settings: Settings) -> AsyncIterator[Finding]:
-    path = house.sqlite_path(settings)
+    path = context.sqlite_path(settings)
     try:
         if path is not None and not path.exists():
             yield _can_be_made(path)
             return
-        async with house.opened(settings) as store:
+        async with context.opened(settings) as store:
             yield await _engine(settings, store)
             for reason in (await store.check()).get("rebuilt", ()):
                 yield warning("damage", f"{reason}: look for who writes to this Redis, or at its disk")
@@ -394,7 +394,7 @@ def _sinks(records: Sequence[SinkRecord], now: float) -> Iterator[Finding]:
 
 def _can_be_made(path: Path) -> Finding:
     """Nothing is made by looking."""
-    from turnkeep.store.sqlite.place import require_whole
+    from turnkeep.store.sqlite.file_identity import require_whole
 
     require_whole(path)
     nearest = next(parent for parent in path.parents if parent.exists())
@@ -413,9 +413,9 @@ async def _engine(settings: Settings, store: Store) -> Finding:
         return warning(
             "store",
             f"the log of changes has {output.size(log)} and cannot shrink: another program keeps reading an old state"
-            f" of {house.place(settings)}, end it",
+            f" of {context.place(settings)}, end it",
         )
-    return ok("store", f"{house.place(settings)} can be written ({about}); may lose {told['loses']}")
+    return ok("store", f"{context.place(settings)} can be written ({about}); may lose {told['loses']}")
 
 
 async def _network(settings: Settings, store: Store) -> Finding:

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json
 from turnkeep.settings import Settings
-from turnkeep.store.base import Circuit
+from turnkeep.store.contract import Circuit
 
 app = typer.Typer(
     add_completion=False,
@@ -23,11 +23,11 @@ app = typer.Typer(
 @app.command("list")
 def list_open(*, as_json: Json = False) -> None:
     """List model servers that are not asked for now: since when, why, and when one run tries again."""
-    asyncio.run(_list(house.settings(), as_json=as_json))
+    asyncio.run(_list(context.settings(), as_json=as_json))
 
 
 async def _list(settings: Settings, *, as_json: bool) -> None:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         found, now = await store.circuits(), await store.now()
     if as_json:
         output.emit([_json(circuit) for circuit in found])
@@ -47,11 +47,11 @@ def close(
     """Ask there again at once, for you have mended the key, the account or the server."""
     if bool(endpoints) == every:
         raise typer.BadParameter("name the endpoints to close, or --all")
-    asyncio.run(_close(house.settings(), None if every else endpoints, as_json=as_json))
+    asyncio.run(_close(context.settings(), None if every else endpoints, as_json=as_json))
 
 
 async def _close(settings: Settings, endpoints: list[str] | None, *, as_json: bool) -> None:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         names = [circuit.endpoint for circuit in await store.circuits()] if endpoints is None else endpoints
         outcomes = {name: await store.mend(name) for name in names}
     if as_json:

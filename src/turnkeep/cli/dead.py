@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Yes
 from turnkeep.errors import Conflict, NotFound
 from turnkeep.settings import Settings
-from turnkeep.store.base import DeadLetter, Receipt, Store
+from turnkeep.store.contract import DeadLetter, Receipt, Store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Messages that no run could answer.")
 
@@ -31,7 +31,7 @@ def list_dead(
     as_json: Json = False,
 ) -> None:
     """List dead letters, the oldest first."""
-    settings = house.settings()
+    settings = context.settings()
     found = asyncio.run(_list(settings, tenant, limit))
     if as_json:
         for letter in found:
@@ -45,7 +45,7 @@ def list_dead(
 
 
 async def _list(settings: Settings, tenant: str | None, limit: int) -> list[DeadLetter]:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         return [letter async for letter, _ in _all(store, settings, tenant, limit)]
 
 
@@ -68,7 +68,7 @@ async def _all(
 @app.command()
 def show(dead_id: Annotated[str, typer.Argument(metavar="ID", help="dead_… id.")], *, as_json: Json = False) -> None:
     """Show a dead letter: what was said, and why nobody could answer."""
-    letter = asyncio.run(_show(house.settings(), dead_id))
+    letter = asyncio.run(_show(context.settings(), dead_id))
     if as_json:
         output.emit(_json(letter))
         return
@@ -88,7 +88,7 @@ def show(dead_id: Annotated[str, typer.Argument(metavar="ID", help="dead_… id.
 
 
 async def _show(settings: Settings, dead_id: str) -> DeadLetter:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         return await _letter(store, dead_id)
 
 
@@ -103,7 +103,7 @@ async def _letter(store: Store, dead_id: str) -> DeadLetter:
 def redrive(dead_ids: Ids = None, *, every: All = False, tenant: Whose = None, as_json: Json = False) -> None:
     """Accept dead letters again, at the end of their inbox and with fresh attempts."""
     _demand_some(dead_ids, every=every)
-    accepted, refused = asyncio.run(_redrive(house.settings(), dead_ids or (), tenant))
+    accepted, refused = asyncio.run(_redrive(context.settings(), dead_ids or (), tenant))
     if as_json:
         output.emit({"accepted": [receipt.to_json() for receipt in accepted], "refused": refused})
     else:
@@ -117,7 +117,7 @@ async def _redrive(
     settings: Settings, dead_ids: Sequence[str], tenant: str | None
 ) -> tuple[list[Receipt], dict[str, str]]:
     accepted, refused = [], {}
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         with output.progress("accepting") as step:
             for dead_id in dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]:
                 try:
@@ -134,7 +134,7 @@ def discard(
 ) -> None:
     """Drop dead letters for good."""
     _demand_some(dead_ids, every=every)
-    dropped = asyncio.run(_discard(house.settings(), dead_ids or (), tenant, yes=yes))
+    dropped = asyncio.run(_discard(context.settings(), dead_ids or (), tenant, yes=yes))
     if as_json:
         output.emit({"discarded": dropped})
     else:
@@ -142,13 +142,13 @@ def discard(
 
 
 async def _discard(settings: Settings, dead_ids: Sequence[str], tenant: str | None, *, yes: bool) -> int:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         for dead_id in dead_ids:
             await _letter(store, dead_id)
         chosen = dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]
         if chosen:
             what = output.count(len(chosen), "dead letter")
-            output.confirm(f"discard {what} from {house.place(settings)}?", yes=yes)
+            output.confirm(f"discard {what} from {context.place(settings)}?", yes=yes)
         return sum([await store.discard(dead_id) for dead_id in chosen])
 
 
@@ -158,6 +158,6 @@ def _demand_some(dead_ids: Sequence[str] | None, *, every: bool) -> None:
 
 
 def _json(letter: DeadLetter) -> dict[str, Any]:
-    from turnkeep.doors.http import dead_json
+    from turnkeep.doors.http.endpoint import dead_json
 
     return dead_json(letter)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json
 from turnkeep.events import Event
 from turnkeep.queue import AssistantMessageQueue
@@ -55,10 +55,10 @@ def demo(
 ) -> None:
     """Play a conversation of two people and show live how their messages become turns."""
     with tempfile.TemporaryDirectory(prefix="turnkeep-demo-") as directory:
-        settings = house.settings(
+        settings = context.settings(
             store=f"sqlite:{Path(directory) / 'turnkeep.db'}", window=WINDOW / speed, max_wait=8.0, drain=1.0
         ).model_copy(update=dict.fromkeys(NOBODY))
-        house.quiet(settings)
+        context.quiet(settings)
         asyncio.run(_Play(settings, speed, as_json=as_json).play())
 
 

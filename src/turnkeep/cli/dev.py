@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.cli import house, output, version
+from turnkeep.cli import context, output, version
 from turnkeep.cli.arguments import Concurrency, Host, Json, Port, Tools
-from turnkeep.cli.service import Started, run, warn
+from turnkeep.cli.serving import Started, run, warn
 
 app = typer.Typer(add_completion=False)
 
@@ -34,7 +34,7 @@ def dev(
 ) -> None:
     """Start everything in one process: page, socket, API and worker. Ctrl-C drains and ends it."""
     made = secrets.token_urlsafe(32) if token and not reload else None
-    settings = house.settings(
+    settings = context.settings(
         host=host, port=port, tools_file=tools, concurrency=concurrency, simulator=True, start_token=made
     )
     if reload:

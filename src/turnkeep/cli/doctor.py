@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json
 from turnkeep.cli.checks import Finding, examine, failure, ok
 from turnkeep.errors import ConfigurationError
@@ -45,7 +45,7 @@ async def _examine(*, offline: bool, as_json: bool) -> list[Finding]:
 
 async def _findings(*, offline: bool) -> AsyncIterator[Finding]:
     try:
-        settings = house.settings()
+        settings = context.settings()
     except ConfigurationError as error:
         yield failure("settings", str(error))
         return

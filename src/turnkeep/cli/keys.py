@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.auth.api_keys import Key, Keys, read_scopes
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Tenant, Yes, duration
 from turnkeep.cli.audit import report
 from turnkeep.clock import SystemClock
-from turnkeep.doors.keys import Key, Keys, read_scopes
 from turnkeep.settings import Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="API keys: who may come in.")
@@ -58,7 +58,7 @@ def create(
         "channels": channel or None,
         "expires_at": None if expires_in is None else SystemClock().now() + expires_in,
     }
-    value, key = asyncio.run(_create(house.settings(), wanted))
+    value, key = asyncio.run(_create(context.settings(), wanted))
     if as_json:
         output.emit({**key.to_json(), "key": value})
         return
@@ -67,7 +67,7 @@ def create(
 
 
 async def _create(settings: Settings, wanted: dict[str, Any]) -> tuple[str, Key]:
-    async with house.opened(settings, create=True) as store:
+    async with context.opened(settings, create=True) as store:
         value, key = await Keys(store).create(**wanted)
         await report(store, "key_created", tenant=key.tenant, key=key.key_id, scopes=",".join(key.scopes))
         return value, key
@@ -76,7 +76,7 @@ async def _create(settings: Settings, wanted: dict[str, Any]) -> tuple[str, Key]
 @app.command("list")
 def list_keys(*, as_json: Json = False) -> None:
     """List keys, without their secrets."""
-    found = asyncio.run(_list(house.settings()))
+    found = asyncio.run(_list(context.settings()))
     if as_json:
         for key in found:
             output.emit(key.to_json())
@@ -86,15 +86,15 @@ def list_keys(*, as_json: Json = False) -> None:
 
 
 async def _list(settings: Settings) -> list[Key]:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         return await Keys(store).list()
 
 
 @app.command()
 def revoke(key: Id, *, yes: Yes = False, as_json: Json = False) -> None:
     """Take a key back: it is refused everywhere within a second, open sockets are closed."""
-    settings = house.settings()
-    output.confirm(f"revoke the key {key} in {house.place(settings)}?", yes=yes)
+    settings = context.settings()
+    output.confirm(f"revoke the key {key} in {context.place(settings)}?", yes=yes)
     revoked = asyncio.run(_revoke(settings, key))
     if as_json:
         output.emit(revoked.to_json())
@@ -103,7 +103,7 @@ def revoke(key: Id, *, yes: Yes = False, as_json: Json = False) -> None:
 
 
 async def _revoke(settings: Settings, key_id: str) -> Key:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         key = await Keys(store).revoke(key_id)
         await report(store, "key_revoked", tenant=key.tenant, key=key.key_id)
         return key

@@ -10,11 +10,11 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from turnkeep.cli import circuits, dead, house, output
+from turnkeep.cli import circuits, context, dead, output
 from turnkeep.cli.arguments import Channel, Json, Tenant
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
-from turnkeep.store.base import Circuit, Counts, Store
+from turnkeep.store.contract import Circuit, Counts, Store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="How much waits; dead letters; pause and resume.")
 app.add_typer(dead.app, name="dead")
@@ -32,11 +32,11 @@ def status(
     as_json: Json = False,
 ) -> None:
     """How many threads are being answered, wait or are due later; how many messages were answered or died."""
-    asyncio.run(_status(house.settings(), tenant, watch=watch, as_json=as_json))
+    asyncio.run(_status(context.settings(), tenant, watch=watch, as_json=as_json))
 
 
 async def _status(settings: Settings, tenant: str | None, *, watch: bool, as_json: bool) -> None:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         if not watch:
             _print(settings, *await _look(store, settings, tenant), as_json=as_json)
         elif as_json or not output.console().is_terminal:
@@ -88,7 +88,7 @@ def _drawn(settings: Settings, counts: Counts, circuits: Sequence[Circuit]) -> T
         ("dead", counts.dead_letters, "dead letters kept: turnkeep queue dead list"),
         ("threads", counts.threads, "in all"),
     ]
-    drawn = Text(f"queue {settings.queue} in {house.place(settings)}\n", style="bold")
+    drawn = Text(f"queue {settings.queue} in {context.place(settings)}\n", style="bold")
     for name, number, meaning in lines:
         drawn.append(f"{name:<10}{number:>9,}  ", style="").append(f"{meaning}\n", style="dim")
     for circuit in circuits:
@@ -105,7 +105,7 @@ def _drawn(settings: Settings, counts: Counts, circuits: Sequence[Circuit]) -> T
 @app.command()
 def pause(name: Channel, *, tenant: Tenant = "default", as_json: Json = False) -> None:
     """Let no run begin on a channel; a run in progress ends. Messages are still taken."""
-    settings = house.settings()
+    settings = context.settings()
     asyncio.run(_pause(settings, Address(tenant, settings.queue, name), on=True))
     output.emit({"channel": name, "paused": True}) if as_json else output.say(f"paused {name}")
 
@@ -113,12 +113,12 @@ def pause(name: Channel, *, tenant: Tenant = "default", as_json: Json = False) -
 @app.command()
 def resume(name: Channel, *, tenant: Tenant = "default", as_json: Json = False) -> None:
     """Undo `pause`."""
-    settings = house.settings()
+    settings = context.settings()
     asyncio.run(_pause(settings, Address(tenant, settings.queue, name), on=False))
     output.emit({"channel": name, "paused": False}) if as_json else output.say(f"resumed {name}")
 
 
 async def _pause(settings: Settings, address: Address, *, on: bool) -> None:
-    async with house.opened(settings) as store:
-        await house.existing(store, address)
+    async with context.opened(settings) as store:
+        await context.existing(store, address)
         await (store.pause(address) if on else store.resume(address))

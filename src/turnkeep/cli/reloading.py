@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from turnkeep.cli import ENV_FILE, house, output
+from turnkeep.cli import ENV_FILE, context, output
 from turnkeep.env_file import DEFAULT
 from turnkeep.settings import Settings
 
@@ -33,7 +33,7 @@ def words(options: Mapping[str, object | None], flags: Sequence[str]) -> list[st
 
 def run(settings: Settings, arguments: Sequence[str]) -> int:
     """Keep a child running until a signal; its exit code."""
-    named = house.env_file.get()
+    named = context.env_file.get()
     watched = [path for path in (settings.tools_file, named or DEFAULT) if path is not None]
     vouched = [] if named is None else [ENV_FILE, str(named)]
     command = [sys.executable, "-m", "turnkeep", "dev", *vouched, *arguments]

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.auth.api_keys import Key, Keys
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Yes
 from turnkeep.cli.backup import embedded
 from turnkeep.clock import SystemClock
-from turnkeep.doors.keys import Key, Keys
 from turnkeep.settings import Settings
 
 app = typer.Typer(add_completion=False)
@@ -28,7 +28,7 @@ def restore(
     from turnkeep.store.sqlite import place_aside
     from turnkeep.store.sqlite import restore as put_back
 
-    settings = house.settings()
+    settings = context.settings()
     store = embedded(settings, "put a backup in its place")
     replaced = place_aside(store) if store.exists() else None
     if replaced:
@@ -48,5 +48,5 @@ def restore(
 async def _valid_keys(settings: Settings) -> list[Key]:
     """Whoever holds one of these comes in: the backup knew nothing of what happened to them elsewhere."""
     now = SystemClock().now()
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         return [key for key in await Keys(store).list() if key.is_valid(now)]

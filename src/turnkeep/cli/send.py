@@ -14,13 +14,13 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.cli import house, note, output
-from turnkeep.cli.answers import Ask, from_server, in_this_process
+from turnkeep.cli import context, output, server_note
+from turnkeep.cli.answer_output import JsonTelling, Telling, TestTelling
 from turnkeep.cli.arguments import Channel, Json, duration
-from turnkeep.cli.telling import JsonTelling, Telling, TestTelling
-from turnkeep.doors.wire import Frame
+from turnkeep.cli.message_sender import Ask, from_server, in_this_process
 from turnkeep.errors import NotAllowed, TurnkeepError
 from turnkeep.settings import Settings
+from turnkeep.wire import Frame
 
 app = typer.Typer(add_completion=False)
 
@@ -52,8 +52,8 @@ def send(  # noqa: PLR0913 - the options of a verb
     as_json: Json = False,
 ) -> None:
     """Send a message, stream the answer, and end when it is complete. Exit code 1 if it failed."""
-    settings = house.settings()
-    house.quiet(settings)
+    settings = context.settings()
+    context.quiet(settings)
     prefix = "test_msg_" if as_test else "msg_"
     chosen = message_id or prefix + secrets.token_hex(4 if as_test else 12)
     ask = Ask(channel, sys.stdin.read() if text == "-" else text, chosen, instructions)
@@ -83,7 +83,7 @@ async def _tell(settings: Settings, ask: Ask, telling: Telling, *, here: bool, t
 
 async def _frames(settings: Settings, ask: Ask, *, here: bool) -> AsyncGenerator[Frame, None]:
     """From the server that is set or found; from this process where there is none that lets us in."""
-    server = None if here else settings.url or note.find(settings)
+    server = None if here else settings.url or server_note.find(settings)
     if server is not None:
         try:
             async with aclosing(from_server(server, ask)) as frames:

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, Port, Simulated, Tools
-from turnkeep.cli.service import run, say_plainly
+from turnkeep.cli.serving import run, say_plainly
 
 app = typer.Typer(add_completion=False)
 
@@ -33,7 +33,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Start the service. Without a key or base URL the simulator answers, and it says so. SIGTERM drains it."""
-    settings = house.settings(
+    settings = context.settings(
         host=host,
         port=port,
         tools_file=tools,

@@ -37,7 +37,7 @@ def simulate(  # noqa: PLR0913 - the options of a verb
 ) -> None:
     """Start an OpenAI-compatible server: Responses, Conversations and Chat Completions by rules. Ctrl-C ends it."""
     from turnkeep.simulator import QUIRKS, Options, Pace, run
-    from turnkeep.simulator.server import DEV_LEDGER, new_key
+    from turnkeep.simulator.listener import DEV_LEDGER, new_key
 
     if quirk not in QUIRKS:
         raise typer.BadParameter(f"{quirk!r} is none of {', '.join(sorted(QUIRKS))}", param_hint="--quirk")

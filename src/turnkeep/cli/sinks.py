@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Yes
 from turnkeep.errors import NotFound
-from turnkeep.store.base import Store
+from turnkeep.store.contract import Store
 from turnkeep.store.sinks import Parked, SinkRecord
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Deliveries to the outside, and what is parked.")
@@ -37,7 +37,7 @@ def list_sinks(*, as_json: Json = False) -> None:
 
 
 async def _list() -> list[SinkRecord]:
-    async with house.opened(house.settings()) as store:
+    async with context.opened(context.settings()) as store:
         return await store.sinks()
 
 
@@ -112,7 +112,7 @@ async def _discard(sink: str, ids: Sequence[str], *, yes: bool) -> int:
 
 @asynccontextmanager
 async def _opened(sink: str) -> AsyncIterator[tuple[Store, SinkRecord]]:
-    async with house.opened(house.settings()) as store:
+    async with context.opened(context.settings()) as store:
         for record in await store.sinks():
             if record.name == sink:
                 yield store, record

@@ -8,15 +8,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.auth.audit_trail import channel_digest
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import ANY_AGE, Channel, Json, OlderThan, Tenant, Yes
 from turnkeep.cli.audit import report
-from turnkeep.doors.trail import channel_digest
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
-from turnkeep.store.base import Store
 from turnkeep.store.clearing import forget_at_work
+from turnkeep.store.contract import Store
 
 AT_ONCE = 64
 """Threads that are forgotten at once, so that the store can do them together."""
@@ -35,7 +35,7 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Delete one thread and everything of it."""
-    settings = house.settings()
+    settings = context.settings()
     asyncio.run(_forget(settings, Address(tenant, settings.queue, name), yes=yes, force=force))
     if as_json:
         output.emit({"forgotten": name})
@@ -44,10 +44,10 @@ def forget(
 
 
 async def _forget(settings: Settings, address: Address, *, yes: bool, force: bool) -> None:
-    async with house.opened(settings) as store:
-        record = await house.existing(store, address)
+    async with context.opened(settings) as store:
+        record = await context.existing(store, address)
         messages = output.count(record.messages, "message")
-        output.confirm(f"forget {address.channel} with its {messages}, in {house.place(settings)}?", yes=yes)
+        output.confirm(f"forget {address.channel} with its {messages}, in {context.place(settings)}?", yes=yes)
         await (forget_at_work(store, address) if force else store.forget(address))
         about = {"channel": channel_digest(address.channel), "force": str(force).lower()}
         await report(store, "channel_forgotten", tenant=address.tenant, **about)
@@ -64,7 +64,7 @@ def clear(
     """Delete all threads, or those without activity for a while. Assistants stay; threads that are not idle are skipped
     and named.
     """
-    settings = house.settings()
+    settings = context.settings()
     cleared, skipped = asyncio.run(_clear(settings, tenant, older_than, yes=yes, force=force))
     if as_json:
         output.emit({"cleared": cleared, "skipped": skipped})
@@ -78,7 +78,7 @@ def clear(
 async def _clear(
     settings: Settings, tenant: str, older_than: float, *, yes: bool, force: bool
 ) -> tuple[int, list[str]]:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         found = [
             record.address async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than)
         ]
@@ -86,7 +86,7 @@ async def _clear(
             return 0, []
         age = f" without activity for {output.span(older_than)}" if older_than else ""
         what = output.count(len(found), "thread")
-        output.confirm(f"clear {what}{age} from {house.place(settings)}? (assistants stay)", yes=yes)
+        output.confirm(f"clear {what}{age} from {context.place(settings)}? (assistants stay)", yes=yes)
         cleared, skipped = await _forget_all(store, found, force=force)
         await report(store, "channels_forgotten", tenant=tenant, threads=str(cleared), force=str(force).lower())
         return cleared, skipped

@@ -14,11 +14,11 @@ import orjson
 import typer
 
 from turnkeep import private_file
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import ANY_AGE, Json, OlderThan, Tenant
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
-from turnkeep.store.base import Store
+from turnkeep.store.contract import Store
 
 
 def export(
@@ -31,7 +31,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write every thread with its transcript as a line of JSON."""
-    settings = house.settings()
+    settings = context.settings()
     with ExitStack() as stack:
         target = stack.enter_context(_made(path)) if path else sys.stdout.buffer
         written = asyncio.run(_export(settings, tenant, older_than, target))
@@ -54,7 +54,7 @@ def _made(path: Path) -> IO[bytes]:
 
 async def _export(settings: Settings, tenant: str, older_than: float, target: IO[bytes]) -> int:
     written = 0
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         with output.progress("exporting") as step:
             async for line in _lines(store, settings, tenant, older_than):
                 target.write(line)
@@ -64,8 +64,8 @@ async def _export(settings: Settings, tenant: str, older_than: float, target: IO
 
 
 async def _lines(store: Store, settings: Settings, tenant: str, older_than: float) -> AsyncIterator[bytes]:
-    from turnkeep.doors.http import thread_json
+    from turnkeep.doors.http.endpoint import thread_json
 
     async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than):
-        whole = thread_json(record) | {"items": await house.transcript(store, record)}
+        whole = thread_json(record) | {"items": await context.transcript(store, record)}
         yield orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE)

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json
 from turnkeep.clock import SystemClock
 from turnkeep.settings import Settings
-from turnkeep.store.base import Stats
+from turnkeep.store.contract import Stats
 
 
 def stats(
@@ -20,7 +20,7 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Totals, ages, activity, oldest and newest, and the storage used."""
-    settings = house.settings()
+    settings = context.settings()
     found = asyncio.run(_stats(settings, tenant))
     if as_json:
         output.emit(_stats_json(found))
@@ -38,7 +38,7 @@ def stats(
             ("oldest", _dated(found.oldest, now)),
             ("newest", _dated(found.newest, now)),
             ("storage", output.size(found.storage)),
-            ("store", house.place(settings)),
+            ("store", context.place(settings)),
         ]
     )
     output.say()
@@ -56,7 +56,7 @@ _AGES = {
 
 
 async def _stats(settings: Settings, tenant: str | None) -> Stats:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         return await store.stats(tenant=tenant, queue=settings.queue)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import ANY_AGE, Channel, Json, OlderThan, Tenant, channel
 from turnkeep.cli.thread_clearing import clear, forget
 from turnkeep.cli.thread_export import export
@@ -17,7 +17,7 @@ from turnkeep.cli.thread_stats import stats
 from turnkeep.clock import SystemClock
 from turnkeep.messages import Address, content_text
 from turnkeep.settings import Settings
-from turnkeep.store.base import MessageRecord, ThreadRecord
+from turnkeep.store.contract import MessageRecord, ThreadRecord
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The conversations of the store.")
 
@@ -33,7 +33,7 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Make a thread, on a channel that is a new UUID, and print both."""
-    settings = house.settings()
+    settings = context.settings()
     record = asyncio.run(_new(settings, Address(tenant, settings.queue, channel(name or str(uuid.uuid4())))))
     if as_json:
         output.emit({"channel": record.address.channel, "thread_id": record.thread_id})
@@ -45,7 +45,7 @@ def new(
 
 
 async def _new(settings: Settings, address: Address) -> ThreadRecord:
-    async with house.opened(settings, create=True) as store:
+    async with context.opened(settings, create=True) as store:
         record = await store.thread(address, create=True)
     if record is None:
         raise AssertionError("a thread that is created is there")
@@ -64,10 +64,10 @@ def list_threads(
     as_json: Json = False,
 ) -> None:
     """List threads, the most recently active first."""
-    settings = house.settings()
+    settings = context.settings()
     found, total = asyncio.run(_list(settings, tenant, older_than, limit))
     if as_json:
-        from turnkeep.doors.http import thread_json
+        from turnkeep.doors.http.endpoint import thread_json
 
         for record in found:
             output.emit(thread_json(record))
@@ -82,7 +82,7 @@ def list_threads(
 async def _list(settings: Settings, tenant: str, older_than: float, limit: int) -> tuple[list[ThreadRecord], int]:
     total = 0
 
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         found: list[tuple[float, str, ThreadRecord]] = []
         async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than):
             total += 1
@@ -121,10 +121,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a thread: its record, the end of its transcript, and what waits."""
-    settings = house.settings()
+    settings = context.settings()
     record, transcript, waiting = asyncio.run(_show(settings, Address(tenant, settings.queue, name), items))
     if as_json:
-        from turnkeep.doors.http import message_json, thread_json
+        from turnkeep.doors.http.endpoint import message_json, thread_json
 
         output.emit(thread_json(record) | {"items": transcript, "open": [message_json(one) for one in waiting]})
         return
@@ -139,9 +139,9 @@ def show(
 async def _show(
     settings: Settings, address: Address, items: int
 ) -> tuple[ThreadRecord, list[dict[str, Any]], list[MessageRecord]]:
-    async with house.opened(settings) as store:
-        record = await house.existing(store, address)
-        return record, await house.transcript(store, record, items), await store.open_messages(address)
+    async with context.opened(settings) as store:
+        record = await context.existing(store, address)
+        return record, await context.transcript(store, record, items), await store.open_messages(address)
 
 
 def _facts(record: ThreadRecord) -> list[tuple[str, object]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Yes
 from turnkeep.cli.audit import report
 from turnkeep.errors import NotFound
@@ -23,7 +23,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="As the model knows it
 @app.command("list")
 def list_tools(*, as_json: Json = False) -> None:
     """List the tools that MCP servers have offered, with those that changed since they were accepted."""
-    found = asyncio.run(_list(house.settings()))
+    found = asyncio.run(_list(context.settings()))
     if as_json:
         for pin in found:
             output.emit(_json(pin))
@@ -35,7 +35,7 @@ def list_tools(*, as_json: Json = False) -> None:
 @app.command()
 def accept(name: Name, yes: Yes = False, as_json: Json = False) -> None:
     """Accept a tool as it describes itself now; running workers offer it again within seconds."""
-    settings = house.settings()
+    settings = context.settings()
     pin = next((one for one in asyncio.run(_list(settings)) if one.name == name), None)
     if pin is None:
         raise NotFound(f"no server has offered a tool {name!r}, list them with `turnkeep tools list`")
@@ -48,12 +48,12 @@ def accept(name: Name, yes: Yes = False, as_json: Json = False) -> None:
 
 
 async def _list(settings: Settings) -> list[Pin]:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         return await Pins(store).list()
 
 
 async def _accept(settings: Settings, name: str) -> Pin:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         pin = await Pins(store).accept(name)
         await report(store, "tool_accepted", tenant=DEFAULT_TENANT, tool=name)
         return pin

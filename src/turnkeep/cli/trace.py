@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Tenant, channel
 from turnkeep.errors import NotFound
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
-from turnkeep.store.base import DeadLetter, MessageRecord, RunRecord, Store, ThreadRecord
+from turnkeep.store.contract import DeadLetter, MessageRecord, RunRecord, Store, ThreadRecord
 
 app = typer.Typer(add_completion=False)
 
@@ -53,7 +53,7 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Show the life of one message: accepted, batched, every attempt, and how it ended."""
-    settings = house.settings()
+    settings = context.settings()
     found = asyncio.run(_trace(settings, tenant, name, message_id))
     if not found:
         where = f" on channel {name!r}" if name else ""
@@ -66,9 +66,9 @@ def trace(
 
 
 async def _trace(settings: Settings, tenant: str, name: str | None, message_id: str) -> list[Life]:
-    async with house.opened(settings) as store:
+    async with context.opened(settings) as store:
         if name is not None:
-            address = (await house.existing(store, Address(tenant, settings.queue, name))).address
+            address = (await context.existing(store, Address(tenant, settings.queue, name))).address
             life = await _life(store, address, message_id)
             return [life] if life else []
         found = []
@@ -186,7 +186,7 @@ def _spent(run: RunRecord) -> str:
 
 
 def _json(life: Life) -> dict[str, Any]:
-    from turnkeep.doors.http import dead_json, message_json, run_json
+    from turnkeep.doors.http.endpoint import dead_json, message_json, run_json
 
     return {
         "channel": life.thread.address.channel,

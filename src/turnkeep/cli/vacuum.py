@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
@@ -17,8 +17,8 @@ def vacuum(*, as_json: Json = False) -> None:
     """Write the store anew, in use or not, so that nothing of what was deleted is left in its file or its log."""
     from turnkeep.store.sqlite import vacuum as write_anew
 
-    settings = house.settings()
-    path = house.sqlite_path(settings)
+    settings = context.settings()
+    path = context.sqlite_path(settings)
     if path is None:
         raise ConfigurationError(_elsewhere(settings))
     with output.progress("writing"):

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.cli import house, output
+from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Concurrency, FarStore, Json, Simulated, Tools
-from turnkeep.cli.service import run, say_plainly
+from turnkeep.cli.serving import run, say_plainly
 
 app = typer.Typer(add_completion=False)
 
@@ -26,7 +26,7 @@ def worker(
     as_json: Json = False,
 ) -> None:
     """Start a worker alone. SIGTERM drains it: runs end or are given back, no attempt is used up."""
-    settings = house.settings(
+    settings = context.settings(
         tools_file=tools,
         concurrency=concurrency,
         simulator=simulator or None,

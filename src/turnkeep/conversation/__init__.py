@@ -2,8 +2,8 @@
 
 from turnkeep.conversation.manager import Conversation, ConversationManager, recalled
 from turnkeep.conversation.pruning import prune
+from turnkeep.conversation.role_messages import content_of, items_of, messages_of
 from turnkeep.conversation.summary import Summarize, summary_by
-from turnkeep.conversation.wording import content_of, items_of, messages_of
 
 __all__ = [
     "Conversation",

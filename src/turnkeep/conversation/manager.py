@@ -13,15 +13,15 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from turnkeep.conversation.pruning import prune
+from turnkeep.conversation.role_messages import items_of, messages_of
 from turnkeep.conversation.summary import Summarize
-from turnkeep.conversation.wording import items_of, messages_of
 from turnkeep.errors import ConfigurationError, InvalidMessage, OutcomeUnknown, ThreadBusy
 from turnkeep.messages import DEFAULT_QUEUE, DEFAULT_TENANT, Address, Item, SystemItem
 from turnkeep.pricing.catalog import Catalog
-from turnkeep.pricing.tokens import Tokenizer, tokenizer_for
+from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy, Store, store_of
-from turnkeep.store.base import Entry, History, Threads
+from turnkeep.store.contract import Entry, History, Threads
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from turnkeep.messages import CallItem, OutputItem
-from turnkeep.store.base import Entry
+from turnkeep.store.contract import Entry
 
 
 def prune(entries: Sequence[Entry], *, tokens: int | None = None, messages: int | None = None) -> list[Entry]:

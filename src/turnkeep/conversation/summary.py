@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, UserItem, content_text, text_content
-from turnkeep.models.base import Delta, Model, ModelRequest
+from turnkeep.models.model import Delta, Model, ModelRequest
 
 Summarize = Callable[[str | None, Sequence[Item]], Awaitable[str]]
 """Makes a new summary of the one so far (None: there is none) and the entries that go."""

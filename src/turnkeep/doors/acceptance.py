@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from turnkeep.doors.access import Principal
-from turnkeep.doors.limits import Limits
+from turnkeep.auth.limits import Limits
+from turnkeep.auth.principals import Principal
 from turnkeep.errors import Rejected, ThreadNotFound, TooManyRequests
 from turnkeep.messages import Message
-from turnkeep.money import USER
 from turnkeep.queue import AssistantMessageQueue
-from turnkeep.store.base import Receipt
+from turnkeep.runs.budget import USER
+from turnkeep.store.contract import Receipt
 
 
 async def accept(queue: AssistantMessageQueue, limits: Limits, principal: Principal, message: Message) -> Receipt:

@@ -15,17 +15,17 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from turnkeep.doors.access import Access, Open
-from turnkeep.doors.answers import JSON, refused
-from turnkeep.doors.http import HttpDoor
-from turnkeep.doors.limits import Limits
-from turnkeep.doors.openapi import document
+from turnkeep.auth.audit_trail import Trail
+from turnkeep.auth.limits import Limits
+from turnkeep.auth.principals import Access, Open
+from turnkeep.doors.error_answers import JSON, refused
+from turnkeep.doors.http.endpoint import HttpDoor
+from turnkeep.doors.http.openapi import document
+from turnkeep.doors.http.paths import Paths
+from turnkeep.doors.http.routes import ENDPOINTS
 from turnkeep.doors.origin import Origins
-from turnkeep.doors.paths import Paths
-from turnkeep.doors.routes import ENDPOINTS
-from turnkeep.doors.sockets import Sockets
+from turnkeep.doors.socket.sockets import Sockets
 from turnkeep.doors.strictness import Strictness
-from turnkeep.doors.trail import Trail
 from turnkeep.errors import StoreError
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from turnkeep.doors.access import Access, is_open, look
-from turnkeep.doors.answers import refused
-from turnkeep.doors.trail import Trail, Witness, report_refusal, watch
+from turnkeep.auth.audit_trail import Trail, Witness, report_refusal, watch
+from turnkeep.auth.principals import Access, is_open, look
+from turnkeep.doors.error_answers import refused
 from turnkeep.errors import InvalidMessage, NotAllowed, StoreError, TurnkeepError
 from turnkeep.settings import Settings
 

@@ -18,8 +18,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable
 from typing import Literal, Protocol
 
+from turnkeep.auth.limits import Rate
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.doors.limits import Rate
 from turnkeep.doors.lobby import LOBBY, Lobby
 from turnkeep.settings import Settings
 from turnkeep.telemetry import SILENT, Meter, get_log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from turnkeep.doors.keys import Keys
+from turnkeep.auth.api_keys import Keys
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.queue import AssistantMessageQueue

@@ -21,13 +21,13 @@ from urllib.parse import unquote, urlsplit
 import uvicorn
 from pydantic import SecretStr
 
+from turnkeep.auth.guard import access_of
 from turnkeep.doors.app import app
-from turnkeep.doors.guard import access_of
-from turnkeep.doors.outside import outside
+from turnkeep.doors.other_systems import outside
 from turnkeep.doors.peers import peers_of
 from turnkeep.doors.separation import demand_separation
+from turnkeep.doors.socket.session import READ_LIMIT
 from turnkeep.doors.transport import is_no_fault_of_a_peer, transports
-from turnkeep.doors.websocket import READ_LIMIT
 from turnkeep.errors import ConfigurationError
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings

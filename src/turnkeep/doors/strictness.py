@@ -9,7 +9,7 @@ from __future__ import annotations
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from turnkeep.doors.answers import JSON
+from turnkeep.doors.error_answers import JSON
 
 VERSIONS = frozenset({"1.0", "1.1", "2", "2.0", "3"})
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from turnkeep.models.anthropic import AnthropicModel
-from turnkeep.models.base import Model
 from turnkeep.models.capabilities import Protocol, protocol_of
 from turnkeep.models.chat import ChatModel
-from turnkeep.models.endpoint import Endpoint
+from turnkeep.models.model import Model
+from turnkeep.models.provider import Endpoint
 from turnkeep.models.responses import ResponsesModel
 
 __all__ = ["Endpoint", "Kind", "Model", "ModelPool", "open_model"]

@@ -15,9 +15,9 @@ import orjson
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import EndpointBlocked, ModelError, ModelRefused, ResponseLost
-from turnkeep.models.base import StreamPart
 from turnkeep.models.exchange import Reader
-from turnkeep.models.http import Client, Reply
+from turnkeep.models.http_client import Client, Reply
+from turnkeep.models.model import StreamPart
 from turnkeep.models.reading import made_whole, mapping
 from turnkeep.models.sse import Frame
 

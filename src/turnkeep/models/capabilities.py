@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from turnkeep import toml
 from turnkeep.errors import ConfigurationError
-from turnkeep.models.endpoint import Endpoint
+from turnkeep.models.provider import Endpoint
 
 Protocol = Literal["responses", "chat", "anthropic"]
 CallIdForm = Literal["any", "word", "nine"]

@@ -15,18 +15,18 @@ import orjson
 
 from turnkeep.errors import AnswerMalformed, ModelError
 from turnkeep.messages import AssistantItem, CallItem, Citation, Item, ProviderData, ReasoningItem
-from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
-from turnkeep.models.calls import CallIds
+from turnkeep.models.call_ids import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.chat_body import request_body
 from turnkeep.models.citations import annotated, listed
 from turnkeep.models.classify import complaint_in, error_in
-from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.growth import Growth
-from turnkeep.models.http import Client, Reply
+from turnkeep.models.http_client import Client, Reply
+from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
 from turnkeep.models.pieces import Pieces
+from turnkeep.models.provider import Endpoint
 from turnkeep.models.reading import (
     Halves,
     end_of,

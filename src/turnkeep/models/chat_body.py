@@ -19,9 +19,9 @@ from turnkeep.messages import (
     UserItem,
     content_text,
 )
-from turnkeep.models.base import ModelRequest, ToolSpec
-from turnkeep.models.calls import readable_arguments
+from turnkeep.models.call_ids import readable_arguments
 from turnkeep.models.capabilities import Capabilities
+from turnkeep.models.model import ModelRequest, ToolSpec
 from turnkeep.models.parameters import chat_parameters
 
 BLANK_THOUGHT = " "

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from turnkeep.models.endpoint import Endpoint
-from turnkeep.models.http import look_up
+from turnkeep.models.http_client import look_up
+from turnkeep.models.provider import Endpoint
 
 LEAST = 2_000
 """Tokens below which nothing is believed: a mistaken refusal must not take a model its memory."""

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from turnkeep.errors import AnswerMalformed, ModelError, ModelRateLimited, ModelTimedOut, ModelUnreachable
-from turnkeep.models.base import Delta, ModelRequest, StreamPart
 from turnkeep.models.capabilities import Capabilities
-from turnkeep.models.http import Client, Reply
+from turnkeep.models.http_client import Client, Reply
+from turnkeep.models.model import Delta, ModelRequest, StreamPart
 from turnkeep.models.reading import made_whole
 from turnkeep.models.refusals import Lesson, Lessons, lessons_in
 from turnkeep.models.sse import Frame

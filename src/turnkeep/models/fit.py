@@ -29,8 +29,8 @@ from turnkeep.messages import (
     UserItem,
     turns_of,
 )
-from turnkeep.models.base import ModelRequest, ToolSpec
 from turnkeep.models.capabilities import CallIdForm, Capabilities
+from turnkeep.models.model import ModelRequest, ToolSpec
 from turnkeep.models.pairing import without_idle_reasoning
 from turnkeep.models.parameters import output_limit, with_output_limit
 

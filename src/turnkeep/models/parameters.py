@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from turnkeep.errors import ModelRefused
-from turnkeep.models.base import ModelRequest
 from turnkeep.models.capabilities import Capabilities
+from turnkeep.models.model import ModelRequest
 
 
 def _names(text: str) -> frozenset[str]:

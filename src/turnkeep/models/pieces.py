@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from turnkeep.errors import AnswerMalformed, AnswerUnreadable
-from turnkeep.models.calls import is_object
+from turnkeep.models.call_ids import is_object
 from turnkeep.models.reading import label, mapping, mended, words
 
 _NOTHING = frozenset(("", "null", "none", "undefined", '""', "[]"))

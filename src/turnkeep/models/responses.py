@@ -27,19 +27,19 @@ from turnkeep.messages import (
     UserItem,
 )
 from turnkeep.models.background import Background
-from turnkeep.models.base import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart, ToolSpec
-from turnkeep.models.calls import CallIds, readable_arguments
+from turnkeep.models.call_ids import CallIds, readable_arguments
 from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.citations import annotated
 from turnkeep.models.classify import complaint_in, error_in
-from turnkeep.models.endpoint import Endpoint
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.hosted import for_responses, hosted_item, results_of
-from turnkeep.models.http import Client, Reply
+from turnkeep.models.http_client import Client, Reply
+from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart, ToolSpec
 from turnkeep.models.pairing import pair
 from turnkeep.models.parameters import responses_parameters
 from turnkeep.models.pieces import arguments_of
+from turnkeep.models.provider import Endpoint
 from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, mended, spoken, words
 from turnkeep.models.refusals import Lessons
 from turnkeep.models.sse import Frame

@@ -3,7 +3,7 @@
 from turnkeep.pricing.catalog import Catalog, ModelFacts, ModelWarning
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.pricing.rates import Price, Rates
-from turnkeep.pricing.tokens import Tokenizer, item_tokens, tokenizer_for
+from turnkeep.pricing.tokenizer import Tokenizer, item_tokens, tokenizer_for
 
 __all__ = [
     "Catalog",

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from turnkeep.errors import ConfigurationError
-from turnkeep.pricing.files import PricingFile, read, sentence
+from turnkeep.pricing.price_file import PricingFile, read, sentence
 
 Rule = Literal["yes", "no", "effort_none"]
 

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
-from turnkeep.pricing import files
+from turnkeep.pricing import price_file
 from turnkeep.pricing.catalog import undated
-from turnkeep.pricing.published import PublishedPrices
+from turnkeep.pricing.price_list import PublishedPrices
 from turnkeep.pricing.rates import Price, Rates
 from turnkeep.usage import Usage
 
@@ -133,11 +133,11 @@ class PriceBook:
 
 
 def _entries(path: Path) -> Mapping[str, Entry]:
-    return {name.lower(): _read_entry(path, name, data) for name, data in files.read(path).prices.items()}
+    return {name.lower(): _read_entry(path, name, data) for name, data in price_file.read(path).prices.items()}
 
 
 def _read_entry(path: Path, name: str, data: Mapping[str, Any]) -> Entry:
     try:
         return Entry.model_validate(data)
     except ValidationError as error:
-        raise ConfigurationError(f"the price of {name} in {path}: {files.sentence(error)}") from error
+        raise ConfigurationError(f"the price of {name} in {path}: {price_file.sentence(error)}") from error

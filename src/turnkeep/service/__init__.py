@@ -2,8 +2,8 @@
 
 from turnkeep.service.chunks import Chunk, Completion, Metadata, Timings, ToolCall, ToolResult
 from turnkeep.service.config import OpenAIConfig, create_openai_config
+from turnkeep.service.openai_service import OpenAIService
 from turnkeep.service.retries import RetryConfig
-from turnkeep.service.service import OpenAIService
 
 __all__ = [
     "Chunk",

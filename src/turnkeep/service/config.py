@@ -8,16 +8,16 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from turnkeep.answer import LEAST_OUTPUT
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.composition import endpoint_of
 from turnkeep.errors import ConfigurationError
 from turnkeep.models import Kind
 from turnkeep.models.capabilities import server_of
 from turnkeep.pricing.catalog import Catalog, ModelFacts
+from turnkeep.runs.answer import LEAST_OUTPUT
 from turnkeep.service.retries import RetryConfig
 from turnkeep.settings import Settings
-from turnkeep.store.base import Store
+from turnkeep.store.contract import Store
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

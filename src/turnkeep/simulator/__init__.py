@@ -6,14 +6,14 @@ async with serve(Simulator(seed=7)) as url:
 
 from __future__ import annotations
 
-from turnkeep.simulator.app import Simulator
+from turnkeep.simulator.api import Simulator
+from turnkeep.simulator.exchanges import Exchange, Ledger
 from turnkeep.simulator.faults import Fault, Faults
-from turnkeep.simulator.ledger import Exchange, Ledger
+from turnkeep.simulator.listener import inside, run, serve
 from turnkeep.simulator.options import Options, Pace
 from turnkeep.simulator.persona import Call, Plan, Refuse, Say, Script, Think
 from turnkeep.simulator.prompt import Prompt
 from turnkeep.simulator.quirks import QUIRKS
-from turnkeep.simulator.server import inside, run, serve
 
 __all__ = [
     "QUIRKS",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from turnkeep.simulator.listener import DEV_LEDGER, new_key, run
 from turnkeep.simulator.options import Options, Pace
 from turnkeep.simulator.quirks import QUIRKS
-from turnkeep.simulator.server import DEV_LEDGER, new_key, run
 
 
 def main() -> None:

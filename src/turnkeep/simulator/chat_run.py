@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import orjson
 
-from turnkeep.simulator.ids import Ids
+from turnkeep.simulator.frames import Frame, data
 from turnkeep.simulator.persona import Call, Plan, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json, Prompt
 from turnkeep.simulator.quirks import Quirk
 from turnkeep.simulator.response_run import Manner, annotation, pieces
-from turnkeep.simulator.sse import Frame, data
+from turnkeep.simulator.seeded_ids import Ids
 
 _FINISH = {
     "max_output_tokens": "length",

@@ -13,13 +13,13 @@ from starlette.routing import Route
 
 from turnkeep.simulator.conversations import Conversations
 from turnkeep.simulator.delivery import JsonReply
+from turnkeep.simulator.exchanges import Exchange
 from turnkeep.simulator.faults import KINDS, Fault
-from turnkeep.simulator.ledger import Exchange
 from turnkeep.simulator.options import Pace
 from turnkeep.simulator.persona import Script
 from turnkeep.simulator.problems import Problem, bad, bad_json
 from turnkeep.simulator.quirks import QUIRKS
-from turnkeep.simulator.responses import Responses
+from turnkeep.simulator.responses_api import Responses
 from turnkeep.simulator.world import World
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from turnkeep.clock import Clock
-from turnkeep.simulator import validation
-from turnkeep.simulator.ids import Ids
+from turnkeep.simulator import response_checks
 from turnkeep.simulator.options import Options
 from turnkeep.simulator.problems import Problem, conversation_locked, not_found
 from turnkeep.simulator.prompt import Json
+from turnkeep.simulator.seeded_ids import Ids
 
 LIMIT = 20
 _HEADS = {"message": "msg_", "function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_"}
@@ -51,9 +51,9 @@ class Conversations:
 
     def create(self, body: Mapping[str, Any]) -> Conversation:
         _known(body, ("items", "metadata"))
-        validation.check_items_limit(body.get("items"), LIMIT)
-        items = validation.items(body.get("items"), "items")
-        metadata = validation.metadata(body.get("metadata"))
+        response_checks.check_items_limit(body.get("items"), LIMIT)
+        items = response_checks.items(body.get("items"), "items")
+        metadata = response_checks.metadata(body.get("metadata"))
         conversation = Conversation(self._ids.new("conv_"), int(self._clock.now()), metadata)
         self._all[conversation.id] = conversation
         self._append(conversation, items, self._clock.now())
@@ -68,7 +68,7 @@ class Conversations:
     def update(self, conversation_id: str, body: Mapping[str, Any]) -> Conversation:
         _known(body, ("metadata",))
         conversation = self.get(conversation_id)
-        conversation.metadata = validation.metadata(body.get("metadata"))
+        conversation.metadata = response_checks.metadata(body.get("metadata"))
         return conversation
 
     def delete(self, conversation_id: str) -> Json:
@@ -83,8 +83,8 @@ class Conversations:
     def add(self, conversation_id: str, body: Mapping[str, Any]) -> list[Json]:
         _known(body, ("items",))
         conversation = self.get(conversation_id)
-        validation.check_items_limit(body.get("items"), LIMIT)
-        return self._append(conversation, validation.items(body.get("items"), "items"), self._clock.now())
+        response_checks.check_items_limit(body.get("items"), LIMIT)
+        return self._append(conversation, response_checks.items(body.get("items"), "items"), self._clock.now())
 
     def listed(self, conversation_id: str) -> list[Json]:
         """What can be seen by now, oldest first."""

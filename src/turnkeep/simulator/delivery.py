@@ -11,11 +11,9 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from turnkeep.simulator.exchanges import Exchange
 from turnkeep.simulator.faults import Fault, Sabotaged, disturb
-from turnkeep.simulator.ledger import Exchange
-from turnkeep.simulator.prompt import Json
-from turnkeep.simulator.quirks import Quirk
-from turnkeep.simulator.sse import (
+from turnkeep.simulator.frames import (
     DROPS,
     FOREVER,
     Act,
@@ -27,6 +25,8 @@ from turnkeep.simulator.sse import (
     pour,
     until_disconnect,
 )
+from turnkeep.simulator.prompt import Json
+from turnkeep.simulator.quirks import Quirk
 from turnkeep.simulator.world import World
 
 HTML = b"<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>We will be right back</h1></body></html>"

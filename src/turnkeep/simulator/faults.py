@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, Self
 
-from turnkeep.simulator.ids import Ids
+from turnkeep.simulator.frames import FOREVER, Act, Frame
 from turnkeep.simulator.markers import Marker, parse
 from turnkeep.simulator.problems import Problem, context_length_exceeded, conversation_locked, model_not_found
 from turnkeep.simulator.problems import wrong_key as wrong_key_problem
 from turnkeep.simulator.prompt import OpenMessage, Prompt
-from turnkeep.simulator.sse import FOREVER, Act, Frame
+from turnkeep.simulator.seeded_ids import Ids
 
 KINDS: Mapping[str, str] = {
     "429": "rate limit; `code`, `retry_after`, `retry_after_ms`",

@@ -9,12 +9,12 @@ import orjson
 from starlette.types import ASGIApp
 
 from turnkeep.simulator import faults
-from turnkeep.simulator.catalog import window
 from turnkeep.simulator.delivery import Delivery
+from turnkeep.simulator.exchanges import Exchange
 from turnkeep.simulator.faults import Fault
-from turnkeep.simulator.ledger import Exchange
 from turnkeep.simulator.message_checks import message_body
 from turnkeep.simulator.message_run import MessageRun
+from turnkeep.simulator.model_list import window
 from turnkeep.simulator.problems import context_length_exceeded
 from turnkeep.simulator.prompt import Entry, EntryKind, Json, OfferedTool, Prompt, content_text
 from turnkeep.simulator.prompt_cache import blocks_of

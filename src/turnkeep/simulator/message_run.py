@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 import orjson
 
-from turnkeep.simulator.ids import Ids
+from turnkeep.simulator.frames import Frame, event
 from turnkeep.simulator.message_checks import signature
 from turnkeep.simulator.options import Pace
 from turnkeep.simulator.persona import Call, Part, Plan, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json
 from turnkeep.simulator.prompt_cache import InputTokens
 from turnkeep.simulator.response_run import pieces
-from turnkeep.simulator.sse import Frame, event
+from turnkeep.simulator.seeded_ids import Ids
 
 REDACTED = "ANTHROPIC_MAGIC_STRING_TRIGGER_REDACTED_THINKING"
 """A text that makes the platform seal its thoughts."""

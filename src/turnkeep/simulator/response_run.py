@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import orjson
 
-from turnkeep.simulator.ids import Ids
+from turnkeep.simulator.frames import Frame, event
 from turnkeep.simulator.options import Pace
 from turnkeep.simulator.persona import Call, Part, Plan, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json, Prompt
-from turnkeep.simulator.sse import Frame, event
+from turnkeep.simulator.seeded_ids import Ids
 
 _PADDING = "aZ3kQ9wX7mB1vN5t"
 ENCRYPTED = "gAAAAAB"

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from turnkeep.clock import Clock, SystemClock
+from turnkeep.simulator.exchanges import Ledger
 from turnkeep.simulator.faults import Faults
-from turnkeep.simulator.ids import Ids
-from turnkeep.simulator.ledger import Ledger
 from turnkeep.simulator.options import Options, Pace
 from turnkeep.simulator.persona import Persona, Script
 from turnkeep.simulator.problems import Problem
 from turnkeep.simulator.prompt_cache import PromptCache
+from turnkeep.simulator.seeded_ids import Ids
 
 
 class Door(Protocol):

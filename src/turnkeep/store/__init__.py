@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 from turnkeep.store.aes import codec_of
-from turnkeep.store.base import Policies, Policy, Store
-from turnkeep.store.sealed import sealed, unsealed
+from turnkeep.store.contract import Policies, Policy, Store
+from turnkeep.store.sealing import sealed, unsealed
 
 __all__ = ["Policies", "Policy", "Store", "open_store", "sealed", "store_of"]
 

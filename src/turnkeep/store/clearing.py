@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from turnkeep.errors import ThreadBusy, ThreadNotFound
 from turnkeep.messages import Address
-from turnkeep.store.base import Store
+from turnkeep.store.contract import Store
 
 PATIENCE = 5.0
 """Seconds that a stopped run has to end; the run of a dead worker does not."""

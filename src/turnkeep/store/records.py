@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from turnkeep.store import turns
-from turnkeep.store.base import MessageRecord, Policy, RunRecord, State, ThreadRecord
+from turnkeep.store.contract import MessageRecord, Policy, RunRecord, State, ThreadRecord
 from turnkeep.store.thread import Known, Thread
 
 _RUN_STATUS = {"leased": "in_progress", "held": "requires_action"}

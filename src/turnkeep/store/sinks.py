@@ -1,8 +1,9 @@
 """Sinks: what must reach the outside, at least once and in channel order, and what is parked because it did not.
 
-A sink is a name with a position in each partition. The outbox keeps an event while an open sink selects it and has not
-delivered it; `turnkeep.store.log` and the engines say how many. An event that its receiver fails on is *parked*: taken
-out of the way of other channels, kept with all later events of its own channel until they are delivered in order.
+A sink is a name with a position in each partition. The outbox keeps an event while an open sink
+selects it and has not delivered it; `turnkeep.store.log_bounds` and the engines say how many. An
+event that its receiver fails on is *parked*: taken out of the way of other channels, kept with all
+later events of its own channel until they are delivered in order.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from turnkeep.messages import item_from_json, item_to_json
-from turnkeep.store.base import Entry, History, Policy
+from turnkeep.store.contract import Entry, History, Policy
 
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 

@@ -24,7 +24,7 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Event, Fault
 from turnkeep.messages import Address, AssistantItem, Content, Message, UserItem, digest
-from turnkeep.store.base import (
+from turnkeep.store.contract import (
     Call,
     Claim,
     Commit,

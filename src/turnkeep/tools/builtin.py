@@ -6,11 +6,11 @@ import logging
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
-from turnkeep.tools.base import Tool
 from turnkeep.tools.files import file_tools
 from turnkeep.tools.git import git_tool
 from turnkeep.tools.sandbox import Mechanism, SandboxReport, probe, sandbox
 from turnkeep.tools.shell import bash_tool
+from turnkeep.tools.tool import Tool
 from turnkeep.tools.weather import ENDPOINT, weather_tool
 from turnkeep.tools.workspaces import Workspaces
 

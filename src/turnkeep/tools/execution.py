@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from turnkeep.clock import Clock
 from turnkeep.errors import BadArguments, ToolDenied, ToolError, ToolFailed, ToolTimedOut, UnknownTool
-from turnkeep.tools.base import OUTPUT_CAP, Effect, Tool, ToolContext, as_text, invoked
+from turnkeep.tools.tool import OUTPUT_CAP, Effect, Tool, ToolContext, as_text, invoked
 
 ARGUMENTS_CAP = 64 * 1024
 """Bytes of argument text that are read at all."""

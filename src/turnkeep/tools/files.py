@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from turnkeep.errors import ToolFailed
-from turnkeep.tools.base import Tool, ToolContext, tool
+from turnkeep.tools.tool import Tool, ToolContext, tool
 from turnkeep.tools.workspaces import Workspaces
 
 READ_CAP = 256 * 1024

@@ -18,10 +18,10 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from turnkeep.errors import ToolFailed
-from turnkeep.tools import threads
-from turnkeep.tools.base import Tool, ToolContext, tool
+from turnkeep.tools import thread_pool
 from turnkeep.tools.program import Finished
 from turnkeep.tools.sandbox import Program, Sandbox
+from turnkeep.tools.tool import Tool, ToolContext, tool
 from turnkeep.tools.workspace import Workspace
 from turnkeep.tools.workspaces import Workspaces
 
@@ -138,7 +138,7 @@ def git_tool(
     ) -> str:
         """Use git in the workspace: status, add, commit, diff, log and more. Nothing reaches the network."""
         words = command_words(operation, arguments or [], paths or [], message)
-        workspace = await threads.shared.run(lambda: workspaces.of(context.tenant))
+        workspace = await thread_pool.shared.run(lambda: workspaces.of(context.tenant))
         return await Repository(workspace, sandbox, program, identity).run(operation, words)
 
     return git_operation
@@ -203,7 +203,7 @@ class Repository:
 
     async def run(self, operation: str, words: list[str]) -> str:
         """What git says. A repository that is no plain directory, or could start programs, is refused."""
-        if operation != "init" and not await threads.shared.run(self._exists):
+        if operation != "init" and not await thread_pool.shared.run(self._exists):
             raise ToolFailed("there is no repository in the workspace; use init first")
         settings = await self._settings() if operation != "init" else set()
         overridden = _OVERRIDDEN | {key: value for key, value in self._identity.items() if key not in settings}

@@ -22,8 +22,8 @@ from typing import Any, NoReturn
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock
 from turnkeep.errors import ConfigurationError, ToolFailed
-from turnkeep.tools.base import Effect, Run, Tool, ToolContext, as_text
 from turnkeep.tools.pins import Pins
+from turnkeep.tools.tool import Effect, Run, Tool, ToolContext, as_text
 
 MOST_TOOLS = 128
 MOST_PAGES = 16

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from turnkeep.errors import Conflict, NotFound, StoreError
 from turnkeep.messages import DEFAULT_TENANT
-from turnkeep.store.base import Registry
-from turnkeep.tools.base import Tool
+from turnkeep.store.contract import Registry
+from turnkeep.tools.tool import Tool
 
 PREFIX = "tool:"
 PATIENCE = 30.0

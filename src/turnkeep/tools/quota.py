@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from turnkeep.errors import ToolFailed
-from turnkeep.tools import threads
+from turnkeep.tools import thread_pool
 
 BYTES = 2_000_000_000
 FREE = 1_000_000_000
@@ -60,14 +60,14 @@ class Quota:
 
     async def exceeded(self) -> str:
         """Return, once there is more than there may be, why. What lies there already may stay, and be removed."""
-        allowed = max(self.bytes, await threads.shared.run(self._count))
+        allowed = max(self.bytes, await thread_pool.shared.run(self._count))
         looked, took = time.monotonic(), 0.0
         while True:
             if (said := self._disk()) is not None:
                 return said
             if time.monotonic() - looked >= PATIENT * took:
                 looked = time.monotonic()
-                if await threads.shared.run(self._count) > allowed:
+                if await thread_pool.shared.run(self._count) > allowed:
                     return self._told()
                 took = time.monotonic() - looked
             await asyncio.sleep(LOOK_EVERY)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from turnkeep.tools import threads
+from turnkeep.tools import thread_pool
 from turnkeep.tools.processes import MOST_PROCESSES, Group, Kind, ProcessLimit, process_limit
 from turnkeep.tools.program import Finished, Watch, kill_group, run
 from turnkeep.tools.workspace import openat2_works
@@ -169,11 +169,11 @@ class Sandbox:
         if self.mechanism == "bubblewrap":
             yield "/tmp"  # noqa: S108 - the one inside
             return
-        made = await threads.shared.run(lambda: tempfile.mkdtemp(prefix="turnkeep-"))
+        made = await thread_pool.shared.run(lambda: tempfile.mkdtemp(prefix="turnkeep-"))
         try:
             yield made
         finally:
-            await threads.shared.run(lambda: shutil.rmtree(made, ignore_errors=True))
+            await thread_pool.shared.run(lambda: shutil.rmtree(made, ignore_errors=True))
 
     @asynccontextmanager
     async def _grouped(self) -> AsyncIterator[Group | None]:
@@ -182,7 +182,7 @@ class Sandbox:
             yield group
         finally:
             if group is not None and not group.removed():
-                await threads.shared.run(group.remove)
+                await thread_pool.shared.run(group.remove)
 
     def _plan(self, program: Program, *, scratch: str, group: Group | None) -> dict[str, Any]:
         environment = {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch, **program.environment}

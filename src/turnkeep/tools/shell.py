@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import Field
 
 from turnkeep.errors import ConfigurationError, ToolFailed
-from turnkeep.tools import threads
-from turnkeep.tools.base import Tool, ToolContext, tool
+from turnkeep.tools import thread_pool
 from turnkeep.tools.processes import MOST_PROCESSES
 from turnkeep.tools.sandbox import Program, Sandbox, can_shield
+from turnkeep.tools.tool import Tool, ToolContext, tool
 from turnkeep.tools.workspaces import Workspaces
 
 TIMEOUT = 30.0
@@ -39,7 +39,7 @@ def bash_tool(workspaces: Workspaces, sandbox: Sandbox, *, timeout: float = TIME
         """Run a bash command in the workspace. There is no network; nothing it starts outlives it."""
         _demand_sane(command)
         given = min(timeout, seconds) if seconds is not None and seconds > 0 else timeout
-        workspace = await threads.shared.run(lambda: workspaces.of(context.tenant))
+        workspace = await thread_pool.shared.run(lambda: workspaces.of(context.tenant))
         with workspace.held(".git") if shields else nullcontext() as git:
             finished = await sandbox.run(
                 Program(

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from turnkeep.errors import ConfigurationError, ToolFailed, ToolTimedOut
-from turnkeep.tools import threads
-from turnkeep.tools.base import Run, ToolContext, as_text
+from turnkeep.tools import thread_pool
+from turnkeep.tools.tool import Run, ToolContext, as_text
 
 ROWS = 200
 TIMEOUT = 10.0
@@ -225,7 +225,9 @@ def query_tool(query: Query) -> Run:
 
     async def run(arguments: Mapping[str, Any], _: ToolContext) -> str:
         values = {name: arguments.get(name) for name in query.places}
-        rows = await threads.shared.run(lambda: query.database.read(query.statement, values, query.rows, query.timeout))
+        rows = await thread_pool.shared.run(
+            lambda: query.database.read(query.statement, values, query.rows, query.timeout)
+        )
         return as_text(told(query.shape, rows, query.rows, arguments))
 
     return run

@@ -11,8 +11,8 @@ from typing import Any
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import DEFAULT_TENANT
-from turnkeep.tools.base import Spec, Tool, from_dict, tool
 from turnkeep.tools.execution import CatchAll
+from turnkeep.tools.tool import Spec, Tool, from_dict, tool
 
 Registrable = Tool | Mapping[str, Any] | Callable[..., Any]
 

@@ -11,8 +11,8 @@ import aiohttp
 from pydantic import Field
 
 from turnkeep.errors import ToolFailed
-from turnkeep.tools.base import Tool, tool
-from turnkeep.tools.http import answer_of
+from turnkeep.tools.http_request import answer_of
+from turnkeep.tools.tool import Tool, tool
 
 ENDPOINT = "https://api.openweathermap.org/data/2.5/weather"
 TIMEOUT = 10.0

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import apsw
 
-from turnkeep.store.base import LAYOUT, Policies
+from tests.contract.suite.desk import CALL, POLICY, Desk, at, delta, give_up
+from turnkeep.store.contract import LAYOUT, Policies
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
-from turnkeep.testing.suite.desk import CALL, POLICY, Desk, at, delta, give_up
 
 
 async def fill(path: Path) -> None:

@@ -1,7 +1,7 @@
 -- accept: take messages of one thread in; each is decided by itself, all in one act.
 -- KEYS: @thread @partition
 -- ARGV: now policy space channel want thread_id epoch create max_inbox | id digest size on_busy window max_wait not_before flush minted body text
--- USES: live record sinks log trim save known inbox accept
+-- USES: live record sinks log trim save message_ids inbox accept
 -- RETURNS: 'ok', then for each message {'receipt', …}, {'conflict'}, {'full', open}, {'busy'} or {'absent'}; or {'gone'}.
 -- GUARANTEE: an id that is known, of an earlier thread too, stores nothing and gives its first receipt; without a receipt nothing is stored at all.
 

@@ -1,7 +1,7 @@
 -- age: what the passing of time does to one thread: it expires, its log ages, message ids are forgotten.
 -- KEYS: @thread @partition
 -- ARGV: now policy space channel may_delete
--- USES: live record sinks log trim save known
+-- USES: live record sinks log trim save message_ids
 -- RETURNS: 1 if the thread was deleted.
 -- GUARANTEE: only idle threads are deleted. Writes when to look again into `aging`. Works on a full server.
 

@@ -1,7 +1,7 @@
 -- begin: accept messages and claim their thread in one act, without a window.
 -- KEYS: @thread @partition
 -- ARGV: now policy space channel want thread_id epoch owner lease token run_id | id digest size on_busy window max_wait not_before flush minted body text
--- USES: live record sinks log trim save known inbox calls turns claims accept
+-- USES: live record sinks log trim save message_ids inbox calls turns claims accept
 -- RETURNS: {'claim', …}; or {'busy'}, {'crowded'}, {'full', open}, {'conflict', i}, {'gone'}.
 -- GUARANTEE: with the token of the claim that is valid now, that claim again; a refusal stores nothing.
 

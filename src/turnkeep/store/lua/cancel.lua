@@ -1,7 +1,7 @@
 -- cancel: stop the run in progress; drop what waits behind it, if asked.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once drop_inbox
--- USES: live record once sinks log trim save known inbox calls turns claims accept search withdraw
+-- USES: live record once sinks log trim save message_ids inbox calls turns claims accept search withdraw
 -- RETURNS: {'ok', 1 if there is a run to stop}; or {'absent'}, {'gone'}.
 -- GUARANTEE: frees before it appends, so that it works on a full server.
 

@@ -1,7 +1,7 @@
 -- claim: take one thread that an index says is due.
 -- KEYS: @thread @partition
 -- ARGV: now policy index entry owner lease token run_id
--- USES: live record sinks log trim save known inbox calls turns claims
+-- USES: live record sinks log trim save message_ids inbox calls turns claims
 -- RETURNS: {'claim', …}; nothing when the thread is not due (any more).
 -- GUARANTEE: with the token of the claim that is valid now, that claim again. An index entry that is wrong is removed.
 

@@ -1,7 +1,7 @@
 -- commit: end the run: trim the batch, append the turn, add the usage, tell, and look at what is left.
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token outcome text turn usage model
--- USES: live record sinks log trim history save known inbox calls turns claims
+-- USES: live record sinks log trim history save message_ids inbox calls turns claims
 -- RETURNS: {'left', messages, due or ''}; or {'lost'}.
 -- GUARANTEE: a repeat gives the same result; frees before it appends, so that a full server lets runs end.
 

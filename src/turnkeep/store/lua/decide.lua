@@ -1,7 +1,7 @@
 -- decide: decide a held call, once; the last decision makes the thread due.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once id digest verdict output by
--- USES: live record once sinks log trim save known inbox calls turns claims
+-- USES: live record once sinks log trim save message_ids inbox calls turns claims
 -- RETURNS: {'call', JSON}; or {'absent'}, {'gone'}, {'unknown'}, {'changed', digest}, {'decided', how}, {'late'},
 --   {'unfit', kind}.
 -- GUARANTEE: the same decision again gives the same answer and changes nothing.

@@ -1,7 +1,7 @@
 -- discard: drop a dead letter.
 -- KEYS: counters dead graves letters operations
 -- ARGV: now once space id
--- USES: record once graves
+-- USES: record once dead_letters
 -- RETURNS: 1, or 0 if it was gone.
 
 local now = moment()

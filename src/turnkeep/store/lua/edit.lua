@@ -1,7 +1,7 @@
 -- edit: replace the content of a waiting or delayed message; its place, window and digest stay.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once id content size text
--- USES: live record once sinks log trim save known inbox calls turns claims accept search
+-- USES: live record once sinks log trim save message_ids inbox calls turns claims accept search
 -- RETURNS: {'message', …}; or {'absent'}, {'gone'}, {'unknown'}, {'late', status}, {'frozen'}.
 -- GUARANTEE: the same content again changes nothing.
 

@@ -1,7 +1,7 @@
 -- fail: end an attempt: try again later, split the batch, or make its messages dead letters.
 -- KEYS: @thread @partition dead graves letters
 -- ARGV: now policy thread_id token was_told_to_stop fault retry_in effects usage partition dead_id
--- USES: live record sinks log trim save known inbox calls turns claims graves
+-- USES: live record sinks log trim save message_ids inbox calls turns claims dead_letters
 -- RETURNS: {'retry'}, {'split'}, {'dead'}; or {'lost'}.
 -- GUARANTEE: a repeat gives the same result; frees before it appends, so that a full server lets runs end.
 

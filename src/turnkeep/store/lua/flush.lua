@@ -1,7 +1,7 @@
 -- flush: end the window of a waiting thread now.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once
--- USES: live record once sinks log trim save known inbox
+-- USES: live record once sinks log trim save message_ids inbox
 -- RETURNS: {'ok', 1 if it waited}; or {'absent'}, {'gone'}.
 
 local p, now = policy(A.policy), moment()

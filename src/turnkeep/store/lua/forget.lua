@@ -1,7 +1,7 @@
 -- forget: delete a thread and everything of it, its dead letters too.
 -- KEYS: @thread @partition dead graves letters operations
 -- ARGV: now policy want once force space channel
--- USES: live record once sinks log trim save known inbox search graves
+-- USES: live record once sinks log trim save message_ids inbox search dead_letters
 -- RETURNS: {'ok', 1 if there was anything}; or {'gone'}, {'busy'}.
 -- GUARANTEE: ids of messages stay known, the open ones as withdrawn.
 

@@ -1,7 +1,7 @@
 -- hold: give worker and lease back but not the turn, until all calls are decided or the time is over.
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token expires_in | id digest decision base output by
--- USES: live record sinks log trim save known inbox calls turns claims
+-- USES: live record sinks log trim save message_ids inbox calls turns claims
 -- RETURNS: {'ok'}; or {'lost'}.
 -- GUARANTEE: a repeat changes nothing; frees before it appends, so that a full server lets runs end.
 

@@ -1,7 +1,7 @@
 -- journal: append records of the run; the first one freezes the batch for good.
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token | n text steered_through
--- USES: live record sinks log trim save known inbox calls turns
+-- USES: live record sinks log trim save message_ids inbox calls turns
 -- RETURNS: {'ok'}; {'gap', n, records}; or {'lost'}.
 -- GUARANTEE: a record whose place is taken is dropped; a gap stores nothing of the call. Works on a full server.
 

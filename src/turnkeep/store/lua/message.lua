@@ -1,7 +1,7 @@
 -- message: what became of a message.
 -- KEYS: @thread @partition
 -- ARGV: now policy want id
--- USES: live record sinks log trim save known inbox calls turns claims accept search
+-- USES: live record sinks log trim save message_ids inbox calls turns claims accept search
 -- RETURNS: {'message', …}; or {'absent'}, {'gone'}, {'unknown'}.
 -- GUARANTEE: changes nothing.
 

@@ -1,7 +1,7 @@
 -- offered: the steering messages, with all that wait before them.
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token
--- USES: live record sinks log trim save known inbox calls turns claims
+-- USES: live record sinks log trim save message_ids inbox calls turns claims
 -- RETURNS: {'offered', {JSON, body, …}}; or {'lost'}.
 -- GUARANTEE: the same until a journal record takes them; once offered they cannot be edited or withdrawn.
 

@@ -1,7 +1,7 @@
 -- open: the open messages of a thread: the inbox in order, then the delayed ones by time.
 -- KEYS: @thread @partition
 -- ARGV: now policy want
--- USES: live record sinks log trim save known inbox calls turns claims accept search
+-- USES: live record sinks log trim save message_ids inbox calls turns claims accept search
 -- RETURNS: {'open', {'message', …}, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: changes nothing.
 

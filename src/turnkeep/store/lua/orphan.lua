@@ -1,7 +1,7 @@
 -- orphan: give back a lease that its owner does not know, because the reply to its claim was lost. Nobody died.
 -- KEYS: @thread @partition
 -- ARGV: now policy token
--- USES: live record sinks log trim save known inbox calls turns
+-- USES: live record sinks log trim save message_ids inbox calls turns
 -- RETURNS: 1 if it was given back.
 -- GUARANTEE: any other claim stays. Works on a full server.
 

@@ -1,7 +1,7 @@
 -- rebuild: make the shared keys of a partition again from its threads, in one act.
 -- KEYS: due ends spaces leases counters threads aging aliases sinks parked dead graves letters redriven quarantine meta operations found
 -- ARGV: now reason
--- USES: live record ready graves shared
+-- USES: live record ready dead_letters shared
 -- RETURNS: names of the keys that were thrown away.
 -- GUARANTEE: again: the same. `found` names the keys of the threads. What is right stays: entries too many correct
 -- themselves where they are met. Totals of what was answered and failed are kept unless they were thrown away.

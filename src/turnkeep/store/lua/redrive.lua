@@ -1,7 +1,7 @@
 -- redrive: accept a dead letter again under its id, at the end of the inbox.
 -- KEYS: @thread @partition dead graves letters redriven
 -- ARGV: now policy space channel want thread_id epoch dead_id | id digest size on_busy window max_wait not_before flush minted body text
--- USES: live record sinks log trim save known inbox accept graves
+-- USES: live record sinks log trim save message_ids inbox accept dead_letters
 -- RETURNS: {'receipt', …}; or {'absent'} (no such letter), {'conflict'} (a message of that id is open).
 -- GUARANTEE: a repeat gives the same receipt.
 

@@ -1,7 +1,7 @@
 -- regenerate: take the last turn that holds user items back, with all after it, and accept its messages again.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once turn | id digest size on_busy window max_wait not_before flush minted body text
--- USES: live record once sinks log trim history save known inbox accept
+-- USES: live record once sinks log trim history save message_ids inbox accept
 -- RETURNS: {'receipts', id, {'receipt', …}, …}; or {'absent'}, {'gone'}, {'busy'}, {'none'}, {'full', open}; {'moved'} when the
 -- last such turn is not `turn`, so that the caller has to read it again.
 -- GUARANTEE: what does not give receipts changes nothing.

@@ -1,7 +1,7 @@
 -- release: give the claim back without using an attempt.
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token delay fault
--- USES: live record sinks log trim save known inbox calls turns claims
+-- USES: live record sinks log trim save message_ids inbox calls turns claims
 -- RETURNS: {'ok'}; or {'lost'}.
 -- GUARANTEE: a repeat changes nothing; frees before it appends, so that a full server lets runs end.
 

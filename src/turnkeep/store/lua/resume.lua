@@ -1,7 +1,7 @@
 -- resume: undo `pause`; what was due is due again.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once
--- USES: live record once sinks log trim save known inbox
+-- USES: live record once sinks log trim save message_ids inbox
 -- RETURNS: {'ok'}; or {'absent'}, {'gone'}.
 -- GUARANTEE: again: nothing.
 

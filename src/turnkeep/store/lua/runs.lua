@@ -1,7 +1,7 @@
 -- runs: the run in progress or in waiting, then the last finished ones, newest first.
 -- KEYS: @thread @partition
 -- ARGV: now policy want
--- USES: live record sinks log trim save known inbox calls turns
+-- USES: live record sinks log trim save message_ids inbox calls turns
 -- RETURNS: {'runs', JSON, …}; or {'absent'}, {'gone'}.
 -- GUARANTEE: changes nothing.
 

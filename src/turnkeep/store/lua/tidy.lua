@@ -1,7 +1,7 @@
 -- tidy: what the passing of time does to a partition.
 -- KEYS: redriven dead graves letters counters meta
 -- ARGV: now
--- USES: record graves
+-- USES: record dead_letters
 -- RETURNS: how many entries were dropped.
 -- GUARANTEE: drops only what counts for nothing any more. Letters of layout 1 get their places, some at each call.
 

@@ -1,7 +1,7 @@
 -- typing: move the sliding end of the window to now + window, never beyond max_wait.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once
--- USES: live record once sinks log trim save known inbox
+-- USES: live record once sinks log trim save message_ids inbox
 -- RETURNS: {'ok', seconds until due or ''}; or {'absent'}, {'gone'}.
 
 local p, now = policy(A.policy), moment()

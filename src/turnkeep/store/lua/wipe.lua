@@ -1,7 +1,7 @@
 -- wipe: delete a damaged thread by force; what its record would have told is taken from its keys.
 -- KEYS: @thread @partition dead graves letters quarantine operations
 -- ARGV: now once space channel
--- USES: record once graves
+-- USES: record once dead_letters
 -- RETURNS: {'ok', 1 if anything was there}.
 -- GUARANTEE: every trace that can be found is gone; that of its message ids too, for without the record they tell nothing.
 

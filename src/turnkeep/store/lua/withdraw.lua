@@ -1,7 +1,7 @@
 -- withdraw: take a waiting or delayed message back.
 -- KEYS: @thread @partition operations
 -- ARGV: now policy want once id
--- USES: live record once sinks log trim save known inbox calls turns claims accept search withdraw
+-- USES: live record once sinks log trim save message_ids inbox calls turns claims accept search withdraw
 -- RETURNS: {'message', …}; or {'absent'}, {'gone'}, {'unknown'}, {'late', status}, {'frozen'}.
 -- GUARANTEE: again: the same record.
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from turnkeep.store.base import LAYOUT
+from turnkeep.store.contract import LAYOUT
+from turnkeep.store.memory.dead_letters import MemoryLetters
 from turnkeep.store.memory.events import MemoryEvents
 from turnkeep.store.memory.inbox import MemoryInbox
 from turnkeep.store.memory.ledger import MemoryLedger
-from turnkeep.store.memory.letters import MemoryLetters
 from turnkeep.store.memory.registry import MemoryRegistry
 from turnkeep.store.memory.threads import MemoryThreads
 

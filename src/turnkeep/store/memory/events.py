@@ -10,7 +10,7 @@ from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.base import Claim, Follower, Page
+from turnkeep.store.contract import Claim, Follower, Page
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState
 from turnkeep.store.sinks import EVERYTHING, Delivery, Parked, Selection, SinkRecord

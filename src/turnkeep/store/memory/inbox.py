@@ -10,7 +10,7 @@ from turnkeep.errors import InvalidMessage, Rejected, ThreadNotFound
 from turnkeep.events import Fault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import turns
-from turnkeep.store.base import (
+from turnkeep.store.contract import (
     Call,
     Claim,
     Commit,
@@ -23,11 +23,11 @@ from turnkeep.store.base import (
     Receipt,
     Record,
 )
+from turnkeep.store.fair_share import charge, next_tenant
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import Kept, MemoryState, draft_of
 from turnkeep.store.records import message_record
-from turnkeep.store.sharing import charge, next_tenant
 
 
 class MemoryInbox(MemoryState):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from turnkeep.clock import Clock
 from turnkeep.events import Fault
-from turnkeep.store.base import Circuit, Limit, Policies, Reservation, Spend
+from turnkeep.store.contract import Circuit, Limit, Policies, Reservation, Spend
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import DEFAULTS, MemoryState

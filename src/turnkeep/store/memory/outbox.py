@@ -11,10 +11,10 @@ from itertools import islice
 from turnkeep.errors import NotFound
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.base import Follower, Policy
-from turnkeep.store.following import Feed
-from turnkeep.store.log import TRIM_EVERY, trimmed
+from turnkeep.store.contract import Follower, Policy
+from turnkeep.store.log_bounds import TRIM_EVERY, trimmed
 from turnkeep.store.sinks import PARKED, WAITING_COUNTED, Delivery, Parked, Selection, SinkRecord
+from turnkeep.store.wakeups import Feed
 
 OUTBOX = 100_000
 """Events that wait for one sink at most; the oldest go first."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from turnkeep.clock import Clock
 from turnkeep.errors import Conflict
-from turnkeep.store.base import Document, Policies, RegistryKind
+from turnkeep.store.contract import Document, Policies, RegistryKind
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import DEFAULTS, MemoryState

@@ -10,7 +10,7 @@ from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import LeaseLost, StoreUnavailable, ThreadNotFound
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.base import (
+from turnkeep.store.contract import (
     Call,
     Claim,
     DeadLetter,
@@ -22,12 +22,12 @@ from turnkeep.store.base import (
     RunRecord,
     ThreadRecord,
 )
-from turnkeep.store.following import Bell
 from turnkeep.store.ids import Ids, new_dead_id, new_epoch, new_thread_id, random_ids
 from turnkeep.store.memory.outbox import Log, Outbox
 from turnkeep.store.records import is_over
 from turnkeep.store.thread import Known, Out, Thread
 from turnkeep.store.transcript import entry_size, trimmed_through
+from turnkeep.store.wakeups import Bell
 
 T = TypeVar("T")
 

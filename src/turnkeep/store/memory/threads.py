@@ -9,7 +9,7 @@ from typing import Any
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.base import Entry, History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord
+from turnkeep.store.contract import Entry, History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import Kept, MemoryState, draft_of, is_from

@@ -13,24 +13,24 @@ from typing import Any
 
 from turnkeep.clock import Clock
 from turnkeep.errors import StoreMisconfigured
-from turnkeep.store.base import Policies
+from turnkeep.store.contract import Policies
 from turnkeep.store.ids import PARTITIONS, Ids, random_ids
-from turnkeep.store.redis.base import together
-from turnkeep.store.redis.check import Demands, Durability, agree_on_layout, require_channels, require_version
-from turnkeep.store.redis.durable import Assurance
+from turnkeep.store.redis.all_threads import RedisEverything
+from turnkeep.store.redis.client.link import Link
+from turnkeep.store.redis.client.subscriptions import Hub
+from turnkeep.store.redis.client.topology import Endpoint, find_topology
+from turnkeep.store.redis.dead_letters import RedisLetters
+from turnkeep.store.redis.durability import Assurance
 from turnkeep.store.redis.events import RedisEvents
-from turnkeep.store.redis.everything import RedisEverything
-from turnkeep.store.redis.fitness import Fitness
-from turnkeep.store.redis.follow import RedisFeed
-from turnkeep.store.redis.hub import Hub
+from turnkeep.store.redis.feed import RedisFeed
 from turnkeep.store.redis.inbox import RedisInbox
-from turnkeep.store.redis.keys import Keys, PartitionKeys
-from turnkeep.store.redis.letters import RedisLetters
-from turnkeep.store.redis.link import Link
+from turnkeep.store.redis.key_names import Keys, PartitionKeys
+from turnkeep.store.redis.part import together
 from turnkeep.store.redis.registry import RedisLedger, RedisRegistry
+from turnkeep.store.redis.server_demands import Demands, Durability, agree_on_layout, require_channels, require_version
+from turnkeep.store.redis.server_fitness import Fitness
 from turnkeep.store.redis.threads import RedisThreads
 from turnkeep.store.redis.timekeeping import StoreTime
-from turnkeep.store.redis.topology import Endpoint, find_topology
 
 __all__ = ["Durability", "RedisStore"]
 

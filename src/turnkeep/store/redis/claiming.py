@@ -10,15 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store.base import Claim, Directive
+from turnkeep.store.contract import Claim, Directive
+from turnkeep.store.fair_share import charge, next_tenant
 from turnkeep.store.ids import new_run_id, new_token
-from turnkeep.store.redis.base import RedisPart, ended, result, together, whole
+from turnkeep.store.redis.client.link import PATIENCE
 from turnkeep.store.redis.codec import exact, number, read_claim, words
 from turnkeep.store.redis.hints import Hints
-from turnkeep.store.redis.keys import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
-from turnkeep.store.redis.link import PATIENCE
-from turnkeep.store.redis.mending import Paused
-from turnkeep.store.sharing import charge, next_tenant
+from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
+from turnkeep.store.redis.part import RedisPart, ended, result, together, whole
+from turnkeep.store.redis.repair import Paused
 
 ROUNDS = 8
 """How often one claim looks again when others took what it saw."""

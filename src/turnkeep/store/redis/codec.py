@@ -18,7 +18,7 @@ import orjson
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Event, Fault
 from turnkeep.messages import Address, Content, Message, Part, digest, item_from_json, item_to_json
-from turnkeep.store.base import (
+from turnkeep.store.contract import (
     Call,
     Claim,
     DeadLetter,
@@ -30,7 +30,7 @@ from turnkeep.store.base import (
     ThreadOptions,
     ThreadRecord,
 )
-from turnkeep.store.redis.keys import ThreadKeys, address_of, to_bytes, to_text
+from turnkeep.store.redis.key_names import ThreadKeys, address_of, to_bytes, to_text
 from turnkeep.store.transcript import size_of
 from turnkeep.usage import Usage
 

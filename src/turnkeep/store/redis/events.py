@@ -9,11 +9,11 @@ from typing import Any
 from turnkeep.errors import LeaseLost, NotFound, ThreadQuarantined
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.base import Claim, EventGap, Follower, Page
-from turnkeep.store.redis.base import RedisPart, together, word
+from turnkeep.store.contract import Claim, EventGap, Follower, Page
 from turnkeep.store.redis.codec import epoch_of, event_row, exact, number, read_event, read_frames, words
-from turnkeep.store.redis.follow import RedisFeed
-from turnkeep.store.redis.keys import PartitionKeys, address_of, plain, to_bytes, to_text
+from turnkeep.store.redis.feed import RedisFeed
+from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain, to_bytes, to_text
+from turnkeep.store.redis.part import RedisPart, together, word
 from turnkeep.store.sinks import EVERYTHING, PARKED, WAITING_COUNTED, Delivery, Parked, Selection, SinkRecord
 from turnkeep.telemetry import get_log
 

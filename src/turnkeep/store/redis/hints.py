@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock
 from turnkeep.messages import Address
-from turnkeep.store.following import Bell
-from turnkeep.store.redis.hub import Hub
-from turnkeep.store.redis.keys import PartitionKeys, address_of, to_text
+from turnkeep.store.redis.client.subscriptions import Hub
+from turnkeep.store.redis.key_names import PartitionKeys, address_of, to_text
+from turnkeep.store.wakeups import Bell
 
 POLL = Backoff(type="fixed", delay=1.0)
 """While hints cannot be heard, workers look for themselves that often."""

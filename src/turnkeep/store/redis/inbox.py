@@ -20,7 +20,7 @@ from turnkeep.errors import (
 from turnkeep.events import Fault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import turns
-from turnkeep.store.base import (
+from turnkeep.store.contract import (
     Call,
     Claim,
     Commit,
@@ -33,7 +33,6 @@ from turnkeep.store.base import (
     Record,
 )
 from turnkeep.store.ids import new_run_id, new_token, partition_of
-from turnkeep.store.redis.base import absent, full, together, word
 from turnkeep.store.redis.claiming import RedisClaims
 from turnkeep.store.redis.codec import (
     call_row,
@@ -55,7 +54,8 @@ from turnkeep.store.redis.codec import (
     usage_argument,
     words,
 )
-from turnkeep.store.redis.keys import ThreadKeys, to_bytes, to_text
+from turnkeep.store.redis.key_names import ThreadKeys, to_bytes, to_text
+from turnkeep.store.redis.part import absent, full, together, word
 from turnkeep.store.turns import unfit
 
 

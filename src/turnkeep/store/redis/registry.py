@@ -10,11 +10,11 @@ import orjson
 
 from turnkeep.errors import Conflict
 from turnkeep.events import Fault
-from turnkeep.store.base import Circuit, Document, Limit, RegistryKind, Reservation, Spend
-from turnkeep.store.redis.base import RedisPart, word
+from turnkeep.store.contract import Circuit, Document, Limit, RegistryKind, Reservation, Spend
+from turnkeep.store.redis.client.pipe import Argument, Reply
 from turnkeep.store.redis.codec import dump, exact, flag, parsed, words
-from turnkeep.store.redis.keys import to_bytes, to_text
-from turnkeep.store.redis.pipe import Argument, Reply
+from turnkeep.store.redis.key_names import to_bytes, to_text
+from turnkeep.store.redis.part import RedisPart, word
 
 NOTED_EVERY = 3_600.0
 NOTED_MOST = 10_000

@@ -9,7 +9,7 @@ from typing import Any
 from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address, AssistantItem
 from turnkeep.store import turns
-from turnkeep.store.base import (
+from turnkeep.store.contract import (
     Entry,
     History,
     MessageRecord,
@@ -19,7 +19,6 @@ from turnkeep.store.base import (
     ThreadRecord,
 )
 from turnkeep.store.ids import new_message_stem
-from turnkeep.store.redis.base import RedisPart, absent, full, word
 from turnkeep.store.redis.codec import (
     dump,
     exact,
@@ -34,7 +33,8 @@ from turnkeep.store.redis.codec import (
     turn_argument,
     unsealed,
 )
-from turnkeep.store.redis.keys import to_bytes, to_text
+from turnkeep.store.redis.key_names import to_bytes, to_text
+from turnkeep.store.redis.part import RedisPart, absent, full, word
 from turnkeep.store.transcript import last_asked
 
 PAGE = 100

@@ -14,9 +14,9 @@ import asyncio
 from typing import Any
 
 from turnkeep.clock import SteadyClock
+from turnkeep.store.redis.client.link import Link
+from turnkeep.store.redis.client.pipe import Refusal, Reply
 from turnkeep.store.redis.codec import exact
-from turnkeep.store.redis.link import Link
-from turnkeep.store.redis.pipe import Refusal, Reply
 
 EVERY = 1.0
 """Seconds between two looks at the server while anything is done."""

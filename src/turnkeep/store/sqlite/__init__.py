@@ -6,8 +6,7 @@ Below them: `engine` (opening), `writer` and `reader` (threads), `transaction` a
 `layout`, `backup`, `vacuum`, `connection`, `faults`.
 """
 
-from turnkeep.store.sqlite.backup import backup, place_aside, restore
-from turnkeep.store.sqlite.store import SqliteStore
-from turnkeep.store.sqlite.vacuum import vacuum
+from turnkeep.store.sqlite.assembly import SqliteStore
+from turnkeep.store.sqlite.backup import backup, place_aside, restore, vacuum
 
 __all__ = ["SqliteStore", "backup", "place_aside", "restore", "vacuum"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.records import is_over
-from turnkeep.store.sqlite import layout, log, timekeeping
-from turnkeep.store.sqlite.query import every
+from turnkeep.store.sqlite import event_log, layout, timekeeping
+from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.transaction import Transaction
 
 _ROWS = 10_000
@@ -92,5 +92,5 @@ def _trim_log(tx: Transaction, row: int) -> None:
         kept = tx.at(row, Address(*names))
     except ThreadQuarantined:
         return
-    log.trim(tx.connection, kept, tx.policy(kept), tx.now)
+    event_log.trim(tx.connection, kept, tx.policy(kept), tx.now)
     tx.save(kept)

@@ -11,14 +11,12 @@ from typing import Any
 
 import apsw
 
-from turnkeep.errors import StoreMisconfigured
-from turnkeep.store.base import LAYOUT
+from turnkeep.errors import StoreMisconfigured, StoreUnavailable
+from turnkeep.store.contract import LAYOUT
 from turnkeep.store.sqlite import layout
-from turnkeep.store.sqlite.connection import connect_to_read, connect_to_write
-from turnkeep.store.sqlite.faults import at_open, meaning
+from turnkeep.store.sqlite.connection import at_open, connect_to_read, connect_to_write, empty_log, every, meaning
+from turnkeep.store.sqlite.file_identity import sync_folder
 from turnkeep.store.sqlite.owners import Owners
-from turnkeep.store.sqlite.place import sync_folder
-from turnkeep.store.sqlite.query import every
 
 
 def owners_of(path: Path) -> Path:
@@ -144,3 +142,25 @@ def _put_in_place(draft: Path, path: Path) -> None:
             sync_folder(path.parent)
     draft.replace(path)
     sync_folder(path.parent)
+
+
+PATIENCE = 10.0
+
+
+def vacuum(path: Path) -> tuple[int, int]:
+    """Write the file anew, in use or not; its sizes in bytes before and after. Others wait for it meanwhile.
+
+    Needs as much room again. Raises `StoreMisconfigured`, `StoreError`.
+    """
+    if not path.is_file():
+        raise StoreMisconfigured(f"there is no file {path}")
+    before = path.stat().st_size
+    try:
+        with closing(connect_to_write(path)) as connection:
+            layout.layout_of(connection, path)
+            connection.execute("VACUUM")
+            if not empty_log(connection, patience=PATIENCE):
+                raise StoreUnavailable(f"somebody reads the store {path} without end, end that and try again")
+    except apsw.Error as error:
+        raise meaning(error, path) from error
+    return before, path.stat().st_size

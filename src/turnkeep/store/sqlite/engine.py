@@ -17,22 +17,20 @@ import apsw
 from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store.base import Policies
+from turnkeep.store.contract import Policies
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.sqlite import layout, rows, timekeeping
 from turnkeep.store.sqlite.backup import owners_of
-from turnkeep.store.sqlite.connection import check_version, connect_to_read, connect_to_write, empty_log
-from turnkeep.store.sqlite.faults import at_open
-from turnkeep.store.sqlite.hints import Hub
+from turnkeep.store.sqlite.connection import at_open, check_version, connect_to_read, connect_to_write, empty_log
+from turnkeep.store.sqlite.file_identity import BALLAST, Ballast, Place, make_place, require_local
 from turnkeep.store.sqlite.once import Once
-from turnkeep.store.sqlite.others import release
+from turnkeep.store.sqlite.other_processes import release
 from turnkeep.store.sqlite.owners import Owners
-from turnkeep.store.sqlite.place import Place, make_place, require_local
 from turnkeep.store.sqlite.reader import Reader
-from turnkeep.store.sqlite.room import BALLAST, Ballast
 from turnkeep.store.sqlite.rows import Kept
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import Setup, View
+from turnkeep.store.sqlite.waiters import Hub
 from turnkeep.store.sqlite.writer import Kind, Writer
 
 T = TypeVar("T")

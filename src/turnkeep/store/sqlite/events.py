@@ -9,9 +9,9 @@ from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.base import Claim, Follower, Page
+from turnkeep.store.contract import Claim, Follower, Page
 from turnkeep.store.sinks import EVERYTHING, Delivery, Parked, Selection, SinkRecord
-from turnkeep.store.sqlite import log, sending
+from turnkeep.store.sqlite import event_log, outbox
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.transaction import Transaction
@@ -33,7 +33,7 @@ class SqliteEvents(Engine):
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         def look(view: View) -> Page:
             kept = view.find(address)
-            return Page("", 0, 0, None, ()) if kept is None else log.page(view.connection, kept, after, limit)
+            return Page("", 0, 0, None, ()) if kept is None else event_log.page(view.connection, kept, after, limit)
 
         return await self.read_from(look)
 
@@ -47,7 +47,7 @@ class SqliteEvents(Engine):
     ) -> Sequence[int]:
         def act(tx: Transaction) -> Sequence[int]:
             tx.mark()
-            sending.open_sink(tx.connection, sink, selection)
+            outbox.open_sink(tx.connection, sink, selection)
             tx.sinks_changed()
             return (0,)
 
@@ -56,27 +56,27 @@ class SqliteEvents(Engine):
     async def close_sink(self, sink: str, *, once: str | None = None) -> None:
         def act(tx: Transaction) -> None:
             tx.mark()
-            sending.close_sink(tx.connection, sink)
+            outbox.close_sink(tx.connection, sink)
             tx.sinks_changed()
 
         await self.write(act, "ending", Once.of(once, "close_sink", sink))
 
     async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
         def act(tx: Transaction) -> str | None:
-            held = sending.holding(tx.connection, sink, partition)
+            held = outbox.holding(tx.connection, sink, partition)
             if held.owner not in ("", owner) and held.until > tx.now and not tx.owners.is_gone(held.owner):
                 return None
             tx.owners.hold(owner)
             tx.mark()
             tx.connection.execute("UPDATE sink SET owner = ?, until = ? WHERE name = ?", (owner, tx.now + lease, sink))
-            return sending.position_of(held.position)
+            return outbox.position_of(held.position)
 
         return await self.write(act, "ending")
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
         def look(view: View) -> list[Delivery]:
-            sending.holding(view.connection, sink, partition)
-            return sending.deliveries(view.connection, sink, sending.number_of(after), limit)
+            outbox.holding(view.connection, sink, partition)
+            return outbox.deliveries(view.connection, sink, outbox.number_of(after), limit)
 
         return await self.read_from(look)
 
@@ -84,14 +84,14 @@ class SqliteEvents(Engine):
         self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
     ) -> None:
         def act(tx: Transaction) -> None:
-            if sending.holding(tx.connection, sink, partition).owner != owner:
+            if outbox.holding(tx.connection, sink, partition).owner != owner:
                 raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
             tx.mark()
             for place, reason in parked:
-                sending.park(tx.connection, sink, sending.number_of(place), reason, tx.now)
+                outbox.park(tx.connection, sink, outbox.number_of(place), reason, tx.now)
             if parked:
-                sending.bound_parked(tx.connection, sink, tx.now)
-            sending.move(tx.connection, sink, sending.number_of(position))
+                outbox.bound_parked(tx.connection, sink, tx.now)
+            outbox.move(tx.connection, sink, outbox.number_of(position))
 
         await self.write(act, "ending")
 
@@ -99,15 +99,15 @@ class SqliteEvents(Engine):
 
     async def parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[Parked]:
         def look(view: View) -> list[Parked]:
-            sending.holding(view.connection, sink, partition)
-            return sending.parked(view.connection, sink, sending.number_of(after), limit)
+            outbox.holding(view.connection, sink, partition)
+            return outbox.parked(view.connection, sink, outbox.number_of(after), limit)
 
         return await self.read_from(look)
 
     async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
         def look(view: View) -> list[Delivery]:
-            sending.holding(view.connection, sink, partition)
-            return sending.parked_deliveries(view.connection, sink, _numbers(positions))
+            outbox.holding(view.connection, sink, partition)
+            return outbox.parked_deliveries(view.connection, sink, _numbers(positions))
 
         return await self.read_from(look)
 
@@ -115,10 +115,10 @@ class SqliteEvents(Engine):
         self, sink: str, partition: int, position: str, *, reason: str, give_up: bool, once: str | None = None
     ) -> None:
         def act(tx: Transaction) -> None:
-            sending.holding(tx.connection, sink, partition)
+            outbox.holding(tx.connection, sink, partition)
             tx.mark()
-            place = sending.number_of(position)
-            sending.note_failure(tx.connection, sink, place, reason, give_up=give_up, now=tx.now)
+            place = outbox.number_of(position)
+            outbox.note_failure(tx.connection, sink, place, reason, give_up=give_up, now=tx.now)
 
         named = Once.of(once, "note_failure", sink, partition, position, reason, give_up)
         await self.write(act, "ending", named)
@@ -127,23 +127,23 @@ class SqliteEvents(Engine):
         self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None
     ) -> int:
         def act(tx: Transaction) -> int:
-            sending.holding(tx.connection, sink, partition)
+            outbox.holding(tx.connection, sink, partition)
             tx.mark()
-            return sending.redrive(tx.connection, sink, _numbers(positions))
+            return outbox.redrive(tx.connection, sink, _numbers(positions))
 
         return await self.write(act, once=Once.of(once, "redrive_parked", sink, partition, *positions))
 
     async def unpark(self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None) -> int:
         def act(tx: Transaction) -> int:
-            sending.holding(tx.connection, sink, partition)
+            outbox.holding(tx.connection, sink, partition)
             tx.mark()
-            return sending.unpark(tx.connection, sink, _numbers(positions))
+            return outbox.unpark(tx.connection, sink, _numbers(positions))
 
         return await self.write(act, "ending", Once.of(once, "unpark", sink, partition, *positions))
 
     async def sinks(self) -> list[SinkRecord]:
-        return await self.read_from(lambda view: sending.records(view.connection))
+        return await self.read_from(lambda view: outbox.records(view.connection))
 
 
 def _numbers(positions: Sequence[str]) -> list[int]:
-    return [sending.number_of(position) for position in positions]
+    return [outbox.number_of(position) for position in positions]

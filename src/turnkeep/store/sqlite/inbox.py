@@ -13,7 +13,7 @@ from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound, 
 from turnkeep.events import Fault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import turns
-from turnkeep.store.base import (
+from turnkeep.store.contract import (
     Call,
     Claim,
     Commit,
@@ -30,14 +30,13 @@ from turnkeep.store.base import (
 )
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.records import message_record
-from turnkeep.store.sqlite import counting
+from turnkeep.store.sqlite import view as counting
 from turnkeep.store.sqlite.codec import decode, encode, restored
-from turnkeep.store.sqlite.due import First, earliest
+from turnkeep.store.sqlite.connection import every
+from turnkeep.store.sqlite.due_index import First, earliest
 from turnkeep.store.sqlite.engine import Engine
-from turnkeep.store.sqlite.letters import letter_from_json
 from turnkeep.store.sqlite.once import Once
-from turnkeep.store.sqlite.query import every
-from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.rows import Kept, letter_from_json
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
 from turnkeep.telemetry import get_log

@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Fault
-from turnkeep.store.base import Circuit, Limit, Reservation, Spend
+from turnkeep.store.contract import Circuit, Limit, Reservation, Spend
 from turnkeep.store.sqlite.codec import decode, encode, restored
+from turnkeep.store.sqlite.connection import every as rows
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
-from turnkeep.store.sqlite.query import every as rows
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
 

@@ -9,7 +9,7 @@ from typing import Any
 from turnkeep.errors import ThreadNotFound
 from turnkeep.events import Fault
 from turnkeep.messages import Address, Message, Part
-from turnkeep.store.base import (
+from turnkeep.store.contract import (
     Call,
     Circuit,
     Directive,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from turnkeep.errors import StoreUnavailable
-from turnkeep.store.base import LAYOUT
+from turnkeep.store.contract import LAYOUT
 
 if sys.platform != "win32":
     import fcntl

@@ -17,8 +17,8 @@ import apsw
 
 from turnkeep.errors import StoreUnavailable
 from turnkeep.messages import Address
-from turnkeep.store.sqlite.faults import meaning, no_text
-from turnkeep.store.sqlite.place import Place
+from turnkeep.store.sqlite.connection import meaning, no_text
+from turnkeep.store.sqlite.file_identity import Place
 from turnkeep.store.sqlite.view import View
 
 T = TypeVar("T")

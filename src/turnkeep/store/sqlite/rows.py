@@ -6,20 +6,22 @@ found again from the newest event of the log, because whatever else appends to t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import apsw
 
 from turnkeep.errors import ThreadQuarantined
-from turnkeep.messages import Address
+from turnkeep.events import Fault
+from turnkeep.messages import Address, Message
 from turnkeep.store import turns
-from turnkeep.store.base import Policy, RunRecord
+from turnkeep.store.contract import Call, DeadLetter, Policy, RunRecord
 from turnkeep.store.records import time_to_live
 from turnkeep.store.sqlite.codec import decode, encode, restored
-from turnkeep.store.sqlite.query import every
+from turnkeep.store.sqlite.connection import every
 from turnkeep.store.thread import Known, Open, Out, Thread
+from turnkeep.usage import Usage
 
 OWN_TABLES = ("message", "known", "journal", "entry", "run", "event")
 """Tables whose rows belong to a thread, by its row id in the column `thread`."""
@@ -228,3 +230,35 @@ def erase(connection: apsw.Connection, row: int) -> None:
     for table in OWN_TABLES:
         connection.execute(f"DELETE FROM {table} WHERE thread = ?", (row,))  # noqa: S608  # names of our own tables
     connection.execute("DELETE FROM thread WHERE id = ?", (row,))
+
+
+def letter_to_json(letter: DeadLetter) -> dict[str, Any]:
+    address = letter.address
+    return {
+        "dead_id": letter.dead_id,
+        "address": [address.tenant, address.queue, address.channel],
+        "thread_id": letter.thread_id,
+        "message": letter.message.to_json(),
+        "fault": letter.fault.to_json(),
+        "attempts": letter.attempts,
+        "deaths": letter.deaths,
+        "run_id": letter.run_id,
+        "at": letter.at,
+    }
+
+
+def letter_from_json(data: Mapping[str, Any]) -> DeadLetter:
+    address = Address(*data["address"])
+    message = Message.from_json(address, data["message"])
+    return DeadLetter(**{**data, "address": address, "message": message, "fault": Fault(**data["fault"])})
+
+
+def run_from_json(data: Mapping[str, Any]) -> RunRecord:
+    values = {
+        **data,
+        "message_ids": tuple(data["message_ids"]),
+        "usage": Usage.from_json(data["usage"]),
+        "fault": Fault(**data["fault"]) if data["fault"] else None,
+        "calls": tuple(Call(**call) for call in data["calls"]),
+    }
+    return RunRecord(**values)

@@ -9,16 +9,17 @@ from typing import Any
 from turnkeep.errors import ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.base import Entry, History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord
+from turnkeep.store.contract import Entry, History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.records import current_run, is_over, message_record, slides, thread_record
-from turnkeep.store.sqlite import aging, counting, rows, transcript
+from turnkeep.store.sqlite import aging, rows
+from turnkeep.store.sqlite import history as transcript
+from turnkeep.store.sqlite import view as counting
 from turnkeep.store.sqlite.codec import restored
+from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.engine import Engine
-from turnkeep.store.sqlite.letters import run_from_json
 from turnkeep.store.sqlite.once import Once
-from turnkeep.store.sqlite.query import every
-from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.rows import Kept, run_from_json
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
 

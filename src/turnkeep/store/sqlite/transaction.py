@@ -14,21 +14,19 @@ import apsw
 from turnkeep.errors import LeaseLost, ThreadNotFound
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.base import Claim
+from turnkeep.store.contract import Claim
 from turnkeep.store.ids import new_dead_id, new_epoch, new_thread_id
-from turnkeep.store.log import TRIM_EVERY
+from turnkeep.store.log_bounds import TRIM_EVERY
 from turnkeep.store.operations import operations_of
 from turnkeep.store.records import is_over
-from turnkeep.store.sqlite import log, rows, sending, transcript
+from turnkeep.store.sqlite import event_log, history, outbox, rows
 from turnkeep.store.sqlite.codec import encode
-from turnkeep.store.sqlite.due import Due
-from turnkeep.store.sqlite.hints import News
-from turnkeep.store.sqlite.letters import letter_to_json
+from turnkeep.store.sqlite.due_index import Due, Shares
+from turnkeep.store.sqlite.outbox import OpenSink, open_sinks
 from turnkeep.store.sqlite.owners import Owners
-from turnkeep.store.sqlite.rows import Kept
-from turnkeep.store.sqlite.sending import OpenSink, open_sinks
-from turnkeep.store.sqlite.shares import Shares
+from turnkeep.store.sqlite.rows import Kept, letter_to_json
 from turnkeep.store.sqlite.view import Setup, View
+from turnkeep.store.sqlite.waiters import News
 from turnkeep.store.thread import Known, Out, Thread
 
 FORGOTTEN = '"forgotten"'
@@ -220,14 +218,14 @@ class Transaction(View):
         if out.entries:
             if not kept.row:
                 rows.store_head(self.connection, kept, policy)
-            transcript.append(self.connection, kept, out.entries, policy)
+            history.append(self.connection, kept, out.entries, policy)
         self._store_head(kept)
         rows.store_messages(self.connection, kept, out)
         rows.store_known(self.connection, kept, out.known.items(), self.now)
         self._append(kept, out.events)
         self._store_ends(kept, out)
         if _is_long(thread, len(out.events)) or (out.run and out.run.started_at < self.now - policy.log_age):
-            log.trim(self.connection, kept, policy, self.now)
+            event_log.trim(self.connection, kept, policy, self.now)
         if out.nudge is not None:
             self._nudge(out.nudge, thread.address)
 
@@ -273,14 +271,14 @@ class Transaction(View):
         self._append(kept, events)
         if _is_long(thread, len(events)):
             self.mark()
-            log.trim(self.connection, kept, self.policy(kept), self.now)
+            event_log.trim(self.connection, kept, self.policy(kept), self.now)
 
     def _append(self, kept: Kept, events: Sequence[Event]) -> None:
         if events:
-            said = log.append(self.connection, kept, events)
+            said = event_log.append(self.connection, kept, events)
             self.seen = said[-1][0]
             if self.sinks:
-                sending.send(self.connection, kept, self.sinks, said, self.now)
+                outbox.send(self.connection, kept, self.sinks, said, self.now)
             self.news.events.append((kept.thread.address, events))
 
     def _nudge(self, owner: str, address: Address) -> None:

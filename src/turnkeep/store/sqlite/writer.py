@@ -21,13 +21,11 @@ from typing import Any, Literal, TypeVar
 import apsw
 
 from turnkeep.errors import StoreError, StoreFull, StoreUnavailable, ThreadQuarantined
-from turnkeep.store.sqlite.connection import LOG_LIMIT, connect_to_write, empty_log
-from turnkeep.store.sqlite.faults import at_commit, meaning, no_text
-from turnkeep.store.sqlite.hints import Hub, News
-from turnkeep.store.sqlite.others import Others, free
-from turnkeep.store.sqlite.place import Place
-from turnkeep.store.sqlite.room import Ballast
+from turnkeep.store.sqlite.connection import LOG_LIMIT, at_commit, connect_to_write, empty_log, meaning, no_text
+from turnkeep.store.sqlite.file_identity import Ballast, Place
+from turnkeep.store.sqlite.other_processes import Others, free
 from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.waiters import Hub, News
 
 T = TypeVar("T")
 Act = Callable[[Transaction], Any]

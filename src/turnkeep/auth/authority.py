@@ -1,0 +1,143 @@
+"""What a scope alone does not say: whose message it is, who has asked for a call, whose words are instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, cast
+
+from turnkeep.auth.audit_trail import channel_digest, report
+from turnkeep.auth.limits import Limits
+from turnkeep.auth.principals import Principal
+from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound
+from turnkeep.inputs import MAX_NAME, optional_text, read_content, read_message
+from turnkeep.messages import DEFAULT_TENANT, Address, Content, Message
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.runs.budget import USER
+from turnkeep.store.contract import Call, Decision, MessageRecord
+
+VERDICTS = ("approved", "denied", "output")
+
+
+def once(principal: Principal, key: str | None) -> str | None:
+    """The name of a call for the store, from the key that its caller gave it: another's key names another call."""
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_NAME:
+        raise InvalidMessage(f"an idempotency key has 1 to {MAX_NAME} characters, not {len(key)}")
+    return "\0".join((principal.tenant, principal.subject, key))
+
+
+# ---------------------------------------------------------------- messages
+
+
+def message_of(body: Mapping[str, Any], address: Address, limits: Limits, principal: Principal) -> Message:
+    """The message that somebody sends. Whoever manages the channel speaks for the operator; instructions of anybody
+    else are refused, or kept as a user's where the operator takes those. Who answers, and at what price, is the
+    operator's matter too. Raises `Rejected`, `NotAllowed`.
+    """
+    message = read_message(body, address, limit=limits.message_bytes, user=principal.user)
+    _check_parts(message.content, limits, principal)
+    if principal.may("manage"):
+        return message
+    if message.model is not None or message.parameters:
+        raise NotAllowed("'model', 'effort', 'format' and 'parameters' of a message need the scope 'manage'")
+    if message.instructions is None:
+        return message
+    if not limits.client_instructions:
+        raise NotAllowed(
+            "instructions need the scope 'manage'; where everybody may give some, set TURNKEEP_CLIENT_INSTRUCTIONS=on"
+        )
+    return message.but(instructions=None, user_instructions=message.instructions)
+
+
+def content_of(body: Mapping[str, Any], limits: Limits, principal: Principal) -> Content:
+    """What a message is changed to. Raises as `message_of`."""
+    content = read_content(body, limit=limits.message_bytes)
+    _check_parts(content, limits, principal)
+    return content
+
+
+def _check_parts(content: Content, limits: Limits, principal: Principal) -> None:
+    """A file id names a file of the provider's account, which all tenants share: whoever manages another tenant than
+    the operator's own manages no file there.
+    """
+    if limits.file_ids or (principal.may("manage") and principal.tenant == DEFAULT_TENANT):
+        return
+    if any("file_id" in (part.data or ()) for part in content):
+        raise NotAllowed(
+            "'file_id' names a file of an account that all tenants share: it needs the scope 'manage' in the tenant "
+            "'default', or TURNKEEP_FILE_IDS=on; send the file as 'file_data'"
+        )
+
+
+async def own_message(queue: AssistantMessageQueue, principal: Principal, address: Address, message_id: str) -> None:
+    """Raises `NotAllowed` for a waiting message of somebody else, unless who asks manages the channel."""
+    if principal.may("manage"):
+        return
+    record = await queue.store.message(address, message_id)
+    if record is not None and record.message is not None and _sender(record.message) != principal.user:
+        raise NotAllowed("this message is somebody else's: to change it needs the scope 'manage'")
+
+
+async def stop(
+    queue: AssistantMessageQueue, principal: Principal, address: Address, *, drop_inbox: bool, once: str | None
+) -> bool:
+    """Stop the run in progress; `drop_inbox` withdraws what waits, of others only for who manages the channel."""
+    if drop_inbox and not principal.may("manage"):
+        for record in await queue.store.open_messages(address):
+            if record.message is not None and _sender(record.message) == principal.user:
+                with suppress(MessageFrozen, NotFound):  # a run has taken it meanwhile: that one is stopped
+                    await queue.store.withdraw(address, record.message_id, once=once)
+        drop_inbox = False
+    return await queue.store.cancel(address, drop_inbox=drop_inbox, once=once)
+
+
+def _sender(message: Message) -> str | None:
+    return message.metadata.get(USER)
+
+
+# ---------------------------------------------------------------- calls
+
+
+async def decide(
+    queue: AssistantMessageQueue, principal: Principal, address: Address, body: Mapping[str, Any], *, once: str | None
+) -> dict[str, Any]:
+    """Take a decision about a held call: `call_id`, `digest`, `decision` (approved, denied, output), `output`.
+
+    It counts for the arguments whose digest it names. Who sent the messages of the turn approves none of its calls,
+    unless the tool allows that. Raises `Rejected`, `NotAllowed`, `NotFound`.
+    """
+    call_id, digest = optional_text(body, "call_id", 512), optional_text(body, "digest", 64)
+    verdict, output = body.get("decision"), body.get("output", "")
+    if call_id is None or digest is None or verdict not in VERDICTS or not isinstance(output, str):
+        raise InvalidMessage(
+            "a decision needs 'call_id', its 'digest', 'decision' (approved, denied, output) and 'output' as text"
+        )
+    call = await _held(queue, address, call_id)
+    if verdict == "approved" and not call.self_approval and await _asked_for_it(queue, principal, address):
+        raise NotAllowed(f"tool {call.name!r} wants the approval of somebody else than who asked for it")
+    decision = Decision(cast(Any, verdict), output, principal.subject)
+    decided = await queue.store.decide(address, call_id, digest, decision, once=once)
+    about = {"channel": channel_digest(address.channel), "call": call_id, "digest": digest, "decision": str(verdict)}
+    await report("call_decided", tenant=principal.tenant, by=principal.subject, **about)
+    return decided.to_json()
+
+
+async def _held(queue: AssistantMessageQueue, address: Address, call_id: str) -> Call:
+    record = await queue.store.thread(address)
+    found = next((call for call in record.calls if call.call_id == call_id), None) if record else None
+    if found is None:
+        raise NotFound(f"no call {call_id!r} waits on this channel")
+    return found
+
+
+async def _asked_for_it(queue: AssistantMessageQueue, principal: Principal, address: Address) -> bool:
+    """Whether a message of the turn that waits is of who decides. Where nobody is asked who he is, nobody can tell."""
+    if principal.user is None and principal.may("admin"):
+        return False
+    return any(_is_of(principal, record) for record in await queue.store.open_messages(address))
+
+
+def _is_of(principal: Principal, record: MessageRecord) -> bool:
+    return record.status == "running" and record.message is not None and _sender(record.message) == principal.user

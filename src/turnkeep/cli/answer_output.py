@@ -1,0 +1,144 @@
+"""How an answer is told while it comes: for people, as the test command, or as JSON lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from turnkeep.cli import output
+from turnkeep.wire import Frame
+
+FAILED = 1
+
+
+class Telling:
+    """For people: the answer on stdout as it grows, what else happens on stderr."""
+
+    def __init__(self, message_id: str, *, status: bool = False) -> None:
+        self._message_id = message_id
+        self._status = status
+        self._shown = ""
+
+    def take(self, frame: Frame) -> int | None:
+        """Tell a frame; the exit code once it was the last one of our message."""
+        if frame.get("message_id") != self._message_id and self._message_id not in frame.get("message_ids", ()):
+            return None
+        match frame["type"], frame["status"]:
+            case "error", _:
+                self.failed(frame)
+                return FAILED
+            case "response", "in_progress":
+                self.grew(frame)
+            case "response", "completed":
+                self.completed(frame)
+                return 0
+            case _, "settled" | "withdrawn":
+                return self.settled(str(frame.get("outcome") or "withdrawn"))
+            case _, "accepted" if "receipt" in frame:
+                self.accepted(frame["receipt"])
+            case _, "accepted":
+                return None
+            case _:
+                self.happened(frame)
+        return None
+
+    def accepted(self, receipt: dict[str, Any]) -> None:
+        if self._status:
+            output.note(f"[accepted] {receipt['message_id']} on thread {receipt['thread_id']}")
+
+    def happened(self, frame: Frame) -> None:
+        if calls := frame.get("calls"):
+            names = ", ".join(str(call["name"]) for call in calls)
+            output.note(f"waiting for a decision about {names}: see `turnkeep actions list`")
+        elif self._status:
+            output.note(_line(frame))
+
+    def grew(self, frame: Frame) -> None:
+        if frame.get("snapshot"):
+            self._replace(frame["message"])
+        else:
+            self._add(frame["delta"])
+
+    def completed(self, frame: Frame) -> None:
+        self._replace(frame["message"])
+        self.end_line()
+        if (outcome := frame.get("outcome")) != "completed":
+            output.note(f"the answer is {outcome}")
+        elif self._status:
+            output.note("[completed]")
+
+    def failed(self, frame: Frame) -> None:
+        self.end_line()
+        output.note(f"error: {frame['message']}", style="red")
+        output.note(f"{frame.get('code', 'error')}: {frame['error_details']}")
+
+    def settled(self, outcome: str) -> int:
+        output.note(f"message {self._message_id} is {outcome} already")
+        return 0 if outcome == "answered" else FAILED
+
+    def end_line(self) -> None:
+        if self._shown and not self._shown.endswith("\n"):
+            output.write("\n")
+
+    def _add(self, text: str) -> None:
+        self._shown += text
+        output.write(text)
+
+    def _replace(self, text: str) -> None:
+        """Go on where the text goes on, else begin anew on a line of its own."""
+        if text.startswith(self._shown):
+            self._add(text[len(self._shown) :])
+            return
+        self.end_line()
+        self._shown = ""
+        self._add(text)
+
+
+class TestTelling(Telling):
+    """As `--test-message` does: what happens among the answer, and a last line that says that it went well."""
+
+    __test__ = False
+
+    def accepted(self, receipt: dict[str, Any]) -> None:
+        output.say(f"Test message ID: {receipt['message_id']}")
+        output.say(f"Channel: {receipt['channel']}")
+        output.say(f"Thread ID: {receipt['thread_id']}")
+
+    def happened(self, frame: Frame) -> None:
+        self.end_line()
+        output.say(_line(frame))
+
+    def completed(self, frame: Frame) -> None:
+        super().completed(frame)
+        output.say("Run completed")
+        output.say("Conversation completed successfully!")
+
+
+class JsonTelling(Telling):
+    """Every frame on a line."""
+
+    def take(self, frame: Frame) -> int | None:
+        output.emit(frame)
+        return super().take(frame)
+
+    def accepted(self, receipt: dict[str, Any]) -> None:
+        return
+
+    def happened(self, frame: Frame) -> None:
+        return
+
+    def grew(self, frame: Frame) -> None:
+        return
+
+    def completed(self, frame: Frame) -> None:
+        return
+
+    def failed(self, frame: Frame) -> None:
+        return
+
+    def settled(self, outcome: str) -> int:
+        return 0 if outcome == "answered" else FAILED
+
+
+def _line(frame: Frame) -> str:
+    told = frame["message"] or ", ".join(frame.get("tools", ()))
+    return f"[{frame['status']}] {told}".rstrip()

@@ -1,0 +1,218 @@
+"""Sending one message and hearing the answer: from a server, or in this process. Both give frames of the seed dialect.
+
+The first frame is the receipt, ``{"status": "accepted", "receipt": …}``. A frame whose status is ``settled`` tells of a
+message that was settled before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from turnkeep.backoff import Backoff
+from turnkeep.cli import context, service_tools
+from turnkeep.errors import NotAllowed, NotAuthenticated, Rejected, TurnkeepError
+from turnkeep.inputs import read_message
+from turnkeep.models.sse import Framer
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.settings import Settings
+from turnkeep.store.contract import Receipt
+from turnkeep.tools.pins import Pins
+from turnkeep.wire import Dialect, Encoder, Frame
+
+SILENCE = 45.0
+"""Seconds after which a stream that says nothing, not even a heartbeat, is taken for lost."""
+TRIES = 20
+PATIENCE = Backoff(delay=0.1, cap=3.0)
+
+GUESTS = 4
+"""Runs at once in a process that came to send one message."""
+LEAVING = 5.0
+"""Seconds that runs of other channels may take to end in such a process; then they are given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One message on its way."""
+
+    channel: str
+    text: str
+    message_id: str
+    instructions: str | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        told = {"message": self.text, "message_id": self.message_id, "instructions": self.instructions, "flush": True}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+class ServerUnreachable(TurnkeepError):
+    """the server cannot be reached"""
+
+    code = "server_unreachable"
+    retryable = True
+
+
+# ---------------------------------------------------------------- from a server
+
+
+async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
+    """Send to a server and stream from it. A lost connection is taken up where it ended; nothing is sent twice."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=SILENCE)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        listener = _Listener(session, base.rstrip("/"), ask)
+        failures = 0
+        while True:
+            try:
+                async with aclosing(listener.frames()) as frames:
+                    async for frame in frames:
+                        failures = 0
+                        yield frame
+            except (aiohttp.ClientError, TimeoutError) as error:
+                failures += 1
+                if not listener.accepted or failures > TRIES:
+                    raise ServerUnreachable(_unreachable(base, error, listener.accepted)) from error
+            await asyncio.sleep(PATIENCE.after(max(1, failures)))
+
+
+class _Listener:
+    """One message's conversation with a server, over one or several connections."""
+
+    def __init__(self, session: aiohttp.ClientSession, base: str, ask: Ask) -> None:
+        self._session = session
+        self._channel = f"{base}/api/channels/{quote(ask.channel, safe='').replace('.', '%2E')}"
+        self._ask = ask
+        self._position = ""
+        self.accepted = ""
+        """The message id, once there is a receipt."""
+
+    async def frames(self) -> AsyncGenerator[Frame, None]:
+        """Listen first, then send, so that nothing is missed."""
+        url = URL(f"{self._channel}/events?text=delta&events=all", encoded=True)
+        headers = {"Last-Event-ID": self._position} if self._position else {}
+        async with self._session.get(url, headers=headers) as response:
+            await _checked(response)
+            framer = Framer()
+            async for data in response.content.iter_any():
+                for frame in await self._sent():
+                    yield frame
+                for _, told in framer.push(data):
+                    self._position = framer.last_id.decode()
+                    yield orjson.loads(told)
+
+    async def _sent(self) -> list[Frame]:
+        """Send, unless that is done."""
+        if self.accepted:
+            return []
+        url = URL(f"{self._channel}/messages", encoded=True)
+        async with self._session.post(url, json=self._ask.body) as response:
+            await _checked(response)
+            receipt, repeated = await response.json(), response.status == 200
+        self.accepted = str(receipt["message_id"])
+        frame: Frame = {"type": "status", "status": "accepted", "message_id": self.accepted, "receipt": receipt}
+        return [frame, *(await self._settled() if repeated else [])]
+
+    async def _settled(self) -> list[Frame]:
+        url = URL(f"{self._channel}/messages/{quote(self.accepted, safe='')}", encoded=True)
+        async with self._session.get(url) as response:
+            await _checked(response)
+            record = await response.json()
+        return _settled_frames(self.accepted, record["status"], record["run_id"])
+
+
+async def _checked(response: aiohttp.ClientResponse) -> None:
+    """Raises what the server says."""
+    if response.status < 400:
+        return
+    code, message = _words_of(await response.read())
+    if code is None:
+        raise ServerUnreachable(f"{response.url.origin()} answers {response.status}, is it turnkeep?")
+    if code in (NotAuthenticated.code, NotAllowed.code):
+        raise NotAllowed(f"the server asks for a credential: {message}")
+    raise _kinds(TurnkeepError).get(code, TurnkeepError)(message)
+
+
+def _words_of(body: bytes) -> tuple[str | None, str]:
+    """Code and message of a refusal; no code where this is none of ours."""
+    try:
+        told = orjson.loads(body)["error"]
+        code, message = told["code"], told["message"]
+    except (ValueError, KeyError, TypeError):
+        return None, ""
+    return code if isinstance(code, str) else None, str(message)
+
+
+def _kinds(root: type[TurnkeepError]) -> dict[str, type[TurnkeepError]]:
+    """The error tree by code."""
+    found = {root.code: root}
+    for kind in root.__subclasses__():
+        found |= {code: one for code, one in _kinds(kind).items() if code not in found}
+    return found
+
+
+def _unreachable(url: str, error: Exception, accepted: str) -> str:
+    parts = urlsplit(url)
+    base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
+    if accepted:
+        return f"the server at {base} went away; message {accepted} is kept and will be answered when it is back"
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number).lower() if number and number > 0 else str(error) or type(error).__name__
+    return f"the server at {base} cannot be reached ({reason}): start it, or correct or unset TURNKEEP_URL"
+
+
+# ---------------------------------------------------------------- in this process
+
+
+async def in_this_process(settings: Settings, ask: Ask) -> AsyncGenerator[Frame, None]:
+    """Answer with a worker of our own, on the store that is set."""
+    chosen = settings.model_copy(update={"concurrency": GUESTS, "drain": min(settings.drain, LEAVING)})
+    pins = Pins()
+    async with service_tools.kept(chosen, context.environment(), pins) as tools:
+        queue = AssistantMessageQueue.from_settings(chosen, toolbox=tools)
+        queue.start_worker()
+        async with queue, aclosing(_events(queue, ask)) as frames:
+            pins.use(queue.store)
+            async for frame in frames:
+                yield frame
+
+
+async def _events(queue: AssistantMessageQueue, ask: Ask) -> AsyncGenerator[Frame, None]:
+    address = queue.address(ask.channel)
+    message = read_message(ask.body, address, limit=queue.settings.max_message_bytes)
+    async with queue.events(ask.channel) as stream:
+        [outcome] = await queue.accept([message], create=not address.names_thread)
+        if isinstance(outcome, Rejected):
+            raise outcome
+        for frame in await _accepted(queue, ask, outcome):
+            yield frame
+        encoder = Encoder(address, outcome.thread_id, Dialect(deltas=True, everything=True), answer=stream.begun.answer)
+        async for event in stream:
+            for frame in (*encoder.encode(event), *encoder.flush()):
+                yield frame
+
+
+async def _accepted(queue: AssistantMessageQueue, ask: Ask, receipt: Receipt) -> list[Frame]:
+    frame: Frame = {
+        "type": "status",
+        "status": "accepted",
+        "message_id": receipt.message_id,
+        "receipt": receipt.to_json(),
+        "simulated": queue.is_simulated,
+    }
+    record = await queue.store.message(queue.address(ask.channel), receipt.message_id) if receipt.repeated else None
+    return [frame, *(_settled_frames(receipt.message_id, record.status, record.run_id) if record else [])]
+
+
+def _settled_frames(message_id: str, status: str, run_id: str | None) -> list[Frame]:
+    if status in ("waiting", "delayed", "running"):
+        return []
+    return [{"type": "status", "status": "settled", "message_id": message_id, "outcome": status, "run_id": run_id}]

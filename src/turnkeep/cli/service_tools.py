@@ -1,0 +1,142 @@
+"""The tools of a service: the built-in ones that settings turn on, and those of a file."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+
+from turnkeep.errors import ConfigurationError
+from turnkeep.messages import DEFAULT_TENANT
+from turnkeep.settings import Settings
+from turnkeep.tools import Tool, Toolbox
+from turnkeep.tools.builtin import WORKSPACE_TOOLS, configured_tools
+from turnkeep.tools.pins import Pins
+from turnkeep.tools.tool_file import DeclaredTools, load_tools
+from turnkeep.tools.toolbox import ALL
+
+
+@asynccontextmanager
+async def kept(settings: Settings, environment: Mapping[str, str], pins: Pins) -> AsyncIterator[Toolbox]:
+    """All tools, with the servers of a file connected as long as this lasts; theirs appear once `pins` has a registry.
+
+    Raises `ConfigurationError`.
+    """
+    toolbox, files = _loaded(settings, environment, pins)
+    try:
+        async with asyncio.TaskGroup() as group:
+            keeping = [group.create_task(declared.keep(box)) for box, declared in files]
+            yield toolbox
+            for task in keeping:
+                task.cancel()
+    except BaseExceptionGroup as errors:
+        # a caller that stops listening closes its generators: that is no error of the group's
+        if errors.split(GeneratorExit)[1] is None:
+            raise GeneratorExit from None
+        raise
+    finally:
+        for _, declared in files:
+            declared.close()
+
+
+def names(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What tools there are, without connecting to anything. Raises `ConfigurationError`."""
+    toolbox, files = _loaded(settings, environment)
+    found = list(toolbox.names)
+    for box, declared in files:
+        found += [f"{server.settings.name}__…" for server in declared.servers] if box is toolbox else []
+        declared.close()
+    for tenant in settings.tenant_tool_files:
+        found += [f"{name} ({tenant} alone)" for name in toolbox.own(tenant).names]
+    return tuple(found)
+
+
+Files = list[tuple[Toolbox, DeclaredTools]]
+"""What files declare beside functions, with the toolbox it belongs into."""
+
+
+def _loaded(settings: Settings, environment: Mapping[str, str], pins: Pins | None = None) -> tuple[Toolbox, Files]:
+    settings.demand_vouched()
+    toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
+    named = [(toolbox, settings.tools_file)] if settings.tools_file else []
+    named += [(toolbox.own(tenant), path) for tenant, path in settings.tenant_tool_files.items()]
+    read = [(box, _from_file(path, box, environment, pins)) for box, path in named]
+    demand_separate(settings, toolbox)
+    return toolbox, [(box, declared) for box, declared in read if declared is not None]
+
+
+def demand_separate(settings: Settings, toolbox: Toolbox) -> None:
+    """Tools of the workspace are given to another tenant only where it has a workspace. Raises `ConfigurationError`."""
+    if DEFAULT_TENANT in (settings.tenant_tools or {}):
+        raise ConfigurationError("TURNKEEP_TENANT_TOOLS names the tenant 'default', which has every tool: leave it out")
+    for tenant, names in (settings.tenant_tools or {}).items():
+        given = WORKSPACE_TOOLS & set(toolbox.names) if ALL in names else WORKSPACE_TOOLS & set(names)
+        if given and settings.tenant_workspaces is None:
+            raise ConfigurationError(
+                f"TURNKEEP_TENANT_TOOLS gives tenant {tenant!r} {', '.join(sorted(given))}, but it has no workspace of"
+                " its own: set TURNKEEP_TENANT_WORKSPACES"
+            )
+        unknown = [name for name in names if name != ALL and "__" not in name and name not in toolbox]
+        if unknown:
+            raise ConfigurationError(
+                f"TURNKEEP_TENANT_TOOLS gives tenant {tenant!r} {', '.join(unknown)[:200]}, which no setting turns on;"
+                f" there are: {', '.join(toolbox.names) or 'none'}"
+            )
+
+
+def _from_file(path: Path, toolbox: Toolbox, environment: Mapping[str, str], pins: Pins | None) -> DeclaredTools | None:
+    """Register what the file has; a .toml may also declare servers whose tools come later."""
+    if path.suffix == ".py":
+        for tool in _functions(path):
+            toolbox.register(tool)
+        return None
+    if path.suffix != ".toml":
+        raise ConfigurationError(f"tools file {path.name!r} must end in .toml or .py")
+    declared = load_tools(path, environment, pins=pins)
+    declared.register(toolbox)
+    return declared
+
+
+def _functions(path: Path) -> list[Tool]:
+    """The `@tool` functions of a Python file, in their order."""
+    module = _imported(path)
+    found = [value for value in vars(module).values() if isinstance(value, Tool)]
+    if not found:
+        raise ConfigurationError(f"tools file {path.name!r} has no @tool function: from turnkeep.tools import tool")
+    return list({id(one): one for one in found}.values())
+
+
+def _imported(path: Path) -> ModuleType:
+    name = f"turnkeep_tools_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigurationError(f"tools file {path.name!r} cannot be read: there is no such file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and type hints of the file look themselves up here
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"tools file {path.name!r}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigurationError(f"tools file {path.name!r} fails with {_described(error)}") from error
+    return module
+
+
+def _described(error: BaseException) -> str:
+    """The error, and the line of the file or of what it calls."""
+    line = error.lineno if isinstance(error, SyntaxError) else _last_line(error)
+    return f"{type(error).__name__}: {error} (line {line})"
+
+
+def _last_line(error: BaseException) -> int:
+    place, line = error.__traceback__, 0
+    while place is not None:
+        if place.tb_frame.f_globals.get("__name__", "").startswith("turnkeep_tools_"):
+            line = place.tb_lineno
+        place = place.tb_next
+    return line

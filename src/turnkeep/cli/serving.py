@@ -1,0 +1,127 @@
+"""What `dev`, `serve` and `worker` share: a house that is served until a signal, and what is said about it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from turnkeep import failpoints
+from turnkeep.cli import context, output, server_note, service_tools
+from turnkeep.doors import server
+from turnkeep.doors.server import Role
+from turnkeep.errors import ConfigurationError
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.settings import Settings
+from turnkeep.telemetry import configure_logging
+from turnkeep.telemetry.metrics import PrometheusMeter
+from turnkeep.tools.pins import Pins
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A house that answers: where it is (None for a worker), who answers, where its data is, what to know."""
+
+    url: str | None
+    answering: str
+    simulated: bool
+    data: str
+    tools: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "url": self.url,
+            "socket": self.socket,
+            "answering": self.answering,
+            "simulated": self.simulated,
+            "data": self.data,
+            "tools": list(self.tools),
+            "warnings": list(self.warnings),
+        }
+
+    @property
+    def socket(self) -> str | None:
+        return f"ws{self.url.removeprefix('http')}/ws" if self.url else None
+
+    @property
+    def answers(self) -> str:
+        if self.simulated:
+            return "the built-in simulator: rules, no model (set OPENAI_API_KEY to ask one)"
+        return self.answering
+
+
+def run(settings: Settings, role: Role, tell: Callable[[Started], None], *, queues: Sequence[str] = ()) -> None:
+    """Serve until a signal, then drain. `tell` is called once everything is open."""
+    if role != "all" and settings.store_url.startswith("memory:"):
+        raise ConfigurationError(f"a {role} alone shares nothing in memory: set TURNKEEP_STORE or REDIS_URL")
+    configure_logging(level=settings.log_level, format=settings.log_format)
+    if settings.log_level != "debug":
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells its own life, which is ours to tell
+    failpoints.arm(failpoints.read_points(settings.failpoints))
+    server.run(lambda: _serve(settings, role, tell, queues))
+
+
+async def _serve(settings: Settings, role: Role, tell: Callable[[Started], None], queues: Sequence[str]) -> None:
+    with contextlib.ExitStack() as stack:
+        pins = Pins()
+        async with service_tools.kept(settings, context.environment(), pins) as tools:
+            queue = AssistantMessageQueue.from_settings(settings, toolbox=tools, meter=PrometheusMeter())
+            if queues:
+                queue.serves = tuple(queues)
+
+            def started(url: str) -> None:
+                pins.use(queue.store)
+                reachable = _reachable(url) if url else None
+                if reachable:
+                    server_note.leave(settings, reachable, stack)
+                tell(_described(queue, reachable))
+
+            await server.serve(queue, role, started=started)
+
+
+def _reachable(url: str) -> str:
+    """An address that a client of this machine can use: nobody connects to "all addresses"."""
+    parts = urlsplit(url)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(parts.hostname or "")  # noqa: S104 - replaced, not bound
+    return url if host is None else f"http://{host}:{parts.port}"
+
+
+def _described(queue: AssistantMessageQueue, url: str | None) -> Started:
+    model = queue.assistant.model
+    simulated = queue.is_simulated
+    today = datetime.fromtimestamp(queue.clock.now(), UTC).date()
+    warnings = [] if simulated else [str(warning) for warning in queue.catalog.check(model, today)]
+    base_url = queue.settings.openai_base_url or queue.settings.anthropic_base_url
+    if queue.settings.sandbox == "outside" and queue.settings.workspace is not None:
+        warnings.append("TURNKEEP_SANDBOX=outside: commands and git reach all that this process reaches")
+    at = f" at {urlsplit(base_url).netloc}" if base_url else ""
+    return Started(
+        url=url,
+        answering="simulator" if simulated else f"{model}{at}",
+        simulated=simulated,
+        data=context.place(queue.settings),
+        tools=queue.toolbox.names,
+        warnings=tuple(warnings),
+    )
+
+
+def say_plainly(role: str, started: Started) -> None:
+    """What a service says when it is there."""
+    from turnkeep.cli import version
+
+    where = f"listening on {started.url}" if started.url else f"waiting for work ({role})"
+    output.say(f"turnkeep {version()} {where}")
+    if role != "gateway":
+        output.say(f"answers: {started.answers}", style="yellow" if started.simulated else "")
+    output.say(f"data: {started.data}")
+    warn(started)
+    output.say("Ctrl-C ends it; `turnkeep --help` shows the other commands", style="dim")
+
+
+def warn(started: Started) -> None:
+    for warning in started.warnings:
+        output.say(f"warning: {warning}", style="yellow")

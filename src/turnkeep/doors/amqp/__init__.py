@@ -1,0 +1,1 @@
+"""RabbitMQ as a way in: the consumer, and the queue of what it could not take."""

@@ -1,0 +1,189 @@
+"""Where AMQP messages go that cannot be taken: the dead exchange, as they came, with the reason in headers.
+
+They go over a connection of their own, because a broker that takes no more (an alarm) reads nothing from a connection
+that publishes, not even acknowledgements. What cannot be parked now is tried again, with jitter, and stays
+unacknowledged: it keeps a place of the prefetch, and concerns no other message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import DeliveryError, PublishError
+from aiormq.abc import DeliveredMessage
+
+from turnkeep.backoff import Backoff
+from turnkeep.broker import BROKEN, RPC_TIMEOUT, Names, connect, hang_up
+from turnkeep.errors import TurnkeepError
+from turnkeep.telemetry import Meter, get_log
+
+log = get_log(__name__)
+
+REASON, DETAILS = "turnkeep-reason", "turnkeep-details"
+"""Headers of a message in the dead queue: a code, and a sentence."""
+PART_FOR_HEADERS = 8
+"""One part in so many of the broker's largest frame is for a message's own headers: all properties are one frame."""
+LONGEST_PROPERTY = 255
+"""Bytes of a property, and of a header's name, in UTF-8."""
+AT_ONCE = 16
+"""Copies that wait for their confirm: more would keep more bodies in memory at once."""
+
+Settle = Callable[[Sequence[DeliveredMessage]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dead:
+    """A delivery that cannot be taken, and why."""
+
+    delivered: DeliveredMessage
+    why: TurnkeepError
+
+
+class Parking:
+    """Parks what it is given, in the background, while `run` runs. Bounded by the prefetch of who consumes."""
+
+    def __init__(self, url: str, names: Names, *, meter: Meter, again: Backoff) -> None:
+        self._exchange = DeadExchange(url, names)
+        self._meter = meter
+        self._again = again
+        self._waiting: deque[Dead] = deque()
+        self._some = asyncio.Event()
+
+    def add(self, dead: Dead) -> None:
+        log.warning(
+            "amqp_message_refused", code=dead.why.code, reason=str(dead.why)[:200], bytes=len(dead.delivered.body)
+        )
+        self._waiting.append(dead)
+        self._some.set()
+
+    async def run(self, settle: Settle) -> None:
+        """Park until cancelled; `settle` acknowledges what the broker has confirmed. Raises what `settle` raises."""
+        failures = 0
+        async with self._exchange:
+            while True:
+                await self._some.wait()
+                some = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+                done = await self._park_all(some)
+                self._waiting.extend(dead for dead in some if dead not in done)
+                if not self._waiting:
+                    self._some.clear()
+                if done:
+                    await settle([dead.delivered for dead in done])
+                failures = 0 if len(done) == len(some) else failures + 1
+                if failures:
+                    await asyncio.sleep(self._again.after(failures))
+
+    async def _park_all(self, some: Sequence[Dead]) -> list[Dead]:
+        """Those that are in the dead queue now."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._park(dead)) for dead in some]
+        return [dead for dead, task in zip(some, tasks, strict=True) if task.result()]
+
+    async def _park(self, dead: Dead) -> bool:
+        try:
+            await self._exchange.park(dead)
+        except Exception as error:  # whatever it is, it concerns this message alone
+            log.warning("amqp_not_parked", error=told(error), waiting=len(self._waiting) + 1)
+            return False
+        self._meter.count("amqp_messages", outcome=dead.why.code)
+        return True
+
+
+class DeadExchange:
+    """The dead exchange, over a connection that is opened when it is needed. Enter it before use."""
+
+    def __init__(self, url: str, names: Names) -> None:
+        self._url = url
+        self._names = names
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._most_headers = 0
+        self._one_at_a_time = asyncio.Lock()
+
+    async def __aenter__(self) -> DeadExchange:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._drop()
+
+    async def park(self, dead: Dead) -> None:
+        """Publish and wait for the confirm. If the exchange leads nowhere, straight to the dead queue.
+
+        Raises one of `BROKEN` when the broker has not confirmed it, whatever the reason.
+        """
+        try:
+            channel = await self._open()
+            message = _parked(dead, self._most_headers)
+            exchange = await channel.get_exchange(self._names.dead_exchange, ensure=False)
+            try:
+                await exchange.publish(message, self._names.routing_key, mandatory=True, timeout=RPC_TIMEOUT)
+            except PublishError:
+                log.warning("amqp_dead_exchange_unbound", exchange=self._names.dead_exchange)
+                default = channel.default_exchange
+                await default.publish(message, self._names.dead_queue, mandatory=True, timeout=RPC_TIMEOUT)
+        except DeliveryError as refused:
+            raise ConnectionRefusedError("the broker refuses it, is the dead queue full or absent?") from refused
+        except TimeoutError:
+            await self._drop()
+            raise TimeoutError(f"no confirm within {RPC_TIMEOUT:.0f} s, has the broker an alarm?") from None
+        except BROKEN:
+            await self._drop()
+            raise
+
+    async def _open(self) -> AbstractChannel:
+        async with self._one_at_a_time:
+            if self._channel is None:
+                self._connection = await connect(self._url, "turnkeep dead letters")
+                channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+                largest = (await channel.get_underlay_channel()).connection.connection_tune.frame_max
+                self._most_headers = largest // PART_FOR_HEADERS
+                self._channel = channel
+            return self._channel
+
+    async def _drop(self) -> None:
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            await hang_up(connection)
+
+
+def _parked(dead: Dead, most_headers: int) -> aio_pika.Message:
+    """The same body, the properties that say what it is, and the reason."""
+    properties = dead.delivered.header.properties
+    reason = {REASON: dead.why.code, DETAILS: str(dead.why)[:500]}
+    reason["turnkeep-routing-key"] = dead.delivered.routing_key or ""
+    return aio_pika.Message(
+        dead.delivered.body,
+        headers=_kept(properties.headers or {}, most_headers) | reason,
+        delivery_mode=2,
+        message_id=_if_it_fits(properties.message_id),
+        content_type=_if_it_fits(properties.content_type),
+        content_encoding=_if_it_fits(properties.content_encoding),
+        correlation_id=_if_it_fits(properties.correlation_id),
+        timestamp=properties.timestamp,
+    )
+
+
+def _kept(headers: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Headers that can be written again; all or none, at most so many bytes."""
+    kept = {key: value for key, value in headers.items() if _if_it_fits(key) and _is_plain(value)}
+    size = sum(len(key.encode()) + len(str(value).encode()) for key, value in kept.items())
+    return kept if size <= most else {}
+
+
+def _if_it_fits(text: str | None) -> str | None:
+    """Text that was no UTF-8 is longer now than what came."""
+    return text if text is not None and len(text.encode()) <= LONGEST_PROPERTY else None
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**31)
+
+
+def told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300]

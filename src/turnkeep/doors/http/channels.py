@@ -1,0 +1,184 @@
+"""What can be done with one channel over HTTP: its messages, its turns, its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from turnkeep.auth import authority
+from turnkeep.auth.audit_trail import channel_digest
+from turnkeep.doors import acceptance
+from turnkeep.doors.error_answers import JSON
+from turnkeep.doors.http.endpoint import Call, message_json, run_json, thread_json, told_of
+from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
+from turnkeep.inputs import (
+    drops_inbox,
+    optional_text,
+    read_metadata,
+)
+from turnkeep.messages import Address, ReasoningItem, item_to_json
+from turnkeep.store.clearing import forget_at_work
+from turnkeep.store.contract import Entry, ThreadRecord
+from turnkeep.windows import thread_options
+
+# ---------------------------------------------------------------- messages
+
+
+async def send(call: Call) -> Response:
+    address = call.address
+    body = await call.body()
+    key = call.request.headers.get("idempotency-key")
+    if key is not None and "message_id" not in body:
+        body["message_id"] = key
+    message = authority.message_of(body, address, call.limits, call.principal)
+    receipt = await acceptance.accept(call.queue, call.limits, call.principal, message)
+    return JSON(receipt.to_json(), status_code=200 if receipt.repeated else 202)
+
+
+async def list_messages(call: Call) -> Response:
+    address = call.address
+    await existing(call, address)
+    history = await call.queue.store.history(address, items=call.number("limit", 200, 2_000))
+    waiting = await call.queue.store.open_messages(address)
+    return JSON(
+        {
+            "items": [_entry_json(entry) for entry in history.entries],
+            "summary": history.summary,
+            "complete": history.complete,
+            "open": [message_json(record) for record in waiting],
+        }
+    )
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    """What was said and thought, without what came with it for us or is the provider's own form of it."""
+    item = entry.item
+    thought = {"text": item.text} if isinstance(item, ReasoningItem) else {}
+    told = {"turn": entry.turn, "at": entry.at, **item_to_json(item), **thought}
+    return {name: value for name, value in told.items() if name not in OURS}
+
+
+OURS = frozenset(
+    ("instructions", "user_instructions", "model", "parameters", "metadata", "provider_data", "site", "raw")
+)
+
+
+async def show_message(call: Call) -> Response:
+    record = await call.queue.store.message(call.address, call.path("message_id"))
+    if record is None:
+        raise NotFound("no such message, or it was forgotten")
+    return JSON(message_json(record))
+
+
+async def edit_message(call: Call) -> Response:
+    address, message_id = call.address, call.path("message_id")
+    content = authority.content_of(await call.body(), call.limits, call.principal)
+    await authority.own_message(call.queue, call.principal, address, message_id)
+    return JSON(message_json(await call.queue.store.edit(address, message_id, content, once=call.once)))
+
+
+async def withdraw_message(call: Call) -> Response:
+    address, message_id = call.address, call.path("message_id")
+    await authority.own_message(call.queue, call.principal, address, message_id)
+    return JSON(message_json(await call.queue.store.withdraw(address, message_id, once=call.once)))
+
+
+# ---------------------------------------------------------------- turns
+
+
+async def cancel(call: Call) -> Response:
+    address = call.address
+    body = await call.body(empty=True)
+    drop_inbox = drops_inbox(body)
+    done = await authority.stop(call.queue, call.principal, address, drop_inbox=drop_inbox, once=call.once)
+    return JSON({"cancelled": done})
+
+
+async def flush(call: Call) -> Response:
+    return JSON({"flushed": await call.queue.store.flush(call.address, once=call.once)})
+
+
+async def pause(call: Call) -> Response:
+    address = call.address
+    await existing(call, address)
+    await call.queue.store.pause(address, once=call.once)
+    return JSON({"paused": True})
+
+
+async def resume(call: Call) -> Response:
+    address = call.address
+    await existing(call, address)
+    await call.queue.store.resume(address, once=call.once)
+    return JSON({"paused": False})
+
+
+async def regenerate(call: Call) -> Response:
+    address = call.address
+    await existing(call, address)
+    call.limits.check_rate(call.principal, address)
+    receipts = await call.queue.regenerate(address.channel, tenant=address.tenant, once=call.once)
+    return JSON({"receipts": [receipt.to_json() for receipt in receipts]}, status_code=202)
+
+
+async def act(call: Call) -> Response:
+    address = call.address
+    body = await call.body() | {"call_id": call.path("call_id")}
+    return JSON(await authority.decide(call.queue, call.principal, address, body, once=call.once))
+
+
+async def list_runs(call: Call) -> Response:
+    address = call.address
+    await existing(call, address)
+    return JSON({"runs": [run_json(run) for run in await call.queue.store.runs(address)]})
+
+
+# ---------------------------------------------------------------- channels
+
+
+async def existing(call: Call, address: Address) -> ThreadRecord:
+    record = await call.queue.store.thread(address)
+    if record is None:
+        raise ThreadNotFound("there is no such thread")
+    return record
+
+
+async def show_channel(call: Call) -> Response:
+    return JSON(thread_json(await existing(call, call.address)))
+
+
+async def change_channel(call: Call) -> Response:
+    address = call.address
+    body = await call.body()
+    if unknown := set(body) - {"metadata", "assistant", "options"}:
+        raise InvalidMessage(
+            f"only metadata, assistant and options can be changed, not {', '.join(sorted(unknown))[:200]}"
+        )
+    if {"assistant", "options"} & set(body):
+        call.allow("manage")
+    changes: dict[str, Any] = {}
+    if "assistant" in body:
+        assistant_id = optional_text(body, "assistant", 200)
+        if assistant_id is not None:
+            await call.queue.assistants.get(call.principal.tenant, assistant_id)
+        changes["assistant"] = assistant_id
+    if "metadata" in body:
+        changes["metadata"] = read_metadata(body["metadata"])
+    if "options" in body:
+        changes["options"] = thread_options(body["options"])
+    await existing(call, address)
+    record = await call.queue.store.update(address, changes, once=call.once)
+    if kinds := changes.keys() - {"metadata"}:
+        await told_of(call, "channel_changed", channel=channel_digest(address.channel), fields=kinds)
+    return JSON(thread_json(record)) if call.principal.may("read") else Response(status_code=204)
+
+
+async def forget_channel(call: Call) -> Response:
+    address = call.address
+    force = call.word("force", "true", "false") == "true"
+    store, once = call.queue.store, call.once
+    forgotten = forget_at_work(store, address, once=once) if force else store.forget(address, once=once)
+    if not await forgotten:
+        raise ThreadNotFound("there is no such thread")
+    await told_of(call, "channel_forgotten", channel=channel_digest(address.channel), force=force)
+    return Response(status_code=204)

@@ -1,0 +1,272 @@
+"""The HTTP door, `/api`: what an endpoint is, one authenticated call of it, and the JSON forms of our records.
+
+Every endpoint is authenticated and allowed in one place, reads strictly, and answers errors as
+`{"error": {code, message}}` with the status of `answers`. The table of all endpoints is `routes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from turnkeep.auth import authority
+from turnkeep.auth.audit_trail import Act, report
+from turnkeep.auth.limits import Holder, Limits, holder
+from turnkeep.auth.principals import Access, Principal, Scope, shown_by
+from turnkeep.doors.error_answers import JSON, refused
+from turnkeep.doors.http.paths import named
+from turnkeep.doors.transport import stand_aside
+from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
+from turnkeep.inputs import checked_channel, read_json
+from turnkeep.messages import Address
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.store.contract import DeadLetter, MessageRecord, RunRecord, ThreadRecord
+from turnkeep.telemetry import get_log
+
+__all__ = [
+    "JSON",
+    "Call",
+    "Endpoint",
+    "HttpDoor",
+    "dead_json",
+    "message_json",
+    "refused",
+    "run_json",
+    "thread_json",
+    "told_of",
+]
+
+log = get_log(__name__)
+
+READS = ("GET", "HEAD")
+SOON = 1.0
+"""Seconds in which a body is expected to be there."""
+NOBODY = Principal(scopes=frozenset(), channels=())
+
+
+class Call:
+    """One authenticated and allowed request."""
+
+    def __init__(
+        self, request: Request, principal: Principal, queue: AssistantMessageQueue, limits: Limits, access: Access
+    ) -> None:
+        self.request = request
+        self.principal = principal
+        self.queue = queue
+        self.limits = limits
+        self.access = access
+
+    @property
+    def address(self) -> Address:
+        """The channel of the path that was routed, in the tenant of the credential."""
+        channel = checked_channel(self.path("channel"))
+        return self.queue.address(channel, self.principal.tenant)
+
+    @property
+    def once(self) -> str | None:
+        """How the caller names this call, so that a repeat gives the first answer: the header Idempotency-Key."""
+        return authority.once(self.principal, self.request.headers.get("idempotency-key"))
+
+    @property
+    def holder(self) -> Holder:
+        """Whose places this call takes."""
+        return holder(self.principal, self.request.client.host if self.request.client else None)
+
+    def path(self, name: str) -> str:
+        return named(self.request.path_params[name])
+
+    def allow(self, scope: Scope | None) -> None:
+        """Raises `NotAllowed`. A path without a channel is about the whole tenant."""
+        if scope is not None:
+            named = "channel" in self.request.path_params
+            self.principal.require(scope, self.address.channel if named else None)
+
+    async def body(self, *, empty: bool = False) -> dict[str, Any]:
+        """The JSON object that was sent. Read piece by piece, and no further than the limit; one that takes long counts
+        among those of its credential that do.
+        """
+        data = bytearray()
+        try:
+            async with asyncio.timeout(SOON):
+                await self._arrive(data)
+        except TimeoutError:
+            with self.limits.arriving(self.holder):
+                await self._arrive(data)
+        if empty and not data.strip():
+            return {}
+        return read_json(bytes(data), limit=self.limits.frame_bytes)
+
+    async def _arrive(self, data: bytearray) -> None:
+        """Wait for the rest of the body."""
+        while True:
+            received = await self.request.receive()
+            if received["type"] == "http.disconnect":
+                raise ClientDisconnect
+            data += received.get("body", b"")
+            if len(data) > self.limits.frame_bytes:
+                raise MessageTooLarge(f"the body has more than the {self.limits.frame_bytes} bytes that are read")
+            if not received.get("more_body", False):
+                return
+
+    def word(self, name: str, *words: str) -> str | None:
+        """Which of these words the query says under this name, if any."""
+        text = self.request.query_params.get(name)
+        if text is not None and text not in words:
+            raise InvalidMessage(f"'{name}' must be {' or '.join(words)}")
+        return text
+
+    def number(self, name: str, default: int, largest: int) -> int:
+        text = self.request.query_params.get(name)
+        if text is None:
+            return default
+        digits = text.lstrip("0")[:20] or "0"
+        if not text or not text.isascii() or not digits.isdigit() or int(digits) > largest:
+            raise InvalidMessage(f"'{name}' must be a whole number from 0 to {largest}")
+        return int(digits)
+
+
+async def told_of(call: Call, event: Act, **about: str | Iterable[str] | bool | None) -> None:
+    """Write down what this call has done."""
+    await report(event, tenant=call.principal.tenant, by=call.principal.subject, **about)
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Everything about a route: what makes it, who may, what goes in, what comes out (names of `schemas`).
+
+    `scope` None: whoever has a credential; `public`: without one. `metered`: it counts as a request of its credential;
+    messages have rates of their own. `answers` None: no body. Errors are the same for all and not named.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    scope: Scope | None
+    summary: str
+    answers: Mapping[int, str | None]
+    body: str | None = None
+    body_may_be_empty: bool = False
+    query: Mapping[str, str] = field(default_factory=dict)
+    media: str = "application/json"
+    public: bool = False
+
+    @property
+    def can_be_named(self) -> bool:
+        """Whether an Idempotency-Key makes a repeat safe."""
+        about = self.path.startswith(("/api/channels/", "/api/dead/"))
+        return self.method not in READS and about and self.body != "NewMessage"
+
+    metered: bool = True
+
+
+class HttpDoor:
+    """Endpoints, bound to a queue."""
+
+    def __init__(self, queue: AssistantMessageQueue, access: Access, limits: Limits) -> None:
+        self._queue = queue
+        self._access = access
+        self._limits = limits
+
+    def route(self, endpoint: Endpoint) -> Route:
+        return Route(endpoint.path, self._answering(endpoint), methods=[endpoint.method])
+
+    def _answering(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        """Authenticate, allow, act, and tell what went wrong: the one place of this door that catches everything."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                call = await self._call(endpoint, request)
+                return await endpoint.handler(call)
+            except TurnkeepError as error:
+                lost = stand_aside(request.scope)
+                await self._limits.hold_back(request.client.host if request.client else None, lost)
+                return refused(error)
+            except ClientDisconnect:
+                return Response(status_code=499)
+            except Exception:
+                log.exception("request_broke", door="http", route=endpoint.path)
+                return refused(TurnkeepError())
+
+        return answer
+
+    async def _call(self, endpoint: Endpoint, request: Request) -> Call:
+        changes = endpoint.method not in READS
+        shown = shown_by(request.headers, request.cookies, request.query_params, changes=changes)
+        principal = NOBODY if endpoint.public else await self._access.authenticate(shown)
+        call = Call(request, principal, self._queue, self._limits, self._access)
+        call.allow(endpoint.scope)
+        if endpoint.metered and not endpoint.public:
+            self._limits.check_request(principal)
+        return call
+
+
+# ---------------------------------------------------------------- JSON forms
+
+
+def message_json(record: MessageRecord) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "message_id": record.message_id,
+        "status": record.status,
+        "run_id": record.run_id,
+        "covers": list(record.covers),
+        "settled_at": record.settled_at,
+        "receipt": record.receipt.to_json(),
+    }
+    if record.steer:
+        data["steer"] = record.steer
+    if record.message is not None:
+        data["content"] = [part.to_json() for part in record.message.content]
+        data["arrival"] = record.message.arrival or None
+    return data
+
+
+def run_json(run: RunRecord) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "status": run.status,
+        "message_ids": list(run.message_ids),
+        "attempt": run.attempt,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "model": run.model,
+        "usage": {**run.usage.to_json(), "cost": run.usage.cost},
+        "error": run.fault.to_json() if run.fault else None,
+        "calls": [held.to_json() for held in run.calls],
+    }
+
+
+def thread_json(record: ThreadRecord) -> dict[str, Any]:
+    data = asdict(record)
+    del data["address"]
+    data |= {
+        "channel": record.address.channel,
+        "queue": record.address.queue,
+        "metadata": dict(record.metadata),
+        "usage": {**record.usage.to_json(), "cost": record.usage.cost},
+        "calls": [held.to_json() for held in record.calls],
+    }
+    return data
+
+
+def dead_json(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "dead_id": letter.dead_id,
+        "channel": letter.address.channel,
+        "thread_id": letter.thread_id,
+        "message_id": letter.message.message_id,
+        "content": [part.to_json() for part in letter.message.content],
+        "error": letter.fault.to_json(),
+        "attempts": letter.attempts,
+        "deaths": letter.deaths,
+        "run_id": letter.run_id,
+        "at": letter.at,
+    }

@@ -1,0 +1,125 @@
+"""The SSE twin of `/ws`: the same frames, `id: epoch:offset`, resumed by `Last-Event-ID`.
+
+The first one says where the stream begins; `recovered: false` after a resume means that something is missing before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from turnkeep.doors.error_answers import told
+from turnkeep.doors.http.endpoint import Call
+from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError
+from turnkeep.hub import Stream
+from turnkeep.messages import Address
+from turnkeep.wire import Dialect, Encoder, Frame, dumps, subscribed
+
+HEARTBEAT = 15.0
+EVERY = 0.05
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at the credential."""
+
+
+async def stream_events(call: Call) -> Response:
+    """GET …/events: everything after `after` (or `Last-Event-ID`), then what happens. It counts among the sockets of
+    its credential or address until it ends.
+    """
+    address = call.address
+    epoch, after = _position(call)
+    deltas, everything = call.word("text", "delta", "full"), call.word("events", "all")
+    dialect = Dialect(deltas=deltas == "delta", everything=everything == "all")
+    with ExitStack() as counting:
+        counting.enter_context(call.limits.streaming(call.holder))
+        record = await call.queue.store.thread(address)
+        stream = Stream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
+        frames = _frames(call, stream, address, record.thread_id if record else None, dialect)
+        return _EventStream(frames, counting.pop_all())
+
+
+class _EventStream(StreamingResponse):
+    """Gives back what it was counted as, however it ends."""
+
+    def __init__(self, frames: AsyncIterator[str], counted: ExitStack) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(frames, media_type="text/event-stream", headers=headers)
+        self._counted = counted
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        with self._counted:
+            await super().__call__(scope, receive, send)
+
+
+def _position(call: Call) -> tuple[str | None, int | None]:
+    last = call.request.headers.get("last-event-id", "")
+    # replacements of EventSource send the word where they have seen no event yet
+    said = call.request.query_params.get("after") if last in ("", "undefined", "null") else last
+    if not said:
+        return None, None
+    epoch, _, offset = said.rpartition(":")
+    if not offset.isascii() or not offset.isdigit() or len(offset) > 16:
+        raise InvalidMessage("'after' must be epoch:offset, as in the id of an event")
+    return epoch, int(offset)
+
+
+async def _frames(
+    call: Call, stream: Stream, address: Address, thread_id: str | None, dialect: Dialect
+) -> AsyncIterator[str]:
+    """Text is told at once if there was none for a while, else merged for up to 50 ms. It ends with the credential."""
+    loop = asyncio.get_running_loop()
+    async with stream:
+        encoder = Encoder(address, thread_id, dialect, answer=stream.begun.answer, replaces=not stream.begun.recovered)
+        yield f"retry: 1000\n\n{_event(subscribed(address, thread_id, stream.begun, at=call.queue.clock.now()))}"
+        quiet, heard = 0.0, loop.time()
+        # those that began together would look together, for ever: some hundred at one turn of the loop
+        looked = loop.time() - random.uniform(0, LOOK_AGAIN)  # noqa: S311 - no secret
+        while True:
+            if loop.time() - looked >= LOOK_AGAIN:
+                looked = loop.time()
+                if (over := await _over(call)) is not None:
+                    yield over
+                    return
+            try:
+                until_look = max(0.0, looked + LOOK_AGAIN - loop.time())
+                async with asyncio.timeout(EVERY if encoder.owes else until_look):
+                    event = await anext(stream)
+            except TimeoutError:
+                frames = encoder.flush()
+                for frame in frames:
+                    quiet = loop.time()
+                    yield _event(frame)
+                if not frames and loop.time() - heard >= HEARTBEAT:
+                    heard = loop.time()
+                    yield ": still here\n\n"
+                continue
+            heard = loop.time()
+            for frame in encoder.encode(event):
+                yield _event(frame)
+            now = loop.time()
+            if encoder.owes and (dialect.deltas or now - quiet >= EVERY):
+                quiet = now
+                for frame in encoder.flush():
+                    yield _event(frame)
+
+
+async def _over(call: Call) -> str | None:
+    """The last event of a stream whose credential has ended."""
+    try:
+        await call.access.still(call.principal)
+    except NotAuthenticated as error:
+        return f"event: closed\ndata: {dumps({'error': told(error)})}\n\n"
+    except StoreError:
+        return None
+    return None
+
+
+def _event(frame: Frame) -> str:
+    """The position is told with the last frame of an event, so that a client that returns gets all of it."""
+    position = "" if frame.get("more") else f"id: {frame['epoch']}:{frame['offset']}\n"
+    return f"{position}data: {dumps(frame)}\n\n"

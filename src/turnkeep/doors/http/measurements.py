@@ -1,0 +1,18 @@
+"""The measurements of this process, for Prometheus."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from turnkeep.doors.http.endpoint import Call
+from turnkeep.errors import NotFound
+from turnkeep.telemetry.metrics import PrometheusMeter
+
+
+async def show_metrics(call: Call) -> Response:
+    """GET /metrics: everything in docs/reference/metrics.md, or 404 where nothing is measured."""
+    meter = call.queue.meter
+    if not isinstance(meter, PrometheusMeter):
+        raise NotFound("this process takes no measurements")
+    body, media = meter.render()
+    return Response(body, media_type=media)

@@ -1,0 +1,91 @@
+"""The one table of all routes of `/api`: it makes them, says who may call them, and is the OpenAPI document."""
+
+from __future__ import annotations
+
+from turnkeep.doors.http import channels, identity, measurements, tenancy
+from turnkeep.doors.http.endpoint import Endpoint
+from turnkeep.doors.http.event_stream import stream_events
+from turnkeep.doors.http.openapi import show_openapi
+
+CHANNEL = "/api/channels/{channel}"
+MESSAGE = CHANNEL + "/messages/{message_id}"
+DEAD = "/api/dead/{dead_id}"
+ASSISTANT = "/api/assistants/{assistant_id}"
+
+EVENT_QUERY = {
+    "after": "Position to go on from, as in the id of an event; the header Last-Event-ID goes before it.",
+    "text": "`delta`: every token by itself.",
+    "events": "`all`: the whole life of messages.",
+}
+LIMIT = {"limit": "At most so many."}
+
+CHANNEL_ENDPOINTS = (
+    Endpoint("GET", CHANNEL + "/events", stream_events, "read", "Stream what happens, as server-sent events.",
+             {200: None}, query=EVENT_QUERY, media="text/event-stream"),
+    Endpoint("POST", CHANNEL + "/messages", channels.send, "send",
+             "Take a message in durably. 200 is the original receipt of a repeated one.",
+             {202: "Receipt", 200: "Receipt"}, body="NewMessage", metered=False),
+    Endpoint("GET", CHANNEL + "/messages", channels.list_messages, "read", "The transcript, and what waits.",
+             {200: "Transcript"}, query=LIMIT),
+    Endpoint("GET", MESSAGE, channels.show_message, "read", "What became of a message.", {200: "Message"}),
+    Endpoint("PATCH", MESSAGE, channels.edit_message, "send", "Change a message until a run has begun to answer it.",
+             {200: "Message"}, body="Edit"),
+    Endpoint("DELETE", MESSAGE, channels.withdraw_message, "send",
+             "Withdraw a message until a run has begun to answer it.", {200: "Message"}),
+    Endpoint("POST", CHANNEL + "/cancel", channels.cancel, "send", "Stop the run in progress; what was shown stays.",
+             {200: "Cancelled"}, body="Cancel", body_may_be_empty=True),
+    Endpoint("POST", CHANNEL + "/flush", channels.flush, "send", "Answer what waits now.", {200: "Flushed"}),
+    Endpoint("POST", CHANNEL + "/pause", channels.pause, "send", "Let nobody answer until resumed.", {200: "Paused"}),
+    Endpoint("POST", CHANNEL + "/resume", channels.resume, "send", "Answer again.", {200: "Paused"}),
+    Endpoint("POST", CHANNEL + "/regenerate", channels.regenerate, "send",
+             "Answer the last turn again, in place of the old answer.", {202: "Receipts"}),
+    Endpoint("POST", CHANNEL + "/actions/{call_id}", channels.act, "approve", "Decide about a call that waits.",
+             {200: "HeldCall"}, body="Decision"),
+    Endpoint("GET", CHANNEL + "/runs", channels.list_runs, "read", "The last runs.", {200: "Runs"}),
+    Endpoint("GET", CHANNEL, channels.show_channel, "read", "The thread behind a channel.", {200: "Thread"}),
+    Endpoint("PATCH", CHANNEL, channels.change_channel, "send",
+             "Change metadata, or with the scope manage who answers and how long it waits. 204 for who may not read.",
+             {200: "Thread", 204: None}, body="ThreadChange"),
+    Endpoint("DELETE", CHANNEL, channels.forget_channel, "manage", "Forget a thread and everything in it.",
+             {204: None}, query={"force": "`true`: also while it is not idle."}),
+)  # fmt: skip
+
+TENANT_ENDPOINTS = (
+    Endpoint("GET", "/api/queue", tenancy.show_queue, "read", "How much waits.", {200: "Queue"}),
+    Endpoint("GET", "/api/dead", tenancy.list_dead, "admin", "Dead letters, by id.", {200: "DeadLetters"},
+             query={**LIMIT, "after": "The id of the last one seen."}),
+    Endpoint("GET", DEAD, tenancy.show_dead, "admin", "A dead letter.", {200: "DeadLetter"}),
+    Endpoint("POST", DEAD + "/redrive", tenancy.redrive, "admin", "Take it in again, at the end of its inbox.",
+             {202: "Receipt"}),
+    Endpoint("DELETE", DEAD, tenancy.discard, "admin", "Forget a dead letter.", {204: None}),
+    Endpoint("GET", "/api/assistants", tenancy.list_assistants, "read", "Who may answer.", {200: "Assistants"}),
+    Endpoint("POST", "/api/assistants", tenancy.create_assistant, "admin", "Make an assistant.", {201: "Assistant"},
+             body="AssistantFields", body_may_be_empty=True),
+    Endpoint("GET", ASSISTANT, tenancy.show_assistant, "read", "An assistant.", {200: "Assistant"}),
+    Endpoint("PATCH", ASSISTANT, tenancy.change_assistant, "admin", "Change an assistant.", {200: "Assistant"},
+             body="AssistantChange"),
+    Endpoint("DELETE", ASSISTANT, tenancy.delete_assistant, "admin", "Delete an assistant.", {204: None}),
+    Endpoint("POST", ASSISTANT + "/use", tenancy.use_assistant, "admin", "Let it answer where no other is chosen.",
+             {200: "Assistant"}),
+    Endpoint("GET", "/api/threads", tenancy.list_threads, "admin", "Threads.", {200: "Threads"}, query=LIMIT),
+    Endpoint("GET", "/metrics", measurements.show_metrics, "admin", "Measurements of this process, for Prometheus.",
+             {200: None}, media="text/plain"),
+    Endpoint("POST", "/api/threads", tenancy.create_thread, "send", "Make an empty thread.", {201: "Thread"},
+             body="NewThread", body_may_be_empty=True),
+)  # fmt: skip
+
+IDENTITY_ENDPOINTS = (
+    Endpoint("POST", "/api/tickets", identity.issue_ticket, None, "A ticket that opens one socket within 30 s.",
+             {201: "Ticket"}),
+    Endpoint("POST", "/api/session", identity.begin_session, None,
+             "Begin a session of the dashboard for the key that is shown: a cookie, and the CSRF token to go with it.",
+             {201: "Session"}),
+    Endpoint("GET", "/api/session", identity.show_session, None, "Who the credential is.", {200: "Session"}),
+    Endpoint("DELETE", "/api/session", identity.end_session, None, "End the session.", {204: None}),
+    Endpoint("POST", "/api/users/{user}/disconnect", identity.disconnect_user, "admin",
+             "Close what a user has open, everywhere, and refuse what was issued to him before a moment (now).",
+             {200: "Disconnected"}, body="Disconnect", body_may_be_empty=True),
+    Endpoint("GET", "/api/openapi.json", show_openapi, None, "This document.", {200: "OpenApi"}, public=True),
+)  # fmt: skip
+
+ENDPOINTS = (*CHANNEL_ENDPOINTS, *TENANT_ENDPOINTS, *IDENTITY_ENDPOINTS)

@@ -1,0 +1,145 @@
+"""What can be done with a whole tenant over HTTP: its threads, counts, dead letters and assistants."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from turnkeep.doors.error_answers import JSON
+from turnkeep.doors.http.endpoint import Call, dead_json, thread_json, told_of
+from turnkeep.errors import InvalidMessage, NotFound
+from turnkeep.inputs import assistant_fields, read_metadata
+from turnkeep.store.contract import DeadLetter, Receipt
+
+
+async def list_threads(call: Call) -> Response:
+    limit = call.number("limit", 100, 1_000)
+    found = []
+    async for record in call.queue.store.scan(tenant=call.principal.tenant, queue=call.queue.name):
+        found.append(thread_json(record))
+        if len(found) >= limit:
+            break
+    return JSON({"threads": found})
+
+
+async def create_thread(call: Call) -> Response:
+    body = await call.body(empty=True)
+    metadata = {k: v for k, v in read_metadata(body.get("metadata", {})).items() if v is not None}
+    if not await call.limits.threads.has_room(call.principal.tenant):
+        raise call.limits.threads.refusal()
+    record = await call.queue.create_thread(metadata=metadata, tenant=call.principal.tenant)
+    return JSON(thread_json(record), status_code=201)
+
+
+# ---------------------------------------------------------------- queue, dead letters
+
+
+async def show_queue(call: Call) -> Response:
+    counts = await call.queue.store.counts(tenant=call.principal.tenant, queue=call.queue.name)
+    circuits = await call.queue.store.circuits()
+    return JSON(
+        {
+            "activeCount": counts.active,
+            "waitingCount": counts.waiting,
+            "delayedCount": counts.delayed,
+            "completedCount": counts.completed,
+            "failedCount": counts.failed,
+            "details": {
+                "held": counts.held,
+                "paused": counts.paused,
+                "open_messages": counts.open_messages,
+                "dead_letters": counts.dead_letters,
+                "threads": counts.threads,
+                "circuits": [
+                    {"code": c.fault.code, "message": c.fault.message, "since": c.opened_at} for c in circuits
+                ],
+            },
+        }
+    )
+
+
+async def list_dead(call: Call) -> Response:
+    after = call.request.query_params.get("after", "")
+    letters = await call.queue.store.dead(
+        tenant=call.principal.tenant, queue=call.queue.name, after=after[:200], limit=call.number("limit", 100, 1_000)
+    )
+    return JSON({"dead": [dead_json(letter) for letter in letters]})
+
+
+async def letter_of(call: Call) -> DeadLetter:
+    letter = await call.queue.store.dead_letter(call.path("dead_id"))
+    if letter is None or letter.address.tenant != call.principal.tenant:
+        raise NotFound("no such dead letter")
+    return letter
+
+
+async def show_dead(call: Call) -> Response:
+    return JSON(dead_json(await letter_of(call)))
+
+
+async def redrive(call: Call) -> Response:
+    letter = await call.queue.store.dead_letter(call.path("dead_id"))
+    if letter is not None and letter.address.tenant != call.principal.tenant:
+        raise NotFound("no such dead letter")
+    receipt = await call.queue.store.redrive(call.path("dead_id"))
+    if letter is None:  # it was sent again before: a repeat, if it was ours
+        await _own_receipt(call, receipt)
+    return JSON(receipt.to_json(), status_code=202)
+
+
+async def _own_receipt(call: Call, receipt: Receipt) -> None:
+    """Raises `NotFound` for the receipt of another tenant."""
+    where = call.queue.address(receipt.channel, call.principal.tenant)
+    if await call.queue.store.message(where, receipt.message_id) is None:
+        raise NotFound("no such dead letter")
+
+
+async def discard(call: Call) -> Response:
+    await call.queue.store.discard((await letter_of(call)).dead_id, once=call.once)
+    return Response(status_code=204)
+
+
+# ---------------------------------------------------------------- assistants
+
+
+async def list_assistants(call: Call) -> Response:
+    found = await call.queue.assistants.list(call.principal.tenant)
+    default = await call.queue.assistants.default(call.principal.tenant)
+    return JSON({"assistants": [a.shown() for a in found], "default": default.assistant_id if default else None})
+
+
+async def create_assistant(call: Call) -> Response:
+    values = assistant_fields(await call.body(empty=True))
+    created = await call.queue.assistants.create(call.principal.tenant, values, now=call.queue.clock.now())
+    await told_of(call, "assistant_created", assistant=created.assistant_id, fields=values)
+    return JSON(created.shown(), status_code=201)
+
+
+async def show_assistant(call: Call) -> Response:
+    return JSON((await call.queue.assistants.get(call.principal.tenant, call.path("assistant_id"))).shown())
+
+
+async def change_assistant(call: Call) -> Response:
+    body = await call.body()
+    version = body.pop("version", None)
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
+        raise InvalidMessage("'version' must be a whole number")
+    values = assistant_fields(body)
+    changed = await call.queue.assistants.change(
+        call.principal.tenant, call.path("assistant_id"), values, version=version
+    )
+    await told_of(call, "assistant_changed", assistant=changed.assistant_id, fields=values)
+    return JSON(changed.shown())
+
+
+async def delete_assistant(call: Call) -> Response:
+    assistant_id = call.path("assistant_id")
+    if not await call.queue.assistants.delete(call.principal.tenant, assistant_id):
+        raise NotFound("no such assistant")
+    await told_of(call, "assistant_deleted", assistant=assistant_id)
+    return Response(status_code=204)
+
+
+async def use_assistant(call: Call) -> Response:
+    used = await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))
+    await told_of(call, "assistant_used", assistant=used.assistant_id)
+    return JSON(used.shown())

@@ -1,0 +1,104 @@
+"""The doors to other systems, open beside the listening ones when they are set: AMQP in; relay, replies, webhooks out.
+
+None of them is a condition of anything: while one is away, messages come in by the other doors and runs go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+from turnkeep.errors import ConfigurationError, StoreError
+from turnkeep.outbound.forwarder import Forwarder, ForwardRules, Receiver, close_abandoned, selection, sink_name
+from turnkeep.outbound.relay import Relay
+from turnkeep.outbound.webhook import Webhook
+from turnkeep.queue import AssistantMessageQueue
+
+if TYPE_CHECKING:
+    from turnkeep.doors.amqp.consumer import AmqpDoor
+
+KINDS = ("relay", "reply", "webhook")
+LAST_WORDS = 5.0
+"""Seconds in which receivers may take what is left at the end; the next process goes on from there."""
+
+
+@contextlib.asynccontextmanager
+async def outside(queue: AssistantMessageQueue) -> AsyncIterator[None]:
+    """Everything that `queue.settings` names is open until the end of the block. Raises `ConfigurationError`.
+
+    At the end nothing more comes in, runs end, and what they said last goes out before the sinks close.
+    """
+    settings = queue.settings
+    doors = [amqp_door(queue)] if settings.rabbitmq_url else []
+    rules = ForwardRules(lease=settings.lease_duration)  # a sink goes on as soon after a death as a run does
+    forwarders = [
+        Forwarder(queue.store, receiver, queue=queue.name, rules=rules, meter=queue.meter, clock=queue.clock)
+        for receiver in receivers(queue)
+    ]
+    opened = {forwarder.sink for forwarder in forwarders}
+    for sink in {sink_name(kind, queue.name) for kind in KINDS} - opened:
+        await close_abandoned(queue.store, sink)
+    for forwarder in forwarders:
+        with contextlib.suppress(StoreError):  # the forwarder tries again
+            await queue.store.open_sink(forwarder.sink, selection(forwarder.receiver, queue.name))
+    async with asyncio.TaskGroup() as group:
+        coming = [group.create_task(door.run()) for door in doors]
+        going = [group.create_task(forwarder.run()) for forwarder in forwarders]
+        yield
+        for task in coming:
+            task.cancel()
+        if going:
+            await queue.drain()
+            for forwarder in forwarders:
+                forwarder.finish()
+            await asyncio.wait(going, timeout=LAST_WORDS)
+        for task in going:
+            task.cancel()
+
+
+def receivers(queue: AssistantMessageQueue) -> list[Receiver]:
+    """Where events go, as set. Raises `ConfigurationError`."""
+    settings = queue.settings
+    found: list[Receiver] = []
+    if settings.websocket_url:
+        found.append(Relay(settings.websocket_url, queue.store))
+    if settings.amqp_reply_exchange:
+        found.append(_reply_exchange(settings.rabbitmq_url, settings.amqp_reply_exchange))
+    if settings.webhook_url:
+        secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
+        if not settings.webhook_url.startswith("https:") and not settings.webhook_allow_private:
+            raise ConfigurationError(
+                "TURNKEEP_WEBHOOK_URL must be https, for everybody on the way reads http; "
+                "TURNKEEP_WEBHOOK_ALLOW_PRIVATE=1 allows it to a receiver in your own network"
+            )
+        found.append(Webhook(settings.webhook_url, secret, allow_private=settings.webhook_allow_private))
+    return found
+
+
+def amqp_door(queue: AssistantMessageQueue) -> AmqpDoor:
+    """Raises `ConfigurationError` with the command that installs it."""
+    with _rabbitmq_installed():
+        from turnkeep.doors.amqp.consumer import AmqpDoor
+    return AmqpDoor(queue)
+
+
+def _reply_exchange(url: str | None, name: str) -> Receiver:
+    if url is None:
+        raise ConfigurationError("TURNKEEP_AMQP_REPLY_EXCHANGE needs RABBITMQ_URL, which says at which broker it is")
+    with _rabbitmq_installed():
+        from turnkeep.outbound.replies import ReplyExchange
+    return ReplyExchange(url, name)
+
+
+@contextlib.contextmanager
+def _rabbitmq_installed() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] in ("aio_pika", "aiormq", "pamqp"):
+            raise ConfigurationError(
+                "the AMQP door (RABBITMQ_URL) is not installed, run: python -m pip install 'turnkeep[rabbitmq]'"
+            ) from missing
+        raise

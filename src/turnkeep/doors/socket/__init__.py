@@ -1,0 +1,1 @@
+"""WebSocket: the life of a session, and what may be asked on it."""

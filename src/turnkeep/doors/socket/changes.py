@@ -1,0 +1,96 @@
+"""What may be changed on a channel over a socket as over HTTP: a message until a run has begun, a pause, an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from turnkeep.auth import authority
+from turnkeep.auth.limits import Limits
+from turnkeep.auth.principals import Principal
+from turnkeep.errors import InvalidMessage, ThreadNotFound
+from turnkeep.inputs import MAX_NAME, optional_text
+from turnkeep.messages import Address
+from turnkeep.queue import AssistantMessageQueue
+
+Request = Mapping[str, Any]
+Told = tuple[str, dict[str, Any]]
+"""The status, and the fields of the frame that says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose change it is, and within which limits."""
+
+    principal: Principal
+    limits: Limits
+
+
+Change = Callable[[AssistantMessageQueue, Caller, Address, Request], Awaitable[Told]]
+
+
+async def edit(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+    content = authority.content_of(request, caller.limits, caller.principal)
+    await authority.own_message(queue, caller.principal, address, _message_id(request))
+    record = await queue.store.edit(address, _message_id(request), content, once=_once(caller, request))
+    return "edited", {"message_id": record.message_id, "state": record.status}
+
+
+async def withdraw(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+    await authority.own_message(queue, caller.principal, address, _message_id(request))
+    record = await queue.store.withdraw(address, _message_id(request), once=_once(caller, request))
+    return "withdrawn", {"message_id": record.message_id, "state": record.status}
+
+
+async def pause(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+    await _existing(queue, address)
+    await queue.store.pause(address, once=_once(caller, request))
+    return "paused", {}
+
+
+async def resume(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+    await _existing(queue, address)
+    await queue.store.resume(address, once=_once(caller, request))
+    return "resumed", {}
+
+
+async def regenerate(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+    await _existing(queue, address)
+    once = _once(caller, request)
+    receipts = await queue.regenerate(address.channel, tenant=address.tenant, once=once)
+    return "regenerating", {"receipts": [receipt.to_json() for receipt in receipts]}
+
+
+CHANGES: Mapping[str, Change] = {
+    "edit": edit,
+    "withdraw": withdraw,
+    "pause": pause,
+    "resume": resume,
+    "regenerate": regenerate,
+}
+
+
+ASKING = frozenset({"regenerate"})
+"""Changes that ask for an answer: they count like messages."""
+
+
+def _once(caller: Caller, request: Request) -> str | None:
+    return authority.once(caller.principal, key_of(request))
+
+
+def key_of(request: Request) -> str | None:
+    """How the sender of a frame names it, so that a repeat gives the first answer."""
+    return optional_text(request, "idempotency_key", MAX_NAME)
+
+
+def _message_id(request: Request) -> str:
+    message_id = optional_text(request, "message_id", MAX_NAME)
+    if message_id is None:
+        raise InvalidMessage("Missing required 'message_id' field")
+    return message_id
+
+
+async def _existing(queue: AssistantMessageQueue, address: Address) -> None:
+    if await queue.store.thread(address) is None:
+        raise ThreadNotFound("there is no such thread")

@@ -1,0 +1,207 @@
+"""The open sockets of this process: who may open one, and how many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from starlette.websockets import WebSocket
+
+from turnkeep.auth.limits import Holder, Limits, Places, holder
+from turnkeep.auth.principals import LONGEST, PROTOCOL, Access, Principal, Shown, shown_by
+from turnkeep.doors.error_answers import refused
+from turnkeep.doors.socket.session import BROKEN, NOT_AUTHENTICATED, RESTART, Socket
+from turnkeep.doors.transport import transport_of
+from turnkeep.errors import NotAuthenticated, TooManyRequests, TurnkeepError
+from turnkeep.inputs import optional_text, read_json
+from turnkeep.outbound.greeting import Greeting
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+TOO_MANY = 4408
+FIRST_FRAME = 3.0
+"""Seconds in which a socket without a credential has to show one, where that is allowed."""
+FIRST_FRAME_BYTES = 2 * LONGEST
+WAITING = 1_000
+"""Sockets that have shown nothing yet."""
+WAITING_OF_ONE = 500
+"""Those of one address."""
+
+
+class Sockets:
+    """Opens sockets, and closes all of them at the end."""
+
+    def __init__(self, queue: AssistantMessageQueue, access: Access, limits: Limits) -> None:
+        self._queue = queue
+        self._access = access
+        self._limits = limits
+        self._greeting = Greeting(queue.store)
+        self._takes_first_frames = queue.settings.first_frame_auth
+        self._open: set[Socket] = set()
+        self._waiting = 0
+        self._nobodies = Places("sockets that have shown no credential", WAITING_OF_ONE)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def answer(self, websocket: WebSocket) -> None:
+        """Authenticate, then serve until the end. Whoever shows no credential at all is refused before the upgrade."""
+        try:
+            principal = await self._shown(websocket)
+        except _Nobody as nobody:
+            await self._hold_back(websocket)
+            await _refuse(websocket, nobody.error)
+            return
+        except TurnkeepError as error:
+            await self._hold_back(websocket)
+            await self._accept(websocket)
+            await websocket.close(NOT_AUTHENTICATED if error.retryable is False else RESTART, str(error)[:100])
+            return
+        except Exception:
+            log.exception("authentication_broke", door="websocket")
+            await self._accept(websocket)
+            await websocket.close(BROKEN, "something went wrong")
+            return
+        if principal is not None:
+            _know(websocket)
+            await self._accept(websocket)
+            await self._serve(websocket, principal)
+        elif (late := await self._first_frame(websocket)) is not None:
+            _know(websocket)
+            await self._serve(websocket, late)
+
+    async def _hold_back(self, websocket: WebSocket) -> None:
+        await self._limits.hold_back(_peer(websocket))
+
+    async def _accept(self, websocket: WebSocket) -> None:
+        await websocket.accept(subprotocol=_subprotocol(websocket.headers), headers=await self._greeting.headers())
+
+    def close(self) -> None:
+        """Ask every client to come back."""
+        for socket in self._open:
+            socket.close(RESTART, "restarting, come back")
+
+    # ---------------------------------------------------------------- authentication
+
+    async def _shown(self, websocket: WebSocket) -> Principal | None:
+        """Who came, by what the upgrade shows; None: the first frame is to show it."""
+        shown = shown_by(websocket.headers, websocket.cookies, websocket.query_params, changes=False, socket=True)
+        try:
+            return await self._access.authenticate(shown)
+        except NotAuthenticated as error:
+            if not shown.is_nothing:
+                raise
+            if not self._takes_first_frames:
+                raise _Nobody(error) from None
+            return None
+
+    async def _first_frame(self, websocket: WebSocket) -> Principal | None:
+        """Who came, by the first frame; None: it was told, and is closed."""
+        await self._accept(websocket)
+        try:
+            return await self._access.authenticate(await self._shown_later(websocket))
+        except _Gone:
+            return None
+        except _TooMany:
+            await websocket.close(TOO_MANY, "too many sockets")
+        except TurnkeepError as error:
+            await websocket.close(NOT_AUTHENTICATED if error.retryable is False else RESTART, str(error)[:100])
+        except Exception:
+            log.exception("authentication_broke", door="websocket")
+            await websocket.close(BROKEN, "something went wrong")
+        return None
+
+    async def _shown_later(self, websocket: WebSocket) -> Shown:
+        if self._waiting >= WAITING:
+            raise _TooMany
+        self._waiting += 1
+        try:
+            with self._nobodies.of(Holder("", _peer(websocket) or "", "address")):
+                async with asyncio.timeout(FIRST_FRAME):
+                    received = await websocket.receive()
+        except TooManyRequests:
+            raise _TooMany from None
+        except TimeoutError:
+            raise NotAuthenticated(f"no credential came within {FIRST_FRAME:g} s") from None
+        finally:
+            self._waiting -= 1
+        if received["type"] == "websocket.disconnect":
+            raise _Gone
+        return shown_in(received.get("text") or "")
+
+    # ---------------------------------------------------------------- life
+
+    async def _serve(self, websocket: WebSocket, principal: Principal) -> None:
+        whose = holder(principal, _peer(websocket))
+        try:
+            with self._limits.streaming(whose):
+                await self._run(websocket, principal)
+        except TooManyRequests:
+            await self._hold_back(websocket)
+            await websocket.close(TOO_MANY, "too many sockets")
+
+    async def _run(self, websocket: WebSocket, principal: Principal) -> None:
+        socket = Socket(websocket, self._queue, principal, self._limits, self._access)
+        self._open.add(socket)
+        try:
+            await socket.serve()
+        finally:
+            self._open.discard(socket)
+
+
+def _peer(websocket: WebSocket) -> str | None:
+    return websocket.client.host if websocket.client else None
+
+
+def _know(websocket: WebSocket) -> None:
+    if (connection := transport_of(websocket.scope)) is not None:
+        connection.know()
+
+
+async def _refuse(websocket: WebSocket, error: NotAuthenticated) -> None:
+    """Answer the upgrade with 401. A server that can only close says 403."""
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(refused(error))
+        if (connection := transport_of(websocket.scope)) is not None:
+            connection.refuse()
+    else:
+        await websocket.close(NOT_AUTHENTICATED)
+
+
+class _Nobody(Exception):
+    """no credential was shown, and the first frame may not show one"""
+
+    def __init__(self, error: NotAuthenticated) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Gone(Exception):
+    """the client went away before it said who it is"""
+
+
+class _TooMany(Exception):
+    """too many sockets have shown nothing yet"""
+
+
+def shown_in(text: str) -> Shown:
+    """The credential of a first frame. Raises `NotAuthenticated` for any other frame."""
+    try:
+        frame = read_json(text, limit=FIRST_FRAME_BYTES)
+        if frame.get("action") == "auth":
+            return shown_by_frame(frame)
+    except TurnkeepError:
+        pass
+    raise NotAuthenticated('expected {"action": "auth", "token" or "ticket": …} as the first frame')
+
+
+def shown_by_frame(frame: Mapping[str, object]) -> Shown:
+    """Raises `InvalidMessage`."""
+    return Shown(bearer=optional_text(frame, "token", LONGEST), ticket=optional_text(frame, "ticket", LONGEST))
+
+
+def _subprotocol(headers: Mapping[str, str]) -> str | None:
+    offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
+    return PROTOCOL if PROTOCOL in offered else None

@@ -1,0 +1,410 @@
+"""What comes in, read strictly, at every door and from Python: bytes to JSON, JSON to a `Message`. Everything that is
+wrong is an `InvalidMessage` with a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from turnkeep.assistants import MASK
+from turnkeep.errors import InvalidMessage, MessageTooLarge
+from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, content_size, text_content
+from turnkeep.models.parameters import wrong_form
+from turnkeep.runs.budget import USER
+from turnkeep.tools.addresses import may_reach
+
+MAX_DEPTH = 32
+MAX_VALUES = 10_000
+"""Values of one frame: texts, numbers, objects, lists."""
+MAX_DIGITS = 20
+SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**64 - 1
+MAX_NAME = 512
+"""Characters of a channel or message id."""
+MAX_WINDOW = 3600.0
+MAX_WAIT = 86_400.0
+MAX_DELAY = 366 * 86_400.0
+RESERVED_CHANNELS = frozenset({"subscription"})
+OURS = ("type", "status", "timestamp")
+"""A frame that has one of these is output and never taken for input, so that a relay makes no loops."""
+
+
+def read_json(data: bytes | str, *, limit: int) -> dict[str, Any]:
+    """An object without NaN, duplicate keys or lone surrogates, at most `MAX_DEPTH` deep, `limit` bytes long, of at
+    most `MAX_VALUES` values. Whatever it is, reading it takes less than 50 ms.
+    """
+    raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    if len(raw) > limit:
+        raise MessageTooLarge(f"{len(raw)} bytes are more than the {limit} that are read at once")
+    _check_count(raw)
+    try:
+        orjson.loads(raw)
+        value = json.loads(raw, object_pairs_hook=_without_duplicates, parse_int=_integer)
+    except orjson.JSONDecodeError as error:
+        raise InvalidMessage(f"this is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage(f"this JSON is not taken: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidMessage("expected a JSON object")
+    _check_depth(value)
+    return value
+
+
+def _check_count(raw: bytes) -> None:
+    """Before anything is parsed, because a value costs much more than the two bytes that it may be written with."""
+    if _values_in(raw) <= MAX_VALUES:
+        return
+    outside_of_strings = raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    if _values_in(b"".join(outside_of_strings)) > MAX_VALUES:
+        raise InvalidMessage(f"this JSON has more than {MAX_VALUES} values")
+
+
+def _values_in(raw: bytes) -> int:
+    """At least as many as there are."""
+    return 1 + raw.count(b"[") + raw.count(b"{") + raw.count(b",")
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for outer in level for child in _inside(outer) if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise InvalidMessage(f"this JSON is nested deeper than {MAX_DEPTH} levels")
+
+
+def _inside(outer: object) -> Iterable[object]:
+    return outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    """What we could not write again is not read."""
+    value = int(digits) if len(digits) <= MAX_DIGITS else LARGEST_INTEGER + 1
+    if not SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
+        raise ValueError("a whole number does not fit in 64 bits")
+    return value
+
+
+# ---------------------------------------------------------------- messages
+
+
+def read_message(
+    body: Mapping[str, Any], address: Address, *, limit: int, mint: bool = True, user: str | None = None
+) -> Message:
+    """The message in `{"message" | "content", "message_id"?, "instructions"?, "metadata"?, "on_busy"?, "window"?, …}`.
+
+    Without an id one is minted, unless `mint` is False: then it is missing. `user`: whose credential it came with,
+    whatever its metadata says.
+    """
+    message_id = optional_text(body, "message_id", MAX_NAME)
+    if message_id is None and not mint:
+        raise InvalidMessage("Missing required 'message_id' field")
+    return Message(
+        address=address,
+        message_id=message_id or f"msg_{secrets.token_hex(12)}",
+        content=read_content(body, limit=limit),
+        instructions=optional_text(body, "instructions", 32_000),
+        model=optional_text(body, "model", 200),
+        parameters=_parameters(body),
+        metadata=_metadata(body) | ({} if user is None else {USER: user}),
+        on_busy=_policy(body),
+        window=optional_number(body, "window", MAX_WINDOW),
+        max_wait=optional_number(body, "max_wait", MAX_WAIT),
+        not_before=optional_number(body, "not_before", 1e11),
+        flush=_flag(body, "flush"),
+        minted=message_id is None,
+    )
+
+
+def read_channel(body: Mapping[str, Any], name: str = "channel") -> str:
+    """A channel: any string without NUL, of 1 to 512 characters, that is not reserved."""
+    value = body.get(name)
+    if value is None:
+        raise InvalidMessage(f"Missing required '{name}' field")
+    return checked_channel(value)
+
+
+def checked_channel(value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidMessage(
+            "Invalid 'channel' field - must be a string identifier (UUID, Convex ID, or any unique string)"
+        )
+    if not value or len(value) > MAX_NAME:
+        raise InvalidMessage(f"Invalid 'channel' field - must be a string of 1 to {MAX_NAME} characters")
+    if value in RESERVED_CHANNELS:
+        raise InvalidMessage(f"the channel {value!r} is reserved, choose another")
+    return _clean("channel", value)
+
+
+INSIDE_NAMES = frozenset({"localhost", "local", "internal", "intranet", "lan", "home", "corp", "arpa", "test", "onion"})
+"""Last parts of names that lead to machines of somebody's own network."""
+
+ATTACHED = {
+    "image": (("image_url", "file_id"), ("detail",)),
+    "file": (("file_id", "file_url", "file_data"), ("filename",)),
+}
+"""Of a part that is no text: the names of its place, of which it has one, and what else it may hold."""
+
+
+def read_content(body: Mapping[str, Any], *, limit: int) -> Content:
+    """What is said, as text or in parts, in at most `limit` bytes."""
+    if (parts := body.get("content")) is None:
+        content = _text(body.get("message"))
+    elif "message" in body:
+        raise InvalidMessage("give either 'message' or 'content', not both")
+    else:
+        content = _parts(parts)
+    if (size := content_size(content)) > limit:
+        raise MessageTooLarge(f"the message has {size} bytes, at most {limit} are taken")
+    return content
+
+
+def _text(text: object) -> Content:
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidMessage("Invalid or missing 'message' field")
+    return text_content(_clean("message", text))
+
+
+def _parts(parts: object) -> Content:
+    if isinstance(parts, str):
+        return _text(parts)
+    if not isinstance(parts, list) or not 1 <= len(parts) <= 64:
+        raise InvalidMessage("'content' must be a text or a list of 1 to 64 parts")
+    return tuple(_part(part) for part in parts)
+
+
+def _part(part: object) -> Part:
+    if not isinstance(part, dict):
+        raise InvalidMessage("a part of 'content' must be an object with a 'type'")
+    match part.get("type"):
+        case "text":
+            return _text(part.get("text"))[0]
+        case "image" | "file" as kind:
+            return Part(kind, data=_attached(kind, {key: value for key, value in part.items() if key != "type"}))
+    raise InvalidMessage("a part of 'content' must be of type text, image or file")
+
+
+def _attached(kind: str, data: Mapping[str, object]) -> dict[str, str]:
+    """Where an image or a file is, and what else models are told of it."""
+    places, more = ATTACHED[kind]
+    found = [name for name in data if name in places]
+    texts = {name: _clean(name, value) for name, value in data.items() if isinstance(value, str) and value}
+    if len(found) != 1 or not data.keys() <= {*places, *more} or texts.keys() != data.keys():
+        one, others = " or ".join(map(repr, places)), " and ".join(map(repr, more))
+        raise InvalidMessage(f"a part of type {kind!r} must hold {one}, and may hold {others}, all of them texts")
+    for name in texts.keys() & {"image_url", "file_url"}:
+        if not is_public_place(texts[name]):
+            raise InvalidMessage(
+                f"'{name}' must be an https address that everybody reaches, or the data itself (data:)"
+            )
+    return texts
+
+
+def is_public_place(url: str) -> bool:
+    """Whether a model's server may be sent there: it may stand inside of a network, and would fetch what is in it."""
+    if url[:5].lower() == "data:":
+        return True
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        return False
+    if parts.scheme != "https" or parts.username is not None or not url.isprintable() or "\\" in url:
+        return False
+    last = host.rpartition(".")[2]
+    if ":" in host or last.isdigit() or last.startswith("0x"):
+        return may_reach(host, ())
+    return "." in host and last not in INSIDE_NAMES
+
+
+def drops_inbox(body: Mapping[str, Any]) -> bool:
+    """Whether a stop takes what waits along. Raises `InvalidMessage`."""
+    said = body.get("inbox", "keep")
+    if said not in ("keep", "drop"):
+        raise InvalidMessage("'inbox' must be keep or drop")
+    return bool(said == "drop")
+
+
+def _clean(name: str, text: str) -> str:
+    if "\0" in text:
+        raise InvalidMessage(f"'{name}' holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidMessage(f"'{name}' holds half of a surrogate pair, which is no text") from None
+    return text
+
+
+def optional_text(body: Mapping[str, Any], name: str, longest: int) -> str | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or len(value) > longest:
+        raise InvalidMessage(f"'{name}' must be a text of 1 to {longest} characters")
+    return _clean(name, value)
+
+
+def optional_number(body: Mapping[str, Any], name: str, largest: float) -> float | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= largest:
+        raise InvalidMessage(f"'{name}' must be a number from 0 to {largest:g}")
+    if not math.isfinite(value):
+        raise InvalidMessage(f"'{name}' must be a finite number")
+    return float(value)
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidMessage(f"'{name}' must be true or false")
+    return value
+
+
+def _policy(body: Mapping[str, Any]) -> Any:
+    value = body.get("on_busy")
+    if value is not None and value not in BUSY_POLICIES:
+        raise InvalidMessage(f"'on_busy' must be one of {', '.join(BUSY_POLICIES)}")
+    return value
+
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+FORMATS = ("text", "json_object", "json_schema")
+MAX_PARAMETERS = 32_768
+
+
+def _parameters(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is asked of the answer: `effort` and `format` for what is asked most, `parameters` for all else."""
+    values = dict(_object("parameters", body["parameters"])) if body.get("parameters") is not None else {}
+    if wrong := wrong_form(values):
+        raise InvalidMessage(wrong)
+    effort, form = body.get("effort"), body.get("format")
+    if effort is not None:
+        if effort not in EFFORTS:
+            raise InvalidMessage(f"'effort' must be one of {', '.join(EFFORTS)}")
+        _check_free(values, "effort", "reasoning", "reasoning_effort")
+        values["reasoning"] = {"effort": effort}
+    if form is not None:
+        _check_free(values, "format", "text", "response_format")
+        values["text"] = {"format": _format(form)}
+    if len(json.dumps(values)) > MAX_PARAMETERS:
+        raise InvalidMessage(f"what is asked of the answer has more than {MAX_PARAMETERS} bytes")
+    return values or None
+
+
+def _check_free(values: Mapping[str, Any], name: str, *others: str) -> None:
+    if twice := [other for other in others if other in values]:
+        raise InvalidMessage(f"give either {name!r} or {twice[0]!r} in 'parameters', not both")
+
+
+def _format(form: object) -> dict[str, Any]:
+    """The form of a structured answer, flat or as Chat Completions nests it; a schema without a name gets one."""
+    if not isinstance(form, Mapping) or form.get("type") not in FORMATS:
+        raise InvalidMessage(f"'format' must be an object whose type is one of {', '.join(FORMATS)}")
+    if form["type"] != "json_schema":
+        return {"type": form["type"]}
+    told = form.get("json_schema", form)
+    if not isinstance(told, Mapping) or not isinstance(told.get("schema"), Mapping):
+        raise InvalidMessage("'format' of type json_schema must hold a 'schema', an object")
+    name = optional_text(told, "name", 64) or "answer"
+    return _object("format", {**told, "type": "json_schema", "name": name})
+
+
+def read_metadata(value: object) -> dict[str, str | None]:
+    """What changes in the metadata of a thread: None removes."""
+    if not isinstance(value, Mapping) or len(value) > 16:
+        raise InvalidMessage("'metadata' must be an object of at most 16 texts")
+    for name, text in value.items():
+        if not isinstance(name, str) or len(name) > 64:
+            raise InvalidMessage("'metadata' has names of at most 64 characters")
+        if text is not None and (not isinstance(text, str) or len(text) > 512):
+            raise InvalidMessage("'metadata' holds texts of at most 512 characters, or null to remove one")
+    return {_clean("metadata", k): v if v is None else _clean("metadata", v) for k, v in value.items()}
+
+
+def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
+    value = body.get("metadata")
+    if value is None:
+        return {}
+    fits = (
+        isinstance(value, Mapping)
+        and len(value) <= 16
+        and all(isinstance(v, str) and isinstance(k, str) and len(k) <= 64 and len(v) <= 512 for k, v in value.items())
+    )
+    if not fits:
+        raise InvalidMessage("'metadata' must hold at most 16 texts of 512 characters, with names of 64")
+    return {_clean("metadata", k): _clean("metadata", v) for k, v in value.items()}
+
+
+# ---------------------------------------------------------------- assistants
+
+
+def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an assistant, checked. Raises `InvalidMessage`."""
+    known = {"model", "name", "instructions", "tools", "parameters", "fallbacks", "background", "metadata"}
+    if unknown := set(body) - known:
+        raise InvalidMessage(f"an assistant has no field {', '.join(sorted(unknown))[:200]}")
+    values: dict[str, Any] = {}
+    for name, longest in (("model", 200), ("name", 200), ("instructions", 100_000)):
+        if (text := optional_text(body, name, longest)) is not None:
+            values[name] = text
+    if "tools" in body:
+        values["tools"] = _tools(body["tools"])
+    if "fallbacks" in body:
+        values["fallbacks"] = _names("fallbacks", body["fallbacks"])
+    if "background" in body:
+        values["background"] = _flag(body, "background")
+    values |= {name: _object(name, body[name]) for name in ("parameters", "metadata") if name in body}
+    if wrong := wrong_form(values.get("parameters", {})):
+        raise InvalidMessage(wrong)
+    if not all(isinstance(text, str) for text in values.get("metadata", {}).values()):
+        raise InvalidMessage("'metadata' must hold texts")
+    return values
+
+
+def _object(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict) or len(value) > 64:
+        raise InvalidMessage(f"'{name}' must be an object of at most 64 entries")
+    _clean(name, json.dumps(value, ensure_ascii=False))
+    return value
+
+
+def _tools(value: object) -> list[Any] | None:
+    """Names of tools here, and objects for those that run at the provider."""
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise InvalidMessage("'tools' must be a list of names, and of objects for tools of the provider")
+    hosted = [_object("tools", tool) for tool in value if not isinstance(tool, str)]
+    if not all(isinstance(tool.get("type"), str) and tool["type"] for tool in hosted):
+        raise InvalidMessage('a tool of the provider must have a type, as {"type": "web_search"}')
+    if any(MASK in tool.values() for tool in hosted):
+        raise InvalidMessage(f"a tool of the provider holds {MASK!r} where something was not shown: give it again")
+    _names("tools", [tool for tool in value if isinstance(tool, str)])
+    return value
+
+
+def _names(name: str, value: object) -> list[str]:
+    if (
+        not isinstance(value, list)
+        or len(value) > 200
+        or not all(isinstance(v, str) and 0 < len(v) <= 200 for v in value)
+    ):
+        raise InvalidMessage(f"'{name}' must be a list of names")
+    return [_clean(name, one) for one in value]

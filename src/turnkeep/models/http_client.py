@@ -1,0 +1,379 @@
+"""One request to a provider and its answer as a stream of frames, under two watchdogs.
+
+`Client` keeps the connections of one endpoint, `Reply` is one answer while it arrives. Nothing is repeated here, and
+every failure of the network, of HTTP or of time comes out as a `ModelError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import ssl
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from importlib import metadata
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.tracing import Trace
+
+from turnkeep.errors import (
+    AnswerMalformed,
+    ConfigurationError,
+    EndpointBlocked,
+    ModelError,
+    ModelTimedOut,
+    ModelUnavailable,
+    ModelUnreachable,
+)
+from turnkeep.models.classify import classify, request_id, scrub
+from turnkeep.models.provider import Endpoint
+from turnkeep.models.sse import MAX_EVENT, Frame, Framer
+
+CONNECTIONS = 1024
+KEEP_ALIVE = 20.0
+ERROR_BODY = 64 * 1024
+ERROR_BODY_TIME = 5.0
+LOOK_UP_TIME = 3.0
+LOOK_UP_BODY = 4 * 1024 * 1024
+TAIL_TIME = 0.1
+"""How long the end of a finished answer may take to arrive before its connection is given up."""
+
+_LARGE = 1024 * 1024
+_BROKEN = (aiohttp.ClientError, HttpProcessingError, OSError)
+
+
+class Client:
+    """The connections to one endpoint. Opened on the first request, on the loop that makes it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
+        """Send one request and wait for the head of its answer; the caller closes the reply.
+
+        Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time, ModelUnreachable
+        without a connection.
+        """
+        return await self._send("POST", self.endpoint.url(path), headers, _payload(body))
+
+    async def get(self, path: str, **query: str) -> Reply:
+        """Read something that is there already; the same as `post` otherwise."""
+        return await self._send("GET", self.endpoint.url(path, **query), {}, None)
+
+    async def _send(self, method: str, url: str, headers: Mapping[str, str], data: bytes | io.BytesIO | None) -> Reply:
+        endpoint = self.endpoint
+        attempt = uuid.uuid4().hex
+        begun = asyncio.get_running_loop().time()
+        headers = {"X-Client-Request-Id": attempt, **headers}
+        try:
+            async with asyncio.timeout(endpoint.first_event_timeout):
+                response = await self._opened().request(method, url, data=data, headers=headers, allow_redirects=False)
+        except aiohttp.ServerTimeoutError as error:
+            raise ModelUnreachable(f"no connection to {endpoint.host} within {endpoint.connect_timeout:g} s") from error
+        except TimeoutError as error:
+            raise _no_answer(endpoint) from error
+        except _BROKEN as error:
+            raise _lost(endpoint, error) from error
+        if response.status != 200:
+            raise await self._refusal(response)
+        return Reply(endpoint, response, attempt, begun)
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> ModelError:
+        body = b""
+        try:
+            async with asyncio.timeout(ERROR_BODY_TIME):
+                while len(body) < ERROR_BODY and (data := await response.content.readany()):
+                    body += data
+        except (*_BROKEN, TimeoutError):
+            pass  # the status says enough
+        finally:
+            response.close()
+        return classify(response.status, response.headers, body, secrets=self.endpoint.secrets)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            self._session = _session(self.endpoint)
+        return self._session
+
+    async def close(self) -> None:
+        """Close all connections; answers that still arrive end with ModelUnavailable."""
+        if self._session is not None:
+            await self._session.close()
+
+
+class Reply:
+    """One answer while it arrives."""
+
+    def __init__(self, endpoint: Endpoint, response: aiohttp.ClientResponse, attempt: str, asked_at: float) -> None:
+        self.attempt = attempt
+        self._loop = asyncio.get_running_loop()
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self._endpoint = endpoint
+        self._response = response
+        self._content = response.content
+        self._framer = Framer()
+        left = asked_at + endpoint.first_event_timeout - self._loop.time()
+        self._dog = Watchdog(self._loop, response.close, max(0.05, left))
+        self._begun = False
+
+    @property
+    def request_id(self) -> str | None:
+        return request_id(self.headers)
+
+    @property
+    def rate(self) -> dict[str, str]:
+        """The limits as the provider states them, and its clock, which they are read against."""
+        return {name: value for name, value in self.headers.items() if "ratelimit" in name or name == "date"}
+
+    def failure(self, error: object) -> ModelError:
+        """What an error inside the stream means."""
+        return classify(200, self.headers, error, secrets=self._endpoint.secrets)
+
+    async def read(self) -> list[Frame] | None:
+        """The frames of the next bytes (perhaps none), None at a clean end.
+
+        Raises ModelTimedOut after silence, ModelUnavailable when the connection breaks, AnswerMalformed for what is
+        no stream of events.
+        """
+        if not (data := await self._arrival()):
+            return self._unterminated() or None
+        if not self._begun and self._begins_whole(data):
+            return [(b"", await self._body(data))]
+        return self._framer.push(data)
+
+    async def _arrival(self) -> bytes:
+        self._dog.since = self._loop.time()
+        try:
+            return await self._content.readany()
+        except _BROKEN as error:
+            raise self._broken(error) from error
+        finally:
+            self._dog.since = None
+
+    def _unterminated(self) -> list[Frame]:
+        """What the end left without its blank line, unless it was cut off. The standard drops it, servers mean it."""
+        return [frame for frame in self._framer.rest() if _is_json(frame[1])]
+
+    def hurry(self, limit: float) -> None:
+        """From here on less silence is borne: the answer is complete, only its trimmings are missing."""
+        if limit < self._dog.limit:
+            self._dog.allow(limit)
+
+    async def rest(self) -> None:
+        """Let the last bytes arrive, for a moment, so that the connection can serve again."""
+        with suppress(*_BROKEN, TimeoutError):
+            if not self._content.at_eof():
+                async with asyncio.timeout(TAIL_TIME):
+                    while await self._content.readany():
+                        pass
+
+    def close(self) -> None:
+        """Close the connection at once, unless the answer was read to its end."""
+        self._dog.leave()
+        self._response.close()
+
+    def _begins_whole(self, data: bytes) -> bool:
+        """Whether this is the beginning of one JSON body, from a server that does not stream."""
+        self._begun = True
+        self._dog.allow(self._endpoint.idle_timeout)
+        first = data.lstrip()[:1]
+        if first == b"<":
+            raise AnswerMalformed(f"{self._endpoint.host} answered with a page instead of a stream")
+        return first in (b"{", b"[")
+
+    async def _body(self, data: bytes) -> bytes:
+        while more := await self._arrival():
+            data += more
+            if len(data) > MAX_EVENT:
+                raise AnswerMalformed(f"the answer of {self._endpoint.host} is larger than {MAX_EVENT} bytes")
+        return data
+
+    def _broken(self, error: Exception) -> ModelError:
+        if self._dog.barked:
+            return _silence(self._endpoint, self._dog.limit) if self._begun else _no_answer(self._endpoint)
+        return _lost(self._endpoint, error)
+
+
+class Watchdog:
+    """Calls `bark` when what began at `since` takes longer than `limit` seconds; at rest while `since` is None.
+
+    One timer per answer, set anew only when it fires: watching costs two assignments, not a timer per token.
+    """
+
+    __slots__ = ("_bark", "_loop", "_timer", "barked", "limit", "since")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, bark: Callable[[], None], limit: float) -> None:
+        self.limit = limit
+        self.since: float | None = None
+        self.barked = False
+        self._loop = loop
+        self._bark = bark
+        self._timer = loop.call_later(limit, self._look)
+
+    def allow(self, limit: float) -> None:
+        """Another limit from now on."""
+        self.limit = limit
+        self._timer.cancel()
+        self._timer = self._loop.call_later(limit, self._look)
+
+    def leave(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        due = self.limit + (now if self.since is None else self.since)
+        if due > now:
+            self._timer = self._loop.call_at(due, self._look)
+        else:
+            self.barked = True
+            self._bark()
+
+
+async def look_up(
+    endpoint: Endpoint, path: str, *, from_root: bool = False, body: Mapping[str, Any] | None = None
+) -> object:
+    """One JSON document of a server, beneath its base URL or its host; None for whatever is none.
+
+    Never raises for what the server does, and waits `LOOK_UP_TIME` at most: it is good to know, not needed.
+    """
+    url = endpoint.root_url(path) if from_root else endpoint.url(path)
+    data = b""
+    with suppress(*_BROKEN, TimeoutError, ValueError):
+        async with asyncio.timeout(LOOK_UP_TIME), _session(endpoint) as session:
+            asking = session.get(url, allow_redirects=False) if body is None else session.post(url, data=_payload(body))
+            async with asking as answer:
+                while answer.status == 200 and len(data) <= LOOK_UP_BODY and (more := await answer.content.readany()):
+                    data += more
+        return orjson.loads(data)
+    return None
+
+
+# ---------------------------------------------------------------- connections
+
+
+def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
+    timeout = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
+    return aiohttp.ClientSession(
+        connector=_connector(endpoint),
+        timeout=timeout,
+        headers=_headers(endpoint),
+        proxy=endpoint.proxy,
+        trust_env=False,
+    )
+
+
+def _connector(endpoint: Endpoint) -> aiohttp.BaseConnector:
+    if endpoint.dial is not None:
+        return _Dialled(endpoint.dial)
+    return aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE, ssl=_trust(endpoint))
+
+
+class _Dialled(aiohttp.BaseConnector):
+    """Connections that somebody has opened: aiohttp's own connectors know ports, and paths that others may open."""
+
+    def __init__(self, dial: Callable[[], Awaitable[socket.socket]]) -> None:
+        super().__init__(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE)
+        self._dial = dial
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        ours = await self._dial()
+        loop = asyncio.get_running_loop()
+        if hasattr(socket, "AF_UNIX") and ours.family == socket.AF_UNIX:
+            _, protocol = await loop.create_unix_connection(self._factory, sock=ours)
+        else:  # where pairs of sockets are made of two connections
+            _, protocol = await loop.create_connection(self._factory, sock=ours)
+        return protocol
+
+
+def _trust(endpoint: Endpoint) -> ssl.SSLContext | bool:
+    if endpoint.ca_file is None:
+        return True
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(endpoint.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"the CA file {endpoint.ca_file!r} cannot be used: {error}") from error
+    return context
+
+
+def _headers(endpoint: Endpoint) -> dict[str, str]:
+    headers = {
+        "User-Agent": f"turnkeep/{_version()}",
+        "Accept": "text/event-stream",
+        "Accept-Encoding": "identity",  # a compressed stream arrives in lumps
+        "Content-Type": "application/json",
+    }
+    if endpoint.api_key:
+        headers["Authorization"] = f"Bearer {endpoint.api_key}"
+    if endpoint.organisation:
+        headers["OpenAI-Organization"] = endpoint.organisation
+    if endpoint.project:
+        headers["OpenAI-Project"] = endpoint.project
+    return {**headers, **endpoint.headers}
+
+
+def _version() -> str:
+    try:
+        return metadata.version("turnkeep")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _payload(body: Mapping[str, Any]) -> bytes | io.BytesIO:
+    try:
+        data = orjson.dumps(body, default=dict)
+    except TypeError:  # half a surrogate pair in somebody's text: JSON allows it, UTF-8 does not
+        data = orjson.dumps(_encodable(body))
+    return io.BytesIO(data) if len(data) > _LARGE else data
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {_encodable(name): _encodable(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encodable(entry) for entry in value]
+    return value
+
+
+# ---------------------------------------------------------------- failures
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        orjson.loads(data)
+    except ValueError:
+        return False
+    return True
+
+
+def _no_answer(endpoint: Endpoint) -> ModelTimedOut:
+    return ModelTimedOut(f"no answer from {endpoint.host} within {endpoint.first_event_timeout:g} s")
+
+
+def _silence(endpoint: Endpoint, limit: float) -> ModelTimedOut:
+    return ModelTimedOut(f"{endpoint.host} fell silent for {limit:g} s in the middle of an answer")
+
+
+def _lost(endpoint: Endpoint, error: Exception) -> ModelError:
+    why = scrub(f"{type(error).__name__}: {error}", endpoint.secrets)[:300]
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return ModelUnavailable(f"the certificate of {endpoint.host} is not trusted; set its CA file ({why})")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        kind = EndpointBlocked if error.status in (401, 403, 407) else ModelUnavailable
+        return kind(f"the proxy to {endpoint.host} answered {error.status}")
+    if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
+        return AnswerMalformed(f"{endpoint.host} does not speak HTTP ({why})")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return ModelUnreachable(f"no connection to {endpoint.host} ({why})")
+    return ModelUnavailable(f"lost the connection to {endpoint.host} ({why})")

@@ -1,0 +1,443 @@
+"""The step loop: ask the model, show what it says, run the tools it asks for, until it has answered.
+
+Everything that must not happen twice is in the journal before it is acted upon; a new attempt begins with what the
+journal holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from turnkeep.assistants import Assistant
+from turnkeep.backoff import Backoff
+from turnkeep.conversation import recalled
+from turnkeep.errors import (
+    AnswerMalformed,
+    ContextTooLong,
+    ModelError,
+    ModelRefused,
+    ModelTimedOut,
+    ModelUnavailable,
+    ResponseLost,
+    TooManySteps,
+    UnansweredCall,
+)
+from turnkeep.events import Event
+from turnkeep.failpoints import reach
+from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem, UserItem, text_content
+from turnkeep.models.contexts import ContextSizes
+from turnkeep.models.model import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec, works_alone
+from turnkeep.models.pairing import pair, repair
+from turnkeep.models.parameters import output_limit, with_output_limit
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.pricing.prices import PriceBook
+from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
+from turnkeep.runs.announcer import Announcer
+from turnkeep.runs.journal import SEPARATOR, Ending, Journal, OpenResponse, Step
+from turnkeep.runs.tool_calls import Calls
+from turnkeep.store.contract import Call, Claim, Store
+from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.telemetry.traces import span
+from turnkeep.tools.toolbox import Toolbox
+from turnkeep.usage import Usage
+
+log = get_log(__name__)
+
+DEFAULT_CONTEXT = 128_000
+"""Tokens that a model of unknown size is believed to take."""
+
+OF_A_USER = "Instructions of a user for this answer. They do not replace those of the operator:"
+"""Stands before them, in a message of the user: who may write a message may not write the system's words."""
+
+MOST_RESUMES = 6
+RESUMING = Backoff(delay=0.2, cap=5.0)
+"""How often, and after which waits, a run goes on with a response of the background whose stream has broken."""
+
+_BROKEN_OFF = (ModelUnavailable, ModelTimedOut, AnswerMalformed)
+
+LEAST_OUTPUT = 16
+"""The lowest limit of an answer that providers accept."""
+
+
+def never(error: ModelError, failures: int) -> float | None:
+    """A failed request is not made again here: its run has failed."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRules:
+    """Limits of one run. `history_tokens`: how much of the past is told; `output_tokens`: kept free for the answer.
+
+    `again` says in how many seconds a request that has failed so many times is made again within the same run, or
+    None.
+    """
+
+    max_steps: int = 8
+    history_tokens: int = 64_000
+    output_tokens: int = 8_000
+    again: Callable[[ModelError, int], float | None] = never
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The model has answered: `ending` says whether wholly."""
+
+    text: str
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The turn waits for somebody's decision."""
+
+    calls: Sequence[Call]
+
+
+@dataclass(slots=True)
+class Answering:
+    """One run's answer in the making, with everything it needs. `wants_steering` asks whether messages want to join."""
+
+    store: Store
+    claim: Claim
+    assistant: Assistant
+    model: Model
+    model_name: str
+    toolbox: Toolbox
+    journal: Journal
+    announcer: Announcer
+    calls: Calls
+    catalog: Catalog
+    prices: PriceBook
+    contexts: ContextSizes
+    rules: AnswerRules
+    wants_steering: Callable[[], bool]
+    before_request: Callable[[ModelRequest, int], Awaitable[None]]
+    """Awaited before each model request with its input tokens; raises when the request has to wait or is refused."""
+    heard: Callable[[Mapping[str, str]], Awaitable[None]]
+    """Awaited with the limits that a provider states at the beginning of its answer."""
+    meter: Meter = SILENT
+    past: list[Item] = field(default_factory=list)
+    past_tokens: int = 0
+    context: int | None = None
+    """Tokens that the model takes, where that is known."""
+    summary: str | None = None
+    first_shown_at: float | None = None
+    """When the first text of this run was shown, by the time of the loop."""
+    warnings: list[str] = field(default_factory=list)
+    """What the caller of a direct run should know."""
+
+    async def answer(self) -> Answered | Asked:
+        """Steps until the model has answered or somebody has to decide."""
+        await self._recall(self.rules.history_tokens)
+        if self.journal.text:
+            self.announcer.replace(self.journal.text)
+        while True:
+            called = bool(self.journal.open_calls)
+            if called and (asked := await self.calls.answer(self.assistant.enabled)):
+                return Asked(asked)
+            if called or self.wants_steering():
+                await self._steer()
+            if self.journal.is_final:
+                return Answered(self.journal.text, self.journal.ending or "stop")
+            await self._step()
+
+    async def _recall(self, tokens: int) -> None:
+        """The newest whole turns that fit beside the batch, and the system messages of older ones."""
+        self.context = await self._context_size()
+        context = self.context or DEFAULT_CONTEXT
+        said = [*self._wishes(), *self.journal.transcript]
+        batch = self.tokenizer.count_items(said, instructions=self._instructions())
+        room = max(0, min(tokens, context - min(self.rules.output_tokens, context // 4) - batch))
+        history = await recalled(self.store, self.claim.address, tokens=room)
+        self.past = [entry.item for entry in history.entries]
+        self.past_tokens = sum(entry.tokens for entry in history.entries)
+        self.summary = history.summary
+
+    async def _context_size(self) -> int | None:
+        """What the table says, else the server; a refusal that taught otherwise is believed before both."""
+        facts, learned = self.catalog.model(self.model_name), self.contexts.learned(self.model_name)
+        known = (facts.context if facts else None) or await self.contexts.told(self.model_name)
+        return min(learned or known or 0, known or learned or 0) or None
+
+    async def _steer(self) -> None:
+        """Take in what the user has said meanwhile and wants answered in this run.
+
+        Asked between steps whatever the hints say; before the end only on a hint, which may be late.
+        """
+        if messages := await self.store.offered(self.claim):
+            await self.journal.write_steered(messages)
+
+    async def _step(self) -> None:
+        if self.journal.steps >= self.rules.max_steps:
+            raise TooManySteps(f"the model still asks for tools after {self.journal.steps} steps")
+        try:
+            step = await self._ask(self._request())
+        except ContextTooLong as error:
+            step = await self._ask_for_less(error)
+        except UnansweredCall:
+            step = await self._ask(self._request(repaired=True))
+        reach("called")
+        await self.journal.write_step(step)
+
+    async def _ask_for_less(self, error: ContextTooLong) -> Step:
+        """Once more with less of the past; what the refusal taught spares the next turns this detour."""
+        self.contexts.learn(self.model_name, window=error.window, refused=self._input_tokens(self._request()))
+        await self._recall(self.past_tokens // 4)
+        return await self._ask(self._request())
+
+    # ---------------------------------------------------------------- one model call
+
+    def _request(self, *, repaired: bool = False) -> ModelRequest:
+        """What the model is told; `repaired`: without the reasoning of others, after the provider refused a pairing."""
+        claim = self.claim
+        paired = repair if repaired else pair
+        request = ModelRequest(
+            model=self.model_name,
+            items=paired([*self.past, *self._wishes(), *self.journal.transcript]),
+            current=len(paired(self.journal.transcript)),
+            instructions=self._instructions(),
+            tools=self._tools(),
+            hosted=self.assistant.hosted,
+            parameters=self._parameters(),
+            labels={
+                "turnkeep_run": claim.run_id,
+                "turnkeep_thread": claim.thread_id,
+                "turnkeep_tenant": claim.address.tenant[:512],
+                "turnkeep_attempt": str(claim.attempt),
+            },
+            cache_key=claim.thread_id,
+            background=self.assistant.background and works_alone(self.model),
+        )
+        return self._fitting(request)
+
+    def _fitting(self, request: ModelRequest) -> ModelRequest:
+        """The request with a limit of its answer that the model and its window allow."""
+        asked, facts = output_limit(request.parameters), self.catalog.model(self.model_name)
+        if asked is None or facts is None:
+            return request
+        left = self.context - self._input_tokens(request) if self.context else asked
+        room = max(LEAST_OUTPUT, min(asked, facts.output or asked, left))
+        if room == asked:
+            return request
+        self.warnings.append(
+            f"max_tokens was lowered from {asked} to {room}, which is what {request.model} leaves room for"
+        )
+        log.warning("max_tokens_lowered", run_id=self.claim.run_id, model=request.model, asked=asked, left=room)
+        return replace(request, parameters=with_output_limit(request.parameters, room))
+
+    def _instructions(self) -> str:
+        """The assistant's, what is left of the pruned past, and what the messages of this batch ask for."""
+        asked = dict.fromkeys(m.instructions for m in self.claim.messages if m.instructions)
+        past = f"Summary of the conversation so far:\n{self.summary}" if self.summary else None
+        return "\n\n".join(text for text in (self.assistant.instructions, past, *asked) if text)
+
+    def _wishes(self) -> list[Item]:
+        """What users ask of the answer who may not speak for the operator: said by them, before their messages."""
+        asked = dict.fromkeys(m.user_instructions for m in self.claim.messages if m.user_instructions)
+        return [UserItem(text_content(f"{OF_A_USER}\n{text}")) for text in asked]
+
+    def _parameters(self) -> dict[str, Any]:
+        """The assistant's, with what messages of this run ask for: of each parameter what was said last."""
+        parameters = dict(self.assistant.parameters)
+        for item in self.journal.transcript:
+            if isinstance(item, UserItem) and item.parameters:
+                parameters |= item.parameters
+        return parameters
+
+    def _tools(self) -> list[ToolSpec]:
+        """None at the last permitted step: then the model has to answer with what it has."""
+        if self.journal.steps + 1 >= self.rules.max_steps:
+            return []
+        specs = self.toolbox.specs(self.assistant.enabled)
+        return [ToolSpec(s.name, s.description, s.parameters, s.strict) for s in specs]
+
+    async def _ask(self, request: ModelRequest) -> Step:
+        """One model call, repeated as the rules allow; its finished step, not yet believed to have happened."""
+        before, failures, resumes = self.announcer.shown, 0, 0
+        broken: ModelError | None = None
+        while True:
+            try:
+                return await self._ask_once(request, before)
+            except ResponseLost as lost:
+                await self.journal.write_response(None)
+                if broken is not None:
+                    raise broken from lost
+                continue
+            except ModelError as error:
+                self.meter.count("model_requests", model=request.model, outcome=error.code)
+                if self.journal.open_response and isinstance(error, _BROKEN_OFF) and resumes < MOST_RESUMES:
+                    resumes, broken = resumes + 1, error
+                    log.info("response_resumed", run_id=self.claim.run_id, code=error.code, resumes=resumes)
+                    await asyncio.sleep(RESUMING.after(resumes))
+                    continue
+                failures += 1
+                if (delay := self.rules.again(error, failures)) is None:
+                    raise
+                log.info("request_repeated", run_id=self.claim.run_id, code=error.code, failures=failures, delay=delay)
+            if self.announcer.shown != before:
+                self.announcer.replace(before)
+            await asyncio.sleep(delay)
+
+    async def _ask_once(self, request: ModelRequest, before: str) -> Step:
+        if (running := self.journal.open_response) is not None:
+            request = replace(request, response_id=running.response_id)
+        else:
+            await self.before_request(request, self._input_tokens(request))
+        received = _Received(before, repeated=len(self.announcer.shown) - len(before) if running else 0)
+        begun_at = asyncio.get_running_loop().time()
+        with span(f"chat {request.model}", _asked(request), kind="client") as current:
+            try:
+                async with aclosing(self.model.stream(request)) as stream:
+                    async for part in stream:
+                        if isinstance(part, Began):
+                            await self._begun(part, request)
+                        self._show(part, received)
+            except (ContextTooLong, UnansweredCall):
+                self.announcer.shown = before
+                raise
+            try:
+                step = self._finished(request, received)
+            except ModelError:
+                if self.journal.open_response:
+                    await self.journal.write_response(None)  # it has ended, and gives nothing else the next time
+                raise
+            current.set(_given(step, received))
+        self._measure(request.model, step.usage, asyncio.get_running_loop().time() - begun_at)
+        return step
+
+    async def _begun(self, began: Began, request: ModelRequest) -> None:
+        """The provider has accepted: what it works out in the background is known before anything else is done."""
+        if request.background and request.response_id is None and began.response_id:
+            await self.journal.write_response(OpenResponse(began.response_id, request.model))
+        await self.heard(began.rate)
+
+    def _measure(self, model: str, usage: Usage, seconds: float) -> None:
+        meter = self.meter
+        meter.count("model_requests", model=model, outcome="ok")
+        meter.observe("model_seconds", seconds, model=model)
+        for kind in ("input", "cached", "cache_write", "output", "reasoning"):
+            meter.count("tokens", getattr(usage, f"{kind}_tokens"), model=model, kind=kind)
+        meter.count("cost_nano", usage.cost_nano, model=model)
+        meter.count("unpriced_requests", usage.unpriced, model=model)
+        meter.count("estimated_requests", usage.estimated, model=model)
+        if usage.output_tokens and seconds > 0:
+            meter.observe("tokens_per_second", usage.output_tokens / seconds, model=model)
+
+    def _show(self, part: object, received: _Received) -> None:
+        if isinstance(part, Delta):
+            text = part.text
+            if received.repeated:
+                text = received.unseen(text)
+            elif not received.text:
+                self._respond(bool(received.before))
+            received.text += part.text
+            if text:
+                self.announcer.text(text)
+            reach("midstream")
+        elif isinstance(part, ItemDone):
+            received.items.append(part.item)
+        elif isinstance(part, Finish):
+            received.finish = part
+        elif isinstance(part, Began):
+            received.began = part
+            reach("asked")
+
+    def _respond(self, continues: bool) -> None:
+        claim = self.claim
+        if self.first_shown_at is None:
+            self.first_shown_at = asyncio.get_running_loop().time()
+        self.announcer.say(Event("responding", claim.message_ids, run_id=claim.run_id, attempt=claim.attempt))
+        if continues:
+            self.announcer.text(SEPARATOR)
+
+    def _finished(self, request: ModelRequest, received: _Received) -> Step:
+        finish = received.finish
+        if finish is None:
+            raise RuntimeError("the model's stream ended without its finish, which its contract forbids")
+        self._check_said(received, finish)
+        name = finish.model or request.model
+        usage = finish.usage
+        if not usage.total_tokens:
+            usage = self._counted(request, received, usage)
+        return Step(
+            items=tuple(received.items),
+            text=received.text,
+            usage=self.prices.cost(usage, name, finish.tier),
+            ending=finish.reason,
+            model=name,
+        )
+
+    def _check_said(self, received: _Received, finish: Finish) -> None:
+        """Silence is no answer. A step may be silent where an earlier one of this run has said something."""
+        acted = any(item.kind in ("call", "hosted") for item in received.items)
+        if received.text.strip() or acted or self.journal.text.strip():
+            return
+        if finish.reason == "refusal":
+            raise ModelRefused("the model refused to answer and did not say why")
+        if finish.reason in ("stop", "calls"):
+            thought = any(item.kind == "reasoning" for item in received.items)
+            raise AnswerMalformed(f"the model answered with {'a thought alone' if thought else 'nothing'}")
+
+    def _counted(self, request: ModelRequest, received: _Received, usage: Usage) -> Usage:
+        """Our own count, where the provider sent none."""
+        output = sum(self.tokenizer.count_item(item) for item in received.items)
+        return replace(usage, requests=1, input_tokens=self._input_tokens(request), output_tokens=output, estimated=1)
+
+    def _input_tokens(self, request: ModelRequest) -> int:
+        return self.tokenizer.count_items(request.items, instructions=request.instructions, tools=request.tools)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return tokenizer_for(self.model_name, self.catalog)
+
+
+@dataclass(slots=True)
+class _Received:
+    """What has come of one model call so far."""
+
+    before: str
+    text: str = ""
+    repeated: int = 0
+    """How many characters that come again have been shown, with what stands between two steps."""
+    items: list[AssistantItem | ReasoningItem | HostedItem | CallItem] = field(default_factory=list)
+    began: Began | None = None
+    finish: Finish | None = None
+
+    def unseen(self, text: str) -> str:
+        """What of a piece of text was not shown before the stream broke."""
+        shown = self.repeated - (len(SEPARATOR) if self.before else 0)
+        return text[max(0, shown - len(self.text)) :]
+
+
+def _asked(request: ModelRequest) -> dict[str, object]:
+    """A request in the words of the tracing conventions."""
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": request.model,
+        "gen_ai.request.stream": True,
+        "gen_ai.request.max_tokens": output_limit(request.parameters),
+        "gen_ai.request.temperature": request.parameters.get("temperature"),
+        "gen_ai.conversation.id": request.cache_key,
+    }
+
+
+def _given(step: Step, received: _Received) -> dict[str, object]:
+    usage = step.usage
+    return {
+        "gen_ai.response.id": received.began.response_id if received.began else None,
+        "gen_ai.response.model": step.model,
+        "gen_ai.response.finish_reasons": [_FINISH.get(step.ending, step.ending)],
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+    }
+
+
+_FINISH = {"calls": "tool_calls", "filter": "content_filter"}

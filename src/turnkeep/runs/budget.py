@@ -1,0 +1,257 @@
+"""Money and pace: asked before each model request, told afterwards what it cost.
+
+A run reserves its expected cost once, before its first request, in every account that a budget gives it; the
+reservation is replaced by what was spent when the run is settled. Both are safe to repeat. A reservation that a crash
+left open counts as spent until `sweep` settles it from what the thread says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, Self
+
+from turnkeep.backoff import Backoff
+from turnkeep.errors import BudgetSpent, StoreError, ThreadQuarantined, TurnkeepError
+from turnkeep.messages import Address
+from turnkeep.models.model import ModelRequest
+from turnkeep.models.parameters import output_limit
+from turnkeep.models.waits import wait_for_spent
+from turnkeep.pricing.prices import PriceBook
+from turnkeep.settings import Settings
+from turnkeep.store.contract import Claim, Limit, Store
+from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.usage import NANO, Usage
+
+log = get_log(__name__)
+
+Owner = Literal["tenant", "thread", "user"]
+Period = Literal["hour", "day", "month"]
+
+OUTPUT_GUESS = 2_000
+"""Tokens that an answer is expected to have at most, where the request sets no lower limit."""
+
+USER = "user"
+"""The entry of a message's metadata that names its user."""
+
+LATER = Backoff(delay=1.0, cap=15.0)
+ASK_AN_OPERATOR = 60.0
+SWEPT_AT_ONCE = 10_000
+
+_STARTS: Mapping[Period, str] = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
+_KEPT: Mapping[Period, float] = {"hour": 7_200.0, "day": 172_800.0, "month": 2_764_800.0}
+
+
+class Waiting(TurnkeepError):
+    """this run has to wait: budget, pace or an open circuit"""
+
+    code = "waiting"
+    retryable = True
+    public = "I'm receiving too many requests right now. Your message waits for its turn."
+
+
+class PaceReached(Waiting):
+    """all workers together have asked as much of the provider as they may for now"""
+
+    code = "pace_reached"
+
+
+class BudgetReserved(Waiting):
+    """other runs have reserved the rest of a budget"""
+
+    code = "budget_reserved"
+
+
+class PriceUnknown(Waiting):
+    """a budget cannot be kept, because the price of the model is not known"""
+
+    code = "price_unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most so many US dollars for each tenant, thread or user in each period (UTC).
+
+    A message's user is named by its metadata (``user``), which the doors take from the credential where there is one;
+    messages without one have no budget of a user.
+    """
+
+    of: Owner
+    dollars: float
+    period: Period = "day"
+
+    def limit(self, claim: Claim) -> Limit | None:
+        """The account of this claim."""
+        if (owner := _owner(self.of, claim)) is None:
+            return None
+        start = datetime.fromtimestamp(claim.claimed_at, UTC).strftime(_STARTS[self.period])
+        return Limit(f"{self.of}:{owner}:{start}", round(self.dollars * NANO), _KEPT[self.period])
+
+
+def _owner(of: Owner, claim: Claim) -> str | None:
+    if of == "tenant":
+        return claim.address.tenant
+    if of == "thread":
+        return claim.thread_id
+    users = [user for message in claim.messages if (user := message.metadata.get(USER))]
+    return hashlib.sha256(users[-1].encode("utf-8", "surrogatepass")).hexdigest()[:16] if users else None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What all workers together may ask of one endpoint in a minute; 0 is unlimited."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+class Purse:
+    """Budgets and pace of all runs. Without either it still keeps the pace that providers ask for.
+
+    A patient purse lets a run wait where it is, until its deadline, instead of raising `Waiting`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        prices: PriceBook,
+        budgets: Sequence[Budget] = (),
+        *,
+        pace: Pace = Pace(),
+        meter: Meter = SILENT,
+        patient: bool = False,
+    ) -> None:
+        self.store = store
+        self.prices = prices
+        self.budgets = tuple(budget for budget in budgets if budget.dollars > 0)
+        self.pace = pace
+        self.meter = meter
+        self.patient = patient
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, store: Store, prices: PriceBook, *, meter: Meter = SILENT, patient: bool = False
+    ) -> Self:
+        period = settings.budget_period
+        budgets = [
+            Budget("tenant", settings.tenant_budget, period),
+            Budget("user", settings.user_budget, period),
+            Budget("thread", settings.thread_budget, period),
+        ]
+        pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
+        return cls(store, prices, budgets, pace=pace, meter=meter, patient=patient)
+
+    def tab(self, claim: Claim) -> Tab:
+        """What one claim may spend."""
+        return Tab(self, claim)
+
+    async def sweep(self, *, older_than: float = 600.0, tenants: Collection[str] | None = None) -> int:
+        """Settle what crashes have left open, for these tenants or all; how many reservations. Repeat now and then."""
+        if not self.budgets:
+            return 0
+        settled = 0
+        for tenant in await self.store.ledgers() if tenants is None else sorted(tenants):
+            for reservation in (await self.store.sweep(older_than=older_than, tenant=tenant))[:SWEPT_AT_ONCE]:
+                settled += await self._close(reservation, tenant)
+            await self._forget_old(tenant)
+        return settled
+
+    async def _close(self, reservation: str, tenant: str) -> bool:
+        """Settle a reservation, unless its run goes on. Of a run whose thread is gone nobody knows what it cost: what
+        was reserved counts as spent, else deleting a thread in time would make its answers free.
+        """
+        run_id, _, place = reservation.partition(" ")
+        queue, _, thread_id = place.rpartition(" ")
+        address = Address(tenant, queue, thread_id)
+        spent: int | None = None
+        try:
+            if await self.store.thread(address) is not None:
+                run = next((run for run in await self.store.runs(address) if run.run_id == run_id), None)
+                if run is not None and run.finished_at is None:
+                    return False
+                spent = 0 if run is None else run.usage.cost_nano  # None: withdrawn before it had begun
+        except ThreadQuarantined:
+            return False
+        await self.store.settle(reservation, spent, tenant=tenant)
+        return True
+
+    async def _forget_old(self, tenant: str) -> None:
+        """Reservations that outlived the accounts they are in."""
+        longest = max((_KEPT[budget.period] for budget in self.budgets), default=0.0)
+        for reservation in await self.store.sweep(older_than=longest, tenant=tenant):
+            await self.store.settle(reservation, 0, tenant=tenant)
+
+
+class Tab:
+    """One claim's reservation and requests."""
+
+    def __init__(self, purse: Purse, claim: Claim) -> None:
+        self._purse = purse
+        self._claim = claim
+        self._reserved = not purse.budgets
+
+    async def before_request(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
+        """Returns when this request may be made now. Raises `Waiting`, or `BudgetSpent` when the money is spent."""
+        while True:
+            try:
+                return await self._ask_leave(request, tokens, endpoint)
+            except Waiting as waiting:
+                if not self._purse.patient:
+                    raise
+                delay = waiting.retry_after or 1.0
+            await asyncio.sleep(delay)
+
+    async def _ask_leave(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
+        output = min(output_limit(request.parameters) or OUTPUT_GUESS, OUTPUT_GUESS)
+        if not self._reserved:
+            await self._reserve(request.model, Usage(requests=1, input_tokens=tokens, output_tokens=output))
+            self._reserved = True
+        pace = self._purse.pace
+        wait = await self._purse.store.pace(
+            endpoint, requests=pace.requests, tokens=pace.tokens, tokens_wanted=tokens + output
+        )
+        if wait > 0.0:
+            raise PaceReached(f"the pace of {endpoint} is reached, {wait:.1f} s to wait", retry_after=wait)
+
+    async def heard(self, rate: Mapping[str, str], endpoint: str) -> None:
+        """Take in the limits that an answer states: where nothing remains, all workers wait for the reset."""
+        if (wait := wait_for_spent(rate)) is not None:
+            await self._purse.store.slow_down(endpoint, wait)
+
+    async def settle(self, usage: Usage) -> None:
+        """The run is over: replace its reservation by what it cost. A failure leaves that to the sweep."""
+        if not self._purse.budgets:
+            return
+        try:
+            await self._purse.store.settle(self._name, usage.cost_nano, tenant=self._claim.address.tenant)
+        except StoreError as error:
+            log.warning("settlement_of_cost_failed", run_id=self._claim.run_id, error=str(error))
+
+    @property
+    def _name(self) -> str:
+        """Of the reservation: the run, and where the sweep finds it."""
+        return f"{self._claim.run_id} {self._claim.address.queue} {self._claim.thread_id}"
+
+    async def _reserve(self, model: str, expected: Usage) -> None:
+        claim, purse = self._claim, self._purse
+        priced = purse.prices.cost(expected, model)
+        if priced.unpriced:
+            sentence = f"no price is known for {model}, so its budget cannot be kept: add one to TURNKEEP_PRICE_FILE"
+            log.error("price_unknown", model=model, hint=sentence)
+            raise PriceUnknown(sentence, retry_after=ASK_AN_OPERATOR)
+        limits = [limit for budget in purse.budgets if (limit := budget.limit(claim)) is not None]
+        answer = await purse.store.reserve(self._name, priced.cost_nano, limits, tenant=claim.address.tenant)
+        if answer.outcome == "granted":
+            return
+        of = str(answer.account).partition(":")[0]
+        if answer.outcome == "waits":
+            raise BudgetReserved(f"other runs have reserved the rest of the {of}'s budget", retry_after=_later(claim))
+        purse.meter.count("budget_refusals", of=of)
+        raise BudgetSpent(f"the {of}'s budget has no room for this run any more; it begins anew with the next period")
+
+
+def _later(claim: Claim) -> float:
+    return 0.5 + LATER.after(claim.attempt)

@@ -1,0 +1,50 @@
+"""What becomes of a run that is halted: what works for it elsewhere stops, and every call gets an output."""
+
+from __future__ import annotations
+
+import asyncio
+
+from turnkeep.errors import ModelError
+from turnkeep.messages import CallItem, Item, OutputItem
+from turnkeep.models.model import BackgroundModel, Model
+from turnkeep.runs.journal import OpenResponse
+from turnkeep.telemetry import get_log
+from turnkeep.usage import Usage
+
+log = get_log(__name__)
+
+STOPPING = 10.0
+"""Seconds that stopping a response at its provider may take."""
+
+UNKNOWN = Usage(requests=1, estimated=1)
+
+
+async def stop_response(response: OpenResponse, model: Model, *, seconds: float) -> Usage:
+    """Stop what a provider works out in the background, and give what it has cost until then, unpriced.
+
+    Never raises a ModelError: what could not be stopped, or does not tell what it has cost, is one estimated request.
+    """
+    if not isinstance(model, BackgroundModel):
+        return UNKNOWN
+    try:
+        async with asyncio.timeout(min(STOPPING, seconds)):
+            return await model.cancel(response.response_id) or UNKNOWN
+    except (ModelError, TimeoutError) as error:
+        log.warning("response_not_stopped", response=response.response_id, error=str(error)[:500])
+        return UNKNOWN
+
+
+def closed(call: CallItem, started: set[str], told: str) -> OutputItem:
+    """The output of a call that a run was halted at; `told` of one that had begun."""
+    if call.call_id in started:
+        return OutputItem(call.call_id, told, "unknown")
+    return OutputItem(call.call_id, "cancelled before it began", "cancelled")
+
+
+def without_text(items: list[Item], started: set[str]) -> list[Item]:
+    """User messages, and the calls whose effects had begun."""
+    return [
+        item
+        for item in items
+        if item.kind == "user" or (isinstance(item, CallItem | OutputItem) and item.call_id in started)
+    ]

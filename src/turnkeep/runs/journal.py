@@ -1,0 +1,209 @@
+"""The journal of a run: what has happened so far, so that another attempt continues instead of repeating.
+
+Records are plain JSON, in five types:
+
+* ``step``: one finished model call with its items, usage and the text it showed;
+* ``started``: tool calls that begin now (written before they begin);
+* ``output``: what a call gave;
+* ``response``: the provider works out a response in the background, which outlives us (None: it is not there any more);
+* ``steered``: messages that were taken into the run at a step boundary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from turnkeep.backoff import Backoff
+from turnkeep.errors import StoreError
+from turnkeep.messages import CallItem, Item, Message, OutputItem, UserItem, item_from_json, item_to_json
+from turnkeep.store.contract import Claim, Record, Store
+from turnkeep.usage import Usage
+
+T = TypeVar("T")
+
+SEPARATOR = "\n\n"
+"""Stands between the texts of two steps of one answer."""
+
+PATIENCE = Backoff(delay=0.05, cap=1.0)
+
+Ending = Literal["stop", "calls", "pause", "length", "filter", "refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One finished model call."""
+
+    items: tuple[Item, ...]
+    text: str
+    usage: Usage
+    ending: Ending
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenResponse:
+    """A response that the provider works out in the background, and the model that does."""
+
+    response_id: str
+    model: str
+
+
+def user_item(message: Message) -> UserItem:
+    """One user item per message: boundaries are kept."""
+    arrival, metadata = message.arrival, message.metadata or None
+    return UserItem(
+        message.content, message.message_id, arrival, message.instructions, metadata, message.user_instructions,
+        message.model, message.parameters,
+    )  # fmt: skip
+
+
+class Journal:
+    """The records of one claim, folded. Nothing is believed to have happened before it is written; then it is told."""
+
+    def __init__(self, store: Store, claim: Claim, *, tell: Callable[[Record], None] | None = None) -> None:
+        self._store = store
+        self._claim = claim
+        self._tell = tell
+        self._count = 0
+        self._in_order = asyncio.Lock()
+        self._unwritten: list[Record] = []
+        self.items: list[Item] = []
+        self.texts: list[str] = []
+        self.usage = Usage()
+        self.steps = 0
+        self.model: str | None = None
+        self.ending: Ending | None = None
+        self.open_response: OpenResponse | None = None
+        """What was asked for in the background and has not become a step yet."""
+        self.started: set[str] = set()
+        self.steered: set[str] = set()
+        for record in claim.journal:
+            self._fold(record)
+
+    # ---------------------------------------------------------------- reading
+
+    @property
+    def first_messages(self) -> list[UserItem]:
+        """The batch without the messages that came in by steering."""
+        return [user_item(m) for m in self._claim.messages if m.message_id not in self.steered]
+
+    @property
+    def transcript(self) -> list[Item]:
+        """Everything of this run, in order: what a commit adds and a request ends with."""
+        return [*self.first_messages, *self.items]
+
+    @property
+    def text(self) -> str:
+        """What the finished steps have shown."""
+        return join_texts(self.texts)
+
+    @property
+    def open_calls(self) -> list[CallItem]:
+        """Calls without an output, in the order they were asked."""
+        answered = {item.call_id for item in self.items if isinstance(item, OutputItem)}
+        return [item for item in self.items if isinstance(item, CallItem) and item.call_id not in answered]
+
+    @property
+    def is_final(self) -> bool:
+        """The model has given its final answer, and nobody has steered since."""
+        return self.ending not in (None, "calls", "pause")
+
+    # ---------------------------------------------------------------- writing
+
+    async def write_step(self, step: Step) -> None:
+        items = [item_to_json(item) for item in step.items]
+        usage = step.usage.to_json()
+        await self._write(
+            {
+                "type": "step",
+                "items": items,
+                "text": step.text,
+                "usage": usage,
+                "ending": step.ending,
+                "model": step.model,
+            }
+        )
+
+    async def write_response(self, response: OpenResponse | None) -> None:
+        told = {} if response is None else {"response_id": response.response_id, "model": response.model}
+        await self._write({"type": "response", **told})
+
+    async def write_started(self, call_ids: Sequence[str]) -> None:
+        await self._write({"type": "started", "calls": list(call_ids)})
+
+    async def write_output(self, item: OutputItem) -> None:
+        await self._write({"type": "output", "item": item_to_json(item)})
+
+    async def write_steered(self, messages: Sequence[Message]) -> None:
+        items = [item_to_json(user_item(m)) for m in messages]
+        await self._write({"type": "steered", "steered_through": messages[-1].seq, "items": items})
+
+    async def finish(self) -> None:
+        """Write what a run was stopped in the middle of writing: the store may have it, and then it counts there.
+
+        A call whose start was being written has not begun.
+        """
+        for record in list(self._unwritten):
+            await self._write_next(record)
+            if record["type"] == "started":
+                self.started -= set(record["calls"])
+
+    async def _write(self, record: Record) -> None:
+        self._unwritten.append(record)
+        async with self._in_order:
+            await self._write_next(record)
+
+    async def _write_next(self, record: Record) -> None:
+        numbered = {"n": self._count, **record}
+        await insist(lambda: self._store.journal(self._claim, [numbered]))
+        self._fold(numbered)
+        self._unwritten.remove(record)
+        if self._tell is not None:
+            self._tell(numbered)
+
+    def _fold(self, record: Record) -> None:
+        self._count += 1
+        match record["type"]:
+            case "step":
+                self.items += [item_from_json(item) for item in record["items"]]
+                self.texts.append(record["text"])
+                self.usage += Usage.from_json(record["usage"])
+                self.ending, self.model = record["ending"], record["model"]
+                self.steps += 1
+                self.open_response = None
+            case "response":
+                has_one = "response_id" in record
+                self.open_response = OpenResponse(record["response_id"], record["model"]) if has_one else None
+            case "started":
+                self.started |= set(record["calls"])
+            case "output":
+                self.items.append(item_from_json(record["item"]))
+            case "steered":
+                taken = [item_from_json(item) for item in record["items"]]
+                self.items += taken
+                self.steered |= {item.message_id for item in taken if isinstance(item, UserItem) and item.message_id}
+                self.ending = None
+
+
+def join_texts(texts: Sequence[str]) -> str:
+    """The texts of several steps as one answer."""
+    return SEPARATOR.join(text for text in texts if text)
+
+
+async def insist(act: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a store operation until the store answers: one that its arguments name, or that has a name (`once`).
+
+    Without an end of its own: the lease of the run that waits here is the limit.
+    """
+    failures = 0
+    while True:
+        try:
+            return await act()
+        except StoreError as error:
+            if not error.retryable:
+                raise
+            failures += 1
+        await asyncio.sleep(PATIENCE.after(failures))

@@ -1,0 +1,72 @@
+"""What can come of a run, as a closed set of values, and what is measured of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from turnkeep.events import Fault
+from turnkeep.store.contract import Call, Claim, Commit, FailOutcome, Failure
+from turnkeep.telemetry import Meter
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Somebody has to decide first."""
+
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Releasing:
+    """Not now: the claim goes back without using an attempt."""
+
+    delay: float
+    reason: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropping:
+    """Another worker owns the thread: write nothing."""
+
+
+Verdict = Commit | Failure | Holding | Releasing | Dropping
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def measure_claim(meter: Meter, claim: Claim) -> None:
+    """How long the batch of a claim has waited, and how big it is."""
+    meter.observe("run_attempt", claim.attempt)
+    if claim.attempt == 1 and claim.messages:
+        meter.observe("batch_messages", len(claim.messages))
+        meter.observe("window_seconds", max(0.0, claim.due_at - claim.messages[0].arrival))
+        meter.observe("queue_wait_seconds", max(0.0, claim.claimed_at - claim.due_at))
+
+
+def measure_run(
+    meter: Meter,
+    claim: Claim,
+    verdict: Verdict,
+    failed: FailOutcome | None,
+    *,
+    begun_at: float,
+    first_shown_at: float | None,
+) -> None:
+    """How a run ended, and what the store made of a failure; times are those of the loop."""
+    meter.count("runs", verdict=type(verdict).__name__.lower())
+    meter.observe("run_seconds", asyncio.get_running_loop().time() - begun_at)
+    if first_shown_at is not None:
+        meter.observe("first_token_seconds", first_shown_at - begun_at)
+    match verdict:
+        case Dropping():
+            meter.count("lease_losses")
+        case Releasing(reason=Fault() as reason):
+            meter.count("waits", reason=reason.code)
+        case Failure():
+            meter.count("errors", code=verdict.fault.code)
+            if failed == "dead":
+                meter.count("dead_letters", len(claim.messages), code=verdict.fault.code)
+            elif failed is not None:
+                meter.count("retries", code=verdict.fault.code)

@@ -1,0 +1,215 @@
+"""The tool calls of one step: journal before act, in parallel, each with exactly one output.
+
+What happens to a call is decided first, as a value (`Plan`); then acted upon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from turnkeep.clock import Clock
+from turnkeep.events import Event
+from turnkeep.failpoints import reach
+from turnkeep.messages import CallItem, OutputItem
+from turnkeep.runs.announcer import Announcer
+from turnkeep.runs.journal import Journal
+from turnkeep.store.contract import Call, Claim
+from turnkeep.telemetry import SILENT, Meter
+from turnkeep.telemetry.traces import span
+from turnkeep.tools.execution import Asked, Result, arguments_digest, call, call_catch_all, parsed, refusal
+from turnkeep.tools.tool import Tool, ToolContext
+from turnkeep.tools.toolbox import Toolbox
+
+UNKNOWN = "outcome unknown, interrupted: the call had begun and may or may not have taken effect"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What becomes of a call: it has its output, it is refused, it runs, the catch-all takes it, or somebody is asked
+    first.
+
+    Only `run` and `catch_all` are journalled as started: a batch whose effects have started is never split, so a call
+    that cannot have had one must not count.
+    """
+
+    item: CallItem
+    way: Literal["known", "refused", "run", "catch_all", "ask"]
+    tool: Tool | None = None
+    output: OutputItem | None = None
+    kind: Literal["approval", "output"] = "approval"
+    refusal: Result | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """Limits of the tool calls of a run."""
+
+    max_calls: int = 16
+    parallel: int = 8
+
+
+class Calls:
+    """Runs what the model asked for."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        journal: Journal,
+        announcer: Announcer,
+        toolbox: Toolbox,
+        *,
+        rules: CallRules,
+        clock: Clock,
+        meter: Meter = SILENT,
+    ) -> None:
+        self._claim = claim
+        self._journal = journal
+        self._announcer = announcer
+        self._toolbox = toolbox
+        self._rules = rules
+        self._clock = clock
+        self._meter = meter
+        self._slots = asyncio.Semaphore(rules.parallel)
+        self._decided = {held.call_id: held for held in claim.calls if held.decision}
+
+    async def answer(self, enabled: Sequence[str] | None) -> list[Call]:
+        """Give every open call its output; the calls that have to wait for somebody, after all others have run."""
+        plans = [self._plan(place, item, enabled) for place, item in enumerate(self._journal.open_calls)]
+        self._announce(plans)
+        async with asyncio.TaskGroup() as group:
+            for plan in plans:
+                if plan.way == "known" and plan.output:
+                    group.create_task(self._journal.write_output(plan.output))
+                elif plan.way == "refused" and plan.refusal:
+                    group.create_task(self._refuse(plan.item, plan.tool, plan.refusal))
+                elif plan.way == "run":
+                    group.create_task(self._run(plan.item, plan.tool))
+            caught = group.create_task(self._catch([p.item for p in plans if p.way == "catch_all"]))
+        asked = [_call(p.item, p.kind, p.tool) for p in plans if p.way == "ask"]
+        return asked + caught.result()
+
+    # ---------------------------------------------------------------- deciding
+
+    def _plan(self, place: int, item: CallItem, enabled: Sequence[str] | None) -> Plan:
+        if (decided := self._decided.get(item.call_id)) is not None:
+            return self._plan_decided(item, decided)
+        tool = self._tool(item.name, enabled)
+        if item.call_id in self._journal.started and (tool is None or tool.effect == "effect"):
+            return Plan(item, "known", output=OutputItem(item.call_id, UNKNOWN, "unknown"))
+        if place >= self._rules.max_calls:
+            told = f"error: more than {self._rules.max_calls} calls in one step, ask for fewer at once"
+            return Plan(item, "known", output=OutputItem(item.call_id, told, "error"))
+        if tool is None and self._toolbox.catches_all:
+            return Plan(item, "catch_all")
+        if tool is not None and tool.client_side:
+            return Plan(item, "ask", tool, kind="output")
+        plan = self._plan_run(item, tool)
+        if plan.way == "run" and tool is not None and tool.asks_first(parsed(item.arguments)):
+            return Plan(item, "ask", tool)
+        return plan
+
+    def _plan_run(self, item: CallItem, tool: Tool | None) -> Plan:
+        told = refusal(tool, _asked(item))
+        return Plan(item, "run", tool) if told is None else Plan(item, "refused", tool, refusal=told)
+
+    def _plan_decided(self, item: CallItem, decided: Call) -> Plan:
+        if decided.decision == "approved" and item.call_id not in self._journal.started:
+            return self._plan_run(item, self._toolbox.get(item.name))
+        match decided.decision:
+            case "output":
+                output = OutputItem(item.call_id, decided.output)
+            case "denied":
+                output = OutputItem(item.call_id, decided.output or "the call was denied", "denied")
+            case "expired":
+                output = OutputItem(item.call_id, "nobody decided about this call in time", "expired")
+            case "declined":
+                output = OutputItem(item.call_id, "the user moved on before the call was decided", "denied")
+            case _:
+                output = OutputItem(item.call_id, UNKNOWN, "unknown")
+        return Plan(item, "known", output=output)
+
+    def _tool(self, name: str, enabled: Sequence[str] | None) -> Tool | None:
+        return None if enabled is not None and name not in enabled else self._toolbox.get(name)
+
+    def _announce(self, plans: Sequence[Plan]) -> None:
+        names = tuple(dict.fromkeys(p.item.name for p in plans if p.way in ("run", "catch_all")))
+        if names:
+            claim = self._claim
+            self._announcer.say(
+                Event("processing", claim.message_ids, run_id=claim.run_id, attempt=claim.attempt, tools=names)
+            )
+
+    # ---------------------------------------------------------------- acting
+
+    async def _refuse(self, item: CallItem, tool: Tool | None, told: Result) -> None:
+        self._meter.count("tool_calls", tool=tool.name if tool else "unknown", status=told.status)
+        await self._journal.write_output(_output(item, told))
+
+    async def _run(self, item: CallItem, tool: Tool | None) -> None:
+        async with self._slots:
+            if tool is not None and tool.effect == "effect":
+                await self._journal.write_started([item.call_id])
+            reach("tool_started")
+            result = await self._call(item, tool)
+            reach("tool_done")
+            await self._journal.write_output(_output(item, result))
+
+    async def _call(self, item: CallItem, tool: Tool | None) -> Result:
+        name = tool.name if tool else "unknown"
+        begun_at = asyncio.get_running_loop().time()
+        about = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": name,
+            "gen_ai.tool.call.id": item.call_id,
+            "gen_ai.tool.type": "function",
+        }
+        with span(f"execute_tool {name}", about) as current:
+            result = await call(tool, _asked(item), self._context(item), clock=self._clock)
+            if result.status != "ok":
+                current.fail(result.code or result.status)
+        self._meter.count("tool_calls", tool=name, status=result.status)
+        self._meter.observe("tool_seconds", asyncio.get_running_loop().time() - begun_at, tool=name)
+        return result
+
+    async def _catch(self, items: Sequence[CallItem]) -> list[Call]:
+        """All calls that no tool takes, as one call with effects of the catch-all; those it leaves to somebody else."""
+        handler = self._toolbox.catches_all
+        if not items or handler is None:
+            return []
+        await self._journal.write_started([item.call_id for item in items])
+        reach("tool_started")
+        results = await call_catch_all(handler, [_asked(i) for i in items], self._context(items[0]), clock=self._clock)
+        reach("tool_done")
+        if results is None:
+            return [_call(item, "output") for item in items]
+        for item in items:
+            self._meter.count("tool_calls", tool="catch_all", status=results[item.call_id].status)
+            await self._journal.write_output(_output(item, results[item.call_id]))
+        return []
+
+    def _context(self, item: CallItem) -> ToolContext:
+        claim = self._claim
+        return ToolContext(
+            tenant=claim.address.tenant,
+            channel=claim.address.channel,
+            thread_id=claim.thread_id,
+            run_id=claim.run_id,
+            call_id=item.call_id,
+            idempotency_key=f"{claim.run_id}:{item.call_id}",
+        )
+
+
+def _asked(item: CallItem) -> Asked:
+    return Asked(item.call_id, item.name, item.arguments)
+
+
+def _call(item: CallItem, kind: Literal["approval", "output"], tool: Tool | None = None) -> Call:
+    allowed = tool is not None and tool.self_approval
+    return Call(item.call_id, item.name, item.arguments, arguments_digest(item.arguments), kind, self_approval=allowed)
+
+
+def _output(item: CallItem, result: Result) -> OutputItem:
+    return OutputItem(item.call_id, result.output, result.status)

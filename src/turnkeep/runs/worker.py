@@ -1,0 +1,155 @@
+"""The worker: claims threads while it has free slots, runs them, and drains when told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from turnkeep.backoff import Backoff
+from turnkeep.errors import StoreError
+from turnkeep.runs.lease import Keeper, Lease, LeaseRules
+from turnkeep.runs.run import House, Run
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+AT_ONCE = 64
+"""Claims of one call to the store."""
+
+PATIENCE = Backoff(delay=0.1, cap=5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRules:
+    """How much a worker takes on. `drain`: seconds that runs may take to end at shutdown before they are given back."""
+
+    concurrency: int = 5
+    queues: tuple[str, ...] | None = None
+    drain: float = 25.0
+    rest: float = 1.0
+    sweep_every: float = 60.0
+
+
+class Worker:
+    """`run` works until `stop`, then drains: no claim is taken any more, runs end or are given back, unused attempts
+    stay.
+    """
+
+    def __init__(
+        self,
+        house: House,
+        *,
+        rules: WorkerRules | None = None,
+        lease: LeaseRules | None = None,
+        owner: str | None = None,
+    ) -> None:
+        self.house = house
+        self.rules = rules or WorkerRules()
+        self.keeper = Keeper(house.store, rules=lease, owner=owner)
+        self._stopping = asyncio.Event()
+        self._slot_freed = asyncio.Event()
+
+    @property
+    def active(self) -> int:
+        """Runs in progress."""
+        return len(self.keeper)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        async with self._watched(), asyncio.TaskGroup() as upkeep:
+            keeping = upkeep.create_task(self.keeper.run())
+            sweeping = upkeep.create_task(self._sweep())
+            async with asyncio.TaskGroup() as runs:
+                await self._claim_until_stopped(runs)
+                await self._drain()
+            keeping.cancel()
+            sweeping.cancel()
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncIterator[None]:
+        """Whoever looks sees how much is in hand."""
+        meter = self.house.meter
+        ends = [
+            meter.watch("active_runs", lambda: self.active),
+            meter.watch("oldest_run_seconds", lambda: self.keeper.oldest),
+        ]
+        try:
+            yield
+        finally:
+            for end in ends:
+                end()
+
+    # ---------------------------------------------------------------- claiming
+
+    async def _claim_until_stopped(self, runs: asyncio.TaskGroup) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            if (free := self.rules.concurrency - self.active) <= 0:
+                await self._first_of(self._slot_freed.wait())
+                continue
+            self._slot_freed.clear()
+            try:
+                leases = await self.keeper.claim(min(free, AT_ONCE), self.rules.queues)
+                failures = 0
+            except StoreError as error:
+                failures += 1
+                log.warning("claim_failed", error=str(error), failures=failures)
+                await self._first_of(asyncio.sleep(PATIENCE.after(failures)))
+                continue
+            for lease in leases:
+                runs.create_task(self._work(lease))
+            if not leases:
+                await self._first_of(self._rest())
+
+    async def _rest(self) -> None:
+        try:
+            await self.house.store.ready(queues=self.rules.queues, timeout=self.rules.rest)
+        except StoreError:
+            await asyncio.sleep(self.rules.rest)
+
+    async def _first_of(self, waiting: Coroutine[Any, Any, object]) -> None:
+        """Wait for this or for `stop`."""
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(waiting)
+            stop = group.create_task(self._stopping.wait())
+            await asyncio.wait((first, stop), return_when=asyncio.FIRST_COMPLETED)
+            first.cancel()
+            stop.cancel()
+
+    async def _work(self, lease: Lease) -> None:
+        try:
+            await Run(self.house, lease.claim, lease).perform()
+        finally:
+            self.keeper.let_go(lease)
+            self._slot_freed.set()
+
+    # ---------------------------------------------------------------- ending
+
+    async def _drain(self) -> None:
+        """Let runs end; then give back what is left, which costs nobody an attempt."""
+        if self.active:
+            log.info("draining", runs=self.active, seconds=self.rules.drain)
+        try:
+            async with asyncio.timeout(self.rules.drain):
+                while self.active:
+                    self._slot_freed.clear()
+                    await self._slot_freed.wait()
+        except TimeoutError:
+            log.info("drain_over", given_back=self.active)
+            self.keeper.drain()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self.rules.sweep_every)
+            try:
+                while await self.house.store.expire() >= 100:
+                    pass
+                if self.house.purse is not None:
+                    await self.house.purse.sweep()
+            except StoreError as error:
+                log.warning("sweep_failed", error=str(error))

@@ -1,0 +1,387 @@
+"""`OpenAIService`: a question answered at once, with tools, in one loop.
+
+A call with a session is a turn of that thread: accepted and claimed in one act, so that it never races a queued run.
+A call without one is a turn of a thread that exists for it alone, in memory. Both are runs like any other; what comes
+back are the chunks of that run, and a call that blocks is a fold over them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from turnkeep.assistants import Assistant, Assistants
+from turnkeep.composition import Life, open_endpoint, open_house, policies, run_rules, watch_process
+from turnkeep.errors import LeaseLost, MessageFrozen, ModelGone, NotFound, StoreError, ThreadBusy, TurnkeepError
+from turnkeep.events import Event
+from turnkeep.inputs import checked_channel
+from turnkeep.messages import DEFAULT_TENANT, Address, Item, Message, OutputItem, turns_of
+from turnkeep.pricing.tokenizer import tokenizer_for
+from turnkeep.runs.journal import Journal, Step
+from turnkeep.runs.lease import Keeper, Lease, LeaseRules
+from turnkeep.runs.outcomes import Holding, Verdict
+from turnkeep.runs.run import House, Run, RunBroke
+from turnkeep.service.chunks import Chunk, Completion, Metadata, Outlet, ToolCall, folded
+from turnkeep.service.config import OpenAIConfig, create_openai_config
+from turnkeep.service.request import Asked
+from turnkeep.settings import Settings
+from turnkeep.store import Policies, Policy, store_of
+from turnkeep.store.contract import Claim, Commit, Entry, Failure, Follower, Registry, Store
+from turnkeep.store.memory import MemoryStore
+from turnkeep.store.store_metrics import timed
+from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.tools import Tool, Toolbox
+from turnkeep.tools.builtin import configured_tools
+from turnkeep.tools.toolbox import Registrable
+from turnkeep.usage import Usage
+
+log = get_log(__name__)
+
+WAIT = 30.0
+"""Seconds that a call with a session waits for a run in progress, unless it says otherwise."""
+
+LOOK_AGAIN = 1.0
+UNBOUNDED = 1 << 40
+FINISH = {"filter": "content_filter"}
+
+Messages = Sequence[Mapping[str, Any] | Item]
+
+
+class OpenAIService:
+    """Streamed answers with tools, with or without memory. Constructing opens nothing; the first call does.
+
+    `async with` or `close` ends it; calls in progress are cancelled then, and what they have shown is kept.
+    """
+
+    def __init__(self, config: OpenAIConfig | None = None, *, meter: Meter = SILENT) -> None:
+        self.config = config or create_openai_config()
+        self.meter = meter
+        settings = self.config.settings
+        self.toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
+        self._life = Life(self._live, name="openai-service")
+        self._opening = asyncio.Lock()
+        self._desks: dict[bool, _Desk] = {}
+        self._store: Store | None = None
+        self._works: dict[Lease, asyncio.Task[None]] = {}
+
+    # ---------------------------------------------------------------- answering
+
+    async def stream_completion(
+        self,
+        messages: Messages,
+        session_id: str | None = None,
+        *,
+        wait: float = WAIT,
+        metadata: Mapping[str, str] | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> AsyncGenerator[Chunk, None]:
+        """Yield the answer as it comes: content, tool_call and tool_result chunks, then one done or error.
+
+        Without a session, `messages` are the whole conversation and nothing is remembered. With one they are what is
+        new, system messages are instructions for this call alone, and what waits on the thread is answered along.
+        Where a run is in progress there, the call waits for so many seconds. Leaving the iterator early cancels: the
+        text so far is kept in the session.
+
+        Raises, before the first chunk: `InvalidMessage`, `ThreadBusy`, `ConfigurationError`, `StoreError`.
+        """
+        asked = Asked.of(messages) if session_id is None else Asked.of_session(messages)
+        if session_id is not None:
+            checked_channel(session_id)
+        desk = await self._desk(remembers=session_id is not None)
+        outlet = Outlet()
+        address = Address(tenant, self.config.settings.queue, session_id or f"direct-{secrets.token_hex(12)}")
+        call = await desk.begin(asked, address, dict(metadata or {}), wait)
+        work = self._works[call.lease] = self._group.create_task(self._work(desk, call, outlet, session_id))
+        try:
+            async for chunk in outlet:
+                yield chunk
+        finally:
+            call.lease.stop("cancel")
+            await asyncio.wait((work,))
+
+    async def complete(self, messages: Messages, session_id: str | None = None, **options: Any) -> Completion:
+        """The whole answer, tools included. Raises what `stream_completion` raises, and what it tells as error."""
+        async with aclosing(self.stream_completion(messages, session_id, **options)) as chunks:
+            return await folded(chunks)
+
+    async def complete_with_tools(
+        self, messages: Messages, session_id: str | None = None, **options: Any
+    ) -> tuple[ToolCall, ...]:
+        """Answer, and return the tool calls that were made on the way, each with its output."""
+        return (await self.complete(messages, session_id, **options)).tool_calls
+
+    def register_tool(self, tool: Registrable, *, replace: bool = False) -> Tool:
+        """Add a tool: a function, a `Tool`, or ``{"type": "function", "function": {…}, "handler": …}``."""
+        return self.toolbox.register(tool, replace=replace)
+
+    # ---------------------------------------------------------------- life
+
+    async def __aenter__(self) -> Self:
+        await self._life.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancel what is in progress, keep what it has shown, close everything. Safe to repeat."""
+        await self._life.close()
+
+    async def _live(self, opened: Callable[[], None]) -> None:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as keeping, asyncio.TaskGroup() as group:
+            self._stack, self._keeping, self._group = stack, keeping, group
+            self._endpoint = await open_endpoint(self.config.settings, stack)
+            watching = watch_process(self.meter, keeping)
+            opened()
+            await self._life.closing.wait()
+            for lease in self._works:
+                lease.stop("cancel")
+            if self._works:
+                await asyncio.wait(self._works.values())
+            for task in (watching, *(desk.keeping for desk in self._desks.values())):
+                if task is not None:
+                    task.cancel()
+
+    async def _desk(self, *, remembers: bool) -> _Desk:
+        """Where calls with, or without, a session are answered; opened when the first one comes."""
+        await self._life.open()
+        async with self._opening:
+            if remembers not in self._desks:
+                self._desks[remembers] = await self._open_desk(remembers)
+            return self._desks[remembers]
+
+    async def _open_desk(self, remembers: bool) -> _Desk:
+        config, stack = self.config, self._stack
+        store = await self._session_store() if remembers else _Forgetful(_NO_LIMITS)
+        ledger = await self._session_store() if _is_limited(config.settings) else store
+        rules = run_rules(config.settings)
+        rules = replace(
+            rules,
+            deadline=config.timeout,
+            max_attempts=1,
+            answer=replace(rules.answer, again=config.retries.again),
+            direct=True,
+        )
+        house = await open_house(
+            config.settings,
+            stack,
+            self._endpoint,
+            store=store,
+            assistants=_Profile(store, config),
+            toolbox=self.toolbox,
+            catalog=config.catalog,
+            model=config.model,
+            rules=rules,
+            meter=self.meter,
+            kind=config.protocol,
+            patient=True,
+            ledger=ledger,
+        )
+        keeper = Keeper(store, rules=LeaseRules(config.settings.lease_duration), owner=f"direct-{secrets.token_hex(8)}")
+        return _Desk(house, keeper, self._keeping.create_task(keeper.run()), remembers)
+
+    async def _session_store(self) -> Store:
+        """Where sessions are, and what all processes may spend together."""
+        if self._store is None:
+            store, settings = self.config.store, self.config.settings
+            if store is None:
+                store = store_of(settings, policies(settings))
+                await store.open()
+                self._stack.push_async_callback(store.close)
+            self._store = timed(store, self.meter)
+        return self._store
+
+    # ---------------------------------------------------------------- one call
+
+    async def _work(self, desk: _Desk, call: _Call, outlet: Outlet, session_id: str | None) -> None:
+        last = Chunk("error", error=RunBroke())
+        try:
+            run = Run(desk.house, call.claim, call.lease, outlet.witness)
+            verdict = await run.perform()
+            last = self._last_chunk(run, verdict, outlet, session_id)
+        finally:
+            desk.keeper.let_go(call.lease)
+            self._works.pop(call.lease, None)
+            outlet.end(last)
+        await desk.tidy(call, verdict)
+
+    def _last_chunk(self, run: Run, verdict: Verdict, outlet: Outlet, session_id: str | None) -> Chunk:
+        match verdict:
+            case Commit():
+                ending = run.journal.ending or "stop"
+                finish = "cancelled" if verdict.outcome == "cancelled" else FINISH.get(ending, ending)
+                return Chunk("done", metadata=_metadata(run, finish, verdict.usage, outlet, session_id))
+            case Holding():
+                metadata = _metadata(run, "tool_calls", run.journal.usage, outlet, session_id)
+                return Chunk("done", metadata=metadata)
+            case Failure():
+                metadata = _metadata(run, "error", verdict.usage, outlet, session_id)
+                return Chunk("error", error=self._told(run.error), metadata=metadata)
+        return Chunk("error", error=LeaseLost(f"another worker took over run {run.claim.run_id}, which goes on there"))
+
+    def _told(self, error: Exception | None) -> TurnkeepError:
+        """The error of a run, with what to do about a model that is gone."""
+        if isinstance(error, ModelGone):
+            return ModelGone(f"{error}; use {self.config.catalog.suggest(self.config.model)}")
+        return error if isinstance(error, TurnkeepError) else RunBroke()
+
+
+def _is_limited(settings: Settings) -> bool:
+    """Whether calls without a session count as well: then they need what all processes share."""
+    return bool(settings.has_budgets or settings.requests_per_minute or settings.tokens_per_minute)
+
+
+def _metadata(run: Run, finish: str, usage: Usage, outlet: Outlet, session_id: str | None) -> Metadata:
+    return Metadata(
+        finish_reason=finish,
+        model=run.journal.model or run.model_name,
+        usage=usage,
+        timings=outlet.timings(usage),
+        run_id=run.claim.run_id,
+        thread_id=run.claim.thread_id,
+        session_id=session_id,
+        warnings=tuple(run.answering.warnings) if run.answering else (),
+    )
+
+
+class _Profile(Assistants):
+    """Who answers a direct call: always the one that the configuration describes."""
+
+    def __init__(self, registry: Registry, config: OpenAIConfig) -> None:
+        super().__init__(registry, model=config.model, instructions="")
+        self._only = replace(self.blank(), parameters=config.parameters)
+
+    async def answering(self, tenant: str, assistant_id: str | None) -> Assistant:
+        return self._only
+
+
+# ---------------------------------------------------------------- where calls are answered
+
+_NO_LIMITS = Policies(
+    Policy(
+        window=0.0,
+        max_wait=0.0,
+        max_batch=UNBOUNDED,
+        max_batch_bytes=UNBOUNDED,
+        max_inbox=UNBOUNDED,
+        history_items=UNBOUNDED,
+        history_bytes=UNBOUNDED,
+        runs_kept=0,
+    )
+)
+
+
+class _Forgetful(MemoryStore):
+    """Where a call without a session lives: nobody follows its thread, so it keeps no log."""
+
+    async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A direct call that has begun."""
+
+    claim: Claim
+    lease: Lease
+    own: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """A house for direct calls, on the store of the sessions or on one that forgets."""
+
+    house: House
+    keeper: Keeper
+    keeping: asyncio.Task[None]
+    remembers: bool
+
+    async def begin(self, asked: Asked, address: Address, metadata: Mapping[str, str], wait: float) -> _Call:
+        """Take the messages in and the claim, in one act. Raises `ThreadBusy` when the wait is over."""
+        await self._lay_out(asked.past, address)
+        messages = [
+            Message(address, f"msg_{secrets.token_hex(12)}", item.content, metadata=metadata, minted=True)
+            for item in asked.new
+        ]
+        messages[-1] = messages[-1].but(instructions=asked.instructions)
+        lease = await self._begin(messages, wait)
+        records = await self._catch_up(asked.since, lease.claim)
+        claim = replace(lease.claim, journal=tuple(records)) if records else lease.claim
+        return _Call(claim, lease, tuple(message.message_id for message in messages))
+
+    async def tidy(self, call: _Call, verdict: Verdict) -> None:
+        """Leave nothing behind that somebody else would take for a message to be answered."""
+        address = call.claim.address
+        try:
+            if not self.remembers:
+                await self.house.store.forget(address, force=True)
+            elif isinstance(verdict, Failure):
+                for message_id in call.own:
+                    with suppress(NotFound, MessageFrozen):
+                        await self.house.store.withdraw(address, message_id)
+        except StoreError as error:
+            log.warning("direct_call_not_tidied", run_id=call.claim.run_id, error=str(error))
+
+    async def _begin(self, messages: Sequence[Message], wait: float) -> Lease:
+        try:
+            return await self.keeper.begin(messages)
+        except ThreadBusy:
+            if wait <= 0:
+                raise
+        try:
+            async with asyncio.timeout(wait):
+                return await self._begin_when_free(messages)
+        except TimeoutError:
+            raise ThreadBusy(f"a run was in progress on the thread for all of {wait:g} s") from None
+
+    async def _begin_when_free(self, messages: Sequence[Message]) -> Lease:
+        """Try again whenever a turn ends there, and now and then."""
+        address = messages[0].address
+        outcome: Lease | TurnkeepError | None = None
+        freed = asyncio.Event()
+        async with self.house.store.follow() as follower, asyncio.TaskGroup() as group:
+            await follower.add(address)
+            hearing = group.create_task(_hear(follower, freed))
+            while outcome is None:
+                freed.clear()
+                try:
+                    outcome = await self.keeper.begin(messages)
+                except ThreadBusy:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(freed.wait(), LOOK_AGAIN)
+                except TurnkeepError as error:
+                    outcome = error
+            hearing.cancel()
+        if isinstance(outcome, TurnkeepError):
+            raise outcome
+        return outcome
+
+    async def _lay_out(self, past: Sequence[Item], address: Address) -> None:
+        """Put the past of a call without a session where a run recalls it, turn by turn."""
+        count = tokenizer_for(self.house.assistants.blank().model, self.house.catalog).count_item
+        for turn in turns_of(past):
+            await self.house.store.append(address, [Entry(item, count(item)) for item in turn])
+
+    async def _catch_up(self, since: Sequence[Item], claim: Claim) -> list[Mapping[str, Any]]:
+        """Journal what the caller has done since the question, as if this run had done it."""
+        if not since:
+            return []
+        records: list[Mapping[str, Any]] = []
+        journal = Journal(self.house.store, claim, tell=records.append)
+        said = tuple(item for item in since if not isinstance(item, OutputItem))
+        await journal.write_step(Step(said, "", Usage(), "calls", self.house.assistants.blank().model))
+        for item in since:
+            if isinstance(item, OutputItem):
+                await journal.write_output(item)
+        return records
+
+
+async def _hear(follower: Follower, freed: asyncio.Event) -> None:
+    """Note when a turn has ended, or may have."""
+    async for notice in follower:
+        if not notice.events or any(event.is_final for event in notice.events):
+            freed.set()

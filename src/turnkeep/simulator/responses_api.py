@@ -1,0 +1,377 @@
+"""POST /v1/responses and what is kept of it: storage, chains, bindings to conversations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from turnkeep.simulator import call_contract, faults, response_checks
+from turnkeep.simulator.conversations import Conversations, stored
+from turnkeep.simulator.exchanges import Exchange
+from turnkeep.simulator.faults import Fault
+from turnkeep.simulator.frames import Frame
+from turnkeep.simulator.model_list import window
+from turnkeep.simulator.persona import Plan
+from turnkeep.simulator.problems import (
+    Problem,
+    bad,
+    context_length_exceeded,
+    item_not_found,
+    not_found,
+    previous_response_not_found,
+    unsupported,
+    wrong_type,
+)
+from turnkeep.simulator.prompt import Json, Prompt, entries_of_items, offered_tools
+from turnkeep.simulator.quirks import Quirk
+from turnkeep.simulator.response_run import ENCRYPTED, Manner, ResponseRun, encrypted
+from turnkeep.simulator.world import World
+
+_REMEMBERED = 100_000
+
+
+@dataclass(slots=True)
+class Kept:
+    """A stored response: the object, what it read, and for background its frames and whoever waits for more."""
+
+    response: Json
+    given: list[Json]
+    run: ResponseRun
+    created: float
+    ttl: float
+    exchange: Exchange
+    conversation: str | None = None
+    streamable: bool = False
+    frames: list[Frame] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.response["status"] not in ("queued", "in_progress")
+
+    def tell(self) -> None:
+        """Wake whoever follows."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A create request, understood: its body, what it adds, and everything the model reads."""
+
+    body: Json
+    given: list[Json]
+    context: list[Json]
+    prompt: Prompt
+    conversation: str | None
+
+
+class Responses:
+    """All responses of one simulator."""
+
+    def __init__(self, world: World, conversations: Conversations) -> None:
+        self._world = world
+        self._conversations = conversations
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._items: OrderedDict[str, Json] = OrderedDict()
+        self._partners: OrderedDict[str, str] = OrderedDict()
+
+    # ------------------------------------------------------------ create
+
+    def understand(self, body: object, quirk: Quirk) -> Asked:
+        """Check a create request and collect what the model reads; refuses with a `Problem`."""
+        checked = response_checks.response_body(body, strict_models=self._world.options.strict_models)
+        checked = _stateless(checked, quirk)
+        given = self._resolve(response_checks.items(checked.get("input")))
+        conversation = _conversation_of(checked)
+        context = [*self._history(checked.get("previous_response_id"), conversation), *given]
+        return Asked(checked, given, context, _prompt(checked, context), conversation)
+
+    def check(self, asked: Asked, fault: Fault | None) -> None:
+        """What is refused only when the model is about to read it: faults, pairing, length."""
+        if fault is not None and (refusal := faults.problem(fault, asked.prompt, "input")) is not None:
+            raise refusal
+        call_contract.check_items(asked.context, self._partners)
+        _check_thoughts(asked.context)
+        limit = self._world.options.context_tokens or window(asked.body["model"])
+        if asked.prompt.tokens() > limit and asked.body.get("truncation") != "auto":
+            raise context_length_exceeded(asked.prompt.tokens(), limit, "input")
+        if asked.body.get("background") and self._world.options.region == "eu":
+            raise bad("Background mode is not supported in the EU data residency region.", "background")
+
+    def begin(self, asked: Asked, exchange: Exchange) -> Kept:
+        """Take the conversation's lock, make the response and keep it."""
+        world = self._world
+        response = _response(asked, world.ids.new("resp_"), int(world.clock.now()))
+        if world.options.answers_as is not None:
+            response["model"] = world.options.answers_as
+        if asked.conversation is not None:
+            self._conversations.lock(asked.conversation, response["id"])
+        plan = world.persona.plan(asked.prompt)
+        kept = self._keep(asked, response, plan, exchange)
+        exchange.response_id = response["id"]
+        exchange.calls = [call.name for call in plan.calls]
+        return kept
+
+    def abandon(self, kept: Kept) -> None:
+        """The client is gone before the end; what becomes of the turn is `Options.on_abort`."""
+        mode = self._world.options.on_abort
+        if mode == "finish":
+            kept.task = self._world.spawn(self._finish_unseen(kept))
+        elif mode == "orphan":
+            kept.response["status"] = "cancelled"
+            self._bind(kept)
+        else:
+            bound, kept.conversation = kept.conversation, None
+            for _ in kept.run.stream:
+                pass
+            if bound is not None:
+                self._conversations.release(bound, kept.response["id"], self._world.options)
+
+    async def _finish_unseen(self, kept: Kept) -> None:
+        for frame in kept.run.stream:
+            await self._world.clock.sleep(frame.wait)
+
+    # ------------------------------------------------------------ what is kept
+
+    def get(self, response_id: str) -> Kept:
+        kept = self._find(response_id)
+        if kept is None:
+            raise not_found("Response", response_id)
+        return kept
+
+    def delete(self, response_id: str) -> Json:
+        del self._kept[self.get(response_id).response["id"]]
+        return {"id": response_id, "object": "response", "deleted": True}
+
+    def given(self, response_id: str) -> list[Json]:
+        return self.get(response_id).given
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._items.clear()
+        self._partners.clear()
+
+    def count(self, body: Mapping[str, Any]) -> Json:
+        """POST /v1/responses/input_tokens"""
+        given = response_checks.items(body.get("input"))
+        context = [*self._history(body.get("previous_response_id"), _conversation_of(body)), *self._resolve(given)]
+        return {"object": "response.input_tokens", "input_tokens": _prompt(body, context).tokens()}
+
+    def compact(self, body: Mapping[str, Any]) -> Json:
+        """POST /v1/responses/compact: the user messages, and one opaque item for all the rest."""
+        if not isinstance(body.get("model"), str):
+            raise Problem(400, "Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
+        context = [*self._history(body.get("previous_response_id"), None), *response_checks.items(body.get("input"))]
+        ids = self._world.ids
+        said = [stored(item, ids) for item in context if item.get("role") == "user"]
+        item_id = ids.new("cmp_")
+        tokens = _prompt(body, context).tokens()
+        return {
+            "id": ids.new("resp_"),
+            "object": "response.compaction",
+            "created_at": int(self._world.clock.now()),
+            "output": [*said, {"id": item_id, "type": "compaction", "encrypted_content": encrypted(item_id)}],
+            "usage": {
+                "input_tokens": tokens,
+                "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+                "output_tokens": 16,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": tokens + 16,
+            },
+        }
+
+    # ------------------------------------------------------------ inside
+
+    def _keep(self, asked: Asked, response: Json, plan: Plan, exchange: Exchange) -> Kept:
+        world, body, options = self._world, asked.body, self._world.options
+        shown = (body.get("stream_options") or {}).get("include_obfuscation")
+        summary = (body.get("reasoning") or {}).get("summary") is not None
+        background = bool(body.get("background"))
+        remember = body.get("store") is not False or background
+        manner = Manner(world.pace, options.obfuscation and shown is not False, summary, options.queue_delay)
+        run = ResponseRun(
+            response, plan, asked.prompt, ids=world.ids, manner=manner, settle=lambda _: self._settle(kept)
+        )
+        kept = Kept(
+            response,
+            [stored(item, world.ids) for item in asked.given] if remember or asked.conversation else [],
+            run,
+            world.clock.now(),
+            options.response_ttl if body.get("store") is not False else options.unstored_ttl,
+            exchange,
+            asked.conversation,
+            streamable=background and body.get("stream") is True,
+        )
+        if remember:
+            self._kept[response["id"]] = kept
+            while len(self._kept) > options.keep_responses:
+                self._kept.popitem(last=False)
+        return kept
+
+    def _settle(self, kept: Kept) -> None:
+        """The outcome is known: remember items and bind them to the conversation."""
+        if kept.response["status"] == "completed":
+            kept.response["completed_at"] = int(self._world.clock.now())
+        self._partners.update(kept.run.partners)
+        if kept.response["store"]:
+            self._items.update({item["id"]: item for item in (*kept.given, *kept.response["output"])})
+        for memory in (self._partners, self._items):
+            while len(memory) > _REMEMBERED:
+                memory.popitem(last=False)
+        self._bind(kept)
+
+    def _bind(self, kept: Kept) -> None:
+        if kept.conversation is None:
+            return
+        options = self._world.options
+        if kept.response["status"] != "failed":
+            self._conversations.append(kept.conversation, (*kept.given, *kept.response["output"]), options)
+        self._conversations.release(kept.conversation, kept.response["id"], options)
+
+    def release(self, kept: Kept) -> None:
+        """Give the conversation back without adding to it."""
+        if kept.conversation is not None:
+            self._conversations.release(kept.conversation, kept.response["id"], self._world.options)
+
+    def _find(self, response_id: str) -> Kept | None:
+        kept = self._kept.get(response_id)
+        if kept is not None and self._world.clock.now() - kept.created > kept.ttl:
+            del self._kept[response_id]
+            return None
+        return kept
+
+    def _history(self, previous: str | None, conversation: str | None) -> list[Json]:
+        if conversation is not None:
+            return [item for _, item in self._conversations.get(conversation).items]
+        chain: list[Kept] = []
+        while previous is not None:
+            kept = self._find(previous)
+            if kept is None:
+                raise previous_response_not_found(previous)
+            chain.append(kept)
+            previous = kept.response["previous_response_id"]
+        return [item for kept in reversed(chain) for item in (*kept.given, *kept.response["output"])]
+
+    def _resolve(self, given: Sequence[Json]) -> list[Json]:
+        """Replace references by what they name; opaque thoughts without content have to be known here."""
+        found: list[Json] = []
+        for told in given:
+            item, item_id = told, told.get("id")
+            bare = item.get("type") == "reasoning" and not item.get("encrypted_content")
+            if item.get("type") == "item_reference" or (bare and item_id is not None):
+                if item_id not in self._items:
+                    raise item_not_found(str(item_id))
+                item = self._items[str(item_id)]
+            found.append(item)
+        return found
+
+
+def _prompt(body: Mapping[str, Any], context: Sequence[Json]) -> Prompt:
+    shape = ((body.get("text") or {}).get("format") or {}) if isinstance(body.get("text"), dict) else {}
+    return Prompt(
+        entries_of_items(context),
+        model=str(body.get("model", "")),
+        instructions=body.get("instructions") or "",
+        tools=offered_tools(body.get("tools") or ()),
+        choice=choice_of(body.get("tool_choice")),
+        max_tokens=body.get("max_output_tokens"),
+        thinks=(body.get("reasoning") or {}).get("effort") in response_checks.EFFORTS[1:],
+        shape=shape_of(shape),
+        labels=body.get("metadata") or {},
+    )
+
+
+def choice_of(value: object) -> str:
+    """auto, none, required, or ``=name``; the forms of both protocols."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        name = value.get("name") or (value.get("function") or {}).get("name")
+        return f"={name}" if name else "auto"
+    return "auto"
+
+
+def shape_of(form: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The schema of a structured answer, where one is asked for."""
+    if form.get("type") == "json_schema":
+        schema = form.get("schema") or (form.get("json_schema") or {}).get("schema")
+        return schema if isinstance(schema, dict) else None
+    if form.get("type") == "json_object":
+        return {"type": "object", "properties": {"answer": {"type": "string"}}}
+    return None
+
+
+def _conversation_of(body: Mapping[str, Any]) -> str | None:
+    value = body.get("conversation")
+    if isinstance(value, dict):
+        value = value.get("id")
+    if value is not None and not isinstance(value, str):
+        raise wrong_type("conversation", "a string", value)
+    return value
+
+
+def _stateless(body: Json, quirk: Quirk) -> Json:
+    """Servers that keep nothing: some say so, some do not."""
+    stateful = [name for name in ("previous_response_id", "conversation") if body.get(name) is not None]
+    if quirk.stateless == "refuses" and (stateful or body.get("store") is True):
+        raise unsupported(stateful[0] if stateful else "store")
+    if quirk.stateless == "ignores":
+        return {**body, "previous_response_id": None, "conversation": None, "store": False}
+    return body
+
+
+def _check_thoughts(context: Sequence[Json]) -> None:
+    for item in context:
+        content = item.get("encrypted_content")
+        if content is not None and not str(content).startswith(ENCRYPTED):
+            message = "The encrypted content could not be verified. Reason: Encrypted content could not be decrypted."
+            raise bad(message, "input", "invalid_encrypted_content")
+
+
+def _response(asked: Asked, response_id: str, now: int) -> Json:
+    body = asked.body
+    background = bool(body.get("background"))
+    reasoning = body.get("reasoning") or {}
+    response: Json = {
+        "id": response_id,
+        "object": "response",
+        "created_at": now,
+        "status": "queued" if background else "in_progress",
+        "background": background,
+        "completed_at": None,
+        "error": None,
+        "incomplete_details": None,
+        "output": [],
+        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "service_tier": "default",
+        "usage": None,
+        "conversation": None if asked.conversation is None else {"id": asked.conversation},
+    }
+    return {**response, **{name: body[name] if body.get(name) is not None else d for name, d in _ECHOED.items()}}
+
+
+_ECHOED: Mapping[str, Any] = {
+    "model": None,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}, "verbosity": "medium"},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}

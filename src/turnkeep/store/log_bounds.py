@@ -1,0 +1,50 @@
+"""How much of a channel's event log is kept.
+
+Of the run in progress everything, its older deltas rolled into one snapshot. Before it the newest events that are not
+too old, and beyond those the final ones, which say how each batch ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from turnkeep.events import Answer, Event
+from turnkeep.store.contract import Policy
+
+TRIM_EVERY = 64
+"""A log may be so many events longer than its bound before it is trimmed."""
+
+
+def trimmed(log: Sequence[Event], live_from: int | None, policy: Policy, now: float) -> tuple[list[Event], int]:
+    """What is kept of a log, and the highest offset that was removed or rolled (0 for none)."""
+    start = len(log) if live_from is None else next((i for i, e in enumerate(log) if e.offset >= live_from), len(log))
+    past, aged = _aged(log[:start], policy, now)
+    live, rolled = _rolled(log[start:], policy)
+    return past + live, max(aged, rolled)
+
+
+def _aged(past: Sequence[Event], policy: Policy, now: float) -> tuple[list[Event], int]:
+    """The newest events within the age, and beyond them the last final ones."""
+    recent = max(0, len(past) - policy.log_events)
+    while recent < len(past) and past[recent].at < now - policy.log_age:
+        recent += 1
+    finals = [e for e in past[:recent] if e.is_final][-policy.log_events :]
+    kept = {e.offset for e in finals}
+    removed = max((e.offset for e in past[:recent] if e.offset not in kept), default=0)
+    return finals + list(past[recent:]), removed
+
+
+def _rolled(live: Sequence[Event], policy: Policy) -> tuple[list[Event], int]:
+    """The run in progress, with all but its newest deltas told by one snapshot in the place of the last rolled one."""
+    deltas = [i for i, e in enumerate(live) if e.kind == "delta"]
+    surplus = len(deltas) - policy.log_events
+    if surplus <= 0:
+        return list(live), 0
+    last = deltas[surplus - 1]
+    answer = Answer()
+    for event in live[: last + 1]:
+        answer.take(event)
+    snapshot = replace(live[last], kind="snapshot", text=answer.text)
+    others = [e for e in live[:last] if e.kind not in ("delta", "snapshot")]
+    return [*others, snapshot, *live[last + 1 :]], snapshot.offset

@@ -1,0 +1,137 @@
+"""What concerns all threads of the Redis engine: counts, scans, statistics, and what the passing of time does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from turnkeep.errors import ThreadQuarantined
+from turnkeep.messages import Address
+from turnkeep.store.contract import Counts, Stats, ThreadRecord
+from turnkeep.store.records import ages
+from turnkeep.store.redis.codec import exact, flag, read_thread
+from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain
+from turnkeep.store.redis.part import RedisPart, together, word
+from turnkeep.usage import Usage
+
+PAGE = 100
+PAGES = 50
+"""Pages of threads that one call looks at in each partition."""
+AT_ONCE = 20
+
+
+class RedisEverything(RedisPart):
+    """All threads at once, partition by partition."""
+
+    async def counts(self, *, tenant: str | None = None, queue: str | None = None) -> Counts:
+        asked = (b"*" if tenant is None else plain(tenant), b"*" if queue is None else plain(queue))
+        await together([self._expire_in(partition, PAGE) for partition in self._keys.partitions])
+        told = await together(
+            [self._run_on("counts", partition, self._now(), *asked) for partition in self._keys.partitions]
+        )
+        active, held, paused, waiting, delayed, completed, failed, is_open, dead, threads = map(
+            sum, zip(*told, strict=True)
+        )
+        return Counts(active, waiting, delayed, completed, failed, held, paused, is_open, dead, threads)
+
+    async def scan(
+        self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
+    ) -> AsyncIterator[ThreadRecord]:
+        now = await self.now()
+        for partition in self._keys.partitions:
+            async for address in self._addresses(partition, tenant, queue):
+                record = await self._record(address)
+                if record is not None and (not idle_for or record.active_at <= now - idle_for):
+                    yield record
+
+    async def _addresses(
+        self, partition: PartitionKeys, tenant: str | None, queue: str | None
+    ) -> AsyncIterator[Address]:
+        """The threads of a partition, in the order of its index, read page by page."""
+        space = b"" if tenant is None else plain(tenant) + b"\0" + (b"" if queue is None else plain(queue) + b"\0")
+        first, last = (b"[" + space, b"(" + space[:-1] + b"\1") if space else (b"-", b"+")
+        while True:
+            entries = await self._on_index(partition, "threads", "ZRANGEBYLEX", first, last)
+            for entry in entries:
+                owner, name, channel = entry.split(b"\0", 2)
+                address = address_of(owner + b"\0" + name, channel)
+                if queue in (None, address.queue):
+                    yield address
+            if len(entries) < PAGE:
+                return
+            first = b"(" + entries[-1]
+
+    async def _record(self, address: Address) -> ThreadRecord | None:
+        """The record of a thread as it is, without sliding its expiry; nothing for a damaged one."""
+        keys = self._keys.thread(address)
+        policy = self._policy(address.queue)
+        nothing = (keys.space, keys.channel, b"", b"", b"", b"", flag(False), flag(False))
+        try:
+            reply = await self._run("thread", keys, self._now(), policy, *nothing)
+            async with self._reading(keys):
+                return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
+        except ThreadQuarantined:
+            return None
+
+    async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
+        now = await self.now()
+        active, total, turns, messages, storage = [], Usage(), 0, 0, 0
+        async for record in self.scan(tenant=tenant, queue=queue):
+            active.append(record.active_at)
+            total += record.usage
+            turns, messages, storage = turns + record.turns, messages + record.messages, storage + record.bytes
+        return Stats(
+            threads=len(active),
+            messages=messages,
+            turns=turns,
+            ages=ages(active, now),
+            oldest=min(active, default=None),
+            newest=max(active, default=None),
+            storage=storage,
+            usage=total,
+        )
+
+    async def expire(self, *, limit: int = 100) -> int:
+        deleted = 0
+        for partition in self._keys.partitions:
+            deleted += await self._expire_in(partition, limit - deleted)
+            await self._run_on("tidy", partition, self._now())
+            await self._mending.audit(partition)
+        return deleted
+
+    async def _expire_in(self, partition: PartitionKeys, limit: int) -> int:
+        """Look at the threads whose time it is, page by page; how many were deleted."""
+        now, deleted = exact(await self.now()), 0
+        for _ in range(PAGES):
+            entries = await self._on_index(partition, "aging", "ZRANGEBYSCORE", b"-inf", now)
+            for start in range(0, len(entries), AT_ONCE):
+                some = entries[start : start + AT_ONCE]
+                may_delete = max(0, limit - deleted)
+                deleted += sum(
+                    await together(
+                        [self._age(partition, entry, place < may_delete) for place, entry in enumerate(some)]
+                    )
+                )
+            if len(entries) < PAGE or deleted >= limit:
+                break
+        return deleted
+
+    async def _age(self, partition: PartitionKeys, entry: bytes, may_delete: bool) -> int:
+        if entry.count(b"\0") < 2:  # no thread has such a name
+            await self._link.look_up("aging", partition, "ZREM", partition.names["aging"], entry)
+            return 0
+        owner, name, channel = entry.split(b"\0", 2)
+        keys = self._keys.thread(address_of(owner + b"\0" + name, channel))
+        policy = self._policy(keys.address.queue)
+        try:
+            deleted: int = await self._run("age", keys, self._now(), policy, keys.space, keys.channel, flag(may_delete))
+        except ThreadQuarantined:
+            return 0
+        return deleted
+
+    async def _on_index(
+        self, partition: PartitionKeys, name: str, command: str, first: bytes, last: bytes
+    ) -> list[bytes]:
+        """One page of an index of a partition."""
+        key = partition.names[name]
+        entries: list[bytes] = await self._link.look_up(name, partition, command, key, first, last, "LIMIT", 0, PAGE)
+        return entries

@@ -1,0 +1,401 @@
+"""Running scripts where their keys are: finds the server, keeps one pipe to each, and repeats what lost its reply.
+
+A repeat of the same arguments gives the first reply and touches nothing: they name what they do, or carry an id under
+which the server keeps the reply for ten minutes (`lib/once.lua`). So an operation is repeated here, a bounded number
+of times with jitter, before the caller is told; but never when its time is over, as after a process was stopped
+between two tries. What the server refused without doing it (a moved slot, a script it does not know, a failover) is
+sent again the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
+
+import redis.asyncio as redis
+from redis.exceptions import ResponseError
+
+from turnkeep.backoff import Backoff
+from turnkeep.errors import OutcomeUnknown, StoreMisconfigured, StoreUnavailable, ThreadQuarantined
+from turnkeep.store.redis.client.cures import Cure, cure_of, meaning
+from turnkeep.store.redis.client.pipe import Argument, Pipe, Refusal, Reply, transport_of
+from turnkeep.store.redis.client.scripts import Script, load_scripts
+from turnkeep.store.redis.client.topology import Dialer, Endpoint, Topology, answer, hang_up
+from turnkeep.store.redis.key_names import PartitionKeys
+
+ATTEMPTS = 3
+"""How often one command is sent when its reply or its server is lost."""
+PATIENCE = 5.0
+"""Seconds to wait for a server that says it is not ready yet."""
+
+_AGAIN = Backoff(delay=0.05, cap=0.5)
+_NOT_READY = Backoff(delay=0.01, cap=0.1)
+
+
+class Assurance(Protocol):
+    """What some scripts have to wait for, before and after."""
+
+    @property
+    def concerns(self) -> Container[str]: ...
+
+    def before(self, name: str, key: bytes) -> Coroutine[Any, Any, Any]: ...
+
+    def after(self, witness: Any) -> Coroutine[Any, Any, None]: ...
+
+
+class _Node:
+    """One server: its pipe, and how its last connections went."""
+
+    def __init__(self) -> None:
+        self.pipe: Pipe | None = None
+        self.connecting = asyncio.Lock()
+        self.failures = 0
+        self.not_before = 0.0
+        self.tries = 0
+        self.refused: StoreUnavailable | StoreMisconfigured | None = None
+        """Why the last try to connect failed."""
+
+
+class Link:
+    """The connections of one engine for commands; subscriptions and blocking calls have their own."""
+
+    def __init__(
+        self, topology: Topology, dialer: Dialer, *, timeout: float, look: Callable[[Endpoint, Pipe], Awaitable[object]]
+    ) -> None:
+        """`look` is called with each server that a connection was opened to, before anything is done there."""
+        self.topology = topology
+        self.dialer = dialer
+        self.scripts: Mapping[str, Script] = load_scripts(topology.publish)
+        self.incarnations: dict[int, int] = {}
+        """How often each partition found itself on a new server, as last told."""
+        self.assurance: Assurance | None = None
+        """Set once the servers are known to be what is needed."""
+        self.mend: Callable[[PartitionKeys], Awaitable[object]] = _nothing
+        """Called when stored state is damaged: makes the keys right that the threads of a partition share. What met the
+        damage is tried once more, whatever was found: many meet a shared key at the same time, and who looks after
+        another one has mended it finds nothing wrong. A thread that is damaged itself is met again.
+        """
+        self._look = look
+        self._timeout = timeout
+        self._nodes: dict[Endpoint, _Node] = {}
+        self._closed = False
+
+    # ---------------------------------------------------------------- one command
+
+    def run(
+        self,
+        name: str,
+        partition: PartitionKeys,
+        keys: Sequence[bytes],
+        *arguments: Argument,
+        patience: float = PATIENCE,
+    ) -> Coroutine[Any, Any, Reply]:
+        """Run the script of an operation on a partition, and give its answer once that may be relied on."""
+        command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
+        assurance = self.assurance
+        if assurance is None or name not in assurance.concerns:
+            return self._run(name, partition, command, patience)
+        return self._run_assured(assurance, name, partition, command, patience)
+
+    async def look_up(self, name: str, partition: PartitionKeys, *command: Argument) -> Reply:
+        """A command that reads a key which the threads of a partition share."""
+        try:
+            return await self.call(name, partition.tag, partition, *command)
+        except ThreadQuarantined:
+            await self.mend(partition)
+        return await self.call(name, partition.tag, partition, *command)
+
+    async def _run_assured(
+        self,
+        assurance: Assurance,
+        name: str,
+        partition: PartitionKeys,
+        command: tuple[Argument, ...],
+        patience: float,
+    ) -> Reply:
+        witness = await assurance.before(name, partition.tag)
+        reply = await self._run(name, partition, command, patience)
+        await assurance.after(witness)
+        return reply
+
+    async def _run(self, name: str, partition: PartitionKeys, command: tuple[Argument, ...], patience: float) -> Reply:
+        lost: OutcomeUnknown | None = None
+        if (pipe := self._at_hand(partition)) is not None:
+            try:  # each token comes this way: nothing but its reply is awaited
+                if not isinstance(reply := await pipe.send(*command), Refusal):
+                    return reply
+            except OutcomeUnknown as unknown:
+                lost = unknown
+            except StoreUnavailable:
+                pass  # it was never sent
+        try:
+            return await self.call(name, partition.tag, partition, *command, patience=patience, lost=lost)
+        except ThreadQuarantined:
+            await self.mend(partition)
+        return await self.call(name, partition.tag, partition, *command, patience=patience)
+
+    def _at_hand(self, partition: PartitionKeys) -> Pipe | None:
+        """The pipe of a partition, if nothing has to be done before a command is sent on it."""
+        endpoint = self.topology.known(partition.tag)
+        node = self._nodes.get(endpoint) if endpoint is not None else None
+        pipe = node.pipe if node is not None else None
+        return pipe if pipe is not None and pipe.is_at_hand(partition.index) else None
+
+    async def run_apart(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> Reply:
+        """Run the script of an operation on keys that belong to no partition, as `run`."""
+        command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
+        assurance = self.assurance
+        if assurance is None or name not in assurance.concerns:
+            return await self.call(name, key, None, *command)
+        witness = await assurance.before(name, key)
+        reply = await self.call(name, key, None, *command)
+        await assurance.after(witness)
+        return reply
+
+    def tell(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> None:
+        """Run a script behind what was sent last to the server of a key, if that is at hand, and do not wait for it."""
+        if (answer := self.ask(name, key, keys, *arguments)) is not None:
+            answer.add_done_callback(_forget)
+
+    def ask(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> asyncio.Future[Reply] | None:
+        """Run a script behind what was sent last to the server of a key, once; None if that server is not at hand."""
+        endpoint = self.topology.known(key)
+        node = self._nodes.get(endpoint) if endpoint is not None else None
+        if node is None or node.pipe is None or not node.pipe.is_open:
+            return None
+        return node.pipe.send("EVAL", self.scripts[name].text, len(keys), *keys, *arguments)
+
+    async def call(
+        self,
+        operation: str,
+        key: bytes,
+        partition: PartitionKeys | None,
+        *command: Argument,
+        patience: float = PATIENCE,
+        lost: OutcomeUnknown | None = None,
+    ) -> Reply:
+        """Send a command to the server of a key until it answers; raises what stays in the way.
+
+        `patience`: seconds after which it is not sent again. `lost`: what became of it when it was sent before.
+        """
+        until = asyncio.get_running_loop().time() + patience
+        failed: StoreUnavailable | OutcomeUnknown = lost or StoreUnavailable("nothing was tried")
+        for attempt in range(2 if lost else 1, ATTEMPTS + 1):
+            if attempt > 1:
+                await asyncio.sleep(_AGAIN.after(attempt - 1))
+                if asyncio.get_running_loop().time() > until:
+                    break
+            try:
+                return await self._until_ready(operation, key, partition, command, until)
+            except OutcomeUnknown as unknown:
+                failed = unknown
+            except StoreUnavailable as unavailable:
+                failed = failed if isinstance(failed, OutcomeUnknown) else unavailable
+            self.topology.forget(key)
+            if self._closed or asyncio.get_running_loop().time() > until:
+                break
+        raise failed
+
+    async def _until_ready(
+        self, operation: str, key: bytes, partition: PartitionKeys | None, command: tuple[Argument, ...], until: float
+    ) -> Reply:
+        loop = asyncio.get_running_loop()
+        tries, asking = 0, None
+        while True:
+            endpoint = asking or await self.topology.find(key)
+            pipe = await self.pipe_to(endpoint)
+            reply = await self._send(pipe, partition, command, asking=asking is not None)
+            if not isinstance(reply, Refusal):
+                return reply
+            cure, asking = cure_of(str(reply)), None
+            if cure is None or loop.time() > until:
+                raise meaning(str(reply), operation)
+            tries += 1
+            if cure is Cure.LOAD:
+                await self._load(pipe, operation)
+            elif cure is Cure.FOLLOW:
+                self.topology.moved(*redirect(str(reply), endpoint))
+            elif cure is Cure.ASK:
+                _, asking = redirect(str(reply), endpoint)
+            else:
+                await self._wait(cure, pipe, key, tries)
+
+    async def _send(
+        self, pipe: Pipe, partition: PartitionKeys | None, command: tuple[Argument, ...], *, asking: bool
+    ) -> Reply:
+        if pipe.is_full:
+            await pipe.room()
+        if asking:
+            pipe.send("ASKING").add_done_callback(_forget)
+        elif partition is not None and partition.index not in pipe.greeted:
+            self._greet(pipe, partition)
+        return await pipe.send(*command)
+
+    def _greet(self, pipe: Pipe, partition: PartitionKeys) -> None:
+        """Before the first command on a partition, in the same write: tell it which server it is on now."""
+        script = self.scripts["greet"]
+        told = pipe.send("EVAL", script.text, len(script.keys), *partition.of(script), pipe.server)
+        pipe.greeted.add(partition.index)
+
+        def heard(reply: asyncio.Future[Reply]) -> None:
+            if reply.cancelled() or reply.exception() or isinstance(reply.result(), Refusal):
+                pipe.greeted.discard(partition.index)
+            else:
+                self.incarnations[partition.index] = reply.result()
+
+        told.add_done_callback(heard)
+
+    async def _load(self, pipe: Pipe, operation: str) -> None:
+        loaded = await pipe.send("SCRIPT", "LOAD", self.scripts[operation].text)
+        if isinstance(loaded, Refusal):
+            raise meaning(str(loaded), f"script {operation}")
+
+    async def _wait(self, cure: Cure, pipe: Pipe, key: bytes, tries: int) -> None:
+        if cure is Cure.RECONNECT:
+            pipe.close("the server is no primary any more")
+            self.topology.forget(key)
+        await asyncio.sleep(_NOT_READY.after(tries))
+
+    # ---------------------------------------------------------------- connections
+
+    async def holder(self, key: bytes) -> tuple[Endpoint, bytes]:
+        """Where a key is now, and which server that is."""
+        endpoint = self.topology.known(key)
+        node = self._nodes.get(endpoint) if endpoint is not None else None
+        if endpoint is not None and node is not None and node.pipe is not None and node.pipe.is_open:
+            return endpoint, node.pipe.server
+        await self.call("holder", key, None, "EXISTS", key)
+        endpoint = await self.topology.find(key)
+        return endpoint, (await self.pipe_to(endpoint)).server
+
+    async def pipe_of(self, key: bytes) -> Pipe:
+        """The pipe to the server of a key."""
+        return await self.pipe_to(await self.topology.find(key))
+
+    async def pipe_to(self, endpoint: Endpoint) -> Pipe:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        node = self._nodes.get(endpoint)
+        if node is None:
+            node = self._nodes[endpoint] = _Node()
+        if node.pipe is not None and node.pipe.is_open:
+            return node.pipe
+        tries = node.tries
+        async with node.connecting:
+            if node.pipe is not None and node.pipe.is_open:
+                return node.pipe
+            if node.tries > tries and node.refused is not None:  # one try for all who waited for it
+                raise type(node.refused)(str(node.refused)) from node.refused
+            node.pipe = await self._connect(node, endpoint)
+        return node.pipe
+
+    async def _connect(self, node: _Node, endpoint: Endpoint) -> Pipe:
+        """One connection; after failures not before a moment, so that callers do not hammer a server that starts."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, node.not_before - loop.time()))
+        node.tries += 1
+        try:
+            pipe = await self._open(endpoint)
+        except (StoreUnavailable, StoreMisconfigured) as refused:
+            node.refused = refused
+            node.failures += 1
+            node.not_before = loop.time() + _AGAIN.after(node.failures)
+            raise
+        node.failures, node.refused = 0, None
+        if self._closed:
+            pipe.close()
+            raise StoreUnavailable("the store is closed")
+        return pipe
+
+    async def _open(self, endpoint: Endpoint) -> Pipe:
+        pipe = await open_pipe(self.dialer, endpoint, timeout=self._timeout)
+        try:
+            await self.topology.confirm(endpoint)
+            await self._look(endpoint, pipe)
+            await self._teach(pipe)
+        except OutcomeUnknown as lost:
+            pipe.close()
+            raise StoreUnavailable(f"the connection to Redis at {endpoint} was lost at once") from lost
+        except BaseException:
+            pipe.close("this server is not the one any more")
+            raise
+        return pipe
+
+    async def _teach(self, pipe: Pipe) -> None:
+        """Have the server know all scripts before the first call, so that calls are taken in their order."""
+        scripts = list(self.scripts.values())
+        known = await pipe.send("SCRIPT", "EXISTS", *(script.sha for script in scripts))
+        if isinstance(known, Refusal):
+            known = [0] * len(scripts)
+        for script, is_known in zip(scripts, known, strict=True):
+            if not is_known:
+                pipe.send("SCRIPT", "LOAD", script.text).add_done_callback(_forget)
+
+    def close(self) -> None:
+        self._closed = True
+        for node in self._nodes.values():
+            if node.pipe is not None:
+                node.pipe.close("the store is closed")
+
+
+async def open_pipe(dialer: Dialer, endpoint: Endpoint, *, timeout: float) -> Pipe:
+    """A pipe to a server that is a primary."""
+    pipe = Pipe(timeout=timeout)
+    await open_transport(dialer, endpoint, pipe)
+    return pipe
+
+
+class Taker(Protocol):
+    """Who speaks on a connection that redis-py opened."""
+
+    server: bytes
+    opener: object
+
+    def take_over(self, transport: asyncio.Transport) -> None: ...
+
+
+async def open_transport(dialer: Dialer, endpoint: Endpoint, taker: Taker) -> None:
+    """Open a connection to a server that is a primary, and hand it over."""
+    connection = await dialer.dial(endpoint)
+    try:
+        taker.server = await _identity(connection, endpoint)
+    except BaseException:
+        await hang_up(connection)
+        raise
+    writer = connection._writer
+    if writer is None or writer.is_closing():
+        raise StoreUnavailable(f"the connection to Redis at {endpoint} was lost at once")
+    taker.opener = (connection, writer)
+    connection._reader = connection._writer = None
+    taker.take_over(transport_of(writer))
+
+
+async def _identity(connection: redis.Connection, endpoint: Endpoint) -> bytes:
+    """The run id of the server. Raises `StoreUnavailable` for a replica or a server that still loads."""
+    try:
+        info = await answer(connection, "INFO", "server")
+        role = await answer(connection, "INFO", "replication")
+    except ResponseError as refused:
+        raise StoreUnavailable(f"Redis at {endpoint} is not ready: {refused}") from refused
+    if b"role:master" not in role:
+        raise StoreUnavailable(f"Redis at {endpoint} is a replica, its primary is elsewhere")
+    found = next((line for line in bytes(info).split(b"\r\n") if line.startswith(b"run_id:")), b"run_id:unknown")
+    return found.removeprefix(b"run_id:")
+
+
+async def _nothing(partition: PartitionKeys) -> None:
+    """Before the store is open there is nobody to mend anything."""
+
+
+def _forget(reply: asyncio.Future[Reply]) -> None:
+    """Nobody waits for this reply: whether it was lost is of no interest."""
+    if not reply.cancelled():
+        reply.exception()
+
+
+def redirect(refusal: str, asked: Endpoint) -> tuple[int, Endpoint]:
+    """The slot and the node of a MOVED or ASK; without a host it is that of the node which said so."""
+    _, slot, node = refusal.split()[:3]
+    host, _, port = node.rpartition(":")
+    return int(slot), Endpoint(host or asked.host, int(port))

@@ -1,0 +1,276 @@
+"""Subscriptions: connections of their own on which servers tell of events and hints.
+
+No task runs here: who waits for something tends the hub (`tend`), which then finds lost connections again. Guarantees:
+`listen` returns when the server has acknowledged, or when the hub knows that it cannot listen now; after a lost
+connection every listener is told that it may have missed something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import hiredis
+
+from turnkeep.backoff import Backoff
+from turnkeep.errors import StoreError, StoreUnavailable
+from turnkeep.store.redis.client.cures import Cure, cure_of
+from turnkeep.store.redis.client.link import open_transport, redirect
+from turnkeep.store.redis.client.pipe import Refusal
+from turnkeep.store.redis.client.topology import Dialer, Endpoint, Topology
+
+_AGAIN = Backoff(delay=0.05, cap=1.0)
+
+
+class Listener(Protocol):
+    """Who wants to hear a channel."""
+
+    def heard(self, channel: bytes, data: bytes) -> None:
+        """A message; must not block."""
+        ...
+
+    def missed(self, channel: bytes) -> None:
+        """Messages may have been lost, or are not heard now."""
+        ...
+
+
+class _Ear(asyncio.Protocol):
+    """One connection that listens. Silence is broken by a ping; a server that does not answer it is given up."""
+
+    def __init__(self, endpoint: Endpoint, silence: float, tell: Callable[[bytes, bytes], None],
+                 lose: Callable[[_Ear, list[bytes]], None]) -> None:  # fmt: skip
+        self.endpoint = endpoint
+        self.heard: set[bytes] = set()
+        """Channels that the server has acknowledged."""
+        self.opener: object = None
+        self.server = b""
+        self.refusal = ""
+        self._silence = silence
+        self._tell = tell
+        self._lose = lose
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=Refusal)
+        self._asked: deque[bytes] = deque()
+        self._acknowledged: dict[bytes, asyncio.Future[bool]] = {}
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._was_heard = True
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def take_over(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        transport.set_protocol(self)
+        self._timer = self._loop.call_later(self._silence, self._look)
+
+    def ask(self, command: str, channel: bytes) -> asyncio.Future[bool]:
+        """Subscribe; True when acknowledged, False when refused or lost."""
+        acknowledged: asyncio.Future[bool] = self._loop.create_future()
+        if not self.is_open:
+            acknowledged.set_result(False)
+            return acknowledged
+        self._acknowledged[channel] = acknowledged
+        self._asked.append(channel)
+        self.write(command, channel)
+        return acknowledged
+
+    def write(self, *command: str | bytes) -> None:
+        if self._transport is not None and self.is_open:  # uvloop raises for one that is closed
+            self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # a union is as good
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _look(self) -> None:
+        if not self._was_heard:
+            self.close()
+            return
+        self._was_heard = False
+        self.write("PING")
+        self._timer = self._loop.call_later(self._silence, self._look)
+
+    def data_received(self, data: bytes) -> None:
+        self._was_heard = True
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not False:
+                self._take(reply)
+        except hiredis.ProtocolError:
+            self.close()
+
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, Refusal):
+            self.refusal = str(reply)
+            if self._asked:
+                self._settle(self._asked[0], acknowledged=False)
+        elif reply[0] in (b"message", b"smessage"):
+            self._tell(reply[1], reply[2])
+        elif reply[0] in (b"subscribe", b"ssubscribe"):
+            self.heard.add(reply[1])
+            self._settle(reply[1], acknowledged=True)
+        elif reply[0] == b"sunsubscribe" and reply[1] in self.heard:
+            self.heard.discard(reply[1])  # its slot moves to another node
+            self._lose(self, [reply[1]])
+
+    def _settle(self, channel: bytes, *, acknowledged: bool) -> None:
+        if channel in self._asked:
+            self._asked.remove(channel)
+        waiting = self._acknowledged.pop(channel, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(acknowledged)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for channel in list(self._asked):
+            self._settle(channel, acknowledged=False)
+        lost, self.heard = list(self.heard), set()
+        self._lose(self, lost)
+
+
+class Hub:
+    """All subscriptions of one engine."""
+
+    def __init__(self, topology: Topology, dialer: Dialer, *, timeout: float) -> None:
+        self._topology = topology
+        self._dialer = dialer
+        self._timeout = timeout
+        self._command = "SSUBSCRIBE" if topology.publish == "SPUBLISH" else "SUBSCRIBE"
+        self._listeners: dict[bytes, set[Listener]] = {}
+        self._unheard: set[bytes] = set()
+        self._was_missed: set[bytes] = set()
+        self._ears: dict[Endpoint, _Ear] = {}
+        self._ear_of: dict[bytes, _Ear] = {}
+        self._tending = asyncio.Lock()
+        self._failures = 0
+        self._not_before = 0.0
+        self._closed = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every channel that somebody listens to is heard now."""
+        return not self._unheard
+
+    async def listen(self, channel: bytes, listener: Listener) -> None:
+        """Hear a channel from the return of this call on, or be told (`missed`) when it is heard later."""
+        is_first = channel not in self._listeners
+        self._listeners.setdefault(channel, set()).add(listener)
+        if is_first:
+            self._unheard.add(channel)
+        if channel in self._unheard:
+            await self.tend()
+        if channel in self._unheard:
+            self._was_missed.add(channel)
+
+    def leave(self, channel: bytes, listener: Listener) -> None:
+        listeners = self._listeners.get(channel, set())
+        listeners.discard(listener)
+        if listeners or channel not in self._listeners:
+            return
+        del self._listeners[channel]
+        self._unheard.discard(channel)
+        self._was_missed.discard(channel)
+        ear = self._ear_of.pop(channel, None)
+        if ear is not None and channel in ear.heard:
+            ear.heard.discard(channel)
+            ear.write(self._command.replace("SUBSCRIBE", "UNSUBSCRIBE"), channel)
+
+    async def tend(self) -> bool:
+        """Try to hear what is not heard; True when everything is. Many may call it at once."""
+        async with self._tending:
+            if self._closed:
+                raise StoreUnavailable("the store is closed")
+            loop = asyncio.get_running_loop()
+            if not self._unheard or loop.time() < self._not_before:
+                return self.is_whole
+            await self._hear_all()
+            if self._unheard:  # tried again after a moment; listeners poll meanwhile
+                self._failures += 1
+                self._not_before = loop.time() + _AGAIN.after(self._failures)
+            else:
+                self._failures = 0
+            return self.is_whole
+
+    async def _hear_all(self) -> None:
+        """Each server by itself: one that cannot be reached does not keep the others unheard."""
+        by_server: dict[Endpoint, list[bytes]] = {}
+        with contextlib.suppress(StoreError):
+            for channel in list(self._unheard):
+                by_server.setdefault(await self._topology.find(channel), []).append(channel)
+        async with asyncio.TaskGroup() as group:
+            for endpoint, channels in by_server.items():
+                group.create_task(self._hear(endpoint, channels))
+
+    async def _hear(self, endpoint: Endpoint, channels: list[bytes]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                ear = await self._ear(endpoint)
+                asked = [(channel, ear.ask(self._command, channel)) for channel in channels]
+                for channel, acknowledged in asked:
+                    if await acknowledged:
+                        self._now_heard(channel, ear)
+                    else:
+                        self._look_elsewhere(channel, ear)
+        except (StoreError, TimeoutError):
+            for channel in channels:
+                self._topology.forget(channel)
+
+    def _now_heard(self, channel: bytes, ear: _Ear) -> None:
+        self._unheard.discard(channel)
+        self._ear_of[channel] = ear
+        if channel in self._was_missed:
+            self._was_missed.discard(channel)
+            self._tell_missed(channel)
+
+    def _tell_missed(self, channel: bytes) -> None:
+        for listener in list(self._listeners.get(channel, ())):
+            listener.missed(channel)
+
+    def _look_elsewhere(self, channel: bytes, ear: _Ear) -> None:
+        self._topology.forget(channel)
+        if cure_of(ear.refusal) is Cure.FOLLOW:
+            self._topology.moved(*redirect(ear.refusal, ear.endpoint))
+            self._not_before = 0.0
+
+    async def _ear(self, endpoint: Endpoint) -> _Ear:
+        ear = self._ears.get(endpoint)
+        if ear is None or not ear.is_open:
+            ear = _Ear(endpoint, self._timeout, self._tell, self._lost)
+            await open_transport(self._dialer, endpoint, ear)
+            try:
+                await self._topology.confirm(endpoint)
+            except BaseException:
+                ear.close()
+                raise
+            self._ears[endpoint] = ear
+        return ear
+
+    def _tell(self, channel: bytes, data: bytes) -> None:
+        for listener in list(self._listeners.get(channel, ())):
+            listener.heard(channel, data)
+
+    def _lost(self, ear: _Ear, channels: list[bytes]) -> None:
+        if self._closed:
+            return
+        self._not_before = 0.0
+        for channel in channels:
+            self._topology.forget(channel)
+            if channel in self._listeners:
+                self._unheard.add(channel)
+                self._was_missed.add(channel)
+                self._tell_missed(channel)
+
+    def close(self) -> None:
+        self._closed = True
+        for ear in self._ears.values():
+            ear.close()
+        self._listeners.clear()
+        self._unheard.clear()

@@ -1,0 +1,114 @@
+"""Dead letters of the Redis engine."""
+
+from __future__ import annotations
+
+from turnkeep.errors import MessageConflict, NotFound, ThreadQuarantined
+from turnkeep.store.contract import DeadLetter, Receipt
+from turnkeep.store.ids import new_epoch, new_thread_id
+from turnkeep.store.redis.codec import message_row, read_letter, read_receipt
+from turnkeep.store.redis.key_names import PartitionKeys, space_of, to_bytes, to_text
+from turnkeep.store.redis.part import RedisPart, together, whole, word
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+PAGE = 100
+
+
+class RedisLetters(RedisPart):
+    """Messages that no run could answer."""
+
+    async def dead(
+        self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
+    ) -> list[DeadLetter]:
+        partitions = self._keys.partitions
+        found = await together([self._dead_in(partition, tenant, queue, after, limit) for partition in partitions])
+        letters = [letter for letters in found for letter in letters]
+        return sorted(letters, key=lambda letter: letter.dead_id)[:limit]
+
+    async def _dead_in(
+        self, partition: PartitionKeys, tenant: str | None, queue: str | None, after: str, limit: int
+    ) -> list[DeadLetter]:
+        letters: list[DeadLetter] = []
+        first = b"(" + to_bytes(after) if after else b"-"
+        while len(letters) < limit:
+            ids: list[bytes] = await self._link.look_up(
+                "dead", partition, "ZRANGEBYLEX", partition.names["graves"], first, "+", "LIMIT", 0, PAGE
+            )
+            found = [await self._letter_if_whole(partition, dead_id) for dead_id in ids]
+            letters += [
+                letter
+                for letter in found
+                if letter and tenant in (None, letter.address.tenant) and queue in (None, letter.address.queue)
+            ]
+            if len(ids) < PAGE:
+                break
+            first = b"(" + ids[-1]
+        return letters[:limit]
+
+    async def _letter(self, partition: PartitionKeys, dead_id: bytes) -> DeadLetter | None:
+        key = partition.names["dead"]
+        data = await self._link.look_up("dead_letter", partition, "HGET", key, dead_id)
+        with whole():
+            return None if data is None else read_letter(to_text(dead_id), data)
+
+    async def _letter_if_whole(self, partition: PartitionKeys, dead_id: bytes) -> DeadLetter | None:
+        """In a list a damaged letter is told of and left out."""
+        try:
+            return await self._letter(partition, dead_id)
+        except ThreadQuarantined as damage:
+            log.error("letter_damaged", dead_id=to_text(dead_id), reason=str(damage))
+            return None
+
+    async def dead_letter(self, dead_id: str) -> DeadLetter | None:
+        partition = self._partition_of_letter(dead_id)
+        return None if partition is None else await self._letter(partition, to_bytes(dead_id))
+
+    def _partition_of_letter(self, dead_id: str) -> PartitionKeys | None:
+        """The partition that the id of a dead letter carries after its time."""
+        try:
+            return self._keys.partitions[int(dead_id.split("_")[2][:2], 16) % len(self._keys.partitions)]
+        except (IndexError, ValueError):
+            return None
+
+    async def redrive(self, dead_id: str) -> Receipt:
+        letter = await self.dead_letter(dead_id)
+        if letter is None:
+            return await self._redriven(dead_id)
+        address, policy = letter.address, self._policy(letter.address.queue)
+        keys = self._keys.thread(address)
+        message = letter.message.but(not_before=None, flush=False, on_busy="collect")
+        reply = await self._run(
+            "redrive", keys, self._now(), policy, keys.space, keys.channel, b"",
+            to_bytes(new_thread_id(self._ids, address)), new_epoch(self._ids).encode(), to_bytes(dead_id),
+            *message_row(message),
+        )  # fmt: skip
+        if word(reply) == "absent":
+            raise _no_letter(dead_id)
+        if word(reply) == "conflict":
+            raise MessageConflict(
+                f"a message {message.message_id!r} waits on this channel already, redrive when it is settled"
+            )
+        return read_receipt(reply, message.message_id)
+
+    async def _redriven(self, dead_id: str) -> Receipt:
+        """The receipt of a dead letter that was redriven before."""
+        partition = self._partition_of_letter(dead_id)
+        told = None if partition is None else await self._run_on("redriven", partition, self._now(), to_bytes(dead_id))
+        if told is None:
+            raise _no_letter(dead_id)
+        message_id, receipt = told
+        return read_receipt(receipt, to_text(message_id))
+
+    async def discard(self, dead_id: str, *, once: str | None = None) -> bool:
+        operation = self._operation(once, "discard", dead_id)
+        partition = self._partition_of_letter(dead_id)
+        if partition is None:
+            return False
+        letter = await self.dead_letter(dead_id)
+        space = b"" if letter is None else space_of(letter.address.tenant, letter.address.queue)
+        return bool(await self._run_on("discard", partition, self._now(), operation, space, to_bytes(dead_id)))
+
+
+def _no_letter(dead_id: str) -> NotFound:
+    return NotFound(f"there is no dead letter {dead_id!r}")

@@ -1,0 +1,206 @@
+"""What an answer waits for: that its server is fit, and with the durability `strict` that what was written is safe.
+
+WAIT and WAITAOF speak of the writes of their own connection, and block it. So there is a connection of their own per
+server, on which a small write follows what it is to vouch for; callers that come meanwhile share the next round.
+A server vouches only for what was written to it while it was the same process: one that took its place, or came back
+after a crash, may never have seen it. How many replicas there are is asked in each round: one that came a moment ago
+counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from turnkeep.errors import OutcomeUnknown, StoreError
+from turnkeep.store.redis.client.link import Link, open_pipe
+from turnkeep.store.redis.client.pipe import Pipe, Refusal, Reply
+from turnkeep.store.redis.client.topology import Endpoint
+from turnkeep.store.redis.server_demands import how_to_wait, replicas_in, values
+from turnkeep.store.redis.server_fitness import Fitness
+
+RECEIPTS = frozenset(("accept", "begin", "redrive"))
+"""Scripts that promise to keep something new: not on a server that could lose it."""
+
+VOUCHED = RECEIPTS | frozenset(
+    (
+        *("append", "cancel", "commit", "compact", "decide", "discard", "edit", "fail", "flush", "forget", "hold"),
+        *(
+            "journal",
+            "pause",
+            "put",
+            "redriven",
+            "regenerate",
+            "resume",
+            "settle",
+            "sink_close",
+            "sink_delivered",
+            "sink_failed",
+            "sink_open",
+            "sink_redrive",
+            "sink_unpark",
+            "take",
+        ),
+        *("update", "wipe", "withdraw"),
+    )
+)
+"""Scripts whose answer somebody relies on: a person, a run before it acts, a forwarder that goes on from its memory."""
+
+UNVOUCHED: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            "circuits",
+            "counts",
+            "get",
+            "history",
+            "message",
+            "open",
+            "read",
+            "ready",
+            "runs",
+            "sink_list",
+            "sink_parked",
+            "sink_read",
+            "spend",
+        ),
+        "reads",
+    ),
+    **dict.fromkeys(("publish", "publish_long"), "a delta: when it is lost the epoch changes"),
+    **dict.fromkeys(
+        ("claim", "offered", "orphan", "release", "renew", "sink_lease", "typing"),
+        "when it is lost the lease or the window ends as before, and is taken again",
+    ),
+    **dict.fromkeys(
+        ("mend", "note_ledger", "pace", "probe", "reserve", "slow_down", "trip", "charge"),
+        "an estimate that corrects itself",
+    ),
+    **dict.fromkeys(
+        ("age", "audit", "clock", "greet", "quarantine", "rebuild", "sweep", "tidy"), "done again by the next who comes"
+    ),
+    "thread": "reads; where it creates, `RedisPart.assured` waits",
+}
+"""The other scripts, with the reason."""
+
+_WRITE = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], '1', 'PX', 60000)"
+"""Frees before it writes, so that a full server vouches too."""
+
+
+class Witness(NamedTuple):
+    """The server that a key was on before anything was written: where it is, and which process, if that matters."""
+
+    key: bytes
+    endpoint: Endpoint
+    server: bytes | None
+    is_receipt: bool
+
+
+class _Round:
+    """One wait that several callers share."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.asked = 0
+        self.safe = 0
+        self.doubtful = 0
+        self.pipe: Pipe | None = None
+        self.server = b""
+
+
+class Assurance:
+    """What answers wait for, in one place for all scripts (see `Link.run`)."""
+
+    def __init__(self, link: Link, fitness: Fitness, timeout: float) -> None:
+        self._link = link
+        self._fitness = fitness
+        self._timeout = timeout
+        self._is_strict = fitness.demands.durability == "strict"
+        self._rounds: dict[Endpoint, _Round] = {}
+        self.concerns = VOUCHED if self._is_strict else RECEIPTS
+        """Scripts before and after which there is something to do."""
+
+    async def before(self, name: str, key: bytes) -> Witness:
+        """Raises `StoreUnfit` where no receipt may be given; who has to vouch for what is written then."""
+        is_receipt = name in RECEIPTS
+        endpoint, server = await self._link.holder(key)
+        if is_receipt:
+            await self._fitness.require(endpoint, self._link)
+        return Witness(key, endpoint, server if self._is_strict else None, is_receipt)
+
+    async def after(self, witness: Witness) -> None:
+        """Return when what was written meanwhile is safe; raises `OutcomeUnknown`."""
+        if witness.server is not None:
+            await self._vouch(witness, witness.server)
+            if self._link.topology.known(witness.key) != witness.endpoint:
+                raise OutcomeUnknown(
+                    f"another server took the place of {witness.endpoint} meanwhile; it is safe to repeat"
+                )
+        if witness.is_receipt:
+            endpoint = self._link.topology.known(witness.key) or witness.endpoint
+            if (trouble := self._fitness.trouble(endpoint)) is not None:
+                raise OutcomeUnknown(f"{trouble}; what was written before that was seen is safe to repeat")
+
+    async def _vouch(self, witness: Witness, server: bytes) -> None:
+        endpoint = witness.endpoint
+        shared = self._rounds.setdefault(endpoint, _Round())
+        shared.asked += 1
+        mine = shared.asked
+        async with shared.lock:
+            if shared.safe >= mine and shared.server == server:
+                return
+            if shared.doubtful >= mine:
+                raise OutcomeUnknown(f"{endpoint} did not vouch for what was written; it is safe to repeat")
+            until = shared.asked
+            try:
+                await self._wait_once(shared, witness)
+            except OutcomeUnknown:
+                shared.doubtful = until  # for all who waited for it, else each would wait as long behind the others
+                raise
+            if shared.server != server:
+                raise OutcomeUnknown(f"{endpoint} is another server than before; it is safe to repeat")
+            shared.safe = until
+
+    async def _wait_once(self, shared: _Round, witness: Witness) -> None:
+        endpoint = witness.endpoint
+        try:
+            if shared.pipe is None or not shared.pipe.is_open:
+                shared.pipe = await open_pipe(self._link.dialer, endpoint, timeout=self._timeout * 2)
+                shared.server = shared.pipe.server
+            written = shared.pipe.send("EVAL", _WRITE, 1, _fence_beside(witness.key))
+            replication = shared.pipe.send("INFO", "replication")
+            asked = self._fitness.replicas
+            told = await self._told(shared.pipe, endpoint, asked)
+            if not isinstance(info := await replication, Refusal):
+                self._fitness.saw_replicas(endpoint, replicas_in(values(info)))
+            if self._fitness.replicas > asked:
+                told = told or await self._told(shared.pipe, endpoint, self._fitness.replicas)
+            if isinstance(wrote := await written, Refusal):
+                told = told or str(wrote)
+        except StoreError as lost:
+            raise OutcomeUnknown(f"nobody vouches for what was written: {lost}") from lost
+        if told:
+            raise OutcomeUnknown(f"what was written is not safe yet ({told}); it is safe to repeat")
+
+    async def _told(self, pipe: Pipe, endpoint: Endpoint, replicas: int) -> str:
+        """Wait until all that was written on this pipe is safe; what stands in the way of it."""
+        wait = how_to_wait(self._fitness.server(endpoint), replicas)
+        if not wait:
+            return "there is neither a replica nor a log to wait for"
+        if wait == ("",):
+            return ""
+        told: Reply = await pipe.send(*wait, int(self._timeout * 1000))
+        if isinstance(told, Refusal):
+            return f"{wait[0]} said {told}"
+        found = told if isinstance(told, list) else [told]
+        enough = all(f >= int(w) for f, w in zip(found, wait[1:], strict=True))
+        return "" if enough else f"{' '.join(wait)} said {told}"
+
+    def close(self) -> None:
+        for shared in self._rounds.values():
+            if shared.pipe is not None:
+                shared.pipe.close("the store is closed")
+
+
+def _fence_beside(key: bytes) -> bytes:
+    """A key on the same server as this one, to be written where one waits."""
+    return key[: key.index(b"}") + 1] + b"fence"

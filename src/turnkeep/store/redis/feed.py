@@ -1,0 +1,86 @@
+"""The live end of channels, heard from Redis: events come with their notice; when something may have been missed,
+a notice without events asks the follower to read the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from turnkeep.backoff import Backoff
+from turnkeep.errors import ThreadQuarantined
+from turnkeep.messages import Address
+from turnkeep.store.contract import Notice
+from turnkeep.store.redis.client.subscriptions import Hub
+from turnkeep.store.redis.codec import epoch_of, read_frames
+from turnkeep.store.redis.key_names import ThreadKeys
+from turnkeep.store.wakeups import Feed
+
+POLL = Backoff(type="fixed", delay=1.0)
+"""While nothing can be heard, every followed channel is to be read that often."""
+
+
+class RedisFeed(Feed):
+    """A `Follower` that hears one Redis channel per thread."""
+
+    def __init__(
+        self, hub: Hub, find: Callable[[Address], Awaitable[ThreadKeys]], incarnation: Callable[[int], int]
+    ) -> None:
+        super().__init__(lambda address: address)
+        self._hub = hub
+        self._find = find
+        self._incarnation = incarnation
+        self._followed: dict[bytes, ThreadKeys] = {}
+        self._keys: dict[Address, ThreadKeys] = {}
+
+    async def add(self, address: Address) -> None:
+        keys = await self._find(address)
+        self._keys[address] = keys
+        self._names.setdefault(keys.address, set()).add(address)
+        self._followed[keys["channel"]] = keys
+        await self._hub.listen(keys["channel"], self)
+
+    async def discard(self, address: Address) -> None:
+        keys = self._keys.pop(address, None)
+        await super().discard(address)
+        if keys is not None and keys.address not in self._names:
+            self._followed.pop(keys["channel"], None)
+            self._hub.leave(keys["channel"], self)
+
+    def heard(self, channel: bytes, data: bytes) -> None:
+        keys = self._followed.get(channel)
+        if keys is None:
+            return
+        epoch, _, frames = data.partition(b"\n")
+        try:
+            events = read_frames(frames, epoch_of(epoch, self._incarnation(keys.partition.index)))
+        except (ValueError, ThreadQuarantined):
+            events = []  # whatever this was: the log tells
+        self.tell(keys.address, events)
+
+    def missed(self, channel: bytes) -> None:
+        if (keys := self._followed.get(channel)) is not None:
+            self.tell(keys.address, ())
+
+    def close(self) -> None:
+        super().close()
+        for channel in self._followed:
+            self._hub.leave(channel, self)
+
+    async def __anext__(self) -> Notice:
+        while not (self._notices or self._owed or self._closed):
+            self._rung.clear()
+            if self._hub.is_whole or await self._hub.tend():
+                if not self._rung.is_set():
+                    await self._rung.wait()
+            elif not self._rung.is_set():
+                await self._poll()
+        return await super().__anext__()
+
+    async def _poll(self) -> None:
+        try:
+            async with asyncio.timeout(POLL.after(1)):
+                await self._rung.wait()
+        except TimeoutError:
+            for channel in self._followed:
+                self.missed(channel)

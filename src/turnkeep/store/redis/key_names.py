@@ -1,0 +1,159 @@
+"""Names of the Redis keys.
+
+All keys of one thread and of its partition share a hash tag, so that one script may touch them together, on a cluster
+too. Channels are hashed: any string is a safe channel, and none can leave its tag. Layout version 2::
+
+    cosmo:{cosmo:7}t:<hash>          a thread; beside it q inbox, d delayed, l log, f finals, k known ids, h history,
+                                     s snapshot, and the channel e on which its events are told
+    cosmo:{cosmo:7}due               one of the indexes of partition 7
+    cosmo:{cosmo:7}outbox:<sink>     what partition 7 owes to a sink
+    cosmo:{cosmo:registry}…          documents, circuits, layout
+    cosmo:{cosmo:ledger:<tenant>}…   accounts and reservations
+    cosmo:{cosmo:pace:<digest>}      the pace of one key
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from hashlib import blake2b
+from urllib.parse import quote
+
+from turnkeep.errors import ConfigurationError
+from turnkeep.messages import Address
+from turnkeep.store.ids import PARTITIONS, partition_of
+from turnkeep.store.redis.client.scripts import Script
+
+_OF_THREAD = {
+    "thread": "t", "inbox": "q", "delayed": "d", "log": "l", "finals": "f", "known": "k", "history": "h",
+    "snapshot": "s", "channel": "e",
+}  # fmt: skip
+
+_OF_PARTITION = (
+    "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "parked", "hints",
+    "dead", "graves", "redriven", "quarantine", "meta", "fence", "operations",
+    "letters", "found", "mending",
+)  # fmt: skip
+
+REMEMBERED = 8_192
+"""Addresses whose key names are kept ready."""
+
+
+class PartitionKeys:
+    """The keys that all threads of a partition share."""
+
+    __slots__ = ("_ready", "index", "names", "tag")
+
+    def __init__(self, prefix: str, index: int) -> None:
+        self.index = index
+        self.tag = f"{prefix}{{{prefix}{index}}}".encode()
+        self.names = {name: self.tag + name.encode() for name in _OF_PARTITION}
+        self._ready: dict[Script, tuple[bytes, ...]] = {}
+
+    def of(self, script: Script) -> tuple[bytes, ...]:
+        """The keys of a script that touches no thread, in its order."""
+        if (keys := self._ready.get(script)) is None:
+            keys = self._ready[script] = tuple(self.names[name] for name in script.keys)
+        return keys
+
+    def repeated(self, script: Script) -> tuple[bytes, ...]:
+        """One repeated group of a script."""
+        return tuple(self.names[name] for name in script.repeated)
+
+
+class ThreadKeys:
+    """The keys of one thread and of its partition, and its address as the scripts write it."""
+
+    __slots__ = ("_own", "_ready", "address", "channel", "partition", "space")
+
+    def __init__(self, address: Address, partition: PartitionKeys) -> None:
+        self.address = address
+        self.partition = partition
+        self.space = space_of(address.tenant, address.queue)
+        self.channel = to_bytes(address.channel)
+        digest = blake2b(self.space + b"\0" + self.channel, digest_size=16).digest()
+        name = urlsafe_b64encode(digest).rstrip(b"=")
+        self._own = {key: partition.tag + letter.encode() + b":" + name for key, letter in _OF_THREAD.items()}
+        self._ready: dict[Script, tuple[bytes, ...]] = {}
+
+    def of(self, script: Script) -> tuple[bytes, ...]:
+        """The keys of a script, in its order."""
+        if (keys := self._ready.get(script)) is None:
+            own, shared = self._own, self.partition.names
+            keys = self._ready[script] = tuple([own[name] if name in own else shared[name] for name in script.keys])
+        return keys
+
+    def repeated(self, script: Script) -> tuple[bytes, ...]:
+        """One repeated group of a script."""
+        return tuple(self[name] for name in script.repeated)
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._own.get(name) or self.partition.names[name]
+
+
+class Keys:
+    """All names under one prefix."""
+
+    def __init__(self, prefix: str, partitions: int = PARTITIONS) -> None:
+        if "{" in prefix or "}" in prefix:
+            raise ConfigurationError(
+                f"the Redis prefix {prefix!r} holds a brace, which decides where keys live: choose another"
+            )
+        if not 1 <= partitions <= PARTITIONS or PARTITIONS % partitions:
+            raise ConfigurationError(f"{partitions} partitions are not possible, choose 1, 2, 4, 8 or 16")
+        self.prefix = prefix
+        self.partitions = [PartitionKeys(prefix, index) for index in range(partitions)]
+        self._threads: dict[Address, ThreadKeys] = {}
+
+    def thread(self, address: Address) -> ThreadKeys:
+        """The keys of the thread of this address."""
+        if (keys := self._threads.get(address)) is None:
+            if len(self._threads) >= REMEMBERED:
+                self._threads.clear()
+            keys = self._threads[address] = ThreadKeys(address, self.partition(address))
+        return keys
+
+    def partition(self, address: Address) -> PartitionKeys:
+        return self.partitions[partition_of(address) % len(self.partitions)]
+
+    def registry(self, *parts: str) -> bytes:
+        return self._tagged("registry", *parts)
+
+    def ledger(self, tenant: str, name: str) -> bytes:
+        return self._tagged(f"ledger:{_escaped(tenant)}", name)
+
+    def pace(self, key: str, name: str = "") -> bytes:
+        return self._tagged(f"pace:{blake2b(to_bytes(key), digest_size=12).hexdigest()}", name)
+
+    def _tagged(self, what: str, *parts: str) -> bytes:
+        return f"{self.prefix}{{{self.prefix}{what}}}{':'.join(map(_escaped, parts))}".encode()
+
+
+def _escaped(text: str) -> str:
+    return quote(text, safe="-_.~@", errors="surrogatepass")
+
+
+def to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def to_text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
+
+
+def space_of(tenant: str, queue: str) -> bytes:
+    """Tenant and queue as the indexes write them: joined by NUL."""
+    return plain(tenant) + b"\0" + plain(queue)
+
+
+def address_of(space: bytes, channel: bytes) -> Address:
+    tenant, _, queue = space.partition(b"\0")
+    return Address(_unplain(tenant), _unplain(queue), to_text(channel))
+
+
+def plain(text: str) -> bytes:
+    """Without NUL, sorted like the text."""
+    return to_bytes(text).replace(b"\x01", b"\x01\x02").replace(b"\0", b"\x01\x01")
+
+
+def _unplain(data: bytes) -> str:
+    return to_text(data.replace(b"\x01\x01", b"\0").replace(b"\x01\x02", b"\x01"))

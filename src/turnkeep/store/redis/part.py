@@ -1,0 +1,249 @@
+"""What every part of the Redis engine uses: running the script of an operation on the thread of an address."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+from turnkeep.clock import Clock, SteadyClock, SystemClock
+from turnkeep.errors import InboxFull, StoreUnavailable, ThreadNotFound, ThreadQuarantined
+from turnkeep.messages import Address
+from turnkeep.store.contract import Claim, Policies
+from turnkeep.store.ids import Ids, new_epoch, new_thread_id
+from turnkeep.store.operations import operation_id
+from turnkeep.store.redis.client.link import Link
+from turnkeep.store.redis.client.pipe import Argument, Reply
+from turnkeep.store.redis.client.subscriptions import Hub
+from turnkeep.store.redis.codec import exact, policy_argument
+from turnkeep.store.redis.durability import Assurance
+from turnkeep.store.redis.key_names import Keys, PartitionKeys, ThreadKeys, to_bytes, to_text
+from turnkeep.store.redis.repair import Mending
+from turnkeep.store.redis.timekeeping import StoreTime
+from turnkeep.telemetry import get_log
+
+log = get_log(__name__)
+
+T = TypeVar("T")
+
+KNOWN_NAMES = 4_096
+"""Thread ids whose channels are remembered."""
+
+
+class RedisPart:
+    """Connections, names and time of one engine."""
+
+    def __init__(self, policies: Policies, keys: Keys, ids: Ids, clock: Clock | None) -> None:
+        self._policies = policies
+        self._keys = keys
+        self._ids = ids
+        self._has_own_clock = clock is not None
+        self._clock = SteadyClock(clock or SystemClock())
+        self._time: StoreTime | None = None
+        self._channels: dict[Address, str] = {}
+        self._opened: tuple[Link, Hub] | None = None
+        self._assurance: Assurance | None = None
+        self._mending = Mending(self)
+        self._is_closed = False
+
+    @property
+    def _link(self) -> Link:
+        if self._is_closed or self._opened is None:
+            raise StoreUnavailable("the store is closed")
+        return self._opened[0]
+
+    @property
+    def _hub(self) -> Hub:
+        if self._is_closed or self._opened is None:
+            raise StoreUnavailable("the store is closed")
+        return self._opened[1]
+
+    def _require_open(self) -> None:
+        """Raises `StoreUnavailable` once the store is closed."""
+        if self._is_closed:
+            raise StoreUnavailable("the store is closed")
+
+    def _now(self) -> bytes:
+        """What scripts are told of the time; asked with every token."""
+        if self._time is None:
+            return exact(self._clock.now())
+        return repr(self._time.now(self._opened[0] if self._opened is not None else None)).encode()
+
+    def _of_day(self, moment: float) -> float:
+        """A moment that somebody named by the time of day, as the store counts."""
+        return self._clock.of_day(moment) if self._time is None else self._time.of_day(moment)
+
+    async def now(self) -> float:
+        link = self._link
+        return self._clock.now() if self._time is None else await self._time.look(link)
+
+    def _policy(self, queue: str) -> bytes:
+        return policy_argument(self._policies.of(queue))
+
+    def _operation(self, once: str | None, name: str, *arguments: Any) -> bytes:
+        """The id under which the server keeps what this call does: of the caller's name for it, else one of our own,
+        because a call whose reply is lost is repeated by `Link`.
+        """
+        if once is None:
+            return b"m" + secrets.token_bytes(12)
+        return b"k" + operation_id(once, name, *arguments).encode()
+
+    # ---------------------------------------------------------------- scripts
+
+    async def _run(self, name: str, keys: ThreadKeys, *arguments: Argument) -> Reply:
+        """Run a script on one thread; a damaged thread is kept away from claims and told of once."""
+        link = self._link
+        try:
+            return await link.run(name, keys.partition, keys.of(link.scripts[name]), *arguments)
+        except ThreadQuarantined as damage:
+            await self._quarantine(keys, damage)
+            raise
+
+    async def _run_on(self, name: str, partition: PartitionKeys, *arguments: Argument) -> Reply:
+        """Run a script that touches no thread."""
+        link = self._link
+        return await link.run(name, partition, partition.of(link.scripts[name]), *arguments)
+
+    @asynccontextmanager
+    async def _assured(self, address: Address) -> AsyncIterator[None]:
+        """What is written in here for this address is as safe as was asked for when this is left."""
+        assurance, tag = self._link.assurance, self._keys.partition(address).tag
+        if assurance is None or "commit" not in assurance.concerns:
+            yield
+            return
+        witness = await assurance.before("thread", tag)
+        yield
+        await assurance.after(witness)
+
+    @asynccontextmanager
+    async def _reading(self, keys: ThreadKeys) -> AsyncIterator[None]:
+        """What is read of a thread here may turn out to be damaged."""
+        try:
+            with whole():
+                yield
+        except ThreadQuarantined as damage:
+            await self._quarantine(keys, damage)
+            raise
+
+    async def _quarantine(self, keys: ThreadKeys, damage: ThreadQuarantined) -> None:
+        reason = to_bytes(str(damage)[:500])
+        operation = self._operation(None, "quarantine")
+        is_new = await self._run_quietly("quarantine", keys, self._now(), operation, keys.space, keys.channel, reason)
+        if is_new:
+            where = keys.address
+            log.error(
+                "thread_quarantined",
+                tenant=where.tenant,
+                queue=where.queue,
+                key=to_text(keys["thread"]),
+                reason=str(damage),
+            )
+
+    async def _run_quietly(self, name: str, keys: ThreadKeys, *arguments: Argument) -> Reply:
+        link = self._link
+        return await link.run(name, keys.partition, keys.of(link.scripts[name]), *arguments)
+
+    # ---------------------------------------------------------------- by address
+
+    async def _resolve(self, address: Address) -> ThreadKeys:
+        """The keys of the thread that an address means: its own, or the one that its channel names by id."""
+        if not address.names_thread:
+            return self._keys.thread(address)
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = await self._channel_of(address)
+        return self._keys.thread(Address(address.tenant, address.queue, channel))
+
+    async def _channel_of(self, address: Address) -> str:
+        keys = self._keys.thread(address)
+        name = keys.space + b"\0" + keys.channel
+        aliases = keys.partition.names["aliases"]
+        found = await self._link.look_up("channel_of", keys.partition, "HGET", aliases, name)
+        if found is None or found == keys.channel:
+            return address.channel
+        if len(self._channels) >= KNOWN_NAMES:
+            self._channels.clear()
+        channel = self._channels[address] = to_text(found)
+        return channel
+
+    async def _find(self, name: str, address: Address, *arguments: Argument) -> tuple[ThreadKeys, Reply]:
+        """Run a script on a thread that may be there."""
+        return await self._meet(name, address, lambda keys, want: (want, *arguments))
+
+    async def _make(self, name: str, address: Address, *arguments: Argument) -> tuple[ThreadKeys, Reply]:
+        """Run a script that creates the thread if need be."""
+
+        def fresh(keys: ThreadKeys, want: bytes) -> tuple[Argument, ...]:
+            thread_id, epoch = new_thread_id(self._ids, address), new_epoch(self._ids)
+            return (keys.space, keys.channel, want, to_bytes(thread_id), epoch.encode(), *arguments)
+
+        return await self._meet(name, address, fresh)
+
+    async def _meet(self, name: str, address: Address, rest: Any) -> tuple[ThreadKeys, Reply]:
+        keys = await self._resolve(address)
+        policy = self._policy(address.queue)
+        want = b"" if keys.address == address else to_bytes(address.channel)
+        reply = await self._run(name, keys, self._now(), policy, *rest(keys, want))
+        if isinstance(reply, list) and reply[0] == b"gone":
+            self._channels.pop(address, None)
+            keys = self._keys.thread(address)
+            reply = await self._run(name, keys, self._now(), policy, *rest(keys, b""))
+        return keys, reply
+
+    async def _owned(self, name: str, claim: Claim, *arguments: Argument) -> Reply:
+        """Run a script that a claim pays for with its token."""
+        keys = self._keys.thread(claim.address)
+        policy = self._policy(claim.address.queue)
+        owner = (to_bytes(claim.thread_id), claim.token.encode())
+        return await self._run(name, keys, self._now(), policy, *owner, *arguments)
+
+    def _incarnation(self, partition: int) -> int:
+        return self._link.incarnations.get(partition, 0)
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """What is read from Redis and makes no sense is damaged."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError) as wrong:
+        raise ThreadQuarantined(f"what Redis keeps of this thread is damaged: {type(wrong).__name__}") from wrong
+
+
+async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do all at once, in one write where they are for one server; all are done before the first error is raised."""
+    if len(works) == 1:
+        return [await works[0]]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(ended(work)) for work in works]
+    return [result(task.result()) for task in tasks]
+
+
+async def ended(work: Coroutine[Any, Any, T]) -> tuple[T] | Exception:
+    """How a piece of work ended, so that its neighbours in a group go on."""
+    try:
+        return (await work,)
+    except Exception as error:
+        return error
+
+
+def result(end: tuple[T] | Exception) -> T:
+    if isinstance(end, Exception):
+        raise end
+    return end[0]
+
+
+def absent(address: Address) -> ThreadNotFound:
+    return ThreadNotFound(f"there is no thread on channel {address.channel!r}")
+
+
+def full(waiting: int) -> InboxFull:
+    return InboxFull(f"{waiting} messages wait on this channel already, wait for an answer")
+
+
+def word(reply: Sequence[Any]) -> str:
+    """The first word of an answer: what kind it is."""
+    first: bytes = reply[0]
+    return first.decode()

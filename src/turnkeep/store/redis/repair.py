@@ -1,0 +1,106 @@
+"""Keys that the threads of a partition share, when somebody damaged them: found, told, and made again.
+
+They hold nothing that the threads do not know, but for dead letters and totals. So a partition pauses until one process
+has made them anew, and goes on; the others do not notice. A key of another type is met at once, by whoever uses it; one
+that is gone or cut short is found by an audit, with each sweep and each look of `/readyz`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any
+
+from turnkeep.errors import StoreUnavailable
+from turnkeep.store.redis.key_names import PartitionKeys, to_text
+from turnkeep.telemetry import get_log
+
+if TYPE_CHECKING:
+    from turnkeep.store.redis.part import RedisPart
+
+log = get_log(__name__)
+
+PAGE = 1000
+ALONE = 60_000
+"""Milliseconds for which one process may take to mend a partition before another one tries."""
+TOLD_FOR = 86_400.0
+"""Seconds for which `check` tells that a partition was rebuilt."""
+
+
+class Paused(StoreUnavailable):
+    """one partition is being made right, the others go on"""
+
+
+class Mending:
+    """The shared keys of one store."""
+
+    def __init__(self, part: RedisPart) -> None:
+        self._part = part
+        self._locks: dict[int, asyncio.Lock] = {}
+        self.rebuilds = 0
+        """By this process."""
+
+    async def audit(self, partition: PartitionKeys) -> str | None:
+        """Rebuild a partition whose shared keys contradict each other; why it was rebuilt, if that was today."""
+        damaged, rebuilt = await self._look(partition)
+        if damaged:
+            await self._rebuild(partition, damaged)
+            _, rebuilt = await self._look(partition)
+        at, _, reason = rebuilt.partition(" ")
+        return reason if at and await self._part.now() - float(at) < TOLD_FOR else None
+
+    async def mend(self, partition: PartitionKeys) -> None:
+        """Something stored here makes no sense: make the shared keys right, if they are to blame.
+
+        Raises `Paused` while another process mends them, and what keeps it from looking: nobody knows then what is
+        damaged.
+        """
+        async with self._locks.setdefault(partition.index, asyncio.Lock()):
+            damaged, _ = await self._look(partition)
+            if damaged:
+                await self._rebuild(partition, damaged)
+
+    async def _look(self, partition: PartitionKeys) -> tuple[list[str], str]:
+        wrong, rebuilt = await self._run("audit", partition)
+        return sorted({to_text(name) for name in wrong}), to_text(rebuilt)
+
+    async def _rebuild(self, partition: PartitionKeys, damaged: list[str]) -> None:
+        link, tag = self._part._link, partition.tag
+        if await link.call("mending", tag, None, "SET", partition.names["mending"], b"1", "NX", "PX", ALONE) is None:
+            raise Paused(f"partition {partition.index} is being rebuilt, try again")
+        names = ", ".join(damaged)
+        reason = f"partition {partition.index} was rebuilt from its threads, because these keys were damaged: {names}"
+        try:
+            await self._find_threads(partition)
+            lost = await self._run("rebuild", partition, self._part._now(), reason.encode())
+        finally:
+            await link.call("mending", tag, None, "DEL", partition.names["mending"])
+        self.rebuilds += 1
+        log.error(
+            "partition_rebuilt",
+            partition=partition.index,
+            damaged=damaged,
+            thrown_away=[to_text(name) for name in lost],
+        )
+
+    async def _find_threads(self, partition: PartitionKeys) -> None:
+        """Write down the keys of all threads; whoever comes meanwhile writes to the indexes by itself."""
+        link, found, cursor = self._part._link, partition.names["found"], b"0"
+        await link.call("find_threads", partition.tag, None, "DEL", found)
+        pattern = re.sub(rb"([\[\]*?\\^])", rb"\\\1", partition.tag) + b"t:*"
+        while True:
+            told: Any = await link.call(
+                "find_threads", partition.tag, None, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE
+            )
+            cursor, keys = told
+            if keys:
+                fields = [value for key in keys for value in (key, b"")]
+                await link.call("find_threads", partition.tag, None, "HSET", found, *fields)
+            if cursor == b"0":
+                return
+
+    async def _run(self, name: str, partition: PartitionKeys, *arguments: bytes) -> Any:
+        """Run a script without being asked to mend what it finds."""
+        link = self._part._link
+        keys = partition.of(link.scripts[name])
+        return await link.run_apart(name, partition.tag, keys, *arguments)

@@ -1,0 +1,282 @@
+"""A store whose engine never sees what people say: every body is sealed on its way in and opened on its way out.
+
+It stands before any engine and changes no promise of the contract. A store that was sealed once is refused without a
+codec: else tokens would be shown to people and asked of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+from turnkeep.errors import MessageConflict, Rejected, StoreMisconfigured, StoreUnsealable
+from turnkeep.events import Event, Fault
+from turnkeep.messages import Address, Content, Message, text_content
+from turnkeep.store.contract import (
+    Call,
+    Claim,
+    Commit,
+    DeadLetter,
+    Decision,
+    Entry,
+    FailOutcome,
+    Failure,
+    Follower,
+    History,
+    Left,
+    MessageRecord,
+    Notice,
+    Page,
+    Receipt,
+    Record,
+    RunRecord,
+    Store,
+    ThreadRecord,
+)
+from turnkeep.store.seal import Codec, Seal
+from turnkeep.store.sinks import Delivery
+
+T = TypeVar("T")
+
+_PLACE, _NAME = Address("", "", ""), "seal"
+"""Where the document lies that says, sealed itself, that the store is sealed."""
+_WORD = "sealed"
+
+
+def sealed(engine: Store, codec: Codec) -> Store:
+    """The same store for whoever has a codec: the one of `aes`, or one of his own (a key service, another cipher)."""
+    return cast("Store", SealedStore(engine, codec))
+
+
+def unsealed(engine: Store) -> Store:
+    """The same store, which does not open if it was sealed."""
+    return cast("Store", UnsealedStore(engine))
+
+
+class _Before:
+    """Passes on everything that is not defined here."""
+
+    def __init__(self, engine: Store) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._engine, name)
+        if callable(found):
+            setattr(self, name, found)
+        return found
+
+
+class UnsealedStore(_Before):
+    """An engine as it is."""
+
+    async def open(self) -> None:
+        await self._engine.open()
+        if await self._engine.get("setting", "", _NAME) is not None:
+            await self._engine.close()
+            raise StoreMisconfigured("the store is sealed: set TURNKEEP_STORE_KEYS to the keys it was sealed with")
+
+
+class SealedStore(_Before):
+    """What an engine is told and tells, sealed and opened. See `seal` for what stays readable."""
+
+    def __init__(self, engine: Store, codec: Codec) -> None:
+        super().__init__(engine)
+        self._codec = codec
+
+    async def open(self) -> None:
+        """Raises `StoreMisconfigured` where the keys are others than those of the store."""
+        await self._engine.open()
+        try:
+            await self._check_keys()
+        except BaseException:
+            await self._engine.close()
+            raise
+
+    async def _check_keys(self) -> None:
+        seal = self._seal(_PLACE)
+        found = await self._engine.get("setting", "", _NAME)
+        try:
+            if found is not None and seal.opened_text(str(found.body["word"])) != _WORD:
+                raise StoreUnsealable("the word that says so does not open")
+        except StoreUnsealable as error:
+            raise StoreMisconfigured(f"TURNKEEP_STORE_KEYS are not the keys of this store: {error}") from None
+        await self._engine.put("setting", "", _NAME, {"word": seal.text(_WORD)})
+
+    def _seal(self, address: Address, key: str | None = None) -> Seal:
+        return Seal(self._codec, address, key=key)
+
+    def _of(self, message: Message, key: str | None = None) -> Message:
+        return self._seal(message.address, key).whole(message)
+
+    # ---------------------------------------------------------------- inbox
+
+    async def accept(
+        self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
+    ) -> list[Receipt | Rejected]:
+        outcomes = await self._engine.accept([self._of(one) for one in messages], create=create, max_inbox=max_inbox)
+        for key in self._codec.keys[1:]:
+            outcomes = await self._with_older(key, messages, outcomes, create=create, max_inbox=max_inbox)
+        return outcomes
+
+    async def _with_older(
+        self, key: str, messages: Sequence[Message], outcomes: list[Receipt | Rejected], **options: Any
+    ) -> list[Receipt | Rejected]:
+        """A repeat of what was sealed with an older key looks like other content until it is sealed like that again."""
+        places = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, MessageConflict)]
+        if not places:
+            return outcomes
+        again = await self._engine.accept([self._of(messages[place], key) for place in places], **options)
+        later = dict(zip(places, again, strict=True))
+        return [later.get(place, outcome) for place, outcome in enumerate(outcomes)]
+
+    async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
+        claims = []
+        for claim in await self._engine.claim(owner=owner, limit=limit, lease=lease, queues=queues):
+            try:
+                claims.append(self._seal(claim.address).opened(claim))
+            except StoreUnsealable as error:  # its neighbours go on
+                fault = Fault(error.code, error.public, str(error))
+                await self._engine.fail(claim, Failure(fault, None, effects=True))
+        return claims
+
+    async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
+        claim = await self._engine.begin([self._of(one) for one in messages], owner=owner, lease=lease)
+        return self._seal(claim.address).opened(claim)
+
+    async def offered(self, claim: Claim) -> list[Message]:
+        return self._seal(claim.address).opened(await self._engine.offered(claim))
+
+    async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
+        seal = self._seal(claim.address)
+        await self._engine.journal(claim, [seal.record(record) for record in records])
+
+    async def commit(self, claim: Claim, commit: Commit) -> Left:
+        seal = self._seal(claim.address)
+        return await self._engine.commit(
+            claim, replace(commit, text=seal.text(commit.text), entries=seal.whole(tuple(commit.entries)))
+        )
+
+    async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
+        return await self._engine.fail(claim, self._seal(claim.address).whole(failure))
+
+    async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
+        told = None if reason is None else self._seal(claim.address).whole(reason)
+        await self._engine.release(claim, delay=delay, reason=told)
+
+    async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
+        await self._engine.hold(claim, self._seal(claim.address).whole(tuple(calls)), expires_in=expires_in)
+
+    async def decide(
+        self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
+    ) -> Call:
+        seal = self._seal(address)
+        return seal.opened(await self._engine.decide(address, call_id, digest, seal.whole(decision), once=once))
+
+    async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
+        return self._seal(address).opened(await self._engine.withdraw(address, message_id, once=once))
+
+    async def edit(
+        self, address: Address, message_id: str, content: Content, *, once: str | None = None
+    ) -> MessageRecord:
+        seal = self._seal(address)
+        return seal.opened(await self._engine.edit(address, message_id, seal.whole(content), once=once))
+
+    async def message(self, address: Address, message_id: str) -> MessageRecord | None:
+        return self._seal(address).opened(await self._engine.message(address, message_id))
+
+    async def dead(
+        self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
+    ) -> list[DeadLetter]:
+        letters = await self._engine.dead(tenant=tenant, queue=queue, after=after, limit=limit)
+        return [self._letter(letter) for letter in letters]
+
+    async def dead_letter(self, dead_id: str) -> DeadLetter | None:
+        letter = await self._engine.dead_letter(dead_id)
+        return None if letter is None else self._letter(letter)
+
+    def _letter(self, letter: DeadLetter) -> DeadLetter:
+        """A letter that does not open is listed all the same: somebody has to find it."""
+        try:
+            return self._seal(letter.address).opened(letter)
+        except StoreUnsealable as error:
+            content = text_content(f"({error})")
+            return replace(letter, message=letter.message.but(content=content, metadata={}, instructions=None))
+
+    # ---------------------------------------------------------------- events
+
+    async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
+        seal = self._seal(claim.address)
+        return await self._engine.publish(claim, n, [seal.whole(event) for event in events])
+
+    async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
+        return self._seal(address).opened(await self._engine.read(address, after=after, limit=limit))
+
+    @asynccontextmanager
+    async def follow(self) -> AsyncIterator[Follower]:
+        async with self._engine.follow() as follower:
+            yield _OpenedFollower(follower, self._codec)
+
+    async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
+        found = await self._engine.deliveries(sink, partition, after=after, limit=limit)
+        return [self._seal(one.address).opened(one) for one in found]
+
+    async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
+        found = await self._engine.parked_deliveries(sink, partition, positions)
+        return [self._seal(one.address).opened(one) for one in found]
+
+    # ---------------------------------------------------------------- threads
+
+    async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
+        return self._seal(address).opened(await self._engine.thread(address, create=create, once=once))
+
+    async def open_messages(self, address: Address) -> list[MessageRecord]:
+        return self._seal(address).opened(await self._engine.open_messages(address))
+
+    async def runs(self, address: Address) -> list[RunRecord]:
+        return self._seal(address).opened(await self._engine.runs(address))
+
+    async def history(
+        self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
+    ) -> History:
+        found = await self._engine.history(address, tokens=tokens, items=items, before_turn=before_turn)
+        return self._seal(address).opened(found)
+
+    async def append(
+        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, once: str | None = None
+    ) -> None:
+        await self._engine.append(address, self._seal(address).whole(tuple(entries)), author=author, once=once)
+
+    async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
+        told = self._seal(address).text(summary)
+        await self._engine.compact(address, through_turn=through_turn, summary=told, once=once)
+
+    async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
+        seal = self._seal(address)
+        told = {name: seal.values(value) if name == "metadata" else value for name, value in changes.items()}
+        return seal.opened(await self._engine.update(address, told, once=once))
+
+    async def scan(
+        self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
+    ) -> AsyncIterator[ThreadRecord]:
+        async for record in self._engine.scan(tenant=tenant, queue=queue, idle_for=idle_for):
+            yield self._seal(record.address).opened(record)
+
+
+class _OpenedFollower:
+    """Opens what a follower is told."""
+
+    def __init__(self, follower: Follower, codec: Codec) -> None:
+        self._follower = follower
+        self._codec = codec
+
+    async def add(self, address: Address) -> None:
+        await self._follower.add(address)
+
+    async def discard(self, address: Address) -> None:
+        await self._follower.discard(address)
+
+    async def __aiter__(self) -> AsyncIterator[Notice]:
+        async for notice in self._follower:
+            yield Seal(self._codec, notice.address).opened(notice)

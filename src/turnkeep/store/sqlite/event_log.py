@@ -1,0 +1,138 @@
+"""The event log as rows: appending, reading, and keeping it within its bounds (`turnkeep.store.log_bounds` says which).
+
+A row holds what the event says; thread, offset, time and kind are columns, the epoch is the thread's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+import apsw
+
+from turnkeep.events import FINAL, Answer, Event, EventKind
+from turnkeep.store.contract import Page, Policy
+from turnkeep.store.sqlite.codec import decode, encode, restored
+from turnkeep.store.sqlite.connection import every
+from turnkeep.store.sqlite.rows import Kept
+
+_FINAL = "('" + "', '".join(sorted(FINAL)) + "')"
+
+
+_SAID = [f for f in fields(Event) if f.name not in ("kind", "offset", "epoch", "at")]
+_NAMES = tuple(f.name for f in _SAID)
+_USUAL = tuple(f.default for f in _SAID)
+_said = attrgetter(*_NAMES)
+
+
+def body_of(event: Event) -> str:
+    """What an event says, without fields that hold their default. The hot path: one per token."""
+    said = zip(_NAMES, _said(event), _USUAL, strict=True)
+    data = {name: value for name, value, usual in said if value != usual}
+    if event.usage is not None:
+        data["usage"] = event.usage.to_json()
+    return encode(data)
+
+
+def event_of(offset: int, at: float, kind: str, body: str, epoch: str) -> Event:
+    place = {"kind": kind, "offset": offset, "epoch": epoch, "at": at}
+    return restored("event", lambda data: Event.from_json({**data, **place}), body)
+
+
+Said = tuple[int, float, EventKind, str]
+"""An event as a row: offset, time, kind, body."""
+
+_INSERT = "INSERT INTO event (thread, offset, at, kind, body) VALUES (?, ?, ?, ?, ?)"
+
+
+def append(connection: apsw.Connection, kept: Kept, events: Iterable[Event]) -> list[tuple[int, Said]]:
+    """Store new events; the rows by position."""
+    said: list[tuple[int, Said]] = []
+    for event in events:
+        row = (event.offset, event.at, event.kind, body_of(event))
+        connection.execute(_INSERT, (kept.row, *row))
+        said.append((connection.last_insert_rowid(), row))
+    return said
+
+
+def page(connection: apsw.Connection, kept: Kept, after: int, limit: int) -> Page:
+    thread = kept.thread
+    rows = every(
+        connection,
+        "SELECT offset, at, kind, body FROM event WHERE thread = ? AND offset > ? ORDER BY offset LIMIT ?",
+        (kept.row, after, limit),
+    )
+    events = tuple(event_of(offset, at, kind, body, thread.epoch) for offset, at, kind, body in rows)
+    return Page(thread.epoch, thread.top, kept.floor, thread.live_from, events)
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def trim(connection: apsw.Connection, kept: Kept, policy: Policy, now: float) -> None:
+    """Take out of a log what the policy does not keep, and remember the highest offset that went."""
+    live = kept.thread.live_from
+    gone = _age(connection, kept.row, kept.thread.top + 1 if live is None else live, policy, now)
+    if live is not None:
+        gone = max(gone, _roll(connection, kept, live, policy))
+    if gone > kept.floor:
+        kept.floor = gone
+        connection.execute("UPDATE thread SET floor = ? WHERE id = ?", (gone, kept.row))
+
+
+def _age(connection: apsw.Connection, row: int, end: int, policy: Policy, now: float) -> int:
+    """Before `end`, keep the newest events within the age, and beyond them the last final ones."""
+    newest = _newest(connection, row, end, policy.log_events)
+    recent = connection.execute(
+        "SELECT offset FROM event WHERE thread = ? AND offset > ? AND offset < ? AND at >= ? ORDER BY offset LIMIT 1",
+        (row, newest, end, now - policy.log_age),
+    ).get
+    start = end if recent is None else recent
+    finals = _newest(connection, row, start, policy.log_events, f"AND kind IN {_FINAL}")
+    return _delete(connection, row, f"offset < ? AND (offset <= ? OR kind NOT IN {_FINAL})", (start, finals))
+
+
+def _newest(connection: apsw.Connection, row: int, end: int, count: int, only: str = "") -> int:
+    """The offset of the newest event before `end` that is not among the last so many; 0 if all are."""
+    found: int | None = connection.execute(
+        f"SELECT offset FROM event WHERE thread = ? AND offset < ? {only}"  # noqa: S608  # our own condition
+        " ORDER BY offset DESC LIMIT 1 OFFSET ?",
+        (row, end, count),
+    ).get
+    return found or 0
+
+
+def _delete(connection: apsw.Connection, row: int, which: str, values: Sequence[Any]) -> int:
+    """Delete events; the highest offset that went, 0 for none."""
+    deleted = every(
+        connection,
+        f"DELETE FROM event WHERE thread = ? AND {which} RETURNING offset",  # noqa: S608  # our own condition
+        (row, *values),
+    )
+    return max((offset for (offset,) in deleted), default=0)
+
+
+def _roll(connection: apsw.Connection, kept: Kept, live: int, policy: Policy) -> int:
+    """Of the run in progress keep the newest deltas; one snapshot at the last older one tells what they said."""
+    row = kept.row
+    if kept.thread.top - max(live - 1, kept.floor) <= policy.log_events:
+        return 0  # there cannot be more
+    last = _newest(connection, row, 1 << 62, policy.log_events, f"AND offset >= {int(live)} AND kind = 'delta'")
+    if not last:
+        return 0
+    rows = every(
+        connection,
+        "SELECT offset, at, kind, body FROM event WHERE thread = ? AND offset BETWEEN ? AND ? ORDER BY offset",
+        (row, live, last),
+    )
+    answer = Answer()
+    for offset, at, kind, said in rows:
+        answer.take(event_of(offset, at, kind, said, ""))
+    _delete(connection, row, "offset >= ? AND offset < ? AND kind IN ('delta', 'snapshot')", (live, last))
+    body = encode(decode(rows[-1][3]) | {"text": answer.text})
+    connection.execute(
+        "UPDATE event SET kind = 'snapshot', body = ? WHERE thread = ? AND offset = ?", (body, row, last)
+    )
+    return last

@@ -1,0 +1,108 @@
+"""The transcript as rows: appending, reading backwards, and keeping it within its bounds by whole turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+import apsw
+
+from turnkeep.messages import item_from_json, item_to_json
+from turnkeep.store.contract import Entry, History, Policy
+from turnkeep.store.sqlite.codec import encode, restored
+from turnkeep.store.sqlite.connection import every, one
+from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.transcript import last_asked, size_of
+
+_BEYOND = 1 << 62
+_PAGE = 100
+
+
+def append(connection: apsw.Connection, kept: Kept, entries: Sequence[Entry], policy: Policy) -> None:
+    """Add the entries of one turn; the oldest turns beyond the bounds go."""
+    thread = kept.thread
+    for entry in entries:
+        item = item_to_json(entry.item)
+        size = size_of(item)
+        connection.execute(
+            "INSERT INTO entry (thread, turn, tokens, at, size, item) VALUES (?, ?, ?, ?, ?, ?)",
+            (kept.row, entry.turn, entry.tokens, entry.at, size, encode(item)),
+        )
+        thread.items += 1
+        thread.bytes += size
+    if thread.items > policy.history_items or thread.bytes > policy.history_bytes:
+        remove(connection, kept, through=_too_old(connection, kept, policy))
+
+
+def _too_old(connection: apsw.Connection, kept: Kept, policy: Policy) -> int:
+    """The last turn that has to go, 0 for none; the newest turn always stays."""
+    items, size, through = kept.thread.items, kept.thread.bytes, 0
+    turns = every(
+        connection,
+        "SELECT turn, count(*), sum(size) FROM entry WHERE thread = ? GROUP BY turn ORDER BY turn",
+        (kept.row,),
+    )
+    for turn, count, weight in turns[:-1]:
+        if items <= policy.history_items and size <= policy.history_bytes:
+            break
+        through, items, size = turn, items - count, size - weight
+    return through
+
+
+def remove(connection: apsw.Connection, kept: Kept, *, through: int = -1, beginning: int = _BEYOND) -> None:
+    """Delete the turns up to one, or from one on, and count what is left."""
+    connection.execute(
+        "DELETE FROM entry WHERE thread = ? AND (turn <= ? OR turn >= ?)", (kept.row, through, beginning)
+    )
+    kept.thread.items, kept.thread.bytes = one(
+        connection, "SELECT count(*), ifnull(sum(size), 0) FROM entry WHERE thread = ?", (kept.row,)
+    )
+
+
+def last_turn_asked(connection: apsw.Connection, row: int) -> list[Entry]:
+    """The entries of the last turn that holds user items."""
+    for turn in _backwards(connection, row, None):
+        if found := last_asked(turn):
+            return found
+    return []
+
+
+def history(
+    connection: apsw.Connection, kept: Kept, *, tokens: int | None, items: int | None, before_turn: int | None
+) -> History:
+    """The newest whole turns within the limits; what is older is not read."""
+    taken: list[list[Entry]] = []
+    count = weight = 0
+    complete = True
+    for turn in _backwards(connection, kept.row, before_turn):
+        count += len(turn)
+        weight += sum(entry.tokens for entry in turn)
+        if (items is not None and count > items) or (tokens is not None and weight > tokens):
+            complete = False
+            break
+        taken.append(turn)
+    return History(tuple(entry for turn in reversed(taken) for entry in turn), kept.thread.summary, complete)
+
+
+def _backwards(connection: apsw.Connection, row: int, before: int | None) -> Iterator[list[Entry]]:
+    """Whole turns, the newest first, each in its own order."""
+    for _, turn in groupby(_entries_backwards(connection, row, before), key=attrgetter("turn")):
+        yield list(turn)[::-1]
+
+
+def _entries_backwards(connection: apsw.Connection, row: int, before: int | None) -> Iterator[Entry]:
+    """A page at a time, so that no more is read than is wanted."""
+    last: tuple[int, int] = (_BEYOND if before is None else before, 0)
+    while True:
+        page = every(
+            connection,
+            "SELECT item, tokens, turn, at, id FROM entry WHERE thread = ? AND (turn, id) < (?, ?)"
+            " ORDER BY turn DESC, id DESC LIMIT ?",
+            (row, *last, _PAGE),
+        )
+        for item, tokens, turn, at, _ in page:
+            yield Entry(restored("item", item_from_json, item), tokens, turn, at)
+        if len(page) < _PAGE:
+            return
+        last = (page[-1][2], page[-1][4])

@@ -1,0 +1,127 @@
+"""What other processes did to the file: their events, wakes and nudges, and the leases of those that are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from turnkeep.errors import ThreadQuarantined
+from turnkeep.events import Event
+from turnkeep.messages import Address
+from turnkeep.store import turns
+from turnkeep.store.sqlite.connection import every
+from turnkeep.store.sqlite.due_index import first_of_each
+from turnkeep.store.sqlite.event_log import event_of
+from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.waiters import Hub, News
+
+_AT_ONCE = 1000
+"""Events of others that are told with their contents; of more than that only that there are some."""
+
+_SINCE = (
+    "SELECT e.position, t.tenant, t.queue, t.channel, iif(json_valid(t.head), t.head ->> 'epoch', ''),"
+    " e.offset, e.at, e.kind, e.body FROM event e JOIN thread t ON t.id = e.thread"
+    " WHERE e.position > ? ORDER BY e.position LIMIT ?"
+)
+
+
+_LEASED = "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS NOT NULL"
+
+
+class Others:
+    """Looks at the file for this process."""
+
+    def __init__(self, transaction: Transaction, hub: Hub) -> None:
+        self._transaction = transaction
+        self._connection = transaction.connection
+        self._hub = hub
+
+    def news(self) -> News:
+        """What has happened since the last look, for whoever waits for it here."""
+        news = News()
+        if self._hub.is_followed:
+            self._read_events(news)
+        else:
+            self._transaction.seen = self._transaction.newest("event", "position")
+        if self._hub.is_awaited:
+            for first in first_of_each(self._connection):
+                news.wake(first.address.queue, first.wake)
+        nudges = every(
+            self._connection,
+            "SELECT id, owner, tenant, queue, channel FROM nudge WHERE id > ? ORDER BY id",
+            (self._transaction.nudge,),
+        )
+        for self._transaction.nudge, owner, *names in nudges:
+            if owner in self._transaction.owners:
+                news.nudges.append((owner, Address(*names)))
+        return news
+
+    def _read_events(self, news: News) -> None:
+        rows = every(self._connection, _SINCE, (self._transaction.seen, _AT_ONCE + 1))
+        incarnation = self._transaction.setup.incarnation
+        for position, *names, epoch, offset, at, kind, body in rows[:_AT_ONCE]:
+            self._transaction.seen = position
+            with suppress(ThreadQuarantined):  # whoever reads it is told
+                _add(news, Address(*names), event_of(offset, at, kind, body, epoch + incarnation))
+        if len(rows) > _AT_ONCE:
+            self._skip(news)
+
+    def _skip(self, news: News) -> None:
+        """Too much at once: say of each channel only that there is something."""
+        start, self._transaction.seen = self._transaction.seen, self._transaction.newest("event", "position")
+        rows = every(
+            self._connection,
+            "SELECT DISTINCT t.tenant, t.queue, t.channel FROM event e JOIN thread t ON t.id = e.thread"
+            " WHERE e.position > ?",
+            (start,),
+        )
+        news.events += [(Address(*names), ()) for names in rows]
+
+    def bereaved(self) -> list[tuple[int, Address]]:
+        """Leased threads whose owners are gone. Also counts anew what is leased here."""
+        leased = every(self._connection, _LEASED)
+        owners = self._transaction.owners
+        gone = {owner for owner in {owner for _, owner, *_ in leased} if owners.is_gone(owner)}
+        self._transaction.leases = {row for row, owner, *_ in leased if owner in owners}
+        return [(row, Address(*names)) for row, owner, *names in leased if owner in gone]
+
+
+def _add(news: News, address: Address, event: Event) -> None:
+    """Events of one channel that follow each other go together."""
+    if news.events and news.events[-1][0] == address and news.events[-1][1]:
+        news.events[-1] = (address, (*news.events[-1][1], event))
+    else:
+        news.events.append((address, (event,)))
+
+
+def release(transaction: Transaction, is_meant: Callable[[str], bool]) -> None:
+    """Give back all that these owners have leased, because it is known that they are gone or about to go."""
+    transaction.begin()
+    for row, owner, *names in every(transaction.connection, _LEASED):
+        if is_meant(owner):
+            transaction.begin_operation()
+            with suppress(ThreadQuarantined):
+                _bereave(transaction, row, Address(*names), owner)
+            transaction.end_operation()
+    transaction.begin_operation()
+    for name, owner in every(transaction.connection, "SELECT name, owner FROM sink WHERE owner <> ''"):
+        if is_meant(owner):
+            transaction.mark()
+            transaction.connection.execute("UPDATE sink SET owner = '' WHERE name = ?", (name,))
+    transaction.end_operation()
+    transaction.commit()
+
+
+def free(transaction: Transaction, row: int, address: Address) -> None:
+    """Let the next claimant have the thread of an owner that is gone, unless that has happened."""
+    kept = transaction.find(address)
+    owner = None if kept is None else kept.thread.owner
+    if owner is not None and transaction.owners.is_gone(owner):
+        _bereave(transaction, row, address, owner)
+
+
+def _bereave(transaction: Transaction, row: int, address: Address, owner: str) -> None:
+    kept = transaction.find(address)
+    if kept is not None and kept.row == row and kept.thread.owner == owner:
+        turns.bereave(kept.thread, transaction.now)
+        transaction.save(kept)

@@ -1,0 +1,148 @@
+"""Waking whoever waits in this process: what a group of operations changed is told after its commit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+from turnkeep.clock import Clock
+from turnkeep.events import Event
+from turnkeep.messages import Address
+from turnkeep.store.contract import Notice
+from turnkeep.store.wakeups import Bell, Feed
+
+
+@dataclass(slots=True)
+class News:
+    """What changed, in order."""
+
+    events: list[tuple[Address, Sequence[Event]]] = field(default_factory=list)
+    """New events of threads; none where a reader has to look itself."""
+    wakes: dict[str, float] = field(default_factory=dict)
+    """By queue, the earliest moment at which a thread that changed wakes."""
+    nudges: list[tuple[str, Address]] = field(default_factory=list)
+
+    def wake(self, queue: str, at: float) -> None:
+        known = self.wakes.get(queue)
+        self.wakes[queue] = at if known is None else min(at, known)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    queues: Sequence[str] | None
+    wake: float
+    bell: Bell = field(default_factory=Bell)
+
+    def hear(self, queue: str, wake: float) -> None:
+        if wake < self.wake and (self.queues is None or queue in self.queues):
+            self.wake = wake
+            self.bell.ring()
+
+
+class Hub:
+    """Followers, waiting workers and nudged owners of one opened store. Lives on the event loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._feeds: set[Feed] = set()
+        self._waiters: set[_Waiter] = set()
+        self._nudges: dict[str, set[Address]] = {}
+        self._nudged = Bell()
+        self._is_closed = False
+
+    # read by the writer's thread
+
+    @property
+    def is_followed(self) -> bool:
+        return bool(self._feeds)
+
+    @property
+    def is_awaited(self) -> bool:
+        return bool(self._waiters)
+
+    def tell(self, news: News) -> None:
+        for address, events in news.events:
+            for feed in self._feeds:
+                feed.tell(address, events)
+        for queue, wake in news.wakes.items():
+            for waiter in self._waiters:
+                waiter.hear(queue, wake)
+        for owner, address in news.nudges:
+            self._nudges.setdefault(owner, set()).add(address)
+        if news.nudges:
+            self._nudged.ring()
+
+    async def ready(
+        self, queues: Sequence[str] | None, timeout: float, look: Callable[[], Awaitable[float | None]]
+    ) -> None:
+        """Return when a thread of these queues wakes: `look` says when, and what is told later may come earlier."""
+        begun = self._clock.now()
+        with self._waiting(queues, begun + timeout) as waiter:
+            if (wake := await look()) is not None:
+                waiter.wake = min(waiter.wake, wake)
+            while begun <= (now := self._clock.now()) < waiter.wake and not self._is_closed:
+                await waiter.bell.wait(self._clock, waiter.wake - now)
+
+    @contextmanager
+    def _waiting(self, queues: Sequence[str] | None, end: float) -> Iterator[_Waiter]:
+        waiter = _Waiter(queues, end)
+        self._waiters.add(waiter)
+        try:
+            yield waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    async def nudged(self, owner: str, timeout: float) -> set[Address]:
+        begun = self._clock.now()
+        end = begun + timeout
+        while owner not in self._nudges and begun <= (now := self._clock.now()) < end and not self._is_closed:
+            await self._nudged.wait(self._clock, end - now)
+        return self._nudges.pop(owner, set())
+
+    def forget_nudges(self, working: set[str]) -> None:
+        """Keep those of owners that hold leases."""
+        self._nudges = {owner: told for owner, told in self._nudges.items() if owner in working}
+
+    @asynccontextmanager
+    async def following(
+        self, find: Callable[[Address], Awaitable[Address]], catch_up: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[Following]:
+        """`catch_up` returns when all that others have done until now was told."""
+        feed = Following(find, catch_up)
+        self._feeds.add(feed.feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.discard(feed.feed)
+            feed.feed.close()
+
+    def close(self) -> None:
+        self._is_closed = True
+        for feed in self._feeds:
+            feed.close()
+        for waiter in self._waiters:
+            waiter.bell.ring()
+        self._nudged.ring()
+
+
+class Following:
+    """A `Follower`: a feed whose addresses are looked up in the file."""
+
+    def __init__(self, find: Callable[[Address], Awaitable[Address]], catch_up: Callable[[], Awaitable[None]]) -> None:
+        self._find = find
+        self._catch_up = catch_up
+        self._threads: dict[Address, Address] = {}
+        self.feed = Feed(lambda address: self._threads.get(address, address))
+
+    async def add(self, address: Address) -> None:
+        self._threads[address] = await self._find(address)
+        await self._catch_up()
+        await self.feed.add(address)
+
+    async def discard(self, address: Address) -> None:
+        self._threads.pop(address, None)
+        await self.feed.discard(address)
+
+    def __aiter__(self) -> AsyncIterator[Notice]:
+        return self.feed

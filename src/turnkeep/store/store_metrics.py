@@ -1,0 +1,68 @@
+"""A store whose operations are measured."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast, runtime_checkable
+
+from turnkeep.errors import TurnkeepError
+from turnkeep.store.contract import Store
+from turnkeep.telemetry import SILENT, Meter
+
+MEASURED = frozenset(
+    (
+        *("accept", "claim", "begin", "renew", "offered", "journal", "commit", "fail", "release", "hold", "decide"),
+        *("cancel", "counts", "read", "history", "append", "thread", "reserve", "settle", "pace"),
+    )
+)
+"""Not `publish`, which comes with every token."""
+
+
+def timed(store: Store, meter: Meter) -> Store:
+    """The same store; how long its operations take and which fail is told to the meter."""
+    if meter is SILENT:
+        return store
+    if isinstance(store, Rebuilding):
+        meter.watch("partition_rebuilds", lambda: store.rebuilds)
+    return cast("Store", _Timed(store, meter))
+
+
+@runtime_checkable
+class Rebuilding(Protocol):
+    """A store that makes damaged indexes anew, and counts how often it did."""
+
+    @property
+    def rebuilds(self) -> int: ...
+
+
+class _Timed:
+    """Passes everything on."""
+
+    def __init__(self, store: Store, meter: Meter) -> None:
+        self._store = store
+        self._meter = meter
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if name in MEASURED:
+            found = self._measured(name, found)
+            setattr(self, name, found)
+        return found
+
+    def _measured(self, name: str, act: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        meter = self._meter
+
+        @functools.wraps(act)
+        async def measured(*args: Any, **options: Any) -> Any:
+            begun_at = time.perf_counter()
+            try:
+                result = await act(*args, **options)
+            except TurnkeepError as error:
+                meter.count("store_errors", operation=name, code=error.code)
+                raise
+            meter.observe("store_seconds", time.perf_counter() - begun_at, operation=name)
+            return result
+
+        return measured

@@ -1,0 +1,92 @@
+"""Waking whoever waits in this process: bells for hints, feeds for followers. Nothing here is ever relied upon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from turnkeep.clock import Clock
+from turnkeep.events import Event
+from turnkeep.messages import Address
+from turnkeep.store.contract import Notice
+
+BOUND = 1024
+"""Notices that a feed keeps before it forgets their events."""
+
+
+class Bell:
+    """Wakes everybody who waits at the moment it rings."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Future[None], None] = {}  # a set would wake them in no order
+
+    def ring(self) -> None:
+        for waits in self._waiting:
+            if not waits.done():
+                waits.set_result(None)
+
+    async def wait(self, clock: Clock, seconds: float) -> None:
+        """Return at the next ring, or after so many seconds."""
+        waits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[waits] = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                sleeper = group.create_task(clock.sleep(seconds))
+                await asyncio.wait([sleeper, waits], return_when=asyncio.FIRST_COMPLETED)
+                sleeper.cancel()
+        finally:
+            del self._waiting[waits]
+
+
+class Feed:
+    """A `Follower`: notices in order; when more than `BOUND` wait, each channel is owed one without events."""
+
+    def __init__(self, resolve: Callable[[Address], Address], bound: int = BOUND) -> None:
+        self._resolve = resolve
+        self._bound = bound
+        self._names: dict[Address, set[Address]] = {}
+        self._notices: deque[Notice] = deque()
+        self._owed: dict[Address, None] = {}
+        self._rung = asyncio.Event()
+        self._closed = False
+
+    async def add(self, address: Address) -> None:
+        self._names.setdefault(self._resolve(address), set()).add(address)
+
+    async def discard(self, address: Address) -> None:
+        for known_as in self._names.values():
+            known_as.discard(address)
+        self._names = {thread: known_as for thread, known_as in self._names.items() if known_as}
+
+    def tell(self, thread: Address, events: Sequence[Event]) -> None:
+        """New events of a thread; never blocks."""
+        for address in self._names.get(thread, ()):
+            self._keep(Notice(address, tuple(events)))
+
+    def _keep(self, notice: Notice) -> None:
+        if not self._owed and len(self._notices) < self._bound:
+            self._notices.append(notice)
+        else:
+            self._owed |= dict.fromkeys(n.address for n in [*self._notices, notice])
+            self._notices.clear()
+        self._rung.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._rung.set()
+
+    def __aiter__(self) -> AsyncIterator[Notice]:
+        return self
+
+    async def __anext__(self) -> Notice:
+        while not self._closed:
+            if self._notices:
+                return self._notices.popleft()
+            if self._owed:
+                address = next(iter(self._owed))
+                del self._owed[address]
+                return Notice(address)
+            self._rung.clear()
+            await self._rung.wait()
+        raise StopAsyncIteration
