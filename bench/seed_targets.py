@@ -29,10 +29,10 @@ from typing import Any
 import aiohttp
 
 from turnkeep.service import OpenAIService, RetryConfig, create_openai_config
-from turnkeep.simulator import Fault, Options, Pace, Simulator, serve
+from turnkeep.simulator import Fault, Options, Simulator, StreamPace, serve
 
 WORDS = 150
-PACE = Pace(first=0.15, token=0.01)
+PACE = StreamPace(first=0.15, token=0.01)
 FAILING = 0.02
 """Of the requests, how many the model answers with 500."""
 

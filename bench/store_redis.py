@@ -27,7 +27,7 @@ from baton import Baton, spare_collector
 
 from turnkeep.events import delta
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
-from turnkeep.store.contract import Claim, Commit, Entry, Policies, Policy
+from turnkeep.store.contract import Claim, Commit, Policies, Policy, TranscriptEntry
 from turnkeep.store.redis import RedisStore
 from turnkeep.usage import Usage
 
@@ -140,8 +140,8 @@ class Bench:
 
 
 def answer(claim: Claim) -> Commit:
-    asked = [Entry(UserItem(m.content, m.message_id), 20) for m in claim.messages]
-    said = Entry(AssistantItem(WORDS), 20)
+    asked = [TranscriptEntry(UserItem(m.content, m.message_id), 20) for m in claim.messages]
+    said = TranscriptEntry(AssistantItem(WORDS), 20)
     return Commit("completed", WORDS, [*asked, said], Usage(requests=1, input_tokens=40, output_tokens=20), "model")
 
 

@@ -23,7 +23,7 @@ from baton import Baton, spare_collector
 
 from turnkeep.events import delta
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
-from turnkeep.store.contract import Claim, Commit, Entry, Policies, Policy
+from turnkeep.store.contract import Claim, Commit, Policies, Policy, TranscriptEntry
 from turnkeep.store.sqlite import SqliteStore
 
 ROW = json.dumps({"message_id": "m" * 12, "content": [{"type": "text", "text": "x" * 100}], "arrival": 1.5, "seq": 1})
@@ -86,8 +86,8 @@ def message(channel: str, n: int) -> Message:
 
 
 def answer(claim: Claim) -> Commit:
-    asked = [Entry(UserItem(m.content, m.message_id), 25) for m in claim.messages]
-    return Commit("completed", "y" * 100, [*asked, Entry(AssistantItem("y" * 100), 25)])
+    asked = [TranscriptEntry(UserItem(m.content, m.message_id), 25) for m in claim.messages]
+    return Commit("completed", "y" * 100, [*asked, TranscriptEntry(AssistantItem("y" * 100), 25)])
 
 
 async def accept_all(store: SqliteStore, kind: str, count: int, threads: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from turnkeep.doors.http.endpoint import Endpoint
+from turnkeep.doors.http.endpoint import HttpEndpoint
 from turnkeep.doors.http.routes import ENDPOINTS
 from turnkeep.doors.http.schemas import SCHEMAS
 from turnkeep.doors.socket.session import Socket
@@ -56,7 +56,7 @@ def page() -> str:
     return f"{HEAD}{routes}\n{SOCKET}{actions}\n{BODIES}{bodies}\n"
 
 
-def row(endpoint: Endpoint) -> str:
+def row(endpoint: HttpEndpoint) -> str:
     scope = "none" if endpoint.public else endpoint.scope or "any"
     body = f"[{endpoint.body}]" if endpoint.body and endpoint.body_may_be_empty else endpoint.body or ""
     answers = ", ".join(f"{status} {name or ''}".strip() for status, name in endpoint.answers.items())

@@ -17,9 +17,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from turnkeep.auth.api_keys import Keys
-from turnkeep.auth.guard import Guard, Unlocked, access_of
-from turnkeep.auth.principals import Access, Open, Principal, Shown, is_open, look
+from turnkeep.auth.api_keys import ApiKeys
+from turnkeep.auth.guard import Guard, OpenGuard, access_of
+from turnkeep.auth.principals import Access, Credentials, OpenAccess, Principal, is_open, look
 from turnkeep.auth.tickets import Tickets
 from turnkeep.doors.app import app as doors
 from turnkeep.doors.origin import came_through_proxy
@@ -28,7 +28,7 @@ from turnkeep.doors.separation import demand_separation
 from turnkeep.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from turnkeep.queue import AssistantMessageQueue
 
-__all__ = ["Access", "Open", "Principal", "Who", "app", "lifespan", "queue_of", "running"]
+__all__ = ["Access", "OpenAccess", "Principal", "Who", "app", "lifespan", "queue_of", "running"]
 
 Who = Callable[[HTTPConnection], Awaitable[Principal | None]]
 """Says who a request or a socket is, by whatever the application around knows them; None: nobody it knows."""
@@ -92,10 +92,10 @@ class _Asking(Guard):
     """Asks the application around. Tickets and sessions that were given for its answer count too."""
 
     def __init__(self, queue: AssistantMessageQueue, who: Who) -> None:
-        super().__init__(Keys(queue.store), Tickets(queue.store))
+        super().__init__(ApiKeys(queue.store), Tickets(queue.store))
         self._who = who
 
-    async def _known(self, shown: Shown) -> Principal:
+    async def _known(self, shown: Credentials) -> Principal:
         if shown.bearer is None and (shown.ticket or shown.session):
             return await super()._known(shown)
         principal = await self._who(_connection.get())
@@ -108,7 +108,7 @@ class _AsSet(Guard):
     """Asks for credentials where there are any, and else answers this machine alone."""
 
     def __init__(self, queue: AssistantMessageQueue) -> None:
-        super().__init__(Keys(queue.store), Tickets(queue.store))
+        super().__init__(ApiKeys(queue.store), Tickets(queue.store))
         self._queue = queue
         self._decided: Access | None = None
 
@@ -119,7 +119,7 @@ class _AsSet(Guard):
     async def look(self) -> None:
         await look(await self._access())
 
-    async def authenticate(self, shown: Shown) -> Principal:
+    async def authenticate(self, shown: Credentials) -> Principal:
         access = await self._access()
         principal = await access.authenticate(shown)
         if is_open(access) and not self._queue.settings.insecure_no_auth:
@@ -138,10 +138,10 @@ class _AsSet(Guard):
     async def _decide(self) -> Access:
         settings = self._queue.settings
         if settings.is_open_aloud:
-            return Open()
+            return OpenAccess()
         if settings.takes_tokens or settings.auth == "on" or settings.start_token or await self.keys.has_any():
             return await access_of(settings.model_copy(update={"auth": "on"}), self._queue.store)
-        return Unlocked(self.keys, self.tickets)
+        return OpenGuard(self.keys, self.tickets)
 
 
 def _only_this_machine(connection: HTTPConnection) -> None:

@@ -43,18 +43,18 @@ class Assistant:
     created_at: float = 0.0
 
     @property
-    def enabled(self) -> tuple[str, ...] | None:
+    def tool_names(self) -> tuple[str, ...] | None:
         """The tools of the queue that it may use, None: all."""
         if self.tools is None or ALL in self.tools:
             return None
         return tuple(tool for tool in self.tools if isinstance(tool, str))
 
     @property
-    def hosted(self) -> tuple[Mapping[str, Any], ...]:
+    def hosted_tools(self) -> tuple[Mapping[str, Any], ...]:
         """The tools that run at the provider."""
         return tuple(tool for tool in self.tools or () if not isinstance(tool, str))
 
-    def shown(self) -> dict[str, Any]:
+    def to_public(self) -> dict[str, Any]:
         """As it is shown to who may read it: without what opens the servers of its hosted tools."""
         data = self.to_json()
         data["tools"] = None if self.tools is None else [_masked(tool) for tool in self.tools]

@@ -27,7 +27,7 @@ from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
 
-BROKEN: tuple[type[BaseException], ...] = (*CONNECTION_EXCEPTIONS, TimeoutError)
+CONNECTION_ERRORS: tuple[type[BaseException], ...] = (*CONNECTION_EXCEPTIONS, TimeoutError)
 """What ends a connection: the broker, the network, or time."""
 CONNECT_TIMEOUT = 15.0
 CLOSE_TIMEOUT = 5.0
@@ -38,7 +38,7 @@ DELIVERY_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class BrokerNames:
     """What things are called at the broker."""
 
     exchange: str
@@ -46,7 +46,7 @@ class Names:
     routing_key: str
 
     @classmethod
-    def of(cls, settings: Settings) -> Names:
+    def of(cls, settings: Settings) -> BrokerNames:
         return cls(settings.exchange_name, settings.queue_name, settings.routing_key)
 
     @property
@@ -59,13 +59,13 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
-class Topology:
+class BrokerTopology:
     """What was found and what was made. `waiting` messages were in the queue then."""
 
     waiting: int
     consumers: int
-    found: tuple[str, ...]
-    created: tuple[str, ...]
+    existing_names: tuple[str, ...]
+    created_names: tuple[str, ...]
 
 
 # ---------------------------------------------------------------- connecting
@@ -89,7 +89,7 @@ async def connect(url: str, name: str) -> AbstractConnection:
 
 async def hang_up(connection: AbstractConnection) -> None:
     """Close it, or leave it to the broker that does not answer."""
-    with contextlib.suppress(*BROKEN):
+    with contextlib.suppress(*CONNECTION_ERRORS):
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await connection.close()
 
@@ -146,7 +146,7 @@ def _no_table(value: bytes) -> tuple[int, dict[str, Any]]:
 # ---------------------------------------------------------------- declaring
 
 
-async def settle_topology(connection: AbstractConnection, names: Names) -> Topology:
+async def settle_topology(connection: AbstractConnection, names: BrokerNames) -> BrokerTopology:
     """Find or make exchange, queue, and the dead exchange with its queue."""
     found: list[str] = []
     created: list[str] = []
@@ -168,7 +168,7 @@ async def settle_topology(connection: AbstractConnection, names: Names) -> Topol
     await _bind(connection, names.queue, names.exchange, names.routing_key)
     await _bind(connection, names.dead_queue, names.dead_exchange, names.routing_key)
     waiting, consumers = await _load(connection, names.queue)
-    return Topology(waiting, consumers, tuple(found), tuple(created))
+    return BrokerTopology(waiting, consumers, tuple(found), tuple(created))
 
 
 async def _exists(connection: AbstractConnection, what: str, name: str) -> bool:
@@ -217,13 +217,13 @@ class Sight:
     kind: str
     waiting: int
     consumers: int
-    parked: int
+    parked_count: int
     absent: tuple[str, ...]
 
 
 async def look(settings: Settings) -> Sight:
     """What is at the broker now; nothing is made. Raises one of `BROKEN` when the broker is away or refuses us."""
-    names = Names.of(settings)
+    names = BrokerNames.of(settings)
     connection = await connect(settings.rabbitmq_url or "", "turnkeep doctor")
     async with connection:
         wanted = [("exchange", names.exchange), ("exchange", names.dead_exchange)]

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from turnkeep.assistants import Assistants
 from turnkeep.errors import ConfigurationError
-from turnkeep.models import Endpoint, Kind, ModelPool
+from turnkeep.models import Kind, ModelPool, Provider
 from turnkeep.models.capabilities import read_capabilities
 from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.model import Model
@@ -20,8 +20,8 @@ from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import SIMULATOR, PriceBook
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.answer import AnswerRules
-from turnkeep.runs.budget import Purse
-from turnkeep.runs.run import House, RunRules
+from turnkeep.runs.budget import Budgets
+from turnkeep.runs.run import RunContext, RunRules
 from turnkeep.runs.tool_calls import CallRules
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy, Store
@@ -34,7 +34,7 @@ from turnkeep.wording import sentences
 log = get_log(__name__)
 
 
-class Life:
+class Lifespan:
     """Keeps parts open in a task of its own, from the first `open` to `close`.
 
     `live` opens them, calls its argument when they are, and returns when `closing` is set and they are closed again.
@@ -86,19 +86,19 @@ class Life:
             self._task.result()
 
 
-async def open_endpoint(settings: Settings, stack: AsyncExitStack) -> Endpoint:
+async def open_endpoint(settings: Settings, stack: AsyncExitStack) -> Provider:
     """Where models are asked: what is set, or the built-in simulator, which only this process reaches."""
     if not settings.uses_simulator:
         return endpoint_of(settings)
-    from turnkeep.simulator import Options, Pace, Simulator, inside
+    from turnkeep.simulator import Options, Simulator, StreamPace, inside
 
-    simulator = Simulator(pace=Pace.lively(), options=Options(answers_as=SIMULATOR), control=False)
+    simulator = Simulator(pace=StreamPace.lively(), options=Options(answers_as=SIMULATOR), control=False)
     dial = await stack.enter_async_context(inside(simulator))
     log.warning("simulator_answers", reason="no OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY is set")
-    return Endpoint(base_url=f"http://{SIMULATOR}/v1", simulated=True, dial=dial)
+    return Provider(base_url=f"http://{SIMULATOR}/v1", is_simulated=True, dial=dial)
 
 
-def endpoint_of(settings: Settings) -> Endpoint:
+def endpoint_of(settings: Settings) -> Provider:
     """Who answers for models that are nobody's in particular: the server of OpenAI's kind, else Anthropic."""
     if (anthropic := anthropic_of(settings)) is not None and not settings.uses_openai:
         return anthropic
@@ -106,7 +106,7 @@ def endpoint_of(settings: Settings) -> Endpoint:
     return replace(endpoint, organisation=settings.openai_organization, project=settings.openai_project)
 
 
-def anthropic_of(settings: Settings) -> Endpoint | None:
+def anthropic_of(settings: Settings) -> Provider | None:
     """Who answers for models named claude…, if Anthropic or a server of its kind was named."""
     if not settings.uses_anthropic:
         return None
@@ -114,8 +114,8 @@ def anthropic_of(settings: Settings) -> Endpoint | None:
     return _endpoint(settings, f"{base_url}/v1", settings.anthropic_api_key)
 
 
-def _endpoint(settings: Settings, base_url: str, key: SecretStr | None) -> Endpoint:
-    return Endpoint(
+def _endpoint(settings: Settings, base_url: str, key: SecretStr | None) -> Provider:
+    return Provider(
         base_url,
         api_key=key.get_secret_value() if key else "",
         proxy=settings.model_proxy,
@@ -129,7 +129,7 @@ def _endpoint(settings: Settings, base_url: str, key: SecretStr | None) -> Endpo
 async def open_house(
     settings: Settings,
     stack: AsyncExitStack,
-    endpoint: Endpoint,
+    endpoint: Provider,
     *,
     store: Store,
     assistants: Assistants,
@@ -141,7 +141,7 @@ async def open_house(
     kind: Kind | None = None,
     patient: bool = False,
     ledger: Store | None = None,
-) -> House:
+) -> RunContext:
     """What every run shares, with the vocabulary and the prices of this model loaded. Money and pace are kept in
     `ledger`, else in the store.
 
@@ -153,7 +153,7 @@ async def open_house(
     async with asyncio.TaskGroup() as loading:
         loading.create_task(tokenizer_for(model, catalog).load())
         loading.create_task(prices.load())
-    purse = Purse.from_settings(settings, ledger or store, prices, meter=meter, patient=patient)
+    purse = Budgets.from_settings(settings, ledger or store, prices, meter=meter, patient=patient)
     if purse.budgets and prices.price(model) is None:
         raise ConfigurationError(f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE")
     open_tracing(settings, stack)
@@ -165,7 +165,7 @@ async def open_house(
             return pool.get(anthropic, "anthropic")
         return pool.get(endpoint, kind or settings.model_api)
 
-    return House(
+    return RunContext(
         store,
         model_of,
         assistants,

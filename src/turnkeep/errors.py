@@ -75,42 +75,42 @@ class ConfigurationError(TurnkeepError):
     public = "The service is not configured correctly."
 
 
-class Rejected(TurnkeepError):
+class Rejection(TurnkeepError):
     """refused at the door; nothing was stored"""
 
     code = "rejected"
     public = "The request was refused."
 
 
-class InvalidMessage(Rejected):
+class InvalidMessage(Rejection):
     """the message or request cannot be understood"""
 
     code = "invalid_message"
     public = "There was an issue with your request format. Please try again."
 
 
-class MessageTooLarge(Rejected):
+class MessageTooLarge(Rejection):
     """the message is over a documented limit"""
 
     code = "message_too_large"
     public = "Your message is too large."
 
 
-class NotAuthenticated(Rejected):
+class NotAuthenticated(Rejection):
     """no valid credential"""
 
     code = "not_authenticated"
     public = "Please sign in."
 
 
-class NotAllowed(Rejected):
+class NotAllowed(Rejection):
     """this credential does not reach this far"""
 
     code = "not_allowed"
     public = "You are not allowed to do this."
 
 
-class NotFound(Rejected):
+class NotFound(Rejection):
     """no such thing"""
 
     code = "not_found"
@@ -124,7 +124,7 @@ class ThreadNotFound(NotFound):
     public = "I couldn't find the conversation thread. Please start a new conversation."
 
 
-class Conflict(Rejected):
+class Conflict(Rejection):
     """the thing exists and says otherwise"""
 
     code = "conflict"
@@ -149,7 +149,7 @@ class WrongState(Conflict):
     code = "wrong_state"
 
 
-class ThreadBusy(Rejected):
+class ThreadBusy(Rejection):
     """a run is in progress on this thread"""
 
     code = "thread_busy"
@@ -157,7 +157,7 @@ class ThreadBusy(Rejected):
     public = "The assistant is still answering. Please try again in a moment."
 
 
-class InboxFull(Rejected):
+class InboxFull(Rejection):
     """too many messages wait on this channel"""
 
     code = "inbox_full"
@@ -165,7 +165,7 @@ class InboxFull(Rejected):
     public = "Too many messages are waiting. Please try again in a moment."
 
 
-class TooManyRequests(Rejected):
+class TooManyRequests(Rejection):
     """a rate limit was reached"""
 
     code = "too_many_requests"

@@ -35,7 +35,7 @@ FINAL: frozenset[EventKind] = frozenset({"completed", "dead"})
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class TurnFault:
     """What went wrong, for subscribers. `message` is a sentence for people, `details` technical, scrubbed, ≤ 500
     characters.
     """
@@ -64,7 +64,7 @@ class Event:
     outcome: Outcome | None = None
     tools: tuple[str, ...] = ()
     calls: tuple[Mapping[str, Any], ...] = ()
-    error: Fault | None = None
+    error: TurnFault | None = None
     usage: Usage | None = None
     author: str | None = None
     policy: str | None = None
@@ -104,7 +104,7 @@ class Event:
             if name in values:
                 values[name] = tuple(values[name])
         if "error" in values:
-            values["error"] = Fault(**values["error"])
+            values["error"] = TurnFault(**values["error"])
         if "usage" in values:
             values["usage"] = Usage.from_json(values["usage"])
         return cls(**values)

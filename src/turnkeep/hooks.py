@@ -10,7 +10,7 @@ from typing import get_args
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.events import Event, EventKind
-from turnkeep.hub import Hub, Subscribed
+from turnkeep.hub import Hub, SubscriptionStart
 from turnkeep.messages import Address
 from turnkeep.telemetry import get_log
 
@@ -18,7 +18,7 @@ log = get_log(__name__)
 
 Hook = Callable[[str, Event], Awaitable[None] | None]
 
-WATCHED = 10_000
+MOST_WATCHED = 10_000
 """Channels listened to at once; the longest silent ones go first."""
 WAITING = 10_000
 """Events that may wait for slow hooks; what comes on top is dropped, and said in the log."""
@@ -52,7 +52,7 @@ class Hooks:
             return
         self._watched[address] = None
         await self._hub.subscribe(address, self)
-        if len(self._watched) > WATCHED:
+        if len(self._watched) > MOST_WATCHED:
             oldest, _ = self._watched.popitem(last=False)
             await self._hub.unsubscribe(oldest, self)
 
@@ -63,7 +63,7 @@ class Hooks:
             for hook in (*self._hooks.get(event.kind, ()), *self._hooks.get("*", ())):
                 await _call(hook, address.channel, event)
 
-    def subscribed(self, address: Address, begun: Subscribed) -> None:
+    def on_subscription(self, address: Address, begun: SubscriptionStart) -> None:
         return
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import StoreError
-from turnkeep.events import Answer, Event, Fault
+from turnkeep.events import Answer, Event, TurnFault
 from turnkeep.messages import Address
 from turnkeep.store.contract import Follower, Page, Store
 from turnkeep.telemetry import SILENT, Meter, get_log
@@ -33,7 +33,7 @@ LOOK_AGAIN = 20.0
 """Seconds after which a silent channel is compared with its log, in case a hint was lost."""
 SILENCE = 5.0
 """Seconds without a word of a run after which those who watch are told that it is still theirs to wait for."""
-NOT_HEARD = Fault(
+NOT_HEARD = TurnFault(
     "silent",
     "The answer takes a moment longer.",
     f"nothing was heard of this run for {SILENCE:.0f} s: it thinks, or another worker takes over from one that is gone",
@@ -45,7 +45,7 @@ _ENDS_A_RUN = frozenset(("completed", "dead", "held", "retrying", "waiting"))
 
 
 @dataclass(frozen=True, slots=True)
-class Subscribed:
+class SubscriptionStart:
     """Where a subscription begins: events after `start` are delivered.
 
     `recovered`: the position asked for was still in the log, so nothing is missed. `top` is the newest offset,
@@ -55,14 +55,14 @@ class Subscribed:
     epoch: str
     start: int
     top: int
-    recovered: bool
+    is_recovered: bool
     answer: Answer
 
 
 class Subscriber(Protocol):
     """The end of a stream; what is delivered is in order and without holes."""
 
-    def subscribed(self, address: Address, begun: Subscribed) -> None:
+    def on_subscription(self, address: Address, begun: SubscriptionStart) -> None:
         """Called once, before the first event."""
         ...
 
@@ -98,7 +98,7 @@ class _Subscription:
 
 
 @dataclass(slots=True, eq=False)
-class _Channel:
+class _Fanout:
     """What is delivered of one channel: `last` is the offset that all its live subscribers have."""
 
     address: Address
@@ -131,7 +131,7 @@ class Hub:
         self._store = store
         self.meter = meter
         self._clock = clock or SystemClock()
-        self._channels: dict[Address, _Channel] = {}
+        self._channels: dict[Address, _Fanout] = {}
         self._follower: Follower | None = None
         self._following = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -177,7 +177,7 @@ class Hub:
         after: int | None = None,
         epoch: str | None = None,
         history: int = 0,
-    ) -> Subscribed:
+    ) -> SubscriptionStart:
         """Deliver the channel's events from a position on: after (epoch, offset), or the last `history` events, or
         what comes now.
 
@@ -185,7 +185,7 @@ class Hub:
         delivered, the pieces are not either, only how it ended. Registered first, then read, so nothing falls between.
         """
         await self._following.wait()
-        channel = self._channels.setdefault(address, _Channel(address))
+        channel = self._channels.setdefault(address, _Fanout(address))
         subscription = _Subscription(subscriber, "", 0)
         channel.subscriptions = (*channel.subscriptions, subscription)
         try:
@@ -204,22 +204,22 @@ class Hub:
                 await self._leave(channel, subscription)
         return bool(found)
 
-    async def _leave(self, channel: _Channel, subscription: _Subscription) -> None:
+    async def _leave(self, channel: _Fanout, subscription: _Subscription) -> None:
         channel.subscriptions = tuple(s for s in channel.subscriptions if s is not subscription)
         if not channel.subscriptions and self._channels.get(channel.address) is channel:
             del self._channels[channel.address]
             if self._follower is not None:
                 await self._follower.discard(channel.address)
 
-    def _broke(self, channel: _Channel, subscription: _Subscription) -> None:
+    def _broke(self, channel: _Fanout, subscription: _Subscription) -> None:
         """Leave on behalf of a subscriber that broke, while its error is handled: the others go on."""
         log.exception("subscriber_broke", subscriber=type(subscription.subscriber).__name__)
         if self._group is not None:
             self._group.create_task(self._leave(channel, subscription))
 
     async def _catch_up(
-        self, channel: _Channel, subscription: _Subscription, after: int | None, epoch: str | None, history: int
-    ) -> Subscribed:
+        self, channel: _Fanout, subscription: _Subscription, after: int | None, epoch: str | None, history: int
+    ) -> SubscriptionStart:
         page = await self._store.read(channel.address, after=0, limit=1)
         start = _start(page, after, epoch, history)
         if after is not None and start == page.top < after:
@@ -227,8 +227,8 @@ class Hub:
         recovered = after is not None and start == after and _is_of(page, after, epoch) and page.floor <= after
         subscription.epoch, subscription.last = page.epoch, start
         answer = await self._shown(channel.address, page.live_from, start)
-        begun = Subscribed(page.epoch, start, page.top, recovered, answer)
-        subscription.subscriber.subscribed(channel.address, begun)
+        begun = SubscriptionStart(page.epoch, start, page.top, recovered, answer)
+        subscription.subscriber.on_subscription(channel.address, begun)
         in_a_turn = not recovered and answer.run_id is None  # whose beginning nobody has told
         while subscription.last < page.top or subscription.look_again:
             subscription.look_again = False
@@ -267,7 +267,7 @@ class Hub:
             after = page.events[-1].offset
         return answer
 
-    def _go_live(self, channel: _Channel, subscription: _Subscription) -> None:
+    def _go_live(self, channel: _Fanout, subscription: _Subscription) -> None:
         """From here on it is told with the others. The first one says where the channel is."""
         subscription.live = True
         if not any(other.live for other in channel.subscriptions if other is not subscription):
@@ -277,7 +277,7 @@ class Hub:
 
     # ---------------------------------------------------------------- hearing
 
-    def _heard(self, channel: _Channel, events: Sequence[Event]) -> None:
+    def _heard(self, channel: _Fanout, events: Sequence[Event]) -> None:
         """New events, or only the hint that there are some."""
         channel.heard_at = asyncio.get_running_loop().time()
         if not any(subscription.live for subscription in channel.subscriptions):
@@ -288,7 +288,7 @@ class Hub:
         else:
             self._pass_on(channel, events)
 
-    def _pass_on(self, channel: _Channel, events: Sequence[Event]) -> None:
+    def _pass_on(self, channel: _Fanout, events: Sequence[Event]) -> None:
         if events[-1].offset <= channel.last:
             return
         channel.last = events[-1].offset
@@ -301,7 +301,7 @@ class Hub:
         if events[-1].kind == "completed":
             self.meter.observe("log_lag_seconds", max(0.0, self._clock.now() - events[-1].at))
 
-    def _read_on(self, channel: _Channel) -> None:
+    def _read_on(self, channel: _Fanout) -> None:
         """Fill the hole from the log; what is heard meanwhile is looked up afterwards."""
         if channel.reading:
             channel.look_again = True
@@ -310,7 +310,7 @@ class Hub:
             self.meter.count("log_reads")
             self._group.create_task(self._read(channel))
 
-    async def _read(self, channel: _Channel) -> None:
+    async def _read(self, channel: _Fanout) -> None:
         try:
             while channel.subscriptions:
                 channel.look_again = False
@@ -351,7 +351,7 @@ class Hub:
                     channel.heard_at = now
                     self._read_on(channel)
 
-    def _tell_silence(self, channel: _Channel, run: Event) -> None:
+    def _tell_silence(self, channel: _Fanout, run: Event) -> None:
         """Tell those who watch, once: nobody may be left who could. It is not in the log, so it has the position of
         what was delivered last.
         """
@@ -423,7 +423,7 @@ def _start(page: Page, after: int | None, epoch: str | None, history: int) -> in
     return page.top
 
 
-class Stream:
+class EventStream:
     """A subscription as an async iterator: `async with Stream(hub, address) as events: async for event in events`.
 
     It keeps at most `room` events; a reader that is slower gets the rest from the log, so nothing is missed and
@@ -449,8 +449,8 @@ class Stream:
         self._some = asyncio.Event()
         self._refilling: asyncio.Task[None] | None = None
 
-    def subscribed(self, address: Address, begun: Subscribed) -> None:
-        self.begun = begun
+    def on_subscription(self, address: Address, begun: SubscriptionStart) -> None:
+        self.subscription_start = begun
         self._last = self._told = begun.start
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
@@ -466,7 +466,7 @@ class Stream:
     async def room(self, address: Address) -> None:
         """There is always room: what does not fit is read from the log again."""
 
-    async def __aenter__(self) -> Stream:
+    async def __aenter__(self) -> EventStream:
         await self._hub.subscribe(self._address, self, after=self._after, epoch=self._epoch)
         return self
 

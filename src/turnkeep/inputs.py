@@ -154,7 +154,7 @@ def checked_channel(value: object) -> str:
 INSIDE_NAMES = frozenset({"localhost", "local", "internal", "intranet", "lan", "home", "corp", "arpa", "test", "onion"})
 """Last parts of names that lead to machines of somebody's own network."""
 
-ATTACHED = {
+ATTACHMENT_KINDS = {
     "image": (("image_url", "file_id"), ("detail",)),
     "file": (("file_id", "file_url", "file_data"), ("filename",)),
 }
@@ -201,7 +201,7 @@ def _part(part: object) -> Part:
 
 def _attached(kind: str, data: Mapping[str, object]) -> dict[str, str]:
     """Where an image or a file is, and what else models are told of it."""
-    places, more = ATTACHED[kind]
+    places, more = ATTACHMENT_KINDS[kind]
     found = [name for name in data if name in places]
     texts = {name: _clean(name, value) for name, value in data.items() if isinstance(value, str) and value}
     if len(found) != 1 or not data.keys() <= {*places, *more} or texts.keys() != data.keys():

@@ -16,29 +16,29 @@ from typing import Any, Self
 
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.clock import SystemClock
-from turnkeep.composition import Life, open_endpoint, open_house, policies, watch_process
+from turnkeep.composition import Lifespan, open_endpoint, open_house, policies, watch_process
 from turnkeep.errors import (
     ConfigurationError,
     Conflict,
     InvalidMessage,
     NotFound,
-    Rejected,
+    Rejection,
     ThreadNotFound,
     TurnkeepError,
 )
 from turnkeep.events import Event
 from turnkeep.hooks import Hook, Hooks
-from turnkeep.hub import Hub, Stream
+from turnkeep.hub import EventStream, Hub
 from turnkeep.inputs import MAX_DELAY, checked_channel, read_message, read_metadata
 from turnkeep.messages import Address, BusyPolicy, Content, Item, Message
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.runs.lease import LeaseRules
-from turnkeep.runs.run import House
+from turnkeep.runs.run import RunContext
 from turnkeep.runs.worker import Worker, WorkerRules
 from turnkeep.settings import Settings
 from turnkeep.store import store_of
-from turnkeep.store.contract import Call, Decision, Receipt, RunRecord, Store, ThreadRecord
-from turnkeep.store.store_metrics import timed
+from turnkeep.store.contract import Decision, HeldCall, Receipt, RunRecord, Store, ThreadRecord
+from turnkeep.store.store_metrics import measure_store
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools.toolbox import Registrable, Toolbox
 from turnkeep.windows import PRESETS, AdaptiveWindow, Preset, thread_options
@@ -164,7 +164,7 @@ class AssistantMessageQueue:
         self.meter = meter
         self.clock = SystemClock()
         self.catalog = Catalog.load(settings.price_file)
-        self.store = timed(store or store_of(settings, policies(settings, runs_kept=runs_kept)), meter)
+        self.store = measure_store(store or store_of(settings, policies(settings, runs_kept=runs_kept)), meter)
         self.hub = Hub(self.store, meter=meter)
         self.model_name = settings.model or self.catalog.default
         self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
@@ -173,7 +173,7 @@ class AssistantMessageQueue:
         self._hooks = Hooks(self.hub)
         self._worker: Worker | None = None
         self._worker_wanted = asyncio.Event()
-        self._life = Life(self._live, name=f"turnkeep-{self.name}")
+        self._life = Lifespan(self._live, name=f"turnkeep-{self.name}")
 
     # ---------------------------------------------------------------- life
 
@@ -236,7 +236,7 @@ class AssistantMessageQueue:
                     if task is not None:
                         task.cancel()
 
-    async def _start_worker_when_wanted(self, group: asyncio.TaskGroup, house: House) -> None:
+    async def _start_worker_when_wanted(self, group: asyncio.TaskGroup, house: RunContext) -> None:
         await self._worker_wanted.wait()
         settings = self.settings
         self._worker = Worker(
@@ -251,10 +251,10 @@ class AssistantMessageQueue:
             self._worker.stop()
             await asyncio.wait((self._working,))
 
-    async def _build(self, stack: AsyncExitStack) -> House:
+    async def _build(self, stack: AsyncExitStack) -> RunContext:
         """What every run shares."""
         endpoint = await open_endpoint(self.settings, stack)
-        self._has_simulator = endpoint.simulated
+        self._has_simulator = endpoint.is_simulated
         self.assistant = await self._default_assistant()
         return await open_house(
             self.settings,
@@ -305,7 +305,7 @@ class AssistantMessageQueue:
 
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
-    ) -> list[Receipt | Rejected]:
+    ) -> list[Receipt | Rejection]:
         """Take messages in durably; one outcome per message. What doors use."""
         if any(message.not_before is not None for message in messages):
             return await self._accept_later(messages, create=create, max_inbox=max_inbox)
@@ -313,7 +313,7 @@ class AssistantMessageQueue:
 
     async def _accept_later(
         self, messages: Sequence[Message], *, create: bool, max_inbox: int | None
-    ) -> list[Receipt | Rejected]:
+    ) -> list[Receipt | Rejection]:
         """Without those that want to wait for longer than anything is kept."""
         latest = self.clock.now() + MAX_DELAY
         fits = [(message.not_before or 0.0) <= latest for message in messages]
@@ -324,9 +324,9 @@ class AssistantMessageQueue:
 
     async def _accept(
         self, messages: Sequence[Message], *, create: bool, max_inbox: int | None
-    ) -> list[Receipt | Rejected]:
+    ) -> list[Receipt | Rejection]:
         if self.adaptive is not None:
-            messages = self.adaptive.applied(messages, self.clock.now())
+            messages = self.adaptive.apply(messages, self.clock.now())
         return await self.store.accept(messages, create=create, max_inbox=max_inbox)
 
     async def add_message_to_thread(
@@ -355,7 +355,7 @@ class AssistantMessageQueue:
         if self._hooks:
             await self._hooks.watch(message.address)
         [outcome] = await self.accept([message])
-        if isinstance(outcome, Rejected):
+        if isinstance(outcome, Rejection):
             raise outcome
         return outcome
 
@@ -365,7 +365,7 @@ class AssistantMessageQueue:
         """
         await self.open()
         address = self.address(thread_id, wishes.get("tenant", "default"))
-        async with asyncio.timeout(timeout), Stream(self.hub, self.store, address) as events:
+        async with asyncio.timeout(timeout), EventStream(self.hub, self.store, address) as events:
             receipt = await self.add_message_to_thread(thread_id, text, flush=wishes.pop("flush", True), **wishes)
             async for event in events:
                 if receipt.message_id in event.message_ids and (event.is_final or event.kind == "withdrawn"):
@@ -375,10 +375,12 @@ class AssistantMessageQueue:
     @asynccontextmanager
     async def events(
         self, thread_id: str, *, after: int | None = None, epoch: str | None = None, tenant: str = "default"
-    ) -> AsyncIterator[Stream]:
+    ) -> AsyncIterator[EventStream]:
         """`async with queue.events(thread) as events: async for event in events`; no holes, from a position or now."""
         await self.open()
-        async with Stream(self.hub, self.store, self.address(thread_id, tenant), after=after, epoch=epoch) as stream:
+        async with EventStream(
+            self.hub, self.store, self.address(thread_id, tenant), after=after, epoch=epoch
+        ) as stream:
             yield stream
 
     async def get_queue_status(self) -> QueueStatus:
@@ -466,7 +468,7 @@ class AssistantMessageQueue:
         await self.open()
         return await self.store.regenerate(self.address(thread_id, tenant), once=once)
 
-    async def submit_tool_outputs(self, thread_id: str, outputs: Sequence[Mapping[str, Any]]) -> list[Call]:
+    async def submit_tool_outputs(self, thread_id: str, outputs: Sequence[Mapping[str, Any]]) -> list[HeldCall]:
         """Give the outputs of held calls, as ``{"tool_call_id", "output"}``. Raises `NotFound`, `Conflict`."""
         record = await self.get_thread(thread_id)
         asked = {call.call_id: call for call in record.calls}

@@ -33,7 +33,7 @@ class Usage:
         return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
 
     @classmethod
-    def told(cls, **counts: object) -> Self:
+    def from_counts(cls, **counts: object) -> Self:
         """What a server says of one request. None is 0; where any count makes no sense, or there is none at all, one
         request that the caller has to estimate.
         """

@@ -77,7 +77,7 @@ class Rhythm:
     """
 
     last: float
-    seen: int = 0
+    message_count: int = 0
     gaps: int = 0
     follows: float = 0.5
     mean: float = 0.0
@@ -87,8 +87,8 @@ class Rhythm:
         """A message came."""
         gap, self.last = max(at - self.last, 0.001), at
         is_follow = gap <= 2 * rules.longest
-        self.seen += 1
-        self.follows += max(rules.memory, 1 / (self.seen + 1)) * (float(is_follow) - self.follows)
+        self.message_count += 1
+        self.follows += max(rules.memory, 1 / (self.message_count + 1)) * (float(is_follow) - self.follows)
         if is_follow:
             self._learn(math.log(gap), rules.memory)
 
@@ -101,7 +101,7 @@ class Rhythm:
 
     def window(self, rules: AdaptiveRules) -> float | None:
         """None: too little is known."""
-        if self.seen < rules.enough:
+        if self.message_count < rules.enough:
             return None
         if self.follows < rules.rarely or not self.gaps:
             return rules.shortest
@@ -116,7 +116,7 @@ class AdaptiveWindow:
         self.rules = rules or AdaptiveRules()
         self._rhythms: OrderedDict[Address, Rhythm] = OrderedDict()
 
-    def applied(self, messages: Sequence[Message], now: float) -> list[Message]:
+    def apply(self, messages: Sequence[Message], now: float) -> list[Message]:
         """The messages as they are to be accepted, after their channels' rhythms have heard them."""
         return [self._with_window(message, now) for message in messages]
 

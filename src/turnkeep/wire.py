@@ -14,12 +14,12 @@ from typing import Any
 import orjson
 
 from turnkeep.events import Answer, Event
-from turnkeep.hub import Subscribed
+from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
 
 Frame = dict[str, Any]
 
-STARTED = "Assistant is processing your request..."
+STARTED_TEXT = "Assistant is processing your request..."
 PROCESSING = "Assistant is gathering information..."
 RESPONDING = "Assistant is responding..."
 WORKING = "Assistant is still working on your request..."
@@ -30,12 +30,12 @@ QUIET = frozenset({"accepted", "edited", "withdrawn", "steered", "decided", "pau
 """Life-cycle events that only subscribers with `events: "all"` get."""
 
 
-def encoded(frame: Frame) -> bytes:
+def frame_bytes(frame: Frame) -> bytes:
     return orjson.dumps(frame)
 
 
 def dumps(frame: Frame) -> str:
-    return encoded(frame).decode()
+    return frame_bytes(frame).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Dialect:
 
     deltas: bool = False
     everything: bool = False
-    enveloped: bool = False
+    in_envelopes: bool = False
 
 
 def _aside(frame: Frame) -> Frame:
@@ -151,7 +151,7 @@ class Encoder:
         return self._status(event, "processing", WORKING, reason=event.error.code if event.error else None)
 
     def _started(self, event: Event) -> list[Frame]:
-        frames = [self._frame(event, "started", "status", STARTED, message_id=one) for one in event.message_ids]
+        frames = [self._frame(event, "started", "status", STARTED_TEXT, message_id=one) for one in event.message_ids]
         if event.attempt > 1:
             frames.append(self._frame(event, "in_progress", "response", "") | {"delta": "", "snapshot": True})
         return frames
@@ -225,7 +225,7 @@ class Encoder:
         return added
 
 
-def subscribed(address: Address, thread_id: str | None, begun: Subscribed, *, at: float) -> Frame:
+def subscription_frame(address: Address, thread_id: str | None, begun: SubscriptionStart, *, at: float) -> Frame:
     """The first frame of a subscription: where it begins, and whether anything is missing before that."""
     return {
         "message": "",
@@ -239,10 +239,10 @@ def subscribed(address: Address, thread_id: str | None, begun: Subscribed, *, at
         "offset": begun.start,
         "epoch": begun.epoch,
         "top": begun.top,
-        "recovered": begun.recovered,
+        "recovered": begun.is_recovered,
     }
 
 
-def enveloped(channel: str, frame: Frame) -> Frame:
+def envelope(channel: str, frame: Frame) -> Frame:
     """The form in which the relay, and subscribers who ask for it, get a frame."""
     return {"channel": channel, "payload": frame}

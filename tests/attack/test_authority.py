@@ -18,7 +18,7 @@ from tests.process.callers import CHANNEL, MESSAGE_ID, TENANT, Guarded, guarded,
 from tests.process.served import ask
 from turnkeep.auth.principals import Scope
 from turnkeep.messages import Address
-from turnkeep.store.contract import Call
+from turnkeep.store.contract import HeldCall
 
 Body = Mapping[str, Any]
 HELD, SHARED, CLIENT, OTHER = "own-held", "own-shared", "own-client", "own-other"
@@ -30,9 +30,9 @@ def digest_of(channel: str) -> str:
     return f"digest-{channel}"
 
 
-def call_of(channel: str) -> Call:
+def call_of(channel: str) -> HeldCall:
     kind = "output" if channel == CLIENT else "approval"
-    return Call("call_1", "pay", ARGUMENTS, digest_of(channel), kind)  # type: ignore[arg-type]
+    return HeldCall("call_1", "pay", ARGUMENTS, digest_of(channel), kind)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ async def test_a_tool_that_allows_it_is_approved_by_who_asked_for_it() -> None:
         store, address = house.server.queue.store, Address(TENANT, house.server.queue.name, HELD)
         await store.flush(address)
         [claim] = await store.claim(owner="tests", limit=1, lease=30.0, queues=(house.server.queue.name,))
-        call = Call("call_1", "pay", ARGUMENTS, digest_of(HELD), self_approval=True)
+        call = HeldCall("call_1", "pay", ARGUMENTS, digest_of(HELD), self_approval=True)
         await store.hold(claim, [call], expires_in=600.0)
         url = f"{house.server.url}/api/channels/{HELD}/actions/call_1"
         body = {"decision": "approved", "digest": digest_of(HELD)}

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from turnkeep.errors import AnswerMalformed, ModelRateLimited, ModelTimedOut, ModelUnavailable
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, UserItem, content_text
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, StreamPart
-from turnkeep.simulator.exchanges import Exchange, Ledger
-from turnkeep.simulator.persona import Call, Persona, Say, Script, tokens_of
-from turnkeep.simulator.prompt import Entry, OfferedTool, Prompt
+from turnkeep.simulator.exchanges import Exchange, ExchangeLedger
+from turnkeep.simulator.persona import AnswerScript, CallStep, Persona, Say, tokens_of
+from turnkeep.simulator.prompt import OfferedTool, Prompt, PromptEntry
 from turnkeep.usage import Usage
 
 
@@ -34,13 +34,13 @@ class Actor:
     endpoint = "actor"
 
     def __init__(
-        self, ledger: Ledger, source: random.Random, temper: Temper, owned: Callable[[Mapping[str, str]], None]
+        self, ledger: ExchangeLedger, source: random.Random, temper: Temper, owned: Callable[[Mapping[str, str]], None]
     ) -> None:
         self._ledger = ledger
         self._source = source
         self.temper = temper
         self._owned = owned
-        self._persona = Persona(0, Script())
+        self._persona = Persona(0, AnswerScript())
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         prompt = _prompt(request)
@@ -79,7 +79,7 @@ class Actor:
                     sent += 1
                     yield Delta(token)
                 yield ItemDone(AssistantItem(step.text))
-            elif isinstance(step, Call):
+            elif isinstance(step, CallStep):
                 call = CallItem(f"call_{exchange.n:08x}{place}", step.name, step.arguments)
                 exchange.calls.append(call.call_id)
                 yield ItemDone(call)
@@ -121,14 +121,14 @@ def _prompt(request: ModelRequest) -> Prompt:
     )
 
 
-def _entry(item: Item) -> Entry:
+def _entry(item: Item) -> PromptEntry:
     match item:
         case UserItem():
-            return Entry("user", content_text(item.content))
+            return PromptEntry("user", content_text(item.content))
         case AssistantItem():
-            return Entry("assistant", item.text)
+            return PromptEntry("assistant", item.text)
         case CallItem():
-            return Entry("call", item.arguments, item.call_id, item.name)
+            return PromptEntry("call", item.arguments, item.call_id, item.name)
         case OutputItem():
-            return Entry("output", item.output, item.call_id)
-    return Entry("system" if item.kind == "system" else "reasoning")
+            return PromptEntry("output", item.output, item.call_id)
+    return PromptEntry("system" if item.kind == "system" else "reasoning")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from tests.chaos.people import Answered, Listener, Sender, Sent
 from turnkeep.messages import Item, OutputItem, UserItem
-from turnkeep.simulator.exchanges import ANSWERED, Ledger
+from turnkeep.simulator.exchanges import ANSWER_OUTCOMES, ExchangeLedger
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Books:
 
     senders: Sequence[Sender]
     listeners: Sequence[Listener]
-    model: Ledger
+    model: ExchangeLedger
     deeds: Sequence[Deed]
     transcripts: dict[str, Sequence[Item]]
     """By channel: what the store has kept."""
@@ -217,14 +217,14 @@ def _model(books: Books, found: Judgement) -> None:
         found.violations += _unread(answered, books.model, texts)
 
 
-def _unread(answered: Answered, model: Ledger, texts: dict[str, str]) -> list[str]:
+def _unread(answered: Answered, model: ExchangeLedger, texts: dict[str, str]) -> list[str]:
     """Messages that a run claims to have answered, though no finished answer of the model had them before it."""
     if answered.outcome != "completed":
         return []
     read = {
         text
         for exchange in model
-        if exchange.run == answered.run_id and exchange.outcome in ANSWERED and not exchange.calls
+        if exchange.run == answered.run_id and exchange.outcome in ANSWER_OUTCOMES and not exchange.calls
         for text in exchange.texts
     }
     unread = [each for each in answered.message_ids if texts.get(each) not in read]

@@ -16,7 +16,7 @@ from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.messages import Address
 from turnkeep.store.contract import Follower, Notice
 from turnkeep.store.memory import MemoryStore
-from turnkeep.store.redis.durability import VOUCHED
+from turnkeep.store.redis.durability import DURABLE_SCRIPTS
 
 PATIENCE = 1.0
 """Seconds after which a client believes that its reply is lost."""
@@ -111,7 +111,7 @@ class Network:
         task.add_done_callback(lambda done: self._answer(name, done, reply, answers))
 
     def _answer(self, name: str, done: asyncio.Task[Any], reply: Reply, answers: bool) -> None:
-        answers = answers and not (self._standby is not None and name in VOUCHED)
+        answers = answers and not (self._standby is not None and name in DURABLE_SCRIPTS)
         if isinstance(done.exception(), LeaseLost):
             self.fenced += 1
         if answers:

@@ -99,14 +99,14 @@ def commit_in_two_commands(replaces: Replace) -> None:
             thread.turns += 1
             thread.out.entries = [replace(entry, turn=thread.turns, at=now) for entry in entries]
 
-        self.apply(self.owned(claim), rule, now)
+        self.apply(self.claimed_thread(claim), rule, now)
 
     settle = run.Run._settle
 
     async def settled(self: run.Run, verdict: Any) -> None:
         if isinstance(verdict, Commit):
             store: Any = self.house.store
-            await journal.insist(lambda: store.write_entries(self.claim, verdict.entries))
+            await journal.retry_until_answered(lambda: store.write_entries(self.claim, verdict.entries))
             failpoints.reach("final")
             verdict = replace(verdict, entries=())
         await settle(self, verdict)
@@ -238,7 +238,7 @@ def effects_run_again(replaces: Replace) -> None:
 
     def folded(self: journal.Journal, record: Any) -> None:
         fold(self, record)
-        self.started.clear()
+        self.started_calls.clear()
 
     replaces(journal.Journal, "_fold", folded)
 
@@ -274,7 +274,7 @@ def cut_taken_for_the_end(replaces: Replace) -> None:
         try:
             return await ask(self, request)
         except AnswerMalformed:
-            text = self.announcer.shown[len(self.journal.text) :]
+            text = self.announcer.text_so_far[len(self.journal.text) :]
             return journal.Step((AssistantItem(text),), text, Usage(), "stop", request.model)
 
     replaces(answer.Answering, "_ask", asked)
@@ -306,7 +306,9 @@ def told_before_it_is_kept(replaces: Replace) -> None:
         if isinstance(verdict, Commit):
             ids, claim = self.claim.message_ids, self.claim
             end = Event("completed", ids, verdict.text, claim.run_id, claim.attempt, outcome=verdict.outcome)
-            await journal.insist(lambda: self.house.store.publish(claim, self.announcer._published, [end]))
+            await journal.retry_until_answered(
+                lambda: self.house.store.publish(claim, self.announcer._published, [end])
+            )
         await settle(self, verdict)
 
     replaces(run.Run, "_settle", settled)
@@ -317,7 +319,7 @@ def old_steps_not_shown_again(replaces: Replace) -> None:
     """A new attempt does not show what its journal holds."""
 
     def replaced(self: announcer.Announcer, text: str) -> None:
-        self.shown = text
+        self.text_so_far = text
 
     replaces(announcer.Announcer, "replace", replaced)
 
@@ -347,7 +349,7 @@ def compares_the_clocks_of_two_hosts(replaces: Replace) -> None:
 @bug
 def deaf_heartbeat(replaces: Replace) -> None:
     """A renewal that says that the lease is lost is taken for a good one."""
-    told = lease.Lease.told
+    told = lease.Lease.take_directive
 
     def deaf(self: lease.Lease, directive: Any, *, asked_at: float) -> None:
         told(self, replace(directive, held=True), asked_at=asked_at)
@@ -387,7 +389,7 @@ def receipt_before_accept(replaces: Replace) -> None:
 @bug
 def blind_to_gaps(replaces: Replace) -> None:
     """A hub passes on what it hears, whatever is missing before it."""
-    replaces(hub._Channel, "goes_on_with", lambda self, event: True)
+    replaces(hub._Fanout, "goes_on_with", lambda self, event: True)
 
 
 @bug

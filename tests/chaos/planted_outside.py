@@ -68,7 +68,7 @@ def unfit_server_gives_receipts(replaces: Replace) -> None:
 def replica_not_waited_for(replaces: Replace) -> None:
     """An answer is given as soon as the primary has it."""
 
-    async def answered(self: durability.Assurance, witness: durability.Witness) -> None:
+    async def answered(self: durability.DurabilityWait, witness: durability.WriteObserver) -> None:
         return
 
-    replaces(durability.Assurance, "after", answered)
+    replaces(durability.DurabilityWait, "after", answered)

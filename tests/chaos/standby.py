@@ -7,7 +7,7 @@ from typing import Any
 
 from turnkeep.store.contract import Notice
 from turnkeep.store.memory import MemoryStore
-from turnkeep.store.memory.state import Done, Kept, draft_of
+from turnkeep.store.memory.state import OperationResult, StoredThread, draft_of
 
 
 class Standby:
@@ -16,7 +16,7 @@ class Standby:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self._threads = {address: _copy_of(kept) for address, kept in store.threads.items()}
-        self._operations: dict[str, Done] = {name: replace(done) for name, done in store.operations.items()}
+        self._operations: dict[str, OperationResult] = {name: replace(done) for name, done in store.operations.items()}
         plain = ("wakes", "letters", "totals", "redriven", "_named")
         self._plain: dict[str, Any] = {name: dict(getattr(store, name)) for name in plain}
         self._past = {address: dict(ids) for address, ids in store.past.items()}
@@ -34,18 +34,18 @@ class Standby:
                 feed._keep(Notice(address))
 
 
-def _copy_of(kept: Kept) -> Kept:
+def _copy_of(kept: StoredThread) -> StoredThread:
     return replace(
         kept,
         thread=draft_of(kept.thread),
         transcript=list(kept.transcript),
         log=replace(kept.log, events=list(kept.log.events)),
-        known=dict(kept.known),
+        accepted_ids=dict(kept.accepted_ids),
         runs=list(kept.runs),
     )
 
 
-def _renamed(kept: Kept, number: int) -> Kept:
+def _renamed(kept: StoredThread, number: int) -> StoredThread:
     """As the Redis engine does it: what stands before the dot is the log, what follows its server."""
     epoch = f"{kept.thread.epoch.partition('.')[0]}.{number}"
     kept.thread.epoch = epoch

@@ -32,11 +32,12 @@ from tests.chaos.programs import HOST, Program, StormError, free_port
 from tests.chaos.receivers import POISONED, Hook
 from tests.chaos.replication import Replication
 from tests.contract.leaps import LEAPS
+from tests.services import CHECKOUT
 from tests.services.tcp_proxy import TcpProxy
 from turnkeep.clock import SystemClock
 from turnkeep.messages import Address, Item
 from turnkeep.settings import Settings
-from turnkeep.simulator.exchanges import Ledger
+from turnkeep.simulator.exchanges import ExchangeLedger
 from turnkeep.store import store_of
 from turnkeep.store.contract import Policies, Policy, Store
 
@@ -108,7 +109,7 @@ class Storm:
     async def run(self) -> Books:
         await self._begin()
         senders, listeners = await self._people()
-        books = Books(senders, listeners, Ledger(SystemClock()), [], {})
+        books = Books(senders, listeners, ExchangeLedger(SystemClock()), [], {})
         async with asyncio.TaskGroup() as self._group:
             watching = [self._group.create_task(w) for w in (self._keep_alive(), self._tell_progress(books))]
             listening = [self._group.create_task(listener.listen()) for listener in listeners]
@@ -169,7 +170,7 @@ class Storm:
             await self._redis.start()
 
     def _program(self, name: str, command: list[str], environment: Mapping[str, str]) -> Program:
-        base = {"PATH": os.defpath, "HOME": str(self._folder)}
+        base = {"PATH": os.defpath, "HOME": str(self._folder), "PYTHONPATH": str(CHECKOUT)}
         program = Program(name, command, self._folder, {**base, **environment})
         self._programs.append(program)
         return program
@@ -455,7 +456,7 @@ class Storm:
             await self._read(store, books)
         finally:
             await store.close()
-        books.model = Ledger.load(self._folder / "model.jsonl", SystemClock())
+        books.model = ExchangeLedger.load(self._folder / "model.jsonl", SystemClock())
         books.deeds = read_deeds(self._folder / "effects.jsonl")
         books.delivered, books.refusals = dict(self._hook.taken), self._hook.refusals
         books.deaths, books.acts = self._counted.deaths, self._counted.acts

@@ -29,10 +29,10 @@ from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.runs.lease import LeaseRules
-from turnkeep.runs.run import House, RunRules
+from turnkeep.runs.run import RunContext, RunRules
 from turnkeep.runs.worker import Worker, WorkerRules
 from turnkeep.settings import Settings
-from turnkeep.simulator.exchanges import Ledger
+from turnkeep.simulator.exchanges import ExchangeLedger
 from turnkeep.store.contract import Policies, Policy
 from turnkeep.store.memory import MemoryStore
 from turnkeep.testing.fake_clock import START, counting_ids
@@ -160,7 +160,7 @@ class World:
         self._clock = _Clock(loop)
         self.store = MemoryStore(Policies(_policy()), clock=self._clock, ids=counting_ids())
         self.network = Network(self.store, self._source("network"), plan.weather)
-        self.ledger = Ledger(self._clock)
+        self.ledger = ExchangeLedger(self._clock)
         self.actor = Actor(self.ledger, self._source("model"), plan.temper, self._may_go_on)
         self.deeds: list[Deed] = []
         self._deaths = 0
@@ -276,7 +276,7 @@ class World:
         return door
 
     def _start_worker(self, place: _Place) -> None:
-        house = House(
+        house = RunContext(
             place.link,  # type: ignore[arg-type]  # passes every operation of a store on
             lambda _: self.actor,
             Assistants(place.link, model=MODEL),

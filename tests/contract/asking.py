@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract.canned import Canned, Visit, canned
 from turnkeep.messages import Item, UserItem, text_content
-from turnkeep.models import Endpoint, open_model
+from turnkeep.models import Provider, open_model
 from turnkeep.models.model import Delta, Finish, ItemDone, Model, ModelRequest, StreamPart
 
 STREAMS = Path(__file__).parents[1] / "data" / "streams"
@@ -32,7 +32,7 @@ def recorded(name: str) -> bytes:
 
 def opened(server: Canned, kind: Any, **settings: Any) -> Model:
     settings = {"first_event_timeout": 20.0, "idle_timeout": 20.0, "api_key": KEY, "simulated": True, **settings}
-    return open_model(Endpoint(server.url, **settings), kind)
+    return open_model(Provider(server.url, **settings), kind)
 
 
 async def ask(model: Model, request: ModelRequest = HELLO) -> list[StreamPart]:

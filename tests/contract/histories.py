@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from tests.contract.twins import Held, Make, Twins
-from turnkeep.events import Event, Fault
+from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
 from turnkeep.store.contract import (
-    Call,
     Claim,
     Commit,
     Decision,
-    Entry,
     Failure,
+    HeldCall,
     Policy,
     Receipt,
-    Settled,
+    SettledOutcome,
     Store,
     ThreadOptions,
+    TranscriptEntry,
 )
 from turnkeep.store.transcript import last_asked
 from turnkeep.usage import Usage
@@ -41,8 +41,8 @@ POLICY = Policy(
 PLACES = [Address("t1", "q1", "a"), Address("t1", "q1", "b"), Address("t2", "q2", "a")]
 OWNERS = ["w1", "w2"]
 LEASE = 30.0
-CALLS = (Call("call_1", "pay", "{}", "d1"), Call("call_2", "book", "{}", "d2", kind="output"))
-FAULT = Fault("model_unavailable", "try again", "503")
+CALLS = (HeldCall("call_1", "pay", "{}", "d1"), HeldCall("call_2", "book", "{}", "d2", kind="output"))
+FAULT = TurnFault("model_unavailable", "try again", "503")
 COST = Usage(requests=1, input_tokens=3, output_tokens=2, cost_nano=5)
 
 places = st.sampled_from([PLACES[0], PLACES[0], PLACES[0], *PLACES])
@@ -254,7 +254,7 @@ class Histories(RuleBasedStateMachine):
     @rule(pick=picks, take=st.integers(0, 3), twice=lost)
     def a_run_is_steered(self, pick: int, take: int, twice: bool) -> None:
         held = self.twins.pick(pick)
-        offered, _ = self.twins.fenced(held, lambda store, claim: store.offered(claim), twice=twice)
+        offered, _ = self.twins.fenced(held, lambda store, claim: store.list_offered(claim), twice=twice)
         if isinstance(offered, list) and offered[:take]:
             taken = offered[:take]
             record = {"n": held.journalled, "steered_through": taken[-1].seq}
@@ -277,12 +277,12 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(has_claims)
     @rule(pick=picks, outcome=st.sampled_from(["completed", "completed", "incomplete", "cancelled"]), twice=lost)
-    def a_run_commits(self, pick: int, outcome: Settled, twice: bool) -> None:
+    def a_run_commits(self, pick: int, outcome: SettledOutcome, twice: bool) -> None:
         self.commit(self.twins.pick(pick), outcome, twice=twice)
 
-    def commit(self, held: Held, outcome: Settled, *, twice: bool) -> None:
-        asked = [Entry(UserItem(text_content(i), i), 1) for i in self.twins.books.of(held.where).batch]
-        done = Commit(outcome, "answer", [*asked, Entry(AssistantItem("answer"), 1)], COST, "model")
+    def commit(self, held: Held, outcome: SettledOutcome, *, twice: bool) -> None:
+        asked = [TranscriptEntry(UserItem(text_content(i), i), 1) for i in self.twins.books.of(held.where).batch]
+        done = Commit(outcome, "answer", [*asked, TranscriptEntry(AssistantItem("answer"), 1)], COST, "model")
         _, counts = self.twins.fenced(held, lambda store, claim: store.commit(claim, done), twice=twice)
         if counts:
             self.twins.books.committed(held.where, outcome, self.twins.now)
@@ -300,7 +300,7 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(has_claims)
     @rule(pick=picks, delay=st.sampled_from([0.0, 5.0]), reason=st.sampled_from([None, FAULT]), twice=lost)
-    def a_run_is_released(self, pick: int, delay: float, reason: Fault | None, twice: bool) -> None:
+    def a_run_is_released(self, pick: int, delay: float, reason: TurnFault | None, twice: bool) -> None:
         held = self.twins.pick(pick)
 
         def release(store: Store, claim: Claim) -> Awaitable[None]:
@@ -328,8 +328,8 @@ class Histories(RuleBasedStateMachine):
         where=places, call=st.sampled_from(CALLS), digest=st.sampled_from(["", "", "", "wrong"]), twice=lost,
         verdict=st.sampled_from(["approved", "denied", "output"]),
     )  # fmt: skip
-    def somebody_decides(self, where: Address, call: Call, digest: str, verdict: Any, twice: bool) -> None:
-        def decide(store: Store, _: int) -> Awaitable[Call]:
+    def somebody_decides(self, where: Address, call: HeldCall, digest: str, verdict: Any, twice: bool) -> None:
+        def decide(store: Store, _: int) -> Awaitable[HeldCall]:
             return store.decide(where, call.call_id, digest or call.digest, Decision(verdict, by="ann"))
 
         self.twins.both(decide, twice=twice)
@@ -355,7 +355,10 @@ class Histories(RuleBasedStateMachine):
 
     @rule(where=places, words=st.sampled_from([("a",), ("a", "b")]), once=st.sampled_from([None, "k1", "k2"]))
     def the_transcript_is_changed(self, where: Address, words: tuple[str, ...], once: str | None) -> None:
-        entries = [Entry(UserItem(text_content("hm"), "extra"), 2), *(Entry(AssistantItem(w), 3) for w in words)]
+        entries = [
+            TranscriptEntry(UserItem(text_content("hm"), "extra"), 2),
+            *(TranscriptEntry(AssistantItem(w), 3) for w in words),
+        ]
         twice = once is not None
         self.twins.both(lambda store, _: store.append(where, entries, author="ann", once=once), twice=twice)
         self.twins.look(where)

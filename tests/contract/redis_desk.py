@@ -8,21 +8,21 @@ from itertools import count
 from typing import Any, TypeVar
 
 from turnkeep.clock import Clock
-from turnkeep.errors import Rejected
-from turnkeep.events import Event, Fault
+from turnkeep.errors import Rejection
+from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
 from turnkeep.store.contract import (
-    Call,
     Claim,
     Commit,
     Decision,
     Directive,
-    Entry,
     Failure,
+    HeldCall,
     Limit,
     Policies,
     Policy,
     Receipt,
+    TranscriptEntry,
 )
 from turnkeep.store.redis import RedisStore
 from turnkeep.usage import Usage
@@ -32,7 +32,7 @@ Step = Callable[[Awaitable[T]], Awaitable[T]]
 
 POLICIES = Policies(Policy(window=0.0, max_inbox=1000))
 LEASE = 30.0
-FAULT = Fault("model_unavailable", "try again", "503")
+FAULT = TurnFault("model_unavailable", "try again", "503")
 COST = Usage(requests=1, input_tokens=3, cost_nano=5)
 
 _namespaces = map("n{}:".format, count())
@@ -68,7 +68,7 @@ async def store_on(
 
 async def accepted(store: RedisStore, message: Message) -> Receipt:
     [outcome] = await store.accept([message])
-    if isinstance(outcome, Rejected):
+    if isinstance(outcome, Rejection):
         raise outcome
     return outcome
 
@@ -82,8 +82,8 @@ async def leased(store: RedisStore, where: Address, *message_ids: str, owner: st
 
 
 def answer(claim: Claim, text: str = "answer") -> Commit:
-    asked = [Entry(UserItem(m.content, m.message_id), 1) for m in claim.messages]
-    return Commit("completed", text, [*asked, Entry(AssistantItem(text), 1)], COST, "model")
+    asked = [TranscriptEntry(UserItem(m.content, m.message_id), 1) for m in claim.messages]
+    return Commit("completed", text, [*asked, TranscriptEntry(AssistantItem(text), 1)], COST, "model")
 
 
 async def live(store: RedisStore, where: Address, step: Step[Any]) -> list[Any]:  # noqa: PLR0915  # one life
@@ -99,14 +99,14 @@ async def live(store: RedisStore, where: Address, step: Step[Any]) -> list[Any]:
         [taken] = await do(store.claim(owner="w", limit=10, lease=LEASE))
         return taken
 
-    call = Call("call_1", "pay", "{}", "d1")
+    call = HeldCall("call_1", "pay", "{}", "d1")
     await do(store.accept([said(where, "m1", minted=True), said(where, "m2", minted=True)]))
     first = await claim()
     await do(renewed(store, first))
     await do(store.journal(first, [{"n": 0, "kind": "note"}]))
     await do(store.publish(first, 0, [Event("delta", text="a", attempt=1), Event("delta", text="b", attempt=1)]))
     await do(store.accept([said(where, "m3", minted=True, on_busy="steer"), said(where, "m4", minted=True)]))
-    offered = await do(store.offered(first))
+    offered = await do(store.list_offered(first))
     await do(store.journal(first, [{"n": 1, "steered_through": offered[-1].seq}]))
     await do(store.withdraw(where, "m4"))
     await do(store.hold(first, [call], expires_in=600.0))
@@ -127,7 +127,7 @@ async def live(store: RedisStore, where: Address, step: Step[Any]) -> list[Any]:
     [letter] = await store.dead()
     await do(store.redrive(letter.dead_id))
     await do(store.cancel(where, drop_inbox=True))
-    await do(store.append(where, [Entry(UserItem(text_content("and"), "x"), 1)], author="ann"))
+    await do(store.append(where, [TranscriptEntry(UserItem(text_content("and"), "x"), 1)], author="ann"))
     [again] = await do(store.regenerate(where))
     await do(store.withdraw(where, again.message_id))
     await do(store.update(where, {"metadata": {"a": "1"}, "ttl": 100_000.0}))

@@ -18,8 +18,8 @@ from pamqp.header import ContentHeader
 from tests.contract.broker import Broker, amqp_house, broker, eventually
 from tests.services import RabbitServer
 from turnkeep.auth import limits
-from turnkeep.broker import Names, Sight, look, settle_topology
-from turnkeep.errors import Rejected, StoreUnavailable, ThreadQuarantined
+from turnkeep.broker import BrokerNames, Sight, look, settle_topology
+from turnkeep.errors import Rejection, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Message
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Receipt
@@ -73,9 +73,9 @@ async def test_where_nothing_is_a_durable_exchange_and_quorum_queues_are_made(ra
     await rabbit.channel.declare_exchange(f"{names['exchange_name']}_dlx", "direct", durable=True)
     quorum: dict[str, Any] = {"x-queue-type": "quorum"}
     await rabbit.channel.declare_queue(f"{names['queue_name']}_failed", durable=True, arguments=quorum)
-    again = await settle_topology(rabbit.connection, Names(names["exchange_name"], names["queue_name"], "k"))
-    assert again.created == ()
-    assert len(again.found) == 4
+    again = await settle_topology(rabbit.connection, BrokerNames(names["exchange_name"], names["queue_name"], "k"))
+    assert again.created_names == ()
+    assert len(again.existing_names) == 4
 
 
 async def test_an_exchange_of_the_producer_gets_our_queue(rabbit: Broker) -> None:
@@ -87,7 +87,7 @@ async def test_an_exchange_of_the_producer_gets_our_queue(rabbit: Broker) -> Non
 
 async def test_a_look_tells_queue_and_type_and_makes_nothing(rabbit: Broker) -> None:
     settings = Settings.load(**rabbit.names)
-    names = Names.of(settings)
+    names = BrokerNames.of(settings)
     nothing = await look(settings)
     assert set(nothing.absent) == {names.exchange, names.queue, names.dead_exchange, names.dead_queue}
     assert await look(settings) == nothing
@@ -139,7 +139,7 @@ async def test_what_arrives_together_is_accepted_in_one_call(rabbit: Broker, mon
         sizes: list[int] = []
         accept, free = house.queue.store.accept, asyncio.Event()
 
-        async def slowly(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejected]:
+        async def slowly(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejection]:
             sizes.append(len(messages))
             await free.wait()
             return await accept(messages, **options)
@@ -160,7 +160,7 @@ async def test_nothing_is_acknowledged_before_it_is_in_the_store(
     async with amqp_house(rabbit.names) as house:
         stuck = asyncio.Event()
 
-        async def never(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejected]:
+        async def never(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejection]:
             stuck.set()
             await asyncio.Event().wait()
             return []
@@ -364,7 +364,7 @@ async def test_a_store_that_is_down_stops_the_door_and_nothing_is_lost_or_requeu
     async with amqp_house(rabbit.names) as house:
         accept, refusals = house.queue.store.accept, 0
 
-        async def away(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejected]:
+        async def away(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejection]:
             nonlocal refusals
             refusals += 1
             if refusals <= 4:
@@ -386,7 +386,7 @@ async def test_a_store_that_stays_down_gives_the_messages_back_and_shuts_the_doo
         store = house.queue.store
         accept, check, down = store.accept, store.check, True
 
-        async def accepting(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejected]:
+        async def accepting(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejection]:
             if down:
                 raise StoreUnavailable("away")
             return await accept(messages, **options)
@@ -412,7 +412,7 @@ async def test_a_thread_that_is_damaged_does_not_stop_its_neighbours(
     async with amqp_house(rabbit.names) as house:
         accept = house.queue.store.accept
 
-        async def picky(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejected]:
+        async def picky(messages: Sequence[Message], **options: Any) -> list[Receipt | Rejection]:
             if any(message.address.channel == "damaged" for message in messages):
                 raise ThreadQuarantined("the state of this thread is damaged")
             return await accept(messages, **options)

@@ -14,13 +14,13 @@ from tests.contract.test_redis_servers import has_replica
 from tests.services import RedisCluster, RedisServer, eventually
 from tests.services.process import HOST
 from tests.services.tcp_proxy import TcpProxy
-from turnkeep.errors import OutcomeUnknown, Rejected, StoreMisconfigured, StoreUnfit
-from turnkeep.events import Fault
+from turnkeep.errors import OutcomeUnknown, Rejection, StoreMisconfigured, StoreUnfit
+from turnkeep.events import TurnFault
 from turnkeep.messages import AssistantItem, text_content
-from turnkeep.store.contract import Call, Decision, Entry, Failure, Limit
+from turnkeep.store.contract import Decision, Failure, HeldCall, Limit, TranscriptEntry
 from turnkeep.store.redis import RedisStore, server_fitness
 from turnkeep.store.redis.client.scripts import load_scripts
-from turnkeep.store.redis.durability import UNVOUCHED, VOUCHED
+from turnkeep.store.redis.durability import DURABLE_SCRIPTS, NOT_DURABLE_SCRIPTS
 from turnkeep.store.redis.server_demands import Demands, Server, trouble_with
 
 pytestmark = pytest.mark.usefixtures("redis_installed")
@@ -65,8 +65,8 @@ def test_what_is_asked_of_a_server_is_said(seen: Server, demands: Demands, repli
 def test_every_script_is_vouched_for_or_says_why_not() -> None:
     scripts = set(load_scripts("PUBLISH"))
 
-    assert VOUCHED | set(UNVOUCHED) == scripts
-    assert not VOUCHED & set(UNVOUCHED)
+    assert DURABLE_SCRIPTS | set(NOT_DURABLE_SCRIPTS) == scripts
+    assert not DURABLE_SCRIPTS & set(NOT_DURABLE_SCRIPTS)
 
 
 @pytest.mark.usefixtures("at_every_receipt")
@@ -214,7 +214,7 @@ async def test_whoever_is_answered_under_strict_was_heard_by_the_replica() -> No
                     ends[name] = f"answered {await act(store)!r}"
                 except OutcomeUnknown:
                     continue
-                except Rejected as refused:
+                except Rejection as refused:
                     ends[name] = repr(refused)
             await asyncio.to_thread(replica.thaw)
 
@@ -229,14 +229,14 @@ async def prepared(plain: RedisStore) -> dict[str, Act]:
     for name in ("withdraw", "edit", "forget", "flush"):
         await accepted(plain, said(channel(name), "m1", window=60.0, max_wait=60.0))
     letter_of = await leased(plain, channel("redrive"), "m1")
-    await plain.fail(letter_of, Failure(Fault("a", "b", "c"), None))
+    await plain.fail(letter_of, Failure(TurnFault("a", "b", "c"), None))
     dropped = await leased(plain, channel("discard"), "m1")
-    await plain.fail(dropped, Failure(Fault("a", "b", "c"), None))
+    await plain.fail(dropped, Failure(TurnFault("a", "b", "c"), None))
     letters = {letter.address.channel: letter.dead_id for letter in await plain.dead()}
     decided = await leased(plain, channel("decide"), "m1")
-    call = Call("call_1", "pay", "{}", "digest")
+    call = HeldCall("call_1", "pay", "{}", "digest")
     await plain.hold(decided, [call], expires_in=600.0)
-    await plain.append(channel("update"), [Entry(AssistantItem("x"))])
+    await plain.append(channel("update"), [TranscriptEntry(AssistantItem("x"))])
     await plain.pause(channel("resume"))
     await plain.reserve("run", 1, [Limit("account", 10, 60.0)], tenant="t")
     partitions = await plain.open_sink("there")
@@ -252,7 +252,7 @@ async def prepared(plain: RedisStore) -> dict[str, Act]:
         "begin": lambda s: s.begin([said(channel("begin"), "m1")], owner="w", lease=30.0),
         "journal": lambda s: s.journal(claims["journal"], [{"n": 0}]),
         "commit": lambda s: s.commit(claims["commit"], answer(claims["commit"])),
-        "fail": lambda s: s.fail(claims["fail"], Failure(Fault("a", "b", "c"), 1.0)),
+        "fail": lambda s: s.fail(claims["fail"], Failure(TurnFault("a", "b", "c"), 1.0)),
         "hold": lambda s: s.hold(claims["hold"], [call], expires_in=600.0),
         "cancel": lambda s: s.cancel(channel("cancel")),
         "withdraw": lambda s: s.withdraw(channel("withdraw"), "m1"),
@@ -263,7 +263,7 @@ async def prepared(plain: RedisStore) -> dict[str, Act]:
         "redrive again": lambda s: s.redrive(letters["redrive"]),
         "discard": lambda s: s.discard(letters["discard"]),
         "decide": lambda s: s.decide(channel("decide"), "call_1", "digest", Decision("approved")),
-        "append": lambda s: s.append(channel("append"), [Entry(AssistantItem("x"))]),
+        "append": lambda s: s.append(channel("append"), [TranscriptEntry(AssistantItem("x"))]),
         "update": lambda s: s.update(channel("update"), {"metadata": {"a": "b"}}),
         "pause": lambda s: s.pause(channel("pause")),
         "resume": lambda s: s.resume(channel("resume")),
@@ -272,7 +272,9 @@ async def prepared(plain: RedisStore) -> dict[str, Act]:
         "take": lambda s: s.take("key", "t", "k"),
         "settle": lambda s: s.settle("run", 1, tenant="t"),
         "open_sink": lambda s: s.open_sink("sink"),
-        "delivered": lambda s: s.delivered("there", place, owner="w", position=position, parked=[(position, "bad")]),
+        "delivered": lambda s: s.mark_delivered(
+            "there", place, owner="w", position=position, parked=[(position, "bad")]
+        ),
         "note_failure": lambda s: s.note_failure("there", place, position, reason="worse", give_up=True),
         "redrive_parked": lambda s: s.redrive_parked("there", place, [position]),
         "unpark": lambda s: s.unpark("there", place, [position]),

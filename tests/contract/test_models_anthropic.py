@@ -30,7 +30,7 @@ from turnkeep.messages import (
     item_to_json,
     text_content,
 )
-from turnkeep.models import Endpoint, open_model
+from turnkeep.models import Provider, open_model
 from turnkeep.models.anthropic import AnthropicModel, rate_of
 from turnkeep.models.anthropic_request import messages, parameters, request_body, without
 from turnkeep.models.capabilities import capabilities_of
@@ -52,7 +52,7 @@ async def of(name: str) -> list[Any]:
     return await told_by(recorded(name), "anthropic")
 
 
-CAPS = capabilities_of(Endpoint("https://api.anthropic.com/v1"), "anthropic")
+CAPS = capabilities_of(Provider("https://api.anthropic.com/v1"), "anthropic")
 
 
 def body_of(request: ModelRequest, site: str = SITE) -> dict[str, Any]:
@@ -299,15 +299,15 @@ async def test_an_address_is_taken_with_and_without_its_version(base_url: str, p
 
     async with canned(answer) as server:
         url = server.url.removesuffix("/v1") + base_url
-        await ask(open_model(Endpoint(url, api_key="sk-ant-oat-token"), "anthropic"))
+        await ask(open_model(Provider(url, api_key="sk-ant-oat-token"), "anthropic"))
     assert server.last.path == path
     assert "x-api-key" not in server.last.headers
 
 
 def test_the_address_says_which_protocol_is_spoken() -> None:
     for url in ("https://api.anthropic.com", "https://api.anthropic.com/v1", "https://api.deepseek.com/anthropic"):
-        assert isinstance(open_model(Endpoint(url)), AnthropicModel), url
-    assert not isinstance(open_model(Endpoint("https://api.openai.com/v1")), AnthropicModel)
+        assert isinstance(open_model(Provider(url)), AnthropicModel), url
+    assert not isinstance(open_model(Provider("https://api.openai.com/v1")), AnthropicModel)
 
 
 def test_a_burst_is_one_turn_of_the_user_with_its_messages_apart() -> None:
@@ -513,7 +513,7 @@ async def test_a_tool_is_called_by_its_own_name_whatever_name_is_sent() -> None:
         visit.whole(recorded("anthropic-thinking-tools").replace(b"get_weather", name))
 
     async with canned(answer) as server:
-        parts = await ask(open_model(Endpoint(server.url), "anthropic"), ModelRequest(CLAUDE, [USER], tools=[tool]))
+        parts = await ask(open_model(Provider(server.url), "anthropic"), ModelRequest(CLAUDE, [USER], tools=[tool]))
     assert {item.name for item in items_of(parts) if isinstance(item, CallItem)} == {"zoo.count"}
 
 
@@ -529,7 +529,7 @@ async def test_a_field_that_is_refused_is_left_out_from_then_on() -> None:
             visit.whole(recorded("anthropic-text"))
 
     async with canned(answer) as server:
-        model = open_model(Endpoint(server.url), "anthropic")
+        model = open_model(Provider(server.url), "anthropic")
         request = ModelRequest(OLDER, [USER], parameters={"temperature": 0.3})
         for _ in range(2):
             parts = [part async for part in model.stream(request)]

@@ -28,7 +28,7 @@ from turnkeep.errors import (
     EndpointBlocked,
     ModelUnavailable,
 )
-from turnkeep.models import Endpoint, ModelPool, open_model
+from turnkeep.models import ModelPool, Provider, open_model
 from turnkeep.models.chat import ChatModel
 from turnkeep.models.responses import ResponsesModel
 
@@ -47,24 +47,24 @@ from turnkeep.models.responses import ResponsesModel
     ],
 )
 def test_the_protocol_follows_from_the_host(url: str, kind: type) -> None:
-    assert type(open_model(Endpoint(url))) is kind
+    assert type(open_model(Provider(url))) is kind
 
 
 def test_the_simulator_is_spoken_to_like_openai() -> None:
-    assert type(open_model(Endpoint("http://127.0.0.1:8090/v1", simulated=True))) is ResponsesModel
-    assert type(open_model(Endpoint("http://127.0.0.1:8090/v1", api_key="sk-simulator"))) is ResponsesModel
-    assert type(open_model(Endpoint("https://api.openai.com/v1"), "chat")) is ChatModel
+    assert type(open_model(Provider("http://127.0.0.1:8090/v1", is_simulated=True))) is ResponsesModel
+    assert type(open_model(Provider("http://127.0.0.1:8090/v1", api_key="sk-simulator"))) is ResponsesModel
+    assert type(open_model(Provider("https://api.openai.com/v1"), "chat")) is ChatModel
 
 
 def test_an_endpoint_shows_no_secret() -> None:
-    endpoint = Endpoint(api_key=KEY, headers={"api-key": "hidden-1"}, proxy="http://u:hidden-2@proxy:1")
+    endpoint = Provider(api_key=KEY, headers={"api-key": "hidden-1"}, proxy="http://u:hidden-2@proxy:1")
     for text in (repr(endpoint), endpoint.name):
         assert KEY not in text
         assert "hidden" not in text
 
 
 def test_the_name_of_an_endpoint_tells_keys_and_hosts_apart() -> None:
-    one = Endpoint("https://a.example/v1", api_key="k-1")
+    one = Provider("https://a.example/v1", api_key="k-1")
     assert one.name == replace(one, idle_timeout=1).name
     assert one.name.startswith("a.example#")
     others = [
@@ -80,18 +80,18 @@ def test_the_name_of_an_endpoint_tells_keys_and_hosts_apart() -> None:
 @pytest.mark.parametrize("url", ["", "api.openai.com", "ftp://x/v1", "https://", "https://u:p@h/v1", "http://[bad/v1"])
 def test_an_address_that_cannot_be_used_is_refused_at_once(url: str) -> None:
     with pytest.raises(ConfigurationError, match="base url"):
-        Endpoint(url)
+        Provider(url)
 
 
 def test_a_key_with_a_line_break_is_refused_without_being_shown() -> None:
     with pytest.raises(ConfigurationError, match="one line") as caught:
-        Endpoint(api_key="sk-abc\n")
+        Provider(api_key="sk-abc\n")
     assert "sk-abc" not in str(caught.value)
 
 
 def test_an_unknown_capability_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match="takes_store"):
-        open_model(Endpoint("http://localhost/v1", capabilities={"takes_magic": True}))
+        open_model(Provider("http://localhost/v1", capabilities={"takes_magic": True}))
 
 
 async def test_a_query_in_the_base_url_stays() -> None:
@@ -99,7 +99,7 @@ async def test_a_query_in_the_base_url_stays() -> None:
         visit.whole(recorded("chat-text"))
 
     async with canned(answer) as server:
-        await ask(open_model(Endpoint(f"{server.url}/?api-version=v1"), "chat"))
+        await ask(open_model(Provider(f"{server.url}/?api-version=v1"), "chat"))
         assert server.last.path == "/v1/chat/completions?api-version=v1"
 
 
@@ -109,9 +109,9 @@ async def test_a_pool_opens_one_model_for_each_endpoint_and_closes_them() -> Non
 
     async with canned(answer) as server:
         pool = ModelPool()
-        endpoint = Endpoint(server.url)
+        endpoint = Provider(server.url)
         model = pool.get(endpoint)
-        assert pool.get(Endpoint(server.url)) is model
+        assert pool.get(Provider(server.url)) is model
         assert pool.get(replace(endpoint, api_key="other")) is not model
         assert pool.get(endpoint, "responses") is not model
         finish_of([part async for part in model.stream(HELLO)])
@@ -128,7 +128,7 @@ async def test_a_proxy_is_asked_for_the_server_behind_it() -> None:
         visit.whole(recorded("responses-text"))
 
     async with canned(answer) as proxy:
-        endpoint = Endpoint("http://model.invalid/v1", api_key=KEY, proxy=proxy.url.removesuffix("/v1"))
+        endpoint = Provider("http://model.invalid/v1", api_key=KEY, proxy=proxy.url.removesuffix("/v1"))
         finish_of(await ask(open_model(endpoint, "responses")))
         assert proxy.last.path == "http://model.invalid/v1/responses"
 
@@ -140,7 +140,7 @@ async def test_a_proxy_that_refuses_is_named_without_its_credentials() -> None:
     async with canned(answer) as proxy:
         address = proxy.url.removesuffix("/v1").replace("//", "//user:pass-word@")
         with pytest.raises(EndpointBlocked, match="407") as caught:
-            await ask(open_model(Endpoint("http://model.invalid/v1", proxy=address), "responses"))
+            await ask(open_model(Provider("http://model.invalid/v1", proxy=address), "responses"))
     assert "pass-word" not in str(caught.value)
 
 
@@ -153,14 +153,14 @@ async def test_a_server_is_trusted_by_its_ca_file_and_not_without(tmp_path: Path
         visit.whole(recorded("chat-text"))
 
     async with canned(answer, tls) as server:
-        finish_of(await ask(open_model(Endpoint(server.url, ca_file=str(trust)), "chat")))
+        finish_of(await ask(open_model(Provider(server.url, ca_file=str(trust)), "chat")))
         with pytest.raises(ModelUnavailable, match="not trusted; set its CA file"):
-            await ask(open_model(Endpoint(server.url), "chat"))
+            await ask(open_model(Provider(server.url), "chat"))
 
 
 async def test_a_ca_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere\.pem"):
-        await ask(open_model(Endpoint("https://127.0.0.1:9/v1", ca_file=str(tmp_path / "nowhere.pem")), "chat"))
+        await ask(open_model(Provider("https://127.0.0.1:9/v1", ca_file=str(tmp_path / "nowhere.pem")), "chat"))
 
 
 def make_certificate(folder: Path) -> Path:

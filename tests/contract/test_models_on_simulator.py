@@ -25,10 +25,10 @@ from turnkeep.errors import (
     UnansweredCall,
 )
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem, ReasoningItem, UserItem, text_content
-from turnkeep.models import Endpoint, open_model
+from turnkeep.models import Provider, open_model
 from turnkeep.models.model import Began, Delta, Model, ModelRequest, StreamPart, ToolSpec
 from turnkeep.models.pairing import pair
-from turnkeep.simulator import QUIRKS, Options, Pace, Simulator, serve
+from turnkeep.simulator import QUIRKS, Options, Simulator, StreamPace, serve
 
 WEATHER = ToolSpec(
     "get_weather", "The weather.", {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -46,7 +46,7 @@ class House:
     def model(self, kind: Any, quirk: str = "", **settings: Any) -> Model:
         url = self.url.replace("/v1", f"/quirk/{quirk}/v1") if quirk else self.url
         settings = {"first_event_timeout": 20.0, "idle_timeout": 20.0, "api_key": "sk-simulator", **settings}
-        return open_model(Endpoint(url, **settings), kind)
+        return open_model(Provider(url, **settings), kind)
 
     async def ask(self, kind: str, text: str, quirk: str = "", **settings: Any) -> list[StreamPart]:
         return await ask(self.model(kind, quirk, **settings), asking(text))
@@ -234,7 +234,7 @@ async def test_an_unpaired_request_is_refused_as_one_and_the_paired_one_is_answe
 
 @PROTOCOLS
 async def test_the_other_side_sees_at_once_that_the_reader_left(house: House, kind: str) -> None:
-    house.simulator.pace = Pace(token=0.05)
+    house.simulator.pace = StreamPace(token=0.05)
     model = house.model(kind)
     async with aclosing(model.stream(asking("[[words:2000]]"))) as stream:
         async for part in stream:

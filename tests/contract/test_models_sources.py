@@ -132,17 +132,17 @@ SEARCH = {"type": "web_search", "filters": {"allowed_domains": ["a.example"]}, "
     ],
 )
 async def test_tools_of_the_provider_are_asked_for_in_its_words(kind: str, hosted: Any, told: Any) -> None:
-    request = ModelRequest("gpt-6-luna", HELLO.items, tools=[TOOL], hosted=[hosted])
+    request = ModelRequest("gpt-6-luna", HELLO.items, tools=[TOOL], hosted_tools=[hosted])
     asked = (await sent_by(kind, request)).body["tools"]
     assert {name: value for name, value in asked[-1].items() if name != "cache_control"} == told
     assert len(asked) == 2
-    alone = (await sent_by(kind, ModelRequest("gpt-6-luna", HELLO.items, hosted=[hosted]))).body["tools"]
+    alone = (await sent_by(kind, ModelRequest("gpt-6-luna", HELLO.items, hosted_tools=[hosted]))).body["tools"]
     assert len(alone) == 1
 
 
 async def test_the_results_of_tools_are_asked_for_with_them() -> None:
     hosted = [{"type": "web_search"}, {"type": "file_search"}, {"type": "code_interpreter"}, {"type": "mcp"}]
-    body = (await sent_by("responses", ModelRequest("gpt-4o-mini", HELLO.items, hosted=hosted))).body
+    body = (await sent_by("responses", ModelRequest("gpt-4o-mini", HELLO.items, hosted_tools=hosted))).body
     assert body["include"] == [
         "web_search_call.action.sources",
         "file_search_call.results",

@@ -124,18 +124,18 @@ async def test_parked_events_have_a_bound_and_those_given_up_go_first(small: Sto
     async def park() -> int:
         partition, page = await waiting(small, "all")
         places = [(one.position, "no") for one in page]
-        await small.delivered("all", partition, owner="w", position=page[-1].position, parked=places)
+        await small.mark_delivered("all", partition, owner="w", position=page[-1].position, parked=places)
         return partition
 
     partition = await park()  # accepted and started
     await published(small, claim, range(1))
     await park()
-    given_up = (await small.parked("all", partition))[1]
+    given_up = (await small.list_parked("all", partition))[1]
     await small.note_failure("all", partition, given_up.position, reason="no", give_up=True)
     await published(small, claim, range(1, 3))
     await park()
 
-    assert [one.offset for one in await small.parked("all", partition)] == [3, 4, 5]
+    assert [one.offset for one in await small.list_parked("all", partition)] == [3, 4, 5]
     [record] = await small.sinks()
     assert (record.parked, record.given_up, record.lost) == (3, 0, 2)
 

@@ -18,7 +18,7 @@ from tests.contract.suite.claiming import ClaimPromises
 from tests.contract.suite.delivering import DeliveryPromises
 from tests.contract.suite.engine import EnginePromises
 from tests.services import RedisCluster
-from turnkeep.errors import OutcomeUnknown, Rejected, StoreUnavailable
+from turnkeep.errors import OutcomeUnknown, Rejection, StoreUnavailable
 from turnkeep.events import Event
 from turnkeep.store.contract import Policies, Store
 from turnkeep.store.redis import RedisStore
@@ -190,7 +190,7 @@ async def until_acknowledged(store: RedisStore, name: str, message_id: str) -> N
             [outcome] = await store.accept([said(channel(name), message_id)])
         except (StoreUnavailable, OutcomeUnknown):
             continue
-        assert not isinstance(outcome, Rejected)
+        assert not isinstance(outcome, Rejection)
         return
 
 

@@ -14,7 +14,7 @@ from tests.services import RedisServer
 from turnkeep.errors import ThreadQuarantined, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.messages import Address, UserItem, text_content
-from turnkeep.store.contract import Claim, Entry, Failure
+from turnkeep.store.contract import Claim, Failure, TranscriptEntry
 from turnkeep.store.redis import RedisStore
 
 Size = Callable[[int, int], int]
@@ -97,7 +97,7 @@ async def grow(store: RedisStore, where: Address, state: str) -> Claim | None:
     first = await leased(store, where, "old")
     await store.publish(first, 0, [Event("delta", text="a")])
     await store.commit(first, answer(first))
-    await store.append(where, [Entry(UserItem(text_content("hm"), "x"), 1)])
+    await store.append(where, [TranscriptEntry(UserItem(text_content("hm"), "x"), 1)])
     if state == "idle":
         return None
     claim = await leased(store, where, "m1", "m2")

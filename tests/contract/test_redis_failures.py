@@ -363,7 +363,7 @@ async def test_a_worker_in_another_process_is_nudged(redis_server: RedisServer) 
         await one.cancel(HERE)
 
         async with asyncio.timeout(60):
-            assert await other.nudged("two", timeout=3600.0) == {HERE}
+            assert await other.wait_nudge("two", timeout=3600.0) == {HERE}
 
 
 async def hears(store: Any) -> None:

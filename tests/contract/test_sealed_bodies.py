@@ -21,13 +21,13 @@ from tests.services import RedisServer
 from tests.unit.talk import talk
 from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnsealable
 from turnkeep.messages import Address, content_text, text_content
-from turnkeep.store import sealed
+from turnkeep.store import seal_store
 from turnkeep.store.aes import AesCodec, codec_of
 from turnkeep.store.contract import Policies, Receipt, Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.seal import Seal
-from turnkeep.store.sealing import SealedStore, unsealed
+from turnkeep.store.sealing import SealedStore, require_unsealed
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.testing import FakeClock, counting_ids
 
@@ -46,7 +46,7 @@ class Place:
     @asynccontextmanager
     async def opened(self, keys: Mapping[str, bytes] | None) -> AsyncIterator[Desk]:
         engine = self._make(self.clock)
-        store = unsealed(engine) if keys is None else sealed(engine, AesCodec(keys))
+        store = require_unsealed(engine) if keys is None else seal_store(engine, AesCodec(keys))
         await store.open()
         try:
             yield Desk(store, self.clock)
@@ -98,7 +98,7 @@ async def test_no_word_is_in_the_store_where_it_is_sealed(keys: Mapping[str, byt
 
 async def test_no_word_is_in_memory(tmp_path: Path) -> None:
     engine = MemoryStore(Policies(POLICY), clock=(clock := FakeClock()), ids=counting_ids())
-    store = sealed(engine, AesCodec(FIRST))
+    store = seal_store(engine, AesCodec(FIRST))
     await store.open()
     await talk(Desk(store, clock), WORD, "c1", size=20)
 
@@ -250,7 +250,7 @@ def test_tokens_in_a_row_open_to_the_texts_in_a_row(said: list[str]) -> None:
 def test_a_mapping_is_one_token_and_opens_to_itself(said: dict[str, Any]) -> None:
     seal = Seal(AesCodec(FIRST), ADDRESS)
 
-    assert seal.opened(seal.mapping(said)) == said
+    assert seal.unseal(seal.mapping(said)) == said
     assert len(seal.mapping(said)) <= 1
 
 
@@ -286,7 +286,7 @@ def test_every_text_of_a_message_is_sealed_but_its_names() -> None:
 
     assert WORD not in repr(hidden)
     assert (hidden.message_id, hidden.on_busy, hidden.address) == ("m1", "queue", message.address)
-    assert Seal(AesCodec(FIRST), ADDRESS).opened(hidden) == message
+    assert Seal(AesCodec(FIRST), ADDRESS).unseal(hidden) == message
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from tests.contract.redis_desk import FAULT, LEASE, accepted, answer, channel, l
 from tests.services import RedisServer
 from turnkeep.errors import StoreError
 from turnkeep.messages import Address
-from turnkeep.store.contract import Call, Failure, Limit
+from turnkeep.store.contract import Failure, HeldCall, Limit
 from turnkeep.store.redis import RedisStore
-from turnkeep.store.store_metrics import timed
+from turnkeep.store.store_metrics import measure_store
 from turnkeep.telemetry.metrics import PrometheusMeter
 
 KEYS = (
@@ -71,7 +71,7 @@ async def furnished(store: RedisStore) -> list[Address]:
     claims = {claim.address.channel: claim for claim in await store.claim(owner="w", limit=10, lease=LEASE)}
     await store.commit(claims["done"], answer(claims["done"]))
     await store.fail(claims["dead"], Failure(FAULT, None))
-    await store.hold(claims["held"], [Call("call_1", "pay", "{}", "digest")], expires_in=0.0)
+    await store.hold(claims["held"], [HeldCall("call_1", "pay", "{}", "digest")], expires_in=0.0)
     await store.fail(claims["retrying"], Failure(FAULT, 0.0))
     others = [channel("waiting"), channel("other", queue="other")]
     await store.accept([said(other, "m1") for other in others])
@@ -268,7 +268,7 @@ async def test_what_was_made_again_is_told(redis_server: RedisServer) -> None:
         damage(redis_server, store._keys.partitions[0].names["due"], "text")
 
         meter = PrometheusMeter()
-        measured = timed(store, meter)
+        measured = measure_store(store, meter)
 
         [reason] = (await measured.check())["rebuilt"]
 

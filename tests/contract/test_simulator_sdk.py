@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.responses import ResponseFunctionToolCall
 
-from turnkeep.simulator import Fault, Options, Pace, Simulator, serve
+from turnkeep.simulator import Fault, Options, Simulator, StreamPace, serve
 from turnkeep.testing.fake_clock import FakeClock
 
 MODEL = "gpt-4o-mini"
@@ -225,7 +225,7 @@ async def test_at_most_twenty_items_at_once(bench: Bench) -> None:
 
 async def test_the_lock_of_a_conversation(bench: Bench) -> None:
     talk = await bench.client.conversations.create()
-    bench.simulator.pace = Pace(token=1.0)
+    bench.simulator.pace = StreamPace(token=1.0)
     bench.options(lock_release_delay=5)
     stream = await bench.client.responses.create(model=MODEL, input="first", conversation=talk.id, stream=True)
     error = await failure(bench, "second", conversation=talk.id)
@@ -243,7 +243,7 @@ async def test_the_lock_of_a_conversation(bench: Bench) -> None:
     await _read(stream)
     assert (await failure(bench, "third", conversation=talk.id)).code == "conversation_locked"
     clock.advance(5)
-    bench.simulator.pace = Pace()
+    bench.simulator.pace = StreamPace()
     await bench.client.responses.create(model=MODEL, input="fourth", conversation=talk.id)
 
 
@@ -251,7 +251,7 @@ async def test_the_lock_of_a_conversation(bench: Bench) -> None:
 async def test_three_ends_of_an_aborted_stream(bench: Bench, mode: str, kinds: Any) -> None:
     bench.options(on_abort=mode)
     talk = await bench.client.conversations.create()
-    bench.simulator.pace = Pace(token=1.0)
+    bench.simulator.pace = StreamPace(token=1.0)
     clock = bench.simulator.clock
     assert isinstance(clock, FakeClock)
     text = '[[call:f {"a": "a long argument"}]] [[call:g {"a": "a long argument"}]]'
@@ -324,7 +324,7 @@ async def test_a_stream_is_too_old_after_five_minutes(bench: Bench) -> None:
 
 
 async def test_a_background_response_is_cancelled_once_and_for_all(bench: Bench) -> None:
-    bench.simulator.pace = Pace(token=1.0)
+    bench.simulator.pace = StreamPace(token=1.0)
     made = await bench.client.responses.create(model=MODEL, input="[[words:500]]", background=True)
     assert (await bench.client.responses.cancel(made.id)).status == "cancelled"
     assert (await bench.client.responses.cancel(made.id)).status == "cancelled"

@@ -22,7 +22,7 @@ from openai.types.responses.input_token_count_response import InputTokenCountRes
 from pydantic import TypeAdapter
 
 from turnkeep.clock import SystemClock
-from turnkeep.simulator import Ledger, Options, Pace, Simulator, serve
+from turnkeep.simulator import ExchangeLedger, Options, Simulator, StreamPace, serve
 
 MODEL = "gpt-4o-mini"
 Json = dict[str, Any]
@@ -148,7 +148,7 @@ async def test_equal_seeds_and_requests_give_equal_bytes() -> None:
 
 
 async def test_a_client_that_leaves_is_noticed_and_timed(caller: Caller, simulator: Simulator) -> None:
-    simulator.pace = Pace(token=3600)
+    simulator.pace = StreamPace(token=3600)
     reply = await caller.stream({"input": "x", "metadata": {"turnkeep_thread": "t", "turnkeep_run": "r"}})
     await reply.content.readline()
     assert (await caller.json("GET", "/_sim/open"))[1]["open"] == 1
@@ -161,7 +161,7 @@ async def test_a_client_that_leaves_is_noticed_and_timed(caller: Caller, simulat
 
 
 async def test_a_client_that_leaves_while_nothing_is_streamed_is_noticed(caller: Caller, simulator: Simulator) -> None:
-    simulator.pace = Pace(first=3600)
+    simulator.pace = StreamPace(first=3600)
     with pytest.raises(TimeoutError):
         await caller.json(
             "POST", "/v1/responses", {"model": MODEL, "input": "x"}, timeout=aiohttp.ClientTimeout(total=0.2)
@@ -179,7 +179,7 @@ async def test_leaving_after_the_end_is_no_disconnect(caller: Caller, simulator:
 
 
 async def test_two_requests_of_a_thread_at_once_are_told(caller: Caller, simulator: Simulator) -> None:
-    simulator.pace = Pace(token=3600)
+    simulator.pace = StreamPace(token=3600)
     labels = {"turnkeep_thread": "t"}
     first = await caller.stream({"input": "a", "metadata": labels})
     second = await caller.stream({"input": "b", "metadata": labels})
@@ -360,7 +360,7 @@ async def test_bodies_are_kept_when_asked(caller: Caller, simulator: Simulator) 
 
 
 async def test_hundreds_of_streams_at_once(caller: Caller, simulator: Simulator) -> None:
-    simulator.pace = Pace(token=0.001)
+    simulator.pace = StreamPace(token=0.001)
 
     async def one(n: int) -> bool:
         reply = await caller.stream({"input": f"[[words:10]] {n}", "metadata": {"turnkeep_thread": str(n)}})
@@ -412,7 +412,7 @@ async def test_a_killed_simulator_leaves_its_ledger(tmp_path: Path) -> None:
             process.kill()
         await process.wait()
         process._transport.close()  # type: ignore[attr-defined]
-    (exchange,) = Ledger.load(file, SystemClock())
+    (exchange,) = ExchangeLedger.load(file, SystemClock())
     assert (exchange.outcome, exchange.new) == ("open", ["seen"])
 
 
@@ -475,7 +475,7 @@ async def test_what_memory_forgets_the_file_keeps(tmp_path: Path) -> None:
         for n in range(3):
             await caller.json("POST", "/v1/responses", {"model": MODEL, "input": str(n)})
         assert len((await caller.json("GET", "/_sim/ledger"))[1]["exchanges"]) == 1
-    assert len(Ledger.load(file, SystemClock())) == 3
+    assert len(ExchangeLedger.load(file, SystemClock())) == 3
 
 
 async def _quiet(simulator: Simulator) -> None:

@@ -16,7 +16,7 @@ from tests.contract.suite.letters import LetterPromises
 from tests.contract.suite.logging import LogPromises
 from tests.contract.suite.repeating import POLICY, TRIPLES, RepeatPromises, play_all, share_of
 from tests.services import RedisServer
-from turnkeep.store import sealed
+from turnkeep.store import seal_store
 from turnkeep.store.aes import AesCodec
 from turnkeep.store.contract import Policies, Policy, Store
 from turnkeep.store.memory import MemoryStore
@@ -32,7 +32,7 @@ CODEC = AesCodec({"k2": b"2" * 32, "k1": b"1" * 32})
 
 
 async def opened(engine: Store) -> Store:
-    store = sealed(engine, CODEC)
+    store = seal_store(engine, CODEC)
     await store.open()
     return store
 
@@ -52,7 +52,7 @@ class Sealed(StoreSuite):
         desk = await start(POLICY)
 
         def before(engine: Store) -> Store:
-            return sealed(engine, CODEC)
+            return seal_store(engine, CODEC)
 
         assert await play_all(desk.store, desk.clock, share_of(TRIPLES, 53), before=before) == []
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tests.contract.bookkeeping import Books
 from tests.contract.comparing import Names, differences
-from turnkeep.errors import LeaseLost, MessageConflict, Rejected, TurnkeepError
+from turnkeep.errors import LeaseLost, MessageConflict, Rejection, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.messages import Address, Message
 from turnkeep.store.contract import Claim, Policies, Policy, Receipt, Store
@@ -141,7 +141,7 @@ class Twins:
                 assert outcome.repeated
             elif expected == "conflict":
                 assert isinstance(outcome, MessageConflict)
-            elif not isinstance(outcome, Rejected):
+            elif not isinstance(outcome, Rejection):
                 assert not outcome.repeated
                 self.books.accepted(message, self.now)
 

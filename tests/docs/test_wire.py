@@ -11,7 +11,7 @@ from turnkeep import errors, wire
 from turnkeep.doors.amqp.dead_exchange import DETAILS, REASON
 from turnkeep.doors.socket.session import Socket
 from turnkeep.outbound.greeting import HEADER
-from turnkeep.outbound.webhook import signed, signing_key
+from turnkeep.outbound.webhook import signature_headers, signing_key
 from turnkeep.wording import CAUSES, sentences
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -30,7 +30,7 @@ def test_a_life_cycle_event_is_on_the_page(kind: str) -> None:
     assert f"`{kind}`" in PAGE
 
 
-@pytest.mark.parametrize("sentence", [wire.STARTED, wire.PROCESSING, wire.RESPONDING])
+@pytest.mark.parametrize("sentence", [wire.STARTED_TEXT, wire.PROCESSING, wire.RESPONDING])
 def test_a_fixed_sentence_is_on_the_page(sentence: str) -> None:
     assert sentence in PAGE
 
@@ -61,6 +61,6 @@ def test_the_verification_of_webhooks_on_its_page_works() -> None:
     is_genuine = names["is_genuine"]
     assert callable(is_genuine)
     secret, body = "whsec_MDEyMzQ1Njc4OWFiY2RlZg==", b'{"type":"turn.completed"}'
-    headers = signed("evt_1", 1795213807, body, signing_key(secret))
+    headers = signature_headers("evt_1", 1795213807, body, signing_key(secret))
     assert is_genuine(headers, body, secret)
     assert not is_genuine(headers, body + b" ", secret)

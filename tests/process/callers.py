@@ -11,10 +11,10 @@ from typing import Any
 import jwt
 
 from tests.process.served import Served, served
-from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.auth.principals import Scope
 from turnkeep.errors import ModelRefused
-from turnkeep.events import Fault
+from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.store.contract import Failure
 
@@ -39,7 +39,7 @@ class Guarded:
     """The server, the ids in it, and a credential for everybody."""
 
     server: Served
-    keys: Keys
+    keys: ApiKeys
     dead_ids: tuple[str, ...]
     assistant_id: str
     epoch: str
@@ -69,7 +69,7 @@ async def guarded(store: str = "memory:", **settings: Any) -> AsyncIterator[Guar
     """Nobody answers here, so that what is stored stays as it is."""
     values = {"auth": "on", "jwt_secret": SECRET, "window": 600.0, "max_wait": 3600.0, **settings}
     async with served(store, role="gateway", **values) as server:
-        keys = Keys(server.queue.store)
+        keys = ApiKeys(server.queue.store)
         dead_ids = tuple([await _dead_letter(server, f"own-dead-{n}") for n in range(2)])
         await _take(server, CHANNEL, MESSAGE_ID)
         made = await server.queue.assistants.create(TENANT, {"instructions": CANARY}, now=0.0)
@@ -90,11 +90,11 @@ async def _dead_letter(server: Served, channel: str) -> str:
     await _take(server, channel, "poison")
     await store.flush(Address(TENANT, server.queue.name, channel))
     [claim] = await store.claim(owner="tests", limit=1, lease=30.0, queues=(server.queue.name,))
-    await store.fail(claim, Failure(Fault(ModelRefused.code, ModelRefused.public, CANARY), None))
+    await store.fail(claim, Failure(TurnFault(ModelRefused.code, ModelRefused.public, CANARY), None))
     return next(one.dead_id for one in await store.dead(tenant=TENANT) if one.address.channel == channel)
 
 
-async def _bearers(keys: Keys) -> dict[str, str | None]:
+async def _bearers(keys: ApiKeys) -> dict[str, str | None]:
     revoked, key = await keys.create(tenant=TENANT, scopes=("send", "read", "admin"))
     await keys.revoke(key.key_id)
     return {

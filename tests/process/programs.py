@@ -14,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.services import free_port
+from tests.services import CHECKOUT, free_port
 
 
 @dataclass
@@ -30,6 +30,8 @@ class Program:
 
     def start(self) -> None:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment}
+        if self.modules != ("turnkeep",):
+            environment["PYTHONPATH"] = str(CHECKOUT)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self.modules, *self.arguments],

@@ -1,4 +1,4 @@
-"""A process beside the test, on the same store file: python tests/process/sqlite_child.py VERB PATH [ARGUMENT …].
+"""A process beside the test, on the same store file: python -m tests.process.sqlite_child VERB PATH [ARGUMENT …].
 
 It says each thing on a line of its own once the store has acknowledged it, so that a test can kill it at any moment.
 """

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.process.served import Served, ask, frames_until_final, served
-from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.doors.server import secrets_in
 from turnkeep.simulator import Fault
 from turnkeep.telemetry import configure_logging
@@ -54,7 +54,7 @@ async def said_by_the_doors() -> dict[str, str]:
         know(secrets_in(server.queue.settings))
         message = f"Incorrect key provided: {MODEL_KEY}. Authorization: Bearer {MODEL_KEY}"
         server.simulator.faults.append(Fault(kind="400", message=message))
-        value, _ = await Keys(server.queue.store).create(scopes=("send", "read", "admin"))
+        value, _ = await ApiKeys(server.queue.store).create(scopes=("send", "read", "admin"))
         headers = {"Authorization": f"Bearer {value}"}
         logging.getLogger("somebody.else").error("%s and %s failed", {"x-key": SECRET}, MODEL_KEY)
         out = {"frames": json.dumps(await frames_of_a_dead_message(server, headers))}

@@ -17,9 +17,9 @@ from yarl import URL
 
 from tests.process.callers import SECRET, token
 from tests.process.served import Served, ask, heard, served
-from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.auth.guard import Guard, access_of
-from turnkeep.auth.principals import Shown
+from turnkeep.auth.principals import Credentials
 from turnkeep.auth.revocations import FRESH, Revocations
 from turnkeep.auth.signing import shared_secret
 from turnkeep.auth.tickets import Tickets
@@ -146,9 +146,9 @@ async def test_a_user_may_be_called_anything(user: str) -> None:
 async def test_what_was_issued_before_a_moment_is_refused_and_a_moment_never_goes_back() -> None:
     clock = FakeClock()
     store = MemoryStore(clock=clock)
-    guard = Guard(Keys(store, clock), Tickets(store, clock), clock=clock)
+    guard = Guard(ApiKeys(store, clock), Tickets(store, clock), clock=clock)
     value, _ = await guard.keys.create()
-    principal = await guard.authenticate(Shown(bearer=value))
+    principal = await guard.authenticate(Credentials(bearer=value))
     begun = clock.now()
     clock.advance(100)
     for before, ends in ((begun, False), (begun + 50, True), (begun - 50, True), (None, True)):
@@ -159,7 +159,7 @@ async def test_what_was_issued_before_a_moment_is_refused_and_a_moment_never_goe
                 await guard.still(principal)
         else:
             await guard.still(principal)
-    await guard.authenticate(Shown(bearer=value))
+    await guard.authenticate(Credentials(bearer=value))
     for wrong in (clock.now() + 60, 9e9, float("inf")):
         with pytest.raises(InvalidMessage):
             await Revocations(store, clock).revoke("default", "x", wrong)
@@ -176,5 +176,5 @@ async def test_it_is_asked_for_at_most_twice_a_second() -> None:
     store = Counted()
     guard = await access_of(Settings.load(jwt_secret=SECRET), store)
     value = token()
-    await asyncio.gather(*(guard.authenticate(Shown(bearer=value)) for _ in range(200)))
+    await asyncio.gather(*(guard.authenticate(Credentials(bearer=value)) for _ in range(200)))
     assert store.looks <= 3

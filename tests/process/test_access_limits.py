@@ -155,7 +155,7 @@ async def test_every_route_and_action_has_a_rate() -> None:
         for endpoint in ENDPOINTS:
             path = re.sub(r"\{(\w+)(?::path)?\}", "x", endpoint.path)
             async with house.server.http.request(endpoint.method, house.server.url + path, headers=bearer) as told:
-                if endpoint.metered and not endpoint.public:
+                if endpoint.is_metered and not endpoint.public:
                     assert told.status == 429, endpoint
                     refused += 1
         assert refused >= len(ENDPOINTS) - 2

@@ -26,11 +26,11 @@ from tests.process.callers import (
 )
 from tests.process.served import ask, heard
 from turnkeep.auth.principals import ALL_SCOPES, HELD_BY
-from turnkeep.doors.http.endpoint import Endpoint
+from turnkeep.doors.http.endpoint import HttpEndpoint
 from turnkeep.doors.http.routes import ENDPOINTS
 from turnkeep.doors.socket.session import Socket
 from turnkeep.messages import Message, text_content
-from turnkeep.store.contract import Call
+from turnkeep.store.contract import HeldCall
 
 BODIES: dict[str, dict[str, Any]] = {
     "send": {"message": "hello", "message_id": "from-the-matrix"},
@@ -65,15 +65,15 @@ ACTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def name(endpoint: Endpoint) -> str:
+def name(endpoint: HttpEndpoint) -> str:
     return endpoint.handler.__name__
 
 
-def last_that_destroy(endpoint: Endpoint) -> tuple[bool, bool]:
+def last_that_destroy(endpoint: HttpEndpoint) -> tuple[bool, bool]:
     return endpoint.method == "DELETE", name(endpoint) in ("forget_channel", "discard")
 
 
-async def call(house: Guarded, endpoint: Endpoint, headers: dict[str, str]) -> tuple[int, str]:
+async def call(house: Guarded, endpoint: HttpEndpoint, headers: dict[str, str]) -> tuple[int, str]:
     """The status, and what was said (of a stream its beginning)."""
     dead_id = house.dead_ids[name(endpoint) == "discard"]
     path = endpoint.path.format(
@@ -104,7 +104,7 @@ async def beginning(content: Any) -> str:
             return text.decode()
 
 
-def expected(endpoint: Endpoint, caller: str) -> int:
+def expected(endpoint: HttpEndpoint, caller: str) -> int:
     """The status of a cell."""
     if endpoint.public:
         return 200
@@ -282,10 +282,10 @@ async def hold(house: Guarded, channel: str) -> None:
     address = queue.address(channel, TENANT)
     await queue.accept([Message(address, "m1", text_content("pay"), flush=True)])
     [claim] = await queue.store.claim(owner="tests", limit=1, lease=30.0, queues=(queue.name,))
-    await queue.store.hold(claim, [Call("call_1", "pay", json.dumps({"to": CANARY}), "digest-1")], expires_in=600.0)
+    await queue.store.hold(claim, [HeldCall("call_1", "pay", json.dumps({"to": CANARY}), "digest-1")], expires_in=600.0)
 
 
-async def only_call(house: Guarded, channel: str) -> Call:
+async def only_call(house: Guarded, channel: str) -> HeldCall:
     record = await house.server.queue.store.thread(house.server.queue.address(channel, TENANT))
     assert record is not None
     [call] = record.calls

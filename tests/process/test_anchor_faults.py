@@ -18,7 +18,7 @@ from tests.process.programs import Server
 from tests.scenario.hubs import hub
 from tests.services import RabbitServer
 from turnkeep.messages import Address, UserItem, content_text
-from turnkeep.simulator import Fault, Pace, Simulator, serve
+from turnkeep.simulator import Fault, Simulator, StreamPace, serve
 from turnkeep.store import open_store
 from turnkeep.tools.tool import tool
 
@@ -81,7 +81,7 @@ async def test_two_messages_of_a_new_channel_at_two_workers_make_one_thread(rabb
 
 async def test_six_messages_of_one_channel_at_four_workers_are_all_answered(rabbit: Broker, tmp_path: Path) -> None:
     store = f"sqlite:{tmp_path / 'turnkeep.db'}"
-    simulator = Simulator(pace=Pace(first=0.05))
+    simulator = Simulator(pace=StreamPace(first=0.05))
     async with (
         serve(simulator) as model,
         service(rabbit, store, simulator=simulator, model=model) as one,
@@ -106,7 +106,7 @@ async def test_six_messages_of_one_channel_at_four_workers_are_all_answered(rabb
 async def test_a_worker_killed_in_an_answer_answers_once_after_its_restart(
     rabbit: Broker, tmp_path: Path, finishes: bool
 ) -> None:
-    simulator = Simulator(pace=Pace(first=0.3, token=0.02))
+    simulator = Simulator(pace=StreamPace(first=0.3, token=0.02))
     async with serve(simulator) as model, aiohttp.ClientSession() as http:
         server = Server(["serve"], tmp_path, _environment(rabbit, model))
         server.start()
@@ -170,7 +170,7 @@ async def test_an_answer_longer_than_the_heartbeat_is_given_once(
     rabbit: Broker, size: Callable[[int, int], int]
 ) -> None:
     heartbeat, seconds = size(1, 15), size(5, 50)
-    simulator = Simulator(pace=Pace(first=0.1, token=seconds / 50))
+    simulator = Simulator(pace=StreamPace(first=0.1, token=seconds / 50))
     settings: dict[str, Any] = {"rabbitmq_url": f"{rabbit.url}?heartbeat={heartbeat}", "idle_timeout": 60.0}
     async with service(rabbit, simulator=simulator, **settings) as house:
         await house.listener.subscribe("long", "short")
@@ -255,7 +255,7 @@ def _fault(kind: str, times: int | None) -> Fault:
 @pytest.mark.timeout(240)
 async def test_rabbitmq_restarted_in_an_answer_repeats_nothing(rabbit_installed: str) -> None:
     async with RabbitServer(program=rabbit_installed) as server:
-        simulator = Simulator(pace=Pace(first=0.2, token=0.02))
+        simulator = Simulator(pace=StreamPace(first=0.2, token=0.02))
         async with broker(server.url(), "restart") as client:
             await client.declare_as_the_seed_did()
             async with service(client, simulator=simulator) as house:
@@ -339,7 +339,7 @@ async def test_an_id_is_missing_only_where_the_property_is_missing_too(rabbit: B
 @pytest.mark.parametrize("channels", [8, pytest.param(200, marks=pytest.mark.only_in_prove)])
 async def test_channels_do_not_wait_for_each_other(rabbit: Broker, channels: int) -> None:
     """Every model call stays open until all are: one after the other would never end."""
-    simulator = Simulator(pace=Pace(first=1.0 if channels < 100 else 4.0))
+    simulator = Simulator(pace=StreamPace(first=1.0 if channels < 100 else 4.0))
     names = [f"c{number}" for number in range(channels)]
     async with service(rabbit, simulator=simulator, concurrency=256) as house:
         await house.listener.subscribe(*names)

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from tests.process.programs import Program, Server
-from turnkeep.simulator import Pace, Simulator, serve
+from turnkeep.simulator import Simulator, StreamPace, serve
 
 TOOLS = """
 import os
@@ -96,7 +96,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @contextlib.asynccontextmanager
 async def waiting(place: str, folder: Path) -> AsyncIterator[tuple[House, Simulator, aiohttp.ClientSession, Call]]:
     """A house in which a call waits for its approval, and everybody who was at work is dead."""
-    simulator = Simulator(pace=Pace(first=0.01, token=0.002))
+    simulator = Simulator(pace=StreamPace(first=0.01, token=0.002))
     async with serve(simulator) as model_url, aiohttp.ClientSession() as http:
         house = House(place, model_url, folder)
         gateway, worker = house.programs("first")

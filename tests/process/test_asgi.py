@@ -22,7 +22,7 @@ from tests.scenario.house import QUICK
 from tests.services import free_port
 from turnkeep import AssistantMessageQueue
 from turnkeep.asgi import Principal
-from turnkeep.auth.api_keys import FRESH, Keys
+from turnkeep.auth.api_keys import FRESH, ApiKeys
 from turnkeep.errors import ConfigurationError
 from turnkeep.simulator import Simulator, serve
 
@@ -84,7 +84,7 @@ async def test_without_a_word_on_access_only_this_machine_is_answered(queue: Ass
 
 async def test_a_key_that_was_made_is_asked_for(queue: AssistantMessageQueue) -> None:
     await queue.open()
-    await Keys(queue.store).create(tenant="default", name="app", scopes=["send"])
+    await ApiKeys(queue.store).create(tenant="default", name="app", scopes=["send"])
     async with running(turnkeep.asgi.app(queue)) as url, aiohttp.ClientSession(f"{url}/") as http:
         assert await status(http, "api/channels/c/messages", {"X-Forwarded-For": "203.0.113.7"}) == 401
         assert await status(http, "api/channels/c/messages", {}) == 401
@@ -94,7 +94,7 @@ async def test_behind_a_proxy_a_key_is_asked_for_also_of_the_first_who_come(queu
     proxied = {"X-Forwarded-For": "203.0.113.7"}
     async with running(turnkeep.asgi.app(queue)) as url, aiohttp.ClientSession(f"{url}/") as http:
         assert await status(http, "api/channels/c/messages", proxied) == 403
-        await Keys(queue.store).create()
+        await ApiKeys(queue.store).create()
         await asyncio.sleep(FRESH)
         assert await status(http, "api/channels/c/messages", proxied) == 401
 

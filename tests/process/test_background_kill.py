@@ -13,7 +13,7 @@ from tests.process.programs import Server
 from tests.process.test_kill import QUICK, until_answered
 from tests.scenario.house import eventually
 from turnkeep.messages import Address, AssistantItem
-from turnkeep.simulator import Pace, Simulator, serve
+from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store import Store, open_store
 
 ANSWERS = 20
@@ -50,7 +50,7 @@ async def test_an_answer_is_paid_once_wherever_it_is_killed(
     tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
 ) -> None:
     kills = size(1, 5)
-    simulator = Simulator(pace=Pace(token=0.04))
+    simulator = Simulator(pace=StreamPace(token=0.04))
     places: set[int] = set()
     async with serve(simulator) as model, aiohttp.ClientSession() as http:
         environment = {"OPENAI_BASE_URL": model, "OPENAI_API_KEY": "sk-simulator", "TURNKEEP_CONCURRENCY": "64"}

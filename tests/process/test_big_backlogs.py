@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.process.served import Served, ask, served
 from turnkeep.events import delta
 from turnkeep.messages import Message, UserItem, text_content
-from turnkeep.store.contract import Commit, Entry
+from turnkeep.store.contract import Commit, TranscriptEntry
 
 PIECE = "x" * 2_000
 
@@ -26,7 +26,7 @@ async def answered(house: Served, number: int, size: int) -> None:
     [claim] = await store.claim(owner="w", limit=1, lease=30.0)
     texts = [PIECE] * (size // len(PIECE))
     await store.publish(claim, 0, [delta(text, claim.run_id, 1) for text in texts])
-    entries = [Entry(UserItem(m.content, m.message_id)) for m in claim.messages]
+    entries = [TranscriptEntry(UserItem(m.content, m.message_id)) for m in claim.messages]
     await store.commit(claim, Commit("completed", "".join(texts), entries))
 
 

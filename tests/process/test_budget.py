@@ -14,8 +14,8 @@ from tests.process.programs import Program
 from turnkeep.assistants import Assistants
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.runs.budget import Budget, Purse
-from turnkeep.simulator import Pace, Simulator, serve
+from turnkeep.runs.budget import Budget, Budgets
+from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store import Policies, Policy, Store, open_store
 from turnkeep.store.contract import Counts
 from turnkeep.usage import NANO
@@ -47,7 +47,7 @@ async def test_workers_spend_what_is_allowed_whoever_is_killed(
     count, allowed, kills = size(60, 1000), size(12, 100), size(2, 10)
     budget = allowed * COST + RESERVED
     store = open_store(place, Policies(Policy(window=0.0, max_wait=0.0)))
-    simulator = Simulator(pace=Pace(first=0.05, token=0.02))
+    simulator = Simulator(pace=StreamPace(first=0.05, token=0.02))
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serve(simulator))
         await store.open()
@@ -102,7 +102,7 @@ def _message(number: int) -> Message:
 
 async def _until_settled(store: Store, workers: list[Program], count: int, kills: int) -> Counts:
     """Kill a worker now and then, when the money is about to be spent, and start it again."""
-    dice, sweeping = random.Random(1), Purse(store, PriceBook(), [Budget("tenant", 1.0)])
+    dice, sweeping = random.Random(1), Budgets(store, PriceBook(), [Budget("tenant", 1.0)])
     async with asyncio.timeout(600):
         while (counts := await store.counts()).completed + counts.failed < count:
             await asyncio.sleep(0.3)

@@ -12,6 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.services import CHECKOUT
+
 STORMS = (("redis", 1), ("sqlite", 2), pytest.param("redis", 3, marks=pytest.mark.only_in_prove))
 PLANTED = (
     ("no_dedupe", "sqlite", 1),
@@ -91,6 +93,8 @@ def storm(folder: Path, *arguments: str, path: str | None = None) -> tuple[int, 
     """Run the command; its exit code and what it said."""
     command = [sys.executable, "-m", "tests.chaos", "--keep", str(folder), *arguments]
     environment = {"PATH": path or os.environ["PATH"], "HOME": str(folder)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=550, check=False
+    )
     said = done.stderr if done.returncode == 2 else done.stdout
     return done.returncode, said.splitlines()

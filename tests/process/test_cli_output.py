@@ -36,8 +36,8 @@ def test_what_no_door_takes_is_no_channel_here(text: str) -> None:
 
 
 def test_nothing_that_was_said_steers_the_terminal() -> None:
-    assert output.shown("\x1b[2Jred\x07 \u202eleft\r\udcff") == "\\x1b[2Jred\\x07 \\u202eleft\\r\\udcff"
-    assert output.shown("👩‍👧 naïve\tline\n日本語") == "👩‍👧 naïve\tline\n日本語"
+    assert output.printable("\x1b[2Jred\x07 \u202eleft\r\udcff") == "\\x1b[2Jred\\x07 \\u202eleft\\r\\udcff"
+    assert output.printable("👩‍👧 naïve\tline\n日本語") == "👩‍👧 naïve\tline\n日本語"
 
 
 @pytest.mark.parametrize(
@@ -66,19 +66,19 @@ def test_sizes_have_units(number: int, said: str) -> None:
 def test_a_failure_is_one_sentence(
     capsys: pytest.CaptureFixture[str], error: BaseException, code: int, sentence: str
 ) -> None:
-    assert output.failed("turnkeep x", error) == code
+    assert output.report_failure("turnkeep x", error) == code
     assert capsys.readouterr() == ("", sentence)
 
 
 def test_machines_get_the_failure_as_json_too(capsys: pytest.CaptureFixture[str]) -> None:
-    output.failed("turnkeep x", InboxFull("too many wait"), as_json=True)
+    output.report_failure("turnkeep x", InboxFull("too many wait"), as_json=True)
     assert capsys.readouterr().out == '{"error":{"code":"inbox_full","message":"too many wait"}}\n'
 
 
 def test_an_error_of_our_own_shows_where_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyError) as raised:
         raise KeyError("lost")
-    assert output.failed("turnkeep x", raised.value) == 1
+    assert output.report_failure("turnkeep x", raised.value) == 1
     said = capsys.readouterr().err
     assert "please report it" in said
     assert "Traceback" in said

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from turnkeep.cli import FLAGS, VERBS, chosen, main, overview
+from turnkeep.cli import FLAGS, VERBS, choose_verb, main, overview
 
 HEAVY = ("typer", "rich", "pydantic", "uvicorn", "starlette", "aiohttp", "openai", "apsw", "genai_prices", "tiktoken")
 
@@ -67,7 +67,7 @@ def test_every_flag_is_in_the_overview(flag: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_typed_is_understood(typed: list[str], verb: str, rest: list[str]) -> None:
-    assert chosen(typed) == (verb, rest)
+    assert choose_verb(typed) == (verb, rest)
 
 
 def test_a_mistyped_verb_is_told_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:

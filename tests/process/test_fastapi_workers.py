@@ -150,6 +150,6 @@ async def test_any_process_takes_answers_and_streams_and_one_may_die(
             assert falls == []  # the first two frames of a new attempt are one event
     assert simulator.ledger.overlaps() == []
     assert simulator.ledger.answered_twice() == {}
-    assert simulator.ledger.lost([f"tell {channel} [[words:120]] [[pace:25]]" for channel in channels]) == []
+    assert simulator.ledger.lost_messages([f"tell {channel} [[words:120]] [[pace:25]]" for channel in channels]) == []
     returns = sum(reader.returns for reader in readers)
     proof("four FastAPI workers, one killed", f"answers {len(channels)} | sockets {len(readers)} | returns {returns}")

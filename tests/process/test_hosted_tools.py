@@ -25,7 +25,7 @@ async def test_what_opens_the_server_of_a_tool_is_not_shown_and_not_lost() -> No
         assert shown["tools"] == ["*", {**ZOO, "authorization": "[secret]"}]
         assert "tok_live_1" not in json.dumps([made, shown, await called(server, "GET", "/api/assistants")])
         kept = await server.queue.assistants.get("default", made["id"])
-        assert kept.hosted == (ZOO,)
+        assert kept.hosted_tools == (ZOO,)
 
 
 async def test_a_transcript_shows_thoughts_searches_and_sources() -> None:

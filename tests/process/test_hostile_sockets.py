@@ -21,7 +21,7 @@ from turnkeep.doors.socket.session import Socket, _Outbox
 from turnkeep.doors.socket.sockets import shown_in
 from turnkeep.errors import ConfigurationError, NotAuthenticated, StoreUnavailable, TurnkeepError
 from turnkeep.events import Event
-from turnkeep.hub import Subscribed
+from turnkeep.hub import SubscriptionStart
 from turnkeep.inputs import read_channel, read_json, read_message
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.settings import Settings, parse_rate
@@ -148,7 +148,7 @@ async def test_a_subscription_that_fails_leaves_nothing_behind(monkeypatch: pyte
     async with served(role="gateway", channels_per_socket=1) as server, server.socket() as socket:
         subscribe = server.queue.hub.subscribe
 
-        async def away(*_: object, **__: object) -> Subscribed:
+        async def away(*_: object, **__: object) -> SubscriptionStart:
             raise StoreUnavailable("away")
 
         monkeypatch.setattr(server.queue.hub, "subscribe", away)

@@ -15,7 +15,7 @@ import pytest
 from tests.process.programs import Server
 from tests.scenario.house import eventually
 from turnkeep.messages import Address, UserItem, content_text
-from turnkeep.simulator import Pace, Simulator, serve
+from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store import open_store
 
 QUICK = {"TURNKEEP_WINDOW": "0.2", "TURNKEEP_MAX_WAIT": "1", "TURNKEEP_CHANNEL_RATE": "0", "TURNKEEP_USER_RATE": "0"}
@@ -75,7 +75,7 @@ async def test_what_was_accepted_is_answered_once_in_order_whatever_is_killed(
 ) -> None:
     kills, channels, each = size(3, 20), size(10, 50), size(4, 10)
     source = random.Random(3)
-    simulator = Simulator(pace=Pace(first=0.05, token=0.02))
+    simulator = Simulator(pace=StreamPace(first=0.05, token=0.02))
     slowest, cut = 0.0, 0
     async with serve(simulator) as model, aiohttp.ClientSession() as http:
         server = Server(

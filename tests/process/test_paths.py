@@ -104,7 +104,7 @@ async def test_the_same_holds_where_it_is_mounted() -> None:
     async with serve(Simulator()) as url:
         settings = Settings.load(store="memory:", openai_base_url=url, openai_api_key="sk-test")
         queue = AssistantMessageQueue.from_settings(settings)
-        outer = Starlette(routes=[Mount("/chat room", asgi.app(queue, access=asgi.Open(), worker=False))])
+        outer = Starlette(routes=[Mount("/chat room", asgi.app(queue, access=asgi.OpenAccess(), worker=False))])
         with TestClient(outer, base_url="http://localhost") as client:
             for name in (name for name in NAMES if "\n" not in name):  # of those the router around ours knows nothing
                 told = client.post(

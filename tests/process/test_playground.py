@@ -13,11 +13,11 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.doors.server import listening
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
-from turnkeep.simulator import Pace, Simulator, serve
+from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.tools.tool import tool
 from turnkeep.tools.toolbox import Toolbox
@@ -38,7 +38,7 @@ def send_letter(to: str) -> str:
 
 @contextlib.asynccontextmanager
 async def served(folder: Path, **more: Any) -> AsyncIterator[tuple[str, Simulator]]:
-    simulator = Simulator(pace=Pace(first=0.05, token=0.02))
+    simulator = Simulator(pace=StreamPace(first=0.05, token=0.02))
     async with serve(simulator) as model_url:
         settings = Settings.load(
             store=str(folder / "turnkeep.db"), openai_base_url=model_url, openai_api_key="sk-test",
@@ -247,7 +247,7 @@ async def made_keys(folder: Path, *reaches: tuple[str, ...] | None) -> list[str]
     store = SqliteStore(folder / "turnkeep.db")
     await store.open()
     try:
-        return [(await Keys(store).create(channels=reach))[0] for reach in reaches]
+        return [(await ApiKeys(store).create(channels=reach))[0] for reach in reaches]
     finally:
         await store.close()
 

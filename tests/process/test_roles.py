@@ -18,7 +18,7 @@ from tests.process.listener import judged
 from tests.process.programs import Program
 from tests.scenario.house import eventually
 from tests.services import RedisServer
-from turnkeep.simulator import Exchange, Pace, Simulator, serve
+from turnkeep.simulator import Exchange, Simulator, StreamPace, serve
 from turnkeep.store import open_store
 from turnkeep.store.contract import Counts
 
@@ -200,7 +200,7 @@ async def test_a_stop_at_a_gateway_closes_the_connection_of_a_worker(
 @pytest.mark.timeout(1800)
 async def test_every_worker_gets_its_share(redis_server: RedisServer, tmp_path: Path, size: Size, proof: Proof) -> None:
     workers, gateways, channels, each = size(2, 4), size(1, 2), size(40, 1000), size(2, 5)
-    simulator = Simulator(pace=Pace(first=0.05, token=0.005))
+    simulator = Simulator(pace=StreamPace(first=0.05, token=0.005))
     async with (
         serve(simulator) as model,
         fleet(

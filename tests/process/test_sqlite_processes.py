@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from tests.contract.suite.desk import answer, at, said
+from tests.services import CHECKOUT
 from turnkeep.messages import Address, UserItem
 from turnkeep.store.contract import Policies, Policy
 from turnkeep.store.sqlite import SqliteStore
 
-CHILD = Path(__file__).with_name("sqlite_child.py")
+CHILD = "tests.process.sqlite_child"
 PATIENCE = 60.0
 
 Size = Callable[[int, int], int]
@@ -32,9 +33,11 @@ class Child:
     """A process on the store. What it says is read as far as it got when it was killed."""
 
     def __init__(self, *arguments: object, before: tuple[str, ...] = ()) -> None:
-        command = [*before, sys.executable, str(CHILD), *map(str, arguments)]
+        command = [*before, sys.executable, "-m", CHILD, *map(str, arguments)]
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open for as long as the child
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._complaints, text=True)
+        self._process = subprocess.Popen(
+            command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=self._complaints, text=True
+        )
         self._complaint = ""
         self.lines: list[str] = []
 

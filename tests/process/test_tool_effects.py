@@ -16,7 +16,7 @@ import pytest
 
 from tests.process.programs import Program
 from turnkeep.messages import Address, Message, OutputItem, text_content
-from turnkeep.simulator import Pace, Simulator, serve
+from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store import Policies, Policy, Store, open_store
 
 CALLS = 4
@@ -61,7 +61,7 @@ async def test_a_call_starts_at_most_once_wherever_its_worker_dies(
     letters = size(20, 500)
     ledger = tmp_path / "ledger"
     ledger.touch()
-    async with opened(place) as store, serve(Simulator(pace=Pace(first=0.02, token=0.002))) as url:
+    async with opened(place) as store, serve(Simulator(pace=StreamPace(first=0.02, token=0.002))) as url:
         await store.accept([letter(number) for number in range(letters)])
         with Crew(place, url, tmp_path, ledger, deaths=size(3, 60)) as crew:
             await crew.answered(store, letters)

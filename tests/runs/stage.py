@@ -12,32 +12,32 @@ from typing import Any, TypeVar
 from tests.runs.moved_time import LoopClock
 from turnkeep.assistants import Assistants
 from turnkeep.backoff import Backoff
-from turnkeep.errors import Rejected
-from turnkeep.events import Event, Fault
+from turnkeep.errors import Rejection
+from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, text_content
 from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, Model, ModelRequest, StreamPart
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.announcer import Announcer
-from turnkeep.runs.budget import Purse
+from turnkeep.runs.budget import Budgets
 from turnkeep.runs.journal import Journal
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import Verdict
-from turnkeep.runs.run import House, Run, RunRules
+from turnkeep.runs.run import Run, RunContext, RunRules
 from turnkeep.store.contract import (
-    Call,
     Circuit,
     Claim,
     Commit,
     Directive,
     FailOutcome,
     Failure,
-    Left,
+    HeldCall,
     Page,
     Policies,
     Policy,
     Record,
+    Remainder,
     Stop,
 )
 from turnkeep.store.memory import MemoryStore
@@ -196,21 +196,21 @@ class StumblingStore(MemoryStore):
             "read", (after, limit), lambda: super(StumblingStore, self).read(address, after=after, limit=limit)
         )
 
-    async def offered(self, claim: Claim) -> list[Message]:
-        return await self._meet("offered", None, lambda: super(StumblingStore, self).offered(claim))
+    async def list_offered(self, claim: Claim) -> list[Message]:
+        return await self._meet("offered", None, lambda: super(StumblingStore, self).list_offered(claim))
 
-    async def commit(self, claim: Claim, commit: Commit) -> Left:
+    async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         return await self._meet("commit", commit, lambda: super(StumblingStore, self).commit(claim, commit))
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
         return await self._meet("fail", failure, lambda: super(StumblingStore, self).fail(claim, failure))
 
-    async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
+    async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
         await self._meet(
             "release", delay, lambda: super(StumblingStore, self).release(claim, delay=delay, reason=reason)
         )
 
-    async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
+    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
         await self._meet(
             "hold", expires_in, lambda: super(StumblingStore, self).hold(claim, calls, expires_in=expires_in)
         )
@@ -234,8 +234,10 @@ class StumblingStore(MemoryStore):
             "renew", len(claims), lambda: super(StumblingStore, self).renew(owner, claims, lease=lease)
         )
 
-    async def nudged(self, owner: str, *, timeout: float) -> set[Address]:
-        return await self._meet("nudged", timeout, lambda: super(StumblingStore, self).nudged(owner, timeout=timeout))
+    async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
+        return await self._meet(
+            "nudged", timeout, lambda: super(StumblingStore, self).wait_nudge(owner, timeout=timeout)
+        )
 
     async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
         await self._meet("ready", timeout, lambda: super(StumblingStore, self).ready(queues=queues, timeout=timeout))
@@ -252,7 +254,7 @@ class StumblingStore(MemoryStore):
             "slow_down", (key, seconds, once), lambda: super(StumblingStore, self).slow_down(key, seconds, once=once)
         )
 
-    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float, once: str | None = None) -> Circuit:
+    async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
         return await self._meet(
             "trip",
             (endpoint, probe_in, once),
@@ -313,7 +315,7 @@ class Stage:
         rules: RunRules = RULES,
         policy: Policy = Policy(window=0.0, max_wait=0.0),
         fallbacks: Sequence[str] = (),
-        purse: Callable[[StumblingStore], Purse] | None = None,
+        purse: Callable[[StumblingStore], Budgets] | None = None,
         prices: PriceBook | None = None,
         lease: LeaseRules = LEASE,
     ) -> None:
@@ -324,7 +326,7 @@ class Stage:
         self.meter = NotingMeter()
         self.assistants = Assistants(self.store, model=MODEL)
         self.fallbacks = tuple(fallbacks)
-        self.house = House(
+        self.house = RunContext(
             self.store,
             self.models.__getitem__,
             self.assistants,
@@ -344,7 +346,7 @@ class Stage:
 
     async def say(self, message_id: str, text: str = "hello", where: Address = HERE, **fields: Any) -> None:
         [outcome] = await self.store.accept([Message(where, message_id, text_content(text), **fields)])
-        if isinstance(outcome, Rejected):
+        if isinstance(outcome, Rejection):
             raise outcome
 
     async def assistant(self, **values: Any) -> None:

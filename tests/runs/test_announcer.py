@@ -12,7 +12,7 @@ import pytest
 from tests.runs.stage import HERE, LostReply, Stage, announcer_of
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.events import Event, delta
-from turnkeep.runs.announcer import MERGE_ABOVE, Announcer, merged
+from turnkeep.runs.announcer import MERGE_ABOVE, Announcer, merge_deltas
 
 
 @contextlib.asynccontextmanager
@@ -34,9 +34,9 @@ async def test_text_is_told_in_order_and_remembered_as_shown() -> None:
     async with announcing(stage) as announcer:
         announcer.text("good ")
         announcer.text("day")
-        await announcer.settled()
+        await announcer.wait_until_published()
 
-        assert announcer.shown == "good day"
+        assert announcer.text_so_far == "good day"
         events = await stage.events()
         assert texts(events) == [("delta", "good "), ("delta", "day")]
         assert {(event.run_id, event.attempt) for event in events[2:]} == {(announcer._claim.run_id, 1)}
@@ -48,9 +48,9 @@ async def test_a_replacement_takes_the_place_of_what_was_shown() -> None:
         announcer.text("wrong")
         announcer.replace("right")
         announcer.text("!")
-        await announcer.settled()
+        await announcer.wait_until_published()
 
-        assert announcer.shown == "right!"
+        assert announcer.text_so_far == "right!"
         assert texts(await stage.events()) == [("delta", "wrong"), ("snapshot", "right"), ("delta", "!")]
         assert (await stage.events())[3].attempt == 1
 
@@ -71,12 +71,12 @@ async def test_settled_waits_until_all_that_was_said_is_in_the_log() -> None:
     stage = Stage()
     stage.store.stumbles["publish"] += [5.0, 5.0]
     async with announcing(stage) as announcer:
-        await announcer.settled()
+        await announcer.wait_until_published()
         begun_at = asyncio.get_running_loop().time()
         announcer.text("a")
         await asyncio.sleep(1.0)
         announcer.text("b")
-        await announcer.settled()
+        await announcer.wait_until_published()
 
         assert asyncio.get_running_loop().time() - begun_at == pytest.approx(10.0, abs=0.01)
         assert texts(await stage.events()) == [("delta", "a"), ("delta", "b")]
@@ -92,7 +92,7 @@ async def test_each_event_is_in_the_log_once_however_often_it_is_sent(stumble: A
         for number in range(6):
             announcer.text(f"{number} ")
             await asyncio.sleep(0.2)
-        await announcer.settled()
+        await announcer.wait_until_published()
 
         assert "".join(text for _, text in texts(await stage.events())) == "0 1 2 3 4 5 "
         assert len(stage.store.about("publish")) > 6
@@ -117,11 +117,11 @@ async def test_deltas_are_merged_only_when_the_store_is_behind(waiting: int, eve
         await asyncio.sleep(1.0)
         for number in range(waiting):
             announcer.text(f"{number} ")
-        await announcer.settled()
+        await announcer.wait_until_published()
 
         seen = texts(await stage.events())
         assert len(seen) == 1 + events
-        assert "".join(text for _, text in seen) == announcer.shown
+        assert "".join(text for _, text in seen) == announcer.text_so_far
         assert [n for n, _ in stage.store.about("publish")] == [0, 1]
 
 
@@ -133,9 +133,9 @@ async def test_the_count_of_what_was_published_is_of_what_was_sent_not_of_what_w
         await asyncio.sleep(1.0)
         for number in range(MERGE_ABOVE + 9):
             announcer.text(f"{number} ")
-        await announcer.settled()
+        await announcer.wait_until_published()
         announcer.text("last")
-        await announcer.settled()
+        await announcer.wait_until_published()
 
         assert [n for n, _ in stage.store.about("publish")] == [0, 1, 2]
 
@@ -157,7 +157,7 @@ MERGES = {
 
 @pytest.mark.parametrize(("said", "result"), MERGES.values(), ids=MERGES)
 def test_neighbouring_deltas_become_one_and_nothing_else_changes(said: list[str], result: list[str]) -> None:
-    events = merged(_say(*said))
+    events = merge_deltas(_say(*said))
 
     assert [event.text for event in events] == result
     assert [event.kind for event in events] == ["delta" if one.islower() else "snapshot" for one in result]
@@ -166,7 +166,7 @@ def test_neighbouring_deltas_become_one_and_nothing_else_changes(said: list[str]
 
 def test_a_delta_that_has_no_neighbour_stays_the_very_event() -> None:
     [event] = _say("a")
-    assert merged([event])[0] is event
+    assert merge_deltas([event])[0] is event
 
 
 GAPS = {
@@ -184,11 +184,11 @@ async def test_a_server_that_has_lost_the_last_events_is_told_the_answer_so_far(
     async with announcing(stage) as announcer:
         for text in before:
             announcer.text(text)
-        await announcer.settled()
+        await announcer.wait_until_published()
         stage.store.threads[HERE].thread.published = 0  # what a server counts that was promoted without them
         for text in after:
             (announcer.text if text.islower() else announcer.replace)(text)
-        await announcer.settled()
+        await announcer.wait_until_published()
 
         assert texts(await stage.events())[len(before) :] == told
 
@@ -197,9 +197,9 @@ async def test_a_server_that_has_lost_all_of_nothing_is_told_only_what_comes() -
     stage = Stage()
     async with announcing(stage) as announcer:
         announcer.say(Event("processing", ("m1",), tools=("pay",)))
-        await announcer.settled()
+        await announcer.wait_until_published()
         stage.store.threads[HERE].thread.published = 0
         announcer.text("a")
-        await announcer.settled()
+        await announcer.wait_until_published()
 
         assert texts(await stage.events()) == [("processing", ""), ("delta", "a")]

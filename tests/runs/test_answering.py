@@ -37,7 +37,7 @@ from turnkeep.models.model import Began, Delta, Finish, ItemDone, ReasoningDelta
 from turnkeep.runs.answer import LEAST_OUTPUT, MOST_RESUMES, OF_A_USER, AnswerRules
 from turnkeep.runs.outcomes import Verdict
 from turnkeep.runs.run import RunRules
-from turnkeep.store.contract import Commit, Entry, Failure
+from turnkeep.store.contract import Commit, Failure, TranscriptEntry
 from turnkeep.tools.tool import tool
 from turnkeep.usage import Usage
 
@@ -149,7 +149,7 @@ async def test_hosted_tools_of_the_assistant_go_along() -> None:
 
     await stage.play()
 
-    assert list(stage.model.requests[0].hosted) == [{"type": "web_search"}]
+    assert list(stage.model.requests[0].hosted_tools) == [{"type": "web_search"}]
 
 
 # ---------------------------------------------------------------- how much of the past
@@ -158,7 +158,10 @@ async def test_hosted_tools_of_the_assistant_go_along() -> None:
 async def add_turns(stage: Stage, turns: int, tokens: int) -> None:
     """So many turns, each with so many tokens as the store counts."""
     for number in range(turns):
-        entries = [Entry(UserItem(text_content(f"u{number}")), tokens=0), Entry(AssistantItem(f"a{number}"), tokens)]
+        entries = [
+            TranscriptEntry(UserItem(text_content(f"u{number}")), tokens=0),
+            TranscriptEntry(AssistantItem(f"a{number}"), tokens),
+        ]
         await stage.store.append(HERE, entries)
 
 
@@ -228,7 +231,7 @@ async def test_what_a_refusal_has_taught_spares_the_next_turns_the_detour() -> N
 
     lengths = [sum(isinstance(i, AssistantItem) for i in request.items) for request in stage.model.requests]
     assert lengths == [60, 7, 7 + 1]
-    assert stage.house.contexts.learned(MODEL) == 9_000
+    assert stage.house.contexts.learned_size(MODEL) == 9_000
 
 
 async def test_of_what_the_table_says_and_a_refusal_taught_the_smaller_counts() -> None:
@@ -261,7 +264,7 @@ async def test_a_provider_that_misses_an_output_is_asked_once_more_without_reaso
     stage = Stage([UnansweredCall("call c9 has none")], says("answer"))
     thought = ReasoningItem({"type": "reasoning"}, "elsewhere")
     turn = (UserItem(text_content("u")), thought, AssistantItem("a"))
-    await stage.store.append(HERE, [Entry(item) for item in turn])
+    await stage.store.append(HERE, [TranscriptEntry(item) for item in turn])
 
     verdict = await stage.play()
 

@@ -20,7 +20,7 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
-from turnkeep.runs.halt import STOPPING, UNKNOWN, closed, stop_response, without_text
+from turnkeep.runs.halt import STOPPING, UNKNOWN_USAGE, close_call, stop_response, without_text
 from turnkeep.runs.journal import OpenResponse
 from turnkeep.usage import Usage
 
@@ -29,12 +29,12 @@ COST = Usage(1, 100, output_tokens=5)
 
 STOPS = {
     "told": (COST, 60.0, COST, 0.0),
-    "not told": (None, 60.0, UNKNOWN, 0.0),
-    "refused": (CredentialsRefused("401"), 60.0, UNKNOWN, 0.0),
-    "away": (ModelUnavailable("503"), 60.0, UNKNOWN, 0.0),
-    "too slow": (3600.0, 60.0, UNKNOWN, STOPPING),
-    "slower than the lease": (3600.0, 4.0, UNKNOWN, 4.0),
-    "just in time": (STOPPING - 1.0, 60.0, UNKNOWN, STOPPING - 1.0),
+    "not told": (None, 60.0, UNKNOWN_USAGE, 0.0),
+    "refused": (CredentialsRefused("401"), 60.0, UNKNOWN_USAGE, 0.0),
+    "away": (ModelUnavailable("503"), 60.0, UNKNOWN_USAGE, 0.0),
+    "too slow": (3600.0, 60.0, UNKNOWN_USAGE, STOPPING),
+    "slower than the lease": (3600.0, 4.0, UNKNOWN_USAGE, 4.0),
+    "just in time": (STOPPING - 1.0, 60.0, UNKNOWN_USAGE, STOPPING - 1.0),
 }
 
 
@@ -53,7 +53,7 @@ async def test_a_response_is_stopped_and_what_it_cost_is_told_or_estimated(
 
 
 async def test_a_model_that_does_not_work_alone_has_nothing_to_stop() -> None:
-    assert await stop_response(RESPONSE, ScriptedModel(), seconds=60.0) == UNKNOWN
+    assert await stop_response(RESPONSE, ScriptedModel(), seconds=60.0) == UNKNOWN_USAGE
 
 
 async def test_an_error_that_is_not_the_models_is_raised() -> None:
@@ -69,7 +69,7 @@ async def test_an_error_that_is_not_the_models_is_raised() -> None:
     ],
 )
 def test_an_open_call_says_whether_it_had_begun(started: set[str], output: OutputItem) -> None:
-    assert closed(CallItem("c1", "pay", "{}"), started, "told") == output
+    assert close_call(CallItem("c1", "pay", "{}"), started, "told") == output
 
 
 def test_a_rollback_keeps_what_users_said_and_the_calls_that_had_begun() -> None:

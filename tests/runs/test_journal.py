@@ -13,7 +13,7 @@ import pytest
 from tests.runs.stage import HERE, ONE, LostReply, Stage, journal_of
 from turnkeep.errors import OutcomeUnknown, StoreMisconfigured, StoreUnavailable
 from turnkeep.messages import AssistantItem, CallItem, Message, OutputItem, UserItem, text_content
-from turnkeep.runs.journal import Journal, OpenResponse, Step, insist, join_texts, user_item
+from turnkeep.runs.journal import Journal, OpenResponse, Step, join_texts, retry_until_answered, user_item
 from turnkeep.store.contract import Claim, Record
 from turnkeep.usage import Usage
 
@@ -49,8 +49,8 @@ def state_of(journal: Journal) -> dict[str, Any]:
         "model": journal.model,
         "ending": journal.ending,
         "response": journal.open_response,
-        "started": journal.started,
-        "steered": journal.steered,
+        "started": journal.started_calls,
+        "steered": journal.steered_ids,
         "transcript": journal.transcript,
         "calls": journal.open_calls,
         "final": journal.is_final,
@@ -68,7 +68,7 @@ async def test_a_new_attempt_folds_what_the_one_before_has_written_to_the_same_s
     stage = Stage()
     _, journal = await fresh(stage)
     await stage.say("m2", on_busy="steer")
-    [steered] = await stage.store.offered(journal._claim)
+    [steered] = await stage.store.list_offered(journal._claim)
     await write_everything(journal, steered)
 
     await asyncio.sleep(3601.0)
@@ -81,7 +81,7 @@ async def test_each_kind_of_record_changes_what_it_stands_for() -> None:
     stage = Stage()
     _, journal = await fresh(stage)
     await stage.say("m2", on_busy="steer")
-    [steered] = await stage.store.offered(journal._claim)
+    [steered] = await stage.store.list_offered(journal._claim)
 
     await write_everything(journal, steered)
 
@@ -238,7 +238,7 @@ async def test_what_a_stopped_run_was_writing_is_written_to_its_end_but_a_call_h
 
     assert [record["type"] for record in await records_of(stage)] == ["step", "output", "started"]
     assert [record["type"] for record in heard] == ["step", "output", "started"]
-    assert (journal.started, [call.call_id for call in journal.open_calls]) == (set(), ["c1"])
+    assert (journal.started_calls, [call.call_id for call in journal.open_calls]) == (set(), ["c1"])
 
 
 async def test_finishing_forgets_only_the_calls_that_were_being_started() -> None:
@@ -255,7 +255,7 @@ async def test_finishing_forgets_only_the_calls_that_were_being_started() -> Non
 
     await journal.finish()
 
-    assert journal.started == {"c1"}
+    assert journal.started_calls == {"c1"}
 
 
 async def test_a_repeated_operation_waits_a_little_and_gives_its_result() -> None:
@@ -268,7 +268,7 @@ async def test_a_repeated_operation_waits_a_little_and_gives_its_result() -> Non
             raise StoreUnavailable("away")
         return "done"
 
-    assert await insist(act) == "done"
+    assert await retry_until_answered(act) == "done"
     assert len(tries) == 20
     assert 0.0 < tries[-1] - tries[0] <= 20.0
     assert len(set(tries)) > 10
@@ -282,7 +282,7 @@ async def test_an_error_that_no_repetition_mends_is_raised_at_once() -> None:
         raise StoreMisconfigured("eviction is on")
 
     with pytest.raises(StoreMisconfigured):
-        await insist(act)
+        await retry_until_answered(act)
     assert len(tries) == 1
 
 

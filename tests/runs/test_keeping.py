@@ -13,7 +13,7 @@ from tests.runs.moved_time import BEGIN, passed
 from tests.runs.stage import HERE, LostReply, Stage, Stumble
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable, ThreadBusy
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.runs.lease import Drained, Keeper, Lease, LeaseRules, Stopped
+from turnkeep.runs.lease import DrainRequest, Keeper, Lease, LeaseRules, StopRequest
 from turnkeep.store.contract import Directive
 from turnkeep.store.memory import MemoryStore
 
@@ -47,7 +47,7 @@ async def ending_of(lease: Lease, patience: float = 3600.0) -> tuple[object, obj
             await lease.keep()
     except TimeoutError:
         return None, passed()
-    except (LeaseLost, Stopped, Drained) as error:
+    except (LeaseLost, StopRequest, DrainRequest) as error:
         return type(error), passed()
     raise AssertionError("keep returned")
 
@@ -185,9 +185,9 @@ async def test_a_stop_is_found_by_renewal_when_its_hint_is_lost(stop: Any) -> No
     stage = stage_of()
     lease = await stage.lease("m1")
 
-    lease.told(Directive(held=True, stop=stop), asked_at=now())
+    lease.take_directive(Directive(held=True, stop=stop), asked_at=now())
 
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(StopRequest) as caught:
         await lease.keep()
     assert caught.value.stop == stop
 
@@ -200,7 +200,7 @@ async def test_a_nudge_brings_the_stop_at_once() -> None:
         asyncio.get_running_loop().call_later(3.0, asyncio.ensure_future, stage.store.cancel(HERE))
         kind, at = await ending_of(lease)
 
-    assert (kind, at) == (Stopped, pytest.approx(3.0, abs=0.1))
+    assert (kind, at) == (StopRequest, pytest.approx(3.0, abs=0.1))
 
 
 async def test_a_nudge_about_a_thread_that_is_not_held_asks_nothing() -> None:
@@ -225,7 +225,7 @@ async def test_a_failing_hint_is_asked_for_again_each_second() -> None:
         await stage.store.cancel(HERE)
         kind, at = await ending_of(lease)
 
-    assert (asked, kind) == (3, Stopped)
+    assert (asked, kind) == (3, StopRequest)
     assert at == pytest.approx(3.0, abs=0.1)
     assert set(stage.store.about("nudged")) == {30.0}
 
@@ -235,7 +235,7 @@ async def test_a_renewal_says_whether_somebody_wants_to_steer(wish: bool) -> Non
     lease = await stage_of().lease("m1")
     assert lease.wants_steering is False
 
-    lease.told(Directive(held=True, steer=wish), asked_at=now())
+    lease.take_directive(Directive(held=True, steer=wish), asked_at=now())
 
     assert lease.wants_steering is wish
 
@@ -245,9 +245,9 @@ async def test_the_first_reason_to_end_counts() -> None:
 
     lease.stop("rollback")
     lease.drain()
-    lease.told(Directive(held=False), asked_at=now())
+    lease.take_directive(Directive(held=False), asked_at=now())
 
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(StopRequest) as caught:
         await lease.keep()
     assert caught.value.stop == "rollback"
 
@@ -255,7 +255,7 @@ async def test_the_first_reason_to_end_counts() -> None:
 async def test_a_lost_lease_learns_nothing_more() -> None:
     lease = await stage_of().lease("m1")
 
-    lease.told(Directive(held=False, steer=True, stop="cancel"), asked_at=now())
+    lease.take_directive(Directive(held=False, steer=True, stop="cancel"), asked_at=now())
 
     assert lease.wants_steering is False
     with pytest.raises(LeaseLost, match=lease.claim.run_id):
@@ -268,7 +268,7 @@ async def test_remaining_counts_from_the_asking_and_leaves_a_moment_for_one_try(
 
     await asyncio.sleep(10.0)
     assert lease.remaining == pytest.approx(15.0)
-    lease.told(Directive(held=True), asked_at=now() - 4.0)
+    lease.take_directive(Directive(held=True), asked_at=now() - 4.0)
     assert lease.remaining == pytest.approx(21.0)
     await asyncio.sleep(30.0)
     assert lease.remaining == 1.0
@@ -373,7 +373,7 @@ async def test_draining_ends_every_lease_of_an_owner() -> None:
 
     stage.keeper.drain()
 
-    assert [(await ending_of(lease))[0] for lease in leases] == [Drained, Drained]
+    assert [(await ending_of(lease))[0] for lease in leases] == [DrainRequest, DrainRequest]
 
 
 async def test_owners_have_names_of_their_own() -> None:

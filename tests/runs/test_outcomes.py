@@ -10,11 +10,11 @@ import pytest
 
 from tests.runs.moved_time import BEGIN
 from tests.runs.stage import HERE, NotingMeter, Stage
-from turnkeep.events import Fault
-from turnkeep.runs.outcomes import Dropping, Holding, Releasing, Verdict, measure_claim, measure_run
+from turnkeep.events import TurnFault
+from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing, Verdict, measure_claim, measure_run
 from turnkeep.store.contract import Commit, Failure
 
-FAULT = Fault("model_unavailable", "please try again")
+FAULT = TurnFault("model_unavailable", "please try again")
 NOTHING: dict[tuple[str, str], float] = {}
 
 CLAIMS = {
@@ -48,7 +48,7 @@ async def test_a_batch_is_measured_at_its_first_claim(
 
 VERDICTS: dict[str, tuple[Verdict, Any, dict[tuple[str, str], float]]] = {
     "commit": (Commit("completed", "", []), None, NOTHING),
-    "hold": (Holding(()), None, NOTHING),
+    "hold": (HoldVerdict(()), None, NOTHING),
     "drop": (Dropping(), None, {("lease_losses", ""): 1}),
     "release": (Releasing(1.0), None, NOTHING),
     "release with a reason": (Releasing(1.0, FAULT), None, {("waits", "model_unavailable"): 1}),

@@ -43,13 +43,13 @@ from turnkeep.errors import (
     StoreUnavailable,
     ThreadQuarantined,
 )
-from turnkeep.events import Fault
+from turnkeep.events import TurnFault
 from turnkeep.messages import Address, AssistantItem, CallItem, OutputItem, UserItem
 from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.runs.budget import Budget, Pace, Purse, Waiting
-from turnkeep.runs.lease import Drained, Lease, LeaseRules, Stopped
-from turnkeep.runs.outcomes import Dropping, Holding, Releasing
+from turnkeep.runs.budget import Budget, Budgets, Pace, Waiting
+from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest
+from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing
 from turnkeep.runs.run import DETAILS, _weightiest
 from turnkeep.store.contract import Commit, Failure, Page, Stop
 from turnkeep.tools.tool import ToolContext, tool
@@ -161,7 +161,7 @@ async def test_a_drained_run_that_is_waited_for_says_so() -> None:
     verdict = await stage.perform(lease)
 
     assert isinstance(verdict, Failure)
-    assert (verdict.fault.code, verdict.fault.details, verdict.retry_in) == ("run_broke", "Drained", None)
+    assert (verdict.fault.code, verdict.fault.details, verdict.retry_in) == ("run_broke", "DrainRequest", None)
 
 
 async def test_a_run_that_is_waited_for_says_what_its_effects_and_tokens_were() -> None:
@@ -230,7 +230,7 @@ async def test_details_of_an_error_are_bounded_and_its_sentence_is_for_people() 
     verdict = await stage.play()
 
     assert isinstance(verdict, Failure)
-    assert verdict.fault == Fault("model_refused", ModelRefused.public, "x" * DETAILS)
+    assert verdict.fault == TurnFault("model_refused", ModelRefused.public, "x" * DETAILS)
 
 
 async def test_an_error_that_nobody_expected_keeps_its_words_to_the_log(log_lines: LogLines) -> None:
@@ -258,7 +258,7 @@ async def test_a_run_ends_at_its_deadline_and_not_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "verdict"), [(LeaseLost, Dropping()), (Drained, Releasing(0.0))], ids=["lost", "drained"]
+    ("kind", "verdict"), [(LeaseLost, Dropping()), (DrainRequest, Releasing(0.0))], ids=["lost", "drained"]
 )
 async def test_what_the_keeper_says_ends_the_work_at_once(kind: type[Exception], verdict: object) -> None:
     stage = Stage([Began(None), 600.0])
@@ -269,11 +269,11 @@ async def test_what_the_keeper_says_ends_the_work_at_once(kind: type[Exception],
     assert stage.meter.observed("run_seconds") == pytest.approx([7.0], abs=0.01)
     assert stage.model.aborts == 1
     assert await stage.kinds() == ["accepted", "started"]
-    assert stage.store.about("release") == ([0.0] if kind is Drained else [])
+    assert stage.store.about("release") == ([0.0] if kind is DrainRequest else [])
 
 
 async def test_of_several_errors_at_once_the_weightiest_decides() -> None:
-    lost, stopped, drained, ours = LeaseLost(), Stopped("cancel"), Drained(), ModelUnavailable()
+    lost, stopped, drained, ours = LeaseLost(), StopRequest("cancel"), DrainRequest(), ModelUnavailable()
     other = ValueError()
 
     for light in ([other, ours, drained, stopped, lost], [lost, stopped, drained, ours, other]):
@@ -343,7 +343,7 @@ async def test_a_held_call_gives_the_worker_back_and_keeps_the_turn() -> None:
 
     verdict = await stage.play()
 
-    assert isinstance(verdict, Holding)
+    assert isinstance(verdict, HoldVerdict)
     assert [call.call_id for call in verdict.calls] == ["c1"]
     assert stage.store.about("hold") == [100.0]
     assert (await stage.kinds())[-1] == "held"
@@ -369,7 +369,7 @@ async def open_circuits(
     stage: Stage, *endpoints: str, error: type[Exception] = QuotaExhausted, probe_in: float = 30.0
 ) -> None:
     for endpoint in endpoints:
-        await stage.store.trip(endpoint, Fault(error.code, "", "why"), probe_in=probe_in)  # type: ignore[attr-defined]
+        await stage.store.trip(endpoint, TurnFault(error.code, "", "why"), probe_in=probe_in)  # type: ignore[attr-defined]
     stage.store.requests.clear()
 
 
@@ -837,7 +837,7 @@ def price_book(folder: Path) -> PriceBook:
 
 async def test_a_run_asks_leave_for_each_request_and_waits_for_the_pace() -> None:
     stage = Stage(
-        asks(PAY), says("done"), tools=[pay], purse=lambda store: Purse(store, PriceBook(), pace=Pace(requests=1))
+        asks(PAY), says("done"), tools=[pay], purse=lambda store: Budgets(store, PriceBook(), pace=Pace(requests=1))
     )
 
     verdict = await stage.play()
@@ -848,7 +848,7 @@ async def test_a_run_asks_leave_for_each_request_and_waits_for_the_pace() -> Non
 
 async def test_limits_that_an_answer_states_make_everybody_wait() -> None:
     rate = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "12s"}
-    stage = Stage([Began(None, rate=rate), *says("answer")[1:]], purse=lambda store: Purse(store, PriceBook()))
+    stage = Stage([Began(None, rate=rate), *says("answer")[1:]], purse=lambda store: Budgets(store, PriceBook()))
 
     await stage.play()
 
@@ -869,7 +869,7 @@ async def test_a_reservation_is_settled_when_the_run_is_over_and_not_before(
     script: Sequence[Line], dollars: float | None, tmp_path: Path
 ) -> None:
     prices = price_book(tmp_path)
-    stage = Stage(script, prices=prices, purse=lambda store: Purse(store, prices, [Budget("tenant", 1.0)]))
+    stage = Stage(script, prices=prices, purse=lambda store: Budgets(store, prices, [Budget("tenant", 1.0)]))
     lease = await stage.lease("m1")
     limit = Budget("tenant", 1.0).limit(lease.claim)
     assert limit is not None
@@ -877,5 +877,5 @@ async def test_a_reservation_is_settled_when_the_run_is_over_and_not_before(
     await stage.perform(lease)
 
     account = await stage.store.spend(limit.account, tenant="default")
-    assert (account.reserved > 0) == (dollars is None)
-    assert account.settled == round((dollars or 0.0) * 1e9)
+    assert (account.reserved_amount > 0) == (dollars is None)
+    assert account.settled_amount == round((dollars or 0.0) * 1e9)

@@ -13,8 +13,8 @@ from tests.runs.stage import ONE, RULES, Stage, StumblingStore, announcer_of, jo
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.runs.journal import Journal, Step
-from turnkeep.runs.tool_calls import UNKNOWN, CallRules, Calls
-from turnkeep.store.contract import Call
+from turnkeep.runs.tool_calls import OUTCOME_UNKNOWN, CallRules, Calls
+from turnkeep.store.contract import HeldCall
 from turnkeep.tools.execution import CatchAll, arguments_digest
 from turnkeep.tools.tool import Tool, ToolContext, from_dict, tool
 
@@ -81,14 +81,14 @@ class Play:
 
     calls: Sequence[tuple[str, str, str]]
     started: Sequence[str] = ()
-    decided: Sequence[Call] = ()
+    decided: Sequence[HeldCall] = ()
     enabled: Sequence[str] | None = None
     catch_all: CatchAll | None = None
     rules: CallRules = RULES.calls
     stage: Stage = field(init=False)
     journal: Journal = field(init=False)
 
-    async def run(self) -> list[Call]:
+    async def run(self) -> list[HeldCall]:
         self.stage = Stage(tools=TOOLS, catch_all=self.catch_all)
         lease = await self.stage.lease("m1", calls=tuple(self.decided))
         self.journal = journal_of(self.stage, lease.claim)
@@ -121,8 +121,8 @@ class Play:
 
 def held_call(
     name: str, decision: Any = None, output: str = "", arguments: str = '{"amount": 5}', call_id: str = "c1"
-) -> Call:
-    return Call(call_id, name, arguments, arguments_digest(arguments), decision=decision, output=output)
+) -> HeldCall:
+    return HeldCall(call_id, name, arguments, arguments_digest(arguments), decision=decision, output=output)
 
 
 # ---------------------------------------------------------------- one call
@@ -156,17 +156,17 @@ ROWS = {
     "no such tool": Row("nothing", status="error", says="there is no tool named 'nothing'"),
     "one that is not enabled": Row("pay", status="error", says="there is no tool", enabled=["look"]),
     "one that is enabled": Row("pay", says="paid 5", ran=1, begun=1, enabled=["pay"]),
-    "an effect that had begun": Row("pay", status="unknown", says=UNKNOWN, started=True),
+    "an effect that had begun": Row("pay", status="unknown", says=OUTCOME_UNKNOWN, started=True),
     "a look that had begun": Row("look", says="saw 5", ran=1, started=True),
     "an idempotent one that had begun": Row("put", says="put 5", ran=1, started=True),
-    "one that is gone and had begun": Row("nothing", status="unknown", says=UNKNOWN, started=True),
+    "one that is gone and had begun": Row("nothing", status="unknown", says=OUTCOME_UNKNOWN, started=True),
     "one that somebody approves first": Row("buy", asks="approval"),
     "wrong arguments that nobody need approve": Row("buy", '{"amount": []}', "error", "amount"),
     "one that needs no approval for little": Row("spend", says="spent 5", ran=1, begun=1),
     "one that needs approval for much": Row("spend", '{"amount": 50}', asks="approval"),
     "one that runs at the client": Row("upload", "{}", asks="output"),
     "approved": Row("buy", says="bought 5", ran=1, begun=1, decision="approved"),
-    "approved, and had begun": Row("buy", status="unknown", says=UNKNOWN, started=True, decision="approved"),
+    "approved, and had begun": Row("buy", status="unknown", says=OUTCOME_UNKNOWN, started=True, decision="approved"),
     "approved, and gone since": Row("nothing", status="error", says="there is no tool", decision="approved"),
     "approved, and wrong since": Row("buy", '{"amount": []}', "error", "amount", decision="approved"),
     "answered by the client": Row("upload", "{}", says="uploaded", decision="output", output="uploaded"),
@@ -280,7 +280,7 @@ async def test_so_many_calls_run_at_once_and_each_is_journalled_before_it_begins
         nonlocal running, most
         running += 1
         most = max(most, running)
-        journalled.append((number, f"c{number}" in journal.started))
+        journalled.append((number, f"c{number}" in journal.started_calls))
         await asyncio.sleep(1.0)
         running -= 1
         return "ok"
@@ -368,4 +368,4 @@ async def test_what_the_catch_all_had_begun_is_not_asked_of_it_again() -> None:
 
     await play.run()
 
-    assert (ran, play.outputs) == ([], {"c1": ("unknown", UNKNOWN)})
+    assert (ran, play.outputs) == ([], {"c1": ("unknown", OUTCOME_UNKNOWN)})

@@ -16,7 +16,7 @@ from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.messages import Address
 from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.runs.budget import Budget, Purse
+from turnkeep.runs.budget import Budget, Budgets
 from turnkeep.runs.lease import LeaseRules
 from turnkeep.runs.worker import AT_ONCE, Worker, WorkerRules
 from turnkeep.store.contract import Policy
@@ -303,7 +303,7 @@ async def test_a_sweep_that_fails_is_said_and_tried_again_the_next_minute(
 
 async def test_reservations_that_a_crash_left_open_are_settled_by_the_sweep() -> None:
     budget = Budget("tenant", 1.0)
-    stage = Stage(purse=lambda store: Purse(store, PriceBook(), [budget]))
+    stage = Stage(purse=lambda store: Budgets(store, PriceBook(), [budget]))
     lease = await stage.lease("m1")
     limit = budget.limit(lease.claim)
     assert limit is not None
@@ -316,7 +316,7 @@ async def test_reservations_that_a_crash_left_open_are_settled_by_the_sweep() ->
         await asyncio.sleep(701.0)
         account = await stage.store.spend(limit.account, tenant="default")
 
-    assert (account.reserved, account.settled) == (0, 1000)
+    assert (account.reserved_amount, account.settled_amount) == (0, 1000)
 
 
 def test_rules_have_the_defaults_that_the_documentation_names() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from turnkeep.clock import Clock
 from turnkeep.composition import policies
 from turnkeep.events import Event
-from turnkeep.hub import Stream
+from turnkeep.hub import EventStream
 from turnkeep.messages import Address, Item, Message, content_text, text_content
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
@@ -53,10 +53,12 @@ class TestHouse:
     async def send_all(self, channel: str, texts: Iterable[str], **wishes: Any) -> list[Receipt]:
         return [await self.send(channel, text, **wishes) for text in texts]
 
-    def stream(self, channel: str, **position: Any) -> Stream:
-        return Stream(self.queue.hub, self.queue.store, self.address(channel), **position)
+    def stream(self, channel: str, **position: Any) -> EventStream:
+        return EventStream(self.queue.hub, self.queue.store, self.address(channel), **position)
 
-    async def until(self, stream: Stream, wanted: Callable[[Event], bool], *, timeout: float = 20.0) -> list[Event]:
+    async def until(
+        self, stream: EventStream, wanted: Callable[[Event], bool], *, timeout: float = 20.0
+    ) -> list[Event]:
         """All events up to and with the first wanted one."""
         seen: list[Event] = []
         async with asyncio.timeout(timeout):
@@ -66,7 +68,7 @@ class TestHouse:
                     return seen
         raise AssertionError("a stream does not end")
 
-    async def settled(self, stream: Stream, message_id: str, *, timeout: float = 20.0) -> list[Event]:
+    async def settled(self, stream: EventStream, message_id: str, *, timeout: float = 20.0) -> list[Event]:
         return await self.until(stream, lambda e: e.is_final and message_id in e.message_ids, timeout=timeout)
 
     async def transcript(self, channel: str) -> list[Item]:

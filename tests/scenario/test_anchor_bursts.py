@@ -20,7 +20,7 @@ from tests.process.programs import Program
 from tests.scenario.house import TestHouse, opened
 from tests.services import RedisServer
 from turnkeep.errors import StoreError
-from turnkeep.simulator import Pace, Simulator, serve
+from turnkeep.simulator import Simulator, StreamPace, serve
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(900)]
 
@@ -28,7 +28,7 @@ Size = Callable[[int, int], int]
 Proof = Callable[[str, str], None]
 
 RUN = "[[words:6]]"
-PACE = Pace(first=0.06, token=0.04)
+PACE = StreamPace(first=0.06, token=0.04)
 """A run of 300 ms."""
 WINDOW: dict[str, Any] = {"window": 0.5, "max_wait": 0.5, "backoff_delay": 0.2, "backoff_cap": 1.0, "max_inbox": 1000}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.scenario.house import TestHouse, eventually, opened
-from turnkeep.simulator import Pace, Simulator, serve
+from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.tools.tool import tool
 
 TEXT = " ".join(f"word{number}" for number in range(60))
@@ -26,7 +26,7 @@ def double(number: int) -> int:
 @contextlib.asynccontextmanager
 async def in_background(store: str = "memory:", *, pace: float = 0.0, **settings: Any) -> AsyncIterator[TestHouse]:
     async with opened(store, openai_api_key=SIMULATED, **settings) as house:
-        house.simulator.pace = Pace(token=pace)
+        house.simulator.pace = StreamPace(token=pace)
         profile = await house.queue.assistants.default("default")
         assert profile is not None
         await house.queue.assistants.change("default", profile.assistant_id, {"background": True})
@@ -154,7 +154,7 @@ async def test_many_answers_that_break_at_every_place_are_asked_for_once() -> No
 async def test_a_worker_that_leaves_gives_the_answer_to_the_next(tmp_path: Path) -> None:
     """A drain that is shorter than the answer: what was begun goes on there, and is read to its end by the next."""
     store = tmp_path / "store.db"
-    simulator = Simulator(pace=Pace(token=0.03))
+    simulator = Simulator(pace=StreamPace(token=0.03))
     async with serve(simulator) as url:
         settings: dict[str, Any] = {"openai_base_url": url, "drain": 0.1}
         async with in_background(str(store), **settings) as house, house.stream("c") as stream:

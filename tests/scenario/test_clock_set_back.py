@@ -30,7 +30,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 async def test_waiting_ends_in_its_time(store: str, waiting: str, watch: Watch) -> None:
     opened = open_store(store, Policies(Policy()))
     await opened.open()
-    wait = opened.ready(queues=None, timeout=0.4) if waiting == "ready" else opened.nudged("me", timeout=0.4)
+    wait = opened.ready(queues=None, timeout=0.4) if waiting == "ready" else opened.wait_nudge("me", timeout=0.4)
     try:
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:
             group.create_task(wait)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.scenario.house import opened
 from turnkeep import ConversationManager
-from turnkeep.conversation import recalled
+from turnkeep.conversation import recall
 from turnkeep.messages import Address, Item, SystemItem
 from turnkeep.store import open_store
 
@@ -57,7 +57,7 @@ async def test_a_summary_takes_the_place_of_what_does_not_fit(store: str) -> Non
         await manager.add_message("s", {"role": "user" if number % 2 else "assistant", "content": str(number)})
     conversation = await manager.get_conversation("s")
     address = Address("default", "assistant", "s")
-    told = await recalled(kept, address, tokens=40)
+    told = await recall(kept, address, tokens=40)
     await kept.close()
     assert conversation.summary
     assert len(conversation.items) <= 6

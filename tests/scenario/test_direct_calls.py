@@ -29,12 +29,12 @@ from turnkeep.errors import (
 )
 from turnkeep.messages import Address, AssistantItem, Item, content_text
 from turnkeep.service import Chunk, OpenAIService, RetryConfig, create_openai_config
-from turnkeep.simulator import Exchange, Fault, Options, Pace, Simulator, serve
+from turnkeep.simulator import Exchange, Fault, Options, Simulator, StreamPace, serve
 from turnkeep.store import Store, open_store
 from turnkeep.testing.fake_clock import FakeClock
 
 QUICK = RetryConfig(max_retries=2, initial_delay=0.01, max_delay=0.02)
-FEW_WORDS = Pace(token=0.02)
+FEW_WORDS = StreamPace(token=0.02)
 TODAY = FakeClock(datetime(2026, 11, 20, tzinfo=UTC).timestamp())
 """Before the models that are asked for here end."""
 
@@ -81,7 +81,9 @@ def direct(store: str) -> Open:
     """A service on an empty store."""
 
     @contextlib.asynccontextmanager
-    async def make(*, pace: Pace | None = None, options: Options | None = None, **more: Any) -> AsyncIterator[Direct]:
+    async def make(
+        *, pace: StreamPace | None = None, options: Options | None = None, **more: Any
+    ) -> AsyncIterator[Direct]:
         simulator, kept = Simulator(pace=pace, options=options or Options(keep_bodies=True)), open_store(store)
         await kept.open()
         async with contextlib.AsyncExitStack() as stack:
@@ -165,10 +167,10 @@ async def test_calls_of_one_session_take_turns(
 ) -> None:
     count = size(12, 100)
     texts = [f"question {n}" for n in range(count)]
-    async with direct(pace=Pace(token=0.001)) as house:
+    async with direct(pace=StreamPace(token=0.001)) as house:
         answers = await asyncio.gather(*(house.service.complete([user(t)], "s", wait=60.0) for t in texts))
         assert house.simulator.ledger.overlaps() == []
-        assert house.simulator.ledger.lost(texts) == []
+        assert house.simulator.ledger.lost_messages(texts) == []
         assert house.simulator.ledger.answered_twice() == {}
         said = [content_text(i.content) for i in await house.transcript("s") if i.kind == "user"]  # type: ignore[union-attr]
     assert sorted(said) == sorted(texts)

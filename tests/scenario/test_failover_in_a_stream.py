@@ -33,7 +33,7 @@ async def say(announcer: Announcer, *texts: str) -> None:
     for text in texts:
         announcer.text(text)
     async with asyncio.timeout(10.0):
-        await announcer.settled()
+        await announcer.wait_until_published()
 
 
 def shown(events: Sequence[Event]) -> str:
@@ -54,7 +54,7 @@ async def test_deltas_that_a_failover_lost_are_shown_again(losses: int) -> None:
             standby.take_over(number + 1)
             await say(announcer, "and ", "shown again ")
 
-        assert shown((await store.read(WHERE)).events) == announcer.shown
+        assert shown((await store.read(WHERE)).events) == announcer.text_so_far
 
 
 async def test_an_answer_that_begins_anew_just_then_is_shown_once() -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from tests.scenario.house import opened
 from turnkeep.events import Event
-from turnkeep.hub import Hub, Stream, Subscribed
+from turnkeep.hub import EventStream, Hub, SubscriptionStart
 from turnkeep.messages import Address
 from turnkeep.store.contract import Follower, Notice, Store
 
@@ -78,11 +78,11 @@ async def test_who_subscribes_while_the_last_other_one_leaves_hears_everything(s
     async with opened(store) as house:
         held = _Store(house.queue.store)
         async with running(held) as hub:
-            first = Stream(hub, house.queue.store, house.address("c"))
+            first = EventStream(hub, house.queue.store, house.address("c"))
             await first.__aenter__()
             assert held.follower is not None
             held.follower.gate.clear()
-            second = Stream(hub, house.queue.store, house.address("c"))
+            second = EventStream(hub, house.queue.store, house.address("c"))
             coming = asyncio.create_task(second.__aenter__())
             await until(lambda: held.follower.waiting == 1)
             leaving = asyncio.create_task(first.__aexit__())
@@ -101,7 +101,7 @@ async def test_a_channel_that_begins_anew_is_told_from_its_first_event_even_if_h
         held = _Store(house.queue.store)
         async with running(held) as hub:
             await house.queue.ask("c", "before")
-            async with Stream(hub, house.queue.store, house.address("c"), after=0) as stream:
+            async with EventStream(hub, house.queue.store, house.address("c"), after=0) as stream:
                 assert held.follower is not None
                 await house.queue.store.forget(house.address("c"))
                 held.follower.deaf = True
@@ -116,7 +116,7 @@ async def test_a_channel_that_begins_anew_is_told_from_its_first_event_even_if_h
 class _Broken:
     """A subscriber with a bug."""
 
-    def subscribed(self, address: Address, begun: Subscribed) -> None: ...
+    def on_subscription(self, address: Address, begun: SubscriptionStart) -> None: ...
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
         raise ValueError("a bug of one subscriber")
@@ -137,10 +137,10 @@ async def test_a_subscriber_that_breaks_ends_nobody_else(store: str) -> None:
 async def test_who_came_before_the_first_event_and_returns_gets_all_of_them(store: str) -> None:
     async with opened(store) as house:
         async with house.stream("c") as stream:
-            before = stream.begun
+            before = stream.subscription_start
         receipt = await house.send("c", "hello")
         async with house.stream("c", after=before.start, epoch=before.epoch) as stream:
             seen = await house.settled(stream, receipt.message_id)
-            assert stream.begun.recovered
+            assert stream.subscription_start.is_recovered
         assert (before.epoch, before.start) == ("", 0)
         assert seen[0].offset == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.process.served import Served, ask, frames_until_final, served
-from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.auth.principals import Scope
 from turnkeep.messages import UserItem, text_content
 from turnkeep.runs.answer import OF_A_USER
@@ -19,7 +19,7 @@ WISH = "Answer like a pirate."
 
 
 async def bearer(server: Served, *scopes: Scope) -> dict[str, str]:
-    value, _ = await Keys(server.queue.store).create(scopes=scopes)
+    value, _ = await ApiKeys(server.queue.store).create(scopes=scopes)
     return {"Authorization": f"Bearer {value}"}
 
 

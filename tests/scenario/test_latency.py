@@ -10,10 +10,10 @@ import pytest
 
 from tests.conftest import FULL
 from tests.scenario.house import TestHouse, opened
-from turnkeep.simulator import Pace
+from turnkeep.simulator import StreamPace
 
 WINDOW = 0.3
-PACE = Pace(first=0.06, token=0.02)
+PACE = StreamPace(first=0.06, token=0.02)
 ALLOWED = 0.020
 """Seconds that turnkeep itself may add, at the 95th percentile."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.scenario.house import opened
 from turnkeep import AssistantMessageQueue, ConversationManager, OpenAIService, create_openai_config
-from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.errors import ConfigurationError, InvalidMessage, MessageTooLarge, NotFound
 from turnkeep.inputs import assistant_fields
 from turnkeep.messages import Part
@@ -138,7 +138,7 @@ async def test_a_memory() -> None:
 
 async def test_a_key(store: str) -> None:
     async with opened(store) as house:
-        keys: Any = Keys(house.queue.store)
+        keys: Any = ApiKeys(house.queue.store)
         now = house.queue.clock.now()
         for wrong in ({"tenant": ""}, {"channels": [""]}, {"expires_at": now - 1}, {"expires_at": math.nan}):
             with pytest.raises(InvalidMessage):

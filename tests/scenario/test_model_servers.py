@@ -31,7 +31,7 @@ from turnkeep.messages import (
     text_content,
 )
 from turnkeep.models.capabilities import known_servers
-from turnkeep.store.contract import Entry
+from turnkeep.store.contract import TranscriptEntry
 from turnkeep.testing.fake_clock import FakeClock, settle
 from turnkeep.tools.tool import tool
 
@@ -102,7 +102,7 @@ async def test_a_server_answers_in_every_turn_of_a_conversation(spoken: Spoken) 
     async with canned(there.answer) as server, house(server, spoken) as desk:
         await _plain_and_burst(desk, server)
         await _tools_and_thoughts(desk, there)
-        await desk.queue.store.append(desk.address("foreign"), [Entry(item, tokens=5) for item in FOREIGN])
+        await desk.queue.store.append(desk.address("foreign"), [TranscriptEntry(item, tokens=5) for item in FOREIGN])
         for text in ("and now?", "and then [tools 1]", "fine?"):
             event = await final(desk, "foreign", text)
             assert event.kind == "completed", event
@@ -141,7 +141,7 @@ async def _goes_on_elsewhere(items: list[Item], spoken: Spoken) -> None:
     """What this server left in a transcript is taken by another."""
     other = ALL[(ALL.index(spoken) + 7) % len(ALL)]
     async with canned(imitated(other).answer) as server, house(server, other) as desk:
-        await desk.queue.store.append(desk.address("moved"), [Entry(item, tokens=5) for item in items])
+        await desk.queue.store.append(desk.address("moved"), [TranscriptEntry(item, tokens=5) for item in items])
         for text in ("hello", "go [tools 2]", "bye"):
             event = await final(desk, "moved", text)
             assert event.kind == "completed", (other, event)
@@ -149,7 +149,7 @@ async def _goes_on_elsewhere(items: list[Item], spoken: Spoken) -> None:
 
 async def test_a_picture_that_nobody_answered_is_of_the_past_as_well() -> None:
     async with canned(Server("deepseek").answer) as server, house(server, ("deepseek", "chat")) as desk:
-        await desk.queue.store.append(desk.address("c"), [Entry(FOREIGN[0], tokens=5)])
+        await desk.queue.store.append(desk.address("c"), [TranscriptEntry(FOREIGN[0], tokens=5)])
         assert (await final(desk, "c", "hello?")).text == "fine"
         assert (await final(desk, "d", "hello [tools 1]")).text == "fine sunny in A"
 

@@ -14,12 +14,12 @@ from tests.scenario.house import TestHouse, eventually, opened
 from tests.scenario.hubs import AGAIN_SOON, QUICKLY, Inbox, receiver
 from tests.scenario.test_sinks import SECRET, answered
 from turnkeep.backoff import Backoff
-from turnkeep.outbound.forwarder import Forwarder, ForwardRules, Receiver
+from turnkeep.outbound.forwarder import Forwarder, ForwardRules, SinkReceiver
 from turnkeep.outbound.parking import ParkingRules
 from turnkeep.outbound.relay import Relay
 from turnkeep.outbound.replies import ReplyExchange
 from turnkeep.outbound.webhook import Webhook
-from turnkeep.store.sinks import Parked
+from turnkeep.store.sinks import ParkedEvent
 
 NEVER = Backoff("fixed", delay=3600.0, jitter=False, cap=3600.0)
 
@@ -51,13 +51,13 @@ def failing_on(*names: str, status: int = 500) -> Callable[[dict[str, str]], int
     return lambda data: status if data["channel"] in names else 200
 
 
-async def parked(house: TestHouse) -> list[Parked]:
+async def parked(house: TestHouse) -> list[ParkedEvent]:
     store = house.queue.store
     partitions = await store.open_sink(f"webhook:{house.queue.name}")
-    return [one for n in partitions for one in await store.parked(f"webhook:{house.queue.name}", n)]
+    return [one for n in partitions for one in await store.list_parked(f"webhook:{house.queue.name}", n)]
 
 
-async def until_parked(house: TestHouse, count: int) -> list[Parked]:
+async def until_parked(house: TestHouse, count: int) -> list[ParkedEvent]:
     async with asyncio.timeout(30):
         while len(found := await parked(house)) != count:
             await asyncio.sleep(0.02)
@@ -151,7 +151,7 @@ async def test_what_failed_for_too_long_is_left_to_people_and_its_channel_goes_o
             await until_parked(house, 0)
 
 
-NOWHERE: dict[str, Callable[[TestHouse], Receiver]] = {
+NOWHERE: dict[str, Callable[[TestHouse], SinkReceiver]] = {
     "webhook": lambda _: Webhook("http://127.0.0.1:1/hook", SECRET, allow_private=True),
     "relay": lambda house: Relay("ws://127.0.0.1:1/ws", house.queue.store),
     "reply": lambda _: ReplyExchange("amqp://guest:guest@127.0.0.1:1/", "replies"),

@@ -21,7 +21,7 @@ from tests.scenario.hubs import QUICKLY, Hub, hub, receiver
 from turnkeep.doors import other_systems as doors_outside
 from turnkeep.doors.other_systems import receivers
 from turnkeep.errors import ConfigurationError, NotFound, ThreadQuarantined
-from turnkeep.outbound.forwarder import Forwarder, Receiver
+from turnkeep.outbound.forwarder import Forwarder, SinkReceiver
 from turnkeep.outbound.relay import Relay
 from turnkeep.outbound.webhook import Webhook
 from turnkeep.store.sinks import Delivery
@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).parents[1] / "data/golden/seed-frames.jsonl"
 
 
 @contextlib.asynccontextmanager
-async def forwarding(house: TestHouse, *receivers: Receiver) -> AsyncIterator[list[asyncio.Task[None]]]:
+async def forwarding(house: TestHouse, *receivers: SinkReceiver) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Forwarders of these receivers run until the end of the block."""
     async with asyncio.TaskGroup() as group:
         forwarders = [Forwarder(house.queue.store, one, queue=house.queue.name, rules=QUICKLY) for one in receivers]

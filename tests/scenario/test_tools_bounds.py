@@ -15,7 +15,7 @@ from tests.scenario.tools_escape_ground import sleepers
 from tests.services.open_clone import environment, open_clone
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, ToolContext
-from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.processes import MEMORY, process_limit
 from turnkeep.tools.sandbox import probe, sandbox
 from turnkeep.tools.shell import bash_tool
@@ -28,7 +28,7 @@ ORDINARY = 65534
 
 async def use(made: Tool, command: str) -> Result:
     text = json.dumps({"command": command})
-    return await call(made, Asked("call_1", made.name, text), ToolContext(), clock=SystemClock())
+    return await call(made, ToolRequest("call_1", made.name, text), ToolContext(), clock=SystemClock())
 
 
 TOUCHED = """python3 - <<'END'

@@ -17,7 +17,7 @@ from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.store.memory import MemoryStore
 from turnkeep.tools import Toolbox, ToolContext, mcp
-from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.mcp import MOST_PAGES, McpServer, McpSettings, tool_name
 from turnkeep.tools.pins import Pins
 from turnkeep.tools.tool_file import DeclaredTools, load_tools
@@ -59,7 +59,7 @@ async def connected(
 
 
 async def use(box: Toolbox, name: str, **arguments: Any) -> Result:
-    asked = Asked("call_1", name, json.dumps(arguments))
+    asked = ToolRequest("call_1", name, json.dumps(arguments))
     return await call(box.get(name), asked, ToolContext(), clock=SystemClock())
 
 

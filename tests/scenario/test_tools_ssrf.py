@@ -18,7 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from turnkeep.errors import ConfigurationError, ToolError
 from turnkeep.tools import ToolContext
 from turnkeep.tools.addresses import may_reach, networks_of
-from turnkeep.tools.http_request import Endpoint, endpoint_checked, request_tool
+from turnkeep.tools.http_request import ToolEndpoint, endpoint_checked, request_tool
 
 OPEN = networks_of(["127.0.0.2/32"])
 
@@ -91,7 +91,7 @@ async def attempt(url: str, *, hosts: Sequence[str] = (), times: int = 1, **opti
     arguments = options.pop("arguments", {})
     said = []
     try:
-        run = request_tool(endpoint_checked(Endpoint(url=url, **options), named))
+        run = request_tool(endpoint_checked(ToolEndpoint(url=url, **options), named))
     except ConfigurationError as error:
         return [str(error)]
     for _ in range(times):
@@ -180,7 +180,7 @@ async def test_no_other_scheme_or_form_reaches_the_victim(url: str, victim: List
 
 async def test_a_host_that_is_not_listed_is_refused_when_the_file_is_read() -> None:
     with pytest.raises(ConfigurationError, match="not in `hosts`"):
-        endpoint_checked(Endpoint(url="https://other.example/", query={}, headers={}), ["api.example"])
+        endpoint_checked(ToolEndpoint(url="https://other.example/", query={}, headers={}), ["api.example"])
 
 
 REDIRECTS = [301, 302, 303, 307, 308]
@@ -408,4 +408,4 @@ def test_a_network_that_is_none_is_refused() -> None:
 
 def test_plain_http_is_for_named_networks_only() -> None:
     with pytest.raises(ConfigurationError, match="must be https"):
-        endpoint_checked(Endpoint(url="http://api.example/", query={}, headers={}), ["api.example"])
+        endpoint_checked(ToolEndpoint(url="http://api.example/", query={}, headers={}), ["api.example"])

@@ -51,7 +51,7 @@ from tests.scenario.tools_escape_ground import (
 )
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, ToolContext, sandbox
-from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.files import file_tools
 from turnkeep.tools.git import git_tool
 from turnkeep.tools.processes import Group, process_limit
@@ -386,7 +386,7 @@ async def attempt(case: Case, tools: dict[str, Tool], workspace: Path, outside: 
 
 
 async def _called(tool: Tool, arguments: dict[str, Any]) -> Result:
-    asked = Asked("call_1", tool.name, json.dumps(arguments))
+    asked = ToolRequest("call_1", tool.name, json.dumps(arguments))
     return await call(tool, asked, ToolContext(), clock=SystemClock())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.scenario.tools_escape_ground import Arguments, Case, Outside, git, python, repository, shell
-from turnkeep.tools.confine import DENIED
+from turnkeep.tools.confine import DENIED_CALLS
 
 
 def cases() -> list[Case]:
@@ -132,7 +132,7 @@ def _outside() -> Iterator[Case]:
 
 def _kernel() -> Iterator[Case]:
     """Each call that the filter names, made raw: none may succeed."""
-    for name, (x86, arm) in DENIED.items():
+    for name, (x86, arm) in DENIED_CALLS.items():
         script = (
             "import ctypes, platform\nc = ctypes.CDLL(None, use_errno=True)\nb = ctypes.create_string_buffer(4096)\n"
             f"n = {x86} if platform.machine() == 'x86_64' else {arm}\n"

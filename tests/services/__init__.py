@@ -5,6 +5,8 @@ process holds the other end of a pipe and kills what is left); two test processe
 Calls block: in a coroutine use `async with`, or `await asyncio.to_thread(server.restart)`.
 """
 
+from pathlib import Path
+
 from tests.services.nginx import NginxServer
 from tests.services.process import HOST, Server, eventually, free_port
 from tests.services.rabbit import RabbitServer, rabbit_program
@@ -12,6 +14,7 @@ from tests.services.redis import RedisServer, redis_program, valkey_program
 from tests.services.topologies import RedisCluster, RedisSentinel
 
 __all__ = [
+    "CHECKOUT",
     "HOST",
     "NginxServer",
     "RabbitServer",
@@ -25,3 +28,6 @@ __all__ = [
     "redis_program",
     "valkey_program",
 ]
+
+CHECKOUT = Path(__file__).parents[2]
+"""Where a process has to look for `tests`, wherever it is started."""

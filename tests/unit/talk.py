@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.contract.suite.desk import Desk, at, delta, give_up
 from turnkeep.messages import AssistantItem, OutputItem, UserItem, text_content
-from turnkeep.store.contract import Call, Commit, Decision, Entry
+from turnkeep.store.contract import Commit, Decision, HeldCall, TranscriptEntry
 
 
 async def talk(desk: Desk, word: str, where: str, *, size: int) -> None:
@@ -14,13 +14,17 @@ async def talk(desk: Desk, word: str, where: str, *, size: int) -> None:
     claim = await desk.lease(f"{where}-1", where=here, content=text_content(long), instructions=long)
     await store.publish(claim, 0, [delta(f"{word} {n}") for n in range(20)])
     await store.journal(claim, [{"n": 0, "step": long}])
-    call = Call("call_1", "tool", f'{{"a": "{word}"}}', "digest")
+    call = HeldCall("call_1", "tool", f'{{"a": "{word}"}}', "digest")
     await store.hold(claim, [call], expires_in=60.0)
     await store.decide(here, "call_1", "digest", Decision("denied", long), once=f"decide-{where}")
     [claim] = await desk.claims()
-    entries = [Entry(UserItem(text_content(long))), Entry(OutputItem("call_1", long)), Entry(AssistantItem(long))]
+    entries = [
+        TranscriptEntry(UserItem(text_content(long))),
+        TranscriptEntry(OutputItem("call_1", long)),
+        TranscriptEntry(AssistantItem(long)),
+    ]
     await store.commit(claim, Commit("completed", long, entries))
-    await store.append(here, [Entry(AssistantItem(long, author="x"))], author="x")
+    await store.append(here, [TranscriptEntry(AssistantItem(long, author="x"))], author="x")
     await store.compact(here, through_turn=1, summary=long)
     await store.update(here, {"metadata": {"note": word}}, once=f"update-{where}")
     await desk.say(f"{where}-2", where=here, content=text_content(long))

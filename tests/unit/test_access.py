@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from starlette.datastructures import Headers
 
-from turnkeep.auth.api_keys import FRESH, Keys
+from turnkeep.auth.api_keys import FRESH, ApiKeys
 from turnkeep.auth.audit_trail import Trail
-from turnkeep.auth.guard import Guard, Unlocked, access_of, asks_for_credentials
-from turnkeep.auth.principals import ALL_SCOPES, OPERATOR, Open, Principal, Scope, Shown, is_open, shown_by
+from turnkeep.auth.guard import Guard, OpenGuard, access_of, asks_for_credentials
+from turnkeep.auth.principals import ALL_SCOPES, OPERATOR, Credentials, OpenAccess, Principal, Scope, is_open, shown_by
 from turnkeep.auth.tickets import TICKET_LIFE, Tickets, csrf_of
 from turnkeep.auth.tokens import Tokens, tokens_of
 from turnkeep.doors.origin import Origins
@@ -90,8 +90,8 @@ def test_a_door_that_others_reach_does_not_open_without_authentication(
 
 async def test_a_key_is_kept_by_its_digest_alone_and_says_who_somebody_is() -> None:
     store = MemoryStore()
-    value, key = await Keys(store).create(name="ci", tenant="acme", scopes=("send",), channels=("a", "b-*"))
-    principal = await Keys(store).authenticate(value)
+    value, key = await ApiKeys(store).create(name="ci", tenant="acme", scopes=("send",), channels=("a", "b-*"))
+    principal = await ApiKeys(store).authenticate(value)
 
     assert (principal.tenant, principal.channels) == ("acme", ("a", "b-*"))
     assert principal.scopes == {"send"}
@@ -104,7 +104,7 @@ async def test_a_key_is_kept_by_its_digest_alone_and_says_who_somebody_is() -> N
 async def test_a_revoked_or_expired_key_is_refused_at_once_or_within_its_freshness() -> None:
     clock = FakeClock()
     store = MemoryStore(clock=clock)
-    here, elsewhere = Keys(store, clock), Keys(store, clock)
+    here, elsewhere = ApiKeys(store, clock), ApiKeys(store, clock)
     value, key = await here.create(scopes=("read",), expires_at=clock.now() + 100)
     await elsewhere.authenticate(value)
     await here.revoke(key.key_id)
@@ -123,7 +123,7 @@ async def test_a_revoked_or_expired_key_is_refused_at_once_or_within_its_freshne
 
 
 async def test_no_key_but_the_whole_key_is_taken() -> None:
-    keys = Keys(MemoryStore())
+    keys = ApiKeys(MemoryStore())
     value, key = await keys.create()
     wrong = ["", "tk_", value[:-1], value + "0", value.upper(), f"tk_{key.key_id}_{'0' * 64}", f" {value}",
              value + "\n", f"tk_{'0' * 16}_{value[-64:]}", key.digest, f"tk_{key.key_id}_{key.digest}"]  # fmt: skip
@@ -340,13 +340,13 @@ async def test_a_session_changes_nothing_without_its_own_token_and_ends() -> Non
 async def test_what_a_revoked_key_was_exchanged_for_ends_with_it() -> None:
     clock = FakeClock()
     store = MemoryStore(clock=clock)
-    guard = Guard(Keys(store, clock), Tickets(store, clock), clock=clock)
+    guard = Guard(ApiKeys(store, clock), Tickets(store, clock), clock=clock)
     value, key = await guard.keys.create()
-    principal = await guard.authenticate(Shown(bearer=value))
+    principal = await guard.authenticate(Credentials(bearer=value))
     ticket, _ = await guard.tickets.issue(principal)
     session, _ = await guard.tickets.begin(principal)
     await guard.keys.revoke(key.key_id)
-    for shown in (Shown(bearer=value), Shown(ticket=ticket), Shown(session=session)):
+    for shown in (Credentials(bearer=value), Credentials(ticket=ticket), Credentials(session=session)):
         with pytest.raises(NotAuthenticated):
             await guard.authenticate(shown)
     with pytest.raises(NotAuthenticated):
@@ -354,11 +354,11 @@ async def test_what_a_revoked_key_was_exchanged_for_ends_with_it() -> None:
 
 
 async def test_a_wrong_credential_is_refused_whatever_else_is_right() -> None:
-    guard = Guard(Keys(MemoryStore()), Tickets(MemoryStore()))
+    guard = Guard(ApiKeys(MemoryStore()), Tickets(MemoryStore()))
     session, _ = await guard.tickets.begin(OPERATOR)
-    await guard.authenticate(Shown(session=session))
+    await guard.authenticate(Credentials(session=session))
     with pytest.raises(NotAuthenticated):
-        await guard.authenticate(Shown(bearer="tk_wrong", session=session))
+        await guard.authenticate(Credentials(bearer="tk_wrong", session=session))
 
 
 # ---------------------------------------------------------------- what is shown
@@ -426,7 +426,7 @@ async def _nothing(*_: Any) -> None:
 
 
 def origins(*, is_open: bool = True, **values: Any) -> Origins:
-    access = Open() if is_open else Guard(Keys(MemoryStore()), Tickets(MemoryStore()))
+    access = OpenAccess() if is_open else Guard(ApiKeys(MemoryStore()), Tickets(MemoryStore()))
     return Origins(_nothing, settings(**values), access, Trail(MemoryStore()))
 
 
@@ -552,42 +552,47 @@ def test_a_client_of_this_machine_is_no_proxy() -> None:
 async def test_the_first_key_locks_an_open_door_and_none_that_is_taken_back_unlocks_it() -> None:
     clock = FakeClock()
     store = MemoryStore(clock=clock)
-    keys = Keys(store, clock)
-    door = Unlocked(keys, Tickets(store, clock), clock=clock)
-    anybody = await door.authenticate(Shown())
+    keys = ApiKeys(store, clock)
+    door = OpenGuard(keys, Tickets(store, clock), clock=clock)
+    anybody = await door.authenticate(Credentials())
     assert anybody.may("admin")
     assert is_open(door)
 
-    value, key = await Keys(store, clock).create()
+    value, key = await ApiKeys(store, clock).create()
     clock.advance(FRESH)
-    for refused in (door.authenticate(Shown()), door.still(anybody)):
+    for refused in (door.authenticate(Credentials()), door.still(anybody)):
         with pytest.raises(NotAuthenticated):
             await refused
     assert not is_open(door)
-    assert (await door.authenticate(Shown(bearer=value))).key == key.key_id
+    assert (await door.authenticate(Credentials(bearer=value))).key == key.key_id
 
     await keys.revoke(key.key_id)
     clock.advance(FRESH)
     for access in (door, await access_of(settings(), store)):
         with pytest.raises(NotAuthenticated):
-            await access.authenticate(Shown())
+            await access.authenticate(Credentials())
 
 
 async def test_the_token_of_a_start_opens_everything_and_what_it_was_exchanged_for_ends_with_it() -> None:
     store = MemoryStore()
     door = await access_of(settings(start_token=SECRET), store)
     assert isinstance(door, Guard)
-    principal = await door.authenticate(Shown(bearer=SECRET))
+    principal = await door.authenticate(Credentials(bearer=SECRET))
     assert principal.may("admin")
     assert principal.reaches("anything")
     session, _ = await door.tickets.begin(principal)
-    await door.authenticate(Shown(session=session))
-    for wrong in (Shown(), Shown(bearer=SECRET + "x"), Shown(bearer=SECRET[:-1]), Shown(bearer="")):
+    await door.authenticate(Credentials(session=session))
+    for wrong in (
+        Credentials(),
+        Credentials(bearer=SECRET + "x"),
+        Credentials(bearer=SECRET[:-1]),
+        Credentials(bearer=""),
+    ):
         with pytest.raises(NotAuthenticated):
             await door.authenticate(wrong)
     next_start = await access_of(settings(start_token=SECRET[::-1]), store)
     with pytest.raises(NotAuthenticated):
-        await next_start.authenticate(Shown(session=session))
+        await next_start.authenticate(Credentials(session=session))
 
 
 def test_a_principal_may_nothing_until_it_is_given() -> None:
@@ -628,14 +633,14 @@ def test_a_credential_reaches_as_far_as_scope_and_channels_both_say(
 @pytest.mark.parametrize(
     ("shown", "kind"),
     [
-        (Shown(), "nothing"),
-        (Shown(csrf="x", changes=True), "nothing"),
-        (Shown(bearer="tk_1"), "key"),
-        (Shown(bearer="eyJ", ticket="t", session="s"), "token"),
-        (Shown(ticket="t", session="s"), "ticket"),
-        (Shown(session="s"), "session"),
-        (Shown(bearer=""), "token"),
+        (Credentials(), "nothing"),
+        (Credentials(csrf="x", is_change=True), "nothing"),
+        (Credentials(bearer="tk_1"), "key"),
+        (Credentials(bearer="eyJ", ticket="t", session="s"), "token"),
+        (Credentials(ticket="t", session="s"), "ticket"),
+        (Credentials(session="s"), "session"),
+        (Credentials(bearer=""), "token"),
     ],
 )
-def test_of_all_that_a_request_shows_one_thing_counts(shown: Shown, kind: str) -> None:
+def test_of_all_that_a_request_shows_one_thing_counts(shown: Credentials, kind: str) -> None:
     assert (shown.kind, shown.is_nothing) == (kind, kind == "nothing")

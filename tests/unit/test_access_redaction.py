@@ -11,7 +11,7 @@ import pytest
 from turnkeep.doors.server import secrets_in
 from turnkeep.settings import Settings
 from turnkeep.telemetry import configure_logging, get_log
-from turnkeep.telemetry.redaction import HIDDEN, hide, know
+from turnkeep.telemetry.redaction import SECRET_MASK, hide, know
 
 SECRETS = {
     "an API key": "tk_0123456789abcdef_" + "ab" * 32,
@@ -38,7 +38,7 @@ def root() -> Iterator[None]:
 def test_what_looks_like_a_secret_is_hidden(name: str) -> None:
     told = hide(f"before {SECRETS[name]} after")
 
-    assert HIDDEN in told
+    assert SECRET_MASK in told
     assert told.startswith("before ")
     assert told.endswith(" after")
     assert not any(value in told for value in VALUES)
@@ -53,7 +53,7 @@ def test_the_id_of_a_key_stays_and_plain_words_too() -> None:
         "http://127.0.0.1:8080/a@b",
         "bearer of it",
     ):
-        assert hide(text).replace(HIDDEN, "it") in (text, "bearer it it")
+        assert hide(text).replace(SECRET_MASK, "it") in (text, "bearer it it")
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
@@ -71,7 +71,7 @@ def test_lines_of_ours_and_of_other_libraries_hold_no_secret(
             logging.getLogger("asyncio").exception("broke with %s", text)
     told = capsys.readouterr().err
 
-    assert told.count(HIDDEN) >= 4 * len(SECRETS)
+    assert told.count(SECRET_MASK) >= 4 * len(SECRETS)
     assert not any(value in told for value in (*VALUES, "a value that is set"))
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from turnkeep.conversation import ConversationManager, recalled
+from turnkeep.conversation import ConversationManager, recall
 from turnkeep.conversation.manager import SUMMED_UP, redis_url
 from turnkeep.errors import ConfigurationError, InvalidMessage, OutcomeUnknown, ThreadBusy
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, OutputItem, SystemItem, text_content
 from turnkeep.store import Policies, Policy
-from turnkeep.store.contract import Entry
+from turnkeep.store.contract import TranscriptEntry
 from turnkeep.store.memory import MemoryStore
 from turnkeep.testing.fake_clock import FakeClock
 
@@ -126,7 +126,7 @@ async def test_a_message_whose_reply_was_lost_is_added_once(store: MemoryStore) 
     class Forgetful(MemoryStore):
         lost = 0
 
-        async def append(self, address: Address, entries: Sequence[Entry], **options: Any) -> None:
+        async def append(self, address: Address, entries: Sequence[TranscriptEntry], **options: Any) -> None:
             await super().append(address, entries, **options)
             if self.lost < 2:
                 self.lost += 1
@@ -234,7 +234,7 @@ async def test_the_summary_is_part_of_the_budget(manager: Make, store: MemorySto
 
 async def test_a_run_recalls_system_messages_of_older_turns(manager: Make, store: MemoryStore) -> None:
     await say(manager(), ("system", "be brief"), *[("user", f"question {n}") for n in range(50)])
-    history = await recalled(store, ADDRESS, tokens=60)
+    history = await recall(store, ADDRESS, tokens=60)
     assert history.entries[0].item == SystemItem("be brief")
     assert history.entries[-1].item.kind == "user"
     assert sum(entry.tokens for entry in history.entries) <= 60
@@ -251,7 +251,7 @@ async def test_a_run_does_not_look_for_them_where_there_are_none(manager: Make) 
 
     store = Counting()
     await say(ConversationManager(store=store), *[("user", f"question {n}") for n in range(50)])
-    assert len((await recalled(store, ADDRESS, tokens=60)).entries) > 5
+    assert len((await recall(store, ADDRESS, tokens=60)).entries) > 5
     assert store.reads == 1
 
 

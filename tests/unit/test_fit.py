@@ -31,7 +31,7 @@ from turnkeep.models.exchange import MOST_LESSONS
 from turnkeep.models.fit import EMPTY, NO_FILE, NO_IMAGE, NO_OUTPUT, ToolNames, fit
 from turnkeep.models.model import ModelRequest, ToolSpec
 from turnkeep.models.pairing import pair
-from turnkeep.models.provider import Endpoint
+from turnkeep.models.provider import Provider
 from turnkeep.models.refusals import lessons_in
 
 SITE = "here.example/v1"
@@ -100,8 +100,8 @@ def test_ids_stay_apart_in_every_form(form: Any, pattern: str) -> None:
 def test_names_of_tools_go_there_and_back() -> None:
     ours = ["look_up", "3d", "files.read", "files_read", "x" * 70, "grüße"]
     names = ToolNames.of(ours)
-    assert all(re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}", name) for name in names.sent.values())
-    assert len(set(names.sent.values())) == len(ours)
+    assert all(re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}", name) for name in names.names_sent.values())
+    assert len(set(names.names_sent.values())) == len(ours)
     assert [names.here(names.there(name)) for name in ours] == ours
 
 
@@ -244,7 +244,7 @@ SERVERS = sorted(RULES)
 
 def taken_after(server: str, request: ModelRequest) -> int:
     """How many refusals it takes until the server takes the request. What it refuses for good fails the test."""
-    endpoint = Endpoint("https://models.example/v1", capabilities={"server": server})
+    endpoint = Provider("https://models.example/v1", capabilities={"server": server})
     caps = capabilities_of(endpoint, "chat")
     put: Callable[[Capabilities], Any] = lambda caps: request_body(fit(request, caps, SITE).request, caps)  # noqa: E731
     for refusals in range(MOST_LESSONS + 1):
@@ -253,7 +253,7 @@ def taken_after(server: str, request: ModelRequest) -> int:
         if said is None:
             return refusals
         error = classify(400, {}, {"error": {"message": said, "type": "invalid_request_error"}})
-        better = (lesson.applied(caps) for lesson in lessons_in(str(error), body))
+        better = (lesson.apply(caps) for lesson in lessons_in(str(error), body))
         caps = next((other for other in better if put(other) != body), caps)
         assert put(caps) != body, f"{server} refuses for good: {said}"
     raise AssertionError(f"{server} refuses again and again")

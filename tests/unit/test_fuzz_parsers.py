@@ -22,11 +22,11 @@ import pytest
 from starlette.datastructures import Headers
 
 from tests.conftest import FULL
-from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.auth.guard import Guard
 from turnkeep.auth.jwks import Jwks
 from turnkeep.auth.limits import Limits
-from turnkeep.auth.principals import OPERATOR, Shown, shown_by
+from turnkeep.auth.principals import OPERATOR, Credentials, shown_by
 from turnkeep.auth.tickets import Tickets
 from turnkeep.auth.tokens import tokens_of
 from turnkeep.composition import policies, run_rules
@@ -113,7 +113,7 @@ class Readers:
         store = MemoryStore()
         self._tokens = tokens_of(Settings.load(jwt_secret=SECRET))
         self._jwks = Jwks("/nowhere", frozenset({"EdDSA", "RS256"}), ttl=600.0)
-        self._guard = Guard(Keys(store), Tickets(store), self._tokens)
+        self._guard = Guard(ApiKeys(store), Tickets(store), self._tokens)
         self.key: str = done(self._guard.keys.create())[0]  # type: ignore[index]
         self.ticket: str = done(self._guard.tickets.issue(OPERATOR))[0]  # type: ignore[index]
 
@@ -128,19 +128,19 @@ class Readers:
         """As a header, a subprotocol, a cookie and a part of the address: keys, tickets and sessions."""
         text = data.decode("latin-1")
         headers = Headers({"authorization": text, "sec-websocket-protocol": text})
-        ways: list[Callable[[], Shown]] = [
+        ways: list[Callable[[], Credentials]] = [
             lambda: shown_by(headers, {}, {}, changes=True, socket=True),
             lambda: shown_by(Headers({"sec-websocket-protocol": text}), {}, {}, changes=True, socket=True),
             lambda: shown_by(Headers({}), {"turnkeep_session": text}, {}, changes=False),
             lambda: shown_by(headers, {}, {"q": text}, changes=True),
-            lambda: Shown(session=text, csrf=text, changes=True),
+            lambda: Credentials(session=text, csrf=text, is_change=True),
         ]
         known = [self._known(way) for way in ways]
         if not any(known):
             raise Refused
         return known
 
-    def _known(self, way: Callable[[], Shown]) -> bool:
+    def _known(self, way: Callable[[], Credentials]) -> bool:
         try:
             return done(self._guard.authenticate(way())) is not None
         except TurnkeepError as error:

@@ -12,10 +12,10 @@ import pytest
 
 from turnkeep.errors import StoreUnavailable
 from turnkeep.events import Event, delta
-from turnkeep.hub import Hub, Stream, Subscribed, _is_of
+from turnkeep.hub import EventStream, Hub, SubscriptionStart, _is_of
 from turnkeep.messages import Address, Message, UserItem, text_content
 from turnkeep.store import Policies, Policy
-from turnkeep.store.contract import Commit, Entry, Follower, Notice, Page
+from turnkeep.store.contract import Commit, Follower, Notice, Page, TranscriptEntry
 from turnkeep.store.memory import MemoryStore
 from turnkeep.testing import FakeClock, counting_ids
 
@@ -74,9 +74,9 @@ class Ear:
     offsets: list[int] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     epochs: list[str] = field(default_factory=list)
-    begun: list[Subscribed] = field(default_factory=list)
+    begun: list[SubscriptionStart] = field(default_factory=list)
 
-    def subscribed(self, address: Address, begun: Subscribed) -> None:
+    def on_subscription(self, address: Address, begun: SubscriptionStart) -> None:
         self.begun.append(begun)
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
@@ -118,7 +118,7 @@ async def answered(store: ForgetfulStore, number: int, pieces: int) -> None:
     [claim] = await store.claim(owner="w", limit=1, lease=30.0)
     texts = [f"{number}.{place} " for place in range(pieces)]
     await store.publish(claim, 0, [delta(text, claim.run_id, 1) for text in texts])
-    entries = [Entry(UserItem(m.content, m.message_id)) for m in claim.messages]
+    entries = [TranscriptEntry(UserItem(m.content, m.message_id)) for m in claim.messages]
     await store.commit(claim, Commit("completed", "".join(texts), entries))
 
 
@@ -217,7 +217,7 @@ async def test_who_comes_back_after_a_restart_gets_what_was_missed(incarnation: 
         begun = await hub.subscribe(HERE, ear, after=2, epoch=seen.epoch)
         await until(ear, 4)
 
-    assert (begun.recovered, begun.start) == (True, 2)
+    assert (begun.is_recovered, begun.start) == (True, 2)
     assert ear.offsets == [3, 4, 5, 6]
     assert ear.events[-1].kind == "completed"
 
@@ -237,7 +237,7 @@ async def test_who_saw_the_end_of_a_log_that_lost_it_is_told_the_last_answer_or_
         again = await hub.subscribe(HERE, other, after=60, epoch=epoch)
         await until(other, 2)
 
-    assert (begun.recovered, again.recovered) == (False, False)
+    assert (begun.is_recovered, again.is_recovered) == (False, False)
     assert [event.kind for event in ear.events[:1]] == ["completed"]
     assert [event.kind for event in other.events] == ["started", "delta"]
 
@@ -257,7 +257,7 @@ async def test_who_comes_back_to_a_thread_that_was_made_anew_gets_all_of_it(*, l
         await answered(store, 2, 20)
         if left:
             begun = await hub.subscribe(HERE, ear, after=1, epoch=epoch)
-            assert not begun.recovered
+            assert not begun.is_recovered
         elif subscribing is not None:
             await subscribing
         await until(ear, 23)
@@ -279,7 +279,7 @@ async def test_of_an_answer_whose_beginning_is_gone_no_pieces_are_told(position:
             while not (ear.events and ear.events[-1].text.startswith("12.0")):
                 await asyncio.sleep(0.001)
 
-    assert not begun.recovered
+    assert not begun.is_recovered
     shown, whole = "", []
     for event in ear.events:
         shown = "" if event.kind == "started" else shown + event.text if event.kind == "delta" else shown
@@ -322,7 +322,7 @@ class SlowStore(ForgetfulStore):
 
 async def test_a_reader_that_fell_behind_is_told_though_the_log_answers_later_than_it_waits() -> None:
     store = SlowStore(Policies(Policy()), clock=FakeClock(), ids=counting_ids())
-    async with running(store) as hub, Stream(hub, store, HERE, room=3) as stream:
+    async with running(store) as hub, EventStream(hub, store, HERE, room=3) as stream:
         await said(store, *range(1, 8))
         offsets: list[int] = []
         for attempt in range(40):
@@ -339,7 +339,7 @@ async def test_a_reader_that_fell_behind_is_told_though_the_log_answers_later_th
 async def test_a_reader_that_leaves_while_the_log_is_looked_at_leaves_nothing_behind() -> None:
     store = SlowStore(Policies(Policy()), clock=FakeClock(), ids=counting_ids())
     async with running(store) as hub:
-        async with Stream(hub, store, HERE, room=3) as stream:
+        async with EventStream(hub, store, HERE, room=3) as stream:
             await said(store, *range(1, 8))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.05):
@@ -357,7 +357,7 @@ async def test_who_watches_is_told_once_when_nothing_is_heard_of_a_run(monkeypat
     running = asyncio.create_task(hub.run())
     await store.accept([Message(HERE, "m1", text_content("hello"))])
     heard: list[Event] = []
-    async with Stream(hub, store, HERE) as stream:
+    async with EventStream(hub, store, HERE) as stream:
         [claim] = await store.claim(owner="w", limit=1, lease=30.0)
         await store.publish(claim, 0, [delta("half", claim.run_id, 1)])
         async with asyncio.timeout(30):
@@ -370,7 +370,7 @@ async def test_who_watches_is_told_once_when_nothing_is_heard_of_a_run(monkeypat
         assert silence.error is not None
         assert silence.error.code == "silent"
         assert silence.offset == heard[-2].offset, "whoever resumes from it misses nothing"
-        done = Commit("completed", "half and all", [Entry(UserItem(text_content("hello"), "m1"))])
+        done = Commit("completed", "half and all", [TranscriptEntry(UserItem(text_content("hello"), "m1"))])
         await store.commit(claim, done)
         async with asyncio.timeout(30):
             async for event in stream:
@@ -398,14 +398,16 @@ async def test_a_subscriber_that_breaks_on_silence_ends_nobody_else(monkeypatch:
     async with running(store) as hub:
         await store.accept([Message(HERE, "m1", text_content("hello"))])
         await hub.subscribe(HERE, _Deaf())
-        async with Stream(hub, store, HERE) as stream:
+        async with EventStream(hub, store, HERE) as stream:
             [claim] = await store.claim(owner="w", limit=1, lease=30.0)
             await store.publish(claim, 0, [delta("half", claim.run_id, 1)])
             async with asyncio.timeout(30):
                 async for event in stream:
                     if event.error is not None:
                         break
-            await store.commit(claim, Commit("completed", "all", [Entry(UserItem(text_content("hello"), "m1"))]))
+            await store.commit(
+                claim, Commit("completed", "all", [TranscriptEntry(UserItem(text_content("hello"), "m1"))])
+            )
             async with asyncio.timeout(30):
                 async for event in stream:
                     if event.is_final:

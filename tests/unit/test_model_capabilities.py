@@ -16,7 +16,7 @@ from turnkeep.models.capabilities import (
     read_capabilities,
     server_of,
 )
-from turnkeep.models.provider import Endpoint
+from turnkeep.models.provider import Provider
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ from turnkeep.models.provider import Endpoint
     ],
 )
 def test_a_server_is_known_by_its_address(url: str, server: str, protocol: str) -> None:
-    endpoint = Endpoint(url)
+    endpoint = Provider(url)
     assert (server_of(endpoint), protocol_of(endpoint)) == (server, protocol)
 
 
@@ -47,7 +47,7 @@ def test_each_entry_of_the_table_is_made_of_capabilities_and_names_its_source(na
     entry = known_servers()[name]
     assert entry["source"]
     assert entry["seen"]
-    caps = capabilities_of(Endpoint("https://x.example", capabilities={"server": name}), protocol)
+    caps = capabilities_of(Provider("https://x.example", capabilities={"server": name}), protocol)
     assert caps.server == name
     assert isinstance(caps.drops, frozenset)
 
@@ -85,9 +85,9 @@ def test_what_is_wrong_with_a_setting_is_told(text: str, sentence: str) -> None:
 
 
 def test_an_override_goes_before_what_is_known() -> None:
-    known = capabilities_of(Endpoint("https://api.mistral.ai/v1"), "chat")
+    known = capabilities_of(Provider("https://api.mistral.ai/v1"), "chat")
     assert (known.call_ids, known.takes_parallel_tool_calls, known.takes_image_ids) == ("nine", True, False)
     own: dict[str, bool | str] = {"call_ids": "word", "takes_stream_options": True}
-    other = capabilities_of(Endpoint("https://api.mistral.ai/v1", capabilities=own), "chat")
+    other = capabilities_of(Provider("https://api.mistral.ai/v1", capabilities=own), "chat")
     assert (other.call_ids, other.takes_stream_options, other.takes_parallel_tool_calls) == ("word", True, True)
     assert Capabilities().takes_image_ids

@@ -39,7 +39,7 @@ def test_every_model_listed_has_limits_a_price_and_a_living_successor(name: str)
     if facts.successor:
         assert facts.ends is not None
         assert CATALOG.model(facts.successor) is not None
-        assert not CATALOG.gone(facts.successor, max(facts.ends, TODAY))
+        assert not CATALOG.is_gone(facts.successor, max(facts.ends, TODAY))
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_a_model_that_ends_is_warned_about_with_its_successor() -> None:
 def test_a_model_is_gone_from_the_day_of_its_end() -> None:
     end = known("gpt-4o-mini").ends
     assert end is not None
-    assert not CATALOG.gone("gpt-4o-mini", end - timedelta(days=1))
-    assert CATALOG.gone("gpt-4o-mini", end)
+    assert not CATALOG.is_gone("gpt-4o-mini", end - timedelta(days=1))
+    assert CATALOG.is_gone("gpt-4o-mini", end)
     [warning] = CATALOG.check("gpt-4o-mini", end)
     assert warning.kind == "gone"
     assert str(warning) == "gpt-4o-mini ended on 2027-01-14: requests fail; use gpt-6-luna"

@@ -13,13 +13,13 @@ from aiohttp import web
 
 from turnkeep.models import http_client
 from turnkeep.models.contexts import LEAST, ContextSizes
-from turnkeep.models.provider import Endpoint, patience_with
+from turnkeep.models.provider import Provider, patience_with
 
 Pages = dict[str, Any]
 
 
 @asynccontextmanager
-async def serving(pages: Pages) -> AsyncIterator[tuple[Endpoint, list[str]]]:
+async def serving(pages: Pages) -> AsyncIterator[tuple[Provider, list[str]]]:
     """A server with these documents; what is a function answers itself."""
     asked: list[str] = []
 
@@ -37,7 +37,7 @@ async def serving(pages: Pages) -> AsyncIterator[tuple[Endpoint, list[str]]]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     try:
-        yield Endpoint(f"http://127.0.0.1:{site.port}/v1", "sk-test"), asked
+        yield Provider(f"http://127.0.0.1:{site.port}/v1", "sk-test"), asked
     finally:
         await runner.cleanup()
 
@@ -84,10 +84,10 @@ SERVERS: dict[str, tuple[Pages, int | None]] = {
 async def test_each_server_tells_it_in_its_own_way(pages: Pages, size: int | None) -> None:
     async with serving(pages) as (endpoint, asked):
         sizes = ContextSizes(endpoint)
-        assert set(await asyncio.gather(sizes.told("m"), sizes.told("m"))) == {size}
+        assert set(await asyncio.gather(sizes.ask_server("m"), sizes.ask_server("m"))) == {size}
         assert len(asked) <= 3
         before = len(asked)
-        assert await sizes.told("m") == size
+        assert await sizes.ask_server("m") == size
         assert len(asked) == before
 
 
@@ -118,32 +118,32 @@ async def test_a_server_that_answers_nonsense_costs_a_moment_and_nothing_else(
     monkeypatch.setattr(http_client, "LOOK_UP_TIME", 0.3)
     async with serving({"GET /v1/models": page}) as (endpoint, _):
         begun = time.monotonic()
-        assert await ContextSizes(endpoint).told("m") is None
+        assert await ContextSizes(endpoint).ask_server("m") is None
         assert time.monotonic() - begun < 5
 
 
 async def test_a_server_that_is_away_tells_nothing() -> None:
-    assert await ContextSizes(Endpoint("http://127.0.0.1:9/v1")).told("m") is None
-    assert await ContextSizes().told("m") is None
+    assert await ContextSizes(Provider("http://127.0.0.1:9/v1")).ask_server("m") is None
+    assert await ContextSizes().ask_server("m") is None
 
 
 def test_a_refusal_teaches_the_size_it_names_else_what_was_refused() -> None:
     sizes = ContextSizes()
-    assert sizes.learned("m") is None
+    assert sizes.learned_size("m") is None
     sizes.learn("m", window=None, refused=40_000)
-    assert sizes.learned("m") == 30_000
+    assert sizes.learned_size("m") == 30_000
     sizes.learn("m", window=8192, refused=9000)
-    assert sizes.learned("m") == 8192
+    assert sizes.learned_size("m") == 8192
     sizes.learn("m", window=16_000, refused=9000)
-    assert sizes.learned("m") == 8192
-    assert sizes.learned("other") is None
+    assert sizes.learned_size("m") == 8192
+    assert sizes.learned_size("other") is None
 
 
 @pytest.mark.parametrize("window", [0, 1, -5, 10**12])
 def test_no_refusal_takes_a_model_its_memory(window: int) -> None:
     sizes = ContextSizes()
     sizes.learn("m", window=window, refused=0)
-    assert sizes.learned("m") == LEAST
+    assert sizes.learned_size("m") == LEAST
 
 
 @pytest.mark.parametrize(

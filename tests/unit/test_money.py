@@ -14,10 +14,10 @@ from turnkeep.errors import BudgetSpent, StoreUnavailable
 from turnkeep.messages import Address, AssistantItem, Message, text_content
 from turnkeep.models.model import ModelRequest
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.runs.budget import OUTPUT_GUESS, Budget, BudgetReserved, Pace, PaceReached, PriceUnknown, Purse
+from turnkeep.runs.budget import OUTPUT_GUESS, Budget, BudgetReserved, Budgets, Pace, PaceReached, PriceUnknown
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy
-from turnkeep.store.contract import Claim, Commit, Entry, Limit
+from turnkeep.store.contract import Claim, Commit, Limit, TranscriptEntry
 from turnkeep.store.memory import MemoryStore
 from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import NANO, Usage
@@ -45,8 +45,8 @@ def prices(clock: FakeClock) -> PriceBook:
     return PriceBook(clock=clock)
 
 
-def purse(store: MemoryStore, prices: PriceBook, *budgets: Budget, **options: Any) -> Purse:
-    return Purse(store, prices, budgets, **options)
+def purse(store: MemoryStore, prices: PriceBook, *budgets: Budget, **options: Any) -> Budgets:
+    return Budgets(store, prices, budgets, **options)
 
 
 async def claim(store: MemoryStore, channel: str = "c", **fields: Any) -> Claim:
@@ -55,12 +55,14 @@ async def claim(store: MemoryStore, channel: str = "c", **fields: Any) -> Claim:
 
 
 async def commit(store: MemoryStore, claim: Claim, cost_nano: int) -> None:
-    await store.commit(claim, Commit("completed", "hi", [Entry(AssistantItem("hi"))], Usage(cost_nano=cost_nano)))
+    await store.commit(
+        claim, Commit("completed", "hi", [TranscriptEntry(AssistantItem("hi"))], Usage(cost_nano=cost_nano))
+    )
 
 
 async def spend(store: MemoryStore, account: str = f"tenant:default:{DAY}") -> tuple[int, int]:
     found = await store.spend(account, tenant="default")
-    return found.settled, found.reserved
+    return found.settled_amount, found.reserved_amount
 
 
 # ---------------------------------------------------------------- budgets
@@ -259,14 +261,14 @@ async def test_where_nothing_remains_all_wait_for_the_reset(
 ) -> None:
     one = purse(store, prices)
     tab = one.tab(await claim(store))
-    await tab.heard({"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "6m0s"}, ENDPOINT)
+    await tab.take_rate_limits({"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "6m0s"}, ENDPOINT)
     await tab.before_request(REQUEST, 10, ENDPOINT)
     told = {
         "x-ratelimit-remaining-tokens": "0",
         "x-ratelimit-reset-tokens": "45s",
         "x-ratelimit-reset-requests": "1h",
     }
-    await tab.heard(told, ENDPOINT)
+    await tab.take_rate_limits(told, ENDPOINT)
     with pytest.raises(PaceReached) as waits:
         await tab.before_request(REQUEST, 10, ENDPOINT)
     assert waits.value.retry_after == 45.0
@@ -288,7 +290,7 @@ async def test_a_patient_purse_waits_in_place(store: MemoryStore, prices: PriceB
 
 def test_the_settings_name_the_period(store: MemoryStore, prices: PriceBook) -> None:
     settings = Settings.load(store="memory:", tenant_budget=1.0, thread_budget=0.1, budget_period="month")
-    told = Purse.from_settings(settings, store, prices).budgets
+    told = Budgets.from_settings(settings, store, prices).budgets
     assert set(told) == {Budget("tenant", 1.0, "month"), Budget("thread", 0.1, "month")}
 
 

@@ -13,7 +13,7 @@ from turnkeep.doors.peers import (
     DROPS,
     LONGEST,
     LOOK_AGAIN,
-    REMEMBERED,
+    REFUSAL_MEMORY,
     RESERVE,
     TOLD_EVERY,
     Peers,
@@ -219,7 +219,7 @@ def test_want_of_room_is_told_now_and_then_and_remembered_for_a_while(caplog: py
     assert peers.were_full
     clock.advance(TOLD_EVERY)
     entered(peers, "later")
-    clock.advance(REMEMBERED)
+    clock.advance(REFUSAL_MEMORY)
     assert not peers.were_full
 
 

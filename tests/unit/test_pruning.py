@@ -20,18 +20,18 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
-from turnkeep.store.contract import Entry
+from turnkeep.store.contract import TranscriptEntry
 
 
 def user(text: str) -> UserItem:
     return UserItem(text_content(text))
 
 
-def entries_of(*items: Item, tokens: int = 10) -> list[Entry]:
-    return [Entry(item, tokens, turn) for turn, item in enumerate(items, 1)]
+def entries_of(*items: Item, tokens: int = 10) -> list[TranscriptEntry]:
+    return [TranscriptEntry(item, tokens, turn) for turn, item in enumerate(items, 1)]
 
 
-def items(entries: Sequence[Entry]) -> list[Item]:
+def items(entries: Sequence[TranscriptEntry]) -> list[Item]:
     return [entry.item for entry in entries]
 
 
@@ -91,14 +91,16 @@ def test_no_room_is_nothing() -> None:
 # ---------------------------------------------------------------- at random
 
 
-def transcript(dice: random.Random) -> list[Entry]:
+def transcript(dice: random.Random) -> list[TranscriptEntry]:
     """Turns as they come, and in one of three something that should not."""
     made: list[Item] = []
     for _ in range(dice.randrange(9)):
         made += _turn(dice, len(made))
     if dice.random() < 1 / 3:
         dice.shuffle(made)
-    return [Entry(item, dice.randrange(60), place // dice.choice([1, 1, 4])) for place, item in enumerate(made)]
+    return [
+        TranscriptEntry(item, dice.randrange(60), place // dice.choice([1, 1, 4])) for place, item in enumerate(made)
+    ]
 
 
 def _turn(dice: random.Random, number: int) -> list[Item]:
@@ -125,7 +127,9 @@ def limit(dice: random.Random, most: int) -> int | None:
     return None if dice.random() < 0.3 else dice.randrange(most + 2)
 
 
-def check(entries: list[Entry], told: list[Entry], tokens: int | None, messages: int | None) -> None:
+def check(
+    entries: list[TranscriptEntry], told: list[TranscriptEntry], tokens: int | None, messages: int | None
+) -> None:
     places = [entries.index(entry) for entry in told]
     assert places == sorted(set(places)), "in order, nothing twice, nothing made up"
     assert tokens is None or sum(entry.tokens for entry in told) <= tokens
@@ -136,14 +140,16 @@ def check(entries: list[Entry], told: list[Entry], tokens: int | None, messages:
     _no_older_turn_would_fit(entries, told, tokens, messages)
 
 
-def _system_is_kept(entries: list[Entry], told: list[Entry], tokens: int | None, messages: int | None) -> None:
+def _system_is_kept(
+    entries: list[TranscriptEntry], told: list[TranscriptEntry], tokens: int | None, messages: int | None
+) -> None:
     system = [entry for entry in entries if entry.item.kind == "system"]
     weight = sum(entry.tokens for entry in system)
     if (tokens is None or weight <= tokens) and (messages is None or len(system) <= messages):
         assert [entry for entry in told if entry.item.kind == "system"] == system
 
 
-def _nothing_is_torn_apart(entries: list[Entry], told: set[int]) -> None:
+def _nothing_is_torn_apart(entries: list[TranscriptEntry], told: set[int]) -> None:
     talk = [(place, entry.item) for place, entry in enumerate(entries) if entry.item.kind != "system"]
     calls: dict[str, int] = {}
     for at, (place, item) in enumerate(talk):
@@ -155,13 +161,15 @@ def _nothing_is_torn_apart(entries: list[Entry], told: set[int]) -> None:
             assert (place in told) == (talk[at + 1][0] in told), "reasoning without what it led to, or the reverse"
 
 
-def _what_is_told_is_the_end(entries: list[Entry], told: set[int]) -> None:
+def _what_is_told_is_the_end(entries: list[TranscriptEntry], told: set[int]) -> None:
     talk = [place for place, entry in enumerate(entries) if entry.item.kind != "system"]
     newest_first = [place in told for place in reversed(talk)]
     assert newest_first == sorted(newest_first, reverse=True), "something newer was left out"
 
 
-def _no_older_turn_would_fit(entries: list[Entry], told: list[Entry], tokens: int | None, messages: int | None) -> None:
+def _no_older_turn_would_fit(
+    entries: list[TranscriptEntry], told: list[TranscriptEntry], tokens: int | None, messages: int | None
+) -> None:
     """A turn begins where a user speaks after somebody else, unless a call before it is answered behind it."""
     talk = [entry for entry in entries if entry.item.kind != "system"]
     system = [entry for entry in told if entry.item.kind == "system"]

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeep.errors import ThreadQuarantined
-from turnkeep.events import Event, Fault
+from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, Part, UserItem, text_content
-from turnkeep.store.contract import Call, Entry
+from turnkeep.store.contract import HeldCall, TranscriptEntry
 from turnkeep.store.redis import codec
 from turnkeep.usage import Usage
 
@@ -73,16 +73,16 @@ def test_no_cut_off_message_goes_unseen(length: int) -> None:
 
 @given(words=text)
 def test_a_turn_reads_back(words: str) -> None:
-    entries = [Entry(UserItem(text_content(words), "m1"), 3), Entry(AssistantItem(words), 5)]
+    entries = [TranscriptEntry(UserItem(text_content(words), "m1"), 3), TranscriptEntry(AssistantItem(words), 5)]
 
     read = codec.read_turn(b"7 1700000000.25 " + codec.turn_argument(entries))
 
-    assert read == [Entry(e.item, e.tokens, 7, 1700000000.25) for e in entries]
+    assert read == [TranscriptEntry(e.item, e.tokens, 7, 1700000000.25) for e in entries]
 
 
 @given(words=text)
 def test_a_call_reads_back(words: str) -> None:
-    call = Call("call_1", words, words, "d", decision="output", output=words, by=words)
+    call = HeldCall("call_1", words, words, "d", decision="output", output=words, by=words)
     call_id, digest, decision, base, output, by = codec.call_row(call)
 
     told = b"{" + base + b',"decision":"' + decision + b'","output":' + output + b',"by":' + by + b"}"
@@ -102,7 +102,7 @@ events = st.builds(
     run_id=st.none() | st.just("run_1"),
     attempt=st.integers(0, 3),
     message_ids=st.lists(text, max_size=2).map(tuple),
-    error=st.none() | st.builds(Fault, text, text),
+    error=st.none() | st.builds(TurnFault, text, text),
     usage=st.none() | st.just(Usage(input_tokens=3)),
 )
 

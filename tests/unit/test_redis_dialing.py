@@ -7,7 +7,7 @@ import redis.asyncio as redis
 
 from turnkeep.errors import StoreUnavailable
 from turnkeep.store.redis.client.subscriptions import _Ear
-from turnkeep.store.redis.client.topology import Dialer, Endpoint, answer
+from turnkeep.store.redis.client.topology import Dialer, ServerAddress, answer
 
 
 class Closed(redis.Connection):
@@ -24,7 +24,7 @@ async def test_a_connection_closed_during_the_greeting_is_a_server_that_cannot_b
     dialer = Dialer("redis://127.0.0.1:1/0")
     dialer._class = Closed
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
-        await dialer.dial(Endpoint("127.0.0.1", 1))
+        await dialer.dial(ServerAddress("127.0.0.1", 1))
 
 
 async def test_a_connection_closed_before_a_question_is_a_server_that_did_not_answer() -> None:
@@ -33,5 +33,5 @@ async def test_a_connection_closed_before_a_question_is_a_server_that_did_not_an
 
 
 async def test_a_subscription_on_a_connection_that_is_lost_is_refused_at_once() -> None:
-    ear = _Ear(Endpoint("127.0.0.1", 1), 60.0, lambda channel, data: None, lambda ear, channels: None)
+    ear = _Ear(ServerAddress("127.0.0.1", 1), 60.0, lambda channel, data: None, lambda ear, channels: None)
     assert ear.ask("SUBSCRIBE", b"c").result() is False

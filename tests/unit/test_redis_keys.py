@@ -10,7 +10,7 @@ from redis.crc import key_slot
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import Address
 from turnkeep.store.redis.client.scripts import load_scripts
-from turnkeep.store.redis.key_names import Keys, address_of, space_of, to_bytes
+from turnkeep.store.redis.key_names import KeyNames, address_of, space_of, to_bytes
 
 anything = st.text(st.characters(), max_size=40)
 """Any string, with NUL, braces and lone surrogates."""
@@ -21,7 +21,7 @@ hostile = st.one_of(
 
 @given(tenant=hostile, queue=hostile, channel=hostile)
 def test_all_keys_of_a_thread_live_in_one_slot(tenant: str, queue: str, channel: str) -> None:
-    keys = Keys("cosmo:").thread(Address(tenant, queue, channel))
+    keys = KeyNames("cosmo:").thread(Address(tenant, queue, channel))
 
     slots = {
         key_slot(key)
@@ -48,7 +48,7 @@ def test_spaces_of_different_queues_differ_and_hold_one_nul(one: tuple[str, str]
 
 @given(one=anything, other=anything)
 def test_two_channels_never_share_a_key(one: str, other: str) -> None:
-    keys = Keys("cosmo:")
+    keys = KeyNames("cosmo:")
     first, second = (keys.thread(Address("t", "q", channel))["thread"] for channel in (one, other))
 
     assert (first == second) == (one == other)
@@ -56,14 +56,14 @@ def test_two_channels_never_share_a_key(one: str, other: str) -> None:
 
 @given(tenant=hostile)
 def test_a_tenant_cannot_reach_into_the_ledger_of_another(tenant: str) -> None:
-    keys = Keys("cosmo:")
+    keys = KeyNames("cosmo:")
 
     assert keys.ledger(tenant, "accounts").startswith(b"cosmo:{cosmo:ledger:")
     assert keys.ledger(tenant, "accounts").count(b"}") == 1
 
 
 def test_names_begin_with_the_prefix_in_clear() -> None:
-    keys = Keys("shop:")
+    keys = KeyNames("shop:")
     address = Address("t", "q", "c")
 
     names = [keys.thread(address)["thread"], keys.registry("layout"), keys.ledger("t", "accounts"), keys.pace("key")]
@@ -72,13 +72,13 @@ def test_names_begin_with_the_prefix_in_clear() -> None:
 
 
 def test_a_thread_id_leads_to_the_partition_of_its_thread() -> None:
-    keys = Keys("cosmo:")
+    keys = KeyNames("cosmo:")
 
     assert keys.partition(Address("t", "q", "thread_0b" + "0" * 22)) is keys.partitions[11]
 
 
 def test_fewer_partitions_hold_the_same_threads() -> None:
-    few = Keys("cosmo:", 4)
+    few = KeyNames("cosmo:", 4)
 
     assert few.partition(Address("t", "q", "thread_0b" + "0" * 22)) is few.partitions[3]
 
@@ -86,10 +86,10 @@ def test_fewer_partitions_hold_the_same_threads() -> None:
 @pytest.mark.parametrize("prefix", ["a{b", "a}b", "{}"])
 def test_a_prefix_with_a_brace_is_refused(prefix: str) -> None:
     with pytest.raises(ConfigurationError, match="brace"):
-        Keys(prefix)
+        KeyNames(prefix)
 
 
 @pytest.mark.parametrize("partitions", [0, 3, 17, 32])
 def test_an_uneven_number_of_partitions_is_refused(partitions: int) -> None:
     with pytest.raises(ConfigurationError, match="choose 1, 2, 4, 8 or 16"):
-        Keys("cosmo:", partitions)
+        KeyNames("cosmo:", partitions)

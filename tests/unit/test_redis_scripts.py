@@ -33,7 +33,7 @@ def test_keys_are_declared(name: str) -> None:
     script = load_scripts("PUBLISH")[name]
     used = set(re.findall(r"\bK\.(\w+)", source(name)))
 
-    assert used <= {*script.keys, *script.repeated}
+    assert used <= {*script.keys, *script.repeated_keys}
 
 
 @pytest.mark.parametrize("path", [*(f"{name}.lua" for name in NAMES), *(f"lib/{piece}" for piece in PIECES)])

@@ -35,7 +35,7 @@ START = Capabilities(takes_developer_role=True)
 
 def first(said: str, body: dict[str, Any] = BODY) -> Lesson | None:
     """The first lesson that changes anything."""
-    return next((lesson for lesson in lessons_in(said, body) if lesson.applied(START) != START), None)
+    return next((lesson for lesson in lessons_in(said, body) if lesson.apply(START) != START), None)
 
 
 @pytest.mark.parametrize(("rule", "said"), SAID, ids=[said[:60] for _, said in SAID])
@@ -52,7 +52,7 @@ def test_each_sentence_that_servers_say_teaches_what_its_rule_says(rule: dict[st
 def test_each_rule_changes_what_exists(rule: dict[str, Any]) -> None:
     assert rule["said"]
     assert [bool(rule.get(name)) for name in ("then", "field", "limit")].count(True) == 1
-    Lesson(rule.get("then", {})).applied(Capabilities())
+    Lesson(rule.get("then", {})).apply(Capabilities())
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_was_learned_of_one_model_is_not_believed_of_another_and_memory_has
     assert lessons.of("b") == Capabilities()
     for n in range(MODELS):
         lessons.keep(str(n), Lesson({"takes_files": False}))
-    assert len(lessons.learned) == MODELS
+    assert len(lessons.capabilities) == MODELS
     assert lessons.of("a") == Capabilities()
 
 
@@ -121,7 +121,7 @@ def test_a_phase_that_another_server_gave_is_left_out_where_it_is_unknown() -> N
     body = {"model": "m", "input": [{"type": "message", "role": "assistant", "content": "a", "phase": "commentary"}]}
     lesson = first("Unknown parameter: 'input[0].phase'.", body)
     assert lesson is not None
-    caps = lesson.applied(Capabilities())
+    caps = lesson.apply(Capabilities())
     assert input_items([AssistantItem("a", phase="commentary")], caps) == [
         {"type": "message", "role": "assistant", "content": "a"}
     ]

@@ -6,7 +6,7 @@ import pytest
 
 from turnkeep.errors import ModelUnavailable
 from turnkeep.events import Event, delta
-from turnkeep.service.chunks import MERGE_ABOVE, Chunk, Metadata, Outlet, Timings, folded
+from turnkeep.service.chunks import MERGE_ABOVE, Chunk, Metadata, Outlet, Timings, fold_chunks
 from turnkeep.usage import Usage
 
 DONE = Chunk("done", metadata=Metadata("stop", "m", Usage(), Timings(None, 1.0, None), "run_1", "thread_1"))
@@ -52,7 +52,7 @@ async def test_an_answer_that_begins_anew_replaces_what_was_shown() -> None:
     for event in (delta("wrong", "r", 1), Event("snapshot", text="first "), delta("right", "r", 1)):
         outlet.witness(event)
     outlet.end(DONE)
-    assert (await folded(aiter(outlet))).content == "first right"
+    assert (await fold_chunks(aiter(outlet))).content == "first right"
 
 
 async def test_a_fold_raises_what_is_told_as_error() -> None:
@@ -60,7 +60,7 @@ async def test_a_fold_raises_what_is_told_as_error() -> None:
     outlet.witness(delta("half", "r", 1))
     outlet.end(Chunk("error", error=ModelUnavailable("gone"), metadata=DONE.metadata))
     with pytest.raises(ModelUnavailable, match="gone"):
-        await folded(aiter(outlet))
+        await fold_chunks(aiter(outlet))
 
 
 async def test_nothing_comes_after_the_last_chunk() -> None:

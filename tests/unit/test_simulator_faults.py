@@ -9,13 +9,13 @@ import pytest
 from turnkeep.simulator import Fault, Faults, Options, Prompt
 from turnkeep.simulator.faults import KINDS, disturb, problem
 from turnkeep.simulator.frames import FOREVER, Frame
-from turnkeep.simulator.prompt import Entry
+from turnkeep.simulator.prompt import PromptEntry
 from turnkeep.simulator.seeded_ids import Ids
 
 
 def asked(*texts: str, thread: str | None = None) -> Prompt:
     labels = {} if thread is None else {"turnkeep_thread": thread}
-    return Prompt(tuple(Entry("user", text) for text in texts), model="m", labels=labels)
+    return Prompt(tuple(PromptEntry("user", text) for text in texts), model="m", labels=labels)
 
 
 def faults(*some: Fault) -> Faults:
@@ -55,7 +55,9 @@ def test_a_fault_may_ask_the_prompt() -> None:
 def test_a_fault_may_wait_for_a_step() -> None:
     found = faults(Fault("500", step=1))
     assert found.strike(asked("x")) is None
-    later = Prompt((Entry("user", "x"), Entry("call", "{}", "call_1", "f"), Entry("output", "y", "call_1")))
+    later = Prompt(
+        (PromptEntry("user", "x"), PromptEntry("call", "{}", "call_1", "f"), PromptEntry("output", "y", "call_1"))
+    )
     assert found.strike(later) is not None
 
 
@@ -79,7 +81,7 @@ def test_markers_of_a_message_strike_one_after_the_other() -> None:
 
 
 def test_a_marker_in_an_answered_turn_is_over() -> None:
-    prompt = Prompt((Entry("user", "[[fault:500]]"), Entry("assistant", "ok"), Entry("user", "next")))
+    prompt = Prompt((PromptEntry("user", "[[fault:500]]"), PromptEntry("assistant", "ok"), PromptEntry("user", "next")))
     assert faults().strike(prompt) is None
 
 
@@ -171,7 +173,7 @@ class Tape:
     def garbage(self) -> bytes:
         return b"garbage"
 
-    def unknown(self) -> list[bytes]:
+    def unknown_frames(self) -> list[bytes]:
         return [b"unknown"]
 
     def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]:

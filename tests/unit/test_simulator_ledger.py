@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from turnkeep.simulator import Exchange, Ledger, Prompt
+from turnkeep.simulator import Exchange, ExchangeLedger, Prompt
 from turnkeep.simulator.exchanges import Outcome
-from turnkeep.simulator.prompt import Entry
+from turnkeep.simulator.prompt import PromptEntry
 from turnkeep.testing.fake_clock import FakeClock
 
 
-def book(limit: int | None = None, file: Path | None = None) -> Ledger:
-    return Ledger(FakeClock(), limit=limit, file=file)
+def book(limit: int | None = None, file: Path | None = None) -> ExchangeLedger:
+    return ExchangeLedger(FakeClock(), limit=limit, file=file)
 
 
-def begin(ledger: Ledger, thread: str, *texts: str, run: str = "r", tenant: str = "default") -> Exchange:
+def begin(ledger: ExchangeLedger, thread: str, *texts: str, run: str = "r", tenant: str = "default") -> Exchange:
     exchange = ledger.arrive("responses", "req_1", {})
     labels = {"turnkeep_thread": thread, "turnkeep_run": run, "turnkeep_tenant": tenant, "turnkeep_attempt": "1"}
     ledger.label(exchange, {"metadata": labels, "stream": True})
-    ledger.hear(exchange, Prompt(tuple(Entry("user", text) for text in texts)))
+    ledger.hear(exchange, Prompt(tuple(PromptEntry("user", text) for text in texts)))
     return exchange
 
 
-def whole(ledger: Ledger, thread: str, *texts: str, run: str = "r", outcome: Outcome = "completed") -> Exchange:
+def whole(ledger: ExchangeLedger, thread: str, *texts: str, run: str = "r", outcome: Outcome = "completed") -> Exchange:
     exchange = begin(ledger, thread, *texts, run=run)
     ledger.finish(exchange, outcome)
     return exchange
@@ -64,17 +64,19 @@ def test_lost_messages_are_those_never_answered() -> None:
     ledger = book()
     whole(ledger, "t", "a")
     whole(ledger, "t", "b", outcome="closed_by_client")
-    assert ledger.lost(["a", "b", "c"]) == ["b", "c"]
-    assert ledger.lost(["a", "b", "c"], outcomes=("completed", "closed_by_client")) == ["c"]
+    assert ledger.lost_messages(["a", "b", "c"]) == ["b", "c"]
+    assert ledger.lost_messages(["a", "b", "c"], outcomes=("completed", "closed_by_client")) == ["c"]
 
 
 def test_a_message_of_an_answered_turn_counts_as_old() -> None:
     ledger = book()
     exchange = begin(ledger, "t")
-    ledger.hear(exchange, Prompt((Entry("user", "old"), Entry("assistant", "x"), Entry("user", "new"))))
+    ledger.hear(
+        exchange, Prompt((PromptEntry("user", "old"), PromptEntry("assistant", "x"), PromptEntry("user", "new")))
+    )
     assert exchange.messages == [("old", False), ("new", True)]
     ledger.finish(exchange, "completed")
-    assert ledger.lost(["old", "new"]) == ["old"]
+    assert ledger.lost_messages(["old", "new"]) == ["old"]
 
 
 def test_answers_of_two_runs_to_one_message_are_found() -> None:
@@ -96,7 +98,7 @@ def test_steps_of_one_run_are_one_answer() -> None:
 
 def test_the_first_end_counts_and_is_timed() -> None:
     clock = FakeClock()
-    ledger = Ledger(clock)
+    ledger = ExchangeLedger(clock)
     exchange = begin(ledger, "t", "a")
     clock.advance(2.5)
     ledger.finish(exchange, "closed_by_client", None)
@@ -138,13 +140,13 @@ def test_a_killed_process_leaves_its_ledger(tmp_path: Path) -> None:
     ledger.close()
     with file.open("ab") as torn:
         torn.write(b'{"what":"finished","n":2,"ord')
-    found = Ledger.load(file, FakeClock())
+    found = ExchangeLedger.load(file, FakeClock())
     assert [(e.n, e.thread, e.outcome, e.new) for e in found] == [
         (1, "t", "completed", ["a", "ünï"]),
         (2, "t", "open", ["b"]),
     ]
     assert found.open_count == 1
-    assert found.lost(["a", "b"]) == ["b"]
+    assert found.lost_messages(["a", "b"]) == ["b"]
     assert found.overlaps() == []
 
 

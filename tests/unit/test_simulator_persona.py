@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnkeep.simulator import Call, Plan, Refuse, Say, Script, Think
+from turnkeep.simulator import AnswerPlan, AnswerScript, CallStep, Refuse, Say, Think
 from turnkeep.simulator.chooser import choose, example
 from turnkeep.simulator.markers import parse
 from turnkeep.simulator.persona import Persona, tokens_of
-from turnkeep.simulator.prompt import Entry, OfferedTool, Prompt, entries_of_items, entries_of_messages
+from turnkeep.simulator.prompt import OfferedTool, Prompt, PromptEntry, entries_of_items, entries_of_messages
 
 WEATHER = OfferedTool(
     "get_weather", {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]}
@@ -24,11 +24,11 @@ OFFICES = OfferedTool(
 
 
 def asked(*texts: str, tools: tuple[OfferedTool, ...] = (), **more: object) -> Prompt:
-    return Prompt(tuple(Entry("user", text) for text in texts), tools=tools, **more)  # type: ignore[arg-type]
+    return Prompt(tuple(PromptEntry("user", text) for text in texts), tools=tools, **more)  # type: ignore[arg-type]
 
 
-def plan(prompt: Prompt, seed: int = 0, script: Script | None = None) -> Plan:
-    return Persona(seed, script or Script()).plan(prompt)
+def plan(prompt: Prompt, seed: int = 0, script: AnswerScript | None = None) -> AnswerPlan:
+    return Persona(seed, script or AnswerScript()).plan(prompt)
 
 
 def said(prompt: Prompt, seed: int = 0) -> str:
@@ -47,7 +47,7 @@ def test_every_message_of_the_turn_is_acknowledged() -> None:
 
 
 def test_messages_of_answered_turns_are_not_repeated() -> None:
-    prompt = Prompt((Entry("user", "old"), Entry("assistant", "fine"), Entry("user", "fresh")))
+    prompt = Prompt((PromptEntry("user", "old"), PromptEntry("assistant", "fine"), PromptEntry("user", "fresh")))
     assert "fresh" in said(prompt)
     assert "old" not in said(prompt)
 
@@ -59,9 +59,9 @@ def test_the_same_seed_says_the_same() -> None:
 
 
 def test_it_remembers_a_name_and_what_was_said() -> None:
-    before = (Entry("user", "Hi, my name is Ada"), Entry("assistant", "Hello"))
-    assert said(Prompt((*before, Entry("user", "what is my name?")))) == "Your name is Ada."
-    assert "my name is Ada" in said(Prompt((*before, Entry("user", "what did I say?"))))
+    before = (PromptEntry("user", "Hi, my name is Ada"), PromptEntry("assistant", "Hello"))
+    assert said(Prompt((*before, PromptEntry("user", "what is my name?")))) == "Your name is Ada."
+    assert "my name is Ada" in said(Prompt((*before, PromptEntry("user", "what did I say?"))))
 
 
 def test_say_and_words_decide_the_text() -> None:
@@ -108,60 +108,60 @@ def test_pace_can_be_steered() -> None:
 
 def test_call_markers_are_parallel_calls_then_come_the_rounds() -> None:
     text = '[[call:a {"x": [[1]]}]] [[call:b]] [[then:c {"y": 2}]]'
-    first = (Entry("user", text),)
+    first = (PromptEntry("user", text),)
     assert called(Prompt(first)) == [("a", {"x": [[1]]}), ("b", {})]
     second = (
         *first,
-        Entry("call", "{}", "call_11111111aa", "a"),
-        Entry("call", "{}", "call_11111111bb", "b"),
-        Entry("output", "A", "call_11111111aa"),
-        Entry("output", "B", "call_11111111bb"),
+        PromptEntry("call", "{}", "call_11111111aa", "a"),
+        PromptEntry("call", "{}", "call_11111111bb", "b"),
+        PromptEntry("output", "A", "call_11111111aa"),
+        PromptEntry("output", "B", "call_11111111bb"),
     )
     assert called(Prompt(second)) == [("c", {"y": 2})]
-    third = (*second, Entry("call", "{}", "call_22222222cc", "c"), Entry("output", "C", "call_22222222cc"))
+    third = (*second, PromptEntry("call", "{}", "call_22222222cc", "c"), PromptEntry("output", "C", "call_22222222cc"))
     assert all(f"{name} answered: {name.upper()}" in said(Prompt(third)) for name in "abc")
 
 
 def test_interleaved_outputs_count_as_one_round() -> None:
     entries = (
-        Entry("user", "[[call:a]] [[call:b]] [[then:c]]"),
-        Entry("call", "{}", "call_11111111aa", "a"),
-        Entry("output", "A", "call_11111111aa"),
-        Entry("call", "{}", "call_11111111bb", "b"),
-        Entry("output", "B", "call_11111111bb"),
+        PromptEntry("user", "[[call:a]] [[call:b]] [[then:c]]"),
+        PromptEntry("call", "{}", "call_11111111aa", "a"),
+        PromptEntry("output", "A", "call_11111111aa"),
+        PromptEntry("call", "{}", "call_11111111bb", "b"),
+        PromptEntry("output", "B", "call_11111111bb"),
     )
     assert called(Prompt(entries)) == [("c", {})]
 
 
 def test_a_message_that_joins_later_has_its_own_calls() -> None:
     entries = (
-        Entry("user", "[[call:a]]"),
-        Entry("call", "{}", "call_11111111aa", "a"),
-        Entry("output", "A", "call_11111111aa"),
-        Entry("user", "[[call:b]]"),
+        PromptEntry("user", "[[call:a]]"),
+        PromptEntry("call", "{}", "call_11111111aa", "a"),
+        PromptEntry("output", "A", "call_11111111aa"),
+        PromptEntry("user", "[[call:b]]"),
     )
     assert called(Prompt(entries)) == [("b", {})]
 
 
 def test_text_beside_calls_closes_no_turn() -> None:
     entries = (
-        Entry("user", "[[comment:Looking.]] [[call:a]]"),
-        Entry("assistant", "Looking."),
-        Entry("call", "{}", "call_11111111aa", "a"),
-        Entry("output", "A", "call_11111111aa"),
+        PromptEntry("user", "[[comment:Looking.]] [[call:a]]"),
+        PromptEntry("assistant", "Looking."),
+        PromptEntry("call", "{}", "call_11111111aa", "a"),
+        PromptEntry("output", "A", "call_11111111aa"),
     )
     assert Prompt(entries).open_messages()[0].rounds == 1
     assert "a answered: A" in said(Prompt(entries))
-    assert [type(part) for part in plan(Prompt(entries[:1])).parts] == [Say, Call]
+    assert [type(part) for part in plan(Prompt(entries[:1])).parts] == [Say, CallStep]
 
 
 def test_loop_never_ends() -> None:
-    entries: tuple[Entry, ...] = (Entry("user", "[[loop]]"),)
+    entries: tuple[PromptEntry, ...] = (PromptEntry("user", "[[loop]]"),)
     for n in range(12):
         (call,) = plan(Prompt(entries, tools=(WEATHER,))).calls
         assert call.name == "get_weather"
         call_id = f"call_{n:08d}"
-        entries = (*entries, Entry("call", "{}", call_id, call.name), Entry("output", "again", call_id))
+        entries = (*entries, PromptEntry("call", "{}", call_id, call.name), PromptEntry("output", "again", call_id))
 
 
 def test_the_worst_is_everything_bad_at_once() -> None:
@@ -233,13 +233,13 @@ def test_a_structured_answer_fits_its_schema() -> None:
 
 
 def test_a_script_replies_in_order_then_by_default() -> None:
-    persona = Persona(0, Script(["[[say:one]]", Plan((Say("two"),))], default="[[say:more]]"))
+    persona = Persona(0, AnswerScript(["[[say:one]]", AnswerPlan((Say("two"),))], default="[[say:more]]"))
     texts = [part.text for _ in range(4) for part in persona.plan(asked("x")).parts if isinstance(part, Say)]
     assert texts == ["one", "two", "more", "more"]
 
 
 def test_a_rule_comes_first_and_may_pass() -> None:
-    script = Script(rule=lambda prompt: "[[say:ruled]]" if "rule" in prompt.entries[0].text else None)
+    script = AnswerScript(rule=lambda prompt: "[[say:ruled]]" if "rule" in prompt.entries[0].text else None)
     assert plan(asked("rule"), script=script).parts == (Say("ruled", "final_answer"),)
     assert "plain" in str(plan(asked("plain"), script=script).parts)
 

@@ -8,28 +8,28 @@ from typing import Any
 import orjson
 import pytest
 
-from turnkeep.simulator import Call, Pace, Plan, Prompt, Refuse, Say, Think
+from turnkeep.simulator import AnswerPlan, CallStep, Prompt, Refuse, Say, StreamPace, Think
 from turnkeep.simulator.chat_run import ChatRun, Head
-from turnkeep.simulator.frames import Frame, Stream, pour
-from turnkeep.simulator.prompt import Entry
+from turnkeep.simulator.frames import Frame, FrameStream, pour
+from turnkeep.simulator.prompt import PromptEntry
 from turnkeep.simulator.quirks import QUIRKS
 from turnkeep.simulator.response_run import Manner, ResponseRun
 from turnkeep.simulator.seeded_ids import Ids
 from turnkeep.testing.fake_clock import FakeClock
 
 Json = dict[str, Any]
-ASKED = Prompt((Entry("user", "hi"),))
+ASKED = Prompt((PromptEntry("user", "hi"),))
 
 
-def response_run(plan: Plan, *, seed: int = 0, status: str = "in_progress", **manner: Any) -> ResponseRun:
+def response_run(plan: AnswerPlan, *, seed: int = 0, status: str = "in_progress", **manner: Any) -> ResponseRun:
     response: Json = {"id": "resp_1", "status": status, "output": [], "usage": None, "error": None}
-    manner = {"pace": Pace(), **manner}
+    manner = {"pace": StreamPace(), **manner}
     return ResponseRun(response, plan, ASKED, ids=Ids(seed), manner=Manner(**manner), settle=lambda _: None)
 
 
-def chat_run(plan: Plan, quirk: str = "openai", *, usage: bool = True, forced: bool = False) -> ChatRun:
-    head = Head("chatcmpl-1", 1, "m", usage=usage, forced=forced)
-    return ChatRun(head, plan, ASKED, ids=Ids(0), manner=Manner(Pace()), quirk=QUIRKS[quirk])
+def chat_run(plan: AnswerPlan, quirk: str = "openai", *, usage: bool = True, forced: bool = False) -> ChatRun:
+    head = Head("chatcmpl-1", 1, "m", usage=usage, is_forced=forced)
+    return ChatRun(head, plan, ASKED, ids=Ids(0), manner=Manner(StreamPace()), quirk=QUIRKS[quirk])
 
 
 def events(run: ResponseRun) -> list[Json]:
@@ -61,14 +61,14 @@ MESSAGE = [
 
 
 def test_a_text_answer_has_its_events_in_order() -> None:
-    found = events(response_run(Plan((Say("one two three"),))))
+    found = events(response_run(AnswerPlan((Say("one two three"),))))
     assert types(found) == ["created", "in_progress", *MESSAGE, "completed"]
     assert [event["sequence_number"] for event in found] == list(range(len(found)))
     assert "".join(event["delta"] for event in found if "delta" in event) == "one two three"
 
 
 def test_thoughts_and_parallel_calls_have_their_places() -> None:
-    run = response_run(Plan((Think("hm"), Call("f", '{"a":1}'), Call("g", "{}"))), summarize=True)
+    run = response_run(AnswerPlan((Think("hm"), CallStep("f", '{"a":1}'), CallStep("g", "{}"))), summarize=True)
     found = events(run)
     thought = [
         *("output_item.added", "reasoning_summary_part.added", "reasoning_summary_text.delta"),
@@ -88,27 +88,27 @@ def test_thoughts_and_parallel_calls_have_their_places() -> None:
 
 
 def test_calls_of_one_response_share_the_head_of_their_ids() -> None:
-    found = events(response_run(Plan((Call("f", "{}"), Call("g", "{}")))))
+    found = events(response_run(AnswerPlan((CallStep("f", "{}"), CallStep("g", "{}")))))
     ids = [item["call_id"] for item in found[-1]["response"]["output"]]
     assert ids[0][:13] == ids[1][:13]
     assert ids[0] != ids[1]
 
 
 def test_a_refusal_is_a_part_of_its_own() -> None:
-    found = events(response_run(Plan((Refuse("I can't."),))))
+    found = events(response_run(AnswerPlan((Refuse("I can't."),))))
     assert "refusal.delta" in types(found)
     assert found[-1]["response"]["output"][0]["content"] == [{"type": "refusal", "refusal": "I can't."}]
 
 
 def test_an_incomplete_answer_says_why() -> None:
-    last = events(response_run(Plan((Say("half"),), incomplete="content_filter")))[-1]
+    last = events(response_run(AnswerPlan((Say("half"),), incomplete="content_filter")))[-1]
     assert last["type"] == "response.incomplete"
     assert last["response"]["incomplete_details"] == {"reason": "content_filter"}
     assert last["response"]["output"][0]["status"] == "incomplete"
 
 
 def test_usage_comes_with_the_end() -> None:
-    found = events(response_run(Plan((Think("a b"), Say("one two three")))))
+    found = events(response_run(AnswerPlan((Think("a b"), Say("one two three")))))
     assert found[0]["response"]["usage"] is None
     usage = found[-1]["response"]["usage"]
     assert usage["output_tokens"] == 5
@@ -117,14 +117,14 @@ def test_usage_comes_with_the_end() -> None:
 
 
 def test_padding_hides_the_length_of_deltas_unless_disabled() -> None:
-    padded = [event for event in events(response_run(Plan((Say("a bb ccc"),)))) if "delta" in event]
+    padded = [event for event in events(response_run(AnswerPlan((Say("a bb ccc"),)))) if "delta" in event]
     assert all(event["obfuscation"] for event in padded)
-    bare = events(response_run(Plan((Say("a"),)), obfuscate=False))
+    bare = events(response_run(AnswerPlan((Say("a"),)), obfuscate=False))
     assert not any("obfuscation" in event for event in bare)
 
 
 def test_a_background_response_is_queued_first() -> None:
-    found = events(response_run(Plan((Say("x"),)), status="queued"))
+    found = events(response_run(AnswerPlan((Say("x"),)), status="queued"))
     assert types(found)[:3] == ["created", "queued", "in_progress"]
     assert [event["response"]["status"] for event in found[:3]] == ["queued", "queued", "in_progress"]
 
@@ -134,10 +134,10 @@ def test_the_outcome_is_settled_before_it_is_told() -> None:
     response: Json = {"id": "resp_1", "status": "in_progress", "output": []}
     run = ResponseRun(
         response,
-        Plan((Say("x"),)),
+        AnswerPlan((Say("x"),)),
         ASKED,
         ids=Ids(0),
-        manner=Manner(Pace()),
+        manner=Manner(StreamPace()),
         settle=lambda settled: told.append(settled["status"]),
     )
     frames = [(frame.act, list(told)) for frame in run.stream]
@@ -146,15 +146,19 @@ def test_the_outcome_is_settled_before_it_is_told() -> None:
 
 
 def test_the_first_token_waits_longer_than_the_others() -> None:
-    waits = [frame.wait for frame in response_run(Plan((Say("a b c"),)), pace=Pace(1.0, 0.25)).stream if frame.wait]
+    waits = [
+        frame.wait
+        for frame in response_run(AnswerPlan((Say("a b c"),)), pace=StreamPace(1.0, 0.25)).stream
+        if frame.wait
+    ]
     assert waits == [1.0, 0.25, 0.25]
-    steered = response_run(Plan((Say("a b c"),), first=2.0, token=0.5), pace=Pace(1.0, 0.25))
+    steered = response_run(AnswerPlan((Say("a b c"),), first=2.0, token=0.5), pace=StreamPace(1.0, 0.25))
     assert [frame.wait for frame in steered.stream if frame.wait] == [2.0, 0.5, 0.5]
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
     def taken(seed: int) -> list[bytes]:
-        return [frame.data for frame in response_run(Plan((Say("x y"), Call("f", "{}"))), seed=seed).stream]
+        return [frame.data for frame in response_run(AnswerPlan((Say("x y"), CallStep("f", "{}"))), seed=seed).stream]
 
     assert taken(1) == taken(1)
     assert taken(1) != taken(2)
@@ -162,11 +166,11 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 
 @pytest.mark.parametrize(("error", "failed"), [(True, False), (False, True), (True, True)])
 def test_a_failure_has_its_events(error: bool, failed: bool) -> None:
-    run = response_run(Plan((Say("x"),)))
+    run = response_run(AnswerPlan((Say("x"),)))
     next(run.stream)
     frames = [orjson.loads(f.data.split(b"\ndata: ")[1]) for f in run.fail("c", "m", error=error, failed=failed)]
     assert [frame["type"] for frame in frames] == ["error"] * error + ["response.failed"] * failed
-    assert run.settled
+    assert run.is_settled
     assert run.body()["error"] == {"code": "c", "message": "m"}
     assert [frame["sequence_number"] for frame in frames] == list(range(1, 1 + len(frames)))
 
@@ -175,7 +179,7 @@ def test_a_failure_has_its_events(error: bool, failed: bool) -> None:
 
 
 def test_a_chat_answer_has_role_text_finish_usage_and_done() -> None:
-    found = chunks(chat_run(Plan((Say("one two"),))))
+    found = chunks(chat_run(AnswerPlan((Say("one two"),))))
     assert found[0]["choices"][0]["delta"]["role"] == "assistant"
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in found[:3]) == "one two"
     assert found[3]["choices"][0]["finish_reason"] == "stop"
@@ -186,13 +190,13 @@ def test_a_chat_answer_has_role_text_finish_usage_and_done() -> None:
 
 
 def test_usage_comes_only_when_asked() -> None:
-    found = chunks(chat_run(Plan((Say("x"),)), usage=False))
+    found = chunks(chat_run(AnswerPlan((Say("x"),)), usage=False))
     assert not any("usage" in chunk for chunk in found[:-1])
 
 
 def test_call_deltas_carry_id_and_name_once_and_join_to_the_arguments() -> None:
     arguments = orjson.dumps({"location": "Paris", "unit": "celsius"}).decode()
-    found = chunks(chat_run(Plan((Call("f", arguments), Call("g", "{}")))))
+    found = chunks(chat_run(AnswerPlan((CallStep("f", arguments), CallStep("g", "{}")))))
     deltas = [call for chunk in found[1:-3] for call in chunk["choices"][0]["delta"]["tool_calls"]]
     first = [delta for delta in deltas if delta["index"] == 0]
     assert "".join(delta["function"]["arguments"] for delta in first) == arguments
@@ -202,17 +206,19 @@ def test_call_deltas_carry_id_and_name_once_and_join_to_the_arguments() -> None:
 
 
 def test_a_forced_call_ends_with_stop() -> None:
-    assert chunks(chat_run(Plan((Call("f", "{}"),)), forced=True))[-3]["choices"][0]["finish_reason"] == "stop"
+    assert (
+        chunks(chat_run(AnswerPlan((CallStep("f", "{}"),)), forced=True))[-3]["choices"][0]["finish_reason"] == "stop"
+    )
 
 
 def test_every_finish_reason_is_played() -> None:
     for reason, finish in (("max_output_tokens", "length"), ("content_filter", "content_filter")):
-        found = chunks(chat_run(Plan((Say("x"),), incomplete=reason)))  # type: ignore[arg-type]
+        found = chunks(chat_run(AnswerPlan((Say("x"),), incomplete=reason)))  # type: ignore[arg-type]
         assert found[-3]["choices"][0]["finish_reason"] == finish
 
 
 def _calls(quirk: str) -> tuple[list[Json], Json, list[Any]]:
-    found = chunks(chat_run(Plan((Call("f", '{"a":1}'), Call("g", '{"b":2}'))), quirk))
+    found = chunks(chat_run(AnswerPlan((CallStep("f", '{"a":1}'), CallStep("g", '{"b":2}'))), quirk))
     deltas = [
         call
         for chunk in found
@@ -251,25 +257,25 @@ def test_gemini_stops_with_calls_without_ids_and_counts_at_the_finish() -> None:
 
 
 def test_azure_begins_without_choices_and_has_a_choice_without_delta() -> None:
-    found = chunks(chat_run(Plan((Say("x"),)), "azure"))
+    found = chunks(chat_run(AnswerPlan((Say("x"),)), "azure"))
     assert (found[0]["choices"], found[0]["id"]) == ([], "")
     assert any("delta" not in choice for chunk in found[1:-1] for choice in chunk["choices"])
 
 
 def test_others_leave_out_usage_done_or_the_end() -> None:
-    assert not any(chunk.get("usage") for chunk in chunks(chat_run(Plan((Say("x"),)), "no-usage"))[:-1])
-    assert chunks(chat_run(Plan((Say("x"),)), "no-done"))[-1] != b"[DONE]"
-    dropped = chunks(chat_run(Plan((Say("x"),)), "dropped"))
+    assert not any(chunk.get("usage") for chunk in chunks(chat_run(AnswerPlan((Say("x"),)), "no-usage"))[:-1])
+    assert chunks(chat_run(AnswerPlan((Say("x"),)), "no-done"))[-1] != b"[DONE]"
+    dropped = chunks(chat_run(AnswerPlan((Say("x"),)), "dropped"))
     assert not any(chunk["choices"][0]["finish_reason"] for chunk in dropped)
 
 
 def test_a_gateway_fails_within_200() -> None:
-    (found,) = chunks(chat_run(Plan((Say("x"),)), "gateway"))
+    (found,) = chunks(chat_run(AnswerPlan((Say("x"),)), "gateway"))
     assert found["error"]["code"] == "upstream_error"
 
 
 def test_thoughts_are_beside_the_content_where_the_server_shows_them() -> None:
-    plan = Plan((Think("hm"), Say("x")))
+    plan = AnswerPlan((Think("hm"), Say("x")))
     assert "reasoning_content" in orjson.dumps(chunks(chat_run(plan, "vllm"))[1]).decode()
     assert "reasoning_content" not in str(chunks(chat_run(plan)))
 
@@ -293,7 +299,7 @@ class Sink:
 async def test_split_streams_keep_their_bytes_and_cut_characters() -> None:
     frames = [Frame(f"data: {n} ünïcödé 🎈🎈🎈\n\n".encode()) for n in range(40)]
     sink = Sink()
-    stream = Stream(sink, None, Ids(1))
+    stream = FrameStream(sink, None, Ids(1))
     held_back = 0
     for frame in frames:
         await stream.write(frame.data)
@@ -316,7 +322,7 @@ async def test_frames_wait_on_the_clock_and_pings_fill_the_silence() -> None:
     clock, sink = FakeClock(), Sink()
     frames = iter([Frame(b"a"), Frame(b"b", wait=25.0, act="last")])
     seen: list[Frame] = []
-    task = asyncio.create_task(pour(frames, Stream(sink, None, None), clock, 10.0, seen.append))
+    task = asyncio.create_task(pour(frames, FrameStream(sink, None, None), clock, 10.0, seen.append))
     await clock.run(24.0)
     assert sink.chunks == [b"a", b": ping\n\n", b": ping\n\n"]
     await clock.run(1.0)
@@ -328,5 +334,5 @@ async def test_frames_wait_on_the_clock_and_pings_fill_the_silence() -> None:
 async def test_pouring_stops_at_an_act() -> None:
     sink = Sink()
     frames = iter([Frame(b"a"), Frame(b"b", act="reset"), Frame(b"never")])
-    assert await pour(frames, Stream(sink, None, None), FakeClock(), None, lambda _: None) == "reset"
+    assert await pour(frames, FrameStream(sink, None, None), FakeClock(), None, lambda _: None) == "reset"
     assert b"".join(sink.chunks) == b"ab"

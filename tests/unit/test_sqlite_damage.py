@@ -10,7 +10,7 @@ import pytest
 from tests.contract.suite.desk import Desk, answer, at, delta, give_up
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import InvalidMessage, StoreError, ThreadQuarantined
-from turnkeep.events import Fault
+from turnkeep.events import TurnFault
 from turnkeep.messages import AssistantItem
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.sqlite.transaction import Transaction
@@ -176,7 +176,7 @@ async def test_half_a_character_in_a_name_is_refused_and_in_a_text_kept(tmp_path
 @pytest.mark.parametrize("fault", ["no json", "[]", "{}", '{"code": "a", "other": "b"}'])
 async def test_a_circuit_whose_reason_cannot_be_read_stays_one(tmp_path: Path, fault: str) -> None:
     async with opened(tmp_path / "a.db") as desk:
-        await desk.store.trip("e", Fault("model_unavailable", "later"), probe_in=0.0)
+        await desk.store.trip("e", TurnFault("model_unavailable", "later"), probe_in=0.0)
         damage(desk, f"UPDATE circuit SET fault = '{fault}'")
 
         [circuit] = await desk.store.circuits()

@@ -10,12 +10,12 @@ import apsw
 import hypothesis.strategies as st
 from hypothesis import given
 
-from turnkeep.events import Event, EventKind, Fault
+from turnkeep.events import Event, EventKind, TurnFault
 from turnkeep.messages import Address
 from turnkeep.store.contract import Policy
-from turnkeep.store.log_bounds import trimmed
+from turnkeep.store.log_bounds import trim_log
 from turnkeep.store.sqlite import event_log
-from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.rows import ThreadRow
 from turnkeep.store.thread import Thread
 from turnkeep.usage import Usage
 
@@ -24,13 +24,13 @@ NOW = 1_000.0
 
 
 @contextmanager
-def table(events: list[Event], live_from: int | None) -> Iterator[tuple[apsw.Connection, Kept]]:
+def table(events: list[Event], live_from: int | None) -> Iterator[tuple[apsw.Connection, ThreadRow]]:
     """A log in memory, and its thread."""
     connection = apsw.Connection(":memory:")
     connection.execute(resources.files("turnkeep.store.sqlite").joinpath("schema.sql").read_text())
     thread = Thread(Address("t", "q", "c"), "thread_1", 0.0, 0.0, "epoch")
     thread.top, thread.live_from = len(events), live_from
-    kept = Kept(1, thread, "epoch")
+    kept = ThreadRow(1, thread, "epoch")
     event_log.append(connection, kept, events)
     yield connection, kept
     connection.close()
@@ -62,7 +62,7 @@ def test_it_keeps_what_the_rule_keeps(
 
             page = event_log.page(connection, kept, 0, 1_000)
 
-            left, floor = trimmed(events, live_from, policy, NOW)
+            left, floor = trim_log(events, live_from, policy, NOW)
             assert list(page.events) == left
             assert page.floor == floor
 
@@ -77,7 +77,7 @@ def test_an_event_comes_back_as_it_was_whatever_it_says() -> None:
         outcome="cancelled",
         tools=("a", "b"),
         calls=({"call_id": "c", "n": 1 << 70},),
-        error=Fault("code", "message", "details"),
+        error=TurnFault("code", "message", "details"),
         usage=Usage(requests=1, cost_nano=1 << 80),
         author="somebody",
         policy="steer",

@@ -142,7 +142,7 @@ async def test_a_stop_reaches_the_owner_in_the_other(pair: Pair) -> None:
     one, other = pair
     claim = await other.lease("m1", owner="worker-2")
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-        nudged = group.create_task(other.store.nudged("worker-2", timeout=1_000.0))
+        nudged = group.create_task(other.store.wait_nudge("worker-2", timeout=1_000.0))
         assert await one.store.cancel(HERE)
 
     assert nudged.result() == {HERE}
@@ -155,7 +155,7 @@ async def test_a_stop_pressed_where_the_run_is_needs_no_row(pair: Pair) -> None:
 
     await one.store.cancel(HERE)
 
-    assert await one.store.nudged("worker-1", timeout=1_000.0) == {HERE}
+    assert await one.store.wait_nudge("worker-1", timeout=1_000.0) == {HERE}
     assert engine(one).use().transaction.newest("nudge", "id") == 0
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from turnkeep.events import Answer, Event, EventKind
 from turnkeep.store.contract import Policy
-from turnkeep.store.log_bounds import trimmed
+from turnkeep.store.log_bounds import trim_log
 
 NOW = 10_000.0
 
@@ -26,14 +26,14 @@ def text_of(events: list[Event]) -> str:
 def test_what_fits_is_kept() -> None:
     log = log_of("accepted", "started", "delta", "completed")
 
-    assert trimmed(log, None, Policy(log_events=4), NOW) == (log, 0)
-    assert trimmed([], None, Policy(log_events=0), NOW) == ([], 0)
+    assert trim_log(log, None, Policy(log_events=4), NOW) == (log, 0)
+    assert trim_log([], None, Policy(log_events=0), NOW) == ([], 0)
 
 
 def test_the_oldest_go_first_but_final_ones_stay() -> None:
     log = log_of("accepted", "started", "delta", "completed", "accepted", "started", "delta", "dead", "accepted")
 
-    kept, floor = trimmed(log, None, Policy(log_events=3), NOW)
+    kept, floor = trim_log(log, None, Policy(log_events=3), NOW)
 
     assert [event.offset for event in kept] == [4, 7, 8, 9]
     assert floor == 6
@@ -42,7 +42,7 @@ def test_the_oldest_go_first_but_final_ones_stay() -> None:
 def test_of_final_ones_only_the_last_are_kept() -> None:
     log = log_of("completed", "dead", "completed", "dead", "completed", "dead", "completed")
 
-    kept, floor = trimmed(log, None, Policy(log_events=2, log_age=5.0), NOW + 6)
+    kept, floor = trim_log(log, None, Policy(log_events=2, log_age=5.0), NOW + 6)
 
     assert [event.offset for event in kept] == [6, 7]
     assert floor == 5
@@ -51,7 +51,7 @@ def test_of_final_ones_only_the_last_are_kept() -> None:
 def test_what_is_too_old_goes_but_final_ones_stay() -> None:
     log = [*log_of("accepted", "completed", at=NOW - 11), *log_of("accepted", "accepted", "paused", at=NOW - 10)[2:]]
 
-    kept, floor = trimmed(log, None, Policy(log_age=10.0), NOW)
+    kept, floor = trim_log(log, None, Policy(log_age=10.0), NOW)
 
     assert [(event.offset, event.kind) for event in kept] == [(2, "completed"), (3, "paused")]
     assert floor == 1
@@ -60,7 +60,7 @@ def test_what_is_too_old_goes_but_final_ones_stay() -> None:
 def test_of_a_live_run_the_older_text_becomes_one_snapshot() -> None:
     log = log_of("started", "delta", "processing", "delta", "delta", "accepted", "delta")
 
-    kept, floor = trimmed(log, 1, Policy(log_events=2), NOW)
+    kept, floor = trim_log(log, 1, Policy(log_events=2), NOW)
 
     assert [(e.offset, e.kind, e.text) for e in kept] == [
         (1, "started", "<1>"),
@@ -76,7 +76,7 @@ def test_of_a_live_run_the_older_text_becomes_one_snapshot() -> None:
 def test_a_live_run_is_not_aged() -> None:
     log = log_of("accepted", "started", "delta", at=NOW - 1_000_000)
 
-    kept, floor = trimmed(log, 2, Policy(log_age=1.0), NOW)
+    kept, floor = trim_log(log, 2, Policy(log_age=1.0), NOW)
 
     assert [event.offset for event in kept] == [2, 3]
     assert floor == 1
@@ -93,7 +93,7 @@ def test_trimming_again_and_again_loses_no_text(run: list[EventKind], bound: int
     for n, event in enumerate(whole, 1):
         kept.append(event)
         if n % every == 0 and n >= 3:
-            kept, removed = trimmed(kept, 3, Policy(log_events=bound), NOW)
+            kept, removed = trim_log(kept, 3, Policy(log_events=bound), NOW)
             floor = max(floor, removed)
 
     assert text_of(kept) == text_of(whole)

@@ -19,13 +19,15 @@ from turnkeep.messages import (
     digest,
     text_content,
 )
-from turnkeep.store.contract import Entry, Policy
+from turnkeep.store.contract import Policy, TranscriptEntry
 from turnkeep.store.transcript import entry_from_json, entry_size, entry_to_json, last_asked, newest, trimmed_through
 
 
-def entries_of(*turns: int, tokens: int = 1, words: str = "x") -> list[Entry]:
+def entries_of(*turns: int, tokens: int = 1, words: str = "x") -> list[TranscriptEntry]:
     """As many entries in each turn."""
-    return [Entry(AssistantItem(words), tokens, turn) for turn, count in enumerate(turns, 1) for _ in range(count)]
+    return [
+        TranscriptEntry(AssistantItem(words), tokens, turn) for turn, count in enumerate(turns, 1) for _ in range(count)
+    ]
 
 
 def test_an_entry_is_written_and_read_as_it_is() -> None:
@@ -35,13 +37,13 @@ def test_an_entry_is_written_and_read_as_it_is() -> None:
         ReasoningItem({"id": "r"}),
         OutputItem("c", "o", "unknown"),
     ):
-        entry = Entry(item, 3, 4, 5.5)
+        entry = TranscriptEntry(item, 3, 4, 5.5)
         assert entry_from_json(entry_to_json(entry)) == entry
 
 
 def test_a_size_counts_bytes() -> None:
-    assert entry_size(Entry(AssistantItem("é"))) == entry_size(Entry(AssistantItem("e"))) + 1
-    assert entry_size(Entry(AssistantItem("\ud800"))) > 0
+    assert entry_size(TranscriptEntry(AssistantItem("é"))) == entry_size(TranscriptEntry(AssistantItem("e"))) + 1
+    assert entry_size(TranscriptEntry(AssistantItem("\ud800"))) > 0
 
 
 turns = st.lists(st.integers(1, 5), max_size=10)
@@ -62,7 +64,7 @@ def test_no_more_turns_go_than_have_to(counts: list[int], limit: int) -> None:
 @given(turns, st.integers(1, 12))
 def test_bytes_bound_a_transcript_as_items_do(counts: list[int], limit: int) -> None:
     entries = entries_of(*counts)
-    size = entry_size(Entry(AssistantItem("x")))
+    size = entry_size(TranscriptEntry(AssistantItem("x")))
 
     by_bytes = trimmed_through(entries, Policy(history_bytes=limit * size))
 
@@ -92,8 +94,8 @@ def test_a_history_is_the_longest_run_of_newest_turns_that_fits(
 
 
 def test_the_last_turn_that_asked_is_found_whole() -> None:
-    asked = [Entry(UserItem(text_content("q")), turn=2), Entry(AssistantItem("a"), turn=2)]
-    entries = [*entries_of(2), *asked, Entry(AssistantItem("later"), turn=3)]
+    asked = [TranscriptEntry(UserItem(text_content("q")), turn=2), TranscriptEntry(AssistantItem("a"), turn=2)]
+    entries = [*entries_of(2), *asked, TranscriptEntry(AssistantItem("later"), turn=3)]
 
     assert last_asked(entries) == asked
     assert last_asked(entries_of(2, 3)) == []
@@ -106,7 +108,7 @@ def test_sizes_and_digests_are_those_of_the_json_that_was_always_meant(text: str
     content = (*text_content(text), Part("image", data={"url": "https://a/b", "detail": "low"}))
     parts = [part.to_json() for part in content]
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    entry = Entry(UserItem(content, "m1"), 3)
+    entry = TranscriptEntry(UserItem(content, "m1"), 3)
     stored = json.dumps(entry_to_json(entry)["item"], ensure_ascii=False, separators=(",", ":"))
 
     assert content_size(content) == len(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from turnkeep.errors import ModelUnavailable
 from turnkeep.store.memory import MemoryStore
-from turnkeep.store.store_metrics import timed
+from turnkeep.store.store_metrics import measure_store
 from turnkeep.telemetry import SILENT, configure_logging, get_log
 from turnkeep.telemetry.metrics import MOST_SERIES, PrometheusMeter
 from turnkeep.telemetry.traces import span, use_tracer
@@ -110,7 +110,7 @@ def test_memory_and_cpu_of_the_process_are_shown() -> None:
 
 async def test_store_operations_are_measured_and_failures_named() -> None:
     meter = PrometheusMeter()
-    store = timed(MemoryStore(), meter)
+    store = measure_store(MemoryStore(), meter)
     await store.open()
     await store.counts()
     await store.counts()
@@ -125,7 +125,7 @@ async def test_store_operations_are_measured_and_failures_named() -> None:
 
 def test_a_store_that_nobody_measures_is_left_alone() -> None:
     store = MemoryStore()
-    assert timed(store, SILENT) is store
+    assert measure_store(store, SILENT) is store
 
 
 # ---------------------------------------------------------------- logs

@@ -52,7 +52,7 @@ def encoding(request: pytest.FixtureRequest) -> str:
 def oracle(encoding: str, tmp_path_factory: pytest.TempPathFactory) -> tiktoken.Encoding:
     """tiktoken's own definition of the encoding; its loader checks the SHA-256 of the ranks that we rebuild."""
     path = tmp_path_factory.mktemp("ranks") / f"{encoding}.tiktoken"
-    path.write_bytes(ranks.publish(ranks.shipped(encoding)))
+    path.write_bytes(ranks.publish(ranks.load_ranks(encoding)))
 
     def load(url: str, expected_hash: str) -> dict[bytes, int]:
         assert url.endswith(f"/{path.name}")
@@ -149,7 +149,7 @@ def test_ids_are_those_of_tiktoken(kind: Callable[[], str], encoding: str, oracl
 
 
 def test_the_ranks_shipped_are_the_ones_that_tiktoken_would_download(encoding: str) -> None:
-    rebuilt = ranks.publish(ranks.shipped(encoding))
+    rebuilt = ranks.publish(ranks.load_ranks(encoding))
     theirs = Path(str(DEFINITIONS.__file__)).read_text()
     digest = hashlib.sha256(rebuilt).hexdigest()
     assert digest == ranks.SHA256[encoding]
@@ -249,7 +249,7 @@ def test_a_cancelled_count_stays_cancelled() -> None:
 async def test_without_tiktoken_a_guess_is_made_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     bare = tokens.Tokenizer(Vocabulary("o200k_base"), known=True)
-    assert bare.estimated
+    assert bare.is_estimate
     await bare.load()
     assert bare.count("Hello, how are you?") == guess("Hello, how are you?")
 
@@ -265,7 +265,7 @@ def test_an_engine_that_cannot_be_imported_is_tried_once(monkeypatch: pytest.Mon
     monkeypatch.setattr(vocabulary, "_reference_engine", fail)
     bare = tokens.Tokenizer(Vocabulary("o200k_base"), known=True)
     assert [bare.count("one two"), bare.count("one two")] == [guess("one two")] * 2
-    assert bare.estimated
+    assert bare.is_estimate
     assert len(tried) == 1
 
 
@@ -366,7 +366,7 @@ def test_engines_and_tables_are_imported_only_when_used() -> None:
 import sys
 import turnkeep.pricing as p
 book, tokenizer, catalog = p.PriceBook(), p.tokenizer_for("gpt-6-luna"), p.Catalog.load()
-assert tokenizer.estimated
+assert tokenizer.is_estimate
 print([name for name in ("tiktoken", "splintr", "genai_prices") if name in sys.modules])
 tokenizer.count("x"), book.price("gpt-6-luna")
 print("tiktoken" in sys.modules or "splintr" in sys.modules, "genai_prices" in sys.modules)
@@ -378,10 +378,10 @@ print("tiktoken" in sys.modules or "splintr" in sys.modules, "genai_prices" in s
 
 
 def test_a_models_own_encoding_is_exact_and_a_stranger_is_estimated() -> None:
-    assert not tokenizer_for("gpt-4o-mini").estimated
-    assert not tokenizer_for("gpt-4-0613").estimated
+    assert not tokenizer_for("gpt-4o-mini").is_estimate
+    assert not tokenizer_for("gpt-4-0613").is_estimate
     for stranger in ("gpt-6-luna", "llama-9-70b"):
-        assert tokenizer_for(stranger).estimated
+        assert tokenizer_for(stranger).is_estimate
         assert tokenizer_for(stranger).encoding == "o200k_base"
 
 
@@ -389,7 +389,7 @@ def test_an_own_list_decides_the_encoding(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text('[encodings]\n"llama-" = "cl100k_base"\n')
     tokenizer = tokenizer_for("llama-9-70b", Catalog.load(path))
-    assert (tokenizer.encoding, tokenizer.estimated) == ("cl100k_base", False)
+    assert (tokenizer.encoding, tokenizer.is_estimate) == ("cl100k_base", False)
 
 
 @pytest.mark.parametrize(("model", "reported"), [("gpt-3.5-turbo", 129), ("gpt-4", 129), ("gpt-4o-mini", 124)])

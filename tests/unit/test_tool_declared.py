@@ -15,14 +15,14 @@ from aiohttp import web
 from turnkeep.clock import SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.tools import Toolbox, ToolContext
-from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.tool_file import load_tools
 
 KMC = Path(__file__).parents[2] / "examples/tools/kmc.toml"
 
 
 async def use(box: Toolbox, name: str, context: ToolContext | None = None, **arguments: Any) -> Result:
-    asked = Asked("call_1", name, json.dumps(arguments))
+    asked = ToolRequest("call_1", name, json.dumps(arguments))
     return await call(box.get(name), asked, context or ToolContext(), clock=SystemClock())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, Toolbox, ToolContext
-from turnkeep.tools.execution import Asked, Result, call, call_catch_all
+from turnkeep.tools.execution import Result, ToolRequest, call, call_catch_all
 from turnkeep.tools.files import READ_CAP
 from turnkeep.tools.git import VERBS
 from turnkeep.tools.processes import MOST_PROCESSES
@@ -24,7 +24,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 async def use(made: Tool, **arguments: Any) -> Result:
-    return await call(made, Asked("call_1", made.name, json.dumps(arguments)), ToolContext(), clock=SystemClock())
+    return await call(made, ToolRequest("call_1", made.name, json.dumps(arguments)), ToolContext(), clock=SystemClock())
 
 
 def test_a_tool_is_at_most_ten_lines_and_works_from_a_file(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ async def test_every_python_snippet_runs_in_order() -> None:
     assert (await use(box.get("custom_tool"), input="x")).output == '{"result": "Got: x"}'  # type: ignore[arg-type]
     assert space["open_door"].client_side
     assert box.catches_all is not None
-    caught = await call_catch_all(box.catches_all, [Asked("c", "x", "{}")], ToolContext(), clock=SystemClock())
+    caught = await call_catch_all(box.catches_all, [ToolRequest("c", "x", "{}")], ToolContext(), clock=SystemClock())
     assert caught == {"c": Result("not today")}
 
 

@@ -16,15 +16,15 @@ from turnkeep.errors import ToolDenied, ToolFailed
 from turnkeep.tools import Tool, ToolContext, from_dict, tool
 from turnkeep.tools.execution import (
     ARGUMENTS_CAP,
-    Asked,
     Result,
+    ToolRequest,
     arguments_digest,
     call,
     call_catch_all,
-    capped,
+    cap_output,
     refusal,
 )
-from turnkeep.tools.thread_pool import Threads
+from turnkeep.tools.thread_pool import ThreadPool
 
 
 class HandClock:
@@ -52,7 +52,7 @@ async def run(
     made: Tool | None, arguments: Any = "{}", context: ToolContext | None = None, clock: Any = None
 ) -> Result:
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-    return await call(made, Asked("call_1", "t", text), context or ToolContext(), clock=clock or HandClock())
+    return await call(made, ToolRequest("call_1", "t", text), context or ToolContext(), clock=clock or HandClock())
 
 
 @tool(effect="pure")
@@ -226,7 +226,7 @@ async def test_a_tool_that_takes_too_long_is_stopped(effect: Any, status: str, w
 
     assert running.result() == Result(words, status, "tool_timed_out")  # type: ignore[arg-type]
     assert stopped.is_set()
-    assert context.cancelled.is_set()
+    assert context.cancellation.is_set()
 
 
 @pytest.mark.parametrize(("effect", "status"), [("pure", "cancelled"), ("effect", "unknown")])
@@ -234,7 +234,7 @@ async def test_a_call_ends_when_nobody_waits_for_it(effect: Any, status: str) ->
     @tool(effect=effect)
     async def slow(context: ToolContext) -> str:
         """Cancels itself."""
-        context.cancelled.set()
+        context.cancellation.set()
         await asyncio.Event().wait()
         return "never"
 
@@ -264,7 +264,7 @@ async def test_a_cancelled_caller_stops_the_tool_and_hears_it() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert stopped.is_set()
-    assert context.cancelled.is_set()
+    assert context.cancellation.is_set()
 
 
 async def test_a_function_in_a_thread_sees_that_its_time_is_up() -> None:
@@ -274,7 +274,7 @@ async def test_a_function_in_a_thread_sees_that_its_time_is_up() -> None:
     def slow(context: ToolContext) -> str:
         """Asks whether to stop."""
         began.set()
-        while not context.cancelled.is_set():
+        while not context.cancellation.is_set():
             threading.Event().wait(0.001)
         ended.set()
         return "stopped"
@@ -305,14 +305,14 @@ async def test_long_output_keeps_head_and_tail_within_the_cap() -> None:
 
 @given(st.text(), st.integers(256, 400))
 def test_capped_text_fits_and_encodes(text: str, cap: int) -> None:
-    data = capped(text * 20, cap).encode()
+    data = cap_output(text * 20, cap).encode()
 
     assert len(data) <= cap
 
 
 def test_text_that_fits_is_left_alone() -> None:
-    assert capped("x" * 256, 256) == "x" * 256
-    assert capped("half a pair: \ud800", 256) == "half a pair: ?"
+    assert cap_output("x" * 256, 256) == "x" * 256
+    assert cap_output("half a pair: \ud800", 256) == "half a pair: ?"
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ async def test_a_client_side_tool_does_not_run_here() -> None:
 
 
 async def test_threads_are_bounded_and_the_rest_waits() -> None:
-    threads, gate, most = Threads(limit=3), threading.Event(), []
+    threads, gate, most = ThreadPool(limit=3), threading.Event(), []
     three = threading.Barrier(3, action=gate.set)
     running = 0
     guard = threading.Lock()
@@ -383,7 +383,7 @@ async def test_threads_are_bounded_and_the_rest_waits() -> None:
 
 
 async def test_a_function_that_has_not_begun_is_dropped_with_its_caller() -> None:
-    threads, gate, ran = Threads(limit=1), threading.Event(), []
+    threads, gate, ran = ThreadPool(limit=1), threading.Event(), []
 
     async with asyncio.TaskGroup() as group:
         group.create_task(threads.run(lambda: gate.wait(10)))
@@ -399,7 +399,7 @@ async def test_a_function_that_has_not_begun_is_dropped_with_its_caller() -> Non
 
 
 async def test_two_functions_wait_for_each_other_in_two_threads() -> None:
-    threads, barrier = Threads(limit=2), threading.Barrier(2)
+    threads, barrier = ThreadPool(limit=2), threading.Barrier(2)
 
     async with asyncio.TaskGroup() as group:
         results = [group.create_task(threads.run(lambda: barrier.wait(10))) for _ in range(2)]
@@ -409,7 +409,7 @@ async def test_two_functions_wait_for_each_other_in_two_threads() -> None:
 
 # ---------------------------------------------------------------- the catch-all
 
-CALLS = [Asked("call_a", "get_weather", '{"location":"Makati"}'), Asked("call_b", "other", "{}")]
+CALLS = [ToolRequest("call_a", "get_weather", '{"location":"Makati"}'), ToolRequest("call_b", "other", "{}")]
 
 
 async def caught(handler: Any, clock: Any = None) -> dict[str, Result] | None:
@@ -517,11 +517,11 @@ def test_importing_the_tools_loads_no_optional_part() -> None:
     "text", ["{amount", "[]", '"x"', '{"a": NaN}', '{"a":' * 2000, "x" * (ARGUMENTS_CAP + 1), "{}"]
 )
 def test_what_no_tool_would_take_is_refused_before_it_starts(text: str) -> None:
-    told = refusal(echo, Asked("call_1", "echo", text))
+    told = refusal(echo, ToolRequest("call_1", "echo", text))
 
     assert told is not None
     assert (told.status, told.code) == ("error", "bad_arguments")
 
 
 def test_a_call_that_may_run_is_not_refused() -> None:
-    assert refusal(echo, Asked("call_1", "echo", '{"text": "x"}')) is None
+    assert refusal(echo, ToolRequest("call_1", "echo", '{"text": "x"}')) is None

@@ -11,7 +11,7 @@ import pytest
 
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, ToolContext
-from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.files import READ_CAP, file_tools
 from turnkeep.tools.workspace import openat2_works
 from turnkeep.tools.workspaces import Workspaces
@@ -27,7 +27,7 @@ def tools(tmp_path: Path) -> dict[str, Tool]:
 
 
 async def use(made: Tool, **arguments: Any) -> Result:
-    return await call(made, Asked("call_1", made.name, json.dumps(arguments)), ToolContext(), clock=SystemClock())
+    return await call(made, ToolRequest("call_1", made.name, json.dumps(arguments)), ToolContext(), clock=SystemClock())
 
 
 async def test_what_is_written_is_read(tools: dict[str, Tool], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from turnkeep.clock import SystemClock
 from turnkeep.errors import ToolFailed
 from turnkeep.tools import Tool, ToolContext
-from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.git import VERBS, command_words, git_tool
 from turnkeep.tools.sandbox import Sandbox, sandbox
 from turnkeep.tools.workspaces import Workspaces
@@ -47,7 +47,7 @@ async def use(one: Tool, operation: str, *arguments: str, **more: Any) -> str:
 
 async def used(one: Tool, operation: str, *arguments: str, **more: Any) -> Result:
     text = json.dumps({"operation": operation, "arguments": list(arguments), **more})
-    return await call(one, Asked("call_1", one.name, text), ToolContext(), clock=SystemClock())
+    return await call(one, ToolRequest("call_1", one.name, text), ToolContext(), clock=SystemClock())
 
 
 async def test_a_history_can_be_written_and_read(git: Tool, tmp_path: Path) -> None:

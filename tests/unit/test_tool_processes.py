@@ -41,13 +41,13 @@ def test_the_own_group_comes_first_then_those_above(own: str, mounts: str, expec
 
 
 def test_a_group_that_is_gone_counts_as_removed(tmp_path: Path) -> None:
-    assert Group((tmp_path / "gone",)).removed()
+    assert Group((tmp_path / "gone",)).try_remove()
 
 
 def test_a_group_that_is_not_empty_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
 
-    assert not Group((tmp_path,)).removed()
+    assert not Group((tmp_path,)).try_remove()
 
 
 # ---------------------------------------------------------------- version 2, whose files come with a directory
@@ -123,5 +123,5 @@ def test_on_version_2_a_limit_is_set_where_its_controller_is_handed_down(
         assert [(path / name).read_text() for path in group.paths if (path / name).exists()] == [value]
     group.kill()
     assert all((path / "cgroup.kill").read_text() == "1" for path in group.paths)
-    assert group.removed()
+    assert group.try_remove()
     assert not list(kernel.root.rglob("turnkeep-*")), "nothing is left of it, nor of the looks"

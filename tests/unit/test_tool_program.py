@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnkeep.tools.program import Finished, HeadAndTail, run
+from turnkeep.tools.program import HeadAndTail, ProgramResult, run
 
 
 @given(st.lists(st.binary(max_size=40), max_size=30), st.integers(2, 64))
@@ -34,25 +34,25 @@ def test_head_and_tail_are_remembered_and_nothing_else(chunks: list[bytes], cap:
         assert f"{len(whole) - 2 * room} of {len(whole)} bytes left out" in text
 
 
-async def started(*words: str, timeout: float = 30.0) -> Finished:
+async def started(*words: str, timeout: float = 30.0) -> ProgramResult:
     return await run(words, environment={"A": "b"}, directory="/", timeout=timeout, output_cap=1000)
 
 
 async def test_output_errors_and_exit_code_are_told() -> None:
     finished = await started("/bin/sh", "-c", "echo out; echo err >&2; echo $A; pwd; exit 3")
 
-    assert finished == Finished(3, "out\nerr\nb\n/\n")
-    assert finished.told(1) == "exit code 3\nout\nerr\nb\n/\n"
+    assert finished == ProgramResult(3, "out\nerr\nb\n/\n")
+    assert finished.text_for_model(1) == "exit code 3\nout\nerr\nb\n/\n"
 
 
 async def test_there_is_nothing_to_read() -> None:
-    assert await started("/bin/sh", "-c", "cat; echo end") == Finished(0, "end\n")
+    assert await started("/bin/sh", "-c", "cat; echo end") == ProgramResult(0, "end\n")
 
 
 async def test_a_signal_is_told_as_shells_do() -> None:
     finished = await started("/bin/sh", "-c", "kill -9 $$")
 
-    assert finished.told(1) == "exit code 137\n"
+    assert finished.text_for_model(1) == "exit code 137\n"
 
 
 @contextmanager
@@ -71,8 +71,8 @@ async def test_a_program_that_takes_too_long_is_stopped_with_its_children() -> N
         finished = await run(words, environment={}, directory="/", timeout=0.5, output_cap=100, descriptors=(writing,))
         os.close(writing)
 
-        assert finished == Finished(None, "")
-        assert finished.told(0.5).startswith("stopped after 0.5 seconds")
+        assert finished == ProgramResult(None, "")
+        assert finished.text_for_model(0.5).startswith("stopped after 0.5 seconds")
         assert await asyncio.to_thread(os.read, reading, 1) == b""
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, ToolContext
-from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.files import file_tools
-from turnkeep.tools.quota import LEAST_OF_A_FILE, Full, Quota, held
+from turnkeep.tools.quota import LEAST_OF_A_FILE, DiskQuota, Full, disk_usage
 from turnkeep.tools.sandbox import sandbox
 from turnkeep.tools.shell import bash_tool
 from turnkeep.tools.workspaces import Workspaces
@@ -30,7 +30,7 @@ HUGE = 10**18
 
 
 async def use(made: Tool, **arguments: Any) -> Result:
-    return await call(made, Asked("call_1", made.name, json.dumps(arguments)), ToolContext(), clock=SystemClock())
+    return await call(made, ToolRequest("call_1", made.name, json.dumps(arguments)), ToolContext(), clock=SystemClock())
 
 
 def bash(tmp_path: Path, quota: int) -> Tool:
@@ -77,7 +77,7 @@ async def test_a_command_that_fills_the_workspace_is_ended(command: str, tmp_pat
     result = await use(bash(tmp_path, quota=40 * MEGABYTE), command=command)
 
     assert result.output.startswith("stopped: the workspace may hold"), result.output[:300]
-    assert held(tmp_path, HUGE) < 4_000 * MEGABYTE
+    assert disk_usage(tmp_path, HUGE) < 4_000 * MEGABYTE
 
 
 @pytest.mark.usefixtures("bubblewrap")
@@ -96,7 +96,7 @@ def test_every_name_counts_and_a_file_with_two_names_once(tmp_path: Path) -> Non
     (tmp_path / "folder/empty").touch()
     (tmp_path / "folder/link").symlink_to("/usr")
 
-    assert held(tmp_path, HUGE) == 8192 + 3 * LEAST_OF_A_FILE
+    assert disk_usage(tmp_path, HUGE) == 8192 + 3 * LEAST_OF_A_FILE
 
 
 @contextmanager
@@ -115,10 +115,10 @@ def test_a_folder_that_cannot_be_looked_into_counts_as_full() -> None:
         Path(folder).chmod(0o755)
         (Path(folder) / "closed").mkdir()
         with as_ordinary_user():
-            assert held(Path(folder), HUGE) < HUGE
+            assert disk_usage(Path(folder), HUGE) < HUGE
         (Path(folder) / "closed").chmod(0)
         with as_ordinary_user():
-            assert held(Path(folder), HUGE) >= HUGE
+            assert disk_usage(Path(folder), HUGE) >= HUGE
         (Path(folder) / "closed").chmod(0o700)
 
 
@@ -132,15 +132,15 @@ def test_a_folder_that_is_too_deep_for_its_name_counts_as_full(tmp_path: Path) -
     os.close(deep)
 
     try:
-        assert held(tmp_path, HUGE) >= HUGE
+        assert disk_usage(tmp_path, HUGE) >= HUGE
     finally:
         shutil.rmtree(tmp_path / ("x" * 200))
 
 
 async def test_a_watch_ends_only_when_there_is_more_than_before(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(b"x" * MEGABYTE)
-    quota = Quota(tmp_path, bytes=1000, free=0)
-    watching = asyncio.create_task(quota.exceeded())
+    quota = DiskQuota(tmp_path, bytes=1000, free=0)
+    watching = asyncio.create_task(quota.wait_exceeded())
     await asyncio.sleep(0.5)
     assert not watching.done()
 

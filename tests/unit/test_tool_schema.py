@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from turnkeep.errors import BadArguments, ConfigurationError
 from turnkeep.tools import Tool, ToolContext, from_dict, tool
-from turnkeep.tools.docstring import described
+from turnkeep.tools.docstring import parse_docstring
 from turnkeep.tools.schema import strict_form
 
 
@@ -217,7 +217,7 @@ def test_a_type_that_refers_to_itself_keeps_its_definition_and_is_not_strict() -
 
     assert not made.strict
     assert "Node" in made.parameters["$defs"]
-    assert made.accepted({"value": {"name": "a", "children": [{"name": "b"}]}})["value"].children[0].name == "b"
+    assert made.check_arguments({"value": {"name": "a", "children": [{"name": "b"}]}})["value"].children[0].name == "b"
 
 
 def test_tuples_are_not_strict() -> None:
@@ -231,7 +231,7 @@ def test_a_property_named_title_or_schema_survives() -> None:
         return title + schema + str(json)
 
     assert list(book.parameters["properties"]) == ["title", "schema", "json"]
-    assert book.accepted({"title": "a", "schema": "b", "json": 1}) == {"title": "a", "schema": "b", "json": 1}
+    assert book.check_arguments({"title": "a", "schema": "b", "json": 1}) == {"title": "a", "schema": "b", "json": 1}
 
 
 def test_descriptions_come_from_google_docstrings() -> None:
@@ -260,7 +260,7 @@ def test_descriptions_come_from_google_docstrings() -> None:
 
 
 def test_descriptions_come_from_param_fields() -> None:
-    prose, told = described(
+    prose, told = parse_docstring(
         "Find offices.\n\n:param city: the city,\n    in English\n:param int n: how many\n:returns: x"
     )
 
@@ -314,16 +314,16 @@ def test_arguments_that_do_not_fit_are_refused_without_repeating_them(arguments:
         return place.city + units
 
     with pytest.raises(BadArguments, match="the arguments do not fit") as caught:
-        weather.accepted(arguments)
+        weather.check_arguments(arguments)
     assert "kelvin" not in str(caught.value)
 
 
 def test_typed_values_reach_the_function() -> None:
-    assert tool(day).accepted({"value": "2026-01-02"}) == {"value": datetime.date(2026, 1, 2)}
-    assert tool(enumerated).accepted({"value": "red"}) == {"value": Color.RED}
-    assert tool(whole).accepted({"value": 20.0}) == {"value": 20}
-    assert tool(defaulted).accepted({}) == {"value": 3}
-    assert tool(optional).accepted({"value": None}) == {"value": None}
+    assert tool(day).check_arguments({"value": "2026-01-02"}) == {"value": datetime.date(2026, 1, 2)}
+    assert tool(enumerated).check_arguments({"value": "red"}) == {"value": Color.RED}
+    assert tool(whole).check_arguments({"value": 20.0}) == {"value": 20}
+    assert tool(defaulted).check_arguments({}) == {"value": 3}
+    assert tool(optional).check_arguments({"value": None}) == {"value": None}
 
 
 def test_a_decorated_function_can_still_be_called() -> None:
@@ -355,7 +355,7 @@ class Adder:
 def test_a_callable_object_can_be_a_tool() -> None:
     made = tool(name="add", description="Adds.")(Adder(2))
 
-    assert made.accepted({"value": 1}) == {"value": 1}
+    assert made.check_arguments({"value": 1}) == {"value": 1}
 
 
 def untyped(value) -> str:  # type: ignore[no-untyped-def]
@@ -434,7 +434,7 @@ def test_the_dict_form_is_a_tool() -> None:
     assert made.name == "custom_tool"
     assert made.effect == "effect"
     with pytest.raises(BadArguments, match="'input' is missing"):
-        made.accepted({})
+        made.check_arguments({})
 
 
 @pytest.mark.parametrize("definition", [{}, {"type": "function"}, {"type": "other", "function": {"name": "x"}}])

@@ -10,7 +10,7 @@ import pytest
 from turnkeep.clock import SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.tools import Tool, Toolbox, ToolContext, tool
-from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.files import file_tools
 from turnkeep.tools.git import git_tool
 from turnkeep.tools.sandbox import sandbox
@@ -25,7 +25,7 @@ pytestmark = [
 
 async def use(made: Tool, tenant: str, **arguments: Any) -> Result:
     context = ToolContext(tenant=tenant)
-    return await call(made, Asked("call_1", made.name, json.dumps(arguments)), context, clock=SystemClock())
+    return await call(made, ToolRequest("call_1", made.name, json.dumps(arguments)), context, clock=SystemClock())
 
 
 def all_tools(tmp_path: Path, *, shared: bool = True) -> dict[str, Tool]:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from turnkeep.clock import SystemClock
 from turnkeep.tools import ToolContext
-from turnkeep.tools.execution import Asked, Result, call
+from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.weather import weather_tool
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -72,7 +72,7 @@ async def station() -> AsyncIterator[Station]:
 
 async def ask(station: Station, **arguments: Any) -> Result:
     made = weather_tool(KEY, station.url)
-    return await call(made, Asked("call_1", made.name, json.dumps(arguments)), ToolContext(), clock=SystemClock())
+    return await call(made, ToolRequest("call_1", made.name, json.dumps(arguments)), ToolContext(), clock=SystemClock())
 
 
 async def test_the_weather_of_a_city_in_a_country(station: Station) -> None:

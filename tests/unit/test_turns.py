@@ -17,35 +17,35 @@ from turnkeep.errors import (
     MessageConflict,
     MessageFrozen,
     NotFound,
-    Rejected,
+    Rejection,
     ThreadBusy,
     TurnkeepError,
     WrongState,
 )
-from turnkeep.events import Event, Fault
+from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, BusyPolicy, Message, UserItem, digest, text_content
 from turnkeep.store import turns
 from turnkeep.store.contract import (
-    Call,
     Claim,
     Commit,
     DeadLetter,
     Decision,
     Directive,
-    Entry,
     Failure,
-    Left,
+    HeldCall,
     Policy,
     Receipt,
+    Remainder,
     ThreadOptions,
+    TranscriptEntry,
 )
-from turnkeep.store.thread import Known, Open, Out, Thread
+from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread
 from turnkeep.usage import Usage
 
 HERE = Address("t", "q", "c")
 POLICY = Policy(window=2.0, max_wait=8.0)
-FAULT = Fault("code", "sentence")
-CALL = Call("call_1", "pay", "{}", "d1")
+FAULT = TurnFault("code", "sentence")
+CALL = HeldCall("call_1", "pay", "{}", "d1")
 LEASE = 30.0
 NOW = 1000.0
 
@@ -79,7 +79,7 @@ def leased(*ids: str, now: float = NOW) -> tuple[Thread, Claim]:
 
 
 def done(outcome: Any = "completed", text: str = "answer", usage: Usage = Usage()) -> Commit:
-    return Commit(outcome, text, [Entry(AssistantItem(text))], usage)
+    return Commit(outcome, text, [TranscriptEntry(AssistantItem(text))], usage)
 
 
 def bring(state: str) -> tuple[Thread, Claim]:
@@ -125,7 +125,7 @@ OPERATIONS: dict[str, Operation] = {
     "renew": lambda t, c: turns.renew(t, c, LATER, LEASE),
     "orphan": lambda t, c: turns.orphan(t, LATER),
     "bereave": lambda t, c: turns.bereave(t, LATER),
-    "offered": turns.offered,
+    "offered": turns.list_offered,
     "journal": lambda t, c: turns.journal(t, c, [{"n": 0}], LATER),
     "publish": lambda t, c: turns.publish(t, c, 0, [Event("delta", text="x")], LATER),
     "commit": lambda t, c: turns.commit(t, c, done(), POLICY, LATER),
@@ -140,8 +140,10 @@ OPERATIONS: dict[str, Operation] = {
     "withdraw": lambda t, c: turns.withdraw(t, "old", POLICY, LATER),
     "pause": lambda t, c: turns.pause(t, LATER),
     "resume": lambda t, c: turns.resume(t, POLICY, LATER),
-    "append": lambda t, c: turns.append(t, [Entry(AssistantItem("x"))], None, LATER),
-    "regenerate": lambda t, c: turns.regenerate(t, [Entry(UserItem(text_content("x"), "x"))], "msg_", POLICY, LATER),
+    "append": lambda t, c: turns.append(t, [TranscriptEntry(AssistantItem("x"))], None, LATER),
+    "regenerate": lambda t, c: turns.regenerate(
+        t, [TranscriptEntry(UserItem(text_content("x"), "x"))], "msg_", POLICY, LATER
+    ),
 }
 
 # What each operation leaves: the state, and when it is due. same: as before; now: at the moment of the operation;
@@ -244,8 +246,8 @@ def test_a_thread_is_written_and_read_as_it_is(state: str) -> None:
 
     again = Thread.from_json(thread.head_to_json())
 
-    again.inbox = [Open.from_json(HERE, opened.to_json()) for opened in thread.inbox]
-    again.delayed = [Open.from_json(HERE, opened.to_json()) for opened in thread.delayed]
+    again.inbox = [InboxMessage.from_json(HERE, opened.to_json()) for opened in thread.inbox]
+    again.delayed = [InboxMessage.from_json(HERE, opened.to_json()) for opened in thread.delayed]
     again.journal, again.out = thread.journal, thread.out
     assert again == thread
 
@@ -257,7 +259,7 @@ def test_what_was_done_last_is_written_and_read_as_it_is() -> None:
     again = Thread.from_json(thread.head_to_json())
 
     assert again.settlements == thread.settlements
-    assert turns.commit(again, taken, done(), POLICY, NOW) == Left(0, None)
+    assert turns.commit(again, taken, done(), POLICY, NOW) == Remainder(0, None)
 
 
 # ---------------------------------------------------------------- accepting
@@ -266,7 +268,7 @@ def test_what_was_done_last_is_written_and_read_as_it_is() -> None:
 def test_a_known_id_is_repeated_or_refused_and_nothing_else_happens() -> None:
     thread = fresh()
     receipt = accept(thread, "m1")
-    known = thread.out.known["m1"]
+    known = thread.out.accepted_ids["m1"]
     thread.out = Out()
 
     again = turns.accept(thread, message("m1"), known, POLICY, NOW)
@@ -280,10 +282,10 @@ def test_a_known_id_is_repeated_or_refused_and_nothing_else_happens() -> None:
 
 def test_known_ids_keep_the_first_digest_and_receipt() -> None:
     receipt = Receipt("c", "m1", "thread_1", "accepted", 1, 2.0)
-    first = Known("digest", receipt, steer="accepted")
+    first = AcceptedId("digest", receipt, steer="accepted")
 
     settled = turns.merge_known(
-        first, Known("", receipt.__class__("c", "m1", "thread_1", "accepted", 0, None), "answered")
+        first, AcceptedId("", receipt.__class__("c", "m1", "thread_1", "accepted", 0, None), "answered")
     )
     assert (settled.digest, settled.receipt, settled.status, settled.steer) == (
         "digest",
@@ -291,8 +293,8 @@ def test_known_ids_keep_the_first_digest_and_receipt() -> None:
         "answered",
         "accepted",
     )
-    assert turns.merge_known(settled, Known("", receipt, steer="applied")).steer == "applied"
-    anew = Known("other", receipt)
+    assert turns.merge_known(settled, AcceptedId("", receipt, steer="applied")).steer == "applied"
+    anew = AcceptedId("other", receipt)
     assert turns.merge_known(settled, anew) is anew
     assert turns.merge_known(None, anew) is anew
 
@@ -374,7 +376,7 @@ def test_a_batch_is_the_longest_prefix_within_the_limits(sizes: list[tuple[int, 
     thread = fresh()
     for n, (size, alone) in enumerate(sizes):
         thread.inbox.append(
-            Open(Message(HERE, f"m{n}", text_content("x" * size), window=0.0, max_wait=0.0), size, alone=alone)
+            InboxMessage(Message(HERE, f"m{n}", text_content("x" * size), window=0.0, max_wait=0.0), size, alone=alone)
         )
     thread.state, thread.due = "waiting", NOW
 
@@ -436,7 +438,7 @@ def test_the_claim_that_is_valid_can_be_told_again() -> None:
 
 def test_begin_takes_nothing_it_was_not_given_in_full() -> None:
     thread = fresh()
-    known = Known("d", Receipt("c", "m1", "thread_1", "accepted", 1, None))
+    known = AcceptedId("d", Receipt("c", "m1", "thread_1", "accepted", 1, None))
     names = {"owner": "w", "lease": LEASE, "token": "t", "run_id": "r"}
 
     with pytest.raises(MessageConflict):
@@ -453,7 +455,7 @@ def test_a_renewal_finds_what_asks_for_the_run() -> None:
     accept(thread, "m2", on_busy="steer")
     accept(thread, "m3", on_busy="interrupt")
     assert turns.renew(thread, taken, NOW + 2, LEASE) == Directive(True, NOW + 2 + LEASE, "interrupt", steer=True)
-    turns.offered(thread, taken)
+    turns.list_offered(thread, taken)
     assert not turns.renew(thread, taken, NOW + 3, LEASE).steer
     assert turns.renew(thread, taken.__class__(**{**fields_of(taken), "token": "x"}), NOW, LEASE) == Directive(
         held=False
@@ -503,13 +505,16 @@ def test_a_commit_says_all_that_has_to_be_stored() -> None:
     left = turns.commit(thread, taken, done(usage=Usage(requests=2)), POLICY, NOW + 1)
 
     out = thread.out
-    assert left == Left(1, NOW + 2)
-    assert out.removed == {"m1", "m2"}
+    assert left == Remainder(1, NOW + 2)
+    assert out.removed_ids == {"m1", "m2"}
     told = ("answered", "run_1", ("m1", "m2"), NOW + 1 + POLICY.dedupe)
-    assert {i: (k.status, k.run_id, k.covers, k.forget_at) for i, k in out.known.items()} == {"m1": told, "m2": told}
+    assert {i: (k.status, k.run_id, k.covers, k.forget_at) for i, k in out.accepted_ids.items()} == {
+        "m1": told,
+        "m2": told,
+    }
     assert [(e.turn, e.at) for e in out.entries] == [(1, NOW + 1)]
     assert out.journal_cleared
-    assert (out.completed, out.failed, thread.turns, thread.usage) == (2, 0, 1, Usage(requests=2))
+    assert (out.completed_count, out.failed_count, thread.turns, thread.usage) == (2, 0, 1, Usage(requests=2))
     assert [e.kind for e in out.events] == ["completed"]
 
 
@@ -526,7 +531,7 @@ def test_dead_letters_of_a_batch_tell_attempts_and_deaths_of_the_oldest() -> Non
         ("m1", 2, 0, ""),
         ("m2", 2, 0, ""),
     ]
-    assert thread.out.failed == 2
+    assert thread.out.failed_count == 2
 
 
 @pytest.mark.parametrize(
@@ -589,14 +594,14 @@ def test_only_messages_up_to_the_one_taken_are_steered_in() -> None:
     thread, taken = leased("m1")
     for message_id in ("m2", "m3", "m4"):
         accept(thread, message_id, on_busy="steer")
-    offered = turns.offered(thread, taken)
+    offered = turns.list_offered(thread, taken)
     assert [m.message_id for m in offered] == ["m2", "m3", "m4"]
 
     turns.journal(thread, taken, [{"n": 0, "steered_through": offered[1].seq}], NOW)
 
     assert thread.batch == 3
-    assert [m.message_id for m in turns.offered(thread, taken)] == ["m4"]
-    assert {i: k.steer for i, k in thread.out.known.items() if k.steer == "applied"} == {
+    assert [m.message_id for m in turns.list_offered(thread, taken)] == ["m4"]
+    assert {i: k.steer for i, k in thread.out.accepted_ids.items() if k.steer == "applied"} == {
         "m2": "applied",
         "m3": "applied",
     }
@@ -645,20 +650,23 @@ def test_cancelling_drops_what_waits_but_not_what_was_offered() -> None:
     accept(thread, "m2", on_busy="steer")
     accept(thread, "m3")
     accept(thread, "m4", not_before=NOW + 9)
-    turns.offered(thread, taken)
+    turns.list_offered(thread, taken)
 
     assert turns.cancel(thread, POLICY, NOW, drop_inbox=True)
 
     assert [o.message.message_id for o in [*thread.inbox, *thread.delayed]] == ["m1", "m2"]
-    assert thread.out.removed == {"m3", "m4"}
+    assert thread.out.removed_ids == {"m3", "m4"}
 
 
 def test_a_message_that_is_not_open_is_told_why() -> None:
     receipt = Receipt("c", "m1", "thread_1", "accepted", 1, None)
     with pytest.raises(NotFound):
         turns.late(None, "m1", withdrawing=True)
-    turns.late(Known("d", receipt, "withdrawn"), "m1", withdrawing=True)
-    for known, withdrawing in ((Known("d", receipt, "withdrawn"), False), (Known("d", receipt, "answered"), True)):
+    turns.late(AcceptedId("d", receipt, "withdrawn"), "m1", withdrawing=True)
+    for known, withdrawing in (
+        (AcceptedId("d", receipt, "withdrawn"), False),
+        (AcceptedId("d", receipt, "answered"), True),
+    ):
         with pytest.raises(MessageFrozen):
             turns.late(known, "m1", withdrawing=withdrawing)
 
@@ -677,13 +685,13 @@ def test_a_redrive_is_a_new_acceptance_that_keeps_the_first_digest() -> None:
     thread, taken = leased("m1")
     turns.fail(thread, taken, Failure(FAULT, None), POLICY, NOW)
     [letter] = thread.out.dead
-    known = Known("first digest", Receipt("c", "m1", "thread_1", "accepted", 1, None), "dead")
+    known = AcceptedId("first digest", Receipt("c", "m1", "thread_1", "accepted", 1, None), "dead")
     thread.out = Out()
 
     receipt = turns.redrive(thread, letter, POLICY, NOW + 1, known)
 
     assert (receipt.position, receipt.repeated) == (1, False)
-    assert thread.out.known["m1"].digest == "first digest"
+    assert thread.out.accepted_ids["m1"].digest == "first digest"
     assert (thread.inbox[0].attempts, thread.inbox[0].message.arrival) == (0, NOW + 1)
     with pytest.raises(MessageConflict):
         turns.redrive(thread, letter, POLICY, NOW + 1)
@@ -695,7 +703,7 @@ def test_a_redrive_of_a_forgotten_id_takes_the_digest_of_the_letter() -> None:
 
     turns.redrive(thread, letter, Policy(max_inbox=0), NOW)
 
-    assert thread.out.known["m1"].digest == digest(letter.message.content)
+    assert thread.out.accepted_ids["m1"].digest == digest(letter.message.content)
 
 
 def test_only_known_fields_are_updated() -> None:
@@ -762,6 +770,6 @@ def step(thread: Thread, name: str, now: float, current: Claim | None, counter: 
             accept(thread, f"m{counter}", now, on_busy=asks)
             return None
         result = calls[name]() if name in calls else OPERATIONS[name](thread, fake)
-    except (Rejected, LeaseLost, ValueError):
+    except (Rejection, LeaseLost, ValueError):
         return None
     return result if isinstance(result, Claim) else None

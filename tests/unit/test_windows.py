@@ -19,7 +19,7 @@ HERE, THERE = Address("default", "q", "here"), Address("default", "q", "there")
 
 def written(windows: AdaptiveWindow, address: Address, at: float, **wishes: float) -> float | None:
     """The window that a message gets."""
-    [message] = windows.applied([Message(address, f"m{at}", text_content("x"), **wishes)], at)  # type: ignore[arg-type]
+    [message] = windows.apply([Message(address, f"m{at}", text_content("x"), **wishes)], at)  # type: ignore[arg-type]
     return message.window
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from turnkeep.events import Answer, Event, Fault
-from turnkeep.hub import Subscribed
+from turnkeep.events import Answer, Event, TurnFault
+from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
 from turnkeep.usage import Usage
-from turnkeep.wire import Dialect, Encoder, Frame, dumps, enveloped, subscribed
+from turnkeep.wire import Dialect, Encoder, Frame, dumps, envelope, subscription_frame
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "seed-frames.jsonl"
 ADDRESS = Address("default", "assistant", "c1")
@@ -68,7 +68,7 @@ def test_the_four_samples_of_the_documents_come_out_key_by_key() -> None:
             outcome="completed",
         )
     )
-    fault = Fault("model_unavailable", "Error description", "Detailed error information")
+    fault = TurnFault("model_unavailable", "Error description", "Detailed error information")
     dead = to.encode(event("dead", 4, 1683042126.456, ("unique-message-id",), error=fault))
 
     for frames, sample in ((started, STATUS), (progress, IN_PROGRESS), (completed, COMPLETED), (dead, ERROR)):
@@ -95,7 +95,7 @@ def ours() -> dict[tuple[str, str], Frame]:
     frames += to.encode(event("responding", 3))
     to.encode(event("delta", 4, text="word "))
     frames += to.encode(event("completed", 5, ids=("unique-message-id",), text="word", outcome="completed"))
-    frames += to.encode(event("dead", 6, ids=("unique-message-id",), error=Fault("x", "m", "d")))
+    frames += to.encode(event("dead", 6, ids=("unique-message-id",), error=TurnFault("x", "m", "d")))
     return {(frame["status"], frame["type"]): frame for frame in frames}
 
 
@@ -192,7 +192,7 @@ def test_a_retry_and_an_open_circuit_say_processing_only() -> None:
     to = encoder()
     begin(to)
     for kind in ("retrying", "waiting"):
-        frames = to.encode(event(kind, 2, error=Fault("model_unavailable", "m", "d")))
+        frames = to.encode(event(kind, 2, error=TurnFault("model_unavailable", "m", "d")))
         assert [(f["type"], f["status"]) for f in frames] == [("status", "processing")]
 
 
@@ -293,7 +293,7 @@ def test_a_frame_names_run_attempt_and_messages_of_its_event_else_of_the_turn_in
 def test_waiting_says_why_and_a_decision_says_on_what() -> None:
     to = encoder()
     begin(to)
-    [waiting] = to.encode(event("waiting", 2, error=Fault("pace_reached", "m", "d")))
+    [waiting] = to.encode(event("waiting", 2, error=TurnFault("pace_reached", "m", "d")))
     [silent] = to.encode(event("waiting", 3))
     [held] = to.encode(event("held", 4, calls=({"call_id": "c1"},)))
     [tools] = to.encode(event("processing", 5, tools=("pay",)))
@@ -307,7 +307,7 @@ def test_what_is_said_beside_the_log_has_no_position_to_resume_from() -> None:
     to = encoder()
     begin(to)
 
-    [frame] = to.encode(event("processing", 2, error=Fault("silent", "m", "d")))
+    [frame] = to.encode(event("processing", 2, error=TurnFault("silent", "m", "d")))
 
     assert (frame["reason"], frame["more"], {"offset", "epoch"} & frame.keys()) == ("silent", True, set())
 
@@ -315,7 +315,7 @@ def test_what_is_said_beside_the_log_has_no_position_to_resume_from() -> None:
 def test_a_person_who_answers_is_named_and_a_dead_letter_has_its_code() -> None:
     to = encoder()
     [said] = to.encode(event("said", text="by hand", author="olga"))
-    [dead, older] = to.encode(event("dead", 2, ids=("a", "b"), error=Fault("model_refused", "sorry", "why")))
+    [dead, older] = to.encode(event("dead", 2, ids=("a", "b"), error=TurnFault("model_refused", "sorry", "why")))
     [bare] = to.encode(event("dead", 3))
 
     assert (said["message"], said["author"], said["final_message"]) == ("by hand", "olga", True)
@@ -357,12 +357,12 @@ def test_usage_goes_with_the_answer_where_it_is_told() -> None:
 
 
 def test_a_subscription_says_where_it_begins_and_whether_anything_is_missing() -> None:
-    frame = subscribed(ADDRESS, "thread_1", Subscribed("e", 7, 9, False, Answer()), at=3.5)
+    frame = subscription_frame(ADDRESS, "thread_1", SubscriptionStart("e", 7, 9, False, Answer()), at=3.5)
 
     assert frame == {
         "message": "", "timestamp": 3.5, "status": "subscribed", "type": "status", "final_message": False,
         "message_id": None, "thread_id": "thread_1", "channel": "c1", "offset": 7, "epoch": "e", "top": 9,
         "recovered": False,
     }  # fmt: skip
-    assert enveloped("c1", frame) == {"channel": "c1", "payload": frame}
+    assert envelope("c1", frame) == {"channel": "c1", "payload": frame}
     assert json.loads(dumps(frame)) == frame

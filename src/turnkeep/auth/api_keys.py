@@ -22,7 +22,7 @@ RING = "*"
 """Keys are found by their id, before it is known whose they are: all of them are kept in one place."""
 FRESH = 0.5
 """Seconds a key that was read is believed without a second look."""
-KEPT = 10_000
+MOST_CACHED_KEYS = 10_000
 _FORM = re.compile(r"tk_([0-9a-f]{16})_([0-9a-f]{64})")
 
 
@@ -62,7 +62,7 @@ class Key:
         )
 
 
-class Keys:
+class ApiKeys:
     """All keys of a store. A key that was revoked is refused within `FRESH` seconds, everywhere."""
 
     def __init__(self, registry: Registry, clock: Clock | None = None) -> None:
@@ -135,7 +135,7 @@ class Keys:
             return None
         key = _key(document)
         self._seen[key_id] = (key, now)
-        while len(self._seen) > KEPT:
+        while len(self._seen) > MOST_CACHED_KEYS:
             self._seen.popitem(last=False)
         return key
 

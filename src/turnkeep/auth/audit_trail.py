@@ -41,7 +41,7 @@ QUIET = 10.0
 """Seconds in which refusals of one kind are counted and not written, after one was."""
 USED_AGAIN = 3_600.0
 """Seconds in which the use of a key is told once."""
-REMEMBERED = 10_000
+MOST_REMEMBERED = 10_000
 LONGEST = 200
 
 
@@ -140,7 +140,7 @@ class Trail:
 def _remember(seen: OrderedDict[Any, Any], name: object, value: object) -> None:
     seen[name] = value
     seen.move_to_end(name)
-    while len(seen) > REMEMBERED:
+    while len(seen) > MOST_REMEMBERED:
         seen.popitem(last=False)
 
 
@@ -164,7 +164,7 @@ def channel_digest(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
+class StoreObserver:
     """Where the request that is being answered came in, and who writes down what it does."""
 
     trail: Trail
@@ -172,10 +172,10 @@ class Witness:
     peer: str
 
 
-_witness: ContextVar[Witness | None] = ContextVar("turnkeep_witness", default=None)
+_witness: ContextVar[StoreObserver | None] = ContextVar("turnkeep_witness", default=None)
 
 
-def watch(witness: Witness) -> None:
+def watch(witness: StoreObserver) -> None:
     """From here on, in this task and those it starts, what happens is written down as this witness saw it."""
     _witness.set(witness)
 

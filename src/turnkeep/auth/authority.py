@@ -14,7 +14,7 @@ from turnkeep.inputs import MAX_NAME, optional_text, read_content, read_message
 from turnkeep.messages import DEFAULT_TENANT, Address, Content, Message
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.runs.budget import USER
-from turnkeep.store.contract import Call, Decision, MessageRecord
+from turnkeep.store.contract import Decision, HeldCall, MessageRecord
 
 VERDICTS = ("approved", "denied", "output")
 
@@ -124,7 +124,7 @@ async def decide(
     return decided.to_json()
 
 
-async def _held(queue: AssistantMessageQueue, address: Address, call_id: str) -> Call:
+async def _held(queue: AssistantMessageQueue, address: Address, call_id: str) -> HeldCall:
     record = await queue.store.thread(address)
     found = next((call for call in record.calls if call.call_id == call_id), None) if record else None
     if found is None:

@@ -6,9 +6,9 @@ import hmac
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from turnkeep.auth.api_keys import FRESH, Keys, digest_of
+from turnkeep.auth.api_keys import FRESH, ApiKeys, digest_of
 from turnkeep.auth.audit_trail import report_refusal, report_use
-from turnkeep.auth.principals import KEY_PREFIX, OPERATOR, Access, Open, Principal, Shown
+from turnkeep.auth.principals import KEY_PREFIX, OPERATOR, Access, Credentials, OpenAccess, Principal
 from turnkeep.auth.revocations import Revocations
 from turnkeep.auth.tickets import Tickets
 from turnkeep.clock import Clock, SystemClock
@@ -30,7 +30,7 @@ class Guard:
 
     def __init__(
         self,
-        keys: Keys,
+        keys: ApiKeys,
         tickets: Tickets,
         tokens: Tokens | None = None,
         clock: Clock | None = None,
@@ -49,7 +49,7 @@ class Guard:
         """Nobody is asked now."""
         return False
 
-    async def authenticate(self, shown: Shown) -> Principal:
+    async def authenticate(self, shown: Credentials) -> Principal:
         try:
             principal = await self._known(shown)
             if principal.since is None:
@@ -74,13 +74,13 @@ class Guard:
         """Stands for the token of this start, so that what it was exchanged for ends with it."""
         return None if self._start_token is None else f"start:{digest_of(self._start_token)[:16]}"
 
-    async def _known(self, shown: Shown) -> Principal:
+    async def _known(self, shown: Credentials) -> Principal:
         if shown.bearer is not None:
             return await self._of_bearer(shown.bearer)
         if shown.ticket is not None:
             return await self.tickets.redeem(shown.ticket)
         if shown.session is not None:
-            return await self.tickets.of_session(shown.session, shown.csrf, changes=shown.changes)
+            return await self.tickets.of_session(shown.session, shown.csrf, changes=shown.is_change)
         raise NotAuthenticated("send an API key or a token as 'Authorization: Bearer …'")
 
     async def _of_bearer(self, value: str) -> Principal:
@@ -93,7 +93,7 @@ class Guard:
         return await self._tokens.authenticate(value)
 
 
-class Unlocked(Guard):
+class OpenGuard(Guard):
     """Asks nobody while the store holds no key. The first one locks the door, also of what is open already; a key that
     is taken back does not unlock it.
     """
@@ -105,7 +105,7 @@ class Unlocked(Guard):
     def is_open(self) -> bool:
         return not self._is_locked
 
-    async def authenticate(self, shown: Shown) -> Principal:
+    async def authenticate(self, shown: Credentials) -> Principal:
         await self.look()
         return await super().authenticate(shown) if self._is_locked else OPERATOR
 
@@ -151,15 +151,15 @@ def _reached(settings: Settings) -> str:
 
 async def access_of(settings: Settings, registry: Registry) -> Access:
     """As set. Raises `ConfigurationError`."""
-    keys, tickets = Keys(registry), Tickets(registry)
+    keys, tickets = ApiKeys(registry), Tickets(registry)
     if asks_for_credentials(settings, has_keys=await keys.has_any()):
         start_token = settings.start_token.get_secret_value() if settings.start_token else None
         return Guard(keys, tickets, tokens_of(settings), start_token=start_token)
     if not settings.is_open_aloud:
-        return Unlocked(keys, tickets)
+        return OpenGuard(keys, tickets)
     if settings.takes_tokens or await keys.has_any():
         log.warning("nobody_is_asked", reason="TURNKEEP_AUTH=off or TURNKEEP_INSECURE_NO_AUTH, though there are keys")
-    return Open()
+    return OpenAccess()
 
 
 def tokens_of(settings: Settings) -> Tokens | None:

@@ -18,7 +18,7 @@ from turnkeep.messages import Address
 from turnkeep.settings import Settings, parse_rate
 from turnkeep.store.contract import Store
 
-KEPT = 100_000
+MOST_RATES = 100_000
 """Buckets remembered per kind; the longest unused go first."""
 LONGEST_WAIT = 5.0
 """Seconds for which a refusal is held back at most."""
@@ -66,7 +66,7 @@ class Rate:
 
     def _keep(self, key: object, left: float) -> None:
         self._buckets[key] = (left, self.clock.now())
-        while len(self._buckets) > KEPT:
+        while len(self._buckets) > MOST_RATES:
             self._buckets.popitem(last=False)
 
 
@@ -107,7 +107,7 @@ class Places:
                 del self._of[whose]
 
 
-class Quota:
+class RateQuota:
     """Threads of a tenant, counted now and then: it may have a few more than `most` by the time we look."""
 
     def __init__(self, most: int, store: Store | None, clock: Clock) -> None:
@@ -127,7 +127,7 @@ class Quota:
             count = (await self._store.counts(tenant=tenant)).threads
             self._seen[tenant] = count, now
             self._seen.move_to_end(tenant)
-            while len(self._seen) > KEPT:
+            while len(self._seen) > MOST_RATES:
                 self._seen.popitem(last=False)
         return count < self._most
 
@@ -150,7 +150,7 @@ class Limits:
         self.channels_per_socket = settings.channels_per_socket
         self._streams = Places("sockets and streams", settings.sockets_per_user)
         self._bodies = Places("unfinished requests", settings.bodies_per_user)
-        self.threads = Quota(settings.max_threads, store, clock)
+        self.threads = RateQuota(settings.max_threads, store, clock)
         self._channel = Rate(*parse_rate(settings.channel_rate), clock)
         self._user = Rate(*parse_rate(settings.user_rate), clock)
         self._tenant = Rate(*parse_rate(settings.tenant_rate), clock)

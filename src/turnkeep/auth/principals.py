@@ -94,7 +94,7 @@ def _covers(pattern: str, channel: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class Credentials:
     """Everything a request showed that may be a credential. `changes`: it asks for more than to look, so a session
     needs its CSRF token beside it.
     """
@@ -103,7 +103,7 @@ class Shown:
     ticket: str | None = None
     session: str | None = None
     csrf: str | None = None
-    changes: bool = False
+    is_change: bool = False
 
     @property
     def is_nothing(self) -> bool:
@@ -119,18 +119,18 @@ class Shown:
 
 def shown_by(
     headers: Headers, cookies: Mapping[str, str], query: Mapping[str, str], *, changes: bool, socket: bool = False
-) -> Shown:
+) -> Credentials:
     """Raises `InvalidMessage` for a credential in the address, `NotAuthenticated` for one that makes no sense."""
     _refuse_in_query(query)
     session = session_in(cookies)
     if socket and "origin" not in headers:
         session = None  # only a browser has cookies, and a browser says where it comes from
-    return Shown(
+    return Credentials(
         bearer=_bearer(headers),
         ticket=_ticket(headers) if socket else None,
         session=session[:LONGEST] if session else None,
         csrf=headers.get(CSRF_HEADER),
-        changes=changes,
+        is_change=changes,
     )
 
 
@@ -175,7 +175,7 @@ def _refuse_in_query(query: Mapping[str, str]) -> None:
 class Access(Protocol):
     """Decides who somebody is."""
 
-    async def authenticate(self, shown: Shown) -> Principal:
+    async def authenticate(self, shown: Credentials) -> Principal:
         """Raises `NotAuthenticated`."""
         ...
 
@@ -188,12 +188,12 @@ OPERATOR = Principal(scopes=ALL_SCOPES, channels=None)
 """Whoever comes in where nobody is asked."""
 
 
-class Open:
+class OpenAccess:
     """Everybody on this machine is the one user of the one tenant."""
 
     is_open = True
 
-    async def authenticate(self, shown: Shown) -> Principal:
+    async def authenticate(self, shown: Credentials) -> Principal:
         return OPERATOR
 
     async def still(self, principal: Principal) -> None:

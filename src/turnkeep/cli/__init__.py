@@ -56,7 +56,7 @@ class Flag:
     takes: int = 0
     form: str = "{}"
 
-    def translated(self, operands: Sequence[str], rest: Sequence[str]) -> list[str]:
+    def translate(self, operands: Sequence[str], rest: Sequence[str]) -> list[str]:
         """The same, said with the verb. What follows ``--`` is never taken for an option."""
         if self.form == "{}":
             return [*self.words, *rest, *(("--", *operands) if operands else ())]
@@ -94,7 +94,7 @@ def _main(given: list[str]) -> int:
         print(f"turnkeep {version()}")
         return 0
     file, given = named_file(given)
-    verb, rest = chosen(given)
+    verb, rest = choose_verb(given)
     if verb not in VERBS:
         print(f"turnkeep: {_unknown(verb)}", file=sys.stderr)
         return WRONG
@@ -123,7 +123,7 @@ def named_file(given: Sequence[str]) -> tuple[str | None, list[str]]:
     return file, rest
 
 
-def chosen(given: Sequence[str]) -> tuple[str, list[str]]:
+def choose_verb(given: Sequence[str]) -> tuple[str, list[str]]:
     """The verb that was asked for, and its own arguments."""
     if given and given[0] == "help":
         return given[1], ["--help"]
@@ -133,7 +133,7 @@ def chosen(given: Sequence[str]) -> tuple[str, list[str]]:
         name, equals, value = word.partition("=")
         if flag := FLAGS.get(name):
             after = [value, *given[place + 1 :]] if equals else list(given[place + 1 :])
-            return flag.verb, flag.translated(after[: flag.takes], [*given[:place], *after[flag.takes :]])
+            return flag.verb, flag.translate(after[: flag.takes], [*given[:place], *after[flag.takes :]])
     return WITHOUT_VERB, list(given)
 
 
@@ -146,7 +146,7 @@ def _run(verb: str, rest: list[str]) -> int:
         command = typer.main.get_command(import_module(VERBS[verb].module).app)
         code = command(args=rest, prog_name=f"turnkeep {verb}", standalone_mode=False)
     except Exception as error:
-        return output.failed(f"turnkeep {verb}", error, as_json="--json" in rest)
+        return output.report_failure(f"turnkeep {verb}", error, as_json="--json" in rest)
     except KeyboardInterrupt:
         return output.INTERRUPTED
     return code if isinstance(code, int) else 0

@@ -15,7 +15,7 @@ from turnkeep.cli.audit import report
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
-from turnkeep.store.contract import Call, Decision, ThreadRecord
+from turnkeep.store.contract import Decision, HeldCall, ThreadRecord
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Tool calls that wait for somebody.")
 
@@ -37,8 +37,8 @@ def list_calls(*, tenant: Tenant = "default", as_json: Json = False) -> None:
     output.table(("CHANNEL", "CALL", "NEEDS", "WHAT", "UNTIL"), rows, empty="nothing waits for a decision")
 
 
-async def _list(settings: Settings, tenant: str) -> list[tuple[ThreadRecord, Call]]:
-    async with context.opened(settings) as store:
+async def _list(settings: Settings, tenant: str) -> list[tuple[ThreadRecord, HeldCall]]:
+    async with context.attach_store(settings) as store:
         return [
             (record, call)
             async for record in store.scan(tenant=tenant, queue=settings.queue)
@@ -89,8 +89,8 @@ def _decide(channel: str, call_id: str, decision: Decision, tenant: str, *, as_j
         output.say(f"{decided.name}({decided.arguments}): {decided.decision}")
 
 
-async def _decided(settings: Settings, address: Address, call_id: str, decision: Decision) -> Call:
-    async with context.opened(settings) as store:
+async def _decided(settings: Settings, address: Address, call_id: str, decision: Decision) -> HeldCall:
+    async with context.attach_store(settings) as store:
         record = await context.existing(store, address)
         asked = next((call for call in record.calls if call.call_id == call_id), None)
         if asked is None:

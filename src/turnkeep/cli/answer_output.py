@@ -24,28 +24,28 @@ class Telling:
             return None
         match frame["type"], frame["status"]:
             case "error", _:
-                self.failed(frame)
+                self.on_failure(frame)
                 return FAILED
             case "response", "in_progress":
                 self.grew(frame)
             case "response", "completed":
-                self.completed(frame)
+                self.on_completed(frame)
                 return 0
             case _, "settled" | "withdrawn":
-                return self.settled(str(frame.get("outcome") or "withdrawn"))
+                return self.on_settled(str(frame.get("outcome") or "withdrawn"))
             case _, "accepted" if "receipt" in frame:
-                self.accepted(frame["receipt"])
+                self.on_accepted(frame["receipt"])
             case _, "accepted":
                 return None
             case _:
-                self.happened(frame)
+                self.on_event(frame)
         return None
 
-    def accepted(self, receipt: dict[str, Any]) -> None:
+    def on_accepted(self, receipt: dict[str, Any]) -> None:
         if self._status:
             output.note(f"[accepted] {receipt['message_id']} on thread {receipt['thread_id']}")
 
-    def happened(self, frame: Frame) -> None:
+    def on_event(self, frame: Frame) -> None:
         if calls := frame.get("calls"):
             names = ", ".join(str(call["name"]) for call in calls)
             output.note(f"waiting for a decision about {names}: see `turnkeep actions list`")
@@ -58,7 +58,7 @@ class Telling:
         else:
             self._add(frame["delta"])
 
-    def completed(self, frame: Frame) -> None:
+    def on_completed(self, frame: Frame) -> None:
         self._replace(frame["message"])
         self.end_line()
         if (outcome := frame.get("outcome")) != "completed":
@@ -66,12 +66,12 @@ class Telling:
         elif self._status:
             output.note("[completed]")
 
-    def failed(self, frame: Frame) -> None:
+    def on_failure(self, frame: Frame) -> None:
         self.end_line()
         output.note(f"error: {frame['message']}", style="red")
         output.note(f"{frame.get('code', 'error')}: {frame['error_details']}")
 
-    def settled(self, outcome: str) -> int:
+    def on_settled(self, outcome: str) -> int:
         output.note(f"message {self._message_id} is {outcome} already")
         return 0 if outcome == "answered" else FAILED
 
@@ -98,17 +98,17 @@ class TestTelling(Telling):
 
     __test__ = False
 
-    def accepted(self, receipt: dict[str, Any]) -> None:
+    def on_accepted(self, receipt: dict[str, Any]) -> None:
         output.say(f"Test message ID: {receipt['message_id']}")
         output.say(f"Channel: {receipt['channel']}")
         output.say(f"Thread ID: {receipt['thread_id']}")
 
-    def happened(self, frame: Frame) -> None:
+    def on_event(self, frame: Frame) -> None:
         self.end_line()
         output.say(_line(frame))
 
-    def completed(self, frame: Frame) -> None:
-        super().completed(frame)
+    def on_completed(self, frame: Frame) -> None:
+        super().on_completed(frame)
         output.say("Run completed")
         output.say("Conversation completed successfully!")
 
@@ -120,22 +120,22 @@ class JsonTelling(Telling):
         output.emit(frame)
         return super().take(frame)
 
-    def accepted(self, receipt: dict[str, Any]) -> None:
+    def on_accepted(self, receipt: dict[str, Any]) -> None:
         return
 
-    def happened(self, frame: Frame) -> None:
+    def on_event(self, frame: Frame) -> None:
         return
 
     def grew(self, frame: Frame) -> None:
         return
 
-    def completed(self, frame: Frame) -> None:
+    def on_completed(self, frame: Frame) -> None:
         return
 
-    def failed(self, frame: Frame) -> None:
+    def on_failure(self, frame: Frame) -> None:
         return
 
-    def settled(self, outcome: str) -> int:
+    def on_settled(self, outcome: str) -> int:
         return 0 if outcome == "answered" else FAILED
 
 

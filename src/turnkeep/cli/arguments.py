@@ -46,7 +46,7 @@ Tools = Annotated[
     typer.Option("--tools", metavar="FILE", help="Tools: a .toml that declares them, or a .py with @tool functions."),
 ]
 Concurrency = Annotated[int | None, typer.Option("--concurrency", metavar="N", min=1, help="Runs at once (256).")]
-Simulated = Annotated[
+SimulatedOption = Annotated[
     bool,
     typer.Option("--simulator", help="Let the simulator answer without a model, though credentials are asked for."),
 ]

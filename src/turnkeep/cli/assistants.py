@@ -248,7 +248,7 @@ async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bo
 @asynccontextmanager
 async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[Assistants]:
     model = settings.model or Catalog.load(settings.price_file).default
-    async with context.opened(settings, create=create) as store:
+    async with context.attach_store(settings, create=create) as store:
         yield Assistants(store, model=model, instructions=settings.instructions)
 
 

@@ -65,7 +65,7 @@ def _line(event: AuditEvent) -> str:
 
 
 async def _tail(settings: Settings, shown: _Shown, *, follow: bool) -> None:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         shown.show(await events_of(store))
         while follow:
             await asyncio.sleep(AGAIN)

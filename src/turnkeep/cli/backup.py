@@ -24,7 +24,7 @@ def backup(
     """Copy the store to a file that is complete and checked, while servers go on using it."""
     from turnkeep.store.sqlite import backup as copy
 
-    source = embedded(context.settings(), "back it up")
+    source = sqlite_file(context.settings(), "back it up")
     with output.progress("copying"):
         written = copy(source, path)
     if as_json:
@@ -33,7 +33,7 @@ def backup(
         output.say(f"copied {source} to {path} ({output.size(written)})")
 
 
-def embedded(settings: Settings, doing: str) -> Path:
+def sqlite_file(settings: Settings, doing: str) -> Path:
     """The file of the store. Raises `ConfigurationError` that says what to do for other engines."""
     path = context.sqlite_path(settings)
     if path is not None:

@@ -120,13 +120,13 @@ def _versions(settings: Settings) -> Iterator[Finding]:
 
 async def _doors(settings: Settings) -> AsyncIterator[Finding]:
     """Whether others can come in, by the rule that the server starts by, and what their tokens are signed with."""
-    from turnkeep.auth.api_keys import Key, Keys
+    from turnkeep.auth.api_keys import ApiKeys, Key
 
     path, keys = context.sqlite_path(settings), list[Key]()
     if path is None or path.exists():
         try:
-            async with context.opened(settings) as store:
-                keys = await Keys(store).list()
+            async with context.attach_store(settings) as store:
+                keys = await ApiKeys(store).list()
         except TurnkeepError:
             yield failure("access", "whether there are keys cannot be seen while the store cannot be used")
             return
@@ -322,12 +322,12 @@ async def _rabbitmq(settings: Settings) -> AsyncIterator[Finding]:
     """What the AMQP door will find: nothing is made by looking."""
     if settings.rabbitmq_url is None or not _installed("aio_pika"):
         return
-    from turnkeep.broker import BROKEN, broker_of, look
+    from turnkeep.broker import CONNECTION_ERRORS, broker_of, look
 
     broker = broker_of(settings.rabbitmq_url)
     try:
         sight = await look(settings)
-    except BROKEN as error:
+    except CONNECTION_ERRORS as error:
         yield failure("rabbitmq", f"{broker} cannot be used: {type(error).__name__}: {error}, correct RABBITMQ_URL")
         return
     for finding in _seen(settings, sight, broker):
@@ -343,8 +343,8 @@ def _seen(settings: Settings, sight: Sight, broker: str) -> Iterator[Finding]:
         load = f"{sight.waiting:,} waiting, {output.count(sight.consumers, 'consumer')}"
         state = failure if sight.kind == "stream" else ok
         yield state("rabbitmq", f"{names} is {kind}: {load}" + STREAM * (sight.kind == "stream"))
-    if sight.parked:
-        parked = f"{output.count(sight.parked, 'message')} of {settings.queue_name}"
+    if sight.parked_count:
+        parked = f"{output.count(sight.parked_count, 'message')} of {settings.queue_name}"
         yield warning("rabbitmq parked", f"{parked} could not be taken, the reasons stand in their headers")
     parts = urlsplit(settings.rabbitmq_url or "")
     if parts.password in (None, "guest") and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
@@ -363,7 +363,7 @@ async def _store(settings: Settings) -> AsyncIterator[Finding]:
         if path is not None and not path.exists():
             yield _can_be_made(path)
             return
-        async with context.opened(settings) as store:
+        async with context.attach_store(settings) as store:
             yield await _engine(settings, store)
             for reason in (await store.check()).get("rebuilt", ()):
                 yield warning("damage", f"{reason}: look for who writes to this Redis, or at its disk")

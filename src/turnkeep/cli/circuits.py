@@ -27,7 +27,7 @@ def list_open(*, as_json: Json = False) -> None:
 
 
 async def _list(settings: Settings, *, as_json: bool) -> None:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         found, now = await store.circuits(), await store.now()
     if as_json:
         output.emit([_json(circuit) for circuit in found])
@@ -51,7 +51,7 @@ def close(
 
 
 async def _close(settings: Settings, endpoints: list[str] | None, *, as_json: bool) -> None:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         names = [circuit.endpoint for circuit in await store.circuits()] if endpoints is None else endpoints
         outcomes = {name: await store.mend(name) for name in names}
     if as_json:

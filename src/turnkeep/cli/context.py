@@ -66,7 +66,7 @@ def place(chosen: Settings) -> str:
 
 
 @asynccontextmanager
-async def opened(chosen: Settings, *, create: bool = False) -> AsyncIterator[Store]:
+async def attach_store(chosen: Settings, *, create: bool = False) -> AsyncIterator[Store]:
     """The store, beside whoever else has it open.
 
     A file that does not exist is not made unless `create`: then nothing is found, and a remark says why.

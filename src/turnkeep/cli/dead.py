@@ -45,7 +45,7 @@ def list_dead(
 
 
 async def _list(settings: Settings, tenant: str | None, limit: int) -> list[DeadLetter]:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         return [letter async for letter, _ in _all(store, settings, tenant, limit)]
 
 
@@ -88,7 +88,7 @@ def show(dead_id: Annotated[str, typer.Argument(metavar="ID", help="dead_… id.
 
 
 async def _show(settings: Settings, dead_id: str) -> DeadLetter:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         return await _letter(store, dead_id)
 
 
@@ -117,7 +117,7 @@ async def _redrive(
     settings: Settings, dead_ids: Sequence[str], tenant: str | None
 ) -> tuple[list[Receipt], dict[str, str]]:
     accepted, refused = [], {}
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         with output.progress("accepting") as step:
             for dead_id in dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]:
                 try:
@@ -142,7 +142,7 @@ def discard(
 
 
 async def _discard(settings: Settings, dead_ids: Sequence[str], tenant: str | None, *, yes: bool) -> int:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         for dead_id in dead_ids:
             await _letter(store, dead_id)
         chosen = dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]

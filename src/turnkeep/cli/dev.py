@@ -11,7 +11,7 @@ import typer
 
 from turnkeep.cli import context, output, version
 from turnkeep.cli.arguments import Concurrency, Host, Json, Port, Tools
-from turnkeep.cli.serving import Started, run, warn
+from turnkeep.cli.serving import RunningService, run, warn
 
 app = typer.Typer(add_completion=False)
 
@@ -44,7 +44,7 @@ def dev(
         flags = [name for name, on in (("--open", open_page), ("--token", token), ("--json", as_json)) if on]
         raise typer.Exit(reloading.run(settings, reloading.words(given, flags)))
 
-    def tell(started: Started) -> None:
+    def tell(started: RunningService) -> None:
         output.emit(started.to_json() | ({"token": made} if made else {})) if as_json else welcome(started, made)
         if open_page and started.url:
             webbrowser.open(started.url)
@@ -52,7 +52,7 @@ def dev(
     run(settings, "all", tell)
 
 
-def welcome(started: Started, token: str | None = None) -> None:
+def welcome(started: RunningService, token: str | None = None) -> None:
     """Where the page and the socket are, a line to paste, where the data is, and who answers."""
     output.say(f"turnkeep {version()}", style="bold")
     output.say()

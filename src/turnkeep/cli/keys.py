@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from turnkeep.auth.api_keys import Key, Keys, read_scopes
+from turnkeep.auth.api_keys import ApiKeys, Key, read_scopes
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Tenant, Yes, duration
 from turnkeep.cli.audit import report
@@ -67,8 +67,8 @@ def create(
 
 
 async def _create(settings: Settings, wanted: dict[str, Any]) -> tuple[str, Key]:
-    async with context.opened(settings, create=True) as store:
-        value, key = await Keys(store).create(**wanted)
+    async with context.attach_store(settings, create=True) as store:
+        value, key = await ApiKeys(store).create(**wanted)
         await report(store, "key_created", tenant=key.tenant, key=key.key_id, scopes=",".join(key.scopes))
         return value, key
 
@@ -86,8 +86,8 @@ def list_keys(*, as_json: Json = False) -> None:
 
 
 async def _list(settings: Settings) -> list[Key]:
-    async with context.opened(settings) as store:
-        return await Keys(store).list()
+    async with context.attach_store(settings) as store:
+        return await ApiKeys(store).list()
 
 
 @app.command()
@@ -103,8 +103,8 @@ def revoke(key: Id, *, yes: Yes = False, as_json: Json = False) -> None:
 
 
 async def _revoke(settings: Settings, key_id: str) -> Key:
-    async with context.opened(settings) as store:
-        key = await Keys(store).revoke(key_id)
+    async with context.attach_store(settings) as store:
+        key = await ApiKeys(store).revoke(key_id)
         await report(store, "key_revoked", tenant=key.tenant, key=key.key_id)
         return key
 

@@ -20,7 +20,7 @@ from yarl import URL
 
 from turnkeep.backoff import Backoff
 from turnkeep.cli import context, service_tools
-from turnkeep.errors import NotAllowed, NotAuthenticated, Rejected, TurnkeepError
+from turnkeep.errors import NotAllowed, NotAuthenticated, Rejection, TurnkeepError
 from turnkeep.inputs import read_message
 from turnkeep.models.sse import Framer
 from turnkeep.queue import AssistantMessageQueue
@@ -69,7 +69,7 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
     """Send to a server and stream from it. A lost connection is taken up where it ended; nothing is sent twice."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=SILENCE)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        listener = _Listener(session, base.rstrip("/"), ask)
+        listener = _AnswerListener(session, base.rstrip("/"), ask)
         failures = 0
         while True:
             try:
@@ -84,7 +84,7 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
             await asyncio.sleep(PATIENCE.after(max(1, failures)))
 
 
-class _Listener:
+class _AnswerListener:
     """One message's conversation with a server, over one or several connections."""
 
     def __init__(self, session: aiohttp.ClientSession, base: str, ask: Ask) -> None:
@@ -176,7 +176,7 @@ async def in_this_process(settings: Settings, ask: Ask) -> AsyncGenerator[Frame,
     """Answer with a worker of our own, on the store that is set."""
     chosen = settings.model_copy(update={"concurrency": GUESTS, "drain": min(settings.drain, LEAVING)})
     pins = Pins()
-    async with service_tools.kept(chosen, context.environment(), pins) as tools:
+    async with service_tools.open_toolbox(chosen, context.environment(), pins) as tools:
         queue = AssistantMessageQueue.from_settings(chosen, toolbox=tools)
         queue.start_worker()
         async with queue, aclosing(_events(queue, ask)) as frames:
@@ -190,11 +190,13 @@ async def _events(queue: AssistantMessageQueue, ask: Ask) -> AsyncGenerator[Fram
     message = read_message(ask.body, address, limit=queue.settings.max_message_bytes)
     async with queue.events(ask.channel) as stream:
         [outcome] = await queue.accept([message], create=not address.names_thread)
-        if isinstance(outcome, Rejected):
+        if isinstance(outcome, Rejection):
             raise outcome
         for frame in await _accepted(queue, ask, outcome):
             yield frame
-        encoder = Encoder(address, outcome.thread_id, Dialect(deltas=True, everything=True), answer=stream.begun.answer)
+        encoder = Encoder(
+            address, outcome.thread_id, Dialect(deltas=True, everything=True), answer=stream.subscription_start.answer
+        )
         async for event in stream:
             for frame in (*encoder.encode(event), *encoder.flush()):
                 yield frame

@@ -30,7 +30,7 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 """Control characters, changes of direction, halves of surrogate pairs."""
 
 
-class Unconfirmed(TurnkeepError):
+class ConfirmationMissing(TurnkeepError):
     """what would be lost was not confirmed"""
 
     code = "unconfirmed"
@@ -53,18 +53,18 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(text: str = "", *, style: str = "") -> None:
     """A line of the result."""
-    console().print(Text(shown(text), style=style), soft_wrap=True)
+    console().print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def write(text: str) -> None:
     """A piece of an answer as it comes, without a line end."""
-    sys.stdout.write(shown(text))
+    sys.stdout.write(printable(text))
     sys.stdout.flush()
 
 
 def note(text: str, *, style: str = "dim") -> None:
     """A remark beside the result."""
-    console(stderr=True).print(Text(shown(text), style=style), soft_wrap=True)
+    console(stderr=True).print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def emit(value: Any) -> None:
@@ -82,7 +82,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
     for name in columns:
         drawn.add_column(name, overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(shown("" if cell is None else str(cell))) for cell in row))
+        drawn.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in row))
     console().print(drawn)
 
 
@@ -91,10 +91,10 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
     width = max(len(name) for name, _ in pairs) + 2
     for name, value in pairs:
         if value is not None:
-            console().print(Text(f"{name:<{width}}", style="bold") + Text(shown(str(value))), soft_wrap=True)
+            console().print(Text(f"{name:<{width}}", style="bold") + Text(printable(str(value))), soft_wrap=True)
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """The text without anything that would steer a terminal; lines and tabs stay."""
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
@@ -141,9 +141,9 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Unconfirmed(f"{question} there is no terminal to ask on: repeat it with --yes")
-    if not typer.confirm(shown(question), err=True):
-        raise Unconfirmed("nothing was changed")
+        raise ConfirmationMissing(f"{question} there is no terminal to ask on: repeat it with --yes")
+    if not typer.confirm(printable(question), err=True):
+        raise ConfirmationMissing("nothing was changed")
 
 
 @contextlib.contextmanager
@@ -173,7 +173,7 @@ def fail(message: str) -> NoReturn:
     raise NotFound(message)
 
 
-def failed(program: str, error: BaseException, *, as_json: bool = False) -> int:
+def report_failure(program: str, error: BaseException, *, as_json: bool = False) -> int:
     """Tell what went wrong in one sentence; the exit code. Only what nobody foresaw shows a traceback."""
     error = _first(error)
     code, sentence = _told(error)
@@ -181,7 +181,7 @@ def failed(program: str, error: BaseException, *, as_json: bool = False) -> int:
         return WRONG
     if as_json:
         emit({"error": {"code": code, "message": sentence}})
-    print(f"{program}: {shown(sentence)}", file=sys.stderr)
+    print(f"{program}: {printable(sentence)}", file=sys.stderr)
     if code == "internal_error":
         traceback.print_exception(error, file=sys.stderr)
     return _exit_code(error)
@@ -194,7 +194,7 @@ def _told(error: BaseException) -> tuple[str, str]:
         case typer.TyperException():
             return NotGiven.code, _usage(error)
         case typer.Abort():
-            return Unconfirmed.code, "nothing was changed"
+            return ConfirmationMissing.code, "nothing was changed"
         case OSError():
             named = f"{error.filename}: " if error.filename else ""
             return "system_error", f"{named}{error.strerror or error}"
@@ -214,7 +214,7 @@ def _usage(error: typer.TyperException) -> str:
 
 def _exit_code(error: BaseException) -> int:
     wrong = ConfigurationError | StoreMisconfigured | NotGiven
-    refused = isinstance(error, Unconfirmed) and "--yes" in str(error)
+    refused = isinstance(error, ConfirmationMissing) and "--yes" in str(error)
     return WRONG if refused or isinstance(error, wrong | typer.TyperException) else FAILED
 
 

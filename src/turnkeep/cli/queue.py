@@ -36,7 +36,7 @@ def status(
 
 
 async def _status(settings: Settings, tenant: str | None, *, watch: bool, as_json: bool) -> None:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         if not watch:
             _print(settings, *await _look(store, settings, tenant), as_json=as_json)
         elif as_json or not output.console().is_terminal:
@@ -119,6 +119,6 @@ def resume(name: Channel, *, tenant: Tenant = "default", as_json: Json = False) 
 
 
 async def _pause(settings: Settings, address: Address, *, on: bool) -> None:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         await context.existing(store, address)
         await (store.pause(address) if on else store.resume(address))

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from turnkeep.auth.api_keys import Key, Keys
+from turnkeep.auth.api_keys import ApiKeys, Key
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Yes
-from turnkeep.cli.backup import embedded
+from turnkeep.cli.backup import sqlite_file
 from turnkeep.clock import SystemClock
 from turnkeep.settings import Settings
 
@@ -29,7 +29,7 @@ def restore(
     from turnkeep.store.sqlite import restore as put_back
 
     settings = context.settings()
-    store = embedded(settings, "put a backup in its place")
+    store = sqlite_file(settings, "put a backup in its place")
     replaced = place_aside(store) if store.exists() else None
     if replaced:
         output.confirm(f"replace {store} by {path}? (the old one is kept as {replaced.name})", yes=yes)
@@ -48,5 +48,5 @@ def restore(
 async def _valid_keys(settings: Settings) -> list[Key]:
     """Whoever holds one of these comes in: the backup knew nothing of what happened to them elsewhere."""
     now = SystemClock().now()
-    async with context.opened(settings) as store:
-        return [key for key in await Keys(store).list() if key.is_valid(now)]
+    async with context.attach_store(settings) as store:
+        return [key for key in await ApiKeys(store).list() if key.is_valid(now)]

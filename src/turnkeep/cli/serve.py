@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, Port, Simulated, Tools
+from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, Port, SimulatedOption, Tools
 from turnkeep.cli.serving import run, say_plainly
 
 app = typer.Typer(add_completion=False)
@@ -28,7 +28,7 @@ def serve(
     port: Port = None,
     tools: Tools = None,
     concurrency: Concurrency = None,
-    simulator: Simulated = False,
+    simulator: SimulatedOption = False,
     allow_network_filesystem: FarStore = False,
     as_json: Json = False,
 ) -> None:

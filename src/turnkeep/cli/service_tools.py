@@ -21,7 +21,7 @@ from turnkeep.tools.toolbox import ALL
 
 
 @asynccontextmanager
-async def kept(settings: Settings, environment: Mapping[str, str], pins: Pins) -> AsyncIterator[Toolbox]:
+async def open_toolbox(settings: Settings, environment: Mapping[str, str], pins: Pins) -> AsyncIterator[Toolbox]:
     """All tools, with the servers of a file connected as long as this lasts; theirs appear once `pins` has a registry.
 
     Raises `ConfigurationError`.

@@ -22,12 +22,12 @@ from turnkeep.tools.pins import Pins
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class RunningService:
     """A house that answers: where it is (None for a worker), who answers, where its data is, what to know."""
 
     url: str | None
     answering: str
-    simulated: bool
+    is_simulated: bool
     data: str
     tools: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -37,7 +37,7 @@ class Started:
             "url": self.url,
             "socket": self.socket,
             "answering": self.answering,
-            "simulated": self.simulated,
+            "simulated": self.is_simulated,
             "data": self.data,
             "tools": list(self.tools),
             "warnings": list(self.warnings),
@@ -49,12 +49,12 @@ class Started:
 
     @property
     def answers(self) -> str:
-        if self.simulated:
+        if self.is_simulated:
             return "the built-in simulator: rules, no model (set OPENAI_API_KEY to ask one)"
         return self.answering
 
 
-def run(settings: Settings, role: Role, tell: Callable[[Started], None], *, queues: Sequence[str] = ()) -> None:
+def run(settings: Settings, role: Role, tell: Callable[[RunningService], None], *, queues: Sequence[str] = ()) -> None:
     """Serve until a signal, then drain. `tell` is called once everything is open."""
     if role != "all" and settings.store_url.startswith("memory:"):
         raise ConfigurationError(f"a {role} alone shares nothing in memory: set TURNKEEP_STORE or REDIS_URL")
@@ -65,10 +65,10 @@ def run(settings: Settings, role: Role, tell: Callable[[Started], None], *, queu
     server.run(lambda: _serve(settings, role, tell, queues))
 
 
-async def _serve(settings: Settings, role: Role, tell: Callable[[Started], None], queues: Sequence[str]) -> None:
+async def _serve(settings: Settings, role: Role, tell: Callable[[RunningService], None], queues: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         pins = Pins()
-        async with service_tools.kept(settings, context.environment(), pins) as tools:
+        async with service_tools.open_toolbox(settings, context.environment(), pins) as tools:
             queue = AssistantMessageQueue.from_settings(settings, toolbox=tools, meter=PrometheusMeter())
             if queues:
                 queue.serves = tuple(queues)
@@ -90,7 +90,7 @@ def _reachable(url: str) -> str:
     return url if host is None else f"http://{host}:{parts.port}"
 
 
-def _described(queue: AssistantMessageQueue, url: str | None) -> Started:
+def _described(queue: AssistantMessageQueue, url: str | None) -> RunningService:
     model = queue.assistant.model
     simulated = queue.is_simulated
     today = datetime.fromtimestamp(queue.clock.now(), UTC).date()
@@ -99,29 +99,29 @@ def _described(queue: AssistantMessageQueue, url: str | None) -> Started:
     if queue.settings.sandbox == "outside" and queue.settings.workspace is not None:
         warnings.append("TURNKEEP_SANDBOX=outside: commands and git reach all that this process reaches")
     at = f" at {urlsplit(base_url).netloc}" if base_url else ""
-    return Started(
+    return RunningService(
         url=url,
         answering="simulator" if simulated else f"{model}{at}",
-        simulated=simulated,
+        is_simulated=simulated,
         data=context.place(queue.settings),
         tools=queue.toolbox.names,
         warnings=tuple(warnings),
     )
 
 
-def say_plainly(role: str, started: Started) -> None:
+def say_plainly(role: str, started: RunningService) -> None:
     """What a service says when it is there."""
     from turnkeep.cli import version
 
     where = f"listening on {started.url}" if started.url else f"waiting for work ({role})"
     output.say(f"turnkeep {version()} {where}")
     if role != "gateway":
-        output.say(f"answers: {started.answers}", style="yellow" if started.simulated else "")
+        output.say(f"answers: {started.answers}", style="yellow" if started.is_simulated else "")
     output.say(f"data: {started.data}")
     warn(started)
     output.say("Ctrl-C ends it; `turnkeep --help` shows the other commands", style="dim")
 
 
-def warn(started: Started) -> None:
+def warn(started: RunningService) -> None:
     for warning in started.warnings:
         output.say(f"warning: {warning}", style="yellow")

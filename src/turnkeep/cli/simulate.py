@@ -36,7 +36,7 @@ def simulate(  # noqa: PLR0913 - the options of a verb
     as_json: Json = False,
 ) -> None:
     """Start an OpenAI-compatible server: Responses, Conversations and Chat Completions by rules. Ctrl-C ends it."""
-    from turnkeep.simulator import QUIRKS, Options, Pace, run
+    from turnkeep.simulator import QUIRKS, Options, StreamPace, run
     from turnkeep.simulator.listener import DEV_LEDGER, new_key
 
     if quirk not in QUIRKS:
@@ -53,7 +53,7 @@ def simulate(  # noqa: PLR0913 - the options of a verb
         output.say(f"OPENAI_BASE_URL={url} OPENAI_API_KEY={shown} turnkeep dev", style="dim")
 
     try:
-        pace = Pace(first / 1000, token / 1000)
+        pace = StreamPace(first / 1000, token / 1000)
         run(host, port, seed=seed, pace=pace, options=options, key=shown, announce=announce)
     except OSError as error:
         if ledger is not None and error.filename is not None:

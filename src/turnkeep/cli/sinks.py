@@ -13,7 +13,7 @@ from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Yes
 from turnkeep.errors import NotFound
 from turnkeep.store.contract import Store
-from turnkeep.store.sinks import Parked, SinkRecord
+from turnkeep.store.sinks import ParkedEvent, SinkRecord
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Deliveries to the outside, and what is parked.")
 
@@ -37,7 +37,7 @@ def list_sinks(*, as_json: Json = False) -> None:
 
 
 async def _list() -> list[SinkRecord]:
-    async with context.opened(context.settings()) as store:
+    async with context.attach_store(context.settings()) as store:
         return await store.sinks()
 
 
@@ -58,13 +58,13 @@ def list_parked(
     output.table(("ID", "CHANNEL", "EVENT", "OF", "STATE"), rows, empty="nothing is parked")
 
 
-def _state(one: Parked) -> str:
+def _state(one: ParkedEvent) -> str:
     if one.failed_at is None:
         return "waits behind another of its channel" if not one.reason else one.reason
     return f"{'given up' if one.is_given_up else 'failing'} since {output.moment(one.failed_at)}: {one.reason}"
 
 
-async def _parked(sink: str, limit: int) -> list[tuple[str, Parked]]:
+async def _parked(sink: str, limit: int) -> list[tuple[str, ParkedEvent]]:
     async with _opened(sink) as (store, record):
         return [one async for one in _all(store, record, limit)]
 
@@ -112,7 +112,7 @@ async def _discard(sink: str, ids: Sequence[str], *, yes: bool) -> int:
 
 @asynccontextmanager
 async def _opened(sink: str) -> AsyncIterator[tuple[Store, SinkRecord]]:
-    async with context.opened(context.settings()) as store:
+    async with context.attach_store(context.settings()) as store:
         for record in await store.sinks():
             if record.name == sink:
                 yield store, record
@@ -120,12 +120,12 @@ async def _opened(sink: str) -> AsyncIterator[tuple[Store, SinkRecord]]:
         raise NotFound(f"there is no sink {sink!r}, list them with `turnkeep sinks list`")
 
 
-async def _all(store: Store, record: SinkRecord, limit: int | None = None) -> AsyncIterator[tuple[str, Parked]]:
+async def _all(store: Store, record: SinkRecord, limit: int | None = None) -> AsyncIterator[tuple[str, ParkedEvent]]:
     """What is parked, by id."""
     number = 0
     for partition in record.partitions:
         after = ""
-        while page := await store.parked(record.name, partition, after=after, limit=PAGE):
+        while page := await store.list_parked(record.name, partition, after=after, limit=PAGE):
             for one in page:
                 if number == limit:
                     return

@@ -20,7 +20,7 @@ from turnkeep.store.contract import Store
 
 AT_ONCE = 64
 """Threads that are forgotten at once, so that the store can do them together."""
-NAMED = 20
+MOST_NAMES = 20
 """Threads that are named one by one in a remark."""
 
 Outcome = Literal["forgotten", "gone", "busy"]
@@ -44,7 +44,7 @@ def forget(
 
 
 async def _forget(settings: Settings, address: Address, *, yes: bool, force: bool) -> None:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         record = await context.existing(store, address)
         messages = output.count(record.messages, "message")
         output.confirm(f"forget {address.channel} with its {messages}, in {context.place(settings)}?", yes=yes)
@@ -71,14 +71,14 @@ def clear(
         return
     output.say(f"cleared {output.count(cleared, 'thread')}")
     if skipped:
-        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-        output.say(f"skipped {len(skipped)}, not idle (--force clears them): {', '.join(skipped[:NAMED])}{more}")
+        more = f" and {len(skipped) - MOST_NAMES} more" if len(skipped) > MOST_NAMES else ""
+        output.say(f"skipped {len(skipped)}, not idle (--force clears them): {', '.join(skipped[:MOST_NAMES])}{more}")
 
 
 async def _clear(
     settings: Settings, tenant: str, older_than: float, *, yes: bool, force: bool
 ) -> tuple[int, list[str]]:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         found = [
             record.address async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than)
         ]

@@ -54,7 +54,7 @@ def _made(path: Path) -> IO[bytes]:
 
 async def _export(settings: Settings, tenant: str, older_than: float, target: IO[bytes]) -> int:
     written = 0
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         with output.progress("exporting") as step:
             async for line in _lines(store, settings, tenant, older_than):
                 target.write(line)

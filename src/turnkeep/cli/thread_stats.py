@@ -56,7 +56,7 @@ _AGES = {
 
 
 async def _stats(settings: Settings, tenant: str | None) -> Stats:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         return await store.stats(tenant=tenant, queue=settings.queue)
 
 

@@ -45,7 +45,7 @@ def new(
 
 
 async def _new(settings: Settings, address: Address) -> ThreadRecord:
-    async with context.opened(settings, create=True) as store:
+    async with context.attach_store(settings, create=True) as store:
         record = await store.thread(address, create=True)
     if record is None:
         raise AssertionError("a thread that is created is there")
@@ -82,7 +82,7 @@ def list_threads(
 async def _list(settings: Settings, tenant: str, older_than: float, limit: int) -> tuple[list[ThreadRecord], int]:
     total = 0
 
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         found: list[tuple[float, str, ThreadRecord]] = []
         async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than):
             total += 1
@@ -139,7 +139,7 @@ def show(
 async def _show(
     settings: Settings, address: Address, items: int
 ) -> tuple[ThreadRecord, list[dict[str, Any]], list[MessageRecord]]:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         record = await context.existing(store, address)
         return record, await context.transcript(store, record, items), await store.open_messages(address)
 

@@ -48,12 +48,12 @@ def accept(name: Name, yes: Yes = False, as_json: Json = False) -> None:
 
 
 async def _list(settings: Settings) -> list[Pin]:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         return await Pins(store).list()
 
 
 async def _accept(settings: Settings, name: str) -> Pin:
-    async with context.opened(settings) as store:
+    async with context.attach_store(settings) as store:
         pin = await Pins(store).accept(name)
         await report(store, "tool_accepted", tenant=DEFAULT_TENANT, tool=name)
         return pin

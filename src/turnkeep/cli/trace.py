@@ -23,7 +23,7 @@ PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class MessageHistory:
     """What the store still knows of a message."""
 
     thread: ThreadRecord
@@ -65,8 +65,8 @@ def trace(
 # ---------------------------------------------------------------- looking
 
 
-async def _trace(settings: Settings, tenant: str, name: str | None, message_id: str) -> list[Life]:
-    async with context.opened(settings) as store:
+async def _trace(settings: Settings, tenant: str, name: str | None, message_id: str) -> list[MessageHistory]:
+    async with context.attach_store(settings) as store:
         if name is not None:
             address = (await context.existing(store, Address(tenant, settings.queue, name))).address
             life = await _life(store, address, message_id)
@@ -80,7 +80,7 @@ async def _trace(settings: Settings, tenant: str, name: str | None, message_id: 
         return found
 
 
-async def _life(store: Store, address: Address, message_id: str) -> Life | None:
+async def _life(store: Store, address: Address, message_id: str) -> MessageHistory | None:
     message = await store.message(address, message_id)
     thread = await store.thread(address) if message else None
     if message is None or thread is None:
@@ -88,7 +88,9 @@ async def _life(store: Store, address: Address, message_id: str) -> Life | None:
     runs = [run for run in await store.runs(address) if message_id in run.message_ids]
     of_runs = {message.run_id, *(run.run_id for run in runs)} - {None}
     events = await _events(store, address, message_id, of_runs)
-    return Life(thread, message, tuple(events), tuple(runs), tuple(await _letters(store, address, message_id)))
+    return MessageHistory(
+        thread, message, tuple(events), tuple(runs), tuple(await _letters(store, address, message_id))
+    )
 
 
 async def _events(store: Store, address: Address, message_id: str, runs: set[str | None]) -> list[Event]:
@@ -112,7 +114,7 @@ async def _letters(store: Store, address: Address, message_id: str) -> list[Dead
 # ---------------------------------------------------------------- telling
 
 
-def _show(life: Life) -> None:
+def _show(life: MessageHistory) -> None:
     message = life.message
     output.facts(
         [
@@ -132,7 +134,7 @@ def _show(life: Life) -> None:
         output.say(f"{output.moment(moment.at)}  {after:+9.3f} s  {moment.what:<12}{moment.detail}".rstrip())
 
 
-def timeline(life: Life) -> list[Moment]:
+def timeline(life: MessageHistory) -> list[Moment]:
     """What happened, in order; from the runs where the log is trimmed already."""
     moments = [moment for event in _without_deltas(life.events) if (moment := _moment(event))]
     told = {event.kind for event in life.events}
@@ -185,7 +187,7 @@ def _spent(run: RunRecord) -> str:
     return ", ".join(part for part in (*parts, reason) if part)
 
 
-def _json(life: Life) -> dict[str, Any]:
+def _json(life: MessageHistory) -> dict[str, Any]:
     from turnkeep.doors.http.endpoint import dead_json, message_json, run_json
 
     return {

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Concurrency, FarStore, Json, Simulated, Tools
+from turnkeep.cli.arguments import Concurrency, FarStore, Json, SimulatedOption, Tools
 from turnkeep.cli.serving import run, say_plainly
 
 app = typer.Typer(add_completion=False)
@@ -21,7 +21,7 @@ def worker(
     ] = "",
     tools: Tools = None,
     concurrency: Concurrency = None,
-    simulator: Simulated = False,
+    simulator: SimulatedOption = False,
     allow_network_filesystem: FarStore = False,
     as_json: Json = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """A thread's history within a budget of tokens and a time to live."""
 
-from turnkeep.conversation.manager import Conversation, ConversationManager, recalled
+from turnkeep.conversation.manager import Conversation, ConversationManager, recall
 from turnkeep.conversation.pruning import prune
 from turnkeep.conversation.role_messages import content_of, items_of, messages_of
 from turnkeep.conversation.summary import Summarize, summary_by
@@ -13,6 +13,6 @@ __all__ = [
     "items_of",
     "messages_of",
     "prune",
-    "recalled",
+    "recall",
     "summary_by",
 ]

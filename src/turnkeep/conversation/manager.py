@@ -21,7 +21,7 @@ from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy, Store, store_of
-from turnkeep.store.contract import Entry, History, Threads
+from turnkeep.store.contract import History, Threads, TranscriptEntry
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -117,7 +117,7 @@ class ConversationManager:
         store, address = await self._open(), self._address(session_id)
         tokenizer = await self._tokenizer(model)
         await self._begin(address, has_system=any(item.kind == "system" for item in items))
-        entries = [Entry(item, tokenizer.count_item(item)) for item in items]
+        entries = [TranscriptEntry(item, tokenizer.count_item(item)) for item in items]
         await _append(store, address, entries, key or secrets.token_hex(8))
         if self._summarize is not None:
             await self._compact(address, tokenizer, self._summarize)
@@ -197,7 +197,11 @@ class ConversationManager:
         if not said:
             return
         summary = await summarize(history.summary, said)
-        system = [Entry(entry.item, tokenizer.count_item(entry.item)) for entry in gone if entry.item.kind == "system"]
+        system = [
+            TranscriptEntry(entry.item, tokenizer.count_item(entry.item))
+            for entry in gone
+            if entry.item.kind == "system"
+        ]
         try:
             if system:
                 await _append(self._store, address, system, secrets.token_hex(8))
@@ -206,7 +210,7 @@ class ConversationManager:
             log.info("compaction_postponed", reason="a run is in progress on the thread")
 
 
-async def recalled(store: Threads, address: Address, *, tokens: int) -> History:
+async def recall(store: Threads, address: Address, *, tokens: int) -> History:
     """The newest whole turns of a thread that fit, and the system messages of older ones."""
     history = await store.history(address, tokens=tokens)
     if history.complete:
@@ -220,7 +224,7 @@ async def recalled(store: Threads, address: Address, *, tokens: int) -> History:
     return replace(history, entries=tuple(prune([*system, *history.entries], tokens=tokens)))
 
 
-async def _append(store: Store, address: Address, entries: Sequence[Entry], once: str) -> None:
+async def _append(store: Store, address: Address, entries: Sequence[TranscriptEntry], once: str) -> None:
     """Add entries once, also when a reply is lost."""
     for _ in range(TRIES - 1):
         with suppress(OutcomeUnknown):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from turnkeep.messages import CallItem, OutputItem
-from turnkeep.store.contract import Entry
+from turnkeep.store.contract import TranscriptEntry
 
 
-def prune(entries: Sequence[Entry], *, tokens: int | None = None, messages: int | None = None) -> list[Entry]:
+def prune(
+    entries: Sequence[TranscriptEntry], *, tokens: int | None = None, messages: int | None = None
+) -> list[TranscriptEntry]:
     """The part of a transcript that fits a budget of tokens and of entries (None: no limit), in its order.
 
     Guarantees: the result is within both limits and the same for the same input. System messages are kept before all
@@ -36,7 +38,7 @@ class _Room:
         self._tokens = tokens
         self._messages = messages
 
-    def takes(self, entries: Iterable[Entry]) -> bool:
+    def takes(self, entries: Iterable[TranscriptEntry]) -> bool:
         """Take these in if they fit."""
         wanted = list(entries)
         tokens = None if self._tokens is None else self._tokens - sum(entry.tokens for entry in wanted)
@@ -47,7 +49,7 @@ class _Room:
         return True
 
 
-def _pieces(entries: Sequence[Entry], places: Sequence[int]) -> list[list[int]]:
+def _pieces(entries: Sequence[TranscriptEntry], places: Sequence[int]) -> list[list[int]]:
     """Cut as finely as is allowed: what belongs together is one piece."""
     outputs = [(entries[p].item, at) for at, p in enumerate(places) if entries[p].item.kind == "output"]
     last_output = {item.call_id: at for item, at in outputs if isinstance(item, OutputItem)}
@@ -65,7 +67,7 @@ def _pieces(entries: Sequence[Entry], places: Sequence[int]) -> list[list[int]]:
     return pieces
 
 
-def _turns(entries: Sequence[Entry], pieces: Sequence[list[int]]) -> list[list[list[int]]]:
+def _turns(entries: Sequence[TranscriptEntry], pieces: Sequence[list[int]]) -> list[list[list[int]]]:
     """Pieces by turn: one begins with the first user message after something else was said."""
     turns: list[list[list[int]]] = []
     answered = True
@@ -77,7 +79,7 @@ def _turns(entries: Sequence[Entry], pieces: Sequence[list[int]]) -> list[list[l
     return turns
 
 
-def _end_of(turn: Sequence[list[int]], entries: Sequence[Entry], room: _Room) -> list[int]:
+def _end_of(turn: Sequence[list[int]], entries: Sequence[TranscriptEntry], room: _Room) -> list[int]:
     """The newest pieces of a turn that fit."""
     kept: list[int] = []
     for piece in reversed(turn):

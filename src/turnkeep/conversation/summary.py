@@ -11,13 +11,13 @@ from turnkeep.models.model import Delta, Model, ModelRequest
 Summarize = Callable[[str | None, Sequence[Item]], Awaitable[str]]
 """Makes a new summary of the one so far (None: there is none) and the entries that go."""
 
-ASKED = (
+SUMMARY_PROMPT = (
     "Summarize the conversation below for somebody who has to continue it: facts about the people, decisions, open "
     "questions, results of tools. Keep names, numbers and dates exactly. Write plain sentences, no more than needed."
 )
 
 
-def summary_by(model: Model, name: str, *, instructions: str = ASKED) -> Summarize:
+def summary_by(model: Model, name: str, *, instructions: str = SUMMARY_PROMPT) -> Summarize:
     """Let a model make the summaries, with one request each. Raises `ModelError`."""
 
     async def summarize(before: str | None, items: Sequence[Item]) -> str:

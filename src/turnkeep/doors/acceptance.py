@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
-from turnkeep.errors import Rejected, ThreadNotFound, TooManyRequests
+from turnkeep.errors import Rejection, ThreadNotFound, TooManyRequests
 from turnkeep.messages import Message
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.runs.budget import USER
@@ -30,7 +30,7 @@ async def accept(queue: AssistantMessageQueue, limits: Limits, principal: Princi
     [outcome] = await queue.accept([message], create=may_create)
     if isinstance(outcome, ThreadNotFound) and not may_create and not address.names_thread:
         raise limits.threads.refusal()
-    if isinstance(outcome, Rejected):
+    if isinstance(outcome, Rejection):
         raise outcome
     if outcome.repeated and not is_free:
         limits.give_back(principal, address, user)

@@ -17,8 +17,8 @@ from starlette.staticfiles import StaticFiles
 
 from turnkeep.auth.audit_trail import Trail
 from turnkeep.auth.limits import Limits
-from turnkeep.auth.principals import Access, Open
-from turnkeep.doors.error_answers import JSON, refused
+from turnkeep.auth.principals import Access, OpenAccess
+from turnkeep.doors.error_answers import JSON, error_response
 from turnkeep.doors.http.endpoint import HttpDoor
 from turnkeep.doors.http.openapi import document
 from turnkeep.doors.http.paths import Paths
@@ -33,7 +33,7 @@ from turnkeep.settings import Settings
 
 def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue: bool = True) -> Starlette:
     """The application. With `own_queue` its lifespan opens and closes the queue."""
-    access = access or Open()
+    access = access or OpenAccess()
     limits = Limits(queue.settings, store=queue.store)
     door = HttpDoor(queue, access, limits)
     sockets = Sockets(queue, access, limits)
@@ -56,7 +56,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue
         try:
             await queue.store.check()
         except StoreError as error:
-            return refused(error)
+            return error_response(error)
         peers = application.state.peers
         told = {"ready": True, "engine": queue.store.engine, "simulated": queue.is_simulated}
         return JSON(told if peers is None else told | {"full": peers.were_full})

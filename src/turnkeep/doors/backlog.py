@@ -65,7 +65,7 @@ class Valve:
         self.release("application")
 
 
-class Pieces:
+class ReadBuffer:
     """How many pieces of a connection are taken in a second: each costs as much as a large one."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class Backlog:
         self._valve = valve
         self._parse = parse
         self._rota = rota
-        self._pieces = Pieces()
+        self._pieces = ReadBuffer()
         self._data = bytearray()
         self._slice = SLICE
         self._waiting: asyncio.TimerHandle | None = None

@@ -14,7 +14,7 @@ from turnkeep.errors import TurnkeepError
 STATUS: dict[type[TurnkeepError], int] = {
     errors.TurnkeepError: 500,
     errors.ConfigurationError: 500,
-    errors.Rejected: 400,
+    errors.Rejection: 400,
     errors.MessageTooLarge: 413,
     errors.NotAuthenticated: 401,
     errors.NotAllowed: 403,
@@ -33,7 +33,7 @@ def status_of(error: TurnkeepError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def told(error: TurnkeepError) -> dict[str, Any]:
+def error_body(error: TurnkeepError) -> dict[str, Any]:
     """What a caller learns: of his own mistakes everything, of what is inside of us only the public sentence."""
     ours = status_of(error) >= 500
     body: dict[str, Any] = {"code": error.code, "message": error.public if ours else str(error)}
@@ -58,11 +58,11 @@ class JSON(JSONResponse):
         return orjson.dumps(content)
 
 
-def refused(error: TurnkeepError) -> Response:
+def error_response(error: TurnkeepError) -> Response:
     """An error as an answer."""
     headers = {}
     if (seconds := retry_after(error)) is not None:
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
     if isinstance(error, errors.NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="turnkeep"'
-    return JSON({"error": told(error)}, status_code=status_of(error), headers=headers)
+    return JSON({"error": error_body(error)}, status_code=status_of(error), headers=headers)

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from turnkeep.auth.audit_trail import Trail, Witness, report_refusal, watch
+from turnkeep.auth.audit_trail import StoreObserver, Trail, report_refusal, watch
 from turnkeep.auth.principals import Access, is_open, look
-from turnkeep.doors.error_answers import refused
+from turnkeep.doors.error_answers import error_response
 from turnkeep.errors import InvalidMessage, NotAllowed, StoreError, TurnkeepError
 from turnkeep.settings import Settings
 
@@ -27,7 +27,7 @@ NOT_ALLOWED = 4403
 PROBES = ("/healthz", "/readyz")
 """Asked by balancers, which name no Host or one of their own; they answer yes or no, and nothing about anybody."""
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
-PROXIED = frozenset({
+PROXY_HEADERS = frozenset({
     "forwarded", "via", "client-ip", "front-end-https", "remote-addr", "true-client-ip", "x-client-ip",
     "x-cluster-client-ip", "x-forwarded", "x-host", "x-proxy-id", "x-real-ip", "x-real-port", "x-remote-addr",
     "x-remote-ip", "x-scheme", "x-url-scheme", "x-varnish",
@@ -54,7 +54,7 @@ class Origins:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and scope["path"] not in PROBES:
-            watch(Witness(self._trail, scope["type"], (scope.get("client") or ("",))[0]))
+            watch(StoreObserver(self._trail, scope["type"], (scope.get("client") or ("",))[0]))
             with contextlib.suppress(StoreError):  # then what was seen last counts
                 await look(self._access)
             try:
@@ -97,7 +97,7 @@ def came_through_proxy(headers: Headers, version: str) -> bool:
     """Whether somebody else delivers this request. HTTP/1.0 is what nginx speaks to those it was told nothing about,
     and no client of today.
     """
-    return version == "1.0" or any(name in PROXIED or name.startswith(PROXIED_PREFIXES) for name in headers)
+    return version == "1.0" or any(name in PROXY_HEADERS or name.startswith(PROXIED_PREFIXES) for name in headers)
 
 
 def is_local(name: str) -> bool:
@@ -133,7 +133,7 @@ def _netloc(origin: str) -> str | None:
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, error: TurnkeepError) -> None:
     if scope["type"] == "http":
-        await refused(error)(scope, receive, send)
+        await error_response(error)(scope, receive, send)
         return
     await receive()
     await send({"type": "websocket.accept"})

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from turnkeep.errors import ConfigurationError, StoreError
-from turnkeep.outbound.forwarder import Forwarder, ForwardRules, Receiver, close_abandoned, selection, sink_name
+from turnkeep.outbound.forwarder import Forwarder, ForwardRules, SinkReceiver, close_abandoned, selection, sink_name
 from turnkeep.outbound.relay import Relay
 from turnkeep.outbound.webhook import Webhook
 from turnkeep.queue import AssistantMessageQueue
@@ -58,10 +58,10 @@ async def outside(queue: AssistantMessageQueue) -> AsyncIterator[None]:
             task.cancel()
 
 
-def receivers(queue: AssistantMessageQueue) -> list[Receiver]:
+def receivers(queue: AssistantMessageQueue) -> list[SinkReceiver]:
     """Where events go, as set. Raises `ConfigurationError`."""
     settings = queue.settings
-    found: list[Receiver] = []
+    found: list[SinkReceiver] = []
     if settings.websocket_url:
         found.append(Relay(settings.websocket_url, queue.store))
     if settings.amqp_reply_exchange:
@@ -84,7 +84,7 @@ def amqp_door(queue: AssistantMessageQueue) -> AmqpDoor:
     return AmqpDoor(queue)
 
 
-def _reply_exchange(url: str | None, name: str) -> Receiver:
+def _reply_exchange(url: str | None, name: str) -> SinkReceiver:
     if url is None:
         raise ConfigurationError("TURNKEEP_AMQP_REPLY_EXCHANGE needs RABBITMQ_URL, which says at which broker it is")
     with _rabbitmq_installed():

@@ -31,7 +31,7 @@ except ImportError:  # not made for every system
 
 log = get_log(__name__)
 
-WANTED = 65_536
+DESCRIPTORS = 65_536
 """Descriptors that are asked of the system."""
 RESERVE = 128
 """Descriptors that no connection gets: for the store, models and tools."""
@@ -43,7 +43,7 @@ TOLD_EVERY = 10.0
 """Seconds between two lines about the same want of room."""
 LONGEST = 64
 """Characters of an address that are looked at."""
-REMEMBERED = 60.0
+REFUSAL_MEMORY = 60.0
 """Seconds for which `/readyz` says that there was no room."""
 
 
@@ -98,7 +98,7 @@ class Peers:
     @property
     def were_full(self) -> bool:
         """Whether somebody had to go, or was refused, a short while ago."""
-        return self._full_at is not None and self._clock.now() - self._full_at < REMEMBERED
+        return self._full_at is not None and self._clock.now() - self._full_at < REFUSAL_MEMORY
 
     @property
     def is_full(self) -> bool:
@@ -278,7 +278,7 @@ def raise_descriptors() -> int | None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return None
-    wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

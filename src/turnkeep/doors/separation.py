@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from turnkeep.auth.api_keys import Keys
+from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.queue import AssistantMessageQueue
@@ -28,5 +28,5 @@ async def _others(queue: AssistantMessageQueue) -> str | None:
     if queue.settings.takes_tokens:
         return "tokens may name any tenant"
     now = queue.clock.now()
-    tenants = sorted({key.tenant for key in await Keys(queue.store).list() if key.is_valid(now)} - {DEFAULT_TENANT})
+    tenants = sorted({key.tenant for key in await ApiKeys(queue.store).list() if key.is_valid(now)} - {DEFAULT_TENANT})
     return f"there are keys of tenant {', '.join(tenants)[:200]}" if tenants else None

@@ -137,7 +137,7 @@ async def _answer(
     application = app(queue, access=await access_of(queue.settings, queue.store), own_queue=False)
     application.state.peers = peers
     logging.getLogger("uvicorn.error").addFilter(is_no_fault_of_a_peer)
-    server = _Server(
+    server = _UvicornServer(
         uvicorn.Config(
             application,
             http=http,
@@ -163,7 +163,7 @@ async def _answer(
         server.should_exit = True
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """Says when it listens; signals are ours to take."""
 
     def __init__(self, config: uvicorn.Config) -> None:

@@ -271,7 +271,7 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self._peers.work(self)
 
     @property
-    def unsent(self) -> int:
+    def unsent_bytes(self) -> int:
         """Bytes that the system has not taken yet."""
         return self.transport.inner.get_write_buffer_size()
 

@@ -8,15 +8,15 @@ from turnkeep.models.anthropic import AnthropicModel
 from turnkeep.models.capabilities import Protocol, protocol_of
 from turnkeep.models.chat import ChatModel
 from turnkeep.models.model import Model
-from turnkeep.models.provider import Endpoint
+from turnkeep.models.provider import Provider
 from turnkeep.models.responses import ResponsesModel
 
-__all__ = ["Endpoint", "Kind", "Model", "ModelPool", "open_model"]
+__all__ = ["Kind", "Model", "ModelPool", "Provider", "open_model"]
 
 Kind = Literal["auto", "responses", "chat", "anthropic"]
 
 
-def open_model(endpoint: Endpoint, kind: Kind = "auto") -> Model:
+def open_model(endpoint: Provider, kind: Kind = "auto") -> Model:
     """A model at this endpoint; ``auto`` takes Responses for OpenAI, Azure and the simulator, Messages for Anthropic
     and for addresses that end in ``/anthropic`` or ``/anthropic/v1``, else Chat Completions.
 
@@ -32,9 +32,9 @@ class ModelPool:
     """One model, with its open connections, for each endpoint and protocol that is asked for."""
 
     def __init__(self) -> None:
-        self._models: dict[tuple[Endpoint, Kind], Model] = {}
+        self._models: dict[tuple[Provider, Kind], Model] = {}
 
-    def get(self, endpoint: Endpoint, kind: Kind = "auto") -> Model:
+    def get(self, endpoint: Provider, kind: Kind = "auto") -> Model:
         """The model of this endpoint, the same one each time. The pool closes it."""
         key = (endpoint, kind)
         if key not in self._models:

@@ -26,7 +26,7 @@ from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
 from turnkeep.models.pieces import arguments_of
-from turnkeep.models.provider import Endpoint
+from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
     Halves,
     end_of,
@@ -49,7 +49,7 @@ VERSION = "2023-06-01"
 class AnthropicModel:
     """A `Model` over `POST /messages`."""
 
-    def __init__(self, endpoint: Endpoint, capabilities: Capabilities | None = None) -> None:
+    def __init__(self, endpoint: Provider, capabilities: Capabilities | None = None) -> None:
         self.endpoint = endpoint.name
         self._site = endpoint.site
         self._key = endpoint.api_key
@@ -106,7 +106,7 @@ class AnthropicReader:
     """Reads one answer. `items` is what was sent, `site` is whose the opaque parts of the answer are."""
 
     def __init__(self, reply: Reply, *, items: Sequence[Item], site: str, names: ToolNames | None = None) -> None:
-        self.done = False
+        self.is_done = False
         self._reply = reply
         self._items = items
         self._site = site
@@ -126,7 +126,7 @@ class AnthropicReader:
         self._model: str | None = None
 
     @property
-    def answered(self) -> bool:
+    def is_answered(self) -> bool:
         return self._reason is not None
 
     def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
@@ -144,7 +144,7 @@ class AnthropicReader:
                 yield Delta(text)
             else:
                 yield from self._event(event, name)
-            if self.done:
+            if self.is_done:
                 return
 
     def ending(self) -> Iterator[StreamPart]:
@@ -156,7 +156,7 @@ class AnthropicReader:
             )
         if self._halves.waiting:
             block = yield from self._block(None, "text")
-            if half := self._halves.joined("", final=True):
+            if half := self._halves.join("", final=True):
                 block.pieces.append(half)
                 yield Delta(half)
         if (meaning := meaning_of_end(self._reason)) == "failed":
@@ -196,7 +196,7 @@ class AnthropicReader:
         elif kind == "message_delta":
             self._stop(mapping(event.get("delta")), event.get("usage"))
         elif kind == "message_stop":
-            self.done = True
+            self.is_done = True
 
     def _message(self, message: Mapping[str, Any]) -> Iterator[StreamPart]:
         """The head of an answer; from servers that do not stream, all of it."""
@@ -208,7 +208,7 @@ class AnthropicReader:
         for index, block in enumerate(entries(message.get("content"))):
             yield from self._start(index, mapping(block))
         self._stop(message, message.get("usage"))
-        self.done = self._reason is not None
+        self.is_done = self._reason is not None
 
     def _start(self, index: object, raw: Mapping[str, Any]) -> Iterator[StreamPart]:
         if not self._begun:
@@ -245,7 +245,7 @@ class AnthropicReader:
     def _added(self, block: _Block, text: str) -> Iterator[Delta]:
         """Whole characters of this text, shown; half of one waits for its other half."""
         if self._halves.waiting or not is_whole(text):
-            text = self._halves.joined(text)
+            text = self._halves.join(text)
         if text:
             block.pieces.append(text)
             yield Delta(text)
@@ -370,7 +370,7 @@ def usage_of(raw: Mapping[str, Any]) -> Usage:
     read, written = raw.get("cache_read_input_tokens"), raw.get("cache_creation_input_tokens")
     counts = [count for count in (raw.get("input_tokens"), read, written) if count is not None]
     sensible = all(type(count) is int and count >= 0 for count in counts)
-    return Usage.told(
+    return Usage.from_counts(
         input_tokens=sum(counts) if sensible else "?",
         cached_tokens=read,
         cache_write_tokens=written,

@@ -47,7 +47,7 @@ def request_body(request: ModelRequest, most: int | None = None) -> dict[str, An
     body |= parameters(request, turns, most)
     if texts:
         body["system"] = [{"type": "text", "text": text} for text in texts]
-    if tools := [*(_tool(tool) for tool in request.tools), *for_anthropic(request.hosted)]:
+    if tools := [*(_tool(tool) for tool in request.tools), *for_anthropic(request.hosted_tools)]:
         body["tools"] = tools
     if request.user:
         body["metadata"] = {"user_id": request.user}
@@ -252,7 +252,7 @@ def parameters(
         body["temperature"] = _at_most_one(given.get("temperature"))
     else:
         body.pop("top_k", None)
-    if request.tools or request.hosted:
+    if request.tools or request.hosted_tools:
         body["tool_choice"] = _choice(given, thinks=thinks)
     return {name: value for name, value in body.items() if value is not None}
 

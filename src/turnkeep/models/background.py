@@ -15,7 +15,7 @@ import orjson
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import EndpointBlocked, ModelError, ModelRefused, ResponseLost
-from turnkeep.models.exchange import Reader
+from turnkeep.models.exchange import AnswerReader
 from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import StreamPart
 from turnkeep.models.reading import made_whole, mapping
@@ -31,13 +31,15 @@ _RUNNING = ("queued", "in_progress")
 _LOST = ("failed", "cancelled")
 
 
-class Background:
+class BackgroundResponse:
     """The responses of one endpoint that run in the background."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def resume(self, response_id: str, reading: Callable[[Reply], Reader]) -> AsyncGenerator[StreamPart, None]:
+    async def resume(
+        self, response_id: str, reading: Callable[[Reply], AnswerReader]
+    ) -> AsyncGenerator[StreamPart, None]:
         """All parts of a response, from its beginning, as if it were asked for now; nothing is paid for again.
 
         Raises ResponseLost where it is no longer there, has failed or was cancelled, else as a `Model`.
@@ -99,13 +101,13 @@ class Background:
         return mapping(orjson.loads(frames[0][1])) if frames else {}
 
 
-async def _read(reply: Reply, reader: Reader) -> AsyncGenerator[StreamPart, None]:
+async def _read(reply: Reply, reader: AnswerReader) -> AsyncGenerator[StreamPart, None]:
     try:
-        while not reader.done and (frames := await reply.read()) is not None:
+        while not reader.is_done and (frames := await reply.read()) is not None:
             for part in reader.parts(frames):
                 yield made_whole(part)
     except ModelError:
-        if not reader.answered:
+        if not reader.is_answered:
             raise
     finally:
         reply.close()

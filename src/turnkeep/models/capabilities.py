@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from turnkeep import toml
 from turnkeep.errors import ConfigurationError
-from turnkeep.models.provider import Endpoint
+from turnkeep.models.provider import Provider
 
 Protocol = Literal["responses", "chat", "anthropic"]
 CallIdForm = Literal["any", "word", "nine"]
@@ -133,7 +133,7 @@ def known_servers() -> Mapping[str, Mapping[str, Any]]:
     return toml.parse(text)
 
 
-def capabilities_of(endpoint: Endpoint, protocol: Protocol) -> Capabilities:
+def capabilities_of(endpoint: Provider, protocol: Protocol) -> Capabilities:
     """What is known of this endpoint, with its own overrides applied.
 
     Raises ConfigurationError for an override that does not exist.
@@ -147,7 +147,7 @@ def capabilities_of(endpoint: Endpoint, protocol: Protocol) -> Capabilities:
     return Capabilities(server=server, **given)
 
 
-def server_of(endpoint: Endpoint) -> str:
+def server_of(endpoint: Provider) -> str:
     """Whose server this is; the simulator takes what OpenAI takes."""
     if named := endpoint.capabilities.get("server"):
         return cast("str", named)
@@ -161,12 +161,12 @@ def server_of(endpoint: Endpoint) -> str:
     return "compatible"
 
 
-def is_simulated(endpoint: Endpoint) -> bool:
+def is_simulated(endpoint: Provider) -> bool:
     """Whether our simulator answers there: it was said, or the key is one of its own."""
-    return endpoint.simulated or endpoint.api_key.startswith(SIMULATOR_KEY)
+    return endpoint.is_simulated or endpoint.api_key.startswith(SIMULATOR_KEY)
 
 
-def protocol_of(endpoint: Endpoint) -> Protocol:
+def protocol_of(endpoint: Provider) -> Protocol:
     """Anthropic's Messages where the address says so, Responses where it is certain to exist, else Chat Completions."""
     parts = urlsplit(endpoint.base_url)
     if parts.hostname == "api.anthropic.com" or parts.path.rstrip("/").endswith(("/anthropic", "/anthropic/v1")):

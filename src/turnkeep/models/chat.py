@@ -18,15 +18,15 @@ from turnkeep.messages import AssistantItem, CallItem, Citation, Item, ProviderD
 from turnkeep.models.call_ids import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.chat_body import request_body
-from turnkeep.models.citations import annotated, listed
+from turnkeep.models.citations import citations_of_annotations, citations_of_sources
 from turnkeep.models.classify import complaint_in, error_in
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.growth import Growth
 from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
-from turnkeep.models.pieces import Pieces
-from turnkeep.models.provider import Endpoint
+from turnkeep.models.pieces import CallPieces
+from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
     Halves,
     end_of,
@@ -36,7 +36,7 @@ from turnkeep.models.reading import (
     label,
     mapping,
     meaning_of_end,
-    spoken,
+    text_of_content,
     words,
 )
 from turnkeep.models.refusals import Lessons
@@ -51,7 +51,7 @@ TRIMMINGS = 5.0
 class ChatModel:
     """A `Model` over `POST /chat/completions`."""
 
-    def __init__(self, endpoint: Endpoint, capabilities: Capabilities | None = None) -> None:
+    def __init__(self, endpoint: Provider, capabilities: Capabilities | None = None) -> None:
         self.endpoint = endpoint.name
         self._site = endpoint.site
         self._client = Client(endpoint)
@@ -82,7 +82,7 @@ class ChatReader:
     """Reads one answer. `items` is the transcript, `names` are those of the tools; `site` is whose the answer is."""
 
     def __init__(self, reply: Reply, *, items: Sequence[Item], site: str = "", names: ToolNames | None = None) -> None:
-        self.done = False
+        self.is_done = False
         self._reply = reply
         self._items = items
         self._site = site
@@ -97,7 +97,7 @@ class ChatReader:
         self._citations: list[Citation] = []
         self._refused = False
         self._names = names or ToolNames.of(())
-        self._calls = Pieces(frozenset(self._names.sent.values()))
+        self._calls = CallPieces(frozenset(self._names.names_sent.values()))
         self._lane: object = None
         self._reason: str | None = None
         self._closed = False
@@ -108,13 +108,13 @@ class ChatReader:
         self._tier: str | None = None
 
     @property
-    def answered(self) -> bool:
+    def is_answered(self) -> bool:
         return self._reason is not None
 
     def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
         for name, data in frames:
             if data.startswith(b"[DONE]"):
-                self.done = True
+                self.is_done = True
                 return
             try:
                 chunk = orjson.loads(data)
@@ -129,7 +129,7 @@ class ChatReader:
                 yield from self._chunk(chunk, name)
 
     def ending(self) -> Iterator[StreamPart]:
-        if self._reason is None and not ((self.done or self._closed) and self._whole()):
+        if self._reason is None and not ((self.is_done or self._closed) and self._whole()):
             raise self._unanswered("the stream ended without a finish reason")
         outcome = meaning_of_end(self._reason)
         if outcome == "failed":
@@ -153,7 +153,7 @@ class ChatReader:
     def _odd(self, name: bytes, data: bytes) -> Iterator[StreamPart]:
         """An event that is not the usual: read as far as it makes sense."""
         if data.strip(b' \t"').upper() == b"[DONE]":
-            self.done = True
+            self.is_done = True
             return
         for value in json_values(data):
             yield from self._chunk(value, name)
@@ -174,7 +174,7 @@ class ChatReader:
                 yield from self._choice(choice)
         self._complaint = self._complaint if choices else complaint_in(chunk) or self._complaint
         self._plain = not (self._halves.waiting or self._lane)
-        if sources := listed(chunk):
+        if sources := citations_of_sources(chunk):
             self._citations = sources
         if usage := chunk.get("usage") or mapping(chunk.get("x_groq")).get("usage"):
             self._usage, self._closed = usage, self._closed or not choices
@@ -213,20 +213,20 @@ class ChatReader:
             self._calls.take(raw)
         if function := mapping(message.get("function_call")):
             self._calls.take({"index": "function_call", "function": function})
-        self._citations += annotated(message.get("annotations"))
+        self._citations += citations_of_annotations(message.get("annotations"))
         if thought := self._thoughts.take(message):
             yield ReasoningDelta(thought)
-        text = spoken(message.get("content"))
-        if refusal := spoken(message.get("refusal")):
+        text = text_of_content(message.get("content"))
+        if refusal := text_of_content(message.get("refusal")):
             self._refused = True
             text += refusal
         yield from self._added(text)
 
     def _news(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """What a whole message adds to what has come. Calls are left as they are: `Pieces` knows its own."""
-        refusal = spoken(message.get("refusal"))
+        refusal = text_of_content(message.get("refusal"))
         self._refused = self._refused or bool(refusal)
-        text = self._unsaid(spoken(message.get("content")) + refusal)
+        text = self._unsaid(text_of_content(message.get("content")) + refusal)
         news = {name: self._new(name, value) for name, value in message.items() if name not in _CALLS}
         return {**message, **news, "content": text, "refusal": None}
 
@@ -241,7 +241,7 @@ class ChatReader:
     def _added(self, text: str, *, final: bool = False) -> Iterator[Delta]:
         """Whole characters of this text, kept and shown; half of one waits for its other half."""
         if final or self._halves.waiting or not is_whole(text):
-            text = self._halves.joined(text, final=final)
+            text = self._halves.join(text, final=final)
         if text:
             self._text.append(text)
             yield Delta(text)
@@ -293,9 +293,9 @@ def _is_json(text: str) -> bool:
 def usage_of(raw: object) -> Usage:
     """Usage in our words; without any, one request that the caller has to estimate."""
     if not isinstance(raw, Mapping):
-        return Usage.told()
+        return Usage.from_counts()
     read, written = mapping(raw.get("prompt_tokens_details")), mapping(raw.get("completion_tokens_details"))
-    return Usage.told(
+    return Usage.from_counts(
         input_tokens=raw.get("prompt_tokens"),
         cached_tokens=read.get("cached_tokens") or raw.get("prompt_cache_hit_tokens"),
         cache_write_tokens=read.get("cache_write_tokens"),

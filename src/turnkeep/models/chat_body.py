@@ -39,7 +39,7 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         "stream": caps.takes_stream,
         **chat_parameters(request, caps),
     }
-    if tools := [*(_tool(tool) for tool in request.tools), *(dict(tool) for tool in request.hosted)]:
+    if tools := [*(_tool(tool) for tool in request.tools), *(dict(tool) for tool in request.hosted_tools)]:
         body["tools"] = tools
     if caps.takes_store:
         body["store"] = False

@@ -9,7 +9,7 @@ from turnkeep.messages import Citation
 from turnkeep.models.reading import label, mapping
 
 
-def annotated(annotations: object, *, offset: int = 0) -> list[Citation]:
+def citations_of_annotations(annotations: object, *, offset: int = 0) -> list[Citation]:
     """The citations among the annotations of a text that begins at `offset` of its item.
 
     Both protocols of OpenAI: an annotation holds its fields itself, or in an object by the name of its type. What
@@ -21,7 +21,7 @@ def annotated(annotations: object, *, offset: int = 0) -> list[Citation]:
     return [citation for citation in found if citation is not None]
 
 
-def listed(chunk: Mapping[str, Any]) -> list[Citation]:
+def citations_of_sources(chunk: Mapping[str, Any]) -> list[Citation]:
     """Sources that stand beside an answer without a place in it (Perplexity's `search_results`, `citations`)."""
     results = chunk.get("search_results") or chunk.get("citations")
     if not isinstance(results, list):

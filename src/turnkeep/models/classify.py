@@ -64,7 +64,7 @@ def classify(
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ProviderFault:
     """One error as a provider describes it; what it left out is empty."""
 
     status: int
@@ -78,19 +78,19 @@ class Fault:
     """A moderator in between refused this input: nobody else's requests are concerned."""
 
 
-def read_fault(status: int, body: object) -> Fault:
+def read_fault(status: int, body: object) -> ProviderFault:
     """Finds the error object in any of the forms that servers give it."""
     found = _find(_decoded(body))
     if isinstance(found, str):
-        return Fault(status, message=found)
+        return ProviderFault(status, message=found)
     if not isinstance(found, Mapping):
-        return Fault(status)
+        return ProviderFault(status)
     code = _text(found.get("code") or found.get("error_code"))
     if re.fullmatch("[345][0-9][0-9]", code):  # gateways put the status of the server behind them there
         status, code = int(code), ""
     details = found.get("metadata")
     param, message = _text(found.get("param")), _message(found)
-    return Fault(
+    return ProviderFault(
         status,
         code=code,
         type=_text(found.get("type") or found.get("status")),
@@ -229,7 +229,7 @@ _BY_STATUS: dict[int, type[ModelError]] = {
 }
 
 
-def _kind(fault: Fault, wait: float | None) -> type[ModelError]:
+def _kind(fault: ProviderFault, wait: float | None) -> type[ModelError]:
     if fault.about_input:
         return ModelRefused
     if _NEVER_FITS.search(fault.message):
@@ -243,14 +243,14 @@ def _kind(fault: Fault, wait: float | None) -> type[ModelError]:
     return _KINDS[sentence.means]
 
 
-def _may_mean(means: Meaning, fault: Fault, wait: float | None) -> bool:
+def _may_mean(means: Meaning, fault: ProviderFault, wait: float | None) -> bool:
     """A server that asks to wait is a limit, whatever its sentence sounds like: `429` and `quota … retry in 36 s`."""
     if fault.status == 429:
         return means == "quota" and wait is None
     return means != "rate_limit" or fault.status < 500
 
 
-def _kind_by_status(fault: Fault) -> type[ModelError]:
+def _kind_by_status(fault: ProviderFault) -> type[ModelError]:
     status = fault.status
     if known := _BY_STATUS.get(status):
         return known
@@ -263,7 +263,7 @@ def _kind_by_status(fault: Fault) -> type[ModelError]:
     return ModelUnavailable
 
 
-def _missing(fault: Fault) -> type[ModelError]:
+def _missing(fault: ProviderFault) -> type[ModelError]:
     if fault.param == "model" or _MODEL_MISSING.search(fault.message):
         return ModelGone
     return ModelRefused if _THING_MISSING.search(fault.message) else EndpointBlocked
@@ -289,7 +289,7 @@ def scrub(text: str, secrets: Sequence[str] = ()) -> str:
     return " ".join(_KEYS.sub(lambda found: f"{found['label'] or ''}[secret]", text).split())
 
 
-def _sentence(fault: Fault, headers: Mapping[str, str], secrets: Sequence[str]) -> str:
+def _sentence(fault: ProviderFault, headers: Mapping[str, str], secrets: Sequence[str]) -> str:
     label = fault.code or fault.type
     where = "the stream says" if fault.status < 300 else f"the provider answered {fault.status}"
     start = f"{where} {label}".rstrip()
@@ -317,7 +317,9 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 # ---------------------------------------------------------------- when again
 
 
-def _retry_after(kind: type[ModelError], fault: Fault, named: float | None, headers: Mapping[str, str]) -> float | None:
+def _retry_after(
+    kind: type[ModelError], fault: ProviderFault, named: float | None, headers: Mapping[str, str]
+) -> float | None:
     """Bounded: a provider may name a wait, but not stop the house."""
     if not kind.retryable:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from turnkeep.models.http_client import look_up
-from turnkeep.models.provider import Endpoint
+from turnkeep.models.provider import Provider
 
 LEAST = 2_000
 """Tokens below which nothing is believed: a mistaken refusal must not take a model its memory."""
@@ -33,14 +33,14 @@ _FIELDS = (
 class ContextSizes:
     """The contexts of the models at one endpoint, in tokens. Each model is asked for once in the life of a process."""
 
-    def __init__(self, endpoint: Endpoint | None = None) -> None:
+    def __init__(self, endpoint: Provider | None = None) -> None:
         """Without an endpoint nobody is asked; what refusals teach is remembered all the same."""
-        self._endpoint = None if endpoint is None or endpoint.simulated else endpoint
+        self._endpoint = None if endpoint is None or endpoint.is_simulated else endpoint
         self._told: dict[str, int | None] = {}
         self._learned: dict[str, int] = {}
         self._asking = asyncio.Lock()
 
-    async def told(self, model: str) -> int | None:
+    async def ask_server(self, model: str) -> int | None:
         """What the server says of this model; None where it does not say. Never raises, and waits a few seconds."""
         if self._endpoint is None or len(self._told) > MODELS:
             return None
@@ -49,7 +49,7 @@ class ContextSizes:
                 self._told[model] = await _ask(self._endpoint, model)
         return self._told[model]
 
-    def learned(self, model: str) -> int | None:
+    def learned_size(self, model: str) -> int | None:
         """What refusals of this model's server have taught."""
         return self._learned.get(model)
 
@@ -60,7 +60,7 @@ class ContextSizes:
             self._learned[model] = max(LEAST, min(size, self._learned.get(model, size)))
 
 
-async def _ask(endpoint: Endpoint, model: str) -> int | None:
+async def _ask(endpoint: Provider, model: str) -> int | None:
     """The list of models says it at most servers; who owns a model tells which other door knows it better."""
     entry = _entry(await look_up(endpoint, "/models"), model)
     owner = str(entry.get("owned_by", "")).lower()
@@ -75,7 +75,7 @@ async def _ask(endpoint: Endpoint, model: str) -> int | None:
     return None
 
 
-async def _ask_ollama(endpoint: Endpoint, model: str) -> int | None:
+async def _ask_ollama(endpoint: Provider, model: str) -> int | None:
     """What it runs with, else what is set, else what the model could; Ollama cuts longer requests in silence."""
     running = _entry(await look_up(endpoint, "/api/ps", from_root=True), model, "models")
     if size := _size(running):

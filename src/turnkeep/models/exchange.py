@@ -23,16 +23,16 @@ MOST_LESSONS = 5
 """How often one request is put into another form."""
 
 
-class Reader(Protocol):
+class AnswerReader(Protocol):
     """Turns the frames of one answer into parts."""
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Nothing more is to be read: the terminal event is here."""
         ...
 
     @property
-    def answered(self) -> bool:
+    def is_answered(self) -> bool:
         """The answer is complete; a connection that breaks from here on takes nothing away."""
         ...
 
@@ -51,7 +51,7 @@ class Asking:
 
     body: Mapping[str, Any]
     headers: Mapping[str, str]
-    reading: Callable[[Reply], Reader]
+    reading: Callable[[Reply], AnswerReader]
 
 
 class Asker:
@@ -72,12 +72,12 @@ class Asker:
         try:
             for part in parts:
                 yield part if part.__class__ is Delta else made_whole(part)
-            while not reader.done and (frames := await reply.read()) is not None:
+            while not reader.is_done and (frames := await reply.read()) is not None:
                 for part in reader.parts(frames):
                     yield part if part.__class__ is Delta else made_whole(part)
             await reply.rest()
         except ModelError:
-            if not reader.answered:
+            if not reader.is_answered:
                 raise
         finally:
             reply.close()
@@ -108,7 +108,7 @@ class Asker:
             self._lessons.keep(model, lesson)
 
 
-_Opened = tuple[Reply, Reader, Iterator[StreamPart]]
+_Opened = tuple[Reply, AnswerReader, Iterator[StreamPart]]
 
 
 async def _begun(client: Client, path: str, asking: Asking) -> _Opened:
@@ -116,7 +116,7 @@ async def _begun(client: Client, path: str, asking: Asking) -> _Opened:
     reply = await client.post(path, asking.body, asking.headers)
     try:
         reader = asking.reading(reply)
-        while not reader.done and (frames := await reply.read()) is not None:
+        while not reader.is_done and (frames := await reply.read()) is not None:
             parts = reader.parts(frames)
             if (first := next(parts, None)) is not None:
                 return reply, reader, chain((first,), parts)
@@ -133,7 +133,7 @@ def _better(
     if isinstance(error, ModelRateLimited | ModelUnreachable | ModelTimedOut | AnswerMalformed):
         return None
     for lesson in lessons_in(str(error), asking.body):
-        other = lesson.applied(caps)
+        other = lesson.apply(caps)
         if other != caps and (again := put(other)).body != asking.body:
             return lesson, other, again
     return None

@@ -38,7 +38,7 @@ EMPTY = "(empty)"
 NO_OUTPUT = "(no output)"
 NO_IMAGE = "(an image that cannot be shown here)"
 NO_FILE = "(a file that cannot be read here)"
-UNANSWERED = "(no answer)"
+NO_ANSWER = "(no answer)"
 EARLIER = "(earlier conversation)"
 
 
@@ -46,7 +46,7 @@ EARLIER = "(earlier conversation)"
 class ToolNames:
     """Names of tools as a server takes them, and back. Servers agree on letters, digits, `_` and `-`, up to 64."""
 
-    sent: Mapping[str, str]
+    names_sent: Mapping[str, str]
     """By our name the name that is sent."""
 
     @classmethod
@@ -63,11 +63,11 @@ class ToolNames:
 
     def there(self, name: str) -> str:
         """The name that is sent, of a tool or of a call in the past."""
-        return self.sent.get(name) or _fit_name(name)
+        return self.names_sent.get(name) or _fit_name(name)
 
     def here(self, name: str) -> str:
         """Our name of what a model called: without what models put around it, if that gives a tool that exists."""
-        ours = {fit: name for name, fit in self.sent.items()}
+        ours = {fit: name for name, fit in self.names_sent.items()}
         for spelled in (name, name.strip(), *_bare_names(name.strip())):
             if spelled in ours:
                 return ours[spelled]
@@ -102,7 +102,7 @@ def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
     items = _called(without_idle_reasoning(items), names, caps.call_ids)
     tools: Sequence[ToolSpec] = [_fit_tool(tool, names, caps) for tool in request.tools]
     parameters = _limited(_chosen(request.parameters, names), caps)
-    if caps.wants_declared_tools and not (tools or request.hosted) and (tools := _called_tools(items)):
+    if caps.wants_declared_tools and not (tools or request.hosted_tools) and (tools := _called_tools(items)):
         parameters = {**parameters, "tool_choice": "none"}
     return Fit(_arranged(replace(request, items=items, tools=tools, parameters=parameters), caps), names)
 
@@ -255,7 +255,7 @@ def _digest(text: str, length: int) -> str:
 def _fit_tool(tool: ToolSpec, names: ToolNames, caps: Capabilities) -> ToolSpec:
     schema = _without(tool.parameters, caps.drops_keywords) if caps.drops_keywords else tool.parameters
     strict = tool.strict and caps.takes_strict_tools
-    return replace(tool, name=names.sent[tool.name], parameters=schema, strict=strict)
+    return replace(tool, name=names.names_sent[tool.name], parameters=schema, strict=strict)
 
 
 def _without(schema: Any, keywords: frozenset[str], *, names: bool = False) -> Any:
@@ -359,6 +359,6 @@ def _bridged(items: Sequence[Item]) -> Iterator[Item]:
     last: Item | None = None
     for item in items:
         if isinstance(last, OutputItem) and isinstance(item, UserItem):
-            yield AssistantItem(UNANSWERED)
+            yield AssistantItem(NO_ANSWER)
         yield item
         last = item

@@ -32,7 +32,7 @@ from turnkeep.errors import (
     ModelUnreachable,
 )
 from turnkeep.models.classify import classify, request_id, scrub
-from turnkeep.models.provider import Endpoint
+from turnkeep.models.provider import Provider
 from turnkeep.models.sse import MAX_EVENT, Frame, Framer
 
 CONNECTIONS = 1024
@@ -51,7 +51,7 @@ _BROKEN = (aiohttp.ClientError, HttpProcessingError, OSError)
 class Client:
     """The connections to one endpoint. Opened on the first request, on the loop that makes it."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Provider) -> None:
         self.endpoint = endpoint
         self._session: aiohttp.ClientSession | None = None
 
@@ -111,7 +111,7 @@ class Client:
 class Reply:
     """One answer while it arrives."""
 
-    def __init__(self, endpoint: Endpoint, response: aiohttp.ClientResponse, attempt: str, asked_at: float) -> None:
+    def __init__(self, endpoint: Provider, response: aiohttp.ClientResponse, attempt: str, asked_at: float) -> None:
         self.attempt = attempt
         self._loop = asyncio.get_running_loop()
         self.headers = {name.lower(): value for name, value in response.headers.items()}
@@ -196,7 +196,7 @@ class Reply:
         return data
 
     def _broken(self, error: Exception) -> ModelError:
-        if self._dog.barked:
+        if self._dog.has_barked:
             return _silence(self._endpoint, self._dog.limit) if self._begun else _no_answer(self._endpoint)
         return _lost(self._endpoint, error)
 
@@ -207,12 +207,12 @@ class Watchdog:
     One timer per answer, set anew only when it fires: watching costs two assignments, not a timer per token.
     """
 
-    __slots__ = ("_bark", "_loop", "_timer", "barked", "limit", "since")
+    __slots__ = ("_bark", "_loop", "_timer", "has_barked", "limit", "since")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, bark: Callable[[], None], limit: float) -> None:
         self.limit = limit
         self.since: float | None = None
-        self.barked = False
+        self.has_barked = False
         self._loop = loop
         self._bark = bark
         self._timer = loop.call_later(limit, self._look)
@@ -232,12 +232,12 @@ class Watchdog:
         if due > now:
             self._timer = self._loop.call_at(due, self._look)
         else:
-            self.barked = True
+            self.has_barked = True
             self._bark()
 
 
 async def look_up(
-    endpoint: Endpoint, path: str, *, from_root: bool = False, body: Mapping[str, Any] | None = None
+    endpoint: Provider, path: str, *, from_root: bool = False, body: Mapping[str, Any] | None = None
 ) -> object:
     """One JSON document of a server, beneath its base URL or its host; None for whatever is none.
 
@@ -258,7 +258,7 @@ async def look_up(
 # ---------------------------------------------------------------- connections
 
 
-def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
+def _session(endpoint: Provider) -> aiohttp.ClientSession:
     timeout = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
     return aiohttp.ClientSession(
         connector=_connector(endpoint),
@@ -269,7 +269,7 @@ def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
     )
 
 
-def _connector(endpoint: Endpoint) -> aiohttp.BaseConnector:
+def _connector(endpoint: Provider) -> aiohttp.BaseConnector:
     if endpoint.dial is not None:
         return _Dialled(endpoint.dial)
     return aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE, ssl=_trust(endpoint))
@@ -294,7 +294,7 @@ class _Dialled(aiohttp.BaseConnector):
         return protocol
 
 
-def _trust(endpoint: Endpoint) -> ssl.SSLContext | bool:
+def _trust(endpoint: Provider) -> ssl.SSLContext | bool:
     if endpoint.ca_file is None:
         return True
     context = ssl.create_default_context()
@@ -305,7 +305,7 @@ def _trust(endpoint: Endpoint) -> ssl.SSLContext | bool:
     return context
 
 
-def _headers(endpoint: Endpoint) -> dict[str, str]:
+def _headers(endpoint: Provider) -> dict[str, str]:
     headers = {
         "User-Agent": f"turnkeep/{_version()}",
         "Accept": "text/event-stream",
@@ -357,15 +357,15 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-def _no_answer(endpoint: Endpoint) -> ModelTimedOut:
+def _no_answer(endpoint: Provider) -> ModelTimedOut:
     return ModelTimedOut(f"no answer from {endpoint.host} within {endpoint.first_event_timeout:g} s")
 
 
-def _silence(endpoint: Endpoint, limit: float) -> ModelTimedOut:
+def _silence(endpoint: Provider, limit: float) -> ModelTimedOut:
     return ModelTimedOut(f"{endpoint.host} fell silent for {limit:g} s in the middle of an answer")
 
 
-def _lost(endpoint: Endpoint, error: Exception) -> ModelError:
+def _lost(endpoint: Provider, error: Exception) -> ModelError:
     why = scrub(f"{type(error).__name__}: {error}", endpoint.secrets)[:300]
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return ModelUnavailable(f"the certificate of {endpoint.host} is not trusted; set its CA file ({why})")

@@ -39,7 +39,7 @@ class ModelRequest:
     items: Sequence[Item]
     instructions: str | None = None
     tools: Sequence[ToolSpec] = ()
-    hosted: Sequence[Mapping[str, Any]] = ()
+    hosted_tools: Sequence[Mapping[str, Any]] = ()
     """Tools that run at the provider, in its words or in those of OpenAI."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)

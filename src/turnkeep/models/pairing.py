@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from turnkeep.messages import CallItem, Item, OutputItem
 
-UNKNOWN = "outcome unknown, interrupted"
+OUTCOME_UNKNOWN = "outcome unknown, interrupted"
 
 
 def pair(items: Sequence[Item]) -> list[Item]:
@@ -79,7 +79,7 @@ def _outputs(kept: list[Item], group: list[int], output_of: dict[int, int]) -> l
 
 def _unknown(call: Item) -> OutputItem:
     assert isinstance(call, CallItem)  # noqa: S101
-    return OutputItem(call.call_id, UNKNOWN, "unknown")
+    return OutputItem(call.call_id, OUTCOME_UNKNOWN, "unknown")
 
 
 def without_idle_reasoning(items: Sequence[Item]) -> list[Item]:

@@ -15,7 +15,7 @@ import orjson
 
 from turnkeep.errors import AnswerMalformed, AnswerUnreadable
 from turnkeep.models.call_ids import is_object
-from turnkeep.models.reading import label, mapping, mended, words
+from turnkeep.models.reading import label, mapping, repair_text, words
 
 _NOTHING = frozenset(("", "null", "none", "undefined", '""', "[]"))
 """How servers say that a call has no arguments."""
@@ -55,7 +55,7 @@ class Piecework:
         return len(self.pieces) > 1 and grows and is_object(self.pieces[-1])
 
 
-class Pieces:
+class CallPieces:
     """Puts calls together. `offered` are the names of the tools that the model was told of."""
 
     def __init__(self, offered: Set[str] = frozenset()) -> None:
@@ -172,7 +172,7 @@ def arguments_of(value: object) -> str:
 
 def _meant(text: str) -> str:
     """Arguments without an empty object before the real one, unwrapped where they were encoded twice."""
-    text = mended(text)
+    text = repair_text(text)
     if text.strip().lower() in _NOTHING:
         return "{}"
     if not is_object(text):

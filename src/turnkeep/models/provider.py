@@ -32,7 +32,7 @@ def patience_with(base_url: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Provider:
     """One address and the credentials for it. Nothing secret shows in its `repr`.
 
     `headers` are sent with every request and win over ours. `ca_file` is trusted besides the system's authorities.
@@ -54,7 +54,7 @@ class Endpoint:
     connect_timeout: float = 10.0
     first_event_timeout: float = FIRST_EVENT
     idle_timeout: float = 30.0
-    simulated: bool = False
+    is_simulated: bool = False
     dial: Callable[[], Awaitable[socket.socket]] | None = field(default=None, repr=False)
     capabilities: Mapping[str, bool | str] = field(default_factory=dict, hash=False)
 

@@ -52,7 +52,7 @@ def entries(value: object) -> Sequence[Any]:
     raise AnswerUnreadable(f"the model server sends {_kind(value)} where a list belongs")
 
 
-def spoken(content: object) -> str:
+def text_of_content(content: object) -> str:
     """The words of a content: a text, or the texts among its parts; thoughts and pictures in it are no words."""
     if isinstance(content, list):
         return "".join(_part(part) for part in content)
@@ -175,7 +175,7 @@ class Halves:
         """Whether a half waits for its other half."""
         return bool(self._high or self._bytes.getstate()[0])
 
-    def joined(self, text: str, *, final: bool = False) -> str:
+    def join(self, text: str, *, final: bool = False) -> str:
         """The whole characters so far; what stays alone is U+FFFD, at the end (`final`) the last half too."""
         text = _PAIR.sub(_paired, self._high + text)
         self._high = ""
@@ -184,15 +184,15 @@ class Halves:
         return self._bytes.decode(_LONE.sub("\ufffd", text).encode("utf-8", "surrogateescape"), final)
 
 
-def mended(text: str) -> str:
+def repair_text(text: str) -> str:
     """A text that can be written as UTF-8."""
-    return text if is_whole(text) else Halves().joined(text, final=True)
+    return text if is_whole(text) else Halves().join(text, final=True)
 
 
 def made_whole(value: Any) -> Any:
     """The same with every text in it mended."""
     if isinstance(value, str):
-        return mended(value)
+        return repair_text(value)
     if isinstance(value, Mapping):
         return {made_whole(name): made_whole(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -29,7 +29,7 @@ class Lesson:
     changes: Mapping[str, Any]
     remember: bool = True
 
-    def applied(self, caps: Capabilities) -> Capabilities:
+    def apply(self, caps: Capabilities) -> Capabilities:
         changes: dict[str, Any] = dict(self.changes)
         for name in ("drops", "drops_keywords"):
             if name in changes:
@@ -42,17 +42,17 @@ class Lessons:
     """What one endpoint is known to take, by model: what was known of it from the start, and what it has taught."""
 
     start: Capabilities
-    learned: OrderedDict[str, Capabilities] = field(default_factory=OrderedDict)
+    capabilities: OrderedDict[str, Capabilities] = field(default_factory=OrderedDict)
 
     def of(self, model: str) -> Capabilities:
-        return self.learned.get(model, self.start)
+        return self.capabilities.get(model, self.start)
 
     def keep(self, model: str, lesson: Lesson) -> None:
         """Remember it; the model that was learned of longest ago is forgotten when there are too many."""
-        self.learned[model] = lesson.applied(self.of(model))
-        self.learned.move_to_end(model)
-        if len(self.learned) > MODELS:
-            self.learned.popitem(last=False)
+        self.capabilities[model] = lesson.apply(self.of(model))
+        self.capabilities.move_to_end(model)
+        if len(self.capabilities) > MODELS:
+            self.capabilities.popitem(last=False)
 
 
 def lessons_in(said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:

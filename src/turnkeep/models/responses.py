@@ -26,10 +26,10 @@ from turnkeep.messages import (
     SystemItem,
     UserItem,
 )
-from turnkeep.models.background import Background
+from turnkeep.models.background import BackgroundResponse
 from turnkeep.models.call_ids import CallIds, readable_arguments
 from turnkeep.models.capabilities import Capabilities, capabilities_of
-from turnkeep.models.citations import annotated
+from turnkeep.models.citations import citations_of_annotations
 from turnkeep.models.classify import complaint_in, error_in
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
@@ -39,8 +39,18 @@ from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, 
 from turnkeep.models.pairing import pair
 from turnkeep.models.parameters import responses_parameters
 from turnkeep.models.pieces import arguments_of
-from turnkeep.models.provider import Endpoint
-from turnkeep.models.reading import Halves, entries, is_whole, json_values, label, mapping, mended, spoken, words
+from turnkeep.models.provider import Provider
+from turnkeep.models.reading import (
+    Halves,
+    entries,
+    is_whole,
+    json_values,
+    label,
+    mapping,
+    repair_text,
+    text_of_content,
+    words,
+)
 from turnkeep.models.refusals import Lessons
 from turnkeep.models.sse import Frame
 from turnkeep.usage import Usage
@@ -49,13 +59,13 @@ from turnkeep.usage import Usage
 class ResponsesModel:
     """A `Model` over `POST /responses`."""
 
-    def __init__(self, endpoint: Endpoint, capabilities: Capabilities | None = None) -> None:
+    def __init__(self, endpoint: Provider, capabilities: Capabilities | None = None) -> None:
         self.endpoint = endpoint.name
         self._site = endpoint.site
         self._client = Client(endpoint)
         self._caps = capabilities or capabilities_of(endpoint, "responses")
         self._asker = Asker(self._client, "/responses", Lessons(self._caps))
-        self._background = Background(self._client)
+        self._background = BackgroundResponse(self._client)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         if request.response_id is not None:
@@ -94,7 +104,7 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     }
     if request.instructions:
         body["instructions"] = request.instructions
-    if tools := [*(_tool(tool) for tool in request.tools), *for_responses(request.hosted)]:
+    if tools := [*(_tool(tool) for tool in request.tools), *for_responses(request.hosted_tools)]:
         body["tools"] = tools
     background = request.background and caps.takes_background
     if caps.takes_store:
@@ -102,7 +112,7 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     if background:
         body["background"] = True
     sealed = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
-    if include := [*sealed, *results_of(request.hosted)]:
+    if include := [*sealed, *results_of(request.hosted_tools)]:
         body["include"] = include
     if caps.takes_stream_options and caps.takes_stream:
         body["stream_options"] = {"include_obfuscation": False}
@@ -225,8 +235,8 @@ class ResponsesReader:
         site: str | None = None,
         names: ToolNames | None = None,
     ) -> None:
-        self.done = False
-        self.answered = False
+        self.is_done = False
+        self.is_answered = False
         self._reply = reply
         self._ids = CallIds(items)
         self._sealed = sealed
@@ -262,7 +272,7 @@ class ResponsesReader:
                 yield Delta(text)
             else:
                 yield from self._event(event, name)
-            if self.done:
+            if self.is_done:
                 return
 
     def ending(self) -> Iterator[StreamPart]:
@@ -273,7 +283,7 @@ class ResponsesReader:
                     if self._complaint
                     else AnswerMalformed("the stream ended without a terminal event")
                 )
-            self._finish = Finish(self._reason(True, None), Usage.told())
+            self._finish = Finish(self._reason(True, None), Usage.from_counts())
         yield from self._held
         if text := "".join(self._said):  # shown, and never told as a finished item
             yield ItemDone(AssistantItem(text, interrupted=self._finish.reason in ("length", "filter")))
@@ -323,7 +333,7 @@ class ResponsesReader:
     def _added(self, text: str, *, final: bool = False) -> Iterator[Delta]:
         """Whole characters of this text, shown; half of one waits for its other half."""
         if final or self._halves.waiting or not is_whole(text):
-            text = self._halves.joined(text, final=final)
+            text = self._halves.join(text, final=final)
         if text:
             self._said.append(text)
             yield Delta(text)
@@ -353,7 +363,7 @@ class ResponsesReader:
         content = raw.get("content")
         if isinstance(content, list):
             self._refused = self._refused or any(mapping(part).get("type") == "refusal" for part in content)
-        text = mended(spoken(content))
+        text = repair_text(text_of_content(content))
         shown = sum(map(len, self._said))
         if len(text) > shown:  # a server that sends whole texts, or the end of one, without deltas
             yield Delta(text[shown:])
@@ -389,7 +399,7 @@ class ResponsesReader:
             label(response.get("model")),
             label(response.get("service_tier")),
         )
-        self.done = self.answered = True
+        self.is_done = self.is_answered = True
 
     def _reason(self, complete: bool, why: object) -> Any:
         if not complete:
@@ -411,8 +421,8 @@ def _citations(content: object) -> tuple[Citation, ...]:
     found: list[Citation] = []
     offset = 0
     for part in content if isinstance(content, list) else ():
-        found += annotated(mapping(part).get("annotations"), offset=offset)
-        offset += len(spoken([part]))
+        found += citations_of_annotations(mapping(part).get("annotations"), offset=offset)
+        offset += len(text_of_content([part]))
     return tuple(found)
 
 
@@ -423,9 +433,9 @@ def _name(raw: Mapping[str, Any]) -> str | None:
 def usage_of(raw: object) -> Usage:
     """Usage in our words; without any, one request that the caller has to estimate."""
     if not isinstance(raw, Mapping):
-        return Usage.told()
+        return Usage.from_counts()
     read, written = mapping(raw.get("input_tokens_details")), mapping(raw.get("output_tokens_details"))
-    return Usage.told(
+    return Usage.from_counts(
         input_tokens=raw.get("input_tokens"),
         cached_tokens=read.get("cached_tokens"),
         cache_write_tokens=read.get("cache_write_tokens"),

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from turnkeep.models.reading import mended
+from turnkeep.models.reading import repair_text
 
 _OF_A_THOUGHT = re.compile(r"reason|think|thought|signature|extra_content|provider_specific")
 _PLAIN = frozenset(("role", "content", "refusal", "tool_calls", "function_call"))
@@ -31,7 +31,7 @@ class Thoughts:
     @property
     def fields(self) -> dict[str, Any]:
         """The fields as they go back, without one that repeats another."""
-        texts = {name: mended("".join(pieces)) for name, pieces in self._texts.items()}
+        texts = {name: repair_text("".join(pieces)) for name, pieces in self._texts.items()}
         if texts.get("reasoning") and (
             self._others.get("reasoning_details") or texts["reasoning"] == texts.get("reasoning_content")
         ):
@@ -47,7 +47,7 @@ class Thoughts:
         for name in message.keys() - _PLAIN:
             if (value := message[name]) and _OF_A_THOUGHT.search(name):
                 self._keep(name, value)
-        return next((mended(text) for name in _SHOWN if isinstance(text := message.get(name), str)), "")
+        return next((repair_text(text) for name in _SHOWN if isinstance(text := message.get(name), str)), "")
 
     def _keep(self, name: str, value: object) -> None:
         if isinstance(value, str):

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError, LeaseLost, NotFound, StoreError
-from turnkeep.outbound.parking import PARKING_RULES, Away, Health, Parking, ParkingRules, Undelivered
+from turnkeep.outbound.parking import PARKING_RULES, Away, DeliveryFailure, Health, Parking, ParkingRules
 from turnkeep.store.contract import Events, Store
 from turnkeep.store.sinks import Delivery, Selection, SinkRecord
 from turnkeep.telemetry import SILENT, Meter, get_log
@@ -27,7 +27,7 @@ from turnkeep.telemetry import SILENT, Meter, get_log
 log = get_log(__name__)
 
 
-class Receiver(AbstractAsyncContextManager[Any], Protocol):
+class SinkReceiver(AbstractAsyncContextManager[Any], Protocol):
     """An outside that takes events. Open while it is entered."""
 
     kind: str
@@ -74,7 +74,7 @@ class Forwarder:
     def __init__(
         self,
         store: Store,
-        receiver: Receiver,
+        receiver: SinkReceiver,
         *,
         queue: str,
         rules: ForwardRules | None = None,
@@ -262,7 +262,7 @@ class _Delivering:
             await self._store_position(passed)
 
     async def _after_failure(self, first: Delivery, behind: Sequence[Delivery], error: Exception) -> None:
-        if not isinstance(error, Undelivered):  # an event that breaks its receiver is one that it fails on
+        if not isinstance(error, DeliveryFailure):  # an event that breaks its receiver is one that it fails on
             log.error("delivery_broke", sink=self._of.sink, exc_info=error)
         reason = f"{error}"[:300] or type(error).__name__
         self._failures, self._size = self._failures + 1, 1
@@ -281,7 +281,7 @@ class _Delivering:
 
     async def _store_position(self, parked: Sequence[tuple[Delivery, str]] = ()) -> None:
         if self._position != self._stored:
-            await self._of.store.delivered(
+            await self._of.store.mark_delivered(
                 self._of.sink,
                 self._partition,
                 owner=self._of.owner,
@@ -305,7 +305,7 @@ def _first_of(group: BaseException) -> BaseException:
     return group
 
 
-def selection(receiver: Receiver, queue: str) -> Selection:
+def selection(receiver: SinkReceiver, queue: str) -> Selection:
     """What the store keeps for a receiver."""
     return Selection(receiver.tenant, queue, receiver.finals)
 

@@ -16,7 +16,7 @@ from turnkeep.backoff import Backoff
 from turnkeep.errors import ConfigurationError, StoreError
 from turnkeep.messages import Address
 from turnkeep.store.contract import Store
-from turnkeep.store.sinks import Delivery, Parked
+from turnkeep.store.sinks import Delivery, ParkedEvent
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -24,11 +24,11 @@ log = get_log(__name__)
 PAGE = 1000
 
 
-class Undelivered(Exception):
+class DeliveryFailure(Exception):
     """the receiver did not confirm an event: try again"""
 
 
-class Away(Undelivered):
+class Away(DeliveryFailure):
     """the receiver could not be reached, or asks to wait: that says nothing about the event"""
 
 
@@ -68,7 +68,7 @@ class Health:
         late = self._loop.time() - self._parked_at >= self._rules.suspect_every
         return self._in_a_row < self._rules.suspects or late
 
-    def parked(self) -> None:
+    def note_parked(self) -> None:
         self._in_a_row, self._parked_at = self._in_a_row + 1, self._loop.time()
         self._is_away = self._is_away or self._in_a_row > 1
 
@@ -85,7 +85,7 @@ class Health:
 
 
 @dataclass(slots=True)
-class _Channel:
+class _ParkedChannel:
     """What is parked of one channel, in order, and when its first event is tried next."""
 
     positions: dict[str, None] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Parking:
         self._health = health
         self._rules = rules
         self._loop = asyncio.get_running_loop()
-        self._channels: dict[Address, _Channel] = {}
+        self._channels: dict[Address, _ParkedChannel] = {}
         self._failed_at: dict[str, float] = {}
         self._is_due = asyncio.Event()
 
@@ -122,12 +122,12 @@ class Parking:
 
     def add(self, address: Address, position: str, *, failed: bool) -> None:
         """An event that the store has parked; `failed`: because of itself."""
-        channel = self._channels.setdefault(address, _Channel())
+        channel = self._channels.setdefault(address, _ParkedChannel())
         channel.positions[position] = None
         if failed:
             channel.failing, channel.failures = position, self._rules.tries
             channel.due_at = self._loop.time() + self._rules.backoff.after(1)
-            self._health.parked()
+            self._health.note_parked()
         self._is_due.set()
 
     def try_now(self) -> None:
@@ -137,19 +137,21 @@ class Parking:
 
     async def load(self) -> None:
         """Learn what is parked: at the start, and again when people may have redriven or dropped some of it."""
-        found: list[Parked] = []
-        while page := await self._store.parked(*self._place, after=found[-1].position if found else "", limit=PAGE):
+        found: list[ParkedEvent] = []
+        while page := await self._store.list_parked(
+            *self._place, after=found[-1].position if found else "", limit=PAGE
+        ):
             found += page
         newest = found[-1].position if found else ""
-        channels: dict[Address, _Channel] = {}
+        channels: dict[Address, _ParkedChannel] = {}
         for one in found:
             if not one.is_given_up:
-                channels.setdefault(one.address, _Channel()).positions[one.position] = None
+                channels.setdefault(one.address, _ParkedChannel()).positions[one.position] = None
                 self._failed_at |= {} if one.failed_at is None else {one.position: one.failed_at}
         for address, before in self._channels.items():
             added = {position: None for position in before.positions if position > newest}  # while this was read
             if added or address in channels:
-                now = channels.setdefault(address, _Channel())
+                now = channels.setdefault(address, _ParkedChannel())
                 now.positions |= added
                 if before.failing == next(iter(now.positions)):
                     now.failing, now.failures, now.due_at = before.failing, before.failures, before.due_at
@@ -182,7 +184,7 @@ class Parking:
         except TimeoutError:
             return
 
-    async def _try(self, address: Address, channel: _Channel) -> None:
+    async def _try(self, address: Address, channel: _ParkedChannel) -> None:
         size = 1 if channel.failures else self._rules.page
         chosen = list(channel.positions)[:size]
         deliveries = await self._store.parked_deliveries(*self._place, chosen)
@@ -206,7 +208,7 @@ class Parking:
             channel.failures, channel.due_at = 0, 0.0
             self._health.took()
 
-    async def _failed(self, address: Address, channel: _Channel, first: Delivery, reason: str) -> None:
+    async def _failed(self, address: Address, channel: _ParkedChannel, first: Delivery, reason: str) -> None:
         channel.failures += 1
         channel.due_at = self._loop.time() + self._rules.backoff.after(channel.failures)
         now = await self._store.now()
@@ -220,7 +222,7 @@ class Parking:
             self._forget(address, channel, [first.position])
             channel.failures, channel.due_at = 0, 0.0
 
-    def _forget(self, address: Address, channel: _Channel, positions: Sequence[str]) -> None:
+    def _forget(self, address: Address, channel: _ParkedChannel, positions: Sequence[str]) -> None:
         """These wait here no more. A channel of which nothing does is free."""
         for position in positions:
             channel.positions.pop(position, None)

@@ -22,11 +22,11 @@ from turnkeep.errors import ConfigurationError, ThreadQuarantined
 from turnkeep.events import Answer
 from turnkeep.messages import DEFAULT_TENANT, Address
 from turnkeep.outbound.greeting import HEADER, Greeting
-from turnkeep.outbound.parking import Away, Undelivered
+from turnkeep.outbound.parking import Away, DeliveryFailure
 from turnkeep.store.contract import Store
 from turnkeep.store.sinks import Delivery
 from turnkeep.telemetry import get_log
-from turnkeep.wire import QUIET, Dialect, Encoder, Frame, dumps, enveloped
+from turnkeep.wire import QUIET, Dialect, Encoder, Frame, dumps, envelope
 
 log = get_log(__name__)
 
@@ -73,10 +73,10 @@ class Relay:
                 await (await connection.ping())
         except websockets.ConnectionClosed as closed:
             self._drop()
-            raise Undelivered(f"the server closed: {closed}") from closed
+            raise DeliveryFailure(f"the server closed: {closed}") from closed
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             self._drop()
-            raise Undelivered(f"{type(error).__name__}: {error}") from error
+            raise DeliveryFailure(f"{type(error).__name__}: {error}") from error
         return len(deliveries)
 
     # ---------------------------------------------------------------- connection
@@ -160,7 +160,7 @@ class Relay:
         if frames and address.channel not in self._announced:
             self._announced.add(address.channel)
             texts.append(dumps(_announcement("subscribe", address.channel)))
-        texts += [dumps(enveloped(address.channel, frame)) for frame in frames]
+        texts += [dumps(envelope(address.channel, frame)) for frame in frames]
 
     def _take_leave(self, texts: list[str], address: Address) -> None:
         self._encoders.pop(address, None)

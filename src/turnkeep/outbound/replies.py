@@ -16,8 +16,8 @@ import aio_pika
 from aio_pika.abc import AbstractConnection, AbstractExchange
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from turnkeep.broker import BROKEN, RPC_TIMEOUT, connect, hang_up
-from turnkeep.outbound.parking import Away, Undelivered
+from turnkeep.broker import CONNECTION_ERRORS, RPC_TIMEOUT, connect, hang_up
+from turnkeep.outbound.parking import Away, DeliveryFailure
 from turnkeep.outbound.webhook import event_id
 from turnkeep.store.sinks import Delivery
 from turnkeep.wire import Dialect, Encoder, dumps
@@ -56,15 +56,15 @@ class ReplyExchange:
             for delivery in deliveries:
                 message = _message(delivery)
                 await exchange.publish(message, _key(delivery), mandatory=False, timeout=RPC_TIMEOUT)
-        except BROKEN as error:
+        except CONNECTION_ERRORS as error:
             await self._drop()
-            raise Undelivered(f"{type(error).__name__}: {error}") from error
+            raise DeliveryFailure(f"{type(error).__name__}: {error}") from error
         return len(deliveries)
 
     async def _reached(self) -> AbstractExchange:
         try:
             return await self._open()
-        except BROKEN as error:
+        except CONNECTION_ERRORS as error:
             await self._drop()
             raise Away(f"{type(error).__name__}: {error}") from error
 

@@ -20,7 +20,7 @@ import orjson
 
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
-from turnkeep.outbound.parking import Away, Undelivered
+from turnkeep.outbound.parking import Away, DeliveryFailure
 from turnkeep.store.sinks import Delivery
 from turnkeep.tools.addresses import AddressRefused, checked_sockets
 
@@ -73,7 +73,7 @@ class Webhook:
         for delivery in deliveries[:MOST_AT_ONCE]:
             try:
                 await self._post(delivery)
-            except Undelivered:
+            except DeliveryFailure:
                 if not done:
                     raise
                 break
@@ -82,7 +82,7 @@ class Webhook:
 
     async def _post(self, delivery: Delivery) -> None:
         body = orjson.dumps(payload(delivery))
-        headers = signed(event_id(delivery), int(self._clock.now()), body, *self._keys)
+        headers = signature_headers(event_id(delivery), int(self._clock.now()), body, *self._keys)
         if self._session is None:
             raise Away("the webhook is closed")
         try:
@@ -91,11 +91,11 @@ class Webhook:
         except aiohttp.ClientConnectorError as error:
             raise Away(_unreached(error)) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Undelivered(_unreached(error)) from error
+            raise DeliveryFailure(_unreached(error)) from error
         if status in PASSING:
             raise Away(f"the receiver answered {status}")
         if not 200 <= status < 300:
-            raise Undelivered(f"the receiver answered {status}")
+            raise DeliveryFailure(f"the receiver answered {status}")
 
 
 def _unreached(error: Exception) -> str:
@@ -117,7 +117,7 @@ def signing_key(secret: str) -> bytes:
     return key
 
 
-def signed(event: str, timestamp: int, body: bytes, *keys: bytes) -> dict[str, str]:
+def signature_headers(event: str, timestamp: int, body: bytes, *keys: bytes) -> dict[str, str]:
     """The three headers."""
     said = b".".join((event.encode(), str(timestamp).encode(), body))
     signatures = [base64.b64encode(hmac.new(key, said, hashlib.sha256).digest()).decode() for key in keys]

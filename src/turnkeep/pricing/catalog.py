@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from turnkeep.errors import ConfigurationError
-from turnkeep.pricing.price_file import PricingFile, read, sentence
+from turnkeep.pricing.price_file import PricingFile, read_price_file, sentence
 
 Rule = Literal["yes", "no", "effort_none"]
 
@@ -95,7 +95,7 @@ class Catalog:
         """
         data = _shipped()
         if override is not None:
-            data = _overlaid(data, read(override))
+            data = _overlaid(data, read_price_file(override))
         return cls(data)
 
     @property
@@ -117,7 +117,7 @@ class Catalog:
             return self._newest, False
         return self._prefixes[max(matches, key=len)], True
 
-    def gone(self, name: str, today: date) -> bool:
+    def is_gone(self, name: str, today: date) -> bool:
         """Do requests to this model fail by now?"""
         facts = self.model(name)
         return facts is not None and facts.ends is not None and facts.ends <= today
@@ -130,7 +130,7 @@ class Catalog:
         if facts.ends is None:
             return []
         better = facts.successor or self.default
-        if self.gone(name, today):
+        if self.is_gone(name, today):
             return [ModelWarning("gone", name, f"{name} ended on {facts.ends}: requests fail; use {better}", better)]
         return [ModelWarning("ends", name, f"{name} ends on {facts.ends}; successor {better}", better)]
 
@@ -143,7 +143,7 @@ class Catalog:
 
     def _misspelt(self, name: str, today: date) -> list[ModelWarning]:
         """A name of OpenAI's making that is not listed but close to one that is."""
-        alive = [known for known in self._models if not self.gone(known, today)]
+        alive = [known for known in self._models if not self.is_gone(known, today)]
         close = difflib.get_close_matches(name, alive, 1, _CLOSE) if _forms(name)[-1] == name else []
         if not close:
             return []
@@ -178,10 +178,10 @@ def _forms(name: str) -> tuple[str, ...]:
     bare = name.rsplit("/", 1)[-1]
     if bare.startswith("ft:"):
         bare = bare.split(":")[1]
-    return name, bare, undated(bare)
+    return name, bare, without_date(bare)
 
 
-def undated(name: str) -> str:
+def without_date(name: str) -> str:
     """The name of a model without the date of its snapshot."""
     return _DATED.sub("", name)
 

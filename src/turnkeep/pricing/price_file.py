@@ -37,7 +37,7 @@ class PricingFile(BaseModel):
     prices: dict[str, dict[str, Any]] = {}
 
 
-def read(path: Path) -> PricingFile:
+def read_price_file(path: Path) -> PricingFile:
     """The file, with numbers as written (Decimal, nothing rounded). Raises ConfigurationError."""
     try:
         return PricingFile.model_validate(_parsed(path))

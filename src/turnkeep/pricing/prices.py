@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.pricing import price_file
-from turnkeep.pricing.catalog import undated
+from turnkeep.pricing.catalog import without_date
 from turnkeep.pricing.price_list import PublishedPrices
 from turnkeep.pricing.rates import Price, Rates
 from turnkeep.usage import Usage
@@ -66,7 +66,7 @@ class TierEntry(RateEntry):
     above: tuple[AboveEntry, ...] = ()
 
 
-class Entry(TierEntry):
+class PriceEntry(TierEntry):
     """One model in a person's price file. A tier is a factor on all rates, or has rates of its own."""
 
     request: Dollars = Decimal(0)
@@ -123,21 +123,23 @@ class PriceBook:
             return replace(usage, cost_nano=0, unpriced=max(usage.requests, 1))
         return replace(usage, cost_nano=price.nano(usage), unpriced=0)
 
-    def _entry(self, model: str) -> Entry | None:
+    def _entry(self, model: str) -> PriceEntry | None:
         """By name, by the name without its date, by the longest ``prefix*``."""
-        for name in (model, undated(model)):
+        for name in (model, without_date(model)):
             if entry := self._own.get(name):
                 return entry
         stars = [key for key in self._own if key.endswith("*") and model.startswith(key[:-1])]
         return self._own[max(stars, key=len)] if stars else None
 
 
-def _entries(path: Path) -> Mapping[str, Entry]:
-    return {name.lower(): _read_entry(path, name, data) for name, data in price_file.read(path).prices.items()}
+def _entries(path: Path) -> Mapping[str, PriceEntry]:
+    return {
+        name.lower(): _read_entry(path, name, data) for name, data in price_file.read_price_file(path).prices.items()
+    }
 
 
-def _read_entry(path: Path, name: str, data: Mapping[str, Any]) -> Entry:
+def _read_entry(path: Path, name: str, data: Mapping[str, Any]) -> PriceEntry:
     try:
-        return Entry.model_validate(data)
+        return PriceEntry.model_validate(data)
     except ValidationError as error:
         raise ConfigurationError(f"the price of {name} in {path}: {price_file.sentence(error)}") from error

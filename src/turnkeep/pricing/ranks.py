@@ -21,7 +21,7 @@ SHA256 = {
 _COUNT_BYTES = 4
 
 
-def shipped(encoding: str) -> list[bytes]:
+def load_ranks(encoding: str) -> list[bytes]:
     """The tokens of a shipped encoding; a token's place is its rank."""
     return unpack(resources.files("turnkeep.pricing").joinpath("ranks", f"{encoding}.bin").read_bytes())
 

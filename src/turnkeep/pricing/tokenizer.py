@@ -40,7 +40,7 @@ FILE = 1_000
 _VOCABULARIES = {encoding: Vocabulary(encoding) for encoding in ENCODINGS}
 
 
-class Named(Protocol):
+class ToolTexts(Protocol):
     """What counts of a tool."""
 
     @property
@@ -67,7 +67,7 @@ class Tokenizer:
         return self._vocabulary.encoding
 
     @property
-    def estimated(self) -> bool:
+    def is_estimate(self) -> bool:
         return not (self._known and self._vocabulary.available)
 
     async def load(self) -> None:
@@ -95,7 +95,7 @@ class Tokenizer:
         return PER_MESSAGE + 1 + body
 
     def count_items(
-        self, items: Sequence[Item], *, instructions: str | None = None, tools: Iterable[Named] = ()
+        self, items: Sequence[Item], *, instructions: str | None = None, tools: Iterable[ToolTexts] = ()
     ) -> int:
         """The input tokens of a whole request."""
         total = PRIMING + sum(map(self.count_item, items)) + sum(map(self.count_tool, tools))
@@ -103,7 +103,7 @@ class Tokenizer:
             total += PER_MESSAGE + 1 + self.count(instructions)
         return total
 
-    def count_tool(self, tool: Named) -> int:
+    def count_tool(self, tool: ToolTexts) -> int:
         """An estimate, rather too high than too low."""
         schema = json.dumps(tool.parameters, ensure_ascii=False, separators=(",", ":"), default=str)
         return PER_TOOL + self.count(tool.name) + self.count(tool.description) + self.count(schema)

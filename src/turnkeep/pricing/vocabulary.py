@@ -159,7 +159,7 @@ def _reference_engine(encoding: str) -> Engine:
     # get_encoding() would download the ranks; built from ours, the encoding is the same.
     import tiktoken  # noqa: PLC0415 - 30 ms and 22 MB that many commands never need
 
-    merge = {token: rank for rank, token in enumerate(ranks.shipped(encoding))}
+    merge = {token: rank for rank, token in enumerate(ranks.load_ranks(encoding))}
     built = tiktoken.Encoding(encoding, pat_str=_PATTERNS[encoding], mergeable_ranks=merge, special_tokens={})
     return built.encode_ordinary
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from turnkeep.events import Event, delta
-from turnkeep.runs.journal import insist
+from turnkeep.runs.journal import retry_until_answered
 from turnkeep.store.contract import Claim, EventGap, Events
 
 MERGE_ABOVE = 64
@@ -29,7 +29,7 @@ class Announcer:
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
-        self.shown = ""
+        self.text_so_far = ""
         """The text of this attempt that subscribers have seen, or will before the settlement."""
 
     def say(self, event: Event) -> None:
@@ -41,12 +41,12 @@ class Announcer:
 
     def text(self, text: str) -> None:
         """Some more of the answer."""
-        self.shown += text
+        self.text_so_far += text
         self.say(delta(text, self._claim.run_id, self._claim.attempt))
 
     def replace(self, text: str) -> None:
         """The whole answer so far, in place of what was shown."""
-        self.shown = text
+        self.text_so_far = text
         self.say(Event("snapshot", text=text, run_id=self._claim.run_id, attempt=self._claim.attempt))
 
     async def run(self) -> None:
@@ -57,17 +57,17 @@ class Announcer:
                 await self._publish(self._take())
             self._empty.set()
 
-    async def settled(self) -> None:
+    async def wait_until_published(self) -> None:
         """Wait until all that was said is in the log."""
         await self._empty.wait()
 
     def _take(self) -> list[Event]:
         taken, self._waiting = self._waiting, []
-        return taken if len(taken) <= MERGE_ABOVE else merged(taken)
+        return taken if len(taken) <= MERGE_ABOVE else merge_deltas(taken)
 
     async def _publish(self, events: list[Event]) -> None:
         try:
-            await insist(lambda: self._store.publish(self._claim, self._published, events))
+            await retry_until_answered(lambda: self._store.publish(self._claim, self._published, events))
         except EventGap as gap:  # a server that was promoted had not heard of the last ones
             self._published = gap.published
             await self._publish([*self._shown_before(events), *events])
@@ -80,11 +80,11 @@ class Announcer:
         if any(event.kind == "snapshot" for event in pending):
             return []
         unsaid = sum(len(event.text) for event in pending if event.kind == "delta")
-        text = self.shown[: len(self.shown) - unsaid]
+        text = self.text_so_far[: len(self.text_so_far) - unsaid]
         return [Event("snapshot", text=text, run_id=self._claim.run_id, attempt=self._claim.attempt)] if text else []
 
 
-def merged(events: list[Event]) -> list[Event]:
+def merge_deltas(events: list[Event]) -> list[Event]:
     """Neighbouring deltas as one: the text is the same, the offsets are fewer."""
     result: list[Event] = []
     texts: list[str] = []

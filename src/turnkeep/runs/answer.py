@@ -14,7 +14,7 @@ from typing import Any
 
 from turnkeep.assistants import Assistant
 from turnkeep.backoff import Backoff
-from turnkeep.conversation import recalled
+from turnkeep.conversation import recall
 from turnkeep.errors import (
     AnswerMalformed,
     ContextTooLong,
@@ -39,7 +39,7 @@ from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.journal import SEPARATOR, Ending, Journal, OpenResponse, Step
 from turnkeep.runs.tool_calls import Calls
-from turnkeep.store.contract import Call, Claim, Store
+from turnkeep.store.contract import Claim, HeldCall, Store
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.telemetry.traces import span
 from turnkeep.tools.toolbox import Toolbox
@@ -83,7 +83,7 @@ class AnswerRules:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class FinalAnswer:
     """The model has answered: `ending` says whether wholly."""
 
     text: str
@@ -91,10 +91,10 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class NeedsDecision:
     """The turn waits for somebody's decision."""
 
-    calls: Sequence[Call]
+    calls: Sequence[HeldCall]
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class Answering:
     wants_steering: Callable[[], bool]
     before_request: Callable[[ModelRequest, int], Awaitable[None]]
     """Awaited before each model request with its input tokens; raises when the request has to wait or is refused."""
-    heard: Callable[[Mapping[str, str]], Awaitable[None]]
+    take_rate_limits: Callable[[Mapping[str, str]], Awaitable[None]]
     """Awaited with the limits that a provider states at the beginning of its answer."""
     meter: Meter = SILENT
     past: list[Item] = field(default_factory=list)
@@ -130,19 +130,19 @@ class Answering:
     warnings: list[str] = field(default_factory=list)
     """What the caller of a direct run should know."""
 
-    async def answer(self) -> Answered | Asked:
+    async def answer(self) -> FinalAnswer | NeedsDecision:
         """Steps until the model has answered or somebody has to decide."""
         await self._recall(self.rules.history_tokens)
         if self.journal.text:
             self.announcer.replace(self.journal.text)
         while True:
             called = bool(self.journal.open_calls)
-            if called and (asked := await self.calls.answer(self.assistant.enabled)):
-                return Asked(asked)
+            if called and (asked := await self.calls.answer(self.assistant.tool_names)):
+                return NeedsDecision(asked)
             if called or self.wants_steering():
                 await self._steer()
             if self.journal.is_final:
-                return Answered(self.journal.text, self.journal.ending or "stop")
+                return FinalAnswer(self.journal.text, self.journal.ending or "stop")
             await self._step()
 
     async def _recall(self, tokens: int) -> None:
@@ -152,15 +152,15 @@ class Answering:
         said = [*self._wishes(), *self.journal.transcript]
         batch = self.tokenizer.count_items(said, instructions=self._instructions())
         room = max(0, min(tokens, context - min(self.rules.output_tokens, context // 4) - batch))
-        history = await recalled(self.store, self.claim.address, tokens=room)
+        history = await recall(self.store, self.claim.address, tokens=room)
         self.past = [entry.item for entry in history.entries]
         self.past_tokens = sum(entry.tokens for entry in history.entries)
         self.summary = history.summary
 
     async def _context_size(self) -> int | None:
         """What the table says, else the server; a refusal that taught otherwise is believed before both."""
-        facts, learned = self.catalog.model(self.model_name), self.contexts.learned(self.model_name)
-        known = (facts.context if facts else None) or await self.contexts.told(self.model_name)
+        facts, learned = self.catalog.model(self.model_name), self.contexts.learned_size(self.model_name)
+        known = (facts.context if facts else None) or await self.contexts.ask_server(self.model_name)
         return min(learned or known or 0, known or learned or 0) or None
 
     async def _steer(self) -> None:
@@ -168,7 +168,7 @@ class Answering:
 
         Asked between steps whatever the hints say; before the end only on a hint, which may be late.
         """
-        if messages := await self.store.offered(self.claim):
+        if messages := await self.store.list_offered(self.claim):
             await self.journal.write_steered(messages)
 
     async def _step(self) -> None:
@@ -201,7 +201,7 @@ class Answering:
             current=len(paired(self.journal.transcript)),
             instructions=self._instructions(),
             tools=self._tools(),
-            hosted=self.assistant.hosted,
+            hosted_tools=self.assistant.hosted_tools,
             parameters=self._parameters(),
             labels={
                 "turnkeep_run": claim.run_id,
@@ -252,12 +252,12 @@ class Answering:
         """None at the last permitted step: then the model has to answer with what it has."""
         if self.journal.steps + 1 >= self.rules.max_steps:
             return []
-        specs = self.toolbox.specs(self.assistant.enabled)
+        specs = self.toolbox.specs(self.assistant.tool_names)
         return [ToolSpec(s.name, s.description, s.parameters, s.strict) for s in specs]
 
     async def _ask(self, request: ModelRequest) -> Step:
         """One model call, repeated as the rules allow; its finished step, not yet believed to have happened."""
-        before, failures, resumes = self.announcer.shown, 0, 0
+        before, failures, resumes = self.announcer.text_so_far, 0, 0
         broken: ModelError | None = None
         while True:
             try:
@@ -278,7 +278,7 @@ class Answering:
                 if (delay := self.rules.again(error, failures)) is None:
                     raise
                 log.info("request_repeated", run_id=self.claim.run_id, code=error.code, failures=failures, delay=delay)
-            if self.announcer.shown != before:
+            if self.announcer.text_so_far != before:
                 self.announcer.replace(before)
             await asyncio.sleep(delay)
 
@@ -287,7 +287,7 @@ class Answering:
             request = replace(request, response_id=running.response_id)
         else:
             await self.before_request(request, self._input_tokens(request))
-        received = _Received(before, repeated=len(self.announcer.shown) - len(before) if running else 0)
+        received = _Received(before, repeats=len(self.announcer.text_so_far) - len(before) if running else 0)
         begun_at = asyncio.get_running_loop().time()
         with span(f"chat {request.model}", _asked(request), kind="client") as current:
             try:
@@ -297,7 +297,7 @@ class Answering:
                             await self._begun(part, request)
                         self._show(part, received)
             except (ContextTooLong, UnansweredCall):
-                self.announcer.shown = before
+                self.announcer.text_so_far = before
                 raise
             try:
                 step = self._finished(request, received)
@@ -313,7 +313,7 @@ class Answering:
         """The provider has accepted: what it works out in the background is known before anything else is done."""
         if request.background and request.response_id is None and began.response_id:
             await self.journal.write_response(OpenResponse(began.response_id, request.model))
-        await self.heard(began.rate)
+        await self.take_rate_limits(began.rate)
 
     def _measure(self, model: str, usage: Usage, seconds: float) -> None:
         meter = self.meter
@@ -330,8 +330,8 @@ class Answering:
     def _show(self, part: object, received: _Received) -> None:
         if isinstance(part, Delta):
             text = part.text
-            if received.repeated:
-                text = received.unseen(text)
+            if received.repeats:
+                text = received.new_part(text)
             elif not received.text:
                 self._respond(bool(received.before))
             received.text += part.text
@@ -401,15 +401,15 @@ class _Received:
 
     before: str
     text: str = ""
-    repeated: int = 0
+    repeats: int = 0
     """How many characters that come again have been shown, with what stands between two steps."""
     items: list[AssistantItem | ReasoningItem | HostedItem | CallItem] = field(default_factory=list)
     began: Began | None = None
     finish: Finish | None = None
 
-    def unseen(self, text: str) -> str:
+    def new_part(self, text: str) -> str:
         """What of a piece of text was not shown before the stream broke."""
-        shown = self.repeated - (len(SEPARATOR) if self.before else 0)
+        shown = self.repeats - (len(SEPARATOR) if self.before else 0)
         return text[max(0, shown - len(self.text)) :]
 
 

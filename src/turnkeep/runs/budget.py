@@ -108,7 +108,7 @@ class Pace:
     tokens: int = 0
 
 
-class Purse:
+class Budgets:
     """Budgets and pace of all runs. Without either it still keeps the pace that providers ask for.
 
     A patient purse lets a run wait where it is, until its deadline, instead of raising `Waiting`.
@@ -144,9 +144,9 @@ class Purse:
         pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
         return cls(store, prices, budgets, pace=pace, meter=meter, patient=patient)
 
-    def tab(self, claim: Claim) -> Tab:
+    def tab(self, claim: Claim) -> RunBudget:
         """What one claim may spend."""
-        return Tab(self, claim)
+        return RunBudget(self, claim)
 
     async def sweep(self, *, older_than: float = 600.0, tenants: Collection[str] | None = None) -> int:
         """Settle what crashes have left open, for these tenants or all; how many reservations. Repeat now and then."""
@@ -185,10 +185,10 @@ class Purse:
             await self.store.settle(reservation, 0, tenant=tenant)
 
 
-class Tab:
+class RunBudget:
     """One claim's reservation and requests."""
 
-    def __init__(self, purse: Purse, claim: Claim) -> None:
+    def __init__(self, purse: Budgets, claim: Claim) -> None:
         self._purse = purse
         self._claim = claim
         self._reserved = not purse.budgets
@@ -216,7 +216,7 @@ class Tab:
         if wait > 0.0:
             raise PaceReached(f"the pace of {endpoint} is reached, {wait:.1f} s to wait", retry_after=wait)
 
-    async def heard(self, rate: Mapping[str, str], endpoint: str) -> None:
+    async def take_rate_limits(self, rate: Mapping[str, str], endpoint: str) -> None:
         """Take in the limits that an answer states: where nothing remains, all workers wait for the reset."""
         if (wait := wait_for_spent(rate)) is not None:
             await self._purse.store.slow_down(endpoint, wait)

@@ -16,7 +16,7 @@ log = get_log(__name__)
 STOPPING = 10.0
 """Seconds that stopping a response at its provider may take."""
 
-UNKNOWN = Usage(requests=1, estimated=1)
+UNKNOWN_USAGE = Usage(requests=1, estimated=1)
 
 
 async def stop_response(response: OpenResponse, model: Model, *, seconds: float) -> Usage:
@@ -25,16 +25,16 @@ async def stop_response(response: OpenResponse, model: Model, *, seconds: float)
     Never raises a ModelError: what could not be stopped, or does not tell what it has cost, is one estimated request.
     """
     if not isinstance(model, BackgroundModel):
-        return UNKNOWN
+        return UNKNOWN_USAGE
     try:
         async with asyncio.timeout(min(STOPPING, seconds)):
-            return await model.cancel(response.response_id) or UNKNOWN
+            return await model.cancel(response.response_id) or UNKNOWN_USAGE
     except (ModelError, TimeoutError) as error:
         log.warning("response_not_stopped", response=response.response_id, error=str(error)[:500])
-        return UNKNOWN
+        return UNKNOWN_USAGE
 
 
-def closed(call: CallItem, started: set[str], told: str) -> OutputItem:
+def close_call(call: CallItem, started: set[str], told: str) -> OutputItem:
     """The output of a call that a run was halted at; `told` of one that had begun."""
     if call.call_id in started:
         return OutputItem(call.call_id, told, "unknown")

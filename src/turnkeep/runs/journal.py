@@ -78,8 +78,8 @@ class Journal:
         self.ending: Ending | None = None
         self.open_response: OpenResponse | None = None
         """What was asked for in the background and has not become a step yet."""
-        self.started: set[str] = set()
-        self.steered: set[str] = set()
+        self.started_calls: set[str] = set()
+        self.steered_ids: set[str] = set()
         for record in claim.journal:
             self._fold(record)
 
@@ -88,7 +88,7 @@ class Journal:
     @property
     def first_messages(self) -> list[UserItem]:
         """The batch without the messages that came in by steering."""
-        return [user_item(m) for m in self._claim.messages if m.message_id not in self.steered]
+        return [user_item(m) for m in self._claim.messages if m.message_id not in self.steered_ids]
 
     @property
     def transcript(self) -> list[Item]:
@@ -149,7 +149,7 @@ class Journal:
         for record in list(self._unwritten):
             await self._write_next(record)
             if record["type"] == "started":
-                self.started -= set(record["calls"])
+                self.started_calls -= set(record["calls"])
 
     async def _write(self, record: Record) -> None:
         self._unwritten.append(record)
@@ -158,7 +158,7 @@ class Journal:
 
     async def _write_next(self, record: Record) -> None:
         numbered = {"n": self._count, **record}
-        await insist(lambda: self._store.journal(self._claim, [numbered]))
+        await retry_until_answered(lambda: self._store.journal(self._claim, [numbered]))
         self._fold(numbered)
         self._unwritten.remove(record)
         if self._tell is not None:
@@ -178,13 +178,15 @@ class Journal:
                 has_one = "response_id" in record
                 self.open_response = OpenResponse(record["response_id"], record["model"]) if has_one else None
             case "started":
-                self.started |= set(record["calls"])
+                self.started_calls |= set(record["calls"])
             case "output":
                 self.items.append(item_from_json(record["item"]))
             case "steered":
                 taken = [item_from_json(item) for item in record["items"]]
                 self.items += taken
-                self.steered |= {item.message_id for item in taken if isinstance(item, UserItem) and item.message_id}
+                self.steered_ids |= {
+                    item.message_id for item in taken if isinstance(item, UserItem) and item.message_id
+                }
                 self.ending = None
 
 
@@ -193,7 +195,7 @@ def join_texts(texts: Sequence[str]) -> str:
     return SEPARATOR.join(text for text in texts if text)
 
 
-async def insist(act: Callable[[], Awaitable[T]]) -> T:
+async def retry_until_answered(act: Callable[[], Awaitable[T]]) -> T:
     """Repeat a store operation until the store answers: one that its arguments name, or that has a name (`once`).
 
     Without an end of its own: the lease of the run that waits here is the limit.

@@ -32,14 +32,14 @@ class LeaseRules:
         return self.duration * 5 / 6
 
 
-class Stopped(Exception):
+class StopRequest(Exception):
     """the run was told to stop"""
 
     def __init__(self, stop: Stop) -> None:
         self.stop = stop
 
 
-class Drained(Exception):
+class DrainRequest(Exception):
     """the worker shuts down"""
 
 
@@ -56,7 +56,7 @@ class Lease:
         self._ended: Exception | None = None
         self.wants_steering = False
 
-    def told(self, directive: Directive, *, asked_at: float) -> None:
+    def take_directive(self, directive: Directive, *, asked_at: float) -> None:
         """Take in a renewal that was asked for at this time of the loop."""
         if not directive.held:
             self._end(LeaseLost(f"the lease of run {self.claim.run_id} is lost: another worker may have the thread"))
@@ -64,15 +64,15 @@ class Lease:
         self._good_until = asked_at + self._rules.give_up
         self.wants_steering = directive.steer
         if directive.stop:
-            self._end(Stopped(directive.stop))
+            self._end(StopRequest(directive.stop))
 
     def drain(self) -> None:
         """Ask the run to end because its worker does."""
-        self._end(Drained())
+        self._end(DrainRequest())
 
     def stop(self, stop: Stop = "cancel") -> None:
         """Ask the run to end as if the store had told it to."""
-        self._end(Stopped(stop))
+        self._end(StopRequest(stop))
 
     @property
     def remaining(self) -> float:
@@ -171,7 +171,7 @@ class Keeper:
     async def _renew_when_nudged(self) -> None:
         while True:
             try:
-                addresses = await self._store.nudged(self.owner, timeout=30.0)
+                addresses = await self._store.wait_nudge(self.owner, timeout=30.0)
             except StoreError:
                 await asyncio.sleep(1.0)
                 continue
@@ -192,5 +192,5 @@ class Keeper:
                 return False
         for token, directive in directives.items():
             if token in leases:
-                leases[token].told(directive, asked_at=asked_at)
+                leases[token].take_directive(directive, asked_at=asked_at)
         return True

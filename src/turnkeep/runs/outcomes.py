@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from turnkeep.events import Fault
-from turnkeep.store.contract import Call, Claim, Commit, FailOutcome, Failure
+from turnkeep.events import TurnFault
+from turnkeep.store.contract import Claim, Commit, FailOutcome, Failure, HeldCall
 from turnkeep.telemetry import Meter
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class HoldVerdict:
     """Somebody has to decide first."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[HeldCall, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Releasing:
     """Not now: the claim goes back without using an attempt."""
 
     delay: float
-    reason: Fault | None = None
+    reason: TurnFault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Dropping:
     """Another worker owns the thread: write nothing."""
 
 
-Verdict = Commit | Failure | Holding | Releasing | Dropping
+Verdict = Commit | Failure | HoldVerdict | Releasing | Dropping
 
 
 # ---------------------------------------------------------------- measuring
@@ -62,7 +62,7 @@ def measure_run(
     match verdict:
         case Dropping():
             meter.count("lease_losses")
-        case Releasing(reason=Fault() as reason):
+        case Releasing(reason=TurnFault() as reason):
             meter.count("waits", reason=reason.code)
         case Failure():
             meter.count("errors", code=verdict.fault.code)

@@ -29,7 +29,7 @@ from turnkeep.errors import (
     TooManyDeaths,
     TurnkeepError,
 )
-from turnkeep.events import Answer, Event, Fault
+from turnkeep.events import Answer, Event, TurnFault
 from turnkeep.failpoints import reach
 from turnkeep.messages import AssistantItem, Item
 from turnkeep.models.contexts import ContextSizes
@@ -39,14 +39,25 @@ from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.announcer import Announcer
-from turnkeep.runs.answer import Answered, Answering, AnswerRules, Asked
-from turnkeep.runs.budget import Purse, Waiting
-from turnkeep.runs.halt import closed, stop_response, without_text
-from turnkeep.runs.journal import Journal, insist
-from turnkeep.runs.lease import Drained, Lease, Stopped
-from turnkeep.runs.outcomes import Dropping, Holding, Releasing, Verdict, measure_claim, measure_run
-from turnkeep.runs.tool_calls import UNKNOWN, CallRules, Calls
-from turnkeep.store.contract import Circuit, Claim, Commit, Entry, FailOutcome, Failure, Page, Record, Stop, Store
+from turnkeep.runs.answer import Answering, AnswerRules, FinalAnswer, NeedsDecision
+from turnkeep.runs.budget import Budgets, Waiting
+from turnkeep.runs.halt import close_call, stop_response, without_text
+from turnkeep.runs.journal import Journal, retry_until_answered
+from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
+from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing, Verdict, measure_claim, measure_run
+from turnkeep.runs.tool_calls import OUTCOME_UNKNOWN, CallRules, Calls
+from turnkeep.store.contract import (
+    Circuit,
+    Claim,
+    Commit,
+    FailOutcome,
+    Failure,
+    Page,
+    Record,
+    Stop,
+    Store,
+    TranscriptEntry,
+)
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.telemetry.traces import span
 from turnkeep.tools.toolbox import Toolbox
@@ -82,7 +93,7 @@ class RunRules:
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class RunContext:
     """What every run of a worker shares."""
 
     store: Store
@@ -95,7 +106,7 @@ class House:
     rules: RunRules = RunRules()
     clock: Clock = field(default_factory=SystemClock)
     meter: Meter = SILENT
-    purse: Purse | None = None
+    purse: Budgets | None = None
     contexts: ContextSizes = field(default_factory=ContextSizes)
     sentences: Callable[[TurnkeepError], str] = lambda error: error.public
     """What people are told of an error."""
@@ -114,7 +125,7 @@ class RunBroke(RunError):
 class Run:
     """One claim's work."""
 
-    def __init__(self, house: House, claim: Claim, lease: Lease, witness: Witness | None = None) -> None:
+    def __init__(self, house: RunContext, claim: Claim, lease: Lease, witness: Witness | None = None) -> None:
         self.house = house
         self.claim = claim
         self.lease = lease
@@ -124,7 +135,7 @@ class Run:
         self.answering: Answering | None = None
         self.error: Exception | None = None
         """What ended the work before its end."""
-        self.failed: FailOutcome | None = None
+        self.failure: FailOutcome | None = None
         """What the store made of a failure."""
         self.assistant: Assistant = house.assistants.blank()
         self.model_name = self.assistant.model
@@ -177,9 +188,9 @@ class Run:
         match error:
             case LeaseLost():
                 return Dropping()
-            case Drained():
+            case DrainRequest():
                 return Releasing(0.0)
-            case Stopped():
+            case StopRequest():
                 return await self._cancelled(error.stop)
             case ModelRateLimited():
                 return await self._slowed(error)
@@ -196,24 +207,24 @@ class Run:
         """A run that is waited for does not go back to wait for another worker."""
         if not self.house.rules.direct or not isinstance(verdict, Releasing):
             return verdict
-        reason = verdict.reason or Fault("run_broke", RunBroke.public, type(error).__name__)
-        return Failure(reason, None, effects=bool(self.journal.started), usage=self.journal.usage)
+        reason = verdict.reason or TurnFault("run_broke", RunBroke.public, type(error).__name__)
+        return Failure(reason, None, effects=bool(self.journal.started_calls), usage=self.journal.usage)
 
-    async def _work(self) -> Answered | Asked:
+    async def _work(self) -> FinalAnswer | NeedsDecision:
         """Answer, beside the keeping of the lease; the first of the two that ends ends the other."""
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(self.lease.keep())
                 announcing = group.create_task(self.announcer.run())
                 reached = await self._answer()
-                await self.announcer.settled()
+                await self.announcer.wait_until_published()
                 keeping.cancel()
                 announcing.cancel()
         except BaseExceptionGroup as errors:
             raise _weightiest(errors) from errors
         return reached
 
-    async def _answer(self) -> Answered | Asked:
+    async def _answer(self) -> FinalAnswer | NeedsDecision:
         claim, house = self.claim, self.house
         self.assistant = await house.assistants.answering(claim.address.tenant, claim.assistant)
         running = self.journal.open_response
@@ -295,11 +306,11 @@ class Run:
 
     async def _heard(self, rate: Mapping[str, str]) -> None:
         if self.tab is not None:
-            await self.tab.heard(rate, self.house.model(self.model_name).endpoint)
+            await self.tab.take_rate_limits(rate, self.house.model(self.model_name).endpoint)
 
-    def _reached(self, reached: Answered | Asked) -> Verdict:
-        if isinstance(reached, Asked):
-            return Holding(tuple(reached.calls))
+    def _reached(self, reached: FinalAnswer | NeedsDecision) -> Verdict:
+        if isinstance(reached, NeedsDecision):
+            return HoldVerdict(tuple(reached.calls))
         outcome: Literal["incomplete", "completed"] = (
             "incomplete" if reached.ending in ("length", "filter") else "completed"
         )
@@ -310,7 +321,7 @@ class Run:
         try:
             async with asyncio.timeout(self.lease.remaining):
                 await self.journal.finish()
-                shown = self.announcer.shown or await self._shown_before()
+                shown = self.announcer.text_so_far or await self._shown_before()
         except TimeoutError:
             raise LeaseLost(f"the store was away until the lease of run {self.claim.run_id} was over") from None
         if len(shown) < len(self.journal.text):
@@ -318,10 +329,14 @@ class Run:
         self.journal.usage += await self._stop_there()
         items = self.journal.transcript
         if stop == "rollback":
-            shown, items = "", without_text(items, self.journal.started)
+            shown, items = "", without_text(items, self.journal.started_calls)
         elif partial := shown[len(self.journal.text) :].lstrip("\n"):
             items.append(AssistantItem(partial, interrupted=True))
-        items += [closed(call, self.journal.started, UNKNOWN) for call in self.journal.open_calls if call in items]
+        items += [
+            close_call(call, self.journal.started_calls, OUTCOME_UNKNOWN)
+            for call in self.journal.open_calls
+            if call in items
+        ]
         return self._commit("cancelled", shown, items)
 
     async def _stop_there(self) -> Usage:
@@ -333,7 +348,7 @@ class Run:
 
     async def _shown_before(self) -> str:
         """The text that an earlier attempt has shown, from the log."""
-        page = await insist(lambda: self.house.store.read(self.claim.address, after=0, limit=1))
+        page = await retry_until_answered(lambda: self.house.store.read(self.claim.address, after=0, limit=1))
         if page.live_from is None:
             return ""
         answer, after = Answer(), page.live_from - 1
@@ -347,11 +362,11 @@ class Run:
         return answer.text
 
     async def _log_after(self, offset: int) -> Page:
-        return await insist(lambda: self.house.store.read(self.claim.address, after=offset))
+        return await retry_until_answered(lambda: self.house.store.read(self.claim.address, after=offset))
 
     def _commit(self, outcome: Literal["completed", "incomplete", "cancelled"], text: str, items: list[Item]) -> Commit:
         count = tokenizer_for(self.model_name, self.house.catalog).count_item
-        entries = [Entry(item, count(item)) for item in items]
+        entries = [TranscriptEntry(item, count(item)) for item in items]
         return Commit(outcome, text, entries, self.journal.usage, self.journal.model or self.model_name)
 
     async def _slowed(self, error: ModelRateLimited) -> Verdict:
@@ -360,7 +375,7 @@ class Run:
         if delay > BRIEF and not self.house.rules.direct:
             return await self._blocked(error, probe_in=delay)
         endpoint, once = self._circuit(self.model_name), self._act_of_attempt("slow_down")
-        await insist(lambda: self.house.store.slow_down(endpoint, delay, once=once))
+        await retry_until_answered(lambda: self.house.store.slow_down(endpoint, delay, once=once))
         return Releasing(delay, self._fault(error))
 
     def _opens_circuit(self, error: ModelError) -> bool:
@@ -376,7 +391,7 @@ class Run:
         is_away, fault = isinstance(error, ModelUnreachable), self._fault(error)
         pause = self._until_reconnecting() if is_away else probe_in or self.house.rules.probe_every
         endpoint, once = self._circuit(self.model_name, error), self._act_of_attempt("trip")
-        await insist(lambda: self.house.store.trip(endpoint, fault, probe_in=pause, once=once))
+        await retry_until_answered(lambda: self.house.store.trip(endpoint, fault, probe_in=pause, once=once))
         log.warning("circuit_opened", endpoint=endpoint, code=error.code)
         fallback = self.model_name != self._candidates()[-1]
         return Releasing(0.0 if fallback else min(pause, BRIEF), fault)
@@ -396,13 +411,13 @@ class Run:
             retry_in=retry_in,
             error=str(error),
         )
-        effects = bool(self.journal.started)
+        effects = bool(self.journal.started_calls)
         return Failure(
             self._fault(error), retry_in, effects=effects, usage=self.journal.usage if not again else Usage()
         )
 
-    def _fault(self, error: TurnkeepError) -> Fault:
-        return Fault(error.code, self.house.sentences(error), str(error)[:DETAILS])
+    def _fault(self, error: TurnkeepError) -> TurnFault:
+        return TurnFault(error.code, self.house.sentences(error), str(error)[:DETAILS])
 
     # ------------------------------------------------------------ acting
 
@@ -413,27 +428,27 @@ class Run:
             match verdict:
                 case Commit():
                     reach("final")
-                    await insist(lambda: store.commit(claim, verdict))
+                    await retry_until_answered(lambda: store.commit(claim, verdict))
                     reach("committed")
                 case Failure():
-                    self.failed = await insist(lambda: store.fail(claim, verdict))
-                case Holding():
+                    self.failure = await retry_until_answered(lambda: store.fail(claim, verdict))
+                case HoldVerdict():
                     expiry = self.house.rules.action_expiry
-                    await insist(lambda: store.hold(claim, verdict.calls, expires_in=expiry))
+                    await retry_until_answered(lambda: store.hold(claim, verdict.calls, expires_in=expiry))
                 case Releasing():
-                    await insist(lambda: store.release(claim, delay=verdict.delay, reason=verdict.reason))
+                    await retry_until_answered(lambda: store.release(claim, delay=verdict.delay, reason=verdict.reason))
                 case Dropping():
                     return
                 case _:
                     assert_never(verdict)
-        if self.tab is not None and isinstance(verdict, Commit | Failure) and self.failed != "retry":
+        if self.tab is not None and isinstance(verdict, Commit | Failure) and self.failure != "retry":
             await self.tab.settle(verdict.usage)
 
     def _report(self, verdict: Verdict, begun_at: float) -> None:
         claim, name = self.claim, type(verdict).__name__.lower()
         log.info("run_settled", run_id=claim.run_id, attempt=claim.attempt, verdict=name, messages=len(claim.messages))
         first_shown_at = self.answering.first_shown_at if self.answering else None
-        measure_run(self.house.meter, claim, verdict, self.failed, begun_at=begun_at, first_shown_at=first_shown_at)
+        measure_run(self.house.meter, claim, verdict, self.failure, begun_at=begun_at, first_shown_at=first_shown_at)
 
 
 def _about(claim: Claim, assistant: Assistant) -> dict[str, object]:
@@ -456,5 +471,5 @@ def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     flat: list[BaseException] = []
     for error in errors.exceptions:
         flat.append(_weightiest(error) if isinstance(error, BaseExceptionGroup) else error)
-    order = (LeaseLost, Stopped, Drained, TurnkeepError)
+    order = (LeaseLost, StopRequest, DrainRequest, TurnkeepError)
     return min(flat, key=lambda e: next((i for i, kind in enumerate(order) if isinstance(e, kind)), len(order)))

@@ -16,18 +16,26 @@ from turnkeep.failpoints import reach
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.journal import Journal
-from turnkeep.store.contract import Call, Claim
+from turnkeep.store.contract import Claim, HeldCall
 from turnkeep.telemetry import SILENT, Meter
 from turnkeep.telemetry.traces import span
-from turnkeep.tools.execution import Asked, Result, arguments_digest, call, call_catch_all, parsed, refusal
+from turnkeep.tools.execution import (
+    Result,
+    ToolRequest,
+    arguments_digest,
+    call,
+    call_catch_all,
+    parse_arguments,
+    refusal,
+)
 from turnkeep.tools.tool import Tool, ToolContext
 from turnkeep.tools.toolbox import Toolbox
 
-UNKNOWN = "outcome unknown, interrupted: the call had begun and may or may not have taken effect"
+OUTCOME_UNKNOWN = "outcome unknown, interrupted: the call had begun and may or may not have taken effect"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CallPlan:
     """What becomes of a call: it has its output, it is refused, it runs, the catch-all takes it, or somebody is asked
     first.
 
@@ -75,7 +83,7 @@ class Calls:
         self._slots = asyncio.Semaphore(rules.parallel)
         self._decided = {held.call_id: held for held in claim.calls if held.decision}
 
-    async def answer(self, enabled: Sequence[str] | None) -> list[Call]:
+    async def answer(self, enabled: Sequence[str] | None) -> list[HeldCall]:
         """Give every open call its output; the calls that have to wait for somebody, after all others have run."""
         plans = [self._plan(place, item, enabled) for place, item in enumerate(self._journal.open_calls)]
         self._announce(plans)
@@ -93,30 +101,30 @@ class Calls:
 
     # ---------------------------------------------------------------- deciding
 
-    def _plan(self, place: int, item: CallItem, enabled: Sequence[str] | None) -> Plan:
+    def _plan(self, place: int, item: CallItem, enabled: Sequence[str] | None) -> CallPlan:
         if (decided := self._decided.get(item.call_id)) is not None:
             return self._plan_decided(item, decided)
         tool = self._tool(item.name, enabled)
-        if item.call_id in self._journal.started and (tool is None or tool.effect == "effect"):
-            return Plan(item, "known", output=OutputItem(item.call_id, UNKNOWN, "unknown"))
+        if item.call_id in self._journal.started_calls and (tool is None or tool.effect == "effect"):
+            return CallPlan(item, "known", output=OutputItem(item.call_id, OUTCOME_UNKNOWN, "unknown"))
         if place >= self._rules.max_calls:
             told = f"error: more than {self._rules.max_calls} calls in one step, ask for fewer at once"
-            return Plan(item, "known", output=OutputItem(item.call_id, told, "error"))
+            return CallPlan(item, "known", output=OutputItem(item.call_id, told, "error"))
         if tool is None and self._toolbox.catches_all:
-            return Plan(item, "catch_all")
+            return CallPlan(item, "catch_all")
         if tool is not None and tool.client_side:
-            return Plan(item, "ask", tool, kind="output")
+            return CallPlan(item, "ask", tool, kind="output")
         plan = self._plan_run(item, tool)
-        if plan.way == "run" and tool is not None and tool.asks_first(parsed(item.arguments)):
-            return Plan(item, "ask", tool)
+        if plan.way == "run" and tool is not None and tool.asks_first(parse_arguments(item.arguments)):
+            return CallPlan(item, "ask", tool)
         return plan
 
-    def _plan_run(self, item: CallItem, tool: Tool | None) -> Plan:
+    def _plan_run(self, item: CallItem, tool: Tool | None) -> CallPlan:
         told = refusal(tool, _asked(item))
-        return Plan(item, "run", tool) if told is None else Plan(item, "refused", tool, refusal=told)
+        return CallPlan(item, "run", tool) if told is None else CallPlan(item, "refused", tool, refusal=told)
 
-    def _plan_decided(self, item: CallItem, decided: Call) -> Plan:
-        if decided.decision == "approved" and item.call_id not in self._journal.started:
+    def _plan_decided(self, item: CallItem, decided: HeldCall) -> CallPlan:
+        if decided.decision == "approved" and item.call_id not in self._journal.started_calls:
             return self._plan_run(item, self._toolbox.get(item.name))
         match decided.decision:
             case "output":
@@ -128,13 +136,13 @@ class Calls:
             case "declined":
                 output = OutputItem(item.call_id, "the user moved on before the call was decided", "denied")
             case _:
-                output = OutputItem(item.call_id, UNKNOWN, "unknown")
-        return Plan(item, "known", output=output)
+                output = OutputItem(item.call_id, OUTCOME_UNKNOWN, "unknown")
+        return CallPlan(item, "known", output=output)
 
     def _tool(self, name: str, enabled: Sequence[str] | None) -> Tool | None:
         return None if enabled is not None and name not in enabled else self._toolbox.get(name)
 
-    def _announce(self, plans: Sequence[Plan]) -> None:
+    def _announce(self, plans: Sequence[CallPlan]) -> None:
         names = tuple(dict.fromkeys(p.item.name for p in plans if p.way in ("run", "catch_all")))
         if names:
             claim = self._claim
@@ -174,7 +182,7 @@ class Calls:
         self._meter.observe("tool_seconds", asyncio.get_running_loop().time() - begun_at, tool=name)
         return result
 
-    async def _catch(self, items: Sequence[CallItem]) -> list[Call]:
+    async def _catch(self, items: Sequence[CallItem]) -> list[HeldCall]:
         """All calls that no tool takes, as one call with effects of the catch-all; those it leaves to somebody else."""
         handler = self._toolbox.catches_all
         if not items or handler is None:
@@ -202,13 +210,15 @@ class Calls:
         )
 
 
-def _asked(item: CallItem) -> Asked:
-    return Asked(item.call_id, item.name, item.arguments)
+def _asked(item: CallItem) -> ToolRequest:
+    return ToolRequest(item.call_id, item.name, item.arguments)
 
 
-def _call(item: CallItem, kind: Literal["approval", "output"], tool: Tool | None = None) -> Call:
+def _call(item: CallItem, kind: Literal["approval", "output"], tool: Tool | None = None) -> HeldCall:
     allowed = tool is not None and tool.self_approval
-    return Call(item.call_id, item.name, item.arguments, arguments_digest(item.arguments), kind, self_approval=allowed)
+    return HeldCall(
+        item.call_id, item.name, item.arguments, arguments_digest(item.arguments), kind, self_approval=allowed
+    )
 
 
 def _output(item: CallItem, result: Result) -> OutputItem:

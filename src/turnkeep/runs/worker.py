@@ -11,7 +11,7 @@ from typing import Any
 from turnkeep.backoff import Backoff
 from turnkeep.errors import StoreError
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
-from turnkeep.runs.run import House, Run
+from turnkeep.runs.run import Run, RunContext
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -40,7 +40,7 @@ class Worker:
 
     def __init__(
         self,
-        house: House,
+        house: RunContext,
         *,
         rules: WorkerRules | None = None,
         lease: LeaseRules | None = None,

@@ -91,7 +91,7 @@ class Completion:
     metadata: Metadata
 
 
-async def folded(chunks: AsyncIterator[Chunk]) -> Completion:
+async def fold_chunks(chunks: AsyncIterator[Chunk]) -> Completion:
     """The answer that these chunks are. Raises their error."""
     text, calls = "", dict[str, ToolCall]()
     async for chunk in chunks:

@@ -58,7 +58,7 @@ class OpenAIConfig:
         wants_penalties = bool(self.presence_penalty or self.frequency_penalty)
         return "chat" if wants_penalties and self.settings.model_api == "auto" else self.settings.model_api
 
-    def checked(self, today: date) -> Self:
+    def check(self, today: date) -> Self:
         """Itself. Raises `ConfigurationError` for what the model would refuse; says what will end."""
         _check_numbers(self)
         _check_model(self, today)
@@ -117,7 +117,7 @@ def create_openai_config(
         retries=_retries(retries),
         store=None if isinstance(store, str | Path) else store,
     )
-    return config.checked(datetime.fromtimestamp((clock or SystemClock()).now(), UTC).date())
+    return config.check(datetime.fromtimestamp((clock or SystemClock()).now(), UTC).date())
 
 
 def _retries(given: int | RetryConfig | Mapping[str, Any] | None) -> RetryConfig:

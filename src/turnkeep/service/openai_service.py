@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from turnkeep.assistants import Assistant, Assistants
-from turnkeep.composition import Life, open_endpoint, open_house, policies, run_rules, watch_process
+from turnkeep.composition import Lifespan, open_endpoint, open_house, policies, run_rules, watch_process
 from turnkeep.errors import LeaseLost, MessageFrozen, ModelGone, NotFound, StoreError, ThreadBusy, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.inputs import checked_channel
@@ -23,16 +23,16 @@ from turnkeep.messages import DEFAULT_TENANT, Address, Item, Message, OutputItem
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.journal import Journal, Step
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
-from turnkeep.runs.outcomes import Holding, Verdict
-from turnkeep.runs.run import House, Run, RunBroke
-from turnkeep.service.chunks import Chunk, Completion, Metadata, Outlet, ToolCall, folded
+from turnkeep.runs.outcomes import HoldVerdict, Verdict
+from turnkeep.runs.run import Run, RunBroke, RunContext
+from turnkeep.service.chunks import Chunk, Completion, Metadata, Outlet, ToolCall, fold_chunks
 from turnkeep.service.config import OpenAIConfig, create_openai_config
-from turnkeep.service.request import Asked
+from turnkeep.service.request import DirectRequest
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy, store_of
-from turnkeep.store.contract import Claim, Commit, Entry, Failure, Follower, Registry, Store
+from turnkeep.store.contract import Claim, Commit, Failure, Follower, Registry, Store, TranscriptEntry
 from turnkeep.store.memory import MemoryStore
-from turnkeep.store.store_metrics import timed
+from turnkeep.store.store_metrics import measure_store
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools import Tool, Toolbox
 from turnkeep.tools.builtin import configured_tools
@@ -45,7 +45,7 @@ WAIT = 30.0
 """Seconds that a call with a session waits for a run in progress, unless it says otherwise."""
 
 LOOK_AGAIN = 1.0
-UNBOUNDED = 1 << 40
+NO_LIMIT = 1 << 40
 FINISH = {"filter": "content_filter"}
 
 Messages = Sequence[Mapping[str, Any] | Item]
@@ -62,7 +62,7 @@ class OpenAIService:
         self.meter = meter
         settings = self.config.settings
         self.toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
-        self._life = Life(self._live, name="openai-service")
+        self._life = Lifespan(self._live, name="openai-service")
         self._opening = asyncio.Lock()
         self._desks: dict[bool, _Desk] = {}
         self._store: Store | None = None
@@ -88,7 +88,7 @@ class OpenAIService:
 
         Raises, before the first chunk: `InvalidMessage`, `ThreadBusy`, `ConfigurationError`, `StoreError`.
         """
-        asked = Asked.of(messages) if session_id is None else Asked.of_session(messages)
+        asked = DirectRequest.of(messages) if session_id is None else DirectRequest.of_session(messages)
         if session_id is not None:
             checked_channel(session_id)
         desk = await self._desk(remembers=session_id is not None)
@@ -106,7 +106,7 @@ class OpenAIService:
     async def complete(self, messages: Messages, session_id: str | None = None, **options: Any) -> Completion:
         """The whole answer, tools included. Raises what `stream_completion` raises, and what it tells as error."""
         async with aclosing(self.stream_completion(messages, session_id, **options)) as chunks:
-            return await folded(chunks)
+            return await fold_chunks(chunks)
 
     async def complete_with_tools(
         self, messages: Messages, session_id: str | None = None, **options: Any
@@ -192,7 +192,7 @@ class OpenAIService:
                 store = store_of(settings, policies(settings))
                 await store.open()
                 self._stack.push_async_callback(store.close)
-            self._store = timed(store, self.meter)
+            self._store = measure_store(store, self.meter)
         return self._store
 
     # ---------------------------------------------------------------- one call
@@ -215,7 +215,7 @@ class OpenAIService:
                 ending = run.journal.ending or "stop"
                 finish = "cancelled" if verdict.outcome == "cancelled" else FINISH.get(ending, ending)
                 return Chunk("done", metadata=_metadata(run, finish, verdict.usage, outlet, session_id))
-            case Holding():
+            case HoldVerdict():
                 metadata = _metadata(run, "tool_calls", run.journal.usage, outlet, session_id)
                 return Chunk("done", metadata=metadata)
             case Failure():
@@ -265,11 +265,11 @@ _NO_LIMITS = Policies(
     Policy(
         window=0.0,
         max_wait=0.0,
-        max_batch=UNBOUNDED,
-        max_batch_bytes=UNBOUNDED,
-        max_inbox=UNBOUNDED,
-        history_items=UNBOUNDED,
-        history_bytes=UNBOUNDED,
+        max_batch=NO_LIMIT,
+        max_batch_bytes=NO_LIMIT,
+        max_inbox=NO_LIMIT,
+        history_items=NO_LIMIT,
+        history_bytes=NO_LIMIT,
         runs_kept=0,
     )
 )
@@ -295,12 +295,12 @@ class _Call:
 class _Desk:
     """A house for direct calls, on the store of the sessions or on one that forgets."""
 
-    house: House
+    house: RunContext
     keeper: Keeper
     keeping: asyncio.Task[None]
     remembers: bool
 
-    async def begin(self, asked: Asked, address: Address, metadata: Mapping[str, str], wait: float) -> _Call:
+    async def begin(self, asked: DirectRequest, address: Address, metadata: Mapping[str, str], wait: float) -> _Call:
         """Take the messages in and the claim, in one act. Raises `ThreadBusy` when the wait is over."""
         await self._lay_out(asked.past, address)
         messages = [
@@ -364,7 +364,7 @@ class _Desk:
         """Put the past of a call without a session where a run recalls it, turn by turn."""
         count = tokenizer_for(self.house.assistants.blank().model, self.house.catalog).count_item
         for turn in turns_of(past):
-            await self.house.store.append(address, [Entry(item, count(item)) for item in turn])
+            await self.house.store.append(address, [TranscriptEntry(item, count(item)) for item in turn])
 
     async def _catch_up(self, since: Sequence[Item], claim: Claim) -> list[Mapping[str, Any]]:
         """Journal what the caller has done since the question, as if this run had done it."""

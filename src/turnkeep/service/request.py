@@ -13,7 +13,7 @@ from turnkeep.models.pairing import pair
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DirectRequest:
     """`new` is answered together. `since` holds calls that the caller has run, and their outputs."""
 
     instructions: str | None

@@ -7,29 +7,29 @@ async with serve(Simulator(seed=7)) as url:
 from __future__ import annotations
 
 from turnkeep.simulator.api import Simulator
-from turnkeep.simulator.exchanges import Exchange, Ledger
+from turnkeep.simulator.exchanges import Exchange, ExchangeLedger
 from turnkeep.simulator.faults import Fault, Faults
 from turnkeep.simulator.listener import inside, run, serve
-from turnkeep.simulator.options import Options, Pace
-from turnkeep.simulator.persona import Call, Plan, Refuse, Say, Script, Think
+from turnkeep.simulator.options import Options, StreamPace
+from turnkeep.simulator.persona import AnswerPlan, AnswerScript, CallStep, Refuse, Say, Think
 from turnkeep.simulator.prompt import Prompt
 from turnkeep.simulator.quirks import QUIRKS
 
 __all__ = [
     "QUIRKS",
-    "Call",
+    "AnswerPlan",
+    "AnswerScript",
+    "CallStep",
     "Exchange",
+    "ExchangeLedger",
     "Fault",
     "Faults",
-    "Ledger",
     "Options",
-    "Pace",
-    "Plan",
     "Prompt",
     "Refuse",
     "Say",
-    "Script",
     "Simulator",
+    "StreamPace",
     "Think",
     "inside",
     "run",

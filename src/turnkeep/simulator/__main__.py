@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from turnkeep.simulator.listener import DEV_LEDGER, new_key, run
-from turnkeep.simulator.options import Options, Pace
+from turnkeep.simulator.options import Options, StreamPace
 from turnkeep.simulator.quirks import QUIRKS
 
 
@@ -19,7 +19,7 @@ def main() -> None:
         split=told.split,
         ping=told.ping,
     )
-    pace = Pace(told.first / 1000, told.token / 1000)
+    pace = StreamPace(told.first / 1000, told.token / 1000)
     run(told.host, told.port, seed=told.seed, pace=pace, options=options, key=told.key or new_key())
 
 

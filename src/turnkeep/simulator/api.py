@@ -16,14 +16,14 @@ from starlette.types import ASGIApp
 
 from turnkeep.clock import Clock
 from turnkeep.simulator import chat_api, message_api, model_list
-from turnkeep.simulator.background_runs import Background
+from turnkeep.simulator.background_runs import BackgroundRuns
 from turnkeep.simulator.control import Control
 from turnkeep.simulator.conversations import Conversations, page
-from turnkeep.simulator.delivery import Delivery, JsonReply
+from turnkeep.simulator.delivery import JsonReply, RunDelivery
 from turnkeep.simulator.exchanges import Exchange, Surface
 from turnkeep.simulator.message_checks import message_body
-from turnkeep.simulator.options import Options, Pace
-from turnkeep.simulator.persona import Script
+from turnkeep.simulator.options import Options, StreamPace
+from turnkeep.simulator.persona import AnswerScript
 from turnkeep.simulator.problems import MessageProblem, Problem, bad_json, model_not_found, no_key, wrong_key
 from turnkeep.simulator.quirks import QUIRKS, Quirk
 from turnkeep.simulator.responses_api import Responses
@@ -43,9 +43,9 @@ class Simulator(World):
     def __init__(
         self,
         seed: int = 0,
-        script: Script | None = None,
+        script: AnswerScript | None = None,
         *,
-        pace: Pace | None = None,
+        pace: StreamPace | None = None,
         options: Options | None = None,
         clock: Clock | None = None,
         control: bool = True,
@@ -53,7 +53,7 @@ class Simulator(World):
         super().__init__(seed=seed, script=script, pace=pace, options=options, clock=clock)
         self.conversations = Conversations(self.ids, self.clock)
         self.responses = Responses(self, self.conversations)
-        self.background = Background(self, self.responses)
+        self.background = BackgroundRuns(self, self.responses)
         self.app: ASGIApp = _application(self, control=control)
 
 
@@ -117,12 +117,12 @@ class _Routes:
         self._admit(request)
         if "anthropic-version" in request.headers:
             return self._reply(_message_models())
-        listed = [_model(model) for model in model_list.KNOWN.values()]
+        listed = [_model(model) for model in model_list.KNOWN_MODELS.values()]
         return self._reply({"object": "list", "data": listed})
 
     async def model(self, request: Request) -> ASGIApp:
         self._admit(request)
-        known = model_list.KNOWN.get(request.path_params["id"])
+        known = model_list.KNOWN_MODELS.get(request.path_params["id"])
         if known is None:
             raise model_not_found(request.path_params["id"])
         return self._reply(_model(known))
@@ -162,7 +162,7 @@ class _Routes:
             simulator.background.start(kept, fault)
             streaming = kept.streamable
             return simulator.background.follow(kept, fault) if streaming else self._reply(kept.response)
-        return Delivery(
+        return RunDelivery(
             simulator,
             kept.run,
             exchange,
@@ -216,7 +216,7 @@ class _Routes:
 
     async def input_items(self, request: Request) -> ASGIApp:
         self._admit(request)
-        given = self._simulator.responses.get(request.path_params["id"]).given
+        given = self._simulator.responses.get(request.path_params["id"]).input_items
         return self._reply(page(given, request.query_params))
 
     async def count_tokens(self, request: Request) -> ASGIApp:
@@ -245,7 +245,7 @@ class _Routes:
 
     async def list_items(self, request: Request) -> ASGIApp:
         self._admit(request)
-        items = self._simulator.conversations.listed(request.path_params["id"])
+        items = self._simulator.conversations.list_items(request.path_params["id"])
         return self._reply(page(items, request.query_params))
 
     async def add_items(self, request: Request) -> ASGIApp:
@@ -306,7 +306,7 @@ class _Routes:
 
 
 def _model(model: model_list.KnownModel) -> Mapping[str, Any]:
-    described = {"id": model.name, "object": "model", "created": model.created, "owned_by": "simulator"}
+    described = {"id": model.name, "object": "model", "created": model.created_at, "owned_by": "simulator"}
     return {**described, "shutdown_date": model.shutdown}
 
 

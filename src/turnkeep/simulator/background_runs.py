@@ -8,24 +8,24 @@ from starlette.types import Receive, Scope, Send
 
 from turnkeep.simulator.delivery import wire_of
 from turnkeep.simulator.faults import Fault, disturb
-from turnkeep.simulator.frames import FOREVER, Disconnected, Frame, Stream, until_disconnect
+from turnkeep.simulator.frames import FOREVER, ClientGone, Frame, FrameStream, until_disconnect
 from turnkeep.simulator.problems import Problem, bad
 from turnkeep.simulator.prompt import Json
-from turnkeep.simulator.responses_api import Kept, Responses
+from turnkeep.simulator.responses_api import Responses, StoredResponse
 from turnkeep.simulator.world import World
 
 _OF_THE_RUN = ("stall", "failed", "error", "early-error")
 _OF_THE_CONNECTION = ("cut", "truncate")
 
 
-class Background:
+class BackgroundRuns:
     """Runs responses to their end whether or not anybody watches."""
 
     def __init__(self, world: World, responses: Responses) -> None:
         self._world = world
         self._responses = responses
 
-    def start(self, kept: Kept, fault: Fault | None) -> None:
+    def start(self, kept: StoredResponse, fault: Fault | None) -> None:
         kept.task = self._world.spawn(self._run(kept, fault if fault and fault.kind in _OF_THE_RUN else None))
 
     def cancel(self, response_id: str) -> Json:
@@ -33,7 +33,7 @@ class Background:
         kept = self._responses.get(response_id)
         if not kept.response["background"]:
             raise bad("Cannot cancel a synchronous response.")
-        if not kept.done:
+        if not kept.is_done:
             kept.response["status"] = "cancelled"
             kept.response["usage"] = kept.run.usage()
             if kept.task is not None:
@@ -43,23 +43,23 @@ class Background:
             kept.tell()
         return kept.response
 
-    def resume(self, response_id: str, starting_after: str | None) -> Follower:
+    def resume(self, response_id: str, starting_after: str | None) -> RunFollower:
         """The stream of a background response from after one of its events."""
         kept = self._responses.get(response_id)
         if not kept.streamable:
             raise bad(
                 "This response cannot be streamed because it was not created with background=true and stream=true."
             )
-        if self._world.clock.now() - kept.created > self._world.options.stream_expiry:
+        if self._world.clock.now() - kept.created_at > self._world.options.stream_expiry:
             raise bad("This response can no longer be streamed because it is more than 5 minutes old.")
         if starting_after is not None and not (starting_after.isdecimal() and len(starting_after) < 10):
             raise Problem(400, "Invalid 'starting_after': expected an integer.", param="starting_after")
         return self.follow(kept, None, -1 if starting_after is None else int(starting_after))
 
-    def follow(self, kept: Kept, fault: Fault | None, after: int = -1) -> Follower:
-        return Follower(self._world, kept, fault, after)
+    def follow(self, kept: StoredResponse, fault: Fault | None, after: int = -1) -> RunFollower:
+        return RunFollower(self._world, kept, fault, after)
 
-    async def _run(self, kept: Kept, fault: Fault | None) -> None:
+    async def _run(self, kept: StoredResponse, fault: Fault | None) -> None:
         for frame in disturb(kept.run, fault):
             if frame.wait > 0:
                 await self._world.clock.sleep(frame.wait)
@@ -73,20 +73,20 @@ class Background:
                 await asyncio.sleep(0)
 
 
-class Follower:
+class RunFollower:
     """The ASGI application of one view of a background response; leaving it changes nothing.
 
     After a cancel the stream ends without a terminal event: the platform has no such event.
     """
 
-    def __init__(self, world: World, kept: Kept, fault: Fault | None, after: int) -> None:
+    def __init__(self, world: World, kept: StoredResponse, fault: Fault | None, after: int) -> None:
         self._world = world
         self._kept = kept
         self._fault = fault if fault is not None and fault.kind in _OF_THE_CONNECTION else None
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stream = Stream(send, wire_of(scope), self._world.dice if self._world.options.split else None)
+        stream = FrameStream(send, wire_of(scope), self._world.dice if self._world.options.split else None)
         try:
             async with asyncio.TaskGroup() as group:
                 watcher = group.create_task(until_disconnect(receive))
@@ -94,13 +94,13 @@ class Follower:
                 await stream.begin([(name.encode(), value.encode()) for name, value in headers.items()])
                 await self._follow(stream)
                 watcher.cancel()
-        except* Disconnected:
+        except* ClientGone:
             pass
 
-    async def _follow(self, stream: Stream) -> None:
+    async def _follow(self, stream: FrameStream) -> None:
         kept, at, deltas = self._kept, self._after + 1, 0
         while True:
-            changed = kept.changed
+            changed = kept.change
             while at < len(kept.frames):
                 frame = kept.frames[at]
                 fault = self._fault
@@ -110,13 +110,13 @@ class Follower:
                 await stream.write(frame.data)
                 deltas += frame.delta
                 at += 1
-            if kept.done:
+            if kept.is_done:
                 break
             await changed.wait()
         await stream.end()
 
 
-async def _strike(fault: Fault, stream: Stream, frame: Frame) -> None:
+async def _strike(fault: Fault, stream: FrameStream, frame: Frame) -> None:
     if fault.kind == "truncate":
         await stream.end()
         return

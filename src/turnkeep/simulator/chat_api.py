@@ -6,7 +6,7 @@ from starlette.types import ASGIApp
 
 from turnkeep.simulator import call_contract, faults, response_checks
 from turnkeep.simulator.chat_run import ChatRun, Head
-from turnkeep.simulator.delivery import Delivery
+from turnkeep.simulator.delivery import RunDelivery
 from turnkeep.simulator.exchanges import Exchange
 from turnkeep.simulator.faults import Fault
 from turnkeep.simulator.model_list import window
@@ -30,7 +30,7 @@ def answer(world: World, body: object, exchange: Exchange, quirk: Quirk) -> ASGI
     exchange.fault = fault.kind if fault is not None else None
     _check(world, checked, prompt, fault)
     run = _begin(world, checked, prompt, exchange, quirk)
-    return Delivery(
+    return RunDelivery(
         world,
         run,
         exchange,
@@ -50,7 +50,7 @@ def _begin(world: World, body: Json, prompt: Prompt, exchange: Exchange, quirk: 
         int(world.clock.now()),
         world.options.answers_as or body["model"],
         usage=options.get("include_usage") is True,
-        forced=prompt.choice.startswith("="),
+        is_forced=prompt.choice.startswith("="),
     )
     exchange.response_id = head.id
     exchange.calls = [call.name for call in plan.calls]

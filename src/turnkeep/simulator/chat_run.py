@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 
 from turnkeep.simulator.frames import Frame, data
-from turnkeep.simulator.persona import Call, Plan, Refuse, Say, Search, Think, tokens_of
+from turnkeep.simulator.persona import AnswerPlan, CallStep, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json, Prompt
 from turnkeep.simulator.quirks import Quirk
 from turnkeep.simulator.response_run import Manner, annotation, pieces
@@ -28,19 +28,19 @@ class Head:
     """What every chunk repeats. `forced`: a named tool was demanded. `usage`: a usage chunk was asked for."""
 
     id: str
-    created: int
+    created_at: int
     model: str
     usage: bool = False
-    forced: bool = False
+    is_forced: bool = False
 
 
 class ChatRun:
     """Plays a plan as chunks. `stream` can be read once, to its end or not."""
 
-    def __init__(self, head: Head, plan: Plan, prompt: Prompt, *, ids: Ids, manner: Manner, quirk: Quirk) -> None:
+    def __init__(self, head: Head, plan: AnswerPlan, prompt: Prompt, *, ids: Ids, manner: Manner, quirk: Quirk) -> None:
         self.plan = plan
         self.outcome: Literal["completed", "incomplete", "failed"] = "completed"
-        self.settled = False
+        self.is_settled = False
         self.stream = self._frames()
         self._head = head
         self._prompt = prompt
@@ -70,7 +70,7 @@ class ChatRun:
         body: Json = {
             "id": self._head.id,
             "object": "chat.completion",
-            "created": self._head.created,
+            "created": self._head.created_at,
             "model": self._head.model,
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": self._finish()}],
             "service_tier": "default",
@@ -85,14 +85,14 @@ class ChatRun:
     def garbage(self) -> bytes:
         return b'data: {"id":"chatcmpl-x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"cont\n\n'
 
-    def unknown(self) -> list[bytes]:
+    def unknown_frames(self) -> list[bytes]:
         return [b"event: hologram\n" + data({"object": "hologram.chunk", "choices": []}), data({"object": "ping"})]
 
     def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]:
         """An error within HTTP 200 is nested in its chunk; this protocol has one form for both kinds."""
         self.outcome = "failed"
         self._error = {"message": message, "type": "server_error", "param": None, "code": code}
-        self.settled = True
+        self.is_settled = True
         yield Frame(data({"error": self._error}), act="last")
 
     # ------------------------------------------------------------ the life of a completion
@@ -110,7 +110,7 @@ class ChatRun:
         for part in self.plan.parts:
             if isinstance(part, Search):  # this protocol does not show it, only what was found
                 continue
-            yield from self._call(part) if isinstance(part, Call) else self._text(part)
+            yield from self._call(part) if isinstance(part, CallStep) else self._text(part)
         yield from self._closing()
 
     def _closing(self) -> Iterator[Frame]:
@@ -123,11 +123,11 @@ class ChatRun:
             frames.append(data({**self._shell(), "choices": [{"index": 0, "finish_reason": None, **_unfiltered()}]}))
         if self._head.usage and quirk.usage and not quirk.usage_at_finish and not quirk.no_finish:
             frames.append(data({**self._shell(), "choices": [], "usage": self._usage()}))
-        if quirk.done and not quirk.no_finish:
+        if quirk.sends_done and not quirk.no_finish:
             frames.append(b"data: [DONE]\n\n")
         for frame in frames[:-1]:
             yield Frame(frame)
-        self.settled = True
+        self.is_settled = True
         yield Frame(frames[-1] if frames else b"", act="last")
 
     def _text(self, part: Say | Refuse | Think) -> Iterator[Frame]:
@@ -149,7 +149,7 @@ class ChatRun:
                 before, after = self._chunk({field: "\x00"}).split(b'"\\u0000"')
             yield Frame(b"".join((before, orjson.dumps(token), after)), wait, delta=True)
 
-    def _call(self, part: Call) -> Iterator[Frame]:
+    def _call(self, part: CallStep) -> Iterator[Frame]:
         call_id = part.call_id or self._call_head + self._ids.hex(16)
         call_id = call_id if self._quirk.call_ids else ""
         index = len(self._calls)
@@ -182,7 +182,7 @@ class ChatRun:
 
     def _finish(self) -> str:
         if self._calls:
-            return "stop" if self._quirk.calls_end_with_stop or self._head.forced else "tool_calls"
+            return "stop" if self._quirk.calls_end_with_stop or self._head.is_forced else "tool_calls"
         return "stop" if self.plan.incomplete is None else _FINISH[self.plan.incomplete]
 
     def _shell(self) -> Json:
@@ -190,7 +190,7 @@ class ChatRun:
         return {
             "id": chunk_id,
             "object": "chat.completion.chunk",
-            "created": self._head.created,
+            "created": self._head.created_at,
             "model": self._head.model,
             "service_tier": "default",
             "system_fingerprint": "fp_simulator",

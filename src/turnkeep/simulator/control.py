@@ -15,8 +15,8 @@ from turnkeep.simulator.conversations import Conversations
 from turnkeep.simulator.delivery import JsonReply
 from turnkeep.simulator.exchanges import Exchange
 from turnkeep.simulator.faults import KINDS, Fault
-from turnkeep.simulator.options import Pace
-from turnkeep.simulator.persona import Script
+from turnkeep.simulator.options import StreamPace
+from turnkeep.simulator.persona import AnswerScript
 from turnkeep.simulator.problems import Problem, bad, bad_json
 from turnkeep.simulator.quirks import QUIRKS
 from turnkeep.simulator.responses_api import Responses
@@ -78,7 +78,7 @@ class Control:
         """Forget ledger, faults, script and everything stored; what is running goes on."""
         self._world.ledger.clear()
         self._world.faults.clear()
-        self._world.script = Script()
+        self._world.script = AnswerScript()
         self._responses.clear()
         self._conversations.clear()
         return JsonReply({"reset": True})
@@ -91,7 +91,7 @@ class Control:
             raise bad("'replies' has to be an array of strings.", "replies")
         if default is not None and not isinstance(default, str):
             raise bad("'default' has to be a string.", "default")
-        self._world.script = Script(replies, default)
+        self._world.script = AnswerScript(replies, default)
         return JsonReply({"replies": len(replies), "default": default})
 
     async def faults(self, request: Request) -> Response:
@@ -111,7 +111,7 @@ class Control:
         values = {name: body.get(name, getattr(self._world.pace, name)) for name in ("first", "token")}
         if not all(isinstance(value, (int, float)) and value >= 0 for value in values.values()):
             raise bad("'first' and 'token' have to be numbers of seconds.", "pace")
-        self._world.pace = Pace(**values)
+        self._world.pace = StreamPace(**values)
         return JsonReply(values)
 
     async def options(self, request: Request) -> Response:

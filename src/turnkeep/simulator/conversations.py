@@ -22,7 +22,7 @@ _HEADS = {"message": "msg_", "function_call": "fc_", "function_call_output": "fc
 
 
 @dataclass(slots=True)
-class Conversation:
+class BoundConversation:
     """`items` with the moment from which each can be listed; `holder` is the response that locks it."""
 
     id: str
@@ -47,25 +47,25 @@ class Conversations:
     def __init__(self, ids: Ids, clock: Clock) -> None:
         self._ids = ids
         self._clock = clock
-        self._all: dict[str, Conversation] = {}
+        self._all: dict[str, BoundConversation] = {}
 
-    def create(self, body: Mapping[str, Any]) -> Conversation:
+    def create(self, body: Mapping[str, Any]) -> BoundConversation:
         _known(body, ("items", "metadata"))
         response_checks.check_items_limit(body.get("items"), LIMIT)
         items = response_checks.items(body.get("items"), "items")
         metadata = response_checks.metadata(body.get("metadata"))
-        conversation = Conversation(self._ids.new("conv_"), int(self._clock.now()), metadata)
+        conversation = BoundConversation(self._ids.new("conv_"), int(self._clock.now()), metadata)
         self._all[conversation.id] = conversation
         self._append(conversation, items, self._clock.now())
         return conversation
 
-    def get(self, conversation_id: str) -> Conversation:
+    def get(self, conversation_id: str) -> BoundConversation:
         conversation = self._all.get(conversation_id)
         if conversation is None:
             raise not_found("Conversation", conversation_id)
         return conversation
 
-    def update(self, conversation_id: str, body: Mapping[str, Any]) -> Conversation:
+    def update(self, conversation_id: str, body: Mapping[str, Any]) -> BoundConversation:
         _known(body, ("metadata",))
         conversation = self.get(conversation_id)
         conversation.metadata = response_checks.metadata(body.get("metadata"))
@@ -86,18 +86,18 @@ class Conversations:
         response_checks.check_items_limit(body.get("items"), LIMIT)
         return self._append(conversation, response_checks.items(body.get("items"), "items"), self._clock.now())
 
-    def listed(self, conversation_id: str) -> list[Json]:
+    def list_items(self, conversation_id: str) -> list[Json]:
         """What can be seen by now, oldest first."""
         now = self._clock.now()
         return [item for visible, item in self.get(conversation_id).items if visible <= now]
 
     def item(self, conversation_id: str, item_id: str) -> Json:
-        for item in self.listed(conversation_id):
+        for item in self.list_items(conversation_id):
             if item["id"] == item_id:
                 return item
         raise not_found("Item", item_id)
 
-    def remove(self, conversation_id: str, item_id: str) -> Conversation:
+    def remove(self, conversation_id: str, item_id: str) -> BoundConversation:
         conversation = self.get(conversation_id)
         self.item(conversation_id, item_id)
         conversation.items = [entry for entry in conversation.items if entry[1]["id"] != item_id]
@@ -125,13 +125,13 @@ class Conversations:
         if conversation is not None:
             self._append(conversation, items, self._clock.now() + options.persistence_lag)
 
-    def _append(self, conversation: Conversation, items: Iterable[Json], visible: float) -> list[Json]:
-        added = [stored(item, self._ids) for item in items]
+    def _append(self, conversation: BoundConversation, items: Iterable[Json], visible: float) -> list[Json]:
+        added = [stored_item(item, self._ids) for item in items]
         conversation.items += [(visible, item) for item in added]
         return added
 
 
-def stored(item: Json, ids: Ids) -> Json:
+def stored_item(item: Json, ids: Ids) -> Json:
     """An item as it is kept: with an id, messages also with a status."""
     kind = item.get("type", "message")
     full = dict(item)

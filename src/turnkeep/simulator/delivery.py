@@ -12,15 +12,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from turnkeep.simulator.exchanges import Exchange
-from turnkeep.simulator.faults import Fault, Sabotaged, disturb
+from turnkeep.simulator.faults import Fault, FaultyRun, disturb
 from turnkeep.simulator.frames import (
     DROPS,
     FOREVER,
     Act,
-    Disconnected,
-    Dropped,
+    ClientGone,
+    ConnectionDrop,
     Frame,
-    Stream,
+    FrameStream,
     Wire,
     pour,
     until_disconnect,
@@ -32,13 +32,13 @@ from turnkeep.simulator.world import World
 HTML = b"<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>We will be right back</h1></body></html>"
 
 
-class Run(Sabotaged, Protocol):
+class DeliverableRun(FaultyRun, Protocol):
     """What can be delivered."""
 
     outcome: Literal["completed", "incomplete", "failed"]
 
     @property
-    def settled(self) -> bool: ...
+    def is_settled(self) -> bool: ...
 
     def body(self) -> Json: ...
 
@@ -52,13 +52,13 @@ class JsonReply(Response):
         super().__init__(orjson.dumps(body), status_code=status, headers=dict(headers or {}))
 
 
-class Delivery:
+class RunDelivery:
     """The ASGI application of one reply. `abandon` is called once if the run does not reach its end."""
 
     def __init__(
         self,
         world: World,
-        run: Run,
+        run: DeliverableRun,
         exchange: Exchange,
         *,
         fault: Fault | None,
@@ -83,11 +83,11 @@ class Delivery:
                 watcher = group.create_task(until_disconnect(receive))
                 await self._deliver(send, wire)
                 watcher.cancel()
-        except* Disconnected:
+        except* ClientGone:
             self._world.ledger.finish(self._exchange, "closed_by_client", None)
         finally:
             self._world.ledger.finish(self._exchange, "failed", None)
-            if not self._run.settled:
+            if not self._run.is_settled:
                 self._abandon()
 
     async def _deliver(self, send: Send, wire: Wire | None) -> None:
@@ -95,13 +95,13 @@ class Delivery:
         if fault is not None and fault.kind in ("refuse", "hang", "html", "lost"):
             await self._deny(fault, send, wire)
         elif self._streaming:
-            await self._stream(Stream(send, wire, self._world.dice if self._world.options.split else None))
+            await self._stream(FrameStream(send, wire, self._world.dice if self._world.options.split else None))
         else:
             await self._whole(send, wire)
 
     # ------------------------------------------------------------ replies
 
-    async def _stream(self, stream: Stream) -> None:
+    async def _stream(self, stream: FrameStream) -> None:
         await stream.begin([(name.encode(), value.encode()) for name, value in self._headers.items()])
         act = await pour(self._frames(), stream, self._world.clock, self._world.options.ping, self._sent)
         if act in DROPS:
@@ -163,7 +163,7 @@ class Delivery:
     async def _drop(self, wire: Wire | None, *, reset: bool) -> None:
         self._world.ledger.finish(self._exchange, "cut", None)
         if wire is None:
-            raise Dropped
+            raise ConnectionDrop
         wire.drop(reset=reset)
         await _gone()
 

@@ -24,7 +24,7 @@ Surface = Literal["responses", "chat", "messages"]
 Outcome = Literal[
     "open", "completed", "incomplete", "failed", "cancelled", "refused", "closed_by_client", "cut", "truncated", "lost"
 ]
-ANSWERED: tuple[Outcome, ...] = ("completed", "incomplete")
+ANSWER_OUTCOMES: tuple[Outcome, ...] = ("completed", "incomplete")
 _NEVER = float("inf")
 _LABELS = ("run", "thread", "attempt", "tenant")
 
@@ -94,7 +94,7 @@ class Exchange:
 _PLAIN = tuple(name for name in Exchange.__dataclass_fields__ if name not in ("messages", "ended"))
 
 
-class Ledger:
+class ExchangeLedger:
     """Every exchange in order of arrival; the oldest finished ones go when there are more than `limit`.
 
     With a `file`, each arrival and each end is one line appended in one write, so that a killed process leaves
@@ -147,7 +147,7 @@ class Ledger:
                 setattr(exchange, name, value)
 
     def hear(self, exchange: Exchange, prompt: Prompt) -> None:
-        exchange.messages = prompt.heard()
+        exchange.messages = prompt.user_messages()
         exchange.outputs = [entry.call_id for entry in prompt.entries if entry.kind == "output"]
         exchange.model = prompt.model
         self._write("arrived", exchange)
@@ -222,7 +222,7 @@ class Ledger:
             if count > 1
         ]
 
-    def lost(self, expected: Collection[str], outcomes: Collection[Outcome] = ANSWERED) -> list[str]:
+    def lost_messages(self, expected: Collection[str], outcomes: Collection[Outcome] = ANSWER_OUTCOMES) -> list[str]:
         """Which of the expected user messages no request with one of these outcomes held as new."""
         seen = {text for exchange in self._exchanges if exchange.outcome in outcomes for text in exchange.new}
         return [text for text in expected if text not in seen]
@@ -231,7 +231,7 @@ class Ledger:
         """User messages that were new in final answers (without calls) of more than one run, and those exchanges."""
         found: dict[str, list[Exchange]] = defaultdict(list)
         for exchange in self._exchanges:
-            if exchange.outcome in ANSWERED and not exchange.calls:
+            if exchange.outcome in ANSWER_OUTCOMES and not exchange.calls:
                 for text in set(exchange.new):
                     found[text].append(exchange)
         return {text: held for text, held in found.items() if len({e.run or e.n for e in held}) > 1}

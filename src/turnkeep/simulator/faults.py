@@ -181,7 +181,7 @@ def problem(fault: Fault, prompt: Prompt, param: str) -> Problem | None:
     return refusal
 
 
-class Sabotaged(Protocol):
+class FaultyRun(Protocol):
     """What a fault needs of a run: its frames, and the odd ones in its dialect."""
 
     @property
@@ -189,17 +189,17 @@ class Sabotaged(Protocol):
 
     def garbage(self) -> bytes: ...
 
-    def unknown(self) -> list[bytes]: ...
+    def unknown_frames(self) -> list[bytes]: ...
 
     def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]: ...
 
 
-def disturb(run: Sabotaged, fault: Fault | None) -> Iterator[Frame]:
+def disturb(run: FaultyRun, fault: Fault | None) -> Iterator[Frame]:
     """The frames of a run as a faulty provider sends them. Dropping the iterator leaves the run as it is."""
     return run.stream if fault is None or fault.kind not in _STRIKES else _disturbed(run, fault)
 
 
-def _disturbed(run: Sabotaged, fault: Fault) -> Iterator[Frame]:
+def _disturbed(run: FaultyRun, fault: Fault) -> Iterator[Frame]:
     deltas = 0
     struck = False
     for frame in run.stream:
@@ -211,49 +211,49 @@ def _disturbed(run: Sabotaged, fault: Fault) -> Iterator[Frame]:
         yield frame
         deltas += frame.delta
     if fault.kind == "late":
-        yield from (Frame(data) for data in run.unknown())
+        yield from (Frame(data) for data in run.unknown_frames())
 
 
-def _cut(_: Sabotaged, fault: Fault, frame: Frame) -> Iterator[Frame]:
+def _cut(_: FaultyRun, fault: Fault, frame: Frame) -> Iterator[Frame]:
     act: Act = "reset" if fault.how == "reset" else "close"
     yield Frame(frame.data[: len(frame.data) // 2], frame.wait, act)
 
 
-def _truncate(_: Sabotaged, __: Fault, ___: Frame) -> Iterator[Frame]:
+def _truncate(_: FaultyRun, __: Fault, ___: Frame) -> Iterator[Frame]:
     yield Frame(act="end")
 
 
-def _stall(_: Sabotaged, fault: Fault, __: Frame) -> Iterator[Frame]:
+def _stall(_: FaultyRun, fault: Fault, __: Frame) -> Iterator[Frame]:
     yield Frame(wait=FOREVER if fault.seconds is None else fault.seconds, act="stall")
     if fault.seconds is None:
         yield Frame(act="close")
 
 
-def _garbage(run: Sabotaged, _: Fault, __: Frame) -> Iterator[Frame]:
+def _garbage(run: FaultyRun, _: Fault, __: Frame) -> Iterator[Frame]:
     yield Frame(run.garbage())
 
 
-def _unknown(run: Sabotaged, _: Fault, __: Frame) -> Iterator[Frame]:
-    yield from (Frame(data) for data in run.unknown())
+def _unknown(run: FaultyRun, _: Fault, __: Frame) -> Iterator[Frame]:
+    yield from (Frame(data) for data in run.unknown_frames())
 
 
-def _late(_: Sabotaged, __: Fault, ___: Frame) -> Iterator[Frame]:
+def _late(_: FaultyRun, __: Fault, ___: Frame) -> Iterator[Frame]:
     yield from ()
 
 
-def _error(run: Sabotaged, fault: Fault, _: Frame) -> Iterator[Frame]:
+def _error(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
     yield from run.fail(*_words(fault), error=True, failed=False)
 
 
-def _failed(run: Sabotaged, fault: Fault, _: Frame) -> Iterator[Frame]:
+def _failed(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
     yield from run.fail(*_words(fault), error=False, failed=True)
 
 
-def _early_error(run: Sabotaged, fault: Fault, _: Frame) -> Iterator[Frame]:
+def _early_error(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
     yield from run.fail(*_words(fault), error=True, failed=True)
 
 
-_STRIKES: Mapping[str, Callable[[Sabotaged, Fault, Frame], Iterator[Frame]]] = {
+_STRIKES: Mapping[str, Callable[[FaultyRun, Fault, Frame], Iterator[Frame]]] = {
     "cut": _cut,
     "truncate": _truncate,
     "stall": _stall,

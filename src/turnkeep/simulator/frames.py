@@ -44,16 +44,16 @@ class Wire(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    async def drained(self) -> None: ...
+    async def drain(self) -> None: ...
 
     def drop(self, *, reset: bool) -> None: ...
 
 
-class Dropped(Exception):
+class ConnectionDrop(Exception):
     """Makes a server that gives no `Wire` close the connection."""
 
 
-class Disconnected(Exception):
+class ClientGone(Exception):
     """The client is gone."""
 
 
@@ -65,7 +65,7 @@ def data(payload: dict[str, Any]) -> bytes:
     return b"data: %b\n\n" % orjson.dumps(payload)
 
 
-class Stream:
+class FrameStream:
     """One streamed reply. With `dice` its chunks are cut at arbitrary bytes, within frames and characters."""
 
     def __init__(self, send: Send, wire: Wire | None, dice: Ids | None) -> None:
@@ -104,7 +104,7 @@ class Stream:
     async def drop(self, *, reset: bool) -> None:
         await self.flush()
         if self._wire is None:
-            raise Dropped
+            raise ConnectionDrop
         if reset:
             await asyncio.sleep(LINGER)  # a reset throws away what the client has not read yet
         self._wire.drop(reset=reset)
@@ -124,11 +124,11 @@ class Stream:
         else:
             self._wire.check()
             self._wire.write(chunk)
-            await self._wire.drained()
+            await self._wire.drain()
 
 
 async def pour(
-    frames: Iterator[Frame], stream: Stream, clock: Clock, ping: float | None, sent: Callable[[Frame], None]
+    frames: Iterator[Frame], stream: FrameStream, clock: Clock, ping: float | None, sent: Callable[[Frame], None]
 ) -> Act:
     """Write frames at their pace; `sent` is told of each before its bytes go out.
 
@@ -152,7 +152,7 @@ async def pour(
     return "last"
 
 
-async def rest(seconds: float, stream: Stream, clock: Clock, ping: float | None) -> None:
+async def rest(seconds: float, stream: FrameStream, clock: Clock, ping: float | None) -> None:
     """Wait, with a comment line every `ping` seconds."""
     while ping is not None and seconds > ping:
         await clock.sleep(ping)
@@ -165,10 +165,10 @@ async def until_disconnect(receive: Receive) -> None:
     """Returns never; raises `Disconnected` as soon as the client is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    raise Disconnected
+    raise ClientGone
 
 
-async def _flush(batch: list[bytes], stream: Stream) -> None:
+async def _flush(batch: list[bytes], stream: FrameStream) -> None:
     if batch:
         await stream.write(b"".join(batch))
         batch.clear()

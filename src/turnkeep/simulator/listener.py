@@ -20,8 +20,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from turnkeep.simulator.admission import Admission
 from turnkeep.simulator.api import Simulator
-from turnkeep.simulator.frames import Disconnected
-from turnkeep.simulator.options import Options, Pace
+from turnkeep.simulator.frames import ClientGone
+from turnkeep.simulator.options import Options, StreamPace
 
 GRACE = 5.0
 KEEP_ALIVE = 120  # longer than clients keep idle connections, so that none is closed under a request
@@ -40,7 +40,7 @@ async def serve(
 
     With a key, whoever does not show it as a bearer is refused, on the routes under ``/_sim/`` too.
     """
-    server = _Listener(simulator, host, port, key)
+    server = _PortListener(simulator, host, port, key)
     url = await server.open()
     try:
         yield url
@@ -54,7 +54,7 @@ async def inside(simulator: Simulator) -> AsyncIterator[Dial]:
 
     There is no port and no file, so no other user, page or program of this machine can come in.
     """
-    server = _Server(_config(simulator.app))
+    server = _SimulatorServer(_config(simulator.app))
     await server.begin([])
     try:
         yield server.dial
@@ -67,14 +67,14 @@ def run(
     port: int = 8090,
     *,
     seed: int = 0,
-    pace: Pace | None = None,
+    pace: StreamPace | None = None,
     options: Options | None = None,
     key: str,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM whoever shows the key. `announce` is told the base URL once it answers."""
     chosen = options or Options(ledger_limit=DEV_LEDGER)
-    simulator = Simulator(seed=seed, pace=pace or Pace.lively(), options=chosen)
+    simulator = Simulator(seed=seed, pace=pace or StreamPace.lively(), options=chosen)
 
     async def main() -> None:
         async with serve(simulator, host, port, key=key) as url:
@@ -128,12 +128,12 @@ class _Connection(H11Protocol):
 
     def check(self) -> None:
         if self.transport.is_closing():
-            raise Disconnected
+            raise ClientGone
 
     def write(self, data: bytes) -> None:
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
-    async def drained(self) -> None:
+    async def drain(self) -> None:
         if self.flow.write_paused:
             await self.flow.drain()
 
@@ -149,7 +149,7 @@ class _Connection(H11Protocol):
         self.transport.abort()
 
 
-class _Server(uvicorn.Server):
+class _SimulatorServer(uvicorn.Server):
     """uvicorn without its signal handlers and its ticking loop."""
 
     async def begin(self, sockets: list[socket.socket]) -> None:
@@ -182,7 +182,7 @@ class _Server(uvicorn.Server):
             server.close()
 
 
-class _Listener(_Server):
+class _PortListener(_SimulatorServer):
     """A server on a port, with a door that can be shut for a while."""
 
     def __init__(self, simulator: Simulator, host: str, port: int, key: str | None) -> None:

@@ -9,14 +9,14 @@ import orjson
 from starlette.types import ASGIApp
 
 from turnkeep.simulator import faults
-from turnkeep.simulator.delivery import Delivery
+from turnkeep.simulator.delivery import RunDelivery
 from turnkeep.simulator.exchanges import Exchange
 from turnkeep.simulator.faults import Fault
 from turnkeep.simulator.message_checks import message_body
 from turnkeep.simulator.message_run import MessageRun
 from turnkeep.simulator.model_list import window
 from turnkeep.simulator.problems import context_length_exceeded
-from turnkeep.simulator.prompt import Entry, EntryKind, Json, OfferedTool, Prompt, content_text
+from turnkeep.simulator.prompt import EntryKind, Json, OfferedTool, Prompt, PromptEntry, content_text
 from turnkeep.simulator.prompt_cache import blocks_of
 from turnkeep.simulator.quirks import Quirk
 from turnkeep.simulator.world import World
@@ -35,7 +35,7 @@ def answer(world: World, body: object, exchange: Exchange, quirk: Quirk, version
     run = MessageRun(checked, plan, ids=world.ids, pace=world.pace, given=world.prompt_cache.take(checked))
     exchange.response_id = run.message["id"]
     streaming = checked.get("stream") is True
-    return Delivery(
+    return RunDelivery(
         world, run, exchange, fault=fault, streaming=streaming, abandon=lambda: None, quirk=quirk
     )  # fmt: skip
 
@@ -69,17 +69,17 @@ def message_prompt(body: Json, exchange: Exchange | None = None) -> Prompt:
     )
 
 
-def entries_of_turns(messages: Iterable[Mapping[str, Any]]) -> tuple[Entry, ...]:
+def entries_of_turns(messages: Iterable[Mapping[str, Any]]) -> tuple[PromptEntry, ...]:
     """Each text of a user is a message of its own, as clients join what stood side by side."""
     return tuple(_entry(message["role"], block) for message in messages for block in blocks_of(message["content"]))
 
 
-def _entry(role: EntryKind, block: Mapping[str, Any]) -> Entry:
+def _entry(role: EntryKind, block: Mapping[str, Any]) -> PromptEntry:
     kind = block.get("type")
     if kind == "text":
-        return Entry(role, block["text"])
+        return PromptEntry(role, block["text"])
     if kind == "tool_use":
-        return Entry("call", orjson.dumps(block["input"]).decode(), block["id"], block["name"])
+        return PromptEntry("call", orjson.dumps(block["input"]).decode(), block["id"], block["name"])
     if kind == "tool_result":
-        return Entry("output", content_text(block.get("content")), block["tool_use_id"])
-    return Entry("reasoning" if kind in ("thinking", "redacted_thinking") else "other")
+        return PromptEntry("output", content_text(block.get("content")), block["tool_use_id"])
+    return PromptEntry("reasoning" if kind in ("thinking", "redacted_thinking") else "other")

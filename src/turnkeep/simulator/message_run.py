@@ -11,14 +11,14 @@ import orjson
 
 from turnkeep.simulator.frames import Frame, event
 from turnkeep.simulator.message_checks import signature
-from turnkeep.simulator.options import Pace
-from turnkeep.simulator.persona import Call, Part, Plan, Refuse, Say, Search, Think, tokens_of
+from turnkeep.simulator.options import StreamPace
+from turnkeep.simulator.persona import AnswerPlan, CallStep, Part, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json
 from turnkeep.simulator.prompt_cache import InputTokens
 from turnkeep.simulator.response_run import pieces
 from turnkeep.simulator.seeded_ids import Ids
 
-REDACTED = "ANTHROPIC_MAGIC_STRING_TRIGGER_REDACTED_THINKING"
+REDACTION_TRIGGER = "ANTHROPIC_MAGIC_STRING_TRIGGER_REDACTED_THINKING"
 """A text that makes the platform seal its thoughts."""
 
 _STOP = {"max_output_tokens": "max_tokens", "content_filter": "refusal", "pause_turn": "pause_turn"}
@@ -34,10 +34,10 @@ _ERRORS = {
 class MessageRun:
     """Plays a plan as a stream of events. `stream` can be read once, to its end or not."""
 
-    def __init__(self, body: Json, plan: Plan, *, ids: Ids, pace: Pace, given: InputTokens) -> None:
+    def __init__(self, body: Json, plan: AnswerPlan, *, ids: Ids, pace: StreamPace, given: InputTokens) -> None:
         self.plan = plan
         self.outcome: Literal["completed", "incomplete", "failed"] = "completed"
-        self.settled = False
+        self.is_settled = False
         self.stream = self._frames()
         self._ids = ids
         self._pace = pace
@@ -69,7 +69,7 @@ class MessageRun:
     def garbage(self) -> bytes:
         return b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"te\n\n'
 
-    def unknown(self) -> list[bytes]:
+    def unknown_frames(self) -> list[bytes]:
         return [event("hologram", {"type": "hologram", "delta": "?"}), event("ping", {"type": "ping"})]
 
     def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]:
@@ -77,7 +77,7 @@ class MessageRun:
         self.outcome = "failed"
         kind = _ERRORS.get(code, code)
         self._error = {"type": "error", "error": {"type": kind, "message": message}}
-        self.settled = True
+        self.is_settled = True
         yield Frame(event("error", self._error), act="last")
 
     # ------------------------------------------------------------ the life of a message
@@ -91,7 +91,7 @@ class MessageRun:
     def _part(self, part: Part) -> Iterator[Frame]:
         if isinstance(part, Think):
             return self._think(part)
-        if isinstance(part, Call):
+        if isinstance(part, CallStep):
             return self._call(part)
         if isinstance(part, Search):
             return self._search(part)
@@ -112,7 +112,7 @@ class MessageRun:
         self.message["usage"] = self._usage()
         usage = {name: value for name, value in self.message["usage"].items() if name != "service_tier"}
         yield Frame(event("message_delta", {"type": "message_delta", "delta": delta, "usage": usage}))
-        self.settled = True
+        self.is_settled = True
         yield Frame(event("message_stop", {"type": "message_stop"}), act="last")
 
     # ------------------------------------------------------------ blocks
@@ -130,7 +130,7 @@ class MessageRun:
             yield self._delta({"type": "citations_delta", "citation": _citation(source)})
         yield self._done(done)
 
-    def _call(self, part: Call) -> Iterator[Frame]:
+    def _call(self, part: CallStep) -> Iterator[Frame]:
         call_id = part.call_id or self._call_head + self._ids.hex(16)
         block: Json = {"type": "tool_use", "id": call_id, "name": part.name, "input": {}}
         yield from self._open(block)
@@ -157,7 +157,7 @@ class MessageRun:
         self._thought += len(tokens)
         if not self._thinks:
             return
-        if REDACTED in orjson.dumps(self._body["messages"]).decode():
+        if REDACTION_TRIGGER in orjson.dumps(self._body["messages"]).decode():
             sealed: Json = {"type": "redacted_thinking", "data": "EmwK" + _sealed(part.text)}
             yield from self._open(sealed)
             yield self._done(sealed)
@@ -208,9 +208,9 @@ class MessageRun:
     def _usage(self) -> Json:
         usage: Json = {
             "input_tokens": self._given.fresh,
-            "cache_creation_input_tokens": self._given.written,
-            "cache_read_input_tokens": self._given.read,
-            "cache_creation": {"ephemeral_5m_input_tokens": self._given.written, "ephemeral_1h_input_tokens": 0},
+            "cache_creation_input_tokens": self._given.written_tokens,
+            "cache_read_input_tokens": self._given.read_tokens,
+            "cache_creation": {"ephemeral_5m_input_tokens": self._given.written_tokens, "ephemeral_1h_input_tokens": 0},
             "output_tokens": self._tokens or 1,
             "output_tokens_details": {"thinking_tokens": self._thought},
             "service_tier": "standard",

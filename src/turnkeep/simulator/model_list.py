@@ -10,7 +10,7 @@ class KnownModel:
     """`fixed_sampling`: temperature and top_p are refused unless the reasoning effort is none."""
 
     name: str
-    created: int
+    created_at: int
     window: int
     shutdown: str | None = None
     fixed_sampling: bool = False
@@ -32,12 +32,12 @@ _KNOWN = (
     KnownModel("gpt-4o", 1_715_300_000, 128_000, "2027-01-14"),
     KnownModel("gpt-4o-mini", 1_721_200_000, 128_000, "2027-01-14"),
 )
-KNOWN = {model.name: model for model in _KNOWN}
-GONE = frozenset(("gpt-3.5-turbo", "gpt-4", "gpt-4-turbo", "o1", "o3-mini", "o4-mini", "gpt-4.1-nano"))
+KNOWN_MODELS = {model.name: model for model in _KNOWN}
+RETIRED_MODELS = frozenset(("gpt-3.5-turbo", "gpt-4", "gpt-4-turbo", "o1", "o3-mini", "o4-mini", "gpt-4.1-nano"))
 MESSAGE_MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-haiku-4-5")
 DEFAULT_WINDOW = 128_000
 
 
 def window(model: str) -> int:
-    known = KNOWN.get(model)
+    known = KNOWN_MODELS.get(model)
     return known.window if known is not None else DEFAULT_WINDOW

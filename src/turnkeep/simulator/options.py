@@ -12,7 +12,7 @@ DAY = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class StreamPace:
     """Seconds before the first token and between tokens. Zero, the default, is for tests."""
 
     first: float = 0.0

@@ -65,7 +65,7 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallStep:
     """`call_id` only where it has to be a certain one; `arguments` is the text as the model writes it."""
 
     name: str
@@ -73,11 +73,11 @@ class Call:
     call_id: str | None = None
 
 
-Part = Think | Search | Say | Refuse | Call
+Part = Think | Search | Say | Refuse | CallStep
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AnswerPlan:
     """The output of one response, in order. `incomplete` says why it stops short; pace in seconds, where steered."""
 
     parts: tuple[Part, ...]
@@ -86,11 +86,11 @@ class Plan:
     token: float | None = None
 
     @property
-    def calls(self) -> list[Call]:
-        return [part for part in self.parts if isinstance(part, Call)]
+    def calls(self) -> list[CallStep]:
+        return [part for part in self.parts if isinstance(part, CallStep)]
 
 
-class Script:
+class AnswerScript:
     """Steering that comes from the test instead of the user's text: replies in order, then a default.
 
     A reply is a text with markers (``[[say:hello]]``), a finished `Plan`, or None to leave it to the text.
@@ -98,15 +98,15 @@ class Script:
 
     def __init__(
         self,
-        replies: Iterable[str | Plan] = (),
+        replies: Iterable[str | AnswerPlan] = (),
         default: str | None = None,
-        rule: Callable[[Prompt], str | Plan | None] | None = None,
+        rule: Callable[[Prompt], str | AnswerPlan | None] | None = None,
     ) -> None:
-        self.replies: deque[str | Plan] = deque(replies)
+        self.replies: deque[str | AnswerPlan] = deque(replies)
         self.default = default
         self.rule = rule
 
-    def next(self, prompt: Prompt) -> str | Plan | None:
+    def next(self, prompt: Prompt) -> str | AnswerPlan | None:
         if self.rule is not None and (reply := self.rule(prompt)) is not None:
             return reply
         if self.replies:
@@ -117,13 +117,13 @@ class Script:
 class Persona:
     """Plans answers."""
 
-    def __init__(self, seed: int, script: Script) -> None:
+    def __init__(self, seed: int, script: AnswerScript) -> None:
         self._seed = seed
         self.script = script
 
-    def plan(self, prompt: Prompt) -> Plan:
+    def plan(self, prompt: Prompt) -> AnswerPlan:
         scripted = self.script.next(prompt)
-        if isinstance(scripted, Plan):
+        if isinstance(scripted, AnswerPlan):
             return scripted
         messages = prompt.open_messages()
         if scripted is not None:
@@ -132,7 +132,7 @@ class Persona:
         markers = [marker for message in messages for marker in parse(message.text)[0]]
         parts = self._parts(prompt, messages, markers)
         if isinstance(parts[-1], Search):
-            return Plan(parts, "pause_turn")
+            return AnswerPlan(parts, "pause_turn")
         return _limited(parts, markers, prompt.max_tokens)
 
     def _parts(self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker]) -> tuple[Part, ...]:
@@ -220,40 +220,40 @@ def _recall(prompt: Prompt, texts: Sequence[str]) -> str | None:
     return None
 
 
-def _calls(prompt: Prompt, messages: Sequence[OpenMessage]) -> list[Call]:
+def _calls(prompt: Prompt, messages: Sequence[OpenMessage]) -> list[CallStep]:
     """The calls that are due now: each message steers its own rounds."""
-    calls: list[Call] = []
+    calls: list[CallStep] = []
     for message in messages:
         calls += _calls_of(prompt, message)
     return calls
 
 
-def _calls_of(prompt: Prompt, message: OpenMessage) -> list[Call]:
+def _calls_of(prompt: Prompt, message: OpenMessage) -> list[CallStep]:
     markers, plain = parse(message.text)
     if (loop := _first(markers, "loop")) is not None:
-        return [Call(loop.text or (prompt.tools[0].name if prompt.tools else "again"), loop.arguments)]
+        return [CallStep(loop.text or (prompt.tools[0].name if prompt.tools else "again"), loop.arguments)]
     if (bad := _first(markers, "worst")) is not None:
         return _worst_calls(prompt, bad.text, message.rounds)
-    groups = [[Call(m.text, m.arguments) for m in markers if m.name == "call"]]
-    groups += [[Call(m.text, m.arguments)] for m in markers if m.name == "then"]
+    groups = [[CallStep(m.text, m.arguments) for m in markers if m.name == "call"]]
+    groups += [[CallStep(m.text, m.arguments)] for m in markers if m.name == "then"]
     groups = [group for group in groups if group]
     if groups:
         return groups[message.rounds] if message.rounds < len(groups) else []
     if message.rounds > 0 or _first(markers, "say") is not None:
         return []
-    return [Call(name, arguments) for name, arguments in chooser.choose(prompt.tools, plain, prompt.choice)]
+    return [CallStep(name, arguments) for name, arguments in chooser.choose(prompt.tools, plain, prompt.choice)]
 
 
-def _worst_calls(prompt: Prompt, wish: str, rounds: int) -> list[Call]:
+def _worst_calls(prompt: Prompt, wish: str, rounds: int) -> list[CallStep]:
     """Once, or in every round for ``[[worst:always]]`` and ``[[worst:always KIND]]``, whatever it was told."""
     kind, always = wish.removeprefix("always").strip(), wish.startswith("always")
     if rounds and not always:
         return []
     names = [tool.name for tool in prompt.tools]
-    return [Call(name, arguments, call_id) for name, arguments, call_id in worst.calls(names, kind)]
+    return [CallStep(name, arguments, call_id) for name, arguments, call_id in worst.calls(names, kind)]
 
 
-def _limited(parts: tuple[Part, ...], markers: Sequence[Marker], max_tokens: int | None) -> Plan:
+def _limited(parts: tuple[Part, ...], markers: Sequence[Marker], max_tokens: int | None) -> AnswerPlan:
     """Apply what stops an answer short, and the steered pace."""
     reason = _stop(markers)
     limit = max_tokens
@@ -265,7 +265,7 @@ def _limited(parts: tuple[Part, ...], markers: Sequence[Marker], max_tokens: int
         if limit is not None and len(tokens) > limit:
             reason = reason or "max_output_tokens"
             parts = (*parts[:-1], Say("".join(tokens[:limit]), last.phase, last.source))
-    return Plan(parts, reason, _milliseconds(markers, "ttft"), _milliseconds(markers, "pace"))
+    return AnswerPlan(parts, reason, _milliseconds(markers, "ttft"), _milliseconds(markers, "pace"))
 
 
 def _stop(markers: Sequence[Marker]) -> Reason | None:

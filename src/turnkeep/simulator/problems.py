@@ -96,7 +96,7 @@ def wrong_value(param: str, value: object, supported: tuple[str, ...]) -> Proble
     return bad(f"Invalid value: '{value}'. Supported values are: {choices}.", param, "invalid_value")
 
 
-def unsupported(param: str) -> Problem:
+def unsupported_parameter(param: str) -> Problem:
     message = f"Unsupported parameter: '{param}' is not supported with this model."
     return bad(message, param, "unsupported_parameter")
 

@@ -17,7 +17,7 @@ ROLES: Mapping[str, EntryKind] = {"user": "user", "assistant": "assistant", "sys
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PromptEntry:
     """One entry of the input, reduced to its words."""
 
     kind: EntryKind
@@ -44,7 +44,7 @@ class OpenMessage:
 class Prompt:
     """The whole input of one response. `choice` is auto, none, required or the name of a tool after ``=``."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[PromptEntry, ...]
     model: str = ""
     instructions: str = ""
     tools: tuple[OfferedTool, ...] = ()
@@ -83,7 +83,7 @@ class Prompt:
         names = {entry.call_id: entry.name for entry in turn if entry.kind == "call"}
         return [(names.get(entry.call_id, "a tool"), entry.text) for entry in turn if entry.kind == "output"]
 
-    def heard(self) -> list[tuple[str, bool]]:
+    def user_messages(self) -> list[tuple[str, bool]]:
         """Every user message, and whether it is of the newest turn."""
         start = self.turn_start
         return [(entry.text, at >= start) for at, entry in enumerate(self.entries) if entry.kind == "user"]
@@ -107,25 +107,25 @@ class Prompt:
         return len(heads)
 
 
-def entries_of_items(items: Iterable[Mapping[str, Any]]) -> tuple[Entry, ...]:
+def entries_of_items(items: Iterable[Mapping[str, Any]]) -> tuple[PromptEntry, ...]:
     """The input items of a Responses request."""
     return tuple(_entry(item) for item in items)
 
 
-def entries_of_messages(messages: Iterable[Mapping[str, Any]]) -> tuple[Entry, ...]:
+def entries_of_messages(messages: Iterable[Mapping[str, Any]]) -> tuple[PromptEntry, ...]:
     """The messages of a Chat Completions request."""
-    entries: list[Entry] = []
+    entries: list[PromptEntry] = []
     for message in messages:
         text = content_text(message.get("content"))
         if message["role"] == "tool":
-            entries.append(Entry("output", text, message["tool_call_id"]))
+            entries.append(PromptEntry("output", text, message["tool_call_id"]))
             continue
         calls = message.get("tool_calls") or ()
         if text or not calls:
-            entries.append(Entry(ROLES.get(message["role"], "other"), text))
+            entries.append(PromptEntry(ROLES.get(message["role"], "other"), text))
         for call in calls:
             function = call["function"]
-            entries.append(Entry("call", function["arguments"], call["id"], function["name"]))
+            entries.append(PromptEntry("call", function["arguments"], call["id"], function["name"]))
     return tuple(entries)
 
 
@@ -149,12 +149,12 @@ def _part_text(part: Mapping[str, Any]) -> str:
     return text if isinstance(text, str) else f"[{part.get('type')}]"
 
 
-def _entry(item: Mapping[str, Any]) -> Entry:
+def _entry(item: Mapping[str, Any]) -> PromptEntry:
     kind = item.get("type", "message")
     if kind == "message":
-        return Entry(ROLES.get(item.get("role", ""), "other"), content_text(item.get("content")))
+        return PromptEntry(ROLES.get(item.get("role", ""), "other"), content_text(item.get("content")))
     if kind in CALLS:
-        return Entry("call", str(item.get("arguments", item.get("input", ""))), item["call_id"], item["name"])
+        return PromptEntry("call", str(item.get("arguments", item.get("input", ""))), item["call_id"], item["name"])
     if kind in OUTPUTS:
-        return Entry("output", content_text(item.get("output")), item["call_id"])
-    return Entry("reasoning" if kind == "reasoning" else "other")
+        return PromptEntry("output", content_text(item.get("output")), item["call_id"])
+    return PromptEntry("reasoning" if kind == "reasoning" else "other")

@@ -21,12 +21,12 @@ class InputTokens:
     """The input of one request: what the cache gave, what it took in, and the rest."""
 
     fresh: int
-    read: int
-    written: int
+    read_tokens: int
+    written_tokens: int
 
     @property
     def total(self) -> int:
-        return self.fresh + self.read + self.written
+        return self.fresh + self.read_tokens + self.written_tokens
 
 
 class PromptCache:

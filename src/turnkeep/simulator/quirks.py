@@ -24,7 +24,7 @@ class Quirk:
     """Usage comes, unasked, with the finish reason."""
     changing_id: bool = False
     usage: bool = True
-    done: bool = True
+    sends_done: bool = True
     thoughts: bool = False
     """`reasoning_content` beside the content."""
     crlf: bool = False
@@ -61,7 +61,7 @@ _ALL = (
     Quirk("vllm", thoughts=True, done_after_responses=True),
     Quirk("deepseek", thoughts=True, responses=False),
     Quirk("no-usage", usage=False),
-    Quirk("no-done", done=False),
+    Quirk("no-done", sends_done=False),
     Quirk("crlf", crlf=True),
     Quirk("strict", rejects=frozenset(("stream_options", "parallel_tool_calls", "store", "metadata")), usage=False),
     Quirk("gateway", error_in_200=True),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from turnkeep.simulator.model_list import GONE, KNOWN
+from turnkeep.simulator.model_list import KNOWN_MODELS, RETIRED_MODELS
 from turnkeep.simulator.problems import (
     Problem,
     bad,
@@ -14,7 +14,7 @@ from turnkeep.simulator.problems import (
     model_not_found,
     too_many,
     unknown_parameter,
-    unsupported,
+    unsupported_parameter,
     wrong_type,
     wrong_value,
 )
@@ -166,7 +166,7 @@ def _body(body: object, known: frozenset[str], *, strict_models: bool) -> Json:
         raise missing("model")
     metadata(body.get("metadata"))
     model = body["model"]
-    if model in GONE or (strict_models and model not in KNOWN):
+    if model in RETIRED_MODELS or (strict_models and model not in KNOWN_MODELS):
         raise model_not_found(model)
     return body
 
@@ -186,11 +186,11 @@ def _check_sampling(body: Json, effort: object) -> None:
             )
     if effort is not None and effort not in EFFORTS:
         raise wrong_value("reasoning.effort", effort, EFFORTS)
-    model = KNOWN.get(body["model"])
+    model = KNOWN_MODELS.get(body["model"])
     if model is not None and model.fixed_sampling and effort != "none":
         for name in _RANGES:
             if body.get(name) is not None:
-                raise unsupported(name)
+                raise unsupported_parameter(name)
 
 
 def _function(function: object, where: str) -> None:

@@ -11,20 +11,20 @@ from typing import Any, Literal
 import orjson
 
 from turnkeep.simulator.frames import Frame, event
-from turnkeep.simulator.options import Pace
-from turnkeep.simulator.persona import Call, Part, Plan, Refuse, Say, Search, Think, tokens_of
+from turnkeep.simulator.options import StreamPace
+from turnkeep.simulator.persona import AnswerPlan, CallStep, Part, Refuse, Say, Search, Think, tokens_of
 from turnkeep.simulator.prompt import Json, Prompt
 from turnkeep.simulator.seeded_ids import Ids
 
 _PADDING = "aZ3kQ9wX7mB1vN5t"
-ENCRYPTED = "gAAAAAB"
+ENCRYPTED_PREFIX = "gAAAAAB"
 
 
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How a run speaks: its pace, padding against traffic analysis, and summaries of its thoughts."""
 
-    pace: Pace
+    pace: StreamPace
     obfuscate: bool = True
     summarize: bool = False
     queue_delay: float = 0.0
@@ -38,7 +38,14 @@ class ResponseRun:
     """
 
     def __init__(
-        self, response: Json, plan: Plan, prompt: Prompt, *, ids: Ids, manner: Manner, settle: Callable[[Json], None]
+        self,
+        response: Json,
+        plan: AnswerPlan,
+        prompt: Prompt,
+        *,
+        ids: Ids,
+        manner: Manner,
+        settle: Callable[[Json], None],
     ) -> None:
         self.response = response
         self.plan = plan
@@ -56,7 +63,7 @@ class ResponseRun:
         self._first = True
 
     @property
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         return self.response["status"] not in ("queued", "in_progress")
 
     def body(self) -> Json:
@@ -67,7 +74,7 @@ class ResponseRun:
     def garbage(self) -> bytes:
         return b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"unfin\n\n'
 
-    def unknown(self) -> list[bytes]:
+    def unknown_frames(self) -> list[bytes]:
         late = {"rate_limits": [{"name": "requests", "remaining": 1}]}
         return [self._event("response.rate_limits.updated", **late), self._event("response.hologram.delta", delta="?")]
 
@@ -98,7 +105,7 @@ class ResponseRun:
     def _part(self, part: Part, *, cut: bool) -> Iterator[Frame]:
         if isinstance(part, Think):
             return self._think(part)
-        if isinstance(part, Call):
+        if isinstance(part, CallStep):
             return self._call(part, cut=cut)
         if isinstance(part, Search):
             return self._search(part)
@@ -137,7 +144,7 @@ class ResponseRun:
         yield Frame(self._event("response.content_part.done", **place, part=content))
         yield self._done({**item, "status": "incomplete" if cut else "completed", "content": [content]})
 
-    def _call(self, part: Call, *, cut: bool) -> Iterator[Frame]:
+    def _call(self, part: CallStep, *, cut: bool) -> Iterator[Frame]:
         place = {"item_id": self._ids.new("fc_"), "output_index": len(self.response["output"])}
         call_id = part.call_id or self._call_head + self._ids.hex(16)
         item: Json = {"id": place["item_id"], "type": "function_call", "status": "in_progress", "arguments": ""}
@@ -166,7 +173,7 @@ class ResponseRun:
             place = {"item_id": item_id, "output_index": index, "summary_index": 0}
             yield from self._summary(part.text, place)
             item["summary"] = [{"type": "summary_text", "text": part.text}]
-        yield self._done({**item, "encrypted_content": encrypted(item_id)})
+        yield self._done({**item, "encrypted_content": encrypted_thoughts(item_id)})
         self._reasoning_id = item_id
 
     def _summary(self, text: str, place: Mapping[str, Any]) -> Iterator[Frame]:
@@ -231,9 +238,9 @@ class ResponseRun:
         }
 
 
-def encrypted(item_id: str) -> str:
+def encrypted_thoughts(item_id: str) -> str:
     """What stands for the encrypted thoughts of a reasoning item."""
-    return ENCRYPTED + base64.urlsafe_b64encode(hashlib.sha512(item_id.encode()).digest() * 2).decode()
+    return ENCRYPTED_PREFIX + base64.urlsafe_b64encode(hashlib.sha512(item_id.encode()).digest() * 2).decode()
 
 
 def pieces(arguments: str) -> list[str]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from turnkeep.simulator import call_contract, faults, response_checks
-from turnkeep.simulator.conversations import Conversations, stored
+from turnkeep.simulator.conversations import Conversations, stored_item
 from turnkeep.simulator.exchanges import Exchange
 from turnkeep.simulator.faults import Fault
 from turnkeep.simulator.frames import Frame
 from turnkeep.simulator.model_list import window
-from turnkeep.simulator.persona import Plan
+from turnkeep.simulator.persona import AnswerPlan
 from turnkeep.simulator.problems import (
     Problem,
     bad,
@@ -22,49 +22,49 @@ from turnkeep.simulator.problems import (
     item_not_found,
     not_found,
     previous_response_not_found,
-    unsupported,
+    unsupported_parameter,
     wrong_type,
 )
 from turnkeep.simulator.prompt import Json, Prompt, entries_of_items, offered_tools
 from turnkeep.simulator.quirks import Quirk
-from turnkeep.simulator.response_run import ENCRYPTED, Manner, ResponseRun, encrypted
+from turnkeep.simulator.response_run import ENCRYPTED_PREFIX, Manner, ResponseRun, encrypted_thoughts
 from turnkeep.simulator.world import World
 
 _REMEMBERED = 100_000
 
 
 @dataclass(slots=True)
-class Kept:
+class StoredResponse:
     """A stored response: the object, what it read, and for background its frames and whoever waits for more."""
 
     response: Json
-    given: list[Json]
+    input_items: list[Json]
     run: ResponseRun
-    created: float
+    created_at: float
     ttl: float
     exchange: Exchange
     conversation: str | None = None
     streamable: bool = False
     frames: list[Frame] = field(default_factory=list)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    change: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         return self.response["status"] not in ("queued", "in_progress")
 
     def tell(self) -> None:
         """Wake whoever follows."""
-        self.changed.set()
-        self.changed = asyncio.Event()
+        self.change.set()
+        self.change = asyncio.Event()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CreateRequest:
     """A create request, understood: its body, what it adds, and everything the model reads."""
 
     body: Json
-    given: list[Json]
+    input_items: list[Json]
     context: list[Json]
     prompt: Prompt
     conversation: str | None
@@ -76,22 +76,22 @@ class Responses:
     def __init__(self, world: World, conversations: Conversations) -> None:
         self._world = world
         self._conversations = conversations
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._kept: OrderedDict[str, StoredResponse] = OrderedDict()
         self._items: OrderedDict[str, Json] = OrderedDict()
         self._partners: OrderedDict[str, str] = OrderedDict()
 
     # ------------------------------------------------------------ create
 
-    def understand(self, body: object, quirk: Quirk) -> Asked:
+    def understand(self, body: object, quirk: Quirk) -> CreateRequest:
         """Check a create request and collect what the model reads; refuses with a `Problem`."""
         checked = response_checks.response_body(body, strict_models=self._world.options.strict_models)
         checked = _stateless(checked, quirk)
         given = self._resolve(response_checks.items(checked.get("input")))
         conversation = _conversation_of(checked)
         context = [*self._history(checked.get("previous_response_id"), conversation), *given]
-        return Asked(checked, given, context, _prompt(checked, context), conversation)
+        return CreateRequest(checked, given, context, _prompt(checked, context), conversation)
 
-    def check(self, asked: Asked, fault: Fault | None) -> None:
+    def check(self, asked: CreateRequest, fault: Fault | None) -> None:
         """What is refused only when the model is about to read it: faults, pairing, length."""
         if fault is not None and (refusal := faults.problem(fault, asked.prompt, "input")) is not None:
             raise refusal
@@ -103,7 +103,7 @@ class Responses:
         if asked.body.get("background") and self._world.options.region == "eu":
             raise bad("Background mode is not supported in the EU data residency region.", "background")
 
-    def begin(self, asked: Asked, exchange: Exchange) -> Kept:
+    def begin(self, asked: CreateRequest, exchange: Exchange) -> StoredResponse:
         """Take the conversation's lock, make the response and keep it."""
         world = self._world
         response = _response(asked, world.ids.new("resp_"), int(world.clock.now()))
@@ -117,7 +117,7 @@ class Responses:
         exchange.calls = [call.name for call in plan.calls]
         return kept
 
-    def abandon(self, kept: Kept) -> None:
+    def abandon(self, kept: StoredResponse) -> None:
         """The client is gone before the end; what becomes of the turn is `Options.on_abort`."""
         mode = self._world.options.on_abort
         if mode == "finish":
@@ -132,13 +132,13 @@ class Responses:
             if bound is not None:
                 self._conversations.release(bound, kept.response["id"], self._world.options)
 
-    async def _finish_unseen(self, kept: Kept) -> None:
+    async def _finish_unseen(self, kept: StoredResponse) -> None:
         for frame in kept.run.stream:
             await self._world.clock.sleep(frame.wait)
 
     # ------------------------------------------------------------ what is kept
 
-    def get(self, response_id: str) -> Kept:
+    def get(self, response_id: str) -> StoredResponse:
         kept = self._find(response_id)
         if kept is None:
             raise not_found("Response", response_id)
@@ -148,8 +148,8 @@ class Responses:
         del self._kept[self.get(response_id).response["id"]]
         return {"id": response_id, "object": "response", "deleted": True}
 
-    def given(self, response_id: str) -> list[Json]:
-        return self.get(response_id).given
+    def input_items(self, response_id: str) -> list[Json]:
+        return self.get(response_id).input_items
 
     def clear(self) -> None:
         self._kept.clear()
@@ -168,14 +168,14 @@ class Responses:
             raise Problem(400, "Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
         context = [*self._history(body.get("previous_response_id"), None), *response_checks.items(body.get("input"))]
         ids = self._world.ids
-        said = [stored(item, ids) for item in context if item.get("role") == "user"]
+        said = [stored_item(item, ids) for item in context if item.get("role") == "user"]
         item_id = ids.new("cmp_")
         tokens = _prompt(body, context).tokens()
         return {
             "id": ids.new("resp_"),
             "object": "response.compaction",
             "created_at": int(self._world.clock.now()),
-            "output": [*said, {"id": item_id, "type": "compaction", "encrypted_content": encrypted(item_id)}],
+            "output": [*said, {"id": item_id, "type": "compaction", "encrypted_content": encrypted_thoughts(item_id)}],
             "usage": {
                 "input_tokens": tokens,
                 "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -187,7 +187,7 @@ class Responses:
 
     # ------------------------------------------------------------ inside
 
-    def _keep(self, asked: Asked, response: Json, plan: Plan, exchange: Exchange) -> Kept:
+    def _keep(self, asked: CreateRequest, response: Json, plan: AnswerPlan, exchange: Exchange) -> StoredResponse:
         world, body, options = self._world, asked.body, self._world.options
         shown = (body.get("stream_options") or {}).get("include_obfuscation")
         summary = (body.get("reasoning") or {}).get("summary") is not None
@@ -197,9 +197,9 @@ class Responses:
         run = ResponseRun(
             response, plan, asked.prompt, ids=world.ids, manner=manner, settle=lambda _: self._settle(kept)
         )
-        kept = Kept(
+        kept = StoredResponse(
             response,
-            [stored(item, world.ids) for item in asked.given] if remember or asked.conversation else [],
+            [stored_item(item, world.ids) for item in asked.input_items] if remember or asked.conversation else [],
             run,
             world.clock.now(),
             options.response_ttl if body.get("store") is not False else options.unstored_ttl,
@@ -213,34 +213,34 @@ class Responses:
                 self._kept.popitem(last=False)
         return kept
 
-    def _settle(self, kept: Kept) -> None:
+    def _settle(self, kept: StoredResponse) -> None:
         """The outcome is known: remember items and bind them to the conversation."""
         if kept.response["status"] == "completed":
             kept.response["completed_at"] = int(self._world.clock.now())
         self._partners.update(kept.run.partners)
         if kept.response["store"]:
-            self._items.update({item["id"]: item for item in (*kept.given, *kept.response["output"])})
+            self._items.update({item["id"]: item for item in (*kept.input_items, *kept.response["output"])})
         for memory in (self._partners, self._items):
             while len(memory) > _REMEMBERED:
                 memory.popitem(last=False)
         self._bind(kept)
 
-    def _bind(self, kept: Kept) -> None:
+    def _bind(self, kept: StoredResponse) -> None:
         if kept.conversation is None:
             return
         options = self._world.options
         if kept.response["status"] != "failed":
-            self._conversations.append(kept.conversation, (*kept.given, *kept.response["output"]), options)
+            self._conversations.append(kept.conversation, (*kept.input_items, *kept.response["output"]), options)
         self._conversations.release(kept.conversation, kept.response["id"], options)
 
-    def release(self, kept: Kept) -> None:
+    def release(self, kept: StoredResponse) -> None:
         """Give the conversation back without adding to it."""
         if kept.conversation is not None:
             self._conversations.release(kept.conversation, kept.response["id"], self._world.options)
 
-    def _find(self, response_id: str) -> Kept | None:
+    def _find(self, response_id: str) -> StoredResponse | None:
         kept = self._kept.get(response_id)
-        if kept is not None and self._world.clock.now() - kept.created > kept.ttl:
+        if kept is not None and self._world.clock.now() - kept.created_at > kept.ttl:
             del self._kept[response_id]
             return None
         return kept
@@ -248,14 +248,14 @@ class Responses:
     def _history(self, previous: str | None, conversation: str | None) -> list[Json]:
         if conversation is not None:
             return [item for _, item in self._conversations.get(conversation).items]
-        chain: list[Kept] = []
+        chain: list[StoredResponse] = []
         while previous is not None:
             kept = self._find(previous)
             if kept is None:
                 raise previous_response_not_found(previous)
             chain.append(kept)
             previous = kept.response["previous_response_id"]
-        return [item for kept in reversed(chain) for item in (*kept.given, *kept.response["output"])]
+        return [item for kept in reversed(chain) for item in (*kept.input_items, *kept.response["output"])]
 
     def _resolve(self, given: Sequence[Json]) -> list[Json]:
         """Replace references by what they name; opaque thoughts without content have to be known here."""
@@ -319,7 +319,7 @@ def _stateless(body: Json, quirk: Quirk) -> Json:
     """Servers that keep nothing: some say so, some do not."""
     stateful = [name for name in ("previous_response_id", "conversation") if body.get(name) is not None]
     if quirk.stateless == "refuses" and (stateful or body.get("store") is True):
-        raise unsupported(stateful[0] if stateful else "store")
+        raise unsupported_parameter(stateful[0] if stateful else "store")
     if quirk.stateless == "ignores":
         return {**body, "previous_response_id": None, "conversation": None, "store": False}
     return body
@@ -328,12 +328,12 @@ def _stateless(body: Json, quirk: Quirk) -> Json:
 def _check_thoughts(context: Sequence[Json]) -> None:
     for item in context:
         content = item.get("encrypted_content")
-        if content is not None and not str(content).startswith(ENCRYPTED):
+        if content is not None and not str(content).startswith(ENCRYPTED_PREFIX):
             message = "The encrypted content could not be verified. Reason: Encrypted content could not be decrypted."
             raise bad(message, "input", "invalid_encrypted_content")
 
 
-def _response(asked: Asked, response_id: str, now: int) -> Json:
+def _response(asked: CreateRequest, response_id: str, now: int) -> Json:
     body = asked.body
     background = bool(body.get("background"))
     reasoning = body.get("reasoning") or {}

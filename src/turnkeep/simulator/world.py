@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from turnkeep.clock import Clock, SystemClock
-from turnkeep.simulator.exchanges import Ledger
+from turnkeep.simulator.exchanges import ExchangeLedger
 from turnkeep.simulator.faults import Faults
-from turnkeep.simulator.options import Options, Pace
-from turnkeep.simulator.persona import Persona, Script
+from turnkeep.simulator.options import Options, StreamPace
+from turnkeep.simulator.persona import AnswerScript, Persona
 from turnkeep.simulator.problems import Problem
 from turnkeep.simulator.prompt_cache import PromptCache
 from turnkeep.simulator.seeded_ids import Ids
@@ -27,29 +27,35 @@ class World:
     """One simulator's state. `group` holds what runs beside the requests while the application is up."""
 
     def __init__(
-        self, *, seed: int, script: Script | None, pace: Pace | None, options: Options | None, clock: Clock | None
+        self,
+        *,
+        seed: int,
+        script: AnswerScript | None,
+        pace: StreamPace | None,
+        options: Options | None,
+        clock: Clock | None,
     ) -> None:
         self.seed = seed
         self.clock: Clock = clock or SystemClock()
         self.options = options or Options()
-        self.pace = pace or Pace()
+        self.pace = pace or StreamPace()
         self.ids = Ids(seed)
         self.dice = Ids(seed + 1)
         self.faults = Faults(Ids(seed + 2))
-        self.persona = Persona(seed, script or Script())
+        self.persona = Persona(seed, script or AnswerScript())
         self.prompt_cache = PromptCache(self.clock)
-        self.ledger = Ledger(self.clock, limit=self.options.ledger_limit, file=self.options.ledger_file)
+        self.ledger = ExchangeLedger(self.clock, limit=self.options.ledger_limit, file=self.options.ledger_file)
         self.door: Door | None = None
         self.group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._minute: tuple[int, int] = (0, 0)
 
     @property
-    def script(self) -> Script:
+    def script(self) -> AnswerScript:
         return self.persona.script
 
     @script.setter
-    def script(self, script: Script) -> None:
+    def script(self, script: AnswerScript) -> None:
         self.persona.script = script
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -10,9 +10,9 @@ from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 from turnkeep.store.aes import codec_of
 from turnkeep.store.contract import Policies, Policy, Store
-from turnkeep.store.sealing import sealed, unsealed
+from turnkeep.store.sealing import require_unsealed, seal_store
 
-__all__ = ["Policies", "Policy", "Store", "open_store", "sealed", "store_of"]
+__all__ = ["Policies", "Policy", "Store", "open_store", "seal_store", "store_of"]
 
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster")
 
@@ -38,8 +38,8 @@ def store_of(settings: Settings, policies: Policies) -> Store:
     """The engine that settings name, with the options it takes from them, sealed if they hold keys, not opened yet."""
     engine = _engine_of(settings, policies)
     if settings.store_keys is None:
-        return unsealed(engine)
-    return sealed(engine, codec_of(settings.store_keys.get_secret_value()))
+        return require_unsealed(engine)
+    return seal_store(engine, codec_of(settings.store_keys.get_secret_value()))
 
 
 def _engine_of(settings: Settings, policies: Policies) -> Store:

@@ -44,8 +44,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from turnkeep.errors import Rejected
-from turnkeep.events import Event, Fault
+from turnkeep.errors import Rejection
+from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, BusyPolicy, Content, Item, Message
 from turnkeep.store.sinks import Sinks
 from turnkeep.usage import Usage
@@ -57,7 +57,7 @@ State = Literal["idle", "waiting", "leased", "retry", "held"]
 Stop = Literal["cancel", "interrupt", "rollback"]
 """What a run is told: give up and commit as cancelled (cancel, interrupt), or drop the text (rollback)."""
 MessageStatus = Literal["delayed", "waiting", "running", "answered", "cancelled", "withdrawn", "dead"]
-Settled = Literal["completed", "incomplete", "cancelled"]
+SettledOutcome = Literal["completed", "incomplete", "cancelled"]
 RegistryKind = Literal["assistant", "default", "key", "ticket", "setting", "revocation", "audit"]
 
 
@@ -133,7 +133,7 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HeldCall:
     """A tool call that waits for somebody. `digest` binds a decision to the exact arguments.
 
     kind: ``approval`` (approve or deny, then the tool runs here) or ``output`` (the caller runs it and gives the
@@ -208,7 +208,7 @@ class Claim:
     deaths: int = 0
     last_chance: bool = False
     stop: Stop | None = None
-    calls: tuple[Call, ...] = ()
+    calls: tuple[HeldCall, ...] = ()
     assistant: str | None = None
     claimed_at: float = 0.0
     due_at: float = 0.0
@@ -229,7 +229,7 @@ class Directive:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TranscriptEntry:
     """One transcript item as stored. `tokens` is the caller's count, `turn` the store's ordinal of the commit that
     wrote it.
     """
@@ -244,15 +244,15 @@ class Entry:
 class Commit:
     """The end of a run: what enters the transcript, and the final event. `text` is the whole answer shown to people."""
 
-    outcome: Settled
+    outcome: SettledOutcome
     text: str
-    entries: Sequence[Entry]
+    entries: Sequence[TranscriptEntry]
     usage: Usage = Usage()
     model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Remainder:
     """What a commit found behind the batch: open messages, and when they are due (None: nothing to do, or paused)."""
 
     messages: int
@@ -267,7 +267,7 @@ class Failure:
     attempt cost.
     """
 
-    fault: Fault
+    fault: TurnFault
     retry_in: float | None
     effects: bool = False
     usage: Usage = Usage()
@@ -316,7 +316,7 @@ class DeadLetter:
     address: Address
     thread_id: str
     message: Message
-    fault: Fault
+    fault: TurnFault
     attempts: int
     deaths: int
     run_id: str
@@ -328,7 +328,7 @@ class Inbox(Protocol):
 
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
-    ) -> list[Receipt | Rejected]:
+    ) -> list[Receipt | Rejection]:
         """Take messages in; one outcome per message, in order.
 
         Durable on return; atomic per thread: the outcomes of one thread's messages are decided in one act, each
@@ -375,7 +375,7 @@ class Inbox(Protocol):
         """
         ...
 
-    async def offered(self, claim: Claim) -> list[Message]:
+    async def list_offered(self, claim: Claim) -> list[Message]:
         """The steering messages, with all that wait before them, to be taken into the running batch at a step boundary.
 
         Again: the same, and what was sent since, until a journal record takes them (``steered_through``) or the run
@@ -389,7 +389,7 @@ class Inbox(Protocol):
         """
         ...
 
-    async def commit(self, claim: Claim, commit: Commit) -> Left:
+    async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         """End the run: trim the batch, append the entries, add the usage, write ``completed``, look at what is left;
         one act.
 
@@ -409,13 +409,13 @@ class Inbox(Protocol):
         """
         ...
 
-    async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
+    async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
         """Give the claim back without using an attempt, due again after `delay`; dissolves an unfrozen batch. A reason
         appends ``waiting``.
         """
         ...
 
-    async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
+    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
         """Give worker and lease back but not the turn, until all calls are decided or the time is over. Appends
         ``held``. Calls open when the time is over are ``expired``, when a newer message interrupts ``declined``; a
         cancel leaves them open.
@@ -424,7 +424,7 @@ class Inbox(Protocol):
 
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
-    ) -> Call:
+    ) -> HeldCall:
         """Decide a held call, once. The last decision makes the thread due. Appends ``decided``.
 
         The same decision again gives the same answer. Raises `NotFound` (no such call), `Conflict` (other digest,
@@ -506,7 +506,7 @@ class Inbox(Protocol):
         """Return when a claim may succeed, or after `timeout`. A hint: may return early, never relied upon."""
         ...
 
-    async def nudged(self, owner: str, *, timeout: float) -> set[Address]:
+    async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
         """Return when a claim of this owner has a new directive (stop, steer), with its address; empty after `timeout`.
         A hint.
         """
@@ -609,8 +609,8 @@ class RunRecord:
     finished_at: float | None = None
     usage: Usage = Usage()
     model: str | None = None
-    fault: Fault | None = None
-    calls: tuple[Call, ...] = ()
+    fault: TurnFault | None = None
+    calls: tuple[HeldCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -639,7 +639,7 @@ class ThreadRecord:
     usage: Usage
     run_id: str | None = None
     attempt: int = 0
-    calls: tuple[Call, ...] = ()
+    calls: tuple[HeldCall, ...] = ()
     epoch: str = ""
     top: int = 0
 
@@ -650,7 +650,7 @@ class History:
     `summary` stands for what is gone.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[TranscriptEntry, ...]
     summary: str | None
     complete: bool
 
@@ -695,7 +695,12 @@ class Threads(Protocol):
         ...
 
     async def append(
-        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, once: str | None = None
+        self,
+        address: Address,
+        entries: Sequence[TranscriptEntry],
+        *,
+        author: str | None = None,
+        once: str | None = None,
     ) -> None:
         """Add to the transcript between turns, creating the thread if need be: `ThreadBusy` while leased, in retry or
         held. With `author`, assistant text is announced (``said``).
@@ -814,8 +819,8 @@ class Reservation:
 class Spend:
     """What an account holds: settled and reserved."""
 
-    settled: int
-    reserved: int
+    settled_amount: int
+    reserved_amount: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -823,7 +828,7 @@ class Circuit:
     """Why an endpoint is not asked. `probe_at`: when one run may try (store clock)."""
 
     endpoint: str
-    fault: Fault
+    fault: TurnFault
     opened_at: float
     probe_at: float
 
@@ -867,7 +872,7 @@ class Ledger(Protocol):
         """No request of this key is granted by `pace` for so long (the provider said so); never shortens."""
         ...
 
-    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float, once: str | None = None) -> Circuit:
+    async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
         """Open the circuit, or keep it open as it is; the first one to open it is remembered."""
         ...
 

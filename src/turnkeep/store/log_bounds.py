@@ -16,7 +16,7 @@ TRIM_EVERY = 64
 """A log may be so many events longer than its bound before it is trimmed."""
 
 
-def trimmed(log: Sequence[Event], live_from: int | None, policy: Policy, now: float) -> tuple[list[Event], int]:
+def trim_log(log: Sequence[Event], live_from: int | None, policy: Policy, now: float) -> tuple[list[Event], int]:
     """What is kept of a log, and the highest offset that was removed or rolled (0 for none)."""
     start = len(log) if live_from is None else next((i for i, e in enumerate(log) if e.offset >= live_from), len(log))
     past, aged = _aged(log[:start], policy, now)

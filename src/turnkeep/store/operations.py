@@ -17,7 +17,7 @@ from typing import Any
 
 from turnkeep.messages import Address
 
-KEPT = 86_400.0
+RESULT_LIFETIME = 86_400.0
 """Seconds that the result of a named operation is kept."""
 
 MOST = 65_536

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from turnkeep.store import turns
 from turnkeep.store.contract import MessageRecord, Policy, RunRecord, State, ThreadRecord
-from turnkeep.store.thread import Known, Thread
+from turnkeep.store.thread import AcceptedId, Thread
 
 _RUN_STATUS = {"leased": "in_progress", "held": "requires_action"}
 
@@ -58,7 +58,7 @@ def thread_record(thread: Thread, policy: Policy) -> ThreadRecord:
     )
 
 
-def message_record(thread: Thread, message_id: str, known: Known) -> MessageRecord:
+def message_record(thread: Thread, message_id: str, known: AcceptedId) -> MessageRecord:
     """Of an open message where it is now, of a settled one how it ended."""
     found = turns.status_of(thread, message_id)
     if found is None:

@@ -113,7 +113,7 @@ class Seal:
         """Every token in it opened. Raises `StoreUnsealable`."""
         return _TOKEN.sub(self._opened_token, sealed) if "tks1:" in sealed else sealed
 
-    def opened(self, value: T) -> T:
+    def unseal(self, value: T) -> T:
         """A value of any form with all its texts opened. Raises `StoreUnsealable`."""
         return self._opened(value, "")  # type: ignore[no-any-return]
 

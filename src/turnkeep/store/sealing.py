@@ -11,29 +11,29 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-from turnkeep.errors import MessageConflict, Rejected, StoreMisconfigured, StoreUnsealable
-from turnkeep.events import Event, Fault
+from turnkeep.errors import MessageConflict, Rejection, StoreMisconfigured, StoreUnsealable
+from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, Content, Message, text_content
 from turnkeep.store.contract import (
-    Call,
     Claim,
     Commit,
     DeadLetter,
     Decision,
-    Entry,
     FailOutcome,
     Failure,
     Follower,
+    HeldCall,
     History,
-    Left,
     MessageRecord,
     Notice,
     Page,
     Receipt,
     Record,
+    Remainder,
     RunRecord,
     Store,
     ThreadRecord,
+    TranscriptEntry,
 )
 from turnkeep.store.seal import Codec, Seal
 from turnkeep.store.sinks import Delivery
@@ -45,12 +45,12 @@ _PLACE, _NAME = Address("", "", ""), "seal"
 _WORD = "sealed"
 
 
-def sealed(engine: Store, codec: Codec) -> Store:
+def seal_store(engine: Store, codec: Codec) -> Store:
     """The same store for whoever has a codec: the one of `aes`, or one of his own (a key service, another cipher)."""
     return cast("Store", SealedStore(engine, codec))
 
 
-def unsealed(engine: Store) -> Store:
+def require_unsealed(engine: Store) -> Store:
     """The same store, which does not open if it was sealed."""
     return cast("Store", UnsealedStore(engine))
 
@@ -114,15 +114,15 @@ class SealedStore(_Before):
 
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
-    ) -> list[Receipt | Rejected]:
+    ) -> list[Receipt | Rejection]:
         outcomes = await self._engine.accept([self._of(one) for one in messages], create=create, max_inbox=max_inbox)
         for key in self._codec.keys[1:]:
             outcomes = await self._with_older(key, messages, outcomes, create=create, max_inbox=max_inbox)
         return outcomes
 
     async def _with_older(
-        self, key: str, messages: Sequence[Message], outcomes: list[Receipt | Rejected], **options: Any
-    ) -> list[Receipt | Rejected]:
+        self, key: str, messages: Sequence[Message], outcomes: list[Receipt | Rejection], **options: Any
+    ) -> list[Receipt | Rejection]:
         """A repeat of what was sealed with an older key looks like other content until it is sealed like that again."""
         places = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, MessageConflict)]
         if not places:
@@ -135,24 +135,24 @@ class SealedStore(_Before):
         claims = []
         for claim in await self._engine.claim(owner=owner, limit=limit, lease=lease, queues=queues):
             try:
-                claims.append(self._seal(claim.address).opened(claim))
+                claims.append(self._seal(claim.address).unseal(claim))
             except StoreUnsealable as error:  # its neighbours go on
-                fault = Fault(error.code, error.public, str(error))
+                fault = TurnFault(error.code, error.public, str(error))
                 await self._engine.fail(claim, Failure(fault, None, effects=True))
         return claims
 
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
         claim = await self._engine.begin([self._of(one) for one in messages], owner=owner, lease=lease)
-        return self._seal(claim.address).opened(claim)
+        return self._seal(claim.address).unseal(claim)
 
     async def offered(self, claim: Claim) -> list[Message]:
-        return self._seal(claim.address).opened(await self._engine.offered(claim))
+        return self._seal(claim.address).unseal(await self._engine.list_offered(claim))
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         seal = self._seal(claim.address)
         await self._engine.journal(claim, [seal.record(record) for record in records])
 
-    async def commit(self, claim: Claim, commit: Commit) -> Left:
+    async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         seal = self._seal(claim.address)
         return await self._engine.commit(
             claim, replace(commit, text=seal.text(commit.text), entries=seal.whole(tuple(commit.entries)))
@@ -161,30 +161,30 @@ class SealedStore(_Before):
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
         return await self._engine.fail(claim, self._seal(claim.address).whole(failure))
 
-    async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
+    async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
         told = None if reason is None else self._seal(claim.address).whole(reason)
         await self._engine.release(claim, delay=delay, reason=told)
 
-    async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
+    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
         await self._engine.hold(claim, self._seal(claim.address).whole(tuple(calls)), expires_in=expires_in)
 
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
-    ) -> Call:
+    ) -> HeldCall:
         seal = self._seal(address)
-        return seal.opened(await self._engine.decide(address, call_id, digest, seal.whole(decision), once=once))
+        return seal.unseal(await self._engine.decide(address, call_id, digest, seal.whole(decision), once=once))
 
     async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
-        return self._seal(address).opened(await self._engine.withdraw(address, message_id, once=once))
+        return self._seal(address).unseal(await self._engine.withdraw(address, message_id, once=once))
 
     async def edit(
         self, address: Address, message_id: str, content: Content, *, once: str | None = None
     ) -> MessageRecord:
         seal = self._seal(address)
-        return seal.opened(await self._engine.edit(address, message_id, seal.whole(content), once=once))
+        return seal.unseal(await self._engine.edit(address, message_id, seal.whole(content), once=once))
 
     async def message(self, address: Address, message_id: str) -> MessageRecord | None:
-        return self._seal(address).opened(await self._engine.message(address, message_id))
+        return self._seal(address).unseal(await self._engine.message(address, message_id))
 
     async def dead(
         self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
@@ -199,7 +199,7 @@ class SealedStore(_Before):
     def _letter(self, letter: DeadLetter) -> DeadLetter:
         """A letter that does not open is listed all the same: somebody has to find it."""
         try:
-            return self._seal(letter.address).opened(letter)
+            return self._seal(letter.address).unseal(letter)
         except StoreUnsealable as error:
             content = text_content(f"({error})")
             return replace(letter, message=letter.message.but(content=content, metadata={}, instructions=None))
@@ -211,7 +211,7 @@ class SealedStore(_Before):
         return await self._engine.publish(claim, n, [seal.whole(event) for event in events])
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
-        return self._seal(address).opened(await self._engine.read(address, after=after, limit=limit))
+        return self._seal(address).unseal(await self._engine.read(address, after=after, limit=limit))
 
     @asynccontextmanager
     async def follow(self) -> AsyncIterator[Follower]:
@@ -220,31 +220,36 @@ class SealedStore(_Before):
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
         found = await self._engine.deliveries(sink, partition, after=after, limit=limit)
-        return [self._seal(one.address).opened(one) for one in found]
+        return [self._seal(one.address).unseal(one) for one in found]
 
     async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
         found = await self._engine.parked_deliveries(sink, partition, positions)
-        return [self._seal(one.address).opened(one) for one in found]
+        return [self._seal(one.address).unseal(one) for one in found]
 
     # ---------------------------------------------------------------- threads
 
     async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
-        return self._seal(address).opened(await self._engine.thread(address, create=create, once=once))
+        return self._seal(address).unseal(await self._engine.thread(address, create=create, once=once))
 
     async def open_messages(self, address: Address) -> list[MessageRecord]:
-        return self._seal(address).opened(await self._engine.open_messages(address))
+        return self._seal(address).unseal(await self._engine.open_messages(address))
 
     async def runs(self, address: Address) -> list[RunRecord]:
-        return self._seal(address).opened(await self._engine.runs(address))
+        return self._seal(address).unseal(await self._engine.runs(address))
 
     async def history(
         self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
     ) -> History:
         found = await self._engine.history(address, tokens=tokens, items=items, before_turn=before_turn)
-        return self._seal(address).opened(found)
+        return self._seal(address).unseal(found)
 
     async def append(
-        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, once: str | None = None
+        self,
+        address: Address,
+        entries: Sequence[TranscriptEntry],
+        *,
+        author: str | None = None,
+        once: str | None = None,
     ) -> None:
         await self._engine.append(address, self._seal(address).whole(tuple(entries)), author=author, once=once)
 
@@ -255,13 +260,13 @@ class SealedStore(_Before):
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         seal = self._seal(address)
         told = {name: seal.values(value) if name == "metadata" else value for name, value in changes.items()}
-        return seal.opened(await self._engine.update(address, told, once=once))
+        return seal.unseal(await self._engine.update(address, told, once=once))
 
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
     ) -> AsyncIterator[ThreadRecord]:
         async for record in self._engine.scan(tenant=tenant, queue=queue, idle_for=idle_for):
-            yield self._seal(record.address).opened(record)
+            yield self._seal(record.address).unseal(record)
 
 
 class _OpenedFollower:
@@ -279,4 +284,4 @@ class _OpenedFollower:
 
     async def __aiter__(self) -> AsyncIterator[Notice]:
         async for notice in self._follower:
-            yield Seal(self._codec, notice.address).opened(notice)
+            yield Seal(self._codec, notice.address).unseal(notice)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from turnkeep.events import FINAL, Event, EventKind
 from turnkeep.messages import Address
 
-PARKED = 10_000
+MOST_PARKED = 10_000
 """Events that are parked of one sink and partition at most; the oldest go first, those given up before all others."""
 
 WAITING_COUNTED = 10_000
@@ -53,7 +53,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class ParkedEvent:
     """An event that is out of the way, without its body.
 
     `failed_at`: since when its receiver has failed on it; None while it waits behind an earlier one of its channel.
@@ -102,7 +102,7 @@ class SinkRecord:
     lost_at: float | None = None
     partitions: tuple[int, ...] = (0,)
 
-    def joined(self, other: SinkRecord) -> SinkRecord:
+    def join(self, other: SinkRecord) -> SinkRecord:
         """With what another partition says of the same sink."""
         return SinkRecord(
             self.name,
@@ -145,7 +145,7 @@ class Sinks(Protocol):
         """Events after a position, in partition order (hence in channel order); some may not be selected."""
         ...
 
-    async def delivered(
+    async def mark_delivered(
         self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
     ) -> None:
         """Store the position, fenced by the sink lease (`LeaseLost`), and in the same act park these (position,
@@ -153,7 +153,7 @@ class Sinks(Protocol):
         """
         ...
 
-    async def parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[Parked]:
+    async def list_parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[ParkedEvent]:
         """What is parked, in order, after a position."""
         ...
 

@@ -11,7 +11,7 @@ from turnkeep.errors import TurnkeepError
 from turnkeep.store.contract import Store
 from turnkeep.telemetry import SILENT, Meter
 
-MEASURED = frozenset(
+MEASURED_OPERATIONS = frozenset(
     (
         *("accept", "claim", "begin", "renew", "offered", "journal", "commit", "fail", "release", "hold", "decide"),
         *("cancel", "counts", "read", "history", "append", "thread", "reserve", "settle", "pace"),
@@ -20,7 +20,7 @@ MEASURED = frozenset(
 """Not `publish`, which comes with every token."""
 
 
-def timed(store: Store, meter: Meter) -> Store:
+def measure_store(store: Store, meter: Meter) -> Store:
     """The same store; how long its operations take and which fail is told to the meter."""
     if meter is SILENT:
         return store
@@ -46,7 +46,7 @@ class _Timed:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._store, name)
-        if name in MEASURED:
+        if name in MEASURED_OPERATIONS:
             found = self._measured(name, found)
             setattr(self, name, found)
         return found

@@ -14,9 +14,8 @@ from typing import Any, Literal, Self
 from turnkeep.events import Event
 from turnkeep.messages import Address, Message
 from turnkeep.store.contract import (
-    Call,
     DeadLetter,
-    Entry,
+    HeldCall,
     MessageRecord,
     MessageStatus,
     Receipt,
@@ -25,12 +24,13 @@ from turnkeep.store.contract import (
     State,
     Stop,
     ThreadOptions,
+    TranscriptEntry,
 )
 from turnkeep.usage import Usage
 
 
 @dataclass(slots=True)
-class Open:
+class InboxMessage:
     """An accepted message that no committed run has answered; its message carries the effective policy, window and
     max_wait.
     """
@@ -56,7 +56,7 @@ class Open:
 
 
 @dataclass(slots=True)
-class Known:
+class AcceptedId:
     """A message id that was accepted. `forget_at` is None while the message is open."""
 
     digest: str
@@ -68,7 +68,7 @@ class Known:
     steer: Literal["accepted", "applied", "deferred"] | None = None
     forget_at: float | None = None
 
-    def left(self, now: float, dedupe: float) -> Known:
+    def remainder(self, now: float, dedupe: float) -> AcceptedId:
         """What stays of it when its thread is deleted: the id, as long as was said when its message was settled."""
         if self.forget_at is not None:
             return self
@@ -101,18 +101,18 @@ class Out:
     """What one operation adds beside the thread's own record. The engine stores it in the same act."""
 
     events: list[Event] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[TranscriptEntry] = field(default_factory=list)
     journal: list[Record] = field(default_factory=list)
     journal_cleared: bool = False
-    known: dict[str, Known] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)
+    accepted_ids: dict[str, AcceptedId] = field(default_factory=dict)
+    changed_ids: set[str] = field(default_factory=set)
     """Ids of open messages to be written (new, changed or moved)."""
-    removed: set[str] = field(default_factory=set)
+    removed_ids: set[str] = field(default_factory=set)
     """Ids of messages that are open no more."""
     dead: list[DeadLetter] = field(default_factory=list)
     run: RunRecord | None = None
-    completed: int = 0
-    failed: int = 0
+    completed_count: int = 0
+    failed_count: int = 0
     nudge: str | None = None
     """Owner whose claim has a new directive."""
 
@@ -144,13 +144,13 @@ class Thread:
     first_claimed_at: float = 0.0
     stop: Stop | None = None
     published: int = 0
-    calls: list[Call] = field(default_factory=list)
+    calls: list[HeldCall] = field(default_factory=list)
     journal: list[Record] = field(default_factory=list)
     settlements: list[Settlement] = field(default_factory=list)
     """Of the last few claims, the newest first."""
     # messages
-    inbox: list[Open] = field(default_factory=list)
-    delayed: list[Open] = field(default_factory=list)
+    inbox: list[InboxMessage] = field(default_factory=list)
+    delayed: list[InboxMessage] = field(default_factory=list)
     next_seq: int = 1
     # log
     top: int = 0
@@ -214,7 +214,7 @@ class Thread:
         """Raises KeyError, TypeError or ValueError for what is no head."""
         values = dict(data)
         values["address"] = Address(*data["address"])
-        values["calls"] = [Call(**c) for c in data.get("calls", ())]
+        values["calls"] = [HeldCall(**c) for c in data.get("calls", ())]
         values["settlements"] = [Settlement(*left) for left in data.get("settlements", ())]
         values["options"] = ThreadOptions(**data.get("options", {}))
         for name in ("usage", "spent"):

@@ -8,20 +8,20 @@ from itertools import groupby
 from typing import Any
 
 from turnkeep.messages import item_from_json, item_to_json
-from turnkeep.store.contract import Entry, History, Policy
+from turnkeep.store.contract import History, Policy, TranscriptEntry
 
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def entry_to_json(entry: Entry) -> dict[str, Any]:
+def entry_to_json(entry: TranscriptEntry) -> dict[str, Any]:
     return {"item": item_to_json(entry.item), "tokens": entry.tokens, "turn": entry.turn, "at": entry.at}
 
 
-def entry_from_json(data: Mapping[str, Any]) -> Entry:
-    return Entry(item_from_json(data["item"]), data["tokens"], data["turn"], data["at"])
+def entry_from_json(data: Mapping[str, Any]) -> TranscriptEntry:
+    return TranscriptEntry(item_from_json(data["item"]), data["tokens"], data["turn"], data["at"])
 
 
-def entry_size(entry: Entry) -> int:
+def entry_size(entry: TranscriptEntry) -> int:
     """Bytes that count against `history_bytes`: the JSON of the item."""
     return size_of(item_to_json(entry.item))
 
@@ -31,7 +31,7 @@ def size_of(item: Mapping[str, Any]) -> int:
     return len(_COMPACT(item).encode("utf-8", "surrogatepass"))
 
 
-def trimmed_through(entries: Sequence[Entry], policy: Policy) -> int:
+def trimmed_through(entries: Sequence[TranscriptEntry], policy: Policy) -> int:
     """The last turn that has to go so that the rest is within bounds, 0 for none; the newest turn always stays."""
     items, size = len(entries), sum(map(entry_size, entries))
     through = 0
@@ -43,11 +43,16 @@ def trimmed_through(entries: Sequence[Entry], policy: Policy) -> int:
 
 
 def newest(
-    entries: Sequence[Entry], summary: str | None, *, tokens: int | None, items: int | None, before_turn: int | None
+    entries: Sequence[TranscriptEntry],
+    summary: str | None,
+    *,
+    tokens: int | None,
+    items: int | None,
+    before_turn: int | None,
 ) -> History:
     """The newest whole turns within the limits; stops at the first turn that does not fit."""
     older = [e for e in entries if before_turn is None or e.turn < before_turn]
-    taken: list[Entry] = []
+    taken: list[TranscriptEntry] = []
     for _, group in _by_turn(reversed(older)):
         if not _fits(taken, group, tokens, items):
             break
@@ -55,13 +60,15 @@ def newest(
     return History(tuple(reversed(taken)), summary, complete=len(taken) == len(older))
 
 
-def _fits(taken: Sequence[Entry], group: Sequence[Entry], tokens: int | None, items: int | None) -> bool:
+def _fits(
+    taken: Sequence[TranscriptEntry], group: Sequence[TranscriptEntry], tokens: int | None, items: int | None
+) -> bool:
     if items is not None and len(taken) + len(group) > items:
         return False
     return tokens is None or sum(e.tokens for e in taken) + sum(e.tokens for e in group) <= tokens
 
 
-def last_asked(entries: Sequence[Entry]) -> list[Entry]:
+def last_asked(entries: Sequence[TranscriptEntry]) -> list[TranscriptEntry]:
     """The entries of the last turn that holds user items."""
     for _, group in _by_turn(reversed(entries)):
         if any(e.item.kind == "user" for e in group):
@@ -69,5 +76,5 @@ def last_asked(entries: Sequence[Entry]) -> list[Entry]:
     return []
 
 
-def _by_turn(entries: Iterable[Entry]) -> list[tuple[int, list[Entry]]]:
+def _by_turn(entries: Iterable[TranscriptEntry]) -> list[tuple[int, list[TranscriptEntry]]]:
     return [(turn, list(group)) for turn, group in groupby(entries, key=lambda e: e.turn)]

@@ -22,30 +22,30 @@ from turnkeep.errors import (
     ThreadBusy,
     WrongState,
 )
-from turnkeep.events import Event, Fault
+from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Content, Message, UserItem, digest
 from turnkeep.store.contract import (
-    Call,
     Claim,
     Commit,
     DeadLetter,
     Decision,
     Directive,
-    Entry,
     EventGap,
     FailOutcome,
     Failure,
-    Left,
+    HeldCall,
     MessageStatus,
     Policy,
     Receipt,
     Record,
+    Remainder,
     RunRecord,
     Stop,
     ThreadOptions,
+    TranscriptEntry,
 )
 from turnkeep.store.ids import message_id_of
-from turnkeep.store.thread import Known, Open, Settlement, Thread
+from turnkeep.store.thread import AcceptedId, InboxMessage, Settlement, Thread
 from turnkeep.usage import Usage
 
 SETTLEMENTS = 4
@@ -55,7 +55,7 @@ SETTLEMENTS = 4
 
 
 def accept(
-    thread: Thread, message: Message, known: Known | None, policy: Policy, now: float, max_inbox: int | None = None
+    thread: Thread, message: Message, known: AcceptedId | None, policy: Policy, now: float, max_inbox: int | None = None
 ) -> Receipt:
     """Take one message in, or say why not."""
     if known is not None:
@@ -71,14 +71,14 @@ def accept(
         raise ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
     thread.messages += 1
     thread.active_at = now
-    thread.out.changed.add(message.message_id)
+    thread.out.changed_ids.add(message.message_id)
     if delayed:
         _delay(thread, opened)
     else:
         _join(thread, opened, policy, now)
     thread.emit(_accepted(opened.message, thread), now)
     receipt = _receipt(thread, opened, now, delayed=delayed)
-    thread.out.known[message.message_id] = Known(digest(message.content), receipt, steer=receipt.steer)
+    thread.out.accepted_ids[message.message_id] = AcceptedId(digest(message.content), receipt, steer=receipt.steer)
     return receipt
 
 
@@ -87,13 +87,13 @@ def by_store_time(message: Message, of_day: Callable[[float], float]) -> Message
     return message if message.not_before is None else message.but(not_before=of_day(message.not_before))
 
 
-def _repeated(known: Known, message: Message) -> Receipt:
+def _repeated(known: AcceptedId, message: Message) -> Receipt:
     if known.digest != digest(message.content):
         raise MessageConflict(f"message id {message.message_id!r} was used for another text, use a new id")
     return replace(known.receipt, repeated=True)
 
 
-def _opened(thread: Thread, message: Message, policy: Policy) -> Open:
+def _opened(thread: Thread, message: Message, policy: Policy) -> InboxMessage:
     """The message with what counts for it fixed: its own values, else the thread's, else the queue's."""
     options = thread.options
     window = _first(message.window, options.window, policy.window)
@@ -102,24 +102,24 @@ def _opened(thread: Thread, message: Message, policy: Policy) -> Open:
     effective = message.but(
         address=thread.address, window=window, max_wait=max_wait, on_busy=on_busy, arrival=0.0, seq=0
     )
-    return Open(effective, message.size)
+    return InboxMessage(effective, message.size)
 
 
 def _first(*values: float | None) -> float:
     return next(v for v in values if v is not None)
 
 
-def _delay(thread: Thread, opened: Open) -> None:
+def _delay(thread: Thread, opened: InboxMessage) -> None:
     thread.delayed.append(opened)
     thread.delayed.sort(key=lambda o: o.message.not_before or 0.0)
 
 
-def _join(thread: Thread, opened: Open, policy: Policy, arrival: float) -> None:
+def _join(thread: Thread, opened: InboxMessage, policy: Policy, arrival: float) -> None:
     """Put a message at the end of the inbox: this is its arrival and its place in order."""
     opened.message = opened.message.but(arrival=arrival, seq=thread.next_seq)
     thread.next_seq += 1
     thread.inbox.append(opened)
-    thread.out.changed.add(opened.message.message_id)
+    thread.out.changed_ids.add(opened.message.message_id)
     if thread.is_busy:
         _ask_for_turn(thread, opened, arrival)
         return
@@ -127,7 +127,7 @@ def _join(thread: Thread, opened: Open, policy: Policy, arrival: float) -> None:
     thread.due = _window_end(thread, policy, arrival)
 
 
-def _ask_for_turn(thread: Thread, opened: Open, now: float) -> None:
+def _ask_for_turn(thread: Thread, opened: InboxMessage, now: float) -> None:
     """What a message asks of a busy thread."""
     asks = opened.message.on_busy
     if asks == "queue":
@@ -158,7 +158,7 @@ def _accepted(message: Message, thread: Thread) -> Event:
     )
 
 
-def _receipt(thread: Thread, opened: Open, now: float, *, delayed: bool) -> Receipt:
+def _receipt(thread: Thread, opened: InboxMessage, now: float, *, delayed: bool) -> Receipt:
     message = opened.message
     due_in: float | None = None
     if delayed:
@@ -257,7 +257,7 @@ def claim(
 
 
 def begin(
-    thread: Thread, messages: Sequence[Message], known: Sequence[Known | None], policy: Policy, now: float,
+    thread: Thread, messages: Sequence[Message], known: Sequence[AcceptedId | None], policy: Policy, now: float,
     *, owner: str, lease: float, token: str, run_id: str,
 ) -> Claim:  # fmt: skip
     """Accept and claim in one act."""
@@ -265,7 +265,7 @@ def begin(
     if thread.is_busy or thread.paused:
         raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
     for message, seen in zip(messages, known, strict=True):
-        if seen is not None or message.message_id in thread.out.known:
+        if seen is not None or message.message_id in thread.out.accepted_ids:
             raise MessageConflict(f"message id {message.message_id!r} was used before, use a new id")
         accept(thread, message.but(flush=True, not_before=None), None, policy, now)
     if _batch_size(thread, policy) < len(thread.inbox):
@@ -277,7 +277,7 @@ def _bury(thread: Thread, now: float) -> None:
     """The last owner vanished: count a death; what was not frozen dissolves."""
     oldest = thread.inbox[0]
     oldest.deaths += 1
-    thread.out.changed.add(oldest.message.message_id)
+    thread.out.changed_ids.add(oldest.message.message_id)
     _let_go(thread, now)
 
 
@@ -294,7 +294,7 @@ def _let_go(thread: Thread, now: float) -> None:
     for opened in thread.inbox[thread.batch :]:
         if opened.steer == "offered":
             opened.steer = "asked"
-            thread.out.changed.add(opened.message.message_id)
+            thread.out.changed_ids.add(opened.message.message_id)
 
 
 def _lease(thread: Thread, policy: Policy, now: float, owner: str, lease: float, token: str, run_id: str) -> Claim:
@@ -378,7 +378,7 @@ def bereave(thread: Thread, now: float) -> None:
         thread.due = _no_later(thread, now)
 
 
-def offered(thread: Thread, claim: Claim) -> list[Message]:
+def list_offered(thread: Thread, claim: Claim) -> list[Message]:
     _check(thread, claim)
     steering = [i for i, o in enumerate(thread.inbox) if o.steer and i >= thread.batch]
     if not steering:
@@ -387,7 +387,7 @@ def offered(thread: Thread, claim: Claim) -> list[Message]:
     for opened in taken:
         if opened.steer != "offered":
             opened.steer = "offered"
-            thread.out.changed.add(opened.message.message_id)
+            thread.out.changed_ids.add(opened.message.message_id)
     return [opened.message for opened in taken]
 
 
@@ -418,12 +418,16 @@ def _defer_steering(thread: Thread, run_id: str | None, now: float) -> None:
 
 
 def _end_steering(
-    thread: Thread, ended: Sequence[Open], outcome: Literal["applied", "deferred"], run_id: str | None, now: float
+    thread: Thread,
+    ended: Sequence[InboxMessage],
+    outcome: Literal["applied", "deferred"],
+    run_id: str | None,
+    now: float,
 ) -> None:
     for opened in ended:
         opened.steer = ""
-        thread.out.changed.add(opened.message.message_id)
-        thread.out.known[opened.message.message_id] = Known("", _no_receipt(thread, opened), steer=outcome)
+        thread.out.changed_ids.add(opened.message.message_id)
+        thread.out.accepted_ids[opened.message.message_id] = AcceptedId("", _no_receipt(thread, opened), steer=outcome)
     if ended:
         ids = tuple(o.message.message_id for o in ended)
         thread.emit(Event("steered", ids, run_id=run_id, outcome=outcome), now)
@@ -456,16 +460,16 @@ def _leave(thread: Thread, settlement: Settlement) -> None:
     thread.settlements = [settlement, *thread.settlements][:SETTLEMENTS]
 
 
-def commit(thread: Thread, claim: Claim, done: Commit, policy: Policy, now: float) -> Left:
+def commit(thread: Thread, claim: Claim, done: Commit, policy: Policy, now: float) -> Remainder:
     if last := _settled(thread, claim, "commit"):
-        return Left(*last.result)
+        return Remainder(*last.result)
     ids = _ids(thread)
     status: MessageStatus = "cancelled" if done.outcome == "cancelled" else "answered"
     usage = done.usage + thread.spent
     thread.turns += 1
     thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in done.entries]
     thread.usage += usage
-    thread.out.completed += len(ids)
+    thread.out.completed_count += len(ids)
     run = _run_record(thread, now, status=done.outcome, usage=usage, model=done.model)
     _close(thread, thread.batch, status, policy, now)
     completed = Event(
@@ -475,7 +479,7 @@ def commit(thread: Thread, claim: Claim, done: Commit, policy: Policy, now: floa
     _defer_steering(thread, claim.run_id, now)
     thread.emit(completed, now)
     _rest(thread, policy, now)
-    left = Left(len(thread.inbox), thread.wake)
+    left = Remainder(len(thread.inbox), thread.wake)
     _leave(thread, Settlement(claim.token, "commit", [left.messages, left.due]))
     return left
 
@@ -489,14 +493,19 @@ def _close(thread: Thread, count: int, status: MessageStatus, policy: Policy, no
 
 
 def _remember(
-    thread: Thread, opened: Open, status: MessageStatus, policy: Policy, now: float, covers: tuple[str, ...] = ()
+    thread: Thread,
+    opened: InboxMessage,
+    status: MessageStatus,
+    policy: Policy,
+    now: float,
+    covers: tuple[str, ...] = (),
 ) -> None:
     """Engines merge this into what they know of the id: digest and receipt stay those of the first acceptance."""
     message_id = opened.message.message_id
-    thread.out.removed.add(message_id)
-    thread.out.changed.discard(message_id)
-    before = thread.out.known.get(message_id) or Known("", _no_receipt(thread, opened))
-    thread.out.known[message_id] = replace(
+    thread.out.removed_ids.add(message_id)
+    thread.out.changed_ids.discard(message_id)
+    before = thread.out.accepted_ids.get(message_id) or AcceptedId("", _no_receipt(thread, opened))
+    thread.out.accepted_ids[message_id] = replace(
         before,
         status=status,
         run_id=thread.run_id if status != "withdrawn" else None,
@@ -506,12 +515,12 @@ def _remember(
     )
 
 
-def _no_receipt(thread: Thread, opened: Open) -> Receipt:
+def _no_receipt(thread: Thread, opened: InboxMessage) -> Receipt:
     """Stands where the receipt of the first acceptance will be put back by `merge_known`."""
     return Receipt(thread.address.channel, opened.message.message_id, thread.thread_id, "accepted", 0, None)
 
 
-def merge_known(old: Known | None, new: Known) -> Known:
+def merge_known(old: AcceptedId | None, new: AcceptedId) -> AcceptedId:
     """What an engine stores for an id: the first digest and receipt, the newest status."""
     if old is None or new.digest:
         return new
@@ -542,7 +551,7 @@ def _rest(thread: Thread, policy: Policy, now: float) -> None:
 
 
 def _run_record(
-    thread: Thread, now: float, *, status: Any, usage: Usage, model: str | None = None, fault: Fault | None = None
+    thread: Thread, now: float, *, status: Any, usage: Usage, model: str | None = None, fault: TurnFault | None = None
 ) -> RunRecord:
     return RunRecord(
         thread.run_id or "",
@@ -565,7 +574,7 @@ def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: fl
         return outcome
     oldest = thread.inbox[0]
     oldest.attempts += 1
-    thread.out.changed.add(oldest.message.message_id)
+    thread.out.changed_ids.add(oldest.message.message_id)
     thread.spent += failure.usage
     asked_to_stop = thread.stop is not None and claim.stop is None
     if failure.retry_in is not None or asked_to_stop:
@@ -581,26 +590,26 @@ def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: fl
     return outcome
 
 
-def _retry(thread: Thread, claim: Claim, fault: Fault, at: float, now: float) -> None:
+def _retry(thread: Thread, claim: Claim, fault: TurnFault, at: float, now: float) -> None:
     thread.emit(_told("retrying", thread, claim, fault), now)
     thread.frozen = True
     _let_go(thread, now)
     thread.due = now if thread.stop else at
 
 
-def _split(thread: Thread, claim: Claim, fault: Fault, now: float) -> None:
+def _split(thread: Thread, claim: Claim, fault: TurnFault, now: float) -> None:
     """One attempt each, in order, so that a poison message does not take its neighbours along."""
     thread.emit(_told("retrying", thread, claim, fault), now)
     for opened in thread.inbox[: thread.batch]:
         opened.alone = opened.last_chance = True
-        thread.out.changed.add(opened.message.message_id)
+        thread.out.changed_ids.add(opened.message.message_id)
     thread.usage += thread.spent
     _end_run(thread, None)
     _defer_steering(thread, claim.run_id, now)
     thread.state, thread.due = "waiting", now
 
 
-def _die(thread: Thread, claim: Claim, fault: Fault, policy: Policy, now: float) -> None:
+def _die(thread: Thread, claim: Claim, fault: TurnFault, policy: Policy, now: float) -> None:
     ids = _ids(thread)
     thread.usage += thread.spent
     run = _run_record(thread, now, status="failed", usage=thread.spent, fault=fault)
@@ -611,7 +620,7 @@ def _die(thread: Thread, claim: Claim, fault: Fault, policy: Policy, now: float)
         )
         for o in thread.inbox[: thread.batch]
     ]
-    thread.out.failed += len(ids)
+    thread.out.failed_count += len(ids)
     dead = _told("dead", thread, claim, fault)
     _close(thread, thread.batch, "dead", policy, now)
     _end_run(thread, run)
@@ -620,11 +629,11 @@ def _die(thread: Thread, claim: Claim, fault: Fault, policy: Policy, now: float)
     _rest(thread, policy, now)
 
 
-def _told(kind: Literal["retrying", "waiting", "dead"], thread: Thread, claim: Claim, fault: Fault) -> Event:
+def _told(kind: Literal["retrying", "waiting", "dead"], thread: Thread, claim: Claim, fault: TurnFault) -> Event:
     return Event(kind, _ids(thread), run_id=claim.run_id, attempt=claim.attempt, error=fault)
 
 
-def release(thread: Thread, claim: Claim, delay: float, reason: Fault | None, now: float) -> None:
+def release(thread: Thread, claim: Claim, delay: float, reason: TurnFault | None, now: float) -> None:
     if _settled(thread, claim, "release"):
         return
     if reason is not None:
@@ -634,7 +643,7 @@ def release(thread: Thread, claim: Claim, delay: float, reason: Fault | None, no
     _leave(thread, Settlement(claim.token, "release"))
 
 
-def hold(thread: Thread, claim: Claim, calls: Sequence[Call], expires_in: float, now: float) -> None:
+def hold(thread: Thread, claim: Claim, calls: Sequence[HeldCall], expires_in: float, now: float) -> None:
     if _settled(thread, claim, "hold"):
         return
     thread.frozen = True
@@ -650,7 +659,7 @@ def hold(thread: Thread, claim: Claim, calls: Sequence[Call], expires_in: float,
     _leave(thread, Settlement(claim.token, "hold"))
 
 
-def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, now: float) -> Call:
+def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, now: float) -> HeldCall:
     found = next((i for i, c in enumerate(thread.calls) if c.call_id == call_id), None)
     if found is None:
         raise NotFound(f"no call {call_id!r} waits on this thread")
@@ -697,7 +706,7 @@ def cancel(thread: Thread, policy: Policy, now: float, *, drop_inbox: bool) -> b
     return stopping
 
 
-def _drop(thread: Thread, dropped: Sequence[Open], policy: Policy, now: float) -> None:
+def _drop(thread: Thread, dropped: Sequence[InboxMessage], policy: Policy, now: float) -> None:
     for opened in dropped:
         _remember(thread, opened, "withdrawn", policy, now)
         thread.emit(Event("withdrawn", (opened.message.message_id,)), now)
@@ -723,12 +732,12 @@ def edit(thread: Thread, message_id: str, content: Content, policy: Policy, now:
         return opened.message
     opened.message = opened.message.but(content=content)
     opened.size = opened.message.size
-    thread.out.changed.add(message_id)
+    thread.out.changed_ids.add(message_id)
     thread.emit(Event("edited", (message_id,), text=opened.message.text), now)
     return opened.message
 
 
-def _unfrozen(thread: Thread, message_id: str, policy: Policy, now: float) -> Open:
+def _unfrozen(thread: Thread, message_id: str, policy: Policy, now: float) -> InboxMessage:
     ripen(thread, policy, now)
     for place, opened in enumerate([*thread.inbox, *thread.delayed]):
         if opened.message.message_id == message_id:
@@ -738,7 +747,7 @@ def _unfrozen(thread: Thread, message_id: str, policy: Policy, now: float) -> Op
     raise NotFound(f"no message {message_id!r} waits on this channel")
 
 
-def late(known: Known | None, message_id: str, *, withdrawing: bool) -> None:
+def late(known: AcceptedId | None, message_id: str, *, withdrawing: bool) -> None:
     """Why a message that is not open cannot be changed; a withdrawal that is repeated has nothing left to do."""
     if known is None:
         raise NotFound(f"no message {message_id!r} is known on this channel")
@@ -772,7 +781,7 @@ def resume(thread: Thread, policy: Policy, now: float) -> None:
         thread.emit(Event("resumed"), now)
 
 
-def append(thread: Thread, entries: Sequence[Entry], author: str | None, now: float) -> None:
+def append(thread: Thread, entries: Sequence[TranscriptEntry], author: str | None, now: float) -> None:
     _between_turns(thread)
     thread.turns += 1
     thread.active_at = now
@@ -782,7 +791,9 @@ def append(thread: Thread, entries: Sequence[Entry], author: str | None, now: fl
             thread.emit(Event("said", text=entry.item.text, author=author), now)
 
 
-def regenerate(thread: Thread, asked: Sequence[Entry], stem: str, policy: Policy, now: float) -> list[Receipt]:
+def regenerate(
+    thread: Thread, asked: Sequence[TranscriptEntry], stem: str, policy: Policy, now: float
+) -> list[Receipt]:
     """Accept once more what was said in a turn; `asked` are the entries of the last one that holds user items, which
     the engine removes with all later ones. The new ids begin with `stem`.
     """
@@ -794,7 +805,7 @@ def regenerate(thread: Thread, asked: Sequence[Entry], stem: str, policy: Policy
     return [accept(thread, message, None, policy, now) for message in asked_again(thread.address, asked, stem)]
 
 
-def asked_again(address: Address, asked: Sequence[Entry], stem: str) -> list[Message]:
+def asked_again(address: Address, asked: Sequence[TranscriptEntry], stem: str) -> list[Message]:
     """Messages like those that were said in a turn. They wait for nothing, whatever messages do on their thread."""
     items = [entry.item for entry in asked if isinstance(entry.item, UserItem)]
     return [
@@ -841,7 +852,7 @@ def update(thread: Thread, changes: Mapping[str, Any], now: float) -> None:
     thread.active_at = now
 
 
-def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float, known: Known | None = None) -> Receipt:
+def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float, known: AcceptedId | None = None) -> Receipt:
     """A new acceptance at the end of the inbox, under the same id; `known` is what was remembered of it, if anything:
     the digest stays that of the first text.
     """
@@ -852,5 +863,5 @@ def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float, know
         )
     receipt = accept(thread, message, None, policy, now, max_inbox=1 << 60)
     if known is not None:
-        thread.out.known[message.message_id].digest = known.digest
+        thread.out.accepted_ids[message.message_id].digest = known.digest
     return receipt

@@ -37,7 +37,7 @@ class Metric:
     buckets: tuple[float, ...] = ()
     scale: int = 1
     fold: Literal["sum", "max"] = "sum"
-    shown: str = ""
+    shown_name: str = ""
     """Its name to Prometheus, where it is not the one used here."""
 
 
@@ -68,7 +68,7 @@ METRICS: Mapping[str, Metric] = {
         (5, 10, 20, 35, 50, 75, 100, 150, 250, 500),
     ),
     "tokens": Metric("count", "Tokens, by kind: cached and cache_write are part of input.", ("model", "kind")),
-    "cost_nano": Metric("count", "US dollars for priced requests.", ("model",), scale=NANO, shown="cost_dollars"),
+    "cost_nano": Metric("count", "US dollars for priced requests.", ("model",), scale=NANO, shown_name="cost_dollars"),
     "unpriced_requests": Metric("count", "Requests whose price is not known.", ("model",)),
     "estimated_requests": Metric("count", "Requests whose tokens were counted here.", ("model",)),
     "tool_calls": Metric("count", "Tool calls, by how they ended.", ("tool", "status")),
@@ -165,7 +165,7 @@ class PrometheusMeter:
             elif metric.kind == "histogram":
                 family = HistogramMetricFamily(shown, metric.help, labels=labels)
                 for key, histogram in self._histograms[name].items():
-                    family.add_metric(list(key), histogram.cumulated(), histogram.sum)
+                    family.add_metric(list(key), histogram.cumulative(), histogram.sum)
                 yield family
             else:
                 values = [read() for read in self._watched[name].values()]
@@ -175,7 +175,7 @@ class PrometheusMeter:
 
 def shown_name(name: str) -> str:
     """A metric's name to Prometheus; a count gets ``_total`` there as well."""
-    return PREFIX + (METRICS[name].shown or name)
+    return PREFIX + (METRICS[name].shown_name or name)
 
 
 class _Histogram:
@@ -192,7 +192,7 @@ class _Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
-    def cumulated(self) -> list[tuple[str, float]]:
+    def cumulative(self) -> list[tuple[str, float]]:
         """As Prometheus wants it: how many are at most this, up to all."""
         names = [*map(str, self.bounds), "+Inf"]
         return list(zip(names, itertools.accumulate(self.counts), strict=True))

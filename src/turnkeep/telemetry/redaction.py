@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-HIDDEN = "[secret]"
+SECRET_MASK = "[secret]"  # noqa: S105 - what stands where a secret stood
 SHORTEST = 6
 """Characters below which a set value is too common a word to be looked for."""
 
@@ -35,12 +35,12 @@ def know(secrets: Iterable[str]) -> None:
 def hide(text: str) -> str:
     """The same without anything secret."""
     for secret in sorted(_known, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+        text = text.replace(secret, SECRET_MASK)
     return _FORMS.sub(_hidden, text)
 
 
 def _hidden(found: re.Match[str]) -> str:
-    return next((kept for kept in found.groupdict().values() if kept), "") + HIDDEN
+    return next((kept for kept in found.groupdict().values() if kept), "") + SECRET_MASK
 
 
 def one_line(text: str, *, lines: bool = False) -> str:

@@ -69,7 +69,7 @@ def builtin_tools(
         raise ConfigurationError(found.refusal)
     tools += file_tools(workspaces)
     if inside is None:
-        log.warning("git_not_offered reason=%s", found.refused)
+        log.warning("git_not_offered reason=%s", found.reason_refused)
         return tools
     if inside.mechanism == "outside":
         log.warning("tools_run_outside_a_sandbox they reach all that this process reaches")

@@ -72,14 +72,14 @@ def check(result: int, what: str) -> int:
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 36, 38, 22
 
 
-class Ended(Exception):
+class EndRequest(Exception):
     """the parent wants everything to end"""
 
 
 def supervise(plan: dict[str, Any], rules: bytes) -> int:
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Ended
+        raise EndRequest
 
     check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
     parent = os.getppid()
@@ -88,12 +88,12 @@ def supervise(plan: dict[str, Any], rules: bytes) -> int:
     code = FAILED
     try:
         if os.getppid() != parent:
-            raise Ended
+            raise EndRequest
         child = os.fork()
         if child == 0:
             become(plan, rules)
         code = wait_for(child)
-    except Ended:
+    except EndRequest:
         code = 128 + signal.SIGKILL
     finally:
         kill_descendants()
@@ -172,7 +172,7 @@ def threads_of(user: int) -> int:
 
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 # fmt: off
-DENIED = {  # by name: number on x86_64, on aarch64
+DENIED_CALLS = {  # by name: number on x86_64, on aarch64
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "pidfd_getfd": (438, 438), "process_madvise": (440, 440),
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
@@ -189,7 +189,7 @@ DENIED = {  # by name: number on x86_64, on aarch64
     "syslog": (103, 116), "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171),
     "vhangup": (153, 58),
 }
-UNKNOWN = {  # what they do is behind a pointer, where no filter sees it; the C library falls back to the older call
+OPAQUE_CALLS = {  # what they do is behind a pointer, where no filter sees it; the C library takes the older call then
     "clone3": (435, 435), "openat2": (437, 437),
 }
 MODES = {  # the calls that give a file its mode, with the place of that argument
@@ -216,7 +216,7 @@ EPERM, EACCES, ENOSYS = 1, 13, 38
 NUMBER, ARCHITECTURE = 0, 4
 
 Line = tuple[int, int, int, int]
-ALLOWED: Line = (RETURN, 0, 0, ALLOW)
+ALLOW_LINE: Line = (RETURN, 0, 0, ALLOW)
 
 
 def system_call_filter(*, programs: bool) -> bytes:
@@ -233,29 +233,29 @@ def system_call_filter(*, programs: bool) -> bytes:
     lines += [(LOAD, 0, 0, NUMBER)]
     if machine == "x86_64":
         lines += [(JUMP_AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE | ENOSYS)]  # the x32 twins
-    for numbers in DENIED.values():
-        lines += refused(numbers[column], EACCES)
-    for numbers in UNKNOWN.values():
-        lines += refused(numbers[column], ENOSYS)
+    for numbers in DENIED_CALLS.values():
+        lines += refuse_call(numbers[column], EACCES)
+    for numbers in OPAQUE_CALLS.values():
+        lines += refuse_call(numbers[column], ENOSYS)
     for call in MODES.values():
         lines += only_if(call[column], refuse_bits(call[2], BEYOND_0777, EPERM))
     for *opening, flags in OPENING.values():
-        creating: list[Line] = [(LOAD, 0, 0, argument(flags)), (JUMP_ANY_BIT, 1, 0, CREATES), ALLOWED]
+        creating: list[Line] = [(LOAD, 0, 0, argument(flags)), (JUMP_ANY_BIT, 1, 0, CREATES), ALLOW_LINE]
         lines += only_if(opening[column], [*creating, *refuse_bits(flags + 1, BEYOND_0777, EPERM)])
     if not programs:
         for fork in FORKS.values():
-            lines += refused(fork[column], EPERM)
+            lines += refuse_call(fork[column], EPERM)
         only_threads: list[Line] = [(LOAD, 0, 0, argument(0)), (JUMP_ANY_BIT, 1, 0, ONLY_A_THREAD)]
-        lines += only_if(CLONE[column], [*only_threads, (RETURN, 0, 0, REFUSE | EPERM), ALLOWED])
+        lines += only_if(CLONE[column], [*only_threads, (RETURN, 0, 0, REFUSE | EPERM), ALLOW_LINE])
     lines += only_if(CLONE[column], refuse_bits(0, NEW_NAMESPACES, EACCES))
     known = [(JUMP_EQUAL, len(FAMILIES) - place, 0, family) for place, family in enumerate(FAMILIES.values())]
-    lines += only_if(SOCKET[column], [(LOAD, 0, 0, argument(0)), *known, (RETURN, 0, 0, REFUSE | EACCES), ALLOWED])
+    lines += only_if(SOCKET[column], [(LOAD, 0, 0, argument(0)), *known, (RETURN, 0, 0, REFUSE | EACCES), ALLOW_LINE])
     typing: list[Line] = [(LOAD, 0, 0, argument(1)), (JUMP_EQUAL, 1, 0, TIOCSTI), (JUMP_EQUAL, 0, 1, TIOCLINUX)]
-    lines += only_if(IOCTL[column], [*typing, (RETURN, 0, 0, REFUSE | EACCES), ALLOWED])
-    return b"".join(struct.pack("=HBBI", *line) for line in [*lines, ALLOWED])
+    lines += only_if(IOCTL[column], [*typing, (RETURN, 0, 0, REFUSE | EACCES), ALLOW_LINE])
+    return b"".join(struct.pack("=HBBI", *line) for line in [*lines, ALLOW_LINE])
 
 
-def refused(number: int | None, code: int) -> list[Line]:
+def refuse_call(number: int | None, code: int) -> list[Line]:
     return [] if number is None else [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | code)]
 
 
@@ -267,7 +267,7 @@ def only_if(number: int | None, lines: list[Line]) -> list[Line]:
 def refuse_bits(place: int, bits: int, code: int) -> list[Line]:
     """Refuse an argument that has one of these bits."""
     looked: list[Line] = [(LOAD, 0, 0, argument(place)), (JUMP_ANY_BIT, 0, 1, bits)]
-    return [*looked, (RETURN, 0, 0, REFUSE | code), ALLOWED]
+    return [*looked, (RETURN, 0, 0, REFUSE | code), ALLOW_LINE]
 
 
 def argument(place: int) -> int:

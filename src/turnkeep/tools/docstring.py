@@ -13,13 +13,13 @@ _ENTRY = re.compile(r"\*{0,2}(\w+)(?: ?\([^)]*\))?:\s*(.*)$")
 _FIELD = re.compile(r":(\w+)\s*(?:[^:]*?\s)?(\w*):\s*(.*)$")
 
 
-def described(docstring: str) -> tuple[str, dict[str, str]]:
+def parse_docstring(docstring: str) -> tuple[str, dict[str, str]]:
     """The prose, and the words about each parameter in one line."""
     reader = _Reader()
     for line in docstring.splitlines():
         reader.read(line)
     prose = "\n".join(reader.prose).strip()
-    return prose, {name: " ".join(" ".join(words).split()) for name, words in reader.told.items()}
+    return prose, {name: " ".join(" ".join(words).split()) for name, words in reader.words_of_parameter.items()}
 
 
 class _Reader:
@@ -27,7 +27,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.prose: list[str] = []
-        self.told: dict[str, list[str]] = {}
+        self.words_of_parameter: dict[str, list[str]] = {}
         self.section = "prose"
         self.indent: int | None = None
         self.words: list[str] = []
@@ -40,7 +40,7 @@ class _Reader:
         elif field := _FIELD.match(line):
             self.section, self.words = "field", [field[3]]
             if field[1] in ("param", "parameter", "arg"):
-                self.told[field[2]] = self.words
+                self.words_of_parameter[field[2]] = self.words
         elif text and not line[0].isspace():
             self.section = "prose"
             self.prose.append(line)
@@ -59,6 +59,6 @@ class _Reader:
         self.indent = indent if self.indent is None else self.indent
         entry = _ENTRY.match(text)
         if entry and indent <= self.indent:
-            self.words = self.told[entry[1]] = [entry[2]]
+            self.words = self.words_of_parameter[entry[1]] = [entry[2]]
         else:
             self.words.append(text)

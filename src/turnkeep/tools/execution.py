@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from turnkeep.clock import Clock
 from turnkeep.errors import BadArguments, ToolDenied, ToolError, ToolFailed, ToolTimedOut, UnknownTool
-from turnkeep.tools.tool import OUTPUT_CAP, Effect, Tool, ToolContext, as_text, invoked
+from turnkeep.tools.tool import OUTPUT_CAP, Effect, Tool, ToolContext, as_text, invoke
 
 ARGUMENTS_CAP = 64 * 1024
 """Bytes of argument text that are read at all."""
@@ -43,7 +43,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ToolRequest:
     """A call as the model wrote it."""
 
     call_id: str
@@ -54,7 +54,7 @@ class Asked:
 # ---------------------------------------------------------------- one tool
 
 
-def refusal(tool: Tool | None, asked: Asked) -> Result | None:
+def refusal(tool: Tool | None, asked: ToolRequest) -> Result | None:
     """Why this call would not run at all, as what the model is told. None: it may run."""
     try:
         _admitted(tool, asked)
@@ -63,7 +63,7 @@ def refusal(tool: Tool | None, asked: Asked) -> Result | None:
     return None
 
 
-async def call(tool: Tool | None, asked: Asked, context: ToolContext, *, clock: Clock) -> Result:
+async def call(tool: Tool | None, asked: ToolRequest, context: ToolContext, *, clock: Clock) -> Result:
     """Run one call. `tool` is None when there is none of this name.
 
     A call that is stopped, by its timeout or by `context.cancelled`, ends "unknown" if the tool has effects: nobody
@@ -79,16 +79,16 @@ async def call(tool: Tool | None, asked: Asked, context: ToolContext, *, clock: 
         return _unfinished(ready.effect, stopped)
     except ToolError as error:
         return _told(error)
-    return Result(capped(output, ready.output_cap))
+    return Result(cap_output(output, ready.output_cap))
 
 
-def _admitted(tool: Tool | None, asked: Asked) -> tuple[Tool, dict[str, Any]]:
+def _admitted(tool: Tool | None, asked: ToolRequest) -> tuple[Tool, dict[str, Any]]:
     """The tool and its arguments. Raises `UnknownTool` or `BadArguments`."""
     if tool is None:
         raise UnknownTool(f"there is no tool named {asked.name[:80]!r}")
-    arguments = parsed(asked.arguments)
+    arguments = parse_arguments(asked.arguments)
     try:
-        return tool, tool.accepted(arguments)
+        return tool, tool.check_arguments(arguments)
     except ToolError:
         raise
     except Exception as error:  # a check that somebody wrote may stumble over anything
@@ -96,7 +96,7 @@ def _admitted(tool: Tool | None, asked: Asked) -> tuple[Tool, dict[str, Any]]:
         raise BadArguments(f"the arguments could not be checked ({type(error).__name__})") from error
 
 
-def parsed(arguments: str) -> dict[str, Any]:
+def parse_arguments(arguments: str) -> dict[str, Any]:
     """The argument text as an object; an empty text is an empty object. Raises `BadArguments`."""
     size = len(arguments.encode("utf-8", "surrogatepass"))
     if size > ARGUMENTS_CAP:
@@ -119,7 +119,7 @@ def arguments_digest(arguments: str) -> str:
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def capped(output: str, cap: int) -> str:
+def cap_output(output: str, cap: int) -> str:
     """At most `cap` bytes of UTF-8: the head, a note of how much is left out, the tail."""
     data = output.encode("utf-8", "replace")
     if len(data) <= cap:
@@ -141,7 +141,7 @@ def _where(error: Exception) -> str:
 
 def _told(error: ToolError) -> Result:
     status: Status = "denied" if isinstance(error, ToolDenied) else "error"
-    return Result(capped(f"error: {error}", OUTPUT_CAP), status, error.code)
+    return Result(cap_output(f"error: {error}", OUTPUT_CAP), status, error.code)
 
 
 async def _guarded(tool: Tool, arguments: Mapping[str, Any], context: ToolContext) -> str:
@@ -181,12 +181,12 @@ async def _bounded(work: Coroutine[Any, Any, T], timeout: float, context: ToolCo
     async with asyncio.TaskGroup() as group:
         running = group.create_task(_outcome(work))
         late = group.create_task(clock.sleep(timeout))
-        tasks = (running, late, group.create_task(context.cancelled.wait()))
+        tasks = (running, late, group.create_task(context.cancellation.wait()))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not running.done():
-                context.cancelled.set()
+                context.cancellation.set()
             for task in tasks:
                 task.cancel()
     if running.cancelled():
@@ -218,7 +218,7 @@ def _unfinished(effect: Effect, stopped: _Stopped) -> Result:
 
 
 async def call_catch_all(
-    handler: CatchAll, asked: Sequence[Asked], context: ToolContext, *, clock: Clock, timeout: float = 60.0
+    handler: CatchAll, asked: Sequence[ToolRequest], context: ToolContext, *, clock: Clock, timeout: float = 60.0
 ) -> dict[str, Result] | None:
     """What ``handle_requires_action`` gives for these calls, by call id. None: hold the turn for submitted outputs.
 
@@ -236,9 +236,9 @@ async def call_catch_all(
     return {one.call_id: outputs.get(one.call_id, Result(NO_RESULT, "error", "no_result")) for one in asked}
 
 
-async def _answers(handler: CatchAll, asked: Sequence[Asked], context: ToolContext) -> dict[str, Result] | None:
+async def _answers(handler: CatchAll, asked: Sequence[ToolRequest], context: ToolContext) -> dict[str, Result] | None:
     """The outputs by call id; of a doubled id the first counts."""
-    work = invoked(handler, context.thread_id, context.run_id, [_wire(one) for one in asked])
+    work = invoke(handler, context.thread_id, context.run_id, [_wire(one) for one in asked])
     given = await _told_failures(work, "handle_requires_action", context)
     if given is None:
         return None
@@ -247,9 +247,9 @@ async def _answers(handler: CatchAll, asked: Sequence[Asked], context: ToolConte
     answers: dict[str, Result] = {}
     for one in given:
         if isinstance(one, Mapping) and one.get("output") is not None:
-            answers.setdefault(str(one.get("tool_call_id")), Result(capped(as_text(one["output"]), OUTPUT_CAP)))
+            answers.setdefault(str(one.get("tool_call_id")), Result(cap_output(as_text(one["output"]), OUTPUT_CAP)))
     return answers
 
 
-def _wire(asked: Asked) -> dict[str, Any]:
+def _wire(asked: ToolRequest) -> dict[str, Any]:
     return {"id": asked.call_id, "type": "function", "function": {"name": asked.name, "arguments": asked.arguments}}

@@ -19,8 +19,8 @@ from pydantic import Field
 
 from turnkeep.errors import ToolFailed
 from turnkeep.tools import thread_pool
-from turnkeep.tools.program import Finished
-from turnkeep.tools.sandbox import Program, Sandbox
+from turnkeep.tools.program import ProgramResult
+from turnkeep.tools.sandbox import Sandbox, SandboxedProgram
 from turnkeep.tools.tool import Tool, ToolContext, tool
 from turnkeep.tools.workspace import Workspace
 from turnkeep.tools.workspaces import Workspaces
@@ -138,7 +138,7 @@ def git_tool(
     ) -> str:
         """Use git in the workspace: status, add, commit, diff, log and more. Nothing reaches the network."""
         words = command_words(operation, arguments or [], paths or [], message)
-        workspace = await thread_pool.shared.run(lambda: workspaces.of(context.tenant))
+        workspace = await thread_pool.shared_threads.run(lambda: workspaces.of(context.tenant))
         return await Repository(workspace, sandbox, program, identity).run(operation, words)
 
     return git_operation
@@ -203,16 +203,16 @@ class Repository:
 
     async def run(self, operation: str, words: list[str]) -> str:
         """What git says. A repository that is no plain directory, or could start programs, is refused."""
-        if operation != "init" and not await thread_pool.shared.run(self._exists):
+        if operation != "init" and not await thread_pool.shared_threads.run(self._exists):
             raise ToolFailed("there is no repository in the workspace; use init first")
         settings = await self._settings() if operation != "init" else set()
         overridden = _OVERRIDDEN | {key: value for key, value in self._identity.items() if key not in settings}
         chosen = [word for key, value in overridden.items() for word in ("-c", f"{key}={value}")]
         finished = await self._started([*chosen, *words])
-        return finished.told(TIMEOUT) or "done, git said nothing"
+        return finished.text_for_model(TIMEOUT) or "done, git said nothing"
 
     def _exists(self) -> bool:
-        with self._workspace.held(".git") as directory:
+        with self._workspace.hold_directory(".git") as directory:
             return directory is not None
 
     async def _settings(self) -> set[str]:
@@ -229,17 +229,17 @@ class Repository:
             )
         return names
 
-    async def _started(self, words: list[str]) -> Finished:
+    async def _started(self, words: list[str]) -> ProgramResult:
         root = self._sandbox.inside(self._workspace.root)
         own = {"GIT_DIR": f"{root}/.git", "GIT_COMMON_DIR": f"{root}/.git", "GIT_WORK_TREE": root}
         return await self._sandbox.run(
-            Program(
+            SandboxedProgram(
                 words=[self._program, *words],
                 workspace=self._workspace.root,
                 timeout=TIMEOUT,
                 output_cap=OUTPUT_CAP,
                 environment={**_ENVIRONMENT, **own, "GIT_CEILING_DIRECTORIES": os.path.dirname(root)},
                 programs=False,
-                watch=self._workspace.quota.exceeded,
+                watch=self._workspace.quota.wait_exceeded,
             )
         )

@@ -28,7 +28,7 @@ _PLACE = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class ToolEndpoint:
     """Where a declared HTTP tool goes and what it sends.
 
     `secrets` are values that must not come back in an answer. `resolver` is for tests.
@@ -52,7 +52,7 @@ class Endpoint:
         return {name for text in texts for name in _PLACE.findall(text)}
 
 
-def endpoint_checked(endpoint: Endpoint, hosts: Sequence[str]) -> Endpoint:
+def endpoint_checked(endpoint: ToolEndpoint, hosts: Sequence[str]) -> ToolEndpoint:
     """The endpoint, if its address is fixed and on the list. Raises `ConfigurationError`."""
     split = re.fullmatch(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[^\s\\#]*)?", endpoint.url)
     if split is None:
@@ -68,7 +68,7 @@ def endpoint_checked(endpoint: Endpoint, hosts: Sequence[str]) -> Endpoint:
     return endpoint
 
 
-def request_tool(endpoint: Endpoint) -> Run:
+def request_tool(endpoint: ToolEndpoint) -> Run:
     """What the tool does with arguments that fit its parameters."""
 
     async def run(arguments: Mapping[str, Any], context: ToolContext) -> str:
@@ -95,7 +95,7 @@ async def answer_of(response: aiohttp.ClientResponse, cap: int = ANSWER_CAP) -> 
     return bytes(body)
 
 
-async def _exchanged(endpoint: Endpoint, url: URL, headers: Mapping[str, str], body: Any) -> tuple[int, str]:
+async def _exchanged(endpoint: ToolEndpoint, url: URL, headers: Mapping[str, str], body: Any) -> tuple[int, str]:
     factory = checked_sockets(endpoint.networks, public=url.scheme == "https")
     connector = aiohttp.TCPConnector(
         socket_factory=factory, resolver=endpoint.resolver, use_dns_cache=False, force_close=True
@@ -144,7 +144,7 @@ def _text(body: bytes, response: aiohttp.ClientResponse) -> str:
 # ---------------------------------------------------------------- filling in
 
 
-def _address(endpoint: Endpoint, arguments: Mapping[str, Any]) -> URL:
+def _address(endpoint: ToolEndpoint, arguments: Mapping[str, Any]) -> URL:
     """The URL with the arguments in it. Fields whose parameter was left out are left out."""
     path = _PLACE.sub(lambda place: _segment(arguments.get(place[1]), place[1]), endpoint.url)
     if any(segment in (".", "..") for segment in path.partition("?")[0].split("/")):
@@ -175,7 +175,7 @@ def _written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _body(endpoint: Endpoint, arguments: Mapping[str, Any]) -> Any:
+def _body(endpoint: ToolEndpoint, arguments: Mapping[str, Any]) -> Any:
     return None if endpoint.json is None else _with_values(endpoint.json, arguments)
 
 

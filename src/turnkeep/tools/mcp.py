@@ -35,7 +35,7 @@ WAIT_FOR_CONNECTION = 10.0
 IDLE = 5.0
 """After so many quiet seconds a connection is tried before a call that may have effects goes over it."""
 
-Changed = Callable[[Sequence[Tool]], None]
+ToolsListener = Callable[[Sequence[Tool]], None]
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class McpServer:
         if bool(settings.command) == bool(settings.url):
             raise ConfigurationError(f"MCP server {settings.name!r} needs either a command or a url")
         self.settings = settings
-        self.tried = asyncio.Event()
+        self.first_try = asyncio.Event()
         """Set once the first attempt to connect has ended, well or not."""
         self._clock = clock
         self._pins = pins
@@ -74,7 +74,7 @@ class McpServer:
         self._broken = asyncio.Event()
         self._heard = 0.0
 
-    async def keep(self, changed: Changed) -> NoReturn:
+    async def keep(self, changed: ToolsListener) -> NoReturn:
         """Connect, tell what tools there are, connect again whenever the connection is lost. Until cancelled."""
         failures = 0
         while True:
@@ -89,10 +89,10 @@ class McpServer:
             except Exception as error:
                 failures += 1
                 log.warning("mcp_connection_failed server=%s error=%s", self.settings.name, type(error).__name__)
-            self.tried.set()
+            self.first_try.set()
             await self._clock.sleep(self._backoff.after(failures) if failures else 0.0)
 
-    async def _told(self, changed: Changed, offered: Sequence[Tool]) -> bool:
+    async def _told(self, changed: ToolsListener, offered: Sequence[Tool]) -> bool:
         """Tell which of the tools are accepted. Whether one is not."""
         accepted = list(offered) if self._pins is None else await self._pins.accepted_of(offered)
         changed(accepted)
@@ -103,7 +103,7 @@ class McpServer:
         self._client, self._heard = client, self._clock.now()
         self._broken.clear()
         self._connected.set()
-        self.tried.set()
+        self.first_try.set()
         try:
             while withheld and not self._broken.is_set():
                 with suppress(TimeoutError):

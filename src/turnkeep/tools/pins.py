@@ -31,14 +31,14 @@ class Pin:
     """One tool: what was accepted of it, and what it offers now."""
 
     name: str
-    accepted: str
-    offered: str
+    accepted_digest: str
+    offered_digest: str
     description: str
     """As offered now."""
 
     @property
     def is_changed(self) -> bool:
-        return self.accepted != self.offered
+        return self.accepted_digest != self.offered_digest
 
 
 class Pins:

@@ -21,7 +21,7 @@ from turnkeep.clock import SystemClock
 
 MOST_PROCESSES = 64
 MEMORY = 2 * 1024**3
-ABANDONED = 600.0
+GROUP_LIFETIME = 600.0
 """Seconds after which an empty group belongs to nobody."""
 
 Kind = Literal["cgroup", "user limit"]
@@ -55,7 +55,7 @@ class Group:
                     with suppress(ProcessLookupError):
                         os.kill(int(process), signal.SIGKILL)
 
-    def removed(self) -> bool:
+    def try_remove(self) -> bool:
         """Kill what is left and remove the group. False while somebody is still on the way out: ask again."""
         self.kill()
         left = [path for path in self.paths if not _removed(path)]
@@ -64,7 +64,7 @@ class Group:
     def remove(self) -> None:
         """Remove the group, waiting up to two seconds for those who are on the way out. Blocking."""
         for _ in range(200):
-            if self.removed():
+            if self.try_remove():
                 return
             time.sleep(0.01)
 
@@ -158,7 +158,7 @@ def _sweep(parent: Path) -> None:
     now = SystemClock().now()
     for left in parent.glob("turnkeep-*"):
         with suppress(OSError):
-            if now - left.stat().st_mtime > ABANDONED:
+            if now - left.stat().st_mtime > GROUP_LIFETIME:
                 left.rmdir()
 
 

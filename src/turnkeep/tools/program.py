@@ -19,14 +19,14 @@ _GRACE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class ProgramResult:
     """How a program ended. `exit_code` is None if it was stopped: because its time was up, or for this `reason`."""
 
     exit_code: int | None
     output: str
     reason: str = ""
 
-    def told(self, seconds: float) -> str:
+    def text_for_model(self, seconds: float) -> str:
         """The output for the model, with the exit code in front unless it is 0."""
         if self.exit_code is None:
             why = f": {self.reason}" if self.reason else f" after {seconds:g} seconds"
@@ -53,7 +53,7 @@ async def run(
     descriptors: Sequence[int] = (),
     stop: Stop = kill_group,
     watch: Watch | None = None,
-) -> Finished:
+) -> ProgramResult:
     """Run a program with nothing to read from; output and errors are one text.
 
     `stop` ends it and what it has started. It is called before the first wait, so that a cancelled caller ends it too.
@@ -69,7 +69,7 @@ async def run(
     finally:
         stop(process)
         await _gone(process, collected)
-    return Finished(None if stopped or reason else process.returncode, collected.text(), reason)
+    return ProgramResult(None if stopped or reason else process.returncode, collected.text(), reason)
 
 
 async def _ended(process: asyncio.subprocess.Process, collected: HeadAndTail, watch: Watch | None) -> str:

@@ -39,7 +39,7 @@ class Full(ToolFailed):
 
 
 @dataclass(slots=True)
-class Quota:
+class DiskQuota:
     """The bounds of one workspace."""
 
     root: Path
@@ -58,16 +58,16 @@ class Quota:
             raise Full(f"{self._told()}; remove something first")
         self._counted += more
 
-    async def exceeded(self) -> str:
+    async def wait_exceeded(self) -> str:
         """Return, once there is more than there may be, why. What lies there already may stay, and be removed."""
-        allowed = max(self.bytes, await thread_pool.shared.run(self._count))
+        allowed = max(self.bytes, await thread_pool.shared_threads.run(self._count))
         looked, took = time.monotonic(), 0.0
         while True:
             if (said := self._disk()) is not None:
                 return said
             if time.monotonic() - looked >= PATIENT * took:
                 looked = time.monotonic()
-                if await thread_pool.shared.run(self._count) > allowed:
+                if await thread_pool.shared_threads.run(self._count) > allowed:
                     return self._told()
                 took = time.monotonic() - looked
             await asyncio.sleep(LOOK_EVERY)
@@ -86,11 +86,11 @@ class Quota:
         return None
 
     def _count(self) -> int:
-        self._counted, self._counted_at = held(self.root, self.bytes), time.monotonic()
+        self._counted, self._counted_at = disk_usage(self.root, self.bytes), time.monotonic()
         return self._counted
 
 
-def held(root: Path, unknown: int) -> int:
+def disk_usage(root: Path, unknown: int) -> int:
     """Bytes on disk beneath a directory. One that cannot be looked into counts as `unknown`: it may hide anything."""
     total = 0
     waiting = [str(root)]

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from turnkeep.tools import thread_pool
 from turnkeep.tools.processes import MOST_PROCESSES, Group, Kind, ProcessLimit, process_limit
-from turnkeep.tools.program import Finished, Watch, kill_group, run
+from turnkeep.tools.program import ProgramResult, Watch, kill_group, run
 from turnkeep.tools.workspace import openat2_works
 
 Mechanism = Literal["bubblewrap", "outside"]
@@ -59,8 +59,8 @@ class SandboxReport:
     """
 
     openat2: bool
-    asked: Mechanism
-    refused: str | None
+    requested_mechanism: Mechanism
+    reason_refused: str | None
     process_limit: Kind | None
     total_memory: bool = False
     """Whether the memory of all processes together is limited."""
@@ -68,15 +68,18 @@ class SandboxReport:
 
     @property
     def mechanism(self) -> Mechanism | None:
-        return self.asked if self.refused is None else None
+        return self.requested_mechanism if self.reason_refused is None else None
 
     @property
     def refusal(self) -> str | None:
         """Why `execute_bash` cannot be offered here, as a sentence with what to do; None if it can."""
-        if self.refused is not None and self.asked == "outside":
-            return f"execute_bash cannot run outside a sandbox: {self.refused}"
-        if self.refused is not None:
-            return f"execute_bash needs bubblewrap ({self.refused}); install bubblewrap 0.8 or newer, or leave bash off"
+        if self.reason_refused is not None and self.requested_mechanism == "outside":
+            return f"execute_bash cannot run outside a sandbox: {self.reason_refused}"
+        if self.reason_refused is not None:
+            return (
+                f"execute_bash needs bubblewrap ({self.reason_refused}); "
+                "install bubblewrap 0.8 or newer, or leave bash off"
+            )
         if self.process_limit is None:
             return (
                 "execute_bash needs a limit on processes: run as an ordinary user, or let this process make pids"
@@ -103,8 +106,8 @@ def probe(asked: Mechanism = "bubblewrap") -> SandboxReport:
         refused = "never as root; run as an ordinary user, or unset TURNKEEP_SANDBOX"
     return SandboxReport(
         openat2=openat2_works(),
-        asked=asked,
-        refused=refused,
+        requested_mechanism=asked,
+        reason_refused=refused,
         process_limit=limit.kind if limit else None,
         total_memory=limit is not None and limit.memory is not None,
         root=root,
@@ -118,7 +121,7 @@ def sandbox(report: SandboxReport | None = None) -> Sandbox | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
+class SandboxedProgram:
     """A program to start: its words, in which directory, with which environment.
 
     `programs`: whether it may start others. `shielded` is a descriptor of the directory ``.git`` there, to be
@@ -131,7 +134,7 @@ class Program:
     output_cap: int
     environment: Mapping[str, str]
     programs: bool = True
-    shielded: int | None = None
+    shield: int | None = None
     watch: Watch | None = None
 
 
@@ -146,7 +149,7 @@ class Sandbox:
         """The path under which a program finds the workspace."""
         return INSIDE if self.mechanism == "bubblewrap" else str(workspace)
 
-    async def run(self, program: Program) -> Finished:
+    async def run(self, program: SandboxedProgram) -> ProgramResult:
         """Run a program with the workspace as its directory and nothing to read from; output and errors in one.
 
         Guarantees: when this returns or is cancelled, nothing that the program started is left.
@@ -158,7 +161,7 @@ class Sandbox:
                 directory="/",
                 timeout=program.timeout,
                 output_cap=program.output_cap,
-                descriptors=() if program.shielded is None else (program.shielded,),
+                descriptors=() if program.shield is None else (program.shield,),
                 stop=_end_supervised if self.mechanism == "outside" else kill_group,
                 watch=program.watch,
             )
@@ -169,11 +172,11 @@ class Sandbox:
         if self.mechanism == "bubblewrap":
             yield "/tmp"  # noqa: S108 - the one inside
             return
-        made = await thread_pool.shared.run(lambda: tempfile.mkdtemp(prefix="turnkeep-"))
+        made = await thread_pool.shared_threads.run(lambda: tempfile.mkdtemp(prefix="turnkeep-"))
         try:
             yield made
         finally:
-            await thread_pool.shared.run(lambda: shutil.rmtree(made, ignore_errors=True))
+            await thread_pool.shared_threads.run(lambda: shutil.rmtree(made, ignore_errors=True))
 
     @asynccontextmanager
     async def _grouped(self) -> AsyncIterator[Group | None]:
@@ -181,10 +184,10 @@ class Sandbox:
         try:
             yield group
         finally:
-            if group is not None and not group.removed():
-                await thread_pool.shared.run(group.remove)
+            if group is not None and not group.try_remove():
+                await thread_pool.shared_threads.run(group.remove)
 
-    def _plan(self, program: Program, *, scratch: str, group: Group | None) -> dict[str, Any]:
+    def _plan(self, program: SandboxedProgram, *, scratch: str, group: Group | None) -> dict[str, Any]:
         environment = {**ENVIRONMENT, "HOME": scratch, "TMPDIR": scratch, **program.environment}
         common: dict[str, Any] = {
             "groups": [str(members) for members in group.members] if group else [],
@@ -204,7 +207,7 @@ class Sandbox:
         }
 
 
-def _bubblewrap(program: Program, environment: Mapping[str, str]) -> list[str]:
+def _bubblewrap(program: SandboxedProgram, environment: Mapping[str, str]) -> list[str]:
     words = [_bwrap() or "bwrap"]
     words += ["--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
     words += ["--cap-drop", "ALL", "--hostname", "workspace"]
@@ -217,8 +220,8 @@ def _bubblewrap(program: Program, environment: Mapping[str, str]) -> list[str]:
         words += ["--ro-bind-try", path, path]
     words += ["--proc", "/proc", "--dev", "/dev", "--size", str(SCRATCH), "--tmpfs", "/dev/shm"]  # noqa: S108 - inside
     words += ["--size", str(SCRATCH), "--tmpfs", "/tmp", "--bind", str(program.workspace), INSIDE]  # noqa: S108 - inside
-    if program.shielded is not None:
-        words += ["--ro-bind-fd", str(program.shielded), f"{INSIDE}/.git"]
+    if program.shield is not None:
+        words += ["--ro-bind-fd", str(program.shield), f"{INSIDE}/.git"]
     # /proc too: the kernel's settings (core_pattern …) ask for the user alone, and root's user is root's everywhere
     words += ["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", INSIDE]
     for name, value in environment.items():
@@ -272,7 +275,7 @@ def _tried(mechanism: Mechanism, limit: ProcessLimit | None) -> str | None:
             counted = mechanism == "bubblewrap" and limit is not None and limit.kind == "user limit"
             first = f"ulimit -u {MOST_PROCESSES} && " if counted else ""
             words = ["/bin/bash", "-c", f"{first}/bin/true && /bin/true"]
-            trial = Program(words=words, workspace=Path(directory), timeout=20, output_cap=0, environment={})
+            trial = SandboxedProgram(words=words, workspace=Path(directory), timeout=20, output_cap=0, environment={})
             return _tried_plan(Sandbox(mechanism, limit)._plan(trial, scratch=directory, group=group))
         finally:
             if group:

@@ -16,7 +16,7 @@ from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
 from turnkeep.errors import BadArguments, ConfigurationError
-from turnkeep.tools.docstring import described
+from turnkeep.tools.docstring import parse_docstring
 
 Schema = dict[str, Any]
 Accept = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -33,7 +33,7 @@ class Signature:
 
     def __init__(self, function: Callable[..., Any], context_type: type) -> None:
         self._name = getattr(function, "__name__", type(function).__name__)
-        self.description, told = described(inspect.getdoc(function) or "")
+        self.description, told = parse_docstring(inspect.getdoc(function) or "")
         hints = _hints(function, self._name)
         parameters = list(inspect.signature(function).parameters.values())
         self.context = next((p.name for p in parameters if _is_context(hints.get(p.name), context_type)), None)
@@ -102,10 +102,10 @@ def _told(error: ValidationError) -> str:
         f"{'.'.join(str(part) for part in fault['loc']) or 'arguments'}: {fault['msg'][:200]}"
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    return listed(faults_found)
+    return list_sentences(faults_found)
 
 
-def listed(sentences: list[str], most: int = 5) -> str:
+def list_sentences(sentences: list[str], most: int = 5) -> str:
     """The first few in one line, and how many more there are."""
     more = f"; and {len(sentences) - most} more" if len(sentences) > most else ""
     return "; ".join(sentences[:most]) + more

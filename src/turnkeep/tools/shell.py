@@ -10,7 +10,7 @@ from pydantic import Field
 from turnkeep.errors import ConfigurationError, ToolFailed
 from turnkeep.tools import thread_pool
 from turnkeep.tools.processes import MOST_PROCESSES
-from turnkeep.tools.sandbox import Program, Sandbox, can_shield
+from turnkeep.tools.sandbox import Sandbox, SandboxedProgram, can_shield
 from turnkeep.tools.tool import Tool, ToolContext, tool
 from turnkeep.tools.workspaces import Workspaces
 
@@ -39,20 +39,20 @@ def bash_tool(workspaces: Workspaces, sandbox: Sandbox, *, timeout: float = TIME
         """Run a bash command in the workspace. There is no network; nothing it starts outlives it."""
         _demand_sane(command)
         given = min(timeout, seconds) if seconds is not None and seconds > 0 else timeout
-        workspace = await thread_pool.shared.run(lambda: workspaces.of(context.tenant))
-        with workspace.held(".git") if shields else nullcontext() as git:
+        workspace = await thread_pool.shared_threads.run(lambda: workspaces.of(context.tenant))
+        with workspace.hold_directory(".git") if shields else nullcontext() as git:
             finished = await sandbox.run(
-                Program(
+                SandboxedProgram(
                     words=_words(command, sandbox),
                     workspace=workspace.root,
                     timeout=given,
                     output_cap=OUTPUT_CAP,
                     environment={},
-                    shielded=git,
-                    watch=workspace.quota.exceeded,
+                    shield=git,
+                    watch=workspace.quota.wait_exceeded,
                 )
             )
-        return finished.told(given)
+        return finished.text_for_model(given)
 
     return execute_bash
 

@@ -225,15 +225,17 @@ def query_tool(query: Query) -> Run:
 
     async def run(arguments: Mapping[str, Any], _: ToolContext) -> str:
         values = {name: arguments.get(name) for name in query.places}
-        rows = await thread_pool.shared.run(
+        rows = await thread_pool.shared_threads.run(
             lambda: query.database.read(query.statement, values, query.rows, query.timeout)
         )
-        return as_text(told(query.shape, rows, query.rows, arguments))
+        return as_text(rows_for_model(query.shape, rows, query.rows, arguments))
 
     return run
 
 
-def told(shape: Shape, rows: Sequence[Mapping[str, Any]], most: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def rows_for_model(
+    shape: Shape, rows: Sequence[Mapping[str, Any]], most: int, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """The rows as the model reads them."""
     shown = [{name: _plain(value) for name, value in row.items()} for row in rows[:most]]
     answer: dict[str, Any] = {}

@@ -27,7 +27,7 @@ class _Job:
     variables: contextvars.Context
 
 
-class Threads:
+class ThreadPool:
     """Runs blocking functions. What waits is bounded by the callers: each of them waits for its own result."""
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -73,5 +73,5 @@ def _settle(job: _Job) -> None:
         job.future.set_result(result)
 
 
-shared = Threads()
+shared_threads = ThreadPool()
 """The threads of this process's tools."""

@@ -53,7 +53,7 @@ class ToolContext:
     run_id: str = ""
     call_id: str = ""
     idempotency_key: str = ""
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    cancellation: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 Run = Callable[[Mapping[str, Any], ToolContext], Awaitable[str]]
@@ -121,7 +121,7 @@ class Tool:
     def spec(self) -> Spec:
         return Spec(self.name, self.description, self.parameters, self.strict)
 
-    def accepted(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def check_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as `run` takes them. Raises `BadArguments`."""
         if self.accept is not None:
             return self.accept(arguments)
@@ -189,16 +189,16 @@ def _from_function(
 def _runner(function: Callable[..., Any], context_name: str | None) -> Run:
     async def run(arguments: Mapping[str, Any], context: ToolContext) -> str:
         given = {**arguments, context_name: context} if context_name else dict(arguments)
-        return as_text(await invoked(function, **given))
+        return as_text(await invoke(function, **given))
 
     return run
 
 
-async def invoked(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+async def invoke(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """The result of a function: awaited if it is async, from a thread if it is not."""
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         return await function(*args, **kwargs)
-    result = await thread_pool.shared.run(functools.partial(function, *args, **kwargs))
+    result = await thread_pool.shared_threads.run(functools.partial(function, *args, **kwargs))
     return await result if inspect.isawaitable(result) else result
 
 
@@ -243,6 +243,6 @@ def from_dict(definition: Mapping[str, Any], **options: Any) -> Tool:
 
 def _handler(handler: Callable[[dict[str, Any]], Any]) -> Run:
     async def run(arguments: Mapping[str, Any], _: ToolContext) -> str:
-        return as_text(await invoked(handler, dict(arguments)))
+        return as_text(await invoke(handler, dict(arguments)))
 
     return run

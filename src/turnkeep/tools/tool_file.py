@@ -33,7 +33,7 @@ from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
 from turnkeep.tools import http_request, sql
 from turnkeep.tools.addresses import networks_of
-from turnkeep.tools.mcp import Changed, McpServer, McpSettings
+from turnkeep.tools.mcp import McpServer, McpSettings, ToolsListener
 from turnkeep.tools.pins import Pins
 from turnkeep.tools.schema import strict_form
 from turnkeep.tools.tool import Effect, Run, Tool
@@ -153,7 +153,7 @@ class DeclaredTools:
     async def ready(self) -> None:
         """Wait until each server was tried once. One that cannot be reached is tried on: its tools appear later."""
         for server in self.servers:
-            await server.tried.wait()
+            await server.first_try.wait()
 
     def close(self) -> None:
         """Close the databases."""
@@ -240,9 +240,9 @@ class _Values:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self.given: list[str] = []
+        self.names_used: list[str] = []
 
-    def filled(self, text: str) -> str:
+    def fill(self, text: str) -> str:
         return _NAME.sub(lambda place: self._value(place[1]), text)
 
     def url(self, text: str) -> str:
@@ -252,13 +252,13 @@ class _Values:
         return _NAME.sub(lambda place: _IN_URLS.sub(_encoded, self._value(place[1])), text)
 
     def all_filled(self, texts: Mapping[str, str]) -> dict[str, str]:
-        return {name: self.filled(text) for name, text in texts.items()}
+        return {name: self.fill(text) for name, text in texts.items()}
 
     def _value(self, name: str) -> str:
         value = self._environment.get(name)
         if not value:
             raise ConfigurationError(f"${{{name}}} is not set in the environment")
-        self.given.append(value)
+        self.names_used.append(value)
         return value
 
 
@@ -273,14 +273,14 @@ def _http_tool(form: _Http, hosts: list[str], values: _Values) -> Tool:
     effect: Effect = form.effect or ("pure" if form.method in ("GET", "HEAD") else "effect")
     headers, query = values.all_filled(form.headers), values.all_filled(form.query)
     endpoint = http_request.endpoint_checked(
-        http_request.Endpoint(
+        http_request.ToolEndpoint(
             url=form.url,
             method=form.method,
             query=query,
             headers=headers,
             json=form.json_body,
             networks=networks_of(form.networks),
-            secrets=tuple(value for value in values.given if len(value) >= SHORTEST_SECRET),
+            secrets=tuple(value for value in values.names_used if len(value) >= SHORTEST_SECRET),
             timeout=form.timeout,
             idempotent=effect == "idempotent",
         ),
@@ -314,7 +314,7 @@ def _mcp_settings(form: _Mcp, hosts: list[str], values: _Values) -> McpSettings:
         _demand_listed(form.url, hosts)
     return McpSettings(
         name=form.name,
-        command=[values.filled(word) for word in form.command],
+        command=[values.fill(word) for word in form.command],
         url=form.url,
         environment=values.all_filled(form.environment),
         headers=values.all_filled(form.headers),
@@ -363,7 +363,7 @@ def _tool(form: _Declared, run: Run, effect: Effect) -> Tool:
     )
 
 
-def _registration(toolbox: Toolbox) -> Changed:
+def _registration(toolbox: Toolbox) -> ToolsListener:
     """Keeps a toolbox up to date with what one server offers."""
     registered: set[str] = set()
 

@@ -60,7 +60,7 @@ class Toolbox:
         """The tools that one tenant alone has, to register them in."""
         return self if tenant == DEFAULT_TENANT else self._own.setdefault(tenant, Toolbox())
 
-    def allowed(self, tenant: str) -> Collection[str]:
+    def allowed_names(self, tenant: str) -> Collection[str]:
         """The names that a tenant other than the default one may use of the shared tools."""
         return self._tenants.get(tenant, self._tenants.get(ALL, ()))
 
@@ -114,7 +114,7 @@ class TenantTools(Toolbox):
         self._tenant = tenant
 
     def _known(self) -> Mapping[str, Tool]:
-        allowed = self._shared.allowed(self._tenant)
+        allowed = self._shared.allowed_names(self._tenant)
         shared = {one.name: one for one in self._shared if ALL in allowed or one.name in allowed}
         own = self._shared._own.get(self._tenant)
         return {**shared, **(own._known() if own else {})}
@@ -122,7 +122,7 @@ class TenantTools(Toolbox):
     @property
     def catches_all(self) -> CatchAll | None:
         """It answers for any name, so it is for those who may use every tool."""
-        return self._shared.catches_all if ALL in self._shared.allowed(self._tenant) else None
+        return self._shared.catches_all if ALL in self._shared.allowed_names(self._tenant) else None
 
 
 def _as_tool(item: Registrable) -> Tool:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from turnkeep.errors import ConfigurationError, ToolFailed
-from turnkeep.tools.quota import Quota
+from turnkeep.tools.quota import DiskQuota
 
 VISIBLE = frozenset({".gitignore", ".gitattributes", ".gitkeep", ".editorconfig", ".dockerignore"})
 """Hidden names that may be read and written; all others may not (.git, .ssh, .env, .bashrc …)."""
@@ -39,13 +39,13 @@ class _OpenHow(ctypes.Structure):
 class Workspace:
     """The root of the file tools. Blocking calls: use it in a thread."""
 
-    def __init__(self, root: Path, quota: Quota | None = None) -> None:
+    def __init__(self, root: Path, quota: DiskQuota | None = None) -> None:
         if not openat2_works():
             raise ConfigurationError("file tools need openat2 (Linux 5.6 or newer); this system does not have it")
         if not root.is_absolute() or not root.is_dir() or root.resolve() == Path("/"):
             raise ConfigurationError(f"workspace {str(root)!r} must be an absolute path of a directory other than /")
         self.root = root.resolve()
-        self.quota = quota or Quota(self.root)
+        self.quota = quota or DiskQuota(self.root)
 
     def read(self, path: str, most: int) -> bytes:
         """The bytes of a regular file of at most `most` bytes."""
@@ -78,7 +78,7 @@ class Workspace:
         return mode is not None
 
     @contextmanager
-    def held(self, name: str) -> Iterator[int | None]:
+    def hold_directory(self, name: str) -> Iterator[int | None]:
         """A descriptor of a directory directly beneath the root; None if there is none, or a link in its place."""
         with self._directory([]) as root:
             try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from turnkeep.errors import ConfigurationError, ToolDenied
 from turnkeep.messages import DEFAULT_TENANT
-from turnkeep.tools.quota import BYTES, FREE, Quota
+from turnkeep.tools.quota import BYTES, FREE, DiskQuota
 from turnkeep.tools.workspace import Workspace
 
 MOST_REMEMBERED = 1000
@@ -47,7 +47,7 @@ class Workspaces:
         return made
 
     def _workspace(self, root: Path) -> Workspace:
-        return Workspace(root, Quota(root, self._quota, self._free))
+        return Workspace(root, DiskQuota(root, self._quota, self._free))
 
 
 def folder_name(tenant: str) -> str:

@@ -15,7 +15,7 @@ from tests.contract.suite.desk import (
     give_up,
     said,
 )
-from turnkeep.errors import InboxFull, MessageConflict, Rejected, ThreadBusy, ThreadNotFound
+from turnkeep.errors import InboxFull, MessageConflict, Rejection, ThreadBusy, ThreadNotFound
 from turnkeep.messages import BusyPolicy, Part, digest
 from turnkeep.store.contract import Policies, Policy, Receipt
 
@@ -195,7 +195,7 @@ class AcceptPromises:
 
         with pytest.raises(InboxFull):
             await desk.say("m1")
-        with pytest.raises(Rejected):
+        with pytest.raises(Rejection):
             await desk.store.begin([said("m1")], owner="w", lease=30.0)
 
         assert await desk.dump(ids=["later", "m1"]) == before
@@ -215,7 +215,7 @@ class AcceptPromises:
 
         outcomes = await desk.store.accept([said("m1"), said("m2"), said("m3")])
 
-        assert [isinstance(o, Rejected) for o in outcomes] == [False, False, True]
+        assert [isinstance(o, Rejection) for o in outcomes] == [False, False, True]
         assert await desk.waiting_ids() == ["m1", "m2"]
 
     async def test_room_is_made_by_an_answer(self, start: Start) -> None:

@@ -7,24 +7,24 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from turnkeep.events import Event, Fault
+from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
 from turnkeep.store.contract import (
-    Call,
     Claim,
     Commit,
     Decision,
-    Entry,
     Failure,
+    HeldCall,
     Limit,
     Store,
     ThreadOptions,
+    TranscriptEntry,
 )
 from turnkeep.store.sinks import Selection
 
 LEASE = 30.0
-FAULT = Fault("model_unavailable", "please try again", "status 503")
-CALL = Call("call_1", "pay", "{}", "d1")
+FAULT = TurnFault("model_unavailable", "please try again", "status 503")
+CALL = HeldCall("call_1", "pay", "{}", "d1")
 LIMITS = (Limit("day", 100, 1_000_000.0),)
 
 
@@ -75,8 +75,8 @@ async def claimed(world: World) -> Claim:
 
 
 def done(claim: Claim, text: str = "answer") -> Commit:
-    asked = [Entry(UserItem(m.content, m.message_id), 1) for m in claim.messages]
-    return Commit("completed", text, [*asked, Entry(AssistantItem(text), 1)])
+    asked = [TranscriptEntry(UserItem(m.content, m.message_id), 1) for m in claim.messages]
+    return Commit("completed", text, [*asked, TranscriptEntry(AssistantItem(text), 1)])
 
 
 # ---------------------------------------------------------------- states
@@ -120,7 +120,7 @@ async def _park(world: World) -> None:
             if world.parked is None and delivery.address == world.where:
                 place = delivery.position
                 await store.lease_sink(sink, partition, owner="one", lease=LEASE)
-                await store.delivered(sink, partition, owner="one", position=place, parked=[(place, "refused")])
+                await store.mark_delivered(sink, partition, owner="one", position=place, parked=[(place, "refused")])
                 world.parked = (partition, place)
 
 
@@ -155,7 +155,7 @@ def _change(body: Mapping[str, Any], version: int | None = None) -> Do:
     return lambda w, once: w.store.put("assistant", w.where.tenant, "a", body, version=version, once=once)
 
 
-SAID = [Entry(UserItem(text_content("hm"), "x"), 1), Entry(AssistantItem("so"), 1)]
+SAID = [TranscriptEntry(UserItem(text_content("hm"), "x"), 1), TranscriptEntry(AssistantItem("so"), 1)]
 CHANGES = {"metadata": {"a": "1"}, "assistant": "asst_1", "options": ThreadOptions(window=4.0), "ttl": 9_000_000.0}
 
 
@@ -175,7 +175,7 @@ ACTS: Mapping[str, Act] = {
     "interrupt": Act("accept", ("leased", "held"), lambda w, _: w.store.accept([w.said("x1", on_busy="interrupt")])),
     "steer": Act("accept", ("leased",), lambda w, _: w.store.accept([w.said("x1", on_busy="steer")])),
     "renew": Act("renew", ("leased",), _renew),
-    "offered": Act("offered", ("leased",), lambda w, _: w.store.offered(w.owned)),
+    "offered": Act("offered", ("leased",), lambda w, _: w.store.list_offered(w.owned)),
     "journal": Act("journal", ("leased",), lambda w, _: w.store.journal(w.owned, [{"n": 0, "kind": "note"}])),
     "publish": Act("publish", ("leased",), lambda w, _: w.store.publish(w.owned, 0, [Event("delta", text="a")])),
     "commit": Act("commit", ("leased",), lambda w, _: w.store.commit(w.owned, done(w.owned))),

@@ -7,7 +7,7 @@ import pytest
 from tests.contract.suite.desk import HERE, LEASE, STATES, WINDOW, Start, at, give_up
 from turnkeep.errors import MessageFrozen, NotFound
 from turnkeep.messages import text_content
-from turnkeep.store.contract import Left
+from turnkeep.store.contract import Remainder
 
 CHANGED = text_content("changed")
 
@@ -201,7 +201,7 @@ class ChangePromises:
         assert (directive.held, directive.stop) == (True, None)
         await desk.wait(10)
 
-        assert await desk.commit(claim) == Left(1, None)
+        assert await desk.commit(claim) == Remainder(1, None)
 
         assert await desk.claims() == []
         await desk.store.resume(HERE)

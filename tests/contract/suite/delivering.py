@@ -7,7 +7,7 @@ import pytest
 from tests.contract.suite.desk import HERE, LEASE, Desk, Start, at, delta
 from turnkeep.errors import LeaseLost, NotFound
 from turnkeep.messages import Address
-from turnkeep.store.sinks import Delivery, Parked, Selection
+from turnkeep.store.sinks import Delivery, ParkedEvent, Selection
 
 
 async def drain(desk: Desk, sink: str = "relay", owner: str = "a", limit: int = 100) -> list[Delivery]:
@@ -20,7 +20,7 @@ async def drain(desk: Desk, sink: str = "relay", owner: str = "a", limit: int = 
             assert len(page) <= limit
             found += page
             position = page[-1].position
-            await desk.store.delivered(sink, partition, owner=owner, position=position)
+            await desk.store.mark_delivered(sink, partition, owner=owner, position=position)
     return found
 
 
@@ -39,12 +39,12 @@ async def park_all(desk: Desk, reason: str = "", sink: str = "relay") -> list[tu
     for partition, page in pages.items():
         places = [(one.position, reason) for one in page]
         for _ in range(2):  # a repeat changes nothing
-            await desk.store.delivered(sink, partition, owner="a", position=page[-1].position, parked=places)
+            await desk.store.mark_delivered(sink, partition, owner="a", position=page[-1].position, parked=places)
     return [(partition, one) for partition, page in pages.items() for one in page]
 
 
-async def parked(desk: Desk, sink: str = "relay") -> list[Parked]:
-    return [one for n in await desk.store.open_sink(sink) for one in await desk.store.parked(sink, n)]
+async def parked(desk: Desk, sink: str = "relay") -> list[ParkedEvent]:
+    return [one for n in await desk.store.open_sink(sink) for one in await desk.store.list_parked(sink, n)]
 
 
 class DeliveryPromises:
@@ -142,7 +142,7 @@ class DeliveryPromises:
             page = await desk.store.deliveries("relay", partition, after="", limit=10)
             for delivery in page:
                 with pytest.raises(LeaseLost):
-                    await desk.store.delivered("relay", partition, owner="a", position=delivery.position)
+                    await desk.store.mark_delivered("relay", partition, owner="a", position=delivery.position)
 
         assert len(await drain(desk, owner="b")) == 1
 
@@ -155,7 +155,7 @@ class DeliveryPromises:
             await desk.store.lease_sink("relay", partition, owner="a", lease=LEASE)
             page = await desk.store.deliveries("relay", partition, after="", limit=10)
             for delivery in [*page, *page[:1]]:
-                await desk.store.delivered("relay", partition, owner="a", position=delivery.position)
+                await desk.store.mark_delivered("relay", partition, owner="a", position=delivery.position)
 
         assert await drain(desk) == []
 
@@ -256,7 +256,9 @@ class DeliveryPromises:
         positions = [one.position for one in await parked(desk)]
         found = await desk.store.parked_deliveries("relay", partition, [*reversed(positions), "9" * 15 + "-0000000001"])
         assert [one.event for one in found] == events
-        assert await desk.store.parked("relay", partition, after=positions[1], limit=1) == (await parked(desk))[2:3]
+        assert (
+            await desk.store.list_parked("relay", partition, after=positions[1], limit=1) == (await parked(desk))[2:3]
+        )
 
     async def test_only_the_owner_parks(self, start: Start) -> None:
         desk = await start()
@@ -265,7 +267,7 @@ class DeliveryPromises:
         [(partition, [one])] = (await owed(desk)).items()
 
         with pytest.raises(LeaseLost):
-            await desk.store.delivered(
+            await desk.store.mark_delivered(
                 "relay", partition, owner="b", position=one.position, parked=[(one.position, "no")]
             )
 
@@ -344,7 +346,7 @@ class DeliveryPromises:
         store = desk.store
 
         for operation in (
-            store.parked("unknown", 0),
+            store.list_parked("unknown", 0),
             store.parked_deliveries("unknown", 0, ["1"]),
             store.note_failure("unknown", 0, "1", reason="no", give_up=False),
             store.redrive_parked("unknown", 0, ["1"]),

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from turnkeep.errors import Rejected
-from turnkeep.events import Event, EventKind, Fault
+from turnkeep.errors import Rejection
+from turnkeep.events import Event, EventKind, TurnFault
 from turnkeep.messages import Address, AssistantItem, Content, Item, Message, UserItem, text_content
 from turnkeep.store.contract import (
-    Call,
     Claim,
     Commit,
-    Entry,
     Failure,
-    Left,
+    HeldCall,
     MessageRecord,
     Policies,
     Policy,
     Receipt,
-    Settled,
+    Remainder,
+    SettledOutcome,
     Store,
     ThreadRecord,
+    TranscriptEntry,
 )
 from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import Usage
@@ -35,9 +35,9 @@ TENANT, QUEUE, CHANNEL = "t", "q", "c"
 HERE = Address(TENANT, QUEUE, CHANNEL)
 WORKER = "worker-1"
 
-FAULT = Fault("model_unavailable", "please try again", "status 503")
-CALL = Call("call_1", "pay", '{"amount": 5}', "digest-1")
-OTHER_CALL = Call("call_2", "book", "{}", "digest-2", kind="output")
+FAULT = TurnFault("model_unavailable", "please try again", "status 503")
+CALL = HeldCall("call_1", "pay", '{"amount": 5}', "digest-1")
+OTHER_CALL = HeldCall("call_2", "book", "{}", "digest-2", kind="output")
 
 STATES = ("idle", "waiting", "leased", "retry", "dissolved", "held")
 """States of a thread as tests bring it about; ``dissolved`` is retry without a batch."""
@@ -88,7 +88,7 @@ class Desk:
     ) -> Receipt:
         """Accept one message; a refusal is raised."""
         [outcome] = await self.store.accept([said(message_id, content, where, **fields)])
-        if isinstance(outcome, Rejected):
+        if isinstance(outcome, Rejection):
             raise outcome
         return outcome
 
@@ -131,8 +131,8 @@ class Desk:
     # ---------------------------------------------------------------- settling
 
     async def commit(
-        self, claim: Claim, text: str = "answer", outcome: Settled = "completed", usage: Usage = Usage()
-    ) -> Left:
+        self, claim: Claim, text: str = "answer", outcome: SettledOutcome = "completed", usage: Usage = Usage()
+    ) -> Remainder:
         return await self.store.commit(claim, answer(claim, text, outcome, usage))
 
     # ---------------------------------------------------------------- looking
@@ -184,10 +184,10 @@ class Desk:
         return found
 
 
-def answer(claim: Claim, text: str = "answer", outcome: Settled = "completed", usage: Usage = Usage()) -> Commit:
+def answer(claim: Claim, text: str = "answer", outcome: SettledOutcome = "completed", usage: Usage = Usage()) -> Commit:
     """What a run commits: the batch, one user item per message, and the answer."""
-    asked = [Entry(UserItem(m.content, m.message_id), tokens=1) for m in claim.messages]
-    return Commit(outcome, text, [*asked, Entry(AssistantItem(text), tokens=1)], usage, "model-1")
+    asked = [TranscriptEntry(UserItem(m.content, m.message_id), tokens=1) for m in claim.messages]
+    return Commit(outcome, text, [*asked, TranscriptEntry(AssistantItem(text), tokens=1)], usage, "model-1")
 
 
 def retry(delay: float, *, effects: bool = False, usage: Usage = Usage()) -> Failure:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.contract.suite.desk import HERE, LEASE, QUEUE, TENANT, WORKER, Desk, Start, at, give_up, said
-from turnkeep.errors import MessageConflict, NotFound, Rejected, ThreadNotFound
+from turnkeep.errors import MessageConflict, NotFound, Rejection, ThreadNotFound
 from turnkeep.messages import Address
 from turnkeep.store.contract import Policy
 
@@ -113,7 +113,7 @@ class ForgetPromises:
 
         [known, new] = await desk.store.accept([said("m1"), said("m2")], create=False)
 
-        assert not isinstance(known, Rejected)
+        assert not isinstance(known, Rejection)
         assert known.repeated
         assert isinstance(new, ThreadNotFound)
 

@@ -9,12 +9,12 @@ import pytest
 from tests.contract.suite.desk import CALL, HERE, LEASE, OTHER_CALL, Desk, Start, at, retry
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.messages import BusyPolicy
-from turnkeep.store.contract import Call, Decision
+from turnkeep.store.contract import Decision, HeldCall
 
 YES = Decision("approved", by="ann")
 
 
-async def hold(desk: Desk, *calls: Call, expires_in: float = 600.0) -> None:
+async def hold(desk: Desk, *calls: HeldCall, expires_in: float = 600.0) -> None:
     await desk.store.hold(await desk.lease("m1"), calls, expires_in=expires_in)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.suite.desk import FAULT, Start
 from turnkeep.errors import Conflict
-from turnkeep.events import Fault
+from turnkeep.events import TurnFault
 from turnkeep.store.contract import Limit, Spend
 
 BUDGET = Limit("month:tenant", 100, 10_000.0)
@@ -340,7 +340,7 @@ class RegistryPromises:
         first = await desk.store.trip("api#1", FAULT, probe_in=30.0)
         await desk.wait(1)
 
-        again = await desk.store.trip("api#1", Fault("other", "other"), probe_in=60.0)
+        again = await desk.store.trip("api#1", TurnFault("other", "other"), probe_in=60.0)
 
         assert (first.endpoint, first.fault, first.opened_at, first.probe_at) == (
             "api#1", FAULT, desk.now - 1, desk.now + 29,

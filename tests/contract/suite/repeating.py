@@ -18,11 +18,11 @@ import pytest
 from tests.contract.comparing import Names, differences
 from tests.contract.suite.acts import ACTS, OTHERS, SAID, Act, State, World, bring, partitions_of
 from tests.contract.suite.desk import Start
-from turnkeep.errors import LeaseLost, Rejected, ThreadBusy, ThreadNotFound
+from turnkeep.errors import LeaseLost, Rejection, ThreadBusy, ThreadNotFound
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store.contract import (
-    Call,
+    HeldCall,
     MessageRecord,
     Policies,
     Policy,
@@ -60,7 +60,7 @@ REPEATS: Mapping[str, Safety] = {
 TOLD_AS_IT_IS = ("publish", "offered")
 """Operations whose answer is how things are now: the top of the log, and what there is to steer the run with."""
 
-WORDS = (MessageRecord, ThreadRecord, Call)
+WORDS = (MessageRecord, ThreadRecord, HeldCall)
 """Results that hold what was said, which goes with its thread."""
 
 POLICY = Policy(window=2.0, max_wait=8.0)
@@ -96,7 +96,7 @@ async def outcome(work: Awaitable[Any]) -> Any:
     """What somebody is answered, a refusal too."""
     try:
         return await work
-    except (Rejected, LeaseLost, ValueError) as error:
+    except (Rejection, LeaseLost, ValueError) as error:
         return error
 
 
@@ -166,7 +166,7 @@ async def look(world: World) -> dict[str, Any]:
         "pace": await store.pace(f"e{world.name}", requests=3.0, tokens=0.0, tokens_wanted=0),
     }
     if world.parked is not None:
-        parked = await outcome(store.parked(f"s{world.name}", world.parked[0]))
+        parked = await outcome(store.list_parked(f"s{world.name}", world.parked[0]))
         found["parked"] = (
             [(one.kind, one.offset, one.reason, one.failed_at, one.is_given_up) for one in parked]
             if isinstance(parked, list)

@@ -24,7 +24,7 @@ from tests.contract.suite.desk import (
 )
 from turnkeep.errors import LeaseLost, MessageFrozen
 from turnkeep.messages import AssistantItem, UserItem, text_content
-from turnkeep.store.contract import Claim, Left, Policy, Settled
+from turnkeep.store.contract import Claim, Policy, Remainder, SettledOutcome
 from turnkeep.store.turns import SETTLEMENTS
 from turnkeep.usage import Usage
 
@@ -33,7 +33,7 @@ COST = Usage(requests=1, input_tokens=10, output_tokens=5, cost_nano=7)
 Write = Callable[[Desk, Claim], Awaitable[Any]]
 
 WRITES: dict[str, Write] = {
-    "offered": lambda desk, claim: desk.store.offered(claim),
+    "offered": lambda desk, claim: desk.store.list_offered(claim),
     "journal": lambda desk, claim: desk.store.journal(claim, [{"n": 0}]),
     "publish": lambda desk, claim: desk.store.publish(claim, 0, [delta("x")]),
     "commit": lambda desk, claim: desk.commit(claim, "stale"),
@@ -90,7 +90,7 @@ class SettlePromises:
 
         left = await desk.commit(claim, "hello")
 
-        assert left == Left(1, desk.now + WINDOW - 1)
+        assert left == Remainder(1, desk.now + WINDOW - 1)
         assert await desk.waiting_ids() == ["m3"]
         for message_id in ("m1", "m2"):
             record = await desk.record(message_id)
@@ -169,7 +169,7 @@ class SettlePromises:
     @pytest.mark.parametrize(
         ("outcome", "status"), [("completed", "answered"), ("incomplete", "answered"), ("cancelled", "cancelled")]
     )
-    async def test_each_outcome_settles_the_batch(self, start: Start, outcome: Settled, status: str) -> None:
+    async def test_each_outcome_settles_the_batch(self, start: Start, outcome: SettledOutcome, status: str) -> None:
         desk = await start()
         await desk.commit(await desk.lease("m1"), outcome=outcome)
 
@@ -184,7 +184,7 @@ class SettlePromises:
         left = await desk.commit(await desk.lease("m1"))
 
         record = await desk.thread()
-        assert left == Left(0, None)
+        assert left == Remainder(0, None)
         assert (record.state, record.due, record.run_id, record.attempt) == ("idle", None, None, 0)
 
     @pytest.mark.parametrize("effects", [False, True])
@@ -211,7 +211,7 @@ class SettlePromises:
 
         left = await desk.commit(claim)
 
-        assert left == Left(1, desk.now - 1 + WINDOW)
+        assert left == Remainder(1, desk.now - 1 + WINDOW)
 
     async def test_a_new_batch_is_a_new_run(self, start: Start) -> None:
         desk = await start()

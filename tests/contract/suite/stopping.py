@@ -62,7 +62,7 @@ class StopPromises:
         desk = await start()
         claim = await desk.lease("m1")
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-            nudged = group.create_task(desk.store.nudged(claim.owner, timeout=3600.0))
+            nudged = group.create_task(desk.store.wait_nudge(claim.owner, timeout=3600.0))
             await desk.wait(1)
             await desk.store.cancel(HERE)
 
@@ -72,7 +72,7 @@ class StopPromises:
         desk = await start()
         claim = await desk.lease("m1")
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-            nudged = group.create_task(desk.store.nudged(claim.owner, timeout=0.5))
+            nudged = group.create_task(desk.store.wait_nudge(claim.owner, timeout=0.5))
             await desk.say("m2")
             await desk.wait(0.5)
 

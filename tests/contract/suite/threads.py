@@ -24,7 +24,7 @@ from turnkeep.messages import (
 )
 from turnkeep.messages import text_content as text
 from turnkeep.runs.journal import user_item
-from turnkeep.store.contract import Commit, Entry, Policies, Policy, ThreadOptions
+from turnkeep.store.contract import Commit, Policies, Policy, ThreadOptions, TranscriptEntry
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -44,10 +44,13 @@ EVERY_ITEM: list[Item] = [
 ]
 
 
-def spoken(*words: str, tokens: int = 10) -> list[Entry]:
+def spoken(*words: str, tokens: int = 10) -> list[TranscriptEntry]:
     """A turn that a caller adds: a user item, then what was said to it."""
     first, *rest = words
-    return [Entry(UserItem(text(first), first), tokens), *(Entry(AssistantItem(word), tokens) for word in rest)]
+    return [
+        TranscriptEntry(UserItem(text(first), first), tokens),
+        *(TranscriptEntry(AssistantItem(word), tokens) for word in rest),
+    ]
 
 
 async def ids_of(desk: Desk, **limits: Any) -> list[int]:
@@ -241,7 +244,7 @@ class ThreadPromises:
 
     async def test_every_item_comes_back_as_it_was(self, start: Start) -> None:
         desk = await start()
-        await desk.store.append(HERE, [Entry(item, tokens=n) for n, item in enumerate(EVERY_ITEM)])
+        await desk.store.append(HERE, [TranscriptEntry(item, tokens=n) for n, item in enumerate(EVERY_ITEM)])
 
         history = await desk.store.history(HERE)
 
@@ -347,14 +350,16 @@ class ThreadPromises:
     async def test_an_append_creates_the_thread(self, start: Start) -> None:
         desk = await start()
 
-        await desk.store.append(HERE, [Entry(SystemItem("rules"))])
+        await desk.store.append(HERE, [TranscriptEntry(SystemItem("rules"))])
 
         assert await desk.transcript() == [SystemItem("rules")]
 
     async def test_what_somebody_else_says_is_announced(self, start: Start) -> None:
         desk = await start()
-        await desk.store.append(HERE, [Entry(SystemItem("note")), Entry(AssistantItem("hello"))], author="ann")
-        await desk.store.append(HERE, [Entry(AssistantItem("quiet"))])
+        await desk.store.append(
+            HERE, [TranscriptEntry(SystemItem("note")), TranscriptEntry(AssistantItem("hello"))], author="ann"
+        )
+        await desk.store.append(HERE, [TranscriptEntry(AssistantItem("quiet"))])
 
         [event] = await desk.events()
 
@@ -386,9 +391,9 @@ class ThreadPromises:
         await desk.commit(await desk.lease("m1"))
         wishes: dict[str, Any] = {"instructions": "in French", "model": "m-2", "parameters": {"n": []}}
         second = await desk.lease("m2", "m3", metadata={"user": "u1"}, **wishes)
-        asked = [Entry(user_item(message)) for message in second.messages]
-        await desk.store.commit(second, Commit("completed", "a", [*asked, Entry(AssistantItem("a"))]))
-        await desk.store.append(HERE, [Entry(AssistantItem("by the way"))])
+        asked = [TranscriptEntry(user_item(message)) for message in second.messages]
+        await desk.store.commit(second, Commit("completed", "a", [*asked, TranscriptEntry(AssistantItem("a"))]))
+        await desk.store.append(HERE, [TranscriptEntry(AssistantItem("by the way"))])
 
         receipts = await desk.store.regenerate(HERE)
 
@@ -408,7 +413,7 @@ class ThreadPromises:
         desk = await start()
         with pytest.raises(ThreadNotFound):
             await desk.store.regenerate(HERE)
-        await desk.store.append(HERE, [Entry(AssistantItem("hello"))])
+        await desk.store.append(HERE, [TranscriptEntry(AssistantItem("hello"))])
         before = await desk.dump()
 
         with pytest.raises(NotFound):

@@ -6,7 +6,7 @@ import pytest
 
 from tests.contract.suite.desk import HERE, LEASE, MAX_WAIT, STATES, WINDOW, Desk, Start, at, retry, said
 from turnkeep.messages import BusyPolicy
-from turnkeep.store.contract import Left, Policy
+from turnkeep.store.contract import Policy, Remainder
 
 
 async def is_due_exactly_in(desk: Desk, seconds: float) -> bool:
@@ -260,7 +260,7 @@ class WindowPromises:
         claim = await desk.claim()
 
         assert claim.message_ids == ("m1",)
-        assert await desk.commit(claim) == Left(0, desk.now + 10 - WINDOW)
+        assert await desk.commit(claim) == Remainder(0, desk.now + 10 - WINDOW)
 
     async def test_a_delayed_message_takes_its_place_at_its_moment(self, start: Start) -> None:
         desk = await start(Policy(window=4.0, max_wait=20.0))

@@ -26,16 +26,16 @@ from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
 from turnkeep.backoff import Backoff
 from turnkeep.broker import (
-    BROKEN,
+    CONNECTION_ERRORS,
     RPC_TIMEOUT,
-    Names,
+    BrokerNames,
     broker_of,
     connect,
     hang_up,
     identity,
     settle_topology,
 )
-from turnkeep.doors.amqp.dead_exchange import Dead, Parking, told
+from turnkeep.doors.amqp.dead_exchange import DeadMessage, DeadQueue, failure_text
 from turnkeep.errors import (
     InvalidMessage,
     OutcomeUnknown,
@@ -123,7 +123,7 @@ class _GivenBack(Exception):
     """the store took nothing for too long"""
 
 
-INTERRUPTIONS: tuple[type[BaseException], ...] = (*BROKEN, StoreError, _GivenBack)
+INTERRUPTIONS: tuple[type[BaseException], ...] = (*CONNECTION_ERRORS, StoreError, _GivenBack)
 
 
 class AmqpDoor:
@@ -132,7 +132,7 @@ class AmqpDoor:
     def __init__(self, queue: AssistantMessageQueue, *, reconnect: Backoff = RECONNECT, hold: float = HOLD) -> None:
         self._queue = queue
         self._url = queue.settings.rabbitmq_url or ""
-        self._names = Names.of(queue.settings)
+        self._names = BrokerNames.of(queue.settings)
         self._intake = Intake.of(queue.settings)
         self._limits = Limits.of_broker(queue.settings, queue.store)
         self._reconnect = reconnect
@@ -143,9 +143,9 @@ class AmqpDoor:
         """Set while a consumer is open."""
 
     @property
-    def unsettled(self) -> int:
+    def unsettled_count(self) -> int:
         """Deliveries that are neither in the store nor in the dead queue yet."""
-        return len(self._consumer.unsettled) if self._consumer is not None else 0
+        return len(self._consumer.unsettled_tags) if self._consumer is not None else 0
 
     async def run(self) -> None:
         """Connect, take, and connect again, until cancelled. Nothing that happens here ends the other doors."""
@@ -155,10 +155,14 @@ class AmqpDoor:
                 await self._connected()
             except INTERRUPTIONS as error:
                 self._failures += 1
-                log.warning("amqp_interrupted", broker=broker_of(self._url), error=told(error), times=self._failures)
+                log.warning(
+                    "amqp_interrupted", broker=broker_of(self._url), error=failure_text(error), times=self._failures
+                )
             except Exception as error:
                 self._failures += 1
-                log.exception("amqp_broke", broker=broker_of(self._url), error=told(error), times=self._failures)
+                log.exception(
+                    "amqp_broke", broker=broker_of(self._url), error=failure_text(error), times=self._failures
+                )
             await asyncio.sleep(self._reconnect.after(self._failures))
 
     async def _connected(self) -> None:
@@ -166,7 +170,9 @@ class AmqpDoor:
         connection = await connect(self._url, f"turnkeep {self._queue.name}")
         try:
             topology = await settle_topology(connection, self._names)
-            log.info("amqp_connected", queue=self._names.queue, waiting=topology.waiting, created=topology.created)
+            log.info(
+                "amqp_connected", queue=self._names.queue, waiting=topology.waiting, created=topology.created_names
+            )
             await self._consume(connection)
         finally:
             self.consuming.clear()
@@ -176,8 +182,8 @@ class AmqpDoor:
         channel = await connection.channel(publisher_confirms=False)
         await channel.set_qos(PREFETCH)
         consumer = self._consumer = _Consumer(await channel.get_underlay_channel())
-        channel.close_callbacks.add(consumer.closed)
-        parking = Parking(self._url, self._names, meter=self._queue.meter, again=self._reconnect)
+        channel.close_callbacks.add(consumer.on_close)
+        parking = DeadQueue(self._url, self._names, meter=self._queue.meter, again=self._reconnect)
         await consumer.start(self._names.queue)
         self.consuming.set()
         try:
@@ -187,7 +193,7 @@ class AmqpDoor:
         except ExceptionGroup as ended:
             raise ended.exceptions[0] from None
 
-    async def _take(self, consumer: _Consumer, parking: Parking) -> None:
+    async def _take(self, consumer: _Consumer, parking: DeadQueue) -> None:
         while True:
             batch = await consumer.next()
             read = [await self._admitted(self._read(delivered)) for delivered in batch]
@@ -195,7 +201,7 @@ class AmqpDoor:
             taken = []
             for delivered, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, TurnkeepError):
-                    parking.add(Dead(delivered, outcome))
+                    parking.add(DeadMessage(delivered, outcome))
                 else:
                     taken.append(delivered)
             await consumer.acknowledge(taken)
@@ -280,7 +286,7 @@ class _Consumer:
     """Deliveries of one channel, in order, as many at once as there are. Bounded by the prefetch of the channel."""
 
     def __init__(self, channel: AbstractChannel) -> None:
-        self.unsettled: set[int] = set()
+        self.unsettled_tags: set[int] = set()
         """Tags of what was delivered and not acknowledged."""
         self._channel = channel
         self._waiting: list[DeliveredMessage] = []
@@ -305,8 +311,8 @@ class _Consumer:
         tags = sorted(one.delivery_tag for one in some if one.delivery_tag is not None)
         if not tags:
             return
-        self.unsettled.difference_update(tags)
-        if not any(tag < tags[-1] for tag in self.unsettled):
+        self.unsettled_tags.difference_update(tags)
+        if not any(tag < tags[-1] for tag in self.unsettled_tags):
             await self._channel.basic_ack(tags[-1], multiple=True)
             return
         for tag in tags:
@@ -314,11 +320,11 @@ class _Consumer:
 
     async def _take(self, delivered: DeliveredMessage) -> None:
         if delivered.delivery_tag is not None:
-            self.unsettled.add(delivered.delivery_tag)
+            self.unsettled_tags.add(delivered.delivery_tag)
         self._waiting.append(delivered)
         self._some.set()
 
-    def closed(self, _: Any, error: BaseException | None = None) -> None:
+    def on_close(self, _: Any, error: BaseException | None = None) -> None:
         self._end(f"the channel is closed: {error!r}")
 
     async def _cancelled(self, _: Any) -> None:

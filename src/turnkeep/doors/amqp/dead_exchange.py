@@ -19,7 +19,7 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq.abc import DeliveredMessage
 
 from turnkeep.backoff import Backoff
-from turnkeep.broker import BROKEN, RPC_TIMEOUT, Names, connect, hang_up
+from turnkeep.broker import CONNECTION_ERRORS, RPC_TIMEOUT, BrokerNames, connect, hang_up
 from turnkeep.errors import TurnkeepError
 from turnkeep.telemetry import Meter, get_log
 
@@ -38,26 +38,26 @@ Settle = Callable[[Sequence[DeliveredMessage]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Dead:
+class DeadMessage:
     """A delivery that cannot be taken, and why."""
 
-    delivered: DeliveredMessage
+    delivery: DeliveredMessage
     why: TurnkeepError
 
 
-class Parking:
+class DeadQueue:
     """Parks what it is given, in the background, while `run` runs. Bounded by the prefetch of who consumes."""
 
-    def __init__(self, url: str, names: Names, *, meter: Meter, again: Backoff) -> None:
+    def __init__(self, url: str, names: BrokerNames, *, meter: Meter, again: Backoff) -> None:
         self._exchange = DeadExchange(url, names)
         self._meter = meter
         self._again = again
-        self._waiting: deque[Dead] = deque()
+        self._waiting: deque[DeadMessage] = deque()
         self._some = asyncio.Event()
 
-    def add(self, dead: Dead) -> None:
+    def add(self, dead: DeadMessage) -> None:
         log.warning(
-            "amqp_message_refused", code=dead.why.code, reason=str(dead.why)[:200], bytes=len(dead.delivered.body)
+            "amqp_message_refused", code=dead.why.code, reason=str(dead.why)[:200], bytes=len(dead.delivery.body)
         )
         self._waiting.append(dead)
         self._some.set()
@@ -74,22 +74,22 @@ class Parking:
                 if not self._waiting:
                     self._some.clear()
                 if done:
-                    await settle([dead.delivered for dead in done])
+                    await settle([dead.delivery for dead in done])
                 failures = 0 if len(done) == len(some) else failures + 1
                 if failures:
                     await asyncio.sleep(self._again.after(failures))
 
-    async def _park_all(self, some: Sequence[Dead]) -> list[Dead]:
+    async def _park_all(self, some: Sequence[DeadMessage]) -> list[DeadMessage]:
         """Those that are in the dead queue now."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._park(dead)) for dead in some]
         return [dead for dead, task in zip(some, tasks, strict=True) if task.result()]
 
-    async def _park(self, dead: Dead) -> bool:
+    async def _park(self, dead: DeadMessage) -> bool:
         try:
             await self._exchange.park(dead)
         except Exception as error:  # whatever it is, it concerns this message alone
-            log.warning("amqp_not_parked", error=told(error), waiting=len(self._waiting) + 1)
+            log.warning("amqp_not_parked", error=failure_text(error), waiting=len(self._waiting) + 1)
             return False
         self._meter.count("amqp_messages", outcome=dead.why.code)
         return True
@@ -98,7 +98,7 @@ class Parking:
 class DeadExchange:
     """The dead exchange, over a connection that is opened when it is needed. Enter it before use."""
 
-    def __init__(self, url: str, names: Names) -> None:
+    def __init__(self, url: str, names: BrokerNames) -> None:
         self._url = url
         self._names = names
         self._connection: AbstractConnection | None = None
@@ -112,7 +112,7 @@ class DeadExchange:
     async def __aexit__(self, *_: object) -> None:
         await self._drop()
 
-    async def park(self, dead: Dead) -> None:
+    async def park(self, dead: DeadMessage) -> None:
         """Publish and wait for the confirm. If the exchange leads nowhere, straight to the dead queue.
 
         Raises one of `BROKEN` when the broker has not confirmed it, whatever the reason.
@@ -132,7 +132,7 @@ class DeadExchange:
         except TimeoutError:
             await self._drop()
             raise TimeoutError(f"no confirm within {RPC_TIMEOUT:.0f} s, has the broker an alarm?") from None
-        except BROKEN:
+        except CONNECTION_ERRORS:
             await self._drop()
             raise
 
@@ -152,13 +152,13 @@ class DeadExchange:
             await hang_up(connection)
 
 
-def _parked(dead: Dead, most_headers: int) -> aio_pika.Message:
+def _parked(dead: DeadMessage, most_headers: int) -> aio_pika.Message:
     """The same body, the properties that say what it is, and the reason."""
-    properties = dead.delivered.header.properties
+    properties = dead.delivery.header.properties
     reason = {REASON: dead.why.code, DETAILS: str(dead.why)[:500]}
-    reason["turnkeep-routing-key"] = dead.delivered.routing_key or ""
+    reason["turnkeep-routing-key"] = dead.delivery.routing_key or ""
     return aio_pika.Message(
-        dead.delivered.body,
+        dead.delivery.body,
         headers=_kept(properties.headers or {}, most_headers) | reason,
         delivery_mode=2,
         message_id=_if_it_fits(properties.message_id),
@@ -185,5 +185,5 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**31)
 
 
-def told(error: BaseException) -> str:
+def failure_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:300]

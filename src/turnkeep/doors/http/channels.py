@@ -10,7 +10,7 @@ from turnkeep.auth import authority
 from turnkeep.auth.audit_trail import channel_digest
 from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JSON
-from turnkeep.doors.http.endpoint import Call, message_json, run_json, thread_json, told_of
+from turnkeep.doors.http.endpoint import HttpCall, message_json, run_json, thread_json, told_of
 from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.inputs import (
     drops_inbox,
@@ -19,13 +19,13 @@ from turnkeep.inputs import (
 )
 from turnkeep.messages import Address, ReasoningItem, item_to_json
 from turnkeep.store.clearing import forget_at_work
-from turnkeep.store.contract import Entry, ThreadRecord
+from turnkeep.store.contract import ThreadRecord, TranscriptEntry
 from turnkeep.windows import thread_options
 
 # ---------------------------------------------------------------- messages
 
 
-async def send(call: Call) -> Response:
+async def send(call: HttpCall) -> Response:
     address = call.address
     body = await call.body()
     key = call.request.headers.get("idempotency-key")
@@ -36,7 +36,7 @@ async def send(call: Call) -> Response:
     return JSON(receipt.to_json(), status_code=200 if receipt.repeated else 202)
 
 
-async def list_messages(call: Call) -> Response:
+async def list_messages(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
     history = await call.queue.store.history(address, items=call.number("limit", 200, 2_000))
@@ -51,7 +51,7 @@ async def list_messages(call: Call) -> Response:
     )
 
 
-def _entry_json(entry: Entry) -> dict[str, Any]:
+def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:
     """What was said and thought, without what came with it for us or is the provider's own form of it."""
     item = entry.item
     thought = {"text": item.text} if isinstance(item, ReasoningItem) else {}
@@ -64,21 +64,21 @@ OURS = frozenset(
 )
 
 
-async def show_message(call: Call) -> Response:
+async def show_message(call: HttpCall) -> Response:
     record = await call.queue.store.message(call.address, call.path("message_id"))
     if record is None:
         raise NotFound("no such message, or it was forgotten")
     return JSON(message_json(record))
 
 
-async def edit_message(call: Call) -> Response:
+async def edit_message(call: HttpCall) -> Response:
     address, message_id = call.address, call.path("message_id")
     content = authority.content_of(await call.body(), call.limits, call.principal)
     await authority.own_message(call.queue, call.principal, address, message_id)
     return JSON(message_json(await call.queue.store.edit(address, message_id, content, once=call.once)))
 
 
-async def withdraw_message(call: Call) -> Response:
+async def withdraw_message(call: HttpCall) -> Response:
     address, message_id = call.address, call.path("message_id")
     await authority.own_message(call.queue, call.principal, address, message_id)
     return JSON(message_json(await call.queue.store.withdraw(address, message_id, once=call.once)))
@@ -87,7 +87,7 @@ async def withdraw_message(call: Call) -> Response:
 # ---------------------------------------------------------------- turns
 
 
-async def cancel(call: Call) -> Response:
+async def cancel(call: HttpCall) -> Response:
     address = call.address
     body = await call.body(empty=True)
     drop_inbox = drops_inbox(body)
@@ -95,25 +95,25 @@ async def cancel(call: Call) -> Response:
     return JSON({"cancelled": done})
 
 
-async def flush(call: Call) -> Response:
+async def flush(call: HttpCall) -> Response:
     return JSON({"flushed": await call.queue.store.flush(call.address, once=call.once)})
 
 
-async def pause(call: Call) -> Response:
+async def pause(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
     await call.queue.store.pause(address, once=call.once)
     return JSON({"paused": True})
 
 
-async def resume(call: Call) -> Response:
+async def resume(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
     await call.queue.store.resume(address, once=call.once)
     return JSON({"paused": False})
 
 
-async def regenerate(call: Call) -> Response:
+async def regenerate(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
     call.limits.check_rate(call.principal, address)
@@ -121,13 +121,13 @@ async def regenerate(call: Call) -> Response:
     return JSON({"receipts": [receipt.to_json() for receipt in receipts]}, status_code=202)
 
 
-async def act(call: Call) -> Response:
+async def act(call: HttpCall) -> Response:
     address = call.address
     body = await call.body() | {"call_id": call.path("call_id")}
     return JSON(await authority.decide(call.queue, call.principal, address, body, once=call.once))
 
 
-async def list_runs(call: Call) -> Response:
+async def list_runs(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
     return JSON({"runs": [run_json(run) for run in await call.queue.store.runs(address)]})
@@ -136,18 +136,18 @@ async def list_runs(call: Call) -> Response:
 # ---------------------------------------------------------------- channels
 
 
-async def existing(call: Call, address: Address) -> ThreadRecord:
+async def existing(call: HttpCall, address: Address) -> ThreadRecord:
     record = await call.queue.store.thread(address)
     if record is None:
         raise ThreadNotFound("there is no such thread")
     return record
 
 
-async def show_channel(call: Call) -> Response:
+async def show_channel(call: HttpCall) -> Response:
     return JSON(thread_json(await existing(call, call.address)))
 
 
-async def change_channel(call: Call) -> Response:
+async def change_channel(call: HttpCall) -> Response:
     address = call.address
     body = await call.body()
     if unknown := set(body) - {"metadata", "assistant", "options"}:
@@ -173,7 +173,7 @@ async def change_channel(call: Call) -> Response:
     return JSON(thread_json(record)) if call.principal.may("read") else Response(status_code=204)
 
 
-async def forget_channel(call: Call) -> Response:
+async def forget_channel(call: HttpCall) -> Response:
     address = call.address
     force = call.word("force", "true", "false") == "true"
     store, once = call.queue.store, call.once

@@ -19,8 +19,8 @@ from turnkeep.auth import authority
 from turnkeep.auth.audit_trail import Act, report
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal, Scope, shown_by
-from turnkeep.doors.error_answers import JSON, refused
-from turnkeep.doors.http.paths import named
+from turnkeep.doors.error_answers import JSON, error_response
+from turnkeep.doors.http.paths import segment_name
 from turnkeep.doors.transport import stand_aside
 from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
 from turnkeep.inputs import checked_channel, read_json
@@ -31,12 +31,12 @@ from turnkeep.telemetry import get_log
 
 __all__ = [
     "JSON",
-    "Call",
-    "Endpoint",
+    "HttpCall",
     "HttpDoor",
+    "HttpEndpoint",
     "dead_json",
+    "error_response",
     "message_json",
-    "refused",
     "run_json",
     "thread_json",
     "told_of",
@@ -50,7 +50,7 @@ SOON = 1.0
 NOBODY = Principal(scopes=frozenset(), channels=())
 
 
-class Call:
+class HttpCall:
     """One authenticated and allowed request."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Call:
         return holder(self.principal, self.request.client.host if self.request.client else None)
 
     def path(self, name: str) -> str:
-        return named(self.request.path_params[name])
+        return segment_name(self.request.path_params[name])
 
     def allow(self, scope: Scope | None) -> None:
         """Raises `NotAllowed`. A path without a channel is about the whole tenant."""
@@ -131,16 +131,16 @@ class Call:
         return int(digits)
 
 
-async def told_of(call: Call, event: Act, **about: str | Iterable[str] | bool | None) -> None:
+async def told_of(call: HttpCall, event: Act, **about: str | Iterable[str] | bool | None) -> None:
     """Write down what this call has done."""
     await report(event, tenant=call.principal.tenant, by=call.principal.subject, **about)
 
 
-Handler = Callable[[Call], Awaitable[Response]]
+Handler = Callable[[HttpCall], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class HttpEndpoint:
     """Everything about a route: what makes it, who may, what goes in, what comes out (names of `schemas`).
 
     `scope` None: whoever has a credential; `public`: without one. `metered`: it counts as a request of its credential;
@@ -165,7 +165,7 @@ class Endpoint:
         about = self.path.startswith(("/api/channels/", "/api/dead/"))
         return self.method not in READS and about and self.body != "NewMessage"
 
-    metered: bool = True
+    is_metered: bool = True
 
 
 class HttpDoor:
@@ -176,10 +176,10 @@ class HttpDoor:
         self._access = access
         self._limits = limits
 
-    def route(self, endpoint: Endpoint) -> Route:
+    def route(self, endpoint: HttpEndpoint) -> Route:
         return Route(endpoint.path, self._answering(endpoint), methods=[endpoint.method])
 
-    def _answering(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+    def _answering(self, endpoint: HttpEndpoint) -> Callable[[Request], Awaitable[Response]]:
         """Authenticate, allow, act, and tell what went wrong: the one place of this door that catches everything."""
 
         async def answer(request: Request) -> Response:
@@ -189,22 +189,22 @@ class HttpDoor:
             except TurnkeepError as error:
                 lost = stand_aside(request.scope)
                 await self._limits.hold_back(request.client.host if request.client else None, lost)
-                return refused(error)
+                return error_response(error)
             except ClientDisconnect:
                 return Response(status_code=499)
             except Exception:
                 log.exception("request_broke", door="http", route=endpoint.path)
-                return refused(TurnkeepError())
+                return error_response(TurnkeepError())
 
         return answer
 
-    async def _call(self, endpoint: Endpoint, request: Request) -> Call:
+    async def _call(self, endpoint: HttpEndpoint, request: Request) -> HttpCall:
         changes = endpoint.method not in READS
         shown = shown_by(request.headers, request.cookies, request.query_params, changes=changes)
         principal = NOBODY if endpoint.public else await self._access.authenticate(shown)
-        call = Call(request, principal, self._queue, self._limits, self._access)
+        call = HttpCall(request, principal, self._queue, self._limits, self._access)
         call.allow(endpoint.scope)
-        if endpoint.metered and not endpoint.public:
+        if endpoint.is_metered and not endpoint.public:
             self._limits.check_request(principal)
         return call
 

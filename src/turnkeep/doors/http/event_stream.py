@@ -14,12 +14,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from turnkeep.doors.error_answers import told
-from turnkeep.doors.http.endpoint import Call
+from turnkeep.doors.error_answers import error_body
+from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError
-from turnkeep.hub import Stream
+from turnkeep.hub import EventStream
 from turnkeep.messages import Address
-from turnkeep.wire import Dialect, Encoder, Frame, dumps, subscribed
+from turnkeep.wire import Dialect, Encoder, Frame, dumps, subscription_frame
 
 HEARTBEAT = 15.0
 EVERY = 0.05
@@ -27,7 +27,7 @@ LOOK_AGAIN = 0.5
 """Seconds between two looks at the credential."""
 
 
-async def stream_events(call: Call) -> Response:
+async def stream_events(call: HttpCall) -> Response:
     """GET …/events: everything after `after` (or `Last-Event-ID`), then what happens. It counts among the sockets of
     its credential or address until it ends.
     """
@@ -38,7 +38,7 @@ async def stream_events(call: Call) -> Response:
     with ExitStack() as counting:
         counting.enter_context(call.limits.streaming(call.holder))
         record = await call.queue.store.thread(address)
-        stream = Stream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
+        stream = EventStream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
         frames = _frames(call, stream, address, record.thread_id if record else None, dialect)
         return _EventStream(frames, counting.pop_all())
 
@@ -56,7 +56,7 @@ class _EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def _position(call: Call) -> tuple[str | None, int | None]:
+def _position(call: HttpCall) -> tuple[str | None, int | None]:
     last = call.request.headers.get("last-event-id", "")
     # replacements of EventSource send the word where they have seen no event yet
     said = call.request.query_params.get("after") if last in ("", "undefined", "null") else last
@@ -69,13 +69,20 @@ def _position(call: Call) -> tuple[str | None, int | None]:
 
 
 async def _frames(
-    call: Call, stream: Stream, address: Address, thread_id: str | None, dialect: Dialect
+    call: HttpCall, stream: EventStream, address: Address, thread_id: str | None, dialect: Dialect
 ) -> AsyncIterator[str]:
     """Text is told at once if there was none for a while, else merged for up to 50 ms. It ends with the credential."""
     loop = asyncio.get_running_loop()
     async with stream:
-        encoder = Encoder(address, thread_id, dialect, answer=stream.begun.answer, replaces=not stream.begun.recovered)
-        yield f"retry: 1000\n\n{_event(subscribed(address, thread_id, stream.begun, at=call.queue.clock.now()))}"
+        encoder = Encoder(
+            address,
+            thread_id,
+            dialect,
+            answer=stream.subscription_start.answer,
+            replaces=not stream.subscription_start.is_recovered,
+        )
+        start = subscription_frame(address, thread_id, stream.subscription_start, at=call.queue.clock.now())
+        yield f"retry: 1000\n\n{_event(start)}"
         quiet, heard = 0.0, loop.time()
         # those that began together would look together, for ever: some hundred at one turn of the loop
         looked = loop.time() - random.uniform(0, LOOK_AGAIN)  # noqa: S311 - no secret
@@ -108,12 +115,12 @@ async def _frames(
                     yield _event(frame)
 
 
-async def _over(call: Call) -> str | None:
+async def _over(call: HttpCall) -> str | None:
     """The last event of a stream whose credential has ended."""
     try:
         await call.access.still(call.principal)
     except NotAuthenticated as error:
-        return f"event: closed\ndata: {dumps({'error': told(error)})}\n\n"
+        return f"event: closed\ndata: {dumps({'error': error_body(error)})}\n\n"
     except StoreError:
         return None
     return None

@@ -10,17 +10,17 @@ from turnkeep.auth.guard import Guard
 from turnkeep.auth.principals import COOKIE, SECURE_COOKIE, Principal, is_open, session_in
 from turnkeep.auth.tickets import SESSION_LIFE, TICKET_LIFE, csrf_of
 from turnkeep.doors.error_answers import JSON
-from turnkeep.doors.http.endpoint import Call, told_of
+from turnkeep.doors.http.endpoint import HttpCall, told_of
 from turnkeep.errors import InvalidMessage, NotAuthenticated, WrongState
 from turnkeep.inputs import optional_number
 
 
-async def issue_ticket(call: Call) -> Response:
+async def issue_ticket(call: HttpCall) -> Response:
     value, until = await _guard(call).tickets.issue(call.principal)
     return JSON({"ticket": value, "expires_at": until, "expires_in": TICKET_LIFE}, status_code=201)
 
 
-async def begin_session(call: Call) -> Response:
+async def begin_session(call: HttpCall) -> Response:
     """Only for whoever shows a key or token: a session does not beget another."""
     if "authorization" not in call.request.headers:
         raise NotAuthenticated("a session begins with an API key or a token, as 'Authorization: Bearer …'")
@@ -35,12 +35,12 @@ async def begin_session(call: Call) -> Response:
     return response
 
 
-async def show_session(call: Call) -> Response:
+async def show_session(call: HttpCall) -> Response:
     session = None if "authorization" in call.request.headers else session_in(call.request.cookies)
     return JSON(session_json(call.principal, csrf_of(session) if session else None))
 
 
-async def disconnect_user(call: Call) -> Response:
+async def disconnect_user(call: HttpCall) -> Response:
     """Close what a user has open, in every process, and refuse what was issued to him before."""
     user, body = call.path("user"), await call.body(empty=True)
     if unknown := body.keys() - {"before"}:
@@ -51,7 +51,7 @@ async def disconnect_user(call: Call) -> Response:
     return JSON({"user": user, "before": moment})
 
 
-async def end_session(call: Call) -> Response:
+async def end_session(call: HttpCall) -> Response:
     session = session_in(call.request.cookies)
     if session and isinstance(call.access, Guard):
         await call.access.tickets.end(session)
@@ -72,7 +72,7 @@ def session_json(principal: Principal, csrf: str | None) -> dict[str, Any]:
     }
 
 
-def _guard(call: Call) -> Guard:
+def _guard(call: HttpCall) -> Guard:
     if not isinstance(call.access, Guard) or is_open(call.access):
         raise WrongState("nobody is asked for a credential here, so there is nothing to exchange: just connect")
     return call.access

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from turnkeep.doors.http.endpoint import Call
+from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.errors import NotFound
 from turnkeep.telemetry.metrics import PrometheusMeter
 
 
-async def show_metrics(call: Call) -> Response:
+async def show_metrics(call: HttpCall) -> Response:
     """GET /metrics: everything in docs/reference/metrics.md, or 404 where nothing is measured."""
     meter = call.queue.meter
     if not isinstance(meter, PrometheusMeter):

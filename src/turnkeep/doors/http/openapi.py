@@ -10,18 +10,18 @@ from typing import Any
 from starlette.responses import Response
 
 from turnkeep.doors.error_answers import JSON
-from turnkeep.doors.http.endpoint import Call, Endpoint
+from turnkeep.doors.http.endpoint import HttpCall, HttpEndpoint
 from turnkeep.doors.http.schemas import SCHEMAS
 
 JSON_MEDIA = "application/json"
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
-async def show_openapi(call: Call) -> Response:
+async def show_openapi(call: HttpCall) -> Response:
     return JSON(call.request.app.state.openapi)
 
 
-def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+def document(endpoints: Sequence[HttpEndpoint]) -> dict[str, Any]:
     """All routes, what goes in and what comes out."""
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
@@ -46,7 +46,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     }
 
 
-def _operation(endpoint: Endpoint) -> dict[str, Any]:
+def _operation(endpoint: HttpEndpoint) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": endpoint.handler.__name__,
         "summary": endpoint.summary,
@@ -64,7 +64,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     return operation
 
 
-def _in_path(endpoint: Endpoint) -> list[dict[str, Any]]:
+def _in_path(endpoint: HttpEndpoint) -> list[dict[str, Any]]:
     schema = {"type": "string", "minLength": 1, "maxLength": 512}
     names = _PARAMETER.findall(endpoint.path)
     return [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
@@ -78,14 +78,14 @@ _IN_QUERY: Mapping[str, Any] = {
 }
 
 
-def _in_query(endpoint: Endpoint) -> list[dict[str, Any]]:
+def _in_query(endpoint: HttpEndpoint) -> list[dict[str, Any]]:
     return [
         {"name": name, "in": "query", "description": told, "schema": _IN_QUERY.get(name, {"type": "string"})}
         for name, told in endpoint.query.items()
     ]
 
 
-def _in_headers(endpoint: Endpoint) -> list[dict[str, Any]]:
+def _in_headers(endpoint: HttpEndpoint) -> list[dict[str, Any]]:
     if endpoint.body == "NewMessage":
         told = "Counts as the message's id where the body has none."
     elif endpoint.can_be_named:
@@ -96,7 +96,7 @@ def _in_headers(endpoint: Endpoint) -> list[dict[str, Any]]:
     return [{"name": "Idempotency-Key", "in": "header", "description": told, "schema": schema}]
 
 
-def _answer(endpoint: Endpoint, name: str | None) -> dict[str, Any]:
+def _answer(endpoint: HttpEndpoint, name: str | None) -> dict[str, Any]:
     if name is None and endpoint.media == JSON_MEDIA:
         return {"description": "Done."}
     if name is None:

@@ -24,7 +24,7 @@ class Paths:
         await self._inner(scope, receive, send)
 
 
-def named(segment: str) -> str:
+def segment_name(segment: str) -> str:
     """The name in a segment of such a path. Raises `InvalidMessage`."""
     try:
         return unquote(segment, errors="strict")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from turnkeep.doors.error_answers import JSON
-from turnkeep.doors.http.endpoint import Call, dead_json, thread_json, told_of
+from turnkeep.doors.http.endpoint import HttpCall, dead_json, thread_json, told_of
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.inputs import assistant_fields, read_metadata
 from turnkeep.store.contract import DeadLetter, Receipt
 
 
-async def list_threads(call: Call) -> Response:
+async def list_threads(call: HttpCall) -> Response:
     limit = call.number("limit", 100, 1_000)
     found = []
     async for record in call.queue.store.scan(tenant=call.principal.tenant, queue=call.queue.name):
@@ -21,7 +21,7 @@ async def list_threads(call: Call) -> Response:
     return JSON({"threads": found})
 
 
-async def create_thread(call: Call) -> Response:
+async def create_thread(call: HttpCall) -> Response:
     body = await call.body(empty=True)
     metadata = {k: v for k, v in read_metadata(body.get("metadata", {})).items() if v is not None}
     if not await call.limits.threads.has_room(call.principal.tenant):
@@ -33,7 +33,7 @@ async def create_thread(call: Call) -> Response:
 # ---------------------------------------------------------------- queue, dead letters
 
 
-async def show_queue(call: Call) -> Response:
+async def show_queue(call: HttpCall) -> Response:
     counts = await call.queue.store.counts(tenant=call.principal.tenant, queue=call.queue.name)
     circuits = await call.queue.store.circuits()
     return JSON(
@@ -57,7 +57,7 @@ async def show_queue(call: Call) -> Response:
     )
 
 
-async def list_dead(call: Call) -> Response:
+async def list_dead(call: HttpCall) -> Response:
     after = call.request.query_params.get("after", "")
     letters = await call.queue.store.dead(
         tenant=call.principal.tenant, queue=call.queue.name, after=after[:200], limit=call.number("limit", 100, 1_000)
@@ -65,18 +65,18 @@ async def list_dead(call: Call) -> Response:
     return JSON({"dead": [dead_json(letter) for letter in letters]})
 
 
-async def letter_of(call: Call) -> DeadLetter:
+async def letter_of(call: HttpCall) -> DeadLetter:
     letter = await call.queue.store.dead_letter(call.path("dead_id"))
     if letter is None or letter.address.tenant != call.principal.tenant:
         raise NotFound("no such dead letter")
     return letter
 
 
-async def show_dead(call: Call) -> Response:
+async def show_dead(call: HttpCall) -> Response:
     return JSON(dead_json(await letter_of(call)))
 
 
-async def redrive(call: Call) -> Response:
+async def redrive(call: HttpCall) -> Response:
     letter = await call.queue.store.dead_letter(call.path("dead_id"))
     if letter is not None and letter.address.tenant != call.principal.tenant:
         raise NotFound("no such dead letter")
@@ -86,14 +86,14 @@ async def redrive(call: Call) -> Response:
     return JSON(receipt.to_json(), status_code=202)
 
 
-async def _own_receipt(call: Call, receipt: Receipt) -> None:
+async def _own_receipt(call: HttpCall, receipt: Receipt) -> None:
     """Raises `NotFound` for the receipt of another tenant."""
     where = call.queue.address(receipt.channel, call.principal.tenant)
     if await call.queue.store.message(where, receipt.message_id) is None:
         raise NotFound("no such dead letter")
 
 
-async def discard(call: Call) -> Response:
+async def discard(call: HttpCall) -> Response:
     await call.queue.store.discard((await letter_of(call)).dead_id, once=call.once)
     return Response(status_code=204)
 
@@ -101,24 +101,24 @@ async def discard(call: Call) -> Response:
 # ---------------------------------------------------------------- assistants
 
 
-async def list_assistants(call: Call) -> Response:
+async def list_assistants(call: HttpCall) -> Response:
     found = await call.queue.assistants.list(call.principal.tenant)
     default = await call.queue.assistants.default(call.principal.tenant)
-    return JSON({"assistants": [a.shown() for a in found], "default": default.assistant_id if default else None})
+    return JSON({"assistants": [a.to_public() for a in found], "default": default.assistant_id if default else None})
 
 
-async def create_assistant(call: Call) -> Response:
+async def create_assistant(call: HttpCall) -> Response:
     values = assistant_fields(await call.body(empty=True))
     created = await call.queue.assistants.create(call.principal.tenant, values, now=call.queue.clock.now())
     await told_of(call, "assistant_created", assistant=created.assistant_id, fields=values)
-    return JSON(created.shown(), status_code=201)
+    return JSON(created.to_public(), status_code=201)
 
 
-async def show_assistant(call: Call) -> Response:
-    return JSON((await call.queue.assistants.get(call.principal.tenant, call.path("assistant_id"))).shown())
+async def show_assistant(call: HttpCall) -> Response:
+    return JSON((await call.queue.assistants.get(call.principal.tenant, call.path("assistant_id"))).to_public())
 
 
-async def change_assistant(call: Call) -> Response:
+async def change_assistant(call: HttpCall) -> Response:
     body = await call.body()
     version = body.pop("version", None)
     if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
@@ -128,10 +128,10 @@ async def change_assistant(call: Call) -> Response:
         call.principal.tenant, call.path("assistant_id"), values, version=version
     )
     await told_of(call, "assistant_changed", assistant=changed.assistant_id, fields=values)
-    return JSON(changed.shown())
+    return JSON(changed.to_public())
 
 
-async def delete_assistant(call: Call) -> Response:
+async def delete_assistant(call: HttpCall) -> Response:
     assistant_id = call.path("assistant_id")
     if not await call.queue.assistants.delete(call.principal.tenant, assistant_id):
         raise NotFound("no such assistant")
@@ -139,7 +139,7 @@ async def delete_assistant(call: Call) -> Response:
     return Response(status_code=204)
 
 
-async def use_assistant(call: Call) -> Response:
+async def use_assistant(call: HttpCall) -> Response:
     used = await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))
     await told_of(call, "assistant_used", assistant=used.assistant_id)
-    return JSON(used.shown())
+    return JSON(used.to_public())

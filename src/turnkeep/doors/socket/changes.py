@@ -15,7 +15,7 @@ from turnkeep.messages import Address
 from turnkeep.queue import AssistantMessageQueue
 
 Request = Mapping[str, Any]
-Told = tuple[str, dict[str, Any]]
+ChangeResult = tuple[str, dict[str, Any]]
 """The status, and the fields of the frame that says so."""
 
 
@@ -27,35 +27,35 @@ class Caller:
     limits: Limits
 
 
-Change = Callable[[AssistantMessageQueue, Caller, Address, Request], Awaitable[Told]]
+Change = Callable[[AssistantMessageQueue, Caller, Address, Request], Awaitable[ChangeResult]]
 
 
-async def edit(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+async def edit(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> ChangeResult:
     content = authority.content_of(request, caller.limits, caller.principal)
     await authority.own_message(queue, caller.principal, address, _message_id(request))
     record = await queue.store.edit(address, _message_id(request), content, once=_once(caller, request))
     return "edited", {"message_id": record.message_id, "state": record.status}
 
 
-async def withdraw(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+async def withdraw(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> ChangeResult:
     await authority.own_message(queue, caller.principal, address, _message_id(request))
     record = await queue.store.withdraw(address, _message_id(request), once=_once(caller, request))
     return "withdrawn", {"message_id": record.message_id, "state": record.status}
 
 
-async def pause(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+async def pause(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> ChangeResult:
     await _existing(queue, address)
     await queue.store.pause(address, once=_once(caller, request))
     return "paused", {}
 
 
-async def resume(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+async def resume(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> ChangeResult:
     await _existing(queue, address)
     await queue.store.resume(address, once=_once(caller, request))
     return "resumed", {}
 
 
-async def regenerate(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> Told:
+async def regenerate(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> ChangeResult:
     await _existing(queue, address)
     once = _once(caller, request)
     receipts = await queue.regenerate(address.channel, tenant=address.tenant, once=once)

@@ -22,9 +22,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 
 from turnkeep.auth import authority
 from turnkeep.auth.limits import Holder, Limits, holder
-from turnkeep.auth.principals import LONGEST, Access, Principal, Scope, Shown
+from turnkeep.auth.principals import LONGEST, Access, Credentials, Principal, Scope
 from turnkeep.doors import acceptance
-from turnkeep.doors.error_answers import told
+from turnkeep.doors.error_answers import error_body
 from turnkeep.doors.socket.changes import ASKING, CHANGES, Caller, key_of
 from turnkeep.doors.transport import transport_of
 from turnkeep.errors import (
@@ -36,12 +36,12 @@ from turnkeep.errors import (
     TurnkeepError,
 )
 from turnkeep.events import Event
-from turnkeep.hub import Subscribed
+from turnkeep.hub import SubscriptionStart
 from turnkeep.inputs import OURS, drops_inbox, optional_text, read_channel, read_json
 from turnkeep.messages import Address
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.telemetry import get_log
-from turnkeep.wire import Dialect, Encoder, Frame, encoded, enveloped, subscribed
+from turnkeep.wire import Dialect, Encoder, Frame, envelope, frame_bytes, subscription_frame
 
 log = get_log(__name__)
 
@@ -63,12 +63,12 @@ TOO_SLOW, BROKEN, RESTART, NOT_AUTHENTICATED, NOT_ALLOWED = 4008, 1011, 1012, 44
 
 
 @dataclass(slots=True, eq=False)
-class _Channel:
+class _SocketChannel:
     """One subscription of a socket."""
 
     address: Address
     dialect: Dialect
-    reply: Callable[[Subscribed], Frame]
+    reply: Callable[[SubscriptionStart], Frame]
     encoder: Encoder | None = None
     backlog_top: int = 0
     flushed_at: float = 0.0
@@ -131,8 +131,8 @@ class Socket:
         self._principal = principal
         self._limits = limits
         self._access = access
-        self._channels: dict[str, _Channel] = {}
-        self._by_address: dict[Address, _Channel] = {}
+        self._channels: dict[str, _SocketChannel] = {}
+        self._by_address: dict[Address, _SocketChannel] = {}
         self._outbox = _Outbox()
         self._closing: tuple[int, str] | None = None
         self._transport = transport_of(websocket.scope)
@@ -192,7 +192,7 @@ class Socket:
         """Whether the system holds something that the peer does not take; what has become less is progress."""
         if self._transport is None:
             return False
-        before, self._unsent = self._unsent, self._transport.unsent
+        before, self._unsent = self._unsent, self._transport.unsent_bytes
         if self._unsent < before or not before:
             self._outbox.moved_at = self._loop.time()
         return self._unsent > 0
@@ -279,7 +279,7 @@ class Socket:
             await self._unsubscribe_from(address.channel)
         if len(self._channels) >= self._limits.channels_per_socket:
             raise TooManyRequests(f"this socket has {len(self._channels)} channels, unsubscribe from one first")
-        channel = _Channel(address, dialect, lambda begun: self._subscribed(request, address, thread_id, begun))
+        channel = _SocketChannel(address, dialect, lambda begun: self._subscribed(request, address, thread_id, begun))
         self._channels[address.channel] = self._by_address[address] = channel
         try:
             await self._queue.hub.subscribe(address, self, after=after, epoch=epoch, history=history)
@@ -288,9 +288,9 @@ class Socket:
             raise
 
     def _subscribed(
-        self, request: Mapping[str, Any], address: Address, thread_id: str | None, begun: Subscribed
+        self, request: Mapping[str, Any], address: Address, thread_id: str | None, begun: SubscriptionStart
     ) -> Frame:
-        return subscribed(address, thread_id, begun, at=self._queue.clock.now()) | _echo(request)
+        return subscription_frame(address, thread_id, begun, at=self._queue.clock.now()) | _echo(request)
 
     async def _unsubscribe(self, request: dict[str, Any]) -> None:
         address = self._address(request)
@@ -302,7 +302,7 @@ class Socket:
         if channel is not None:
             await self._queue.hub.unsubscribe(channel.address, self)
 
-    def _forget(self, name: str) -> _Channel | None:
+    def _forget(self, name: str) -> _SocketChannel | None:
         channel = self._channels.pop(name, None)
         if channel is not None:
             self._by_address.pop(channel.address, None)
@@ -346,7 +346,9 @@ class Socket:
 
     async def _auth(self, request: dict[str, Any]) -> None:
         """Go on with a fresh credential of the same tenant; what it does not reach ends the connection."""
-        shown = Shown(bearer=optional_text(request, "token", LONGEST), ticket=optional_text(request, "ticket", LONGEST))
+        shown = Credentials(
+            bearer=optional_text(request, "token", LONGEST), ticket=optional_text(request, "ticket", LONGEST)
+        )
         try:
             principal = await self._access.authenticate(shown)
             if principal.tenant != self._principal.tenant or principal.subject != self._principal.subject:
@@ -381,14 +383,14 @@ class Socket:
 
     # ---------------------------------------------------------------- streaming
 
-    def subscribed(self, address: Address, begun: Subscribed) -> None:
+    def on_subscription(self, address: Address, begun: SubscriptionStart) -> None:
         channel = self._by_address.get(address)
         if channel is None:
             return
         frame = channel.reply(begun)
         channel.backlog_top = begun.top
         channel.encoder = Encoder(
-            address, frame["thread_id"], channel.dialect, answer=begun.answer, replaces=not begun.recovered
+            address, frame["thread_id"], channel.dialect, answer=begun.answer, replaces=not begun.is_recovered
         )
         self._tell(channel, frame)
 
@@ -414,7 +416,7 @@ class Socket:
         log.exception("delivery_broke", door="websocket")
         self.close(BROKEN, "something went wrong, resume from the last offset")
 
-    def _encode(self, channel: _Channel, encoder: Encoder, events: Sequence[Event]) -> None:
+    def _encode(self, channel: _SocketChannel, encoder: Encoder, events: Sequence[Event]) -> None:
         """Text at once if there was none for a while, else merged. Of an answer of the past only the whole, if no
         deltas are wanted.
         """
@@ -433,7 +435,7 @@ class Socket:
     def _is_behind(self) -> bool:
         return self._outbox.size > MERGE_ABOVE
 
-    def _flush_in_time(self, channel: _Channel) -> None:
+    def _flush_in_time(self, channel: _SocketChannel) -> None:
         now = self._loop.time()
         wait = EVERY if self._is_behind else channel.flushed_at + EVERY - now
         if wait <= 0:
@@ -441,7 +443,7 @@ class Socket:
         elif channel.timer is None:
             channel.timer = self._loop.call_later(wait, self._timed_flush, channel)
 
-    def _timed_flush(self, channel: _Channel) -> None:
+    def _timed_flush(self, channel: _SocketChannel) -> None:
         channel.timer = None
         try:
             if channel.encoder is not None and channel.encoder.owes:
@@ -449,7 +451,7 @@ class Socket:
         except Exception:
             self._break()
 
-    def _flush_now(self, channel: _Channel) -> None:
+    def _flush_now(self, channel: _SocketChannel) -> None:
         if channel.timer is not None:
             channel.timer.cancel()
             channel.timer = None
@@ -457,15 +459,15 @@ class Socket:
         if channel.encoder is not None:
             self._tell(channel, *channel.encoder.flush())
 
-    def _tell(self, channel: _Channel, *frames: Frame) -> None:
+    def _tell(self, channel: _SocketChannel, *frames: Frame) -> None:
         """All frames of one event, or none: who comes back gets them together."""
-        wrapped = [enveloped(channel.address.channel, one) for one in frames] if channel.dialect.enveloped else frames
+        wrapped = [envelope(channel.address.channel, one) for one in frames] if channel.dialect.in_envelopes else frames
         self._send(*wrapped)
 
     def _send(self, *frames: Frame) -> None:
         if self._closing is not None or not frames:
             return
-        data = [encoded(frame) for frame in frames]
+        data = [frame_bytes(frame) for frame in frames]
         if not self._outbox.has_room_for(data):
             self.close(TOO_SLOW, "too slow, resume from the last offset")
             return
@@ -491,7 +493,7 @@ class Socket:
         return frame | _echo(request)
 
     def _error(self, error: TurnkeepError, request: Mapping[str, Any]) -> Frame:
-        public = told(error)
+        public = error_body(error)
         message_id = request.get("message_id")
         channel = request.get("channel")
         frame: Frame = {

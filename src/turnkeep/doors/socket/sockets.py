@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from starlette.websockets import WebSocket
 
 from turnkeep.auth.limits import Holder, Limits, Places, holder
-from turnkeep.auth.principals import LONGEST, PROTOCOL, Access, Principal, Shown, shown_by
-from turnkeep.doors.error_answers import refused
+from turnkeep.auth.principals import LONGEST, PROTOCOL, Access, Credentials, Principal, shown_by
+from turnkeep.doors.error_answers import error_response
 from turnkeep.doors.socket.session import BROKEN, NOT_AUTHENTICATED, RESTART, Socket
 from turnkeep.doors.transport import transport_of
 from turnkeep.errors import NotAuthenticated, TooManyRequests, TurnkeepError
@@ -113,7 +113,7 @@ class Sockets:
             await websocket.close(BROKEN, "something went wrong")
         return None
 
-    async def _shown_later(self, websocket: WebSocket) -> Shown:
+    async def _shown_later(self, websocket: WebSocket) -> Credentials:
         if self._waiting >= WAITING:
             raise _TooMany
         self._waiting += 1
@@ -163,7 +163,7 @@ def _know(websocket: WebSocket) -> None:
 async def _refuse(websocket: WebSocket, error: NotAuthenticated) -> None:
     """Answer the upgrade with 401. A server that can only close says 403."""
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        await websocket.send_denial_response(refused(error))
+        await websocket.send_denial_response(error_response(error))
         if (connection := transport_of(websocket.scope)) is not None:
             connection.refuse()
     else:
@@ -186,7 +186,7 @@ class _TooMany(Exception):
     """too many sockets have shown nothing yet"""
 
 
-def shown_in(text: str) -> Shown:
+def shown_in(text: str) -> Credentials:
     """The credential of a first frame. Raises `NotAuthenticated` for any other frame."""
     try:
         frame = read_json(text, limit=FIRST_FRAME_BYTES)
@@ -197,9 +197,9 @@ def shown_in(text: str) -> Shown:
     raise NotAuthenticated('expected {"action": "auth", "token" or "ticket": …} as the first frame')
 
 
-def shown_by_frame(frame: Mapping[str, object]) -> Shown:
+def shown_by_frame(frame: Mapping[str, object]) -> Credentials:
     """Raises `InvalidMessage`."""
-    return Shown(bearer=optional_text(frame, "token", LONGEST), ticket=optional_text(frame, "ticket", LONGEST))
+    return Credentials(bearer=optional_text(frame, "token", LONGEST), ticket=optional_text(frame, "ticket", LONGEST))
 
 
 def _subprotocol(headers: Mapping[str, str]) -> str | None:

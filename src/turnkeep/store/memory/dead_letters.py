@@ -52,7 +52,7 @@ class MemoryLetters(MemoryState):
         if letter is None:
             raise NotFound(f"there is no dead letter {dead_id!r}")
         kept = self.find_or_new(letter.address, now)
-        known = self.known(kept, letter.message.message_id, now)
+        known = self.find_accepted(kept, letter.message.message_id, now)
         receipt = self.apply(kept, lambda t: turns.redrive(t, letter, kept.policy, now, known), now)
         del self.letters[dead_id]
         self.redriven[dead_id] = (receipt, now + kept.policy.dedupe)

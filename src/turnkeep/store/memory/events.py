@@ -13,7 +13,7 @@ from turnkeep.store import turns
 from turnkeep.store.contract import Claim, Follower, Page
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState
-from turnkeep.store.sinks import EVERYTHING, Delivery, Parked, Selection, SinkRecord
+from turnkeep.store.sinks import EVERYTHING, Delivery, ParkedEvent, Selection, SinkRecord
 
 
 class MemoryEvents(MemoryState):
@@ -21,7 +21,7 @@ class MemoryEvents(MemoryState):
 
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
         now = self.moment()
-        return self.apply(self.owned(claim), lambda t: turns.publish(t, claim, n, events, now), now)
+        return self.apply(self.claimed_thread(claim), lambda t: turns.publish(t, claim, n, events, now), now)
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         kept = self.find(address, self.moment())
@@ -56,7 +56,7 @@ class MemoryEvents(MemoryState):
         self.moment()
         return self.outbox.after(sink, partition, after, limit)
 
-    async def delivered(
+    async def mark_delivered(
         self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
     ) -> None:
         now = self.moment()
@@ -65,14 +65,14 @@ class MemoryEvents(MemoryState):
             raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
         there.move(position, dict(parked), now)
 
-    async def parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[Parked]:
+    async def list_parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[ParkedEvent]:
         self.moment()
-        there = self.outbox.sink(sink, partition).parked
+        there = self.outbox.sink(sink, partition).parked_events
         return [there[position][1] for position in sorted(there) if position > after][:limit]
 
     async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
         self.moment()
-        there = self.outbox.sink(sink, partition).parked
+        there = self.outbox.sink(sink, partition).parked_events
         return [there[position][0] for position in sorted(positions) if position in there]
 
     @once_only
@@ -80,7 +80,7 @@ class MemoryEvents(MemoryState):
         self, sink: str, partition: int, position: str, *, reason: str, give_up: bool, once: str | None = None
     ) -> None:
         now = self.moment()
-        there = self.outbox.sink(sink, partition).parked
+        there = self.outbox.sink(sink, partition).parked_events
         if position in there:
             delivery, about = there[position]
             failed_at = now if about.failed_at is None else about.failed_at
@@ -91,7 +91,7 @@ class MemoryEvents(MemoryState):
         self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None
     ) -> int:
         self.moment()
-        there = self.outbox.sink(sink, partition).parked
+        there = self.outbox.sink(sink, partition).parked_events
         chosen = [position for position in positions if position in there]
         for position in chosen:
             delivery, about = there[position]
@@ -101,7 +101,7 @@ class MemoryEvents(MemoryState):
     @once_only
     async def unpark(self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None) -> int:
         self.moment()
-        there = self.outbox.sink(sink, partition).parked
+        there = self.outbox.sink(sink, partition).parked_events
         return sum(there.pop(position, None) is not None for position in positions)
 
     async def sinks(self) -> list[SinkRecord]:

@@ -6,27 +6,27 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from turnkeep.errors import InvalidMessage, Rejected, ThreadNotFound
-from turnkeep.events import Fault
+from turnkeep.errors import InvalidMessage, Rejection, ThreadNotFound
+from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import turns
 from turnkeep.store.contract import (
-    Call,
     Claim,
     Commit,
     Decision,
     Directive,
     FailOutcome,
     Failure,
-    Left,
+    HeldCall,
     MessageRecord,
     Receipt,
     Record,
+    Remainder,
 )
 from turnkeep.store.fair_share import charge, next_tenant
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.memory.once import once_only
-from turnkeep.store.memory.state import Kept, MemoryState, draft_of
+from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of
 from turnkeep.store.records import message_record
 
 
@@ -35,9 +35,9 @@ class MemoryInbox(MemoryState):
 
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
-    ) -> list[Receipt | Rejected]:
+    ) -> list[Receipt | Rejection]:
         now = self.moment()
-        outcomes: dict[int, Receipt | Rejected] = {}
+        outcomes: dict[int, Receipt | Rejection] = {}
         places: dict[Address, list[int]] = {}
         for place, message in enumerate(messages):
             places.setdefault(self.resolve(message.address), []).append(place)
@@ -49,21 +49,21 @@ class MemoryInbox(MemoryState):
 
     def _accept_on(
         self, address: Address, messages: Iterable[Message], max_inbox: int | None, now: float, *, may_begin: bool
-    ) -> list[Receipt | Rejected]:
+    ) -> list[Receipt | Rejection]:
         """The messages of one thread, in one act; it is stored if any was taken."""
         kept = self.find_or_new(address, now)
         draft = draft_of(kept.thread)
-        outcomes: list[Receipt | Rejected] = []
+        outcomes: list[Receipt | Rejection] = []
         for message in messages:
-            known = draft.out.known.get(message.message_id) or self.known(kept, message.message_id, now)
+            known = draft.out.accepted_ids.get(message.message_id) or self.find_accepted(kept, message.message_id, now)
             try:
                 if known is None and not may_begin:
                     raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
                 dated = turns.by_store_time(message, self.clock.of_day)
                 outcomes.append(turns.accept(draft, dated, known, kept.policy, now, max_inbox))
-            except Rejected as refused:
+            except Rejection as refused:
                 outcomes.append(refused)
-        if draft.out.known:
+        if draft.out.accepted_ids:
             self.keep(kept, draft, now)
         return outcomes
 
@@ -75,17 +75,21 @@ class MemoryInbox(MemoryState):
                 ready.setdefault(address.tenant, []).append((wake, address))
         claims: list[Claim] = []
         while ready and len(claims) < limit:
-            tenant = next_tenant({t: waiting[0][0] for t, waiting in ready.items()}, self.served, self.served_floor)
+            tenant = next_tenant(
+                {t: waiting[0][0] for t, waiting in ready.items()}, self.served_by_tenant, self.served_floor
+            )
             _, address = ready[tenant].pop(0)
             if not ready[tenant]:
                 del ready[tenant]
             if (claim := self._claim_one(self.threads[address], owner, lease, now)) is not None:
                 weight = self.policies.weight(tenant)
-                self.served[tenant], self.served_floor = charge(tenant, weight, self.served, self.served_floor)
+                self.served_by_tenant[tenant], self.served_floor = charge(
+                    tenant, weight, self.served_by_tenant, self.served_floor
+                )
                 claims.append(claim)
         return claims
 
-    def _claim_one(self, kept: Kept, owner: str, lease: float, now: float) -> Claim | None:
+    def _claim_one(self, kept: StoredThread, owner: str, lease: float, now: float) -> Claim | None:
         token, run_id = new_token(self.ids), kept.thread.run_id or new_run_id(self.ids)
         claim = self.apply(
             kept,
@@ -99,7 +103,7 @@ class MemoryInbox(MemoryState):
         if not messages:
             raise InvalidMessage("there is no message to begin with, give at least one")
         kept = self.find_or_new(messages[0].address, now)
-        known = [self.known(kept, m.message_id, now) for m in messages]
+        known = [self.find_accepted(kept, m.message_id, now) for m in messages]
         token, run_id = new_token(self.ids), new_run_id(self.ids)
         claim = self.apply(
             kept,
@@ -128,37 +132,37 @@ class MemoryInbox(MemoryState):
                 self.apply(kept, lambda t: turns.orphan(t, now), now)
         return directives
 
-    async def offered(self, claim: Claim) -> list[Message]:
+    async def list_offered(self, claim: Claim) -> list[Message]:
         now = self.moment()
-        return self.apply(self.owned(claim), lambda t: turns.offered(t, claim), now)
+        return self.apply(self.claimed_thread(claim), lambda t: turns.list_offered(t, claim), now)
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         now = self.moment()
         kept_records = copy.deepcopy([dict(record) for record in records])
-        self.apply(self.owned(claim), lambda t: turns.journal(t, claim, kept_records, now), now)
+        self.apply(self.claimed_thread(claim), lambda t: turns.journal(t, claim, kept_records, now), now)
 
-    async def commit(self, claim: Claim, commit: Commit) -> Left:
+    async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         now = self.moment()
-        kept = self.owned(claim)
+        kept = self.claimed_thread(claim)
         return self.apply(kept, lambda t: turns.commit(t, claim, commit, kept.policy, now), now)
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
         now = self.moment()
-        kept = self.owned(claim)
+        kept = self.claimed_thread(claim)
         return self.apply(kept, lambda t: turns.fail(t, claim, failure, kept.policy, now), now)
 
-    async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
+    async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
         now = self.moment()
-        self.apply(self.owned(claim), lambda t: turns.release(t, claim, delay, reason, now), now)
+        self.apply(self.claimed_thread(claim), lambda t: turns.release(t, claim, delay, reason, now), now)
 
-    async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
+    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
         now = self.moment()
-        self.apply(self.owned(claim), lambda t: turns.hold(t, claim, calls, expires_in, now), now)
+        self.apply(self.claimed_thread(claim), lambda t: turns.hold(t, claim, calls, expires_in, now), now)
 
     @once_only
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
-    ) -> Call:
+    ) -> HeldCall:
         now = self.moment()
         return self.apply(self.get_thread(address, now), lambda t: turns.decide(t, call_id, digest, decision, now), now)
 
@@ -177,7 +181,7 @@ class MemoryInbox(MemoryState):
             turns.late(kept.known_id(message_id, now), message_id, withdrawing=True)
         else:
             self.apply(kept, lambda t: turns.withdraw(t, message_id, kept.policy, now), now)
-        return message_record(kept.thread, message_id, kept.known[message_id])
+        return message_record(kept.thread, message_id, kept.accepted_ids[message_id])
 
     @once_only
     async def edit(
@@ -188,7 +192,7 @@ class MemoryInbox(MemoryState):
         if turns.status_of(kept.thread, message_id) is None:
             turns.late(kept.known_id(message_id, now), message_id, withdrawing=False)
         self.apply(kept, lambda t: turns.edit(t, message_id, content, kept.policy, now), now)
-        return message_record(kept.thread, message_id, kept.known[message_id])
+        return message_record(kept.thread, message_id, kept.accepted_ids[message_id])
 
     @once_only
     async def flush(self, address: Address, *, once: str | None = None) -> bool:
@@ -230,7 +234,7 @@ class MemoryInbox(MemoryState):
                 return
             await self.bell.wait(self.clock, min(wake, until) - now)
 
-    async def nudged(self, owner: str, *, timeout: float) -> set[Address]:
+    async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
         begun = self.moment()
         until = begun + timeout
         while begun <= (now := self.moment()) < until and owner not in self.nudges:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from turnkeep.clock import Clock
-from turnkeep.events import Fault
+from turnkeep.events import TurnFault
 from turnkeep.store.contract import Circuit, Limit, Policies, Reservation, Spend
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.memory.once import once_only
@@ -18,8 +18,8 @@ MINUTE = 60.0
 @dataclass(slots=True)
 class _Account:
     until: float
-    settled: int = 0
-    reserved: int = 0
+    settled_amount: int = 0
+    reserved_amount: int = 0
 
 
 @dataclass(slots=True)
@@ -59,13 +59,13 @@ class MemoryLedger(MemoryState):
             return Reservation("granted")
         held = [(limit, self._account(tenant, limit, now)) for limit in limits]
         for limit, account in held:
-            if account.settled + amount > limit.amount:
+            if account.settled_amount + amount > limit.amount:
                 return Reservation("refused", limit.account)
         for limit, account in held:
-            if account.settled + account.reserved + amount > limit.amount:
+            if account.settled_amount + account.reserved_amount + amount > limit.amount:
                 return Reservation("waits", limit.account)
         for limit, account in held:
-            account.reserved += amount
+            account.reserved_amount += amount
             self._keep(tenant, limit, account, now)
         self._reservations[tenant, run_id] = _Reserved(amount, tuple(limits), now)
         return Reservation("granted")
@@ -76,8 +76,8 @@ class MemoryLedger(MemoryState):
         reserved = self._reservations.pop((tenant, run_id), None)
         for limit in reserved.limits if reserved else ():
             account = self._account(tenant, limit, now)
-            account.reserved = max(0, account.reserved - reserved.amount) if reserved else 0
-            account.settled += reserved.amount if reserved and amount is None else amount or 0
+            account.reserved_amount = max(0, account.reserved_amount - reserved.amount) if reserved else 0
+            account.settled_amount += reserved.amount if reserved and amount is None else amount or 0
             self._keep(tenant, limit, account, now)
 
     async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
@@ -93,7 +93,7 @@ class MemoryLedger(MemoryState):
 
     async def spend(self, account: str, *, tenant: str) -> Spend:
         found = self._account(tenant, Limit(account, 0, 0.0), self.moment())
-        return Spend(found.settled, found.reserved)
+        return Spend(found.settled_amount, found.reserved_amount)
 
     def _account(self, tenant: str, limit: Limit, now: float) -> _Account:
         found = self._accounts.get((tenant, limit.account))
@@ -127,7 +127,7 @@ class MemoryLedger(MemoryState):
         self._slowed[key] = max(self._slowed.get(key, 0.0), self.moment() + seconds)
 
     @once_only
-    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float, once: str | None = None) -> Circuit:
+    async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
         now = self.moment()
         return self._circuits.setdefault(endpoint, Circuit(endpoint, fault, now, now + probe_in))
 

@@ -9,8 +9,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from turnkeep.errors import ThreadNotFound
 from turnkeep.messages import Address
-from turnkeep.store.memory.state import Done, MemoryState
-from turnkeep.store.operations import KEPT, MOST, operation_id
+from turnkeep.store.memory.state import MemoryState, OperationResult
+from turnkeep.store.operations import MOST, RESULT_LIFETIME, operation_id
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=MemoryState)
@@ -32,7 +32,7 @@ def once_only(act: Operation[S, P, T]) -> Operation[S, P, T]:
         if done is None or done.until <= now:
             result = copy.deepcopy(await act(self, *args, **options))
             where = next((one for one in args if isinstance(one, Address)), None)
-            done = Done(now + KEPT, result, where)
+            done = OperationResult(now + RESULT_LIFETIME, result, where)
             _forget(self.operations, now)
         self.operations[name] = done
         if done.is_forgotten:
@@ -43,7 +43,7 @@ def once_only(act: Operation[S, P, T]) -> Operation[S, P, T]:
     return cast("Operation[S, P, T]", acted)
 
 
-def _forget(operations: dict[str, Done], now: float) -> None:
+def _forget(operations: dict[str, OperationResult], now: float) -> None:
     """Drop what nobody repeats any more, and the older half of too many."""
     if len(operations) > MOST:
         left = [name for name, done in operations.items() if done.until > now]

@@ -12,8 +12,8 @@ from turnkeep.errors import NotFound
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store.contract import Follower, Policy
-from turnkeep.store.log_bounds import TRIM_EVERY, trimmed
-from turnkeep.store.sinks import PARKED, WAITING_COUNTED, Delivery, Parked, Selection, SinkRecord
+from turnkeep.store.log_bounds import TRIM_EVERY, trim_log
+from turnkeep.store.sinks import MOST_PARKED, WAITING_COUNTED, Delivery, ParkedEvent, Selection, SinkRecord
 from turnkeep.store.wakeups import Feed
 
 OUTBOX = 100_000
@@ -26,18 +26,18 @@ class Log:
 
     events: list[Event] = field(default_factory=list)
     floor: int = 0
-    untrimmed: int = 0
+    untrimmed_count: int = 0
 
     def append(self, events: Sequence[Event], live_from: int | None, policy: Policy, now: float) -> None:
         self.events += events
-        self.untrimmed += len(events)
-        if self.untrimmed >= TRIM_EVERY:
+        self.untrimmed_count += len(events)
+        if self.untrimmed_count >= TRIM_EVERY:
             self.trim(live_from, policy, now)
 
     def trim(self, live_from: int | None, policy: Policy, now: float) -> None:
-        self.events, removed = trimmed(self.events, live_from, policy, now)
+        self.events, removed = trim_log(self.events, live_from, policy, now)
         self.floor = max(self.floor, removed)
-        self.untrimmed = 0
+        self.untrimmed_count = 0
 
     def after(self, offset: int, limit: int) -> tuple[Event, ...]:
         return tuple([e for e in self.events if e.offset > offset][:limit])
@@ -52,24 +52,24 @@ class _Sink:
     position: str = ""
     owner: str = ""
     until: float = 0.0
-    parked: dict[str, tuple[Delivery, Parked]] = field(default_factory=dict)
-    lost: int = 0
+    parked_events: dict[str, tuple[Delivery, ParkedEvent]] = field(default_factory=dict)
+    lost_count: int = 0
     lost_at: float | None = None
 
     def keep(self, delivery: Delivery, now: float) -> None:
         self.waiting.append(delivery)
         if len(self.waiting) > OUTBOX:
             self.waiting.popleft()
-            self.lost, self.lost_at = self.lost + 1, now
+            self.lost_count, self.lost_at = self.lost_count + 1, now
 
     def park(self, delivery: Delivery, reason: str, now: float) -> None:
         place, event = (delivery.position, delivery.address, delivery.thread_id), delivery.event
-        about = Parked(*place, event.kind, event.offset, event.at, reason, now if reason else None)
-        self.parked[delivery.position] = (delivery, about)
-        if len(self.parked) > PARKED:
-            oldest = min(self.parked.values(), key=lambda one: (not one[1].is_given_up, one[1].position))
-            del self.parked[oldest[1].position]
-            self.lost, self.lost_at = self.lost + 1, now
+        about = ParkedEvent(*place, event.kind, event.offset, event.at, reason, now if reason else None)
+        self.parked_events[delivery.position] = (delivery, about)
+        if len(self.parked_events) > MOST_PARKED:
+            oldest = min(self.parked_events.values(), key=lambda one: (not one[1].is_given_up, one[1].position))
+            del self.parked_events[oldest[1].position]
+            self.lost_count, self.lost_at = self.lost_count + 1, now
 
     def move(self, position: str, reasons: Mapping[str, str], now: float) -> None:
         self.position = max(self.position, position)
@@ -80,9 +80,9 @@ class _Sink:
 
     def record(self, name: str) -> SinkRecord:
         oldest_at = self.waiting[0].event.at if self.waiting else None
-        given_up = sum(about.is_given_up for _, about in self.parked.values())
+        given_up = sum(about.is_given_up for _, about in self.parked_events.values())
         waiting = min(len(self.waiting), WAITING_COUNTED)
-        return SinkRecord(name, waiting, oldest_at, len(self.parked), given_up, self.lost, self.lost_at)
+        return SinkRecord(name, waiting, oldest_at, len(self.parked_events), given_up, self.lost_count, self.lost_at)
 
 
 class Outbox:

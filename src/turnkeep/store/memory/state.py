@@ -11,21 +11,21 @@ from turnkeep.errors import LeaseLost, StoreUnavailable, ThreadNotFound
 from turnkeep.messages import Address
 from turnkeep.store import turns
 from turnkeep.store.contract import (
-    Call,
     Claim,
     DeadLetter,
-    Entry,
+    HeldCall,
     MessageRecord,
     Policies,
     Policy,
     Receipt,
     RunRecord,
     ThreadRecord,
+    TranscriptEntry,
 )
 from turnkeep.store.ids import Ids, new_dead_id, new_epoch, new_thread_id, random_ids
 from turnkeep.store.memory.outbox import Log, Outbox
 from turnkeep.store.records import is_over
-from turnkeep.store.thread import Known, Out, Thread
+from turnkeep.store.thread import AcceptedId, Out, Thread
 from turnkeep.store.transcript import entry_size, trimmed_through
 from turnkeep.store.wakeups import Bell
 
@@ -35,22 +35,22 @@ DEFAULTS = Policies()
 
 
 @dataclass(slots=True)
-class Kept:
+class StoredThread:
     """A thread and what is kept beside it."""
 
     thread: Thread
     policy: Policy
-    transcript: list[Entry] = field(default_factory=list)
+    transcript: list[TranscriptEntry] = field(default_factory=list)
     log: Log = field(default_factory=Log)
-    known: dict[str, Known] = field(default_factory=dict)
+    accepted_ids: dict[str, AcceptedId] = field(default_factory=dict)
     runs: list[RunRecord] = field(default_factory=list)
 
-    def known_id(self, message_id: str, now: float) -> Known | None:
-        known = self.known.get(message_id)
+    def known_id(self, message_id: str, now: float) -> AcceptedId | None:
+        known = self.accepted_ids.get(message_id)
         is_forgotten = known is not None and known.forget_at is not None and known.forget_at <= now
         return None if is_forgotten else known
 
-    def keep_transcript(self, entries: Sequence[Entry]) -> None:
+    def keep_transcript(self, entries: Sequence[TranscriptEntry]) -> None:
         through = trimmed_through(entries, self.policy)
         self.transcript = [e for e in entries if e.turn > through]
         self.thread.items = len(self.transcript)
@@ -58,7 +58,7 @@ class Kept:
 
 
 @dataclass(slots=True)
-class Done:
+class OperationResult:
     """What a named operation gave. What was said goes with its thread; that the operation was done stays known."""
 
     until: float
@@ -67,7 +67,7 @@ class Done:
     is_forgotten: bool = False
 
     def forget(self) -> None:
-        if isinstance(self.result, Call | MessageRecord | ThreadRecord):
+        if isinstance(self.result, HeldCall | MessageRecord | ThreadRecord):
             self.result, self.is_forgotten = None, True
 
 
@@ -78,19 +78,19 @@ class MemoryState:
         self.policies = policies
         self.clock = SteadyClock(clock or SystemClock())
         self.ids = ids
-        self.threads: dict[Address, Kept] = {}
+        self.threads: dict[Address, StoredThread] = {}
         self.wakes: dict[Address, float] = {}
-        self.past: dict[Address, dict[str, Known]] = {}
+        self.past: dict[Address, dict[str, AcceptedId]] = {}
         """Ids of messages of threads that were deleted, by channel."""
         self.letters: dict[str, DeadLetter] = {}
         self.totals: dict[tuple[str, str], tuple[int, int]] = {}
         self.nudges: dict[str, set[Address]] = {}
         self.outbox = Outbox()
         self.bell = Bell()
-        self.served: dict[str, float] = {}
+        self.served_by_tenant: dict[str, float] = {}
         self.served_floor = 0.0
         self.redriven: dict[str, tuple[Receipt, float]] = {}
-        self.operations: dict[str, Done] = {}
+        self.operations: dict[str, OperationResult] = {}
         self.is_closed = False
         self._named: dict[Address, Address] = {}
 
@@ -104,7 +104,7 @@ class MemoryState:
         """The address of the thread that this one means, which may be by thread id."""
         return self._named.get(address, address)
 
-    def find(self, address: Address, now: float) -> Kept | None:
+    def find(self, address: Address, now: float) -> StoredThread | None:
         """The thread of this address, if there is one; one that has expired is deleted when met."""
         kept = self.threads.get(self.resolve(address))
         if kept is not None and is_over(kept.thread, kept.policy, now):
@@ -112,42 +112,42 @@ class MemoryState:
             return None
         return kept
 
-    def get_thread(self, address: Address, now: float) -> Kept:
+    def get_thread(self, address: Address, now: float) -> StoredThread:
         kept = self.find(address, now)
         if kept is None:
             raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
         return kept
 
-    def owned(self, claim: Claim) -> Kept:
+    def claimed_thread(self, claim: Claim) -> StoredThread:
         """The thread of a claim; whether the claim is still valid is for the rule to say."""
         kept = self.threads.get(claim.address)
         if kept is None:
             raise LeaseLost(f"the thread of run {claim.run_id} was deleted")
         return kept
 
-    def find_or_new(self, address: Address, now: float) -> Kept:
+    def find_or_new(self, address: Address, now: float) -> StoredThread:
         """A new thread is not kept before something of it is stored."""
         if (kept := self.find(address, now)) is not None:
             return kept
         thread = Thread(address, new_thread_id(self.ids, address), now, now, new_epoch(self.ids))
-        return Kept(thread, self.policies.of(address.queue))
+        return StoredThread(thread, self.policies.of(address.queue))
 
-    def apply(self, kept: Kept, rule: Callable[[Thread], T], now: float) -> T:
+    def apply(self, kept: StoredThread, rule: Callable[[Thread], T], now: float) -> T:
         """One act: the rule works on a copy, and what it leaves is put in place together."""
         draft = draft_of(kept.thread)
         result = rule(draft)
         self.keep(kept, draft, now)
         return result
 
-    def keep(self, kept: Kept, thread: Thread, now: float) -> None:
+    def keep(self, kept: StoredThread, thread: Thread, now: float) -> None:
         """Put a changed copy in the place of its thread, with all that the rule left in `out`."""
         out, thread.out = thread.out, Out()
         address = thread.address
         kept.thread = thread
         self.threads[address] = kept
         self._named[Address(address.tenant, address.queue, thread.thread_id)] = address
-        for message_id, known in out.known.items():
-            kept.known[message_id] = turns.merge_known(kept.known.get(message_id), known)
+        for message_id, known in out.accepted_ids.items():
+            kept.accepted_ids[message_id] = turns.merge_known(kept.accepted_ids.get(message_id), known)
         for place, letter in enumerate(out.dead):
             dead_id = new_dead_id(self.ids, address, now, place)
             self.letters[dead_id] = replace(letter, dead_id=dead_id)
@@ -155,7 +155,7 @@ class MemoryState:
             kept.runs = [out.run, *kept.runs][: kept.policy.runs_kept]
         if out.entries:
             kept.keep_transcript(kept.transcript + out.entries)
-        self._count(address, out.completed, out.failed)
+        self._count(address, out.completed_count, out.failed_count)
         kept.log.append(out.events, thread.live_from, kept.policy, now)
         self.outbox.tell(address, thread.thread_id, out.events, now)
         self._hint(thread, out.nudge)
@@ -173,17 +173,17 @@ class MemoryState:
             self.nudges.setdefault(nudge, set()).add(thread.address)
         self.bell.ring()
 
-    def known(self, kept: Kept, message_id: str, now: float) -> Known | None:
+    def find_accepted(self, kept: StoredThread, message_id: str, now: float) -> AcceptedId | None:
         """What is remembered of an id on this channel, of an earlier thread too."""
         if known := kept.known_id(message_id, now):
             return known
         past = self.past.get(kept.thread.address, {}).get(message_id)
         return past if past is not None and past.forget_at is not None and past.forget_at > now else None
 
-    def delete(self, kept: Kept, now: float) -> None:
+    def delete(self, kept: StoredThread, now: float) -> None:
         """The ids of its messages stay known."""
         address = kept.thread.address
-        left = {message_id: known.left(now, kept.policy.dedupe) for message_id, known in kept.known.items()}
+        left = {message_id: known.remainder(now, kept.policy.dedupe) for message_id, known in kept.accepted_ids.items()}
         self.past[address] = self.past.get(address, {}) | left
         names = (address, Address(address.tenant, address.queue, kept.thread.thread_id))
         for done in self.operations.values():
@@ -193,7 +193,7 @@ class MemoryState:
         del self._named[Address(address.tenant, address.queue, kept.thread.thread_id)]
         self.wakes.pop(address, None)
 
-    def living(self, tenant: str | None, queue: str | None, now: float) -> list[Kept]:
+    def living(self, tenant: str | None, queue: str | None, now: float) -> list[StoredThread]:
         return [
             kept
             for address, kept in self.threads.items()

@@ -9,10 +9,10 @@ from typing import Any
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.contract import Entry, History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord
+from turnkeep.store.contract import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.memory.once import once_only
-from turnkeep.store.memory.state import Kept, MemoryState, draft_of, is_from
+from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of, is_from
 from turnkeep.store.records import ages, current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.transcript import last_asked, newest
 from turnkeep.usage import Usage
@@ -30,7 +30,7 @@ class MemoryThreads(MemoryState):
         self._slide(kept, now)
         return thread_record(kept.thread, kept.policy)
 
-    def _slide(self, kept: Kept, now: float) -> None:
+    def _slide(self, kept: StoredThread, now: float) -> None:
         is_new = kept.thread.address not in self.threads
         if is_new or slides(kept.thread, kept.policy, now):
             self.keep(kept, replace(draft_of(kept.thread), active_at=now), now)
@@ -39,7 +39,7 @@ class MemoryThreads(MemoryState):
         if (kept := self.find(address, self.moment())) is None:
             return []
         ids = [o.message.message_id for o in [*kept.thread.inbox, *kept.thread.delayed]]
-        return [message_record(kept.thread, message_id, kept.known[message_id]) for message_id in ids]
+        return [message_record(kept.thread, message_id, kept.accepted_ids[message_id]) for message_id in ids]
 
     async def runs(self, address: Address) -> list[RunRecord]:
         if (kept := self.find(address, self.moment())) is None:
@@ -58,7 +58,12 @@ class MemoryThreads(MemoryState):
 
     @once_only
     async def append(
-        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, once: str | None = None
+        self,
+        address: Address,
+        entries: Sequence[TranscriptEntry],
+        *,
+        author: str | None = None,
+        once: str | None = None,
     ) -> None:
         now = self.moment()
         self.apply(self.find_or_new(address, now), lambda t: turns.append(t, entries, author, now), now)
@@ -133,6 +138,6 @@ class MemoryThreads(MemoryState):
             if not self.past[address]:
                 del self.past[address]
         for kept in self.threads.values():
-            kept.known = {i: k for i, k in kept.known.items() if kept.known_id(i, now)}
+            kept.accepted_ids = {i: k for i, k in kept.accepted_ids.items() if kept.known_id(i, now)}
             kept.log.trim(kept.thread.live_from, kept.policy, now)
         return len(over)

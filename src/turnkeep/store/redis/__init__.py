@@ -17,15 +17,15 @@ from turnkeep.store.contract import Policies
 from turnkeep.store.ids import PARTITIONS, Ids, random_ids
 from turnkeep.store.redis.all_threads import RedisEverything
 from turnkeep.store.redis.client.link import Link
-from turnkeep.store.redis.client.subscriptions import Hub
-from turnkeep.store.redis.client.topology import Endpoint, find_topology
+from turnkeep.store.redis.client.subscriptions import Subscriptions
+from turnkeep.store.redis.client.topology import ServerAddress, find_topology
 from turnkeep.store.redis.dead_letters import RedisLetters
-from turnkeep.store.redis.durability import Assurance
+from turnkeep.store.redis.durability import DurabilityWait
 from turnkeep.store.redis.events import RedisEvents
 from turnkeep.store.redis.feed import RedisFeed
 from turnkeep.store.redis.inbox import RedisInbox
-from turnkeep.store.redis.key_names import Keys, PartitionKeys
-from turnkeep.store.redis.part import together
+from turnkeep.store.redis.key_names import KeyNames, PartitionKeys
+from turnkeep.store.redis.part import gather
 from turnkeep.store.redis.registry import RedisLedger, RedisRegistry
 from turnkeep.store.redis.server_demands import Demands, Durability, agree_on_layout, require_channels, require_version
 from turnkeep.store.redis.server_fitness import Fitness
@@ -61,7 +61,7 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         ids: Ids = random_ids,
         now: Clock | None = None,
     ) -> None:
-        super().__init__(policies, Keys(prefix, partitions), ids, now)
+        super().__init__(policies, KeyNames(prefix, partitions), ids, now)
         self._url = url
         self._durability = durability
         self._replicas = replicas
@@ -88,8 +88,8 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         except BaseException:
             link.close()
             raise
-        self._opened = (link, Hub(topology, dialer, timeout=self.timeout))
-        self._assurance = Assurance(link, self._fitness, self.timeout)
+        self._opened = (link, Subscriptions(topology, dialer, timeout=self.timeout))
+        self._assurance = DurabilityWait(link, self._fitness, self.timeout)
         link.assurance = self._assurance
         link.mend = self._mending.mend
         self._is_closed = False
@@ -111,7 +111,7 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
     async def check(self) -> Mapping[str, Any]:
         """Writes to every partition, and looks at every server."""
         link = self._link
-        await together([self._mark(partition) for partition in self._keys.partitions])
+        await gather([self._mark(partition) for partition in self._keys.partitions])
         servers = await self._servers(link)
         for endpoint in servers:
             await self._fitness.look(endpoint, await link.pipe_to(endpoint))
@@ -129,7 +129,7 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         """How often this process made the shared keys of a partition anew, because they were damaged."""
         return self._mending.rebuilds
 
-    async def _servers(self, link: Link) -> list[Endpoint]:
+    async def _servers(self, link: Link) -> list[ServerAddress]:
         """All servers that hold anything of this store, the one of the layout first; each is connected to."""
         keys = [self._keys.registry("layout"), *(partition.tag for partition in self._keys.partitions)]
         return list(dict.fromkeys([(await link.holder(key))[0] for key in keys]))

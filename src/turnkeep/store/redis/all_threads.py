@@ -10,7 +10,7 @@ from turnkeep.store.contract import Counts, Stats, ThreadRecord
 from turnkeep.store.records import ages
 from turnkeep.store.redis.codec import exact, flag, read_thread
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain
-from turnkeep.store.redis.part import RedisPart, together, word
+from turnkeep.store.redis.part import RedisPart, gather, status_word
 from turnkeep.usage import Usage
 
 PAGE = 100
@@ -24,8 +24,8 @@ class RedisEverything(RedisPart):
 
     async def counts(self, *, tenant: str | None = None, queue: str | None = None) -> Counts:
         asked = (b"*" if tenant is None else plain(tenant), b"*" if queue is None else plain(queue))
-        await together([self._expire_in(partition, PAGE) for partition in self._keys.partitions])
-        told = await together(
+        await gather([self._expire_in(partition, PAGE) for partition in self._keys.partitions])
+        told = await gather(
             [self._run_on("counts", partition, self._now(), *asked) for partition in self._keys.partitions]
         )
         active, held, paused, waiting, delayed, completed, failed, is_open, dead, threads = map(
@@ -68,7 +68,7 @@ class RedisEverything(RedisPart):
         try:
             reply = await self._run("thread", keys, self._now(), policy, *nothing)
             async with self._reading(keys):
-                return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
+                return read_thread(reply, self._policies.of(address.queue)) if status_word(reply) == "thread" else None
         except ThreadQuarantined:
             return None
 
@@ -107,9 +107,7 @@ class RedisEverything(RedisPart):
                 some = entries[start : start + AT_ONCE]
                 may_delete = max(0, limit - deleted)
                 deleted += sum(
-                    await together(
-                        [self._age(partition, entry, place < may_delete) for place, entry in enumerate(some)]
-                    )
+                    await gather([self._age(partition, entry, place < may_delete) for place, entry in enumerate(some)])
                 )
             if len(entries) < PAGE or deleted >= limit:
                 break

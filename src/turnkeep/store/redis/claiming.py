@@ -17,8 +17,8 @@ from turnkeep.store.redis.client.link import PATIENCE
 from turnkeep.store.redis.codec import exact, number, read_claim, words
 from turnkeep.store.redis.hints import Hints
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
-from turnkeep.store.redis.part import RedisPart, ended, result, together, whole
-from turnkeep.store.redis.repair import Paused
+from turnkeep.store.redis.part import RedisPart, gather, outcome, quarantining, unwrap
+from turnkeep.store.redis.repair import PartitionUnderRepair
 
 ROUNDS = 8
 """How often one claim looks again when others took what it saw."""
@@ -59,7 +59,7 @@ class RedisClaims(RedisPart):
         for _ in range(ROUNDS):
             wanted = limit - len(claims)
             chosen, is_all = await self._choose(wanted, queues, spread=was_beaten) if wanted > 0 else ([], True)
-            taken = await together([self._take(ready, owner, lease) for ready in chosen]) if chosen else []
+            taken = await gather([self._take(ready, owner, lease) for ready in chosen]) if chosen else []
             held = [claim for claim in taken if claim is not None]
             self._charge(held)
             claims += held
@@ -75,10 +75,10 @@ class RedisClaims(RedisPart):
         """
         share = min(wanted, SHARE + 2 * wanted // len(self._keys.partitions))
         async with asyncio.TaskGroup() as group:
-            looking = group.create_task(ended(self._look(share, queues)))
-            asking = group.create_task(ended(self._shares()))
-        _, told = result(looking.result())
-        served, floor = result(asking.result())
+            looking = group.create_task(outcome(self._look(share, queues)))
+            asking = group.create_task(outcome(self._shares()))
+        _, told = unwrap(looking.result())
+        served, floor = unwrap(asking.result())
         by_tenant: dict[str, list[_Ready]] = {}
         for ready in sorted(_read_ready(told)):
             by_tenant.setdefault(ready.address.tenant, []).append(ready)
@@ -102,12 +102,12 @@ class RedisClaims(RedisPart):
         )  # fmt: skip
         partitions = self._keys.partitions
         if self._link.topology.kind != "cluster":
-            with suppress(ThreadQuarantined, Paused):  # one of them is damaged: each by itself
+            with suppress(ThreadQuarantined, PartitionUnderRepair):  # one of them is damaged: each by itself
                 now, *told = await self._ask_indexes(partitions, asked)
                 return float(now), told
         async with asyncio.TaskGroup() as group:
             looks = [
-                group.create_task(ended(self._ask_indexes([partition], asked, patience=IMPATIENCE)))
+                group.create_task(outcome(self._ask_indexes([partition], asked, patience=IMPATIENCE)))
                 for partition in partitions
             ]
         answers = _answered([look.result() for look in looks])
@@ -118,7 +118,7 @@ class RedisClaims(RedisPart):
     ) -> list[Any]:
         link = self._link
         script = link.scripts["ready"]
-        keys = [key for partition in partitions for key in partition.repeated(script)]
+        keys = [key for partition in partitions for key in partition.group_keys(script)]
         told: list[Any] = await link.run("ready", partitions[0], keys, *asked, patience=patience)
         return told
 
@@ -151,14 +151,14 @@ class RedisClaims(RedisPart):
         about = (self._now(), policy, ready.kind, ready.entry, to_bytes(owner), exact(lease), token, run_id)
         try:
             reply = await self._run("claim", keys, *about)
-        except (ThreadQuarantined, Paused):
+        except (ThreadQuarantined, PartitionUnderRepair):
             return None
         return None if reply is None else await self._read_claim(keys, reply)
 
     async def _read_claim(self, keys: ThreadKeys, reply: Sequence[Any]) -> Claim | None:
         """A claim whose contents cannot be read is given back and kept away from everybody."""
         try:
-            with whole():
+            with quarantining():
                 return read_claim(keys, reply)
         except ThreadQuarantined as damage:
             await self._give_back(keys, reply[3])
@@ -177,7 +177,7 @@ class RedisClaims(RedisPart):
             by_partition[self._keys.partition(claim.address).index].append(claim)
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(ended(self._renew_in(self._keys.partitions[index], held, about)))
+                group.create_task(outcome(self._renew_in(self._keys.partitions[index], held, about)))
                 for index, held in by_partition.items()
             ]
         told = _answered([task.result() for task in tasks])
@@ -189,7 +189,7 @@ class RedisClaims(RedisPart):
         link = self._link
         script = link.scripts["renew"]
         threads = [self._keys.thread(claim.address) for claim in claims]
-        keys = [*partition.of(script), *(key for thread in threads for key in thread.repeated(script))]
+        keys = [*partition.of(script), *(key for thread in threads for key in thread.group_keys(script))]
         rows = [
             value
             for claim in claims
@@ -238,7 +238,7 @@ class RedisClaims(RedisPart):
             return 0.0, _NEVER
         return now, min((number(moment) or 0.0 for moment, *_ in told if moment), default=_NEVER)
 
-    async def nudged(self, owner: str, *, timeout: float) -> set[Address]:
+    async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
         begun = self._clock.now()
         hints = await self._hear_hints()
         while (told := hints.take_nudges(owner)) is None:
@@ -260,7 +260,7 @@ def _answered(ends: Sequence[tuple[T] | Exception]) -> list[T]:
     """What those partitions said that answered: one that cannot be reached does not stop the others."""
     answers = [end[0] for end in ends if not isinstance(end, Exception)]
     is_serious = any(isinstance(end, Exception) and not isinstance(end, _PASSING) for end in ends)
-    return [result(end) for end in ends] if is_serious or not answers else answers
+    return [unwrap(end) for end in ends] if is_serious or not answers else answers
 
 
 def _directive(answer: Sequence[Any]) -> Directive:

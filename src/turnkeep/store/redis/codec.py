@@ -16,19 +16,19 @@ from zlib import crc32
 import orjson
 
 from turnkeep.errors import ThreadQuarantined
-from turnkeep.events import Event, Fault
+from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, Content, Message, Part, digest, item_from_json, item_to_json
 from turnkeep.store.contract import (
-    Call,
     Claim,
     DeadLetter,
-    Entry,
+    HeldCall,
     MessageRecord,
     Policy,
     Receipt,
     RunRecord,
     ThreadOptions,
     ThreadRecord,
+    TranscriptEntry,
 )
 from turnkeep.store.redis.key_names import ThreadKeys, address_of, to_bytes, to_text
 from turnkeep.store.transcript import size_of
@@ -57,18 +57,18 @@ def parse(data: bytes) -> Any:
         return json.loads(to_text(data))
 
 
-def sealed(data: bytes) -> bytes:
+def add_checksum(data: bytes) -> bytes:
     return b"%08x" % crc32(data) + data
 
 
-def unsealed(data: bytes, what: str) -> bytes:
+def check_checksum(data: bytes, what: str) -> bytes:
     body = data[8:]
     if data[:8] != b"%08x" % crc32(body):
         raise ThreadQuarantined(f"the stored {what} is damaged: its checksum does not fit")
     return body
 
 
-def parsed(data: bytes, what: str) -> Any:
+def parse_json(data: bytes, what: str) -> Any:
     try:
         return parse(data)
     except ValueError as wrong:
@@ -112,7 +112,7 @@ def flag(value: bool) -> bytes:
 
 
 def content_bytes(content: Content) -> bytes:
-    return sealed(dump([part.to_json() for part in content]))
+    return add_checksum(dump([part.to_json() for part in content]))
 
 
 _STORED_ELSEWHERE = ("content", "arrival", "seq", "window", "max_wait", "on_busy")
@@ -124,7 +124,7 @@ def body(message: Message) -> bytes:
     content = data["content"]
     for name in _STORED_ELSEWHERE:
         data.pop(name, None)
-    return sealed(dump(data)) + b"\n" + sealed(dump(content))
+    return add_checksum(dump(data)) + b"\n" + add_checksum(dump(content))
 
 
 def message_row(message: Message) -> tuple[bytes, ...]:
@@ -144,7 +144,7 @@ def message_row(message: Message) -> tuple[bytes, ...]:
     )
 
 
-def turn_argument(entries: Sequence[Entry]) -> bytes:
+def turn_argument(entries: Sequence[TranscriptEntry]) -> bytes:
     """A turn without its number and moment; nothing for no entries."""
     if not entries:
         return _EMPTY
@@ -152,7 +152,7 @@ def turn_argument(entries: Sequence[Entry]) -> bytes:
     size, tokens = sum(map(size_of, items)), sum(e.tokens for e in entries)
     has_user = any(e.item.kind == "user" for e in entries)
     turn = dump([[item, e.tokens] for item, e in zip(items, entries, strict=True)])
-    return b"%d %d %d %d\n" % (len(entries), size, tokens, has_user) + sealed(turn)
+    return b"%d %d %d %d\n" % (len(entries), size, tokens, has_user) + add_checksum(turn)
 
 
 def event_row(event: Event) -> tuple[bytes, bytes, bytes]:
@@ -173,11 +173,11 @@ def _delta_members(run_id: str | None, attempt: int) -> bytes:
     return dump({k: v for k, v in data.items() if v})
 
 
-def fault_argument(fault: Fault | None) -> bytes:
+def fault_argument(fault: TurnFault | None) -> bytes:
     return dump(fault.to_json()) if fault else _EMPTY
 
 
-def call_row(call: Call) -> tuple[bytes, ...]:
+def call_row(call: HeldCall) -> tuple[bytes, ...]:
     """Id, digest, decision, JSON members that never change, output and by as JSON."""
     data = call.to_json()
     base = {k: v for k, v in data.items() if k not in ("decision", "output", "by")}
@@ -197,9 +197,9 @@ def call_row(call: Call) -> tuple[bytes, ...]:
 def read_message(address: Address, about: Mapping[str, Any], data: bytes) -> Message:
     """A message from what the store says about it and its body."""
     fixed, _, content = data.partition(b"\n")
-    values = parsed(unsealed(fixed, "message"), "message")
+    values = parse_json(check_checksum(fixed, "message"), "message")
     try:
-        values["content"] = tuple(Part.from_json(p) for p in parsed(unsealed(content, "message"), "message"))
+        values["content"] = tuple(Part.from_json(p) for p in parse_json(check_checksum(content, "message"), "message"))
         message = Message(address=address, **values)
     except (KeyError, TypeError) as wrong:
         raise ThreadQuarantined("a stored message is damaged") from wrong
@@ -213,7 +213,7 @@ def read_message(address: Address, about: Mapping[str, Any], data: bytes) -> Mes
 
 
 def read_messages(address: Address, told: Sequence[bytes]) -> tuple[Message, ...]:
-    return tuple(read_message(address, parsed(told[i], "message"), told[i + 1]) for i in range(0, len(told), 2))
+    return tuple(read_message(address, parse_json(told[i], "message"), told[i + 1]) for i in range(0, len(told), 2))
 
 
 def read_receipt(told: Sequence[Any], message_id: str) -> Receipt:
@@ -245,20 +245,20 @@ def read_claim(keys: ThreadKeys, told: Sequence[Any]) -> Claim:
         attempt=attempt,
         lease_until=float(until),
         messages=read_messages(keys.address, messages),
-        journal=tuple(parsed(unsealed(record or _EMPTY, "journal"), "journal") for record in journal),
+        journal=tuple(parse_json(check_checksum(record or _EMPTY, "journal"), "journal") for record in journal),
         attempts=attempts,
         deaths=deaths,
         last_chance=bool(last_chance),
         stop=words(stop) or None,  # type: ignore[arg-type]  # scripts write no other
-        calls=read_calls(parsed(calls, "calls")),
+        calls=read_calls(parse_json(calls, "calls")),
         assistant=to_text(assistant) if has_assistant else None,
         claimed_at=float(claimed_at),
         due_at=float(due_at),
     )
 
 
-def read_calls(data: Iterable[Mapping[str, Any]]) -> tuple[Call, ...]:
-    return tuple(Call(**call) for call in data)
+def read_calls(data: Iterable[Mapping[str, Any]]) -> tuple[HeldCall, ...]:
+    return tuple(HeldCall(**call) for call in data)
 
 
 def read_message_record(address: Address, told: Sequence[Any]) -> MessageRecord:
@@ -271,14 +271,14 @@ def read_message_record(address: Address, told: Sequence[Any]) -> MessageRecord:
         status=words(status),  # type: ignore[arg-type]  # scripts write no other
         receipt=read_receipt(receipt, name),
         run_id=words(run_id) or None,
-        covers=tuple(parsed(covers, "closing")),
+        covers=tuple(parse_json(covers, "closing")),
         settled_at=number(settled_at),
         steer=words(steer) or None,  # type: ignore[arg-type]  # scripts write no other
     )
 
 
 def read_run(data: bytes) -> RunRecord:
-    values = parsed(data, "run")
+    values = parse_json(data, "run")
     return RunRecord(
         run_id=values["run_id"],
         status=values["status"],
@@ -288,17 +288,17 @@ def read_run(data: bytes) -> RunRecord:
         finished_at=values.get("finished_at") and float(values["finished_at"]),
         usage=Usage.from_json(values["usage"]),
         model=values.get("model"),
-        fault=Fault(**values["fault"]) if "fault" in values else None,
+        fault=TurnFault(**values["fault"]) if "fault" in values else None,
         calls=read_calls(values["calls"]),
     )
 
 
-def read_turn(data: bytes) -> list[Entry]:
+def read_turn(data: bytes) -> list[TranscriptEntry]:
     """The entries of one stored turn."""
     header, _, kept = data.partition(b"\n")
     turn, at, *_ = header.split()
-    items = parsed(unsealed(kept, "history"), "history")
-    return [Entry(item_from_json(item), tokens, int(turn), float(at)) for item, tokens in items]
+    items = parse_json(check_checksum(kept, "history"), "history")
+    return [TranscriptEntry(item_from_json(item), tokens, int(turn), float(at)) for item, tokens in items]
 
 
 def epoch_of(epoch: bytes, incarnation: int) -> str:
@@ -312,7 +312,7 @@ def read_event(place: tuple[int, str], kind: bytes, at: bytes, members: bytes, t
     own = {"kind": words(kind), "text": to_text(text), "offset": offset, "epoch": epoch, "at": float(at)}
     if kind == b"delta" and len(members) <= DELTA_MEMBERS and (common := _delta_parsed(members)) is not None:
         return Event(**own, **common)  # type: ignore[arg-type]
-    return Event.from_json(parsed(members, "event") | own)
+    return Event.from_json(parse_json(members, "event") | own)
 
 
 DELTA_MEMBERS = 120
@@ -321,7 +321,7 @@ DELTA_MEMBERS = 120
 
 @lru_cache(maxsize=4096)
 def _delta_parsed(members: bytes) -> dict[str, Any] | None:
-    data: dict[str, Any] = parsed(members, "event")
+    data: dict[str, Any] = parse_json(members, "event")
     return data if data.keys() <= {"run_id", "attempt"} else None
 
 
@@ -345,7 +345,7 @@ def read_thread(told: Sequence[bytes], policy: Policy) -> ThreadRecord:
     ttl = float(values["ttl"]) if "ttl" in values else policy.expiry
     options = {name.removeprefix("option:"): value for name, value in values.items() if name.startswith("option:")}
     summary = values.get("summary")
-    metadata = parsed(values["metadata"], "metadata")
+    metadata = parse_json(values["metadata"], "metadata")
     return ThreadRecord(
         address=address_of(values["space"], values["channel"]),
         thread_id=to_text(values["thread_id"]),
@@ -362,16 +362,16 @@ def read_thread(told: Sequence[bytes], policy: Policy) -> ThreadRecord:
             number(options.get("max_wait", _EMPTY)),
             words(options["on_busy"]) if "on_busy" in options else None,  # type: ignore[arg-type]
         ),
-        summary=None if summary is None else to_text(unsealed(summary, "summary")),
+        summary=None if summary is None else to_text(check_checksum(summary, "summary")),
         messages=int(values["messages"]),
         open_messages=int(values["inbox"]) + int(values["delayed"]),
         turns=int(values["turns"]),
         items=int(values["items"]),
         bytes=int(values["bytes"]),
-        usage=Usage.from_json(parsed(values["usage"], "usage")),
+        usage=Usage.from_json(parse_json(values["usage"], "usage")),
         run_id=words(values["run_id"]) if "run_id" in values else None,
         attempt=int(values["attempt"]),
-        calls=read_calls(parsed(values.get("calls", b"[]"), "calls")),
+        calls=read_calls(parse_json(values.get("calls", b"[]"), "calls")),
         epoch=epoch_of(values["epoch"], int(values.get("incarnation", b"0"))),
         top=int(values["top"]),
     )
@@ -380,14 +380,14 @@ def read_thread(told: Sequence[bytes], policy: Policy) -> ThreadRecord:
 def read_letter(dead_id: str, data: bytes) -> DeadLetter:
     """A stored dead letter; its seal is the scripts', so only its JSON is looked at here."""
     about, _, message = data[8:].partition(b"\n")
-    values = parsed(about, "dead letter")
+    values = parse_json(about, "dead letter")
     address = address_of(to_bytes(values["space"]), to_bytes(values["channel"]))
     return DeadLetter(
         dead_id=dead_id,
         address=address,
         thread_id=values["thread_id"],
         message=read_message(address, values["message"], message),
-        fault=Fault(**values["fault"]),
+        fault=TurnFault(**values["fault"]),
         attempts=values["attempts"],
         deaths=values["deaths"],
         run_id=values["run_id"],

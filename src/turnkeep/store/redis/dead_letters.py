@@ -7,7 +7,7 @@ from turnkeep.store.contract import DeadLetter, Receipt
 from turnkeep.store.ids import new_epoch, new_thread_id
 from turnkeep.store.redis.codec import message_row, read_letter, read_receipt
 from turnkeep.store.redis.key_names import PartitionKeys, space_of, to_bytes, to_text
-from turnkeep.store.redis.part import RedisPart, together, whole, word
+from turnkeep.store.redis.part import RedisPart, gather, quarantining, status_word
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -22,7 +22,7 @@ class RedisLetters(RedisPart):
         self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
         partitions = self._keys.partitions
-        found = await together([self._dead_in(partition, tenant, queue, after, limit) for partition in partitions])
+        found = await gather([self._dead_in(partition, tenant, queue, after, limit) for partition in partitions])
         letters = [letter for letters in found for letter in letters]
         return sorted(letters, key=lambda letter: letter.dead_id)[:limit]
 
@@ -49,7 +49,7 @@ class RedisLetters(RedisPart):
     async def _letter(self, partition: PartitionKeys, dead_id: bytes) -> DeadLetter | None:
         key = partition.names["dead"]
         data = await self._link.look_up("dead_letter", partition, "HGET", key, dead_id)
-        with whole():
+        with quarantining():
             return None if data is None else read_letter(to_text(dead_id), data)
 
     async def _letter_if_whole(self, partition: PartitionKeys, dead_id: bytes) -> DeadLetter | None:
@@ -83,9 +83,9 @@ class RedisLetters(RedisPart):
             to_bytes(new_thread_id(self._ids, address)), new_epoch(self._ids).encode(), to_bytes(dead_id),
             *message_row(message),
         )  # fmt: skip
-        if word(reply) == "absent":
+        if status_word(reply) == "absent":
             raise _no_letter(dead_id)
-        if word(reply) == "conflict":
+        if status_word(reply) == "conflict":
             raise MessageConflict(
                 f"a message {message.message_id!r} waits on this channel already, redrive when it is settled"
             )

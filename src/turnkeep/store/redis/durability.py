@@ -16,14 +16,14 @@ from typing import NamedTuple
 from turnkeep.errors import OutcomeUnknown, StoreError
 from turnkeep.store.redis.client.link import Link, open_pipe
 from turnkeep.store.redis.client.pipe import Pipe, Refusal, Reply
-from turnkeep.store.redis.client.topology import Endpoint
+from turnkeep.store.redis.client.topology import ServerAddress
 from turnkeep.store.redis.server_demands import how_to_wait, replicas_in, values
 from turnkeep.store.redis.server_fitness import Fitness
 
 RECEIPTS = frozenset(("accept", "begin", "redrive"))
 """Scripts that promise to keep something new: not on a server that could lose it."""
 
-VOUCHED = RECEIPTS | frozenset(
+DURABLE_SCRIPTS = RECEIPTS | frozenset(
     (
         *("append", "cancel", "commit", "compact", "decide", "discard", "edit", "fail", "flush", "forget", "hold"),
         *(
@@ -47,7 +47,7 @@ VOUCHED = RECEIPTS | frozenset(
 )
 """Scripts whose answer somebody relies on: a person, a run before it acts, a forwarder that goes on from its memory."""
 
-UNVOUCHED: Mapping[str, str] = {
+NOT_DURABLE_SCRIPTS: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "circuits",
@@ -86,11 +86,11 @@ _WRITE = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], '1', 'PX', 60000
 """Frees before it writes, so that a full server vouches too."""
 
 
-class Witness(NamedTuple):
+class WriteObserver(NamedTuple):
     """The server that a key was on before anything was written: where it is, and which process, if that matters."""
 
     key: bytes
-    endpoint: Endpoint
+    endpoint: ServerAddress
     server: bytes | None
     is_receipt: bool
 
@@ -100,14 +100,14 @@ class _Round:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.asked = 0
+        self.requests = 0
         self.safe = 0
         self.doubtful = 0
         self.pipe: Pipe | None = None
         self.server = b""
 
 
-class Assurance:
+class DurabilityWait:
     """What answers wait for, in one place for all scripts (see `Link.run`)."""
 
     def __init__(self, link: Link, fitness: Fitness, timeout: float) -> None:
@@ -115,42 +115,42 @@ class Assurance:
         self._fitness = fitness
         self._timeout = timeout
         self._is_strict = fitness.demands.durability == "strict"
-        self._rounds: dict[Endpoint, _Round] = {}
-        self.concerns = VOUCHED if self._is_strict else RECEIPTS
+        self._rounds: dict[ServerAddress, _Round] = {}
+        self.concerns = DURABLE_SCRIPTS if self._is_strict else RECEIPTS
         """Scripts before and after which there is something to do."""
 
-    async def before(self, name: str, key: bytes) -> Witness:
+    async def before(self, name: str, key: bytes) -> WriteObserver:
         """Raises `StoreUnfit` where no receipt may be given; who has to vouch for what is written then."""
         is_receipt = name in RECEIPTS
         endpoint, server = await self._link.holder(key)
         if is_receipt:
             await self._fitness.require(endpoint, self._link)
-        return Witness(key, endpoint, server if self._is_strict else None, is_receipt)
+        return WriteObserver(key, endpoint, server if self._is_strict else None, is_receipt)
 
-    async def after(self, witness: Witness) -> None:
+    async def after(self, witness: WriteObserver) -> None:
         """Return when what was written meanwhile is safe; raises `OutcomeUnknown`."""
         if witness.server is not None:
             await self._vouch(witness, witness.server)
-            if self._link.topology.known(witness.key) != witness.endpoint:
+            if self._link.topology.cached_server(witness.key) != witness.endpoint:
                 raise OutcomeUnknown(
                     f"another server took the place of {witness.endpoint} meanwhile; it is safe to repeat"
                 )
         if witness.is_receipt:
-            endpoint = self._link.topology.known(witness.key) or witness.endpoint
+            endpoint = self._link.topology.cached_server(witness.key) or witness.endpoint
             if (trouble := self._fitness.trouble(endpoint)) is not None:
                 raise OutcomeUnknown(f"{trouble}; what was written before that was seen is safe to repeat")
 
-    async def _vouch(self, witness: Witness, server: bytes) -> None:
+    async def _vouch(self, witness: WriteObserver, server: bytes) -> None:
         endpoint = witness.endpoint
         shared = self._rounds.setdefault(endpoint, _Round())
-        shared.asked += 1
-        mine = shared.asked
+        shared.requests += 1
+        mine = shared.requests
         async with shared.lock:
             if shared.safe >= mine and shared.server == server:
                 return
             if shared.doubtful >= mine:
                 raise OutcomeUnknown(f"{endpoint} did not vouch for what was written; it is safe to repeat")
-            until = shared.asked
+            until = shared.requests
             try:
                 await self._wait_once(shared, witness)
             except OutcomeUnknown:
@@ -160,7 +160,7 @@ class Assurance:
                 raise OutcomeUnknown(f"{endpoint} is another server than before; it is safe to repeat")
             shared.safe = until
 
-    async def _wait_once(self, shared: _Round, witness: Witness) -> None:
+    async def _wait_once(self, shared: _Round, witness: WriteObserver) -> None:
         endpoint = witness.endpoint
         try:
             if shared.pipe is None or not shared.pipe.is_open:
@@ -181,7 +181,7 @@ class Assurance:
         if told:
             raise OutcomeUnknown(f"what was written is not safe yet ({told}); it is safe to repeat")
 
-    async def _told(self, pipe: Pipe, endpoint: Endpoint, replicas: int) -> str:
+    async def _told(self, pipe: Pipe, endpoint: ServerAddress, replicas: int) -> str:
         """Wait until all that was written on this pipe is safe; what stands in the way of it."""
         wait = how_to_wait(self._fitness.server(endpoint), replicas)
         if not wait:

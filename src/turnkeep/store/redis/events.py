@@ -13,8 +13,8 @@ from turnkeep.store.contract import Claim, EventGap, Follower, Page
 from turnkeep.store.redis.codec import epoch_of, event_row, exact, number, read_event, read_frames, words
 from turnkeep.store.redis.feed import RedisFeed
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain, to_bytes, to_text
-from turnkeep.store.redis.part import RedisPart, together, word
-from turnkeep.store.sinks import EVERYTHING, PARKED, WAITING_COUNTED, Delivery, Parked, Selection, SinkRecord
+from turnkeep.store.redis.part import RedisPart, gather, status_word
+from turnkeep.store.sinks import EVERYTHING, MOST_PARKED, WAITING_COUNTED, Delivery, ParkedEvent, Selection, SinkRecord
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -36,7 +36,7 @@ class RedisEvents(RedisPart):
         if reply[0] == b"top":
             top: int = reply[1]
             return top
-        if word(reply) == "lost":
+        if status_word(reply) == "lost":
             raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
         raise EventGap(n, reply[1])
 
@@ -45,11 +45,11 @@ class RedisEvents(RedisPart):
         expiry = exact(self._policies.of(address.queue).expiry)
         want = b"" if keys.address == address else to_bytes(address.channel)
         reply = await self._run("read", keys, self._now(), expiry, want, after, limit)
-        if word(reply) == "gone":
+        if status_word(reply) == "gone":
             self._channels.pop(address, None)
             keys = self._keys.thread(address)
             reply = await self._run("read", keys, self._now(), expiry, b"", after, limit)
-        if word(reply) != "page":
+        if status_word(reply) != "page":
             return Page("", 0, 0, None, ())
         async with self._reading(keys):
             return _page(reply, limit)
@@ -80,14 +80,14 @@ class RedisEvents(RedisPart):
         await self._on_all("sink_close", self._operation(once, "close_sink", sink), to_bytes(sink))
 
     async def _on_all(self, name: str, *arguments: bytes) -> None:
-        await together([self._run_on(name, partition, self._now(), *arguments) for partition in self._keys.partitions])
+        await gather([self._run_on(name, partition, self._now(), *arguments) for partition in self._keys.partitions])
 
     async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
         where = self._partition(sink, partition)
         reply = await self._run_on("sink_lease", where, self._now(), to_bytes(sink), to_bytes(owner), exact(lease))
-        if word(reply) == "absent":
+        if status_word(reply) == "absent":
             raise _not_open(sink, partition)
-        return words(reply[1]) if word(reply) == "held" else None
+        return words(reply[1]) if status_word(reply) == "held" else None
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
         entries = await self._of_sink("sink_read", sink, partition, after, limit)
@@ -105,12 +105,12 @@ class RedisEvents(RedisPart):
             log.error("delivery_damaged", partition=partition, position=words(position), reason=str(damage))
             return None
 
-    async def delivered(
+    async def mark_delivered(
         self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
     ) -> None:
         where = self._partition(sink, partition)
         rows = [to_bytes(text) for place in parked for text in place]
-        own = (to_bytes(sink), to_bytes(owner), position, PARKED)
+        own = (to_bytes(sink), to_bytes(owner), position, MOST_PARKED)
         reply = await self._run_on("sink_delivered", where, self._now(), *own, *rows)
         if reply == b"absent":
             raise _not_open(sink, partition)
@@ -119,7 +119,7 @@ class RedisEvents(RedisPart):
 
     # ---------------------------------------------------------------- parked
 
-    async def parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[Parked]:
+    async def list_parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[ParkedEvent]:
         return [_parked(entry) for entry in await self._of_sink("sink_parked", sink, partition, after, limit)]
 
     async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
@@ -151,24 +151,24 @@ class RedisEvents(RedisPart):
     ) -> int:
         where = self._partition(sink, partition)
         reply = await self._run_on(script, where, self._now(), operation, to_bytes(sink), *arguments)
-        if word(reply) == "absent":
+        if status_word(reply) == "absent":
             raise _not_open(sink, partition)
         return int(reply[1])
 
     async def _of_sink(self, script: str, sink: str, partition: int, *arguments: Any) -> Sequence[Any]:
         reply = await self._run_on(script, self._partition(sink, partition), to_bytes(sink), *arguments)
-        if word(reply) == "absent":
+        if status_word(reply) == "absent":
             raise _not_open(sink, partition)
         return reply[1:]  # type: ignore[no-any-return]  # what scripts answer has no type
 
     async def sinks(self) -> list[SinkRecord]:
         partitions = self._keys.partitions
-        replies = await together([self._run_on("sink_list", one, WAITING_COUNTED) for one in partitions])
+        replies = await gather([self._run_on("sink_list", one, WAITING_COUNTED) for one in partitions])
         found: dict[str, SinkRecord] = {}
         for partition, reply in zip(partitions, replies, strict=True):
             for row in reply:
                 here = _record(row, partition.index)
-                found[here.name] = found[here.name].joined(here) if here.name in found else here
+                found[here.name] = found[here.name].join(here) if here.name in found else here
         return [found[name] for name in sorted(found)]
 
     def _partition(self, sink: str, partition: int) -> PartitionKeys:
@@ -185,10 +185,10 @@ def _by_name(fields: Sequence[bytes]) -> Mapping[bytes, bytes]:
     return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
-def _parked(entry: Sequence[Any]) -> Parked:
+def _parked(entry: Sequence[Any]) -> ParkedEvent:
     position, space, channel, thread, _epoch, _incarnation, head, reason, failed_at, given_up = entry
     offset, kind, at, *_ = head.split()
-    return Parked(
+    return ParkedEvent(
         position=words(position),
         address=address_of(space, channel),
         thread_id=to_text(thread),

@@ -11,7 +11,7 @@ from turnkeep.backoff import Backoff
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.contract import Notice
-from turnkeep.store.redis.client.subscriptions import Hub
+from turnkeep.store.redis.client.subscriptions import Subscriptions
 from turnkeep.store.redis.codec import epoch_of, read_frames
 from turnkeep.store.redis.key_names import ThreadKeys
 from turnkeep.store.wakeups import Feed
@@ -24,7 +24,7 @@ class RedisFeed(Feed):
     """A `Follower` that hears one Redis channel per thread."""
 
     def __init__(
-        self, hub: Hub, find: Callable[[Address], Awaitable[ThreadKeys]], incarnation: Callable[[int], int]
+        self, hub: Subscriptions, find: Callable[[Address], Awaitable[ThreadKeys]], incarnation: Callable[[int], int]
     ) -> None:
         super().__init__(lambda address: address)
         self._hub = hub
@@ -47,7 +47,7 @@ class RedisFeed(Feed):
             self._followed.pop(keys["channel"], None)
             self._hub.leave(keys["channel"], self)
 
-    def heard(self, channel: bytes, data: bytes) -> None:
+    def on_message(self, channel: bytes, data: bytes) -> None:
         keys = self._followed.get(channel)
         if keys is None:
             return
@@ -58,7 +58,7 @@ class RedisFeed(Feed):
             events = []  # whatever this was: the log tells
         self.tell(keys.address, events)
 
-    def missed(self, channel: bytes) -> None:
+    def on_gap(self, channel: bytes) -> None:
         if (keys := self._followed.get(channel)) is not None:
             self.tell(keys.address, ())
 
@@ -83,4 +83,4 @@ class RedisFeed(Feed):
                 await self._rung.wait()
         except TimeoutError:
             for channel in self._followed:
-                self.missed(channel)
+                self.on_gap(channel)

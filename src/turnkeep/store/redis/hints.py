@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock
 from turnkeep.messages import Address
-from turnkeep.store.redis.client.subscriptions import Hub
+from turnkeep.store.redis.client.subscriptions import Subscriptions
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, to_text
 from turnkeep.store.wakeups import Bell
 
@@ -25,7 +25,7 @@ _NEVER = float("inf")
 class Hints:
     """Hears the hints of all partitions for one engine."""
 
-    def __init__(self, hub: Hub, partitions: Sequence[PartitionKeys], clock: Clock) -> None:
+    def __init__(self, hub: Subscriptions, partitions: Sequence[PartitionKeys], clock: Clock) -> None:
         self._hub = hub
         self._channels = [partition.names["hints"] for partition in partitions]
         self._clock = clock
@@ -45,12 +45,12 @@ class Hints:
                     await self._hub.listen(channel, self)
                 self._has_begun = True
 
-    def heard(self, channel: bytes, data: bytes) -> None:
+    def on_message(self, channel: bytes, data: bytes) -> None:
         kind, *rest = data.split(b"\0")
         if kind == b"ready":
             address = address_of(rest[1] + b"\0" + rest[2], b"")
             for watch in self._watches:
-                watch.heard(address.queue, float(rest[0]))
+                watch.on_due(address.queue, float(rest[0]))
         else:
             owner, tenant, queue = rest[:3]
             self._nudge(to_text(owner), address_of(tenant + b"\0" + queue, b"\0".join(rest[3:])))
@@ -61,7 +61,7 @@ class Hints:
             self._nudges.pop(next(iter(self._nudges)))
         self._nudges.setdefault(owner, set()).add(address)
 
-    def missed(self, channel: bytes) -> None:
+    def on_gap(self, channel: bytes) -> None:
         for watch in self._watches:
             watch.earliest = 0.0
         self._bell.ring()
@@ -99,7 +99,7 @@ class Watch:
         self._hints = hints
         self._queues = None if queues is None else frozenset(queues)
 
-    def heard(self, queue: str, at: float) -> None:
+    def on_due(self, queue: str, at: float) -> None:
         if self._queues is None or queue in self._queues:
             self.earliest = min(self.earliest, at)
 

@@ -13,28 +13,29 @@ from turnkeep.errors import (
     MessageConflict,
     MessageFrozen,
     NotFound,
-    Rejected,
+    Rejection,
     ThreadBusy,
     WrongState,
 )
-from turnkeep.events import Fault
+from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import turns
 from turnkeep.store.contract import (
-    Call,
     Claim,
     Commit,
     Decision,
     FailOutcome,
     Failure,
-    Left,
+    HeldCall,
     MessageRecord,
     Receipt,
     Record,
+    Remainder,
 )
 from turnkeep.store.ids import new_run_id, new_token, partition_of
 from turnkeep.store.redis.claiming import RedisClaims
 from turnkeep.store.redis.codec import (
+    add_checksum,
     call_row,
     content_bytes,
     dump,
@@ -43,19 +44,18 @@ from turnkeep.store.redis.codec import (
     flag,
     message_row,
     number,
-    parsed,
+    parse_json,
     read_calls,
     read_claim,
     read_message_record,
     read_messages,
     read_receipt,
-    sealed,
     turn_argument,
     usage_argument,
     words,
 )
 from turnkeep.store.redis.key_names import ThreadKeys, to_bytes, to_text
-from turnkeep.store.redis.part import absent, full, together, word
+from turnkeep.store.redis.part import full, gather, not_found, status_word
 from turnkeep.store.turns import unfit
 
 
@@ -66,12 +66,12 @@ class RedisInbox(RedisClaims):
 
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
-    ) -> list[Receipt | Rejected]:
-        outcomes: dict[int, Receipt | Rejected] = {}
+    ) -> list[Receipt | Rejection]:
+        outcomes: dict[int, Receipt | Rejection] = {}
         places: dict[Address, list[int]] = {}
         for place, message in enumerate(messages):
             places.setdefault((await self._resolve(message.address)).address, []).append(place)
-        told = await together(
+        told = await gather(
             [self._accept_on([messages[place] for place in here], create, max_inbox) for here in places.values()]
         )
         for here, told_here in zip(places.values(), told, strict=True):
@@ -80,7 +80,7 @@ class RedisInbox(RedisClaims):
 
     async def _accept_on(
         self, messages: Sequence[Message], create: bool, max_inbox: int | None
-    ) -> list[Receipt | Rejected]:
+    ) -> list[Receipt | Rejection]:
         """The messages of one thread, in one act."""
         address = messages[0].address
         if any(message.not_before is not None for message in messages):
@@ -100,21 +100,21 @@ class RedisInbox(RedisClaims):
         token, run_id = new_token(self._ids).encode(), new_run_id(self._ids).encode()
         address = messages[0].address
         keys, reply = await self._make("begin", address, to_bytes(owner), exact(lease), token, run_id, *rows)
-        if word(reply) == "claim":
+        if status_word(reply) == "claim":
             async with self._reading(keys):
                 return read_claim(keys, reply)
-        if word(reply) == "conflict":
+        if status_word(reply) == "conflict":
             message_id = messages[reply[1] - 1].message_id
             raise MessageConflict(f"message id {message_id!r} was used before, use a new id")
-        if word(reply) == "full":
+        if status_word(reply) == "full":
             raise full(reply[1])
-        if word(reply) == "crowded":
+        if status_word(reply) == "crowded":
             raise ThreadBusy("the messages that wait already do not fit one batch with these, wait for their answer")
         raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
 
     # ---------------------------------------------------------------- while leased
 
-    async def offered(self, claim: Claim) -> list[Message]:
+    async def list_offered(self, claim: Claim) -> list[Message]:
         reply = _unless_lost(claim, await self._owned("offered", claim))
         async with self._reading(self._keys.thread(claim.address)):
             return list(read_messages(claim.address, reply[1]))
@@ -123,21 +123,21 @@ class RedisInbox(RedisClaims):
         rows: list[bytes] = []
         for record in records:
             through = record.get("steered_through")
-            rows += [b"%d" % record["n"], sealed(dump(dict(record))), b"" if through is None else b"%d" % through]
+            rows += [b"%d" % record["n"], add_checksum(dump(dict(record))), b"" if through is None else b"%d" % through]
         reply = _unless_lost(claim, await self._owned("journal", claim, *rows))
-        if word(reply) == "gap":
+        if status_word(reply) == "gap":
             raise ValueError(f"journal record {reply[1]} comes after {reply[2]} records, write them in order")
 
     # ---------------------------------------------------------------- settling
 
-    async def commit(self, claim: Claim, commit: Commit) -> Left:
+    async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         model = b"" if commit.model is None else b',"model":' + dump(commit.model)
         reply = await self._owned(
             "commit", claim, commit.outcome, to_bytes(commit.text), turn_argument(commit.entries),
             usage_argument(commit.usage), model,
         )  # fmt: skip
         _unless_lost(claim, reply)
-        return Left(reply[1], number(reply[2]))
+        return Remainder(reply[1], number(reply[2]))
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
         reply = await self._owned(
@@ -148,22 +148,22 @@ class RedisInbox(RedisClaims):
         outcome: FailOutcome = words(_unless_lost(claim, reply)[0])  # type: ignore[assignment]  # one of the three
         return outcome
 
-    async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
+    async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
         _unless_lost(claim, await self._owned("release", claim, exact(delay), fault_argument(reason)))
 
-    async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
+    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
         rows = [value for call in calls for value in call_row(call)]
         _unless_lost(claim, await self._owned("hold", claim, exact(expires_in), *rows))
 
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
-    ) -> Call:
+    ) -> HeldCall:
         verdict = (decision.verdict, dump(decision.output), dump(decision.by))
         operation = self._operation(once, "decide", address, call_id, digest, decision)
         keys, reply = await self._find("decide", address, operation, to_bytes(call_id), to_bytes(digest), *verdict)
-        if word(reply) == "call":
+        if status_word(reply) == "call":
             async with self._reading(keys):
-                return read_calls([parsed(reply[1], "call")])[0]
+                return read_calls([parse_json(reply[1], "call")])[0]
         raise _undecided(address, call_id, reply)
 
     # ---------------------------------------------------------------- from outside
@@ -171,7 +171,7 @@ class RedisInbox(RedisClaims):
     async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
         operation = self._operation(once, "cancel", address, drop_inbox)
         _, reply = await self._find("cancel", address, operation, flag(drop_inbox))
-        return word(reply) == "ok" and bool(reply[1])
+        return status_word(reply) == "ok" and bool(reply[1])
 
     async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
         operation = self._operation(once, "withdraw", address, message_id)
@@ -192,11 +192,11 @@ class RedisInbox(RedisClaims):
 
     async def flush(self, address: Address, *, once: str | None = None) -> bool:
         _, reply = await self._find("flush", address, self._operation(once, "flush", address))
-        return word(reply) == "ok" and bool(reply[1])
+        return status_word(reply) == "ok" and bool(reply[1])
 
     async def typing(self, address: Address, *, once: str | None = None) -> float | None:
         _, reply = await self._find("typing", address, self._operation(once, "typing", address))
-        return number(reply[1]) if word(reply) == "ok" else None
+        return number(reply[1]) if status_word(reply) == "ok" else None
 
     async def pause(self, address: Address, *, once: str | None = None) -> None:
         await self._make("pause", address, self._operation(once, "pause", address))
@@ -207,11 +207,11 @@ class RedisInbox(RedisClaims):
     async def message(self, address: Address, message_id: str) -> MessageRecord | None:
         keys, reply = await self._find("message", address, to_bytes(message_id))
         async with self._reading(keys):
-            return read_message_record(keys.address, reply) if word(reply) == "message" else None
+            return read_message_record(keys.address, reply) if status_word(reply) == "message" else None
 
 
-def _receipt_or_refusal(told: Sequence[Any], message: Message) -> Receipt | Rejected:
-    kind = word(told)
+def _receipt_or_refusal(told: Sequence[Any], message: Message) -> Receipt | Rejection:
+    kind = status_word(told)
     if kind == "receipt":
         receipt = read_receipt(told, message.message_id)
         # an id that we minted can only come back because its first receipt was lost
@@ -221,20 +221,20 @@ def _receipt_or_refusal(told: Sequence[Any], message: Message) -> Receipt | Reje
     if kind == "full":
         return full(told[1])
     if kind == "absent":
-        return absent(message.address)
+        return not_found(message.address)
     return ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
 
 
 def _unless_lost(claim: Claim, reply: Any) -> Any:
-    if word(reply) == "lost":
+    if status_word(reply) == "lost":
         raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
     return reply
 
 
-def _undecided(address: Address, call_id: str, reply: Sequence[Any]) -> Rejected:
-    kind = word(reply)
+def _undecided(address: Address, call_id: str, reply: Sequence[Any]) -> Rejection:
+    kind = status_word(reply)
     if kind == "absent":
-        return absent(address)
+        return not_found(address)
     if kind == "unknown":
         return NotFound(f"no call {call_id!r} waits on this thread")
     if kind == "changed":
@@ -249,11 +249,11 @@ def _undecided(address: Address, call_id: str, reply: Sequence[Any]) -> Rejected
 
 
 def _changed(keys: ThreadKeys, address: Address, message_id: str, reply: Sequence[Any]) -> MessageRecord:
-    kind = word(reply)
+    kind = status_word(reply)
     if kind == "message":
         return read_message_record(keys.address, reply)
     if kind == "absent":
-        raise absent(address)
+        raise not_found(address)
     if kind == "unknown":
         raise NotFound(f"no message {message_id!r} is known on this channel")
     state = "being answered" if kind == "frozen" else words(reply[1])

@@ -34,7 +34,7 @@ _OF_PARTITION = (
     "letters", "found", "mending",
 )  # fmt: skip
 
-REMEMBERED = 8_192
+MOST_KEY_NAMES = 8_192
 """Addresses whose key names are kept ready."""
 
 
@@ -55,9 +55,9 @@ class PartitionKeys:
             keys = self._ready[script] = tuple(self.names[name] for name in script.keys)
         return keys
 
-    def repeated(self, script: Script) -> tuple[bytes, ...]:
+    def group_keys(self, script: Script) -> tuple[bytes, ...]:
         """One repeated group of a script."""
-        return tuple(self.names[name] for name in script.repeated)
+        return tuple(self.names[name] for name in script.repeated_keys)
 
 
 class ThreadKeys:
@@ -82,15 +82,15 @@ class ThreadKeys:
             keys = self._ready[script] = tuple([own[name] if name in own else shared[name] for name in script.keys])
         return keys
 
-    def repeated(self, script: Script) -> tuple[bytes, ...]:
+    def group_keys(self, script: Script) -> tuple[bytes, ...]:
         """One repeated group of a script."""
-        return tuple(self[name] for name in script.repeated)
+        return tuple(self[name] for name in script.repeated_keys)
 
     def __getitem__(self, name: str) -> bytes:
         return self._own.get(name) or self.partition.names[name]
 
 
-class Keys:
+class KeyNames:
     """All names under one prefix."""
 
     def __init__(self, prefix: str, partitions: int = PARTITIONS) -> None:
@@ -107,7 +107,7 @@ class Keys:
     def thread(self, address: Address) -> ThreadKeys:
         """The keys of the thread of this address."""
         if (keys := self._threads.get(address)) is None:
-            if len(self._threads) >= REMEMBERED:
+            if len(self._threads) >= MOST_KEY_NAMES:
                 self._threads.clear()
             keys = self._threads[address] = ThreadKeys(address, self.partition(address))
         return keys

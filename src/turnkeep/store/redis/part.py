@@ -16,10 +16,10 @@ from turnkeep.store.ids import Ids, new_epoch, new_thread_id
 from turnkeep.store.operations import operation_id
 from turnkeep.store.redis.client.link import Link
 from turnkeep.store.redis.client.pipe import Argument, Reply
-from turnkeep.store.redis.client.subscriptions import Hub
+from turnkeep.store.redis.client.subscriptions import Subscriptions
 from turnkeep.store.redis.codec import exact, policy_argument
-from turnkeep.store.redis.durability import Assurance
-from turnkeep.store.redis.key_names import Keys, PartitionKeys, ThreadKeys, to_bytes, to_text
+from turnkeep.store.redis.durability import DurabilityWait
+from turnkeep.store.redis.key_names import KeyNames, PartitionKeys, ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.repair import Mending
 from turnkeep.store.redis.timekeeping import StoreTime
 from turnkeep.telemetry import get_log
@@ -35,7 +35,7 @@ KNOWN_NAMES = 4_096
 class RedisPart:
     """Connections, names and time of one engine."""
 
-    def __init__(self, policies: Policies, keys: Keys, ids: Ids, clock: Clock | None) -> None:
+    def __init__(self, policies: Policies, keys: KeyNames, ids: Ids, clock: Clock | None) -> None:
         self._policies = policies
         self._keys = keys
         self._ids = ids
@@ -43,8 +43,8 @@ class RedisPart:
         self._clock = SteadyClock(clock or SystemClock())
         self._time: StoreTime | None = None
         self._channels: dict[Address, str] = {}
-        self._opened: tuple[Link, Hub] | None = None
-        self._assurance: Assurance | None = None
+        self._opened: tuple[Link, Subscriptions] | None = None
+        self._assurance: DurabilityWait | None = None
         self._mending = Mending(self)
         self._is_closed = False
 
@@ -55,7 +55,7 @@ class RedisPart:
         return self._opened[0]
 
     @property
-    def _hub(self) -> Hub:
+    def _hub(self) -> Subscriptions:
         if self._is_closed or self._opened is None:
             raise StoreUnavailable("the store is closed")
         return self._opened[1]
@@ -121,7 +121,7 @@ class RedisPart:
     async def _reading(self, keys: ThreadKeys) -> AsyncIterator[None]:
         """What is read of a thread here may turn out to be damaged."""
         try:
-            with whole():
+            with quarantining():
                 yield
         except ThreadQuarantined as damage:
             await self._quarantine(keys, damage)
@@ -204,7 +204,7 @@ class RedisPart:
 
 
 @contextmanager
-def whole() -> Iterator[None]:
+def quarantining() -> Iterator[None]:
     """What is read from Redis and makes no sense is damaged."""
     try:
         yield
@@ -212,16 +212,16 @@ def whole() -> Iterator[None]:
         raise ThreadQuarantined(f"what Redis keeps of this thread is damaged: {type(wrong).__name__}") from wrong
 
 
-async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Do all at once, in one write where they are for one server; all are done before the first error is raised."""
     if len(works) == 1:
         return [await works[0]]
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(ended(work)) for work in works]
-    return [result(task.result()) for task in tasks]
+        tasks = [group.create_task(outcome(work)) for work in works]
+    return [unwrap(task.result()) for task in tasks]
 
 
-async def ended(work: Coroutine[Any, Any, T]) -> tuple[T] | Exception:
+async def outcome(work: Coroutine[Any, Any, T]) -> tuple[T] | Exception:
     """How a piece of work ended, so that its neighbours in a group go on."""
     try:
         return (await work,)
@@ -229,13 +229,13 @@ async def ended(work: Coroutine[Any, Any, T]) -> tuple[T] | Exception:
         return error
 
 
-def result(end: tuple[T] | Exception) -> T:
+def unwrap(end: tuple[T] | Exception) -> T:
     if isinstance(end, Exception):
         raise end
     return end[0]
 
 
-def absent(address: Address) -> ThreadNotFound:
+def not_found(address: Address) -> ThreadNotFound:
     return ThreadNotFound(f"there is no thread on channel {address.channel!r}")
 
 
@@ -243,7 +243,7 @@ def full(waiting: int) -> InboxFull:
     return InboxFull(f"{waiting} messages wait on this channel already, wait for an answer")
 
 
-def word(reply: Sequence[Any]) -> str:
+def status_word(reply: Sequence[Any]) -> str:
     """The first word of an answer: what kind it is."""
     first: bytes = reply[0]
     return first.decode()

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import orjson
 
 from turnkeep.errors import Conflict
-from turnkeep.events import Fault
+from turnkeep.events import TurnFault
 from turnkeep.store.contract import Circuit, Document, Limit, RegistryKind, Reservation, Spend
 from turnkeep.store.redis.client.pipe import Argument, Reply
-from turnkeep.store.redis.codec import dump, exact, flag, parsed, words
+from turnkeep.store.redis.codec import dump, exact, flag, parse_json, words
 from turnkeep.store.redis.key_names import to_bytes, to_text
-from turnkeep.store.redis.part import RedisPart, word
+from turnkeep.store.redis.part import RedisPart, status_word
 
 NOTED_EVERY = 3_600.0
 NOTED_MOST = 10_000
@@ -44,14 +44,14 @@ class RedisRegistry(RedisPart):
         wanted = b"" if version is None else b"%d" % version
         about = (operation, to_bytes(name), _canonical(body), wanted, exact(ttl))
         told = await self._on_documents(kind, tenant, "put", *about)
-        if word(told) == "conflict":
+        if status_word(told) == "conflict":
             raise Conflict(f"{kind} {name!r} has version {told[1]}, not {version}: read it again")
         return _document(name, told)
 
     async def take(self, kind: RegistryKind, tenant: str, name: str, *, once: str | None = None) -> Document | None:
         operation = self._operation(once, "take", kind, tenant, name)
         told = await self._on_documents(kind, tenant, "take", operation, to_bytes(name))
-        return None if word(told) == "absent" else _document(name, told)
+        return None if status_word(told) == "absent" else _document(name, told)
 
     async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
         return sorted(await self._documents(kind, tenant, b"", all_names=True), key=lambda document: document.name)
@@ -79,7 +79,7 @@ def _canonical(body: Mapping[str, Any]) -> bytes:
 
 def _document(name: str, told: Sequence[Any]) -> Document:
     _, version, updated_at, body = told
-    return Document(name, version, parsed(body, "document"), float(updated_at))
+    return Document(name, version, parse_json(body, "document"), float(updated_at))
 
 
 class RedisLedger(RedisPart):
@@ -148,7 +148,7 @@ class RedisLedger(RedisPart):
 
     # ---------------------------------------------------------------- circuits
 
-    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float, once: str | None = None) -> Circuit:
+    async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
         operation = self._operation(once, "trip", endpoint, fault, probe_in)
         about = (to_bytes(endpoint), dump(fault.to_json()), exact(probe_in))
         told = await self._change_circuits("trip", operation, *about)
@@ -176,4 +176,4 @@ class RedisLedger(RedisPart):
 
 def _circuit(endpoint: str, told: Sequence[bytes]) -> Circuit:
     opened_at, probe_at, fault = told
-    return Circuit(endpoint, Fault(**parsed(fault, "circuit")), float(opened_at), float(probe_at))
+    return Circuit(endpoint, TurnFault(**parse_json(fault, "circuit")), float(opened_at), float(probe_at))

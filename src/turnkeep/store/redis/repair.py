@@ -27,7 +27,7 @@ TOLD_FOR = 86_400.0
 """Seconds for which `check` tells that a partition was rebuilt."""
 
 
-class Paused(StoreUnavailable):
+class PartitionUnderRepair(StoreUnavailable):
     """one partition is being made right, the others go on"""
 
 
@@ -67,7 +67,7 @@ class Mending:
     async def _rebuild(self, partition: PartitionKeys, damaged: list[str]) -> None:
         link, tag = self._part._link, partition.tag
         if await link.call("mending", tag, None, "SET", partition.names["mending"], b"1", "NX", "PX", ALONE) is None:
-            raise Paused(f"partition {partition.index} is being rebuilt, try again")
+            raise PartitionUnderRepair(f"partition {partition.index} is being rebuilt, try again")
         names = ", ".join(damaged)
         reason = f"partition {partition.index} was rebuilt from its threads, because these keys were damaged: {names}"
         try:

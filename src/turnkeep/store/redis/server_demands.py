@@ -13,7 +13,7 @@ from typing import Any, Literal
 from turnkeep.errors import StoreError, StoreMisconfigured
 from turnkeep.store.contract import LAYOUT
 from turnkeep.store.redis.client.pipe import Pipe, Refusal, Reply
-from turnkeep.store.redis.client.topology import Topology
+from turnkeep.store.redis.client.topology import ServerTopology
 
 Durability = Literal["fast", "standard", "strict"]
 """What is asked of a server. fast: that it evicts nothing. standard: an append-only file too. strict: answers wait
@@ -172,7 +172,7 @@ async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
         )
 
 
-async def require_channels(call: Any, topology: Topology, key: bytes, prefix: str) -> None:
+async def require_channels(call: Any, topology: ServerTopology, key: bytes, prefix: str) -> None:
     """Raises `StoreMisconfigured` for a user who may not publish under this prefix: nobody would hear of anything."""
     try:
         await call("channels", key, None, topology.publish, key, b"")

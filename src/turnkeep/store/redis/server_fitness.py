@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from turnkeep.errors import StoreError, StoreUnfit
 from turnkeep.store.contract import LAYOUT
 from turnkeep.store.redis.client.pipe import Pipe
-from turnkeep.store.redis.client.topology import Endpoint
+from turnkeep.store.redis.client.topology import ServerAddress
 from turnkeep.store.redis.server_demands import Demands, Server, ask_server, loss_window, trouble_with
 
 EVERY = 2.0
@@ -27,7 +27,7 @@ NOBODY = Server("nobody", (0, 0), "unknown", has_log=False, fsync="", replicas=0
 class Servers(Protocol):
     """Where the connections are."""
 
-    async def pipe_to(self, endpoint: Endpoint) -> Pipe: ...
+    async def pipe_to(self, endpoint: ServerAddress) -> Pipe: ...
 
 
 @dataclass(slots=True)
@@ -44,13 +44,13 @@ class Fitness:
 
     def __init__(self, demands: Demands) -> None:
         self.demands = demands
-        self._seen: dict[Endpoint, _Sight] = {}
-        self._judged: dict[Endpoint, str | None] = {}
+        self._seen: dict[ServerAddress, _Sight] = {}
+        self._judged: dict[ServerAddress, str | None] = {}
         """What `trouble` said since something was seen last: it is asked twice for each receipt."""
 
     # ---------------------------------------------------------------- looking
 
-    async def look(self, endpoint: Endpoint, pipe: Pipe) -> Server:
+    async def look(self, endpoint: ServerAddress, pipe: Pipe) -> Server:
         """Ask a server about itself. Raises `StoreError`."""
         sight = self._seen.get(endpoint)
         if sight is not None:
@@ -61,13 +61,13 @@ class Fitness:
         self._judged.clear()
         return server
 
-    def saw_replicas(self, endpoint: Endpoint, replicas: int) -> None:
+    def saw_replicas(self, endpoint: ServerAddress, replicas: int) -> None:
         """So many are connected to this server now."""
         if (sight := self._seen.get(endpoint)) is not None:
             sight.most = max(sight.most, replicas)
             self._judged.clear()
 
-    async def require(self, endpoint: Endpoint, servers: Servers) -> None:
+    async def require(self, endpoint: ServerAddress, servers: Servers) -> None:
         """Raises `StoreUnfit` for a server that could lose a receipt."""
         sight = self._seen.get(endpoint)
         if sight is None or asyncio.get_running_loop().time() - sight.at > EVERY:
@@ -75,7 +75,7 @@ class Fitness:
         if (trouble := self.trouble(endpoint)) is not None:
             raise StoreUnfit(f"{trouble}; nothing is accepted meanwhile", retry_after=EVERY)
 
-    def server(self, endpoint: Endpoint) -> Server:
+    def server(self, endpoint: ServerAddress) -> Server:
         sight = self._seen.get(endpoint)
         return NOBODY if sight is None else sight.server
 
@@ -92,13 +92,13 @@ class Fitness:
         seen = [sight.most for sight in self._seen.values() if sight.most]
         return (min if self.demands.kind == "cluster" else max)(seen, default=0)
 
-    def trouble(self, endpoint: Endpoint) -> str | None:
+    def trouble(self, endpoint: ServerAddress) -> str | None:
         """Why this server cannot keep what was asked for; None if it can."""
         if endpoint not in self._judged:
             self._judged[endpoint] = trouble_with(self.server(endpoint), endpoint, self.demands, self.replicas)
         return self._judged[endpoint]
 
-    def report(self, endpoints: list[Endpoint]) -> Mapping[str, Any]:
+    def report(self, endpoints: list[ServerAddress]) -> Mapping[str, Any]:
         """For `/readyz` and doctor: the first of these servers, and the worst of what any of them may lose."""
         servers = [self.server(endpoint) for endpoint in endpoints]
         losses = dict.fromkeys(loss_window(server, self.demands.durability) for server in servers)
@@ -115,7 +115,7 @@ class Fitness:
             "servers": len(servers),
         }
 
-    def require_all(self, endpoints: list[Endpoint], error: type[StoreError] = StoreUnfit) -> None:
+    def require_all(self, endpoints: list[ServerAddress], error: type[StoreError] = StoreUnfit) -> None:
         for endpoint in endpoints:
             if (trouble := self.trouble(endpoint)) is not None:
                 raise error(trouble)

@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadBusy, ThreadQuarantined
+from turnkeep.errors import InvalidMessage, NotFound, Rejection, ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address, AssistantItem
 from turnkeep.store import turns
 from turnkeep.store.contract import (
-    Entry,
     History,
     MessageRecord,
     Receipt,
     RunRecord,
     ThreadOptions,
     ThreadRecord,
+    TranscriptEntry,
 )
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.redis.codec import (
+    add_checksum,
+    check_checksum,
     dump,
     exact,
     flag,
@@ -29,12 +31,10 @@ from turnkeep.store.redis.codec import (
     read_run,
     read_thread,
     read_turn,
-    sealed,
     turn_argument,
-    unsealed,
 )
 from turnkeep.store.redis.key_names import to_bytes, to_text
-from turnkeep.store.redis.part import RedisPart, absent, full, word
+from turnkeep.store.redis.part import RedisPart, full, not_found, status_word
 from turnkeep.store.transcript import last_asked
 
 PAGE = 100
@@ -49,36 +49,43 @@ class RedisThreads(RedisPart):
         operation = self._operation(once, "thread", address) if create else b""
         async with self._assured(address) if create else nullcontext():
             keys, reply = await self._make("thread", address, operation, flag(create), flag(True))
-        if create and word(reply) == "absent":  # it was made before, and forgotten since
-            raise absent(address)
+        if create and status_word(reply) == "absent":  # it was made before, and forgotten since
+            raise not_found(address)
         async with self._reading(keys):
-            return read_thread(reply, self._policies.of(address.queue)) if word(reply) == "thread" else None
+            return read_thread(reply, self._policies.of(address.queue)) if status_word(reply) == "thread" else None
 
     async def open_messages(self, address: Address) -> list[MessageRecord]:
         keys, reply = await self._find("open", address)
         async with self._reading(keys):
-            return [read_message_record(keys.address, told) for told in reply[1:]] if word(reply) == "open" else []
+            return (
+                [read_message_record(keys.address, told) for told in reply[1:]] if status_word(reply) == "open" else []
+            )
 
     async def runs(self, address: Address) -> list[RunRecord]:
         keys, reply = await self._find("runs", address)
         async with self._reading(keys):
-            return [read_run(told) for told in reply[1:]] if word(reply) == "runs" else []
+            return [read_run(told) for told in reply[1:]] if status_word(reply) == "runs" else []
 
     async def history(
         self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
     ) -> History:
         limits = (b"" if limit is None else b"%d" % limit for limit in (tokens, items, before_turn))
         keys, reply = await self._find("history", address, *limits)
-        if word(reply) != "history":
+        if status_word(reply) != "history":
             return History((), None, complete=True)
         _, complete, summary, *turns = reply
         async with self._reading(keys):
             entries = [entry for turn in reversed(turns) for entry in read_turn(turn)]
-            told = to_text(unsealed(summary, "summary")) if summary else None
+            told = to_text(check_checksum(summary, "summary")) if summary else None
         return History(tuple(entries), told, bool(complete))
 
     async def append(
-        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, once: str | None = None
+        self,
+        address: Address,
+        entries: Sequence[TranscriptEntry],
+        *,
+        author: str | None = None,
+        once: str | None = None,
     ) -> None:
         said = [e.item.text for e in entries if author is not None and isinstance(e.item, AssistantItem)]
         arguments = (
@@ -88,7 +95,7 @@ class RedisThreads(RedisPart):
             *map(to_bytes, said),
         )
         _, reply = await self._make("append", address, *arguments)
-        if word(reply) == "busy":
+        if status_word(reply) == "busy":
             raise _busy()
 
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
@@ -99,29 +106,31 @@ class RedisThreads(RedisPart):
             messages = turns.asked_again(address, asked, stem)
             rows = [value for message in messages for value in message_row(message)]
             _, reply = await self._find("regenerate", address, operation, asked[0].turn if asked else 0, *rows)
-            if word(reply) == "receipts":
+            if status_word(reply) == "receipts":
                 return [read_receipt(told, to_text(name)) for name, told in zip(reply[1::2], reply[2::2], strict=True)]
-            if word(reply) != "moved":
+            if status_word(reply) != "moved":
                 raise _not_again(address, reply)
         raise ThreadBusy("the transcript was changed each time it was read, send it again")
 
     async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
         operation = self._operation(once, "compact", address, through_turn, summary)
-        _, reply = await self._find("compact", address, operation, b"%d" % through_turn, sealed(to_bytes(summary)))
-        if word(reply) == "absent":
-            raise absent(address)
+        _, reply = await self._find(
+            "compact", address, operation, b"%d" % through_turn, add_checksum(to_bytes(summary))
+        )
+        if status_word(reply) == "absent":
+            raise not_found(address)
 
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         if unknown := set(changes) - {"assistant", "metadata", "options", "ttl"}:
             if await self.thread(address) is None:
-                raise absent(address)
+                raise not_found(address)
             raise InvalidMessage(
                 f"a thread has no {', '.join(sorted(unknown))}, change assistant, metadata, options or ttl"
             )
         operation = self._operation(once, "update", address, changes)
         keys, reply = await self._find("update", address, operation, *_changes(changes))
-        if word(reply) == "absent":
-            raise absent(address)
+        if status_word(reply) == "absent":
+            raise not_found(address)
         async with self._reading(keys):
             return read_thread(reply, self._policies.of(address.queue))
 
@@ -136,18 +145,18 @@ class RedisThreads(RedisPart):
                 raise
             keys = await self._resolve(address)
             reply = await self._run_quietly("wipe", keys, self._now(), operation, keys.space, keys.channel)
-        if word(reply) == "busy":
+        if status_word(reply) == "busy":
             raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
-        return word(reply) == "ok" and bool(reply[1])
+        return status_word(reply) == "ok" and bool(reply[1])
 
 
-def _not_again(address: Address, reply: Sequence[Any]) -> Rejected:
+def _not_again(address: Address, reply: Sequence[Any]) -> Rejection:
     """Why a turn is not answered again."""
-    if word(reply) == "absent":
-        return absent(address)
-    if word(reply) == "full":
+    if status_word(reply) == "absent":
+        return not_found(address)
+    if status_word(reply) == "full":
         return full(reply[1])
-    return ThreadBusy(turns.OTHERS_WAIT) if word(reply) == "busy" else NotFound(turns.NOTHING_ASKED)
+    return ThreadBusy(turns.OTHERS_WAIT) if status_word(reply) == "busy" else NotFound(turns.NOTHING_ASKED)
 
 
 def _busy() -> ThreadBusy:

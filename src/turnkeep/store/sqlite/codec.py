@@ -32,7 +32,7 @@ def decode(text: str) -> Any:
         return json.loads(text)
 
 
-def restored(what: str, make: Callable[[Any], T], text: str) -> T:
+def restore(what: str, make: Callable[[Any], T], text: str) -> T:
     """A value from its stored form. Raises `ThreadQuarantined` for what cannot be understood."""
     try:
         return make(decode(text))

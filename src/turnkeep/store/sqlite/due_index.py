@@ -63,7 +63,7 @@ class Due:
         """Somebody else may have changed anything."""
         self._is_known = False
 
-    def changed(self, address: Address) -> None:
+    def mark_changed(self, address: Address) -> None:
         """A thread of this place wakes at another time than before."""
         self._changed.add((address.tenant, address.queue))
 

@@ -26,11 +26,11 @@ from turnkeep.store.sqlite.file_identity import BALLAST, Ballast, Place, make_pl
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.other_processes import release
 from turnkeep.store.sqlite.owners import Owners
-from turnkeep.store.sqlite.reader import Reader
-from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.reader import ReaderPool
+from turnkeep.store.sqlite.rows import ThreadRow
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import Setup, View
-from turnkeep.store.sqlite.waiters import Hub
+from turnkeep.store.sqlite.waiters import Wakeups
 from turnkeep.store.sqlite.writer import Kind, Writer
 
 T = TypeVar("T")
@@ -41,13 +41,13 @@ _DEFAULTS = Policies()
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenFile:
     """Everything that lives from `open` to `close`, in the process that opened it."""
 
     process: int
-    hub: Hub
+    hub: Wakeups
     writer: Writer
-    reader: Reader
+    reader: ReaderPool
     transaction: Transaction
     views: list[View]
     ballast: Ballast
@@ -80,20 +80,20 @@ class Engine:
         self.clock = SteadyClock(clock or SystemClock())
         self._ids = ids
         self._ballast = ballast
-        self._opened: Opened | None = None
+        self._opened: OpenFile | None = None
 
     # ---------------------------------------------------------------- opening and closing
 
     async def open(self) -> None:
         """Make the file if there is none, free the leases of owners that are gone, and begin to write."""
-        hub = Hub(self.clock)
+        hub = Wakeups(self.clock)
         ballast = Ballast(owners_of(self.path) / "ballast", self._ballast)
         transaction, views, is_whole = await asyncio.to_thread(self._prepare)
         await asyncio.to_thread(ballast.fill)
         place = await asyncio.to_thread(Place, self._given)
-        writer, reader = Writer(transaction, hub, place, self.path, ballast), Reader(views, place, self.path)
+        writer, reader = Writer(transaction, hub, place, self.path, ballast), ReaderPool(views, place, self.path)
         writer.may_have_a_hole = not is_whole
-        self._opened = Opened(os.getpid(), hub, writer, reader, transaction, views, ballast)
+        self._opened = OpenFile(os.getpid(), hub, writer, reader, transaction, views, ballast)
         writer.start()
         reader.start()
         try:
@@ -143,7 +143,7 @@ class Engine:
 
     # ---------------------------------------------------------------- for the parts
 
-    def use(self) -> Opened:
+    def use(self) -> OpenFile:
         """Raises `StoreUnavailable` before `open`, after `close`, and in a forked process."""
         opened = self._opened
         if opened is None:
@@ -157,7 +157,7 @@ class Engine:
     def write(
         self, act: Callable[[Transaction], T], kind: Kind = "plain", once: Once | None = None
     ) -> Coroutine[Any, Any, T]:
-        return self.use().writer.run(act if once is None else once.done(act), kind)
+        return self.use().writer.run(act if once is None else once.once(act), kind)
 
     async def read_from(self, look: Callable[[View], T]) -> T:
         """Look at the file as it is now; a thread that has expired is deleted when met."""
@@ -169,7 +169,7 @@ class Engine:
     def on(
         self,
         address: Address,
-        rule: Callable[[Transaction, Kept], T],
+        rule: Callable[[Transaction, ThreadRow], T],
         kind: Kind = "plain",
         *,
         once: Once | None = None,
@@ -178,7 +178,7 @@ class Engine:
         return self.write(lambda tx: _applied(tx, tx.get(address), rule), kind, once)
 
     def on_any(
-        self, address: Address, rule: Callable[[Transaction, Kept], T], *, once: Once | None = None
+        self, address: Address, rule: Callable[[Transaction, ThreadRow], T], *, once: Once | None = None
     ) -> Coroutine[Any, Any, T]:
         """Apply a rule to a thread that is made if need be, and store it."""
         return self.write(lambda tx: _applied(tx, tx.find_or_new(address), rule), once=once)
@@ -186,7 +186,7 @@ class Engine:
     def on_found(
         self,
         address: Address,
-        rule: Callable[[Transaction, Kept], T],
+        rule: Callable[[Transaction, ThreadRow], T],
         absent: T,
         kind: Kind = "plain",
         *,
@@ -204,7 +204,7 @@ class Engine:
         """Return when all that others have done until now was told here."""
         return self.write(_nothing, "ending")
 
-    async def resolved(self, address: Address) -> Address:
+    async def resolve(self, address: Address) -> Address:
         """The address of the thread that this one means."""
         if not address.names_thread:
             return address
@@ -212,7 +212,7 @@ class Engine:
         return address if found is None else found.address
 
 
-def _applied(tx: Transaction, kept: Kept, rule: Callable[[Transaction, Kept], T]) -> T:
+def _applied(tx: Transaction, kept: ThreadRow, rule: Callable[[Transaction, ThreadRow], T]) -> T:
     result = rule(tx, kept)
     tx.save(kept)
     return result
@@ -228,7 +228,7 @@ def _nothing(tx: Transaction) -> None:
     """Each group begins with a look at what others did."""
 
 
-def _finish(opened: Opened) -> None:
+def _finish(opened: OpenFile) -> None:
     with suppress(apsw.Error):  # then the next life has other epochs, which costs subscribers a snapshot
         timekeeping.note(opened.transaction.connection, opened.transaction.setup.clock.now())
         owners = opened.transaction.owners  # with them go their locks, and a lock that is absent says nothing to others

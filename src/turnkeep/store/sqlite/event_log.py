@@ -14,9 +14,9 @@ import apsw
 
 from turnkeep.events import FINAL, Answer, Event, EventKind
 from turnkeep.store.contract import Page, Policy
-from turnkeep.store.sqlite.codec import decode, encode, restored
+from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
-from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.rows import ThreadRow
 
 _FINAL = "('" + "', '".join(sorted(FINAL)) + "')"
 
@@ -38,18 +38,18 @@ def body_of(event: Event) -> str:
 
 def event_of(offset: int, at: float, kind: str, body: str, epoch: str) -> Event:
     place = {"kind": kind, "offset": offset, "epoch": epoch, "at": at}
-    return restored("event", lambda data: Event.from_json({**data, **place}), body)
+    return restore("event", lambda data: Event.from_json({**data, **place}), body)
 
 
-Said = tuple[int, float, EventKind, str]
+EventRow = tuple[int, float, EventKind, str]
 """An event as a row: offset, time, kind, body."""
 
 _INSERT = "INSERT INTO event (thread, offset, at, kind, body) VALUES (?, ?, ?, ?, ?)"
 
 
-def append(connection: apsw.Connection, kept: Kept, events: Iterable[Event]) -> list[tuple[int, Said]]:
+def append(connection: apsw.Connection, kept: ThreadRow, events: Iterable[Event]) -> list[tuple[int, EventRow]]:
     """Store new events; the rows by position."""
-    said: list[tuple[int, Said]] = []
+    said: list[tuple[int, EventRow]] = []
     for event in events:
         row = (event.offset, event.at, event.kind, body_of(event))
         connection.execute(_INSERT, (kept.row, *row))
@@ -57,7 +57,7 @@ def append(connection: apsw.Connection, kept: Kept, events: Iterable[Event]) -> 
     return said
 
 
-def page(connection: apsw.Connection, kept: Kept, after: int, limit: int) -> Page:
+def page(connection: apsw.Connection, kept: ThreadRow, after: int, limit: int) -> Page:
     thread = kept.thread
     rows = every(
         connection,
@@ -71,7 +71,7 @@ def page(connection: apsw.Connection, kept: Kept, after: int, limit: int) -> Pag
 # ---------------------------------------------------------------- bounds
 
 
-def trim(connection: apsw.Connection, kept: Kept, policy: Policy, now: float) -> None:
+def trim(connection: apsw.Connection, kept: ThreadRow, policy: Policy, now: float) -> None:
     """Take out of a log what the policy does not keep, and remember the highest offset that went."""
     live = kept.thread.live_from
     gone = _age(connection, kept.row, kept.thread.top + 1 if live is None else live, policy, now)
@@ -114,7 +114,7 @@ def _delete(connection: apsw.Connection, row: int, which: str, values: Sequence[
     return max((offset for (offset,) in deleted), default=0)
 
 
-def _roll(connection: apsw.Connection, kept: Kept, live: int, policy: Policy) -> int:
+def _roll(connection: apsw.Connection, kept: ThreadRow, live: int, policy: Policy) -> int:
     """Of the run in progress keep the newest deltas; one snapshot at the last older one tells what they said."""
     row = kept.row
     if kept.thread.top - max(live - 1, kept.floor) <= policy.log_events:

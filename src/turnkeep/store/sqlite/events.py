@@ -10,7 +10,7 @@ from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import turns
 from turnkeep.store.contract import Claim, Follower, Page
-from turnkeep.store.sinks import EVERYTHING, Delivery, Parked, Selection, SinkRecord
+from turnkeep.store.sinks import EVERYTHING, Delivery, ParkedEvent, Selection, SinkRecord
 from turnkeep.store.sqlite import event_log, outbox
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
@@ -23,7 +23,7 @@ class SqliteEvents(Engine):
 
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
         def act(tx: Transaction) -> int:
-            kept = tx.owned(claim)
+            kept = tx.claimed_thread(claim)
             top = turns.publish(kept.thread, claim, n, events, tx.now)
             tx.publish(kept)
             return top
@@ -38,7 +38,7 @@ class SqliteEvents(Engine):
         return await self.read_from(look)
 
     def follow(self) -> AbstractAsyncContextManager[Follower]:
-        return self.use().hub.following(self.resolved, self.catch_up)
+        return self.use().hub.following(self.resolve, self.catch_up)
 
     # ---------------------------------------------------------------- sinks
 
@@ -80,7 +80,7 @@ class SqliteEvents(Engine):
 
         return await self.read_from(look)
 
-    async def delivered(
+    async def mark_delivered(
         self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
     ) -> None:
         def act(tx: Transaction) -> None:
@@ -97,10 +97,10 @@ class SqliteEvents(Engine):
 
     # ---------------------------------------------------------------- parked
 
-    async def parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[Parked]:
-        def look(view: View) -> list[Parked]:
+    async def list_parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[ParkedEvent]:
+        def look(view: View) -> list[ParkedEvent]:
             outbox.holding(view.connection, sink, partition)
-            return outbox.parked(view.connection, sink, outbox.number_of(after), limit)
+            return outbox.list_parked(view.connection, sink, outbox.number_of(after), limit)
 
         return await self.read_from(look)
 

@@ -9,17 +9,17 @@ from operator import attrgetter
 import apsw
 
 from turnkeep.messages import item_from_json, item_to_json
-from turnkeep.store.contract import Entry, History, Policy
-from turnkeep.store.sqlite.codec import encode, restored
+from turnkeep.store.contract import History, Policy, TranscriptEntry
+from turnkeep.store.sqlite.codec import encode, restore
 from turnkeep.store.sqlite.connection import every, one
-from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.rows import ThreadRow
 from turnkeep.store.transcript import last_asked, size_of
 
 _BEYOND = 1 << 62
 _PAGE = 100
 
 
-def append(connection: apsw.Connection, kept: Kept, entries: Sequence[Entry], policy: Policy) -> None:
+def append(connection: apsw.Connection, kept: ThreadRow, entries: Sequence[TranscriptEntry], policy: Policy) -> None:
     """Add the entries of one turn; the oldest turns beyond the bounds go."""
     thread = kept.thread
     for entry in entries:
@@ -35,7 +35,7 @@ def append(connection: apsw.Connection, kept: Kept, entries: Sequence[Entry], po
         remove(connection, kept, through=_too_old(connection, kept, policy))
 
 
-def _too_old(connection: apsw.Connection, kept: Kept, policy: Policy) -> int:
+def _too_old(connection: apsw.Connection, kept: ThreadRow, policy: Policy) -> int:
     """The last turn that has to go, 0 for none; the newest turn always stays."""
     items, size, through = kept.thread.items, kept.thread.bytes, 0
     turns = every(
@@ -50,7 +50,7 @@ def _too_old(connection: apsw.Connection, kept: Kept, policy: Policy) -> int:
     return through
 
 
-def remove(connection: apsw.Connection, kept: Kept, *, through: int = -1, beginning: int = _BEYOND) -> None:
+def remove(connection: apsw.Connection, kept: ThreadRow, *, through: int = -1, beginning: int = _BEYOND) -> None:
     """Delete the turns up to one, or from one on, and count what is left."""
     connection.execute(
         "DELETE FROM entry WHERE thread = ? AND (turn <= ? OR turn >= ?)", (kept.row, through, beginning)
@@ -60,7 +60,7 @@ def remove(connection: apsw.Connection, kept: Kept, *, through: int = -1, beginn
     )
 
 
-def last_turn_asked(connection: apsw.Connection, row: int) -> list[Entry]:
+def last_turn_asked(connection: apsw.Connection, row: int) -> list[TranscriptEntry]:
     """The entries of the last turn that holds user items."""
     for turn in _backwards(connection, row, None):
         if found := last_asked(turn):
@@ -69,10 +69,10 @@ def last_turn_asked(connection: apsw.Connection, row: int) -> list[Entry]:
 
 
 def history(
-    connection: apsw.Connection, kept: Kept, *, tokens: int | None, items: int | None, before_turn: int | None
+    connection: apsw.Connection, kept: ThreadRow, *, tokens: int | None, items: int | None, before_turn: int | None
 ) -> History:
     """The newest whole turns within the limits; what is older is not read."""
-    taken: list[list[Entry]] = []
+    taken: list[list[TranscriptEntry]] = []
     count = weight = 0
     complete = True
     for turn in _backwards(connection, kept.row, before_turn):
@@ -85,13 +85,13 @@ def history(
     return History(tuple(entry for turn in reversed(taken) for entry in turn), kept.thread.summary, complete)
 
 
-def _backwards(connection: apsw.Connection, row: int, before: int | None) -> Iterator[list[Entry]]:
+def _backwards(connection: apsw.Connection, row: int, before: int | None) -> Iterator[list[TranscriptEntry]]:
     """Whole turns, the newest first, each in its own order."""
     for _, turn in groupby(_entries_backwards(connection, row, before), key=attrgetter("turn")):
         yield list(turn)[::-1]
 
 
-def _entries_backwards(connection: apsw.Connection, row: int, before: int | None) -> Iterator[Entry]:
+def _entries_backwards(connection: apsw.Connection, row: int, before: int | None) -> Iterator[TranscriptEntry]:
     """A page at a time, so that no more is read than is wanted."""
     last: tuple[int, int] = (_BEYOND if before is None else before, 0)
     while True:
@@ -102,7 +102,7 @@ def _entries_backwards(connection: apsw.Connection, row: int, before: int | None
             (row, *last, _PAGE),
         )
         for item, tokens, turn, at, _ in page:
-            yield Entry(restored("item", item_from_json, item), tokens, turn, at)
+            yield TranscriptEntry(restore("item", item_from_json, item), tokens, turn, at)
         if len(page) < _PAGE:
             return
         last = (page[-1][2], page[-1][4])

@@ -9,12 +9,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from turnkeep.errors import InvalidMessage, NotFound, Rejected, ThreadNotFound, ThreadQuarantined
-from turnkeep.events import Fault
+from turnkeep.errors import InvalidMessage, NotFound, Rejection, ThreadNotFound, ThreadQuarantined
+from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import turns
 from turnkeep.store.contract import (
-    Call,
     Claim,
     Commit,
     Counts,
@@ -23,20 +22,21 @@ from turnkeep.store.contract import (
     Directive,
     FailOutcome,
     Failure,
-    Left,
+    HeldCall,
     MessageRecord,
     Receipt,
     Record,
+    Remainder,
 )
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.records import message_record
 from turnkeep.store.sqlite import view as counting
-from turnkeep.store.sqlite.codec import decode, encode, restored
+from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.due_index import First, earliest
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
-from turnkeep.store.sqlite.rows import Kept, letter_from_json
+from turnkeep.store.sqlite.rows import ThreadRow, letter_from_json
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
 from turnkeep.telemetry import get_log
@@ -52,7 +52,7 @@ class SqliteInbox(Engine):
 
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
-    ) -> list[Receipt | Rejected]:
+    ) -> list[Receipt | Rejection]:
         # at once: the clock may be set while they wait for the writer
         messages = [turns.by_store_time(message, self.clock.of_day) for message in messages]
         places = await self._places(messages)
@@ -64,7 +64,7 @@ class SqliteInbox(Engine):
             for address, here in places.items()
         ]
         taken = await self.use().writer.run_all(acts)
-        outcomes: dict[int, Receipt | Rejected] = {}
+        outcomes: dict[int, Receipt | Rejection] = {}
         for here, theirs in zip(places.values(), taken, strict=True):
             outcomes |= zip(here, theirs, strict=True)
         return [outcomes[place] for place in range(len(messages))]
@@ -73,7 +73,7 @@ class SqliteInbox(Engine):
         """Which messages belong to each thread."""
         places: dict[Address, list[int]] = {}
         for place, message in enumerate(messages):
-            places.setdefault(await self.resolved(message.address), []).append(place)
+            places.setdefault(await self.resolve(message.address), []).append(place)
         return places
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
@@ -83,7 +83,7 @@ class SqliteInbox(Engine):
         if not messages:
             raise InvalidMessage("there is no message to begin with, give at least one")
 
-        def rule(tx: Transaction, kept: Kept) -> Claim:
+        def rule(tx: Transaction, kept: ThreadRow) -> Claim:
             tx.owners.hold(owner)
             known = [tx.accepted_before(kept, m.message_id) for m in messages]
             names = {"token": new_token(tx.setup.ids), "run_id": new_run_id(tx.setup.ids)}
@@ -99,42 +99,42 @@ class SqliteInbox(Engine):
 
     # ---------------------------------------------------------------- inside a run, and its end
 
-    def _owned(self, claim: Claim, rule: Callable[[Transaction, Kept], T]) -> Callable[[Transaction], T]:
+    def _owned(self, claim: Claim, rule: Callable[[Transaction, ThreadRow], T]) -> Callable[[Transaction], T]:
         def act(tx: Transaction) -> T:
-            kept = tx.owned(claim)
+            kept = tx.claimed_thread(claim)
             result = rule(tx, kept)
             tx.save(kept)
             return result
 
         return act
 
-    async def offered(self, claim: Claim) -> list[Message]:
-        return await self.write(self._owned(claim, lambda tx, kept: turns.offered(kept.thread, claim)), "ending")
+    async def list_offered(self, claim: Claim) -> list[Message]:
+        return await self.write(self._owned(claim, lambda tx, kept: turns.list_offered(kept.thread, claim)), "ending")
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         own = [decode(encode(dict(record))) for record in records]
         await self.write(self._owned(claim, lambda tx, kept: turns.journal(kept.thread, claim, own, tx.now)), "ending")
 
-    async def commit(self, claim: Claim, commit: Commit) -> Left:
-        def rule(tx: Transaction, kept: Kept) -> Left:
+    async def commit(self, claim: Claim, commit: Commit) -> Remainder:
+        def rule(tx: Transaction, kept: ThreadRow) -> Remainder:
             return turns.commit(kept.thread, claim, commit, tx.policy(kept), tx.now)
 
         return await self.write(self._owned(claim, rule), "ending")
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
-        def rule(tx: Transaction, kept: Kept) -> FailOutcome:
+        def rule(tx: Transaction, kept: ThreadRow) -> FailOutcome:
             return turns.fail(kept.thread, claim, failure, tx.policy(kept), tx.now)
 
         return await self.write(self._owned(claim, rule), "ending")
 
-    async def release(self, claim: Claim, *, delay: float = 0.0, reason: Fault | None = None) -> None:
-        def rule(tx: Transaction, kept: Kept) -> None:
+    async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
+        def rule(tx: Transaction, kept: ThreadRow) -> None:
             turns.release(kept.thread, claim, delay, reason, tx.now)
 
         await self.write(self._owned(claim, rule), "ending")
 
-    async def hold(self, claim: Claim, calls: Sequence[Call], *, expires_in: float) -> None:
-        def rule(tx: Transaction, kept: Kept) -> None:
+    async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
+        def rule(tx: Transaction, kept: ThreadRow) -> None:
             turns.hold(kept.thread, claim, calls, expires_in, tx.now)
 
         await self.write(self._owned(claim, rule), "ending")
@@ -143,14 +143,14 @@ class SqliteInbox(Engine):
 
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
-    ) -> Call:
-        def rule(tx: Transaction, kept: Kept) -> Call:
+    ) -> HeldCall:
+        def rule(tx: Transaction, kept: ThreadRow) -> HeldCall:
             return turns.decide(kept.thread, call_id, digest, decision, tx.now)
 
         return await self.on(address, rule, once=Once.of(once, "decide", address, call_id, digest, decision))
 
     async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
-        def rule(tx: Transaction, kept: Kept) -> bool:
+        def rule(tx: Transaction, kept: ThreadRow) -> bool:
             return turns.cancel(kept.thread, tx.policy(kept), tx.now, drop_inbox=drop_inbox)
 
         return await self.on_found(address, rule, False, "ending", once=Once.of(once, "cancel", address, drop_inbox))
@@ -159,7 +159,7 @@ class SqliteInbox(Engine):
         def act(tx: Transaction) -> MessageRecord:
             kept = tx.get(address)
             if turns.status_of(kept.thread, message_id) is None:
-                turns.late(tx.known(kept, message_id), message_id, withdrawing=True)
+                turns.late(tx.find_accepted(kept, message_id), message_id, withdrawing=True)
             else:
                 turns.withdraw(kept.thread, message_id, tx.policy(kept), tx.now)
                 tx.save(kept)
@@ -173,7 +173,7 @@ class SqliteInbox(Engine):
         def act(tx: Transaction) -> MessageRecord:
             kept = tx.get(address)
             if turns.status_of(kept.thread, message_id) is None:
-                turns.late(tx.known(kept, message_id), message_id, withdrawing=False)
+                turns.late(tx.find_accepted(kept, message_id), message_id, withdrawing=False)
             turns.edit(kept.thread, message_id, content, tx.policy(kept), tx.now)
             tx.save(kept)
             return _record(tx, kept, message_id)
@@ -181,13 +181,13 @@ class SqliteInbox(Engine):
         return await self.write(act, once=Once.of(once, "edit", address, message_id, content))
 
     async def flush(self, address: Address, *, once: str | None = None) -> bool:
-        def rule(tx: Transaction, kept: Kept) -> bool:
+        def rule(tx: Transaction, kept: ThreadRow) -> bool:
             return turns.flush(kept.thread, tx.policy(kept), tx.now)
 
         return await self.on_found(address, rule, False, once=Once.of(once, "flush", address))
 
     async def typing(self, address: Address, *, once: str | None = None) -> float | None:
-        def rule(tx: Transaction, kept: Kept) -> float | None:
+        def rule(tx: Transaction, kept: ThreadRow) -> float | None:
             return turns.typing(kept.thread, tx.policy(kept), tx.now)
 
         return await self.on_found(address, rule, None, once=Once.of(once, "typing", address))
@@ -196,7 +196,7 @@ class SqliteInbox(Engine):
         await self.on_any(address, lambda tx, k: turns.pause(k.thread, tx.now), once=Once.of(once, "pause", address))
 
     async def resume(self, address: Address, *, once: str | None = None) -> None:
-        def rule(tx: Transaction, kept: Kept) -> None:
+        def rule(tx: Transaction, kept: ThreadRow) -> None:
             turns.resume(kept.thread, tx.policy(kept), tx.now)
 
         await self.on_found(address, rule, None, once=Once.of(once, "resume", address))
@@ -206,7 +206,7 @@ class SqliteInbox(Engine):
     async def message(self, address: Address, message_id: str) -> MessageRecord | None:
         def look(view: View) -> MessageRecord | None:
             kept = view.find(address)
-            known = view.known(kept, message_id) if kept else None
+            known = view.find_accepted(kept, message_id) if kept else None
             return message_record(kept.thread, message_id, known) if kept and known else None
 
         return await self.read_from(look)
@@ -220,8 +220,8 @@ class SqliteInbox(Engine):
         )
         self.use()
 
-    async def nudged(self, owner: str, *, timeout: float) -> set[Address]:
-        told = await self.use().hub.nudged(owner, timeout)
+    async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
+        told = await self.use().hub.wait_nudge(owner, timeout)
         self.use()
         return told
 
@@ -237,7 +237,7 @@ class SqliteInbox(Engine):
                 " AND (?3 IS NULL OR queue = ?3) ORDER BY dead_id LIMIT ?4",
                 (after, tenant, queue, limit),
             )
-            return [restored("dead letter", letter_from_json, body) for (body,) in found]
+            return [restore("dead letter", letter_from_json, body) for (body,) in found]
 
         return await self.read_from(look)
 
@@ -256,22 +256,22 @@ class SqliteInbox(Engine):
 
 def _accept(
     tx: Transaction, address: Address, messages: Iterable[Message], *, create: bool, max_inbox: int | None
-) -> list[Receipt | Rejected]:
+) -> list[Receipt | Rejection]:
     """The messages of one thread, in one act; it is stored if any was taken."""
     kept = tx.find_or_new(address)
     thread, policy = kept.thread, tx.policy(kept)
-    outcomes: list[Receipt | Rejected] = []
+    outcomes: list[Receipt | Rejection] = []
     for message in messages:
-        known = thread.out.known.get(message.message_id) or tx.accepted_before(kept, message.message_id)
+        known = thread.out.accepted_ids.get(message.message_id) or tx.accepted_before(kept, message.message_id)
         try:
             if known is None and not create and not kept.row:
                 raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
             outcomes.append(turns.accept(thread, message, known, policy, tx.now, max_inbox))
-        except Rejected as refused:
+        except Rejection as refused:
             outcomes.append(refused)
-    if thread.out.known:
+    if thread.out.accepted_ids:
         tx.save(kept)
-    elif thread.out.changed:
+    elif thread.out.changed_ids:
         tx.drop(kept)
     return outcomes
 
@@ -347,8 +347,8 @@ def _renew_one(tx: Transaction, claim: Claim, lease: float) -> Directive:
     return directive
 
 
-def _record(tx: Transaction, kept: Kept, message_id: str) -> MessageRecord:
-    known = tx.known(kept, message_id)
+def _record(tx: Transaction, kept: ThreadRow, message_id: str) -> MessageRecord:
+    known = tx.find_accepted(kept, message_id)
     if known is None:
         raise NotFound(f"no message {message_id!r} is known on this channel")
     return message_record(kept.thread, message_id, known)
@@ -356,7 +356,7 @@ def _record(tx: Transaction, kept: Kept, message_id: str) -> MessageRecord:
 
 def _letter(view: View, dead_id: str) -> DeadLetter | None:
     body = view.connection.execute("SELECT body FROM dead WHERE dead_id = ?", (dead_id,)).get
-    return None if body is None else restored("dead letter", letter_from_json, body)
+    return None if body is None else restore("dead letter", letter_from_json, body)
 
 
 def _remove_letter(tx: Transaction, dead_id: str) -> bool:

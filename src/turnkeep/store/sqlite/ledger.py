@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from turnkeep.errors import ThreadQuarantined
-from turnkeep.events import Fault
+from turnkeep.events import TurnFault
 from turnkeep.store.contract import Circuit, Limit, Reservation, Spend
-from turnkeep.store.sqlite.codec import decode, encode, restored
+from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every as rows
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
@@ -76,7 +76,7 @@ class SqliteLedger(Engine):
 
     # ---------------------------------------------------------------- circuits
 
-    async def trip(self, endpoint: str, fault: Fault, *, probe_in: float, once: str | None = None) -> Circuit:
+    async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
         def act(tx: Transaction) -> Circuit:
             tx.mark()
             tx.connection.execute(
@@ -121,7 +121,7 @@ def _spend(view: View, tenant: str, account: str) -> Spend:
 def _keep(tx: Transaction, tenant: str, limit: Limit, spend: Spend) -> None:
     tx.connection.execute(
         "REPLACE INTO account (tenant, account, settled, reserved, until) VALUES (?, ?, ?, ?, ?)",
-        (tenant, limit.account, spend.settled, spend.reserved, tx.now + limit.keep),
+        (tenant, limit.account, spend.settled_amount, spend.reserved_amount, tx.now + limit.keep),
     )
 
 
@@ -130,16 +130,16 @@ def _reserve(tx: Transaction, tenant: str, run_id: str, amount: int, limits: Seq
     if tx.connection.execute("SELECT 1 FROM reservation WHERE tenant = ? AND run_id = ?", (tenant, run_id)).get:
         return Reservation("granted")
     for limit in limits:
-        if _spend(tx, tenant, limit.account).settled + amount > limit.amount:
+        if _spend(tx, tenant, limit.account).settled_amount + amount > limit.amount:
             return Reservation("refused", limit.account)
     for limit in limits:
         spend = _spend(tx, tenant, limit.account)
-        if spend.settled + spend.reserved + amount > limit.amount:
+        if spend.settled_amount + spend.reserved_amount + amount > limit.amount:
             return Reservation("waits", limit.account)
     tx.mark()
     for limit in limits:
         spend = _spend(tx, tenant, limit.account)
-        _keep(tx, tenant, limit, Spend(spend.settled, spend.reserved + amount))
+        _keep(tx, tenant, limit, Spend(spend.settled_amount, spend.reserved_amount + amount))
     tx.connection.execute(
         "INSERT INTO reservation (tenant, run_id, amount, at, limits) VALUES (?, ?, ?, ?, ?)",
         (tenant, run_id, amount, tx.now, encode([asdict(limit) for limit in limits])),
@@ -158,7 +158,7 @@ def _settle(tx: Transaction, tenant: str, run_id: str, amount: int | None) -> No
     amount = reserved if amount is None else amount
     for limit in (Limit(**data) for data in decode(limits)):
         spend = _spend(tx, tenant, limit.account)
-        _keep(tx, tenant, limit, Spend(spend.settled + amount, max(0, spend.reserved - reserved)))
+        _keep(tx, tenant, limit, Spend(spend.settled_amount + amount, max(0, spend.reserved_amount - reserved)))
     tx.connection.execute("DELETE FROM reservation WHERE tenant = ? AND run_id = ?", (tenant, run_id))
 
 
@@ -196,9 +196,9 @@ def _circuits(view: View, endpoint: str | None) -> list[Circuit]:
     return [Circuit(name, _fault(fault), opened_at, probe_at) for name, fault, opened_at, probe_at in found]
 
 
-def _fault(text: str) -> Fault:
+def _fault(text: str) -> TurnFault:
     """Every run asks what is open, so a reason that cannot be read is no reason to fail."""
     try:
-        return restored("fault", lambda data: Fault(**data), text)
+        return restore("fault", lambda data: TurnFault(**data), text)
     except ThreadQuarantined as damage:
-        return Fault("circuit_damaged", "The service is not available.", str(damage))
+        return TurnFault("circuit_damaged", "The service is not available.", str(damage))

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from turnkeep.errors import ThreadNotFound
-from turnkeep.events import Fault
+from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message, Part
 from turnkeep.store.contract import (
-    Call,
     Circuit,
     Directive,
     Document,
+    HeldCall,
     MessageRecord,
     Receipt,
     Reservation,
     ThreadOptions,
     ThreadRecord,
 )
-from turnkeep.store.operations import KEPT, operation_id, operations_of
-from turnkeep.store.sqlite.codec import encode, restored
-from turnkeep.store.sqlite.transaction import FORGOTTEN, Transaction
+from turnkeep.store.operations import RESULT_LIFETIME, operation_id, operations_of
+from turnkeep.store.sqlite.codec import encode, restore
+from turnkeep.store.sqlite.transaction import FORGOTTEN_HEAD, Transaction
 from turnkeep.usage import Usage
 
 Restore = Callable[[Any], Any]
@@ -43,22 +43,22 @@ class Once:
         thread = next((operations_of(one) for one in arguments if isinstance(one, Address)), "")
         return cls(f"{thread}{operation_id(once, name, *arguments)}", _RESULTS.get(name, _plain))
 
-    def done(self, act: Callable[[Transaction], Any]) -> Callable[[Transaction], Any]:
+    def once(self, act: Callable[[Transaction], Any]) -> Callable[[Transaction], Any]:
         """The same act, done once: again the first result, and nothing is touched."""
 
         def acted(tx: Transaction) -> Any:
             left = tx.connection.execute(
                 "SELECT result FROM operation WHERE id = ? AND until > ?", (self.operation, tx.now)
             ).get
-            if left == FORGOTTEN:
+            if left == FORGOTTEN_HEAD:
                 raise ThreadNotFound("this was done, and the thread has been forgotten since")
             if left is not None:
-                return restored("result", self.restore, left)
+                return restore("result", self.restore, left)
             result = act(tx)
             tx.mark()
             tx.connection.execute(
                 "REPLACE INTO operation (id, until, result) VALUES (?, ?, ?)",
-                (self.operation, tx.now + KEPT, encode(result)),
+                (self.operation, tx.now + RESULT_LIFETIME, encode(result)),
             )
             return result
 
@@ -69,8 +69,8 @@ def _plain(data: Any) -> Any:
     return data
 
 
-def _call(data: Mapping[str, Any]) -> Call:
-    return Call(**data)
+def _call(data: Mapping[str, Any]) -> HeldCall:
+    return HeldCall(**data)
 
 
 def _receipt(data: Mapping[str, Any]) -> Receipt:
@@ -106,7 +106,7 @@ def _document(data: Mapping[str, Any] | None) -> Document | None:
 
 
 def _circuit(data: Mapping[str, Any]) -> Circuit:
-    return Circuit(**{**data, "fault": Fault(**data["fault"])})
+    return Circuit(**{**data, "fault": TurnFault(**data["fault"])})
 
 
 _RESULTS: Mapping[str, Restore] = {

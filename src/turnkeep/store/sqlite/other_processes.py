@@ -13,7 +13,7 @@ from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.due_index import first_of_each
 from turnkeep.store.sqlite.event_log import event_of
 from turnkeep.store.sqlite.transaction import Transaction
-from turnkeep.store.sqlite.waiters import Hub, News
+from turnkeep.store.sqlite.waiters import News, Wakeups
 
 _AT_ONCE = 1000
 """Events of others that are told with their contents; of more than that only that there are some."""
@@ -31,7 +31,7 @@ _LEASED = "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS N
 class Others:
     """Looks at the file for this process."""
 
-    def __init__(self, transaction: Transaction, hub: Hub) -> None:
+    def __init__(self, transaction: Transaction, hub: Wakeups) -> None:
         self._transaction = transaction
         self._connection = transaction.connection
         self._hub = hub
@@ -42,7 +42,7 @@ class Others:
         if self._hub.is_followed:
             self._read_events(news)
         else:
-            self._transaction.seen = self._transaction.newest("event", "position")
+            self._transaction.seen_position = self._transaction.newest("event", "position")
         if self._hub.is_awaited:
             for first in first_of_each(self._connection):
                 news.wake(first.address.queue, first.wake)
@@ -57,10 +57,10 @@ class Others:
         return news
 
     def _read_events(self, news: News) -> None:
-        rows = every(self._connection, _SINCE, (self._transaction.seen, _AT_ONCE + 1))
+        rows = every(self._connection, _SINCE, (self._transaction.seen_position, _AT_ONCE + 1))
         incarnation = self._transaction.setup.incarnation
         for position, *names, epoch, offset, at, kind, body in rows[:_AT_ONCE]:
-            self._transaction.seen = position
+            self._transaction.seen_position = position
             with suppress(ThreadQuarantined):  # whoever reads it is told
                 _add(news, Address(*names), event_of(offset, at, kind, body, epoch + incarnation))
         if len(rows) > _AT_ONCE:
@@ -68,7 +68,10 @@ class Others:
 
     def _skip(self, news: News) -> None:
         """Too much at once: say of each channel only that there is something."""
-        start, self._transaction.seen = self._transaction.seen, self._transaction.newest("event", "position")
+        start, self._transaction.seen_position = (
+            self._transaction.seen_position,
+            self._transaction.newest("event", "position"),
+        )
         rows = every(
             self._connection,
             "SELECT DISTINCT t.tenant, t.queue, t.channel FROM event e JOIN thread t ON t.id = e.thread"
@@ -77,7 +80,7 @@ class Others:
         )
         news.events += [(Address(*names), ()) for names in rows]
 
-    def bereaved(self) -> list[tuple[int, Address]]:
+    def orphaned_threads(self) -> list[tuple[int, Address]]:
         """Leased threads whose owners are gone. Also counts anew what is leased here."""
         leased = every(self._connection, _LEASED)
         owners = self._transaction.owners

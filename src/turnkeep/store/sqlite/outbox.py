@@ -10,10 +10,10 @@ import apsw
 
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address
-from turnkeep.store.sinks import PARKED, WAITING_COUNTED, Delivery, Parked, Selection, SinkRecord
+from turnkeep.store.sinks import MOST_PARKED, WAITING_COUNTED, Delivery, ParkedEvent, Selection, SinkRecord
 from turnkeep.store.sqlite.connection import every, one
-from turnkeep.store.sqlite.event_log import Said, event_of
-from turnkeep.store.sqlite.rows import Kept
+from turnkeep.store.sqlite.event_log import EventRow, event_of
+from turnkeep.store.sqlite.rows import ThreadRow
 
 OUTBOX = 1_000_000
 """Events that wait for one sink at most; the oldest go first."""
@@ -49,7 +49,11 @@ def open_sinks(connection: apsw.Connection) -> tuple[OpenSink, ...]:
 
 
 def send(
-    connection: apsw.Connection, kept: Kept, sinks: Sequence[OpenSink], said: Sequence[tuple[int, Said]], now: float
+    connection: apsw.Connection,
+    kept: ThreadRow,
+    sinks: Sequence[OpenSink],
+    said: Sequence[tuple[int, EventRow]],
+    now: float,
 ) -> None:
     """Put new events, by position, into the outbox of each sink that selects them."""
     address = kept.thread.address
@@ -84,7 +88,7 @@ def _drop_oldest(connection: apsw.Connection, sink: str, count: int, now: float)
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class SinkPartition:
     """Where a sink stands, who has it, and until when."""
 
     position: int
@@ -107,12 +111,12 @@ def close_sink(connection: apsw.Connection, sink: str) -> None:
     connection.execute("DELETE FROM parked WHERE sink = ?", (sink,))
 
 
-def holding(connection: apsw.Connection, sink: str, partition: int) -> Holding:
+def holding(connection: apsw.Connection, sink: str, partition: int) -> SinkPartition:
     """Raises `NotFound` for a sink that is not open."""
     rows = every(connection, "SELECT position, owner, until FROM sink WHERE name = ?", (sink,))
     if not rows or partition != 0:
         raise NotFound(f"sink {sink!r} with partition {partition} is not open, open it first")
-    return Holding(*rows[0])
+    return SinkPartition(*rows[0])
 
 
 def deliveries(connection: apsw.Connection, sink: str, after: int, limit: int) -> list[Delivery]:
@@ -137,13 +141,13 @@ def bound_parked(connection: apsw.Connection, sink: str, now: float) -> None:
     connection.execute(
         "DELETE FROM parked WHERE sink = ?1 AND position IN (SELECT position FROM parked WHERE sink = ?1"
         " ORDER BY given_up DESC, position LIMIT max(0, (SELECT count(*) FROM parked WHERE sink = ?1) - ?2))",
-        (sink, PARKED),
+        (sink, MOST_PARKED),
     )
     if gone := connection.changes():
         connection.execute("UPDATE sink SET lost = lost + ?, lost_at = ? WHERE name = ?", (gone, now, sink))
 
 
-def parked(connection: apsw.Connection, sink: str, after: int, limit: int) -> list[Parked]:
+def list_parked(connection: apsw.Connection, sink: str, after: int, limit: int) -> list[ParkedEvent]:
     rows = every(
         connection,
         "SELECT position, tenant, queue, channel, thread_id, kind, offset, at, reason, failed_at, given_up FROM parked"
@@ -218,7 +222,7 @@ def _delivery(row: Sequence[Any]) -> Delivery:
     return Delivery(position_of(place), where, thread_id, event_of(offset, at, kind, body, epoch))
 
 
-def _parked(row: Sequence[Any]) -> Parked:
+def _parked(row: Sequence[Any]) -> ParkedEvent:
     place, tenant, queue, channel, thread_id, kind, offset, at, reason, failed_at, given_up = row
     where = Address(tenant, queue, channel)
-    return Parked(position_of(place), where, thread_id, kind, offset, at, reason, failed_at, bool(given_up))
+    return ParkedEvent(position_of(place), where, thread_id, kind, offset, at, reason, failed_at, bool(given_up))

@@ -28,7 +28,7 @@ CAPACITY = 10_000
 _Look = tuple[Callable[[View], Any], "asyncio.Future[Any]"]
 
 
-class Reader:
+class ReaderPool:
     """Takes looks on the event loop, and has them in its threads, one view each."""
 
     def __init__(self, views: list[View], place: Place, path: Path) -> None:

@@ -13,14 +13,14 @@ from typing import Any
 import apsw
 
 from turnkeep.errors import ThreadQuarantined
-from turnkeep.events import Fault
+from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message
 from turnkeep.store import turns
-from turnkeep.store.contract import Call, DeadLetter, Policy, RunRecord
+from turnkeep.store.contract import DeadLetter, HeldCall, Policy, RunRecord
 from turnkeep.store.records import time_to_live
-from turnkeep.store.sqlite.codec import decode, encode, restored
+from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
-from turnkeep.store.thread import Known, Open, Out, Thread
+from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread
 from turnkeep.usage import Usage
 
 OWN_TABLES = ("message", "known", "journal", "entry", "run", "event")
@@ -30,7 +30,7 @@ _RUNS_SLACK = 8
 
 
 @dataclass(slots=True)
-class Kept:
+class ThreadRow:
     """A thread in memory, with what its row says beside the head. `row` is 0 until it is stored."""
 
     row: int
@@ -39,14 +39,14 @@ class Kept:
     floor: int = 0
     wake: float | None = None
     """As stored."""
-    accepted: int = 0
+    accepted_count: int = 0
     """The highest place in the order of acceptance among open messages."""
-    known: dict[str, Known] = field(default_factory=dict)
+    accepted_ids: dict[str, AcceptedId] = field(default_factory=dict)
     """What is remembered of open messages, as far as it was needed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RowAddress:
     """Where an address leads: the row, and the address that the thread was made under."""
 
     row: int
@@ -56,24 +56,24 @@ class Found:
 # ---------------------------------------------------------------- finding and reading
 
 
-def find(connection: apsw.Connection, address: Address) -> Found | None:
+def find(connection: apsw.Connection, address: Address) -> RowAddress | None:
     """The thread of a channel, or the one whose id the channel is."""
     row = connection.execute(
         "SELECT id FROM thread WHERE tenant = ? AND queue = ? AND channel = ?",
         (address.tenant, address.queue, address.channel),
     ).get
     if row is not None:
-        return Found(row, address)
+        return RowAddress(row, address)
     if not address.names_thread:
         return None
     other = connection.execute(
         "SELECT id, channel FROM thread WHERE tenant = ? AND queue = ? AND thread_id = ?",
         (address.tenant, address.queue, address.channel),
     ).get
-    return None if other is None else Found(other[0], Address(address.tenant, address.queue, other[1]))
+    return None if other is None else RowAddress(other[0], Address(address.tenant, address.queue, other[1]))
 
 
-def load(connection: apsw.Connection, row: int, incarnation: str) -> Kept:
+def load(connection: apsw.Connection, row: int, incarnation: str) -> ThreadRow:
     """Raises `ThreadQuarantined` when what is stored makes no sense."""
     head, floor, is_open = connection.execute("SELECT head, floor, open FROM thread WHERE id = ?", (row,)).get
     try:
@@ -87,7 +87,7 @@ def load(connection: apsw.Connection, row: int, incarnation: str) -> Kept:
             f"the stored state of thread row {row} cannot be read ({type(error).__name__}), look at it or forget it"
         ) from error
     _find_top(connection, row, thread)
-    kept = Kept(row, thread, thread.epoch, floor, thread.wake, accepted)
+    kept = ThreadRow(row, thread, thread.epoch, floor, thread.wake, accepted)
     thread.epoch += incarnation
     return kept
 
@@ -95,7 +95,7 @@ def load(connection: apsw.Connection, row: int, incarnation: str) -> Kept:
 def _load_messages(connection: apsw.Connection, row: int, thread: Thread) -> int:
     """The highest place in the order of acceptance."""
     stored = every(connection, "SELECT body, n FROM message WHERE thread = ? ORDER BY n", (row,))
-    opened = [Open.from_json(thread.address, decode(body)) for body, _ in stored]
+    opened = [InboxMessage.from_json(thread.address, decode(body)) for body, _ in stored]
     thread.inbox = sorted((o for o in opened if o.message.seq), key=lambda o: o.message.seq)
     thread.delayed = sorted((o for o in opened if not o.message.seq), key=lambda o: o.message.not_before or 0.0)
     if thread.batch > len(thread.inbox):
@@ -111,28 +111,28 @@ def _find_top(connection: apsw.Connection, row: int, thread: Thread) -> None:
         thread.top = top
 
 
-def load_known(connection: apsw.Connection, row: int, message_id: str, now: float) -> Known | None:
+def load_known(connection: apsw.Connection, row: int, message_id: str, now: float) -> AcceptedId | None:
     """What is remembered of a message id; None when it is unknown or its time is over."""
     body = connection.execute(
         "SELECT body FROM known WHERE thread = ? AND message_id = ? AND (forget_at IS NULL OR forget_at > ?)",
         (row, message_id, now),
     ).get
-    return None if body is None else restored("message id", Known.from_json, body)
+    return None if body is None else restore("message id", AcceptedId.from_json, body)
 
 
-def load_past_id(connection: apsw.Connection, address: Address, message_id: str, now: float) -> Known | None:
+def load_past_id(connection: apsw.Connection, address: Address, message_id: str, now: float) -> AcceptedId | None:
     """What is remembered of an id of an earlier thread of this channel."""
     body = connection.execute(
         "SELECT body FROM past_id WHERE tenant = ? AND queue = ? AND channel = ? AND message_id = ? AND forget_at > ?",
         (address.tenant, address.queue, address.channel, message_id, now),
     ).get
-    return None if body is None else restored("message id", Known.from_json, body)
+    return None if body is None else restore("message id", AcceptedId.from_json, body)
 
 
 # ---------------------------------------------------------------- writing
 
 
-def store_head(connection: apsw.Connection, kept: Kept, policy: Policy) -> None:
+def store_head(connection: apsw.Connection, kept: ThreadRow, policy: Policy) -> None:
     """Write the thread's own row; a new one gets its row id."""
     thread = kept.thread
     changing = (*_searched(thread, policy), encode(thread.head_to_json() | {"epoch": kept.epoch}))
@@ -166,19 +166,19 @@ def _searched(thread: Thread, policy: Policy) -> tuple[Any, ...]:
     )
 
 
-def store_messages(connection: apsw.Connection, kept: Kept, out: Out) -> None:
+def store_messages(connection: apsw.Connection, kept: ThreadRow, out: Out) -> None:
     """Write the open messages that changed, remove those that are open no more, journal what was done."""
     row = kept.row
-    if out.changed:
+    if out.changed_ids:
         for opened in (*kept.thread.inbox, *kept.thread.delayed):
-            if opened.message.message_id in out.changed:
-                kept.accepted += 1
+            if opened.message.message_id in out.changed_ids:
+                kept.accepted_count += 1
                 connection.execute(
                     "INSERT INTO message (thread, message_id, n, body) VALUES (?, ?, ?, ?)"
                     " ON CONFLICT (thread, message_id) DO UPDATE SET body = excluded.body",
-                    (row, opened.message.message_id, kept.accepted, encode(opened.to_json())),
+                    (row, opened.message.message_id, kept.accepted_count, encode(opened.to_json())),
                 )
-    for message_id in out.removed:
+    for message_id in out.removed_ids:
         connection.execute("DELETE FROM message WHERE thread = ? AND message_id = ?", (row, message_id))
     if out.journal_cleared:
         connection.execute("DELETE FROM journal WHERE thread = ?", (row,))
@@ -186,17 +186,19 @@ def store_messages(connection: apsw.Connection, kept: Kept, out: Out) -> None:
         connection.execute("INSERT INTO journal (thread, n, body) VALUES (?, ?, ?)", (row, record["n"], encode(record)))
 
 
-def store_known(connection: apsw.Connection, kept: Kept, changes: Iterable[tuple[str, Known]], now: float) -> None:
+def store_known(
+    connection: apsw.Connection, kept: ThreadRow, changes: Iterable[tuple[str, AcceptedId]], now: float
+) -> None:
     """Merge what became of message ids into what is remembered of them."""
     for message_id, new in changes:
-        old = kept.known.get(message_id)
+        old = kept.accepted_ids.get(message_id)
         if old is None and not new.digest:
             old = load_known(connection, kept.row, message_id, now)
         merged = turns.merge_known(old, new)
         if merged.forget_at is None:
-            kept.known[message_id] = merged
+            kept.accepted_ids[message_id] = merged
         else:
-            kept.known.pop(message_id, None)
+            kept.accepted_ids.pop(message_id, None)
         connection.execute(
             "INSERT INTO known (thread, message_id, forget_at, body) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (thread, message_id) DO UPDATE SET forget_at = excluded.forget_at, body = excluded.body",
@@ -204,7 +206,7 @@ def store_known(connection: apsw.Connection, kept: Kept, changes: Iterable[tuple
         )
 
 
-def store_run(connection: apsw.Connection, kept: Kept, run: RunRecord, policy: Policy) -> None:
+def store_run(connection: apsw.Connection, kept: ThreadRow, run: RunRecord, policy: Policy) -> None:
     """Add a finished run; the oldest beyond the policy go, a few at a time."""
     connection.execute("INSERT INTO run (thread, body) VALUES (?, ?)", (kept.row, encode(run)))
     if connection.last_insert_rowid() % _RUNS_SLACK == 0:
@@ -250,7 +252,7 @@ def letter_to_json(letter: DeadLetter) -> dict[str, Any]:
 def letter_from_json(data: Mapping[str, Any]) -> DeadLetter:
     address = Address(*data["address"])
     message = Message.from_json(address, data["message"])
-    return DeadLetter(**{**data, "address": address, "message": message, "fault": Fault(**data["fault"])})
+    return DeadLetter(**{**data, "address": address, "message": message, "fault": TurnFault(**data["fault"])})
 
 
 def run_from_json(data: Mapping[str, Any]) -> RunRecord:
@@ -258,7 +260,7 @@ def run_from_json(data: Mapping[str, Any]) -> RunRecord:
         **data,
         "message_ids": tuple(data["message_ids"]),
         "usage": Usage.from_json(data["usage"]),
-        "fault": Fault(**data["fault"]) if data["fault"] else None,
-        "calls": tuple(Call(**call) for call in data["calls"]),
+        "fault": TurnFault(**data["fault"]) if data["fault"] else None,
+        "calls": tuple(HeldCall(**call) for call in data["calls"]),
     }
     return RunRecord(**values)

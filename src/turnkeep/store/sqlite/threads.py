@@ -9,17 +9,17 @@ from typing import Any
 from turnkeep.errors import ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.contract import Entry, History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord
+from turnkeep.store.contract import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.records import current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.sqlite import aging, rows
 from turnkeep.store.sqlite import history as transcript
 from turnkeep.store.sqlite import view as counting
-from turnkeep.store.sqlite.codec import restored
+from turnkeep.store.sqlite.codec import restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
-from turnkeep.store.sqlite.rows import Kept, run_from_json
+from turnkeep.store.sqlite.rows import ThreadRow, run_from_json
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
 
@@ -60,7 +60,7 @@ class SqliteThreads(Engine):
             if (kept := view.find(address)) is None:
                 return []
             ids = [opened.message.message_id for opened in (*kept.thread.inbox, *kept.thread.delayed)]
-            known = [(message_id, view.known(kept, message_id)) for message_id in ids]
+            known = [(message_id, view.find_accepted(kept, message_id)) for message_id in ids]
             return [message_record(kept.thread, message_id, k) for message_id, k in known if k is not None]
 
         return await self.read_from(look)
@@ -74,7 +74,7 @@ class SqliteThreads(Engine):
                 "SELECT body FROM run WHERE thread = ? ORDER BY id DESC LIMIT ?",
                 (kept.row, view.policy(kept).runs_kept),
             )
-            ended = [restored("run", run_from_json, body) for (body,) in found]
+            ended = [restore("run", run_from_json, body) for (body,) in found]
             current = current_run(kept.thread)
             return [current, *ended] if current else ended
 
@@ -97,9 +97,14 @@ class SqliteThreads(Engine):
     # ---------------------------------------------------------------- changing
 
     async def append(
-        self, address: Address, entries: Sequence[Entry], *, author: str | None = None, once: str | None = None
+        self,
+        address: Address,
+        entries: Sequence[TranscriptEntry],
+        *,
+        author: str | None = None,
+        once: str | None = None,
     ) -> None:
-        def rule(tx: Transaction, kept: Kept) -> None:
+        def rule(tx: Transaction, kept: ThreadRow) -> None:
             turns.append(kept.thread, entries, author, tx.now)
 
         await self.on_any(address, rule, once=Once.of(once, "append", address, entries, author))
@@ -107,7 +112,7 @@ class SqliteThreads(Engine):
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
         stem = new_message_stem(self._ids)
 
-        def rule(tx: Transaction, kept: Kept) -> list[Receipt]:
+        def rule(tx: Transaction, kept: ThreadRow) -> list[Receipt]:
             asked = transcript.last_turn_asked(tx.connection, kept.row)
             receipts = turns.regenerate(kept.thread, asked, stem, tx.policy(kept), tx.now)
             tx.mark()
@@ -117,7 +122,7 @@ class SqliteThreads(Engine):
         return await self.on(address, rule, once=Once.of(once, "regenerate", address))
 
     async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
-        def rule(tx: Transaction, kept: Kept) -> None:
+        def rule(tx: Transaction, kept: ThreadRow) -> None:
             tx.mark()
             kept.thread.summary = summary
             kept.thread.active_at = tx.now
@@ -126,7 +131,7 @@ class SqliteThreads(Engine):
         await self.on(address, rule, "ending", once=Once.of(once, "compact", address, through_turn, summary))
 
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
-        def rule(tx: Transaction, kept: Kept) -> ThreadRecord:
+        def rule(tx: Transaction, kept: ThreadRow) -> ThreadRecord:
             turns.update(kept.thread, changes, tx.now)
             return _shown(tx, kept)
 
@@ -159,11 +164,11 @@ class SqliteThreads(Engine):
         return count
 
 
-def _shown(view: View, kept: Kept) -> ThreadRecord:
+def _shown(view: View, kept: ThreadRow) -> ThreadRecord:
     return thread_record(kept.thread, view.policy(kept))
 
 
-def _slides(view: View, kept: Kept) -> bool:
+def _slides(view: View, kept: ThreadRow) -> bool:
     return slides(kept.thread, view.policy(kept), view.now)
 
 

@@ -24,15 +24,15 @@ from turnkeep.store.sqlite.codec import encode
 from turnkeep.store.sqlite.due_index import Due, Shares
 from turnkeep.store.sqlite.outbox import OpenSink, open_sinks
 from turnkeep.store.sqlite.owners import Owners
-from turnkeep.store.sqlite.rows import Kept, letter_to_json
+from turnkeep.store.sqlite.rows import ThreadRow, letter_to_json
 from turnkeep.store.sqlite.view import Setup, View
 from turnkeep.store.sqlite.waiters import News
-from turnkeep.store.thread import Known, Out, Thread
+from turnkeep.store.thread import AcceptedId, Out, Thread
 
-FORGOTTEN = '"forgotten"'
+FORGOTTEN_HEAD = '"forgotten"'
 """In the place of a result that held what was said."""
 
-CACHED = 4096
+MOST_CACHED = 4096
 """Threads kept in memory."""
 
 
@@ -47,12 +47,12 @@ class Transaction(View):
         self.news = News()
         self.leases: set[int] = set()
         """Rows of threads that owners of this process have leased."""
-        self.seen = self.nudge = 0
+        self.seen_position = self.nudge = 0
         """The newest position of the log, and the newest nudge, that were told here."""
         self.has_erased = False
         """Since the log was emptied last, which still holds what was erased."""
         self._version = -1
-        self._cache: OrderedDict[Address, Kept] = OrderedDict()
+        self._cache: OrderedDict[Address, ThreadRow] = OrderedDict()
         self._touched: list[Address] = []
         self._is_marked = False
         self._told = 0
@@ -62,7 +62,7 @@ class Transaction(View):
 
     def see_all(self) -> None:
         """What is in the file now is old news."""
-        self.seen = self.newest("event", "position")
+        self.seen_position = self.newest("event", "position")
         self.nudge = self.newest("nudge", "id")
 
     def newest(self, table: str, column: str) -> int:
@@ -75,19 +75,19 @@ class Transaction(View):
 
     def begin(self) -> None:
         self.connection.execute("BEGIN IMMEDIATE")
-        self._seen_before = self.seen
+        self._seen_before = self.seen_position
         self.news = News()
 
     def commit(self) -> News:
         self.connection.execute("COMMIT")
-        self._seen_before = self.seen
+        self._seen_before = self.seen_position
         return self.news
 
     def roll_back(self) -> None:
         """Take the whole group back."""
         if not self.connection.get_autocommit():
             self.connection.execute("ROLLBACK")
-        self.seen = self._seen_before
+        self.seen_position = self._seen_before
         self._version = -1
         self.forget()
 
@@ -111,7 +111,7 @@ class Transaction(View):
         self._touched.clear()
         self._is_marked = False
         self._told = len(self.news.events)
-        self._seen_at_mark = self.seen
+        self._seen_at_mark = self.seen_position
 
     def end_operation(self) -> None:
         if self._is_marked:
@@ -124,7 +124,7 @@ class Transaction(View):
         if self._is_marked:
             self.connection.execute("ROLLBACK TO operation")
             self.connection.execute("RELEASE operation")
-            self.seen = self._seen_at_mark
+            self.seen_position = self._seen_at_mark
             del self.news.events[self._told :]
             self.due.forget()
             self.shares.forget()
@@ -138,7 +138,7 @@ class Transaction(View):
 
     # ---------------------------------------------------------------- threads
 
-    def find(self, address: Address) -> Kept | None:
+    def find(self, address: Address) -> ThreadRow | None:
         """The thread of this address, if there is one; one that has expired is deleted when met."""
         kept = self._cached(address)
         if kept is None:
@@ -151,7 +151,7 @@ class Transaction(View):
             return None
         return kept
 
-    def at(self, row: int, address: Address) -> Kept:
+    def at(self, row: int, address: Address) -> ThreadRow:
         """The thread of a row. Raises `ThreadQuarantined`."""
         kept = self._cached(address)
         if kept is None:
@@ -159,27 +159,27 @@ class Transaction(View):
             self._keep(kept)
         return kept
 
-    def _cached(self, address: Address) -> Kept | None:
+    def _cached(self, address: Address) -> ThreadRow | None:
         kept = self._cache.get(address)
         if kept is not None:
             self._cache.move_to_end(address)
             self._touched.append(address)
         return kept
 
-    def _keep(self, kept: Kept) -> None:
+    def _keep(self, kept: ThreadRow) -> None:
         address = kept.thread.address
         self._cache[address] = kept
         self._touched.append(address)
-        if len(self._cache) > CACHED:
+        if len(self._cache) > MOST_CACHED:
             self._cache.popitem(last=False)
 
-    def get(self, address: Address) -> Kept:
+    def get(self, address: Address) -> ThreadRow:
         kept = self.find(address)
         if kept is None:
             raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
         return kept
 
-    def find_or_new(self, address: Address) -> Kept:
+    def find_or_new(self, address: Address) -> ThreadRow:
         """A new thread is not stored before something of it is."""
         kept = self.find(address)
         if kept is not None:
@@ -187,21 +187,21 @@ class Transaction(View):
         ids = self.setup.ids
         epoch = new_epoch(ids)
         thread = Thread(address, new_thread_id(ids, address), self.now, self.now, epoch + self.setup.incarnation)
-        return Kept(0, thread, epoch)
+        return ThreadRow(0, thread, epoch)
 
-    def owned(self, claim: Claim) -> Kept:
+    def claimed_thread(self, claim: Claim) -> ThreadRow:
         kept = self.find(claim.address)
         if kept is None or kept.thread.thread_id != claim.thread_id:
             raise LeaseLost(f"the thread of run {claim.run_id} was deleted")
         return kept
 
-    def drop(self, kept: Kept) -> None:
+    def drop(self, kept: ThreadRow) -> None:
         """Forget changes in memory that are not to be stored."""
         self._cache.pop(kept.thread.address, None)
 
-    def accepted_before(self, kept: Kept, message_id: str) -> Known | None:
+    def accepted_before(self, kept: ThreadRow, message_id: str) -> AcceptedId | None:
         """What is remembered of an id on this channel, of an earlier thread too."""
-        if known := self.known(kept, message_id):
+        if known := self.find_accepted(kept, message_id):
             return known
         thread = kept.thread
         if thread.created_at <= self.now - self.policy(kept).dedupe:
@@ -210,7 +210,7 @@ class Transaction(View):
 
     # ---------------------------------------------------------------- storing
 
-    def save(self, kept: Kept) -> None:
+    def save(self, kept: ThreadRow) -> None:
         """Store a thread and all that a rule added to it."""
         self.mark()
         thread, policy = kept.thread, self.policy(kept)
@@ -221,7 +221,7 @@ class Transaction(View):
             history.append(self.connection, kept, out.entries, policy)
         self._store_head(kept)
         rows.store_messages(self.connection, kept, out)
-        rows.store_known(self.connection, kept, out.known.items(), self.now)
+        rows.store_known(self.connection, kept, out.accepted_ids.items(), self.now)
         self._append(kept, out.events)
         self._store_ends(kept, out)
         if _is_long(thread, len(out.events)) or (out.run and out.run.started_at < self.now - policy.log_age):
@@ -229,7 +229,7 @@ class Transaction(View):
         if out.nudge is not None:
             self._nudge(out.nudge, thread.address)
 
-    def _store_head(self, kept: Kept) -> None:
+    def _store_head(self, kept: ThreadRow) -> None:
         thread = kept.thread
         is_new = not kept.row
         rows.store_head(self.connection, kept, self.policy(kept))
@@ -237,7 +237,7 @@ class Transaction(View):
             self._keep(kept)
         if thread.wake != kept.wake:
             kept.wake = thread.wake
-            self.due.changed(thread.address)
+            self.due.mark_changed(thread.address)
         if thread.wake is not None:
             self.news.wake(thread.address.queue, thread.wake)
         if thread.owner in self.owners:
@@ -245,7 +245,7 @@ class Transaction(View):
         else:
             self.leases.discard(kept.row)
 
-    def _store_ends(self, kept: Kept, out: Out) -> None:
+    def _store_ends(self, kept: ThreadRow, out: Out) -> None:
         """Dead letters, a finished run, and totals."""
         address = kept.thread.address
         for place, letter in enumerate(out.dead):
@@ -257,14 +257,14 @@ class Transaction(View):
             )
         if out.run is not None:
             rows.store_run(self.connection, kept, out.run, self.policy(kept))
-        if out.completed or out.failed:
+        if out.completed_count or out.failed_count:
             self.connection.execute(
                 "INSERT INTO total (tenant, queue, completed, failed) VALUES (?, ?, ?, ?) ON CONFLICT (tenant, queue)"
                 " DO UPDATE SET completed = completed + excluded.completed, failed = failed + excluded.failed",
-                (address.tenant, address.queue, out.completed, out.failed),
+                (address.tenant, address.queue, out.completed_count, out.failed_count),
             )
 
-    def publish(self, kept: Kept) -> None:
+    def publish(self, kept: ThreadRow) -> None:
         """Store new events of a run and nothing else: the head stays as it is (see `rows`)."""
         thread = kept.thread
         events, thread.out = thread.out.events, Out()
@@ -273,10 +273,10 @@ class Transaction(View):
             self.mark()
             event_log.trim(self.connection, kept, self.policy(kept), self.now)
 
-    def _append(self, kept: Kept, events: Sequence[Event]) -> None:
+    def _append(self, kept: ThreadRow, events: Sequence[Event]) -> None:
         if events:
             said = event_log.append(self.connection, kept, events)
-            self.seen = said[-1][0]
+            self.seen_position = said[-1][0]
             if self.sinks:
                 outbox.send(self.connection, kept, self.sinks, said, self.now)
             self.news.events.append((kept.thread.address, events))
@@ -291,7 +291,7 @@ class Transaction(View):
             (owner, address.tenant, address.queue, address.channel, self.now),
         )
 
-    def erase(self, kept: Kept) -> None:
+    def erase(self, kept: ThreadRow) -> None:
         """Delete a thread with everything that is kept by its row."""
         self.erase_row(kept.row, kept.thread.address)
 
@@ -305,21 +305,21 @@ class Transaction(View):
         self.has_erased = True
         self._cache.pop(address, None)
         self.leases.discard(row)
-        self.due.changed(address)
+        self.due.mark_changed(address)
 
     def _forget_results(self, address: Address) -> None:
         """Results that are kept for a repeat hold messages, calls and summaries; that they were done stays known."""
         first = operations_of(address)
         self.connection.execute(
             "UPDATE operation SET result = ? WHERE id > ? AND id < ? AND substr(result, 1, 1) = '{'",
-            (FORGOTTEN, first, f"{first}g"),  # what follows is hexadecimal
+            (FORGOTTEN_HEAD, first, f"{first}g"),  # what follows is hexadecimal
         )
 
     def quarantine(self, row: int, address: Address) -> None:
         """Nobody claims this thread again; its stored state stays for whoever looks at it."""
         self.mark()
         self.connection.execute("UPDATE thread SET damaged = 1, wake = NULL WHERE id = ?", (row,))
-        self.due.changed(address)
+        self.due.mark_changed(address)
 
     # ---------------------------------------------------------------- shared by all threads
 

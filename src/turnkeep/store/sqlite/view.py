@@ -14,8 +14,8 @@ from turnkeep.store.ids import Ids
 from turnkeep.store.records import ages, is_over
 from turnkeep.store.sqlite import rows
 from turnkeep.store.sqlite.connection import every, one
-from turnkeep.store.sqlite.rows import Kept
-from turnkeep.store.thread import Known
+from turnkeep.store.sqlite.rows import ThreadRow
+from turnkeep.store.thread import AcceptedId
 from turnkeep.usage import Usage
 
 
@@ -48,10 +48,10 @@ class View:
         if not self.connection.get_autocommit():
             self.connection.execute("ROLLBACK")
 
-    def policy(self, kept: Kept) -> Policy:
+    def policy(self, kept: ThreadRow) -> Policy:
         return self.setup.policies.of(kept.thread.address.queue)
 
-    def find(self, address: Address) -> Kept | None:
+    def find(self, address: Address) -> ThreadRow | None:
         """The thread of this address, if there is one that has not expired. Raises `ThreadQuarantined`."""
         found = rows.find(self.connection, address)
         if found is None:
@@ -62,11 +62,11 @@ class View:
             return None
         return kept
 
-    def known(self, kept: Kept, message_id: str) -> Known | None:
+    def find_accepted(self, kept: ThreadRow, message_id: str) -> AcceptedId | None:
         """What is remembered of a message id."""
         if not kept.row:
             return None
-        return kept.known.get(message_id) or rows.load_known(self.connection, kept.row, message_id, self.now)
+        return kept.accepted_ids.get(message_id) or rows.load_known(self.connection, kept.row, message_id, self.now)
 
 
 # ruff: noqa: S608  # statements are put together from the conditions below alone

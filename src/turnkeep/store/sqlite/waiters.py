@@ -40,7 +40,7 @@ class _Waiter:
             self.bell.ring()
 
 
-class Hub:
+class Wakeups:
     """Followers, waiting workers and nudged owners of one opened store. Lives on the event loop."""
 
     def __init__(self, clock: Clock) -> None:
@@ -93,7 +93,7 @@ class Hub:
         finally:
             self._waiters.discard(waiter)
 
-    async def nudged(self, owner: str, timeout: float) -> set[Address]:
+    async def wait_nudge(self, owner: str, timeout: float) -> set[Address]:
         begun = self._clock.now()
         end = begun + timeout
         while owner not in self._nudges and begun <= (now := self._clock.now()) < end and not self._is_closed:

@@ -25,7 +25,7 @@ from turnkeep.store.sqlite.connection import LOG_LIMIT, at_commit, connect_to_wr
 from turnkeep.store.sqlite.file_identity import Ballast, Place
 from turnkeep.store.sqlite.other_processes import Others, free
 from turnkeep.store.sqlite.transaction import Transaction
-from turnkeep.store.sqlite.waiters import Hub, News
+from turnkeep.store.sqlite.waiters import News, Wakeups
 
 T = TypeVar("T")
 Act = Callable[[Transaction], Any]
@@ -49,7 +49,7 @@ _LIVE, _IDLE, _SWEEP = 0.005, 0.05, 1.0
 class _Operation:
     act: Act
     kind: Kind
-    done: asyncio.Future[Any]
+    future: asyncio.Future[Any]
 
 
 _Result = tuple[_Operation, Any, Exception | None]
@@ -58,7 +58,7 @@ _Result = tuple[_Operation, Any, Exception | None]
 class Writer:
     """Takes operations on the event loop, and does them in its thread."""
 
-    def __init__(self, transaction: Transaction, hub: Hub, place: Place, path: Path, ballast: Ballast) -> None:
+    def __init__(self, transaction: Transaction, hub: Wakeups, place: Place, path: Path, ballast: Ballast) -> None:
         self._transaction = transaction
         self._others = Others(transaction, hub)
         self._hub = hub
@@ -133,12 +133,12 @@ class Writer:
     def _settle(self, results: Sequence[_Result], news: News) -> None:
         self._waiting -= len(results)
         for operation, value, error in results:
-            if operation.done.done():
+            if operation.future.done():
                 continue
             if error is None:
-                operation.done.set_result(value)
+                operation.future.set_result(value)
             else:
-                operation.done.set_exception(error)
+                operation.future.set_exception(error)
         self._hub.tell(news)
         self._let_in(CAPACITY - self._waiting)
 
@@ -235,7 +235,7 @@ class Writer:
         self.may_have_a_hole = False
 
     def _perform(self, operation: _Operation) -> _Result:
-        if operation.done.cancelled():
+        if operation.future.cancelled():
             return operation, None, None
         if operation.kind == "plain" and (refusal := self._refusal()) is not None:
             return operation, None, refusal
@@ -311,7 +311,7 @@ class Writer:
 
     def sweep(self) -> None:
         """Free the leases of owners that are gone."""
-        bereaved = self._others.bereaved()
+        bereaved = self._others.orphaned_threads()
         if not bereaved:
             return
         try:

@@ -21,7 +21,7 @@ from turnkeep.errors import OutcomeUnknown, StoreMisconfigured, StoreUnavailable
 from turnkeep.store.redis.client.cures import Cure, cure_of, meaning
 from turnkeep.store.redis.client.pipe import Argument, Pipe, Refusal, Reply, transport_of
 from turnkeep.store.redis.client.scripts import Script, load_scripts
-from turnkeep.store.redis.client.topology import Dialer, Endpoint, Topology, answer, hang_up
+from turnkeep.store.redis.client.topology import Dialer, ServerAddress, ServerTopology, answer, hang_up
 from turnkeep.store.redis.key_names import PartitionKeys
 
 ATTEMPTS = 3
@@ -53,7 +53,7 @@ class _Node:
         self.failures = 0
         self.not_before = 0.0
         self.tries = 0
-        self.refused: StoreUnavailable | StoreMisconfigured | None = None
+        self.refusal: StoreUnavailable | StoreMisconfigured | None = None
         """Why the last try to connect failed."""
 
 
@@ -61,7 +61,12 @@ class Link:
     """The connections of one engine for commands; subscriptions and blocking calls have their own."""
 
     def __init__(
-        self, topology: Topology, dialer: Dialer, *, timeout: float, look: Callable[[Endpoint, Pipe], Awaitable[object]]
+        self,
+        topology: ServerTopology,
+        dialer: Dialer,
+        *,
+        timeout: float,
+        look: Callable[[ServerAddress, Pipe], Awaitable[object]],
     ) -> None:
         """`look` is called with each server that a connection was opened to, before anything is done there."""
         self.topology = topology
@@ -78,7 +83,7 @@ class Link:
         """
         self._look = look
         self._timeout = timeout
-        self._nodes: dict[Endpoint, _Node] = {}
+        self._nodes: dict[ServerAddress, _Node] = {}
         self._closed = False
 
     # ---------------------------------------------------------------- one command
@@ -137,7 +142,7 @@ class Link:
 
     def _at_hand(self, partition: PartitionKeys) -> Pipe | None:
         """The pipe of a partition, if nothing has to be done before a command is sent on it."""
-        endpoint = self.topology.known(partition.tag)
+        endpoint = self.topology.cached_server(partition.tag)
         node = self._nodes.get(endpoint) if endpoint is not None else None
         pipe = node.pipe if node is not None else None
         return pipe if pipe is not None and pipe.is_at_hand(partition.index) else None
@@ -160,7 +165,7 @@ class Link:
 
     def ask(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> asyncio.Future[Reply] | None:
         """Run a script behind what was sent last to the server of a key, once; None if that server is not at hand."""
-        endpoint = self.topology.known(key)
+        endpoint = self.topology.cached_server(key)
         node = self._nodes.get(endpoint) if endpoint is not None else None
         if node is None or node.pipe is None or not node.pipe.is_open:
             return None
@@ -215,7 +220,7 @@ class Link:
             if cure is Cure.LOAD:
                 await self._load(pipe, operation)
             elif cure is Cure.FOLLOW:
-                self.topology.moved(*redirect(str(reply), endpoint))
+                self.topology.note_move(*redirect(str(reply), endpoint))
             elif cure is Cure.ASK:
                 _, asking = redirect(str(reply), endpoint)
             else:
@@ -228,7 +233,7 @@ class Link:
             await pipe.room()
         if asking:
             pipe.send("ASKING").add_done_callback(_forget)
-        elif partition is not None and partition.index not in pipe.greeted:
+        elif partition is not None and partition.index not in pipe.greeted_sockets:
             self._greet(pipe, partition)
         return await pipe.send(*command)
 
@@ -236,11 +241,11 @@ class Link:
         """Before the first command on a partition, in the same write: tell it which server it is on now."""
         script = self.scripts["greet"]
         told = pipe.send("EVAL", script.text, len(script.keys), *partition.of(script), pipe.server)
-        pipe.greeted.add(partition.index)
+        pipe.greeted_sockets.add(partition.index)
 
         def heard(reply: asyncio.Future[Reply]) -> None:
             if reply.cancelled() or reply.exception() or isinstance(reply.result(), Refusal):
-                pipe.greeted.discard(partition.index)
+                pipe.greeted_sockets.discard(partition.index)
             else:
                 self.incarnations[partition.index] = reply.result()
 
@@ -259,9 +264,9 @@ class Link:
 
     # ---------------------------------------------------------------- connections
 
-    async def holder(self, key: bytes) -> tuple[Endpoint, bytes]:
+    async def holder(self, key: bytes) -> tuple[ServerAddress, bytes]:
         """Where a key is now, and which server that is."""
-        endpoint = self.topology.known(key)
+        endpoint = self.topology.cached_server(key)
         node = self._nodes.get(endpoint) if endpoint is not None else None
         if endpoint is not None and node is not None and node.pipe is not None and node.pipe.is_open:
             return endpoint, node.pipe.server
@@ -273,7 +278,7 @@ class Link:
         """The pipe to the server of a key."""
         return await self.pipe_to(await self.topology.find(key))
 
-    async def pipe_to(self, endpoint: Endpoint) -> Pipe:
+    async def pipe_to(self, endpoint: ServerAddress) -> Pipe:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         node = self._nodes.get(endpoint)
@@ -285,12 +290,12 @@ class Link:
         async with node.connecting:
             if node.pipe is not None and node.pipe.is_open:
                 return node.pipe
-            if node.tries > tries and node.refused is not None:  # one try for all who waited for it
-                raise type(node.refused)(str(node.refused)) from node.refused
+            if node.tries > tries and node.refusal is not None:  # one try for all who waited for it
+                raise type(node.refusal)(str(node.refusal)) from node.refusal
             node.pipe = await self._connect(node, endpoint)
         return node.pipe
 
-    async def _connect(self, node: _Node, endpoint: Endpoint) -> Pipe:
+    async def _connect(self, node: _Node, endpoint: ServerAddress) -> Pipe:
         """One connection; after failures not before a moment, so that callers do not hammer a server that starts."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, node.not_before - loop.time()))
@@ -298,17 +303,17 @@ class Link:
         try:
             pipe = await self._open(endpoint)
         except (StoreUnavailable, StoreMisconfigured) as refused:
-            node.refused = refused
+            node.refusal = refused
             node.failures += 1
             node.not_before = loop.time() + _AGAIN.after(node.failures)
             raise
-        node.failures, node.refused = 0, None
+        node.failures, node.refusal = 0, None
         if self._closed:
             pipe.close()
             raise StoreUnavailable("the store is closed")
         return pipe
 
-    async def _open(self, endpoint: Endpoint) -> Pipe:
+    async def _open(self, endpoint: ServerAddress) -> Pipe:
         pipe = await open_pipe(self.dialer, endpoint, timeout=self._timeout)
         try:
             await self.topology.confirm(endpoint)
@@ -339,7 +344,7 @@ class Link:
                 node.pipe.close("the store is closed")
 
 
-async def open_pipe(dialer: Dialer, endpoint: Endpoint, *, timeout: float) -> Pipe:
+async def open_pipe(dialer: Dialer, endpoint: ServerAddress, *, timeout: float) -> Pipe:
     """A pipe to a server that is a primary."""
     pipe = Pipe(timeout=timeout)
     await open_transport(dialer, endpoint, pipe)
@@ -355,7 +360,7 @@ class Taker(Protocol):
     def take_over(self, transport: asyncio.Transport) -> None: ...
 
 
-async def open_transport(dialer: Dialer, endpoint: Endpoint, taker: Taker) -> None:
+async def open_transport(dialer: Dialer, endpoint: ServerAddress, taker: Taker) -> None:
     """Open a connection to a server that is a primary, and hand it over."""
     connection = await dialer.dial(endpoint)
     try:
@@ -371,7 +376,7 @@ async def open_transport(dialer: Dialer, endpoint: Endpoint, taker: Taker) -> No
     taker.take_over(transport_of(writer))
 
 
-async def _identity(connection: redis.Connection, endpoint: Endpoint) -> bytes:
+async def _identity(connection: redis.Connection, endpoint: ServerAddress) -> bytes:
     """The run id of the server. Raises `StoreUnavailable` for a replica or a server that still loads."""
     try:
         info = await answer(connection, "INFO", "server")
@@ -394,8 +399,8 @@ def _forget(reply: asyncio.Future[Reply]) -> None:
         reply.exception()
 
 
-def redirect(refusal: str, asked: Endpoint) -> tuple[int, Endpoint]:
+def redirect(refusal: str, asked: ServerAddress) -> tuple[int, ServerAddress]:
     """The slot and the node of a MOVED or ASK; without a host it is that of the node which said so."""
     _, slot, node = refusal.split()[:3]
     host, _, port = node.rpartition(":")
-    return int(slot), Endpoint(host or asked.host, int(port))
+    return int(slot), ServerAddress(host or asked.host, int(port))

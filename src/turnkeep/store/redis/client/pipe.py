@@ -31,7 +31,7 @@ class Pipe(asyncio.Protocol):
     """One connection, taken over from whoever opened it with `take_over`."""
 
     def __init__(self, *, timeout: float = 5.0, in_flight: int = IN_FLIGHT) -> None:
-        self.greeted: set[int] = set()
+        self.greeted_sockets: set[int] = set()
         """Partitions that know which server this connection leads to."""
         self.server = b""
         self.opener: object = None
@@ -80,7 +80,7 @@ class Pipe(asyncio.Protocol):
             self._closed_because is None
             and not self._paused
             and len(self._waiting) < self._in_flight
-            and partition in self.greeted
+            and partition in self.greeted_sockets
         )
 
     async def room(self) -> None:

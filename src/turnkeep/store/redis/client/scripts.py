@@ -45,7 +45,7 @@ class Script:
 
     name: str
     keys: tuple[str, ...]
-    repeated: tuple[str, ...]
+    repeated_keys: tuple[str, ...]
     text: bytes
     sha: bytes
 

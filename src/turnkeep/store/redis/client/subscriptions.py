@@ -20,7 +20,7 @@ from turnkeep.errors import StoreError, StoreUnavailable
 from turnkeep.store.redis.client.cures import Cure, cure_of
 from turnkeep.store.redis.client.link import open_transport, redirect
 from turnkeep.store.redis.client.pipe import Refusal
-from turnkeep.store.redis.client.topology import Dialer, Endpoint, Topology
+from turnkeep.store.redis.client.topology import Dialer, ServerAddress, ServerTopology
 
 _AGAIN = Backoff(delay=0.05, cap=1.0)
 
@@ -28,11 +28,11 @@ _AGAIN = Backoff(delay=0.05, cap=1.0)
 class Listener(Protocol):
     """Who wants to hear a channel."""
 
-    def heard(self, channel: bytes, data: bytes) -> None:
+    def on_message(self, channel: bytes, data: bytes) -> None:
         """A message; must not block."""
         ...
 
-    def missed(self, channel: bytes) -> None:
+    def on_gap(self, channel: bytes) -> None:
         """Messages may have been lost, or are not heard now."""
         ...
 
@@ -40,10 +40,10 @@ class Listener(Protocol):
 class _Ear(asyncio.Protocol):
     """One connection that listens. Silence is broken by a ping; a server that does not answer it is given up."""
 
-    def __init__(self, endpoint: Endpoint, silence: float, tell: Callable[[bytes, bytes], None],
+    def __init__(self, endpoint: ServerAddress, silence: float, tell: Callable[[bytes, bytes], None],
                  lose: Callable[[_Ear, list[bytes]], None]) -> None:  # fmt: skip
         self.endpoint = endpoint
-        self.heard: set[bytes] = set()
+        self.channels: set[bytes] = set()
         """Channels that the server has acknowledged."""
         self.opener: object = None
         self.server = b""
@@ -114,10 +114,10 @@ class _Ear(asyncio.Protocol):
         elif reply[0] in (b"message", b"smessage"):
             self._tell(reply[1], reply[2])
         elif reply[0] in (b"subscribe", b"ssubscribe"):
-            self.heard.add(reply[1])
+            self.channels.add(reply[1])
             self._settle(reply[1], acknowledged=True)
-        elif reply[0] == b"sunsubscribe" and reply[1] in self.heard:
-            self.heard.discard(reply[1])  # its slot moves to another node
+        elif reply[0] == b"sunsubscribe" and reply[1] in self.channels:
+            self.channels.discard(reply[1])  # its slot moves to another node
             self._lose(self, [reply[1]])
 
     def _settle(self, channel: bytes, *, acknowledged: bool) -> None:
@@ -132,14 +132,14 @@ class _Ear(asyncio.Protocol):
             self._timer.cancel()
         for channel in list(self._asked):
             self._settle(channel, acknowledged=False)
-        lost, self.heard = list(self.heard), set()
+        lost, self.channels = list(self.channels), set()
         self._lose(self, lost)
 
 
-class Hub:
+class Subscriptions:
     """All subscriptions of one engine."""
 
-    def __init__(self, topology: Topology, dialer: Dialer, *, timeout: float) -> None:
+    def __init__(self, topology: ServerTopology, dialer: Dialer, *, timeout: float) -> None:
         self._topology = topology
         self._dialer = dialer
         self._timeout = timeout
@@ -147,7 +147,7 @@ class Hub:
         self._listeners: dict[bytes, set[Listener]] = {}
         self._unheard: set[bytes] = set()
         self._was_missed: set[bytes] = set()
-        self._ears: dict[Endpoint, _Ear] = {}
+        self._ears: dict[ServerAddress, _Ear] = {}
         self._ear_of: dict[bytes, _Ear] = {}
         self._tending = asyncio.Lock()
         self._failures = 0
@@ -179,8 +179,8 @@ class Hub:
         self._unheard.discard(channel)
         self._was_missed.discard(channel)
         ear = self._ear_of.pop(channel, None)
-        if ear is not None and channel in ear.heard:
-            ear.heard.discard(channel)
+        if ear is not None and channel in ear.channels:
+            ear.channels.discard(channel)
             ear.write(self._command.replace("SUBSCRIBE", "UNSUBSCRIBE"), channel)
 
     async def tend(self) -> bool:
@@ -201,7 +201,7 @@ class Hub:
 
     async def _hear_all(self) -> None:
         """Each server by itself: one that cannot be reached does not keep the others unheard."""
-        by_server: dict[Endpoint, list[bytes]] = {}
+        by_server: dict[ServerAddress, list[bytes]] = {}
         with contextlib.suppress(StoreError):
             for channel in list(self._unheard):
                 by_server.setdefault(await self._topology.find(channel), []).append(channel)
@@ -209,7 +209,7 @@ class Hub:
             for endpoint, channels in by_server.items():
                 group.create_task(self._hear(endpoint, channels))
 
-    async def _hear(self, endpoint: Endpoint, channels: list[bytes]) -> None:
+    async def _hear(self, endpoint: ServerAddress, channels: list[bytes]) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 ear = await self._ear(endpoint)
@@ -232,15 +232,15 @@ class Hub:
 
     def _tell_missed(self, channel: bytes) -> None:
         for listener in list(self._listeners.get(channel, ())):
-            listener.missed(channel)
+            listener.on_gap(channel)
 
     def _look_elsewhere(self, channel: bytes, ear: _Ear) -> None:
         self._topology.forget(channel)
         if cure_of(ear.refusal) is Cure.FOLLOW:
-            self._topology.moved(*redirect(ear.refusal, ear.endpoint))
+            self._topology.note_move(*redirect(ear.refusal, ear.endpoint))
             self._not_before = 0.0
 
-    async def _ear(self, endpoint: Endpoint) -> _Ear:
+    async def _ear(self, endpoint: ServerAddress) -> _Ear:
         ear = self._ears.get(endpoint)
         if ear is None or not ear.is_open:
             ear = _Ear(endpoint, self._timeout, self._tell, self._lost)
@@ -255,7 +255,7 @@ class Hub:
 
     def _tell(self, channel: bytes, data: bytes) -> None:
         for listener in list(self._listeners.get(channel, ())):
-            listener.heard(channel, data)
+            listener.on_message(channel, data)
 
     def _lost(self, ear: _Ear, channels: list[bytes]) -> None:
         if self._closed:

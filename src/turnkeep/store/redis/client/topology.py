@@ -32,7 +32,7 @@ Publish = Literal["PUBLISH", "SPUBLISH"]
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ServerAddress:
     """One server: an address, or the path of a socket."""
 
     host: str
@@ -42,17 +42,17 @@ class Endpoint:
         return f"{self.host}:{self.port}" if self.port else self.host
 
 
-class Topology(Protocol):
+class ServerTopology(Protocol):
     """Finds the server of a key."""
 
     kind: Literal["single", "sentinel", "cluster"]
     publish: Publish
 
-    async def find(self, key: bytes) -> Endpoint:
+    async def find(self, key: bytes) -> ServerAddress:
         """The server that holds this key now, as far as is known. Raises `StoreUnavailable`."""
         ...
 
-    def known(self, key: bytes) -> Endpoint | None:
+    def cached_server(self, key: bytes) -> ServerAddress | None:
         """The server that `find` would give without asking anybody."""
         ...
 
@@ -60,14 +60,14 @@ class Topology(Protocol):
         """What is known of this key's server may be wrong: look again next time."""
         ...
 
-    async def confirm(self, endpoint: Endpoint) -> None:
+    async def confirm(self, endpoint: ServerAddress) -> None:
         """Raises `StoreUnavailable` when a server that was just connected to is not the one any more.
 
         A primary that was replaced comes back as a primary, until it is told otherwise.
         """
         ...
 
-    def moved(self, slot: int, endpoint: Endpoint) -> None:
+    def note_move(self, slot: int, endpoint: ServerAddress) -> None:
         """A server said where a slot is now."""
         ...
 
@@ -93,7 +93,7 @@ class Dialer:
         self._options.setdefault("client_name", "turnkeep")
         self._options["driver_info"] = DriverInfo(lib_version=VERSION)  # else it reads files at each connection
 
-    async def dial(self, endpoint: Endpoint) -> redis.Connection:
+    async def dial(self, endpoint: ServerAddress) -> redis.Connection:
         """A connection that is ready for commands. Raises `StoreUnavailable`, `StoreMisconfigured`."""
         where = {"host": endpoint.host, "port": endpoint.port} if endpoint.port else {"path": endpoint.host}
         try:
@@ -108,7 +108,7 @@ class Dialer:
             raise StoreUnavailable(f"Redis at {endpoint} cannot be reached: {lost}") from lost
         return connection
 
-    async def ask(self, endpoint: Endpoint, *command: str) -> Any:
+    async def ask(self, endpoint: ServerAddress, *command: str) -> Any:
         """The answer to one command, on a connection of its own."""
         connection = await self.dial(endpoint)
         try:
@@ -146,22 +146,22 @@ class Single:
     kind: Literal["single", "sentinel", "cluster"] = "single"
     publish: Publish = "PUBLISH"
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: ServerAddress) -> None:
         self._endpoint = endpoint
 
-    async def find(self, key: bytes) -> Endpoint:
+    async def find(self, key: bytes) -> ServerAddress:
         return self._endpoint
 
-    def known(self, key: bytes) -> Endpoint | None:
+    def cached_server(self, key: bytes) -> ServerAddress | None:
         return self._endpoint
 
     def forget(self, key: bytes) -> None:
         """There is only one."""
 
-    async def confirm(self, endpoint: Endpoint) -> None:
+    async def confirm(self, endpoint: ServerAddress) -> None:
         """There is only one."""
 
-    def moved(self, slot: int, endpoint: Endpoint) -> None:
+    def note_move(self, slot: int, endpoint: ServerAddress) -> None:
         """A single server has no slots."""
 
 
@@ -171,23 +171,23 @@ class Sentinels:
     kind: Literal["single", "sentinel", "cluster"] = "sentinel"
     publish: Publish = "PUBLISH"
 
-    def __init__(self, dialer: Dialer, sentinels: list[Endpoint], service: str) -> None:
+    def __init__(self, dialer: Dialer, sentinels: list[ServerAddress], service: str) -> None:
         self._dialer = dialer
         self._sentinels = sentinels
         self._service = service
-        self._primary: Endpoint | None = None
+        self._primary: ServerAddress | None = None
         self._asking = asyncio.Lock()
 
-    async def find(self, key: bytes) -> Endpoint:
+    async def find(self, key: bytes) -> ServerAddress:
         async with self._asking:
             if self._primary is None:
                 self._primary = await self._ask_all()
             return self._primary
 
-    def known(self, key: bytes) -> Endpoint | None:
+    def cached_server(self, key: bytes) -> ServerAddress | None:
         return self._primary
 
-    async def _ask_all(self) -> Endpoint:
+    async def _ask_all(self) -> ServerAddress:
         reasons = []
         for sentinel in list(self._sentinels):
             try:
@@ -198,7 +198,7 @@ class Sentinels:
             if named:
                 self._sentinels.remove(sentinel)
                 self._sentinels.insert(0, sentinel)
-                return Endpoint(named[0].decode(), int(named[1]))
+                return ServerAddress(named[0].decode(), int(named[1]))
         raise StoreUnavailable(
             f"no sentinel names a primary of {self._service!r}: {'; '.join(reasons) or 'unknown name'}"
         )
@@ -206,13 +206,13 @@ class Sentinels:
     def forget(self, key: bytes) -> None:
         self._primary = None
 
-    async def confirm(self, endpoint: Endpoint) -> None:
+    async def confirm(self, endpoint: ServerAddress) -> None:
         async with self._asking:
             self._primary = await self._ask_all()
         if self._primary != endpoint:
             raise StoreUnavailable(f"{self._primary} took the place of Redis at {endpoint}")
 
-    def moved(self, slot: int, endpoint: Endpoint) -> None:
+    def note_move(self, slot: int, endpoint: ServerAddress) -> None:
         """A primary has no slots."""
 
 
@@ -222,14 +222,14 @@ class Cluster:
     kind: Literal["single", "sentinel", "cluster"] = "cluster"
     publish: Publish = "SPUBLISH"
 
-    def __init__(self, dialer: Dialer, seed: Endpoint) -> None:
+    def __init__(self, dialer: Dialer, seed: ServerAddress) -> None:
         self._dialer = dialer
         self._seed = seed
-        self._nodes: list[Endpoint] = [seed]
-        self._slots: dict[int, Endpoint] = {}
+        self._nodes: list[ServerAddress] = [seed]
+        self._slots: dict[int, ServerAddress] = {}
         self._asking = asyncio.Lock()
 
-    async def find(self, key: bytes) -> Endpoint:
+    async def find(self, key: bytes) -> ServerAddress:
         slot = key_slot(key)
         if (known := self._slots.get(slot)) is not None:
             return known
@@ -240,7 +240,7 @@ class Cluster:
             raise StoreUnavailable(f"no node of the cluster has slot {slot} now")
         return known
 
-    def known(self, key: bytes) -> Endpoint | None:
+    def cached_server(self, key: bytes) -> ServerAddress | None:
         return self._slots.get(key_slot(key))
 
     async def _ask_any(self) -> None:
@@ -255,10 +255,10 @@ class Cluster:
             return
         raise StoreUnavailable(f"no node of the cluster answers: {'; '.join(reasons)}")
 
-    def _learn(self, asked: Endpoint, ranges: list[Any]) -> None:
+    def _learn(self, asked: ServerAddress, ranges: list[Any]) -> None:
         nodes = []
         for first, last, primary, *_ in ranges:
-            endpoint = Endpoint(primary[0].decode() or asked.host, int(primary[1]))
+            endpoint = ServerAddress(primary[0].decode() or asked.host, int(primary[1]))
             nodes.append(endpoint)
             self._slots.update(dict.fromkeys(range(first, last + 1), endpoint))
         self._nodes = list(dict.fromkeys(nodes)) or self._nodes
@@ -266,10 +266,10 @@ class Cluster:
     def forget(self, key: bytes) -> None:
         self._slots.pop(key_slot(key), None)
 
-    async def confirm(self, endpoint: Endpoint) -> None:
+    async def confirm(self, endpoint: ServerAddress) -> None:
         """A node that has a slot no more says so itself."""
 
-    def moved(self, slot: int, endpoint: Endpoint) -> None:
+    def note_move(self, slot: int, endpoint: ServerAddress) -> None:
         self._slots[slot] = endpoint
 
 
@@ -284,7 +284,7 @@ _SCHEMES = {
 }
 
 
-async def find_topology(url: str) -> tuple[Topology, Dialer]:
+async def find_topology(url: str) -> tuple[ServerTopology, Dialer]:
     """What a URL leads to: ``redis://`` and relatives to one server or any node of a cluster,
     ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`` to the primary of a service.
     """
@@ -299,16 +299,16 @@ async def find_topology(url: str) -> tuple[Topology, Dialer]:
         _require_number(urlsplit(plain).path.strip("/"))
     dialer = Dialer(plain)
     endpoint = (
-        Endpoint(parsed["path"])
+        ServerAddress(parsed["path"])
         if "path" in parsed
-        else Endpoint(parsed.get("host", "localhost"), parsed.get("port", 6379))
+        else ServerAddress(parsed.get("host", "localhost"), parsed.get("port", 6379))
     )
     if await _is_cluster(dialer, endpoint):
         return Cluster(dialer, endpoint), dialer
     return Single(endpoint), dialer
 
 
-async def _is_cluster(dialer: Dialer, endpoint: Endpoint) -> bool:
+async def _is_cluster(dialer: Dialer, endpoint: ServerAddress) -> bool:
     info = await dialer.ask(endpoint, "INFO", "cluster")
     return b"cluster_enabled:1" in info
 
@@ -318,7 +318,7 @@ def _with_scheme(url: str) -> str:
     return urlunsplit(parts._replace(scheme=_SCHEMES.get(parts.scheme, parts.scheme)))
 
 
-def _sentinels(url: str) -> tuple[Topology, Dialer]:
+def _sentinels(url: str) -> tuple[ServerTopology, Dialer]:
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
@@ -339,8 +339,8 @@ def _require_number(database: str) -> None:
         raise ConfigurationError(f"the Redis URL names the database {database[:80]!r}, which is no number")
 
 
-def _endpoint(host: str) -> Endpoint:
+def _endpoint(host: str) -> ServerAddress:
     name, _, port = host.rpartition(":")
     if not port.isdigit():
-        return Endpoint(host, 26_379)
-    return Endpoint(name.strip("[]"), int(port))
+        return ServerAddress(host, 26_379)
+    return ServerAddress(name.strip("[]"), int(port))
