@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from turnkeep.application import Application
 from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.auth.guard import Guard, OpenGuard, access_of
 from turnkeep.auth.principals import Access, Credentials, OpenAccess, Principal, is_open, look
@@ -82,7 +83,7 @@ def queue_of(connection: HTTPConnection) -> AssistantMessageQueue:
 # ---------------------------------------------------------------- who may do what
 
 
-def _access(queue: AssistantMessageQueue, access: Access | Who | None) -> Access:
+def _access(queue: Application, access: Access | Who | None) -> Access:
     if access is None:
         return _AsSet(queue)
     return _Asking(queue, access) if callable(access) else access
@@ -91,7 +92,7 @@ def _access(queue: AssistantMessageQueue, access: Access | Who | None) -> Access
 class _Asking(Guard):
     """Asks the application around. Tickets and sessions that were given for its answer count too."""
 
-    def __init__(self, queue: AssistantMessageQueue, who: Who) -> None:
+    def __init__(self, queue: Application, who: Who) -> None:
         super().__init__(ApiKeys(queue.store), Tickets(queue.store))
         self._who = who
 
@@ -107,7 +108,7 @@ class _Asking(Guard):
 class _AsSet(Guard):
     """Asks for credentials where there are any, and else answers this machine alone."""
 
-    def __init__(self, queue: AssistantMessageQueue) -> None:
+    def __init__(self, queue: Application) -> None:
         super().__init__(ApiKeys(queue.store), Tickets(queue.store))
         self._queue = queue
         self._decided: Access | None = None
@@ -159,7 +160,7 @@ def _only_this_machine(connection: HTTPConnection) -> None:
 class _Entered:
     """An ASGI application around ours: the queue is open, and the request is at hand for whoever authenticates it."""
 
-    def __init__(self, inner: ASGIApp, queue: AssistantMessageQueue) -> None:
+    def __init__(self, inner: ASGIApp, queue: Application) -> None:
         self._inner = inner
         self._queue = queue
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, cast
 
+from turnkeep.application import Application
 from turnkeep.auth.audit_trail import channel_digest, report
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
 from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound
 from turnkeep.inputs import MAX_NAME, optional_text, read_content, read_message
 from turnkeep.messages import DEFAULT_TENANT, Address, Content, Message
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.runs.budget import USER
 from turnkeep.store.contract import Decision, HeldCall, MessageRecord
 
@@ -71,7 +71,7 @@ def _check_parts(content: Content, limits: Limits, principal: Principal) -> None
         )
 
 
-async def own_message(queue: AssistantMessageQueue, principal: Principal, address: Address, message_id: str) -> None:
+async def own_message(queue: Application, principal: Principal, address: Address, message_id: str) -> None:
     """Raises `NotAllowed` for a waiting message of somebody else, unless who asks manages the channel."""
     if principal.may("manage"):
         return
@@ -81,7 +81,7 @@ async def own_message(queue: AssistantMessageQueue, principal: Principal, addres
 
 
 async def stop(
-    queue: AssistantMessageQueue, principal: Principal, address: Address, *, drop_inbox: bool, once: str | None
+    queue: Application, principal: Principal, address: Address, *, drop_inbox: bool, once: str | None
 ) -> bool:
     """Stop the run in progress; `drop_inbox` withdraws what waits, of others only for who manages the channel."""
     if drop_inbox and not principal.may("manage"):
@@ -101,7 +101,7 @@ def _sender(message: Message) -> str | None:
 
 
 async def decide(
-    queue: AssistantMessageQueue, principal: Principal, address: Address, body: Mapping[str, Any], *, once: str | None
+    queue: Application, principal: Principal, address: Address, body: Mapping[str, Any], *, once: str | None
 ) -> dict[str, Any]:
     """Take a decision about a held call: `call_id`, `digest`, `decision` (approved, denied, output), `output`.
 
@@ -124,7 +124,7 @@ async def decide(
     return decided.to_json()
 
 
-async def _held(queue: AssistantMessageQueue, address: Address, call_id: str) -> HeldCall:
+async def _held(queue: Application, address: Address, call_id: str) -> HeldCall:
     record = await queue.store.thread(address)
     found = next((call for call in record.calls if call.call_id == call_id), None) if record else None
     if found is None:
@@ -132,7 +132,7 @@ async def _held(queue: AssistantMessageQueue, address: Address, call_id: str) ->
     return found
 
 
-async def _asked_for_it(queue: AssistantMessageQueue, principal: Principal, address: Address) -> bool:
+async def _asked_for_it(queue: Application, principal: Principal, address: Address) -> bool:
     """Whether a message of the turn that waits is of who decides. Where nobody is asked who he is, nobody can tell."""
     if principal.user is None and principal.may("admin"):
         return False

@@ -18,12 +18,12 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from turnkeep.application import Application
 from turnkeep.backoff import Backoff
 from turnkeep.cli import context, service_tools
 from turnkeep.errors import NotAllowed, NotAuthenticated, Rejection, TurnkeepError
 from turnkeep.inputs import read_message
 from turnkeep.models.sse import Framer
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Receipt
 from turnkeep.tools.pins import Pins
@@ -177,7 +177,7 @@ async def in_this_process(settings: Settings, ask: Ask) -> AsyncGenerator[Frame,
     chosen = settings.model_copy(update={"concurrency": GUESTS, "drain": min(settings.drain, LEAVING)})
     pins = Pins()
     async with service_tools.open_toolbox(chosen, context.environment(), pins) as tools:
-        queue = AssistantMessageQueue.from_settings(chosen, toolbox=tools)
+        queue = Application(chosen, toolbox=tools)
         queue.start_worker()
         async with queue, aclosing(_events(queue, ask)) as frames:
             pins.use(queue.store)
@@ -185,7 +185,7 @@ async def in_this_process(settings: Settings, ask: Ask) -> AsyncGenerator[Frame,
                 yield frame
 
 
-async def _events(queue: AssistantMessageQueue, ask: Ask) -> AsyncGenerator[Frame, None]:
+async def _events(queue: Application, ask: Ask) -> AsyncGenerator[Frame, None]:
     address = queue.address(ask.channel)
     message = read_message(ask.body, address, limit=queue.settings.max_message_bytes)
     async with queue.events(ask.channel) as stream:
@@ -202,7 +202,7 @@ async def _events(queue: AssistantMessageQueue, ask: Ask) -> AsyncGenerator[Fram
                 yield frame
 
 
-async def _accepted(queue: AssistantMessageQueue, ask: Ask, receipt: Receipt) -> list[Frame]:
+async def _accepted(queue: Application, ask: Ask, receipt: Receipt) -> list[Frame]:
     frame: Frame = {
         "type": "status",
         "status": "accepted",

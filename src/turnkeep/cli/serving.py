@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from turnkeep import failpoints
+from turnkeep.application import Application
 from turnkeep.cli import context, output, server_note, service_tools
 from turnkeep.doors import server
 from turnkeep.doors.server import Role
 from turnkeep.errors import ConfigurationError
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.telemetry import configure_logging
 from turnkeep.telemetry.metrics import PrometheusMeter
@@ -69,7 +69,7 @@ async def _serve(settings: Settings, role: Role, tell: Callable[[RunningService]
     with contextlib.ExitStack() as stack:
         pins = Pins()
         async with service_tools.open_toolbox(settings, context.environment(), pins) as tools:
-            queue = AssistantMessageQueue.from_settings(settings, toolbox=tools, meter=PrometheusMeter())
+            queue = Application(settings, toolbox=tools, meter=PrometheusMeter())
             if queues:
                 queue.serves = tuple(queues)
 
@@ -90,7 +90,7 @@ def _reachable(url: str) -> str:
     return url if host is None else f"http://{host}:{parts.port}"
 
 
-def _described(queue: AssistantMessageQueue, url: str | None) -> RunningService:
+def _described(queue: Application, url: str | None) -> RunningService:
     model = queue.assistant.model
     simulated = queue.is_simulated
     today = datetime.fromtimestamp(queue.clock.now(), UTC).date()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from turnkeep.application import Application
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
 from turnkeep.errors import Rejection, ThreadNotFound, TooManyRequests
 from turnkeep.messages import Message
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.runs.budget import USER
 from turnkeep.store.contract import Receipt
 
 
-async def accept(queue: AssistantMessageQueue, limits: Limits, principal: Principal, message: Message) -> Receipt:
+async def accept(queue: Application, limits: Limits, principal: Principal, message: Message) -> Receipt:
     """Take it in durably. A repeat costs nothing and has its receipt, whatever the rate.
 
     Raises `Rejected`: `TooManyRequests`, `InboxFull`, `NotFound`; `StoreError`.

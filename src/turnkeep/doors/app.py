@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
+from turnkeep.application import Application
 from turnkeep.auth.audit_trail import Trail
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Access, OpenAccess
@@ -27,11 +28,10 @@ from turnkeep.doors.origin import Origins
 from turnkeep.doors.socket.sockets import Sockets
 from turnkeep.doors.strictness import Strictness
 from turnkeep.errors import StoreError
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 
 
-def app(queue: AssistantMessageQueue, *, access: Access | None = None, own_queue: bool = True) -> Starlette:
+def app(queue: Application, *, access: Access | None = None, own_queue: bool = True) -> Starlette:
     """The application. With `own_queue` its lifespan opens and closes the queue."""
     access = access or OpenAccess()
     limits = Limits(queue.settings, store=queue.store)

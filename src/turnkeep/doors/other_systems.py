@@ -10,11 +10,11 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
+from turnkeep.application import Application
 from turnkeep.errors import ConfigurationError, StoreError
 from turnkeep.outbound.forwarder import Forwarder, ForwardRules, SinkReceiver, close_abandoned, selection, sink_name
 from turnkeep.outbound.relay import Relay
 from turnkeep.outbound.webhook import Webhook
-from turnkeep.queue import AssistantMessageQueue
 
 if TYPE_CHECKING:
     from turnkeep.doors.amqp.consumer import AmqpDoor
@@ -25,7 +25,7 @@ LAST_WORDS = 5.0
 
 
 @contextlib.asynccontextmanager
-async def outside(queue: AssistantMessageQueue) -> AsyncIterator[None]:
+async def outside(queue: Application) -> AsyncIterator[None]:
     """Everything that `queue.settings` names is open until the end of the block. Raises `ConfigurationError`.
 
     At the end nothing more comes in, runs end, and what they said last goes out before the sinks close.
@@ -58,7 +58,7 @@ async def outside(queue: AssistantMessageQueue) -> AsyncIterator[None]:
             task.cancel()
 
 
-def receivers(queue: AssistantMessageQueue) -> list[SinkReceiver]:
+def receivers(queue: Application) -> list[SinkReceiver]:
     """Where events go, as set. Raises `ConfigurationError`."""
     settings = queue.settings
     found: list[SinkReceiver] = []
@@ -77,7 +77,7 @@ def receivers(queue: AssistantMessageQueue) -> list[SinkReceiver]:
     return found
 
 
-def amqp_door(queue: AssistantMessageQueue) -> AmqpDoor:
+def amqp_door(queue: Application) -> AmqpDoor:
     """Raises `ConfigurationError` with the command that installs it."""
     with _rabbitmq_installed():
         from turnkeep.doors.amqp.consumer import AmqpDoor

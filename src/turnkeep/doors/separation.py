@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from turnkeep.application import Application
 from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import DEFAULT_TENANT
-from turnkeep.queue import AssistantMessageQueue
 
 
-async def demand_separation(queue: AssistantMessageQueue) -> None:
+async def demand_separation(queue: Application) -> None:
     """Where there are tools and credentials of several tenants, somebody has said who may use which.
 
     Raises `ConfigurationError`. Unsaid means none for others than the default tenant, which would surprise whoever
@@ -23,7 +23,7 @@ async def demand_separation(queue: AssistantMessageQueue) -> None:
         )
 
 
-async def _others(queue: AssistantMessageQueue) -> str | None:
+async def _others(queue: Application) -> str | None:
     """Which credentials of other tenants there are, in words; None if there are none."""
     if queue.settings.takes_tokens:
         return "tokens may name any tenant"

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import uvicorn
 from pydantic import SecretStr
 
+from turnkeep.application import Application
 from turnkeep.auth.guard import access_of
 from turnkeep.doors.app import app
 from turnkeep.doors.other_systems import outside
@@ -29,7 +30,6 @@ from turnkeep.doors.separation import demand_separation
 from turnkeep.doors.socket.session import READ_LIMIT
 from turnkeep.doors.transport import is_no_fault_of_a_peer, transports
 from turnkeep.errors import ConfigurationError
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.telemetry import get_log
 from turnkeep.telemetry.redaction import know
@@ -57,7 +57,7 @@ DEAF_AFTER = 30_000
 """Milliseconds without any acknowledgement of what was sent."""
 
 
-async def serve(queue: AssistantMessageQueue, role: Role, *, started: Callable[[str], None]) -> None:
+async def serve(queue: Application, role: Role, *, started: Callable[[str], None]) -> None:
     """Serve until a signal. `started` is told the base URL ("" for a worker) once everything is open.
 
     Raises `ConfigurationError` when the port is taken or the address cannot be used, and where a simulator would answer
@@ -109,7 +109,7 @@ def _password_in(text: str) -> str | None:
         return None
 
 
-async def _work(queue: AssistantMessageQueue, ending: asyncio.Event, started: Callable[[str], None]) -> None:
+async def _work(queue: Application, ending: asyncio.Event, started: Callable[[str], None]) -> None:
     queue.start_worker()
     async with queue:
         await demand_separation(queue)
@@ -117,9 +117,7 @@ async def _work(queue: AssistantMessageQueue, ending: asyncio.Event, started: Ca
         await queue.lives_until(ending)
 
 
-async def _listen(
-    queue: AssistantMessageQueue, role: Role, ending: asyncio.Event, started: Callable[[str], None]
-) -> None:
+async def _listen(queue: Application, role: Role, ending: asyncio.Event, started: Callable[[str], None]) -> None:
     if role == "all":
         queue.start_worker()
     with bound(queue.settings.host, queue.settings.port) as listener:
@@ -129,7 +127,7 @@ async def _listen(
 
 
 async def _answer(
-    queue: AssistantMessageQueue, listener: socket.socket, ending: asyncio.Event, started: Callable[[str], None]
+    queue: Application, listener: socket.socket, ending: asyncio.Event, started: Callable[[str], None]
 ) -> None:
     """All doors of an open queue on a listening socket."""
     peers = peers_of(queue.settings, queue.meter)
@@ -227,7 +225,7 @@ def _signals() -> Iterator[asyncio.Event]:
 
 
 @contextlib.asynccontextmanager
-async def listening(queue: AssistantMessageQueue, role: Role = "all") -> AsyncIterator[str]:
+async def listening(queue: Application, role: Role = "all") -> AsyncIterator[str]:
     """The same, inside of a running program: yields the base URL, and ends without a signal."""
     ending, url = asyncio.Event(), asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:

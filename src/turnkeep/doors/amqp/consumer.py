@@ -22,6 +22,7 @@ from typing import Any
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
+from turnkeep.application import Application
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
 from turnkeep.backoff import Backoff
@@ -49,7 +50,6 @@ from turnkeep.errors import (
 )
 from turnkeep.inputs import OURS, read_channel, read_json, read_message
 from turnkeep.messages import Address, Message
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Receipt
 from turnkeep.telemetry import get_log
@@ -129,7 +129,7 @@ INTERRUPTIONS: tuple[type[BaseException], ...] = (*CONNECTION_ERRORS, StoreError
 class AmqpDoor:
     """Takes messages from one AMQP queue while `run` runs."""
 
-    def __init__(self, queue: AssistantMessageQueue, *, reconnect: Backoff = RECONNECT, hold: float = HOLD) -> None:
+    def __init__(self, queue: Application, *, reconnect: Backoff = RECONNECT, hold: float = HOLD) -> None:
         self._queue = queue
         self._url = queue.settings.rabbitmq_url or ""
         self._names = BrokerNames.of(queue.settings)

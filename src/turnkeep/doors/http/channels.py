@@ -117,7 +117,7 @@ async def regenerate(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
     call.limits.check_rate(call.principal, address)
-    receipts = await call.queue.regenerate(address.channel, tenant=address.tenant, once=call.once)
+    receipts = await call.queue.store.regenerate(address, once=call.once)
     return JSON({"receipts": [receipt.to_json() for receipt in receipts]}, status_code=202)
 
 

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from turnkeep.application import Application
 from turnkeep.auth import authority
 from turnkeep.auth.audit_trail import Act, report
 from turnkeep.auth.limits import Holder, Limits, holder
@@ -25,7 +26,6 @@ from turnkeep.doors.transport import stand_aside
 from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
 from turnkeep.inputs import checked_channel, read_json
 from turnkeep.messages import Address
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.store.contract import DeadLetter, MessageRecord, RunRecord, ThreadRecord
 from turnkeep.telemetry import get_log
 
@@ -54,7 +54,7 @@ class HttpCall:
     """One authenticated and allowed request."""
 
     def __init__(
-        self, request: Request, principal: Principal, queue: AssistantMessageQueue, limits: Limits, access: Access
+        self, request: Request, principal: Principal, queue: Application, limits: Limits, access: Access
     ) -> None:
         self.request = request
         self.principal = principal
@@ -171,7 +171,7 @@ class HttpEndpoint:
 class HttpDoor:
     """Endpoints, bound to a queue."""
 
-    def __init__(self, queue: AssistantMessageQueue, access: Access, limits: Limits) -> None:
+    def __init__(self, queue: Application, access: Access, limits: Limits) -> None:
         self._queue = queue
         self._access = access
         self._limits = limits

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from turnkeep.application import Application
 from turnkeep.auth import authority
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
 from turnkeep.errors import InvalidMessage, ThreadNotFound
 from turnkeep.inputs import MAX_NAME, optional_text
 from turnkeep.messages import Address
-from turnkeep.queue import AssistantMessageQueue
 
 Request = Mapping[str, Any]
 ChangeResult = tuple[str, dict[str, Any]]
@@ -27,38 +27,38 @@ class Caller:
     limits: Limits
 
 
-Change = Callable[[AssistantMessageQueue, Caller, Address, Request], Awaitable[ChangeResult]]
+Change = Callable[[Application, Caller, Address, Request], Awaitable[ChangeResult]]
 
 
-async def edit(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def edit(queue: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
     content = authority.content_of(request, caller.limits, caller.principal)
     await authority.own_message(queue, caller.principal, address, _message_id(request))
     record = await queue.store.edit(address, _message_id(request), content, once=_once(caller, request))
     return "edited", {"message_id": record.message_id, "state": record.status}
 
 
-async def withdraw(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def withdraw(queue: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
     await authority.own_message(queue, caller.principal, address, _message_id(request))
     record = await queue.store.withdraw(address, _message_id(request), once=_once(caller, request))
     return "withdrawn", {"message_id": record.message_id, "state": record.status}
 
 
-async def pause(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def pause(queue: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
     await _existing(queue, address)
     await queue.store.pause(address, once=_once(caller, request))
     return "paused", {}
 
 
-async def resume(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def resume(queue: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
     await _existing(queue, address)
     await queue.store.resume(address, once=_once(caller, request))
     return "resumed", {}
 
 
-async def regenerate(queue: AssistantMessageQueue, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def regenerate(queue: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
     await _existing(queue, address)
     once = _once(caller, request)
-    receipts = await queue.regenerate(address.channel, tenant=address.tenant, once=once)
+    receipts = await queue.store.regenerate(address, once=once)
     return "regenerating", {"receipts": [receipt.to_json() for receipt in receipts]}
 
 
@@ -91,6 +91,6 @@ def _message_id(request: Request) -> str:
     return message_id
 
 
-async def _existing(queue: AssistantMessageQueue, address: Address) -> None:
+async def _existing(queue: Application, address: Address) -> None:
     if await queue.store.thread(address) is None:
         raise ThreadNotFound("there is no such thread")

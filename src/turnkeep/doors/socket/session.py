@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
+from turnkeep.application import Application
 from turnkeep.auth import authority
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import LONGEST, Access, Credentials, Principal, Scope
@@ -39,7 +40,6 @@ from turnkeep.events import Event
 from turnkeep.hub import SubscriptionStart
 from turnkeep.inputs import OURS, drops_inbox, optional_text, read_channel, read_json
 from turnkeep.messages import Address
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.telemetry import get_log
 from turnkeep.wire import Dialect, Encoder, Frame, envelope, frame_bytes, subscription_frame
 
@@ -121,7 +121,7 @@ class Socket:
     def __init__(
         self,
         websocket: WebSocket,
-        queue: AssistantMessageQueue,
+        queue: Application,
         principal: Principal,
         limits: Limits,
         access: Access,

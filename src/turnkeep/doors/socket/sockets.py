@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from starlette.websockets import WebSocket
 
+from turnkeep.application import Application
 from turnkeep.auth.limits import Holder, Limits, Places, holder
 from turnkeep.auth.principals import LONGEST, PROTOCOL, Access, Credentials, Principal, shown_by
 from turnkeep.doors.error_answers import error_response
@@ -15,7 +16,6 @@ from turnkeep.doors.transport import transport_of
 from turnkeep.errors import NotAuthenticated, TooManyRequests, TurnkeepError
 from turnkeep.inputs import optional_text, read_json
 from turnkeep.outbound.greeting import Greeting
-from turnkeep.queue import AssistantMessageQueue
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
@@ -33,7 +33,7 @@ WAITING_OF_ONE = 500
 class Sockets:
     """Opens sockets, and closes all of them at the end."""
 
-    def __init__(self, queue: AssistantMessageQueue, access: Access, limits: Limits) -> None:
+    def __init__(self, queue: Application, access: Access, limits: Limits) -> None:
         self._queue = queue
         self._access = access
         self._limits = limits

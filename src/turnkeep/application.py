@@ -1,0 +1,263 @@
+"""What doors and commands hold of turnkeep: store, hub, assistants, clock and settings, opened and closed together.
+
+The names of the seeds stand above it, in `queue.py`: what a door needs and what a program calls are two lists, and a
+door that went through the second could not offer anything that the first does not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Self
+
+from turnkeep.assistants import Assistant, Assistants
+from turnkeep.clock import SystemClock
+from turnkeep.composition import Lifespan, open_endpoint, open_house, policies, watch_process
+from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, ThreadNotFound
+from turnkeep.hooks import Hooks
+from turnkeep.hub import EventStream, Hub
+from turnkeep.inputs import MAX_DELAY, checked_channel, read_metadata
+from turnkeep.messages import Address, Message
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.runs.lease import LeaseRules
+from turnkeep.runs.run import RunContext
+from turnkeep.runs.worker import Worker, WorkerRules
+from turnkeep.settings import Settings
+from turnkeep.store import store_of
+from turnkeep.store.contract import Receipt, Store, ThreadRecord
+from turnkeep.store.store_metrics import measure_store
+from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.tools.toolbox import Toolbox
+from turnkeep.windows import AdaptiveWindow
+
+log = get_log(__name__)
+
+RUNS_OF_A_SERVICE = 50
+"""Finished runs that a service can show of a thread."""
+
+
+class Application:
+    """One queue with all its parts. Constructing opens nothing; `open` does, or `async with`.
+
+    Doors may be mounted on it before it is open; a store that is given is opened and closed here all the same.
+    """
+
+    adaptive: AdaptiveWindow | None
+    """Learns the windows of channels from what is accepted here; None: they are as set."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        toolbox: Toolbox | None = None,
+        store: Store | None = None,
+        runs_kept: int = RUNS_OF_A_SERVICE,
+        meter: Meter = SILENT,
+    ) -> None:
+        # not `toolbox or …`: a toolbox of MCP servers alone is empty, and so false, until their tools are listed
+        toolbox = Toolbox() if toolbox is None else toolbox
+        self.settings = settings
+        self.toolbox = toolbox
+        if settings.tenant_tools is not None:
+            toolbox.share(settings.tenant_tools)
+        self.name = settings.queue
+        self.serves: tuple[str, ...] = (settings.queue,)
+        """Queues that a worker of this process answers; set before it starts."""
+        self.meter = meter
+        self.clock = SystemClock()
+        self.catalog = Catalog.load(settings.price_file)
+        self.store = measure_store(store or store_of(settings, policies(settings, runs_kept=runs_kept)), meter)
+        self.hub = Hub(self.store, meter=meter)
+        self.model_name = settings.model or self.catalog.default
+        self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
+        self._has_simulator = False
+        self.adaptive = AdaptiveWindow() if settings.adaptive else None
+        self._hooks = Hooks(self.hub)
+        self._worker: Worker | None = None
+        self._worker_wanted = asyncio.Event()
+        self._life = Lifespan(self._live, name=f"turnkeep-{self.name}")
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Open store, model and hub, and the worker if it was started. Raises what stands in the way."""
+        await self._life.open()
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the built-in simulator answers here, once the queue is open and its worker was started."""
+        return self._has_simulator and self._worker_wanted.is_set()
+
+    def start_worker(self) -> None:
+        """Answer messages in this process. Before the event loop runs, or the queue is open, it takes effect then."""
+        self._worker_wanted.set()
+        if _loop_runs():
+            self._life.begin()
+
+    async def run_worker(self) -> None:
+        """Answer messages until `close` is called: the main of a plain worker process."""
+        self.start_worker()
+        await self.lives_until(self._life.closing)
+
+    async def drain(self) -> None:
+        """Claim no more, and let runs end or give them back; everything stays open. Safe to repeat."""
+        await self._stop_worker()
+
+    async def close(self) -> None:
+        """Drain: claim no more, let runs end or give them back, close everything. Safe to repeat."""
+        await self._life.close()
+
+    async def lives_until(self, ending: asyncio.Event) -> None:
+        """Wait for `ending`, or raise what ended the queue before."""
+        await self.open()
+        await self._life.until(ending)
+
+    async def _live(self, on_open: Callable[[], None]) -> None:
+        """Everything that is open lives in here; the task groups end before what they use."""
+        async with AsyncExitStack() as stack:
+            await self.store.open()
+            stack.push_async_callback(self.store.close)
+            context = await self._build(stack)
+            async with asyncio.TaskGroup() as group:
+                hub = group.create_task(self.hub.run())
+                watching = watch_process(self.meter, group)
+                hooks = group.create_task(self._hooks.run())
+                starting = group.create_task(self._start_worker_when_wanted(group, context))
+                on_open()
+                await self._life.closing.wait()
+                starting.cancel()
+                await self._stop_worker()
+                for task in (hub, watching, hooks):
+                    if task is not None:
+                        task.cancel()
+
+    async def _start_worker_when_wanted(self, group: asyncio.TaskGroup, context: RunContext) -> None:
+        await self._worker_wanted.wait()
+        settings = self.settings
+        self._worker = Worker(
+            context,
+            rules=WorkerRules(concurrency=settings.concurrency, queues=self.serves, drain=settings.drain),
+            lease=LeaseRules(settings.lease_duration),
+        )
+        self._working = group.create_task(self._worker.run())
+
+    async def _stop_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            await asyncio.wait((self._working,))
+
+    async def _build(self, stack: AsyncExitStack) -> RunContext:
+        """What every run shares."""
+        endpoint = await open_endpoint(self.settings, stack)
+        self._has_simulator = endpoint.is_simulated
+        self.assistant = await self._default_assistant()
+        return await open_house(
+            self.settings,
+            stack,
+            endpoint,
+            store=self.store,
+            assistants=self.assistants,
+            toolbox=self.toolbox,
+            catalog=self.catalog,
+            model=self.model_name,
+            meter=self.meter,
+        )
+
+    async def _default_assistant(self) -> Assistant:
+        """The assistant of the default tenant: the one that is set, verified; else the stored one; else a new one."""
+        assistant_id = self.settings.openai_assistant_id
+        if assistant_id is not None:
+            try:
+                return await self.assistants.use("default", assistant_id)
+            except NotFound:
+                log.warning(
+                    "assistant_recreated", assistant=assistant_id, reason="OPENAI_ASSISTANT_ID names a missing one"
+                )
+            with suppress(Conflict):  # another process made it meanwhile
+                await self.assistants.create("default", {}, now=await self.store.now(), assistant_id=assistant_id)
+            return await self.assistants.use("default", assistant_id)
+        assistant = await self.assistants.default("default")
+        if assistant is None:
+            assistant = await self.assistants.begin("default", now=await self.store.now())
+            log.info("assistant_created", assistant=assistant.assistant_id, model=assistant.model)
+        if self.settings.openai_model and assistant.model != self.settings.openai_model:
+            return await self._with_model(assistant, self.settings.openai_model)
+        return assistant
+
+    async def _with_model(self, assistant: Assistant, model: str) -> Assistant:
+        """Processes that start together all set it: whoever is too late finds it set."""
+        try:
+            return await self.assistants.change("default", assistant.assistant_id, {"model": model})
+        except Conflict:
+            current = await self.assistants.get("default", assistant.assistant_id)
+            if current.model == model:
+                return current
+            return await self.assistants.change("default", assistant.assistant_id, {"model": model})
+
+    def address(self, channel: str, tenant: str = "default") -> Address:
+        """Where a channel's thread is. Raises `InvalidMessage` for what is no name of one."""
+        return Address(tenant, self.name, checked_channel(channel))
+
+    async def accept(
+        self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
+    ) -> list[Receipt | Rejection]:
+        """Take messages in durably; one outcome per message. What doors use."""
+        if any(message.not_before is not None for message in messages):
+            return await self._accept_later(messages, create=create, max_inbox=max_inbox)
+        return await self._accept(messages, create=create, max_inbox=max_inbox)
+
+    async def _accept_later(
+        self, messages: Sequence[Message], *, create: bool, max_inbox: int | None
+    ) -> list[Receipt | Rejection]:
+        """Without those that want to wait for longer than anything is kept."""
+        latest = self.clock.now() + MAX_DELAY
+        fits = [(message.not_before or 0.0) <= latest for message in messages]
+        timely = [message for message, fit in zip(messages, fits, strict=True) if fit]
+        outcomes = iter(await self._accept(timely, create=create, max_inbox=max_inbox) if timely else ())
+        refusal = InvalidMessage(f"'not_before' must be within {MAX_DELAY / 86_400:.0f} days from now")
+        return [next(outcomes) if fit else refusal for fit in fits]
+
+    async def _accept(
+        self, messages: Sequence[Message], *, create: bool, max_inbox: int | None
+    ) -> list[Receipt | Rejection]:
+        if self.adaptive is not None:
+            messages = self.adaptive.apply(messages, self.clock.now())
+        return await self.store.accept(messages, create=create, max_inbox=max_inbox)
+
+    @asynccontextmanager
+    async def events(
+        self, thread_id: str, *, after: int | None = None, epoch: str | None = None, tenant: str = "default"
+    ) -> AsyncIterator[EventStream]:
+        """`async with queue.events(thread) as events: async for event in events`; no holes, from a position or now."""
+        await self.open()
+        async with EventStream(
+            self.hub, self.store, self.address(thread_id, tenant), after=after, epoch=epoch
+        ) as stream:
+            yield stream
+
+    async def create_thread(
+        self, thread_id: str | None = None, *, metadata: Mapping[str, str] | None = None, tenant: str = "default"
+    ) -> ThreadRecord:
+        await self.open()
+        address = self.address(thread_id or f"thread_{secrets.token_hex(12)}", tenant)
+        record = await self.store.thread(address, create=True)
+        if metadata:
+            record = await self.store.update(address, {"metadata": read_metadata(metadata)})
+        if record is None:
+            raise ThreadNotFound(f"thread {address.channel!r} could not be created")
+        return record
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
