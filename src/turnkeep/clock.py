@@ -65,7 +65,7 @@ class SteadyClock:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._watch = clock if isinstance(clock, Stopwatch) else _Counted(clock)
+        self._watch = clock if isinstance(clock, Stopwatch) else _CountedClock(clock)
         self.elapsed = self._watch.elapsed
         """Seconds since the origin; bound here, for it is asked with every token."""
         self._base = clock.now() - self.elapsed()
@@ -98,20 +98,20 @@ class SteadyClock:
         return moment + ahead if abs(ahead) > 1.0 else moment
 
 
-class _Counted:
+class _CountedClock:
     """Counts how far a time of day has gone on; where it goes back nothing is known, and nothing is counted."""
 
     origin = ""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._seen = clock.now()
-        self._passed = 0.0
+        self._last = clock.now()
+        self._total = 0.0
 
     def elapsed(self) -> float:
-        seen, self._seen = self._seen, self._clock.now()
-        self._passed += max(0.0, self._seen - seen)
-        return self._passed
+        before, self._last = self._last, self._clock.now()
+        self._total += max(0.0, self._last - before)
+        return self._total
 
 
 def boot(path: Path = BOOT_ID) -> str:

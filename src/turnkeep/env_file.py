@@ -32,10 +32,10 @@ class Provenance:
     """Where settings come from: `names` are those in the environment for each field, `given` the fields set in code."""
 
     def __init__(
-        self, names: Mapping[str, tuple[str, ...]], given: set[str], file: Path, environment: Mapping[str, str]
+        self, names: Mapping[str, tuple[str, ...]], set_in_code: set[str], file: Path, environment: Mapping[str, str]
     ) -> None:
         self._names = names
-        self._given = given
+        self._set_in_code = set_in_code
         self._environment = {name.upper() for name, value in environment.items() if value}
         self._file = {name.upper() for name, value in dotenv_values(file).items() if value} if file.is_file() else set()
 
@@ -44,7 +44,7 @@ class Provenance:
         for key, addresses in RECEIVERS.items():
             for address in addresses:
                 if self._is_of_file(address) and self._is_from_elsewhere(key):
-                    return self._called(address), self._called(key)
+                    return self._name_of(address), self._name_of(key)
         return None
 
     def acts(self) -> frozenset[str]:
@@ -54,13 +54,13 @@ class Provenance:
     def _is_of_file(self, field: str) -> bool:
         """One of its names stands there and nowhere else: which of several names counts is not for us to guess."""
         alone = self._file - self._environment
-        return field not in self._given and any(name in alone for name in self._names_of(field))
+        return field not in self._set_in_code and any(name in alone for name in self._names_of(field))
 
     def _is_from_elsewhere(self, field: str) -> bool:
-        return field in self._given or any(name in self._environment for name in self._names_of(field))
+        return field in self._set_in_code or any(name in self._environment for name in self._names_of(field))
 
     def _names_of(self, field: str) -> tuple[str, ...]:
         return self._names.get(field, (field,))
 
-    def _called(self, field: str) -> str:
+    def _name_of(self, field: str) -> str:
         return self._names_of(field)[0]

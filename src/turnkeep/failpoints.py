@@ -17,14 +17,14 @@ and its act; between its act and its result; before the commit; after it."""
 
 POINTS: tuple[Point, ...] = get_args(Point)
 
-_armed: dict[str, float] = {}
+_chances: dict[str, float] = {}
 _chance = random.Random()  # noqa: S311 - decides when a test dies
 _act: Callable[[str], None]
 
 
 def reach(point: Point) -> None:
     """Die here, as likely as this point was armed."""
-    if _armed and _chance.random() < _armed.get(point, 0.0):
+    if _chances and _chance.random() < _chances.get(point, 0.0):
         _act(point)
 
 
@@ -36,8 +36,8 @@ def die(point: str) -> None:
 def arm(points: Mapping[str, float], *, act: Callable[[str], None] = die, seed: int | None = None) -> None:
     """Give points their probabilities in place of all earlier ones; none disarms."""
     global _act  # noqa: PLW0603 - one process has one set of failpoints
-    _armed.clear()
-    _armed.update(points)
+    _chances.clear()
+    _chances.update(points)
     _act = act
     _chance.seed(seed)
 

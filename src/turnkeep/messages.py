@@ -59,8 +59,8 @@ Content = tuple[Part, ...]
 
 
 # What was stored is compared with these: they stay what they are, byte for byte.
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-_SPACED = json.JSONEncoder(ensure_ascii=False).encode
+_CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_READABLE_JSON = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def text_content(text: str) -> Content:
@@ -69,7 +69,7 @@ def text_content(text: str) -> Content:
 
 def content_size(content: Content) -> int:
     """Bytes of its JSON: what `max_batch_bytes` and the size limits count."""
-    return len(_SPACED([part.to_json() for part in content]).encode("utf-8", "surrogatepass"))
+    return len(_READABLE_JSON([part.to_json() for part in content]).encode("utf-8", "surrogatepass"))
 
 
 def content_text(content: Content) -> str:
@@ -79,7 +79,7 @@ def content_text(content: Content) -> str:
 
 def digest(content: Content) -> str:
     """What makes two sends of one message id "the same": equal for equal content, 16 bytes of SHA-256 in hex."""
-    canonical = _CANONICAL([p.to_json() for p in content])
+    canonical = _CANONICAL_JSON([p.to_json() for p in content])
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -244,8 +244,8 @@ class ReasoningItem:
     def text(self) -> str:
         """What people may read of it: the thoughts or their summary, empty where the provider seals them."""
         for name in ("thinking", "reasoning_content", "reasoning"):
-            if isinstance(thought := self.raw.get(name), str):
-                return thought
+            if isinstance(thoughts := self.raw.get(name), str):
+                return thoughts
         parts = self.raw.get("summary") or self.raw.get("content") or ()
         return "\n\n".join(text for part in parts if isinstance(text := _mapping(part).get("text"), str) and text)
 
@@ -318,8 +318,8 @@ def item_from_json(data: Mapping[str, Any]) -> Item:
         values["content"] = tuple(Part.from_json(p) for p in data["content"])
     if "citations" in data:
         values["citations"] = tuple(Citation.from_json(c) for c in data["citations"])
-    if attached := values.get("provider_data"):
-        values["provider_data"] = ProviderData(attached["site"], attached["fields"])
+    if attachment := values.get("provider_data"):
+        values["provider_data"] = ProviderData(attachment["site"], attachment["fields"])
     return _ITEMS[data["kind"]](**values)
 
 
@@ -330,10 +330,10 @@ def _mapping(value: object) -> Mapping[str, Any]:
 def turns_of(items: Sequence[Item]) -> list[list[Item]]:
     """A transcript cut into whole turns: each begins with the first user item after something else was said."""
     turns: list[list[Item]] = []
-    answered = True
+    has_answer = True
     for item in items:
-        if (item.kind == "user" and answered) or not turns:
+        if (item.kind == "user" and has_answer) or not turns:
             turns.append([])
-        answered = item.kind != "user"
+        has_answer = item.kind != "user"
         turns[-1].append(item)
     return turns

@@ -34,7 +34,7 @@ from turnkeep.failpoints import read_points
 from turnkeep.messages import BusyPolicy
 
 
-def _named(*names: str, doc: str, default: Any, **limits: Any) -> Any:
+def _env(*names: str, doc: str, default: Any, **limits: Any) -> Any:
     """A field with its environment names, first one preferred, and the sentence that the reference prints."""
     return Field(default=default, validation_alias=AliasChoices(*names), description=doc, **limits)
 
@@ -56,289 +56,285 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
     )
 
-    _unvouched: frozenset[str] = PrivateAttr(default=frozenset())
+    _doubtful_acts: frozenset[str] = PrivateAttr(default=frozenset())
     """What lets others act here and is set by a file that nobody named."""
 
     # ------------------------------------------------------------ model
-    openai_api_key: SecretStr | None = _named(
+    openai_api_key: SecretStr | None = _env(
         "OPENAI_API_KEY", default=None, doc="Key of the model API; without one the simulator answers."
     )
-    openai_base_url: str | None = _named(
-        "OPENAI_BASE_URL", default=None, doc="Base URL of an OpenAI-compatible server."
-    )
-    openai_model: str | None = _named(
+    openai_base_url: str | None = _env("OPENAI_BASE_URL", default=None, doc="Base URL of an OpenAI-compatible server.")
+    openai_model: str | None = _env(
         *("OPENAI_MODEL", "ANTHROPIC_MODEL"),
         default=None,
         doc="Model of the default assistant (else the catalogue's default).",
     )
-    openai_assistant_id: str | None = _named(
+    openai_assistant_id: str | None = _env(
         "OPENAI_ASSISTANT_ID", default=None, doc="Assistant that answers where no other is chosen."
     )
-    openai_organization: str | None = _named(
+    openai_organization: str | None = _env(
         "OPENAI_ORGANIZATION", "OPENAI_ORG_ID", default=None, doc="Organisation header."
     )
-    openai_project: str | None = _named("OPENAI_PROJECT", "OPENAI_PROJECT_ID", default=None, doc="Project header.")
-    simulator: bool = _named(
+    openai_project: str | None = _env("OPENAI_PROJECT", "OPENAI_PROJECT_ID", default=None, doc="Project header.")
+    simulator: bool = _env(
         "TURNKEEP_SIMULATOR",
         default=False,
         doc="Let the simulator answer without a model although credentials are asked for (`--simulator`).",
     )
-    anthropic_api_key: SecretStr | None = _named(
+    anthropic_api_key: SecretStr | None = _env(
         *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
         default=None,
         doc="Key of Anthropic: it answers for models named claude…, or for all where no OPENAI_* names a server.",
     )
-    anthropic_base_url: str | None = _named(
+    anthropic_base_url: str | None = _env(
         "ANTHROPIC_BASE_URL", default=None, doc="Base URL of a server that speaks Anthropic's Messages."
     )
-    model_api: Literal["auto", "responses", "chat", "anthropic"] = _named(
+    model_api: Literal["auto", "responses", "chat", "anthropic"] = _env(
         "TURNKEEP_MODEL_API",
         default="auto",
         doc="Protocol of OPENAI_BASE_URL: Responses, Chat Completions, Anthropic's Messages, or by the server's name.",
     )
-    model_capabilities: str = _named(
+    model_capabilities: str = _env(
         "TURNKEEP_MODEL_CAPABILITIES",
         default="",
         doc="Which model server this is and what it takes: `vllm, images=no` ([how](../how-to/models.md)).",
     )
-    model_proxy: str | None = _named("TURNKEEP_MODEL_PROXY", default=None, doc="HTTP proxy for model requests.")
-    model_ca_file: Path | None = _named(
+    model_proxy: str | None = _env("TURNKEEP_MODEL_PROXY", default=None, doc="HTTP proxy for model requests.")
+    model_ca_file: Path | None = _env(
         "TURNKEEP_MODEL_CA_FILE", default=None, doc="Certificate authorities for model requests."
     )
-    first_event_timeout: float | None = _named(
+    first_event_timeout: float | None = _env(
         "TURNKEEP_FIRST_EVENT_TIMEOUT",
         default=None,
         gt=0,
         doc="Seconds until the model's first event. Default: 60, and 240 where the server is in your own network.",
     )
-    idle_timeout: float = _named(
+    idle_timeout: float = _env(
         "TURNKEEP_IDLE_TIMEOUT", default=30.0, gt=0, doc="Seconds of silence in a model's stream."
     )
-    instructions: str = _named(
+    instructions: str = _env(
         "TURNKEEP_INSTRUCTIONS",
         default="Reply to all messages logically.",
         doc="Instructions of the assistant that is created on first start.",
     )
-    sentences_file: Path | None = _named(
+    sentences_file: Path | None = _env(
         "TURNKEEP_SENTENCES", default=None, doc="What people are told of errors, by cause or code (TOML)."
     )
-    price_file: Path | None = _named(
+    price_file: Path | None = _env(
         "TURNKEEP_PRICE_FILE", default=None, doc="Prices that override the built-in ones (TOML or JSON)."
     )
 
     # ------------------------------------------------------------ store
-    store: str | None = _named(
+    store: str | None = _env(
         "TURNKEEP_STORE",
         default=None,
         doc="An SQLite file, `memory:`, or a Redis URL. Default: `REDIS_URL`, else .turnkeep/turnkeep.db.",
     )
-    redis_url: str | None = _named(
+    redis_url: str | None = _env(
         "REDIS_URL",
         default=None,
         doc="Redis or Valkey that holds all state: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://.",
     )
-    redis_prefix: str = _named("REDIS_PREFIX", default="cosmo:", doc="First part of every Redis key.")
-    thread_expiry: float = _named(
+    redis_prefix: str = _env("REDIS_PREFIX", default="cosmo:", doc="First part of every Redis key.")
+    thread_expiry: float = _env(
         "REDIS_THREAD_EXPIRY",
         "TURNKEEP_THREAD_EXPIRY",
         default=7_776_000.0,
         gt=0,
         doc="Seconds without activity after which an idle thread is forgotten.",
     )
-    durability: Literal["fast", "standard", "strict"] = _named(
+    durability: Literal["fast", "standard", "strict"] = _env(
         "TURNKEEP_DURABILITY", default="standard", doc="What a Redis receipt waits for."
     )
-    replicas: int | None = _named(
+    replicas: int | None = _env(
         "TURNKEEP_REPLICAS",
         default=None,
         ge=0,
         doc="Replicas of Redis that a strict answer waits for; unset: as many as were seen, never fewer.",
     )
-    store_keys: SecretStr | None = _named(
+    store_keys: SecretStr | None = _env(
         "TURNKEEP_STORE_KEYS",
         default=None,
         doc="Keys that seal what people say before it is stored: `ID:BASE64` of 32 bytes, the newest first, with commas"
         " between.",
     )
-    allow_unsafe_redis: bool = _named(
+    allow_unsafe_redis: bool = _env(
         "TURNKEEP_ALLOW_UNSAFE_REDIS",
         default=False,
         doc="Start on a Redis without append-only file or with an evicting memory policy.",
     )
-    allow_network_filesystem: bool = _named(
+    allow_network_filesystem: bool = _env(
         "TURNKEEP_ALLOW_NETWORK_FILESYSTEM",
         default=False,
         doc="Open a SQLite store on a file system of the network, from one machine alone.",
     )
 
     # ------------------------------------------------------------ doors
-    host: str = _named("TURNKEEP_HOST", default="127.0.0.1", doc="Address to listen on.")
-    port: int = _named("TURNKEEP_PORT", default=8080, ge=0, le=65535, doc="Port to listen on.")
-    url: str | None = _named("TURNKEEP_URL", default=None, doc="Server that command line verbs talk to.")
-    queue: str = _named("TURNKEEP_QUEUE", default="assistant", min_length=1, doc="Queue of the service.")
-    rabbitmq_url: str | None = _named("RABBITMQ_URL", default=None, doc="RabbitMQ to take messages from.")
-    queue_name: str = _named("QUEUE_NAME", default="cosmo_queue", doc="AMQP queue.")
-    routing_key: str = _named("ROUTING_KEY", default="cosmo_key", doc="AMQP routing key.")
-    exchange_name: str = _named("EXCHANGE_NAME", default="cosmo_exchange", doc="AMQP exchange.")
-    amqp_tenants: dict[str, str] = _named(
+    host: str = _env("TURNKEEP_HOST", default="127.0.0.1", doc="Address to listen on.")
+    port: int = _env("TURNKEEP_PORT", default=8080, ge=0, le=65535, doc="Port to listen on.")
+    url: str | None = _env("TURNKEEP_URL", default=None, doc="Server that command line verbs talk to.")
+    queue: str = _env("TURNKEEP_QUEUE", default="assistant", min_length=1, doc="Queue of the service.")
+    rabbitmq_url: str | None = _env("RABBITMQ_URL", default=None, doc="RabbitMQ to take messages from.")
+    queue_name: str = _env("QUEUE_NAME", default="cosmo_queue", doc="AMQP queue.")
+    routing_key: str = _env("ROUTING_KEY", default="cosmo_key", doc="AMQP routing key.")
+    exchange_name: str = _env("EXCHANGE_NAME", default="cosmo_exchange", doc="AMQP exchange.")
+    amqp_tenants: dict[str, str] = _env(
         "TURNKEEP_AMQP_TENANTS", default={}, doc="Tenant by AMQP virtual host or user (JSON object)."
     )
-    amqp_reply_exchange: str | None = _named(
+    amqp_reply_exchange: str | None = _env(
         "TURNKEEP_AMQP_REPLY_EXCHANGE", default=None, doc="AMQP exchange for final events."
     )
-    websocket_url: str | None = _named(
+    websocket_url: str | None = _env(
         "WEBSOCKET_URL", "WEBSOCKET_URI", default=None, doc="WebSocket server that every frame is relayed to."
     )
-    webhook_url: str | None = _named("TURNKEEP_WEBHOOK_URL", default=None, doc="Receiver of signed final events.")
-    webhook_secret: SecretStr | None = _named(
+    webhook_url: str | None = _env("TURNKEEP_WEBHOOK_URL", default=None, doc="Receiver of signed final events.")
+    webhook_secret: SecretStr | None = _env(
         "TURNKEEP_WEBHOOK_SECRET",
         default=None,
         doc="Key of the webhook signature: `whsec_` and base64 of 16 bytes or more; two with a blank, to exchange it.",
     )
-    webhook_allow_private: bool = _named(
+    webhook_allow_private: bool = _env(
         "TURNKEEP_WEBHOOK_ALLOW_PRIVATE", default=False, doc="Let webhooks reach private addresses."
     )
 
     # ------------------------------------------------------------ turns
-    window: float = _named(
+    window: float = _env(
         "TURNKEEP_WINDOW", default=1.5, ge=0, le=3600, doc="Seconds a thread waits for more after the last message."
     )
-    max_wait: float = _named("TURNKEEP_MAX_WAIT", default=8.0, ge=0, le=86400, doc="Seconds nobody waits longer than.")
-    adaptive: bool = _named(
+    max_wait: float = _env("TURNKEEP_MAX_WAIT", default=8.0, ge=0, le=86400, doc="Seconds nobody waits longer than.")
+    adaptive: bool = _env(
         "TURNKEEP_ADAPTIVE", default=False, doc="Learn each channel's window from its rhythm (0.25 to 4 s)."
     )
-    max_batch: int = _named("TURNKEEP_MAX_BATCH", default=64, ge=1, le=1000, doc="Messages of one turn.")
-    max_batch_bytes: int = _named("TURNKEEP_MAX_BATCH_BYTES", default=256_000, ge=1, doc="Bytes of one turn.")
-    on_busy: BusyPolicy = _named("TURNKEEP_ON_BUSY", default="collect", doc="What a message asks of a busy thread.")
-    max_attempts: int = _named(
-        "TURNKEEP_MAX_ATTEMPTS", default=3, ge=1, doc="Failures of a batch until it is given up."
-    )
-    max_deaths: int = _named(
+    max_batch: int = _env("TURNKEEP_MAX_BATCH", default=64, ge=1, le=1000, doc="Messages of one turn.")
+    max_batch_bytes: int = _env("TURNKEEP_MAX_BATCH_BYTES", default=256_000, ge=1, doc="Bytes of one turn.")
+    on_busy: BusyPolicy = _env("TURNKEEP_ON_BUSY", default="collect", doc="What a message asks of a busy thread.")
+    max_attempts: int = _env("TURNKEEP_MAX_ATTEMPTS", default=3, ge=1, doc="Failures of a batch until it is given up.")
+    max_deaths: int = _env(
         "TURNKEEP_MAX_DEATHS", default=10, ge=1, doc="Workers that may die on a batch until it is given up."
     )
-    backoff_type: Literal["exponential", "fixed"] = _named(
+    backoff_type: Literal["exponential", "fixed"] = _env(
         "TURNKEEP_BACKOFF", default="exponential", doc="How retries are spread."
     )
-    backoff_delay: float = _named("TURNKEEP_BACKOFF_DELAY", default=5.0, ge=0, doc="Seconds of the first delay.")
-    backoff_cap: float = _named("TURNKEEP_BACKOFF_CAP", default=300.0, ge=0, doc="Longest delay in seconds.")
-    concurrency: int = _named("TURNKEEP_CONCURRENCY", default=256, ge=1, doc="Runs at once in one worker.")
-    lease: float = _named(
+    backoff_delay: float = _env("TURNKEEP_BACKOFF_DELAY", default=5.0, ge=0, doc="Seconds of the first delay.")
+    backoff_cap: float = _env("TURNKEEP_BACKOFF_CAP", default=300.0, ge=0, doc="Longest delay in seconds.")
+    concurrency: int = _env("TURNKEEP_CONCURRENCY", default=256, ge=1, doc="Runs at once in one worker.")
+    lease: float = _env(
         "TURNKEEP_LEASE",
         default=30.0,
         ge=0.2,
         doc="Seconds after which a silent worker loses its threads. Unset on Redis: 8.",
     )
-    run_deadline: float = _named("TURNKEEP_RUN_DEADLINE", default=300.0, gt=0, doc="Seconds of work a run may take.")
-    drain: float = _named("TURNKEEP_DRAIN", default=25.0, ge=0, doc="Seconds that runs may take to end at shutdown.")
-    max_steps: int = _named("TURNKEEP_MAX_STEPS", default=8, ge=1, doc="Model calls of one run.")
-    max_calls: int = _named("TURNKEEP_MAX_CALLS", default=16, ge=1, doc="Tool calls of one step.")
-    parallel_tools: int = _named("TURNKEEP_PARALLEL_TOOLS", default=8, ge=1, doc="Tool calls of one run at once.")
-    action_expiry: float = _named(
+    run_deadline: float = _env("TURNKEEP_RUN_DEADLINE", default=300.0, gt=0, doc="Seconds of work a run may take.")
+    drain: float = _env("TURNKEEP_DRAIN", default=25.0, ge=0, doc="Seconds that runs may take to end at shutdown.")
+    max_steps: int = _env("TURNKEEP_MAX_STEPS", default=8, ge=1, doc="Model calls of one run.")
+    max_calls: int = _env("TURNKEEP_MAX_CALLS", default=16, ge=1, doc="Tool calls of one step.")
+    parallel_tools: int = _env("TURNKEEP_PARALLEL_TOOLS", default=8, ge=1, doc="Tool calls of one run at once.")
+    action_expiry: float = _env(
         "TURNKEEP_ACTION_EXPIRY", default=86_400.0, gt=0, doc="Seconds a requested action waits for its decision."
     )
-    dedupe: float = _named(
+    dedupe: float = _env(
         "TURNKEEP_DEDUPE", default=604_800.0, gt=0, doc="Seconds a message id is remembered after its end."
     )
-    history_items: int = _named(
+    history_items: int = _env(
         "TURNKEEP_HISTORY_ITEMS", default=2_000, ge=10, doc="Transcript entries kept of a thread."
     )
-    history_bytes: int = _named(
+    history_bytes: int = _env(
         "TURNKEEP_HISTORY_BYTES", default=4_000_000, ge=10_000, doc="Transcript bytes kept of a thread."
     )
-    weights: dict[str, float] = _named(
+    weights: dict[str, float] = _env(
         "TURNKEEP_WEIGHTS", default={}, doc="Share of the workers by tenant (JSON object; default 1)."
     )
 
     # ------------------------------------------------------------ limits
-    max_message_bytes: int = _named("TURNKEEP_MAX_MESSAGE_BYTES", default=256_000, ge=1, doc="Bytes of one message.")
-    max_frame_bytes: int = _named(
+    max_message_bytes: int = _env("TURNKEEP_MAX_MESSAGE_BYTES", default=256_000, ge=1, doc="Bytes of one message.")
+    max_frame_bytes: int = _env(
         "TURNKEEP_MAX_FRAME_BYTES", default=512_000, ge=1, doc="Bytes of one socket frame or request body."
     )
-    max_inbox: int = _named("TURNKEEP_MAX_INBOX", default=100, ge=1, doc="Messages waiting on a channel.")
-    amqp_max_inbox: int = _named(
+    max_inbox: int = _env("TURNKEEP_MAX_INBOX", default=100, ge=1, doc="Messages waiting on a channel.")
+    amqp_max_inbox: int = _env(
         "TURNKEEP_AMQP_MAX_INBOX", default=10_000, ge=1, doc="Messages waiting on a channel when they come by AMQP."
     )
-    amqp_channel_rate: str = _named(
+    amqp_channel_rate: str = _env(
         "TURNKEEP_AMQP_CHANNEL_RATE",
         default="0",
         doc="Messages per seconds on one channel that come by AMQP; `0` is unlimited: a broker hands over at once what "
         "came while we were away.",
     )
-    amqp_tenant_rate: str = _named(
+    amqp_tenant_rate: str = _env(
         "TURNKEEP_AMQP_TENANT_RATE",
         default="0",
         doc="Messages per seconds of one tenant that come by AMQP; `0` is unlimited.",
     )
-    channels_per_socket: int = _named(
+    channels_per_socket: int = _env(
         "TURNKEEP_CHANNELS_PER_SOCKET", default=100, ge=1, doc="Subscriptions of one socket."
     )
-    sockets_per_user: int = _named(
+    sockets_per_user: int = _env(
         "TURNKEEP_SOCKETS_PER_USER",
         default=1_000,
         ge=1,
         doc="Sockets and event streams of one credential.",
     )
-    bodies_per_user: int = _named(
+    bodies_per_user: int = _env(
         "TURNKEEP_BODIES_PER_USER", default=50, ge=1, doc="Request bodies of one credential that are still arriving."
     )
-    max_connections: int = _named(
+    max_connections: int = _env(
         "TURNKEEP_MAX_CONNECTIONS",
         default=10_000,
         ge=0,
         doc="Connections of one process, never more than it may have descriptors for; 0 is as many as those.",
     )
-    connections_per_peer: int = _named(
+    connections_per_peer: int = _env(
         "TURNKEEP_CONNECTIONS_PER_PEER",
         default=1_000,
         ge=0,
         doc="Connections from one address other than this machine's and those of `TURNKEEP_PROXIES`; 0 is unlimited.",
     )
-    channel_rate: str = _named(
+    channel_rate: str = _env(
         "TURNKEEP_CHANNEL_RATE", default="64/10", doc="Messages per seconds on one channel; `0` is unlimited."
     )
-    user_rate: str = _named(
+    user_rate: str = _env(
         "TURNKEEP_USER_RATE",
         default="100/10",
         doc="Messages per seconds of one person: of a token, or named by `metadata.user`; `0` is unlimited.",
     )
-    tenant_rate: str = _named(
+    tenant_rate: str = _env(
         "TURNKEEP_TENANT_RATE", default="10000/10", doc="Messages per seconds of one tenant; `0` is unlimited."
     )
-    request_rate: str = _named(
+    request_rate: str = _env(
         "TURNKEEP_REQUEST_RATE",
         default="3000/10",
         doc="Requests per seconds of one credential, over all that is no message; `0` is unlimited.",
     )
-    tenant_request_rate: str = _named(
+    tenant_request_rate: str = _env(
         "TURNKEEP_TENANT_REQUEST_RATE", default="20000/10", doc="The same of one tenant; `0` is unlimited."
     )
-    error_rate: str = _named(
+    error_rate: str = _env(
         "TURNKEEP_ERROR_RATE",
         default="100/1",
         doc="Refusals per seconds of one address; more are told up to 5 s later. `0` is unlimited.",
     )
-    max_threads: int = _named(
+    max_threads: int = _env(
         "TURNKEEP_MAX_THREADS", default=1_000_000, ge=0, doc="Threads of one tenant; 0 is unlimited."
     )
-    requests_per_minute: int = _named(
+    requests_per_minute: int = _env(
         "TURNKEEP_REQUESTS_PER_MINUTE", default=0, ge=0, doc="Model requests of all workers per minute; 0 is unlimited."
     )
-    tokens_per_minute: int = _named(
+    tokens_per_minute: int = _env(
         "TURNKEEP_TOKENS_PER_MINUTE", default=0, ge=0, doc="Model tokens of all workers per minute; 0 is unlimited."
     )
-    tenant_budget: float = _named(
+    tenant_budget: float = _env(
         "TURNKEEP_TENANT_BUDGET", default=0.0, ge=0, doc="US dollars per tenant and period; 0 is unlimited."
     )
-    user_budget: float = _named(
+    user_budget: float = _env(
         "TURNKEEP_USER_BUDGET",
         default=0.0,
         ge=0,
         doc="US dollars per user (of a credential, or named by metadata) and period; 0 is unlimited.",
     )
-    thread_budget: float = _named(
+    thread_budget: float = _env(
         "TURNKEEP_THREAD_BUDGET", default=0.0, ge=0, doc="US dollars per thread and period; 0 is unlimited."
     )
-    budget_period: Literal["hour", "day", "month"] = _named(
+    budget_period: Literal["hour", "day", "month"] = _env(
         "TURNKEEP_BUDGET_PERIOD", default="day", doc="Budgets begin anew with each of these, in UTC."
     )
 
@@ -355,136 +351,136 @@ class Settings(BaseSettings):
         return bool(self.tenant_budget or self.user_budget or self.thread_budget)
 
     # ------------------------------------------------------------ access
-    insecure_no_auth: bool = _named(
+    insecure_no_auth: bool = _env(
         "TURNKEEP_INSECURE_NO_AUTH", default=False, doc="Listen beyond this machine without authentication."
     )
-    auth: Literal["off", "on"] | None = _named(
+    auth: Literal["off", "on"] | None = _env(
         "TURNKEEP_AUTH",
         default=None,
         doc="Ask for credentials. Default: on when listening beyond this machine, when the store holds an API key, or "
         "when tokens are set.",
     )
-    start_token: SecretStr | None = _named(
+    start_token: SecretStr | None = _env(
         "TURNKEEP_START_TOKEN",
         default=None,
         min_length=16,
         doc="One token that opens everything, for a server of one person; `turnkeep dev --token` makes one.",
     )
-    jwt_secret: SecretStr | None = _named(
+    jwt_secret: SecretStr | None = _env(
         "TURNKEEP_JWT_SECRET", default=None, doc="Shared secret of JSON web tokens (HS256), 32 random bytes or more."
     )
-    jwt_key: str | None = _named(
+    jwt_key: str | None = _env(
         "TURNKEEP_JWT_KEY", default=None, doc="Public key of JSON web tokens: PEM, or base64 of its SPKI."
     )
-    jwt_jwks: str | None = _named("TURNKEEP_JWT_JWKS", default=None, doc="JWKS file or URL.")
-    jwt_jwks_ttl: float = _named(
+    jwt_jwks: str | None = _env("TURNKEEP_JWT_JWKS", default=None, doc="JWKS file or URL.")
+    jwt_jwks_ttl: float = _env(
         "TURNKEEP_JWT_JWKS_TTL",
         default=600.0,
         ge=1,
         le=86_400,
         doc="Seconds after which a key that was taken out of the JWKS is refused, also where it cannot be reached.",
     )
-    jwt_algorithms: tuple[Literal["HS256", "EdDSA", "ES256", "ES384", "RS256"], ...] = _named(
+    jwt_algorithms: tuple[Literal["HS256", "EdDSA", "ES256", "ES384", "RS256"], ...] = _env(
         "TURNKEEP_JWT_ALGORITHMS", default=(), doc="Accepted algorithms (JSON list)."
     )
-    jwt_audience: str = _named("TURNKEEP_JWT_AUDIENCE", default="turnkeep", doc="Expected audience.")
-    jwt_issuer: str | None = _named("TURNKEEP_JWT_ISSUER", default=None, doc="Expected issuer; any without.")
-    jwt_leeway: float = _named(
+    jwt_audience: str = _env("TURNKEEP_JWT_AUDIENCE", default="turnkeep", doc="Expected audience.")
+    jwt_issuer: str | None = _env("TURNKEEP_JWT_ISSUER", default=None, doc="Expected issuer; any without.")
+    jwt_leeway: float = _env(
         "TURNKEEP_JWT_LEEWAY", default=30.0, ge=0, le=300, doc="Seconds that a token may begin in the future."
     )
-    jwt_claims: dict[Literal["sub", "tenant", "scope", "channels"], str] = _named(
+    jwt_claims: dict[Literal["sub", "tenant", "scope", "channels"], str] = _env(
         "TURNKEEP_JWT_CLAIMS",
         default={},
         doc="What the issuer calls the claims sub, tenant, scope and channels (JSON object; dots lead into objects).",
     )
-    client_instructions: bool = _named(
+    client_instructions: bool = _env(
         "TURNKEEP_CLIENT_INSTRUCTIONS",
         default=False,
         doc="Take instructions with messages of those who have no scope `manage`; the model is told that they are a "
         "user's. Where nobody is asked for credentials everybody manages.",
     )
-    file_ids: bool = _named(
+    file_ids: bool = _env(
         "TURNKEEP_FILE_IDS",
         default=False,
         doc="Take parts of messages that name a file of the provider's account from those who have no scope `manage`.",
     )
-    origins: tuple[str, ...] = _named(
+    origins: tuple[str, ...] = _env(
         "TURNKEEP_ORIGINS", default=(), doc="Browser origins that may connect (JSON list); our own page always may."
     )
-    proxies: tuple[str, ...] = _named(
+    proxies: tuple[str, ...] = _env(
         "TURNKEEP_PROXIES",
         default=("127.0.0.1", "::1"),
         doc="Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed (JSON list).",
     )
-    first_frame_auth: bool = _named(
+    first_frame_auth: bool = _env(
         "TURNKEEP_FIRST_FRAME_AUTH",
         default=False,
         doc="Open sockets that show a credential in their first frame only, within 3 s.",
     )
-    hosts: tuple[str, ...] = _named(
+    hosts: tuple[str, ...] = _env(
         "TURNKEEP_HOSTS", default=(), doc="Host names we answer to (JSON list); default: the address we listen on."
     )
 
     # ------------------------------------------------------------ tools
-    openweather_api_key: SecretStr | None = _named(
+    openweather_api_key: SecretStr | None = _env(
         "OPENWEATHER_API_KEY", default=None, doc="Key of OpenWeather; enables `get_weather`."
     )
-    openweather_url: str = _named(
+    openweather_url: str = _env(
         "TURNKEEP_OPENWEATHER_URL",
         default="https://api.openweathermap.org/data/2.5/weather",
         doc="Endpoint of OpenWeather.",
     )
-    tools_file: Path | None = _named(
+    tools_file: Path | None = _env(
         "TURNKEEP_TOOLS", default=None, doc="TOML file with declared tools, or a Python file with `@tool` functions."
     )
-    workspace: Path | None = _named(
+    workspace: Path | None = _env(
         "TURNKEEP_WORKSPACE", default=None, doc="Root for the file and git tools; enables them."
     )
-    allow_bash: bool = _named("TURNKEEP_ALLOW_BASH", default=False, doc="Enable `execute_bash` in its sandbox.")
-    sandbox: Literal["bubblewrap", "outside"] = _named(
+    allow_bash: bool = _env("TURNKEEP_ALLOW_BASH", default=False, doc="Enable `execute_bash` in its sandbox.")
+    sandbox: Literal["bubblewrap", "outside"] = _env(
         "TURNKEEP_SANDBOX",
         default="bubblewrap",
         doc="What holds `execute_bash` and git; `outside`: this process is the sandbox, they run bare in it.",
     )
-    workspace_quota: int = _named(
+    workspace_quota: int = _env(
         "TURNKEEP_WORKSPACE_QUOTA", default=2_000_000_000, ge=1, doc="Bytes that a workspace may hold."
     )
-    workspace_free: int = _named(
+    workspace_free: int = _env(
         "TURNKEEP_WORKSPACE_FREE",
         default=1_000_000_000,
         ge=0,
         doc="Bytes that stay free on the disk of a workspace, but at most a tenth of it.",
     )
-    tenant_tools: dict[str, tuple[str, ...]] | None = _named(
+    tenant_tools: dict[str, tuple[str, ...]] | None = _env(
         "TURNKEEP_TENANT_TOOLS",
         default=None,
         doc="Tools of tenants other than `default`, by tenant (JSON object of lists; `*` is every other tenant, or"
         " every tool); without one a tenant has none.",
     )
-    tenant_tool_files: dict[str, Path] = _named(
+    tenant_tool_files: dict[str, Path] = _env(
         "TURNKEEP_TENANT_TOOL_FILES",
         default={},
         doc="Files of declared tools that one tenant alone has, by tenant (JSON object).",
     )
-    tenant_workspaces: Path | None = _named(
+    tenant_workspaces: Path | None = _env(
         "TURNKEEP_TENANT_WORKSPACES",
         default=None,
         doc="Directory beneath which every tenant but `default` has its workspace.",
     )
 
     # ------------------------------------------------------------ watching
-    log_level: Literal["debug", "info", "warning", "error"] = _named(
+    log_level: Literal["debug", "info", "warning", "error"] = _env(
         "TURNKEEP_LOG_LEVEL", default="info", doc="Least severity that is logged."
     )
-    log_format: Literal["auto", "json", "console"] = _named(
+    log_format: Literal["auto", "json", "console"] = _env(
         "TURNKEEP_LOG_FORMAT", default="auto", doc="JSON lines, or for people when writing to a terminal."
     )
-    failpoints: str = _named(
+    failpoints: str = _env(
         "TURNKEEP_FAILPOINTS",
         default="",
         doc="For crash tests: steps of a run at which this process kills itself, with chances (`claimed:0.01,…`).",
     )
-    otel_endpoint: str | None = _named("OTEL_EXPORTER_OTLP_ENDPOINT", default=None, doc="Where traces go; off without.")
+    otel_endpoint: str | None = _env("OTEL_EXPORTER_OTLP_ENDPOINT", default=None, doc="Where traces go; off without.")
 
     # ------------------------------------------------------------ checks
 
@@ -607,34 +603,34 @@ class Settings(BaseSettings):
         """Read the environment and `.env`. Raises `ConfigurationError` that names every wrong value, and for an address
         of the file if a key from elsewhere would be sent there.
         """
-        loaded = cls._read(DEFAULT, values)
-        loaded._doubt(DEFAULT, values)
-        return loaded
+        settings = cls._read_all(DEFAULT, values)
+        settings._doubt(DEFAULT, values)
+        return settings
 
     @classmethod
     def load_named(cls, file: Path, **values: Any) -> Self:
         """Read the environment and this file, for which whoever names it vouches. Raises `ConfigurationError`."""
         if not file.is_file():
             raise ConfigurationError(f"there is no file {str(file)[:200]!r} to read settings from")
-        return cls._read(file, values)
+        return cls._read_all(file, values)
 
     def _doubt(self, file: Path, values: Mapping[str, Any]) -> None:
         """Nobody says that this file is theirs."""
         names = {name: tuple(one.upper() for one in _names(field.validation_alias))
                  for name, field in type(self).model_fields.items()}  # fmt: skip
-        given = {name for name, others in names.items() if {name, *others} & {*values, *map(str.upper, values)}}
-        provenance = Provenance(names, given, file, os.environ)
-        if (found := provenance.foreign_receiver()) is not None:
-            address, key = found
+        set_in_code = {name for name, others in names.items() if {name, *others} & {*values, *map(str.upper, values)}}
+        provenance = Provenance(names, set_in_code, file, os.environ)
+        if (leak := provenance.foreign_receiver()) is not None:
+            address, key = leak
             raise ConfigurationError(
                 f"{address} stands in {file}, and {key}, which would be sent there, comes from elsewhere: set both in "
                 f"one place, or say that the file is yours with --env-file {file}"
             )
-        self._unvouched = provenance.acts()
+        self._doubtful_acts = provenance.acts()
 
     def demand_vouched(self) -> None:
         """Raises `ConfigurationError` if a file that nobody named lets a model or a program act on this machine."""
-        for field in sorted(self._unvouched):
+        for field in sorted(self._doubtful_acts):
             name = next(_names(type(self).model_fields[field].validation_alias))
             raise ConfigurationError(
                 f"{name} is set by {DEFAULT} of the working directory alone, which may be somebody else's: set it in "
@@ -642,11 +638,11 @@ class Settings(BaseSettings):
             )
 
     @classmethod
-    def _read(cls, file: Path, values: Mapping[str, Any]) -> Self:
+    def _read_all(cls, file: Path, values: Mapping[str, Any]) -> Self:
         try:
             return cls(_env_file=file, **values)
         except ValidationError as error:
-            raise ConfigurationError(_told(error)) from None
+            raise ConfigurationError(_report(error)) from None
         except (SettingsError, RecursionError) as error:
             raise ConfigurationError(f"wrong settings: {_variable(cls, error)} must be JSON") from None
         except (OSError, ValueError) as error:
@@ -655,10 +651,10 @@ class Settings(BaseSettings):
     @property
     def store_url(self) -> str:
         """Where state lives, as a URL: `sqlite:PATH`, `memory:` or Redis."""
-        chosen = self.store or self.redis_url
-        if chosen is None:
+        url = self.store or self.redis_url
+        if url is None:
             return "sqlite:.turnkeep/turnkeep.db"
-        return chosen if ":" in chosen else f"sqlite:{chosen}"
+        return url if ":" in url else f"sqlite:{url}"
 
     @property
     def backoff(self) -> Backoff:
@@ -711,9 +707,9 @@ def parse_rate(value: str) -> tuple[int, float]:
     """`"20/10"` → 20 messages per 10 seconds; `"0"` → (0, 1): unlimited. Raises ValueError."""
     if value.strip() == "0":
         return 0, 1.0
-    said, _, over = value.partition("/")
+    messages, _, over = value.partition("/")
     try:
-        count, seconds = int(said), float(over or 1)
+        count, seconds = int(messages), float(over or 1)
     except ValueError:
         count, seconds = -1, 0.0
     if not 0 <= count <= MOST_OF_A_RATE or not MOST_OF_A_RATE >= seconds > 0:
@@ -726,10 +722,10 @@ MOST_OF_A_RATE = 1_000_000_000
 
 def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Names that look like settings of ours and are none, each with the closest that is one (or "")."""
-    known = {name for field in Settings.model_fields.values() for name in _names(field.validation_alias)}
+    settings = {name for field in Settings.model_fields.values() for name in _names(field.validation_alias)}
     for name in sorted({name.upper() for name in names}):
-        if name.startswith("TURNKEEP_") and name not in known:
-            yield name, next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.7)), "")
+        if name.startswith("TURNKEEP_") and name not in settings:
+            yield name, next(iter(difflib.get_close_matches(name, settings, n=1, cutoff=0.7)), "")
 
 
 def _names(alias: object) -> Iterator[str]:
@@ -782,12 +778,12 @@ def _kind(error: Exception) -> str:
 _SECRET_WORDS = ("key", "secret", "password", "token", "url", "store", "proxy", "endpoint", "jwks")
 
 
-def _told(error: ValidationError) -> str:
+def _report(error: ValidationError) -> str:
     """All problems, one a line: variable, value (secrets masked), what was expected."""
     lines = []
     for problem in error.errors():
         name = str(problem["loc"][0]) if problem["loc"] else "settings"
-        hidden = any(word in name.lower() for word in _SECRET_WORDS)
-        seen = "" if not problem["loc"] else " = ***" if hidden else f" = {problem['input']!r}"
-        lines.append(f"{name}{seen}: {problem['msg'].removeprefix('Value error, ')}")
+        is_secret = any(word in name.lower() for word in _SECRET_WORDS)
+        shown_value = "" if not problem["loc"] else " = ***" if is_secret else f" = {problem['input']!r}"
+        lines.append(f"{name}{shown_value}: {problem['msg'].removeprefix('Value error, ')}")
     return "wrong settings:\n  " + "\n  ".join(lines)

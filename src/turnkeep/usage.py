@@ -37,9 +37,9 @@ class Usage:
         """What a server says of one request. None is 0; where any count makes no sense, or there is none at all, one
         request that the caller has to estimate.
         """
-        known = {name: 0 if count is None else count for name, count in counts.items()}
-        sensible = all(type(count) is int and 0 <= count <= MOST for count in known.values())
-        return cls(requests=1, **known) if sensible and any(known.values()) else cls(requests=1, estimated=1)  # type: ignore[arg-type]
+        tokens = {name: 0 if count is None else count for name, count in counts.items()}
+        sensible = all(type(count) is int and 0 <= count <= MOST for count in tokens.values())
+        return cls(requests=1, **tokens) if sensible and any(tokens.values()) else cls(requests=1, estimated=1)  # type: ignore[arg-type]
 
     @property
     def cost(self) -> float | None:

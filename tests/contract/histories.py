@@ -30,7 +30,7 @@ from turnkeep.store.contract import (
     ThreadOptions,
     TranscriptEntry,
 )
-from turnkeep.store.transcript import last_asked
+from turnkeep.store.transcript import last_user_turn
 from turnkeep.usage import Usage
 
 POLICY = Policy(
@@ -369,7 +369,7 @@ class Histories(RuleBasedStateMachine):
         said = self.twins.wait(self.twins.here.history(where)).entries
         receipts = self.twins.both(lambda store, _: store.regenerate(where, once=once), twice=twice)
         if isinstance(receipts, list):
-            asked = [entry.item for entry in last_asked(said) if isinstance(entry.item, UserItem)]
+            asked = [entry.item for entry in last_user_turn(said) if isinstance(entry.item, UserItem)]
             for receipt, item in zip(receipts, asked, strict=True):
                 message = Message(where, receipt.message_id, item.content, flush=True)
                 self.twins.books.accepted(message, self.twins.now)

@@ -20,7 +20,14 @@ from turnkeep.messages import (
     text_content,
 )
 from turnkeep.store.contract import Policy, TranscriptEntry
-from turnkeep.store.transcript import entry_from_json, entry_size, entry_to_json, last_asked, newest, trimmed_through
+from turnkeep.store.transcript import (
+    entry_from_json,
+    entry_size,
+    entry_to_json,
+    last_user_turn,
+    newest,
+    trimmed_through,
+)
 
 
 def entries_of(*turns: int, tokens: int = 1, words: str = "x") -> list[TranscriptEntry]:
@@ -97,9 +104,9 @@ def test_the_last_turn_that_asked_is_found_whole() -> None:
     asked = [TranscriptEntry(UserItem(text_content("q")), turn=2), TranscriptEntry(AssistantItem("a"), turn=2)]
     entries = [*entries_of(2), *asked, TranscriptEntry(AssistantItem("later"), turn=3)]
 
-    assert last_asked(entries) == asked
-    assert last_asked(entries_of(2, 3)) == []
-    assert last_asked([]) == []
+    assert last_user_turn(entries) == asked
+    assert last_user_turn(entries_of(2, 3)) == []
+    assert last_user_turn([]) == []
 
 
 @pytest.mark.parametrize("text", ["hello", 'quoted "words" \\ and\nlines', "Zoë 🙂", "\x00\x1f", "\ud800 alone", ""])

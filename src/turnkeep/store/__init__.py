@@ -24,14 +24,14 @@ def open_store(url: str, policies: Policies | None = None, **options: Any) -> St
     `ConfigurationError` for any other, and with the command to run when the engine's extra is not installed.
     """
     scheme, _, rest = url.partition(":")
-    chosen = policies or Policies()
+    policies_or_default = policies or Policies()
     if scheme == "memory":
-        return _memory(chosen, options)
+        return _memory(policies_or_default, options)
     if scheme == "sqlite":
-        return _sqlite(rest, chosen, options)
+        return _sqlite(rest, policies_or_default, options)
     if scheme in _REDIS:
-        return _redis(url, chosen, options)
-    raise ConfigurationError(f"no engine for a store at {_shown(url)!r}, use memory:, sqlite:PATH or redis://HOST")
+        return _redis(url, policies_or_default, options)
+    raise ConfigurationError(f"no engine for a store at {_public_url(url)!r}, use memory:, sqlite:PATH or redis://HOST")
 
 
 def store_of(settings: Settings, policies: Policies) -> Store:
@@ -46,8 +46,8 @@ def _engine_of(settings: Settings, policies: Policies) -> Store:
     if settings.store_url.startswith("memory:"):
         return open_store(settings.store_url, policies)
     if settings.store_url.startswith("sqlite:"):
-        allowed = settings.allow_network_filesystem
-        return open_store(settings.store_url, policies, allow_network_filesystem=allowed)
+        on_network = settings.allow_network_filesystem
+        return open_store(settings.store_url, policies, allow_network_filesystem=on_network)
     return open_store(
         settings.store_url,
         policies,
@@ -83,7 +83,7 @@ def _redis(url: str, policies: Policies, options: dict[str, Any]) -> Store:
     return RedisStore(url, policies, **options)
 
 
-def _shown(url: str) -> str:
+def _public_url(url: str) -> str:
     """A URL without its user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -32,17 +32,17 @@ class AesCodec:
             raise ConfigurationError(f"a key has an id of 1 to 32 of A-Z a-z 0-9 _ . - and {KEY} bytes")
         self.keys: Sequence[str] = tuple(keys)
         aead = _aead()
-        self._ciphers = {name: aead(_derived(key, b"seal")) for name, key in keys.items()}
-        self._nonces = {name: _derived(key, b"nonce") for name, key in keys.items()}
+        self._ciphers = {name: aead(_derive(key, b"seal")) for name, key in keys.items()}
+        self._nonces = {name: _derive(key, b"nonce") for name, key in keys.items()}
 
     def seal(self, plain: bytes, *, about: bytes, key: str) -> bytes:
-        framed = len(about).to_bytes(8, "big") + about + plain
-        nonce = hmac.digest(self._nonces[key], framed, "sha256")[:NONCE]
+        nonce_input = len(about).to_bytes(8, "big") + about + plain
+        nonce = hmac.digest(self._nonces[key], nonce_input, "sha256")[:NONCE]
         return nonce + bytes(self._ciphers[key].encrypt(nonce, plain, about))
 
-    def open(self, sealed: bytes, *, about: bytes, key: str) -> bytes:
+    def open(self, token: bytes, *, about: bytes, key: str) -> bytes:
         try:
-            return bytes(self._ciphers[key].decrypt(sealed[:NONCE], sealed[NONCE:], about))
+            return bytes(self._ciphers[key].decrypt(token[:NONCE], token[NONCE:], about))
         except Exception as error:  # InvalidTag, or too short: nothing else is of use to know
             raise ValueError("it does not open") from error
 
@@ -65,10 +65,10 @@ def codec_of(text: str) -> AesCodec:
     return AesCodec(keys)
 
 
-def _derived(key: bytes, purpose: bytes) -> bytes:
+def _derive(key: bytes, purpose: bytes) -> bytes:
     """One key for each purpose: HKDF with SHA-256, its one block (RFC 5869)."""
-    extracted = hmac.digest(b"turnkeep store", key, hashlib.sha256)
-    return hmac.digest(extracted, purpose + b"\x01", hashlib.sha256)
+    pseudorandom = hmac.digest(b"turnkeep store", key, hashlib.sha256)
+    return hmac.digest(pseudorandom, purpose + b"\x01", hashlib.sha256)
 
 
 def _aead() -> Any:

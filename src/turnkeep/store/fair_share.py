@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def next_tenant(ready: Mapping[str, float], served: Mapping[str, float], floor: float) -> str:
+def next_tenant(ready: Mapping[str, float], served_by_tenant: Mapping[str, float], floor: float) -> str:
     """The tenant to serve: `ready` maps each tenant with a ready thread to its earliest `due`, which breaks ties, then
     the name does.
     """
-    return min(ready, key=lambda tenant: (max(served.get(tenant, 0.0), floor), ready[tenant], tenant))
+    return min(ready, key=lambda tenant: (max(served_by_tenant.get(tenant, 0.0), floor), ready[tenant], tenant))
 
 
-def charge(tenant: str, weight: float, served: Mapping[str, float], floor: float) -> tuple[float, float]:
+def charge(tenant: str, weight: float, served_by_tenant: Mapping[str, float], floor: float) -> tuple[float, float]:
     """One claim for this tenant: what it has been served now, and the new floor."""
-    start = max(served.get(tenant, 0.0), floor)
+    start = max(served_by_tenant.get(tenant, 0.0), floor)
     return start + 1.0 / weight, start

@@ -30,16 +30,16 @@ def random_ids(purpose: str) -> str:  # the default `Ids`: unguessable for every
 
 def partition_of(address: Address) -> int:
     """Where the thread of this address is kept: what its thread id says if the channel is one, else by its name."""
-    if (said := partition_of_thread_id(address.channel)) is not None:
-        return said
+    if (partition := partition_of_thread_id(address.channel)) is not None:
+        return partition
     name = f"{address.tenant}\0{address.queue}\0{address.channel}"
     return crc32(name.encode("utf-8", "surrogatepass")) % PARTITIONS
 
 
 def partition_of_thread_id(thread_id: str) -> int | None:
     """The partition that one of our thread ids carries; None for any other string."""
-    found = _CARRIES_PARTITION.fullmatch(thread_id)
-    return int(found[1], 16) if found else None
+    match = _CARRIES_PARTITION.fullmatch(thread_id)
+    return int(match[1], 16) if match else None
 
 
 def new_thread_id(ids: Ids, address: Address) -> str:

@@ -19,23 +19,23 @@ TRIM_EVERY = 64
 def trim_log(log: Sequence[Event], live_from: int | None, policy: Policy, now: float) -> tuple[list[Event], int]:
     """What is kept of a log, and the highest offset that was removed or rolled (0 for none)."""
     start = len(log) if live_from is None else next((i for i, e in enumerate(log) if e.offset >= live_from), len(log))
-    past, aged = _aged(log[:start], policy, now)
-    live, rolled = _rolled(log[start:], policy)
-    return past + live, max(aged, rolled)
+    past, aged_through = _drop_aged(log[:start], policy, now)
+    live, rolled_through = _roll_deltas(log[start:], policy)
+    return past + live, max(aged_through, rolled_through)
 
 
-def _aged(past: Sequence[Event], policy: Policy, now: float) -> tuple[list[Event], int]:
+def _drop_aged(past: Sequence[Event], policy: Policy, now: float) -> tuple[list[Event], int]:
     """The newest events within the age, and beyond them the last final ones."""
     recent = max(0, len(past) - policy.log_events)
     while recent < len(past) and past[recent].at < now - policy.log_age:
         recent += 1
     finals = [e for e in past[:recent] if e.is_final][-policy.log_events :]
-    kept = {e.offset for e in finals}
-    removed = max((e.offset for e in past[:recent] if e.offset not in kept), default=0)
-    return finals + list(past[recent:]), removed
+    kept_offsets = {e.offset for e in finals}
+    removed_through = max((e.offset for e in past[:recent] if e.offset not in kept_offsets), default=0)
+    return finals + list(past[recent:]), removed_through
 
 
-def _rolled(live: Sequence[Event], policy: Policy) -> tuple[list[Event], int]:
+def _roll_deltas(live: Sequence[Event], policy: Policy) -> tuple[list[Event], int]:
     """The run in progress, with all but its newest deltas told by one snapshot in the place of the last rolled one."""
     deltas = [i for i, e in enumerate(live) if e.kind == "delta"]
     surplus = len(deltas) - policy.log_events

@@ -58,14 +58,14 @@ def thread_record(thread: Thread, policy: Policy) -> ThreadRecord:
     )
 
 
-def message_record(thread: Thread, message_id: str, known: AcceptedId) -> MessageRecord:
+def message_record(thread: Thread, message_id: str, accepted_id: AcceptedId) -> MessageRecord:
     """Of an open message where it is now, of a settled one how it ended."""
-    found = turns.status_of(thread, message_id)
-    if found is None:
-        return known.record(message_id, None)
-    status, message = found
+    open_status = turns.status_of(thread, message_id)
+    if open_status is None:
+        return accepted_id.record(message_id, None)
+    status, message = open_status
     run_id = thread.run_id if status == "running" else None
-    return MessageRecord(message, message_id, status, known.receipt, run_id, steer=known.steer)
+    return MessageRecord(message, message_id, status, accepted_id.receipt, run_id, steer=accepted_id.steer)
 
 
 def current_run(thread: Thread) -> RunRecord | None:
@@ -76,7 +76,7 @@ def current_run(thread: Thread) -> RunRecord | None:
     return RunRecord(
         thread.run_id,
         _RUN_STATUS.get(thread.state, "queued"),  # type: ignore[arg-type]  # values are run statuses
-        tuple(opened.message.message_id for opened in batch),
+        tuple(envelope.message.message_id for envelope in batch),
         thread.attempt,
         thread.first_claimed_at,
         usage=thread.spent,
@@ -86,7 +86,7 @@ def current_run(thread: Thread) -> RunRecord | None:
 
 def ages(active: Iterable[float], now: float) -> dict[str, int]:
     """Threads by last activity, each in the first age that holds it."""
-    found = dict.fromkeys([*_AGES, "older"], 0)
+    counts = dict.fromkeys([*_AGES, "older"], 0)
     for at in active:
-        found[next((name for name, age in _AGES.items() if now - at <= age), "older")] += 1
-    return found
+        counts[next((name for name, age in _AGES.items() if now - at <= age), "older")] += 1
+    return counts

@@ -60,7 +60,7 @@ class Codec(Protocol):
 
     def seal(self, plain: bytes, *, about: bytes, key: str) -> bytes: ...
 
-    def open(self, sealed: bytes, *, about: bytes, key: str) -> bytes: ...
+    def open(self, token: bytes, *, about: bytes, key: str) -> bytes: ...
 
 
 class Seal:
@@ -76,8 +76,8 @@ class Seal:
     def text(self, plain: str) -> str:
         if not plain:
             return plain
-        sealed = self._codec.seal(plain.encode("utf-8", "surrogatepass"), about=self._about, key=self._key)
-        return f"tks1:{self._key}:{base64.urlsafe_b64encode(sealed).decode().rstrip('=')};"
+        cipher = self._codec.seal(plain.encode("utf-8", "surrogatepass"), about=self._about, key=self._key)
+        return f"tks1:{self._key}:{base64.urlsafe_b64encode(cipher).decode().rstrip('=')};"
 
     def mapping(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """One token for all of it, its names as well."""
@@ -89,14 +89,14 @@ class Seal:
 
     def record(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """A journal record: the store reads its place, and through where it takes messages in."""
-        known = {name: plain[name] for name in ("n", "steered_through") if name in plain}
-        return known | self.mapping({name: value for name, value in plain.items() if name not in known})
+        readable = {name: plain[name] for name in ("n", "steered_through") if name in plain}
+        return readable | self.mapping({name: value for name, value in plain.items() if name not in readable})
 
     def whole(self, value: T, field: str = "") -> T:
         """A frozen dataclass, or a sequence of them."""
-        return self._sealed(value, field)  # type: ignore[no-any-return]
+        return self._seal_value(value, field)  # type: ignore[no-any-return]
 
-    def _sealed(self, value: Any, field: str) -> Any:
+    def _seal_value(self, value: Any, field: str) -> Any:
         if field in _NOT_TEXT:
             return value
         if isinstance(value, str):
@@ -104,42 +104,42 @@ class Seal:
         if isinstance(value, Mapping):
             return self.mapping(value)
         if isinstance(value, tuple | list):
-            return tuple(self._sealed(one, field) for one in value)
-        return _changed(value, self._sealed)
+            return tuple(self._seal_value(one, field) for one in value)
+        return _map_fields(value, self._seal_value)
 
     # ---------------------------------------------------------------- opening
 
-    def opened_text(self, sealed: str) -> str:
+    def open_text(self, text: str) -> str:
         """Every token in it opened. Raises `StoreUnsealable`."""
-        return _TOKEN.sub(self._opened_token, sealed) if "tks1:" in sealed else sealed
+        return _TOKEN.sub(self._open_token, text) if "tks1:" in text else text
 
     def unseal(self, value: T) -> T:
         """A value of any form with all its texts opened. Raises `StoreUnsealable`."""
-        return self._opened(value, "")  # type: ignore[no-any-return]
+        return self._open_value(value, "")  # type: ignore[no-any-return]
 
-    def _opened(self, value: Any, field: str) -> Any:
+    def _open_value(self, value: Any, field: str) -> Any:
         if isinstance(value, str):
-            return self.opened_text(value)
+            return self.open_text(value)
         if isinstance(value, Mapping):
-            return self._opened_mapping(value)
+            return self._open_mapping(value)
         if isinstance(value, tuple | list):
-            return type(value)(self._opened(one, field) for one in value)
-        return _changed(value, self._opened)
+            return type(value)(self._open_value(one, field) for one in value)
+        return _map_fields(value, self._open_value)
 
-    def _opened_mapping(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        others = {name: self._opened(one, name) for name, one in value.items() if name != WHOLE}
+    def _open_mapping(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        others = {name: self._open_value(one, name) for name, one in value.items() if name != WHOLE}
         whole = value.get(WHOLE)
         if isinstance(whole, str) and _TOKEN.fullmatch(whole):
-            return others | dict(json.loads(self.opened_text(whole)))
-        return others if whole is None else others | {WHOLE: self._opened(whole, WHOLE)}
+            return others | dict(json.loads(self.open_text(whole)))
+        return others if whole is None else others | {WHOLE: self._open_value(whole, WHOLE)}
 
-    def _opened_token(self, found: re.Match[str]) -> str:
-        key, text = found[1], found[2]
+    def _open_token(self, match: re.Match[str]) -> str:
+        key, text = match[1], match[2]
         if key not in self._codec.keys:
             raise StoreUnsealable(f"what is stored is sealed with key {key!r}, which is not among the keys: add it")
         try:
-            sealed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            return self._codec.open(sealed, about=self._about, key=key).decode("utf-8", "surrogatepass")
+            cipher = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            return self._codec.open(cipher, about=self._about, key=key).decode("utf-8", "surrogatepass")
         except (ValueError, binascii.Error):
             raise StoreUnsealable(
                 f"what is stored does not open with key {key!r}: another key has this id, or somebody changed it"
@@ -151,15 +151,15 @@ _NAMES: dict[type, tuple[str, ...]] = {}
 
 
 def _names_of(kind: type) -> tuple[str, ...]:
-    if (known := _NAMES.get(kind)) is None:
-        known = _NAMES[kind] = tuple(one.name for one in fields(kind)) if is_dataclass(kind) else ()
-    return known
+    if (names := _NAMES.get(kind)) is None:
+        names = _NAMES[kind] = tuple(one.name for one in fields(kind)) if is_dataclass(kind) else ()
+    return names
 
 
 _NO_TEXT = (int, float, bool)
 
 
-def _changed(value: Any, change: Any) -> Any:
+def _map_fields(value: Any, change: Any) -> Any:
     """A dataclass with its fields changed; anything else as it is. The hot path: one event per token."""
     changes = {}
     for name in _names_of(type(value)):

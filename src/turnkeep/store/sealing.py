@@ -62,10 +62,10 @@ class _Before:
         self._engine = engine
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._engine, name)
-        if callable(found):
-            setattr(self, name, found)
-        return found
+        member = getattr(self._engine, name)
+        if callable(member):
+            setattr(self, name, member)
+        return member
 
 
 class UnsealedStore(_Before):
@@ -96,9 +96,9 @@ class SealedStore(_Before):
 
     async def _check_keys(self) -> None:
         seal = self._seal(_PLACE)
-        found = await self._engine.get("setting", "", _NAME)
+        document = await self._engine.get("setting", "", _NAME)
         try:
-            if found is not None and seal.opened_text(str(found.body["word"])) != _WORD:
+            if document is not None and seal.open_text(str(document.body["word"])) != _WORD:
                 raise StoreUnsealable("the word that says so does not open")
         except StoreUnsealable as error:
             raise StoreMisconfigured(f"TURNKEEP_STORE_KEYS are not the keys of this store: {error}") from None
@@ -145,7 +145,7 @@ class SealedStore(_Before):
         claim = await self._engine.begin([self._of(one) for one in messages], owner=owner, lease=lease)
         return self._seal(claim.address).unseal(claim)
 
-    async def offered(self, claim: Claim) -> list[Message]:
+    async def list_offered(self, claim: Claim) -> list[Message]:
         return self._seal(claim.address).unseal(await self._engine.list_offered(claim))
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
@@ -162,8 +162,8 @@ class SealedStore(_Before):
         return await self._engine.fail(claim, self._seal(claim.address).whole(failure))
 
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
-        told = None if reason is None else self._seal(claim.address).whole(reason)
-        await self._engine.release(claim, delay=delay, reason=told)
+        reason_sealed = None if reason is None else self._seal(claim.address).whole(reason)
+        await self._engine.release(claim, delay=delay, reason=reason_sealed)
 
     async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
         await self._engine.hold(claim, self._seal(claim.address).whole(tuple(calls)), expires_in=expires_in)
@@ -216,15 +216,15 @@ class SealedStore(_Before):
     @asynccontextmanager
     async def follow(self) -> AsyncIterator[Follower]:
         async with self._engine.follow() as follower:
-            yield _OpenedFollower(follower, self._codec)
+            yield _UnsealingFollower(follower, self._codec)
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
-        found = await self._engine.deliveries(sink, partition, after=after, limit=limit)
-        return [self._seal(one.address).unseal(one) for one in found]
+        deliveries = await self._engine.deliveries(sink, partition, after=after, limit=limit)
+        return [self._seal(one.address).unseal(one) for one in deliveries]
 
     async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
-        found = await self._engine.parked_deliveries(sink, partition, positions)
-        return [self._seal(one.address).unseal(one) for one in found]
+        deliveries = await self._engine.parked_deliveries(sink, partition, positions)
+        return [self._seal(one.address).unseal(one) for one in deliveries]
 
     # ---------------------------------------------------------------- threads
 
@@ -240,8 +240,8 @@ class SealedStore(_Before):
     async def history(
         self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
     ) -> History:
-        found = await self._engine.history(address, tokens=tokens, items=items, before_turn=before_turn)
-        return self._seal(address).unseal(found)
+        history = await self._engine.history(address, tokens=tokens, items=items, before_turn=before_turn)
+        return self._seal(address).unseal(history)
 
     async def append(
         self,
@@ -254,13 +254,13 @@ class SealedStore(_Before):
         await self._engine.append(address, self._seal(address).whole(tuple(entries)), author=author, once=once)
 
     async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
-        told = self._seal(address).text(summary)
-        await self._engine.compact(address, through_turn=through_turn, summary=told, once=once)
+        token = self._seal(address).text(summary)
+        await self._engine.compact(address, through_turn=through_turn, summary=token, once=once)
 
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         seal = self._seal(address)
-        told = {name: seal.values(value) if name == "metadata" else value for name, value in changes.items()}
-        return seal.unseal(await self._engine.update(address, told, once=once))
+        tokens = {name: seal.values(value) if name == "metadata" else value for name, value in changes.items()}
+        return seal.unseal(await self._engine.update(address, tokens, once=once))
 
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
@@ -269,7 +269,7 @@ class SealedStore(_Before):
             yield self._seal(record.address).unseal(record)
 
 
-class _OpenedFollower:
+class _UnsealingFollower:
     """Opens what a follower is told."""
 
     def __init__(self, follower: Follower, codec: Codec) -> None:

@@ -13,7 +13,19 @@ from turnkeep.telemetry import SILENT, Meter
 
 MEASURED_OPERATIONS = frozenset(
     (
-        *("accept", "claim", "begin", "renew", "offered", "journal", "commit", "fail", "release", "hold", "decide"),
+        *(
+            "accept",
+            "claim",
+            "begin",
+            "renew",
+            "list_offered",
+            "journal",
+            "commit",
+            "fail",
+            "release",
+            "hold",
+            "decide",
+        ),
         *("cancel", "counts", "read", "history", "append", "thread", "reserve", "settle", "pace"),
     )
 )
@@ -26,7 +38,7 @@ def measure_store(store: Store, meter: Meter) -> Store:
         return store
     if isinstance(store, Rebuilding):
         meter.watch("partition_rebuilds", lambda: store.rebuilds)
-    return cast("Store", _Timed(store, meter))
+    return cast("Store", _MeasuredStore(store, meter))
 
 
 @runtime_checkable
@@ -37,7 +49,7 @@ class Rebuilding(Protocol):
     def rebuilds(self) -> int: ...
 
 
-class _Timed:
+class _MeasuredStore:
     """Passes everything on."""
 
     def __init__(self, store: Store, meter: Meter) -> None:
@@ -45,17 +57,17 @@ class _Timed:
         self._meter = meter
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._store, name)
+        member = getattr(self._store, name)
         if name in MEASURED_OPERATIONS:
-            found = self._measured(name, found)
-            setattr(self, name, found)
-        return found
+            member = self._measure(name, member)
+            setattr(self, name, member)
+        return member
 
-    def _measured(self, name: str, act: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _measure(self, name: str, act: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         meter = self._meter
 
         @functools.wraps(act)
-        async def measured(*args: Any, **options: Any) -> Any:
+        async def timed_act(*args: Any, **options: Any) -> Any:
             begun_at = time.perf_counter()
             try:
                 result = await act(*args, **options)
@@ -65,4 +77,4 @@ class _Timed:
             meter.observe("store_seconds", time.perf_counter() - begun_at, operation=name)
             return result
 
-        return measured
+        return timed_act

@@ -201,7 +201,9 @@ class Thread:
         if self.calls:
             data["calls"] = [c.to_json() for c in self.calls]
         if self.settlements:
-            data["settlements"] = [[left.token, left.act, left.result] for left in self.settlements]
+            data["settlements"] = [
+                [settlement.token, settlement.act, settlement.result] for settlement in self.settlements
+            ]
         if self.options != _NO_OPTIONS:
             data["options"] = asdict(self.options)
         for name in ("usage", "spent"):
@@ -215,7 +217,7 @@ class Thread:
         values = dict(data)
         values["address"] = Address(*data["address"])
         values["calls"] = [HeldCall(**c) for c in data.get("calls", ())]
-        values["settlements"] = [Settlement(*left) for left in data.get("settlements", ())]
+        values["settlements"] = [Settlement(*settlement) for settlement in data.get("settlements", ())]
         values["options"] = ThreadOptions(**data.get("options", {}))
         for name in ("usage", "spent"):
             values[name] = Usage.from_json(data[name]) if name in data else _NO_USAGE

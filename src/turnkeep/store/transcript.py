@@ -52,23 +52,23 @@ def newest(
 ) -> History:
     """The newest whole turns within the limits; stops at the first turn that does not fit."""
     older = [e for e in entries if before_turn is None or e.turn < before_turn]
-    taken: list[TranscriptEntry] = []
+    entries_taken: list[TranscriptEntry] = []
     for _, group in _by_turn(reversed(older)):
-        if not _fits(taken, group, tokens, items):
+        if not _fits(entries_taken, group, tokens, items):
             break
-        taken += group
-    return History(tuple(reversed(taken)), summary, complete=len(taken) == len(older))
+        entries_taken += group
+    return History(tuple(reversed(entries_taken)), summary, complete=len(entries_taken) == len(older))
 
 
 def _fits(
-    taken: Sequence[TranscriptEntry], group: Sequence[TranscriptEntry], tokens: int | None, items: int | None
+    entries_taken: Sequence[TranscriptEntry], group: Sequence[TranscriptEntry], tokens: int | None, items: int | None
 ) -> bool:
-    if items is not None and len(taken) + len(group) > items:
+    if items is not None and len(entries_taken) + len(group) > items:
         return False
-    return tokens is None or sum(e.tokens for e in taken) + sum(e.tokens for e in group) <= tokens
+    return tokens is None or sum(e.tokens for e in entries_taken) + sum(e.tokens for e in group) <= tokens
 
 
-def last_asked(entries: Sequence[TranscriptEntry]) -> list[TranscriptEntry]:
+def last_user_turn(entries: Sequence[TranscriptEntry]) -> list[TranscriptEntry]:
     """The entries of the last turn that holds user items."""
     for _, group in _by_turn(reversed(entries)):
         if any(e.item.kind == "user" for e in group):

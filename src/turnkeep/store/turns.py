@@ -55,29 +55,29 @@ SETTLEMENTS = 4
 
 
 def accept(
-    thread: Thread, message: Message, known: AcceptedId | None, policy: Policy, now: float, max_inbox: int | None = None
+    thread: Thread, message: Message, prior: AcceptedId | None, policy: Policy, now: float, max_inbox: int | None = None
 ) -> Receipt:
     """Take one message in, or say why not."""
-    if known is not None:
-        return _repeated(known, message)
+    if prior is not None:
+        return _repeat_receipt(prior, message)
     ripen(thread, policy, now)
     if len(thread.inbox) + len(thread.delayed) >= (policy.max_inbox if max_inbox is None else max_inbox):
         raise InboxFull(
             f"{len(thread.inbox) + len(thread.delayed)} messages wait on this channel already, wait for an answer"
         )
-    opened = _opened(thread, message, policy)
-    delayed = message.not_before is not None and message.not_before > now
-    if opened.message.on_busy == "reject" and thread.is_busy and not delayed:
+    envelope = _envelope_of(thread, message, policy)
+    is_delayed = message.not_before is not None and message.not_before > now
+    if envelope.message.on_busy == "reject" and thread.is_busy and not is_delayed:
         raise ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
     thread.messages += 1
     thread.active_at = now
     thread.out.changed_ids.add(message.message_id)
-    if delayed:
-        _delay(thread, opened)
+    if is_delayed:
+        _delay(thread, envelope)
     else:
-        _join(thread, opened, policy, now)
-    thread.emit(_accepted(opened.message, thread), now)
-    receipt = _receipt(thread, opened, now, delayed=delayed)
+        _join(thread, envelope, policy, now)
+    thread.emit(_accepted_event(envelope.message, thread), now)
+    receipt = _receipt(thread, envelope, now, is_delayed=is_delayed)
     thread.out.accepted_ids[message.message_id] = AcceptedId(digest(message.content), receipt, steer=receipt.steer)
     return receipt
 
@@ -87,13 +87,13 @@ def by_store_time(message: Message, of_day: Callable[[float], float]) -> Message
     return message if message.not_before is None else message.but(not_before=of_day(message.not_before))
 
 
-def _repeated(known: AcceptedId, message: Message) -> Receipt:
-    if known.digest != digest(message.content):
+def _repeat_receipt(prior: AcceptedId, message: Message) -> Receipt:
+    if prior.digest != digest(message.content):
         raise MessageConflict(f"message id {message.message_id!r} was used for another text, use a new id")
-    return replace(known.receipt, repeated=True)
+    return replace(prior.receipt, repeated=True)
 
 
-def _opened(thread: Thread, message: Message, policy: Policy) -> InboxMessage:
+def _envelope_of(thread: Thread, message: Message, policy: Policy) -> InboxMessage:
     """The message with what counts for it fixed: its own values, else the thread's, else the queue's."""
     options = thread.options
     window = _first(message.window, options.window, policy.window)
@@ -109,31 +109,31 @@ def _first(*values: float | None) -> float:
     return next(v for v in values if v is not None)
 
 
-def _delay(thread: Thread, opened: InboxMessage) -> None:
-    thread.delayed.append(opened)
+def _delay(thread: Thread, envelope: InboxMessage) -> None:
+    thread.delayed.append(envelope)
     thread.delayed.sort(key=lambda o: o.message.not_before or 0.0)
 
 
-def _join(thread: Thread, opened: InboxMessage, policy: Policy, arrival: float) -> None:
+def _join(thread: Thread, envelope: InboxMessage, policy: Policy, arrival: float) -> None:
     """Put a message at the end of the inbox: this is its arrival and its place in order."""
-    opened.message = opened.message.but(arrival=arrival, seq=thread.next_seq)
+    envelope.message = envelope.message.but(arrival=arrival, seq=thread.next_seq)
     thread.next_seq += 1
-    thread.inbox.append(opened)
-    thread.out.changed_ids.add(opened.message.message_id)
+    thread.inbox.append(envelope)
+    thread.out.changed_ids.add(envelope.message.message_id)
     if thread.is_busy:
-        _ask_for_turn(thread, opened, arrival)
+        _ask_for_turn(thread, envelope, arrival)
         return
     thread.state = "waiting"
     thread.due = _window_end(thread, policy, arrival)
 
 
-def _ask_for_turn(thread: Thread, opened: InboxMessage, now: float) -> None:
+def _ask_for_turn(thread: Thread, envelope: InboxMessage, now: float) -> None:
     """What a message asks of a busy thread."""
-    asks = opened.message.on_busy
+    asks = envelope.message.on_busy
     if asks == "queue":
-        opened.alone = True
+        envelope.alone = True
     elif asks == "steer" and thread.state == "leased":
-        opened.steer = "asked"
+        envelope.steer = "asked"
         thread.out.nudge = thread.owner
     elif asks in ("interrupt", "rollback"):
         _stop(thread, "interrupt" if asks == "interrupt" else "rollback", now)
@@ -152,16 +152,16 @@ def _stop(thread: Thread, stop: Stop, now: float) -> None:
         thread.calls = [c if c.decision else replace(c, decision="declined") for c in thread.calls]
 
 
-def _accepted(message: Message, thread: Thread) -> Event:
+def _accepted_event(message: Message, thread: Thread) -> Event:
     return Event(
         "accepted", (message.message_id,), text=message.text, policy=message.on_busy, thread_id=thread.thread_id
     )
 
 
-def _receipt(thread: Thread, opened: InboxMessage, now: float, *, delayed: bool) -> Receipt:
-    message = opened.message
+def _receipt(thread: Thread, envelope: InboxMessage, now: float, *, is_delayed: bool) -> Receipt:
+    message = envelope.message
     due_in: float | None = None
-    if delayed:
+    if is_delayed:
         due_in = (message.not_before or now) - now
     elif thread.state == "waiting" and not thread.paused and thread.due is not None:
         due_in = max(0.0, thread.due - now)
@@ -169,11 +169,11 @@ def _receipt(thread: Thread, opened: InboxMessage, now: float, *, delayed: bool)
         channel=message.address.channel,
         message_id=message.message_id,
         thread_id=thread.thread_id,
-        status="delayed" if delayed else "accepted",
-        position=len(thread.inbox) + (thread.delayed.index(opened) + 1 if delayed else 0),
+        status="delayed" if is_delayed else "accepted",
+        position=len(thread.inbox) + (thread.delayed.index(envelope) + 1 if is_delayed else 0),
         due_in=due_in,
         idempotent=not message.minted,
-        steer="accepted" if opened.steer else None,
+        steer="accepted" if envelope.steer else None,
     )
 
 
@@ -183,18 +183,18 @@ def _receipt(thread: Thread, opened: InboxMessage, now: float, *, delayed: bool)
 def ripen(thread: Thread, policy: Policy, now: float) -> None:
     """Messages whose `not_before` has come join the inbox, each at its own moment."""
     while thread.delayed and (thread.delayed[0].message.not_before or 0.0) <= now:
-        opened = thread.delayed.pop(0)
-        _join(thread, opened, policy, opened.message.not_before or now)
+        envelope = thread.delayed.pop(0)
+        _join(thread, envelope, policy, envelope.message.not_before or now)
 
 
 def _batch_size(thread: Thread, policy: Policy) -> int:
     """How many messages one run takes: a message that wants a batch of its own has one, else up to the limits."""
     size = 0
-    for count, opened in enumerate(thread.inbox):
-        size += opened.size
-        if count and (opened.alone or count == policy.max_batch or size > policy.max_batch_bytes):
+    for count, envelope in enumerate(thread.inbox):
+        size += envelope.size
+        if count and (envelope.alone or count == policy.max_batch or size > policy.max_batch_bytes):
             return count
-        if opened.alone:
+        if envelope.alone:
             return 1
     return len(thread.inbox)
 
@@ -204,7 +204,7 @@ def _window_end(thread: Thread, policy: Policy, now: float) -> float:
     is asked or nobody can join any more.
     """
     count = _batch_size(thread, policy)
-    batch = [opened.message for opened in thread.inbox[:count]]
+    batch = [envelope.message for envelope in thread.inbox[:count]]
     is_full = count < len(thread.inbox) or count >= policy.max_batch or thread.inbox[0].alone
     if is_full or thread.flushed or any(m.flush for m in batch):
         return _no_later(thread, now)
@@ -257,15 +257,15 @@ def claim(
 
 
 def begin(
-    thread: Thread, messages: Sequence[Message], known: Sequence[AcceptedId | None], policy: Policy, now: float,
+    thread: Thread, messages: Sequence[Message], priors: Sequence[AcceptedId | None], policy: Policy, now: float,
     *, owner: str, lease: float, token: str, run_id: str,
 ) -> Claim:  # fmt: skip
     """Accept and claim in one act."""
     ripen(thread, policy, now)
     if thread.is_busy or thread.paused:
         raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
-    for message, seen in zip(messages, known, strict=True):
-        if seen is not None or message.message_id in thread.out.accepted_ids:
+    for message, prior in zip(messages, priors, strict=True):
+        if prior is not None or message.message_id in thread.out.accepted_ids:
             raise MessageConflict(f"message id {message.message_id!r} was used before, use a new id")
         accept(thread, message.but(flush=True, not_before=None), None, policy, now)
     if _batch_size(thread, policy) < len(thread.inbox):
@@ -291,10 +291,10 @@ def _let_go(thread: Thread, now: float) -> None:
     if not thread.frozen:
         thread.batch = 0
         _defer_steering(thread, thread.run_id, now)
-    for opened in thread.inbox[thread.batch :]:
-        if opened.steer == "offered":
-            opened.steer = "asked"
-            thread.out.changed_ids.add(opened.message.message_id)
+    for envelope in thread.inbox[thread.batch :]:
+        if envelope.steer == "offered":
+            envelope.steer = "asked"
+            thread.out.changed_ids.add(envelope.message.message_id)
 
 
 def _lease(thread: Thread, policy: Policy, now: float, owner: str, lease: float, token: str, run_id: str) -> Claim:
@@ -311,10 +311,8 @@ def _lease(thread: Thread, policy: Policy, now: float, owner: str, lease: float,
     thread.flushed, thread.typed_at = False, None
     thread.active_at = now
     if thread.stop is None:
-        started = Event(
-            "started", _ids(thread), run_id=thread.run_id, attempt=thread.attempt, thread_id=thread.thread_id
-        )
-        thread.emit(started, now)
+        event = Event("started", _ids(thread), run_id=thread.run_id, attempt=thread.attempt, thread_id=thread.thread_id)
+        thread.emit(event, now)
         thread.live_from = thread.top
     return current_claim(thread)
 
@@ -383,12 +381,12 @@ def list_offered(thread: Thread, claim: Claim) -> list[Message]:
     steering = [i for i, o in enumerate(thread.inbox) if o.steer and i >= thread.batch]
     if not steering:
         return []
-    taken = thread.inbox[thread.batch : steering[-1] + 1]
-    for opened in taken:
-        if opened.steer != "offered":
-            opened.steer = "offered"
-            thread.out.changed_ids.add(opened.message.message_id)
-    return [opened.message for opened in taken]
+    batch_addition = thread.inbox[thread.batch : steering[-1] + 1]
+    for envelope in batch_addition:
+        if envelope.steer != "offered":
+            envelope.steer = "offered"
+            thread.out.changed_ids.add(envelope.message.message_id)
+    return [envelope.message for envelope in batch_addition]
 
 
 def journal(thread: Thread, claim: Claim, records: Sequence[Record], now: float) -> None:
@@ -407,9 +405,9 @@ def journal(thread: Thread, claim: Claim, records: Sequence[Record], now: float)
 
 
 def _take_steered(thread: Thread, through: int, now: float) -> None:
-    taken = [o for o in thread.inbox[thread.batch :] if o.message.seq <= through]
-    thread.batch += len(taken)
-    _end_steering(thread, taken, "applied", thread.run_id, now)
+    envelopes = [o for o in thread.inbox[thread.batch :] if o.message.seq <= through]
+    thread.batch += len(envelopes)
+    _end_steering(thread, envelopes, "applied", thread.run_id, now)
 
 
 def _defer_steering(thread: Thread, run_id: str | None, now: float) -> None:
@@ -419,17 +417,19 @@ def _defer_steering(thread: Thread, run_id: str | None, now: float) -> None:
 
 def _end_steering(
     thread: Thread,
-    ended: Sequence[InboxMessage],
+    envelopes: Sequence[InboxMessage],
     outcome: Literal["applied", "deferred"],
     run_id: str | None,
     now: float,
 ) -> None:
-    for opened in ended:
-        opened.steer = ""
-        thread.out.changed_ids.add(opened.message.message_id)
-        thread.out.accepted_ids[opened.message.message_id] = AcceptedId("", _no_receipt(thread, opened), steer=outcome)
-    if ended:
-        ids = tuple(o.message.message_id for o in ended)
+    for envelope in envelopes:
+        envelope.steer = ""
+        thread.out.changed_ids.add(envelope.message.message_id)
+        thread.out.accepted_ids[envelope.message.message_id] = AcceptedId(
+            "", _no_receipt(thread, envelope), steer=outcome
+        )
+    if envelopes:
+        ids = tuple(o.message.message_id for o in envelopes)
         thread.emit(Event("steered", ids, run_id=run_id, outcome=outcome), now)
 
 
@@ -446,11 +446,11 @@ def publish(thread: Thread, claim: Claim, n: int, events: Sequence[Event], now: 
 # ---------------------------------------------------------------- settling
 
 
-def _settled(thread: Thread, claim: Claim, act: str) -> Settlement | None:
+def _find_settlement(thread: Thread, claim: Claim, act: str) -> Settlement | None:
     """The result left behind, if this claim was settled by this act before."""
-    for left in thread.settlements:
-        if left.token == claim.token and left.act == act:
-            return left
+    for settlement in thread.settlements:
+        if settlement.token == claim.token and settlement.act == act:
+            return settlement
     _check(thread, claim)
     return None
 
@@ -460,51 +460,51 @@ def _leave(thread: Thread, settlement: Settlement) -> None:
     thread.settlements = [settlement, *thread.settlements][:SETTLEMENTS]
 
 
-def commit(thread: Thread, claim: Claim, done: Commit, policy: Policy, now: float) -> Remainder:
-    if last := _settled(thread, claim, "commit"):
+def commit(thread: Thread, claim: Claim, end: Commit, policy: Policy, now: float) -> Remainder:
+    if last := _find_settlement(thread, claim, "commit"):
         return Remainder(*last.result)
     ids = _ids(thread)
-    status: MessageStatus = "cancelled" if done.outcome == "cancelled" else "answered"
-    usage = done.usage + thread.spent
+    status: MessageStatus = "cancelled" if end.outcome == "cancelled" else "answered"
+    usage = end.usage + thread.spent
     thread.turns += 1
-    thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in done.entries]
+    thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in end.entries]
     thread.usage += usage
     thread.out.completed_count += len(ids)
-    run = _run_record(thread, now, status=done.outcome, usage=usage, model=done.model)
+    run = _run_record(thread, now, status=end.outcome, usage=usage, model=end.model)
     _close(thread, thread.batch, status, policy, now)
-    completed = Event(
-        "completed", ids, text=done.text, run_id=claim.run_id, attempt=claim.attempt, outcome=done.outcome, usage=usage
+    event = Event(
+        "completed", ids, text=end.text, run_id=claim.run_id, attempt=claim.attempt, outcome=end.outcome, usage=usage
     )
     _end_run(thread, run)
     _defer_steering(thread, claim.run_id, now)
-    thread.emit(completed, now)
+    thread.emit(event, now)
     _rest(thread, policy, now)
-    left = Remainder(len(thread.inbox), thread.wake)
-    _leave(thread, Settlement(claim.token, "commit", [left.messages, left.due]))
-    return left
+    remainder = Remainder(len(thread.inbox), thread.wake)
+    _leave(thread, Settlement(claim.token, "commit", [remainder.messages, remainder.due]))
+    return remainder
 
 
 def _close(thread: Thread, count: int, status: MessageStatus, policy: Policy, now: float) -> None:
     """The first messages of the inbox are open no more."""
     ids = tuple(o.message.message_id for o in thread.inbox[:count])
-    for opened in thread.inbox[:count]:
-        _remember(thread, opened, status, policy, now, ids)
+    for envelope in thread.inbox[:count]:
+        _remember(thread, envelope, status, policy, now, ids)
     del thread.inbox[:count]
 
 
 def _remember(
     thread: Thread,
-    opened: InboxMessage,
+    envelope: InboxMessage,
     status: MessageStatus,
     policy: Policy,
     now: float,
     covers: tuple[str, ...] = (),
 ) -> None:
     """Engines merge this into what they know of the id: digest and receipt stay those of the first acceptance."""
-    message_id = opened.message.message_id
+    message_id = envelope.message.message_id
     thread.out.removed_ids.add(message_id)
     thread.out.changed_ids.discard(message_id)
-    before = thread.out.accepted_ids.get(message_id) or AcceptedId("", _no_receipt(thread, opened))
+    before = thread.out.accepted_ids.get(message_id) or AcceptedId("", _no_receipt(thread, envelope))
     thread.out.accepted_ids[message_id] = replace(
         before,
         status=status,
@@ -515,9 +515,9 @@ def _remember(
     )
 
 
-def _no_receipt(thread: Thread, opened: InboxMessage) -> Receipt:
+def _no_receipt(thread: Thread, envelope: InboxMessage) -> Receipt:
     """Stands where the receipt of the first acceptance will be put back by `merge_known`."""
-    return Receipt(thread.address.channel, opened.message.message_id, thread.thread_id, "accepted", 0, None)
+    return Receipt(thread.address.channel, envelope.message.message_id, thread.thread_id, "accepted", 0, None)
 
 
 def merge_known(old: AcceptedId | None, new: AcceptedId) -> AcceptedId:
@@ -569,7 +569,7 @@ def _run_record(
 
 def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: float) -> FailOutcome:
     """Dead letters get their `dead_id` from the engine. A stop that came meanwhile is obeyed by the next claimant."""
-    if last := _settled(thread, claim, "fail"):
+    if last := _find_settlement(thread, claim, "fail"):
         outcome: FailOutcome = last.result
         return outcome
     oldest = thread.inbox[0]
@@ -591,7 +591,7 @@ def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: fl
 
 
 def _retry(thread: Thread, claim: Claim, fault: TurnFault, at: float, now: float) -> None:
-    thread.emit(_told("retrying", thread, claim, fault), now)
+    thread.emit(_run_event("retrying", thread, claim, fault), now)
     thread.frozen = True
     _let_go(thread, now)
     thread.due = now if thread.stop else at
@@ -599,10 +599,10 @@ def _retry(thread: Thread, claim: Claim, fault: TurnFault, at: float, now: float
 
 def _split(thread: Thread, claim: Claim, fault: TurnFault, now: float) -> None:
     """One attempt each, in order, so that a poison message does not take its neighbours along."""
-    thread.emit(_told("retrying", thread, claim, fault), now)
-    for opened in thread.inbox[: thread.batch]:
-        opened.alone = opened.last_chance = True
-        thread.out.changed_ids.add(opened.message.message_id)
+    thread.emit(_run_event("retrying", thread, claim, fault), now)
+    for envelope in thread.inbox[: thread.batch]:
+        envelope.alone = envelope.last_chance = True
+        thread.out.changed_ids.add(envelope.message.message_id)
     thread.usage += thread.spent
     _end_run(thread, None)
     _defer_steering(thread, claim.run_id, now)
@@ -621,7 +621,7 @@ def _die(thread: Thread, claim: Claim, fault: TurnFault, policy: Policy, now: fl
         for o in thread.inbox[: thread.batch]
     ]
     thread.out.failed_count += len(ids)
-    dead = _told("dead", thread, claim, fault)
+    dead = _run_event("dead", thread, claim, fault)
     _close(thread, thread.batch, "dead", policy, now)
     _end_run(thread, run)
     _defer_steering(thread, claim.run_id, now)
@@ -629,29 +629,29 @@ def _die(thread: Thread, claim: Claim, fault: TurnFault, policy: Policy, now: fl
     _rest(thread, policy, now)
 
 
-def _told(kind: Literal["retrying", "waiting", "dead"], thread: Thread, claim: Claim, fault: TurnFault) -> Event:
+def _run_event(kind: Literal["retrying", "waiting", "dead"], thread: Thread, claim: Claim, fault: TurnFault) -> Event:
     return Event(kind, _ids(thread), run_id=claim.run_id, attempt=claim.attempt, error=fault)
 
 
 def release(thread: Thread, claim: Claim, delay: float, reason: TurnFault | None, now: float) -> None:
-    if _settled(thread, claim, "release"):
+    if _find_settlement(thread, claim, "release"):
         return
     if reason is not None:
-        thread.emit(_told("waiting", thread, claim, reason), now)
+        thread.emit(_run_event("waiting", thread, claim, reason), now)
     _let_go(thread, now)
     thread.due = now if thread.stop else now + delay
     _leave(thread, Settlement(claim.token, "release"))
 
 
 def hold(thread: Thread, claim: Claim, calls: Sequence[HeldCall], expires_in: float, now: float) -> None:
-    if _settled(thread, claim, "hold"):
+    if _find_settlement(thread, claim, "hold"):
         return
     thread.frozen = True
     _let_go(thread, now)
     thread.state, thread.due = "held", now + expires_in
     thread.calls = list(calls)
-    told = tuple(call.to_json() for call in calls)
-    thread.emit(Event("held", _ids(thread), run_id=claim.run_id, attempt=claim.attempt, calls=told), now)
+    call_forms = tuple(call.to_json() for call in calls)
+    thread.emit(Event("held", _ids(thread), run_id=claim.run_id, attempt=claim.attempt, calls=call_forms), now)
     if thread.stop:
         _stop(thread, thread.stop, now)
     elif all(c.decision for c in calls):
@@ -660,10 +660,10 @@ def hold(thread: Thread, claim: Claim, calls: Sequence[HeldCall], expires_in: fl
 
 
 def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, now: float) -> HeldCall:
-    found = next((i for i, c in enumerate(thread.calls) if c.call_id == call_id), None)
-    if found is None:
+    place = next((i for i, c in enumerate(thread.calls) if c.call_id == call_id), None)
+    if place is None:
         raise NotFound(f"no call {call_id!r} waits on this thread")
-    call = thread.calls[found]
+    call = thread.calls[place]
     if call.digest != call_digest:
         raise Conflict(f"call {call_id!r} has other arguments (digest {call.digest}), decide on what is asked now")
     if call.decision is not None:
@@ -674,12 +674,12 @@ def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, n
         raise unfit(call_id, call.kind)
     if thread.state != "held":
         raise WrongState(f"call {call_id!r} waits no longer, its run is being stopped")
-    decided = replace(call, decision=decision.verdict, output=decision.output, by=decision.by)
-    thread.calls[found] = decided
-    thread.emit(Event("decided", _ids(thread), run_id=thread.run_id, calls=(decided.to_json(),)), now)
+    outcome = replace(call, decision=decision.verdict, output=decision.output, by=decision.by)
+    thread.calls[place] = outcome
+    thread.emit(Event("decided", _ids(thread), run_id=thread.run_id, calls=(outcome.to_json(),)), now)
     if all(c.decision for c in thread.calls):
         thread.due = _no_later(thread, now)
-    return decided
+    return outcome
 
 
 FOREIGN: Mapping[str, str] = {"approval": "output", "output": "approved"}
@@ -706,13 +706,13 @@ def cancel(thread: Thread, policy: Policy, now: float, *, drop_inbox: bool) -> b
     return stopping
 
 
-def _drop(thread: Thread, dropped: Sequence[InboxMessage], policy: Policy, now: float) -> None:
-    for opened in dropped:
-        _remember(thread, opened, "withdrawn", policy, now)
-        thread.emit(Event("withdrawn", (opened.message.message_id,)), now)
-    gone = {opened.message.message_id for opened in dropped}
-    thread.inbox = [o for o in thread.inbox if o.message.message_id not in gone]
-    thread.delayed = [o for o in thread.delayed if o.message.message_id not in gone]
+def _drop(thread: Thread, envelopes: Sequence[InboxMessage], policy: Policy, now: float) -> None:
+    for envelope in envelopes:
+        _remember(thread, envelope, "withdrawn", policy, now)
+        thread.emit(Event("withdrawn", (envelope.message.message_id,)), now)
+    message_ids = {envelope.message.message_id for envelope in envelopes}
+    thread.inbox = [o for o in thread.inbox if o.message.message_id not in message_ids]
+    thread.delayed = [o for o in thread.delayed if o.message.message_id not in message_ids]
     _after_removal(thread, policy, now)
 
 
@@ -722,47 +722,47 @@ def _after_removal(thread: Thread, policy: Policy, now: float) -> None:
 
 
 def withdraw(thread: Thread, message_id: str, policy: Policy, now: float) -> None:
-    opened = _unfrozen(thread, message_id, policy, now)
-    _drop(thread, [opened], policy, now)
+    envelope = _find_changeable(thread, message_id, policy, now)
+    _drop(thread, [envelope], policy, now)
 
 
 def edit(thread: Thread, message_id: str, content: Content, policy: Policy, now: float) -> Message:
-    opened = _unfrozen(thread, message_id, policy, now)
-    if opened.message.content == content:
-        return opened.message
-    opened.message = opened.message.but(content=content)
-    opened.size = opened.message.size
+    envelope = _find_changeable(thread, message_id, policy, now)
+    if envelope.message.content == content:
+        return envelope.message
+    envelope.message = envelope.message.but(content=content)
+    envelope.size = envelope.message.size
     thread.out.changed_ids.add(message_id)
-    thread.emit(Event("edited", (message_id,), text=opened.message.text), now)
-    return opened.message
+    thread.emit(Event("edited", (message_id,), text=envelope.message.text), now)
+    return envelope.message
 
 
-def _unfrozen(thread: Thread, message_id: str, policy: Policy, now: float) -> InboxMessage:
+def _find_changeable(thread: Thread, message_id: str, policy: Policy, now: float) -> InboxMessage:
     ripen(thread, policy, now)
-    for place, opened in enumerate([*thread.inbox, *thread.delayed]):
-        if opened.message.message_id == message_id:
-            if place < thread.batch or opened.steer == "offered":
+    for place, envelope in enumerate([*thread.inbox, *thread.delayed]):
+        if envelope.message.message_id == message_id:
+            if place < thread.batch or envelope.steer == "offered":
                 raise MessageFrozen(f"message {message_id!r} is being answered, send a new one")
-            return opened
+            return envelope
     raise NotFound(f"no message {message_id!r} waits on this channel")
 
 
-def late(known: AcceptedId | None, message_id: str, *, withdrawing: bool) -> None:
+def late(accepted_id: AcceptedId | None, message_id: str, *, withdrawing: bool) -> None:
     """Why a message that is not open cannot be changed; a withdrawal that is repeated has nothing left to do."""
-    if known is None:
+    if accepted_id is None:
         raise NotFound(f"no message {message_id!r} is known on this channel")
-    if not (withdrawing and known.status == "withdrawn"):
-        raise MessageFrozen(f"message {message_id!r} is {known.status}, send a new one")
+    if not (withdrawing and accepted_id.status == "withdrawn"):
+        raise MessageFrozen(f"message {message_id!r} is {accepted_id.status}, send a new one")
 
 
 def status_of(thread: Thread, message_id: str) -> tuple[MessageStatus, Message] | None:
     """Where an open message is now; None if it is not open."""
-    for place, opened in enumerate(thread.inbox):
-        if opened.message.message_id == message_id:
-            return ("running" if place < thread.batch else "waiting"), opened.message
-    for opened in thread.delayed:
-        if opened.message.message_id == message_id:
-            return "delayed", opened.message
+    for place, envelope in enumerate(thread.inbox):
+        if envelope.message.message_id == message_id:
+            return ("running" if place < thread.batch else "waiting"), envelope.message
+    for envelope in thread.delayed:
+        if envelope.message.message_id == message_id:
+            return "delayed", envelope.message
     return None
 
 
@@ -792,7 +792,7 @@ def append(thread: Thread, entries: Sequence[TranscriptEntry], author: str | Non
 
 
 def regenerate(
-    thread: Thread, asked: Sequence[TranscriptEntry], stem: str, policy: Policy, now: float
+    thread: Thread, last_turn: Sequence[TranscriptEntry], stem: str, policy: Policy, now: float
 ) -> list[Receipt]:
     """Accept once more what was said in a turn; `asked` are the entries of the last one that holds user items, which
     the engine removes with all later ones. The new ids begin with `stem`.
@@ -800,28 +800,28 @@ def regenerate(
     ripen(thread, policy, now)
     if thread.is_busy or thread.inbox:
         raise ThreadBusy(OTHERS_WAIT)
-    if not asked:
+    if not last_turn:
         raise NotFound(NOTHING_ASKED)
-    return [accept(thread, message, None, policy, now) for message in asked_again(thread.address, asked, stem)]
+    return [accept(thread, message, None, policy, now) for message in repeat_messages(thread.address, last_turn, stem)]
 
 
-def asked_again(address: Address, asked: Sequence[TranscriptEntry], stem: str) -> list[Message]:
+def repeat_messages(address: Address, last_turn: Sequence[TranscriptEntry], stem: str) -> list[Message]:
     """Messages like those that were said in a turn. They wait for nothing, whatever messages do on their thread."""
-    items = [entry.item for entry in asked if isinstance(entry.item, UserItem)]
+    items = [entry.item for entry in last_turn if isinstance(entry.item, UserItem)]
     return [
         Message(
             address,
             message_id_of(stem, place),
-            said.content,
-            instructions=said.instructions,
-            user_instructions=said.user_instructions,
-            model=said.model,
-            parameters=said.parameters,
-            metadata=said.metadata or {},
+            item.content,
+            instructions=item.instructions,
+            user_instructions=item.user_instructions,
+            model=item.model,
+            parameters=item.parameters,
+            metadata=item.metadata or {},
             on_busy="collect",
             flush=True,
         )
-        for place, said in enumerate(items)
+        for place, item in enumerate(items)
     ]
 
 
@@ -836,9 +836,9 @@ def _between_turns(thread: Thread) -> None:
 
 def update(thread: Thread, changes: Mapping[str, Any], now: float) -> None:
     """Change what people may set. A time to live that somebody set is never shortened by a later one."""
-    if unknown := set(changes) - {"assistant", "metadata", "options", "ttl"}:
+    if strange := set(changes) - {"assistant", "metadata", "options", "ttl"}:
         raise InvalidMessage(
-            f"a thread has no {', '.join(sorted(unknown))}, change assistant, metadata, options or ttl"
+            f"a thread has no {', '.join(sorted(strange))}, change assistant, metadata, options or ttl"
         )
     if "assistant" in changes:
         thread.assistant = changes["assistant"]
@@ -847,12 +847,12 @@ def update(thread: Thread, changes: Mapping[str, Any], now: float) -> None:
         thread.options = options if isinstance(options, ThreadOptions) else ThreadOptions(**options)
     if (ttl := changes.get("ttl")) is not None:
         thread.ttl = max(thread.ttl or 0.0, ttl)
-    merged = thread.metadata | dict(changes.get("metadata", {}))
-    thread.metadata = {name: value for name, value in merged.items() if value is not None}
+    metadata = thread.metadata | dict(changes.get("metadata", {}))
+    thread.metadata = {name: value for name, value in metadata.items() if value is not None}
     thread.active_at = now
 
 
-def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float, known: AcceptedId | None = None) -> Receipt:
+def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float, prior: AcceptedId | None = None) -> Receipt:
     """A new acceptance at the end of the inbox, under the same id; `known` is what was remembered of it, if anything:
     the digest stays that of the first text.
     """
@@ -862,6 +862,6 @@ def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float, know
             f"a message {message.message_id!r} waits on this channel already, redrive when it is settled"
         )
     receipt = accept(thread, message, None, policy, now, max_inbox=1 << 60)
-    if known is not None:
-        thread.out.accepted_ids[message.message_id].digest = known.digest
+    if prior is not None:
+        thread.out.accepted_ids[message.message_id].digest = prior.digest
     return receipt

@@ -48,8 +48,8 @@ class Feed:
         self._names: dict[Address, set[Address]] = {}
         self._notices: deque[Notice] = deque()
         self._owed: dict[Address, None] = {}
-        self._rung = asyncio.Event()
-        self._closed = False
+        self._news = asyncio.Event()
+        self._is_closed = False
 
     async def add(self, address: Address) -> None:
         self._names.setdefault(self._resolve(address), set()).add(address)
@@ -70,23 +70,23 @@ class Feed:
         else:
             self._owed |= dict.fromkeys(n.address for n in [*self._notices, notice])
             self._notices.clear()
-        self._rung.set()
+        self._news.set()
 
     def close(self) -> None:
-        self._closed = True
-        self._rung.set()
+        self._is_closed = True
+        self._news.set()
 
     def __aiter__(self) -> AsyncIterator[Notice]:
         return self
 
     async def __anext__(self) -> Notice:
-        while not self._closed:
+        while not self._is_closed:
             if self._notices:
                 return self._notices.popleft()
             if self._owed:
                 address = next(iter(self._owed))
                 del self._owed[address]
                 return Notice(address)
-            self._rung.clear()
-            await self._rung.wait()
+            self._news.clear()
+            await self._news.wait()
         raise StopAsyncIteration

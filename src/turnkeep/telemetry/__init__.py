@@ -24,7 +24,7 @@ class Meter(Protocol):
 
     def observe(self, name: str, value: float, **labels: str) -> None: ...
 
-    def watch(self, name: str, read: Callable[[], float]) -> Callable[[], None]:
+    def watch(self, name: str, gauge: Callable[[], float]) -> Callable[[], None]:
         """Ask for a value whenever somebody looks; the result ends that."""
         ...
 
@@ -38,7 +38,7 @@ class Silent:
     def observe(self, name: str, value: float, **labels: str) -> None:
         return
 
-    def watch(self, name: str, read: Callable[[], float]) -> Callable[[], None]:
+    def watch(self, name: str, gauge: Callable[[], float]) -> Callable[[], None]:
         return _nothing
 
 
@@ -75,12 +75,12 @@ def _as_record(_: Any, __: str, event: MutableMapping[str, Any]) -> tuple[tuple[
 
 def _where(error: BaseException) -> str:
     """Types and places of an error and its causes, without their words: those may be somebody's."""
-    told: list[str] = []
+    places: list[str] = []
     current: BaseException | None = error
-    while current is not None and len(told) < CAUSES:
-        told.append("".join(traceback.format_tb(current.__traceback__)) + type(current).__qualname__)
+    while current is not None and len(places) < CAUSES:
+        places.append("".join(traceback.format_tb(current.__traceback__)) + type(current).__qualname__)
         current = current.__cause__ or current.__context__
-    return "\n".join(told)
+    return "\n".join(places)
 
 
 def configure_logging(*, level: str = "info", format: str = "auto") -> None:
@@ -111,8 +111,8 @@ class _Lines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        told = {name: _plain(name, value) for name, value in values.items()}
-        return hide(str(self._render(None, values["level"], told)))
+        shown_values = {name: _plain(name, value) for name, value in values.items()}
+        return hide(str(self._render(None, values["level"], shown_values)))
 
 
 def _plain(name: str, value: Any) -> Any:

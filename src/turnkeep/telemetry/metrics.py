@@ -107,7 +107,7 @@ class PrometheusMeter:
     def __init__(self) -> None:
         self._counts: dict[str, dict[tuple[str, ...], float]] = {}
         self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {}
-        self._watched: dict[str, dict[int, Callable[[], float]]] = {}
+        self._gauges: dict[str, dict[int, Callable[[], float]]] = {}
         self._numbers = itertools.count()
         for name, metric in METRICS.items():
             if metric.kind == "count":
@@ -115,7 +115,7 @@ class PrometheusMeter:
             elif metric.kind == "histogram":
                 self._histograms[name] = {} if metric.labels else {(): _Histogram(metric.buckets)}
             else:
-                self._watched[name] = {}
+                self._gauges[name] = {}
 
     def count(self, name: str, value: float = 1, **labels: str) -> None:
         series = self._counts.get(name)
@@ -132,10 +132,10 @@ class PrometheusMeter:
                 histogram = series[key] = _Histogram(METRICS[name].buckets)
             histogram.take(value)
 
-    def watch(self, name: str, read: Callable[[], float]) -> Callable[[], None]:
-        readers = self._watched.setdefault(name, {})
+    def watch(self, name: str, gauge: Callable[[], float]) -> Callable[[], None]:
+        readers = self._gauges.setdefault(name, {})
         number = next(self._numbers)
-        readers[number] = read
+        readers[number] = gauge
 
         def end() -> None:
             readers.pop(number, None)
@@ -156,21 +156,21 @@ class PrometheusMeter:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         for name, metric in METRICS.items():
-            shown, labels = shown_name(name), list(metric.labels)
+            public_name, labels = shown_name(name), list(metric.labels)
             if metric.kind == "count":
-                counter = CounterMetricFamily(shown, metric.help, labels=labels)
+                counter = CounterMetricFamily(public_name, metric.help, labels=labels)
                 for key, value in self._counts[name].items():
                     counter.add_metric(list(key), value / metric.scale)
                 yield counter
             elif metric.kind == "histogram":
-                family = HistogramMetricFamily(shown, metric.help, labels=labels)
+                family = HistogramMetricFamily(public_name, metric.help, labels=labels)
                 for key, histogram in self._histograms[name].items():
                     family.add_metric(list(key), histogram.cumulative(), histogram.sum)
                 yield family
             else:
-                values = [read() for read in self._watched[name].values()]
+                values = [gauge() for gauge in self._gauges[name].values()]
                 value = max(values, default=0.0) if metric.fold == "max" else sum(values)
-                yield GaugeMetricFamily(shown, metric.help, value=value)
+                yield GaugeMetricFamily(public_name, metric.help, value=value)
 
 
 def shown_name(name: str) -> str:

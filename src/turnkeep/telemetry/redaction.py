@@ -24,26 +24,26 @@ _FORMS = re.compile(
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
-_known: set[str] = set()
+_secrets: set[str] = set()
 
 
 def know(secrets: Iterable[str]) -> None:
     """Look for these values too, from now on, in this process."""
-    _known.update(secret for secret in secrets if len(secret) >= SHORTEST)
+    _secrets.update(secret for secret in secrets if len(secret) >= SHORTEST)
 
 
 def hide(text: str) -> str:
     """The same without anything secret."""
-    for secret in sorted(_known, key=len, reverse=True):
+    for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, SECRET_MASK)
-    return _FORMS.sub(_hidden, text)
+    return _FORMS.sub(_mask, text)
 
 
-def _hidden(found: re.Match[str]) -> str:
-    return next((kept for kept in found.groupdict().values() if kept), "") + SECRET_MASK
+def _mask(match: re.Match[str]) -> str:
+    return next((prefix for prefix in match.groupdict().values() if prefix), "") + SECRET_MASK
 
 
 def one_line(text: str, *, lines: bool = False) -> str:
     """The same with its control characters spelled out, so that nobody's words begin a line or steer a terminal."""
     form = _CONTROL_BUT_LINES if lines else _CONTROL
-    return form.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return form.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -27,13 +27,13 @@ _tracer: Tracer | None = None
 class Span:
     """`with span(…) as current: current.set({…})`. An error that passes through is noted by its code."""
 
-    __slots__ = ("_attributes", "_entered", "_kind", "_name", "_span")
+    __slots__ = ("_attributes", "_context", "_kind", "_name", "_span")
 
     def __init__(self, name: str, kind: Kind, attributes: Attributes) -> None:
         self._name = name
         self._kind = kind
         self._attributes = attributes
-        self._entered: AbstractContextManager[OtelSpan] | None = None
+        self._context: AbstractContextManager[OtelSpan] | None = None
         self._span: OtelSpan | None = None
 
     def __enter__(self) -> Self:
@@ -41,28 +41,28 @@ class Span:
             from opentelemetry.trace import SpanKind
 
             kind = SpanKind.CLIENT if self._kind == "client" else SpanKind.INTERNAL
-            self._entered = _tracer.start_as_current_span(
+            self._context = _tracer.start_as_current_span(
                 self._name,
                 kind=kind,
-                attributes=_known(self._attributes),
+                attributes=_present(self._attributes),
                 record_exception=False,
                 set_status_on_exception=False,
             )
-            self._span = self._entered.__enter__()
+            self._span = self._context.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._entered is not None:
+        if self._context is not None:
             if isinstance(error, Exception):
                 self.fail(error.code if isinstance(error, TurnkeepError) else type(error).__name__)
-            self._entered.__exit__(kind, error, trace)
+            self._context.__exit__(kind, error, trace)
 
     def set(self, attributes: Attributes) -> None:
         """Add what became known meanwhile; None is left out."""
         if self._span is not None:
-            self._span.set_attributes(_known(attributes))
+            self._span.set_attributes(_present(attributes))
 
     def fail(self, code: str) -> None:
         """What the span stands for has failed."""
@@ -132,5 +132,5 @@ def use_tracer(tracer: Tracer | None) -> None:
     _tracer = tracer
 
 
-def _known(attributes: Attributes) -> dict[str, Any]:
+def _present(attributes: Attributes) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value is not None}

@@ -41,14 +41,14 @@ takes a name for the call. same: what it does again is what it did, whatever hap
 """
 
 REPEATS: Mapping[str, Safety] = {
-    "accept": "named", "claim": "named", "begin": "named", "renew": "once", "offered": "same", "journal": "named",
+    "accept": "named", "claim": "named", "begin": "named", "renew": "once", "list_offered": "same", "journal": "named",
     "commit": "named", "fail": "named", "release": "named", "hold": "named", "decide": "once", "cancel": "once",
     "withdraw": "once", "edit": "once", "flush": "once", "typing": "once", "pause": "once", "resume": "once",
     "message": "reads", "counts": "reads", "dead": "reads", "dead_letter": "reads", "redrive": "named",
-    "discard": "once", "ready": "reads", "nudged": "reads", "publish": "named", "read": "reads", "follow": "reads",
-    "open_sink": "once", "close_sink": "once", "lease_sink": "same", "deliveries": "reads", "delivered": "same",
-    "parked": "reads", "parked_deliveries": "reads", "note_failure": "once", "redrive_parked": "once", "unpark": "once",
-    "sinks": "reads",
+    "discard": "once", "ready": "reads", "wait_nudge": "reads", "publish": "named", "read": "reads", "follow": "reads",
+    "open_sink": "once", "close_sink": "once", "lease_sink": "same", "deliveries": "reads", "mark_delivered": "same",
+    "list_parked": "reads", "parked_deliveries": "reads", "note_failure": "once", "redrive_parked": "once",
+    "unpark": "once", "sinks": "reads",
     "thread": "once", "open_messages": "reads", "runs": "reads", "history": "reads", "append": "once",
     "regenerate": "once", "compact": "once", "update": "once", "scan": "reads", "stats": "reads", "forget": "once",
     "expire": "same", "get": "reads", "put": "once", "take": "once", "list": "reads", "reserve": "once",
@@ -57,7 +57,7 @@ REPEATS: Mapping[str, Safety] = {
     "open": "same", "close": "same", "check": "reads", "now": "reads",
 }  # fmt: skip
 
-TOLD_AS_IT_IS = ("publish", "offered")
+TOLD_AS_IT_IS = ("publish", "list_offered")
 """Operations whose answer is how things are now: the top of the log, and what there is to steer the run with."""
 
 WORDS = (MessageRecord, ThreadRecord, HeldCall)
@@ -265,7 +265,7 @@ class RepeatPromises:
         assert set(REPEATS) == contract
         named = {name for name, value in _members(Store) if "once" in getattr(value, "__annotations__", ())}
         assert named == {name for name, safety in REPEATS.items() if safety == "once"}
-        acted = {act.operation for act in ACTS.values()} | {"claim", "begin", "delivered", "open", "close"}
+        acted = {act.operation for act in ACTS.values()} | {"claim", "begin", "mark_delivered", "open", "close"}
         assert acted == {name for name, safety in REPEATS.items() if safety != "reads"}
 
     async def test_a_repeat_gives_the_first_answer_and_touches_nothing(self, start: Start) -> None:

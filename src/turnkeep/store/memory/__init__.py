@@ -44,9 +44,9 @@ class MemoryStore(MemoryInbox, MemoryLetters, MemoryEvents, MemoryThreads, Memor
 
     async def expire(self, *, limit: int = 100) -> int:
         now = self.moment()
-        gone = self.expire_threads(limit, now)
+        count = self.expire_threads(limit, now)
         self.expire_nudges()
         self.expire_receipts(now)
         self.expire_documents(now)
         self.expire_accounts(now)
-        return gone
+        return count

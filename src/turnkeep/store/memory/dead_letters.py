@@ -17,14 +17,14 @@ class MemoryLetters(MemoryState):
     async def counts(self, *, tenant: str | None = None, queue: str | None = None) -> Counts:
         now = self.moment()
         living = self.living(tenant, queue, now)
-        places = [_place(kept.thread, now) for kept in living]
+        places = [_place(slot.thread, now) for slot in living]
         totals = [pair for (t, q), pair in self.totals.items() if is_within(Address(t, q, ""), tenant, queue)]
         return Counts(
             active=places.count("active"),
             waiting=places.count("waiting"),
             delayed=places.count("delayed"),
-            completed=sum(completed for completed, _ in totals),
-            failed=sum(failed for _, failed in totals),
+            completed=sum(completed_count for completed_count, _ in totals),
+            failed=sum(failed_count for _, failed_count in totals),
             held=places.count("held"),
             paused=places.count("paused"),
             open_messages=sum(len(k.thread.inbox) + len(k.thread.delayed) for k in living),
@@ -51,11 +51,11 @@ class MemoryLetters(MemoryState):
         letter = self.letters.get(dead_id)
         if letter is None:
             raise NotFound(f"there is no dead letter {dead_id!r}")
-        kept = self.find_or_new(letter.address, now)
-        known = self.find_accepted(kept, letter.message.message_id, now)
-        receipt = self.apply(kept, lambda t: turns.redrive(t, letter, kept.policy, now, known), now)
+        slot = self.find_or_new(letter.address, now)
+        prior = self.find_accepted(slot, letter.message.message_id, now)
+        receipt = self.apply(slot, lambda t: turns.redrive(t, letter, slot.policy, now, prior), now)
         del self.letters[dead_id]
-        self.redriven[dead_id] = (receipt, now + kept.policy.dedupe)
+        self.redriven[dead_id] = (receipt, now + slot.policy.dedupe)
         return receipt
 
     @once_only
@@ -65,7 +65,7 @@ class MemoryLetters(MemoryState):
 
     def expire_receipts(self, now: float) -> None:
         """Forget redrives that nobody will repeat any more."""
-        self.redriven = {dead_id: left for dead_id, left in self.redriven.items() if left[1] > now}
+        self.redriven = {dead_id: entry for dead_id, entry in self.redriven.items() if entry[1] > now}
 
 
 def _place(thread: Thread, now: float) -> str:

@@ -24,10 +24,10 @@ class MemoryEvents(MemoryState):
         return self.apply(self.claimed_thread(claim), lambda t: turns.publish(t, claim, n, events, now), now)
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
-        kept = self.find(address, self.moment())
-        if kept is None:
+        slot = self.find(address, self.moment())
+        if slot is None:
             return Page("", 0, 0, None, ())
-        thread, log = kept.thread, kept.log
+        thread, log = slot.thread, slot.log
         return Page(thread.epoch, thread.top, log.floor, thread.live_from, log.after(after, limit))
 
     def follow(self) -> AbstractAsyncContextManager[Follower]:
@@ -92,11 +92,11 @@ class MemoryEvents(MemoryState):
     ) -> int:
         self.moment()
         there = self.outbox.sink(sink, partition).parked_events
-        chosen = [position for position in positions if position in there]
-        for position in chosen:
+        positions_there = [position for position in positions if position in there]
+        for position in positions_there:
             delivery, about = there[position]
             there[position] = (delivery, replace(about, reason="", failed_at=None, is_given_up=False))
-        return len(chosen)
+        return len(positions_there)
 
     @once_only
     async def unpark(self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None) -> int:

@@ -51,20 +51,20 @@ class MemoryInbox(MemoryState):
         self, address: Address, messages: Iterable[Message], max_inbox: int | None, now: float, *, may_begin: bool
     ) -> list[Receipt | Rejection]:
         """The messages of one thread, in one act; it is stored if any was taken."""
-        kept = self.find_or_new(address, now)
-        draft = draft_of(kept.thread)
+        slot = self.find_or_new(address, now)
+        draft = draft_of(slot.thread)
         outcomes: list[Receipt | Rejection] = []
         for message in messages:
-            known = draft.out.accepted_ids.get(message.message_id) or self.find_accepted(kept, message.message_id, now)
+            prior = draft.out.accepted_ids.get(message.message_id) or self.find_accepted(slot, message.message_id, now)
             try:
-                if known is None and not may_begin:
+                if prior is None and not may_begin:
                     raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
-                dated = turns.by_store_time(message, self.clock.of_day)
-                outcomes.append(turns.accept(draft, dated, known, kept.policy, now, max_inbox))
-            except Rejection as refused:
-                outcomes.append(refused)
+                on_store_clock = turns.by_store_time(message, self.clock.of_day)
+                outcomes.append(turns.accept(draft, on_store_clock, prior, slot.policy, now, max_inbox))
+            except Rejection as refusal:
+                outcomes.append(refusal)
         if draft.out.accepted_ids:
-            self.keep(kept, draft, now)
+            self.keep(slot, draft, now)
         return outcomes
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
@@ -89,30 +89,30 @@ class MemoryInbox(MemoryState):
                 claims.append(claim)
         return claims
 
-    def _claim_one(self, kept: StoredThread, owner: str, lease: float, now: float) -> Claim | None:
-        token, run_id = new_token(self.ids), kept.thread.run_id or new_run_id(self.ids)
+    def _claim_one(self, slot: StoredThread, owner: str, lease: float, now: float) -> Claim | None:
+        token, run_id = new_token(self.ids), slot.thread.run_id or new_run_id(self.ids)
         claim = self.apply(
-            kept,
-            lambda t: turns.claim(t, kept.policy, now, owner=owner, lease=lease, token=token, run_id=run_id),
+            slot,
+            lambda t: turns.claim(t, slot.policy, now, owner=owner, lease=lease, token=token, run_id=run_id),
             now,
         )
-        return None if claim is None else _given(claim)
+        return None if claim is None else _copy_journal(claim)
 
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
         now = self.moment()
         if not messages:
             raise InvalidMessage("there is no message to begin with, give at least one")
-        kept = self.find_or_new(messages[0].address, now)
-        known = [self.find_accepted(kept, m.message_id, now) for m in messages]
+        slot = self.find_or_new(messages[0].address, now)
+        priors = [self.find_accepted(slot, m.message_id, now) for m in messages]
         token, run_id = new_token(self.ids), new_run_id(self.ids)
         claim = self.apply(
-            kept,
+            slot,
             lambda t: turns.begin(
-                t, messages, known, kept.policy, now, owner=owner, lease=lease, token=token, run_id=run_id
+                t, messages, priors, slot.policy, now, owner=owner, lease=lease, token=token, run_id=run_id
             ),
             now,
         )
-        return _given(claim)
+        return _copy_journal(claim)
 
     @once_only
     async def renew(
@@ -121,15 +121,15 @@ class MemoryInbox(MemoryState):
         now = self.moment()
         directives: dict[str, Directive] = {}
         for claim in claims:
-            kept = self.threads.get(claim.address)
+            slot = self.threads.get(claim.address)
             directives[claim.token] = (
-                self.apply(kept, lambda t, c=claim, k=kept: turns.renew(t, c, now, lease, k.policy), now)  # type: ignore[misc]
-                if kept
+                self.apply(slot, lambda t, c=claim, k=slot: turns.renew(t, c, now, lease, k.policy), now)  # type: ignore[misc]
+                if slot
                 else Directive(held=False)
             )
-        for kept in [*self.threads.values()]:
-            if kept.thread.owner == owner and kept.thread.token not in directives:
-                self.apply(kept, lambda t: turns.orphan(t, now), now)
+        for slot in [*self.threads.values()]:
+            if slot.thread.owner == owner and slot.thread.token not in directives:
+                self.apply(slot, lambda t: turns.orphan(t, now), now)
         return directives
 
     async def list_offered(self, claim: Claim) -> list[Message]:
@@ -143,13 +143,13 @@ class MemoryInbox(MemoryState):
 
     async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         now = self.moment()
-        kept = self.claimed_thread(claim)
-        return self.apply(kept, lambda t: turns.commit(t, claim, commit, kept.policy, now), now)
+        slot = self.claimed_thread(claim)
+        return self.apply(slot, lambda t: turns.commit(t, claim, commit, slot.policy, now), now)
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
         now = self.moment()
-        kept = self.claimed_thread(claim)
-        return self.apply(kept, lambda t: turns.fail(t, claim, failure, kept.policy, now), now)
+        slot = self.claimed_thread(claim)
+        return self.apply(slot, lambda t: turns.fail(t, claim, failure, slot.policy, now), now)
 
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
         now = self.moment()
@@ -169,43 +169,43 @@ class MemoryInbox(MemoryState):
     @once_only
     async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
         now = self.moment()
-        if (kept := self.find(address, now)) is None:
+        if (slot := self.find(address, now)) is None:
             return False
-        return self.apply(kept, lambda t: turns.cancel(t, kept.policy, now, drop_inbox=drop_inbox), now)
+        return self.apply(slot, lambda t: turns.cancel(t, slot.policy, now, drop_inbox=drop_inbox), now)
 
     @once_only
     async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
         now = self.moment()
-        kept = self.get_thread(address, now)
-        if turns.status_of(kept.thread, message_id) is None:
-            turns.late(kept.known_id(message_id, now), message_id, withdrawing=True)
+        slot = self.get_thread(address, now)
+        if turns.status_of(slot.thread, message_id) is None:
+            turns.late(slot.known_id(message_id, now), message_id, withdrawing=True)
         else:
-            self.apply(kept, lambda t: turns.withdraw(t, message_id, kept.policy, now), now)
-        return message_record(kept.thread, message_id, kept.accepted_ids[message_id])
+            self.apply(slot, lambda t: turns.withdraw(t, message_id, slot.policy, now), now)
+        return message_record(slot.thread, message_id, slot.accepted_ids[message_id])
 
     @once_only
     async def edit(
         self, address: Address, message_id: str, content: Content, *, once: str | None = None
     ) -> MessageRecord:
         now = self.moment()
-        kept = self.get_thread(address, now)
-        if turns.status_of(kept.thread, message_id) is None:
-            turns.late(kept.known_id(message_id, now), message_id, withdrawing=False)
-        self.apply(kept, lambda t: turns.edit(t, message_id, content, kept.policy, now), now)
-        return message_record(kept.thread, message_id, kept.accepted_ids[message_id])
+        slot = self.get_thread(address, now)
+        if turns.status_of(slot.thread, message_id) is None:
+            turns.late(slot.known_id(message_id, now), message_id, withdrawing=False)
+        self.apply(slot, lambda t: turns.edit(t, message_id, content, slot.policy, now), now)
+        return message_record(slot.thread, message_id, slot.accepted_ids[message_id])
 
     @once_only
     async def flush(self, address: Address, *, once: str | None = None) -> bool:
         now = self.moment()
-        kept = self.find(address, now)
-        return kept is not None and self.apply(kept, lambda t: turns.flush(t, kept.policy, now), now)
+        slot = self.find(address, now)
+        return slot is not None and self.apply(slot, lambda t: turns.flush(t, slot.policy, now), now)
 
     @once_only
     async def typing(self, address: Address, *, once: str | None = None) -> float | None:
         now = self.moment()
-        if (kept := self.find(address, now)) is None:
+        if (slot := self.find(address, now)) is None:
             return None
-        return self.apply(kept, lambda t: turns.typing(t, kept.policy, now), now)
+        return self.apply(slot, lambda t: turns.typing(t, slot.policy, now), now)
 
     @once_only
     async def pause(self, address: Address, *, once: str | None = None) -> None:
@@ -215,19 +215,19 @@ class MemoryInbox(MemoryState):
     @once_only
     async def resume(self, address: Address, *, once: str | None = None) -> None:
         now = self.moment()
-        if (kept := self.find(address, now)) is not None:
-            self.apply(kept, lambda t: turns.resume(t, kept.policy, now), now)
+        if (slot := self.find(address, now)) is not None:
+            self.apply(slot, lambda t: turns.resume(t, slot.policy, now), now)
 
     async def message(self, address: Address, message_id: str) -> MessageRecord | None:
         now = self.moment()
-        kept = self.find(address, now)
-        known = kept.known_id(message_id, now) if kept else None
-        return message_record(kept.thread, message_id, known) if kept and known else None
+        slot = self.find(address, now)
+        accepted_id = slot.known_id(message_id, now) if slot else None
+        return message_record(slot.thread, message_id, accepted_id) if slot and accepted_id else None
 
     async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
-        begun = self.moment()
-        until = begun + timeout
-        while begun <= (now := self.moment()) < until:
+        start = self.moment()
+        until = start + timeout
+        while start <= (now := self.moment()) < until:
             wakes = [wake for address, wake in self.wakes.items() if queues is None or address.queue in queues]
             wake = min(wakes, default=until)
             if wake <= now:
@@ -235,18 +235,18 @@ class MemoryInbox(MemoryState):
             await self.bell.wait(self.clock, min(wake, until) - now)
 
     async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
-        begun = self.moment()
-        until = begun + timeout
-        while begun <= (now := self.moment()) < until and owner not in self.nudges:
+        start = self.moment()
+        until = start + timeout
+        while start <= (now := self.moment()) < until and owner not in self.nudges:
             await self.bell.wait(self.clock, until - now)
         return self.nudges.pop(owner, set())
 
     def expire_nudges(self) -> None:
         """Forget what was to be told to owners that have no claim any more."""
-        owners = {kept.thread.owner for kept in self.threads.values()}
-        self.nudges = {owner: told for owner, told in self.nudges.items() if owner in owners}
+        owners = {slot.thread.owner for slot in self.threads.values()}
+        self.nudges = {owner: addresses for owner, addresses in self.nudges.items() if owner in owners}
 
 
-def _given(claim: Claim) -> Claim:
+def _copy_journal(claim: Claim) -> Claim:
     """A claim whose journal the caller may keep and change."""
     return replace(claim, journal=copy.deepcopy(claim.journal))

@@ -23,7 +23,7 @@ class _Account:
 
 
 @dataclass(slots=True)
-class _Reserved:
+class _RunReservation:
     amount: int
     limits: tuple[Limit, ...]
     at: float
@@ -45,9 +45,9 @@ class MemoryLedger(MemoryState):
     def __init__(self, policies: Policies = DEFAULTS, *, clock: Clock | None = None, ids: Ids = random_ids) -> None:
         super().__init__(policies, clock=clock, ids=ids)
         self._accounts: dict[tuple[str, str], _Account] = {}
-        self._reservations: dict[tuple[str, str], _Reserved] = {}
+        self._reservations: dict[tuple[str, str], _RunReservation] = {}
         self._buckets: dict[tuple[str, str], _Bucket] = {}
-        self._slowed: dict[str, float] = {}
+        self._slow_until: dict[str, float] = {}
         self._circuits: dict[str, Circuit] = {}
 
     @once_only
@@ -57,27 +57,27 @@ class MemoryLedger(MemoryState):
         now = self.moment()
         if (tenant, run_id) in self._reservations:
             return Reservation("granted")
-        held = [(limit, self._account(tenant, limit, now)) for limit in limits]
-        for limit, account in held:
+        accounts = [(limit, self._account(tenant, limit, now)) for limit in limits]
+        for limit, account in accounts:
             if account.settled_amount + amount > limit.amount:
                 return Reservation("refused", limit.account)
-        for limit, account in held:
+        for limit, account in accounts:
             if account.settled_amount + account.reserved_amount + amount > limit.amount:
                 return Reservation("waits", limit.account)
-        for limit, account in held:
+        for limit, account in accounts:
             account.reserved_amount += amount
             self._keep(tenant, limit, account, now)
-        self._reservations[tenant, run_id] = _Reserved(amount, tuple(limits), now)
+        self._reservations[tenant, run_id] = _RunReservation(amount, tuple(limits), now)
         return Reservation("granted")
 
     @once_only
     async def settle(self, run_id: str, amount: int | None, *, tenant: str, once: str | None = None) -> None:
         now = self.moment()
-        reserved = self._reservations.pop((tenant, run_id), None)
-        for limit in reserved.limits if reserved else ():
+        reservation = self._reservations.pop((tenant, run_id), None)
+        for limit in reservation.limits if reservation else ():
             account = self._account(tenant, limit, now)
-            account.reserved_amount = max(0, account.reserved_amount - reserved.amount) if reserved else 0
-            account.settled_amount += reserved.amount if reserved and amount is None else amount or 0
+            account.reserved_amount = max(0, account.reserved_amount - reservation.amount) if reservation else 0
+            account.settled_amount += reservation.amount if reservation and amount is None else amount or 0
             self._keep(tenant, limit, account, now)
 
     async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
@@ -92,12 +92,12 @@ class MemoryLedger(MemoryState):
         return sorted({tenant for tenant, _ in self._reservations})
 
     async def spend(self, account: str, *, tenant: str) -> Spend:
-        found = self._account(tenant, Limit(account, 0, 0.0), self.moment())
-        return Spend(found.settled_amount, found.reserved_amount)
+        entry = self._account(tenant, Limit(account, 0, 0.0), self.moment())
+        return Spend(entry.settled_amount, entry.reserved_amount)
 
     def _account(self, tenant: str, limit: Limit, now: float) -> _Account:
-        found = self._accounts.get((tenant, limit.account))
-        return found if found is not None and found.until > now else _Account(now)
+        entry = self._accounts.get((tenant, limit.account))
+        return entry if entry is not None and entry.until > now else _Account(now)
 
     def _keep(self, tenant: str, limit: Limit, account: _Account, now: float) -> None:
         account.until = now + limit.keep
@@ -108,12 +108,12 @@ class MemoryLedger(MemoryState):
         self, key: str, *, requests: float, tokens: float, tokens_wanted: int, once: str | None = None
     ) -> float:
         now = self.moment()
-        wait = max(0.0, self._slowed.get(key, 0.0) - now)
-        asked = [("requests", requests, 1.0), ("tokens", tokens, min(float(tokens_wanted), tokens))]
-        limited = [(self._bucket(key, name, limit, now), limit, want) for name, limit, want in asked if limit > 0]
-        for bucket, limit, want in limited:
+        wait = max(0.0, self._slow_until.get(key, 0.0) - now)
+        demands = [("requests", requests, 1.0), ("tokens", tokens, min(float(tokens_wanted), tokens))]
+        takes = [(self._bucket(key, name, limit, now), limit, want) for name, limit, want in demands if limit > 0]
+        for bucket, limit, want in takes:
             wait = max(wait, (want - bucket.level) * MINUTE / limit)
-        for bucket, _, want in limited if wait == 0.0 else ():
+        for bucket, _, want in takes if wait == 0.0 else ():
             bucket.level -= want
         return wait
 
@@ -124,7 +124,7 @@ class MemoryLedger(MemoryState):
 
     @once_only
     async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
-        self._slowed[key] = max(self._slowed.get(key, 0.0), self.moment() + seconds)
+        self._slow_until[key] = max(self._slow_until.get(key, 0.0), self.moment() + seconds)
 
     @once_only
     async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
@@ -153,5 +153,5 @@ class MemoryLedger(MemoryState):
 
     def expire_accounts(self, now: float) -> None:
         self._accounts = {k: v for k, v in self._accounts.items() if v.until > now}
-        self._slowed = {k: until for k, until in self._slowed.items() if until > now}
+        self._slow_until = {k: until for k, until in self._slow_until.items() if until > now}
         self._buckets = {k: v for k, v in self._buckets.items() if v.at > now - MINUTE}

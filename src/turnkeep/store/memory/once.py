@@ -23,29 +23,29 @@ def once_only(act: Operation[S, P, T]) -> Operation[S, P, T]:
     """Again with the same `once` and the same arguments: the first result, and nothing is touched."""
 
     @wraps(act)
-    async def acted(self: S, *args: P.args, **options: P.kwargs) -> T:
+    async def run_once(self: S, *args: P.args, **options: P.kwargs) -> T:
         once: Any = options.pop("once", None)
         if once is None:
             return await act(self, *args, **options)
         name, now = operation_id(once, act.__name__, args, sorted(options.items())), self.moment()
-        done = self.operations.pop(name, None)
-        if done is None or done.until <= now:
+        entry = self.operations.pop(name, None)
+        if entry is None or entry.until <= now:
             result = copy.deepcopy(await act(self, *args, **options))
             where = next((one for one in args if isinstance(one, Address)), None)
-            done = OperationResult(now + RESULT_LIFETIME, result, where)
+            entry = OperationResult(now + RESULT_LIFETIME, result, where)
             _forget(self.operations, now)
-        self.operations[name] = done
-        if done.is_forgotten:
+        self.operations[name] = entry
+        if entry.is_forgotten:
             raise ThreadNotFound("this was done, and the thread has been forgotten since")
-        kept: T = copy.deepcopy(done.result)
-        return kept
+        first_result: T = copy.deepcopy(entry.result)
+        return first_result
 
-    return cast("Operation[S, P, T]", acted)
+    return cast("Operation[S, P, T]", run_once)
 
 
 def _forget(operations: dict[str, OperationResult], now: float) -> None:
     """Drop what nobody repeats any more, and the older half of too many."""
     if len(operations) > MOST:
-        left = [name for name, done in operations.items() if done.until > now]
-        for name in set(operations) - set(left[-MOST // 2 :]):
+        live = [name for name, entry in operations.items() if entry.until > now]
+        for name in set(operations) - set(live[-MOST // 2 :]):
             del operations[name]

@@ -35,8 +35,8 @@ class Log:
             self.trim(live_from, policy, now)
 
     def trim(self, live_from: int | None, policy: Policy, now: float) -> None:
-        self.events, removed = trim_log(self.events, live_from, policy, now)
-        self.floor = max(self.floor, removed)
+        self.events, removed_through = trim_log(self.events, live_from, policy, now)
+        self.floor = max(self.floor, removed_through)
         self.untrimmed_count = 0
 
     def after(self, offset: int, limit: int) -> tuple[Event, ...]:
@@ -90,15 +90,15 @@ class Outbox:
 
     def __init__(self) -> None:
         self._sinks: dict[str, _Sink] = {}
-        self._sent = 0
+        self._last_number = 0
         self._feeds: dict[Feed, None] = {}  # a set would tell them in no order
 
     def tell(self, address: Address, thread_id: str, events: Sequence[Event], now: float) -> None:
         for event in events:
-            self._sent += 1
+            self._last_number += 1
             for sink in self._sinks.values():
                 if sink.selection.includes(address, event.kind):
-                    sink.keep(Delivery(f"{self._sent:020d}", address, thread_id, event), now)
+                    sink.keep(Delivery(f"{self._last_number:020d}", address, thread_id, event), now)
         for feed in self._feeds if events else ():
             feed.tell(address, events)
 

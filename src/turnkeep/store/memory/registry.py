@@ -38,13 +38,13 @@ class MemoryRegistry(MemoryState):
     ) -> Document:
         now = self.moment()
         old = self._document(kind, tenant, name, now)
-        found = old.version if old else 0
-        if old is not None and old.body == body and version in (None, found, found - 1):
+        version_now = old.version if old else 0
+        if old is not None and old.body == body and version in (None, version_now, version_now - 1):
             document = old
-        elif version in (None, found):
-            document = Document(name, found + 1, copy.deepcopy(dict(body)), now)
+        elif version in (None, version_now):
+            document = Document(name, version_now + 1, copy.deepcopy(dict(body)), now)
         else:
-            raise Conflict(f"{kind} {name!r} has version {found}, not {version}: read it again")
+            raise Conflict(f"{kind} {name!r} has version {version_now}, not {version}: read it again")
         self._documents[kind, tenant, name] = (document, None if ttl is None else now + ttl)
         return copy.deepcopy(document)
 
@@ -57,8 +57,8 @@ class MemoryRegistry(MemoryState):
     async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
         now = self.moment()
         names = sorted(name for k, t, name in self._documents if (k, t) == (kind, tenant))
-        found = [self._document(kind, tenant, name, now) for name in names]
-        return [document for document in found if document is not None]
+        documents = [self._document(kind, tenant, name, now) for name in names]
+        return [document for document in documents if document is not None]
 
     def _document(self, kind: str, tenant: str, name: str, now: float) -> Document | None:
         document, until = self._documents.get((kind, tenant, name), (None, None))

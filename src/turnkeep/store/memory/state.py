@@ -46,9 +46,9 @@ class StoredThread:
     runs: list[RunRecord] = field(default_factory=list)
 
     def known_id(self, message_id: str, now: float) -> AcceptedId | None:
-        known = self.accepted_ids.get(message_id)
-        is_forgotten = known is not None and known.forget_at is not None and known.forget_at <= now
-        return None if is_forgotten else known
+        accepted_id = self.accepted_ids.get(message_id)
+        is_forgotten = accepted_id is not None and accepted_id.forget_at is not None and accepted_id.forget_at <= now
+        return None if is_forgotten else accepted_id
 
     def keep_transcript(self, entries: Sequence[TranscriptEntry]) -> None:
         through = trimmed_through(entries, self.policy)
@@ -92,7 +92,7 @@ class MemoryState:
         self.redriven: dict[str, tuple[Receipt, float]] = {}
         self.operations: dict[str, OperationResult] = {}
         self.is_closed = False
-        self._named: dict[Address, Address] = {}
+        self._by_thread_id: dict[Address, Address] = {}
 
     def moment(self) -> float:
         """The time that counts; every operation begins by asking for it."""
@@ -102,67 +102,67 @@ class MemoryState:
 
     def resolve(self, address: Address) -> Address:
         """The address of the thread that this one means, which may be by thread id."""
-        return self._named.get(address, address)
+        return self._by_thread_id.get(address, address)
 
     def find(self, address: Address, now: float) -> StoredThread | None:
         """The thread of this address, if there is one; one that has expired is deleted when met."""
-        kept = self.threads.get(self.resolve(address))
-        if kept is not None and is_over(kept.thread, kept.policy, now):
-            self.delete(kept, now)
+        slot = self.threads.get(self.resolve(address))
+        if slot is not None and is_over(slot.thread, slot.policy, now):
+            self.delete(slot, now)
             return None
-        return kept
+        return slot
 
     def get_thread(self, address: Address, now: float) -> StoredThread:
-        kept = self.find(address, now)
-        if kept is None:
+        slot = self.find(address, now)
+        if slot is None:
             raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
-        return kept
+        return slot
 
     def claimed_thread(self, claim: Claim) -> StoredThread:
         """The thread of a claim; whether the claim is still valid is for the rule to say."""
-        kept = self.threads.get(claim.address)
-        if kept is None:
+        slot = self.threads.get(claim.address)
+        if slot is None:
             raise LeaseLost(f"the thread of run {claim.run_id} was deleted")
-        return kept
+        return slot
 
     def find_or_new(self, address: Address, now: float) -> StoredThread:
         """A new thread is not kept before something of it is stored."""
-        if (kept := self.find(address, now)) is not None:
-            return kept
+        if (slot := self.find(address, now)) is not None:
+            return slot
         thread = Thread(address, new_thread_id(self.ids, address), now, now, new_epoch(self.ids))
         return StoredThread(thread, self.policies.of(address.queue))
 
-    def apply(self, kept: StoredThread, rule: Callable[[Thread], T], now: float) -> T:
+    def apply(self, slot: StoredThread, rule: Callable[[Thread], T], now: float) -> T:
         """One act: the rule works on a copy, and what it leaves is put in place together."""
-        draft = draft_of(kept.thread)
+        draft = draft_of(slot.thread)
         result = rule(draft)
-        self.keep(kept, draft, now)
+        self.keep(slot, draft, now)
         return result
 
-    def keep(self, kept: StoredThread, thread: Thread, now: float) -> None:
+    def keep(self, slot: StoredThread, thread: Thread, now: float) -> None:
         """Put a changed copy in the place of its thread, with all that the rule left in `out`."""
         out, thread.out = thread.out, Out()
         address = thread.address
-        kept.thread = thread
-        self.threads[address] = kept
-        self._named[Address(address.tenant, address.queue, thread.thread_id)] = address
-        for message_id, known in out.accepted_ids.items():
-            kept.accepted_ids[message_id] = turns.merge_known(kept.accepted_ids.get(message_id), known)
+        slot.thread = thread
+        self.threads[address] = slot
+        self._by_thread_id[Address(address.tenant, address.queue, thread.thread_id)] = address
+        for message_id, accepted_id in out.accepted_ids.items():
+            slot.accepted_ids[message_id] = turns.merge_known(slot.accepted_ids.get(message_id), accepted_id)
         for place, letter in enumerate(out.dead):
             dead_id = new_dead_id(self.ids, address, now, place)
             self.letters[dead_id] = replace(letter, dead_id=dead_id)
         if out.run is not None:
-            kept.runs = [out.run, *kept.runs][: kept.policy.runs_kept]
+            slot.runs = [out.run, *slot.runs][: slot.policy.runs_kept]
         if out.entries:
-            kept.keep_transcript(kept.transcript + out.entries)
+            slot.keep_transcript(slot.transcript + out.entries)
         self._count(address, out.completed_count, out.failed_count)
-        kept.log.append(out.events, thread.live_from, kept.policy, now)
+        slot.log.append(out.events, thread.live_from, slot.policy, now)
         self.outbox.tell(address, thread.thread_id, out.events, now)
         self._hint(thread, out.nudge)
 
-    def _count(self, address: Address, completed: int, failed: int) -> None:
+    def _count(self, address: Address, completed_count: int, failed_count: int) -> None:
         before = self.totals.get((address.tenant, address.queue), (0, 0))
-        self.totals[address.tenant, address.queue] = (before[0] + completed, before[1] + failed)
+        self.totals[address.tenant, address.queue] = (before[0] + completed_count, before[1] + failed_count)
 
     def _hint(self, thread: Thread, nudge: str | None) -> None:
         if thread.wake is None:
@@ -173,31 +173,34 @@ class MemoryState:
             self.nudges.setdefault(nudge, set()).add(thread.address)
         self.bell.ring()
 
-    def find_accepted(self, kept: StoredThread, message_id: str, now: float) -> AcceptedId | None:
+    def find_accepted(self, slot: StoredThread, message_id: str, now: float) -> AcceptedId | None:
         """What is remembered of an id on this channel, of an earlier thread too."""
-        if known := kept.known_id(message_id, now):
-            return known
-        past = self.past.get(kept.thread.address, {}).get(message_id)
+        if accepted_id := slot.known_id(message_id, now):
+            return accepted_id
+        past = self.past.get(slot.thread.address, {}).get(message_id)
         return past if past is not None and past.forget_at is not None and past.forget_at > now else None
 
-    def delete(self, kept: StoredThread, now: float) -> None:
+    def delete(self, slot: StoredThread, now: float) -> None:
         """The ids of its messages stay known."""
-        address = kept.thread.address
-        left = {message_id: known.remainder(now, kept.policy.dedupe) for message_id, known in kept.accepted_ids.items()}
-        self.past[address] = self.past.get(address, {}) | left
-        names = (address, Address(address.tenant, address.queue, kept.thread.thread_id))
-        for done in self.operations.values():
-            if done.where in names:
-                done.forget()
+        address = slot.thread.address
+        remainders = {
+            message_id: accepted_id.remainder(now, slot.policy.dedupe)
+            for message_id, accepted_id in slot.accepted_ids.items()
+        }
+        self.past[address] = self.past.get(address, {}) | remainders
+        names = (address, Address(address.tenant, address.queue, slot.thread.thread_id))
+        for entry in self.operations.values():
+            if entry.where in names:
+                entry.forget()
         del self.threads[address]
-        del self._named[Address(address.tenant, address.queue, kept.thread.thread_id)]
+        del self._by_thread_id[Address(address.tenant, address.queue, slot.thread.thread_id)]
         self.wakes.pop(address, None)
 
     def living(self, tenant: str | None, queue: str | None, now: float) -> list[StoredThread]:
         return [
-            kept
-            for address, kept in self.threads.items()
-            if is_within(address, tenant, queue) and not is_over(kept.thread, kept.policy, now)
+            slot
+            for address, slot in self.threads.items()
+            if is_within(address, tenant, queue) and not is_over(slot.thread, slot.policy, now)
         ]
 
 
@@ -207,8 +210,8 @@ def draft_of(thread: Thread) -> Thread:
         thread,
         calls=list(thread.calls),
         journal=list(thread.journal),
-        inbox=[replace(opened) for opened in thread.inbox],
-        delayed=[replace(opened) for opened in thread.delayed],
+        inbox=[replace(envelope) for envelope in thread.inbox],
+        delayed=[replace(envelope) for envelope in thread.delayed],
         metadata=dict(thread.metadata),
         out=Out(),
     )

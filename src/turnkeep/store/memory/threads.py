@@ -14,7 +14,7 @@ from turnkeep.store.ids import new_message_stem
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of, is_from
 from turnkeep.store.records import ages, current_run, is_over, message_record, slides, thread_record
-from turnkeep.store.transcript import last_asked, newest
+from turnkeep.store.transcript import last_user_turn, newest
 from turnkeep.usage import Usage
 
 
@@ -24,37 +24,37 @@ class MemoryThreads(MemoryState):
     @once_only
     async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
         now = self.moment()
-        kept = self.find_or_new(address, now) if create else self.find(address, now)
-        if kept is None:
+        slot = self.find_or_new(address, now) if create else self.find(address, now)
+        if slot is None:
             return None
-        self._slide(kept, now)
-        return thread_record(kept.thread, kept.policy)
+        self._slide(slot, now)
+        return thread_record(slot.thread, slot.policy)
 
-    def _slide(self, kept: StoredThread, now: float) -> None:
-        is_new = kept.thread.address not in self.threads
-        if is_new or slides(kept.thread, kept.policy, now):
-            self.keep(kept, replace(draft_of(kept.thread), active_at=now), now)
+    def _slide(self, slot: StoredThread, now: float) -> None:
+        is_new = slot.thread.address not in self.threads
+        if is_new or slides(slot.thread, slot.policy, now):
+            self.keep(slot, replace(draft_of(slot.thread), active_at=now), now)
 
     async def open_messages(self, address: Address) -> list[MessageRecord]:
-        if (kept := self.find(address, self.moment())) is None:
+        if (slot := self.find(address, self.moment())) is None:
             return []
-        ids = [o.message.message_id for o in [*kept.thread.inbox, *kept.thread.delayed]]
-        return [message_record(kept.thread, message_id, kept.accepted_ids[message_id]) for message_id in ids]
+        ids = [o.message.message_id for o in [*slot.thread.inbox, *slot.thread.delayed]]
+        return [message_record(slot.thread, message_id, slot.accepted_ids[message_id]) for message_id in ids]
 
     async def runs(self, address: Address) -> list[RunRecord]:
-        if (kept := self.find(address, self.moment())) is None:
+        if (slot := self.find(address, self.moment())) is None:
             return []
-        current = current_run(kept.thread)
-        return [current, *kept.runs] if current else list(kept.runs)
+        current = current_run(slot.thread)
+        return [current, *slot.runs] if current else list(slot.runs)
 
     async def history(
         self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
     ) -> History:
         now = self.moment()
-        if (kept := self.find(address, now)) is None:
+        if (slot := self.find(address, now)) is None:
             return History((), None, complete=True)
-        self._slide(kept, now)
-        return newest(kept.transcript, kept.thread.summary, tokens=tokens, items=items, before_turn=before_turn)
+        self._slide(slot, now)
+        return newest(slot.transcript, slot.thread.summary, tokens=tokens, items=items, before_turn=before_turn)
 
     @once_only
     async def append(
@@ -71,37 +71,37 @@ class MemoryThreads(MemoryState):
     @once_only
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
         now, stem = self.moment(), new_message_stem(self.ids)
-        kept = self.get_thread(address, now)
-        asked = last_asked(kept.transcript)
-        receipts = self.apply(kept, lambda t: turns.regenerate(t, asked, stem, kept.policy, now), now)
-        kept.keep_transcript([e for e in kept.transcript if e.turn < asked[0].turn])
+        slot = self.get_thread(address, now)
+        last_turn = last_user_turn(slot.transcript)
+        receipts = self.apply(slot, lambda t: turns.regenerate(t, last_turn, stem, slot.policy, now), now)
+        slot.keep_transcript([e for e in slot.transcript if e.turn < last_turn[0].turn])
         return receipts
 
     @once_only
     async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
         now = self.moment()
-        kept = self.get_thread(address, now)
-        self.keep(kept, replace(draft_of(kept.thread), summary=summary, active_at=now), now)
-        kept.keep_transcript([e for e in kept.transcript if e.turn > through_turn])
+        slot = self.get_thread(address, now)
+        self.keep(slot, replace(draft_of(slot.thread), summary=summary, active_at=now), now)
+        slot.keep_transcript([e for e in slot.transcript if e.turn > through_turn])
 
     @once_only
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         now = self.moment()
-        kept = self.get_thread(address, now)
-        self.apply(kept, lambda t: turns.update(t, changes, now), now)
-        return thread_record(kept.thread, kept.policy)
+        slot = self.get_thread(address, now)
+        self.apply(slot, lambda t: turns.update(t, changes, now), now)
+        return thread_record(slot.thread, slot.policy)
 
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
     ) -> AsyncIterator[ThreadRecord]:
         now = self.moment()
-        for kept in self.living(tenant, queue, now):
-            if not idle_for or kept.thread.active_at <= now - idle_for:
-                yield thread_record(kept.thread, kept.policy)
+        for slot in self.living(tenant, queue, now):
+            if not idle_for or slot.thread.active_at <= now - idle_for:
+                yield thread_record(slot.thread, slot.policy)
 
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
         now = self.moment()
-        threads = [kept.thread for kept in self.living(tenant, queue, now)]
+        threads = [slot.thread for slot in self.living(tenant, queue, now)]
         active = [thread.active_at for thread in threads]
         return Stats(
             threads=len(threads),
@@ -117,27 +117,29 @@ class MemoryThreads(MemoryState):
     @once_only
     async def forget(self, address: Address, *, force: bool = False, once: str | None = None) -> bool:
         now = self.moment()
-        kept = self.find(address, now)
-        if kept is not None:
-            if (kept.thread.inbox or kept.thread.delayed) and not force:
+        slot = self.find(address, now)
+        if slot is not None:
+            if (slot.thread.inbox or slot.thread.delayed) and not force:
                 raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
-            address = kept.thread.address
-            self.delete(kept, now)
-        gone = {dead_id for dead_id, letter in self.letters.items() if is_from(letter, address)}
-        for dead_id in gone:
+            address = slot.thread.address
+            self.delete(slot, now)
+        dead_ids = {dead_id for dead_id, letter in self.letters.items() if is_from(letter, address)}
+        for dead_id in dead_ids:
             del self.letters[dead_id]
-        return kept is not None or bool(gone)
+        return slot is not None or bool(dead_ids)
 
     def expire_threads(self, limit: int, now: float) -> int:
         """Delete idle threads whose time is over, and what has aged in the others; how many threads."""
-        over = [kept for kept in self.threads.values() if is_over(kept.thread, kept.policy, now)][:limit]
-        for kept in over:
-            self.delete(kept, now)
-        for address, known in [*self.past.items()]:
-            self.past[address] = {i: k for i, k in known.items() if k.forget_at is not None and k.forget_at > now}
+        over = [slot for slot in self.threads.values() if is_over(slot.thread, slot.policy, now)][:limit]
+        for slot in over:
+            self.delete(slot, now)
+        for address, accepted_ids in [*self.past.items()]:
+            self.past[address] = {
+                i: k for i, k in accepted_ids.items() if k.forget_at is not None and k.forget_at > now
+            }
             if not self.past[address]:
                 del self.past[address]
-        for kept in self.threads.values():
-            kept.accepted_ids = {i: k for i, k in kept.accepted_ids.items() if kept.known_id(i, now)}
-            kept.log.trim(kept.thread.live_from, kept.policy, now)
+        for slot in self.threads.values():
+            slot.accepted_ids = {i: k for i, k in slot.accepted_ids.items() if slot.known_id(i, now)}
+            slot.log.trim(slot.thread.live_from, slot.policy, now)
         return len(over)

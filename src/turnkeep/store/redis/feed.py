@@ -68,19 +68,19 @@ class RedisFeed(Feed):
             self._hub.leave(channel, self)
 
     async def __anext__(self) -> Notice:
-        while not (self._notices or self._owed or self._closed):
-            self._rung.clear()
+        while not (self._notices or self._owed or self._is_closed):
+            self._news.clear()
             if self._hub.is_whole or await self._hub.tend():
-                if not self._rung.is_set():
-                    await self._rung.wait()
-            elif not self._rung.is_set():
+                if not self._news.is_set():
+                    await self._news.wait()
+            elif not self._news.is_set():
                 await self._poll()
         return await super().__anext__()
 
     async def _poll(self) -> None:
         try:
             async with asyncio.timeout(POLL.after(1)):
-                await self._rung.wait()
+                await self._news.wait()
         except TimeoutError:
             for channel in self._followed:
                 self.on_gap(channel)

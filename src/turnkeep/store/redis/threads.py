@@ -35,7 +35,7 @@ from turnkeep.store.redis.codec import (
 )
 from turnkeep.store.redis.key_names import to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, full, not_found, status_word
-from turnkeep.store.transcript import last_asked
+from turnkeep.store.transcript import last_user_turn
 
 PAGE = 100
 ROUNDS = 5
@@ -102,8 +102,8 @@ class RedisThreads(RedisPart):
         """The messages are made here from the turn that is read; the script takes them only in place of that turn."""
         operation, stem = self._operation(once, "regenerate", address), new_message_stem(self._ids)
         for _ in range(ROUNDS):
-            asked = last_asked((await self.history(address)).entries)
-            messages = turns.asked_again(address, asked, stem)
+            asked = last_user_turn((await self.history(address)).entries)
+            messages = turns.repeat_messages(address, asked, stem)
             rows = [value for message in messages for value in message_row(message)]
             _, reply = await self._find("regenerate", address, operation, asked[0].turn if asked else 0, *rows)
             if status_word(reply) == "receipts":

@@ -13,7 +13,7 @@ from turnkeep.store.contract import History, Policy, TranscriptEntry
 from turnkeep.store.sqlite.codec import encode, restore
 from turnkeep.store.sqlite.connection import every, one
 from turnkeep.store.sqlite.rows import ThreadRow
-from turnkeep.store.transcript import last_asked, size_of
+from turnkeep.store.transcript import last_user_turn, size_of
 
 _BEYOND = 1 << 62
 _PAGE = 100
@@ -63,7 +63,7 @@ def remove(connection: apsw.Connection, kept: ThreadRow, *, through: int = -1, b
 def last_turn_asked(connection: apsw.Connection, row: int) -> list[TranscriptEntry]:
     """The entries of the last turn that holds user items."""
     for turn in _backwards(connection, row, None):
-        if found := last_asked(turn):
+        if found := last_user_turn(turn):
             return found
     return []
 
