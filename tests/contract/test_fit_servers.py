@@ -165,7 +165,7 @@ async def test_a_replica_that_came_after_the_start_is_waited_for() -> None:
 async def test_a_replica_that_came_a_moment_ago_is_waited_for() -> None:
     """However short ago the server was looked at."""
     async with joined_by_a_replica() as (store, way):
-        for sight in store._fitness._seen.values():
+        for sight in store._fitness._sights.values():
             sight.at, sight.most = asyncio.get_running_loop().time(), 0
         way.blackhole()
 

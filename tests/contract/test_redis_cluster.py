@@ -138,7 +138,7 @@ async def test_followers_hear_from_the_node_that_has_the_slot(store: RedisStore,
         await asyncio.to_thread(cluster.move_slot, slot, other_node(cluster, slot))
         told = aiter(follower)
         assert (await anext(told)).events == ()
-        while not await store._hub.tend():
+        while not await store._subscriptions.tend():
             await asyncio.sleep(0.01)
 
         await accepted(store, said(here, "m1"))

@@ -419,7 +419,7 @@ async def test_after_a_lost_connection_followers_are_asked_to_read(redis_server:
 
 
 async def until_whole(store: Any) -> None:
-    while not await store._hub.tend():
+    while not await store._subscriptions.tend():
         await asyncio.sleep(0.01)
 
 

@@ -302,7 +302,7 @@ async def test_followers_and_workers_find_the_new_primary_too() -> None:
         await asyncio.to_thread(group.fail_over)
         told = aiter(follower)
         assert (await anext(told)).events == ()
-        while not await store._hub.tend():
+        while not await store._subscriptions.tend():
             await asyncio.sleep(0.05)
         await until_back(store)
 

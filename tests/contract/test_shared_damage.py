@@ -96,7 +96,7 @@ async def test_a_damaged_shared_key_is_made_again_and_everything_is_answered(
 
         assert answered >= {*where, channel("new")}
         assert (await store.counts()).open_messages == 0
-        damaged, _ = await store._mending._look(store._keys.partitions[0])
+        damaged, _ = await store._repair._look(store._keys.partitions[0])
         assert damaged == []
         assert (await store.message(channel("done"), "m1")) is not None
         if name != "dead":

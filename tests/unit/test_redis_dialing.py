@@ -6,7 +6,7 @@ import pytest
 import redis.asyncio as redis
 
 from turnkeep.errors import StoreUnavailable
-from turnkeep.store.redis.client.subscriptions import _Ear
+from turnkeep.store.redis.client.subscriptions import SubscriberConnection
 from turnkeep.store.redis.client.topology import Dialer, ServerAddress, answer
 
 
@@ -33,5 +33,7 @@ async def test_a_connection_closed_before_a_question_is_a_server_that_did_not_an
 
 
 async def test_a_subscription_on_a_connection_that_is_lost_is_refused_at_once() -> None:
-    ear = _Ear(ServerAddress("127.0.0.1", 1), 60.0, lambda channel, data: None, lambda ear, channels: None)
-    assert ear.ask("SUBSCRIBE", b"c").result() is False
+    connection = SubscriberConnection(
+        ServerAddress("127.0.0.1", 1), 60.0, lambda channel, data: None, lambda connection, channels: None
+    )
+    assert connection.ask("SUBSCRIBE", b"c").result() is False

@@ -15,11 +15,11 @@ from turnkeep.clock import Clock
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.contract import Policies
 from turnkeep.store.ids import PARTITIONS, Ids, random_ids
-from turnkeep.store.redis.all_threads import RedisEverything
+from turnkeep.store.redis.all_threads import RedisAllThreads
 from turnkeep.store.redis.client.link import Link
 from turnkeep.store.redis.client.subscriptions import Subscriptions
 from turnkeep.store.redis.client.topology import ServerAddress, find_topology
-from turnkeep.store.redis.dead_letters import RedisLetters
+from turnkeep.store.redis.dead_letters import RedisDeadLetters
 from turnkeep.store.redis.durability import DurabilityWait
 from turnkeep.store.redis.events import RedisEvents
 from turnkeep.store.redis.feed import RedisFeed
@@ -37,7 +37,7 @@ __all__ = ["Durability", "RedisStore"]
 _DEFAULTS = Policies()
 
 
-class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEverything, RedisRegistry, RedisLedger):
+class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisAllThreads, RedisRegistry, RedisLedger):
     """A `Store` on Redis.
 
     `now` is a clock for tests; without one the server's clock counts. `partitions` is fixed by whoever begins a
@@ -67,7 +67,7 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         self._replicas = replicas
         self._allow_unsafe = allow_unsafe
         self._feeds: set[RedisFeed] = set()
-        self._noted: dict[str, float] = {}
+        self._ledger_notes: dict[str, float] = {}
 
     async def open(self) -> None:
         topology, dialer = await find_topology(self._url)
@@ -88,19 +88,19 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         except BaseException:
             link.close()
             raise
-        self._opened = (link, Subscriptions(topology, dialer, timeout=self.timeout))
+        self._connections = (link, Subscriptions(topology, dialer, timeout=self.timeout))
         self._assurance = DurabilityWait(link, self._fitness, self.timeout)
         link.assurance = self._assurance
-        link.mend = self._mending.mend
+        link.mend = self._repair.mend
         self._is_closed = False
 
     async def close(self) -> None:
-        if self._is_closed or self._opened is None:
+        if self._is_closed or self._connections is None:
             return
         self._is_closed = True
-        link, hub = self._opened
+        link, subscriptions = self._connections
         link.close()
-        hub.close()
+        subscriptions.close()
         if self._assurance is not None:
             self._assurance.close()
         if self._hints is not None:
@@ -116,18 +116,18 @@ class RedisStore(RedisInbox, RedisLetters, RedisEvents, RedisThreads, RedisEvery
         for endpoint in servers:
             await self._fitness.look(endpoint, await link.pipe_to(endpoint))
         self._fitness.require_all(servers)
-        rebuilt = [why for partition in self._keys.partitions if (why := await self._mending.audit(partition))]
+        rebuild_reasons = [why for partition in self._keys.partitions if (why := await self._repair.audit(partition))]
         return {
             "engine": self.engine,
             "topology": link.topology.kind,
             **self._fitness.report(servers),
-            "rebuilt": rebuilt,
+            "rebuilt": rebuild_reasons,
         }
 
     @property
     def rebuilds(self) -> int:
         """How often this process made the shared keys of a partition anew, because they were damaged."""
-        return self._mending.rebuilds
+        return self._repair.rebuilds
 
     async def _servers(self, link: Link) -> list[ServerAddress]:
         """All servers that hold anything of this store, the one of the layout first; each is connected to."""

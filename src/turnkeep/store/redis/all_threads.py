@@ -18,20 +18,22 @@ PAGES = 50
 """Pages of threads that one call looks at in each partition."""
 AT_ONCE = 20
 
+_COUNTS = (
+    "active", "held", "paused", "waiting", "delayed", "completed", "failed", "open_messages", "dead_letters", "threads",
+)  # fmt: skip
+"""What `counts.lua` counts, in its order."""
 
-class RedisEverything(RedisPart):
+
+class RedisAllThreads(RedisPart):
     """All threads at once, partition by partition."""
 
     async def counts(self, *, tenant: str | None = None, queue: str | None = None) -> Counts:
-        asked = (b"*" if tenant is None else plain(tenant), b"*" if queue is None else plain(queue))
+        selection = (b"*" if tenant is None else plain(tenant), b"*" if queue is None else plain(queue))
         await gather([self._expire_in(partition, PAGE) for partition in self._keys.partitions])
-        told = await gather(
-            [self._run_on("counts", partition, self._now(), *asked) for partition in self._keys.partitions]
+        replies = await gather(
+            [self._run_on("counts", partition, self._now(), *selection) for partition in self._keys.partitions]
         )
-        active, held, paused, waiting, delayed, completed, failed, is_open, dead, threads = map(
-            sum, zip(*told, strict=True)
-        )
-        return Counts(active, waiting, delayed, completed, failed, held, paused, is_open, dead, threads)
+        return Counts(**{name: sum(column) for name, column in zip(_COUNTS, zip(*replies, strict=True), strict=True)})
 
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
@@ -91,27 +93,27 @@ class RedisEverything(RedisPart):
         )
 
     async def expire(self, *, limit: int = 100) -> int:
-        deleted = 0
+        deletions = 0
         for partition in self._keys.partitions:
-            deleted += await self._expire_in(partition, limit - deleted)
+            deletions += await self._expire_in(partition, limit - deletions)
             await self._run_on("tidy", partition, self._now())
-            await self._mending.audit(partition)
-        return deleted
+            await self._repair.audit(partition)
+        return deletions
 
     async def _expire_in(self, partition: PartitionKeys, limit: int) -> int:
         """Look at the threads whose time it is, page by page; how many were deleted."""
-        now, deleted = exact(await self.now()), 0
+        now, deletions = exact(await self.now()), 0
         for _ in range(PAGES):
             entries = await self._on_index(partition, "aging", "ZRANGEBYSCORE", b"-inf", now)
             for start in range(0, len(entries), AT_ONCE):
                 some = entries[start : start + AT_ONCE]
-                may_delete = max(0, limit - deleted)
-                deleted += sum(
+                may_delete = max(0, limit - deletions)
+                deletions += sum(
                     await gather([self._age(partition, entry, place < may_delete) for place, entry in enumerate(some)])
                 )
-            if len(entries) < PAGE or deleted >= limit:
+            if len(entries) < PAGE or deletions >= limit:
                 break
-        return deleted
+        return deletions
 
     async def _age(self, partition: PartitionKeys, entry: bytes, may_delete: bool) -> int:
         if entry.count(b"\0") < 2:  # no thread has such a name
@@ -121,10 +123,12 @@ class RedisEverything(RedisPart):
         keys = self._keys.thread(address_of(owner + b"\0" + name, channel))
         policy = self._policy(keys.address.queue)
         try:
-            deleted: int = await self._run("age", keys, self._now(), policy, keys.space, keys.channel, flag(may_delete))
+            deletions: int = await self._run(
+                "age", keys, self._now(), policy, keys.space, keys.channel, flag(may_delete)
+            )
         except ThreadQuarantined:
             return 0
-        return deleted
+        return deletions
 
     async def _on_index(
         self, partition: PartitionKeys, name: str, command: str, first: bytes, last: bytes

@@ -57,70 +57,70 @@ class RedisClaims(RedisPart):
         claims: list[Claim] = []
         was_beaten = False
         for _ in range(ROUNDS):
-            wanted = limit - len(claims)
-            chosen, is_all = await self._choose(wanted, queues, spread=was_beaten) if wanted > 0 else ([], True)
-            taken = await gather([self._take(ready, owner, lease) for ready in chosen]) if chosen else []
-            held = [claim for claim in taken if claim is not None]
-            self._charge(held)
-            claims += held
-            was_beaten = 2 * len(held) < len(chosen)
-            if is_all or not chosen or (not held and len(chosen) < wanted):
+            count = limit - len(claims)
+            candidates, is_all = await self._choose(count, queues, spread=was_beaten) if count > 0 else ([], True)
+            results = await gather([self._take(ready, owner, lease) for ready in candidates]) if candidates else []
+            new_claims = [claim for claim in results if claim is not None]
+            self._charge(new_claims)
+            claims += new_claims
+            was_beaten = 2 * len(new_claims) < len(candidates)
+            if is_all or not candidates or (not new_claims and len(candidates) < count):
                 break
         return claims
 
-    async def _choose(self, wanted: int, queues: Sequence[str] | None, *, spread: bool) -> tuple[list[_Ready], bool]:
+    async def _choose(self, count: int, queues: Sequence[str] | None, *, spread: bool) -> tuple[list[_Ready], bool]:
         """The threads to take next: of the tenant served least first, then those due longest; whether that is all.
 
         With `spread` the choice begins anywhere: others are taking the same ones.
         """
-        share = min(wanted, SHARE + 2 * wanted // len(self._keys.partitions))
+        quota = min(count, SHARE + 2 * count // len(self._keys.partitions))
         async with asyncio.TaskGroup() as group:
-            looking = group.create_task(outcome(self._look(share, queues)))
+            looking = group.create_task(outcome(self._look(quota, queues)))
             asking = group.create_task(outcome(self._shares()))
-        _, told = unwrap(looking.result())
-        served, floor = unwrap(asking.result())
+        _, answers = unwrap(looking.result())
+        shares, floor = unwrap(asking.result())
         by_tenant: dict[str, list[_Ready]] = {}
-        for ready in sorted(_read_ready(told)):
+        for ready in sorted(_read_ready(answers)):
             by_tenant.setdefault(ready.address.tenant, []).append(ready)
         if spread:
             by_tenant = {tenant: _from_anywhere(all_of) for tenant, all_of in by_tenant.items()}
-        chosen: list[_Ready] = []
-        while by_tenant and len(chosen) < wanted:
-            tenant = next_tenant({t: waiting[0].at for t, waiting in by_tenant.items()}, served, floor)
-            served[tenant], floor = charge(tenant, self._policies.weight(tenant), served, floor)
-            chosen.append(by_tenant[tenant].pop(0))
+        candidates: list[_Ready] = []
+        while by_tenant and len(candidates) < count:
+            tenant = next_tenant({t: waiting[0].at for t, waiting in by_tenant.items()}, shares, floor)
+            shares[tenant], floor = charge(tenant, self._policies.weight(tenant), shares, floor)
+            candidates.append(by_tenant[tenant].pop(0))
             if not by_tenant[tenant]:
                 del by_tenant[tenant]
-        is_all = not by_tenant and all(len(answer) // 2 < share for answer in told)
-        return chosen, is_all
+        is_all = not by_tenant and all(len(answer) // 2 < quota for answer in answers)
+        return candidates, is_all
 
     async def _look(self, limit: int, queues: Sequence[str] | None) -> tuple[float, list[list[bytes]]]:
         """The time, and for each partition when to look again and what is ready."""
         self._turn = (self._turn + 1) % 1_000_000
-        asked = (
+        arguments = (
             self._now(), b"%d" % limit, b"*" if queues is None else b"\0".join(map(plain, queues)), b"%d" % self._turn,
         )  # fmt: skip
         partitions = self._keys.partitions
         if self._link.topology.kind != "cluster":
             with suppress(ThreadQuarantined, PartitionUnderRepair):  # one of them is damaged: each by itself
-                now, *told = await self._ask_indexes(partitions, asked)
-                return float(now), told
+                now, *rows = await self._ask_indexes(partitions, arguments)
+                return float(now), rows
         async with asyncio.TaskGroup() as group:
             looks = [
-                group.create_task(outcome(self._ask_indexes([partition], asked, patience=IMPATIENCE)))
+                group.create_task(outcome(self._ask_indexes([partition], arguments, patience=IMPATIENCE)))
                 for partition in partitions
             ]
-        answers = _answered([look.result() for look in looks])
+        answers = _successes([look.result() for look in looks])
         return float(answers[0][0]), [answer[1] for answer in answers]
 
     async def _ask_indexes(
-        self, partitions: Sequence[PartitionKeys], asked: tuple[bytes, ...], *, patience: float = PATIENCE
+        self, partitions: Sequence[PartitionKeys], arguments: tuple[bytes, ...], *, patience: float = PATIENCE
     ) -> list[Any]:
         link = self._link
         script = link.scripts["ready"]
         keys = [key for partition in partitions for key in partition.group_keys(script)]
-        told: list[Any] = await link.run("ready", partitions[0], keys, *asked, patience=patience)
-        return told
+        reply: list[Any] = await link.run("ready", partitions[0], keys, *arguments, patience=patience)
+        return reply
 
     async def _shares(self) -> tuple[dict[str, float], float]:
         """How much each tenant was served, and where one starts that comes back after a silence.
@@ -129,12 +129,12 @@ class RedisClaims(RedisPart):
         """
         key = self._keys.registry("served")
         try:
-            told = await self._link.call("served", key, None, "HGETALL", key)
-            served = {to_text(told[i]): float(told[i + 1]) for i in range(0, len(told), 2)}
+            fields = await self._link.call("served", key, None, "HGETALL", key)
+            shares = {to_text(fields[i]): float(fields[i + 1]) for i in range(0, len(fields), 2)}
         except (ThreadQuarantined, ValueError):
             await self._link.call("served", key, None, "DEL", key)
             return {}, 0.0
-        return served, served.pop("", 0.0)
+        return shares, shares.pop("", 0.0)
 
     def _charge(self, claims: Sequence[Claim]) -> None:
         """Write down who was served, behind the claims; if this is lost, a share is a little off."""
@@ -177,11 +177,11 @@ class RedisClaims(RedisPart):
             by_partition[self._keys.partition(claim.address).index].append(claim)
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(outcome(self._renew_in(self._keys.partitions[index], held, about)))
-                for index, held in by_partition.items()
+                group.create_task(outcome(self._renew_in(self._keys.partitions[index], own_claims, about)))
+                for index, own_claims in by_partition.items()
             ]
-        told = _answered([task.result() for task in tasks])
-        return {token: directive for directives in told for token, directive in directives.items()}
+        replies = _successes([task.result() for task in tasks])
+        return {token: directive for directives in replies for token, directive in directives.items()}
 
     async def _renew_in(
         self, partition: PartitionKeys, claims: Sequence[Claim], about: tuple[bytes, ...]
@@ -195,9 +195,9 @@ class RedisClaims(RedisPart):
             for claim in claims
             for value in (claim.token, to_bytes(claim.thread_id), self._policy(claim.address.queue))
         ]
-        told = await link.run("renew", partition, keys, *about, *rows)
-        *answers, unnamed = told
-        for entry in unnamed:
+        reply = await link.run("renew", partition, keys, *about, *rows)
+        *answers, orphans = reply
+        for entry in orphans:
             await self._orphan(entry)
         return {claim.token: _directive(answer) for claim, answer in zip(claims, answers, strict=True)}
 
@@ -232,31 +232,31 @@ class RedisClaims(RedisPart):
     async def _next_moment(self, queues: Sequence[str] | None) -> tuple[float, float]:
         """The time, and when something is due; far away when nothing is, or when Redis cannot say."""
         try:
-            now, told = await self._look(0, queues)
+            now, answers = await self._look(0, queues)
         except _PASSING:
             self._require_open()
             return 0.0, _NEVER
-        return now, min((number(moment) or 0.0 for moment, *_ in told if moment), default=_NEVER)
+        return now, min((number(moment) or 0.0 for moment, *_ in answers if moment), default=_NEVER)
 
     async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
-        begun = self._clock.now()
+        start = self._clock.now()
         hints = await self._hear_hints()
-        while (told := hints.take_nudges(owner)) is None:
-            waited = self._clock.now() - begun
+        while (nudges := hints.take_nudges(owner)) is None:
+            seconds = self._clock.now() - start
             self._require_open()
-            if not 0 <= waited < timeout:
+            if not 0 <= seconds < timeout:
                 return set()
-            await hints.wait(timeout - waited)
-        return told
+            await hints.wait(timeout - seconds)
+        return nudges
 
     async def _hear_hints(self) -> Hints:
         if self._hints is None:
-            self._hints = Hints(self._hub, self._keys.partitions, self._clock)
+            self._hints = Hints(self._subscriptions, self._keys.partitions, self._clock)
         await self._hints.listen()
         return self._hints
 
 
-def _answered(ends: Sequence[tuple[T] | Exception]) -> list[T]:
+def _successes(ends: Sequence[tuple[T] | Exception]) -> list[T]:
     """What those partitions said that answered: one that cannot be reached does not stop the others."""
     answers = [end[0] for end in ends if not isinstance(end, Exception)]
     is_serious = any(isinstance(end, Exception) and not isinstance(end, _PASSING) for end in ends)
@@ -270,15 +270,15 @@ def _directive(answer: Sequence[Any]) -> Directive:
     return Directive(True, float(until), words(stop) or None, bool(steer))  # type: ignore[arg-type]  # one of its words
 
 
-def _read_ready(told: Sequence[Sequence[bytes]]) -> list[_Ready]:
+def _read_ready(answers: Sequence[Sequence[bytes]]) -> list[_Ready]:
     """Index entries: tenant, queue, moment, channel."""
-    found = []
-    for _, *pairs in told:
+    entries = []
+    for _, *pairs in answers:
         for place in range(0, len(pairs), 2):
             tenant, queue, at, channel = pairs[place + 1].split(b"\0", 3)
             address = address_of(tenant + b"\0" + queue, channel)
-            found.append(_Ready(float(at), address, pairs[place], pairs[place + 1]))
-    return found
+            entries.append(_Ready(float(at), address, pairs[place], pairs[place + 1]))
+    return entries
 
 
 def _from_anywhere(ready: list[_Ready]) -> list[_Ready]:

@@ -196,8 +196,8 @@ def call_row(call: HeldCall) -> tuple[bytes, ...]:
 
 def read_message(address: Address, about: Mapping[str, Any], data: bytes) -> Message:
     """A message from what the store says about it and its body."""
-    fixed, _, content = data.partition(b"\n")
-    values = parse_json(check_checksum(fixed, "message"), "message")
+    head, _, content = data.partition(b"\n")
+    values = parse_json(check_checksum(head, "message"), "message")
     try:
         values["content"] = tuple(Part.from_json(p) for p in parse_json(check_checksum(content, "message"), "message"))
         message = Message(address=address, **values)
@@ -212,12 +212,12 @@ def read_message(address: Address, about: Mapping[str, Any], data: bytes) -> Mes
     )
 
 
-def read_messages(address: Address, told: Sequence[bytes]) -> tuple[Message, ...]:
-    return tuple(read_message(address, parse_json(told[i], "message"), told[i + 1]) for i in range(0, len(told), 2))
+def read_messages(address: Address, rows: Sequence[bytes]) -> tuple[Message, ...]:
+    return tuple(read_message(address, parse_json(rows[i], "message"), rows[i + 1]) for i in range(0, len(rows), 2))
 
 
-def read_receipt(told: Sequence[Any], message_id: str) -> Receipt:
-    _, status, position, due_in, minted, steered, repeated, channel, thread_id = told
+def read_receipt(reply: Sequence[Any], message_id: str) -> Receipt:
+    _, status, position, due_in, is_minted, is_steered, is_repeat, channel, thread_id = reply
     return Receipt(
         channel=to_text(channel),
         message_id=message_id,
@@ -225,16 +225,16 @@ def read_receipt(told: Sequence[Any], message_id: str) -> Receipt:
         status=words(status),  # type: ignore[arg-type]  # scripts write no other
         position=position,
         due_in=number(due_in),
-        idempotent=not minted,
-        repeated=bool(repeated),
-        steer="accepted" if steered else None,
+        idempotent=not is_minted,
+        repeated=bool(is_repeat),
+        steer="accepted" if is_steered else None,
     )
 
 
-def read_claim(keys: ThreadKeys, told: Sequence[Any]) -> Claim:
+def read_claim(keys: ThreadKeys, reply: Sequence[Any]) -> Claim:
     """The answer of `claim` and `begin`."""
     (_, thread_id, run_id, token, fence, owner, attempt, until, attempts, deaths, last_chance, stop, calls, assistant,
-     has_assistant, claimed_at, due_at, messages, journal) = told  # fmt: skip
+     has_assistant, claimed_at, due_at, messages, journal) = reply  # fmt: skip
     return Claim(
         address=keys.address,
         thread_id=to_text(thread_id),
@@ -261,9 +261,9 @@ def read_calls(data: Iterable[Mapping[str, Any]]) -> tuple[HeldCall, ...]:
     return tuple(HeldCall(**call) for call in data)
 
 
-def read_message_record(address: Address, told: Sequence[Any]) -> MessageRecord:
+def read_message_record(address: Address, reply: Sequence[Any]) -> MessageRecord:
     """The answer of `message`, and of what changes one."""
-    _, message_id, receipt, steer, status, run_id, settled_at, covers, *open_message = told
+    _, message_id, receipt, steer, status, run_id, settled_at, covers, *open_message = reply
     name = to_text(message_id)
     return MessageRecord(
         message=read_messages(address, open_message)[0] if open_message else None,
@@ -295,9 +295,9 @@ def read_run(data: bytes) -> RunRecord:
 
 def read_turn(data: bytes) -> list[TranscriptEntry]:
     """The entries of one stored turn."""
-    header, _, kept = data.partition(b"\n")
+    header, _, entries_json = data.partition(b"\n")
     turn, at, *_ = header.split()
-    items = parse_json(check_checksum(kept, "history"), "history")
+    items = parse_json(check_checksum(entries_json, "history"), "history")
     return [TranscriptEntry(item_from_json(item), tokens, int(turn), float(at)) for item, tokens in items]
 
 
@@ -338,9 +338,9 @@ def read_frames(data: bytes, epoch: str) -> list[Event]:
     return events
 
 
-def read_thread(told: Sequence[bytes], policy: Policy) -> ThreadRecord:
+def read_thread(reply: Sequence[bytes], policy: Policy) -> ThreadRecord:
     """The answer of `thread`: names and values."""
-    values = dict(zip(map(words, told[1::2]), told[2::2], strict=True))
+    values = dict(zip(map(words, reply[1::2]), reply[2::2], strict=True))
     active_at = float(values["active_at"])
     ttl = float(values["ttl"]) if "ttl" in values else policy.expiry
     options = {name.removeprefix("option:"): value for name, value in values.items() if name.startswith("option:")}
@@ -377,7 +377,7 @@ def read_thread(told: Sequence[bytes], policy: Policy) -> ThreadRecord:
     )
 
 
-def read_letter(dead_id: str, data: bytes) -> DeadLetter:
+def read_dead_letter(dead_id: str, data: bytes) -> DeadLetter:
     """A stored dead letter; its seal is the scripts', so only its JSON is looked at here."""
     about, _, message = data[8:].partition(b"\n")
     values = parse_json(about, "dead letter")

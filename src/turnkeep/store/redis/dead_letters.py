@@ -5,7 +5,7 @@ from __future__ import annotations
 from turnkeep.errors import MessageConflict, NotFound, ThreadQuarantined
 from turnkeep.store.contract import DeadLetter, Receipt
 from turnkeep.store.ids import new_epoch, new_thread_id
-from turnkeep.store.redis.codec import message_row, read_letter, read_receipt
+from turnkeep.store.redis.codec import message_row, read_dead_letter, read_receipt
 from turnkeep.store.redis.key_names import PartitionKeys, space_of, to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, gather, quarantining, status_word
 from turnkeep.telemetry import get_log
@@ -15,15 +15,15 @@ log = get_log(__name__)
 PAGE = 100
 
 
-class RedisLetters(RedisPart):
+class RedisDeadLetters(RedisPart):
     """Messages that no run could answer."""
 
     async def dead(
         self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
         partitions = self._keys.partitions
-        found = await gather([self._dead_in(partition, tenant, queue, after, limit) for partition in partitions])
-        letters = [letter for letters in found for letter in letters]
+        lists = await gather([self._dead_in(partition, tenant, queue, after, limit) for partition in partitions])
+        letters = [letter for letters in lists for letter in letters]
         return sorted(letters, key=lambda letter: letter.dead_id)[:limit]
 
     async def _dead_in(
@@ -35,10 +35,10 @@ class RedisLetters(RedisPart):
             ids: list[bytes] = await self._link.look_up(
                 "dead", partition, "ZRANGEBYLEX", partition.names["graves"], first, "+", "LIMIT", 0, PAGE
             )
-            found = [await self._letter_if_whole(partition, dead_id) for dead_id in ids]
+            page = [await self._letter_if_whole(partition, dead_id) for dead_id in ids]
             letters += [
                 letter
-                for letter in found
+                for letter in page
                 if letter and tenant in (None, letter.address.tenant) and queue in (None, letter.address.queue)
             ]
             if len(ids) < PAGE:
@@ -50,7 +50,7 @@ class RedisLetters(RedisPart):
         key = partition.names["dead"]
         data = await self._link.look_up("dead_letter", partition, "HGET", key, dead_id)
         with quarantining():
-            return None if data is None else read_letter(to_text(dead_id), data)
+            return None if data is None else read_dead_letter(to_text(dead_id), data)
 
     async def _letter_if_whole(self, partition: PartitionKeys, dead_id: bytes) -> DeadLetter | None:
         """In a list a damaged letter is told of and left out."""
@@ -94,10 +94,10 @@ class RedisLetters(RedisPart):
     async def _redriven(self, dead_id: str) -> Receipt:
         """The receipt of a dead letter that was redriven before."""
         partition = self._partition_of_letter(dead_id)
-        told = None if partition is None else await self._run_on("redriven", partition, self._now(), to_bytes(dead_id))
-        if told is None:
+        reply = None if partition is None else await self._run_on("redriven", partition, self._now(), to_bytes(dead_id))
+        if reply is None:
             raise _no_letter(dead_id)
-        message_id, receipt = told
+        message_id, receipt = reply
         return read_receipt(receipt, to_text(message_id))
 
     async def discard(self, dead_id: str, *, once: str | None = None) -> bool:

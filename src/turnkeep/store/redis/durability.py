@@ -78,7 +78,7 @@ NOT_DURABLE_SCRIPTS: Mapping[str, str] = {
     **dict.fromkeys(
         ("age", "audit", "clock", "greet", "quarantine", "rebuild", "sweep", "tidy"), "done again by the next who comes"
     ),
-    "thread": "reads; where it creates, `RedisPart.assured` waits",
+    "thread": "reads; where it creates, `RedisPart._durable_writes` waits",
 }
 """The other scripts, with the reason."""
 
@@ -142,63 +142,63 @@ class DurabilityWait:
 
     async def _vouch(self, witness: WriteObserver, server: bytes) -> None:
         endpoint = witness.endpoint
-        shared = self._rounds.setdefault(endpoint, _Round())
-        shared.requests += 1
-        mine = shared.requests
-        async with shared.lock:
-            if shared.safe >= mine and shared.server == server:
+        wait_round = self._rounds.setdefault(endpoint, _Round())
+        wait_round.requests += 1
+        mine = wait_round.requests
+        async with wait_round.lock:
+            if wait_round.safe >= mine and wait_round.server == server:
                 return
-            if shared.doubtful >= mine:
+            if wait_round.doubtful >= mine:
                 raise OutcomeUnknown(f"{endpoint} did not vouch for what was written; it is safe to repeat")
-            until = shared.requests
+            until = wait_round.requests
             try:
-                await self._wait_once(shared, witness)
+                await self._wait_once(wait_round, witness)
             except OutcomeUnknown:
-                shared.doubtful = until  # for all who waited for it, else each would wait as long behind the others
+                wait_round.doubtful = until  # for all who waited for it, else each would wait as long behind the others
                 raise
-            if shared.server != server:
+            if wait_round.server != server:
                 raise OutcomeUnknown(f"{endpoint} is another server than before; it is safe to repeat")
-            shared.safe = until
+            wait_round.safe = until
 
-    async def _wait_once(self, shared: _Round, witness: WriteObserver) -> None:
+    async def _wait_once(self, wait_round: _Round, witness: WriteObserver) -> None:
         endpoint = witness.endpoint
         try:
-            if shared.pipe is None or not shared.pipe.is_open:
-                shared.pipe = await open_pipe(self._link.dialer, endpoint, timeout=self._timeout * 2)
-                shared.server = shared.pipe.server
-            written = shared.pipe.send("EVAL", _WRITE, 1, _fence_beside(witness.key))
-            replication = shared.pipe.send("INFO", "replication")
-            asked = self._fitness.replicas
-            told = await self._told(shared.pipe, endpoint, asked)
+            if wait_round.pipe is None or not wait_round.pipe.is_open:
+                wait_round.pipe = await open_pipe(self._link.dialer, endpoint, timeout=self._timeout * 2)
+                wait_round.server = wait_round.pipe.server
+            write = wait_round.pipe.send("EVAL", _WRITE, 1, _fence_beside(witness.key))
+            replication = wait_round.pipe.send("INFO", "replication")
+            replicas = self._fitness.replicas
+            obstacle = await self._wait_for_write(wait_round.pipe, endpoint, replicas)
             if not isinstance(info := await replication, Refusal):
                 self._fitness.saw_replicas(endpoint, replicas_in(values(info)))
-            if self._fitness.replicas > asked:
-                told = told or await self._told(shared.pipe, endpoint, self._fitness.replicas)
-            if isinstance(wrote := await written, Refusal):
-                told = told or str(wrote)
-        except StoreError as lost:
-            raise OutcomeUnknown(f"nobody vouches for what was written: {lost}") from lost
-        if told:
-            raise OutcomeUnknown(f"what was written is not safe yet ({told}); it is safe to repeat")
+            if self._fitness.replicas > replicas:
+                obstacle = obstacle or await self._wait_for_write(wait_round.pipe, endpoint, self._fitness.replicas)
+            if isinstance(wrote := await write, Refusal):
+                obstacle = obstacle or str(wrote)
+        except StoreError as loss:
+            raise OutcomeUnknown(f"nobody vouches for what was written: {loss}") from loss
+        if obstacle:
+            raise OutcomeUnknown(f"what was written is not safe yet ({obstacle}); it is safe to repeat")
 
-    async def _told(self, pipe: Pipe, endpoint: ServerAddress, replicas: int) -> str:
+    async def _wait_for_write(self, pipe: Pipe, endpoint: ServerAddress, replicas: int) -> str:
         """Wait until all that was written on this pipe is safe; what stands in the way of it."""
         wait = how_to_wait(self._fitness.server(endpoint), replicas)
         if not wait:
             return "there is neither a replica nor a log to wait for"
         if wait == ("",):
             return ""
-        told: Reply = await pipe.send(*wait, int(self._timeout * 1000))
-        if isinstance(told, Refusal):
-            return f"{wait[0]} said {told}"
-        found = told if isinstance(told, list) else [told]
-        enough = all(f >= int(w) for f, w in zip(found, wait[1:], strict=True))
-        return "" if enough else f"{' '.join(wait)} said {told}"
+        reply: Reply = await pipe.send(*wait, int(self._timeout * 1000))
+        if isinstance(reply, Refusal):
+            return f"{wait[0]} said {reply}"
+        counts = reply if isinstance(reply, list) else [reply]
+        enough = all(f >= int(w) for f, w in zip(counts, wait[1:], strict=True))
+        return "" if enough else f"{' '.join(wait)} said {reply}"
 
     def close(self) -> None:
-        for shared in self._rounds.values():
-            if shared.pipe is not None:
-                shared.pipe.close("the store is closed")
+        for wait_round in self._rounds.values():
+            if wait_round.pipe is not None:
+                wait_round.pipe.close("the store is closed")
 
 
 def _fence_beside(key: bytes) -> bytes:

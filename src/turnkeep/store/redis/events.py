@@ -59,7 +59,7 @@ class RedisEvents(RedisPart):
 
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[Follower]:
-        feed = RedisFeed(self._hub, self._resolve, self._incarnation)
+        feed = RedisFeed(self._subscriptions, self._resolve, self._incarnation)
         self._feeds.add(feed)
         try:
             yield feed
@@ -72,8 +72,8 @@ class RedisEvents(RedisPart):
     async def open_sink(
         self, sink: str, selection: Selection = EVERYTHING, *, once: str | None = None
     ) -> Sequence[int]:
-        chosen = (plain(selection.tenant or ""), plain(selection.queue or ""), b"1" if selection.finals else b"")
-        await self._on_all("sink_open", self._operation(once, "open_sink", sink, selection), to_bytes(sink), *chosen)
+        wishes = (plain(selection.tenant or ""), plain(selection.queue or ""), b"1" if selection.finals else b"")
+        await self._on_all("sink_open", self._operation(once, "open_sink", sink, selection), to_bytes(sink), *wishes)
         return tuple(partition.index for partition in self._keys.partitions)
 
     async def close_sink(self, sink: str, *, once: str | None = None) -> None:
@@ -91,8 +91,8 @@ class RedisEvents(RedisPart):
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
         entries = await self._of_sink("sink_read", sink, partition, after, limit)
-        found = [self._delivery(partition, position, _by_name(fields)) for position, fields in entries]
-        return [delivery for delivery in found if delivery is not None]
+        deliveries = [self._delivery(partition, position, _by_name(fields)) for position, fields in entries]
+        return [delivery for delivery in deliveries if delivery is not None]
 
     def _delivery(self, partition: int, position: bytes, entry: Mapping[bytes, bytes]) -> Delivery | None:
         """One entry of the outbox; a damaged one is told of and left out, so that the others go on."""
@@ -120,14 +120,16 @@ class RedisEvents(RedisPart):
     # ---------------------------------------------------------------- parked
 
     async def list_parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[ParkedEvent]:
-        return [_parked(entry) for entry in await self._of_sink("sink_parked", sink, partition, after, limit)]
+        return [_parked_event(entry) for entry in await self._of_sink("sink_parked", sink, partition, after, limit)]
 
     async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
         if not positions:
             return []
         entries = await self._of_sink("sink_parked", sink, partition, "", 0, *positions)
-        found = [self._delivery(partition, place, dict(zip(_ENTRY, rest, strict=False))) for place, *rest in entries]
-        return [delivery for delivery in found if delivery is not None]
+        deliveries = [
+            self._delivery(partition, place, dict(zip(_ENTRY, rest, strict=False))) for place, *rest in entries
+        ]
+        return [delivery for delivery in deliveries if delivery is not None]
 
     async def note_failure(
         self, sink: str, partition: int, position: str, *, reason: str, give_up: bool, once: str | None = None
@@ -164,12 +166,12 @@ class RedisEvents(RedisPart):
     async def sinks(self) -> list[SinkRecord]:
         partitions = self._keys.partitions
         replies = await gather([self._run_on("sink_list", one, WAITING_COUNTED) for one in partitions])
-        found: dict[str, SinkRecord] = {}
+        records: dict[str, SinkRecord] = {}
         for partition, reply in zip(partitions, replies, strict=True):
             for row in reply:
                 here = _record(row, partition.index)
-                found[here.name] = found[here.name].join(here) if here.name in found else here
-        return [found[name] for name in sorted(found)]
+                records[here.name] = records[here.name].join(here) if here.name in records else here
+        return [records[name] for name in sorted(records)]
 
     def _partition(self, sink: str, partition: int) -> PartitionKeys:
         if not 0 <= partition < len(self._keys.partitions):
@@ -185,7 +187,7 @@ def _by_name(fields: Sequence[bytes]) -> Mapping[bytes, bytes]:
     return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
-def _parked(entry: Sequence[Any]) -> ParkedEvent:
+def _parked_event(entry: Sequence[Any]) -> ParkedEvent:
     position, space, channel, thread, _epoch, _incarnation, head, reason, failed_at, given_up = entry
     offset, kind, at, *_ = head.split()
     return ParkedEvent(
@@ -202,9 +204,9 @@ def _parked(entry: Sequence[Any]) -> ParkedEvent:
 
 
 def _record(row: Sequence[Any], partition: int) -> SinkRecord:
-    name, waiting, oldest_at, parked, given_up, lost, lost_at = row
-    counted = (waiting, number(oldest_at), parked, given_up, lost, number(lost_at))
-    return SinkRecord(to_text(name), *counted, (partition,))
+    name, waiting, oldest_at, parked_count, given_up_count, loss_count, last_loss_at = row
+    figures = (waiting, number(oldest_at), parked_count, given_up_count, loss_count, number(last_loss_at))
+    return SinkRecord(to_text(name), *figures, (partition,))
 
 
 def _not_open(sink: str, partition: int) -> NotFound:
@@ -214,10 +216,10 @@ def _not_open(sink: str, partition: int) -> NotFound:
 def _page(reply: Sequence[Any], limit: int) -> Page:
     _, epoch, incarnation, top, floor, live_from, finals, *entries = reply
     current = epoch_of(epoch, int(incarnation))
-    found = read_frames(finals, current)
-    found += [
+    events_so_far = read_frames(finals, current)
+    events_so_far += [
         read_event((int(offset), current), kind, at, members, text) for offset, kind, at, members, text in entries
     ]
-    events = sorted(found, key=lambda event: event.offset)[:limit]
-    started = number(live_from) if isinstance(live_from, bytes) else live_from
-    return Page(current, top, floor, None if started is None else int(started), tuple(events))
+    events = sorted(events_so_far, key=lambda event: event.offset)[:limit]
+    start = number(live_from) if isinstance(live_from, bytes) else live_from
+    return Page(current, top, floor, None if start is None else int(start), tuple(events))

@@ -24,31 +24,34 @@ class RedisFeed(Feed):
     """A `Follower` that hears one Redis channel per thread."""
 
     def __init__(
-        self, hub: Subscriptions, find: Callable[[Address], Awaitable[ThreadKeys]], incarnation: Callable[[int], int]
+        self,
+        subscriptions: Subscriptions,
+        find: Callable[[Address], Awaitable[ThreadKeys]],
+        incarnation: Callable[[int], int],
     ) -> None:
         super().__init__(lambda address: address)
-        self._hub = hub
+        self._subscriptions = subscriptions
         self._find = find
         self._incarnation = incarnation
-        self._followed: dict[bytes, ThreadKeys] = {}
+        self._keys_by_channel: dict[bytes, ThreadKeys] = {}
         self._keys: dict[Address, ThreadKeys] = {}
 
     async def add(self, address: Address) -> None:
         keys = await self._find(address)
         self._keys[address] = keys
         self._names.setdefault(keys.address, set()).add(address)
-        self._followed[keys["channel"]] = keys
-        await self._hub.listen(keys["channel"], self)
+        self._keys_by_channel[keys["channel"]] = keys
+        await self._subscriptions.listen(keys["channel"], self)
 
     async def discard(self, address: Address) -> None:
         keys = self._keys.pop(address, None)
         await super().discard(address)
         if keys is not None and keys.address not in self._names:
-            self._followed.pop(keys["channel"], None)
-            self._hub.leave(keys["channel"], self)
+            self._keys_by_channel.pop(keys["channel"], None)
+            self._subscriptions.leave(keys["channel"], self)
 
     def on_message(self, channel: bytes, data: bytes) -> None:
-        keys = self._followed.get(channel)
+        keys = self._keys_by_channel.get(channel)
         if keys is None:
             return
         epoch, _, frames = data.partition(b"\n")
@@ -59,18 +62,18 @@ class RedisFeed(Feed):
         self.tell(keys.address, events)
 
     def on_gap(self, channel: bytes) -> None:
-        if (keys := self._followed.get(channel)) is not None:
+        if (keys := self._keys_by_channel.get(channel)) is not None:
             self.tell(keys.address, ())
 
     def close(self) -> None:
         super().close()
-        for channel in self._followed:
-            self._hub.leave(channel, self)
+        for channel in self._keys_by_channel:
+            self._subscriptions.leave(channel, self)
 
     async def __anext__(self) -> Notice:
         while not (self._notices or self._owed or self._is_closed):
             self._news.clear()
-            if self._hub.is_whole or await self._hub.tend():
+            if self._subscriptions.is_whole or await self._subscriptions.tend():
                 if not self._news.is_set():
                     await self._news.wait()
             elif not self._news.is_set():
@@ -82,5 +85,5 @@ class RedisFeed(Feed):
             async with asyncio.timeout(POLL.after(1)):
                 await self._news.wait()
         except TimeoutError:
-            for channel in self._followed:
+            for channel in self._keys_by_channel:
                 self.on_gap(channel)

@@ -25,8 +25,8 @@ _NEVER = float("inf")
 class Hints:
     """Hears the hints of all partitions for one engine."""
 
-    def __init__(self, hub: Subscriptions, partitions: Sequence[PartitionKeys], clock: Clock) -> None:
-        self._hub = hub
+    def __init__(self, subscriptions: Subscriptions, partitions: Sequence[PartitionKeys], clock: Clock) -> None:
+        self._subscriptions = subscriptions
         self._channels = [partition.names["hints"] for partition in partitions]
         self._clock = clock
         self._bell = Bell()
@@ -42,7 +42,7 @@ class Hints:
         async with self._beginning:
             if not self._has_begun:
                 for channel in self._channels:
-                    await self._hub.listen(channel, self)
+                    await self._subscriptions.listen(channel, self)
                 self._has_begun = True
 
     def on_message(self, channel: bytes, data: bytes) -> None:
@@ -81,7 +81,7 @@ class Hints:
 
     async def wait(self, seconds: float) -> bool:
         """Return at the next hint or after so many seconds: True; sooner, with False, when it hears nothing."""
-        if self._hub.is_whole or await self._hub.tend():
+        if self._subscriptions.is_whole or await self._subscriptions.tend():
             await self._bell.wait(self._clock, seconds)
             return True
         await asyncio.sleep(min(seconds, POLL.after(1)))

@@ -71,11 +71,11 @@ class RedisInbox(RedisClaims):
         places: dict[Address, list[int]] = {}
         for place, message in enumerate(messages):
             places.setdefault((await self._resolve(message.address)).address, []).append(place)
-        told = await gather(
+        answers = await gather(
             [self._accept_on([messages[place] for place in here], create, max_inbox) for here in places.values()]
         )
-        for here, told_here in zip(places.values(), told, strict=True):
-            outcomes |= zip(here, told_here, strict=True)
+        for here, answers_here in zip(places.values(), answers, strict=True):
+            outcomes |= zip(here, answers_here, strict=True)
         return [outcomes[place] for place in range(len(messages))]
 
     async def _accept_on(
@@ -89,14 +89,14 @@ class RedisInbox(RedisClaims):
         rows = [value for message in messages for value in message_row(message)]
         limit = b"" if max_inbox is None else b"%d" % max_inbox
         _, reply = await self._make("accept", address, flag(create), limit, *rows)
-        return [_receipt_or_refusal(told, m) for told, m in zip(reply[1:], messages, strict=True)]
+        return [_receipt_or_refusal(answer, m) for answer, m in zip(reply[1:], messages, strict=True)]
 
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
         if not messages:
             raise InvalidMessage("there is no message to begin with, give at least one")
         await self._hear_hints()
-        told = [message.but(flush=True, not_before=None) for message in messages]
-        rows = [value for message in told for value in message_row(message)]
+        immediate = [message.but(flush=True, not_before=None) for message in messages]
+        rows = [value for message in immediate for value in message_row(message)]
         token, run_id = new_token(self._ids).encode(), new_run_id(self._ids).encode()
         address = messages[0].address
         keys, reply = await self._make("begin", address, to_bytes(owner), exact(lease), token, run_id, *rows)
@@ -115,7 +115,7 @@ class RedisInbox(RedisClaims):
     # ---------------------------------------------------------------- while leased
 
     async def list_offered(self, claim: Claim) -> list[Message]:
-        reply = _unless_lost(claim, await self._owned("offered", claim))
+        reply = _unless_lost(claim, await self._run_as_owner("offered", claim))
         async with self._reading(self._keys.thread(claim.address)):
             return list(read_messages(claim.address, reply[1]))
 
@@ -124,7 +124,7 @@ class RedisInbox(RedisClaims):
         for record in records:
             through = record.get("steered_through")
             rows += [b"%d" % record["n"], add_checksum(dump(dict(record))), b"" if through is None else b"%d" % through]
-        reply = _unless_lost(claim, await self._owned("journal", claim, *rows))
+        reply = _unless_lost(claim, await self._run_as_owner("journal", claim, *rows))
         if status_word(reply) == "gap":
             raise ValueError(f"journal record {reply[1]} comes after {reply[2]} records, write them in order")
 
@@ -132,7 +132,7 @@ class RedisInbox(RedisClaims):
 
     async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         model = b"" if commit.model is None else b',"model":' + dump(commit.model)
-        reply = await self._owned(
+        reply = await self._run_as_owner(
             "commit", claim, commit.outcome, to_bytes(commit.text), turn_argument(commit.entries),
             usage_argument(commit.usage), model,
         )  # fmt: skip
@@ -140,7 +140,7 @@ class RedisInbox(RedisClaims):
         return Remainder(reply[1], number(reply[2]))
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
-        reply = await self._owned(
+        reply = await self._run_as_owner(
             "fail", claim, flag(claim.stop is not None), fault_argument(failure.fault), exact(failure.retry_in),
             flag(failure.effects), usage_argument(failure.usage), b"%02x" % partition_of(claim.address),
             self._ids("dead")[-8:].encode(),
@@ -149,11 +149,11 @@ class RedisInbox(RedisClaims):
         return outcome
 
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
-        _unless_lost(claim, await self._owned("release", claim, exact(delay), fault_argument(reason)))
+        _unless_lost(claim, await self._run_as_owner("release", claim, exact(delay), fault_argument(reason)))
 
     async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
         rows = [value for call in calls for value in call_row(call)]
-        _unless_lost(claim, await self._owned("hold", claim, exact(expires_in), *rows))
+        _unless_lost(claim, await self._run_as_owner("hold", claim, exact(expires_in), *rows))
 
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
@@ -164,7 +164,7 @@ class RedisInbox(RedisClaims):
         if status_word(reply) == "call":
             async with self._reading(keys):
                 return read_calls([parse_json(reply[1], "call")])[0]
-        raise _undecided(address, call_id, reply)
+        raise _decision_error(address, call_id, reply)
 
     # ---------------------------------------------------------------- from outside
 
@@ -177,7 +177,7 @@ class RedisInbox(RedisClaims):
         operation = self._operation(once, "withdraw", address, message_id)
         keys, reply = await self._find("withdraw", address, operation, to_bytes(message_id))
         async with self._reading(keys):
-            return _changed(keys, address, message_id, reply)
+            return _read_change(keys, address, message_id, reply)
 
     async def edit(
         self, address: Address, message_id: str, content: Content, *, once: str | None = None
@@ -188,7 +188,7 @@ class RedisInbox(RedisClaims):
             content_bytes(content), b"%d" % draft.size, to_bytes(draft.text),
         )  # fmt: skip
         async with self._reading(keys):
-            return _changed(keys, address, message_id, reply)
+            return _read_change(keys, address, message_id, reply)
 
     async def flush(self, address: Address, *, once: str | None = None) -> bool:
         _, reply = await self._find("flush", address, self._operation(once, "flush", address))
@@ -210,16 +210,16 @@ class RedisInbox(RedisClaims):
             return read_message_record(keys.address, reply) if status_word(reply) == "message" else None
 
 
-def _receipt_or_refusal(told: Sequence[Any], message: Message) -> Receipt | Rejection:
-    kind = status_word(told)
+def _receipt_or_refusal(answer: Sequence[Any], message: Message) -> Receipt | Rejection:
+    kind = status_word(answer)
     if kind == "receipt":
-        receipt = read_receipt(told, message.message_id)
+        receipt = read_receipt(answer, message.message_id)
         # an id that we minted can only come back because its first receipt was lost
         return replace(receipt, repeated=False) if message.minted else receipt
     if kind == "conflict":
         return MessageConflict(f"message id {message.message_id!r} was used for another text, use a new id")
     if kind == "full":
-        return full(told[1])
+        return full(answer[1])
     if kind == "absent":
         return not_found(message.address)
     return ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
@@ -231,7 +231,7 @@ def _unless_lost(claim: Claim, reply: Any) -> Any:
     return reply
 
 
-def _undecided(address: Address, call_id: str, reply: Sequence[Any]) -> Rejection:
+def _decision_error(address: Address, call_id: str, reply: Sequence[Any]) -> Rejection:
     kind = status_word(reply)
     if kind == "absent":
         return not_found(address)
@@ -248,7 +248,7 @@ def _undecided(address: Address, call_id: str, reply: Sequence[Any]) -> Rejectio
     return WrongState(f"call {call_id!r} waits no longer, its run is being stopped")
 
 
-def _changed(keys: ThreadKeys, address: Address, message_id: str, reply: Sequence[Any]) -> MessageRecord:
+def _read_change(keys: ThreadKeys, address: Address, message_id: str, reply: Sequence[Any]) -> MessageRecord:
     kind = status_word(reply)
     if kind == "message":
         return read_message_record(keys.address, reply)

@@ -78,8 +78,8 @@ class ThreadKeys:
     def of(self, script: Script) -> tuple[bytes, ...]:
         """The keys of a script, in its order."""
         if (keys := self._ready.get(script)) is None:
-            own, shared = self._own, self.partition.names
-            keys = self._ready[script] = tuple([own[name] if name in own else shared[name] for name in script.keys])
+            own, common = self._own, self.partition.names
+            keys = self._ready[script] = tuple([own[name] if name in own else common[name] for name in script.keys])
         return keys
 
     def group_keys(self, script: Script) -> tuple[bytes, ...]:
@@ -116,19 +116,19 @@ class KeyNames:
         return self.partitions[partition_of(address) % len(self.partitions)]
 
     def registry(self, *parts: str) -> bytes:
-        return self._tagged("registry", *parts)
+        return self._with_tag("registry", *parts)
 
     def ledger(self, tenant: str, name: str) -> bytes:
-        return self._tagged(f"ledger:{_escaped(tenant)}", name)
+        return self._with_tag(f"ledger:{_escape(tenant)}", name)
 
     def pace(self, key: str, name: str = "") -> bytes:
-        return self._tagged(f"pace:{blake2b(to_bytes(key), digest_size=12).hexdigest()}", name)
+        return self._with_tag(f"pace:{blake2b(to_bytes(key), digest_size=12).hexdigest()}", name)
 
-    def _tagged(self, what: str, *parts: str) -> bytes:
-        return f"{self.prefix}{{{self.prefix}{what}}}{':'.join(map(_escaped, parts))}".encode()
+    def _with_tag(self, what: str, *parts: str) -> bytes:
+        return f"{self.prefix}{{{self.prefix}{what}}}{':'.join(map(_escape, parts))}".encode()
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return quote(text, safe="-_.~@", errors="surrogatepass")
 
 

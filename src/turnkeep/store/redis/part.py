@@ -20,7 +20,7 @@ from turnkeep.store.redis.client.subscriptions import Subscriptions
 from turnkeep.store.redis.codec import exact, policy_argument
 from turnkeep.store.redis.durability import DurabilityWait
 from turnkeep.store.redis.key_names import KeyNames, PartitionKeys, ThreadKeys, to_bytes, to_text
-from turnkeep.store.redis.repair import Mending
+from turnkeep.store.redis.repair import PartitionRepair
 from turnkeep.store.redis.timekeeping import StoreTime
 from turnkeep.telemetry import get_log
 
@@ -43,22 +43,22 @@ class RedisPart:
         self._clock = SteadyClock(clock or SystemClock())
         self._time: StoreTime | None = None
         self._channels: dict[Address, str] = {}
-        self._opened: tuple[Link, Subscriptions] | None = None
+        self._connections: tuple[Link, Subscriptions] | None = None
         self._assurance: DurabilityWait | None = None
-        self._mending = Mending(self)
+        self._repair = PartitionRepair(self)
         self._is_closed = False
 
     @property
     def _link(self) -> Link:
-        if self._is_closed or self._opened is None:
+        if self._is_closed or self._connections is None:
             raise StoreUnavailable("the store is closed")
-        return self._opened[0]
+        return self._connections[0]
 
     @property
-    def _hub(self) -> Subscriptions:
-        if self._is_closed or self._opened is None:
+    def _subscriptions(self) -> Subscriptions:
+        if self._is_closed or self._connections is None:
             raise StoreUnavailable("the store is closed")
-        return self._opened[1]
+        return self._connections[1]
 
     def _require_open(self) -> None:
         """Raises `StoreUnavailable` once the store is closed."""
@@ -69,7 +69,7 @@ class RedisPart:
         """What scripts are told of the time; asked with every token."""
         if self._time is None:
             return exact(self._clock.now())
-        return repr(self._time.now(self._opened[0] if self._opened is not None else None)).encode()
+        return repr(self._time.now(self._connections[0] if self._connections is not None else None)).encode()
 
     def _of_day(self, moment: float) -> float:
         """A moment that somebody named by the time of day, as the store counts."""
@@ -107,7 +107,7 @@ class RedisPart:
         return await link.run(name, partition, partition.of(link.scripts[name]), *arguments)
 
     @asynccontextmanager
-    async def _assured(self, address: Address) -> AsyncIterator[None]:
+    async def _durable_writes(self, address: Address) -> AsyncIterator[None]:
         """What is written in here for this address is as safe as was asked for when this is left."""
         assurance, tag = self._link.assurance, self._keys.partition(address).tag
         if assurance is None or "commit" not in assurance.concerns:
@@ -160,12 +160,12 @@ class RedisPart:
         keys = self._keys.thread(address)
         name = keys.space + b"\0" + keys.channel
         aliases = keys.partition.names["aliases"]
-        found = await self._link.look_up("channel_of", keys.partition, "HGET", aliases, name)
-        if found is None or found == keys.channel:
+        channel_name = await self._link.look_up("channel_of", keys.partition, "HGET", aliases, name)
+        if channel_name is None or channel_name == keys.channel:
             return address.channel
         if len(self._channels) >= KNOWN_NAMES:
             self._channels.clear()
-        channel = self._channels[address] = to_text(found)
+        channel = self._channels[address] = to_text(channel_name)
         return channel
 
     async def _find(self, name: str, address: Address, *arguments: Argument) -> tuple[ThreadKeys, Reply]:
@@ -192,7 +192,7 @@ class RedisPart:
             reply = await self._run(name, keys, self._now(), policy, *rest(keys, b""))
         return keys, reply
 
-    async def _owned(self, name: str, claim: Claim, *arguments: Argument) -> Reply:
+    async def _run_as_owner(self, name: str, claim: Claim, *arguments: Argument) -> Reply:
         """Run a script that a claim pays for with its token."""
         keys = self._keys.thread(claim.address)
         policy = self._policy(claim.address.queue)

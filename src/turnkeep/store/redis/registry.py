@@ -16,8 +16,8 @@ from turnkeep.store.redis.codec import dump, exact, flag, parse_json, words
 from turnkeep.store.redis.key_names import to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, status_word
 
-NOTED_EVERY = 3_600.0
-NOTED_MOST = 10_000
+NOTE_INTERVAL = 3_600.0
+MOST_NOTES = 10_000
 
 _CANONICAL = orjson.OPT_SORT_KEYS
 
@@ -26,8 +26,8 @@ class RedisRegistry(RedisPart):
     """Small records by kind, tenant and name."""
 
     async def get(self, kind: RegistryKind, tenant: str, name: str) -> Document | None:
-        found = await self._documents(kind, tenant, to_bytes(name), all_names=False)
-        return found[0] if found else None
+        documents = await self._documents(kind, tenant, to_bytes(name), all_names=False)
+        return documents[0] if documents else None
 
     async def put(
         self,
@@ -41,25 +41,25 @@ class RedisRegistry(RedisPart):
         once: str | None = None,
     ) -> Document:
         operation = self._operation(once, "put", kind, tenant, name, body, version, ttl)
-        wanted = b"" if version is None else b"%d" % version
-        about = (operation, to_bytes(name), _canonical(body), wanted, exact(ttl))
-        told = await self._on_documents(kind, tenant, "put", *about)
-        if status_word(told) == "conflict":
-            raise Conflict(f"{kind} {name!r} has version {told[1]}, not {version}: read it again")
-        return _document(name, told)
+        expected_version = b"" if version is None else b"%d" % version
+        about = (operation, to_bytes(name), _canonical(body), expected_version, exact(ttl))
+        reply = await self._on_documents(kind, tenant, "put", *about)
+        if status_word(reply) == "conflict":
+            raise Conflict(f"{kind} {name!r} has version {reply[1]}, not {version}: read it again")
+        return _document(name, reply)
 
     async def take(self, kind: RegistryKind, tenant: str, name: str, *, once: str | None = None) -> Document | None:
         operation = self._operation(once, "take", kind, tenant, name)
-        told = await self._on_documents(kind, tenant, "take", operation, to_bytes(name))
-        return None if status_word(told) == "absent" else _document(name, told)
+        reply = await self._on_documents(kind, tenant, "take", operation, to_bytes(name))
+        return None if status_word(reply) == "absent" else _document(name, reply)
 
     async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
         return sorted(await self._documents(kind, tenant, b"", all_names=True), key=lambda document: document.name)
 
     async def _documents(self, kind: str, tenant: str, name: bytes, *, all_names: bool) -> Sequence[Document]:
         key = self._document_keys(kind, tenant)[0]
-        told = await self._link.run_apart("get", key, (key,), self._now(), name, flag(all_names))
-        return [_document(to_text(told[i]), told[i + 1]) for i in range(0, len(told), 2)]
+        reply = await self._link.run_apart("get", key, (key,), self._now(), name, flag(all_names))
+        return [_document(to_text(reply[i]), reply[i + 1]) for i in range(0, len(reply), 2)]
 
     async def _on_documents(self, kind: str, tenant: str, name: str, *arguments: Argument) -> Reply:
         keys = (*self._document_keys(kind, tenant), self._keys.registry("operations"))
@@ -77,15 +77,15 @@ def _canonical(body: Mapping[str, Any]) -> bytes:
         return dump(dict(sorted(body.items())))
 
 
-def _document(name: str, told: Sequence[Any]) -> Document:
-    _, version, updated_at, body = told
+def _document(name: str, reply: Sequence[Any]) -> Document:
+    _, version, updated_at, body = reply
     return Document(name, version, parse_json(body, "document"), float(updated_at))
 
 
 class RedisLedger(RedisPart):
     """Money, pace and open circuits, shared by all workers."""
 
-    _noted: dict[str, float]
+    _ledger_notes: dict[str, float]
     """Tenants that were noted from here, and when."""
 
     # ---------------------------------------------------------------- money
@@ -96,9 +96,9 @@ class RedisLedger(RedisPart):
         rows = [value for one in limits for value in (to_bytes(one.account), b"%d" % one.amount, exact(one.keep))]
         await self._note_ledger(tenant)
         operation = self._operation(once, "reserve", run_id, amount, limits, tenant)
-        told = await self._on_ledger("reserve", tenant, operation, to_bytes(run_id), b"%d" % amount, *rows)
-        outcome: Literal["granted", "waits", "refused"] = words(told[0])  # type: ignore[assignment]  # one of the three
-        return Reservation(outcome, to_text(told[1]) if len(told) > 1 else None)
+        reply = await self._on_ledger("reserve", tenant, operation, to_bytes(run_id), b"%d" % amount, *rows)
+        outcome: Literal["granted", "waits", "refused"] = words(reply[0])  # type: ignore[assignment]  # one of the three
+        return Reservation(outcome, to_text(reply[1]) if len(reply) > 1 else None)
 
     async def settle(self, run_id: str, amount: int | None, *, tenant: str, once: str | None = None) -> None:
         operation = self._operation(once, "settle", run_id, amount, tenant)
@@ -113,18 +113,18 @@ class RedisLedger(RedisPart):
 
     async def _note_ledger(self, tenant: str) -> None:
         """Ledgers are apart from each other, on a cluster too, so who reserves is noted before, now and then."""
-        noted, moment = self._noted.get(tenant), monotonic()
-        if noted is not None and moment - noted < NOTED_EVERY:
+        noted_at, moment = self._ledger_notes.get(tenant), monotonic()
+        if noted_at is not None and moment - noted_at < NOTE_INTERVAL:
             return
         key = self._keys.registry("ledgers")
         await self._link.run_apart("note_ledger", key, (key,), self._now(), to_bytes(tenant))
-        if len(self._noted) >= NOTED_MOST:
-            self._noted.clear()
-        self._noted[tenant] = moment
+        if len(self._ledger_notes) >= MOST_NOTES:
+            self._ledger_notes.clear()
+        self._ledger_notes[tenant] = moment
 
     async def spend(self, account: str, *, tenant: str) -> Spend:
-        settled, reserved = await self._on_ledger("spend", tenant, to_bytes(account))
-        return Spend(int(settled), int(reserved))
+        settlements, reservations = await self._on_ledger("spend", tenant, to_bytes(account))
+        return Spend(int(settlements), int(reservations))
 
     async def _on_ledger(self, name: str, tenant: str, *arguments: Argument) -> Reply:
         script = self._link.scripts[name]
@@ -151,14 +151,14 @@ class RedisLedger(RedisPart):
     async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
         operation = self._operation(once, "trip", endpoint, fault, probe_in)
         about = (to_bytes(endpoint), dump(fault.to_json()), exact(probe_in))
-        told = await self._change_circuits("trip", operation, *about)
-        return _circuit(endpoint, told)
+        reply = await self._change_circuits("trip", operation, *about)
+        return _circuit(endpoint, reply)
 
     async def circuits(self) -> list[Circuit]:
         key = self._keys.registry("circuits")
-        told = await self._link.run_apart("circuits", key, (key,))
+        reply = await self._link.run_apart("circuits", key, (key,))
         return sorted(
-            (_circuit(to_text(told[i]), told[i + 1]) for i in range(0, len(told), 2)),
+            (_circuit(to_text(reply[i]), reply[i + 1]) for i in range(0, len(reply), 2)),
             key=lambda circuit: circuit.endpoint,
         )
 
@@ -174,6 +174,6 @@ class RedisLedger(RedisPart):
         return await self._link.run_apart(name, keys[0], keys, self._now(), *arguments)
 
 
-def _circuit(endpoint: str, told: Sequence[bytes]) -> Circuit:
-    opened_at, probe_at, fault = told
+def _circuit(endpoint: str, reply: Sequence[bytes]) -> Circuit:
+    opened_at, probe_at, fault = reply
     return Circuit(endpoint, TurnFault(**parse_json(fault, "circuit")), float(opened_at), float(probe_at))

@@ -31,7 +31,7 @@ class PartitionUnderRepair(StoreUnavailable):
     """one partition is being made right, the others go on"""
 
 
-class Mending:
+class PartitionRepair:
     """The shared keys of one store."""
 
     def __init__(self, part: RedisPart) -> None:
@@ -42,60 +42,60 @@ class Mending:
 
     async def audit(self, partition: PartitionKeys) -> str | None:
         """Rebuild a partition whose shared keys contradict each other; why it was rebuilt, if that was today."""
-        damaged, rebuilt = await self._look(partition)
-        if damaged:
-            await self._rebuild(partition, damaged)
-            _, rebuilt = await self._look(partition)
-        at, _, reason = rebuilt.partition(" ")
+        damaged_keys, last_rebuild = await self._look(partition)
+        if damaged_keys:
+            await self._rebuild(partition, damaged_keys)
+            _, last_rebuild = await self._look(partition)
+        at, _, reason = last_rebuild.partition(" ")
         return reason if at and await self._part.now() - float(at) < TOLD_FOR else None
 
     async def mend(self, partition: PartitionKeys) -> None:
         """Something stored here makes no sense: make the shared keys right, if they are to blame.
 
-        Raises `Paused` while another process mends them, and what keeps it from looking: nobody knows then what is
-        damaged.
+        Raises `PartitionUnderRepair` while another process mends them, and what keeps it from looking:
+        nobody knows then what is damaged.
         """
         async with self._locks.setdefault(partition.index, asyncio.Lock()):
-            damaged, _ = await self._look(partition)
-            if damaged:
-                await self._rebuild(partition, damaged)
+            damaged_keys, _ = await self._look(partition)
+            if damaged_keys:
+                await self._rebuild(partition, damaged_keys)
 
     async def _look(self, partition: PartitionKeys) -> tuple[list[str], str]:
-        wrong, rebuilt = await self._run("audit", partition)
-        return sorted({to_text(name) for name in wrong}), to_text(rebuilt)
+        wrong, last_rebuild = await self._run("audit", partition)
+        return sorted({to_text(name) for name in wrong}), to_text(last_rebuild)
 
-    async def _rebuild(self, partition: PartitionKeys, damaged: list[str]) -> None:
+    async def _rebuild(self, partition: PartitionKeys, damaged_keys: list[str]) -> None:
         link, tag = self._part._link, partition.tag
         if await link.call("mending", tag, None, "SET", partition.names["mending"], b"1", "NX", "PX", ALONE) is None:
             raise PartitionUnderRepair(f"partition {partition.index} is being rebuilt, try again")
-        names = ", ".join(damaged)
+        names = ", ".join(damaged_keys)
         reason = f"partition {partition.index} was rebuilt from its threads, because these keys were damaged: {names}"
         try:
             await self._find_threads(partition)
-            lost = await self._run("rebuild", partition, self._part._now(), reason.encode())
+            lost_keys = await self._run("rebuild", partition, self._part._now(), reason.encode())
         finally:
             await link.call("mending", tag, None, "DEL", partition.names["mending"])
         self.rebuilds += 1
         log.error(
             "partition_rebuilt",
             partition=partition.index,
-            damaged=damaged,
-            thrown_away=[to_text(name) for name in lost],
+            damaged=damaged_keys,
+            thrown_away=[to_text(name) for name in lost_keys],
         )
 
     async def _find_threads(self, partition: PartitionKeys) -> None:
         """Write down the keys of all threads; whoever comes meanwhile writes to the indexes by itself."""
-        link, found, cursor = self._part._link, partition.names["found"], b"0"
-        await link.call("find_threads", partition.tag, None, "DEL", found)
+        link, listing, cursor = self._part._link, partition.names["found"], b"0"
+        await link.call("find_threads", partition.tag, None, "DEL", listing)
         pattern = re.sub(rb"([\[\]*?\\^])", rb"\\\1", partition.tag) + b"t:*"
         while True:
-            told: Any = await link.call(
+            reply: Any = await link.call(
                 "find_threads", partition.tag, None, "SCAN", cursor, "MATCH", pattern, "COUNT", PAGE
             )
-            cursor, keys = told
+            cursor, keys = reply
             if keys:
                 fields = [value for key in keys for value in (key, b"")]
-                await link.call("find_threads", partition.tag, None, "HSET", found, *fields)
+                await link.call("find_threads", partition.tag, None, "HSET", listing, *fields)
             if cursor == b"0":
                 return
 

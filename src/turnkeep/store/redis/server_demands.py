@@ -55,20 +55,20 @@ class Demands:
 
 async def ask_server(pipe: Pipe) -> Server:
     """Have a server tell about itself. Raises `StoreError`."""
-    asked = [pipe.send("INFO", section) for section in _SECTIONS]
+    replies = [pipe.send("INFO", section) for section in _SECTIONS]
     fsync = pipe.send("CONFIG", "GET", "appendfsync")
-    told = {section: values(_told(await reply)) for section, reply in zip(_SECTIONS, asked, strict=True)}
-    server = told["server"]
+    sections = {section: values(_info_text(await reply)) for section, reply in zip(_SECTIONS, replies, strict=True)}
+    server = sections["server"]
     try:
         name = server.get("server_name", "redis")
         version = server.get(f"{name}_version", server["redis_version"])
         return Server(
             name=f"{name} {version}",
             version=tuple(int(part) for part in server["redis_version"].split(".")[:2]),
-            policy=told["memory"].get("maxmemory_policy", "unknown"),
-            has_log=told["persistence"].get("aof_enabled") == "1",
+            policy=sections["memory"].get("maxmemory_policy", "unknown"),
+            has_log=sections["persistence"].get("aof_enabled") == "1",
             fsync=_fsync(await fsync),
-            replicas=replicas_in(told["replication"]),
+            replicas=replicas_in(sections["replication"]),
         )
     except KeyError as missing:
         raise StoreError(f"Redis told nothing of {missing}") from missing
@@ -77,11 +77,11 @@ async def ask_server(pipe: Pipe) -> Server:
 _SECTIONS = ("server", "memory", "persistence", "replication")
 
 
-def _told(reply: Reply) -> bytes:
+def _info_text(reply: Reply) -> bytes:
     if isinstance(reply, Refusal):
         raise StoreMisconfigured(f"this user of Redis may not ask INFO, which turnkeep needs: {reply}")
-    told: bytes = reply
-    return told
+    info: bytes = reply
+    return info
 
 
 def _fsync(reply: Reply) -> str:
@@ -153,22 +153,22 @@ async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
 
     Scripts read an older one; from here on older programs do not begin on it any more.
     """
-    wanted = {b"layout": b"%d" % LAYOUT, b"partitions": b"%d" % partitions}
-    told = await call("layout", key, None, "HMGET", key, *wanted)
-    if None in told:
-        for name, value in wanted.items():
+    own = {b"layout": b"%d" % LAYOUT, b"partitions": b"%d" % partitions}
+    record = await call("layout", key, None, "HMGET", key, *own)
+    if None in record:
+        for name, value in own.items():
             await call("layout", key, None, "HSETNX", key, name, value)
-        told = await call("layout", key, None, "HMGET", key, *wanted)
-    layout, found = int(told[0]), int(told[1])
+        record = await call("layout", key, None, "HMGET", key, *own)
+    layout, stored_partitions = int(record[0]), int(record[1])
     if layout > LAYOUT:
         raise StoreMisconfigured(
             f"this Redis holds layout {layout}, this program knows up to {LAYOUT}: use a newer one"
         )
     if layout < LAYOUT:
-        await call("layout", key, None, "HSET", key, b"layout", wanted[b"layout"])
-    if found != partitions:
+        await call("layout", key, None, "HSET", key, b"layout", own[b"layout"])
+    if stored_partitions != partitions:
         raise StoreMisconfigured(
-            f"this Redis prefix was begun with {found} partitions, not {partitions}: keep that number"
+            f"this Redis prefix was begun with {stored_partitions} partitions, not {partitions}: keep that number"
         )
 
 
@@ -176,11 +176,11 @@ async def require_channels(call: Any, topology: ServerTopology, key: bytes, pref
     """Raises `StoreMisconfigured` for a user who may not publish under this prefix: nobody would hear of anything."""
     try:
         await call("channels", key, None, topology.publish, key, b"")
-    except StoreMisconfigured as refused:
+    except StoreMisconfigured as refusal:
         raise StoreMisconfigured(
             f"this user of Redis may not publish on the channels of turnkeep, allow it: ACL SETUSER … '&{prefix}*'"
-            f" ({refused})"
-        ) from refused
+            f" ({refusal})"
+        ) from refusal
 
 
 def loss_window(server: Server, durability: Durability) -> str:
@@ -190,18 +190,18 @@ def loss_window(server: Server, durability: Durability) -> str:
     elif server.fsync == "always" or (durability == "strict" and server.can_wait_for_log):
         crash = "nothing by a crash"
     else:
-        crash = f"{_UNSYNCED.get(server.fsync, _UNSYNCED[''])} when its machine crashes"
-    told = [crash]
+        crash = f"{_LOSS_BY_FSYNC.get(server.fsync, _LOSS_BY_FSYNC[''])} when its machine crashes"
+    losses = [crash]
     if server.replicas and durability == "strict":
-        told.append("nothing at a failover to the replica that answered")
+        losses.append("nothing at a failover to the replica that answered")
     elif server.replicas:
-        told.append("at a failover what the replica had not heard")
+        losses.append("at a failover what the replica had not heard")
     if server.has_log and server.fsync == "everysec" and durability != "strict":
-        told.append("on a disk that is slow to sync up to two seconds, also when Redis itself is killed")
-    return "; ".join(told)
+        losses.append("on a disk that is slow to sync up to two seconds, also when Redis itself is killed")
+    return "; ".join(losses)
 
 
-_UNSYNCED = {
+_LOSS_BY_FSYNC = {
     "everysec": "about the last second",
     "no": "what the system had not written",
     "": "what was not synced (appendfsync cannot be read)",

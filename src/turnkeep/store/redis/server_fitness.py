@@ -44,39 +44,39 @@ class Fitness:
 
     def __init__(self, demands: Demands) -> None:
         self.demands = demands
-        self._seen: dict[ServerAddress, _Sight] = {}
-        self._judged: dict[ServerAddress, str | None] = {}
+        self._sights: dict[ServerAddress, _Sight] = {}
+        self._verdicts: dict[ServerAddress, str | None] = {}
         """What `trouble` said since something was seen last: it is asked twice for each receipt."""
 
     # ---------------------------------------------------------------- looking
 
     async def look(self, endpoint: ServerAddress, pipe: Pipe) -> Server:
         """Ask a server about itself. Raises `StoreError`."""
-        sight = self._seen.get(endpoint)
+        sight = self._sights.get(endpoint)
         if sight is not None:
             sight.at = asyncio.get_running_loop().time()  # one look for all who come meanwhile
         server = await ask_server(pipe)
         most = max(server.replicas, sight.most if sight else 0)
-        self._seen[endpoint] = _Sight(server, asyncio.get_running_loop().time(), most)
-        self._judged.clear()
+        self._sights[endpoint] = _Sight(server, asyncio.get_running_loop().time(), most)
+        self._verdicts.clear()
         return server
 
     def saw_replicas(self, endpoint: ServerAddress, replicas: int) -> None:
         """So many are connected to this server now."""
-        if (sight := self._seen.get(endpoint)) is not None:
+        if (sight := self._sights.get(endpoint)) is not None:
             sight.most = max(sight.most, replicas)
-            self._judged.clear()
+            self._verdicts.clear()
 
     async def require(self, endpoint: ServerAddress, servers: Servers) -> None:
         """Raises `StoreUnfit` for a server that could lose a receipt."""
-        sight = self._seen.get(endpoint)
+        sight = self._sights.get(endpoint)
         if sight is None or asyncio.get_running_loop().time() - sight.at > EVERY:
             await self.look(endpoint, await servers.pipe_to(endpoint))
         if (trouble := self.trouble(endpoint)) is not None:
             raise StoreUnfit(f"{trouble}; nothing is accepted meanwhile", retry_after=EVERY)
 
     def server(self, endpoint: ServerAddress) -> Server:
-        sight = self._seen.get(endpoint)
+        sight = self._sights.get(endpoint)
         return NOBODY if sight is None else sight.server
 
     # ---------------------------------------------------------------- judging
@@ -89,14 +89,14 @@ class Fitness:
         """
         if self.demands.replicas is not None:
             return self.demands.replicas
-        seen = [sight.most for sight in self._seen.values() if sight.most]
-        return (min if self.demands.kind == "cluster" else max)(seen, default=0)
+        counts = [sight.most for sight in self._sights.values() if sight.most]
+        return (min if self.demands.kind == "cluster" else max)(counts, default=0)
 
     def trouble(self, endpoint: ServerAddress) -> str | None:
         """Why this server cannot keep what was asked for; None if it can."""
-        if endpoint not in self._judged:
-            self._judged[endpoint] = trouble_with(self.server(endpoint), endpoint, self.demands, self.replicas)
-        return self._judged[endpoint]
+        if endpoint not in self._verdicts:
+            self._verdicts[endpoint] = trouble_with(self.server(endpoint), endpoint, self.demands, self.replicas)
+        return self._verdicts[endpoint]
 
     def report(self, endpoints: list[ServerAddress]) -> Mapping[str, Any]:
         """For `/readyz` and doctor: the first of these servers, and the worst of what any of them may lose."""

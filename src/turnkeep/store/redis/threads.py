@@ -47,7 +47,7 @@ class RedisThreads(RedisPart):
 
     async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
         operation = self._operation(once, "thread", address) if create else b""
-        async with self._assured(address) if create else nullcontext():
+        async with self._durable_writes(address) if create else nullcontext():
             keys, reply = await self._make("thread", address, operation, flag(create), flag(True))
         if create and status_word(reply) == "absent":  # it was made before, and forgotten since
             raise not_found(address)
@@ -58,13 +58,15 @@ class RedisThreads(RedisPart):
         keys, reply = await self._find("open", address)
         async with self._reading(keys):
             return (
-                [read_message_record(keys.address, told) for told in reply[1:]] if status_word(reply) == "open" else []
+                [read_message_record(keys.address, answer) for answer in reply[1:]]
+                if status_word(reply) == "open"
+                else []
             )
 
     async def runs(self, address: Address) -> list[RunRecord]:
         keys, reply = await self._find("runs", address)
         async with self._reading(keys):
-            return [read_run(told) for told in reply[1:]] if status_word(reply) == "runs" else []
+            return [read_run(row) for row in reply[1:]] if status_word(reply) == "runs" else []
 
     async def history(
         self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
@@ -76,8 +78,8 @@ class RedisThreads(RedisPart):
         _, complete, summary, *turns = reply
         async with self._reading(keys):
             entries = [entry for turn in reversed(turns) for entry in read_turn(turn)]
-            told = to_text(check_checksum(summary, "summary")) if summary else None
-        return History(tuple(entries), told, bool(complete))
+            summary_text = to_text(check_checksum(summary, "summary")) if summary else None
+        return History(tuple(entries), summary_text, bool(complete))
 
     async def append(
         self,
@@ -87,12 +89,12 @@ class RedisThreads(RedisPart):
         author: str | None = None,
         once: str | None = None,
     ) -> None:
-        said = [e.item.text for e in entries if author is not None and isinstance(e.item, AssistantItem)]
+        texts = [e.item.text for e in entries if author is not None and isinstance(e.item, AssistantItem)]
         arguments = (
             self._operation(once, "append", address, entries, author),
             turn_argument(entries),
             dump(author or ""),
-            *map(to_bytes, said),
+            *map(to_bytes, texts),
         )
         _, reply = await self._make("append", address, *arguments)
         if status_word(reply) == "busy":
@@ -102,12 +104,14 @@ class RedisThreads(RedisPart):
         """The messages are made here from the turn that is read; the script takes them only in place of that turn."""
         operation, stem = self._operation(once, "regenerate", address), new_message_stem(self._ids)
         for _ in range(ROUNDS):
-            asked = last_user_turn((await self.history(address)).entries)
-            messages = turns.repeat_messages(address, asked, stem)
+            request = last_user_turn((await self.history(address)).entries)
+            messages = turns.repeat_messages(address, request, stem)
             rows = [value for message in messages for value in message_row(message)]
-            _, reply = await self._find("regenerate", address, operation, asked[0].turn if asked else 0, *rows)
+            _, reply = await self._find("regenerate", address, operation, request[0].turn if request else 0, *rows)
             if status_word(reply) == "receipts":
-                return [read_receipt(told, to_text(name)) for name, told in zip(reply[1::2], reply[2::2], strict=True)]
+                return [
+                    read_receipt(answer, to_text(name)) for name, answer in zip(reply[1::2], reply[2::2], strict=True)
+                ]
             if status_word(reply) != "moved":
                 raise _not_again(address, reply)
         raise ThreadBusy("the transcript was changed each time it was read, send it again")
@@ -121,11 +125,11 @@ class RedisThreads(RedisPart):
             raise not_found(address)
 
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
-        if unknown := set(changes) - {"assistant", "metadata", "options", "ttl"}:
+        if unknown_names := set(changes) - {"assistant", "metadata", "options", "ttl"}:
             if await self.thread(address) is None:
                 raise not_found(address)
             raise InvalidMessage(
-                f"a thread has no {', '.join(sorted(unknown))}, change assistant, metadata, options or ttl"
+                f"a thread has no {', '.join(sorted(unknown_names))}, change assistant, metadata, options or ttl"
             )
         operation = self._operation(once, "update", address, changes)
         keys, reply = await self._find("update", address, operation, *_changes(changes))
@@ -168,7 +172,7 @@ def _changes(changes: Mapping[str, Any]) -> list[bytes]:
     options = changes.get("options")
     own = options if isinstance(options, ThreadOptions) else ThreadOptions(**(options or {}))
     metadata = changes.get("metadata") or {}
-    told = [
+    row = [
         _assistant(changes),
         flag("options" in changes),
         exact(own.window),
@@ -177,8 +181,8 @@ def _changes(changes: Mapping[str, Any]) -> list[bytes]:
         exact(changes.get("ttl")),
     ]
     for name, value in metadata.items():
-        told += [to_bytes(name), b"" if value is None else dump(value)]
-    return told
+        row += [to_bytes(name), b"" if value is None else dump(value)]
+    return row
 
 
 def _assistant(changes: Mapping[str, Any]) -> bytes:

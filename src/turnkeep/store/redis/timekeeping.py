@@ -27,7 +27,7 @@ class StoreTime:
 
     def __init__(self, watch: SteadyClock, key: bytes, *, tolerance: float) -> None:
         """`tolerance`: seconds that a look may take to arrive; smaller leaps are not told from a slow network."""
-        self._elapsed = watch.elapsed
+        self._seconds = watch.elapsed
         self._key = key
         self._tolerance = tolerance
         self._base: float | None = None
@@ -37,10 +37,10 @@ class StoreTime:
 
     def now(self, link: Link | None = None) -> float:
         """With a link, the server is asked behind what was sent last, if it is time to."""
-        elapsed = self._elapsed()
-        if link is not None and elapsed - self._asked_at >= EVERY:
-            self._ask(link, elapsed)
-        return (self._base or 0.0) + elapsed
+        seconds = self._seconds()
+        if link is not None and seconds - self._asked_at >= EVERY:
+            self._ask(link, seconds)
+        return (self._base or 0.0) + seconds
 
     def of_day(self, moment: float) -> float:
         """A moment by the server's clock, on that of the store; exactly the same where both agree within a second."""
@@ -48,7 +48,7 @@ class StoreTime:
 
     async def look(self, link: Link) -> float:
         """Ask the server, and return the time. Raises `StoreError`."""
-        self._asked_at = self._elapsed()
+        self._asked_at = self._seconds()
         self._hear(await link.run_apart("clock", self._key, (self._key,), *self._account()), self._asked_at)
         return self.now()
 
@@ -63,16 +63,16 @@ class StoreTime:
         tolerance = exact(self._tolerance)
         if self._base is None:
             return b"", b"", tolerance
-        passed = self._elapsed() - self._told_at
-        return exact(self.now()), exact(passed), tolerance
+        duration = self._seconds() - self._told_at
+        return exact(self.now()), exact(duration), tolerance
 
     def _hear_if_any(self, reply: asyncio.Future[Reply], asked_at: float) -> None:
         if not reply.cancelled() and reply.exception() is None and not isinstance(reply.result(), Refusal):
             self._hear(reply.result(), asked_at)
 
-    def _hear(self, told: Any, asked_at: float) -> None:
+    def _hear(self, reply: Any, asked_at: float) -> None:
         """The answer was given between asking and now: in the middle, as far as anybody can know."""
-        now, self.ahead = float(told[0]), float(told[1])
-        heard_at = self._elapsed()
+        now, self.ahead = float(reply[0]), float(reply[1])
+        heard_at = self._seconds()
         self._base = now - (asked_at + heard_at) / 2
         self._told_at = asked_at

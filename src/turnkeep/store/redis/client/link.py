@@ -84,7 +84,7 @@ class Link:
         self._look = look
         self._timeout = timeout
         self._nodes: dict[ServerAddress, _Node] = {}
-        self._closed = False
+        self._is_closed = False
 
     # ---------------------------------------------------------------- one command
 
@@ -125,17 +125,17 @@ class Link:
         return reply
 
     async def _run(self, name: str, partition: PartitionKeys, command: tuple[Argument, ...], patience: float) -> Reply:
-        lost: OutcomeUnknown | None = None
+        loss: OutcomeUnknown | None = None
         if (pipe := self._at_hand(partition)) is not None:
             try:  # each token comes this way: nothing but its reply is awaited
                 if not isinstance(reply := await pipe.send(*command), Refusal):
                     return reply
-            except OutcomeUnknown as unknown:
-                lost = unknown
+            except OutcomeUnknown as error:
+                loss = error
             except StoreUnavailable:
                 pass  # it was never sent
         try:
-            return await self.call(name, partition.tag, partition, *command, patience=patience, lost=lost)
+            return await self.call(name, partition.tag, partition, *command, patience=patience, loss=loss)
         except ThreadQuarantined:
             await self.mend(partition)
         return await self.call(name, partition.tag, partition, *command, patience=patience)
@@ -178,29 +178,29 @@ class Link:
         partition: PartitionKeys | None,
         *command: Argument,
         patience: float = PATIENCE,
-        lost: OutcomeUnknown | None = None,
+        loss: OutcomeUnknown | None = None,
     ) -> Reply:
         """Send a command to the server of a key until it answers; raises what stays in the way.
 
-        `patience`: seconds after which it is not sent again. `lost`: what became of it when it was sent before.
+        `patience`: seconds after which it is not sent again. `loss`: what became of it when it was sent before.
         """
         until = asyncio.get_running_loop().time() + patience
-        failed: StoreUnavailable | OutcomeUnknown = lost or StoreUnavailable("nothing was tried")
-        for attempt in range(2 if lost else 1, ATTEMPTS + 1):
+        failure: StoreUnavailable | OutcomeUnknown = loss or StoreUnavailable("nothing was tried")
+        for attempt in range(2 if loss else 1, ATTEMPTS + 1):
             if attempt > 1:
                 await asyncio.sleep(_AGAIN.after(attempt - 1))
                 if asyncio.get_running_loop().time() > until:
                     break
             try:
                 return await self._until_ready(operation, key, partition, command, until)
-            except OutcomeUnknown as unknown:
-                failed = unknown
+            except OutcomeUnknown as error:
+                failure = error
             except StoreUnavailable as unavailable:
-                failed = failed if isinstance(failed, OutcomeUnknown) else unavailable
+                failure = failure if isinstance(failure, OutcomeUnknown) else unavailable
             self.topology.forget(key)
-            if self._closed or asyncio.get_running_loop().time() > until:
+            if self._is_closed or asyncio.get_running_loop().time() > until:
                 break
-        raise failed
+        raise failure
 
     async def _until_ready(
         self, operation: str, key: bytes, partition: PartitionKeys | None, command: tuple[Argument, ...], until: float
@@ -240,21 +240,21 @@ class Link:
     def _greet(self, pipe: Pipe, partition: PartitionKeys) -> None:
         """Before the first command on a partition, in the same write: tell it which server it is on now."""
         script = self.scripts["greet"]
-        told = pipe.send("EVAL", script.text, len(script.keys), *partition.of(script), pipe.server)
+        greeting = pipe.send("EVAL", script.text, len(script.keys), *partition.of(script), pipe.server)
         pipe.greeted_sockets.add(partition.index)
 
-        def heard(reply: asyncio.Future[Reply]) -> None:
+        def note_incarnation(reply: asyncio.Future[Reply]) -> None:
             if reply.cancelled() or reply.exception() or isinstance(reply.result(), Refusal):
                 pipe.greeted_sockets.discard(partition.index)
             else:
                 self.incarnations[partition.index] = reply.result()
 
-        told.add_done_callback(heard)
+        greeting.add_done_callback(note_incarnation)
 
     async def _load(self, pipe: Pipe, operation: str) -> None:
-        loaded = await pipe.send("SCRIPT", "LOAD", self.scripts[operation].text)
-        if isinstance(loaded, Refusal):
-            raise meaning(str(loaded), f"script {operation}")
+        reply = await pipe.send("SCRIPT", "LOAD", self.scripts[operation].text)
+        if isinstance(reply, Refusal):
+            raise meaning(str(reply), f"script {operation}")
 
     async def _wait(self, cure: Cure, pipe: Pipe, key: bytes, tries: int) -> None:
         if cure is Cure.RECONNECT:
@@ -279,7 +279,7 @@ class Link:
         return await self.pipe_to(await self.topology.find(key))
 
     async def pipe_to(self, endpoint: ServerAddress) -> Pipe:
-        if self._closed:
+        if self._is_closed:
             raise StoreUnavailable("the store is closed")
         node = self._nodes.get(endpoint)
         if node is None:
@@ -302,13 +302,13 @@ class Link:
         node.tries += 1
         try:
             pipe = await self._open(endpoint)
-        except (StoreUnavailable, StoreMisconfigured) as refused:
-            node.refusal = refused
+        except (StoreUnavailable, StoreMisconfigured) as refusal:
+            node.refusal = refusal
             node.failures += 1
             node.not_before = loop.time() + _AGAIN.after(node.failures)
             raise
         node.failures, node.refusal = 0, None
-        if self._closed:
+        if self._is_closed:
             pipe.close()
             raise StoreUnavailable("the store is closed")
         return pipe
@@ -319,9 +319,9 @@ class Link:
             await self.topology.confirm(endpoint)
             await self._look(endpoint, pipe)
             await self._teach(pipe)
-        except OutcomeUnknown as lost:
+        except OutcomeUnknown as loss:
             pipe.close()
-            raise StoreUnavailable(f"the connection to Redis at {endpoint} was lost at once") from lost
+            raise StoreUnavailable(f"the connection to Redis at {endpoint} was lost at once") from loss
         except BaseException:
             pipe.close("this server is not the one any more")
             raise
@@ -330,15 +330,15 @@ class Link:
     async def _teach(self, pipe: Pipe) -> None:
         """Have the server know all scripts before the first call, so that calls are taken in their order."""
         scripts = list(self.scripts.values())
-        known = await pipe.send("SCRIPT", "EXISTS", *(script.sha for script in scripts))
-        if isinstance(known, Refusal):
-            known = [0] * len(scripts)
-        for script, is_known in zip(scripts, known, strict=True):
+        presence = await pipe.send("SCRIPT", "EXISTS", *(script.sha for script in scripts))
+        if isinstance(presence, Refusal):
+            presence = [0] * len(scripts)
+        for script, is_known in zip(scripts, presence, strict=True):
             if not is_known:
                 pipe.send("SCRIPT", "LOAD", script.text).add_done_callback(_forget)
 
     def close(self) -> None:
-        self._closed = True
+        self._is_closed = True
         for node in self._nodes.values():
             if node.pipe is not None:
                 node.pipe.close("the store is closed")
@@ -381,12 +381,12 @@ async def _identity(connection: redis.Connection, endpoint: ServerAddress) -> by
     try:
         info = await answer(connection, "INFO", "server")
         role = await answer(connection, "INFO", "replication")
-    except ResponseError as refused:
-        raise StoreUnavailable(f"Redis at {endpoint} is not ready: {refused}") from refused
+    except ResponseError as refusal:
+        raise StoreUnavailable(f"Redis at {endpoint} is not ready: {refusal}") from refusal
     if b"role:master" not in role:
         raise StoreUnavailable(f"Redis at {endpoint} is a replica, its primary is elsewhere")
-    found = next((line for line in bytes(info).split(b"\r\n") if line.startswith(b"run_id:")), b"run_id:unknown")
-    return found.removeprefix(b"run_id:")
+    line = next((line for line in bytes(info).split(b"\r\n") if line.startswith(b"run_id:")), b"run_id:unknown")
+    return line.removeprefix(b"run_id:")
 
 
 async def _nothing(partition: PartitionKeys) -> None:
@@ -399,8 +399,8 @@ def _forget(reply: asyncio.Future[Reply]) -> None:
         reply.exception()
 
 
-def redirect(refusal: str, asked: ServerAddress) -> tuple[int, ServerAddress]:
+def redirect(refusal: str, speaker: ServerAddress) -> tuple[int, ServerAddress]:
     """The slot and the node of a MOVED or ASK; without a host it is that of the node which said so."""
     _, slot, node = refusal.split()[:3]
     host, _, port = node.rpartition(":")
-    return int(slot), ServerAddress(host or asked.host, int(port))
+    return int(slot), ServerAddress(host or speaker.host, int(port))

@@ -41,12 +41,12 @@ class Pipe(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=Refusal)
         self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
-        self._unsent: list[bytes] = []
-        self._unsent_replies = 0
+        self._batch: list[bytes] = []
+        self._batch_size = 0
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._room: deque[asyncio.Future[None]] = deque()
-        self._paused = False
+        self._is_paused = False
         self._closed_because: str | None = None
 
     # ---------------------------------------------------------------- sending
@@ -56,10 +56,10 @@ class Pipe(asyncio.Protocol):
         if self._closed_because is not None:
             raise StoreUnavailable(self._closed_because)
         reply: asyncio.Future[Reply] = self._loop.create_future()
-        if not self._unsent:
+        if not self._batch:
             self._loop.call_soon(self._flush)
-        self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # a union is as good
-        self._unsent_replies += 1
+        self._batch.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # a union is as good
+        self._batch_size += 1
         now = self._loop.time()
         self._waiting.append((reply, now + self._timeout))
         if self._timer is None:
@@ -72,13 +72,13 @@ class Pipe(asyncio.Protocol):
 
     @property
     def is_full(self) -> bool:
-        return self._paused or len(self._waiting) >= self._in_flight
+        return self._is_paused or len(self._waiting) >= self._in_flight
 
     def is_at_hand(self, partition: int) -> bool:
         """Whether nothing has to be done before a command on this partition is sent."""
         return (
             self._closed_because is None
-            and not self._paused
+            and not self._is_paused
             and len(self._waiting) < self._in_flight
             and partition in self.greeted_sockets
         )
@@ -99,10 +99,10 @@ class Pipe(asyncio.Protocol):
     def _flush(self) -> None:
         if self._transport is not None and self._transport.is_closing():
             return  # the word of it is on its way, and tells those who wait that nothing was sent
-        if self._transport is not None and self._unsent and not self._transport.is_closing():
-            self._transport.write(b"".join(self._unsent))
-        self._unsent.clear()
-        self._unsent_replies = 0
+        if self._transport is not None and self._batch and not self._transport.is_closing():
+            self._transport.write(b"".join(self._batch))
+        self._batch.clear()
+        self._batch_size = 0
 
     def _look_at_oldest(self) -> None:
         """The only timer: replies come in order, so the oldest command tells of all."""
@@ -138,10 +138,10 @@ class Pipe(asyncio.Protocol):
             waiting.set_result(reply)
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self._is_paused = True
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self._is_paused = False
         self._make_room()
 
     def _make_room(self) -> None:
@@ -162,16 +162,16 @@ class Pipe(asyncio.Protocol):
         self._closed_because = because
         if self._timer is not None:
             self._timer.cancel()
-        written = len(self._waiting) - self._unsent_replies
+        sent_count = len(self._waiting) - self._batch_size
         for place, (waiting, _) in enumerate(self._waiting):
             if not waiting.done():
-                waiting.set_exception(_lost(because) if place < written else StoreUnavailable(because))
+                waiting.set_exception(_loss(because) if place < sent_count else StoreUnavailable(because))
                 waiting.exception()  # whoever stopped waiting is not to be warned
         self._waiting.clear()
         self._make_room()
 
 
-def _lost(because: str) -> StoreError:
+def _loss(because: str) -> StoreError:
     return OutcomeUnknown(f"{because}, the reply is lost; the operation is safe to repeat")
 
 

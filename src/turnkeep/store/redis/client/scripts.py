@@ -61,26 +61,26 @@ def load_scripts(publish: Publish) -> Mapping[str, Script]:
 def _script(folder: Traversable, entry: Traversable, publish: Publish) -> Script:
     name, source = entry.name.removesuffix(".lua"), entry.read_text("utf-8")
     headers = {header: text.split() for header, text in _HEADER.findall(source)}
-    keys, repeated = _parts([key for word in headers.get("KEYS", []) for key in GROUPS.get(word, (word,))])
+    keys, repeated_keys = _parts([key for word in headers.get("KEYS", []) for key in GROUPS.get(word, (word,))])
     arguments, rows = _parts(headers.get("ARGV", []))
     pieces = [(folder / "lib" / f"{piece}.lua").read_text("utf-8") for piece in headers.get("USES", [])]
     own = _bare(source)
     seldom = {word for piece in pieces for line in _SELDOM.findall(piece) for word in line.split()}
-    body = "\n".join([*_arranged([_bare(piece) for piece in pieces], own, seldom), own])
-    require_declared(name, body, {"K": {*keys, *repeated}, "A": set(arguments)})
-    keys, repeated = _used("K", keys, body), _used("K", repeated, body)
+    body = "\n".join([*_arrange([_bare(piece) for piece in pieces], own, seldom), own])
+    require_declared(name, body, {"K": {*keys, *repeated_keys}, "A": set(arguments)})
+    keys, repeated_keys = _in_use("K", keys, body), _in_use("K", repeated_keys, body)
     prelude = [f"local PUBLISH = '{publish}'"]
     places = {f"K.{key}": f"KEYS[{i}]" for i, key in enumerate(keys, 1)}
     places |= {f"A.{argument}": f"ARGV[{i}]" for i, argument in enumerate(arguments, 1)}
-    if repeated:
-        prelude.append(_POINT.format(first=len(keys), size=len(repeated)))
-        places |= {f"K.{key}": f"KEYS[POINTED + {i}]" for i, key in enumerate(repeated, 1)}
+    if repeated_keys:
+        prelude.append(_POINT.format(first=len(keys), size=len(repeated_keys)))
+        places |= {f"K.{key}": f"KEYS[POINTED + {i}]" for i, key in enumerate(repeated_keys, 1)}
     if rows:
         at = {"first": len(arguments), "size": len(rows)}
         prelude.append(_ROWS.format(**at))
         prelude += [text.format(names=_list(rows), **at) for call, text in _ROW.items() if call in body]
-    text = _NAMED.sub(lambda found: places[found[0]], "\n".join([*prelude, body])).encode()
-    return Script(name, keys, repeated, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+    text = _REFERENCE.sub(lambda match: places[match[0]], "\n".join([*prelude, body])).encode()
+    return Script(name, keys, repeated_keys, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
 def _parts(names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -93,41 +93,43 @@ def _bare(source: str) -> str:
     return "\n".join(line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("--"))
 
 
-def _arranged(pieces: list[str], own: str, seldom: Set[str]) -> list[str]:
+def _arrange(pieces: list[str], own: str, seldom: Set[str]) -> list[str]:
     """The definitions of these pieces that a script reaches, in their order; inside a seldom function what no other
     one needs.
     """
     texts = [part for piece in pieces for part in _DEFINITION.split(piece) if part.strip()]
     names = [set(_NAMES.findall(_FIRST_LINE.match(part)[0])) for part in texts]  # type: ignore[index]
-    reached = _reached(texts, names, own)
+    reachable = _find_reachable(texts, names, own)
     inside = set[int]()
-    for i in sorted(i for i in reached if names[i] & seldom):
-        needed = (reached - inside) - _reached(["" if j == i else text for j, text in enumerate(texts)], names, own)
+    for i in sorted(i for i in reachable if names[i] & seldom):
+        dependencies = (reachable - inside) - _find_reachable(
+            ["" if j == i else text for j, text in enumerate(texts)], names, own
+        )
         head, _, rest = texts[i].partition("\n")
-        texts[i] = "\n".join([head, *(texts[j].rstrip("\n") for j in sorted(needed)), rest])
-        inside |= needed
-    return [texts[i] for i in sorted(reached - inside)]
+        texts[i] = "\n".join([head, *(texts[j].rstrip("\n") for j in sorted(dependencies)), rest])
+        inside |= dependencies
+    return [texts[i] for i in sorted(reachable - inside)]
 
 
-def _reached(texts: Sequence[str], names: Sequence[Set[str]], own: str) -> set[int]:
+def _find_reachable(texts: Sequence[str], names: Sequence[Set[str]], own: str) -> set[int]:
     """Which definitions a script reaches."""
-    wanted, reached = set(_WORD.findall(own)), set[int]()
-    while more := {i for i, defined in enumerate(names) if i not in reached and wanted & defined}:
-        reached |= more
-        wanted |= {word for i in more for word in _WORD.findall(texts[i])}
-    return reached
+    words, reachable = set(_WORD.findall(own)), set[int]()
+    while more := {i for i, definition in enumerate(names) if i not in reachable and words & definition}:
+        reachable |= more
+        words |= {word for i in more for word in _WORD.findall(texts[i])}
+    return reachable
 
 
-def require_declared(name: str, body: str, declared: Mapping[str, set[str]]) -> None:
+def require_declared(name: str, body: str, declarations: Mapping[str, set[str]]) -> None:
     """Raises LookupError for a key or an argument that the header does not name."""
-    for table, used in _NAMED.findall(body):
-        if used not in declared[table]:
-            raise LookupError(f"{name}.lua uses {table}.{used} and does not declare it")
+    for table, name_in_use in _REFERENCE.findall(body):
+        if name_in_use not in declarations[table]:
+            raise LookupError(f"{name}.lua uses {table}.{name_in_use} and does not declare it")
 
 
-def _used(table: str, names: tuple[str, ...], body: str) -> tuple[str, ...]:
-    used = {name for owner, name in _NAMED.findall(body) if owner == table}
-    return tuple(name for name in names if name in used)
+def _in_use(table: str, names: tuple[str, ...], body: str) -> tuple[str, ...]:
+    in_use = {name for owner, name in _REFERENCE.findall(body) if owner == table}
+    return tuple(name for name in names if name in in_use)
 
 
 def _list(names: tuple[str, ...]) -> str:
@@ -136,7 +138,7 @@ def _list(names: tuple[str, ...]) -> str:
 
 _WORD = re.compile(r"(?<!\w)(?<!(?<!\.)\.)[A-Za-z_]\w*")
 """A name that may be one of a definition: no member, such as `stop` in `t.stop`."""
-_NAMED = re.compile(r"\b([KA])\.(\w+)")
+_REFERENCE = re.compile(r"\b([KA])\.(\w+)")
 _DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)
 _FIRST_LINE = re.compile(r"local (?:function \w+|[\w, ]+)")
 _NAMES = re.compile(r"\b(?!local\b|function\b)\w+")

@@ -1,8 +1,8 @@
 """Subscriptions: connections of their own on which servers tell of events and hints.
 
-No task runs here: who waits for something tends the hub (`tend`), which then finds lost connections again. Guarantees:
-`listen` returns when the server has acknowledged, or when the hub knows that it cannot listen now; after a lost
-connection every listener is told that it may have missed something.
+No task runs here: who waits for something calls `tend`, which opens lost connections again. Guarantees: `listen`
+returns when the server has acknowledged, or when it is clear that it cannot listen now; after a lost connection every
+listener is told that it may have missed something.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Listener(Protocol):
         ...
 
 
-class _Ear(asyncio.Protocol):
+class SubscriberConnection(asyncio.Protocol):
     """One connection that listens. Silence is broken by a ping; a server that does not answer it is given up."""
 
     def __init__(self, endpoint: ServerAddress, silence: float, tell: Callable[[bytes, bytes], None],
-                 lose: Callable[[_Ear, list[bytes]], None]) -> None:  # fmt: skip
+                 lose: Callable[[SubscriberConnection, list[bytes]], None]) -> None:  # fmt: skip
         self.endpoint = endpoint
         self.channels: set[bytes] = set()
         """Channels that the server has acknowledged."""
@@ -53,8 +53,8 @@ class _Ear(asyncio.Protocol):
         self._lose = lose
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=Refusal)
-        self._asked: deque[bytes] = deque()
-        self._acknowledged: dict[bytes, asyncio.Future[bool]] = {}
+        self._requests: deque[bytes] = deque()
+        self._acknowledgements: dict[bytes, asyncio.Future[bool]] = {}
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._was_heard = True
@@ -70,14 +70,14 @@ class _Ear(asyncio.Protocol):
 
     def ask(self, command: str, channel: bytes) -> asyncio.Future[bool]:
         """Subscribe; True when acknowledged, False when refused or lost."""
-        acknowledged: asyncio.Future[bool] = self._loop.create_future()
+        acknowledgement: asyncio.Future[bool] = self._loop.create_future()
         if not self.is_open:
-            acknowledged.set_result(False)
-            return acknowledged
-        self._acknowledged[channel] = acknowledged
-        self._asked.append(channel)
+            acknowledgement.set_result(False)
+            return acknowledgement
+        self._acknowledgements[channel] = acknowledgement
+        self._requests.append(channel)
         self.write(command, channel)
-        return acknowledged
+        return acknowledgement
 
     def write(self, *command: str | bytes) -> None:
         if self._transport is not None and self.is_open:  # uvloop raises for one that is closed
@@ -109,31 +109,31 @@ class _Ear(asyncio.Protocol):
     def _take(self, reply: Any) -> None:
         if isinstance(reply, Refusal):
             self.refusal = str(reply)
-            if self._asked:
-                self._settle(self._asked[0], acknowledged=False)
+            if self._requests:
+                self._settle(self._requests[0], is_acknowledged=False)
         elif reply[0] in (b"message", b"smessage"):
             self._tell(reply[1], reply[2])
         elif reply[0] in (b"subscribe", b"ssubscribe"):
             self.channels.add(reply[1])
-            self._settle(reply[1], acknowledged=True)
+            self._settle(reply[1], is_acknowledged=True)
         elif reply[0] == b"sunsubscribe" and reply[1] in self.channels:
             self.channels.discard(reply[1])  # its slot moves to another node
             self._lose(self, [reply[1]])
 
-    def _settle(self, channel: bytes, *, acknowledged: bool) -> None:
-        if channel in self._asked:
-            self._asked.remove(channel)
-        waiting = self._acknowledged.pop(channel, None)
+    def _settle(self, channel: bytes, *, is_acknowledged: bool) -> None:
+        if channel in self._requests:
+            self._requests.remove(channel)
+        waiting = self._acknowledgements.pop(channel, None)
         if waiting is not None and not waiting.done():
-            waiting.set_result(acknowledged)
+            waiting.set_result(is_acknowledged)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for channel in list(self._asked):
-            self._settle(channel, acknowledged=False)
-        lost, self.channels = list(self.channels), set()
-        self._lose(self, lost)
+        for channel in list(self._requests):
+            self._settle(channel, is_acknowledged=False)
+        channels, self.channels = list(self.channels), set()
+        self._lose(self, channels)
 
 
 class Subscriptions:
@@ -147,12 +147,12 @@ class Subscriptions:
         self._listeners: dict[bytes, set[Listener]] = {}
         self._unheard: set[bytes] = set()
         self._was_missed: set[bytes] = set()
-        self._ears: dict[ServerAddress, _Ear] = {}
-        self._ear_of: dict[bytes, _Ear] = {}
+        self._connections: dict[ServerAddress, SubscriberConnection] = {}
+        self._connection_of: dict[bytes, SubscriberConnection] = {}
         self._tending = asyncio.Lock()
         self._failures = 0
         self._not_before = 0.0
-        self._closed = False
+        self._is_closed = False
 
     @property
     def is_whole(self) -> bool:
@@ -178,15 +178,15 @@ class Subscriptions:
         del self._listeners[channel]
         self._unheard.discard(channel)
         self._was_missed.discard(channel)
-        ear = self._ear_of.pop(channel, None)
-        if ear is not None and channel in ear.channels:
-            ear.channels.discard(channel)
-            ear.write(self._command.replace("SUBSCRIBE", "UNSUBSCRIBE"), channel)
+        connection = self._connection_of.pop(channel, None)
+        if connection is not None and channel in connection.channels:
+            connection.channels.discard(channel)
+            connection.write(self._command.replace("SUBSCRIBE", "UNSUBSCRIBE"), channel)
 
     async def tend(self) -> bool:
         """Try to hear what is not heard; True when everything is. Many may call it at once."""
         async with self._tending:
-            if self._closed:
+            if self._is_closed:
                 raise StoreUnavailable("the store is closed")
             loop = asyncio.get_running_loop()
             if not self._unheard or loop.time() < self._not_before:
@@ -212,20 +212,20 @@ class Subscriptions:
     async def _hear(self, endpoint: ServerAddress, channels: list[bytes]) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                ear = await self._ear(endpoint)
-                asked = [(channel, ear.ask(self._command, channel)) for channel in channels]
-                for channel, acknowledged in asked:
-                    if await acknowledged:
-                        self._now_heard(channel, ear)
+                connection = await self._connection_to(endpoint)
+                requests = [(channel, connection.ask(self._command, channel)) for channel in channels]
+                for channel, acknowledgement in requests:
+                    if await acknowledgement:
+                        self._now_heard(channel, connection)
                     else:
-                        self._look_elsewhere(channel, ear)
+                        self._look_elsewhere(channel, connection)
         except (StoreError, TimeoutError):
             for channel in channels:
                 self._topology.forget(channel)
 
-    def _now_heard(self, channel: bytes, ear: _Ear) -> None:
+    def _now_heard(self, channel: bytes, connection: SubscriberConnection) -> None:
         self._unheard.discard(channel)
-        self._ear_of[channel] = ear
+        self._connection_of[channel] = connection
         if channel in self._was_missed:
             self._was_missed.discard(channel)
             self._tell_missed(channel)
@@ -234,31 +234,31 @@ class Subscriptions:
         for listener in list(self._listeners.get(channel, ())):
             listener.on_gap(channel)
 
-    def _look_elsewhere(self, channel: bytes, ear: _Ear) -> None:
+    def _look_elsewhere(self, channel: bytes, connection: SubscriberConnection) -> None:
         self._topology.forget(channel)
-        if cure_of(ear.refusal) is Cure.FOLLOW:
-            self._topology.note_move(*redirect(ear.refusal, ear.endpoint))
+        if cure_of(connection.refusal) is Cure.FOLLOW:
+            self._topology.note_move(*redirect(connection.refusal, connection.endpoint))
             self._not_before = 0.0
 
-    async def _ear(self, endpoint: ServerAddress) -> _Ear:
-        ear = self._ears.get(endpoint)
-        if ear is None or not ear.is_open:
-            ear = _Ear(endpoint, self._timeout, self._tell, self._lost)
-            await open_transport(self._dialer, endpoint, ear)
+    async def _connection_to(self, endpoint: ServerAddress) -> SubscriberConnection:
+        connection = self._connections.get(endpoint)
+        if connection is None or not connection.is_open:
+            connection = SubscriberConnection(endpoint, self._timeout, self._tell, self._on_loss)
+            await open_transport(self._dialer, endpoint, connection)
             try:
                 await self._topology.confirm(endpoint)
             except BaseException:
-                ear.close()
+                connection.close()
                 raise
-            self._ears[endpoint] = ear
-        return ear
+            self._connections[endpoint] = connection
+        return connection
 
     def _tell(self, channel: bytes, data: bytes) -> None:
         for listener in list(self._listeners.get(channel, ())):
             listener.on_message(channel, data)
 
-    def _lost(self, ear: _Ear, channels: list[bytes]) -> None:
-        if self._closed:
+    def _on_loss(self, connection: SubscriberConnection, channels: list[bytes]) -> None:
+        if self._is_closed:
             return
         self._not_before = 0.0
         for channel in channels:
@@ -269,8 +269,8 @@ class Subscriptions:
                 self._tell_missed(channel)
 
     def close(self) -> None:
-        self._closed = True
-        for ear in self._ears.values():
-            ear.close()
+        self._is_closed = True
+        for connection in self._connections.values():
+            connection.close()
         self._listeners.clear()
         self._unheard.clear()

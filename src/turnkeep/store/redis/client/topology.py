@@ -25,7 +25,7 @@ from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnavail
 SLOTS = 16_384
 CONNECT_TIMEOUT = 5.0
 
-_LOST = (RedisError, OSError, RuntimeError)
+_CONNECTION_ERRORS = (RedisError, OSError, RuntimeError)
 """What a connection raises that is lost; RuntimeError: uvloop, when one writes to what was closed meanwhile."""
 
 Publish = Literal["PUBLISH", "SPUBLISH"]
@@ -79,8 +79,8 @@ class Dialer:
         pool = redis.ConnectionPool.from_url(url)
         self._class: Any = pool.connection_class
         self._options: dict[str, Any] = dict(pool.connection_kwargs)
-        for handled in ("host", "port", "path"):
-            self._options.pop(handled, None)
+        for option in ("host", "port", "path"):
+            self._options.pop(option, None)
         self._options |= {
             "protocol": 2,
             "decode_responses": False,
@@ -102,10 +102,10 @@ class Dialer:
             raise ConfigurationError(f"the Redis URL has an option that is not possible: {wrong}") from wrong
         try:
             await connection.connect()
-        except (AuthenticationError, ResponseError) as refused:
-            raise StoreMisconfigured(f"Redis at {endpoint} refuses the connection: {refused}") from refused
-        except _LOST as lost:
-            raise StoreUnavailable(f"Redis at {endpoint} cannot be reached: {lost}") from lost
+        except (AuthenticationError, ResponseError) as refusal:
+            raise StoreMisconfigured(f"Redis at {endpoint} refuses the connection: {refusal}") from refusal
+        except _CONNECTION_ERRORS as loss:
+            raise StoreUnavailable(f"Redis at {endpoint} cannot be reached: {loss}") from loss
         return connection
 
     async def ask(self, endpoint: ServerAddress, *command: str) -> Any:
@@ -125,18 +125,18 @@ async def answer(connection: redis.Connection, *command: str) -> Any:
     try:
         await connection.send_command(*command)
         return await connection.read_response()
-    except NoPermissionError as refused:
+    except NoPermissionError as refusal:
         raise StoreMisconfigured(
-            f"this user of Redis may not ask {command[0]}, which turnkeep needs: {refused}"
+            f"this user of Redis may not ask {command[0]}, which turnkeep needs: {refusal}"
         ) from None
     except ResponseError:
         raise
-    except _LOST as lost:
-        raise StoreUnavailable(f"Redis did not answer {command[0]}: {lost}") from lost
+    except _CONNECTION_ERRORS as loss:
+        raise StoreUnavailable(f"Redis did not answer {command[0]}: {loss}") from loss
 
 
 async def hang_up(connection: redis.Connection) -> None:
-    with contextlib.suppress(*_LOST):
+    with contextlib.suppress(*_CONNECTION_ERRORS):
         await connection.disconnect(nowait=True)
 
 
@@ -191,14 +191,14 @@ class Sentinels:
         reasons = []
         for sentinel in list(self._sentinels):
             try:
-                named = await self._dialer.ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
-            except (StoreUnavailable, StoreMisconfigured, ResponseError) as failed:
-                reasons.append(str(failed))
+                address = await self._dialer.ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+            except (StoreUnavailable, StoreMisconfigured, ResponseError) as failure:
+                reasons.append(str(failure))
                 continue
-            if named:
+            if address:
                 self._sentinels.remove(sentinel)
                 self._sentinels.insert(0, sentinel)
-                return ServerAddress(named[0].decode(), int(named[1]))
+                return ServerAddress(address[0].decode(), int(address[1]))
         raise StoreUnavailable(
             f"no sentinel names a primary of {self._service!r}: {'; '.join(reasons) or 'unknown name'}"
         )
@@ -231,14 +231,14 @@ class Cluster:
 
     async def find(self, key: bytes) -> ServerAddress:
         slot = key_slot(key)
-        if (known := self._slots.get(slot)) is not None:
-            return known
+        if (endpoint := self._slots.get(slot)) is not None:
+            return endpoint
         async with self._asking:
             if slot not in self._slots:
                 await self._ask_any()
-        if (known := self._slots.get(slot)) is None:
+        if (endpoint := self._slots.get(slot)) is None:
             raise StoreUnavailable(f"no node of the cluster has slot {slot} now")
-        return known
+        return endpoint
 
     def cached_server(self, key: bytes) -> ServerAddress | None:
         return self._slots.get(key_slot(key))
@@ -248,17 +248,17 @@ class Cluster:
         for node in dict.fromkeys([*self._nodes, self._seed]):
             try:
                 ranges = await self._dialer.ask(node, "CLUSTER", "SLOTS")
-            except (StoreUnavailable, StoreMisconfigured, ResponseError) as failed:
-                reasons.append(str(failed))
+            except (StoreUnavailable, StoreMisconfigured, ResponseError) as failure:
+                reasons.append(str(failure))
                 continue
             self._learn(node, ranges)
             return
         raise StoreUnavailable(f"no node of the cluster answers: {'; '.join(reasons)}")
 
-    def _learn(self, asked: ServerAddress, ranges: list[Any]) -> None:
+    def _learn(self, speaker: ServerAddress, ranges: list[Any]) -> None:
         nodes = []
         for first, last, primary, *_ in ranges:
-            endpoint = ServerAddress(primary[0].decode() or asked.host, int(primary[1]))
+            endpoint = ServerAddress(primary[0].decode() or speaker.host, int(primary[1]))
             nodes.append(endpoint)
             self._slots.update(dict.fromkeys(range(first, last + 1), endpoint))
         self._nodes = list(dict.fromkeys(nodes)) or self._nodes
@@ -292,16 +292,16 @@ async def find_topology(url: str) -> tuple[ServerTopology, Dialer]:
         return _sentinels(url)
     plain = _with_scheme(url)
     try:
-        parsed: Mapping[str, Any] = redis.connection.parse_url(plain)
+        options: Mapping[str, Any] = redis.connection.parse_url(plain)
     except ValueError as wrong:
         raise ConfigurationError(f"the Redis URL cannot be read: {wrong}") from wrong
-    if "path" not in parsed:
+    if "path" not in options:
         _require_number(urlsplit(plain).path.strip("/"))
     dialer = Dialer(plain)
     endpoint = (
-        ServerAddress(parsed["path"])
-        if "path" in parsed
-        else ServerAddress(parsed.get("host", "localhost"), parsed.get("port", 6379))
+        ServerAddress(options["path"])
+        if "path" in options
+        else ServerAddress(options.get("host", "localhost"), options.get("port", 6379))
     )
     if await _is_cluster(dialer, endpoint):
         return Cluster(dialer, endpoint), dialer
