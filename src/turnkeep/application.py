@@ -14,7 +14,7 @@ from typing import Self
 
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.clock import SystemClock
-from turnkeep.composition import Lifespan, open_endpoint, open_house, policies, watch_process
+from turnkeep.composition import Lifespan, open_endpoint, open_run_context, policies, watch_process
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, ThreadNotFound
 from turnkeep.hooks import Hooks
 from turnkeep.hub import EventStream, Hub
@@ -158,7 +158,7 @@ class Application:
         endpoint = await open_endpoint(self.settings, stack)
         self._has_simulator = endpoint.is_simulated
         self.assistant = await self._default_assistant()
-        return await open_house(
+        return await open_run_context(
             self.settings,
             stack,
             endpoint,

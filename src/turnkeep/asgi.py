@@ -47,7 +47,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | Who | None = None, wor
     """
     application = doors(queue, access=_access(queue, access), own_queue=False)
     application.router.lifespan_context = lifespan(queue, worker=worker)
-    application.add_middleware(_Entered, queue=queue)
+    application.add_middleware(_OpenQueue, queue=queue)
     return application
 
 
@@ -85,11 +85,11 @@ def queue_of(connection: HTTPConnection) -> AssistantMessageQueue:
 
 def _access(queue: Application, access: Access | Who | None) -> Access:
     if access is None:
-        return _AsSet(queue)
-    return _Asking(queue, access) if callable(access) else access
+        return _SettingsAccess(queue)
+    return _CallerAccess(queue, access) if callable(access) else access
 
 
-class _Asking(Guard):
+class _CallerAccess(Guard):
     """Asks the application around. Tickets and sessions that were given for its answer count too."""
 
     def __init__(self, queue: Application, who: Who) -> None:
@@ -105,17 +105,17 @@ class _Asking(Guard):
         return principal
 
 
-class _AsSet(Guard):
+class _SettingsAccess(Guard):
     """Asks for credentials where there are any, and else answers this machine alone."""
 
     def __init__(self, queue: Application) -> None:
         super().__init__(ApiKeys(queue.store), Tickets(queue.store))
         self._queue = queue
-        self._decided: Access | None = None
+        self._choice: Access | None = None
 
     @property
     def is_open(self) -> bool:
-        return self._decided is not None and is_open(self._decided)
+        return self._choice is not None and is_open(self._choice)
 
     async def look(self) -> None:
         await look(await self._access())
@@ -132,9 +132,9 @@ class _AsSet(Guard):
 
     async def _access(self) -> Access:
         """Decided at the first request, when the store is open."""
-        if self._decided is None:
-            self._decided = await self._decide()
-        return self._decided
+        if self._choice is None:
+            self._choice = await self._decide()
+        return self._choice
 
     async def _decide(self) -> Access:
         settings = self._queue.settings
@@ -157,7 +157,7 @@ def _only_this_machine(connection: HTTPConnection) -> None:
     )
 
 
-class _Entered:
+class _OpenQueue:
     """An ASGI application around ours: the queue is open, and the request is at hand for whoever authenticates it."""
 
     def __init__(self, inner: ASGIApp, queue: Application) -> None:

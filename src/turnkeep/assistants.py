@@ -57,7 +57,7 @@ class Assistant:
     def to_public(self) -> dict[str, Any]:
         """As it is shown to who may read it: without what opens the servers of its hosted tools."""
         data = self.to_json()
-        data["tools"] = None if self.tools is None else [_masked(tool) for tool in self.tools]
+        data["tools"] = None if self.tools is None else [_mask(tool) for tool in self.tools]
         return data
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Assistant:
         return data
 
 
-def _masked(tool: str | Mapping[str, Any]) -> str | dict[str, Any]:
+def _mask(tool: str | Mapping[str, Any]) -> str | dict[str, Any]:
     if isinstance(tool, str):
         return tool
     return {name: MASK if name in _SECRETS and value else value for name, value in tool.items()}
@@ -123,30 +123,30 @@ class Assistants:
         return assistant
 
     async def default(self, tenant: str) -> Assistant | None:
-        chosen = await self.registry.get("default", tenant, "assistant")
-        if chosen is None:
+        choice = await self.registry.get("default", tenant, "assistant")
+        if choice is None:
             return None
-        document = await self.registry.get("assistant", tenant, chosen.body["id"])
+        document = await self.registry.get("assistant", tenant, choice.body["id"])
         return None if document is None else _assistant(document)
 
     async def begin(self, tenant: str, *, now: float) -> Assistant:
         """The one that answers by default, made if there is none. Of several callers that begin together all get the
         same.
         """
-        chosen = await self.registry.get("default", tenant, "assistant")
-        if (stored := await self.default(tenant)) is not None:
-            return stored
-        created = await self.create(tenant, {}, now=now)
-        version = 0 if chosen is None else chosen.version
+        choice = await self.registry.get("default", tenant, "assistant")
+        if (current := await self.default(tenant)) is not None:
+            return current
+        assistant = await self.create(tenant, {}, now=now)
+        version = 0 if choice is None else choice.version
         try:
-            await self.registry.put("default", tenant, "assistant", {"id": created.assistant_id}, version=version)
+            await self.registry.put("default", tenant, "assistant", {"id": assistant.assistant_id}, version=version)
         except Conflict:
-            stored = await self.default(tenant)
-            if stored is None:
+            current = await self.default(tenant)
+            if current is None:
                 raise
-            await self.delete(tenant, created.assistant_id)
-            return stored
-        return created
+            await self.delete(tenant, assistant.assistant_id)
+            return current
+        return assistant
 
     async def answering(self, tenant: str, assistant_id: str | None) -> Assistant:
         """Who answers: the one chosen for the thread if it still exists, else the default, else the blank one."""
@@ -163,12 +163,12 @@ class Assistants:
 
 
 def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    known = ("model", "name", "instructions", "tools", "parameters", "fallbacks", "background", "metadata")
-    changed = {k: v for k, v in values.items() if k in known}
+    names = ("model", "name", "instructions", "tools", "parameters", "fallbacks", "background", "metadata")
+    fields = {k: v for k, v in values.items() if k in names}
     for name in ("tools", "fallbacks"):
-        if changed.get(name) is not None:
-            changed[name] = tuple(changed[name])
-    return changed
+        if fields.get(name) is not None:
+            fields[name] = tuple(fields[name])
+    return fields
 
 
 def _assistant(document: Document) -> Assistant:

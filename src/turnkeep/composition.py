@@ -45,26 +45,26 @@ class Lifespan:
         self._name = name
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._opened = asyncio.Event()
+        self._opening = asyncio.Event()
         self.closing = asyncio.Event()
 
     def begin(self) -> None:
         """Start to open, if that has not begun. Raises `ConfigurationError` on another event loop than the first."""
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
-            ended = "has ended" if self._loop.is_closed() else "is not this one"
-            raise ConfigurationError(f"{self._name} was opened on an event loop that {ended}, make a new one for this")
+            state = "has ended" if self._loop.is_closed() else "is not this one"
+            raise ConfigurationError(f"{self._name} was opened on an event loop that {state}, make a new one for this")
         if self._task is None:
             self._loop = loop
             self._task = asyncio.create_task(self._run(), name=self._name)
 
     async def _run(self) -> None:
-        await self._live(self._opened.set)
+        await self._live(self._opening.set)
 
     async def open(self) -> None:
         """Wait until everything is open. Raises what stands in the way, or what has ended it since."""
         self.begin()
-        await self.until(self._opened)
+        await self.until(self._opening)
         if self.closing.is_set():
             raise ConfigurationError(f"{self._name} is closed, make a new one")
 
@@ -126,7 +126,7 @@ def _endpoint(settings: Settings, base_url: str, key: SecretStr | None) -> Provi
     )
 
 
-async def open_house(
+async def open_run_context(
     settings: Settings,
     stack: AsyncExitStack,
     endpoint: Provider,
@@ -153,8 +153,8 @@ async def open_house(
     async with asyncio.TaskGroup() as loading:
         loading.create_task(tokenizer_for(model, catalog).load())
         loading.create_task(prices.load())
-    purse = Budgets.from_settings(settings, ledger or store, prices, meter=meter, patient=patient)
-    if purse.budgets and prices.price(model) is None:
+    budgets = Budgets.from_settings(settings, ledger or store, prices, meter=meter, patient=patient)
+    if budgets.budgets and prices.price(model) is None:
         raise ConfigurationError(f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE")
     open_tracing(settings, stack)
 
@@ -174,7 +174,7 @@ async def open_house(
         prices,
         rules or run_rules(settings),
         meter=meter,
-        purse=purse,
+        budgets=budgets,
         contexts=ContextSizes(endpoint),
         sentences=sentences(settings.sentences_file),
     )

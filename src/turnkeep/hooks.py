@@ -18,7 +18,7 @@ log = get_log(__name__)
 
 Hook = Callable[[str, Event], Awaitable[None] | None]
 
-MOST_WATCHED = 10_000
+MAX_CHANNELS = 10_000
 """Channels listened to at once; the longest silent ones go first."""
 WAITING = 10_000
 """Events that may wait for slow hooks; what comes on top is dropped, and said in the log."""
@@ -33,7 +33,7 @@ class Hooks:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._hooks: dict[str, list[Hook]] = {}
-        self._watched: OrderedDict[Address, None] = OrderedDict()
+        self._channels: OrderedDict[Address, None] = OrderedDict()
         self._waiting: asyncio.Queue[tuple[Address, Event]] = asyncio.Queue(WAITING)
 
     def __bool__(self) -> bool:
@@ -47,13 +47,13 @@ class Hooks:
 
     async def watch(self, address: Address) -> None:
         """Listen to this channel from now on."""
-        if address in self._watched:
-            self._watched.move_to_end(address)
+        if address in self._channels:
+            self._channels.move_to_end(address)
             return
-        self._watched[address] = None
+        self._channels[address] = None
         await self._hub.subscribe(address, self)
-        if len(self._watched) > MOST_WATCHED:
-            oldest, _ = self._watched.popitem(last=False)
+        if len(self._channels) > MAX_CHANNELS:
+            oldest, _ = self._channels.popitem(last=False)
             await self._hub.unsubscribe(oldest, self)
 
     async def run(self) -> None:
@@ -63,7 +63,7 @@ class Hooks:
             for hook in (*self._hooks.get(event.kind, ()), *self._hooks.get("*", ())):
                 await _call(hook, address.channel, event)
 
-    def on_subscription(self, address: Address, begun: SubscriptionStart) -> None:
+    def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
         return
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:

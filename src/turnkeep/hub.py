@@ -33,7 +33,7 @@ LOOK_AGAIN = 20.0
 """Seconds after which a silent channel is compared with its log, in case a hint was lost."""
 SILENCE = 5.0
 """Seconds without a word of a run after which those who watch are told that it is still theirs to wait for."""
-NOT_HEARD = TurnFault(
+SILENT_RUN = TurnFault(
     "silent",
     "The answer takes a moment longer.",
     f"nothing was heard of this run for {SILENCE:.0f} s: it thinks, or another worker takes over from one that is gone",
@@ -62,7 +62,7 @@ class SubscriptionStart:
 class Subscriber(Protocol):
     """The end of a stream; what is delivered is in order and without holes."""
 
-    def on_subscription(self, address: Address, begun: SubscriptionStart) -> None:
+    def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
         """Called once, before the first event."""
         ...
 
@@ -165,7 +165,7 @@ class Hub:
             async for notice in follower:
                 channel = self._channels.get(notice.address)
                 if channel is not None:
-                    self._heard(channel, notice.events)
+                    self._hear(channel, notice.events)
 
     # ---------------------------------------------------------------- subscribing
 
@@ -198,11 +198,11 @@ class Hub:
 
     async def unsubscribe(self, address: Address, subscriber: Subscriber) -> bool:
         channel = self._channels.get(address)
-        found = [s for s in channel.subscriptions if s.subscriber is subscriber] if channel else []
-        for subscription in found:
+        own = [s for s in channel.subscriptions if s.subscriber is subscriber] if channel else []
+        for subscription in own:
             if channel is not None:
                 await self._leave(channel, subscription)
-        return bool(found)
+        return bool(own)
 
     async def _leave(self, channel: _Fanout, subscription: _Subscription) -> None:
         channel.subscriptions = tuple(s for s in channel.subscriptions if s is not subscription)
@@ -211,7 +211,7 @@ class Hub:
             if self._follower is not None:
                 await self._follower.discard(channel.address)
 
-    def _broke(self, channel: _Fanout, subscription: _Subscription) -> None:
+    def _drop(self, channel: _Fanout, subscription: _Subscription) -> None:
         """Leave on behalf of a subscriber that broke, while its error is handled: the others go on."""
         log.exception("subscriber_broke", subscriber=type(subscription.subscriber).__name__)
         if self._group is not None:
@@ -224,12 +224,12 @@ class Hub:
         start = _start(page, after, epoch, history)
         if after is not None and start == page.top < after:
             start = await self._before_last_answer(channel.address, page)
-        recovered = after is not None and start == after and _is_of(page, after, epoch) and page.floor <= after
+        is_recovered = after is not None and start == after and _is_of(page, after, epoch) and page.floor <= after
         subscription.epoch, subscription.last = page.epoch, start
-        answer = await self._shown(channel.address, page.live_from, start)
-        begun = SubscriptionStart(page.epoch, start, page.top, recovered, answer)
-        subscription.subscriber.on_subscription(channel.address, begun)
-        in_a_turn = not recovered and answer.run_id is None  # whose beginning nobody has told
+        answer = await self._answer_until(channel.address, page.live_from, start)
+        subscription_start = SubscriptionStart(page.epoch, start, page.top, is_recovered, answer)
+        subscription.subscriber.on_subscription(channel.address, subscription_start)
+        in_a_turn = not is_recovered and answer.run_id is None  # whose beginning nobody has told
         while subscription.last < page.top or subscription.look_again:
             subscription.look_again = False
             page = await self._page(channel.address, subscription.last)
@@ -242,19 +242,19 @@ class Hub:
                 subscription.last = page.events[-1].offset
                 begin = _beginning(page.events) if in_a_turn else 0
                 in_a_turn = in_a_turn and begin == len(page.events)
-                told = [*(e for e in page.events[:begin] if e.kind != "delta"), *page.events[begin:]]
-                for piece in _pieces(told):
+                events = [*(e for e in page.events[:begin] if e.kind != "delta"), *page.events[begin:]]
+                for piece in _pieces(events):
                     subscription.subscriber.deliver(channel.address, piece)
                     await subscription.subscriber.room(channel.address)
         self._go_live(channel, subscription)
-        return begun
+        return subscription_start
 
     async def _before_last_answer(self, address: Address, page: Page) -> int:
         """Of a log that has lost its end: where the last answer begins that it still holds, in one event."""
         last = await self._store.read(address, after=max(0, page.top - LAST_ANSWER), limit=LAST_ANSWER)
         return next((event.offset - 1 for event in reversed(last.events) if event.is_final), page.top)
 
-    async def _shown(self, address: Address, live_from: int | None, start: int) -> Answer:
+    async def _answer_until(self, address: Address, live_from: int | None, start: int) -> Answer:
         """The answer of the run in progress, folded up to this offset."""
         answer, after = Answer(), (live_from or 0) - 1
         while live_from is not None and after < start:
@@ -277,7 +277,7 @@ class Hub:
 
     # ---------------------------------------------------------------- hearing
 
-    def _heard(self, channel: _Fanout, events: Sequence[Event]) -> None:
+    def _hear(self, channel: _Fanout, events: Sequence[Event]) -> None:
         """New events, or only the hint that there are some."""
         channel.heard_at = asyncio.get_running_loop().time()
         if not any(subscription.live for subscription in channel.subscriptions):
@@ -297,7 +297,7 @@ class Hub:
             try:
                 subscription.take(channel.address, events)
             except Exception:
-                self._broke(channel, subscription)
+                self._drop(channel, subscription)
         if events[-1].kind == "completed":
             self.meter.observe("log_lag_seconds", max(0.0, self._clock.now() - events[-1].at))
 
@@ -308,9 +308,9 @@ class Hub:
         elif self._group is not None:
             channel.reading = True
             self.meter.count("log_reads")
-            self._group.create_task(self._read(channel))
+            self._group.create_task(self._fill_hole(channel))
 
-    async def _read(self, channel: _Fanout) -> None:
+    async def _fill_hole(self, channel: _Fanout) -> None:
         try:
             while channel.subscriptions:
                 channel.look_again = False
@@ -356,14 +356,14 @@ class Hub:
         what was delivered last.
         """
         channel.run = None
-        said = Event("processing", run.message_ids, run_id=run.run_id, attempt=run.attempt, error=NOT_HEARD)
-        told = said.at_position(channel.last, channel.epoch, self._clock.now())
+        event = Event("processing", run.message_ids, run_id=run.run_id, attempt=run.attempt, error=SILENT_RUN)
+        notice = event.at_position(channel.last, channel.epoch, self._clock.now())
         for subscription in channel.subscriptions:
             if subscription.live and (subscription.epoch, subscription.last) == (channel.epoch, channel.last):
                 try:
-                    subscription.subscriber.deliver(channel.address, (told,))
+                    subscription.subscriber.deliver(channel.address, (notice,))
                 except Exception:
-                    self._broke(channel, subscription)
+                    self._drop(channel, subscription)
 
 
 def _go_on(epoch: str, last: int, page: Page) -> int:
@@ -444,21 +444,21 @@ class EventStream:
         self._after, self._epoch, self._room = after, epoch, room
         self._buffer: deque[Event] = deque()
         self._last = 0
-        self._told = 0
-        self._overflowed = False
+        self._newest = 0
+        self._has_overflow = False
         self._some = asyncio.Event()
         self._refilling: asyncio.Task[None] | None = None
 
-    def on_subscription(self, address: Address, begun: SubscriptionStart) -> None:
-        self.subscription_start = begun
-        self._last = self._told = begun.start
+    def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
+        self.subscription_start = start
+        self._last = self._newest = start.start
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
-        self._told = events[-1].offset
-        if self._overflowed or len(self._buffer) + len(events) > self._room:
-            if not self._overflowed:
+        self._newest = events[-1].offset
+        if self._has_overflow or len(self._buffer) + len(events) > self._room:
+            if not self._has_overflow:
                 self._hub.meter.count("slow_subscribers")
-            self._overflowed = True
+            self._has_overflow = True
         else:
             self._buffer.extend(events)
         self._some.set()
@@ -481,7 +481,7 @@ class EventStream:
 
     async def __anext__(self) -> Event:
         while not self._buffer:
-            if self._overflowed:
+            if self._has_overflow:
                 await self._refill_once()
                 continue
             self._some.clear()
@@ -505,4 +505,4 @@ class EventStream:
         """Take what did not fit from the log."""
         page = await self._store.read(self._address, after=self._last, limit=self._room)
         self._buffer.extend(page.events)
-        self._overflowed = bool(page.events) and page.events[-1].offset < self._told
+        self._has_overflow = bool(page.events) and page.events[-1].offset < self._newest

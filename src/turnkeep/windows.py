@@ -123,10 +123,10 @@ class AdaptiveWindow:
     def _with_window(self, message: Message, now: float) -> Message:
         if message.not_before is not None:
             return message
-        window = self._heard(message.address, now).window(self.rules)
+        window = self._hear(message.address, now).window(self.rules)
         return message if window is None or message.window is not None else replace(message, window=window)
 
-    def _heard(self, address: Address, now: float) -> Rhythm:
+    def _hear(self, address: Address, now: float) -> Rhythm:
         rhythm = self._rhythms.pop(address, None)
         if rhythm is None:
             rhythm = Rhythm(now)

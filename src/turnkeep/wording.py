@@ -28,12 +28,12 @@ Sentences = Callable[[TurnkeepError], str]
 
 def sentences(file: Path | None) -> Sentences:
     """The sentence for each error. Raises `ConfigurationError` that tells everything that is wrong with the file."""
-    said = {} if file is None else _read(file)
+    texts = {} if file is None else _read(file)
 
-    def told(error: TurnkeepError) -> str:
-        return next((said[code] for code in _codes(type(error)) if code in said), error.public)
+    def sentence_for(error: TurnkeepError) -> str:
+        return next((texts[code] for code in _codes(type(error)) if code in texts), error.public)
 
-    return told
+    return sentence_for
 
 
 def _codes(kind: type[TurnkeepError]) -> Iterator[str]:
@@ -50,8 +50,8 @@ def _read(file: Path) -> dict[str, str]:
         values = toml.parse(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the sentences in {file} cannot be read: {error}") from error
-    known = {*CAUSES, *_all_codes(TurnkeepError)}
-    wrong = [f"{name}: no such cause and no such code" for name in values if name not in known]
+    names = {*CAUSES, *_all_codes(TurnkeepError)}
+    wrong = [f"{name}: no such cause and no such code" for name in values if name not in names]
     wrong += [
         f"{name}: expected a text of 1 to {LONGEST} characters"
         for name, value in values.items()

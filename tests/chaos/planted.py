@@ -105,7 +105,7 @@ def commit_in_two_commands(replaces: Replace) -> None:
 
     async def settled(self: run.Run, verdict: Any) -> None:
         if isinstance(verdict, Commit):
-            store: Any = self.house.store
+            store: Any = self.context.store
             await journal.retry_until_answered(lambda: store.write_entries(self.claim, verdict.entries))
             failpoints.reach("final")
             verdict = replace(verdict, entries=())
@@ -307,7 +307,7 @@ def told_before_it_is_kept(replaces: Replace) -> None:
             ids, claim = self.claim.message_ids, self.claim
             end = Event("completed", ids, verdict.text, claim.run_id, claim.attempt, outcome=verdict.outcome)
             await journal.retry_until_answered(
-                lambda: self.house.store.publish(claim, self.announcer._published, [end])
+                lambda: self.context.store.publish(claim, self.announcer._published_count, [end])
             )
         await settle(self, verdict)
 
@@ -333,14 +333,14 @@ def goes_by_the_time_of_day(replaces: Replace) -> None:
 @bug
 def compares_the_clocks_of_two_hosts(replaces: Replace) -> None:
     """A worker looks at the time of day of its own machine to see whether the lease that the store gave it is over."""
-    decided = run.Run._decided
+    decide = run.Run._decide
 
     async def compared(self: run.Run) -> Any:
-        if self.house.clock.now() > self.claim.lease_until:
+        if self.context.clock.now() > self.claim.lease_until:
             return outcomes.Dropping()
-        return await decided(self)
+        return await decide(self)
 
-    replaces(run.Run, "_decided", compared)
+    replaces(run.Run, "_decide", compared)
 
 
 # ---------------------------------------------------------------- the lease
@@ -354,7 +354,7 @@ def deaf_heartbeat(replaces: Replace) -> None:
     def deaf(self: lease.Lease, directive: Any, *, asked_at: float) -> None:
         told(self, replace(directive, held=True), asked_at=asked_at)
 
-    replaces(lease.Lease, "told", deaf)
+    replaces(lease.Lease, "take_directive", deaf)
 
 
 @bug
@@ -362,10 +362,10 @@ def never_gives_up(replaces: Replace) -> None:
     """A worker that cannot renew goes on as if it had."""
 
     async def kept(self: lease.Lease) -> None:
-        while self._ended is None:
-            await self._changed.wait()
-            self._changed.clear()
-        raise self._ended
+        while self._end_reason is None:
+            await self._change.wait()
+            self._change.clear()
+        raise self._end_reason
 
     replaces(lease.Lease, "keep", kept)
 

@@ -336,7 +336,7 @@ class Stage:
             rules,
             clock=self.clock,
             meter=self.meter,
-            purse=purse(self.store) if purse else None,
+            budgets=purse(self.store) if purse else None,
             contexts=ContextSizes(),
         )
         self.keeper = Keeper(self.store, rules=lease, owner="worker-1")

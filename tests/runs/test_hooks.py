@@ -98,7 +98,7 @@ async def test_a_channel_is_listened_to_once_and_only_those_that_are_watched() -
 async def test_of_too_many_channels_the_longest_silent_one_is_let_go(
     again: bool, heard: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_WATCHED", 2)
+    monkeypatch.setattr(module, "MAX_CHANNELS", 2)
     stage, calls = Stage(), list[str]()
     a, b, c = (Address("default", "assistant", name) for name in "abc")
 

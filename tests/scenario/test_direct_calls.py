@@ -111,8 +111,8 @@ async def test_a_call_without_a_session_remembers_nothing(direct: Open, tmp_path
     async with direct(store=f"sqlite:{tmp_path / 'never.db'}") as house:
         await house.service.complete([user("My name is Ada")])
         answer = await house.service.complete([user("What is my name?")])
-        [desk] = house.service._desks.values()
-        assert (await desk.house.store.counts()).threads == 0
+        [desk] = house.service._runners.values()
+        assert (await desk.context.store.counts()).threads == 0
     assert answer.content == "You have not told me your name yet."
     assert not (tmp_path / "never.db").exists(), "a store is opened for sessions only"
 

@@ -71,23 +71,23 @@ async def spend(store: MemoryStore, account: str = f"tenant:default:{DAY}") -> t
 async def test_the_expected_cost_is_reserved_once_for_a_run(store: MemoryStore, prices: PriceBook) -> None:
     one = purse(store, prices, Budget("tenant", 1.0))
     run = await claim(store)
-    tab = one.tab(run)
+    tab = one.run_budget(run)
     for _ in range(3):
         await tab.before_request(REQUEST, 10, ENDPOINT)
-    await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+    await one.run_budget(run).before_request(REQUEST, 10, ENDPOINT)
     assert await spend(store) == (0, RESERVED)
 
 
 async def test_a_run_that_sets_no_limit_is_expected_to_stay_below_a_guess(
     store: MemoryStore, prices: PriceBook
 ) -> None:
-    tab = purse(store, prices, Budget("tenant", 1.0)).tab(await claim(store))
+    tab = purse(store, prices, Budget("tenant", 1.0)).run_budget(await claim(store))
     await tab.before_request(ModelRequest("gpt-4o", []), 0, ENDPOINT)
     assert await spend(store) == (0, OUTPUT_GUESS * 10_000)
 
 
 async def test_what_was_spent_replaces_what_was_reserved_once(store: MemoryStore, prices: PriceBook) -> None:
-    tab = purse(store, prices, Budget("tenant", 1.0)).tab(await claim(store))
+    tab = purse(store, prices, Budget("tenant", 1.0)).run_budget(await claim(store))
     await tab.before_request(REQUEST, 10, ENDPOINT)
     for _ in range(2):
         await tab.settle(Usage(cost_nano=777))
@@ -96,7 +96,7 @@ async def test_what_was_spent_replaces_what_was_reserved_once(store: MemoryStore
 
 async def test_a_run_waits_while_only_reservations_are_in_the_way(store: MemoryStore, prices: PriceBook) -> None:
     one = purse(store, prices, Budget("tenant", 1.5 * RESERVED / NANO))
-    first, second = one.tab(await claim(store, "a")), one.tab(await claim(store, "b"))
+    first, second = one.run_budget(await claim(store, "a")), one.run_budget(await claim(store, "b"))
     await first.before_request(REQUEST, 10, ENDPOINT)
     with pytest.raises(BudgetReserved) as waits:
         await second.before_request(REQUEST, 10, ENDPOINT)
@@ -107,7 +107,7 @@ async def test_a_run_waits_while_only_reservations_are_in_the_way(store: MemoryS
 
 async def test_a_run_that_does_not_fit_beside_what_was_spent_is_refused(store: MemoryStore, prices: PriceBook) -> None:
     one = purse(store, prices, Budget("tenant", 1.5 * RESERVED / NANO))
-    first, second = one.tab(await claim(store, "a")), one.tab(await claim(store, "b"))
+    first, second = one.run_budget(await claim(store, "a")), one.run_budget(await claim(store, "b"))
     await first.before_request(REQUEST, 10, ENDPOINT)
     await first.settle(Usage(cost_nano=RESERVED))
     with pytest.raises(BudgetSpent, match="the tenant's budget has no room") as refused:
@@ -121,21 +121,21 @@ async def test_each_thread_and_each_user_has_a_budget_of_its_own(store: MemorySt
     one = purse(store, prices, Budget("thread", dollars), Budget("user", dollars))
     for channel, user in (("a", "Ann"), ("b", "Bob"), ("c", None), ("d", None)):
         run = await claim(store, channel, metadata={"user": user} if user else {})
-        await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+        await one.run_budget(run).before_request(REQUEST, 10, ENDPOINT)
         assert await spend(store, f"thread:{run.thread_id}:{DAY}") == (0, RESERVED)
     again = await claim(store, "e", metadata={"user": "Ann"})
     with pytest.raises(BudgetReserved, match="the user's budget"):
-        await one.tab(again).before_request(REQUEST, 10, ENDPOINT)
+        await one.run_budget(again).before_request(REQUEST, 10, ENDPOINT)
     assert await spend(store, f"thread:{again.thread_id}:{DAY}") == (0, 0), "in all accounts or in none"
 
 
 async def test_a_budget_begins_anew_with_its_period(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:
     one = purse(store, prices, Budget("tenant", 1.5 * RESERVED / NANO))
-    first = one.tab(await claim(store, "a"))
+    first = one.run_budget(await claim(store, "a"))
     await first.before_request(REQUEST, 10, ENDPOINT)
     await first.settle(Usage(cost_nano=RESERVED))
     clock.advance(12 * 3600.0)
-    await one.tab(await claim(store, "b")).before_request(REQUEST, 10, ENDPOINT)
+    await one.run_budget(await claim(store, "b")).before_request(REQUEST, 10, ENDPOINT)
     assert await spend(store, "tenant:default:2026-11-21") == (0, RESERVED)
 
 
@@ -146,12 +146,14 @@ async def test_periods_are_those_of_the_calendar(store: MemoryStore, period: Any
 
 
 async def test_a_budget_of_nothing_is_none(store: MemoryStore, prices: PriceBook) -> None:
-    await purse(store, prices, Budget("tenant", 0.0)).tab(await claim(store)).before_request(REQUEST, 10, ENDPOINT)
+    await (
+        purse(store, prices, Budget("tenant", 0.0)).run_budget(await claim(store)).before_request(REQUEST, 10, ENDPOINT)
+    )
     assert await spend(store) == (0, 0)
 
 
 async def test_a_model_without_a_price_waits_for_one(store: MemoryStore, prices: PriceBook) -> None:
-    tab = purse(store, prices, Budget("tenant", 1.0)).tab(await claim(store))
+    tab = purse(store, prices, Budget("tenant", 1.0)).run_budget(await claim(store))
     with pytest.raises(PriceUnknown, match="no price is known for own-model"):
         await tab.before_request(ModelRequest("own-model", []), 10, ENDPOINT)
 
@@ -162,7 +164,7 @@ async def test_a_store_that_does_not_answer_leaves_the_cost_to_the_sweep(prices:
             raise StoreUnavailable
 
     store = Absent(clock=FakeClock(NOON))
-    tab = purse(store, prices, Budget("tenant", 1.0)).tab(await claim(store))
+    tab = purse(store, prices, Budget("tenant", 1.0)).run_budget(await claim(store))
     await tab.before_request(REQUEST, 10, ENDPOINT)
     await tab.settle(Usage(cost_nano=1))
     assert await spend(store) == (0, RESERVED)
@@ -176,7 +178,7 @@ async def test_the_sweep_settles_what_a_finished_run_has_cost(
 ) -> None:
     one = purse(store, prices, Budget("tenant", 1.0))
     run = await claim(store)
-    await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+    await one.run_budget(run).before_request(REQUEST, 10, ENDPOINT)
     await commit(store, run, 4242)
     assert await one.sweep() == 0, "it may be about to be settled"
     clock.advance(601.0)
@@ -188,7 +190,7 @@ async def test_the_sweep_settles_what_a_finished_run_has_cost(
 async def test_the_sweep_leaves_a_run_that_is_not_over(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:
     one = purse(store, prices, Budget("tenant", 1.0))
     run = await claim(store)
-    await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+    await one.run_budget(run).before_request(REQUEST, 10, ENDPOINT)
     clock.advance(601.0)
     assert await one.sweep() == 0
     assert await spend(store) == (0, RESERVED)
@@ -199,7 +201,7 @@ async def test_a_run_whose_messages_were_withdrawn_has_cost_nothing(
 ) -> None:
     one = purse(store, prices, Budget("tenant", 1.0))
     run = await claim(store)
-    await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+    await one.run_budget(run).before_request(REQUEST, 10, ENDPOINT)
     await store.release(run, delay=0.0)
     await store.cancel(run.address, drop_inbox=True)
     clock.advance(601.0)
@@ -212,7 +214,7 @@ async def test_what_was_reserved_counts_as_spent_when_the_thread_is_deleted(
 ) -> None:
     one = purse(store, prices, Budget("tenant", 1.0))
     run = await claim(store)
-    await one.tab(run).before_request(REQUEST, 10, ENDPOINT)
+    await one.run_budget(run).before_request(REQUEST, 10, ENDPOINT)
     await store.forget(run.address, force=True)
     clock.advance(601.0)
     assert await one.sweep() == 1
@@ -224,7 +226,7 @@ async def test_the_sweep_of_a_process_that_saw_no_run_settles_all_tenants(
     store: MemoryStore, prices: PriceBook, clock: FakeClock
 ) -> None:
     run = await claim(store)
-    await purse(store, prices, Budget("tenant", 1.0)).tab(run).before_request(REQUEST, 10, ENDPOINT)
+    await purse(store, prices, Budget("tenant", 1.0)).run_budget(run).before_request(REQUEST, 10, ENDPOINT)
     await store.forget(run.address, force=True)
     clock.advance(601.0)
 
@@ -236,9 +238,9 @@ async def test_the_sweep_of_a_process_that_saw_no_run_settles_all_tenants(
 
 async def test_all_runs_share_a_pace(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:
     one, other = (purse(store, prices, pace=Pace(requests=2)) for _ in range(2))
-    await one.tab(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
-    await other.tab(await claim(store, "b")).before_request(REQUEST, 10, ENDPOINT)
-    tab = one.tab(await claim(store, "c"))
+    await one.run_budget(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
+    await other.run_budget(await claim(store, "b")).before_request(REQUEST, 10, ENDPOINT)
+    tab = one.run_budget(await claim(store, "c"))
     with pytest.raises(PaceReached) as waits:
         await tab.before_request(REQUEST, 10, ENDPOINT)
     assert waits.value.retry_after == pytest.approx(30.0)
@@ -249,7 +251,7 @@ async def test_all_runs_share_a_pace(store: MemoryStore, prices: PriceBook, cloc
 
 async def test_tokens_count_with_what_the_answer_may_have(store: MemoryStore, prices: PriceBook) -> None:
     one = purse(store, prices, pace=Pace(tokens=220))
-    tab = one.tab(await claim(store))
+    tab = one.run_budget(await claim(store))
     await tab.before_request(REQUEST, 10, ENDPOINT)
     await tab.before_request(REQUEST, 10, ENDPOINT)
     with pytest.raises(PaceReached):
@@ -260,7 +262,7 @@ async def test_where_nothing_remains_all_wait_for_the_reset(
     store: MemoryStore, prices: PriceBook, clock: FakeClock
 ) -> None:
     one = purse(store, prices)
-    tab = one.tab(await claim(store))
+    tab = one.run_budget(await claim(store))
     await tab.take_rate_limits({"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "6m0s"}, ENDPOINT)
     await tab.before_request(REQUEST, 10, ENDPOINT)
     told = {
@@ -278,7 +280,7 @@ async def test_where_nothing_remains_all_wait_for_the_reset(
 
 async def test_a_patient_purse_waits_in_place(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:
     one = purse(store, prices, patient=True)
-    tab = one.tab(await claim(store))
+    tab = one.run_budget(await claim(store))
     await store.slow_down(ENDPOINT, 0.01)
     asking = asyncio.ensure_future(tab.before_request(REQUEST, 10, ENDPOINT))
     for _ in range(10):
@@ -300,8 +302,8 @@ async def test_who_waits_for_a_reservation_looks_again_soon_and_is_counted_as_no
 ) -> None:
     meter = NotingMeter()
     one = purse(store, prices, Budget("tenant", 1.5 * RESERVED / NANO), meter=meter)
-    await one.tab(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
-    second = one.tab(replace(await claim(store, "b"), attempt=attempt))
+    await one.run_budget(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
+    second = one.run_budget(replace(await claim(store, "b"), attempt=attempt))
 
     for _ in range(20):
         with pytest.raises(BudgetReserved) as waits:
@@ -316,6 +318,6 @@ async def test_a_run_that_is_refused_is_counted_by_whose_budget_is_spent(store: 
     one = purse(store, prices, Budget("thread", 0.5 * RESERVED / NANO), meter=meter)
 
     with pytest.raises(BudgetSpent):
-        await one.tab(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
+        await one.run_budget(await claim(store, "a")).before_request(REQUEST, 10, ENDPOINT)
 
     assert meter.counts == [("budget_refusals", 1, {"of": "thread"})]

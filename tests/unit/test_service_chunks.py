@@ -20,7 +20,7 @@ async def test_text_of_a_slow_reader_is_joined() -> None:
     outlet = Outlet()
     words = [f"{n} " for n in range(10_000)]
     for word in words:
-        outlet.witness(delta(word, "run_1", 1))
+        outlet.observe(delta(word, "run_1", 1))
     outlet.end(DONE)
     chunks = await read(outlet)
     assert len(chunks) <= MERGE_ABOVE + 2
@@ -31,11 +31,11 @@ async def test_text_of_a_slow_reader_is_joined() -> None:
 async def test_joining_keeps_the_order_of_text_and_calls() -> None:
     outlet = Outlet()
     for n in range(200):
-        outlet.witness(delta(f"{n} ", "run_1", 1))
+        outlet.observe(delta(f"{n} ", "run_1", 1))
         if n % 50 == 49:
             call = {"kind": "call", "call_id": f"c{n}", "name": "look", "arguments": "{}"}
-            outlet.witness({"type": "step", "n": n, "items": [call]})
-            outlet.witness({"type": "output", "n": n, "item": {"kind": "output", "call_id": f"c{n}", "output": "x"}})
+            outlet.observe({"type": "step", "n": n, "items": [call]})
+            outlet.observe({"type": "output", "n": n, "item": {"kind": "output", "call_id": f"c{n}", "output": "x"}})
     outlet.end(DONE)
     chunks = await read(outlet)
     told = [c.tool_call.id if c.tool_call else c.tool_result.id if c.tool_result else c.content for c in chunks]
@@ -50,14 +50,14 @@ async def test_joining_keeps_the_order_of_text_and_calls() -> None:
 async def test_an_answer_that_begins_anew_replaces_what_was_shown() -> None:
     outlet = Outlet()
     for event in (delta("wrong", "r", 1), Event("snapshot", text="first "), delta("right", "r", 1)):
-        outlet.witness(event)
+        outlet.observe(event)
     outlet.end(DONE)
     assert (await fold_chunks(aiter(outlet))).content == "first right"
 
 
 async def test_a_fold_raises_what_is_told_as_error() -> None:
     outlet = Outlet()
-    outlet.witness(delta("half", "r", 1))
+    outlet.observe(delta("half", "r", 1))
     outlet.end(Chunk("error", error=ModelUnavailable("gone"), metadata=DONE.metadata))
     with pytest.raises(ModelUnavailable, match="gone"):
         await fold_chunks(aiter(outlet))
@@ -67,7 +67,7 @@ async def test_nothing_comes_after_the_last_chunk() -> None:
     outlet = Outlet()
     outlet.end(DONE)
     outlet.end(Chunk("error"))
-    outlet.witness(
+    outlet.observe(
         {"type": "step", "n": 0, "items": [{"kind": "call", "call_id": "c", "name": "n", "arguments": "{}"}]}
     )
     assert await read(outlet) == [DONE]

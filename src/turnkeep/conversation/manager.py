@@ -78,10 +78,10 @@ class ConversationManager:
             if value is not None and not 0 < value < math.inf:
                 raise ConfigurationError(f"{name} is {value}, use a number above 0 or leave it out")
         self._settings = _settings(redis, store)
-        self._owned = store is None or isinstance(store, str | Path)
-        self._store = _opened_by_us(self._settings) if store is None or isinstance(store, str | Path) else store
+        self._owns_store = store is None or isinstance(store, str | Path)
+        self._store = _own_store(self._settings) if store is None or isinstance(store, str | Path) else store
         self._opening = asyncio.Lock()
-        self._is_open = not self._owned
+        self._is_open = not self._owns_store
         self._is_closed = False
         self._catalog = Catalog.load(self._settings.price_file)
         self._place = (tenant, queue_prefix)
@@ -100,7 +100,7 @@ class ConversationManager:
     async def close(self) -> None:
         """Close the store, if it was opened here. What is asked afterwards raises `ConfigurationError`."""
         self._is_closed = True
-        if self._owned and self._is_open:
+        if self._owns_store and self._is_open:
             self._is_open = False
             await self._store.close()
 
@@ -129,15 +129,15 @@ class ConversationManager:
         tokens = self.max_tokens
         if tokens is not None and history.summary:
             tokens = max(0, tokens - await self._weight(history.summary))
-        kept = prune(history.entries, tokens=tokens, messages=self.max_messages)
+        excerpt = prune(history.entries, tokens=tokens, messages=self.max_messages)
         if history.summary:  # the summary has put them behind what was said after them
-            kept.sort(key=lambda entry: entry.item.kind != "system")
+            excerpt.sort(key=lambda entry: entry.item.kind != "system")
         return Conversation(
             session_id,
-            tuple(entry.item for entry in kept),
-            sum(entry.tokens for entry in kept),
+            tuple(entry.item for entry in excerpt),
+            sum(entry.tokens for entry in excerpt),
             history.summary,
-            complete=len(kept) == len(history.entries) and history.summary is None,
+            complete=len(excerpt) == len(history.entries) and history.summary is None,
         )
 
     async def clear(self, session_id: str) -> bool:
@@ -190,16 +190,16 @@ class ConversationManager:
         entries = history.entries
         if len(prune(entries, tokens=self.max_tokens, messages=self.max_messages)) == len(entries):
             return
-        kept = prune(entries, tokens=_half(self.max_tokens), messages=_half(self.max_messages))
-        first = next((entry.turn for entry in kept if entry.item.kind != "system"), entries[-1].turn + 1)
-        gone = [entry for entry in entries if entry.turn < first]
-        said = [entry.item for entry in gone if entry.item.kind != "system"]
-        if not said:
+        newest = prune(entries, tokens=_half(self.max_tokens), messages=_half(self.max_messages))
+        first = next((entry.turn for entry in newest if entry.item.kind != "system"), entries[-1].turn + 1)
+        oldest = [entry for entry in entries if entry.turn < first]
+        talk = [entry.item for entry in oldest if entry.item.kind != "system"]
+        if not talk:
             return
-        summary = await summarize(history.summary, said)
+        summary = await summarize(history.summary, talk)
         system = [
             TranscriptEntry(entry.item, tokenizer.count_item(entry.item))
-            for entry in gone
+            for entry in oldest
             if entry.item.kind == "system"
         ]
         try:
@@ -240,15 +240,15 @@ def _half(limit: int | None) -> int | None:
 def _settings(redis: str | Mapping[str, Any] | None, store: Store | str | Path | None) -> Settings:
     if redis is not None and store is not None:
         raise ConfigurationError("redis and store both say where conversations are kept, give one of them")
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if isinstance(store, str | Path):
-        given["store"] = str(store)
+        values["store"] = str(store)
     elif redis is not None:
-        given["store"] = redis if isinstance(redis, str) else redis_url(redis)
-    return Settings.load(**given)
+        values["store"] = redis if isinstance(redis, str) else redis_url(redis)
+    return Settings.load(**values)
 
 
-def _opened_by_us(settings: Settings) -> Store:
+def _own_store(settings: Settings) -> Store:
     policy = Policy(
         expiry=settings.thread_expiry, history_items=settings.history_items, history_bytes=settings.history_bytes
     )
@@ -257,9 +257,9 @@ def _opened_by_us(settings: Settings) -> Store:
 
 def redis_url(place: Mapping[str, Any]) -> str:
     """A URL from ``{"host", "port", "db", "username", "password", "tls"}``, of which none is needed."""
-    if unknown := set(place) - {"host", "port", "db", "username", "password", "tls"}:
+    if strangers := set(place) - {"host", "port", "db", "username", "password", "tls"}:
         raise ConfigurationError(
-            f"redis does not take {', '.join(sorted(unknown))}, use host, port, db, username, password, tls, or a URL"
+            f"redis does not take {', '.join(sorted(strangers))}, use host, port, db, username, password, tls, or a URL"
         )
     user, password = quote(place.get("username") or "", safe=""), quote(place.get("password") or "", safe="")
     login = f"{user}:{password}@" if user or password else ""

@@ -18,17 +18,17 @@ def prune(
     never parted from its output, nor reasoning or a provider's own tool from what it led to.
     """
     room = _Room(tokens, messages)
-    kept = {place for place, entry in enumerate(entries) if entry.item.kind == "system" and room.takes([entry])}
+    picks = {place for place, entry in enumerate(entries) if entry.item.kind == "system" and room.takes([entry])}
     talk = [place for place, entry in enumerate(entries) if entry.item.kind != "system"]
     pieces = _pieces(entries, talk)
     turns = _turns(entries, pieces)
     for turn in reversed(turns):
         if not room.takes(entries[place] for piece in turn for place in piece):
             if turn is turns[-1]:
-                kept.update(_end_of(turn, entries, room))
+                picks.update(_end_of(turn, entries, room))
             break
-        kept.update(place for piece in turn for place in piece)
-    return [entries[place] for place in sorted(kept)]
+        picks.update(place for piece in turn for place in piece)
+    return [entries[place] for place in sorted(picks)]
 
 
 class _Room:
@@ -40,9 +40,9 @@ class _Room:
 
     def takes(self, entries: Iterable[TranscriptEntry]) -> bool:
         """Take these in if they fit."""
-        wanted = list(entries)
-        tokens = None if self._tokens is None else self._tokens - sum(entry.tokens for entry in wanted)
-        messages = None if self._messages is None else self._messages - len(wanted)
+        candidates = list(entries)
+        tokens = None if self._tokens is None else self._tokens - sum(entry.tokens for entry in candidates)
+        messages = None if self._messages is None else self._messages - len(candidates)
         if (tokens is not None and tokens < 0) or (messages is not None and messages < 0):
             return False
         self._tokens, self._messages = tokens, messages
@@ -70,20 +70,20 @@ def _pieces(entries: Sequence[TranscriptEntry], places: Sequence[int]) -> list[l
 def _turns(entries: Sequence[TranscriptEntry], pieces: Sequence[list[int]]) -> list[list[list[int]]]:
     """Pieces by turn: one begins with the first user message after something else was said."""
     turns: list[list[list[int]]] = []
-    answered = True
+    is_answered = True
     for piece in pieces:
-        if not turns or (answered and entries[piece[0]].item.kind == "user"):
+        if not turns or (is_answered and entries[piece[0]].item.kind == "user"):
             turns.append([])
         turns[-1].append(piece)
-        answered = entries[piece[-1]].item.kind != "user"
+        is_answered = entries[piece[-1]].item.kind != "user"
     return turns
 
 
 def _end_of(turn: Sequence[list[int]], entries: Sequence[TranscriptEntry], room: _Room) -> list[int]:
     """The newest pieces of a turn that fit."""
-    kept: list[int] = []
+    places: list[int] = []
     for piece in reversed(turn):
         if not room.takes(entries[place] for place in piece):
             break
-        kept += piece
-    return kept
+        places += piece
+    return places

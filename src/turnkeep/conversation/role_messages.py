@@ -39,7 +39,7 @@ def items_of(message: Mapping[str, Any] | Item) -> list[Item]:
         calls = [_call(call) for call in message.get("tool_calls") or ()]
         return [*([AssistantItem(text)] if text or not calls else []), *calls]
     if role == "tool":
-        return [OutputItem(_named(message, "tool_call_id", "a tool message"), text)]
+        return [OutputItem(_text_field(message, "tool_call_id", "a tool message"), text)]
     return [SystemItem(text)]
 
 
@@ -66,13 +66,13 @@ def messages_of(items: Iterable[Item]) -> list[dict[str, Any]]:
             case CallItem():
                 function = {"name": item.name, "arguments": item.arguments}
                 call = {"id": item.call_id, "type": "function", "function": function}
-                _asking(messages).setdefault("tool_calls", []).append(call)
+                _calling_message(messages).setdefault("tool_calls", []).append(call)
             case OutputItem():
                 messages.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
     return messages
 
 
-def _asking(messages: list[dict[str, Any]]) -> dict[str, Any]:
+def _calling_message(messages: list[dict[str, Any]]) -> dict[str, Any]:
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": None})
     return messages[-1]
@@ -84,10 +84,12 @@ def _call(call: object) -> CallItem:
         raise InvalidMessage('a tool call is {"id": …, "type": "function", "function": {"name": …, "arguments": …}}')
     arguments = function.get("arguments") or "{}"
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return CallItem(_named(call, "id", "a tool call"), _named(function, "name", "the function of a tool call"), text)
+    return CallItem(
+        _text_field(call, "id", "a tool call"), _text_field(function, "name", "the function of a tool call"), text
+    )
 
 
-def _named(holder: Mapping[str, Any], name: str, what: str) -> str:
+def _text_field(holder: Mapping[str, Any], name: str, what: str) -> str:
     value = holder.get(name)
     if not isinstance(value, str) or not value:
         raise InvalidMessage(f"{what} needs its {name}, a text")
@@ -103,16 +105,16 @@ def _part(part: object) -> Part:
     if kind in ("image_url", "input_image", "image"):
         return Part("image", data=_image(part))
     if kind in ("file", "input_file"):
-        nested = part.get("file")
-        return Part("file", data=dict(nested) if isinstance(nested, Mapping) else _rest(part))
+        inner = part.get("file")
+        return Part("file", data=dict(inner) if isinstance(inner, Mapping) else _rest(part))
     raise InvalidMessage(f"a content has no part of type {kind[:40]!r}; use text, image_url or file")
 
 
 def _image(part: Mapping[str, Any]) -> dict[str, Any]:
-    nested = part.get("image_url")
-    if not isinstance(nested, Mapping):
+    inner = part.get("image_url")
+    if not isinstance(inner, Mapping):
         return _rest(part)
-    return {"image_url": nested.get("url"), **{name: value for name, value in nested.items() if name != "url"}}
+    return {"image_url": inner.get("url"), **{name: value for name, value in inner.items() if name != "url"}}
 
 
 def _rest(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,10 +124,10 @@ def _rest(part: Mapping[str, Any]) -> dict[str, Any]:
 def _content(content: Content) -> str | list[dict[str, Any]]:
     if all(part.type == "text" for part in content):
         return content_text(content)
-    return [_worded(part) for part in content]
+    return [_part_in_chat(part) for part in content]
 
 
-def _worded(part: Part) -> dict[str, Any]:
+def _part_in_chat(part: Part) -> dict[str, Any]:
     if part.type == "text":
         return {"type": "text", "text": part.text}
     data = dict(part.data or {})

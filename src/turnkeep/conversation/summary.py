@@ -21,9 +21,9 @@ def summary_by(model: Model, name: str, *, instructions: str = SUMMARY_PROMPT) -
     """Let a model make the summaries, with one request each. Raises `ModelError`."""
 
     async def summarize(before: str | None, items: Sequence[Item]) -> str:
-        told = [f"Summary so far: {before}"] if before else []
-        told += [line for item in items if (line := _line(item))]
-        request = ModelRequest(name, [UserItem(text_content("\n".join(told)))], instructions)
+        lines = [f"Summary so far: {before}"] if before else []
+        lines += [line for item in items if (line := _line(item))]
+        request = ModelRequest(name, [UserItem(text_content("\n".join(lines)))], instructions)
         texts: list[str] = []
         async with aclosing(model.stream(request)) as stream:
             async for part in stream:

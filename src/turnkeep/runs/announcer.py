@@ -25,7 +25,7 @@ class Announcer:
         self._claim = claim
         self._tell = tell
         self._waiting: list[Event] = []
-        self._published = 0
+        self._published_count = 0
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -62,17 +62,17 @@ class Announcer:
         await self._empty.wait()
 
     def _take(self) -> list[Event]:
-        taken, self._waiting = self._waiting, []
-        return taken if len(taken) <= MERGE_ABOVE else merge_deltas(taken)
+        pending, self._waiting = self._waiting, []
+        return pending if len(pending) <= MERGE_ABOVE else merge_deltas(pending)
 
     async def _publish(self, events: list[Event]) -> None:
         try:
-            await retry_until_answered(lambda: self._store.publish(self._claim, self._published, events))
+            await retry_until_answered(lambda: self._store.publish(self._claim, self._published_count, events))
         except EventGap as gap:  # a server that was promoted had not heard of the last ones
-            self._published = gap.published
+            self._published_count = gap.published
             await self._publish([*self._shown_before(events), *events])
         else:
-            self._published += len(events)
+            self._published_count += len(events)
 
     def _shown_before(self, events: list[Event]) -> list[Event]:
         """The answer as it was before these events, unless they begin it anew."""

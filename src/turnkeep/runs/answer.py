@@ -57,7 +57,7 @@ MOST_RESUMES = 6
 RESUMING = Backoff(delay=0.2, cap=5.0)
 """How often, and after which waits, a run goes on with a response of the background whose stream has broken."""
 
-_BROKEN_OFF = (ModelUnavailable, ModelTimedOut, AnswerMalformed)
+_BREAKS = (ModelUnavailable, ModelTimedOut, AnswerMalformed)
 
 LEAST_OUTPUT = 16
 """The lowest limit of an answer that providers accept."""
@@ -122,7 +122,7 @@ class Answering:
     meter: Meter = SILENT
     past: list[Item] = field(default_factory=list)
     past_tokens: int = 0
-    context: int | None = None
+    context_size: int | None = None
     """Tokens that the model takes, where that is known."""
     summary: str | None = None
     first_shown_at: float | None = None
@@ -136,10 +136,10 @@ class Answering:
         if self.journal.text:
             self.announcer.replace(self.journal.text)
         while True:
-            called = bool(self.journal.open_calls)
-            if called and (asked := await self.calls.answer(self.assistant.tool_names)):
-                return NeedsDecision(asked)
-            if called or self.wants_steering():
+            has_calls = bool(self.journal.open_calls)
+            if has_calls and (held_calls := await self.calls.answer(self.assistant.tool_names)):
+                return NeedsDecision(held_calls)
+            if has_calls or self.wants_steering():
                 await self._steer()
             if self.journal.is_final:
                 return FinalAnswer(self.journal.text, self.journal.ending or "stop")
@@ -147,10 +147,10 @@ class Answering:
 
     async def _recall(self, tokens: int) -> None:
         """The newest whole turns that fit beside the batch, and the system messages of older ones."""
-        self.context = await self._context_size()
-        context = self.context or DEFAULT_CONTEXT
-        said = [*self._wishes(), *self.journal.transcript]
-        batch = self.tokenizer.count_items(said, instructions=self._instructions())
+        self.context_size = await self._context_size()
+        context = self.context_size or DEFAULT_CONTEXT
+        items = [*self._wishes(), *self.journal.transcript]
+        batch = self.tokenizer.count_items(items, instructions=self._instructions())
         room = max(0, min(tokens, context - min(self.rules.output_tokens, context // 4) - batch))
         history = await recall(self.store, self.claim.address, tokens=room)
         self.past = [entry.item for entry in history.entries]
@@ -159,9 +159,9 @@ class Answering:
 
     async def _context_size(self) -> int | None:
         """What the table says, else the server; a refusal that taught otherwise is believed before both."""
-        facts, learned = self.catalog.model(self.model_name), self.contexts.learned_size(self.model_name)
-        known = (facts.context if facts else None) or await self.contexts.ask_server(self.model_name)
-        return min(learned or known or 0, known or learned or 0) or None
+        facts, learned_size = self.catalog.model(self.model_name), self.contexts.learned_size(self.model_name)
+        stated_size = (facts.context if facts else None) or await self.contexts.ask_server(self.model_name)
+        return min(learned_size or stated_size or 0, stated_size or learned_size or 0) or None
 
     async def _steer(self) -> None:
         """Take in what the user has said meanwhile and wants answered in this run.
@@ -179,7 +179,7 @@ class Answering:
         except ContextTooLong as error:
             step = await self._ask_for_less(error)
         except UnansweredCall:
-            step = await self._ask(self._request(repaired=True))
+            step = await self._ask(self._request(is_repair=True))
         reach("called")
         await self.journal.write_step(step)
 
@@ -191,14 +191,14 @@ class Answering:
 
     # ---------------------------------------------------------------- one model call
 
-    def _request(self, *, repaired: bool = False) -> ModelRequest:
-        """What the model is told; `repaired`: without the reasoning of others, after the provider refused a pairing."""
+    def _request(self, *, is_repair: bool = False) -> ModelRequest:
+        """What the model is told; a repair leaves out the reasoning of others, after a provider refused a pairing."""
         claim = self.claim
-        paired = repair if repaired else pair
+        pairing = repair if is_repair else pair
         request = ModelRequest(
             model=self.model_name,
-            items=paired([*self.past, *self._wishes(), *self.journal.transcript]),
-            current=len(paired(self.journal.transcript)),
+            items=pairing([*self.past, *self._wishes(), *self.journal.transcript]),
+            current=len(pairing(self.journal.transcript)),
             instructions=self._instructions(),
             tools=self._tools(),
             hosted_tools=self.assistant.hosted_tools,
@@ -216,29 +216,29 @@ class Answering:
 
     def _fitting(self, request: ModelRequest) -> ModelRequest:
         """The request with a limit of its answer that the model and its window allow."""
-        asked, facts = output_limit(request.parameters), self.catalog.model(self.model_name)
-        if asked is None or facts is None:
+        limit, facts = output_limit(request.parameters), self.catalog.model(self.model_name)
+        if limit is None or facts is None:
             return request
-        left = self.context - self._input_tokens(request) if self.context else asked
-        room = max(LEAST_OUTPUT, min(asked, facts.output or asked, left))
-        if room == asked:
+        free = self.context_size - self._input_tokens(request) if self.context_size else limit
+        room = max(LEAST_OUTPUT, min(limit, facts.output or limit, free))
+        if room == limit:
             return request
         self.warnings.append(
-            f"max_tokens was lowered from {asked} to {room}, which is what {request.model} leaves room for"
+            f"max_tokens was lowered from {limit} to {room}, which is what {request.model} leaves room for"
         )
-        log.warning("max_tokens_lowered", run_id=self.claim.run_id, model=request.model, asked=asked, left=room)
+        log.warning("max_tokens_lowered", run_id=self.claim.run_id, model=request.model, asked=limit, left=room)
         return replace(request, parameters=with_output_limit(request.parameters, room))
 
     def _instructions(self) -> str:
         """The assistant's, what is left of the pruned past, and what the messages of this batch ask for."""
-        asked = dict.fromkeys(m.instructions for m in self.claim.messages if m.instructions)
+        wishes = dict.fromkeys(m.instructions for m in self.claim.messages if m.instructions)
         past = f"Summary of the conversation so far:\n{self.summary}" if self.summary else None
-        return "\n\n".join(text for text in (self.assistant.instructions, past, *asked) if text)
+        return "\n\n".join(text for text in (self.assistant.instructions, past, *wishes) if text)
 
     def _wishes(self) -> list[Item]:
         """What users ask of the answer who may not speak for the operator: said by them, before their messages."""
-        asked = dict.fromkeys(m.user_instructions for m in self.claim.messages if m.user_instructions)
-        return [UserItem(text_content(f"{OF_A_USER}\n{text}")) for text in asked]
+        wishes = dict.fromkeys(m.user_instructions for m in self.claim.messages if m.user_instructions)
+        return [UserItem(text_content(f"{OF_A_USER}\n{text}")) for text in wishes]
 
     def _parameters(self) -> dict[str, Any]:
         """The assistant's, with what messages of this run ask for: of each parameter what was said last."""
@@ -258,19 +258,19 @@ class Answering:
     async def _ask(self, request: ModelRequest) -> Step:
         """One model call, repeated as the rules allow; its finished step, not yet believed to have happened."""
         before, failures, resumes = self.announcer.text_so_far, 0, 0
-        broken: ModelError | None = None
+        last_break: ModelError | None = None
         while True:
             try:
                 return await self._ask_once(request, before)
-            except ResponseLost as lost:
+            except ResponseLost as loss:
                 await self.journal.write_response(None)
-                if broken is not None:
-                    raise broken from lost
+                if last_break is not None:
+                    raise last_break from loss
                 continue
             except ModelError as error:
                 self.meter.count("model_requests", model=request.model, outcome=error.code)
-                if self.journal.open_response and isinstance(error, _BROKEN_OFF) and resumes < MOST_RESUMES:
-                    resumes, broken = resumes + 1, error
+                if self.journal.open_response and isinstance(error, _BREAKS) and resumes < MOST_RESUMES:
+                    resumes, last_break = resumes + 1, error
                     log.info("response_resumed", run_id=self.claim.run_id, code=error.code, resumes=resumes)
                     await asyncio.sleep(RESUMING.after(resumes))
                     continue
@@ -287,29 +287,29 @@ class Answering:
             request = replace(request, response_id=running.response_id)
         else:
             await self.before_request(request, self._input_tokens(request))
-        received = _Received(before, repeats=len(self.announcer.text_so_far) - len(before) if running else 0)
+        partial = _PartialStep(before, repeats=len(self.announcer.text_so_far) - len(before) if running else 0)
         begun_at = asyncio.get_running_loop().time()
-        with span(f"chat {request.model}", _asked(request), kind="client") as current:
+        with span(f"chat {request.model}", _request_attributes(request), kind="client") as current:
             try:
                 async with aclosing(self.model.stream(request)) as stream:
                     async for part in stream:
                         if isinstance(part, Began):
-                            await self._begun(part, request)
-                        self._show(part, received)
+                            await self._on_begin(part, request)
+                        self._show(part, partial)
             except (ContextTooLong, UnansweredCall):
                 self.announcer.text_so_far = before
                 raise
             try:
-                step = self._finished(request, received)
+                step = self._finish_step(request, partial)
             except ModelError:
                 if self.journal.open_response:
                     await self.journal.write_response(None)  # it has ended, and gives nothing else the next time
                 raise
-            current.set(_given(step, received))
+            current.set(_response_attributes(step, partial))
         self._measure(request.model, step.usage, asyncio.get_running_loop().time() - begun_at)
         return step
 
-    async def _begun(self, began: Began, request: ModelRequest) -> None:
+    async def _on_begin(self, began: Began, request: ModelRequest) -> None:
         """The provider has accepted: what it works out in the background is known before anything else is done."""
         if request.background and request.response_id is None and began.response_id:
             await self.journal.write_response(OpenResponse(began.response_id, request.model))
@@ -327,23 +327,23 @@ class Answering:
         if usage.output_tokens and seconds > 0:
             meter.observe("tokens_per_second", usage.output_tokens / seconds, model=model)
 
-    def _show(self, part: object, received: _Received) -> None:
+    def _show(self, part: object, partial: _PartialStep) -> None:
         if isinstance(part, Delta):
             text = part.text
-            if received.repeats:
-                text = received.new_part(text)
-            elif not received.text:
-                self._respond(bool(received.before))
-            received.text += part.text
+            if partial.repeats:
+                text = partial.new_part(text)
+            elif not partial.text:
+                self._respond(bool(partial.before))
+            partial.text += part.text
             if text:
                 self.announcer.text(text)
             reach("midstream")
         elif isinstance(part, ItemDone):
-            received.items.append(part.item)
+            partial.items.append(part.item)
         elif isinstance(part, Finish):
-            received.finish = part
+            partial.finish = part
         elif isinstance(part, Began):
-            received.began = part
+            partial.began = part
             reach("asked")
 
     def _respond(self, continues: bool) -> None:
@@ -354,37 +354,37 @@ class Answering:
         if continues:
             self.announcer.text(SEPARATOR)
 
-    def _finished(self, request: ModelRequest, received: _Received) -> Step:
-        finish = received.finish
+    def _finish_step(self, request: ModelRequest, partial: _PartialStep) -> Step:
+        finish = partial.finish
         if finish is None:
             raise RuntimeError("the model's stream ended without its finish, which its contract forbids")
-        self._check_said(received, finish)
+        self._refuse_silence(partial, finish)
         name = finish.model or request.model
         usage = finish.usage
         if not usage.total_tokens:
-            usage = self._counted(request, received, usage)
+            usage = self._count_usage(request, partial, usage)
         return Step(
-            items=tuple(received.items),
-            text=received.text,
+            items=tuple(partial.items),
+            text=partial.text,
             usage=self.prices.cost(usage, name, finish.tier),
             ending=finish.reason,
             model=name,
         )
 
-    def _check_said(self, received: _Received, finish: Finish) -> None:
+    def _refuse_silence(self, partial: _PartialStep, finish: Finish) -> None:
         """Silence is no answer. A step may be silent where an earlier one of this run has said something."""
-        acted = any(item.kind in ("call", "hosted") for item in received.items)
-        if received.text.strip() or acted or self.journal.text.strip():
+        has_acted = any(item.kind in ("call", "hosted") for item in partial.items)
+        if partial.text.strip() or has_acted or self.journal.text.strip():
             return
         if finish.reason == "refusal":
             raise ModelRefused("the model refused to answer and did not say why")
         if finish.reason in ("stop", "calls"):
-            thought = any(item.kind == "reasoning" for item in received.items)
-            raise AnswerMalformed(f"the model answered with {'a thought alone' if thought else 'nothing'}")
+            has_thought = any(item.kind == "reasoning" for item in partial.items)
+            raise AnswerMalformed(f"the model answered with {'a thought alone' if has_thought else 'nothing'}")
 
-    def _counted(self, request: ModelRequest, received: _Received, usage: Usage) -> Usage:
+    def _count_usage(self, request: ModelRequest, partial: _PartialStep, usage: Usage) -> Usage:
         """Our own count, where the provider sent none."""
-        output = sum(self.tokenizer.count_item(item) for item in received.items)
+        output = sum(self.tokenizer.count_item(item) for item in partial.items)
         return replace(usage, requests=1, input_tokens=self._input_tokens(request), output_tokens=output, estimated=1)
 
     def _input_tokens(self, request: ModelRequest) -> int:
@@ -396,7 +396,7 @@ class Answering:
 
 
 @dataclass(slots=True)
-class _Received:
+class _PartialStep:
     """What has come of one model call so far."""
 
     before: str
@@ -409,11 +409,11 @@ class _Received:
 
     def new_part(self, text: str) -> str:
         """What of a piece of text was not shown before the stream broke."""
-        shown = self.repeats - (len(SEPARATOR) if self.before else 0)
-        return text[max(0, shown - len(self.text)) :]
+        shown_length = self.repeats - (len(SEPARATOR) if self.before else 0)
+        return text[max(0, shown_length - len(self.text)) :]
 
 
-def _asked(request: ModelRequest) -> dict[str, object]:
+def _request_attributes(request: ModelRequest) -> dict[str, object]:
     """A request in the words of the tracing conventions."""
     return {
         "gen_ai.operation.name": "chat",
@@ -426,10 +426,10 @@ def _asked(request: ModelRequest) -> dict[str, object]:
     }
 
 
-def _given(step: Step, received: _Received) -> dict[str, object]:
+def _response_attributes(step: Step, partial: _PartialStep) -> dict[str, object]:
     usage = step.usage
     return {
-        "gen_ai.response.id": received.began.response_id if received.began else None,
+        "gen_ai.response.id": partial.began.response_id if partial.began else None,
         "gen_ai.response.model": step.model,
         "gen_ai.response.finish_reasons": [_FINISH.get(step.ending, step.ending)],
         "gen_ai.usage.input_tokens": usage.input_tokens,

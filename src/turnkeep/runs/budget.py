@@ -42,7 +42,7 @@ ASK_AN_OPERATOR = 60.0
 SWEPT_AT_ONCE = 10_000
 
 _STARTS: Mapping[Period, str] = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
-_KEPT: Mapping[Period, float] = {"hour": 7_200.0, "day": 172_800.0, "month": 2_764_800.0}
+_RETENTION: Mapping[Period, float] = {"hour": 7_200.0, "day": 172_800.0, "month": 2_764_800.0}
 
 
 class Waiting(TurnkeepError):
@@ -88,7 +88,7 @@ class Budget:
         if (owner := _owner(self.of, claim)) is None:
             return None
         start = datetime.fromtimestamp(claim.claimed_at, UTC).strftime(_STARTS[self.period])
-        return Limit(f"{self.of}:{owner}:{start}", round(self.dollars * NANO), _KEPT[self.period])
+        return Limit(f"{self.of}:{owner}:{start}", round(self.dollars * NANO), _RETENTION[self.period])
 
 
 def _owner(of: Owner, claim: Claim) -> str | None:
@@ -111,7 +111,7 @@ class Pace:
 class Budgets:
     """Budgets and pace of all runs. Without either it still keeps the pace that providers ask for.
 
-    A patient purse lets a run wait where it is, until its deadline, instead of raising `Waiting`.
+    Patient ones let a run wait where it is, until its deadline, instead of raising `Waiting`.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Budgets:
         pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
         return cls(store, prices, budgets, pace=pace, meter=meter, patient=patient)
 
-    def tab(self, claim: Claim) -> RunBudget:
+    def run_budget(self, claim: Claim) -> RunBudget:
         """What one claim may spend."""
         return RunBudget(self, claim)
 
@@ -152,12 +152,12 @@ class Budgets:
         """Settle what crashes have left open, for these tenants or all; how many reservations. Repeat now and then."""
         if not self.budgets:
             return 0
-        settled = 0
+        count = 0
         for tenant in await self.store.ledgers() if tenants is None else sorted(tenants):
             for reservation in (await self.store.sweep(older_than=older_than, tenant=tenant))[:SWEPT_AT_ONCE]:
-                settled += await self._close(reservation, tenant)
+                count += await self._close(reservation, tenant)
             await self._forget_old(tenant)
-        return settled
+        return count
 
     async def _close(self, reservation: str, tenant: str) -> bool:
         """Settle a reservation, unless its run goes on. Of a run whose thread is gone nobody knows what it cost: what
@@ -166,21 +166,21 @@ class Budgets:
         run_id, _, place = reservation.partition(" ")
         queue, _, thread_id = place.rpartition(" ")
         address = Address(tenant, queue, thread_id)
-        spent: int | None = None
+        cost: int | None = None
         try:
             if await self.store.thread(address) is not None:
                 run = next((run for run in await self.store.runs(address) if run.run_id == run_id), None)
                 if run is not None and run.finished_at is None:
                     return False
-                spent = 0 if run is None else run.usage.cost_nano  # None: withdrawn before it had begun
+                cost = 0 if run is None else run.usage.cost_nano  # None: withdrawn before it had begun
         except ThreadQuarantined:
             return False
-        await self.store.settle(reservation, spent, tenant=tenant)
+        await self.store.settle(reservation, cost, tenant=tenant)
         return True
 
     async def _forget_old(self, tenant: str) -> None:
         """Reservations that outlived the accounts they are in."""
-        longest = max((_KEPT[budget.period] for budget in self.budgets), default=0.0)
+        longest = max((_RETENTION[budget.period] for budget in self.budgets), default=0.0)
         for reservation in await self.store.sweep(older_than=longest, tenant=tenant):
             await self.store.settle(reservation, 0, tenant=tenant)
 
@@ -188,10 +188,10 @@ class Budgets:
 class RunBudget:
     """One claim's reservation and requests."""
 
-    def __init__(self, purse: Budgets, claim: Claim) -> None:
-        self._purse = purse
+    def __init__(self, shared: Budgets, claim: Claim) -> None:
+        self._shared = shared
         self._claim = claim
-        self._reserved = not purse.budgets
+        self._has_reservation = not shared.budgets
 
     async def before_request(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
         """Returns when this request may be made now. Raises `Waiting`, or `BudgetSpent` when the money is spent."""
@@ -199,18 +199,18 @@ class RunBudget:
             try:
                 return await self._ask_leave(request, tokens, endpoint)
             except Waiting as waiting:
-                if not self._purse.patient:
+                if not self._shared.patient:
                     raise
                 delay = waiting.retry_after or 1.0
             await asyncio.sleep(delay)
 
     async def _ask_leave(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
         output = min(output_limit(request.parameters) or OUTPUT_GUESS, OUTPUT_GUESS)
-        if not self._reserved:
+        if not self._has_reservation:
             await self._reserve(request.model, Usage(requests=1, input_tokens=tokens, output_tokens=output))
-            self._reserved = True
-        pace = self._purse.pace
-        wait = await self._purse.store.pace(
+            self._has_reservation = True
+        pace = self._shared.pace
+        wait = await self._shared.store.pace(
             endpoint, requests=pace.requests, tokens=pace.tokens, tokens_wanted=tokens + output
         )
         if wait > 0.0:
@@ -219,14 +219,14 @@ class RunBudget:
     async def take_rate_limits(self, rate: Mapping[str, str], endpoint: str) -> None:
         """Take in the limits that an answer states: where nothing remains, all workers wait for the reset."""
         if (wait := wait_for_spent(rate)) is not None:
-            await self._purse.store.slow_down(endpoint, wait)
+            await self._shared.store.slow_down(endpoint, wait)
 
     async def settle(self, usage: Usage) -> None:
         """The run is over: replace its reservation by what it cost. A failure leaves that to the sweep."""
-        if not self._purse.budgets:
+        if not self._shared.budgets:
             return
         try:
-            await self._purse.store.settle(self._name, usage.cost_nano, tenant=self._claim.address.tenant)
+            await self._shared.store.settle(self._name, usage.cost_nano, tenant=self._claim.address.tenant)
         except StoreError as error:
             log.warning("settlement_of_cost_failed", run_id=self._claim.run_id, error=str(error))
 
@@ -235,21 +235,21 @@ class RunBudget:
         """Of the reservation: the run, and where the sweep finds it."""
         return f"{self._claim.run_id} {self._claim.address.queue} {self._claim.thread_id}"
 
-    async def _reserve(self, model: str, expected: Usage) -> None:
-        claim, purse = self._claim, self._purse
-        priced = purse.prices.cost(expected, model)
-        if priced.unpriced:
+    async def _reserve(self, model: str, estimate: Usage) -> None:
+        claim, shared = self._claim, self._shared
+        usage = shared.prices.cost(estimate, model)
+        if usage.unpriced:
             sentence = f"no price is known for {model}, so its budget cannot be kept: add one to TURNKEEP_PRICE_FILE"
             log.error("price_unknown", model=model, hint=sentence)
             raise PriceUnknown(sentence, retry_after=ASK_AN_OPERATOR)
-        limits = [limit for budget in purse.budgets if (limit := budget.limit(claim)) is not None]
-        answer = await purse.store.reserve(self._name, priced.cost_nano, limits, tenant=claim.address.tenant)
+        limits = [limit for budget in shared.budgets if (limit := budget.limit(claim)) is not None]
+        answer = await shared.store.reserve(self._name, usage.cost_nano, limits, tenant=claim.address.tenant)
         if answer.outcome == "granted":
             return
         of = str(answer.account).partition(":")[0]
         if answer.outcome == "waits":
             raise BudgetReserved(f"other runs have reserved the rest of the {of}'s budget", retry_after=_later(claim))
-        purse.meter.count("budget_refusals", of=of)
+        shared.meter.count("budget_refusals", of=of)
         raise BudgetSpent(f"the {of}'s budget has no room for this run any more; it begins anew with the next period")
 
 

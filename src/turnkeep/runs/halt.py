@@ -34,17 +34,17 @@ async def stop_response(response: OpenResponse, model: Model, *, seconds: float)
         return UNKNOWN_USAGE
 
 
-def close_call(call: CallItem, started: set[str], told: str) -> OutputItem:
+def close_call(call: CallItem, started_ids: set[str], text: str) -> OutputItem:
     """The output of a call that a run was halted at; `told` of one that had begun."""
-    if call.call_id in started:
-        return OutputItem(call.call_id, told, "unknown")
+    if call.call_id in started_ids:
+        return OutputItem(call.call_id, text, "unknown")
     return OutputItem(call.call_id, "cancelled before it began", "cancelled")
 
 
-def without_text(items: list[Item], started: set[str]) -> list[Item]:
+def without_text(items: list[Item], started_ids: set[str]) -> list[Item]:
     """User messages, and the calls whose effects had begun."""
     return [
         item
         for item in items
-        if item.kind == "user" or (isinstance(item, CallItem | OutputItem) and item.call_id in started)
+        if item.kind == "user" or (isinstance(item, CallItem | OutputItem) and item.call_id in started_ids)
     ]

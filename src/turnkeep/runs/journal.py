@@ -103,8 +103,8 @@ class Journal:
     @property
     def open_calls(self) -> list[CallItem]:
         """Calls without an output, in the order they were asked."""
-        answered = {item.call_id for item in self.items if isinstance(item, OutputItem)}
-        return [item for item in self.items if isinstance(item, CallItem) and item.call_id not in answered]
+        closed_ids = {item.call_id for item in self.items if isinstance(item, OutputItem)}
+        return [item for item in self.items if isinstance(item, CallItem) and item.call_id not in closed_ids]
 
     @property
     def is_final(self) -> bool:
@@ -128,8 +128,8 @@ class Journal:
         )
 
     async def write_response(self, response: OpenResponse | None) -> None:
-        told = {} if response is None else {"response_id": response.response_id, "model": response.model}
-        await self._write({"type": "response", **told})
+        fields = {} if response is None else {"response_id": response.response_id, "model": response.model}
+        await self._write({"type": "response", **fields})
 
     async def write_started(self, call_ids: Sequence[str]) -> None:
         await self._write({"type": "started", "calls": list(call_ids)})
@@ -157,12 +157,12 @@ class Journal:
             await self._write_next(record)
 
     async def _write_next(self, record: Record) -> None:
-        numbered = {"n": self._count, **record}
-        await retry_until_answered(lambda: self._store.journal(self._claim, [numbered]))
-        self._fold(numbered)
+        entry = {"n": self._count, **record}
+        await retry_until_answered(lambda: self._store.journal(self._claim, [entry]))
+        self._fold(entry)
         self._unwritten.remove(record)
         if self._tell is not None:
-            self._tell(numbered)
+            self._tell(entry)
 
     def _fold(self, record: Record) -> None:
         self._count += 1
@@ -182,10 +182,10 @@ class Journal:
             case "output":
                 self.items.append(item_from_json(record["item"]))
             case "steered":
-                taken = [item_from_json(item) for item in record["items"]]
-                self.items += taken
+                items = [item_from_json(item) for item in record["items"]]
+                self.items += items
                 self.steered_ids |= {
-                    item.message_id for item in taken if isinstance(item, UserItem) and item.message_id
+                    item.message_id for item in items if isinstance(item, UserItem) and item.message_id
                 }
                 self.ending = None
 

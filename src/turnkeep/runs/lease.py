@@ -52,8 +52,8 @@ class Lease:
         self._loop = asyncio.get_running_loop()
         self.begun_at = asked_at
         self._good_until = asked_at + rules.give_up
-        self._changed = asyncio.Event()
-        self._ended: Exception | None = None
+        self._change = asyncio.Event()
+        self._end_reason: Exception | None = None
         self.wants_steering = False
 
     def take_directive(self, directive: Directive, *, asked_at: float) -> None:
@@ -81,19 +81,19 @@ class Lease:
 
     async def keep(self) -> None:
         """Never return; raise when the run has to end: lease lost or not renewed in time, stop asked, drained."""
-        while self._ended is None:
+        while self._end_reason is None:
             try:
                 async with asyncio.timeout_at(self._good_until):
-                    await self._changed.wait()
-                self._changed.clear()
+                    await self._change.wait()
+                self._change.clear()
             except TimeoutError:
                 if self._loop.time() >= self._good_until:
                     raise LeaseLost(f"the lease of run {self.claim.run_id} could not be renewed in time") from None
-        raise self._ended
+        raise self._end_reason
 
     def _end(self, reason: Exception) -> None:
-        self._ended = self._ended or reason
-        self._changed.set()
+        self._end_reason = self._end_reason or reason
+        self._change.set()
 
 
 class Keeper:

@@ -49,7 +49,7 @@ def measure_run(
     meter: Meter,
     claim: Claim,
     verdict: Verdict,
-    failed: FailOutcome | None,
+    fail_outcome: FailOutcome | None,
     *,
     begun_at: float,
     first_shown_at: float | None,
@@ -66,7 +66,7 @@ def measure_run(
             meter.count("waits", reason=reason.code)
         case Failure():
             meter.count("errors", code=verdict.fault.code)
-            if failed == "dead":
+            if fail_outcome == "dead":
                 meter.count("dead_letters", len(claim.messages), code=verdict.fault.code)
-            elif failed is not None:
+            elif fail_outcome is not None:
                 meter.count("retries", code=verdict.fault.code)

@@ -68,7 +68,7 @@ log = get_log(__name__)
 DETAILS = 500
 """Characters of technical detail that a subscriber sees."""
 
-Witness = Callable[[Event | Record], None]
+RunObserver = Callable[[Event | Record], None]
 """Told in this process what a run shows (events) and does (journal records), in order. It may not wait."""
 
 
@@ -106,7 +106,7 @@ class RunContext:
     rules: RunRules = RunRules()
     clock: Clock = field(default_factory=SystemClock)
     meter: Meter = SILENT
-    purse: Budgets | None = None
+    budgets: Budgets | None = None
     contexts: ContextSizes = field(default_factory=ContextSizes)
     sentences: Callable[[TurnkeepError], str] = lambda error: error.public
     """What people are told of an error."""
@@ -125,19 +125,19 @@ class RunBroke(RunError):
 class Run:
     """One claim's work."""
 
-    def __init__(self, house: RunContext, claim: Claim, lease: Lease, witness: Witness | None = None) -> None:
-        self.house = house
+    def __init__(self, context: RunContext, claim: Claim, lease: Lease, observer: RunObserver | None = None) -> None:
+        self.context = context
         self.claim = claim
         self.lease = lease
-        self.journal = Journal(house.store, claim, tell=witness)
-        self.announcer = Announcer(house.store, claim, tell=witness)
-        self.tab = house.purse.tab(claim) if house.purse else None
+        self.journal = Journal(context.store, claim, tell=observer)
+        self.announcer = Announcer(context.store, claim, tell=observer)
+        self.budget = context.budgets.run_budget(claim) if context.budgets else None
         self.answering: Answering | None = None
         self.error: Exception | None = None
         """What ended the work before its end."""
         self.failure: FailOutcome | None = None
         """What the store made of a failure."""
-        self.assistant: Assistant = house.assistants.blank()
+        self.assistant: Assistant = context.assistants.blank()
         self.model_name = self.assistant.model
         self.probing: str | None = None
 
@@ -146,7 +146,7 @@ class Run:
         dropped, and the thread comes back when the lease is over.
         """
         begun_at = asyncio.get_running_loop().time()
-        measure_claim(self.house.meter, self.claim)
+        measure_claim(self.context.meter, self.claim)
         reach("claimed")
         try:
             verdict = await self._verdict()
@@ -167,23 +167,23 @@ class Run:
     # ------------------------------------------------------------ deciding
 
     async def _verdict(self) -> Verdict:
-        verdict = await self._decided()
+        verdict = await self._decide()
         if isinstance(verdict, Failure) and verdict.retry_in is None:
             await self._stop_there()
         return verdict
 
-    async def _decided(self) -> Verdict:
+    async def _decide(self) -> Verdict:
         try:
             if self.claim.stop is not None:
-                return await self._cancelled(self.claim.stop)
-            if self.claim.deaths > self.house.rules.max_deaths:
+                return await self._commit_stopped_run(self.claim.stop)
+            if self.claim.deaths > self.context.rules.max_deaths:
                 raise TooManyDeaths(f"{self.claim.deaths} workers died while answering this batch")
-            return self._reached(await self._work())
+            return self._verdict_on(await self._work())
         except Exception as error:
             self.error = error
-            return self._told_directly(await self._judged(error), error)
+            return self._end_if_direct(await self._judge(error), error)
 
-    async def _judged(self, error: Exception) -> Verdict:
+    async def _judge(self, error: Exception) -> Verdict:
         """The one place that decides what becomes of a run that did not reach its end."""
         match error:
             case LeaseLost():
@@ -191,7 +191,7 @@ class Run:
             case DrainRequest():
                 return Releasing(0.0)
             case StopRequest():
-                return await self._cancelled(error.stop)
+                return await self._commit_stopped_run(error.stop)
             case ModelRateLimited():
                 return await self._slowed(error)
             case ModelError() if self._opens_circuit(error):
@@ -199,13 +199,13 @@ class Run:
             case Waiting():
                 return Releasing(error.retry_after or 1.0, self._fault(error))
             case TurnkeepError():
-                return self._failed(error)
+                return self._fail(error)
         log.error("run_broke", run_id=self.claim.run_id, exc_info=error)
-        return self._failed(RunBroke(f"{type(error).__name__} in the run, see the log of the worker"))
+        return self._fail(RunBroke(f"{type(error).__name__} in the run, see the log of the worker"))
 
-    def _told_directly(self, verdict: Verdict, error: Exception) -> Verdict:
+    def _end_if_direct(self, verdict: Verdict, error: Exception) -> Verdict:
         """A run that is waited for does not go back to wait for another worker."""
-        if not self.house.rules.direct or not isinstance(verdict, Releasing):
+        if not self.context.rules.direct or not isinstance(verdict, Releasing):
             return verdict
         reason = verdict.reason or TurnFault("run_broke", RunBroke.public, type(error).__name__)
         return Failure(reason, None, effects=bool(self.journal.started_calls), usage=self.journal.usage)
@@ -216,50 +216,50 @@ class Run:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(self.lease.keep())
                 announcing = group.create_task(self.announcer.run())
-                reached = await self._answer()
+                result = await self._answer()
                 await self.announcer.wait_until_published()
                 keeping.cancel()
                 announcing.cancel()
         except BaseExceptionGroup as errors:
             raise _weightiest(errors) from errors
-        return reached
+        return result
 
     async def _answer(self) -> FinalAnswer | NeedsDecision:
-        claim, house = self.claim, self.house
-        self.assistant = await house.assistants.answering(claim.address.tenant, claim.assistant)
+        claim, context = self.claim, self.context
+        self.assistant = await context.assistants.answering(claim.address.tenant, claim.assistant)
         running = self.journal.open_response
         self.model_name = running.model if running else await self._choose_model()
         self.answering = self._answering()
-        deadline = asyncio.timeout(house.rules.deadline)
+        deadline = asyncio.timeout(context.rules.deadline)
         try:
-            with span(f"invoke_agent {self.assistant.name}", _about(claim, self.assistant)):
+            with span(f"invoke_agent {self.assistant.name}", _run_attributes(claim, self.assistant)):
                 async with deadline:
-                    reached = await self.answering.answer()
+                    result = await self.answering.answer()
         except TimeoutError:
             if deadline.expired():
-                raise RunTimedOut(f"the run took longer than {house.rules.deadline} s") from None
+                raise RunTimedOut(f"the run took longer than {context.rules.deadline} s") from None
             raise
         if self.probing is not None:
-            await house.store.mend(self.probing)
-        return reached
+            await context.store.mend(self.probing)
+        return result
 
     def _answering(self) -> Answering:
-        claim, house = self.claim, self.house
-        model, meter = house.model(self.model_name), house.meter
-        tools = house.toolbox.of(claim.address.tenant)
+        claim, context = self.claim, self.context
+        model, meter = context.model(self.model_name), context.meter
+        tools = context.toolbox.of(claim.address.tenant)
         calls = Calls(
-            claim, self.journal, self.announcer, tools, rules=house.rules.calls, clock=house.clock, meter=meter
+            claim, self.journal, self.announcer, tools, rules=context.rules.calls, clock=context.clock, meter=meter
         )
         return Answering(
-            house.store, claim, self.assistant, model, self.model_name, tools, self.journal, self.announcer,
-            calls, house.catalog, house.prices, house.contexts, house.rules.answer, lambda: self.lease.wants_steering,
-            self._before_request, self._heard, meter,
+            context.store, claim, self.assistant, model, self.model_name, tools, self.journal, self.announcer,
+            calls, context.catalog, context.prices, context.contexts, context.rules.answer,
+            lambda: self.lease.wants_steering, self._before_request, self._heard, meter,
         )  # fmt: skip
 
     async def _choose_model(self) -> str:
         """The first that may answer and whose circuit is closed. Raises `Waiting` when all are open."""
-        house = self.house
-        circuits = {circuit.endpoint: circuit for circuit in await house.store.circuits()}
+        context = self.context
+        circuits = {circuit.endpoint: circuit for circuit in await context.store.circuits()}
         if not circuits:
             return self._candidates()[0]
         blocking: list[Circuit] = []
@@ -272,27 +272,27 @@ class Run:
 
     def _candidates(self) -> list[str]:
         """Who may answer, in this order: the model that was asked for last, the assistant's, its fallbacks."""
-        asked = [item.model for item in self.journal.first_messages if item.model]
-        return list(dict.fromkeys((*asked[-1:], self.assistant.model, *self.assistant.fallbacks)))
+        models = [item.model for item in self.journal.first_messages if item.model]
+        return list(dict.fromkeys((*models[-1:], self.assistant.model, *self.assistant.fallbacks)))
 
     async def _probe(self, circuit: Circuit) -> str:
         """Be the one run that tries whether an open circuit can be closed, or wait."""
-        house = self.house
+        context = self.context
         is_away = circuit.fault.code == ModelUnreachable.code
-        every = self._until_reconnecting() if is_away else house.rules.probe_every
-        if await house.store.probe(circuit.endpoint, every=every):
+        every = self._until_reconnecting() if is_away else context.rules.probe_every
+        if await context.store.probe(circuit.endpoint, every=every):
             self.probing = circuit.endpoint
             return self._candidates()[0]
-        delay = max(1.0, circuit.probe_at - await house.store.now(), every if is_away else 0.0)
+        delay = max(1.0, circuit.probe_at - await context.store.now(), every if is_away else 0.0)
         # looked at again within a minute, for the circuit may be closed by hand long before its probe
         delay = min(delay, BRIEF)
         raise Waiting(f"the circuit of {circuit.endpoint} is open: {circuit.fault.details}", retry_after=delay)
 
     def _until_reconnecting(self) -> float:
-        return max(0.5, self.house.rules.reconnect.after(self.claim.attempt))
+        return max(0.5, self.context.rules.reconnect.after(self.claim.attempt))
 
     def _circuits(self, model_name: str) -> tuple[str, str]:
-        endpoint = self.house.model(model_name).endpoint
+        endpoint = self.context.model(model_name).endpoint
         return endpoint, f"{endpoint}/{model_name}"
 
     def _circuit(self, model_name: str, error: ModelError | None = None) -> str:
@@ -301,54 +301,54 @@ class Run:
         return of_model if isinstance(error, (ModelGone, ModelRateLimited)) else endpoint
 
     async def _before_request(self, request: ModelRequest, tokens: int) -> None:
-        if self.tab is not None:
-            await self.tab.before_request(request, tokens, self.house.model(self.model_name).endpoint)
+        if self.budget is not None:
+            await self.budget.before_request(request, tokens, self.context.model(self.model_name).endpoint)
 
     async def _heard(self, rate: Mapping[str, str]) -> None:
-        if self.tab is not None:
-            await self.tab.take_rate_limits(rate, self.house.model(self.model_name).endpoint)
+        if self.budget is not None:
+            await self.budget.take_rate_limits(rate, self.context.model(self.model_name).endpoint)
 
-    def _reached(self, reached: FinalAnswer | NeedsDecision) -> Verdict:
-        if isinstance(reached, NeedsDecision):
-            return HoldVerdict(tuple(reached.calls))
+    def _verdict_on(self, result: FinalAnswer | NeedsDecision) -> Verdict:
+        if isinstance(result, NeedsDecision):
+            return HoldVerdict(tuple(result.calls))
         outcome: Literal["incomplete", "completed"] = (
-            "incomplete" if reached.ending in ("length", "filter") else "completed"
+            "incomplete" if result.ending in ("length", "filter") else "completed"
         )
-        return self._commit(outcome, reached.text, self.journal.transcript)
+        return self._commit(outcome, result.text, self.journal.transcript)
 
-    async def _cancelled(self, stop: Stop) -> Verdict:
+    async def _commit_stopped_run(self, stop: Stop) -> Verdict:
         """The commit of a stopped run: what was shown stays, or is dropped (rollback), but never a started effect."""
         try:
             async with asyncio.timeout(self.lease.remaining):
                 await self.journal.finish()
-                shown = self.announcer.text_so_far or await self._shown_before()
+                text = self.announcer.text_so_far or await self._shown_before()
         except TimeoutError:
             raise LeaseLost(f"the store was away until the lease of run {self.claim.run_id} was over") from None
-        if len(shown) < len(self.journal.text):
-            shown = self.journal.text
+        if len(text) < len(self.journal.text):
+            text = self.journal.text
         self.journal.usage += await self._stop_there()
         items = self.journal.transcript
         if stop == "rollback":
-            shown, items = "", without_text(items, self.journal.started_calls)
-        elif partial := shown[len(self.journal.text) :].lstrip("\n"):
+            text, items = "", without_text(items, self.journal.started_calls)
+        elif partial := text[len(self.journal.text) :].lstrip("\n"):
             items.append(AssistantItem(partial, interrupted=True))
         items += [
             close_call(call, self.journal.started_calls, OUTCOME_UNKNOWN)
             for call in self.journal.open_calls
             if call in items
         ]
-        return self._commit("cancelled", shown, items)
+        return self._commit("cancelled", text, items)
 
     async def _stop_there(self) -> Usage:
         """Stop what the provider works out for this run and nobody wants any more; what it has cost until then."""
         if (running := self.journal.open_response) is None:
             return Usage()
-        usage = await stop_response(running, self.house.model(running.model), seconds=self.lease.remaining)
-        return self.house.prices.cost(usage, running.model)
+        usage = await stop_response(running, self.context.model(running.model), seconds=self.lease.remaining)
+        return self.context.prices.cost(usage, running.model)
 
     async def _shown_before(self) -> str:
         """The text that an earlier attempt has shown, from the log."""
-        page = await retry_until_answered(lambda: self.house.store.read(self.claim.address, after=0, limit=1))
+        page = await retry_until_answered(lambda: self.context.store.read(self.claim.address, after=0, limit=1))
         if page.live_from is None:
             return ""
         answer, after = Answer(), page.live_from - 1
@@ -362,24 +362,24 @@ class Run:
         return answer.text
 
     async def _log_after(self, offset: int) -> Page:
-        return await retry_until_answered(lambda: self.house.store.read(self.claim.address, after=offset))
+        return await retry_until_answered(lambda: self.context.store.read(self.claim.address, after=offset))
 
     def _commit(self, outcome: Literal["completed", "incomplete", "cancelled"], text: str, items: list[Item]) -> Commit:
-        count = tokenizer_for(self.model_name, self.house.catalog).count_item
+        count = tokenizer_for(self.model_name, self.context.catalog).count_item
         entries = [TranscriptEntry(item, count(item)) for item in items]
         return Commit(outcome, text, entries, self.journal.usage, self.journal.model or self.model_name)
 
     async def _slowed(self, error: ModelRateLimited) -> Verdict:
         """The provider asks to wait: all workers do, and no attempt is used."""
-        delay = error.retry_after or self.house.rules.rate_limit_pause.after(self.claim.attempt) + 1.0
-        if delay > BRIEF and not self.house.rules.direct:
+        delay = error.retry_after or self.context.rules.rate_limit_pause.after(self.claim.attempt) + 1.0
+        if delay > BRIEF and not self.context.rules.direct:
             return await self._blocked(error, probe_in=delay)
         endpoint, once = self._circuit(self.model_name), self._act_of_attempt("slow_down")
-        await retry_until_answered(lambda: self.house.store.slow_down(endpoint, delay, once=once))
+        await retry_until_answered(lambda: self.context.store.slow_down(endpoint, delay, once=once))
         return Releasing(delay, self._fault(error))
 
     def _opens_circuit(self, error: ModelError) -> bool:
-        away = isinstance(error, ModelUnreachable) and not self.house.rules.direct
+        away = isinstance(error, ModelUnreachable) and not self.context.rules.direct
         return away or isinstance(error, EndpointBlocked)
 
     def _act_of_attempt(self, name: str) -> str:
@@ -389,15 +389,15 @@ class Run:
     async def _blocked(self, error: ModelError, *, probe_in: float | None = None) -> Verdict:
         """Nobody can be answered there for now: open the circuit and wait without using attempts."""
         is_away, fault = isinstance(error, ModelUnreachable), self._fault(error)
-        pause = self._until_reconnecting() if is_away else probe_in or self.house.rules.probe_every
+        pause = self._until_reconnecting() if is_away else probe_in or self.context.rules.probe_every
         endpoint, once = self._circuit(self.model_name, error), self._act_of_attempt("trip")
-        await retry_until_answered(lambda: self.house.store.trip(endpoint, fault, probe_in=pause, once=once))
+        await retry_until_answered(lambda: self.context.store.trip(endpoint, fault, probe_in=pause, once=once))
         log.warning("circuit_opened", endpoint=endpoint, code=error.code)
         fallback = self.model_name != self._candidates()[-1]
         return Releasing(0.0 if fallback else min(pause, BRIEF), fault)
 
-    def _failed(self, error: TurnkeepError) -> Verdict:
-        rules, claim = self.house.rules, self.claim
+    def _fail(self, error: TurnkeepError) -> Verdict:
+        rules, claim = self.context.rules, self.claim
         failures = claim.attempts + 1
         again = error.retryable and not claim.last_chance and failures < rules.max_attempts
         retry_in = None
@@ -417,13 +417,13 @@ class Run:
         )
 
     def _fault(self, error: TurnkeepError) -> TurnFault:
-        return TurnFault(error.code, self.house.sentences(error), str(error)[:DETAILS])
+        return TurnFault(error.code, self.context.sentences(error), str(error)[:DETAILS])
 
     # ------------------------------------------------------------ acting
 
     async def _settle(self, verdict: Verdict) -> None:
         """The one place that acts. Repeated until the store answers or the lease is over."""
-        store, claim = self.house.store, self.claim
+        store, claim = self.context.store, self.claim
         async with asyncio.timeout(self.lease.remaining):
             match verdict:
                 case Commit():
@@ -433,7 +433,7 @@ class Run:
                 case Failure():
                     self.failure = await retry_until_answered(lambda: store.fail(claim, verdict))
                 case HoldVerdict():
-                    expiry = self.house.rules.action_expiry
+                    expiry = self.context.rules.action_expiry
                     await retry_until_answered(lambda: store.hold(claim, verdict.calls, expires_in=expiry))
                 case Releasing():
                     await retry_until_answered(lambda: store.release(claim, delay=verdict.delay, reason=verdict.reason))
@@ -441,17 +441,17 @@ class Run:
                     return
                 case _:
                     assert_never(verdict)
-        if self.tab is not None and isinstance(verdict, Commit | Failure) and self.failure != "retry":
-            await self.tab.settle(verdict.usage)
+        if self.budget is not None and isinstance(verdict, Commit | Failure) and self.failure != "retry":
+            await self.budget.settle(verdict.usage)
 
     def _report(self, verdict: Verdict, begun_at: float) -> None:
         claim, name = self.claim, type(verdict).__name__.lower()
         log.info("run_settled", run_id=claim.run_id, attempt=claim.attempt, verdict=name, messages=len(claim.messages))
         first_shown_at = self.answering.first_shown_at if self.answering else None
-        measure_run(self.house.meter, claim, verdict, self.failure, begun_at=begun_at, first_shown_at=first_shown_at)
+        measure_run(self.context.meter, claim, verdict, self.failure, begun_at=begun_at, first_shown_at=first_shown_at)
 
 
-def _about(claim: Claim, assistant: Assistant) -> dict[str, object]:
+def _run_attributes(claim: Claim, assistant: Assistant) -> dict[str, object]:
     """A run in the words of the tracing conventions."""
     return {
         "gen_ai.operation.name": "invoke_agent",

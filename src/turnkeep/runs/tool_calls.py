@@ -81,11 +81,11 @@ class Calls:
         self._clock = clock
         self._meter = meter
         self._slots = asyncio.Semaphore(rules.parallel)
-        self._decided = {held.call_id: held for held in claim.calls if held.decision}
+        self._decisions = {call.call_id: call for call in claim.calls if call.decision}
 
-    async def answer(self, enabled: Sequence[str] | None) -> list[HeldCall]:
+    async def answer(self, enabled_names: Sequence[str] | None) -> list[HeldCall]:
         """Give every open call its output; the calls that have to wait for somebody, after all others have run."""
-        plans = [self._plan(place, item, enabled) for place, item in enumerate(self._journal.open_calls)]
+        plans = [self._plan(place, item, enabled_names) for place, item in enumerate(self._journal.open_calls)]
         self._announce(plans)
         async with asyncio.TaskGroup() as group:
             for plan in plans:
@@ -95,21 +95,21 @@ class Calls:
                     group.create_task(self._refuse(plan.item, plan.tool, plan.refusal))
                 elif plan.way == "run":
                     group.create_task(self._run(plan.item, plan.tool))
-            caught = group.create_task(self._catch([p.item for p in plans if p.way == "catch_all"]))
-        asked = [_call(p.item, p.kind, p.tool) for p in plans if p.way == "ask"]
-        return asked + caught.result()
+            catching = group.create_task(self._catch([p.item for p in plans if p.way == "catch_all"]))
+        held_calls = [_call(p.item, p.kind, p.tool) for p in plans if p.way == "ask"]
+        return held_calls + catching.result()
 
     # ---------------------------------------------------------------- deciding
 
-    def _plan(self, place: int, item: CallItem, enabled: Sequence[str] | None) -> CallPlan:
-        if (decided := self._decided.get(item.call_id)) is not None:
-            return self._plan_decided(item, decided)
-        tool = self._tool(item.name, enabled)
+    def _plan(self, place: int, item: CallItem, enabled_names: Sequence[str] | None) -> CallPlan:
+        if (held_call := self._decisions.get(item.call_id)) is not None:
+            return self._plan_decided(item, held_call)
+        tool = self._tool(item.name, enabled_names)
         if item.call_id in self._journal.started_calls and (tool is None or tool.effect == "effect"):
             return CallPlan(item, "known", output=OutputItem(item.call_id, OUTCOME_UNKNOWN, "unknown"))
         if place >= self._rules.max_calls:
-            told = f"error: more than {self._rules.max_calls} calls in one step, ask for fewer at once"
-            return CallPlan(item, "known", output=OutputItem(item.call_id, told, "error"))
+            text = f"error: more than {self._rules.max_calls} calls in one step, ask for fewer at once"
+            return CallPlan(item, "known", output=OutputItem(item.call_id, text, "error"))
         if tool is None and self._toolbox.catches_all:
             return CallPlan(item, "catch_all")
         if tool is not None and tool.client_side:
@@ -120,17 +120,18 @@ class Calls:
         return plan
 
     def _plan_run(self, item: CallItem, tool: Tool | None) -> CallPlan:
-        told = refusal(tool, _asked(item))
-        return CallPlan(item, "run", tool) if told is None else CallPlan(item, "refused", tool, refusal=told)
+        if (reason := refusal(tool, _tool_request(item))) is not None:
+            return CallPlan(item, "refused", tool, refusal=reason)
+        return CallPlan(item, "run", tool)
 
-    def _plan_decided(self, item: CallItem, decided: HeldCall) -> CallPlan:
-        if decided.decision == "approved" and item.call_id not in self._journal.started_calls:
+    def _plan_decided(self, item: CallItem, held_call: HeldCall) -> CallPlan:
+        if held_call.decision == "approved" and item.call_id not in self._journal.started_calls:
             return self._plan_run(item, self._toolbox.get(item.name))
-        match decided.decision:
+        match held_call.decision:
             case "output":
-                output = OutputItem(item.call_id, decided.output)
+                output = OutputItem(item.call_id, held_call.output)
             case "denied":
-                output = OutputItem(item.call_id, decided.output or "the call was denied", "denied")
+                output = OutputItem(item.call_id, held_call.output or "the call was denied", "denied")
             case "expired":
                 output = OutputItem(item.call_id, "nobody decided about this call in time", "expired")
             case "declined":
@@ -139,8 +140,8 @@ class Calls:
                 output = OutputItem(item.call_id, OUTCOME_UNKNOWN, "unknown")
         return CallPlan(item, "known", output=output)
 
-    def _tool(self, name: str, enabled: Sequence[str] | None) -> Tool | None:
-        return None if enabled is not None and name not in enabled else self._toolbox.get(name)
+    def _tool(self, name: str, enabled_names: Sequence[str] | None) -> Tool | None:
+        return None if enabled_names is not None and name not in enabled_names else self._toolbox.get(name)
 
     def _announce(self, plans: Sequence[CallPlan]) -> None:
         names = tuple(dict.fromkeys(p.item.name for p in plans if p.way in ("run", "catch_all")))
@@ -152,9 +153,9 @@ class Calls:
 
     # ---------------------------------------------------------------- acting
 
-    async def _refuse(self, item: CallItem, tool: Tool | None, told: Result) -> None:
-        self._meter.count("tool_calls", tool=tool.name if tool else "unknown", status=told.status)
-        await self._journal.write_output(_output(item, told))
+    async def _refuse(self, item: CallItem, tool: Tool | None, result: Result) -> None:
+        self._meter.count("tool_calls", tool=tool.name if tool else "unknown", status=result.status)
+        await self._journal.write_output(_output(item, result))
 
     async def _run(self, item: CallItem, tool: Tool | None) -> None:
         async with self._slots:
@@ -175,7 +176,7 @@ class Calls:
             "gen_ai.tool.type": "function",
         }
         with span(f"execute_tool {name}", about) as current:
-            result = await call(tool, _asked(item), self._context(item), clock=self._clock)
+            result = await call(tool, _tool_request(item), self._context(item), clock=self._clock)
             if result.status != "ok":
                 current.fail(result.code or result.status)
         self._meter.count("tool_calls", tool=name, status=result.status)
@@ -189,7 +190,9 @@ class Calls:
             return []
         await self._journal.write_started([item.call_id for item in items])
         reach("tool_started")
-        results = await call_catch_all(handler, [_asked(i) for i in items], self._context(items[0]), clock=self._clock)
+        results = await call_catch_all(
+            handler, [_tool_request(i) for i in items], self._context(items[0]), clock=self._clock
+        )
         reach("tool_done")
         if results is None:
             return [_call(item, "output") for item in items]
@@ -210,14 +213,14 @@ class Calls:
         )
 
 
-def _asked(item: CallItem) -> ToolRequest:
+def _tool_request(item: CallItem) -> ToolRequest:
     return ToolRequest(item.call_id, item.name, item.arguments)
 
 
 def _call(item: CallItem, kind: Literal["approval", "output"], tool: Tool | None = None) -> HeldCall:
-    allowed = tool is not None and tool.self_approval
+    may_approve = tool is not None and tool.self_approval
     return HeldCall(
-        item.call_id, item.name, item.arguments, arguments_digest(item.arguments), kind, self_approval=allowed
+        item.call_id, item.name, item.arguments, arguments_digest(item.arguments), kind, self_approval=may_approve
     )
 
 

@@ -40,15 +40,15 @@ class Worker:
 
     def __init__(
         self,
-        house: RunContext,
+        context: RunContext,
         *,
         rules: WorkerRules | None = None,
         lease: LeaseRules | None = None,
         owner: str | None = None,
     ) -> None:
-        self.house = house
+        self.context = context
         self.rules = rules or WorkerRules()
-        self.keeper = Keeper(house.store, rules=lease, owner=owner)
+        self.keeper = Keeper(context.store, rules=lease, owner=owner)
         self._stopping = asyncio.Event()
         self._slot_freed = asyncio.Event()
 
@@ -61,7 +61,7 @@ class Worker:
         self._stopping.set()
 
     async def run(self) -> None:
-        async with self._watched(), asyncio.TaskGroup() as upkeep:
+        async with self._measuring(), asyncio.TaskGroup() as upkeep:
             keeping = upkeep.create_task(self.keeper.run())
             sweeping = upkeep.create_task(self._sweep())
             async with asyncio.TaskGroup() as runs:
@@ -71,9 +71,9 @@ class Worker:
             sweeping.cancel()
 
     @asynccontextmanager
-    async def _watched(self) -> AsyncIterator[None]:
+    async def _measuring(self) -> AsyncIterator[None]:
         """Whoever looks sees how much is in hand."""
-        meter = self.house.meter
+        meter = self.context.meter
         ends = [
             meter.watch("active_runs", lambda: self.active),
             meter.watch("oldest_run_seconds", lambda: self.keeper.oldest),
@@ -108,7 +108,7 @@ class Worker:
 
     async def _rest(self) -> None:
         try:
-            await self.house.store.ready(queues=self.rules.queues, timeout=self.rules.rest)
+            await self.context.store.ready(queues=self.rules.queues, timeout=self.rules.rest)
         except StoreError:
             await asyncio.sleep(self.rules.rest)
 
@@ -123,7 +123,7 @@ class Worker:
 
     async def _work(self, lease: Lease) -> None:
         try:
-            await Run(self.house, lease.claim, lease).perform()
+            await Run(self.context, lease.claim, lease).perform()
         finally:
             self.keeper.let_go(lease)
             self._slot_freed.set()
@@ -147,9 +147,9 @@ class Worker:
         while True:
             await asyncio.sleep(self.rules.sweep_every)
             try:
-                while await self.house.store.expire() >= 100:
+                while await self.context.store.expire() >= 100:
                     pass
-                if self.house.purse is not None:
-                    await self.house.purse.sweep()
+                if self.context.budgets is not None:
+                    await self.context.budgets.sweep()
             except StoreError as error:
                 log.warning("sweep_failed", error=str(error))

@@ -117,11 +117,11 @@ class Outlet:
     def __init__(self) -> None:
         self._waiting: deque[Chunk] = deque()
         self._some = asyncio.Event()
-        self._ended = False
+        self._has_ended = False
         self._begun_at = asyncio.get_running_loop().time()
         self._first_text_at: float | None = None
 
-    def witness(self, what: Event | Mapping[str, Any]) -> None:
+    def observe(self, what: Event | Mapping[str, Any]) -> None:
         """Take in what a run shows and does."""
         if isinstance(what, Event):
             if what.kind == "delta":
@@ -140,8 +140,8 @@ class Outlet:
 
     def end(self, last: Chunk | None) -> None:
         """Nothing comes after this."""
-        if not self._ended:
-            self._ended = True
+        if not self._has_ended:
+            self._has_ended = True
             if last is not None:
                 self._waiting.append(last)
             self._some.set()
@@ -162,7 +162,7 @@ class Outlet:
             self._put(Chunk("content", text))
 
     def _put(self, chunk: Chunk) -> None:
-        if not self._ended:
+        if not self._has_ended:
             self._waiting.append(chunk)
             self._some.set()
 
@@ -170,7 +170,7 @@ class Outlet:
         while True:
             while self._waiting:
                 yield self._waiting.popleft()
-            if self._ended:
+            if self._has_ended:
                 return
             self._some.clear()
             await self._some.wait()

@@ -43,14 +43,14 @@ class OpenAIConfig:
     @property
     def parameters(self) -> dict[str, Any]:
         """What each request carries."""
-        given = {
+        values = {
             "max_output_tokens": self.max_tokens,
             "temperature": self.temperature,
             "presence_penalty": self.presence_penalty or None,
             "frequency_penalty": self.frequency_penalty or None,
             "reasoning_effort": self.reasoning_effort,
         }
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def protocol(self) -> Kind:
@@ -93,7 +93,7 @@ def create_openai_config(
     name. Raises `ConfigurationError` with a sentence that says what to do, for a model that is gone with the name of
     one that is not.
     """
-    given = {
+    values = {
         "openai_api_key": api_key,
         "openai_model": model,
         "openai_base_url": base_url,
@@ -102,35 +102,35 @@ def create_openai_config(
         "store": str(store) if isinstance(store, str | Path) else None,
         **settings,
     }
-    loaded = Settings.load(**{name: value for name, value in given.items() if value is not None})
-    catalog = Catalog.load(loaded.price_file)
+    effective = Settings.load(**{name: value for name, value in values.items() if value is not None})
+    catalog = Catalog.load(effective.price_file)
     config = OpenAIConfig(
-        settings=loaded,
+        settings=effective,
         catalog=catalog,
-        model=loaded.model or catalog.default,
+        model=effective.model or catalog.default,
         max_tokens=max_tokens,
         temperature=temperature,
         presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty,
         reasoning_effort=reasoning_effort,
-        timeout=loaded.run_deadline,
+        timeout=effective.run_deadline,
         retries=_retries(retries),
         store=None if isinstance(store, str | Path) else store,
     )
     return config.check(datetime.fromtimestamp((clock or SystemClock()).now(), UTC).date())
 
 
-def _retries(given: int | RetryConfig | Mapping[str, Any] | None) -> RetryConfig:
-    if given is None:
+def _retries(value: int | RetryConfig | Mapping[str, Any] | None) -> RetryConfig:
+    if value is None:
         return RetryConfig()
-    if isinstance(given, RetryConfig):
-        return given
-    if isinstance(given, int):
-        return RetryConfig(max_retries=given)
+    if isinstance(value, RetryConfig):
+        return value
+    if isinstance(value, int):
+        return RetryConfig(max_retries=value)
     names = RetryConfig.__dataclass_fields__
-    if unknown := set(given) - set(names):
-        raise ConfigurationError(f"retries do not take {', '.join(sorted(unknown))}, they take {', '.join(names)}")
-    values = dict(given)
+    if strangers := set(value) - set(names):
+        raise ConfigurationError(f"retries do not take {', '.join(sorted(strangers))}, they take {', '.join(names)}")
+    values = dict(value)
     if "retryable_errors" in values:
         values["retryable_errors"] = tuple(values["retryable_errors"])
     return RetryConfig(**values)
@@ -162,8 +162,8 @@ def _check_model(config: OpenAIConfig, today: date) -> None:
 def _check_parameters(config: OpenAIConfig, facts: ModelFacts) -> None:
     name, effort = config.model, config.reasoning_effort
     if effort is not None and effort not in facts.efforts:
-        known = f"it takes {', '.join(facts.efforts)}" if facts.efforts else "it does not reason: leave it out"
-        raise ConfigurationError(f"{name} takes no reasoning_effort {effort!r}; {known}")
+        hint = f"it takes {', '.join(facts.efforts)}" if facts.efforts else "it does not reason: leave it out"
+        raise ConfigurationError(f"{name} takes no reasoning_effort {effort!r}; {hint}")
     if config.temperature is not None and not facts.samples(effort):
         cure = "leave it out" if facts.sampling == "no" else "leave it out, or set reasoning_effort='none'"
         raise ConfigurationError(f"{name} takes no temperature; {cure}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from turnkeep.assistants import Assistant, Assistants
-from turnkeep.composition import Lifespan, open_endpoint, open_house, policies, run_rules, watch_process
+from turnkeep.composition import Lifespan, open_endpoint, open_run_context, policies, run_rules, watch_process
 from turnkeep.errors import LeaseLost, MessageFrozen, ModelGone, NotFound, StoreError, ThreadBusy, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.inputs import checked_channel
@@ -64,7 +64,7 @@ class OpenAIService:
         self.toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
         self._life = Lifespan(self._live, name="openai-service")
         self._opening = asyncio.Lock()
-        self._desks: dict[bool, _Desk] = {}
+        self._runners: dict[bool, _CallRunner] = {}
         self._store: Store | None = None
         self._works: dict[Lease, asyncio.Task[None]] = {}
 
@@ -88,14 +88,14 @@ class OpenAIService:
 
         Raises, before the first chunk: `InvalidMessage`, `ThreadBusy`, `ConfigurationError`, `StoreError`.
         """
-        asked = DirectRequest.of(messages) if session_id is None else DirectRequest.of_session(messages)
+        request = DirectRequest.of(messages) if session_id is None else DirectRequest.of_session(messages)
         if session_id is not None:
             checked_channel(session_id)
-        desk = await self._desk(remembers=session_id is not None)
+        runner = await self._runner(remembers=session_id is not None)
         outlet = Outlet()
         address = Address(tenant, self.config.settings.queue, session_id or f"direct-{secrets.token_hex(12)}")
-        call = await desk.begin(asked, address, dict(metadata or {}), wait)
-        work = self._works[call.lease] = self._group.create_task(self._work(desk, call, outlet, session_id))
+        call = await runner.begin(request, address, dict(metadata or {}), wait)
+        work = self._works[call.lease] = self._group.create_task(self._work(runner, call, outlet, session_id))
         try:
             async for chunk in outlet:
                 yield chunk
@@ -131,30 +131,30 @@ class OpenAIService:
         """Cancel what is in progress, keep what it has shown, close everything. Safe to repeat."""
         await self._life.close()
 
-    async def _live(self, opened: Callable[[], None]) -> None:
+    async def _live(self, on_open: Callable[[], None]) -> None:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as keeping, asyncio.TaskGroup() as group:
             self._stack, self._keeping, self._group = stack, keeping, group
             self._endpoint = await open_endpoint(self.config.settings, stack)
             watching = watch_process(self.meter, keeping)
-            opened()
+            on_open()
             await self._life.closing.wait()
             for lease in self._works:
                 lease.stop("cancel")
             if self._works:
                 await asyncio.wait(self._works.values())
-            for task in (watching, *(desk.keeping for desk in self._desks.values())):
+            for task in (watching, *(runner.keeping for runner in self._runners.values())):
                 if task is not None:
                     task.cancel()
 
-    async def _desk(self, *, remembers: bool) -> _Desk:
+    async def _runner(self, *, remembers: bool) -> _CallRunner:
         """Where calls with, or without, a session are answered; opened when the first one comes."""
         await self._life.open()
         async with self._opening:
-            if remembers not in self._desks:
-                self._desks[remembers] = await self._open_desk(remembers)
-            return self._desks[remembers]
+            if remembers not in self._runners:
+                self._runners[remembers] = await self._open_runner(remembers)
+            return self._runners[remembers]
 
-    async def _open_desk(self, remembers: bool) -> _Desk:
+    async def _open_runner(self, remembers: bool) -> _CallRunner:
         config, stack = self.config, self._stack
         store = await self._session_store() if remembers else _Forgetful(_NO_LIMITS)
         ledger = await self._session_store() if _is_limited(config.settings) else store
@@ -166,7 +166,7 @@ class OpenAIService:
             answer=replace(rules.answer, again=config.retries.again),
             direct=True,
         )
-        house = await open_house(
+        context = await open_run_context(
             config.settings,
             stack,
             self._endpoint,
@@ -182,7 +182,7 @@ class OpenAIService:
             ledger=ledger,
         )
         keeper = Keeper(store, rules=LeaseRules(config.settings.lease_duration), owner=f"direct-{secrets.token_hex(8)}")
-        return _Desk(house, keeper, self._keeping.create_task(keeper.run()), remembers)
+        return _CallRunner(context, keeper, self._keeping.create_task(keeper.run()), remembers)
 
     async def _session_store(self) -> Store:
         """Where sessions are, and what all processes may spend together."""
@@ -197,17 +197,17 @@ class OpenAIService:
 
     # ---------------------------------------------------------------- one call
 
-    async def _work(self, desk: _Desk, call: _Call, outlet: Outlet, session_id: str | None) -> None:
+    async def _work(self, runner: _CallRunner, call: _Call, outlet: Outlet, session_id: str | None) -> None:
         last = Chunk("error", error=RunBroke())
         try:
-            run = Run(desk.house, call.claim, call.lease, outlet.witness)
+            run = Run(runner.context, call.claim, call.lease, outlet.observe)
             verdict = await run.perform()
             last = self._last_chunk(run, verdict, outlet, session_id)
         finally:
-            desk.keeper.let_go(call.lease)
+            runner.keeper.let_go(call.lease)
             self._works.pop(call.lease, None)
             outlet.end(last)
-        await desk.tidy(call, verdict)
+        await runner.tidy(call, verdict)
 
     def _last_chunk(self, run: Run, verdict: Verdict, outlet: Outlet, session_id: str | None) -> Chunk:
         match verdict:
@@ -220,10 +220,10 @@ class OpenAIService:
                 return Chunk("done", metadata=metadata)
             case Failure():
                 metadata = _metadata(run, "error", verdict.usage, outlet, session_id)
-                return Chunk("error", error=self._told(run.error), metadata=metadata)
+                return Chunk("error", error=self._error_of(run.error), metadata=metadata)
         return Chunk("error", error=LeaseLost(f"another worker took over run {run.claim.run_id}, which goes on there"))
 
-    def _told(self, error: Exception | None) -> TurnkeepError:
+    def _error_of(self, error: Exception | None) -> TurnkeepError:
         """The error of a run, with what to do about a model that is gone."""
         if isinstance(error, ModelGone):
             return ModelGone(f"{error}; use {self.config.catalog.suggest(self.config.model)}")
@@ -292,24 +292,24 @@ class _Call:
 
 
 @dataclass(frozen=True, slots=True)
-class _Desk:
-    """A house for direct calls, on the store of the sessions or on one that forgets."""
+class _CallRunner:
+    """A context for direct calls, on the store of the sessions or on one that forgets."""
 
-    house: RunContext
+    context: RunContext
     keeper: Keeper
     keeping: asyncio.Task[None]
     remembers: bool
 
-    async def begin(self, asked: DirectRequest, address: Address, metadata: Mapping[str, str], wait: float) -> _Call:
+    async def begin(self, request: DirectRequest, address: Address, metadata: Mapping[str, str], wait: float) -> _Call:
         """Take the messages in and the claim, in one act. Raises `ThreadBusy` when the wait is over."""
-        await self._lay_out(asked.past, address)
+        await self._lay_out(request.past, address)
         messages = [
             Message(address, f"msg_{secrets.token_hex(12)}", item.content, metadata=metadata, minted=True)
-            for item in asked.new
+            for item in request.new
         ]
-        messages[-1] = messages[-1].but(instructions=asked.instructions)
+        messages[-1] = messages[-1].but(instructions=request.instructions)
         lease = await self._begin(messages, wait)
-        records = await self._catch_up(asked.since, lease.claim)
+        records = await self._catch_up(request.since, lease.claim)
         claim = replace(lease.claim, journal=tuple(records)) if records else lease.claim
         return _Call(claim, lease, tuple(message.message_id for message in messages))
 
@@ -318,11 +318,11 @@ class _Desk:
         address = call.claim.address
         try:
             if not self.remembers:
-                await self.house.store.forget(address, force=True)
+                await self.context.store.forget(address, force=True)
             elif isinstance(verdict, Failure):
                 for message_id in call.own:
                     with suppress(NotFound, MessageFrozen):
-                        await self.house.store.withdraw(address, message_id)
+                        await self.context.store.withdraw(address, message_id)
         except StoreError as error:
             log.warning("direct_call_not_tidied", run_id=call.claim.run_id, error=str(error))
 
@@ -342,17 +342,17 @@ class _Desk:
         """Try again whenever a turn ends there, and now and then."""
         address = messages[0].address
         outcome: Lease | TurnkeepError | None = None
-        freed = asyncio.Event()
-        async with self.house.store.follow() as follower, asyncio.TaskGroup() as group:
+        turn_end = asyncio.Event()
+        async with self.context.store.follow() as follower, asyncio.TaskGroup() as group:
             await follower.add(address)
-            hearing = group.create_task(_hear(follower, freed))
+            hearing = group.create_task(_hear(follower, turn_end))
             while outcome is None:
-                freed.clear()
+                turn_end.clear()
                 try:
                     outcome = await self.keeper.begin(messages)
                 except ThreadBusy:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(freed.wait(), LOOK_AGAIN)
+                        await asyncio.wait_for(turn_end.wait(), LOOK_AGAIN)
                 except TurnkeepError as error:
                     outcome = error
             hearing.cancel()
@@ -362,26 +362,26 @@ class _Desk:
 
     async def _lay_out(self, past: Sequence[Item], address: Address) -> None:
         """Put the past of a call without a session where a run recalls it, turn by turn."""
-        count = tokenizer_for(self.house.assistants.blank().model, self.house.catalog).count_item
+        count = tokenizer_for(self.context.assistants.blank().model, self.context.catalog).count_item
         for turn in turns_of(past):
-            await self.house.store.append(address, [TranscriptEntry(item, count(item)) for item in turn])
+            await self.context.store.append(address, [TranscriptEntry(item, count(item)) for item in turn])
 
     async def _catch_up(self, since: Sequence[Item], claim: Claim) -> list[Mapping[str, Any]]:
         """Journal what the caller has done since the question, as if this run had done it."""
         if not since:
             return []
         records: list[Mapping[str, Any]] = []
-        journal = Journal(self.house.store, claim, tell=records.append)
-        said = tuple(item for item in since if not isinstance(item, OutputItem))
-        await journal.write_step(Step(said, "", Usage(), "calls", self.house.assistants.blank().model))
+        journal = Journal(self.context.store, claim, tell=records.append)
+        answer_items = tuple(item for item in since if not isinstance(item, OutputItem))
+        await journal.write_step(Step(answer_items, "", Usage(), "calls", self.context.assistants.blank().model))
         for item in since:
             if isinstance(item, OutputItem):
                 await journal.write_output(item)
         return records
 
 
-async def _hear(follower: Follower, freed: asyncio.Event) -> None:
+async def _hear(follower: Follower, turn_end: asyncio.Event) -> None:
     """Note when a turn has ended, or may have."""
     async for notice in follower:
         if not notice.events or any(event.is_final for event in notice.events):
-            freed.set()
+            turn_end.set()

@@ -41,10 +41,10 @@ class DirectRequest:
     @classmethod
     def of_session(cls, messages: Sequence[Mapping[str, Any] | Item]) -> Self:
         """What is new in a session that remembers the rest. Raises `InvalidMessage`."""
-        asked = cls.of(messages)
-        if asked.past or asked.since:
+        request = cls.of(messages)
+        if request.past or request.since:
             raise InvalidMessage(
                 "with a session, messages are what is new: user messages, and system messages for this call; "
                 "earlier ones and answers are remembered already"
             )
-        return asked
+        return request

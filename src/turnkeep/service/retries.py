@@ -15,11 +15,11 @@ from turnkeep.errors import (
     ModelUnavailable,
 )
 
-_LIMITED, _SERVER = (ModelRateLimited,), (ModelUnavailable, AnswerMalformed)
+_RATE, _SERVER = (ModelRateLimited,), (ModelUnavailable, AnswerMalformed)
 _SLOW, _LINE = (ModelTimedOut,), (ModelUnavailable, ModelTimedOut, AnswerMalformed)
 
 ERRORS: Mapping[str, tuple[type[ModelError], ...]] = {
-    **dict.fromkeys(("rate_limit", "rate_limit_exceeded", "rate_limit_error", "429"), _LIMITED),
+    **dict.fromkeys(("rate_limit", "rate_limit_exceeded", "rate_limit_error", "429"), _RATE),
     **dict.fromkeys(
         ("server_error", "internal_error", "service_unavailable", "overloaded", "500", "502", "503"), _SERVER
     ),
@@ -47,9 +47,9 @@ class RetryConfig:
     def __post_init__(self) -> None:
         if self.max_retries < 0 or self.initial_delay < 0 or self.max_delay < 0 or self.backoff_factor < 1:
             raise ConfigurationError("retries need numbers of 0 or more, and a backoff_factor of 1 or more")
-        if unknown := [name for name in self.retryable_errors if name.lower() not in ERRORS]:
+        if strangers := [name for name in self.retryable_errors if name.lower() not in ERRORS]:
             raise ConfigurationError(
-                f"no errors are called {', '.join(unknown)}; there are {', '.join(sorted(ERRORS))}"
+                f"no errors are called {', '.join(strangers)}; there are {', '.join(sorted(ERRORS))}"
             )
 
     @property

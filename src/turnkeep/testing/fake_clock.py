@@ -20,15 +20,15 @@ class FakeClock:
 
     def __init__(self, start: float = START) -> None:
         self._start = start
-        self._passed = 0.0
+        self._seconds = 0.0
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = count()
 
     def now(self) -> float:
-        return self._start + self._passed
+        return self._start + self._seconds
 
     def elapsed(self) -> float:
-        return self._passed
+        return self._seconds
 
     def jump(self, seconds: float) -> None:
         """Set the time of day forward or back; no second passes."""
@@ -40,25 +40,25 @@ class FakeClock:
             await asyncio.sleep(0)
             return
         waits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._passed + seconds, next(self._order), waits))
+        heapq.heappush(self._sleepers, (self._seconds + seconds, next(self._order), waits))
         await waits
 
     def advance(self, seconds: float) -> None:
         """Move at once; who sleeps until then or earlier is woken in the order of time."""
-        self._passed += seconds
-        while self._sleepers and self._sleepers[0][0] <= self._passed:
+        self._seconds += seconds
+        while self._sleepers and self._sleepers[0][0] <= self._seconds:
             _, _, waits = heapq.heappop(self._sleepers)
             if not waits.done():
                 waits.set_result(None)
 
     async def run(self, seconds: float) -> None:
         """Move from one sleeper to the next, each of which acts at its own moment (and may sleep again)."""
-        end = self._passed + seconds
+        end = self._seconds + seconds
         await settle()
         while self._sleepers and self._sleepers[0][0] <= end:
-            self.advance(max(0.0, self._sleepers[0][0] - self._passed))
+            self.advance(max(0.0, self._sleepers[0][0] - self._seconds))
             await settle()
-        self.advance(end - self._passed)
+        self.advance(end - self._seconds)
         await settle()
 
 
