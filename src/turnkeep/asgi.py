@@ -96,9 +96,9 @@ class _CallerAccess(Guard):
         super().__init__(ApiKeys(queue.store), Tickets(queue.store))
         self._who = who
 
-    async def _known(self, shown: Credentials) -> Principal:
-        if shown.bearer is None and (shown.ticket or shown.session):
-            return await super()._known(shown)
+    async def _identify(self, credentials: Credentials) -> Principal:
+        if credentials.bearer is None and (credentials.ticket or credentials.session):
+            return await super()._identify(credentials)
         principal = await self._who(_connection.get())
         if principal is None:
             raise NotAuthenticated("the application does not know who this is")

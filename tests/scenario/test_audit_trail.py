@@ -96,7 +96,7 @@ async def test_a_flood_of_refusals_is_bounded_and_writes_over_no_act() -> None:
     await written.act("key_created", tenant="default", by="uid:0")
     for number in range(3 * ROOM["refusals"]):
         clock.advance(audit_trail.QUIET)
-        await written.refuse("auth_failed", f"{number % 7}", shown="key", door="http", peer="127.0.0.1")
+        await written.refuse("auth_failed", f"{number % 7}", credential="key", door="http", peer="127.0.0.1")
     events = await events_of(store)
     assert len(events) == ROOM["refusals"] + 1
     assert [event.event for event in events if event.event != "auth_failed"] == ["key_created"]

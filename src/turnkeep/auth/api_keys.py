@@ -68,7 +68,7 @@ class ApiKeys:
     def __init__(self, registry: Registry, clock: Clock | None = None) -> None:
         self.registry = registry
         self._clock = clock or SystemClock()
-        self._seen: OrderedDict[str, tuple[Key, float]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[Key, float]] = OrderedDict()
 
     async def create(
         self,
@@ -91,8 +91,8 @@ class ApiKeys:
         return f"{KEY_PREFIX}{key_id}_{secret}", key
 
     async def list(self) -> list[Key]:
-        found = [_key(document) for document in await self.registry.list("key", RING)]
-        return sorted(found, key=lambda key: (key.created_at, key.key_id))
+        keys = [_key(document) for document in await self.registry.list("key", RING)]
+        return sorted(keys, key=lambda key: (key.created_at, key.key_id))
 
     async def has_any(self) -> bool:
         """Somebody has made a key. It counts also when it is over: who takes the last one back opens no door."""
@@ -106,7 +106,7 @@ class ApiKeys:
         if document.body.get("revoked_at") is None:
             body = {**document.body, "revoked_at": self._clock.now()}
             document = await self.registry.put("key", RING, key_id, body, version=document.version)
-        self._seen.pop(key_id, None)
+        self._cache.pop(key_id, None)
         return _key(document)
 
     async def authenticate(self, text: str) -> Principal:
@@ -126,17 +126,17 @@ class ApiKeys:
 
     async def _read(self, key_id: str) -> Key | None:
         now = self._clock.now()
-        key, at = self._seen.get(key_id, (None, 0.0))
+        key, at = self._cache.get(key_id, (None, 0.0))
         if key is not None and 0 <= now - at < FRESH:
             return key
         document = await self.registry.get("key", RING, key_id)
-        self._seen.pop(key_id, None)
+        self._cache.pop(key_id, None)
         if document is None:
             return None
         key = _key(document)
-        self._seen[key_id] = (key, now)
-        while len(self._seen) > MOST_CACHED_KEYS:
-            self._seen.popitem(last=False)
+        self._cache[key_id] = (key, now)
+        while len(self._cache) > MOST_CACHED_KEYS:
+            self._cache.popitem(last=False)
         return key
 
 
@@ -163,9 +163,9 @@ def _key(document: Document) -> Key:
     )
 
 
-def read_scopes(said: Sequence[object]) -> tuple[Scope, ...]:
+def read_scopes(words: Sequence[object]) -> tuple[Scope, ...]:
     """The scopes among these words."""
-    return tuple(sorted(scope for scope in ALL_SCOPES if scope in said))
+    return tuple(sorted(scope for scope in ALL_SCOPES if scope in words))
 
 
 def _moment(body: Mapping[str, Any], name: str) -> float | None:

@@ -76,8 +76,8 @@ class Trail:
         self._registry = registry
         self._meter = meter
         self._clock = clock or SystemClock()
-        self._refused: OrderedDict[tuple[str, ...], tuple[float, int]] = OrderedDict()
-        self._used: OrderedDict[str, float] = OrderedDict()
+        self._refusals: OrderedDict[tuple[str, ...], tuple[float, int]] = OrderedDict()
+        self._uses: OrderedDict[str, float] = OrderedDict()
 
     async def act(
         self,
@@ -90,27 +90,27 @@ class Trail:
         about: Mapping[str, str] | None = None,
     ) -> None:
         """Somebody did something that may be asked about later."""
-        kept = {name: value[:LONGEST] for name, value in (about or {}).items()}
-        await self._write("acts", AuditEvent(event, self._clock.now(), tenant, by, door, peer, about=kept))
+        details = {name: value[:LONGEST] for name, value in (about or {}).items()}
+        await self._write("acts", AuditEvent(event, self._clock.now(), tenant, by, door, peer, about=details))
 
     async def use(self, key_id: str, *, tenant: str, door: str, peer: str) -> None:
         """A key was shown. Told once in an hour, by each process."""
         now = self._clock.now()
-        if 0 <= now - self._used.get(key_id, -USED_AGAIN) < USED_AGAIN:
+        if 0 <= now - self._uses.get(key_id, -USED_AGAIN) < USED_AGAIN:
             return
-        _remember(self._used, key_id, now)
+        _remember(self._uses, key_id, now)
         await self.act("key_used", tenant=tenant, by=f"key:{key_id}", door=door, peer=peer)
 
-    async def refuse(self, event: Refusal, reason: str, *, shown: str, door: str, peer: str) -> None:
+    async def refuse(self, event: Refusal, reason: str, *, credential: str, door: str, peer: str) -> None:
         """Somebody was refused. All are counted; of one kind one in ten seconds is written, with the number of all."""
-        self._meter.count("refusals", event=event, door=door, shown=shown)
-        kind, now = (event, door, shown, reason), self._clock.now()
-        at, count = self._refused.get(kind, (now - QUIET, 0))
+        self._meter.count("refusals", event=event, door=door, shown=credential)
+        kind, now = (event, door, credential, reason), self._clock.now()
+        at, count = self._refusals.get(kind, (now - QUIET, 0))
         if 0 <= now - at < QUIET:
-            _remember(self._refused, kind, (at, count + 1))
+            _remember(self._refusals, kind, (at, count + 1))
             return
-        _remember(self._refused, kind, (now, 0))
-        about = {"reason": reason[:LONGEST], "shown": shown}
+        _remember(self._refusals, kind, (now, 0))
+        about = {"reason": reason[:LONGEST], "shown": credential}
         await self._write("refusals", AuditEvent(event, now, "", "", door, peer, count + 1, about))
 
     async def _write(self, ring: str, event: AuditEvent) -> None:
@@ -137,22 +137,22 @@ class Trail:
         raise Conflict(f"no place among the {ring} of the audit trail could be taken")
 
 
-def _remember(seen: OrderedDict[Any, Any], name: object, value: object) -> None:
-    seen[name] = value
-    seen.move_to_end(name)
-    while len(seen) > MOST_REMEMBERED:
-        seen.popitem(last=False)
+def _remember(cache: OrderedDict[Any, Any], name: object, value: object) -> None:
+    cache[name] = value
+    cache.move_to_end(name)
+    while len(cache) > MOST_REMEMBERED:
+        cache.popitem(last=False)
 
 
 async def events_of(registry: Registry) -> list[AuditEvent]:
     """All that is kept, in the order of time."""
-    found = []
+    records = []
     for document in await registry.list("audit", RING):
         body = dict(document.body)
         number = body.pop("number", 0)
         if "event" in body:
-            found.append((body["at"], number, AuditEvent.from_json(body)))
-    return [event for _, _, event in sorted(found, key=lambda one: one[:2])]
+            records.append((body["at"], number, AuditEvent.from_json(body)))
+    return [event for _, _, event in sorted(records, key=lambda one: one[:2])]
 
 
 def channel_digest(name: str) -> str:
@@ -160,11 +160,8 @@ def channel_digest(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-# ---------------------------------------------------------------- whoever is being answered
-
-
 @dataclass(frozen=True, slots=True)
-class StoreObserver:
+class AuditContext:
     """Where the request that is being answered came in, and who writes down what it does."""
 
     trail: Trail
@@ -172,29 +169,29 @@ class StoreObserver:
     peer: str
 
 
-_witness: ContextVar[StoreObserver | None] = ContextVar("turnkeep_witness", default=None)
+_context: ContextVar[AuditContext | None] = ContextVar("turnkeep_audit_context", default=None)
 
 
-def watch(witness: StoreObserver) -> None:
-    """From here on, in this task and those it starts, what happens is written down as this witness saw it."""
-    _witness.set(witness)
+def watch(context: AuditContext) -> None:
+    """From here on, in this task and those it starts, what happens is written down as this context saw it."""
+    _context.set(context)
 
 
 async def report(event: Act, *, tenant: str, by: str, **about: str | Iterable[str] | bool | None) -> None:
     """The request that is being answered did something."""
-    if (witness := _witness.get()) is not None:
-        said = {name: _word(value) for name, value in about.items() if value is not None}
-        await witness.trail.act(event, tenant=tenant, by=by, door=witness.door, peer=witness.peer, about=said)
+    if (context := _context.get()) is not None:
+        details = {name: _word(value) for name, value in about.items() if value is not None}
+        await context.trail.act(event, tenant=tenant, by=by, door=context.door, peer=context.peer, about=details)
 
 
 async def report_use(key_id: str, *, tenant: str) -> None:
-    if (witness := _witness.get()) is not None:
-        await witness.trail.use(key_id, tenant=tenant, door=witness.door, peer=witness.peer)
+    if (context := _context.get()) is not None:
+        await context.trail.use(key_id, tenant=tenant, door=context.door, peer=context.peer)
 
 
-async def report_refusal(event: Refusal, reason: str, *, shown: str = "") -> None:
-    if (witness := _witness.get()) is not None:
-        await witness.trail.refuse(event, reason, shown=shown, door=witness.door, peer=witness.peer)
+async def report_refusal(event: Refusal, reason: str, *, credential: str = "") -> None:
+    if (context := _context.get()) is not None:
+        await context.trail.refuse(event, reason, credential=credential, door=context.door, peer=context.peer)
 
 
 def _word(value: str | Iterable[str] | bool) -> str:

@@ -28,9 +28,6 @@ def once(principal: Principal, key: str | None) -> str | None:
     return "\0".join((principal.tenant, principal.subject, key))
 
 
-# ---------------------------------------------------------------- messages
-
-
 def message_of(body: Mapping[str, Any], address: Address, limits: Limits, principal: Principal) -> Message:
     """The message that somebody sends. Whoever manages the channel speaks for the operator; instructions of anybody
     else are refused, or kept as a user's where the operator takes those. Who answers, and at what price, is the
@@ -97,9 +94,6 @@ def _sender(message: Message) -> str | None:
     return message.metadata.get(USER)
 
 
-# ---------------------------------------------------------------- calls
-
-
 async def decide(
     queue: Application, principal: Principal, address: Address, body: Mapping[str, Any], *, once: str | None
 ) -> dict[str, Any]:
@@ -114,22 +108,22 @@ async def decide(
         raise InvalidMessage(
             "a decision needs 'call_id', its 'digest', 'decision' (approved, denied, output) and 'output' as text"
         )
-    call = await _held(queue, address, call_id)
+    call = await _held_call(queue, address, call_id)
     if verdict == "approved" and not call.self_approval and await _asked_for_it(queue, principal, address):
         raise NotAllowed(f"tool {call.name!r} wants the approval of somebody else than who asked for it")
     decision = Decision(cast(Any, verdict), output, principal.subject)
-    decided = await queue.store.decide(address, call_id, digest, decision, once=once)
+    outcome = await queue.store.decide(address, call_id, digest, decision, once=once)
     about = {"channel": channel_digest(address.channel), "call": call_id, "digest": digest, "decision": str(verdict)}
     await report("call_decided", tenant=principal.tenant, by=principal.subject, **about)
-    return decided.to_json()
+    return outcome.to_json()
 
 
-async def _held(queue: Application, address: Address, call_id: str) -> HeldCall:
+async def _held_call(queue: Application, address: Address, call_id: str) -> HeldCall:
     record = await queue.store.thread(address)
-    found = next((call for call in record.calls if call.call_id == call_id), None) if record else None
-    if found is None:
+    call = next((call for call in record.calls if call.call_id == call_id), None) if record else None
+    if call is None:
         raise NotFound(f"no call {call_id!r} waits on this channel")
-    return found
+    return call
 
 
 async def _asked_for_it(queue: Application, principal: Principal, address: Address) -> bool:

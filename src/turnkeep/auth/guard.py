@@ -49,14 +49,14 @@ class Guard:
         """Nobody is asked now."""
         return False
 
-    async def authenticate(self, shown: Credentials) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         try:
-            principal = await self._known(shown)
+            principal = await self._identify(credentials)
             if principal.since is None:
                 principal = replace(principal, since=self._clock.now())
             await self.still(principal)
         except (NotAuthenticated, NotAllowed) as error:
-            await report_refusal("auth_failed", str(error), shown=shown.kind)
+            await report_refusal("auth_failed", str(error), credential=credentials.kind)
             raise
         if principal.key is not None:
             await report_use(principal.key, tenant=principal.tenant)
@@ -74,13 +74,13 @@ class Guard:
         """Stands for the token of this start, so that what it was exchanged for ends with it."""
         return None if self._start_token is None else f"start:{digest_of(self._start_token)[:16]}"
 
-    async def _known(self, shown: Credentials) -> Principal:
-        if shown.bearer is not None:
-            return await self._of_bearer(shown.bearer)
-        if shown.ticket is not None:
-            return await self.tickets.redeem(shown.ticket)
-        if shown.session is not None:
-            return await self.tickets.of_session(shown.session, shown.csrf, changes=shown.is_change)
+    async def _identify(self, credentials: Credentials) -> Principal:
+        if credentials.bearer is not None:
+            return await self._of_bearer(credentials.bearer)
+        if credentials.ticket is not None:
+            return await self.tickets.redeem(credentials.ticket)
+        if credentials.session is not None:
+            return await self.tickets.of_session(credentials.session, credentials.csrf, changes=credentials.is_change)
         raise NotAuthenticated("send an API key or a token as 'Authorization: Bearer …'")
 
     async def _of_bearer(self, value: str) -> Principal:
@@ -105,9 +105,9 @@ class OpenGuard(Guard):
     def is_open(self) -> bool:
         return not self._is_locked
 
-    async def authenticate(self, shown: Credentials) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         await self.look()
-        return await super().authenticate(shown) if self._is_locked else OPERATOR
+        return await super().authenticate(credentials) if self._is_locked else OPERATOR
 
     async def still(self, principal: Principal) -> None:
         await self.look()
@@ -133,19 +133,19 @@ def asks_for_credentials(settings: Settings, *, has_keys: bool) -> bool:
         return False
     if settings.auth == "on":
         return True
-    configured = settings.takes_tokens or settings.start_token is not None or has_keys
+    has_credentials = settings.takes_tokens or settings.start_token is not None or has_keys
     if settings.is_loopback and not settings.hosts:
-        return configured and settings.auth != "off"
-    if settings.auth == "off" or not configured:
+        return has_credentials and settings.auth != "off"
+    if settings.auth == "off" or not has_credentials:
         raise ConfigurationError(
-            f"{_reached(settings)} from other machines and no authentication is configured: make an API key with "
+            f"{_exposure(settings)} from other machines and no authentication is configured: make an API key with "
             "`turnkeep keys create`, or set TURNKEEP_JWT_SECRET, TURNKEEP_JWT_KEY or TURNKEEP_JWT_JWKS, or "
             "TURNKEEP_AUTH=on; TURNKEEP_INSECURE_NO_AUTH=1 lets everybody do everything"
         )
     return True
 
 
-def _reached(settings: Settings) -> str:
+def _exposure(settings: Settings) -> str:
     return f"{settings.host} is reached" if not settings.is_loopback else "with TURNKEEP_HOSTS set we are reached"
 
 

@@ -39,9 +39,9 @@ class Jwks:
     """
 
     def __init__(
-        self, source: str, allowed: frozenset[str], *, ttl: float, now: Callable[[], float] = time.monotonic
+        self, source: str, algorithms: frozenset[str], *, ttl: float, now: Callable[[], float] = time.monotonic
     ) -> None:
-        if allowed & {"HS256"}:
+        if algorithms & {"HS256"}:
             raise ConfigurationError(
                 "TURNKEEP_JWT_JWKS holds public keys: HS256 cannot be among TURNKEEP_JWT_ALGORITHMS"
             )
@@ -52,7 +52,7 @@ class Jwks:
                 "TURNKEEP_JWT_JWKS must be a file or an https URL: keys over http can be exchanged"
             )
         self._path = Path(source)
-        self._allowed = allowed
+        self._algorithms = algorithms
         self._ttl = ttl
         self._now = now
         self._keys: dict[str | None, SigningKey] = {}
@@ -66,12 +66,12 @@ class Jwks:
             raise NotAuthenticated("this token names its key in a way that is not taken")
         if self._age > self._ttl * EARLY or kid not in self._keys:
             await self._read()
-        found = self._keys.get(kid)
-        if found is None and kid is None and len(self._keys) == 1:
-            found = next(iter(self._keys.values()))
-        if found is None:
+        key = self._keys.get(kid)
+        if key is None and kid is None and len(self._keys) == 1:
+            key = next(iter(self._keys.values()))
+        if key is None:
             raise NotAuthenticated("this token is signed with a key that is not known here")
-        return found
+        return key
 
     async def keys(self) -> tuple[SigningKey, ...]:
         """All of them. Raises as `key`."""
@@ -94,16 +94,16 @@ class Jwks:
                 raise StoreUnavailable("the keys of TURNKEEP_JWT_JWKS cannot be read")
 
     async def _try_to_read(self) -> None:
-        begun = self._now()
+        start = self._now()
         try:
-            data = await self._fetched(self._url) if self._url else await asyncio.to_thread(self._path.read_bytes)
+            data = await self._fetch(self._url) if self._url else await asyncio.to_thread(self._path.read_bytes)
             self._keys = self._of(data)
         except (OSError, TimeoutError, aiohttp.ClientError, ValueError, RecursionError) as error:
             log.warning("jwks_unreadable", error=f"{type(error).__name__}: {error}"[:200], kept=len(self._keys))
         else:
-            self._read_at = begun
+            self._read_at = start
 
-    async def _fetched(self, url: str) -> bytes:
+    async def _fetch(self, url: str) -> bytes:
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
@@ -120,26 +120,26 @@ class Jwks:
 
     def _of(self, data: bytes) -> dict[str | None, SigningKey]:
         """The keys that we may use; others are passed over. Raises ValueError if there is none."""
-        told = json.loads(data)
-        entries = told.get("keys") if isinstance(told, dict) else None
-        found: dict[str | None, SigningKey] = {}
+        document = json.loads(data)
+        entries = document.get("keys") if isinstance(document, dict) else None
+        keys: dict[str | None, SigningKey] = {}
         for entry in entries if isinstance(entries, list) else []:
-            known = _known(entry, self._allowed) if isinstance(entry, dict) else None
-            if known is not None:
-                found[entry.get("kid")] = known
-        if not found:
+            key = _usable_key(entry, self._algorithms) if isinstance(entry, dict) else None
+            if key is not None:
+                keys[entry.get("kid")] = key
+        if not keys:
             raise ValueError("the set holds no key that may be used")
-        return found
+        return keys
 
 
-def _known(entry: dict[str, Any], allowed: frozenset[str]) -> SigningKey | None:
+def _usable_key(entry: dict[str, Any], algorithms: frozenset[str]) -> SigningKey | None:
     """A key and what it is for; None for one that we do not take, or that says it is for something else."""
     if entry.get("use", "sig") != "sig" or not isinstance(entry.get("kid"), str | None) or entry.get("kty") == "oct":
         return None
     try:
-        known = signing_key(jwt.PyJWK(entry).key)
+        key = signing_key(jwt.PyJWK(entry).key)
     except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
         return None
-    if known is None or known.algorithm not in allowed or entry.get("alg", known.algorithm) != known.algorithm:
+    if key is None or key.algorithm not in algorithms or entry.get("alg", key.algorithm) != key.algorithm:
         return None
-    return known
+    return key

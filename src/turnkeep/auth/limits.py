@@ -41,31 +41,31 @@ class Rate:
         """0 if one more is allowed now, else seconds until it is."""
         if not self.count:
             return 0.0
-        left = self._left(key)
-        allowed = left >= 1.0
-        self._keep(key, left - 1.0 if allowed else left)
-        return 0.0 if allowed else (1.0 - left) * self.seconds / self.count
+        level = self._level(key)
+        is_allowed = level >= 1.0
+        self._keep(key, level - 1.0 if is_allowed else level)
+        return 0.0 if is_allowed else (1.0 - level) * self.seconds / self.count
 
     def owe(self, key: object) -> float:
         """Take one in any case: seconds that whoever took it has to wait before the next, LONGEST_WAIT at most."""
         if not self.count:
             return 0.0
-        left = max(self._left(key) - 1.0, -LONGEST_WAIT * self.count / self.seconds)
-        self._keep(key, left)
-        return max(0.0, -left) * self.seconds / self.count
+        level = max(self._level(key) - 1.0, -LONGEST_WAIT * self.count / self.seconds)
+        self._keep(key, level)
+        return max(0.0, -level) * self.seconds / self.count
 
     def give_back(self, key: object) -> None:
         """One was taken for nothing."""
         if self.count:
-            self._keep(key, min(float(self.count), self._left(key) + 1.0))
+            self._keep(key, min(float(self.count), self._level(key) + 1.0))
 
-    def _left(self, key: object) -> float:
+    def _level(self, key: object) -> float:
         now = self.clock.now()
-        left, at = self._buckets.pop(key, (float(self.count), now))
-        return min(float(self.count), left + max(0.0, now - at) * self.count / self.seconds)
+        level, at = self._buckets.pop(key, (float(self.count), now))
+        return min(float(self.count), level + max(0.0, now - at) * self.count / self.seconds)
 
-    def _keep(self, key: object, left: float) -> None:
-        self._buckets[key] = (left, self.clock.now())
+    def _keep(self, key: object, level: float) -> None:
+        self._buckets[key] = (level, self.clock.now())
         while len(self._buckets) > MOST_RATES:
             self._buckets.popitem(last=False)
 
@@ -107,28 +107,28 @@ class Places:
                 del self._of[whose]
 
 
-class RateQuota:
+class ThreadQuota:
     """Threads of a tenant, counted now and then: it may have a few more than `most` by the time we look."""
 
     def __init__(self, most: int, store: Store | None, clock: Clock) -> None:
         self._most = most
         self._store = store
         self._clock = clock
-        self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     async def has_room(self, tenant: str) -> bool:
         """Whether one more thread may be made. Raises `StoreError`."""
         if not self._most or self._store is None:
             return True
         now = self._clock.now()
-        count, at = self._seen.get(tenant, (0, -math.inf))
+        count, at = self._counts.get(tenant, (0, -math.inf))
         is_near = self._most - count < MARGIN
         if now - at >= (LOOK_SOON if is_near else LOOK_AGAIN):
             count = (await self._store.counts(tenant=tenant)).threads
-            self._seen[tenant] = count, now
-            self._seen.move_to_end(tenant)
-            while len(self._seen) > MOST_RATES:
-                self._seen.popitem(last=False)
+            self._counts[tenant] = count, now
+            self._counts.move_to_end(tenant)
+            while len(self._counts) > MOST_RATES:
+                self._counts.popitem(last=False)
         return count < self._most
 
     def refusal(self) -> TooManyRequests:
@@ -150,7 +150,7 @@ class Limits:
         self.channels_per_socket = settings.channels_per_socket
         self._streams = Places("sockets and streams", settings.sockets_per_user)
         self._bodies = Places("unfinished requests", settings.bodies_per_user)
-        self.threads = RateQuota(settings.max_threads, store, clock)
+        self.threads = ThreadQuota(settings.max_threads, store, clock)
         self._channel = Rate(*parse_rate(settings.channel_rate), clock)
         self._user = Rate(*parse_rate(settings.user_rate), clock)
         self._tenant = Rate(*parse_rate(settings.tenant_rate), clock)
@@ -164,19 +164,17 @@ class Limits:
         rates = {"channel_rate": settings.amqp_channel_rate, "tenant_rate": settings.amqp_tenant_rate, "user_rate": "0"}
         return cls(settings.model_copy(update=rates), store=store)
 
-    # ---------------------------------------------------------------- messages
-
     def check_rate(self, principal: Principal, address: Address, user: str | None = None) -> None:
         """Raises `TooManyRequests` with the time to wait. `user`: whom the message names, where its credential is
         nobody's own: a backend and an open server speak for many, who are not to share what one may have.
         """
-        taken: list[tuple[Rate, object]] = []
+        debits: list[tuple[Rate, object]] = []
         for name, rate, key in self._rates_of(principal, address, user):
             if wait := rate.take(key):
-                for other, taken_key in taken:
-                    other.give_back(taken_key)
+                for other, debit_key in debits:
+                    other.give_back(debit_key)
                 raise TooManyRequests(f"too many messages for this {name}, wait {wait:.1f} s", retry_after=wait)
-            taken.append((rate, key))
+            debits.append((rate, key))
 
     def give_back(self, principal: Principal, address: Address, user: str | None = None) -> None:
         """What `check_rate` took was for a message that we have already."""
@@ -189,8 +187,6 @@ class Limits:
             yield "user", self._user, (principal.tenant, person)
         yield "tenant", self._tenant, principal.tenant
 
-    # ---------------------------------------------------------------- everything else
-
     def check_request(self, principal: Principal) -> None:
         """Raises `TooManyRequests` with the time to wait. Whoever is nobody has the rate of the tenant alone."""
         if principal.user is not None:
@@ -201,14 +197,14 @@ class Limits:
         if wait := rate.take(key):
             raise TooManyRequests(f"too many requests of this {of}, wait {wait:.1f} s", retry_after=wait)
 
-    async def hold_back(self, who: object, lost: asyncio.Event | None = None) -> None:
+    async def hold_back(self, who: object, disconnect: asyncio.Event | None = None) -> None:
         """Wait before somebody is told of a refusal, the longer the more there were: refusing costs nearly as much as
         acting. `who`: an address, or a credential. Nobody waits for one whose connection is `lost`.
         """
         if wait := self._errors.owe(who):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    await (lost or asyncio.Event()).wait()
+                    await (disconnect or asyncio.Event()).wait()
 
     def streaming(self, whose: Holder) -> AbstractContextManager[None]:
         """A socket or a stream of events, to the end of the block. Raises `TooManyRequests`."""

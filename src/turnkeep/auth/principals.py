@@ -140,19 +140,19 @@ def session_in(cookies: Mapping[str, str]) -> str | None:
 
 
 def _bearer(headers: Headers) -> str | None:
-    given = headers.getlist("authorization")
-    if not given:
+    values = headers.getlist("authorization")
+    if not values:
         return None
-    scheme, _, value = given[0].partition(" ")
-    if len(given) > 1 or scheme.lower() != "bearer" or not value.strip() or len(value) > LONGEST:
+    scheme, _, value = values[0].partition(" ")
+    if len(values) > 1 or scheme.lower() != "bearer" or not value.strip() or len(value) > LONGEST:
         raise NotAuthenticated("expected one header 'Authorization: Bearer …' with an API key or a token")
     return value.strip()
 
 
 def _ticket(headers: Headers) -> str | None:
-    offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
-    found = [name.removeprefix("ticket.") for name in offered if name.startswith("ticket.")]
-    return found[0][:LONGEST] if found else None
+    protocols = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
+    tickets = [name.removeprefix("ticket.") for name in protocols if name.startswith("ticket.")]
+    return tickets[0][:LONGEST] if tickets else None
 
 
 _NAMES = frozenset({
@@ -175,7 +175,7 @@ def _refuse_in_query(query: Mapping[str, str]) -> None:
 class Access(Protocol):
     """Decides who somebody is."""
 
-    async def authenticate(self, shown: Credentials) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         """Raises `NotAuthenticated`."""
         ...
 
@@ -193,7 +193,7 @@ class OpenAccess:
 
     is_open = True
 
-    async def authenticate(self, shown: Credentials) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         return OPERATOR
 
     async def still(self, principal: Principal) -> None:

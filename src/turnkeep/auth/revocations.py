@@ -29,7 +29,7 @@ class Revocations:
     def __init__(self, registry: Registry, clock: Clock | None = None) -> None:
         self._registry = registry
         self._clock = clock or SystemClock()
-        self._known: dict[tuple[str, str], float] = {}
+        self._moments: dict[tuple[str, str], float] = {}
         self._version = 0
         self._looked_at: float | None = None
         self._looking = asyncio.Lock()
@@ -60,7 +60,7 @@ class Revocations:
         """Raises `NotAuthenticated` for a credential that was issued before its user was sent away."""
         await self._look()
         for user in {principal.subject, principal.subject.removeprefix(USER)}:
-            before = self._known.get((principal.tenant, user))
+            before = self._moments.get((principal.tenant, user))
             if before is not None and (principal.since or 0.0) < before:
                 raise NotAuthenticated("this user was sent away since the credential was issued: sign in again")
 
@@ -70,16 +70,16 @@ class Revocations:
         async with self._looking:
             if self._is_fresh():
                 return
-            begun = self._clock.now()
+            start = self._clock.now()
             mark = await self._registry.get("setting", RING, MARK)
             version = mark.version if mark else 0
             if version != self._version:
-                found = await self._registry.list("revocation", RING)
-                self._known = {
-                    (str(one.body["tenant"]), str(one.body["user"])): float(one.body["before"]) for one in found
+                documents = await self._registry.list("revocation", RING)
+                self._moments = {
+                    (str(one.body["tenant"]), str(one.body["user"])): float(one.body["before"]) for one in documents
                 }
                 self._version = version
-            self._looked_at = begun
+            self._looked_at = start
 
     def _is_fresh(self) -> bool:
         return self._looked_at is not None and 0 <= self._clock.now() - self._looked_at < FRESH

@@ -55,18 +55,18 @@ def public_key(text: str) -> SigningKey:
         if "-----BEGIN" in text:
             key = load_pem_public_key(text.replace("\\n", "\n").encode())
         else:
-            key = load_der_public_key(_decoded(text) or b"")
+            key = load_der_public_key(_decode_base64(text) or b"")
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(
             "TURNKEEP_JWT_KEY cannot be read as a public key (PEM, or base64 of its SPKI): set a shared secret as "
             "TURNKEEP_JWT_SECRET, and a file or URL with keys as TURNKEEP_JWT_JWKS"
         ) from error
-    known = signing_key(key)
-    if known is None:
+    result = signing_key(key)
+    if result is None:
         raise ConfigurationError(
             f"TURNKEEP_JWT_KEY must be an Ed25519, P-256 or P-384 key, or an RSA key of at least {SHORTEST_RSA} bits"
         )
-    return known
+    return result
 
 
 def signing_key(key: object) -> SigningKey | None:
@@ -80,9 +80,6 @@ def signing_key(key: object) -> SigningKey | None:
     if isinstance(key, RSAPublicKey) and key.key_size >= SHORTEST_RSA:
         return SigningKey(key, "RS256", f"RSA public key of {key.key_size} bits")
     return None
-
-
-# ---------------------------------------------------------------- secrets
 
 
 def shared_secret(text: str) -> SigningKey:
@@ -238,14 +235,14 @@ _REASONS: tuple[tuple[Any, str], ...] = (
 
 def _decodings(text: str) -> list[bytes]:
     """What a text may stand for."""
-    found = [_decoded(text)]
+    readings = [_decode_base64(text)]
     with_no_colons = re.sub(r"[\s:]+", "", text)
     if re.fullmatch(r"(?:[0-9a-fA-F]{2})+", with_no_colons):
-        found.append(bytes.fromhex(with_no_colons))
-    return [data for data in found if data]
+        readings.append(bytes.fromhex(with_no_colons))
+    return [data for data in readings if data]
 
 
-def _decoded(text: str) -> bytes | None:
+def _decode_base64(text: str) -> bytes | None:
     """Of base64 in either alphabet, with or without line ends and padding."""
     letters = re.sub(r"(?:\\[nr]|[\s\"'])+", "", text).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:

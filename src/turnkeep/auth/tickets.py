@@ -30,8 +30,6 @@ class Tickets:
         self._registry = registry
         self._clock = clock or SystemClock()
 
-    # ---------------------------------------------------------------- one socket
-
     async def issue(self, principal: Principal) -> tuple[str, float]:
         """A ticket that stands for this principal, and when it ends."""
         value, until = secrets.token_urlsafe(32), self._clock.now() + TICKET_LIFE
@@ -45,16 +43,14 @@ class Tickets:
             raise NotAuthenticated("this ticket was used already, has expired, or never was: ask for another")
         return _principal(document.body)
 
-    # ---------------------------------------------------------------- the dashboard
-
     async def begin(self, principal: Principal) -> tuple[str, Principal]:
         """A session for this principal: the value of its cookie, and who it makes one."""
         value, until = secrets.token_urlsafe(32), self._clock.now() + SESSION_LIFE
         if principal.expires_at is not None:
             until = min(until, principal.expires_at)
-        bounded = replace(principal, expires_at=until)
-        await self._put("session", value, bounded, until, SESSION_LIFE)
-        return value, bounded
+        session_principal = replace(principal, expires_at=until)
+        await self._put("session", value, session_principal, until, SESSION_LIFE)
+        return value, session_principal
 
     async def of_session(self, value: str, csrf: str | None, *, changes: bool) -> Principal:
         """Raises `NotAuthenticated`, and `NotAllowed` for a change without its token."""

@@ -46,13 +46,13 @@ class OneKey:
     """The key that is set."""
 
     def __init__(self, key: SigningKey) -> None:
-        self._known = key
+        self._key = key
 
     async def key(self, kid: object) -> SigningKey:
-        return self._known
+        return self._key
 
     async def keys(self) -> Sequence[SigningKey]:
-        return (self._known,)
+        return (self._key,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ class Tokens:
     async def authenticate(self, text: str) -> Principal:
         try:
             header = jwt.get_unverified_header(text)
-            known = await self._source.key(header.get("kid"))
-            return self._principal(self._claims(text, known))
+            signing_key = await self._source.key(header.get("kid"))
+            return self._principal(self._claims(text, signing_key))
         except (NotAuthenticated, StoreError):
             raise
         except jwt.ExpiredSignatureError:
@@ -99,13 +99,13 @@ class Tokens:
         kinds = dict.fromkeys(f"{one.algorithm} ({one.kind})" for one in await self._source.keys())
         return f"{', '.join(kinds)} for {self._rules.audience!r} from {self._rules.issuer or 'any issuer'}"
 
-    def _claims(self, text: str, known: SigningKey) -> Mapping[str, Any]:
+    def _claims(self, text: str, signing_key: SigningKey) -> Mapping[str, Any]:
         """Leeway is for what has to have begun; what is over is over, as its holder was told."""
         rules = self._rules
         claims: Mapping[str, Any] = jwt.decode(
             text,
-            known.key,
-            algorithms=[known.algorithm],
+            signing_key.key,
+            algorithms=[signing_key.algorithm],
             audience=rules.audience,
             issuer=rules.issuer,
             leeway=rules.leeway,
@@ -118,17 +118,17 @@ class Tokens:
         if expires_at <= self._clock.now():
             raise NotAuthenticated("this token has expired")
         return Principal(
-            tenant=_name("tenant", self._said(claims, "tenant", DEFAULT_TENANT)),
+            tenant=_name("tenant", self._claim_value(claims, "tenant", DEFAULT_TENANT)),
             subject=f"user:{_name('sub', self._whose(claims))}",
-            scopes=frozenset(read_scopes(_words(self._said(claims, "scope", "send read")))),
-            channels=_channels(self._said(claims, "channels", [])),
+            scopes=frozenset(read_scopes(_words(self._claim_value(claims, "scope", "send read")))),
+            channels=_channels(self._claim_value(claims, "channels", [])),
             expires_at=expires_at,
             since=self._since(claims),
         )
 
     def _whose(self, claims: Mapping[str, Any]) -> object:
         """All tokens that do not say it would be one user, who edits and withdraws what others have sent."""
-        if (whose := self._said(claims, "sub", None)) is None:
+        if (whose := self._claim_value(claims, "sub", None)) is None:
             raise NotAuthenticated("this token lacks the claim 'sub', which says whose it is")
         return whose
 
@@ -138,17 +138,17 @@ class Tokens:
         """
         return _number(claims["iat"]) - self._rules.leeway if "iat" in claims else 0.0
 
-    def _said(self, claims: Mapping[str, Any], claim: str, default: object) -> object:
+    def _claim_value(self, claims: Mapping[str, Any], claim: str, default: object) -> object:
         """What a token says under the issuer's name for a claim: as it stands, else along its dots."""
         name = self._rules.claims.get(claim, claim)
-        found: object = claims
+        value: object = claims
         for part in [name] if name in claims else name.split("."):
-            if not isinstance(found, Mapping) or part not in found:
+            if not isinstance(value, Mapping) or part not in value:
                 if claim in self._rules.claims:
                     raise NotAuthenticated(f"this token lacks the claim {name!r}")
                 return default
-            found = found[part]
-        return found
+            value = value[part]
+        return value
 
 
 def _number(value: object) -> float:
@@ -179,9 +179,6 @@ def _channels(value: object) -> tuple[str, ...] | None:
     return None if "*" in value else tuple(value)
 
 
-# ---------------------------------------------------------------- what is set
-
-
 def tokens_of(settings: Settings) -> Tokens | None:
     """As set; None without a key. Raises `ConfigurationError` for a key that is weak or of another kind."""
     source = _source(settings)
@@ -194,23 +191,23 @@ def tokens_of(settings: Settings) -> Tokens | None:
 def _source(settings: Settings) -> KeySource | None:
     """The one place that keys of tokens come from. Of several nobody could say which counts."""
     names = ("jwt_secret", "jwt_key", "jwt_jwks")
-    given = [name for name in names if getattr(settings, name) is not None]
-    if len(given) > 1:
-        said = " and ".join(f"TURNKEEP_{name.upper()}" for name in given)
-        raise ConfigurationError(f"{said} are set: tokens are signed in one way, unset the others")
+    sources = [name for name in names if getattr(settings, name) is not None]
+    if len(sources) > 1:
+        variables = " and ".join(f"TURNKEEP_{name.upper()}" for name in sources)
+        raise ConfigurationError(f"{variables} are set: tokens are signed in one way, unset the others")
     if settings.jwt_jwks is not None:
         return Jwks(settings.jwt_jwks, frozenset(settings.jwt_algorithms or PUBLIC), ttl=settings.jwt_jwks_ttl)
     if settings.jwt_secret is not None:
-        return _allowed(settings, "SECRET", shared_secret(settings.jwt_secret.get_secret_value()))
+        return _one_key(settings, "SECRET", shared_secret(settings.jwt_secret.get_secret_value()))
     if settings.jwt_key is not None:
-        return _allowed(settings, "KEY", public_key(settings.jwt_key))
+        return _one_key(settings, "KEY", public_key(settings.jwt_key))
     return None
 
 
-def _allowed(settings: Settings, name: str, known: SigningKey) -> KeySource:
-    if settings.jwt_algorithms and known.algorithm not in settings.jwt_algorithms:
+def _one_key(settings: Settings, name: str, signing_key: SigningKey) -> KeySource:
+    if settings.jwt_algorithms and signing_key.algorithm not in settings.jwt_algorithms:
         raise ConfigurationError(
-            f"TURNKEEP_JWT_{name} is a key for {known.algorithm}, TURNKEEP_JWT_ALGORITHMS has "
+            f"TURNKEEP_JWT_{name} is a key for {signing_key.algorithm}, TURNKEEP_JWT_ALGORITHMS has "
             f"{', '.join(settings.jwt_algorithms)}"
         )
-    return OneKey(known)
+    return OneKey(signing_key)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from turnkeep.auth.audit_trail import StoreObserver, Trail, report_refusal, watch
+from turnkeep.auth.audit_trail import AuditContext, Trail, report_refusal, watch
 from turnkeep.auth.principals import Access, is_open, look
 from turnkeep.doors.error_answers import error_response
 from turnkeep.errors import InvalidMessage, NotAllowed, StoreError, TurnkeepError
@@ -54,7 +54,7 @@ class Origins:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and scope["path"] not in PROBES:
-            watch(StoreObserver(self._trail, scope["type"], (scope.get("client") or ("",))[0]))
+            watch(AuditContext(self._trail, scope["type"], (scope.get("client") or ("",))[0]))
             with contextlib.suppress(StoreError):  # then what was seen last counts
                 await look(self._access)
             try:

@@ -54,14 +54,14 @@ def _expire_threads(tx: Transaction, limit: int) -> int:
     count = 0
     for row, *names in over:
         try:
-            kept = tx.at(row, Address(*names))
+            thread_row = tx.at(row, Address(*names))
         except ThreadQuarantined:
             continue
-        if is_over(kept.thread, tx.policy(kept), tx.now):
-            tx.erase(kept)
+        if is_over(thread_row.thread, tx.policy(thread_row), tx.now):
+            tx.erase(thread_row)
             count += 1
         else:
-            tx.save(kept)
+            tx.save(thread_row)
     return count
 
 
@@ -89,8 +89,8 @@ def _trim_logs(tx: Transaction, limit: int) -> None:
 def _trim_log(tx: Transaction, row: int) -> None:
     names = tx.connection.execute("SELECT tenant, queue, channel FROM thread WHERE id = ?", (row,)).get
     try:
-        kept = tx.at(row, Address(*names))
+        thread_row = tx.at(row, Address(*names))
     except ThreadQuarantined:
         return
-    event_log.trim(tx.connection, kept, tx.policy(kept), tx.now)
-    tx.save(kept)
+    event_log.trim(tx.connection, thread_row, tx.policy(thread_row), tx.now)
+    tx.save(thread_row)

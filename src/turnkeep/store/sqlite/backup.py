@@ -59,11 +59,13 @@ def restore(source: Path, path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with closing(apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
-            found = layout.layout_of(connection, source)
-            if found > LAYOUT:
-                raise StoreMisconfigured(f"the backup {source} has layout {found}, newer than {LAYOUT}: upgrade")
+            source_layout = layout.layout_of(connection, source)
+            if source_layout > LAYOUT:
+                raise StoreMisconfigured(
+                    f"the backup {source} has layout {source_layout}, newer than {LAYOUT}: upgrade"
+                )
             layout.copy_to(connection, draft)
-        _begin_anew(draft, _carried(path))
+        _begin_anew(draft, _documents_to_carry(path))
     except apsw.Error as error:
         raise at_open(error, source) from error
     _put_in_place(draft, path)
@@ -97,18 +99,19 @@ def _must_be_free(path: Path) -> None:
         return  # damaged: the reason why it is replaced
 
 
-_CARRIED = """
+_CARRY_CONDITION = """
     kind IN ('revocation', 'audit') OR (kind = 'setting' AND name = 'revocations')
     OR (kind = 'key' AND body ->> '$.revoked_at' IS NOT NULL)
 """
 """What the store that is replaced knows better than the backup: who was sent away since, and what has happened."""
 
 
-def _carried(path: Path) -> list[tuple[Any, ...]]:
+def _documents_to_carry(path: Path) -> list[tuple[Any, ...]]:
     """These documents of the store that is replaced; none if it cannot be read."""
     if not path.exists():
         return []
-    statement = f"SELECT kind, tenant, name, version, updated_at, expires_at, body FROM document WHERE {_CARRIED}"  # noqa: S608 - our own condition
+    columns = "kind, tenant, name, version, updated_at, expires_at, body"
+    statement = f"SELECT {columns} FROM document WHERE {_CARRY_CONDITION}"  # noqa: S608  # our own condition
     try:
         with closing(connect_to_read(path)) as connection:
             return every(connection, statement)
@@ -116,13 +119,13 @@ def _carried(path: Path) -> list[tuple[Any, ...]]:
         return []  # damaged: the reason why it is replaced
 
 
-def _begin_anew(path: Path, carried: Sequence[tuple[Any, ...]]) -> None:
+def _begin_anew(path: Path, documents: Sequence[tuple[Any, ...]]) -> None:
     with closing(connect_to_write(path)) as connection, layout.alone(connection):
         connection.execute("DELETE FROM document WHERE kind = 'ticket'")
         connection.executemany(
             "REPLACE INTO document (kind, tenant, name, version, updated_at, expires_at, body)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            carried,
+            documents,
         )
         layout.change_epochs(connection, lambda: secrets.token_hex(4))
         layout.put(connection, "open", 0)

@@ -40,8 +40,8 @@ class Patience:
 def check_version(version: str) -> None:
     """Raises `StoreMisconfigured` for a SQLite that is too old."""
     if tuple(int(part) for part in version.split(".")[:3]) < OLDEST:
-        wanted = ".".join(str(part) for part in OLDEST)
-        raise StoreMisconfigured(f"SQLite {version} is too old, at least {wanted} is needed: upgrade apsw")
+        minimum = ".".join(str(part) for part in OLDEST)
+        raise StoreMisconfigured(f"SQLite {version} is too old, at least {minimum} is needed: upgrade apsw")
 
 
 def connect_to_write(path: Path, *, patience: float = PATIENCE) -> apsw.Connection:
@@ -86,8 +86,8 @@ def _connect(path: Path, patience: float, *, pages_kib: int) -> apsw.Connection:
 def every(
     connection: apsw.Connection, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
 ) -> list[tuple[Any, ...]]:
-    found: list[tuple[Any, ...]] = connection.execute(statement, values).fetchall()
-    return found
+    rows: list[tuple[Any, ...]] = connection.execute(statement, values).fetchall()
+    return rows
 
 
 def one(connection: apsw.Connection, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> tuple[Any, ...]:
@@ -122,9 +122,9 @@ _MEANINGS: tuple[tuple[_Kinds, type[StoreError], str], ...] = (
 
 def meaning(error: apsw.Error, path: Path) -> StoreError:
     """The error to raise instead."""
-    for kinds, raised, sentence in _MEANINGS:
+    for kinds, error_type, sentence in _MEANINGS:
         if isinstance(error, kinds):
-            return raised(f"{sentence.format(path=path)} ({error})")
+            return error_type(f"{sentence.format(path=path)} ({error})")
     return StoreError(f"the store {path} failed: {type(error).__name__}: {error}")
 
 
@@ -135,13 +135,13 @@ def no_text(error: UnicodeEncodeError) -> InvalidMessage:
 
 def at_open(error: apsw.Error, path: Path) -> StoreError:
     """While opening, what cannot be written or found is wrong until somebody corrects it."""
-    found = meaning(error, path)
+    store_error = meaning(error, path)
     if isinstance(error, apsw.ReadOnlyError | apsw.PermissionsError | apsw.CantOpenError):
-        return StoreMisconfigured(str(found))
-    return found
+        return StoreMisconfigured(str(store_error))
+    return store_error
 
 
 def at_commit(error: apsw.Error, path: Path) -> StoreError:
     """A failed sync leaves open what a crash would keep of the transaction."""
-    found = meaning(error, path)
-    return OutcomeUnknown(str(found)) if isinstance(error, apsw.IOError) else found
+    store_error = meaning(error, path)
+    return OutcomeUnknown(str(store_error)) if isinstance(error, apsw.IOError) else store_error

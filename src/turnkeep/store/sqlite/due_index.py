@@ -36,10 +36,10 @@ def first_of_each(connection: apsw.Connection) -> Iterator[First]:
     place: Place = ("", "")
     statement = _FROM
     while True:
-        found = connection.execute(statement, place).get
-        if found is None:
+        record = connection.execute(statement, place).get
+        if record is None:
             return
-        wake, *names, row = found
+        wake, *names, row = record
         yield First(wake, Address(*names), row)
         place, statement = (names[0], names[1]), _AFTER
 
@@ -56,7 +56,7 @@ class Due:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._firsts: dict[Place, First] = {}
-        self._changed: set[Place] = set()
+        self._dirty_places: set[Place] = set()
         self._is_known = False
 
     def forget(self) -> None:
@@ -65,28 +65,28 @@ class Due:
 
     def mark_changed(self, address: Address) -> None:
         """A thread of this place wakes at another time than before."""
-        self._changed.add((address.tenant, address.queue))
+        self._dirty_places.add((address.tenant, address.queue))
 
     def firsts(self) -> dict[Place, First]:
         if not self._is_known:
             self._firsts = {(f.address.tenant, f.address.queue): f for f in first_of_each(self._connection)}
             self._is_known = True
         else:
-            for place in self._changed:
+            for place in self._dirty_places:
                 self._look(place)
-        self._changed.clear()
+        self._dirty_places.clear()
         return self._firsts
 
     def _look(self, place: Place) -> None:
-        found = self._connection.execute(
+        record = self._connection.execute(
             "SELECT wake, channel, id FROM thread WHERE tenant = ? AND queue = ? AND wake IS NOT NULL"
             " ORDER BY wake, channel LIMIT 1",
             place,
         ).get
-        if found is None:
+        if record is None:
             self._firsts.pop(place, None)
         else:
-            wake, channel, row = found
+            wake, channel, row = record
             self._firsts[place] = First(wake, Address(*place, channel), row)
 
 
@@ -95,34 +95,34 @@ class Shares:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._served: dict[str, float] = {}
+        self._claim_counts: dict[str, float] = {}
         self._floor = 0.0
         self._is_known = False
-        self._charged: set[str] = set()
+        self._dirty_tenants: set[str] = set()
 
     def forget(self) -> None:
         """Somebody else may have changed them, or the change was taken back."""
         self._is_known = False
-        self._charged.clear()
+        self._dirty_tenants.clear()
 
     def next_tenant(self, ready: Mapping[str, float]) -> str:
         """Whom to serve, of those with a ready thread and the time since when."""
         self._know()
-        return next_tenant(ready, self._served, self._floor)
+        return next_tenant(ready, self._claim_counts, self._floor)
 
     def charge(self, tenant: str, weight: float) -> None:
         """One claim for this tenant; to be stored."""
         self._know()
-        self._served[tenant], self._floor = charge(tenant, weight, self._served, self._floor)
-        self._charged.add(tenant)
+        self._claim_counts[tenant], self._floor = charge(tenant, weight, self._claim_counts, self._floor)
+        self._dirty_tenants.add(tenant)
 
     def store(self) -> None:
-        for tenant in self._charged:
+        for tenant in self._dirty_tenants:
             self._connection.execute(
                 "REPLACE INTO served (tenant, claims, floor) VALUES (?, ?, ?)",
-                (tenant, self._served[tenant], self._floor),
+                (tenant, self._claim_counts[tenant], self._floor),
             )
-        self._charged.clear()
+        self._dirty_tenants.clear()
 
     def forget_silent(self) -> None:
         """Remove tenants that would begin at the floor anyway."""
@@ -131,7 +131,7 @@ class Shares:
 
     def _know(self) -> None:
         if not self._is_known:
-            found = every(self._connection, "SELECT tenant, claims, floor FROM served")
-            self._served = {tenant: claims for tenant, claims, _ in found}
-            self._floor = max((floor for *_, floor in found), default=0.0)
+            rows = every(self._connection, "SELECT tenant, claims, floor FROM served")
+            self._claim_counts = {tenant: claims for tenant, claims, _ in rows}
+            self._floor = max((floor for *_, floor in rows), default=0.0)
             self._is_known = True

@@ -73,16 +73,14 @@ class Engine:
         A path that is a link counts as the file it leads to: the log of changes and the locks of owners are named
         after it, so all who open one file have to find the same ones.
         """
-        self._given = Path(path).absolute()
-        self.path = self._given.resolve()
+        self._given_path = Path(path).absolute()
+        self.path = self._given_path.resolve()
         self._allow_network = allow_network_filesystem
         self.policies = policies
         self.clock = SteadyClock(clock or SystemClock())
         self._ids = ids
         self._ballast = ballast
-        self._opened: OpenFile | None = None
-
-    # ---------------------------------------------------------------- opening and closing
+        self._open_file: OpenFile | None = None
 
     async def open(self) -> None:
         """Make the file if there is none, free the leases of owners that are gone, and begin to write."""
@@ -90,10 +88,10 @@ class Engine:
         ballast = Ballast(owners_of(self.path) / "ballast", self._ballast)
         transaction, views, is_whole = await asyncio.to_thread(self._prepare)
         await asyncio.to_thread(ballast.fill)
-        place = await asyncio.to_thread(Place, self._given)
+        place = await asyncio.to_thread(Place, self._given_path)
         writer, reader = Writer(transaction, hub, place, self.path, ballast), ReaderPool(views, place, self.path)
         writer.may_have_a_hole = not is_whole
-        self._opened = OpenFile(os.getpid(), hub, writer, reader, transaction, views, ballast)
+        self._open_file = OpenFile(os.getpid(), hub, writer, reader, transaction, views, ballast)
         writer.start()
         reader.start()
         try:
@@ -133,26 +131,24 @@ class Engine:
 
     async def close(self) -> None:
         """Do what waits, and let go of the file and of all leases: the next to open it may have them at once."""
-        opened, self._opened = self._opened, None
-        if opened is None or opened.process != os.getpid():
+        open_file, self._open_file = self._open_file, None
+        if open_file is None or open_file.process != os.getpid():
             return
-        opened.hub.close()
-        await opened.writer.stop()
-        await opened.reader.stop()
-        await asyncio.to_thread(_finish, opened)
-
-    # ---------------------------------------------------------------- for the parts
+        open_file.hub.close()
+        await open_file.writer.stop()
+        await open_file.reader.stop()
+        await asyncio.to_thread(_finish, open_file)
 
     def use(self) -> OpenFile:
         """Raises `StoreUnavailable` before `open`, after `close`, and in a forked process."""
-        opened = self._opened
-        if opened is None:
+        open_file = self._open_file
+        if open_file is None:
             raise StoreUnavailable("the store is closed")
-        if opened.process != os.getpid():
+        if open_file.process != os.getpid():
             raise StoreUnavailable(
-                f"the store was opened in another process ({opened.process}), open one after the fork instead"
+                f"the store was opened in another process ({open_file.process}), open one after the fork instead"
             )
-        return opened
+        return open_file
 
     def write(
         self, act: Callable[[Transaction], T], kind: Kind = "plain", once: Once | None = None
@@ -161,10 +157,10 @@ class Engine:
 
     async def read_from(self, look: Callable[[View], T]) -> T:
         """Look at the file as it is now; a thread that has expired is deleted when met."""
-        seen, over = await self.use().reader.run(look)
+        value, over = await self.use().reader.run(look)
         for address in over:
-            await self.write(partial(_met, address=address), "ending")
-        return seen
+            await self.write(partial(_expire, address=address), "ending")
+        return value
 
     def on(
         self,
@@ -175,13 +171,13 @@ class Engine:
         once: Once | None = None,
     ) -> Coroutine[Any, Any, T]:
         """Apply a rule to a thread that has to be there, and store it."""
-        return self.write(lambda tx: _applied(tx, tx.get(address), rule), kind, once)
+        return self.write(lambda tx: _apply(tx, tx.get(address), rule), kind, once)
 
     def on_any(
         self, address: Address, rule: Callable[[Transaction, ThreadRow], T], *, once: Once | None = None
     ) -> Coroutine[Any, Any, T]:
         """Apply a rule to a thread that is made if need be, and store it."""
-        return self.write(lambda tx: _applied(tx, tx.find_or_new(address), rule), once=once)
+        return self.write(lambda tx: _apply(tx, tx.find_or_new(address), rule), once=once)
 
     def on_found(
         self,
@@ -195,8 +191,8 @@ class Engine:
         """Apply a rule to a thread, if there is one, and store it."""
 
         def act(tx: Transaction) -> T:
-            kept = tx.find(address)
-            return absent if kept is None else _applied(tx, kept, rule)
+            thread_row = tx.find(address)
+            return absent if thread_row is None else _apply(tx, thread_row, rule)
 
         return self.write(act, kind, once)
 
@@ -208,17 +204,17 @@ class Engine:
         """The address of the thread that this one means."""
         if not address.names_thread:
             return address
-        found = await self.read_from(lambda view: rows.find(view.connection, address))
-        return address if found is None else found.address
+        row_address = await self.read_from(lambda view: rows.find(view.connection, address))
+        return address if row_address is None else row_address.address
 
 
-def _applied(tx: Transaction, kept: ThreadRow, rule: Callable[[Transaction, ThreadRow], T]) -> T:
-    result = rule(tx, kept)
-    tx.save(kept)
+def _apply(tx: Transaction, thread_row: ThreadRow, rule: Callable[[Transaction, ThreadRow], T]) -> T:
+    result = rule(tx, thread_row)
+    tx.save(thread_row)
     return result
 
 
-def _met(tx: Transaction, address: Address) -> None:
+def _expire(tx: Transaction, address: Address) -> None:
     """Delete the thread if its time is over."""
     with suppress(ThreadQuarantined):
         tx.find(address)
@@ -228,16 +224,16 @@ def _nothing(tx: Transaction) -> None:
     """Each group begins with a look at what others did."""
 
 
-def _finish(opened: OpenFile) -> None:
+def _finish(open_file: OpenFile) -> None:
     with suppress(apsw.Error):  # then the next life has other epochs, which costs subscribers a snapshot
-        timekeeping.note(opened.transaction.connection, opened.transaction.setup.clock.now())
-        owners = opened.transaction.owners  # with them go their locks, and a lock that is absent says nothing to others
-        release(opened.transaction, owners.__contains__)
-        if not opened.writer.may_have_a_hole:
-            layout.end_life(opened.transaction.connection, opened.transaction.owners)
-    if not opened.transaction.owners.others():  # the last to leave takes the room along: one file stays
-        opened.ballast.free()
-    _let_go(opened.transaction.owners, [view.connection for view in (opened.transaction, *opened.views)])
+        timekeeping.note(open_file.transaction.connection, open_file.transaction.setup.clock.now())
+        owners = open_file.transaction.owners  # their locks go too, and an absent lock says nothing to others
+        release(open_file.transaction, owners.__contains__)
+        if not open_file.writer.may_have_a_hole:
+            layout.end_life(open_file.transaction.connection, open_file.transaction.owners)
+    if not open_file.transaction.owners.others():  # the last to leave takes the room along: one file stays
+        open_file.ballast.free()
+    _let_go(open_file.transaction.owners, [view.connection for view in (open_file.transaction, *open_file.views)])
 
 
 def _let_go(owners: Owners, connections: list[apsw.Connection]) -> None:

@@ -21,16 +21,16 @@ from turnkeep.store.sqlite.rows import ThreadRow
 _FINAL = "('" + "', '".join(sorted(FINAL)) + "')"
 
 
-_SAID = [f for f in fields(Event) if f.name not in ("kind", "offset", "epoch", "at")]
-_NAMES = tuple(f.name for f in _SAID)
-_USUAL = tuple(f.default for f in _SAID)
-_said = attrgetter(*_NAMES)
+_BODY_FIELDS = [f for f in fields(Event) if f.name not in ("kind", "offset", "epoch", "at")]
+_NAMES = tuple(f.name for f in _BODY_FIELDS)
+_USUAL = tuple(f.default for f in _BODY_FIELDS)
+_body_values = attrgetter(*_NAMES)
 
 
 def body_of(event: Event) -> str:
     """What an event says, without fields that hold their default. The hot path: one per token."""
-    said = zip(_NAMES, _said(event), _USUAL, strict=True)
-    data = {name: value for name, value, usual in said if value != usual}
+    triples = zip(_NAMES, _body_values(event), _USUAL, strict=True)
+    data = {name: value for name, value, usual in triples if value != usual}
     if event.usage is not None:
         data["usage"] = event.usage.to_json()
     return encode(data)
@@ -47,39 +47,36 @@ EventRow = tuple[int, float, EventKind, str]
 _INSERT = "INSERT INTO event (thread, offset, at, kind, body) VALUES (?, ?, ?, ?, ?)"
 
 
-def append(connection: apsw.Connection, kept: ThreadRow, events: Iterable[Event]) -> list[tuple[int, EventRow]]:
+def append(connection: apsw.Connection, thread_row: ThreadRow, events: Iterable[Event]) -> list[tuple[int, EventRow]]:
     """Store new events; the rows by position."""
-    said: list[tuple[int, EventRow]] = []
+    rows: list[tuple[int, EventRow]] = []
     for event in events:
         row = (event.offset, event.at, event.kind, body_of(event))
-        connection.execute(_INSERT, (kept.row, *row))
-        said.append((connection.last_insert_rowid(), row))
-    return said
+        connection.execute(_INSERT, (thread_row.row, *row))
+        rows.append((connection.last_insert_rowid(), row))
+    return rows
 
 
-def page(connection: apsw.Connection, kept: ThreadRow, after: int, limit: int) -> Page:
-    thread = kept.thread
+def page(connection: apsw.Connection, thread_row: ThreadRow, after: int, limit: int) -> Page:
+    thread = thread_row.thread
     rows = every(
         connection,
         "SELECT offset, at, kind, body FROM event WHERE thread = ? AND offset > ? ORDER BY offset LIMIT ?",
-        (kept.row, after, limit),
+        (thread_row.row, after, limit),
     )
     events = tuple(event_of(offset, at, kind, body, thread.epoch) for offset, at, kind, body in rows)
-    return Page(thread.epoch, thread.top, kept.floor, thread.live_from, events)
+    return Page(thread.epoch, thread.top, thread_row.floor, thread.live_from, events)
 
 
-# ---------------------------------------------------------------- bounds
-
-
-def trim(connection: apsw.Connection, kept: ThreadRow, policy: Policy, now: float) -> None:
+def trim(connection: apsw.Connection, thread_row: ThreadRow, policy: Policy, now: float) -> None:
     """Take out of a log what the policy does not keep, and remember the highest offset that went."""
-    live = kept.thread.live_from
-    gone = _age(connection, kept.row, kept.thread.top + 1 if live is None else live, policy, now)
+    live = thread_row.thread.live_from
+    new_floor = _age(connection, thread_row.row, thread_row.thread.top + 1 if live is None else live, policy, now)
     if live is not None:
-        gone = max(gone, _roll(connection, kept, live, policy))
-    if gone > kept.floor:
-        kept.floor = gone
-        connection.execute("UPDATE thread SET floor = ? WHERE id = ?", (gone, kept.row))
+        new_floor = max(new_floor, _roll(connection, thread_row, live, policy))
+    if new_floor > thread_row.floor:
+        thread_row.floor = new_floor
+        connection.execute("UPDATE thread SET floor = ? WHERE id = ?", (new_floor, thread_row.row))
 
 
 def _age(connection: apsw.Connection, row: int, end: int, policy: Policy, now: float) -> int:
@@ -96,28 +93,28 @@ def _age(connection: apsw.Connection, row: int, end: int, policy: Policy, now: f
 
 def _newest(connection: apsw.Connection, row: int, end: int, count: int, only: str = "") -> int:
     """The offset of the newest event before `end` that is not among the last so many; 0 if all are."""
-    found: int | None = connection.execute(
+    offset: int | None = connection.execute(
         f"SELECT offset FROM event WHERE thread = ? AND offset < ? {only}"  # noqa: S608  # our own condition
         " ORDER BY offset DESC LIMIT 1 OFFSET ?",
         (row, end, count),
     ).get
-    return found or 0
+    return offset or 0
 
 
 def _delete(connection: apsw.Connection, row: int, which: str, values: Sequence[Any]) -> int:
     """Delete events; the highest offset that went, 0 for none."""
-    deleted = every(
+    rows = every(
         connection,
         f"DELETE FROM event WHERE thread = ? AND {which} RETURNING offset",  # noqa: S608  # our own condition
         (row, *values),
     )
-    return max((offset for (offset,) in deleted), default=0)
+    return max((offset for (offset,) in rows), default=0)
 
 
-def _roll(connection: apsw.Connection, kept: ThreadRow, live: int, policy: Policy) -> int:
+def _roll(connection: apsw.Connection, thread_row: ThreadRow, live: int, policy: Policy) -> int:
     """Of the run in progress keep the newest deltas; one snapshot at the last older one tells what they said."""
-    row = kept.row
-    if kept.thread.top - max(live - 1, kept.floor) <= policy.log_events:
+    row = thread_row.row
+    if thread_row.thread.top - max(live - 1, thread_row.floor) <= policy.log_events:
         return 0  # there cannot be more
     last = _newest(connection, row, 1 << 62, policy.log_events, f"AND offset >= {int(live)} AND kind = 'delta'")
     if not last:
@@ -128,8 +125,8 @@ def _roll(connection: apsw.Connection, kept: ThreadRow, live: int, policy: Polic
         (row, live, last),
     )
     answer = Answer()
-    for offset, at, kind, said in rows:
-        answer.take(event_of(offset, at, kind, said, ""))
+    for offset, at, kind, text in rows:
+        answer.take(event_of(offset, at, kind, text, ""))
     _delete(connection, row, "offset >= ? AND offset < ? AND kind IN ('delta', 'snapshot')", (live, last))
     body = encode(decode(rows[-1][3]) | {"text": answer.text})
     connection.execute(

@@ -23,24 +23,26 @@ class SqliteEvents(Engine):
 
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
         def act(tx: Transaction) -> int:
-            kept = tx.claimed_thread(claim)
-            top = turns.publish(kept.thread, claim, n, events, tx.now)
-            tx.publish(kept)
+            thread_row = tx.claimed_thread(claim)
+            top = turns.publish(thread_row.thread, claim, n, events, tx.now)
+            tx.publish(thread_row)
             return top
 
         return await self.write(act, "soft")
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         def look(view: View) -> Page:
-            kept = view.find(address)
-            return Page("", 0, 0, None, ()) if kept is None else event_log.page(view.connection, kept, after, limit)
+            thread_row = view.find(address)
+            return (
+                Page("", 0, 0, None, ())
+                if thread_row is None
+                else event_log.page(view.connection, thread_row, after, limit)
+            )
 
         return await self.read_from(look)
 
     def follow(self) -> AbstractAsyncContextManager[Follower]:
         return self.use().hub.following(self.resolve, self.catch_up)
-
-    # ---------------------------------------------------------------- sinks
 
     async def open_sink(
         self, sink: str, selection: Selection = EVERYTHING, *, once: str | None = None
@@ -63,13 +65,13 @@ class SqliteEvents(Engine):
 
     async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
         def act(tx: Transaction) -> str | None:
-            held = outbox.holding(tx.connection, sink, partition)
-            if held.owner not in ("", owner) and held.until > tx.now and not tx.owners.is_gone(held.owner):
+            state = outbox.holding(tx.connection, sink, partition)
+            if state.owner not in ("", owner) and state.until > tx.now and not tx.owners.is_gone(state.owner):
                 return None
             tx.owners.hold(owner)
             tx.mark()
             tx.connection.execute("UPDATE sink SET owner = ?, until = ? WHERE name = ?", (owner, tx.now + lease, sink))
-            return outbox.position_of(held.position)
+            return outbox.position_of(state.position)
 
         return await self.write(act, "ending")
 
@@ -95,8 +97,6 @@ class SqliteEvents(Engine):
 
         await self.write(act, "ending")
 
-    # ---------------------------------------------------------------- parked
-
     async def list_parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[ParkedEvent]:
         def look(view: View) -> list[ParkedEvent]:
             outbox.holding(view.connection, sink, partition)
@@ -120,8 +120,8 @@ class SqliteEvents(Engine):
             place = outbox.number_of(position)
             outbox.note_failure(tx.connection, sink, place, reason, give_up=give_up, now=tx.now)
 
-        named = Once.of(once, "note_failure", sink, partition, position, reason, give_up)
-        await self.write(act, "ending", named)
+        operation = Once.of(once, "note_failure", sink, partition, position, reason, give_up)
+        await self.write(act, "ending", operation)
 
     async def redrive_parked(
         self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None

@@ -35,8 +35,8 @@ def make_place(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not path.exists()
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        for made in [*missing, *([path] if is_new else [])]:
-            sync_folder(made.parent)
+        for new_path in [*missing, *([path] if is_new else [])]:
+            sync_folder(new_path.parent)
         names = os.stat(path).st_nlink
     except OSError as error:
         raise StoreMisconfigured(f"the store {path} cannot be made: {error.strerror}, give another path") from error
@@ -48,10 +48,10 @@ def make_place(path: Path) -> None:
 
 def require_whole(path: Path) -> None:
     """Raises `StoreMisconfigured` where a restore was interrupted."""
-    restored = path.with_name(f"{path.name}.restored")
-    if restored.exists():
+    draft = path.with_name(f"{path.name}.restored")
+    if draft.exists():
         raise StoreMisconfigured(
-            f"a restore of {path} was interrupted: run `turnkeep restore` again, or remove {restored.name} to go on"
+            f"a restore of {path} was interrupted: run `turnkeep restore` again, or remove {draft.name} to go on"
             " with what is there"
         )
     aside = sorted(path.parent.glob(f"{glob.escape(path.name)}.replaced*"))
@@ -124,8 +124,8 @@ class Place:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 BALLAST = 8_000_000
@@ -166,8 +166,8 @@ class Ballast:
 
     def is_made_up_for(self, connection: apsw.Connection) -> bool:
         """Whether pages of the file that are free hold as much: deleting gives no room back to the disk."""
-        freed: int = connection.pragma("freelist_count") * connection.pragma("page_size")
-        return freed >= self._size
+        free_bytes: int = connection.pragma("freelist_count") * connection.pragma("page_size")
+        return free_bytes >= self._size
 
     def free(self) -> bool:
         """Give the room up; whether there was any to give."""

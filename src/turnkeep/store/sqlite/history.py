@@ -19,29 +19,31 @@ _BEYOND = 1 << 62
 _PAGE = 100
 
 
-def append(connection: apsw.Connection, kept: ThreadRow, entries: Sequence[TranscriptEntry], policy: Policy) -> None:
+def append(
+    connection: apsw.Connection, thread_row: ThreadRow, entries: Sequence[TranscriptEntry], policy: Policy
+) -> None:
     """Add the entries of one turn; the oldest turns beyond the bounds go."""
-    thread = kept.thread
+    thread = thread_row.thread
     for entry in entries:
         item = item_to_json(entry.item)
         size = size_of(item)
         connection.execute(
             "INSERT INTO entry (thread, turn, tokens, at, size, item) VALUES (?, ?, ?, ?, ?, ?)",
-            (kept.row, entry.turn, entry.tokens, entry.at, size, encode(item)),
+            (thread_row.row, entry.turn, entry.tokens, entry.at, size, encode(item)),
         )
         thread.items += 1
         thread.bytes += size
     if thread.items > policy.history_items or thread.bytes > policy.history_bytes:
-        remove(connection, kept, through=_too_old(connection, kept, policy))
+        remove(connection, thread_row, through=_too_old(connection, thread_row, policy))
 
 
-def _too_old(connection: apsw.Connection, kept: ThreadRow, policy: Policy) -> int:
+def _too_old(connection: apsw.Connection, thread_row: ThreadRow, policy: Policy) -> int:
     """The last turn that has to go, 0 for none; the newest turn always stays."""
-    items, size, through = kept.thread.items, kept.thread.bytes, 0
+    items, size, through = thread_row.thread.items, thread_row.thread.bytes, 0
     turns = every(
         connection,
         "SELECT turn, count(*), sum(size) FROM entry WHERE thread = ? GROUP BY turn ORDER BY turn",
-        (kept.row,),
+        (thread_row.row,),
     )
     for turn, count, weight in turns[:-1]:
         if items <= policy.history_items and size <= policy.history_bytes:
@@ -50,39 +52,44 @@ def _too_old(connection: apsw.Connection, kept: ThreadRow, policy: Policy) -> in
     return through
 
 
-def remove(connection: apsw.Connection, kept: ThreadRow, *, through: int = -1, beginning: int = _BEYOND) -> None:
+def remove(connection: apsw.Connection, thread_row: ThreadRow, *, through: int = -1, beginning: int = _BEYOND) -> None:
     """Delete the turns up to one, or from one on, and count what is left."""
     connection.execute(
-        "DELETE FROM entry WHERE thread = ? AND (turn <= ? OR turn >= ?)", (kept.row, through, beginning)
+        "DELETE FROM entry WHERE thread = ? AND (turn <= ? OR turn >= ?)", (thread_row.row, through, beginning)
     )
-    kept.thread.items, kept.thread.bytes = one(
-        connection, "SELECT count(*), ifnull(sum(size), 0) FROM entry WHERE thread = ?", (kept.row,)
+    thread_row.thread.items, thread_row.thread.bytes = one(
+        connection, "SELECT count(*), ifnull(sum(size), 0) FROM entry WHERE thread = ?", (thread_row.row,)
     )
 
 
 def last_turn_asked(connection: apsw.Connection, row: int) -> list[TranscriptEntry]:
     """The entries of the last turn that holds user items."""
     for turn in _backwards(connection, row, None):
-        if found := last_user_turn(turn):
-            return found
+        if entries := last_user_turn(turn):
+            return entries
     return []
 
 
 def history(
-    connection: apsw.Connection, kept: ThreadRow, *, tokens: int | None, items: int | None, before_turn: int | None
+    connection: apsw.Connection,
+    thread_row: ThreadRow,
+    *,
+    tokens: int | None,
+    items: int | None,
+    before_turn: int | None,
 ) -> History:
     """The newest whole turns within the limits; what is older is not read."""
-    taken: list[list[TranscriptEntry]] = []
+    turns: list[list[TranscriptEntry]] = []
     count = weight = 0
     complete = True
-    for turn in _backwards(connection, kept.row, before_turn):
+    for turn in _backwards(connection, thread_row.row, before_turn):
         count += len(turn)
         weight += sum(entry.tokens for entry in turn)
         if (items is not None and count > items) or (tokens is not None and weight > tokens):
             complete = False
             break
-        taken.append(turn)
-    return History(tuple(entry for turn in reversed(taken) for entry in turn), kept.thread.summary, complete)
+        turns.append(turn)
+    return History(tuple(entry for turn in reversed(turns) for entry in turn), thread_row.thread.summary, complete)
 
 
 def _backwards(connection: apsw.Connection, row: int, before: int | None) -> Iterator[list[TranscriptEntry]]:

@@ -48,8 +48,6 @@ log = get_log(__name__)
 class SqliteInbox(Engine):
     """The inbox protocol."""
 
-    # ---------------------------------------------------------------- accepting and claiming
-
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
     ) -> list[Receipt | Rejection]:
@@ -63,9 +61,9 @@ class SqliteInbox(Engine):
             partial(_accept, address=address, messages=[messages[i] for i in here], create=create, max_inbox=max_inbox)
             for address, here in places.items()
         ]
-        taken = await self.use().writer.run_all(acts)
+        thread_outcomes = await self.use().writer.run_all(acts)
         outcomes: dict[int, Receipt | Rejection] = {}
-        for here, theirs in zip(places.values(), taken, strict=True):
+        for here, theirs in zip(places.values(), thread_outcomes, strict=True):
             outcomes |= zip(here, theirs, strict=True)
         return [outcomes[place] for place in range(len(messages))]
 
@@ -83,87 +81,90 @@ class SqliteInbox(Engine):
         if not messages:
             raise InvalidMessage("there is no message to begin with, give at least one")
 
-        def rule(tx: Transaction, kept: ThreadRow) -> Claim:
+        def rule(tx: Transaction, thread_row: ThreadRow) -> Claim:
             tx.owners.hold(owner)
-            known = [tx.accepted_before(kept, m.message_id) for m in messages]
+            earlier = [tx.accepted_before(thread_row, m.message_id) for m in messages]
             names = {"token": new_token(tx.setup.ids), "run_id": new_run_id(tx.setup.ids)}
-            return turns.begin(kept.thread, messages, known, tx.policy(kept), tx.now, owner=owner, lease=lease, **names)
+            return turns.begin(
+                thread_row.thread, messages, earlier, tx.policy(thread_row), tx.now, owner=owner, lease=lease, **names
+            )
 
         return await self.on_any(messages[0].address, rule)
 
     async def renew(
         self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
     ) -> dict[str, Directive]:
-        named = Once.of(once, "renew", owner, [claim.token for claim in claims], lease)
-        return await self.write(lambda tx: _renew(tx, owner, claims, lease), "ending", named)
+        operation = Once.of(once, "renew", owner, [claim.token for claim in claims], lease)
+        return await self.write(lambda tx: _renew(tx, owner, claims, lease), "ending", operation)
 
-    # ---------------------------------------------------------------- inside a run, and its end
-
-    def _owned(self, claim: Claim, rule: Callable[[Transaction, ThreadRow], T]) -> Callable[[Transaction], T]:
+    def _with_claim(self, claim: Claim, rule: Callable[[Transaction, ThreadRow], T]) -> Callable[[Transaction], T]:
         def act(tx: Transaction) -> T:
-            kept = tx.claimed_thread(claim)
-            result = rule(tx, kept)
-            tx.save(kept)
+            thread_row = tx.claimed_thread(claim)
+            result = rule(tx, thread_row)
+            tx.save(thread_row)
             return result
 
         return act
 
     async def list_offered(self, claim: Claim) -> list[Message]:
-        return await self.write(self._owned(claim, lambda tx, kept: turns.list_offered(kept.thread, claim)), "ending")
+        return await self.write(
+            self._with_claim(claim, lambda tx, thread_row: turns.list_offered(thread_row.thread, claim)), "ending"
+        )
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         own = [decode(encode(dict(record))) for record in records]
-        await self.write(self._owned(claim, lambda tx, kept: turns.journal(kept.thread, claim, own, tx.now)), "ending")
+        await self.write(
+            self._with_claim(claim, lambda tx, thread_row: turns.journal(thread_row.thread, claim, own, tx.now)),
+            "ending",
+        )
 
     async def commit(self, claim: Claim, commit: Commit) -> Remainder:
-        def rule(tx: Transaction, kept: ThreadRow) -> Remainder:
-            return turns.commit(kept.thread, claim, commit, tx.policy(kept), tx.now)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> Remainder:
+            return turns.commit(thread_row.thread, claim, commit, tx.policy(thread_row), tx.now)
 
-        return await self.write(self._owned(claim, rule), "ending")
+        return await self.write(self._with_claim(claim, rule), "ending")
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
-        def rule(tx: Transaction, kept: ThreadRow) -> FailOutcome:
-            return turns.fail(kept.thread, claim, failure, tx.policy(kept), tx.now)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> FailOutcome:
+            return turns.fail(thread_row.thread, claim, failure, tx.policy(thread_row), tx.now)
 
-        return await self.write(self._owned(claim, rule), "ending")
+        return await self.write(self._with_claim(claim, rule), "ending")
 
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
-        def rule(tx: Transaction, kept: ThreadRow) -> None:
-            turns.release(kept.thread, claim, delay, reason, tx.now)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> None:
+            turns.release(thread_row.thread, claim, delay, reason, tx.now)
 
-        await self.write(self._owned(claim, rule), "ending")
+        await self.write(self._with_claim(claim, rule), "ending")
 
     async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
-        def rule(tx: Transaction, kept: ThreadRow) -> None:
-            turns.hold(kept.thread, claim, calls, expires_in, tx.now)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> None:
+            turns.hold(thread_row.thread, claim, calls, expires_in, tx.now)
 
-        await self.write(self._owned(claim, rule), "ending")
-
-    # ---------------------------------------------------------------- from outside
+        await self.write(self._with_claim(claim, rule), "ending")
 
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
     ) -> HeldCall:
-        def rule(tx: Transaction, kept: ThreadRow) -> HeldCall:
-            return turns.decide(kept.thread, call_id, digest, decision, tx.now)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> HeldCall:
+            return turns.decide(thread_row.thread, call_id, digest, decision, tx.now)
 
         return await self.on(address, rule, once=Once.of(once, "decide", address, call_id, digest, decision))
 
     async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
-        def rule(tx: Transaction, kept: ThreadRow) -> bool:
-            return turns.cancel(kept.thread, tx.policy(kept), tx.now, drop_inbox=drop_inbox)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> bool:
+            return turns.cancel(thread_row.thread, tx.policy(thread_row), tx.now, drop_inbox=drop_inbox)
 
         return await self.on_found(address, rule, False, "ending", once=Once.of(once, "cancel", address, drop_inbox))
 
     async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
         def act(tx: Transaction) -> MessageRecord:
-            kept = tx.get(address)
-            if turns.status_of(kept.thread, message_id) is None:
-                turns.late(tx.find_accepted(kept, message_id), message_id, withdrawing=True)
+            thread_row = tx.get(address)
+            if turns.status_of(thread_row.thread, message_id) is None:
+                turns.late(tx.find_accepted(thread_row, message_id), message_id, withdrawing=True)
             else:
-                turns.withdraw(kept.thread, message_id, tx.policy(kept), tx.now)
-                tx.save(kept)
-            return _record(tx, kept, message_id)
+                turns.withdraw(thread_row.thread, message_id, tx.policy(thread_row), tx.now)
+                tx.save(thread_row)
+            return _record(tx, thread_row, message_id)
 
         return await self.write(act, "ending", Once.of(once, "withdraw", address, message_id))
 
@@ -171,24 +172,24 @@ class SqliteInbox(Engine):
         self, address: Address, message_id: str, content: Content, *, once: str | None = None
     ) -> MessageRecord:
         def act(tx: Transaction) -> MessageRecord:
-            kept = tx.get(address)
-            if turns.status_of(kept.thread, message_id) is None:
-                turns.late(tx.find_accepted(kept, message_id), message_id, withdrawing=False)
-            turns.edit(kept.thread, message_id, content, tx.policy(kept), tx.now)
-            tx.save(kept)
-            return _record(tx, kept, message_id)
+            thread_row = tx.get(address)
+            if turns.status_of(thread_row.thread, message_id) is None:
+                turns.late(tx.find_accepted(thread_row, message_id), message_id, withdrawing=False)
+            turns.edit(thread_row.thread, message_id, content, tx.policy(thread_row), tx.now)
+            tx.save(thread_row)
+            return _record(tx, thread_row, message_id)
 
         return await self.write(act, once=Once.of(once, "edit", address, message_id, content))
 
     async def flush(self, address: Address, *, once: str | None = None) -> bool:
-        def rule(tx: Transaction, kept: ThreadRow) -> bool:
-            return turns.flush(kept.thread, tx.policy(kept), tx.now)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> bool:
+            return turns.flush(thread_row.thread, tx.policy(thread_row), tx.now)
 
         return await self.on_found(address, rule, False, once=Once.of(once, "flush", address))
 
     async def typing(self, address: Address, *, once: str | None = None) -> float | None:
-        def rule(tx: Transaction, kept: ThreadRow) -> float | None:
-            return turns.typing(kept.thread, tx.policy(kept), tx.now)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> float | None:
+            return turns.typing(thread_row.thread, tx.policy(thread_row), tx.now)
 
         return await self.on_found(address, rule, None, once=Once.of(once, "typing", address))
 
@@ -196,18 +197,16 @@ class SqliteInbox(Engine):
         await self.on_any(address, lambda tx, k: turns.pause(k.thread, tx.now), once=Once.of(once, "pause", address))
 
     async def resume(self, address: Address, *, once: str | None = None) -> None:
-        def rule(tx: Transaction, kept: ThreadRow) -> None:
-            turns.resume(kept.thread, tx.policy(kept), tx.now)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> None:
+            turns.resume(thread_row.thread, tx.policy(thread_row), tx.now)
 
         await self.on_found(address, rule, None, once=Once.of(once, "resume", address))
 
-    # ---------------------------------------------------------------- looking
-
     async def message(self, address: Address, message_id: str) -> MessageRecord | None:
         def look(view: View) -> MessageRecord | None:
-            kept = view.find(address)
-            known = view.find_accepted(kept, message_id) if kept else None
-            return message_record(kept.thread, message_id, known) if kept and known else None
+            thread_row = view.find(address)
+            accepted_id = view.find_accepted(thread_row, message_id) if thread_row else None
+            return message_record(thread_row.thread, message_id, accepted_id) if thread_row and accepted_id else None
 
         return await self.read_from(look)
 
@@ -221,23 +220,21 @@ class SqliteInbox(Engine):
         self.use()
 
     async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
-        told = await self.use().hub.wait_nudge(owner, timeout)
+        addresses = await self.use().hub.wait_nudge(owner, timeout)
         self.use()
-        return told
-
-    # ---------------------------------------------------------------- dead letters
+        return addresses
 
     async def dead(
         self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
         def look(view: View) -> list[DeadLetter]:
-            found = every(
+            rows = every(
                 view.connection,
                 "SELECT body FROM dead WHERE dead_id > ?1 AND (?2 IS NULL OR tenant = ?2)"
                 " AND (?3 IS NULL OR queue = ?3) ORDER BY dead_id LIMIT ?4",
                 (after, tenant, queue, limit),
             )
-            return [restore("dead letter", letter_from_json, body) for (body,) in found]
+            return [restore("dead letter", letter_from_json, body) for (body,) in rows]
 
         return await self.read_from(look)
 
@@ -251,52 +248,51 @@ class SqliteInbox(Engine):
         return await self.write(lambda tx: _remove_letter(tx, dead_id), "ending", Once.of(once, "discard", dead_id))
 
 
-# ---------------------------------------------------------------- the acts
-
-
 def _accept(
     tx: Transaction, address: Address, messages: Iterable[Message], *, create: bool, max_inbox: int | None
 ) -> list[Receipt | Rejection]:
     """The messages of one thread, in one act; it is stored if any was taken."""
-    kept = tx.find_or_new(address)
-    thread, policy = kept.thread, tx.policy(kept)
+    thread_row = tx.find_or_new(address)
+    thread, policy = thread_row.thread, tx.policy(thread_row)
     outcomes: list[Receipt | Rejection] = []
     for message in messages:
-        known = thread.out.accepted_ids.get(message.message_id) or tx.accepted_before(kept, message.message_id)
+        accepted_id = thread.out.accepted_ids.get(message.message_id) or tx.accepted_before(
+            thread_row, message.message_id
+        )
         try:
-            if known is None and not create and not kept.row:
+            if accepted_id is None and not create and not thread_row.row:
                 raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
-            outcomes.append(turns.accept(thread, message, known, policy, tx.now, max_inbox))
-        except Rejection as refused:
-            outcomes.append(refused)
+            outcomes.append(turns.accept(thread, message, accepted_id, policy, tx.now, max_inbox))
+        except Rejection as rejection:
+            outcomes.append(rejection)
     if thread.out.accepted_ids:
-        tx.save(kept)
+        tx.save(thread_row)
     elif thread.out.changed_ids:
-        tx.drop(kept)
+        tx.drop(thread_row)
     return outcomes
 
 
 def _claim(tx: Transaction, owner: str, limit: int, lease: float, queues: Sequence[str] | None) -> list[Claim]:
     tx.owners.hold(owner)
     claims: list[Claim] = []
-    seen: set[int] = set()
-    while len(claims) < limit and (ready := _ready(tx, queues, seen)):
+    visited_rows: set[int] = set()
+    while len(claims) < limit and (ready := _ready(tx, queues, visited_rows)):
         tenant = tx.shares.next_tenant({tenant: first.wake for tenant, first in ready.items()})
         first = ready[tenant]
-        seen.add(first.row)
+        visited_rows.add(first.row)
         claim = _claim_one(tx, first, owner, lease)
         if claim is not None:
             tx.shares.charge(tenant, tx.setup.policies.weight(tenant))
-            claims.append(_given(claim))
+            claims.append(_with_own_journal(claim))
     tx.shares.store()
     return claims
 
 
-def _ready(tx: Transaction, queues: Sequence[str] | None, seen: set[int]) -> dict[str, First]:
+def _ready(tx: Transaction, queues: Sequence[str] | None, visited_rows: set[int]) -> dict[str, First]:
     """By tenant, the thread that is due longest."""
     ready: dict[str, First] = {}
     for (tenant, queue), first in tx.due.firsts().items():
-        if first.wake > tx.now or first.row in seen or (queues is not None and queue not in queues):
+        if first.wake > tx.now or first.row in visited_rows or (queues is not None and queue not in queues):
             continue
         if tenant not in ready or first < ready[tenant]:
             ready[tenant] = first
@@ -307,18 +303,20 @@ def _claim_one(tx: Transaction, first: First, owner: str, lease: float) -> Claim
     """None when it was not due after all, or makes no sense: then it is put aside, and the others go on."""
     ids = tx.setup.ids
     try:
-        kept = tx.at(first.row, first.address)
-        token, run_id = new_token(ids), kept.thread.run_id or new_run_id(ids)
-        claim = turns.claim(kept.thread, tx.policy(kept), tx.now, owner=owner, lease=lease, token=token, run_id=run_id)
+        thread_row = tx.at(first.row, first.address)
+        token, run_id = new_token(ids), thread_row.thread.run_id or new_run_id(ids)
+        claim = turns.claim(
+            thread_row.thread, tx.policy(thread_row), tx.now, owner=owner, lease=lease, token=token, run_id=run_id
+        )
     except (ThreadQuarantined, KeyError, IndexError, TypeError, ValueError, AttributeError):
         log.exception("thread_put_aside", row=first.row)
         tx.quarantine(first.row, first.address)
         return None
-    tx.save(kept)
+    tx.save(thread_row)
     return claim
 
 
-def _given(claim: Claim) -> Claim:
+def _with_own_journal(claim: Claim) -> Claim:
     """A claim whose journal the caller may keep and change."""
     return replace(claim, journal=copy.deepcopy(claim.journal)) if claim.journal else claim
 
@@ -328,30 +326,30 @@ def _renew(tx: Transaction, owner: str, claims: Sequence[Claim], lease: float) -
     rest = every(tx.connection, "SELECT id, tenant, queue, channel FROM thread WHERE owner = ?", (owner,))
     for row, *names in rest:
         with suppress(ThreadQuarantined):
-            kept = tx.at(row, Address(*names))
-            if kept.thread.token not in directives:
-                turns.orphan(kept.thread, tx.now)
-                tx.save(kept)
+            thread_row = tx.at(row, Address(*names))
+            if thread_row.thread.token not in directives:
+                turns.orphan(thread_row.thread, tx.now)
+                tx.save(thread_row)
     return directives
 
 
 def _renew_one(tx: Transaction, claim: Claim, lease: float) -> Directive:
     try:
-        kept = tx.find(claim.address)
+        thread_row = tx.find(claim.address)
     except ThreadQuarantined:
-        kept = None
-    if kept is None:
+        thread_row = None
+    if thread_row is None:
         return Directive(held=False)
-    directive = turns.renew(kept.thread, claim, tx.now, lease, tx.policy(kept))
-    tx.save(kept)
+    directive = turns.renew(thread_row.thread, claim, tx.now, lease, tx.policy(thread_row))
+    tx.save(thread_row)
     return directive
 
 
-def _record(tx: Transaction, kept: ThreadRow, message_id: str) -> MessageRecord:
-    known = tx.find_accepted(kept, message_id)
-    if known is None:
+def _record(tx: Transaction, thread_row: ThreadRow, message_id: str) -> MessageRecord:
+    accepted_id = tx.find_accepted(thread_row, message_id)
+    if accepted_id is None:
         raise NotFound(f"no message {message_id!r} is known on this channel")
-    return message_record(kept.thread, message_id, known)
+    return message_record(thread_row.thread, message_id, accepted_id)
 
 
 def _letter(view: View, dead_id: str) -> DeadLetter | None:
@@ -366,19 +364,19 @@ def _remove_letter(tx: Transaction, dead_id: str) -> bool:
 
 
 def _redrive(tx: Transaction, dead_id: str) -> Receipt:
-    done = tx.connection.execute(
+    receipt_text = tx.connection.execute(
         "SELECT receipt FROM redriven WHERE dead_id = ? AND forget_at > ?", (dead_id, tx.now)
     ).get
-    if done is not None:
-        return Receipt(**decode(done))
+    if receipt_text is not None:
+        return Receipt(**decode(receipt_text))
     letter = _letter(tx, dead_id)
     if letter is None:
         raise NotFound(f"there is no dead letter {dead_id!r}")
-    kept = tx.find_or_new(letter.address)
-    policy = tx.policy(kept)
-    known = tx.accepted_before(kept, letter.message.message_id)
-    receipt = turns.redrive(kept.thread, letter, policy, tx.now, known)
-    tx.save(kept)
+    thread_row = tx.find_or_new(letter.address)
+    policy = tx.policy(thread_row)
+    accepted_id = tx.accepted_before(thread_row, letter.message.message_id)
+    receipt = turns.redrive(thread_row.thread, letter, policy, tx.now, accepted_id)
+    tx.save(thread_row)
     _remove_letter(tx, dead_id)
     tx.connection.execute(
         "REPLACE INTO redriven (dead_id, forget_at, receipt) VALUES (?, ?, ?)",

@@ -72,12 +72,12 @@ def prepare(
     """Make or migrate the tables. Raises `StoreMisconfigured` for a file of somebody else or of a newer layout."""
     if _is_empty(connection):
         _make(connection, layout)
-    found = layout_of(connection, path)
-    if found > layout:
+    current = layout_of(connection, path)
+    if current > layout:
         raise StoreMisconfigured(
-            f"the store {path} has layout {found}, this version of turnkeep knows {layout} at most: upgrade turnkeep"
+            f"the store {path} has layout {current}, this version of turnkeep knows {layout} at most: upgrade turnkeep"
         )
-    if found < layout:
+    if current < layout:
         _migrate(connection, path, owners, layout, steps)
 
 
@@ -87,16 +87,16 @@ def layout_of(connection: apsw.Connection, path: Path) -> int:
     strange = connection.execute(_STRANGE).get
     if strange is not None:
         raise StoreMisconfigured(f"{path} has {strange}, which turnkeep never makes: somebody has changed the file")
-    found = get(connection, "layout")
-    if not isinstance(found, int):
+    number = get(connection, "layout")
+    if not isinstance(number, int):
         raise StoreMisconfigured(f"{path} says no layout, put a backup in its place with `turnkeep restore`")
-    return found
+    return number
 
 
 def get(connection: apsw.Connection, name: str) -> int | float | str | None:
     """One value of the file's own."""
-    found: int | float | str | None = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).get
-    return found
+    value: int | float | str | None = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).get
+    return value
 
 
 def put(connection: apsw.Connection, name: str, value: object) -> None:
@@ -132,18 +132,18 @@ def _make(connection: apsw.Connection, layout: int) -> None:
 def _migrate(connection: apsw.Connection, path: Path, owners: Owners, layout: int, steps: Mapping[int, Step]) -> None:
     """In one transaction, after a copy of the file; while nobody uses it with another layout."""
     with alone(connection):
-        found = layout_of(connection, path)
-        if found == layout:
+        current = layout_of(connection, path)
+        if current == layout:
             return
         if old := [other for other in owners.others() if not other.endswith(f" {layout}")]:
             raise StoreMisconfigured(f"the store {path} is open in another process ({old[0]}), stop it to migrate")
-        if missing := [number for number in range(found, layout) if number not in steps]:
+        if missing := [number for number in range(current, layout) if number not in steps]:
             raise StoreMisconfigured(
                 f"the store {path} has layout {missing[0]}, which this version of turnkeep cannot read any more"
             )
         with contextlib.closing(connect_to_read(path)) as source:  # sees what was before this transaction
-            copy_to(source, path.with_name(f"{path.name}.layout{found}"))
-        for number in range(found, layout):
+            copy_to(source, path.with_name(f"{path.name}.layout{current}"))
+        for number in range(current, layout):
             steps[number](connection)
         put(connection, "layout", layout)
 
@@ -168,12 +168,9 @@ def copy_to(connection: apsw.Connection, path: Path) -> None:
 
 
 def _check(connection: apsw.Connection, path: Path) -> None:
-    found = connection.execute("PRAGMA quick_check(1)").get
-    if found != "ok":
-        raise StoreMisconfigured(f"the copy for {path} is damaged ({found}): so is the original, or the disk")
-
-
-# ---------------------------------------------------------------- lives of the file
+    verdict = connection.execute("PRAGMA quick_check(1)").get
+    if verdict != "ok":
+        raise StoreMisconfigured(f"the copy for {path} is damaged ({verdict}): so is the original, or the disk")
 
 
 def begin_life(connection: apsw.Connection, fresh: Callable[[], str]) -> str:

@@ -21,47 +21,43 @@ MINUTE = 60.0
 class SqliteLedger(Engine):
     """The ledger protocol."""
 
-    # ---------------------------------------------------------------- money
-
     async def reserve(
         self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str, once: str | None = None
     ) -> Reservation:
-        named = Once.of(once, "reserve", run_id, amount, limits, tenant)
-        return await self.write(lambda tx: _reserve(tx, tenant, run_id, amount, limits), once=named)
+        operation = Once.of(once, "reserve", run_id, amount, limits, tenant)
+        return await self.write(lambda tx: _reserve(tx, tenant, run_id, amount, limits), once=operation)
 
     async def settle(self, run_id: str, amount: int | None, *, tenant: str, once: str | None = None) -> None:
-        named = Once.of(once, "settle", run_id, amount, tenant)
-        await self.write(lambda tx: _settle(tx, tenant, run_id, amount), "ending", named)
+        operation = Once.of(once, "settle", run_id, amount, tenant)
+        await self.write(lambda tx: _settle(tx, tenant, run_id, amount), "ending", operation)
 
     async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
         def look(view: View) -> list[str]:
-            found = rows(
+            records = rows(
                 view.connection,
                 "SELECT run_id FROM reservation WHERE tenant = ? AND at <= ? ORDER BY at, run_id",
                 (tenant, view.now - older_than),
             )
-            return [run_id for (run_id,) in found]
+            return [run_id for (run_id,) in records]
 
         return await self.read_from(look)
 
     async def ledgers(self) -> list[str]:
         def look(view: View) -> list[str]:
-            found = rows(view.connection, "SELECT DISTINCT tenant FROM reservation ORDER BY tenant")
-            return [tenant for (tenant,) in found]
+            records = rows(view.connection, "SELECT DISTINCT tenant FROM reservation ORDER BY tenant")
+            return [tenant for (tenant,) in records]
 
         return await self.read_from(look)
 
     async def spend(self, account: str, *, tenant: str) -> Spend:
         return await self.read_from(lambda view: _spend(view, tenant, account))
 
-    # ---------------------------------------------------------------- pace
-
     async def pace(
         self, key: str, *, requests: float, tokens: float, tokens_wanted: int, once: str | None = None
     ) -> float:
-        asked = [("requests", requests, 1.0), ("tokens", tokens, min(float(tokens_wanted), tokens))]
-        named = Once.of(once, "pace", key, requests, tokens, tokens_wanted)
-        return await self.write(lambda tx: _pace(tx, key, asked), "soft", named)
+        demands = [("requests", requests, 1.0), ("tokens", tokens, min(float(tokens_wanted), tokens))]
+        operation = Once.of(once, "pace", key, requests, tokens, tokens_wanted)
+        return await self.write(lambda tx: _pace(tx, key, demands), "soft", operation)
 
     async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
         def act(tx: Transaction) -> None:
@@ -73,8 +69,6 @@ class SqliteLedger(Engine):
             )
 
         await self.write(act, "ending", Once.of(once, "slow_down", key, seconds))
-
-    # ---------------------------------------------------------------- circuits
 
     async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
         def act(tx: Transaction) -> Circuit:
@@ -92,9 +86,9 @@ class SqliteLedger(Engine):
 
     async def probe(self, endpoint: str, *, every: float, once: str | None = None) -> bool:
         def act(tx: Transaction) -> bool:
-            found = _circuits(tx, endpoint)
-            if not found or tx.now < found[0].probe_at:
-                return not found
+            records = _circuits(tx, endpoint)
+            if not records or tx.now < records[0].probe_at:
+                return not records
             tx.mark()
             tx.connection.execute("UPDATE circuit SET probe_at = ? WHERE endpoint = ?", (tx.now + every, endpoint))
             return True
@@ -111,11 +105,11 @@ class SqliteLedger(Engine):
 
 
 def _spend(view: View, tenant: str, account: str) -> Spend:
-    found = view.connection.execute(
+    sums = view.connection.execute(
         "SELECT settled, reserved FROM account WHERE tenant = ? AND account = ? AND until > ?",
         (tenant, account, view.now),
     ).get
-    return Spend(*(found or (0, 0)))
+    return Spend(*(sums or (0, 0)))
 
 
 def _keep(tx: Transaction, tenant: str, limit: Limit, spend: Spend) -> None:
@@ -148,52 +142,52 @@ def _reserve(tx: Transaction, tenant: str, run_id: str, amount: int, limits: Seq
 
 
 def _settle(tx: Transaction, tenant: str, run_id: str, amount: int | None) -> None:
-    found = tx.connection.execute(
+    reservation = tx.connection.execute(
         "SELECT amount, limits FROM reservation WHERE tenant = ? AND run_id = ?", (tenant, run_id)
     ).get
-    if found is None:
+    if reservation is None:
         return
     tx.mark()
-    reserved, limits = found
-    amount = reserved if amount is None else amount
+    reserved_amount, limits = reservation
+    amount = reserved_amount if amount is None else amount
     for limit in (Limit(**data) for data in decode(limits)):
         spend = _spend(tx, tenant, limit.account)
-        _keep(tx, tenant, limit, Spend(spend.settled_amount + amount, max(0, spend.reserved_amount - reserved)))
+        _keep(tx, tenant, limit, Spend(spend.settled_amount + amount, max(0, spend.reserved_amount - reserved_amount)))
     tx.connection.execute("DELETE FROM reservation WHERE tenant = ? AND run_id = ?", (tenant, run_id))
 
 
-def _pace(tx: Transaction, key: str, asked: Sequence[tuple[str, float, float]]) -> float:
+def _pace(tx: Transaction, key: str, demands: Sequence[tuple[str, float, float]]) -> float:
     """Take from all buckets or from none. `asked`: name, limit per minute (0: none) and what is wanted of each."""
     until = tx.connection.execute("SELECT until FROM slowed WHERE key = ?", (key,)).get or 0.0
-    limited = [(name, limit, want, _level(tx, key, name, limit)) for name, limit, want in asked if limit > 0]
+    buckets = [(name, limit, want, _level(tx, key, name, limit)) for name, limit, want in demands if limit > 0]
     wait: float = max(0.0, until - tx.now)
-    for _, limit, want, level in limited:
+    for _, limit, want, level in buckets:
         wait = max(wait, (want - level) * MINUTE / limit)
     tx.mark()
-    for name, _, want, level in limited:
-        left = level if wait else level - want
+    for name, _, want, level in buckets:
+        rest = level if wait else level - want
         tx.connection.execute(
-            "REPLACE INTO bucket (key, name, level, at) VALUES (?, ?, ?, ?)", (key, name, left, tx.now)
+            "REPLACE INTO bucket (key, name, level, at) VALUES (?, ?, ?, ?)", (key, name, rest, tx.now)
         )
     return wait
 
 
 def _level(tx: Transaction, key: str, name: str, capacity: float) -> float:
     """What a bucket holds now, refilled evenly; one never used is full."""
-    found = tx.connection.execute("SELECT level, at FROM bucket WHERE key = ? AND name = ?", (key, name)).get
-    if found is None:
+    bucket = tx.connection.execute("SELECT level, at FROM bucket WHERE key = ? AND name = ?", (key, name)).get
+    if bucket is None:
         return capacity
-    level, at = found
+    level, at = bucket
     return min(capacity, float(level + (tx.now - at) * capacity / MINUTE))
 
 
 def _circuits(view: View, endpoint: str | None) -> list[Circuit]:
-    found = rows(
+    records = rows(
         view.connection,
         "SELECT endpoint, fault, opened_at, probe_at FROM circuit WHERE ?1 IS NULL OR endpoint = ?1 ORDER BY endpoint",
         (endpoint,),
     )
-    return [Circuit(name, _fault(fault), opened_at, probe_at) for name, fault, opened_at, probe_at in found]
+    return [Circuit(name, _fault(fault), opened_at, probe_at) for name, fault, opened_at, probe_at in records]
 
 
 def _fault(text: str) -> TurnFault:

@@ -46,14 +46,14 @@ class Once:
     def once(self, act: Callable[[Transaction], Any]) -> Callable[[Transaction], Any]:
         """The same act, done once: again the first result, and nothing is touched."""
 
-        def acted(tx: Transaction) -> Any:
-            left = tx.connection.execute(
+        def act_once(tx: Transaction) -> Any:
+            result_text = tx.connection.execute(
                 "SELECT result FROM operation WHERE id = ? AND until > ?", (self.operation, tx.now)
             ).get
-            if left == FORGOTTEN_HEAD:
+            if result_text == FORGOTTEN_HEAD:
                 raise ThreadNotFound("this was done, and the thread has been forgotten since")
-            if left is not None:
-                return restore("result", self.restore, left)
+            if result_text is not None:
+                return restore("result", self.restore, result_text)
             result = act(tx)
             tx.mark()
             tx.connection.execute(
@@ -62,7 +62,7 @@ class Once:
             )
             return result
 
-        return acted
+        return act_once
 
 
 def _plain(data: Any) -> Any:

@@ -25,7 +25,7 @@ _SINCE = (
 )
 
 
-_LEASED = "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS NOT NULL"
+_LEASES = "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS NOT NULL"
 
 
 class Others:
@@ -82,11 +82,11 @@ class Others:
 
     def orphaned_threads(self) -> list[tuple[int, Address]]:
         """Leased threads whose owners are gone. Also counts anew what is leased here."""
-        leased = every(self._connection, _LEASED)
+        leases = every(self._connection, _LEASES)
         owners = self._transaction.owners
-        gone = {owner for owner in {owner for _, owner, *_ in leased} if owners.is_gone(owner)}
-        self._transaction.leases = {row for row, owner, *_ in leased if owner in owners}
-        return [(row, Address(*names)) for row, owner, *names in leased if owner in gone]
+        dead_owners = {owner for owner in {owner for _, owner, *_ in leases} if owners.is_gone(owner)}
+        self._transaction.leases = {row for row, owner, *_ in leases if owner in owners}
+        return [(row, Address(*names)) for row, owner, *names in leases if owner in dead_owners]
 
 
 def _add(news: News, address: Address, event: Event) -> None:
@@ -100,7 +100,7 @@ def _add(news: News, address: Address, event: Event) -> None:
 def release(transaction: Transaction, is_meant: Callable[[str], bool]) -> None:
     """Give back all that these owners have leased, because it is known that they are gone or about to go."""
     transaction.begin()
-    for row, owner, *names in every(transaction.connection, _LEASED):
+    for row, owner, *names in every(transaction.connection, _LEASES):
         if is_meant(owner):
             transaction.begin_operation()
             with suppress(ThreadQuarantined):
@@ -117,14 +117,14 @@ def release(transaction: Transaction, is_meant: Callable[[str], bool]) -> None:
 
 def free(transaction: Transaction, row: int, address: Address) -> None:
     """Let the next claimant have the thread of an owner that is gone, unless that has happened."""
-    kept = transaction.find(address)
-    owner = None if kept is None else kept.thread.owner
+    thread_row = transaction.find(address)
+    owner = None if thread_row is None else thread_row.thread.owner
     if owner is not None and transaction.owners.is_gone(owner):
         _bereave(transaction, row, address, owner)
 
 
 def _bereave(transaction: Transaction, row: int, address: Address, owner: str) -> None:
-    kept = transaction.find(address)
-    if kept is not None and kept.row == row and kept.thread.owner == owner:
-        turns.bereave(kept.thread, transaction.now)
-        transaction.save(kept)
+    thread_row = transaction.find(address)
+    if thread_row is not None and thread_row.row == row and thread_row.thread.owner == owner:
+        turns.bereave(thread_row.thread, transaction.now)
+        transaction.save(thread_row)

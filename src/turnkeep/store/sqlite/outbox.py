@@ -50,19 +50,19 @@ def open_sinks(connection: apsw.Connection) -> tuple[OpenSink, ...]:
 
 def send(
     connection: apsw.Connection,
-    kept: ThreadRow,
+    thread_row: ThreadRow,
     sinks: Sequence[OpenSink],
-    said: Sequence[tuple[int, EventRow]],
+    event_rows: Sequence[tuple[int, EventRow]],
     now: float,
 ) -> None:
     """Put new events, by position, into the outbox of each sink that selects them."""
-    address = kept.thread.address
-    where = (address.tenant, address.queue, address.channel, kept.thread.thread_id, kept.thread.epoch)
+    address = thread_row.thread.address
+    where = (address.tenant, address.queue, address.channel, thread_row.thread.thread_id, thread_row.thread.epoch)
     for sink in sinks:
-        chosen = [one for one in said if sink.selection.includes(address, one[1][2])]
-        for position, event in chosen:
+        rows = [one for one in event_rows if sink.selection.includes(address, one[1][2])]
+        for position, event in rows:
             connection.execute(_SEND, (sink.name, position, *where, *event))
-        if any(position % CHECK_EVERY == 0 for position, _ in chosen):
+        if any(position % CHECK_EVERY == 0 for position, _ in rows):
             _keep_bound(connection, sink.name, now)
 
 
@@ -82,9 +82,6 @@ def _drop_oldest(connection: apsw.Connection, sink: str, count: int, now: float)
         (sink, count - 1),
     )
     connection.execute("UPDATE sink SET lost = lost + ?2, lost_at = ?3 WHERE name = ?1", (sink, count, now))
-
-
-# ---------------------------------------------------------------- a sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +126,6 @@ def move(connection: apsw.Connection, sink: str, position: int) -> None:
     connection.execute("UPDATE sink SET position = max(position, ?) WHERE name = ?", (position, sink))
 
 
-# ---------------------------------------------------------------- parked
-
-
 def park(connection: apsw.Connection, sink: str, position: int, reason: str, now: float) -> None:
     """Copy an event of the outbox; one that is parked already stays as it is."""
     connection.execute(_PARK, (reason, now if reason else None, sink, position))
@@ -143,8 +137,8 @@ def bound_parked(connection: apsw.Connection, sink: str, now: float) -> None:
         " ORDER BY given_up DESC, position LIMIT max(0, (SELECT count(*) FROM parked WHERE sink = ?1) - ?2))",
         (sink, MOST_PARKED),
     )
-    if gone := connection.changes():
-        connection.execute("UPDATE sink SET lost = lost + ?, lost_at = ? WHERE name = ?", (gone, now, sink))
+    if count := connection.changes():
+        connection.execute("UPDATE sink SET lost = lost + ?, lost_at = ? WHERE name = ?", (count, now, sink))
 
 
 def list_parked(connection: apsw.Connection, sink: str, after: int, limit: int) -> list[ParkedEvent]:
@@ -154,7 +148,7 @@ def list_parked(connection: apsw.Connection, sink: str, after: int, limit: int) 
         " WHERE sink = ? AND position > ? ORDER BY position LIMIT ?",
         (sink, after, limit),
     )
-    return [_parked(row) for row in rows]
+    return [_parked_event(row) for row in rows]
 
 
 def parked_deliveries(connection: apsw.Connection, sink: str, positions: Sequence[int]) -> list[Delivery]:
@@ -181,14 +175,11 @@ def unpark(connection: apsw.Connection, sink: str, positions: Sequence[int]) -> 
 
 def _count(connection: apsw.Connection, statement: str, sink: str, positions: Sequence[int]) -> int:
     """How many rows a statement changed, over all positions."""
-    changed = 0
+    count = 0
     for position in positions:
         connection.execute(statement, (sink, position))
-        changed += connection.changes()
-    return changed
-
-
-# ---------------------------------------------------------------- telling
+        count += connection.changes()
+    return count
 
 
 def records(connection: apsw.Connection) -> list[SinkRecord]:
@@ -222,7 +213,7 @@ def _delivery(row: Sequence[Any]) -> Delivery:
     return Delivery(position_of(place), where, thread_id, event_of(offset, at, kind, body, epoch))
 
 
-def _parked(row: Sequence[Any]) -> ParkedEvent:
+def _parked_event(row: Sequence[Any]) -> ParkedEvent:
     place, tenant, queue, channel, thread_id, kind, offset, at, reason, failed_at, given_up = row
     where = Address(tenant, queue, channel)
     return ParkedEvent(position_of(place), where, thread_id, kind, offset, at, reason, failed_at, bool(given_up))

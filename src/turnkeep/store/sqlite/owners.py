@@ -39,24 +39,24 @@ class Owners:
     def __init__(self, directory: Path, layout: int = LAYOUT) -> None:
         self._directory = directory
         self._layout = layout
-        self._held: dict[str, int] = {}
-        self._gone: set[str] = set()
+        self._handles: dict[str, int] = {}
+        self._dead_files: set[str] = set()
         """Names of lock files that were found without a holder, and removed."""
-        _OPENED.add(self)
+        _INSTANCES.add(self)
 
     def __contains__(self, owner: object) -> bool:
-        return owner in self._held
+        return owner in self._handles
 
     def hold(self, owner: str) -> None:
         """Lock the file of this owner until the process ends or `let_go`. Again for the same owner: nothing."""
-        if owner in self._held:
+        if owner in self._handles:
             return
         try:
-            self._held[owner] = self._locked(owner)
+            self._handles[owner] = self._take_lock(owner)
         except OSError as error:
             raise StoreUnavailable(f"no lock file can be made in {self._directory}: {error.strerror}") from error
 
-    def _locked(self, owner: str) -> int:
+    def _take_lock(self, owner: str) -> int:
         """The handle; -1 if another process has this owner."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
         handle = _open_locked(self._path(owner))
@@ -69,47 +69,47 @@ class Owners:
 
     def renew(self) -> None:
         """Make lock files again that somebody has removed, before others ask for them."""
-        for owner, handle in list(self._held.items()):
+        for owner, handle in list(self._handles.items()):
             if handle >= 0 and not _is_same(handle, self._path(owner)):
                 with contextlib.suppress(OSError):  # tried again in a moment
-                    self._held[owner] = self._locked(owner)
+                    self._handles[owner] = self._take_lock(owner)
                     os.close(handle)
 
     def is_gone(self, owner: str) -> bool:
         """Whether it is known that no process holds this owner's lock any more; its file is removed."""
-        return owner not in self._held and sys.platform != "win32" and self._remove_if_free(self._path(owner))
+        return owner not in self._handles and sys.platform != "win32" and self._remove_if_free(self._path(owner))
 
     def others(self) -> list[str]:
         """Who else has the store open, each with process id, name and layout; files of the dead are removed."""
-        mine = {self._path(owner).name for owner in self._held}
-        found = sorted(self._directory.glob("*.lock")) if self._directory.exists() else []
-        return [_first_line(path) for path in found if path.name not in mine and not self._remove_if_free(path)]
+        mine = {self._path(owner).name for owner in self._handles}
+        paths = sorted(self._directory.glob("*.lock")) if self._directory.exists() else []
+        return [_first_line(path) for path in paths if path.name not in mine and not self._remove_if_free(path)]
 
     def let_go(self) -> None:
         """Release all locks, and remove their files and the directory once it is empty."""
-        for owner, handle in self._held.items():
+        for owner, handle in self._handles.items():
             if handle >= 0:
                 if _is_same(handle, self._path(owner)):
                     self._path(owner).unlink(missing_ok=True)
                 os.close(handle)
-        self._held.clear()
+        self._handles.clear()
         with contextlib.suppress(OSError):
             self._directory.rmdir()
 
     def abandon(self) -> None:
         """In a forked child: close the handles, so that the parent alone keeps its locks."""
-        for handle in self._held.values():
+        for handle in self._handles.values():
             if handle >= 0:
                 os.close(handle)
-        self._held.clear()
+        self._handles.clear()
 
     def _remove_if_free(self, path: Path) -> bool:
         state = _state_of(path)
         if state == "free":
-            self._gone.add(path.name)
+            self._dead_files.add(path.name)
         elif state == "held":
-            self._gone.discard(path.name)
-        return path.name in self._gone
+            self._dead_files.discard(path.name)
+        return path.name in self._dead_files
 
     def _path(self, owner: str) -> Path:
         name = hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -157,11 +157,11 @@ def _first_line(path: Path) -> str:
     return path.stem
 
 
-_OPENED: weakref.WeakSet[Owners] = weakref.WeakSet()
+_INSTANCES: weakref.WeakSet[Owners] = weakref.WeakSet()
 
 
 def _abandon_all() -> None:
-    for owners in list(_OPENED):
+    for owners in list(_INSTANCES):
         owners.abandon()
 
 

@@ -58,9 +58,9 @@ class ReaderPool:
         if self._waiting >= CAPACITY:
             raise StoreUnavailable(f"{CAPACITY} looks wait for the store {self._path}, ask less")
         self._waiting += 1
-        done: asyncio.Future[tuple[T, list[Address]]] = self._loop.create_future()
-        self._queue.put((look, done))
-        return await done
+        future: asyncio.Future[tuple[T, list[Address]]] = self._loop.create_future()
+        self._queue.put((look, future))
+        return await future
 
     async def stop(self) -> None:
         self._is_stopping = True
@@ -72,12 +72,12 @@ class ReaderPool:
 
     def _work(self, view: View, end: asyncio.Future[Any]) -> None:
         try:
-            while (asked := self._queue.get()) is not None:
-                look, done = asked
-                if not done.cancelled():
-                    self._call(self._settle, done, *self._have(view, look))
+            while (request := self._queue.get()) is not None:
+                look, future = request
+                if not future.cancelled():
+                    self._call(self._settle, future, *self._have(view, look))
                 else:
-                    self._call(self._settle, done, None, None)
+                    self._call(self._settle, future, None, None)
         finally:
             self._call(end.set_result, None)
 
@@ -96,14 +96,14 @@ class ReaderPool:
         except Exception as error:
             return None, error
 
-    def _settle(self, done: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
+    def _settle(self, future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
         self._waiting -= 1
-        if done.done():
+        if future.done():
             return
         if error is None:
-            done.set_result(value)
+            future.set_result(value)
         else:
-            done.set_exception(error)
+            future.set_exception(error)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the event loop is gone, nobody waits any more

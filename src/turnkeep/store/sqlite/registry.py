@@ -71,32 +71,32 @@ class SqliteRegistry(Engine):
 
     async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
         def look(view: View) -> list[Document]:
-            found = every(
+            rows = every(
                 view.connection,
                 f"{_COLUMNS} WHERE kind = ? AND tenant = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY name",
                 (kind, tenant, view.now),
             )
-            return [Document(name, version, decode(body), at) for name, version, body, at in found]
+            return [Document(name, version, decode(body), at) for name, version, body, at in rows]
 
         return await self.read_from(look)
 
 
 def _next(kind: str, new: Document, old: Document | None, version: int | None) -> Document:
     """What a record becomes; a body that is there already is no change."""
-    found = old.version if old else 0
-    if old is not None and old.body == new.body and version in (None, found, found - 1):
+    current_version = old.version if old else 0
+    if old is not None and old.body == new.body and version in (None, current_version, current_version - 1):
         return old
-    if version in (None, found):
-        return replace(new, version=found + 1)
-    raise Conflict(f"{kind} {new.name!r} has version {found}, not {version}: read it again")
+    if version in (None, current_version):
+        return replace(new, version=current_version + 1)
+    raise Conflict(f"{kind} {new.name!r} has version {current_version}, not {version}: read it again")
 
 
 def _document(view: View, kind: str, tenant: str, name: str) -> Document | None:
-    found = view.connection.execute(
+    row = view.connection.execute(
         f"{_COLUMNS} WHERE kind = ? AND tenant = ? AND name = ? AND (expires_at IS NULL OR expires_at > ?)",
         (kind, tenant, name, view.now),
     ).get
-    if found is None:
+    if row is None:
         return None
-    _, version, body, at = found
+    _, version, body, at = row
     return Document(name, version, decode(body), at)

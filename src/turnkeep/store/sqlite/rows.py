@@ -53,9 +53,6 @@ class RowAddress:
     address: Address
 
 
-# ---------------------------------------------------------------- finding and reading
-
-
 def find(connection: apsw.Connection, address: Address) -> RowAddress | None:
     """The thread of a channel, or the one whose id the channel is."""
     row = connection.execute(
@@ -78,29 +75,29 @@ def load(connection: apsw.Connection, row: int, incarnation: str) -> ThreadRow:
     head, floor, is_open = connection.execute("SELECT head, floor, open FROM thread WHERE id = ?", (row,)).get
     try:
         thread = Thread.from_json(decode(head))
-        accepted = _load_messages(connection, row, thread) if is_open else 0
+        accepted_count = _load_messages(connection, row, thread) if is_open else 0
         if thread.frozen:
-            stored = every(connection, "SELECT body FROM journal WHERE thread = ? ORDER BY n", (row,))
-            thread.journal = [decode(body) for (body,) in stored]
+            records = every(connection, "SELECT body FROM journal WHERE thread = ? ORDER BY n", (row,))
+            thread.journal = [decode(body) for (body,) in records]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, apsw.CorruptError) as error:
         raise ThreadQuarantined(
             f"the stored state of thread row {row} cannot be read ({type(error).__name__}), look at it or forget it"
         ) from error
     _find_top(connection, row, thread)
-    kept = ThreadRow(row, thread, thread.epoch, floor, thread.wake, accepted)
+    thread_row = ThreadRow(row, thread, thread.epoch, floor, thread.wake, accepted_count)
     thread.epoch += incarnation
-    return kept
+    return thread_row
 
 
 def _load_messages(connection: apsw.Connection, row: int, thread: Thread) -> int:
     """The highest place in the order of acceptance."""
-    stored = every(connection, "SELECT body, n FROM message WHERE thread = ? ORDER BY n", (row,))
-    opened = [InboxMessage.from_json(thread.address, decode(body)) for body, _ in stored]
-    thread.inbox = sorted((o for o in opened if o.message.seq), key=lambda o: o.message.seq)
-    thread.delayed = sorted((o for o in opened if not o.message.seq), key=lambda o: o.message.not_before or 0.0)
+    records = every(connection, "SELECT body, n FROM message WHERE thread = ? ORDER BY n", (row,))
+    messages = [InboxMessage.from_json(thread.address, decode(body)) for body, _ in records]
+    thread.inbox = sorted((o for o in messages if o.message.seq), key=lambda o: o.message.seq)
+    thread.delayed = sorted((o for o in messages if not o.message.seq), key=lambda o: o.message.not_before or 0.0)
     if thread.batch > len(thread.inbox):
         raise ValueError("the batch is longer than the inbox")
-    return stored[-1][1] if stored else 0
+    return records[-1][1] if records else 0
 
 
 def _find_top(connection: apsw.Connection, row: int, thread: Thread) -> None:
@@ -129,18 +126,15 @@ def load_past_id(connection: apsw.Connection, address: Address, message_id: str,
     return None if body is None else restore("message id", AcceptedId.from_json, body)
 
 
-# ---------------------------------------------------------------- writing
-
-
-def store_head(connection: apsw.Connection, kept: ThreadRow, policy: Policy) -> None:
+def store_head(connection: apsw.Connection, thread_row: ThreadRow, policy: Policy) -> None:
     """Write the thread's own row; a new one gets its row id."""
-    thread = kept.thread
-    changing = (*_searched(thread, policy), encode(thread.head_to_json() | {"epoch": kept.epoch}))
-    if kept.row:
+    thread = thread_row.thread
+    changing = (*_search_columns(thread, policy), encode(thread.head_to_json() | {"epoch": thread_row.epoch}))
+    if thread_row.row:
         connection.execute(
             "UPDATE thread SET state = ?, paused = ?, wake = ?, owner = ?, open = ?, active_at = ?,"
             " expires_at = ?, head = ? WHERE id = ?",
-            (*changing, kept.row),
+            (*changing, thread_row.row),
         )
         return
     address = thread.address
@@ -149,10 +143,10 @@ def store_head(connection: apsw.Connection, kept: ThreadRow, policy: Policy) -> 
         " tenant, queue, channel, thread_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*changing, address.tenant, address.queue, address.channel, thread.thread_id, thread.created_at),
     )
-    kept.row = connection.last_insert_rowid()
+    thread_row.row = connection.last_insert_rowid()
 
 
-def _searched(thread: Thread, policy: Policy) -> tuple[Any, ...]:
+def _search_columns(thread: Thread, policy: Policy) -> tuple[Any, ...]:
     count = len(thread.inbox) + len(thread.delayed)
     expires = thread.state == "idle" and not count
     return (
@@ -166,17 +160,17 @@ def _searched(thread: Thread, policy: Policy) -> tuple[Any, ...]:
     )
 
 
-def store_messages(connection: apsw.Connection, kept: ThreadRow, out: Out) -> None:
+def store_messages(connection: apsw.Connection, thread_row: ThreadRow, out: Out) -> None:
     """Write the open messages that changed, remove those that are open no more, journal what was done."""
-    row = kept.row
+    row = thread_row.row
     if out.changed_ids:
-        for opened in (*kept.thread.inbox, *kept.thread.delayed):
-            if opened.message.message_id in out.changed_ids:
-                kept.accepted_count += 1
+        for inbox_message in (*thread_row.thread.inbox, *thread_row.thread.delayed):
+            if inbox_message.message.message_id in out.changed_ids:
+                thread_row.accepted_count += 1
                 connection.execute(
                     "INSERT INTO message (thread, message_id, n, body) VALUES (?, ?, ?, ?)"
                     " ON CONFLICT (thread, message_id) DO UPDATE SET body = excluded.body",
-                    (row, opened.message.message_id, kept.accepted_count, encode(opened.to_json())),
+                    (row, inbox_message.message.message_id, thread_row.accepted_count, encode(inbox_message.to_json())),
                 )
     for message_id in out.removed_ids:
         connection.execute("DELETE FROM message WHERE thread = ? AND message_id = ?", (row, message_id))
@@ -187,33 +181,33 @@ def store_messages(connection: apsw.Connection, kept: ThreadRow, out: Out) -> No
 
 
 def store_known(
-    connection: apsw.Connection, kept: ThreadRow, changes: Iterable[tuple[str, AcceptedId]], now: float
+    connection: apsw.Connection, thread_row: ThreadRow, changes: Iterable[tuple[str, AcceptedId]], now: float
 ) -> None:
     """Merge what became of message ids into what is remembered of them."""
     for message_id, new in changes:
-        old = kept.accepted_ids.get(message_id)
+        old = thread_row.accepted_ids.get(message_id)
         if old is None and not new.digest:
-            old = load_known(connection, kept.row, message_id, now)
-        merged = turns.merge_known(old, new)
-        if merged.forget_at is None:
-            kept.accepted_ids[message_id] = merged
+            old = load_known(connection, thread_row.row, message_id, now)
+        accepted_id = turns.merge_known(old, new)
+        if accepted_id.forget_at is None:
+            thread_row.accepted_ids[message_id] = accepted_id
         else:
-            kept.accepted_ids.pop(message_id, None)
+            thread_row.accepted_ids.pop(message_id, None)
         connection.execute(
             "INSERT INTO known (thread, message_id, forget_at, body) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (thread, message_id) DO UPDATE SET forget_at = excluded.forget_at, body = excluded.body",
-            (kept.row, message_id, merged.forget_at, encode(merged)),
+            (thread_row.row, message_id, accepted_id.forget_at, encode(accepted_id)),
         )
 
 
-def store_run(connection: apsw.Connection, kept: ThreadRow, run: RunRecord, policy: Policy) -> None:
+def store_run(connection: apsw.Connection, thread_row: ThreadRow, run: RunRecord, policy: Policy) -> None:
     """Add a finished run; the oldest beyond the policy go, a few at a time."""
-    connection.execute("INSERT INTO run (thread, body) VALUES (?, ?)", (kept.row, encode(run)))
+    connection.execute("INSERT INTO run (thread, body) VALUES (?, ?)", (thread_row.row, encode(run)))
     if connection.last_insert_rowid() % _RUNS_SLACK == 0:
         connection.execute(
             "DELETE FROM run WHERE thread = ?1 AND id <="
             " (SELECT id FROM run WHERE thread = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-            (kept.row, policy.runs_kept),
+            (thread_row.row, policy.runs_kept),
         )
 
 

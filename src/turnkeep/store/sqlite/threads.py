@@ -32,51 +32,56 @@ class SqliteThreads(Engine):
 
     async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
         def look(view: View) -> tuple[ThreadRecord, bool] | None:
-            kept = view.find(address)
-            return None if kept is None else (_shown(view, kept), _slides(view, kept))
+            thread_row = view.find(address)
+            return None if thread_row is None else (_record(view, thread_row), _slides(view, thread_row))
 
-        found = None if once and create else await self.read_from(look)
-        if found is not None and not found[1]:
-            return found[0]
-        if found is None and not create:
+        result = None if once and create else await self.read_from(look)
+        if result is not None and not result[1]:
+            return result[0]
+        if result is None and not create:
             return None
-        return await self._slid(address, create=create, once=Once.of(once, "thread", address) if create else None)
+        return await self._move_expiry(
+            address, create=create, once=Once.of(once, "thread", address) if create else None
+        )
 
-    async def _slid(self, address: Address, *, create: bool, once: Once | None = None) -> ThreadRecord | None:
+    async def _move_expiry(self, address: Address, *, create: bool, once: Once | None = None) -> ThreadRecord | None:
         """The thread after its expiry was moved; made if need be and asked."""
 
         def act(tx: Transaction) -> ThreadRecord | None:
-            kept = tx.find_or_new(address) if create else tx.find(address)
-            if kept is None:
+            thread_row = tx.find_or_new(address) if create else tx.find(address)
+            if thread_row is None:
                 return None
-            kept.thread.active_at = tx.now
-            tx.save(kept)
-            return _shown(tx, kept)
+            thread_row.thread.active_at = tx.now
+            tx.save(thread_row)
+            return _record(tx, thread_row)
 
         return await self.write(act, once=once)
 
     async def open_messages(self, address: Address) -> list[MessageRecord]:
         def look(view: View) -> list[MessageRecord]:
-            if (kept := view.find(address)) is None:
+            if (thread_row := view.find(address)) is None:
                 return []
-            ids = [opened.message.message_id for opened in (*kept.thread.inbox, *kept.thread.delayed)]
-            known = [(message_id, view.find_accepted(kept, message_id)) for message_id in ids]
-            return [message_record(kept.thread, message_id, k) for message_id, k in known if k is not None]
+            ids = [
+                inbox_message.message.message_id
+                for inbox_message in (*thread_row.thread.inbox, *thread_row.thread.delayed)
+            ]
+            accepted_ids = [(message_id, view.find_accepted(thread_row, message_id)) for message_id in ids]
+            return [message_record(thread_row.thread, message_id, k) for message_id, k in accepted_ids if k is not None]
 
         return await self.read_from(look)
 
     async def runs(self, address: Address) -> list[RunRecord]:
         def look(view: View) -> list[RunRecord]:
-            if (kept := view.find(address)) is None:
+            if (thread_row := view.find(address)) is None:
                 return []
-            found = every(
+            records = every(
                 view.connection,
                 "SELECT body FROM run WHERE thread = ? ORDER BY id DESC LIMIT ?",
-                (kept.row, view.policy(kept).runs_kept),
+                (thread_row.row, view.policy(thread_row).runs_kept),
             )
-            ended = [restore("run", run_from_json, body) for (body,) in found]
-            current = current_run(kept.thread)
-            return [current, *ended] if current else ended
+            runs = [restore("run", run_from_json, body) for (body,) in records]
+            current = current_run(thread_row.thread)
+            return [current, *runs] if current else runs
 
         return await self.read_from(look)
 
@@ -84,17 +89,17 @@ class SqliteThreads(Engine):
         self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
     ) -> History:
         def look(view: View) -> tuple[History, bool]:
-            if (kept := view.find(address)) is None:
+            if (thread_row := view.find(address)) is None:
                 return History((), None, complete=True), False
-            found = transcript.history(view.connection, kept, tokens=tokens, items=items, before_turn=before_turn)
-            return found, _slides(view, kept)
+            result = transcript.history(
+                view.connection, thread_row, tokens=tokens, items=items, before_turn=before_turn
+            )
+            return result, _slides(view, thread_row)
 
         history, slides_now = await self.read_from(look)
         if slides_now:
-            await self._slid(address, create=False)
+            await self._move_expiry(address, create=False)
         return history
-
-    # ---------------------------------------------------------------- changing
 
     async def append(
         self,
@@ -104,40 +109,38 @@ class SqliteThreads(Engine):
         author: str | None = None,
         once: str | None = None,
     ) -> None:
-        def rule(tx: Transaction, kept: ThreadRow) -> None:
-            turns.append(kept.thread, entries, author, tx.now)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> None:
+            turns.append(thread_row.thread, entries, author, tx.now)
 
         await self.on_any(address, rule, once=Once.of(once, "append", address, entries, author))
 
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
         stem = new_message_stem(self._ids)
 
-        def rule(tx: Transaction, kept: ThreadRow) -> list[Receipt]:
-            asked = transcript.last_turn_asked(tx.connection, kept.row)
-            receipts = turns.regenerate(kept.thread, asked, stem, tx.policy(kept), tx.now)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> list[Receipt]:
+            entries = transcript.last_turn_asked(tx.connection, thread_row.row)
+            receipts = turns.regenerate(thread_row.thread, entries, stem, tx.policy(thread_row), tx.now)
             tx.mark()
-            transcript.remove(tx.connection, kept, beginning=asked[0].turn)
+            transcript.remove(tx.connection, thread_row, beginning=entries[0].turn)
             return receipts
 
         return await self.on(address, rule, once=Once.of(once, "regenerate", address))
 
     async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
-        def rule(tx: Transaction, kept: ThreadRow) -> None:
+        def rule(tx: Transaction, thread_row: ThreadRow) -> None:
             tx.mark()
-            kept.thread.summary = summary
-            kept.thread.active_at = tx.now
-            transcript.remove(tx.connection, kept, through=through_turn)
+            thread_row.thread.summary = summary
+            thread_row.thread.active_at = tx.now
+            transcript.remove(tx.connection, thread_row, through=through_turn)
 
         await self.on(address, rule, "ending", once=Once.of(once, "compact", address, through_turn, summary))
 
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
-        def rule(tx: Transaction, kept: ThreadRow) -> ThreadRecord:
-            turns.update(kept.thread, changes, tx.now)
-            return _shown(tx, kept)
+        def rule(tx: Transaction, thread_row: ThreadRow) -> ThreadRecord:
+            turns.update(thread_row.thread, changes, tx.now)
+            return _record(tx, thread_row)
 
         return await self.on(address, rule, once=Once.of(once, "update", address, changes))
-
-    # ---------------------------------------------------------------- all of them
 
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
@@ -164,54 +167,54 @@ class SqliteThreads(Engine):
         return count
 
 
-def _shown(view: View, kept: ThreadRow) -> ThreadRecord:
-    return thread_record(kept.thread, view.policy(kept))
+def _record(view: View, thread_row: ThreadRow) -> ThreadRecord:
+    return thread_record(thread_row.thread, view.policy(thread_row))
 
 
-def _slides(view: View, kept: ThreadRow) -> bool:
-    return slides(kept.thread, view.policy(kept), view.now)
+def _slides(view: View, thread_row: ThreadRow) -> bool:
+    return slides(thread_row.thread, view.policy(thread_row), view.now)
 
 
 def _page(
     view: View, after: int, tenant: str | None, queue: str | None, idle_for: float
 ) -> tuple[list[ThreadRecord], int]:
     """Some threads, and from where on the next ones are (-1: that was the last page). Damaged ones are left out."""
-    found = every(
+    records = every(
         view.connection,
         "SELECT id FROM thread WHERE id > ?1 AND (?2 IS NULL OR tenant = ?2) AND (?3 IS NULL OR queue = ?3)"
         " AND (?6 = 0 OR active_at <= ?4) ORDER BY id LIMIT ?5",
         (after, tenant, queue, view.now - idle_for, _PAGE, idle_for),
     )
     page: list[ThreadRecord] = []
-    for (row,) in found:
+    for (row,) in records:
         with suppress(ThreadQuarantined):
-            kept = rows.load(view.connection, row, view.setup.incarnation)
-            if not is_over(kept.thread, view.policy(kept), view.now):
-                page.append(_shown(view, kept))
-    return page, found[-1][0] if len(found) == _PAGE else -1
+            thread_row = rows.load(view.connection, row, view.setup.incarnation)
+            if not is_over(thread_row.thread, view.policy(thread_row), view.now):
+                page.append(_record(view, thread_row))
+    return page, records[-1][0] if len(records) == _PAGE else -1
 
 
 def _forget(tx: Transaction, address: Address, *, force: bool) -> bool:
     """A damaged thread can be forgotten too, by force."""
-    found = rows.find(tx.connection, address)
-    if found is not None and _is_there(tx, address, force=force):
-        tx.erase_row(found.row, found.address)
-        _forget_letters(tx, found.address)
+    row_address = rows.find(tx.connection, address)
+    if row_address is not None and _is_there(tx, address, force=force):
+        tx.erase_row(row_address.row, row_address.address)
+        _forget_letters(tx, row_address.address)
         return True
-    return _forget_letters(tx, address if found is None else found.address) > 0
+    return _forget_letters(tx, address if row_address is None else row_address.address) > 0
 
 
 def _is_there(tx: Transaction, address: Address, *, force: bool) -> bool:
     """Whether there is a thread to forget. Raises `ThreadBusy` while it is not to be forgotten."""
     try:
-        kept = tx.find(address)
+        thread_row = tx.find(address)
     except ThreadQuarantined:
         if not force:
             raise
         return True
-    if kept is not None and (kept.thread.inbox or kept.thread.delayed) and not force:
+    if thread_row is not None and (thread_row.thread.inbox or thread_row.thread.delayed) and not force:
         raise ThreadBusy("messages are open on this channel, wait for their answer or force it")
-    return kept is not None
+    return thread_row is not None
 
 
 def _forget_letters(tx: Transaction, address: Address) -> int:

@@ -32,15 +32,15 @@ def note(connection: apsw.Connection, now: float) -> None:
 
 
 def _base(connection: apsw.Connection, clock: SteadyClock, *, is_first: bool) -> float:
-    kept = layout.get(connection, "clock_base")
-    if not clock.origin or layout.get(connection, "clock_origin") != clock.origin or not isinstance(kept, float):
+    stored_base = layout.get(connection, "clock_base")
+    if not clock.origin or layout.get(connection, "clock_origin") != clock.origin or not isinstance(stored_base, float):
         return clock.base
-    catches_up = is_first and 0.0 < clock.base - kept <= CATCH_UP
-    return clock.base if catches_up else kept
+    catches_up = is_first and 0.0 < clock.base - stored_base <= CATCH_UP
+    return clock.base if catches_up else stored_base
 
 
 def _newest(connection: apsw.Connection) -> float:
     """The latest moment that the file speaks of, as far as it is found at once."""
-    noted = layout.get(connection, "moment")
-    told = connection.execute("SELECT at FROM event ORDER BY position DESC LIMIT 1").get
-    return max(float(noted or 0.0), float(told or 0.0))
+    moment = layout.get(connection, "moment")
+    event_at = connection.execute("SELECT at FROM event ORDER BY position DESC LIMIT 1").get
+    return max(float(moment or 0.0), float(event_at or 0.0))

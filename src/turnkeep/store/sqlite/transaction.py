@@ -53,9 +53,9 @@ class Transaction(View):
         """Since the log was emptied last, which still holds what was erased."""
         self._version = -1
         self._cache: OrderedDict[Address, ThreadRow] = OrderedDict()
-        self._touched: list[Address] = []
+        self._operation_addresses: list[Address] = []
         self._is_marked = False
-        self._told = 0
+        self._events_before = 0
         self._seen_before = 0
         self._seen_at_mark = 0
         self._sinks: tuple[OpenSink, ...] | None = None
@@ -66,12 +66,10 @@ class Transaction(View):
         self.nudge = self.newest("nudge", "id")
 
     def newest(self, table: str, column: str) -> int:
-        found: int | None = self.connection.execute(
+        value: int | None = self.connection.execute(
             f"SELECT max({column}) FROM {table}"  # noqa: S608  # our own names
         ).get
-        return found or 0
-
-    # ---------------------------------------------------------------- a group, and each operation in it
+        return value or 0
 
     def begin(self) -> None:
         self.connection.execute("BEGIN IMMEDIATE")
@@ -108,9 +106,9 @@ class Transaction(View):
 
     def begin_operation(self) -> None:
         self.now = self.setup.clock.now()
-        self._touched.clear()
+        self._operation_addresses.clear()
         self._is_marked = False
-        self._told = len(self.news.events)
+        self._events_before = len(self.news.events)
         self._seen_at_mark = self.seen_position
 
     def end_operation(self) -> None:
@@ -119,13 +117,13 @@ class Transaction(View):
 
     def undo_operation(self) -> None:
         """Take one operation back; the others of the group stay."""
-        for address in self._touched:
+        for address in self._operation_addresses:
             self._cache.pop(address, None)
         if self._is_marked:
             self.connection.execute("ROLLBACK TO operation")
             self.connection.execute("RELEASE operation")
             self.seen_position = self._seen_at_mark
-            del self.news.events[self._told :]
+            del self.news.events[self._events_before :]
             self.due.forget()
             self.shares.forget()
             self._sinks = None
@@ -136,118 +134,114 @@ class Transaction(View):
             self.connection.execute("SAVEPOINT operation")
             self._is_marked = True
 
-    # ---------------------------------------------------------------- threads
-
     def find(self, address: Address) -> ThreadRow | None:
         """The thread of this address, if there is one; one that has expired is deleted when met."""
-        kept = self._cached(address)
-        if kept is None:
-            found = rows.find(self.connection, address)
-            if found is None:
+        thread_row = self._from_cache(address)
+        if thread_row is None:
+            row_address = rows.find(self.connection, address)
+            if row_address is None:
                 return None
-            kept = self.at(found.row, found.address)
-        if is_over(kept.thread, self.policy(kept), self.now):
-            self.erase(kept)
+            thread_row = self.at(row_address.row, row_address.address)
+        if is_over(thread_row.thread, self.policy(thread_row), self.now):
+            self.erase(thread_row)
             return None
-        return kept
+        return thread_row
 
     def at(self, row: int, address: Address) -> ThreadRow:
         """The thread of a row. Raises `ThreadQuarantined`."""
-        kept = self._cached(address)
-        if kept is None:
-            kept = rows.load(self.connection, row, self.setup.incarnation)
-            self._keep(kept)
-        return kept
+        thread_row = self._from_cache(address)
+        if thread_row is None:
+            thread_row = rows.load(self.connection, row, self.setup.incarnation)
+            self._keep(thread_row)
+        return thread_row
 
-    def _cached(self, address: Address) -> ThreadRow | None:
-        kept = self._cache.get(address)
-        if kept is not None:
+    def _from_cache(self, address: Address) -> ThreadRow | None:
+        thread_row = self._cache.get(address)
+        if thread_row is not None:
             self._cache.move_to_end(address)
-            self._touched.append(address)
-        return kept
+            self._operation_addresses.append(address)
+        return thread_row
 
-    def _keep(self, kept: ThreadRow) -> None:
-        address = kept.thread.address
-        self._cache[address] = kept
-        self._touched.append(address)
+    def _keep(self, thread_row: ThreadRow) -> None:
+        address = thread_row.thread.address
+        self._cache[address] = thread_row
+        self._operation_addresses.append(address)
         if len(self._cache) > MOST_CACHED:
             self._cache.popitem(last=False)
 
     def get(self, address: Address) -> ThreadRow:
-        kept = self.find(address)
-        if kept is None:
+        thread_row = self.find(address)
+        if thread_row is None:
             raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
-        return kept
+        return thread_row
 
     def find_or_new(self, address: Address) -> ThreadRow:
         """A new thread is not stored before something of it is."""
-        kept = self.find(address)
-        if kept is not None:
-            return kept
+        thread_row = self.find(address)
+        if thread_row is not None:
+            return thread_row
         ids = self.setup.ids
         epoch = new_epoch(ids)
         thread = Thread(address, new_thread_id(ids, address), self.now, self.now, epoch + self.setup.incarnation)
         return ThreadRow(0, thread, epoch)
 
     def claimed_thread(self, claim: Claim) -> ThreadRow:
-        kept = self.find(claim.address)
-        if kept is None or kept.thread.thread_id != claim.thread_id:
+        thread_row = self.find(claim.address)
+        if thread_row is None or thread_row.thread.thread_id != claim.thread_id:
             raise LeaseLost(f"the thread of run {claim.run_id} was deleted")
-        return kept
+        return thread_row
 
-    def drop(self, kept: ThreadRow) -> None:
+    def drop(self, thread_row: ThreadRow) -> None:
         """Forget changes in memory that are not to be stored."""
-        self._cache.pop(kept.thread.address, None)
+        self._cache.pop(thread_row.thread.address, None)
 
-    def accepted_before(self, kept: ThreadRow, message_id: str) -> AcceptedId | None:
+    def accepted_before(self, thread_row: ThreadRow, message_id: str) -> AcceptedId | None:
         """What is remembered of an id on this channel, of an earlier thread too."""
-        if known := self.find_accepted(kept, message_id):
-            return known
-        thread = kept.thread
-        if thread.created_at <= self.now - self.policy(kept).dedupe:
+        if accepted_id := self.find_accepted(thread_row, message_id):
+            return accepted_id
+        thread = thread_row.thread
+        if thread.created_at <= self.now - self.policy(thread_row).dedupe:
             return None
         return rows.load_past_id(self.connection, thread.address, message_id, self.now)
 
-    # ---------------------------------------------------------------- storing
-
-    def save(self, kept: ThreadRow) -> None:
+    def save(self, thread_row: ThreadRow) -> None:
         """Store a thread and all that a rule added to it."""
         self.mark()
-        thread, policy = kept.thread, self.policy(kept)
+        thread, policy = thread_row.thread, self.policy(thread_row)
         out, thread.out = thread.out, Out()
         if out.entries:
-            if not kept.row:
-                rows.store_head(self.connection, kept, policy)
-            history.append(self.connection, kept, out.entries, policy)
-        self._store_head(kept)
-        rows.store_messages(self.connection, kept, out)
-        rows.store_known(self.connection, kept, out.accepted_ids.items(), self.now)
-        self._append(kept, out.events)
-        self._store_ends(kept, out)
+            if not thread_row.row:
+                rows.store_head(self.connection, thread_row, policy)
+            history.append(self.connection, thread_row, out.entries, policy)
+        self._store_head(thread_row)
+        rows.store_messages(self.connection, thread_row, out)
+        rows.store_known(self.connection, thread_row, out.accepted_ids.items(), self.now)
+        self._append(thread_row, out.events)
+        self._store_ends(thread_row, out)
         if _is_long(thread, len(out.events)) or (out.run and out.run.started_at < self.now - policy.log_age):
-            event_log.trim(self.connection, kept, policy, self.now)
+            event_log.trim(self.connection, thread_row, policy, self.now)
         if out.nudge is not None:
             self._nudge(out.nudge, thread.address)
 
-    def _store_head(self, kept: ThreadRow) -> None:
-        thread = kept.thread
-        is_new = not kept.row
-        rows.store_head(self.connection, kept, self.policy(kept))
+    def _store_head(self, thread_row: ThreadRow) -> None:
+        thread = thread_row.thread
+        is_new = not thread_row.row
+        rows.store_head(self.connection, thread_row, self.policy(thread_row))
         if is_new or thread.address not in self._cache:
-            self._keep(kept)
-        if thread.wake != kept.wake:
-            kept.wake = thread.wake
+            self._keep(thread_row)
+        if thread.wake != thread_row.wake:
+            thread_row.wake = thread.wake
             self.due.mark_changed(thread.address)
         if thread.wake is not None:
             self.news.wake(thread.address.queue, thread.wake)
         if thread.owner in self.owners:
-            self.leases.add(kept.row)
+            self.leases.add(thread_row.row)
         else:
-            self.leases.discard(kept.row)
+            self.leases.discard(thread_row.row)
 
-    def _store_ends(self, kept: ThreadRow, out: Out) -> None:
+    def _store_ends(self, thread_row: ThreadRow, out: Out) -> None:
         """Dead letters, a finished run, and totals."""
-        address = kept.thread.address
+        address = thread_row.thread.address
         for place, letter in enumerate(out.dead):
             dead_id = new_dead_id(self.setup.ids, address, self.now, place)
             body = encode(letter_to_json(replace(letter, dead_id=dead_id)))
@@ -256,7 +250,7 @@ class Transaction(View):
                 (dead_id, address.tenant, address.queue, letter.thread_id, body, address.channel),
             )
         if out.run is not None:
-            rows.store_run(self.connection, kept, out.run, self.policy(kept))
+            rows.store_run(self.connection, thread_row, out.run, self.policy(thread_row))
         if out.completed_count or out.failed_count:
             self.connection.execute(
                 "INSERT INTO total (tenant, queue, completed, failed) VALUES (?, ?, ?, ?) ON CONFLICT (tenant, queue)"
@@ -264,22 +258,22 @@ class Transaction(View):
                 (address.tenant, address.queue, out.completed_count, out.failed_count),
             )
 
-    def publish(self, kept: ThreadRow) -> None:
+    def publish(self, thread_row: ThreadRow) -> None:
         """Store new events of a run and nothing else: the head stays as it is (see `rows`)."""
-        thread = kept.thread
+        thread = thread_row.thread
         events, thread.out = thread.out.events, Out()
-        self._append(kept, events)
+        self._append(thread_row, events)
         if _is_long(thread, len(events)):
             self.mark()
-            event_log.trim(self.connection, kept, self.policy(kept), self.now)
+            event_log.trim(self.connection, thread_row, self.policy(thread_row), self.now)
 
-    def _append(self, kept: ThreadRow, events: Sequence[Event]) -> None:
+    def _append(self, thread_row: ThreadRow, events: Sequence[Event]) -> None:
         if events:
-            said = event_log.append(self.connection, kept, events)
-            self.seen_position = said[-1][0]
+            event_rows = event_log.append(self.connection, thread_row, events)
+            self.seen_position = event_rows[-1][0]
             if self.sinks:
-                outbox.send(self.connection, kept, self.sinks, said, self.now)
-            self.news.events.append((kept.thread.address, events))
+                outbox.send(self.connection, thread_row, self.sinks, event_rows, self.now)
+            self.news.events.append((thread_row.thread.address, events))
 
     def _nudge(self, owner: str, address: Address) -> None:
         """Tell an owner: here after the commit, elsewhere by a row that its process finds."""
@@ -291,9 +285,9 @@ class Transaction(View):
             (owner, address.tenant, address.queue, address.channel, self.now),
         )
 
-    def erase(self, kept: ThreadRow) -> None:
+    def erase(self, thread_row: ThreadRow) -> None:
         """Delete a thread with everything that is kept by its row."""
-        self.erase_row(kept.row, kept.thread.address)
+        self.erase_row(thread_row.row, thread_row.thread.address)
 
     def erase_row(self, row: int, address: Address) -> None:
         self.mark()
@@ -321,8 +315,6 @@ class Transaction(View):
         self.connection.execute("UPDATE thread SET damaged = 1, wake = NULL WHERE id = ?", (row,))
         self.due.mark_changed(address)
 
-    # ---------------------------------------------------------------- shared by all threads
-
     @property
     def sinks(self) -> tuple[OpenSink, ...]:
         if self._sinks is None:
@@ -333,6 +325,6 @@ class Transaction(View):
         self._sinks = None
 
 
-def _is_long(thread: Thread, added: int) -> bool:
+def _is_long(thread: Thread, new_count: int) -> bool:
     """Whether the log has grown past the next multiple of `TRIM_EVERY`."""
-    return thread.top // TRIM_EVERY != (thread.top - added) // TRIM_EVERY
+    return thread.top // TRIM_EVERY != (thread.top - new_count) // TRIM_EVERY

@@ -48,25 +48,27 @@ class View:
         if not self.connection.get_autocommit():
             self.connection.execute("ROLLBACK")
 
-    def policy(self, kept: ThreadRow) -> Policy:
-        return self.setup.policies.of(kept.thread.address.queue)
+    def policy(self, thread_row: ThreadRow) -> Policy:
+        return self.setup.policies.of(thread_row.thread.address.queue)
 
     def find(self, address: Address) -> ThreadRow | None:
         """The thread of this address, if there is one that has not expired. Raises `ThreadQuarantined`."""
-        found = rows.find(self.connection, address)
-        if found is None:
+        row_address = rows.find(self.connection, address)
+        if row_address is None:
             return None
-        kept = rows.load(self.connection, found.row, self.setup.incarnation)
-        if is_over(kept.thread, self.policy(kept), self.now):
-            self.over.append(found.address)
+        thread_row = rows.load(self.connection, row_address.row, self.setup.incarnation)
+        if is_over(thread_row.thread, self.policy(thread_row), self.now):
+            self.over.append(row_address.address)
             return None
-        return kept
+        return thread_row
 
-    def find_accepted(self, kept: ThreadRow, message_id: str) -> AcceptedId | None:
+    def find_accepted(self, thread_row: ThreadRow, message_id: str) -> AcceptedId | None:
         """What is remembered of a message id."""
-        if not kept.row:
+        if not thread_row.row:
             return None
-        return kept.accepted_ids.get(message_id) or rows.load_known(self.connection, kept.row, message_id, self.now)
+        return thread_row.accepted_ids.get(message_id) or rows.load_known(
+            self.connection, thread_row.row, message_id, self.now
+        )
 
 
 # ruff: noqa: S608  # statements are put together from the conditions below alone
@@ -93,18 +95,18 @@ def counts(view: View, tenant: str | None, queue: str | None) -> Counts:
         values,
     )
     places = {place: count for place, count, _ in live}
-    (completed, failed) = one(
+    (completed_count, failed_count) = one(
         connection, f"SELECT ifnull(sum(completed), 0), ifnull(sum(failed), 0) FROM total WHERE {_WITHIN}", values
     )
     return Counts(
         active=places.get("active", 0),
         waiting=places.get("waiting", 0),
         delayed=places.get("delayed", 0),
-        completed=completed,
-        failed=failed,
+        completed=completed_count,
+        failed=failed_count,
         held=places.get("held", 0),
         paused=places.get("paused", 0),
-        open_messages=sum(opened for _, _, opened in live),
+        open_messages=sum(open_count for _, _, open_count in live),
         dead_letters=_count(view, f"dead WHERE {_WITHIN}", values),
         threads=_threads(view, values),
     )

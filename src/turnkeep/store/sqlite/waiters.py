@@ -24,8 +24,8 @@ class News:
     nudges: list[tuple[str, Address]] = field(default_factory=list)
 
     def wake(self, queue: str, at: float) -> None:
-        known = self.wakes.get(queue)
-        self.wakes[queue] = at if known is None else min(at, known)
+        earliest = self.wakes.get(queue)
+        self.wakes[queue] = at if earliest is None else min(at, earliest)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +48,7 @@ class Wakeups:
         self._feeds: set[Feed] = set()
         self._waiters: set[_Waiter] = set()
         self._nudges: dict[str, set[Address]] = {}
-        self._nudged = Bell()
+        self._nudge_bell = Bell()
         self._is_closed = False
 
     # read by the writer's thread
@@ -71,17 +71,17 @@ class Wakeups:
         for owner, address in news.nudges:
             self._nudges.setdefault(owner, set()).add(address)
         if news.nudges:
-            self._nudged.ring()
+            self._nudge_bell.ring()
 
     async def ready(
         self, queues: Sequence[str] | None, timeout: float, look: Callable[[], Awaitable[float | None]]
     ) -> None:
         """Return when a thread of these queues wakes: `look` says when, and what is told later may come earlier."""
-        begun = self._clock.now()
-        with self._waiting(queues, begun + timeout) as waiter:
+        start = self._clock.now()
+        with self._waiting(queues, start + timeout) as waiter:
             if (wake := await look()) is not None:
                 waiter.wake = min(waiter.wake, wake)
-            while begun <= (now := self._clock.now()) < waiter.wake and not self._is_closed:
+            while start <= (now := self._clock.now()) < waiter.wake and not self._is_closed:
                 await waiter.bell.wait(self._clock, waiter.wake - now)
 
     @contextmanager
@@ -94,15 +94,15 @@ class Wakeups:
             self._waiters.discard(waiter)
 
     async def wait_nudge(self, owner: str, timeout: float) -> set[Address]:
-        begun = self._clock.now()
-        end = begun + timeout
-        while owner not in self._nudges and begun <= (now := self._clock.now()) < end and not self._is_closed:
-            await self._nudged.wait(self._clock, end - now)
+        start = self._clock.now()
+        end = start + timeout
+        while owner not in self._nudges and start <= (now := self._clock.now()) < end and not self._is_closed:
+            await self._nudge_bell.wait(self._clock, end - now)
         return self._nudges.pop(owner, set())
 
     def forget_nudges(self, working: set[str]) -> None:
         """Keep those of owners that hold leases."""
-        self._nudges = {owner: told for owner, told in self._nudges.items() if owner in working}
+        self._nudges = {owner: addresses for owner, addresses in self._nudges.items() if owner in working}
 
     @asynccontextmanager
     async def following(
@@ -123,7 +123,7 @@ class Wakeups:
             feed.close()
         for waiter in self._waiters:
             waiter.bell.ring()
-        self._nudged.ring()
+        self._nudge_bell.ring()
 
 
 class Following:

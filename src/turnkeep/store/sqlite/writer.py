@@ -69,7 +69,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._waiting = 0
         self._turned_away: deque[asyncio.Future[None]] = deque()
-        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        self._exit: asyncio.Future[None] = self._loop.create_future()
         self._is_stopping = False
         self._synchronous = "full"
         self._has_freed = False
@@ -82,8 +82,6 @@ class Writer:
         """
         self._next_look = self._next_sweep = 0.0
         self._thread = threading.Thread(target=self._work, name="turnkeep-sqlite-writer", daemon=True)
-
-    # ---------------------------------------------------------------- on the event loop
 
     def start(self) -> None:
         self._thread.start()
@@ -109,9 +107,9 @@ class Writer:
         if self._is_stopping:
             raise StoreUnavailable("the store is closed")
         self._waiting += 1
-        done: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Operation(act, kind, done))
-        return done
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Operation(act, kind, future))
+        return future
 
     async def _room(self) -> None:
         """Wait until fewer operations wait."""
@@ -128,7 +126,7 @@ class Writer:
         self._is_stopping = True
         if self._thread.is_alive():
             self._queue.put(None)
-            await self._stopped
+            await self._exit
 
     def _settle(self, results: Sequence[_Result], news: News) -> None:
         self._waiting -= len(results)
@@ -151,10 +149,8 @@ class Writer:
                 count -= 1
 
     def _end(self) -> None:
-        if not self._stopped.done():
-            self._stopped.set_result(None)
-
-    # ---------------------------------------------------------------- in the thread
+        if not self._exit.done():
+            self._exit.set_result(None)
 
     def _work(self) -> None:
         try:
@@ -164,7 +160,7 @@ class Writer:
                 try:
                     self._look_around()
                 except Exception as error:  # looked at again in a moment
-                    self._heard(error)
+                    self._note_error(error)
         finally:
             self._call(self._end)
 
@@ -198,7 +194,7 @@ class Writer:
             is_committing = True
             news = self._transaction.commit()
         except apsw.Error as error:
-            self._heard(error)
+            self._note_error(error)
             self._undo()
             self._try_again(group, error, is_committing=is_committing)
         except Exception as error:
@@ -217,7 +213,7 @@ class Writer:
         self._transaction.begin()
         self._tell_of_others()
 
-    def _heard(self, error: BaseException) -> None:
+    def _note_error(self, error: BaseException) -> None:
         self.may_have_a_hole = self.may_have_a_hole or isinstance(error, apsw.IOError)
 
     def _close_hole(self) -> None:
@@ -289,8 +285,6 @@ class Writer:
     def _fail(self, group: Sequence[_Operation], error: Exception) -> None:
         self._call(self._settle, [(operation, None, error) for operation in group], News())
 
-    # ---------------------------------------------------------------- between groups
-
     def _look_around(self) -> None:
         now = time.monotonic()
         if now >= self._next_look:
@@ -311,12 +305,12 @@ class Writer:
 
     def sweep(self) -> None:
         """Free the leases of owners that are gone."""
-        bereaved = self._others.orphaned_threads()
-        if not bereaved:
+        threads = self._others.orphaned_threads()
+        if not threads:
             return
         try:
             self._transaction.begin()
-            for row, address in bereaved:
+            for row, address in threads:
                 self._transaction.begin_operation()
                 with suppress(ThreadQuarantined):
                     free(self._transaction, row, address)
