@@ -27,8 +27,8 @@ from baton import Baton, spare_collector
 
 from turnkeep.events import delta
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
-from turnkeep.store.contract import Claim, Commit, Policies, Policy, TranscriptEntry
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.values import Claim, Commit, Policies, Policy, TranscriptEntry
 from turnkeep.usage import Usage
 
 POLICIES = Policies(Policy(window=0.0, max_inbox=1_000_000, max_batch=64))

@@ -23,8 +23,8 @@ from baton import Baton, spare_collector
 
 from turnkeep.events import delta
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
-from turnkeep.store.contract import Claim, Commit, Policies, Policy, TranscriptEntry
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Claim, Commit, Policies, Policy, TranscriptEntry
 
 ROW = json.dumps({"message_id": "m" * 12, "content": [{"type": "text", "text": "x" * 100}], "arrival": 1.5, "seq": 1})
 PRODUCERS = 512

@@ -26,8 +26,9 @@ from turnkeep.runs.run import RunContext
 from turnkeep.runs.worker import Worker, WorkerRules
 from turnkeep.settings import Settings
 from turnkeep.store import store_of
-from turnkeep.store.contract import Receipt, Store, ThreadRecord
+from turnkeep.store.contract import Store
 from turnkeep.store.store_metrics import measure_store
+from turnkeep.store.values import Receipt, ThreadRecord
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools.toolbox import Toolbox
 from turnkeep.windows import AdaptiveWindow

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from turnkeep.errors import Conflict, NotFound
-from turnkeep.store.contract import Document, Registry
+from turnkeep.store.contract import Registry
+from turnkeep.store.values import Document
 
 ALL = "*"
 """As a tool: every tool of the queue."""

@@ -19,7 +19,8 @@ from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import StoreError
 from turnkeep.events import Answer, Event, TurnFault
 from turnkeep.messages import Address
-from turnkeep.store.contract import Follower, Page, Store
+from turnkeep.store.contract import Follower, Store
+from turnkeep.store.values import Page
 from turnkeep.telemetry import SILENT, Meter, get_log
 
 log = get_log(__name__)

@@ -19,7 +19,8 @@ from turnkeep.hub import EventStream
 from turnkeep.inputs import read_message, read_metadata
 from turnkeep.messages import BusyPolicy, Content, Item
 from turnkeep.settings import Settings
-from turnkeep.store.contract import Decision, HeldCall, Receipt, RunRecord, Store, ThreadRecord
+from turnkeep.store.contract import Store
+from turnkeep.store.values import Decision, HeldCall, Receipt, RunRecord, ThreadRecord
 from turnkeep.telemetry import SILENT, Meter
 from turnkeep.tools.toolbox import Registrable, Toolbox
 from turnkeep.windows import PRESETS, Preset, thread_options

@@ -16,7 +16,7 @@ from typing import Literal
 from turnkeep.errors import InvalidMessage
 from turnkeep.inputs import MAX_WAIT, MAX_WINDOW, optional_number, optional_text
 from turnkeep.messages import BUSY_POLICIES, Address, Message
-from turnkeep.store.contract import ThreadOptions
+from turnkeep.store.values import ThreadOptions
 
 Preset = Literal["web", "seed"]
 

@@ -18,7 +18,7 @@ from tests.process.callers import CHANNEL, MESSAGE_ID, TENANT, Guarded, guarded,
 from tests.process.served import ask
 from turnkeep.auth.principals import Scope
 from turnkeep.messages import Address
-from turnkeep.store.contract import HeldCall
+from turnkeep.store.values import HeldCall
 
 Body = Mapping[str, Any]
 HELD, SHARED, CLIENT, OTHER = "own-held", "own-shared", "own-client", "own-other"

@@ -14,9 +14,10 @@ from tests.chaos.standby import Standby
 from tests.chaos.virtual import Process
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from turnkeep.messages import Address
-from turnkeep.store.contract import Follower, Notice
+from turnkeep.store.contract import Follower
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis.durability import DURABLE_SCRIPTS
+from turnkeep.store.values import Notice
 
 PATIENCE = 1.0
 """Seconds after which a client believes that its reply is lost."""

@@ -21,9 +21,9 @@ from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.runs import announcer, answer, journal, lease, outcomes, run, tool_calls
 from turnkeep.store import turns
-from turnkeep.store.contract import Commit, Receipt
 from turnkeep.store.memory import MemoryStore, once
 from turnkeep.store.thread import Thread
+from turnkeep.store.values import Commit, Receipt
 from turnkeep.usage import Usage
 
 Replace = Callable[[Any, str, Any], None]

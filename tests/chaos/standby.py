@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from turnkeep.store.contract import Notice
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.memory.state import OperationResult, StoredThread, draft_of
+from turnkeep.store.values import Notice
 
 
 class Standby:

@@ -39,7 +39,8 @@ from turnkeep.messages import Address, Item
 from turnkeep.settings import Settings
 from turnkeep.simulator.exchanges import ExchangeLedger
 from turnkeep.store import store_of
-from turnkeep.store.contract import Policies, Policy, Store
+from turnkeep.store.contract import Store
+from turnkeep.store.values import Policies, Policy
 
 
 @dataclass(slots=True)

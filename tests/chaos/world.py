@@ -33,8 +33,8 @@ from turnkeep.runs.run import RunContext, RunRules
 from turnkeep.runs.worker import Worker, WorkerRules
 from turnkeep.settings import Settings
 from turnkeep.simulator.exchanges import ExchangeLedger
-from turnkeep.store.contract import Policies, Policy
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import Policies, Policy
 from turnkeep.testing.fake_clock import START, counting_ids
 from turnkeep.tools.tool import Tool, ToolContext, tool
 from turnkeep.tools.toolbox import Toolbox

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from turnkeep.messages import Address, Message, digest
-from turnkeep.store.contract import Claim, MessageRecord, Policy, ThreadRecord
+from turnkeep.store.values import Claim, MessageRecord, Policy, ThreadRecord
 
 Place = tuple[float, int, int]
 """Where a message stands in its channel's order: moment of joining, delayed ones first, order of acceptance."""

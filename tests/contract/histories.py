@@ -17,7 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from tests.contract.twins import Held, Make, Twins
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
-from turnkeep.store.contract import (
+from turnkeep.store.contract import Store
+from turnkeep.store.transcript import last_user_turn
+from turnkeep.store.values import (
     Claim,
     Commit,
     Decision,
@@ -26,11 +28,9 @@ from turnkeep.store.contract import (
     Policy,
     Receipt,
     SettledOutcome,
-    Store,
     ThreadOptions,
     TranscriptEntry,
 )
-from turnkeep.store.transcript import last_user_turn
 from turnkeep.usage import Usage
 
 POLICY = Policy(

@@ -11,7 +11,8 @@ from turnkeep.clock import Clock
 from turnkeep.errors import Rejection
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
-from turnkeep.store.contract import (
+from turnkeep.store.redis import RedisStore
+from turnkeep.store.values import (
     Claim,
     Commit,
     Decision,
@@ -24,7 +25,6 @@ from turnkeep.store.contract import (
     Receipt,
     TranscriptEntry,
 )
-from turnkeep.store.redis import RedisStore
 from turnkeep.usage import Usage
 
 T = TypeVar("T")

@@ -34,7 +34,8 @@ from tests.contract.suite.steering import SteerPromises
 from tests.contract.suite.stopping import StopPromises
 from tests.contract.suite.threads import ThreadPromises
 from tests.contract.suite.windows import WindowPromises
-from turnkeep.store.contract import Policies, Policy, Store
+from turnkeep.store.contract import Store
+from turnkeep.store.values import Policies, Policy
 from turnkeep.testing.fake_clock import FakeClock
 
 

@@ -22,7 +22,7 @@ from turnkeep.broker import BrokerNames, Sight, look, settle_topology
 from turnkeep.errors import Rejection, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Message
 from turnkeep.settings import Settings
-from turnkeep.store.contract import Receipt
+from turnkeep.store.values import Receipt
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from tests.services.tcp_proxy import TcpProxy
 from turnkeep.errors import OutcomeUnknown, Rejection, StoreMisconfigured, StoreUnfit
 from turnkeep.events import TurnFault
 from turnkeep.messages import AssistantItem, text_content
-from turnkeep.store.contract import Decision, Failure, HeldCall, Limit, TranscriptEntry
 from turnkeep.store.redis import RedisStore, server_fitness
 from turnkeep.store.redis.client.scripts import load_scripts
 from turnkeep.store.redis.durability import DURABLE_SCRIPTS, NOT_DURABLE_SCRIPTS
 from turnkeep.store.redis.server_demands import Demands, Server, trouble_with
+from turnkeep.store.values import Decision, Failure, HeldCall, Limit, TranscriptEntry
 
 pytestmark = pytest.mark.usefixtures("redis_installed")
 

@@ -11,9 +11,10 @@ import pytest
 from tests.contract.histories import drive
 from tests.contract.twins import Make
 from tests.services import RedisServer
-from turnkeep.store.contract import Policies, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.values import Policies
 from turnkeep.testing import FakeClock, counting_ids
 
 Size = Callable[[int, int], int]

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.contract.suite.desk import HERE, WORKER, Desk, answer, at, said
-from turnkeep.store.contract import Claim, Policies, Policy, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Claim, Policies, Policy
 from turnkeep.testing.fake_clock import FakeClock
 
 AT_ONCE = Policy(window=0.0, max_wait=0.0)

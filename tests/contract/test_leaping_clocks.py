@@ -22,11 +22,12 @@ from tests.contract.suite.registry import RegistryPromises
 from tests.contract.suite.settling import SettlePromises
 from tests.contract.suite.windows import WindowPromises
 from tests.services import RedisServer
-from turnkeep.store.contract import Policies, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore, timekeeping
 from turnkeep.store.redis.timekeeping import StoreTime
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Policies
 from turnkeep.testing import FakeClock, counting_ids
 
 SEED = 7

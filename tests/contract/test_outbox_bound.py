@@ -14,13 +14,13 @@ from tests.services import RedisServer
 from turnkeep.events import Event
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.store import Store
-from turnkeep.store.contract import Claim, Commit, Policies, Policy
 from turnkeep.store.log_bounds import TRIM_EVERY
 from turnkeep.store.memory import MemoryStore, outbox
 from turnkeep.store.redis import events as redis_events
 from turnkeep.store.sinks import EVERYTHING, Delivery, Selection
 from turnkeep.store.sqlite import SqliteStore
 from turnkeep.store.sqlite import outbox as sending
+from turnkeep.store.values import Claim, Commit, Policies, Policy
 from turnkeep.usage import Usage
 
 AT_ONCE = Policies(Policy(window=0.0))

@@ -20,8 +20,9 @@ from tests.contract.suite.engine import EnginePromises
 from tests.services import RedisCluster
 from turnkeep.errors import OutcomeUnknown, Rejection, StoreUnavailable
 from turnkeep.events import Event
-from turnkeep.store.contract import Policies, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.values import Policies
 from turnkeep.testing import FakeClock, counting_ids
 
 Size = Callable[[int, int], int]

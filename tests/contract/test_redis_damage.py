@@ -14,8 +14,8 @@ from tests.services import RedisServer
 from turnkeep.errors import ThreadQuarantined, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.messages import Address, UserItem, text_content
-from turnkeep.store.contract import Claim, Failure, TranscriptEntry
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.values import Claim, Failure, TranscriptEntry
 
 Size = Callable[[int, int], int]
 Proof = Callable[[str, str], None]

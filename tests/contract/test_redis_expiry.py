@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.contract.redis_desk import accepted, answer, channel, leased, said, store_on
 from tests.services import RedisServer
-from turnkeep.store.contract import Policies, Policy
+from turnkeep.store.values import Policies, Policy
 from turnkeep.testing import FakeClock
 
 HERE = channel("here")

@@ -13,9 +13,9 @@ from tests.contract.redis_desk import accepted, channel, said, store_on
 from tests.contract.test_redis_servers import has_replica, sentinel_url
 from tests.services import RedisSentinel, RedisServer, eventually
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable
-from turnkeep.store.contract import Policies, Policy
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.redis.server_demands import Durability
+from turnkeep.store.values import Policies, Policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("redis_installed")]
 

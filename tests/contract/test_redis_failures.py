@@ -27,9 +27,9 @@ from tests.services import HOST, RedisServer
 from tests.services.tcp_proxy import TcpProxy
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreFull, StoreUnavailable
 from turnkeep.events import Event
-from turnkeep.store.contract import Limit, Policies, Policy
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sinks import Delivery
+from turnkeep.store.values import Limit, Policies, Policy
 from turnkeep.testing import FakeClock, counting_ids
 
 T = TypeVar("T")

@@ -24,10 +24,11 @@ from tests.contract.suite.repeating import (
 )
 from tests.services import HOST, RedisServer
 from tests.services.tcp_proxy import TcpProxy
-from turnkeep.store.contract import Policies, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Policies
 from turnkeep.testing import FakeClock
 
 POLICIES = Policies(POLICY)

@@ -23,12 +23,13 @@ from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnseala
 from turnkeep.messages import Address, content_text, text_content
 from turnkeep.store import seal_store
 from turnkeep.store.aes import AesCodec, codec_of
-from turnkeep.store.contract import Policies, Receipt, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.seal import Seal
 from turnkeep.store.sealing import SealedStore, require_unsealed
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Policies, Receipt
 from turnkeep.testing import FakeClock, counting_ids
 
 WORD = "UNSPEAKABLE"

@@ -14,9 +14,9 @@ from tests.contract.redis_desk import FAULT, LEASE, accepted, answer, channel, l
 from tests.services import RedisServer
 from turnkeep.errors import StoreError
 from turnkeep.messages import Address
-from turnkeep.store.contract import Failure, HeldCall, Limit
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.store_metrics import measure_store
+from turnkeep.store.values import Failure, HeldCall, Limit
 from turnkeep.telemetry.metrics import PrometheusMeter
 
 KEYS = (

@@ -11,9 +11,10 @@ from tests.contract.suite.claiming import ClaimPromises
 from tests.contract.suite.engine import EnginePromises
 from tests.contract.suite.repeating import RepeatPromises
 from tests.services import RedisServer
-from turnkeep.store.contract import Policies, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.values import Policies
 from turnkeep.testing import FakeClock, counting_ids
 
 

@@ -18,11 +18,12 @@ from tests.contract.suite.repeating import POLICY, TRIPLES, RepeatPromises, play
 from tests.services import RedisServer
 from turnkeep.store import seal_store
 from turnkeep.store.aes import AesCodec
-from turnkeep.store.contract import Policies, Policy, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.redis import RedisStore
 from turnkeep.store.seal import Seal
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Policies, Policy
 from turnkeep.testing import FakeClock, counting_ids
 
 of_content = pytest.mark.daily(ChangePromises, DeliveryPromises, LetterPromises, LogPromises, RepeatPromises)

@@ -11,8 +11,9 @@ import pytest
 
 from tests.contract.histories import drive
 from tests.contract.store_suite import StoreSuite
-from turnkeep.store.contract import Policies, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Policies
 from turnkeep.testing import FakeClock, counting_ids
 
 Size = Callable[[int, int], int]

@@ -12,8 +12,9 @@ from tests.contract.comparing import Names, differences
 from turnkeep.errors import LeaseLost, MessageConflict, Rejection, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.messages import Address, Message
-from turnkeep.store.contract import Claim, Policies, Policy, Receipt, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import Claim, Policies, Policy, Receipt
 from turnkeep.testing.fake_clock import FakeClock, counting_ids
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from turnkeep.auth.principals import Scope
 from turnkeep.errors import ModelRefused
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.store.contract import Failure
+from turnkeep.store.values import Failure
 
 SECRET = "v7Qm2ZrT9xKfW4bLcN8sYd3HgPe6RjUa5oXi0tMzBwEk1yVh"
 CANARY = "canary-7f3a-what-only-the-owner-may-read"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tests.contract.suite.desk import answer, at, delta, said
 from turnkeep.errors import LeaseLost, StoreError, StoreFull
-from turnkeep.store.contract import Claim, Policies, Policy
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Claim, Policies, Policy
 
 LEASE = 600.0
 """Longer than any test: what is freed sooner is not freed by its end."""

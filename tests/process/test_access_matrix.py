@@ -30,7 +30,7 @@ from turnkeep.doors.http.endpoint import HttpEndpoint
 from turnkeep.doors.http.routes import ENDPOINTS
 from turnkeep.doors.socket.session import Socket
 from turnkeep.messages import Message, text_content
-from turnkeep.store.contract import HeldCall
+from turnkeep.store.values import HeldCall
 
 BODIES: dict[str, dict[str, Any]] = {
     "send": {"message": "hello", "message_id": "from-the-matrix"},

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.process.served import Served, ask, served
 from turnkeep.events import delta
 from turnkeep.messages import Message, UserItem, text_content
-from turnkeep.store.contract import Commit, TranscriptEntry
+from turnkeep.store.values import Commit, TranscriptEntry
 
 PIECE = "x" * 2_000
 

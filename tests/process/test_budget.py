@@ -17,7 +17,7 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.budget import Budget, Budgets
 from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store import Policies, Policy, Store, open_store
-from turnkeep.store.contract import Counts
+from turnkeep.store.values import Counts
 from turnkeep.usage import NANO
 
 MODEL = "gpt-4o"

@@ -17,7 +17,8 @@ from tests.services import RedisServer
 from turnkeep.messages import Address
 from turnkeep.simulator import Simulator, serve
 from turnkeep.store import open_store
-from turnkeep.store.contract import Counts, Store
+from turnkeep.store.contract import Store
+from turnkeep.store.values import Counts
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("redis_installed")]
 

@@ -20,7 +20,7 @@ from tests.scenario.house import eventually
 from tests.services import RedisServer
 from turnkeep.simulator import Exchange, Simulator, StreamPace, serve
 from turnkeep.store import open_store
-from turnkeep.store.contract import Counts
+from turnkeep.store.values import Counts
 
 pytestmark = pytest.mark.slow
 

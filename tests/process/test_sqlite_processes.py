@@ -19,8 +19,8 @@ import pytest
 from tests.contract.suite.desk import answer, at, said
 from tests.services import CHECKOUT
 from turnkeep.messages import Address, UserItem
-from turnkeep.store.contract import Policies, Policy
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Policies, Policy
 
 CHILD = "tests.process.sqlite_child"
 PATIENCE = 60.0

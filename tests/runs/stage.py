@@ -25,7 +25,8 @@ from turnkeep.runs.journal import Journal
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import Verdict
 from turnkeep.runs.run import Run, RunContext, RunRules
-from turnkeep.store.contract import (
+from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import (
     Circuit,
     Claim,
     Commit,
@@ -40,7 +41,6 @@ from turnkeep.store.contract import (
     Remainder,
     Stop,
 )
-from turnkeep.store.memory import MemoryStore
 from turnkeep.testing.fake_clock import counting_ids
 from turnkeep.tools.toolbox import Registrable, Toolbox
 from turnkeep.usage import Usage

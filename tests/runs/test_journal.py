@@ -14,7 +14,7 @@ from tests.runs.stage import HERE, ONE, LostReply, Stage, journal_of
 from turnkeep.errors import OutcomeUnknown, StoreMisconfigured, StoreUnavailable
 from turnkeep.messages import AssistantItem, CallItem, Message, OutputItem, UserItem, text_content
 from turnkeep.runs.journal import Journal, OpenResponse, Step, join_texts, retry_until_answered, user_item
-from turnkeep.store.contract import Claim, Record
+from turnkeep.store.values import Claim, Record
 from turnkeep.usage import Usage
 
 CALLS = (CallItem("c1", "pay", "{}"), CallItem("c2", "book", "{}"))

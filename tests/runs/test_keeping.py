@@ -14,8 +14,8 @@ from tests.runs.stage import HERE, LostReply, Stage, Stumble
 from turnkeep.errors import LeaseLost, OutcomeUnknown, StoreUnavailable, ThreadBusy
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.lease import DrainRequest, Keeper, Lease, LeaseRules, StopRequest
-from turnkeep.store.contract import Directive
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import Directive
 
 RULES = LeaseRules(duration=30.0)
 """Renewed every 10 s, given up 25 s after the last renewal that went well was asked for."""

@@ -12,7 +12,7 @@ from tests.runs.moved_time import BEGIN
 from tests.runs.stage import HERE, NotingMeter, Stage
 from turnkeep.events import TurnFault
 from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing, Verdict, measure_claim, measure_run
-from turnkeep.store.contract import Commit, Failure
+from turnkeep.store.values import Commit, Failure
 
 FAULT = TurnFault("model_unavailable", "please try again")
 NOTHING: dict[tuple[str, str], float] = {}

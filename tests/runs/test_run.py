@@ -51,7 +51,7 @@ from turnkeep.runs.budget import Budget, Budgets, Pace, Waiting
 from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest
 from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing
 from turnkeep.runs.run import DETAILS, _weightiest
-from turnkeep.store.contract import Commit, Failure, Page, Stop
+from turnkeep.store.values import Commit, Failure, Page, Stop
 from turnkeep.tools.tool import ToolContext, tool
 from turnkeep.usage import Usage
 

@@ -14,7 +14,7 @@ from turnkeep.errors import StoreMisconfigured
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.runs.journal import Journal, Step
 from turnkeep.runs.tool_calls import OUTCOME_UNKNOWN, CallRules, Calls
-from turnkeep.store.contract import HeldCall
+from turnkeep.store.values import HeldCall
 from turnkeep.tools.execution import CatchAll, arguments_digest
 from turnkeep.tools.tool import Tool, ToolContext, from_dict, tool
 

@@ -19,7 +19,7 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.budget import Budget, Budgets
 from turnkeep.runs.lease import LeaseRules
 from turnkeep.runs.worker import AT_ONCE, Worker, WorkerRules
-from turnkeep.store.contract import Policy
+from turnkeep.store.values import Policy
 
 LogLines = Callable[[], list[dict[str, Any]]]
 AWAY = StoreUnavailable("away")

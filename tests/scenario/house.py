@@ -18,8 +18,8 @@ from turnkeep.messages import Address, Item, Message, content_text, text_content
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.simulator import Fault, Simulator, serve
-from turnkeep.store.contract import Receipt
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import Receipt
 from turnkeep.tools.toolbox import Registrable, Toolbox
 
 QUICK: dict[str, Any] = {

@@ -18,7 +18,7 @@ from tests.scenario.house import TestHouse, eventually, opened
 from tests.services import RedisServer
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import BUSY_POLICIES, BusyPolicy
-from turnkeep.store.contract import Decision
+from turnkeep.store.values import Decision
 from turnkeep.tools.tool import tool
 
 TABLE = """

@@ -12,8 +12,9 @@ from tests.chaos.standby import Standby
 from turnkeep.events import Answer, Event
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.announcer import Announcer
-from turnkeep.store.contract import Claim, EventGap, Policies, Policy
+from turnkeep.store.contract import EventGap
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import Claim, Policies, Policy
 
 WHERE = Address("default", "assistant", "c")
 

@@ -11,7 +11,7 @@ import pytest
 from tests.scenario.house import TestHouse, opened
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import OutputItem
-from turnkeep.store.contract import Claim, Commit, Page, Record
+from turnkeep.store.values import Claim, Commit, Page, Record
 from turnkeep.tools import tool
 
 

@@ -10,7 +10,8 @@ from tests.scenario.house import opened
 from turnkeep.events import Event
 from turnkeep.hub import EventStream, Hub, SubscriptionStart
 from turnkeep.messages import Address
-from turnkeep.store.contract import Follower, Notice, Store
+from turnkeep.store.contract import Follower, Store
+from turnkeep.store.values import Notice
 
 
 class _Slow:

@@ -31,7 +31,7 @@ from turnkeep.messages import (
     text_content,
 )
 from turnkeep.models.capabilities import known_servers
-from turnkeep.store.contract import TranscriptEntry
+from turnkeep.store.values import TranscriptEntry
 from turnkeep.testing.fake_clock import FakeClock, settle
 from turnkeep.tools.tool import tool
 

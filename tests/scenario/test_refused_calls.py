@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 from tests.scenario.house import opened
 from turnkeep.messages import OutputItem
-from turnkeep.store.contract import Decision
+from turnkeep.store.values import Decision
 from turnkeep.tools.tool import Tool, from_dict, tool
 
 ran: list[Any] = []

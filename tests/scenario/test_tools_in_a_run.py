@@ -6,7 +6,7 @@ import asyncio
 
 from tests.scenario.house import eventually, opened
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, OutputItem
-from turnkeep.store.contract import Decision
+from turnkeep.store.values import Decision
 from turnkeep.tools.tool import ToolContext, tool
 
 

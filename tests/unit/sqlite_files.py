@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.contract.suite.desk import POLICY, Desk
-from turnkeep.store.contract import Policies
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Policies
 from turnkeep.testing import FakeClock, counting_ids
 
 PATIENCE = 20.0

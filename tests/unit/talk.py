@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.contract.suite.desk import Desk, at, delta, give_up
 from turnkeep.messages import AssistantItem, OutputItem, UserItem, text_content
-from turnkeep.store.contract import Commit, Decision, HeldCall, TranscriptEntry
+from turnkeep.store.values import Commit, Decision, HeldCall, TranscriptEntry
 
 
 async def talk(desk: Desk, word: str, where: str, *, size: int) -> None:

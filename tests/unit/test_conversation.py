@@ -12,8 +12,8 @@ from turnkeep.conversation.manager import SUMMED_UP, redis_url
 from turnkeep.errors import ConfigurationError, InvalidMessage, OutcomeUnknown, ThreadBusy
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, OutputItem, SystemItem, text_content
 from turnkeep.store import Policies, Policy
-from turnkeep.store.contract import TranscriptEntry
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import TranscriptEntry
 from turnkeep.testing.fake_clock import FakeClock
 
 ADDRESS = Address("default", "assistant", "s")

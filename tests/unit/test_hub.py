@@ -15,8 +15,9 @@ from turnkeep.events import Event, delta
 from turnkeep.hub import EventStream, Hub, SubscriptionStart, _is_of
 from turnkeep.messages import Address, Message, UserItem, text_content
 from turnkeep.store import Policies, Policy
-from turnkeep.store.contract import Commit, Follower, Notice, Page, TranscriptEntry
+from turnkeep.store.contract import Follower
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import Commit, Notice, Page, TranscriptEntry
 from turnkeep.testing import FakeClock, counting_ids
 
 HERE = Address("default", "assistant", "c")

@@ -11,8 +11,8 @@ import pytest
 from turnkeep.errors import LeaseLost
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.lease import Keeper, LeaseRules
-from turnkeep.store.contract import Claim, Directive, Policies, Policy
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import Claim, Directive, Policies, Policy
 
 RULES = LeaseRules(duration=0.6)
 WHERE = Address("t", "q", "c")

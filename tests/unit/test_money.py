@@ -17,8 +17,8 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.budget import OUTPUT_GUESS, Budget, BudgetReserved, Budgets, Pace, PaceReached, PriceUnknown
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy
-from turnkeep.store.contract import Claim, Commit, Limit, TranscriptEntry
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import Claim, Commit, Limit, TranscriptEntry
 from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import NANO, Usage
 

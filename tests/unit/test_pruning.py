@@ -20,7 +20,7 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
-from turnkeep.store.contract import TranscriptEntry
+from turnkeep.store.values import TranscriptEntry
 
 
 def user(text: str) -> UserItem:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, Part, UserItem, text_content
-from turnkeep.store.contract import HeldCall, TranscriptEntry
 from turnkeep.store.redis import codec
+from turnkeep.store.values import HeldCall, TranscriptEntry
 from turnkeep.usage import Usage
 
 HERE = Address("t", "q", "c")

@@ -8,7 +8,7 @@ import pytest
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings, misspelt, parse_rate
-from turnkeep.store.contract import Policy
+from turnkeep.store.values import Policy
 
 
 @pytest.fixture(autouse=True)

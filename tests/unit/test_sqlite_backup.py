@@ -13,8 +13,8 @@ import pytest
 from tests.contract.suite.desk import HERE, Desk, at, delta
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured
-from turnkeep.store.contract import LAYOUT, RegistryKind
 from turnkeep.store.sqlite import backup, layout, restore
+from turnkeep.store.values import LAYOUT, RegistryKind
 
 
 async def test_a_backup_taken_while_messages_come_holds_what_was_acknowledged_before(tmp_path: Path) -> None:

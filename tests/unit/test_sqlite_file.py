@@ -13,11 +13,11 @@ from tests.contract.suite.desk import HERE, at
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.messages import AssistantItem, UserItem
-from turnkeep.store.contract import LAYOUT
 from turnkeep.store.sqlite import SqliteStore, layout
 from turnkeep.store.sqlite.connection import check_version, connect_to_write
 from turnkeep.store.sqlite.file_identity import make_place
 from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.values import LAYOUT
 
 LAYOUTS = Path(__file__).parent.parent / "data" / "layouts"
 

@@ -12,11 +12,11 @@ from hypothesis import given
 
 from turnkeep.events import Event, EventKind, TurnFault
 from turnkeep.messages import Address
-from turnkeep.store.contract import Policy
 from turnkeep.store.log_bounds import trim_log
 from turnkeep.store.sqlite import event_log
 from turnkeep.store.sqlite.rows import ThreadRow
 from turnkeep.store.thread import Thread
+from turnkeep.store.values import Policy
 from turnkeep.usage import Usage
 
 KINDS: list[EventKind] = ["accepted", "delta", "delta", "delta", "processing", "completed", "dead", "started"]

@@ -14,8 +14,8 @@ from tests.contract.suite.desk import HERE, Desk, at, delta
 from tests.unit.lying_disk import Disk, lying_disk
 from tests.unit.sqlite_files import opened
 from turnkeep.errors import OutcomeUnknown, StoreError
-from turnkeep.store.contract import Claim, Policies, Policy
 from turnkeep.store.sqlite import connection as connections
+from turnkeep.store.values import Claim, Policies, Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """Of some calls SQLite does not want to hear that they failed."""

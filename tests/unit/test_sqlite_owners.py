@@ -11,9 +11,9 @@ import pytest
 from tests.contract.suite.desk import HERE, Desk, at
 from tests.unit.sqlite_files import engine, opened, until
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
-from turnkeep.store.contract import LAYOUT
 from turnkeep.store.sqlite import restore
 from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.values import LAYOUT
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from tests.unit.sqlite_files import PATIENCE, engine, opened
 from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.contract import Notice, Policies, Policy
 from turnkeep.store.sqlite import other_processes
+from turnkeep.store.values import Notice, Policies, Policy
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.contract import Notice
+from turnkeep.store.values import Notice
 from turnkeep.store.wakeups import Bell, Feed
 from turnkeep.testing import FakeClock, settle
 

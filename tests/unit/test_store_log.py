@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeep.events import Answer, Event, EventKind
-from turnkeep.store.contract import Policy
 from turnkeep.store.log_bounds import trim_log
+from turnkeep.store.values import Policy
 
 NOW = 10_000.0
 

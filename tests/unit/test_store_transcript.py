@@ -19,7 +19,6 @@ from turnkeep.messages import (
     digest,
     text_content,
 )
-from turnkeep.store.contract import Policy, TranscriptEntry
 from turnkeep.store.transcript import (
     entry_from_json,
     entry_size,
@@ -28,6 +27,7 @@ from turnkeep.store.transcript import (
     newest,
     trimmed_through,
 )
+from turnkeep.store.values import Policy, TranscriptEntry
 
 
 def entries_of(*turns: int, tokens: int = 1, words: str = "x") -> list[TranscriptEntry]:

@@ -25,7 +25,8 @@ from turnkeep.errors import (
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, BusyPolicy, Message, UserItem, digest, text_content
 from turnkeep.store import turns
-from turnkeep.store.contract import (
+from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread
+from turnkeep.store.values import (
     Claim,
     Commit,
     DeadLetter,
@@ -39,7 +40,6 @@ from turnkeep.store.contract import (
     ThreadOptions,
     TranscriptEntry,
 )
-from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread
 from turnkeep.usage import Usage
 
 HERE = Address("t", "q", "c")

@@ -10,7 +10,7 @@ import pytest
 from bench.windows import WINDOWS, Tally, bursts_of, live
 from turnkeep.errors import InvalidMessage
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.store.contract import ThreadOptions
+from turnkeep.store.values import ThreadOptions
 from turnkeep.windows import AdaptiveRules, AdaptiveWindow, thread_options
 
 RULES = AdaptiveRules()

@@ -16,7 +16,8 @@ from turnkeep.auth.principals import ALL_SCOPES, KEY_PREFIX, Principal, Scope
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import InvalidMessage, NotAuthenticated, NotFound
 from turnkeep.messages import DEFAULT_TENANT
-from turnkeep.store.contract import Document, Registry
+from turnkeep.store.contract import Registry
+from turnkeep.store.values import Document
 
 RING = "*"
 """Keys are found by their id, before it is known whose they are: all of them are kept in one place."""

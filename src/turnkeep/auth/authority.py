@@ -14,7 +14,7 @@ from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound
 from turnkeep.inputs import MAX_NAME, optional_text, read_content, read_message
 from turnkeep.messages import DEFAULT_TENANT, Address, Content, Message
 from turnkeep.runs.budget import USER
-from turnkeep.store.contract import Decision, HeldCall, MessageRecord
+from turnkeep.store.values import Decision, HeldCall, MessageRecord
 
 VERDICTS = ("approved", "denied", "output")
 

@@ -15,7 +15,7 @@ from turnkeep.cli.audit import report
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
-from turnkeep.store.contract import Decision, HeldCall, ThreadRecord
+from turnkeep.store.values import Decision, HeldCall, ThreadRecord
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Tool calls that wait for somebody.")
 

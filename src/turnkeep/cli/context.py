@@ -17,7 +17,8 @@ from turnkeep.env_file import DEFAULT
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address, item_to_json
 from turnkeep.settings import Settings
-from turnkeep.store.contract import Store, ThreadRecord
+from turnkeep.store.contract import Store
+from turnkeep.store.values import ThreadRecord
 
 DEFAULT_PATH = ".turnkeep/turnkeep.db"
 

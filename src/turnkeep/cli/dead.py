@@ -12,7 +12,8 @@ from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Yes
 from turnkeep.errors import Conflict, NotFound
 from turnkeep.settings import Settings
-from turnkeep.store.contract import DeadLetter, Receipt, Store
+from turnkeep.store.contract import Store
+from turnkeep.store.values import DeadLetter, Receipt
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Messages that no run could answer.")
 

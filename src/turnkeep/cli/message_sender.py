@@ -25,7 +25,7 @@ from turnkeep.errors import NotAllowed, NotAuthenticated, Rejection, TurnkeepErr
 from turnkeep.inputs import read_message
 from turnkeep.models.sse import Framer
 from turnkeep.settings import Settings
-from turnkeep.store.contract import Receipt
+from turnkeep.store.values import Receipt
 from turnkeep.tools.pins import Pins
 from turnkeep.wire import Dialect, Encoder, Frame
 

@@ -14,7 +14,8 @@ from turnkeep.cli import circuits, context, dead, output
 from turnkeep.cli.arguments import Channel, Json, Tenant
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
-from turnkeep.store.contract import Circuit, Counts, Store
+from turnkeep.store.contract import Store
+from turnkeep.store.values import Circuit, Counts
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="How much waits; dead letters; pause and resume.")
 app.add_typer(dead.app, name="dead")

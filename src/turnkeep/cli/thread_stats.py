@@ -11,7 +11,7 @@ from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json
 from turnkeep.clock import SystemClock
 from turnkeep.settings import Settings
-from turnkeep.store.contract import Stats
+from turnkeep.store.values import Stats
 
 
 def stats(

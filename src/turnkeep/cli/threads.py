@@ -17,7 +17,7 @@ from turnkeep.cli.thread_stats import stats
 from turnkeep.clock import SystemClock
 from turnkeep.messages import Address, content_text
 from turnkeep.settings import Settings
-from turnkeep.store.contract import MessageRecord, ThreadRecord
+from turnkeep.store.values import MessageRecord, ThreadRecord
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The conversations of the store.")
 

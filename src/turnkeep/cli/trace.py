@@ -15,7 +15,8 @@ from turnkeep.errors import NotFound
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.settings import Settings
-from turnkeep.store.contract import DeadLetter, MessageRecord, RunRecord, Store, ThreadRecord
+from turnkeep.store.contract import Store
+from turnkeep.store.values import DeadLetter, MessageRecord, RunRecord, ThreadRecord
 
 app = typer.Typer(add_completion=False)
 

@@ -21,7 +21,8 @@ from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy, Store, store_of
-from turnkeep.store.contract import History, Threads, TranscriptEntry
+from turnkeep.store.contract import Threads
+from turnkeep.store.values import History, TranscriptEntry
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

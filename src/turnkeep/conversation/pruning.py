@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from turnkeep.messages import CallItem, OutputItem
-from turnkeep.store.contract import TranscriptEntry
+from turnkeep.store.values import TranscriptEntry
 
 
 def prune(

@@ -8,7 +8,7 @@ from turnkeep.auth.principals import Principal
 from turnkeep.errors import Rejection, ThreadNotFound, TooManyRequests
 from turnkeep.messages import Message
 from turnkeep.runs.budget import USER
-from turnkeep.store.contract import Receipt
+from turnkeep.store.values import Receipt
 
 
 async def accept(queue: Application, limits: Limits, principal: Principal, message: Message) -> Receipt:

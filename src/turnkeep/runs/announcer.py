@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from turnkeep.events import Event, delta
 from turnkeep.runs.journal import retry_until_answered
-from turnkeep.store.contract import Claim, EventGap, Events
+from turnkeep.store.contract import EventGap, Events
+from turnkeep.store.values import Claim
 
 MERGE_ABOVE = 64
 """Events waiting for the store from which on neighbouring deltas are merged: only when it is behind."""

@@ -39,7 +39,8 @@ from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.journal import SEPARATOR, Ending, Journal, OpenResponse, Step
 from turnkeep.runs.tool_calls import Calls
-from turnkeep.store.contract import Claim, HeldCall, Store
+from turnkeep.store.contract import Store
+from turnkeep.store.values import Claim, HeldCall
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.telemetry.traces import span
 from turnkeep.tools.toolbox import Toolbox

@@ -22,7 +22,8 @@ from turnkeep.models.parameters import output_limit
 from turnkeep.models.waits import wait_for_spent
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.settings import Settings
-from turnkeep.store.contract import Claim, Limit, Store
+from turnkeep.store.contract import Store
+from turnkeep.store.values import Claim, Limit
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.usage import NANO, Usage
 

@@ -19,7 +19,8 @@ from typing import Literal, TypeVar
 from turnkeep.backoff import Backoff
 from turnkeep.errors import StoreError
 from turnkeep.messages import CallItem, Item, Message, OutputItem, UserItem, item_from_json, item_to_json
-from turnkeep.store.contract import Claim, Record, Store
+from turnkeep.store.contract import Store
+from turnkeep.store.values import Claim, Record
 from turnkeep.usage import Usage
 
 T = TypeVar("T")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from turnkeep.errors import LeaseLost, StoreError
 from turnkeep.messages import Message
-from turnkeep.store.contract import Claim, Directive, Inbox, Stop
+from turnkeep.store.contract import Inbox
+from turnkeep.store.values import Claim, Directive, Stop
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

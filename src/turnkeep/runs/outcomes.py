@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from turnkeep.events import TurnFault
-from turnkeep.store.contract import Claim, Commit, FailOutcome, Failure, HeldCall
+from turnkeep.store.values import Claim, Commit, FailOutcome, Failure, HeldCall
 from turnkeep.telemetry import Meter
 
 

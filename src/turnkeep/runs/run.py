@@ -46,18 +46,8 @@ from turnkeep.runs.journal import Journal, retry_until_answered
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
 from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing, Verdict, measure_claim, measure_run
 from turnkeep.runs.tool_calls import OUTCOME_UNKNOWN, CallRules, Calls
-from turnkeep.store.contract import (
-    Circuit,
-    Claim,
-    Commit,
-    FailOutcome,
-    Failure,
-    Page,
-    Record,
-    Stop,
-    Store,
-    TranscriptEntry,
-)
+from turnkeep.store.contract import Store
+from turnkeep.store.values import Circuit, Claim, Commit, FailOutcome, Failure, Page, Record, Stop, TranscriptEntry
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.telemetry.traces import span
 from turnkeep.tools.toolbox import Toolbox

@@ -16,7 +16,7 @@ from turnkeep.failpoints import reach
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.journal import Journal
-from turnkeep.store.contract import Claim, HeldCall
+from turnkeep.store.values import Claim, HeldCall
 from turnkeep.telemetry import SILENT, Meter
 from turnkeep.telemetry.traces import span
 from turnkeep.tools.execution import (

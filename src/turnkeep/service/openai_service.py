@@ -30,9 +30,10 @@ from turnkeep.service.config import OpenAIConfig, create_openai_config
 from turnkeep.service.request import DirectRequest
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy, store_of
-from turnkeep.store.contract import Claim, Commit, Failure, Follower, Registry, Store, TranscriptEntry
+from turnkeep.store.contract import Follower, Registry, Store
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.store_metrics import measure_store
+from turnkeep.store.values import Claim, Commit, Failure, TranscriptEntry
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools import Tool, Toolbox
 from turnkeep.tools.builtin import configured_tools

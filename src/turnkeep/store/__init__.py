@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 from turnkeep.store.aes import codec_of
-from turnkeep.store.contract import Policies, Policy, Store
+from turnkeep.store.contract import Store
 from turnkeep.store.sealing import require_unsealed, seal_store
+from turnkeep.store.values import Policies, Policy
 
 __all__ = ["Policies", "Policy", "Store", "open_store", "seal_store", "store_of"]
 

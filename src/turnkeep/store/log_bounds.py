@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from turnkeep.events import Answer, Event
-from turnkeep.store.contract import Policy
+from turnkeep.store.values import Policy
 
 TRIM_EVERY = 64
 """A log may be so many events longer than its bound before it is trimmed."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from turnkeep.store import turns
-from turnkeep.store.contract import MessageRecord, Policy, RunRecord, State, ThreadRecord
 from turnkeep.store.thread import AcceptedId, Thread
+from turnkeep.store.values import MessageRecord, Policy, RunRecord, State, ThreadRecord
 
 _RUN_STATUS = {"leased": "in_progress", "held": "requires_action"}
 

@@ -14,14 +14,16 @@ from typing import Any, TypeVar, cast
 from turnkeep.errors import MessageConflict, Rejection, StoreMisconfigured, StoreUnsealable
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, Content, Message, text_content
-from turnkeep.store.contract import (
+from turnkeep.store.contract import Follower, Store
+from turnkeep.store.seal import Codec, Seal
+from turnkeep.store.sinks import Delivery
+from turnkeep.store.values import (
     Claim,
     Commit,
     DeadLetter,
     Decision,
     FailOutcome,
     Failure,
-    Follower,
     HeldCall,
     History,
     MessageRecord,
@@ -31,12 +33,9 @@ from turnkeep.store.contract import (
     Record,
     Remainder,
     RunRecord,
-    Store,
     ThreadRecord,
     TranscriptEntry,
 )
-from turnkeep.store.seal import Codec, Seal
-from turnkeep.store.sinks import Delivery
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from turnkeep.events import Event
 from turnkeep.messages import Address, Message
-from turnkeep.store.contract import (
+from turnkeep.store.values import (
     DeadLetter,
     HeldCall,
     MessageRecord,

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from turnkeep.messages import item_from_json, item_to_json
-from turnkeep.store.contract import History, Policy, TranscriptEntry
+from turnkeep.store.values import History, Policy, TranscriptEntry
 
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 

@@ -24,13 +24,15 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Content, Message, UserItem, digest
-from turnkeep.store.contract import (
+from turnkeep.store.contract import EventGap
+from turnkeep.store.ids import message_id_of
+from turnkeep.store.thread import AcceptedId, InboxMessage, Settlement, Thread
+from turnkeep.store.values import (
     Claim,
     Commit,
     DeadLetter,
     Decision,
     Directive,
-    EventGap,
     FailOutcome,
     Failure,
     HeldCall,
@@ -44,8 +46,6 @@ from turnkeep.store.contract import (
     ThreadOptions,
     TranscriptEntry,
 )
-from turnkeep.store.ids import message_id_of
-from turnkeep.store.thread import AcceptedId, InboxMessage, Settlement, Thread
 from turnkeep.usage import Usage
 
 SETTLEMENTS = 4

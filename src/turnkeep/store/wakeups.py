@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from turnkeep.clock import Clock
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.contract import Notice
+from turnkeep.store.values import Notice
 
 BOUND = 1024
 """Notices that a feed keeps before it forgets their events."""

@@ -17,7 +17,7 @@ from tests.contract.suite.desk import (
 )
 from turnkeep.errors import InboxFull, MessageConflict, Rejection, ThreadBusy, ThreadNotFound
 from turnkeep.messages import BusyPolicy, Part, digest
-from turnkeep.store.contract import Policies, Policy, Receipt
+from turnkeep.store.values import Policies, Policy, Receipt
 
 
 class AcceptPromises:

@@ -9,18 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
-from turnkeep.store.contract import (
-    Claim,
-    Commit,
-    Decision,
-    Failure,
-    HeldCall,
-    Limit,
-    Store,
-    ThreadOptions,
-    TranscriptEntry,
-)
+from turnkeep.store.contract import Store
 from turnkeep.store.sinks import Selection
+from turnkeep.store.values import Claim, Commit, Decision, Failure, HeldCall, Limit, ThreadOptions, TranscriptEntry
 
 LEASE = 30.0
 FAULT = TurnFault("model_unavailable", "please try again", "status 503")

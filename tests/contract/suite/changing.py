@@ -7,7 +7,7 @@ import pytest
 from tests.contract.suite.desk import HERE, LEASE, STATES, WINDOW, Start, at, give_up
 from turnkeep.errors import MessageFrozen, NotFound
 from turnkeep.messages import text_content
-from turnkeep.store.contract import Remainder
+from turnkeep.store.values import Remainder
 
 CHANGED = text_content("changed")
 

@@ -19,7 +19,7 @@ from tests.contract.suite.desk import (
     said,
 )
 from turnkeep.errors import LeaseLost, MessageConflict, MessageFrozen, ThreadBusy
-from turnkeep.store.contract import Policies, Policy
+from turnkeep.store.values import Policies, Policy
 
 
 class ClaimPromises:

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from turnkeep.errors import Rejection
 from turnkeep.events import Event, EventKind, TurnFault
 from turnkeep.messages import Address, AssistantItem, Content, Item, Message, UserItem, text_content
-from turnkeep.store.contract import (
+from turnkeep.store.contract import Store
+from turnkeep.store.values import (
     Claim,
     Commit,
     Failure,
@@ -19,7 +20,6 @@ from turnkeep.store.contract import (
     Receipt,
     Remainder,
     SettledOutcome,
-    Store,
     ThreadRecord,
     TranscriptEntry,
 )

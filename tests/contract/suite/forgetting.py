@@ -9,7 +9,7 @@ import pytest
 from tests.contract.suite.desk import HERE, LEASE, QUEUE, TENANT, WORKER, Desk, Start, at, give_up, said
 from turnkeep.errors import MessageConflict, NotFound, Rejection, ThreadNotFound
 from turnkeep.messages import Address
-from turnkeep.store.contract import Policy
+from turnkeep.store.values import Policy
 
 SHORT = Policy(window=2.0, max_wait=8.0, expiry=100.0, dedupe=5_000.0)
 

@@ -9,7 +9,7 @@ import pytest
 from tests.contract.suite.desk import CALL, HERE, LEASE, OTHER_CALL, Desk, Start, at, retry
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.messages import BusyPolicy
-from turnkeep.store.contract import Decision, HeldCall
+from turnkeep.store.values import Decision, HeldCall
 
 YES = Decision("approved", by="ann")
 

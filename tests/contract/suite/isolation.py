@@ -6,7 +6,7 @@ import pytest
 
 from tests.contract.suite.desk import CALL, HERE, LEASE, WINDOW, WORKER, Desk, Start, delta, give_up
 from turnkeep.messages import Address
-from turnkeep.store.contract import Decision
+from turnkeep.store.values import Decision
 
 HOSTILE = [
     "", " ", ":", "{}", "{c}", "*", "c*", "[c]", "c?", "\\", "'", '"', "%", "%s", "\n", "\t", "a:b:c", "q:c", "../c",

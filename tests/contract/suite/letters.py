@@ -7,7 +7,7 @@ import pytest
 from tests.contract.suite.desk import HERE, POLICY, QUEUE, TENANT, WINDOW, Desk, Start, at, give_up, said
 from turnkeep.errors import MessageConflict, NotFound
 from turnkeep.messages import text_content
-from turnkeep.store.contract import Policy
+from turnkeep.store.values import Policy
 
 
 async def die(desk: Desk, *message_ids: str, where: tuple[str, str, str] = (TENANT, QUEUE, "c")) -> list[str]:

@@ -12,7 +12,8 @@ from tests.contract.suite.desk import CHANNEL, HERE, LEASE, Desk, Start, at, del
 from turnkeep.errors import LeaseLost
 from turnkeep.events import Answer, Event
 from turnkeep.messages import Address
-from turnkeep.store.contract import Follower, Policy, Store
+from turnkeep.store.contract import Follower, Store
+from turnkeep.store.values import Policy
 
 PATIENCE = 20.0
 

@@ -21,16 +21,9 @@ from tests.contract.suite.desk import Start
 from turnkeep.errors import LeaseLost, Rejection, ThreadBusy, ThreadNotFound
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.contract import (
-    HeldCall,
-    MessageRecord,
-    Policies,
-    Policy,
-    Receipt,
-    Store,
-    ThreadRecord,
-)
+from turnkeep.store.contract import Store
 from turnkeep.store.memory import MemoryStore
+from turnkeep.store.values import HeldCall, MessageRecord, Policies, Policy, Receipt, ThreadRecord
 from turnkeep.testing.fake_clock import FakeClock
 
 Safety = Literal["reads", "named", "once", "same"]

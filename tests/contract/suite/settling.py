@@ -24,8 +24,8 @@ from tests.contract.suite.desk import (
 )
 from turnkeep.errors import LeaseLost, MessageFrozen
 from turnkeep.messages import AssistantItem, UserItem, text_content
-from turnkeep.store.contract import Claim, Policy, Remainder, SettledOutcome
 from turnkeep.store.turns import SETTLEMENTS
+from turnkeep.store.values import Claim, Policy, Remainder, SettledOutcome
 from turnkeep.usage import Usage
 
 COST = Usage(requests=1, input_tokens=10, output_tokens=5, cost_nano=7)

@@ -9,7 +9,7 @@ import pytest
 from tests.contract.suite.desk import HERE, LEASE, WINDOW, Desk, Start, give_up, retry
 from turnkeep.errors import MessageFrozen
 from turnkeep.messages import text_content
-from turnkeep.store.contract import Claim
+from turnkeep.store.values import Claim
 
 
 async def steered(desk: Desk, claim: Claim) -> bool:

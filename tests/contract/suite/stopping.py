@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract.suite.desk import CALL, HERE, LEASE, OTHER_CALL, WINDOW, Desk, Start, at, give_up, retry
 from turnkeep.messages import BusyPolicy
-from turnkeep.store.contract import Claim, Decision, Stop
+from turnkeep.store.values import Claim, Decision, Stop
 
 
 async def told(desk: Desk, claim: Claim) -> Stop | None:

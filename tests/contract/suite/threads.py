@@ -24,7 +24,7 @@ from turnkeep.messages import (
 )
 from turnkeep.messages import text_content as text
 from turnkeep.runs.journal import user_item
-from turnkeep.store.contract import Commit, Policies, Policy, ThreadOptions, TranscriptEntry
+from turnkeep.store.values import Commit, Policies, Policy, ThreadOptions, TranscriptEntry
 
 HOUR, DAY = 3600.0, 86400.0
 

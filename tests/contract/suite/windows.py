@@ -6,7 +6,7 @@ import pytest
 
 from tests.contract.suite.desk import HERE, LEASE, MAX_WAIT, STATES, WINDOW, Desk, Start, at, retry, said
 from turnkeep.messages import BusyPolicy
-from turnkeep.store.contract import Policy, Remainder
+from turnkeep.store.values import Policy, Remainder
 
 
 async def is_due_exactly_in(desk: Desk, seconds: float) -> bool:

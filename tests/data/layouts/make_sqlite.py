@@ -13,8 +13,8 @@ from pathlib import Path
 import apsw
 
 from tests.contract.suite.desk import CALL, POLICY, Desk, at, delta, give_up
-from turnkeep.store.contract import LAYOUT, Policies
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import LAYOUT, Policies
 from turnkeep.testing import FakeClock, counting_ids
 
 

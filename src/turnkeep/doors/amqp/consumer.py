@@ -51,7 +51,7 @@ from turnkeep.errors import (
 from turnkeep.inputs import OURS, read_channel, read_json, read_message
 from turnkeep.messages import Address, Message
 from turnkeep.settings import Settings
-from turnkeep.store.contract import Receipt
+from turnkeep.store.values import Receipt
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

@@ -19,7 +19,7 @@ from turnkeep.inputs import (
 )
 from turnkeep.messages import Address, ReasoningItem, item_to_json
 from turnkeep.store.clearing import forget_at_work
-from turnkeep.store.contract import ThreadRecord, TranscriptEntry
+from turnkeep.store.values import ThreadRecord, TranscriptEntry
 from turnkeep.windows import thread_options
 
 # ---------------------------------------------------------------- messages

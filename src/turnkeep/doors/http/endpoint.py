@@ -26,7 +26,7 @@ from turnkeep.doors.transport import stand_aside
 from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
 from turnkeep.inputs import checked_channel, read_json
 from turnkeep.messages import Address
-from turnkeep.store.contract import DeadLetter, MessageRecord, RunRecord, ThreadRecord
+from turnkeep.store.values import DeadLetter, MessageRecord, RunRecord, ThreadRecord
 from turnkeep.telemetry import get_log
 
 __all__ = [

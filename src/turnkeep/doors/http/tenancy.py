@@ -8,7 +8,7 @@ from turnkeep.doors.error_answers import JSON
 from turnkeep.doors.http.endpoint import HttpCall, dead_json, thread_json, told_of
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.inputs import assistant_fields, read_metadata
-from turnkeep.store.contract import DeadLetter, Receipt
+from turnkeep.store.values import DeadLetter, Receipt
 
 
 async def list_threads(call: HttpCall) -> Response:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from turnkeep.store.contract import LAYOUT
 from turnkeep.store.memory.dead_letters import MemoryLetters
 from turnkeep.store.memory.events import MemoryEvents
 from turnkeep.store.memory.inbox import MemoryInbox
 from turnkeep.store.memory.ledger import MemoryLedger
 from turnkeep.store.memory.registry import MemoryRegistry
 from turnkeep.store.memory.threads import MemoryThreads
+from turnkeep.store.values import LAYOUT
 
 __all__ = ["MemoryStore"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.contract import Counts, DeadLetter, Receipt
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState, is_within
 from turnkeep.store.thread import Thread
+from turnkeep.store.values import Counts, DeadLetter, Receipt
 
 
 class MemoryLetters(MemoryState):

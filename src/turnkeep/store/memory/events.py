@@ -10,10 +10,11 @@ from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.contract import Claim, Follower, Page
+from turnkeep.store.contract import Follower
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState
 from turnkeep.store.sinks import EVERYTHING, Delivery, ParkedEvent, Selection, SinkRecord
+from turnkeep.store.values import Claim, Page
 
 
 class MemoryEvents(MemoryState):

@@ -10,7 +10,12 @@ from turnkeep.errors import InvalidMessage, Rejection, ThreadNotFound
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import turns
-from turnkeep.store.contract import (
+from turnkeep.store.fair_share import charge, next_tenant
+from turnkeep.store.ids import new_run_id, new_token
+from turnkeep.store.memory.once import once_only
+from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of
+from turnkeep.store.records import message_record
+from turnkeep.store.values import (
     Claim,
     Commit,
     Decision,
@@ -23,11 +28,6 @@ from turnkeep.store.contract import (
     Record,
     Remainder,
 )
-from turnkeep.store.fair_share import charge, next_tenant
-from turnkeep.store.ids import new_run_id, new_token
-from turnkeep.store.memory.once import once_only
-from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of
-from turnkeep.store.records import message_record
 
 
 class MemoryInbox(MemoryState):

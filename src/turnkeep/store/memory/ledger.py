@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from turnkeep.clock import Clock
 from turnkeep.events import TurnFault
-from turnkeep.store.contract import Circuit, Limit, Policies, Reservation, Spend
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import DEFAULTS, MemoryState
+from turnkeep.store.values import Circuit, Limit, Policies, Reservation, Spend
 
 MINUTE = 60.0
 

@@ -11,9 +11,10 @@ from itertools import islice
 from turnkeep.errors import NotFound
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.contract import Follower, Policy
+from turnkeep.store.contract import Follower
 from turnkeep.store.log_bounds import TRIM_EVERY, trim_log
 from turnkeep.store.sinks import MOST_PARKED, WAITING_COUNTED, Delivery, ParkedEvent, Selection, SinkRecord
+from turnkeep.store.values import Policy
 from turnkeep.store.wakeups import Feed
 
 OUTBOX = 100_000

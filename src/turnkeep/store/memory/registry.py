@@ -8,10 +8,10 @@ from typing import Any
 
 from turnkeep.clock import Clock
 from turnkeep.errors import Conflict
-from turnkeep.store.contract import Document, Policies, RegistryKind
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import DEFAULTS, MemoryState
+from turnkeep.store.values import Document, Policies, RegistryKind
 
 
 class MemoryRegistry(MemoryState):

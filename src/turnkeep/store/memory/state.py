@@ -10,7 +10,12 @@ from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import LeaseLost, StoreUnavailable, ThreadNotFound
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.contract import (
+from turnkeep.store.ids import Ids, new_dead_id, new_epoch, new_thread_id, random_ids
+from turnkeep.store.memory.outbox import Log, Outbox
+from turnkeep.store.records import is_over
+from turnkeep.store.thread import AcceptedId, Out, Thread
+from turnkeep.store.transcript import entry_size, trimmed_through
+from turnkeep.store.values import (
     Claim,
     DeadLetter,
     HeldCall,
@@ -22,11 +27,6 @@ from turnkeep.store.contract import (
     ThreadRecord,
     TranscriptEntry,
 )
-from turnkeep.store.ids import Ids, new_dead_id, new_epoch, new_thread_id, random_ids
-from turnkeep.store.memory.outbox import Log, Outbox
-from turnkeep.store.records import is_over
-from turnkeep.store.thread import AcceptedId, Out, Thread
-from turnkeep.store.transcript import entry_size, trimmed_through
 from turnkeep.store.wakeups import Bell
 
 T = TypeVar("T")

@@ -9,12 +9,12 @@ from typing import Any
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.contract import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of, is_from
 from turnkeep.store.records import ages, current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.transcript import last_user_turn, newest
+from turnkeep.store.values import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
 from turnkeep.usage import Usage
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from turnkeep.clock import Clock
 from turnkeep.errors import StoreMisconfigured
-from turnkeep.store.contract import Policies
 from turnkeep.store.ids import PARTITIONS, Ids, random_ids
 from turnkeep.store.redis.all_threads import RedisAllThreads
 from turnkeep.store.redis.client.link import Link
@@ -31,6 +30,7 @@ from turnkeep.store.redis.server_demands import Demands, Durability, agree_on_la
 from turnkeep.store.redis.server_fitness import Fitness
 from turnkeep.store.redis.threads import RedisThreads
 from turnkeep.store.redis.timekeeping import StoreTime
+from turnkeep.store.values import Policies
 
 __all__ = ["Durability", "RedisStore"]
 

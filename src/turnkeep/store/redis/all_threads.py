@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store.contract import Counts, Stats, ThreadRecord
 from turnkeep.store.records import ages
 from turnkeep.store.redis.codec import exact, flag, read_thread
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain
 from turnkeep.store.redis.part import RedisPart, gather, status_word
+from turnkeep.store.values import Counts, Stats, ThreadRecord
 from turnkeep.usage import Usage
 
 PAGE = 100

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store.contract import Claim, Directive
 from turnkeep.store.fair_share import charge, next_tenant
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.redis.client.link import PATIENCE
@@ -19,6 +18,7 @@ from turnkeep.store.redis.hints import Hints
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, gather, outcome, quarantining, unwrap
 from turnkeep.store.redis.repair import PartitionUnderRepair
+from turnkeep.store.values import Claim, Directive
 
 ROUNDS = 8
 """How often one claim looks again when others took what it saw."""

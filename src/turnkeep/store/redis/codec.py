@@ -18,7 +18,9 @@ import orjson
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, Content, Message, Part, digest, item_from_json, item_to_json
-from turnkeep.store.contract import (
+from turnkeep.store.redis.key_names import ThreadKeys, address_of, to_bytes, to_text
+from turnkeep.store.transcript import size_of
+from turnkeep.store.values import (
     Claim,
     DeadLetter,
     HeldCall,
@@ -30,8 +32,6 @@ from turnkeep.store.contract import (
     ThreadRecord,
     TranscriptEntry,
 )
-from turnkeep.store.redis.key_names import ThreadKeys, address_of, to_bytes, to_text
-from turnkeep.store.transcript import size_of
 from turnkeep.usage import Usage
 
 T = TypeVar("T")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from turnkeep.errors import MessageConflict, NotFound, ThreadQuarantined
-from turnkeep.store.contract import DeadLetter, Receipt
 from turnkeep.store.ids import new_epoch, new_thread_id
 from turnkeep.store.redis.codec import message_row, read_dead_letter, read_receipt
 from turnkeep.store.redis.key_names import PartitionKeys, space_of, to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, gather, quarantining, status_word
+from turnkeep.store.values import DeadLetter, Receipt
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from turnkeep.backoff import Backoff
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store.contract import Notice
 from turnkeep.store.redis.client.subscriptions import Subscriptions
 from turnkeep.store.redis.codec import epoch_of, read_frames
 from turnkeep.store.redis.key_names import ThreadKeys
+from turnkeep.store.values import Notice
 from turnkeep.store.wakeups import Feed
 
 POLL = Backoff(type="fixed", delay=1.0)

@@ -20,18 +20,6 @@ from turnkeep.errors import (
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import turns
-from turnkeep.store.contract import (
-    Claim,
-    Commit,
-    Decision,
-    FailOutcome,
-    Failure,
-    HeldCall,
-    MessageRecord,
-    Receipt,
-    Record,
-    Remainder,
-)
 from turnkeep.store.ids import new_run_id, new_token, partition_of
 from turnkeep.store.redis.claiming import RedisClaims
 from turnkeep.store.redis.codec import (
@@ -57,6 +45,18 @@ from turnkeep.store.redis.codec import (
 from turnkeep.store.redis.key_names import ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.part import full, gather, not_found, status_word
 from turnkeep.store.turns import unfit
+from turnkeep.store.values import (
+    Claim,
+    Commit,
+    Decision,
+    FailOutcome,
+    Failure,
+    HeldCall,
+    MessageRecord,
+    Receipt,
+    Record,
+    Remainder,
+)
 
 
 class RedisInbox(RedisClaims):

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import InboxFull, StoreUnavailable, ThreadNotFound, ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store.contract import Claim, Policies
 from turnkeep.store.ids import Ids, new_epoch, new_thread_id
 from turnkeep.store.operations import operation_id
 from turnkeep.store.redis.client.link import Link
@@ -22,6 +21,7 @@ from turnkeep.store.redis.durability import DurabilityWait
 from turnkeep.store.redis.key_names import KeyNames, PartitionKeys, ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.repair import PartitionRepair
 from turnkeep.store.redis.timekeeping import StoreTime
+from turnkeep.store.values import Claim, Policies
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

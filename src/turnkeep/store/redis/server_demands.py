@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from turnkeep.errors import StoreError, StoreMisconfigured
-from turnkeep.store.contract import LAYOUT
 from turnkeep.store.redis.client.pipe import Pipe, Refusal, Reply
 from turnkeep.store.redis.client.topology import ServerTopology
+from turnkeep.store.values import LAYOUT
 
 Durability = Literal["fast", "standard", "strict"]
 """What is asked of a server. fast: that it evicts nothing. standard: an append-only file too. strict: answers wait

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from turnkeep.errors import StoreError, StoreUnfit
-from turnkeep.store.contract import LAYOUT
 from turnkeep.store.redis.client.pipe import Pipe
 from turnkeep.store.redis.client.topology import ServerAddress
 from turnkeep.store.redis.server_demands import Demands, Server, ask_server, loss_window, trouble_with
+from turnkeep.store.values import LAYOUT
 
 EVERY = 2.0
 """Seconds for which a look at a server is believed."""

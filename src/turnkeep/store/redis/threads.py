@@ -9,15 +9,6 @@ from typing import Any
 from turnkeep.errors import InvalidMessage, NotFound, Rejection, ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address, AssistantItem
 from turnkeep.store import turns
-from turnkeep.store.contract import (
-    History,
-    MessageRecord,
-    Receipt,
-    RunRecord,
-    ThreadOptions,
-    ThreadRecord,
-    TranscriptEntry,
-)
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.redis.codec import (
     add_checksum,
@@ -36,6 +27,15 @@ from turnkeep.store.redis.codec import (
 from turnkeep.store.redis.key_names import to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, full, not_found, status_word
 from turnkeep.store.transcript import last_user_turn
+from turnkeep.store.values import (
+    History,
+    MessageRecord,
+    Receipt,
+    RunRecord,
+    ThreadOptions,
+    ThreadRecord,
+    TranscriptEntry,
+)
 
 PAGE = 100
 ROUNDS = 5

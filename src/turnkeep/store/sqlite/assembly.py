@@ -9,7 +9,6 @@ from typing import Any
 
 import apsw
 
-from turnkeep.store.contract import LAYOUT
 from turnkeep.store.sqlite.backup import backup
 from turnkeep.store.sqlite.events import SqliteEvents
 from turnkeep.store.sqlite.inbox import SqliteInbox
@@ -17,6 +16,7 @@ from turnkeep.store.sqlite.ledger import SqliteLedger
 from turnkeep.store.sqlite.registry import SqliteRegistry
 from turnkeep.store.sqlite.threads import SqliteThreads
 from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.values import LAYOUT
 
 
 class SqliteStore(SqliteInbox, SqliteEvents, SqliteThreads, SqliteRegistry, SqliteLedger):

@@ -12,11 +12,11 @@ from typing import Any
 import apsw
 
 from turnkeep.errors import StoreMisconfigured, StoreUnavailable
-from turnkeep.store.contract import LAYOUT
 from turnkeep.store.sqlite import layout
 from turnkeep.store.sqlite.connection import at_open, connect_to_read, connect_to_write, empty_log, every, meaning
 from turnkeep.store.sqlite.file_identity import sync_folder
 from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.values import LAYOUT
 
 
 def owners_of(path: Path) -> Path:

@@ -17,7 +17,6 @@ import apsw
 from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store.contract import Policies
 from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.sqlite import layout, rows, timekeeping
 from turnkeep.store.sqlite.backup import owners_of
@@ -32,6 +31,7 @@ from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import Setup, View
 from turnkeep.store.sqlite.waiters import Wakeups
 from turnkeep.store.sqlite.writer import Kind, Writer
+from turnkeep.store.values import Policies
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ from typing import Any
 import apsw
 
 from turnkeep.events import FINAL, Answer, Event, EventKind
-from turnkeep.store.contract import Page, Policy
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.rows import ThreadRow
+from turnkeep.store.values import Page, Policy
 
 _FINAL = "('" + "', '".join(sorted(FINAL)) + "')"
 

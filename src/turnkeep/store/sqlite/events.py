@@ -9,13 +9,14 @@ from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.contract import Claim, Follower, Page
+from turnkeep.store.contract import Follower
 from turnkeep.store.sinks import EVERYTHING, Delivery, ParkedEvent, Selection, SinkRecord
 from turnkeep.store.sqlite import event_log, outbox
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
+from turnkeep.store.values import Claim, Page
 
 
 class SqliteEvents(Engine):

@@ -9,11 +9,11 @@ from operator import attrgetter
 import apsw
 
 from turnkeep.messages import item_from_json, item_to_json
-from turnkeep.store.contract import History, Policy, TranscriptEntry
 from turnkeep.store.sqlite.codec import encode, restore
 from turnkeep.store.sqlite.connection import every, one
 from turnkeep.store.sqlite.rows import ThreadRow
 from turnkeep.store.transcript import last_user_turn, size_of
+from turnkeep.store.values import History, Policy, TranscriptEntry
 
 _BEYOND = 1 << 62
 _PAGE = 100

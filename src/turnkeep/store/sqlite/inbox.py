@@ -13,7 +13,18 @@ from turnkeep.errors import InvalidMessage, NotFound, Rejection, ThreadNotFound,
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import turns
-from turnkeep.store.contract import (
+from turnkeep.store.ids import new_run_id, new_token
+from turnkeep.store.records import message_record
+from turnkeep.store.sqlite import view as counting
+from turnkeep.store.sqlite.codec import decode, encode, restore
+from turnkeep.store.sqlite.connection import every
+from turnkeep.store.sqlite.due_index import First, earliest
+from turnkeep.store.sqlite.engine import Engine
+from turnkeep.store.sqlite.once import Once
+from turnkeep.store.sqlite.rows import ThreadRow, letter_from_json
+from turnkeep.store.sqlite.transaction import Transaction
+from turnkeep.store.sqlite.view import View
+from turnkeep.store.values import (
     Claim,
     Commit,
     Counts,
@@ -28,17 +39,6 @@ from turnkeep.store.contract import (
     Record,
     Remainder,
 )
-from turnkeep.store.ids import new_run_id, new_token
-from turnkeep.store.records import message_record
-from turnkeep.store.sqlite import view as counting
-from turnkeep.store.sqlite.codec import decode, encode, restore
-from turnkeep.store.sqlite.connection import every
-from turnkeep.store.sqlite.due_index import First, earliest
-from turnkeep.store.sqlite.engine import Engine
-from turnkeep.store.sqlite.once import Once
-from turnkeep.store.sqlite.rows import ThreadRow, letter_from_json
-from turnkeep.store.sqlite.transaction import Transaction
-from turnkeep.store.sqlite.view import View
 from turnkeep.telemetry import get_log
 
 T = TypeVar("T")

@@ -12,10 +12,10 @@ import apsw
 
 from turnkeep import clock, private_file
 from turnkeep.errors import StoreMisconfigured
-from turnkeep.store.contract import LAYOUT
 from turnkeep.store.sqlite.connection import connect_to_read
 from turnkeep.store.sqlite.file_identity import sync_folder
 from turnkeep.store.sqlite.owners import Owners
+from turnkeep.store.values import LAYOUT
 
 APPLICATION = 0x7475726E
 """Marks the file as ours ("turn")."""

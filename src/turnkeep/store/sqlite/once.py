@@ -9,7 +9,10 @@ from typing import Any
 from turnkeep.errors import ThreadNotFound
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message, Part
-from turnkeep.store.contract import (
+from turnkeep.store.operations import RESULT_LIFETIME, operation_id, operations_of
+from turnkeep.store.sqlite.codec import encode, restore
+from turnkeep.store.sqlite.transaction import FORGOTTEN_HEAD, Transaction
+from turnkeep.store.values import (
     Circuit,
     Directive,
     Document,
@@ -20,9 +23,6 @@ from turnkeep.store.contract import (
     ThreadOptions,
     ThreadRecord,
 )
-from turnkeep.store.operations import RESULT_LIFETIME, operation_id, operations_of
-from turnkeep.store.sqlite.codec import encode, restore
-from turnkeep.store.sqlite.transaction import FORGOTTEN_HEAD, Transaction
 from turnkeep.usage import Usage
 
 Restore = Callable[[Any], Any]

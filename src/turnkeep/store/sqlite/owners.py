@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from turnkeep.errors import StoreUnavailable
-from turnkeep.store.contract import LAYOUT
+from turnkeep.store.values import LAYOUT
 
 if sys.platform != "win32":
     import fcntl

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from turnkeep.errors import Conflict
-from turnkeep.store.contract import Document, RegistryKind
 from turnkeep.store.sqlite.codec import decode, encode
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
+from turnkeep.store.values import Document, RegistryKind
 
 _COLUMNS = "SELECT name, version, body, updated_at FROM document"
 

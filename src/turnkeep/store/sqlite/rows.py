@@ -16,11 +16,11 @@ from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message
 from turnkeep.store import turns
-from turnkeep.store.contract import DeadLetter, HeldCall, Policy, RunRecord
 from turnkeep.store.records import time_to_live
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread
+from turnkeep.store.values import DeadLetter, HeldCall, Policy, RunRecord
 from turnkeep.usage import Usage
 
 OWN_TABLES = ("message", "known", "journal", "entry", "run", "event")

@@ -9,7 +9,6 @@ from typing import Any
 from turnkeep.errors import ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store import turns
-from turnkeep.store.contract import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.records import current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.sqlite import aging, rows
@@ -22,6 +21,7 @@ from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.rows import ThreadRow, run_from_json
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
+from turnkeep.store.values import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
 
 _PAGE = 200
 """Threads that `scan` reads at once."""

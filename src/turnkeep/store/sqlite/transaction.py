@@ -14,7 +14,6 @@ import apsw
 from turnkeep.errors import LeaseLost, ThreadNotFound
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.contract import Claim
 from turnkeep.store.ids import new_dead_id, new_epoch, new_thread_id
 from turnkeep.store.log_bounds import TRIM_EVERY
 from turnkeep.store.operations import operations_of
@@ -28,6 +27,7 @@ from turnkeep.store.sqlite.rows import ThreadRow, letter_to_json
 from turnkeep.store.sqlite.view import Setup, View
 from turnkeep.store.sqlite.waiters import News
 from turnkeep.store.thread import AcceptedId, Out, Thread
+from turnkeep.store.values import Claim
 
 FORGOTTEN_HEAD = '"forgotten"'
 """In the place of a result that held what was said."""

@@ -9,13 +9,13 @@ import apsw
 
 from turnkeep.clock import SteadyClock
 from turnkeep.messages import Address
-from turnkeep.store.contract import Counts, Policies, Policy, Stats
 from turnkeep.store.ids import Ids
 from turnkeep.store.records import ages, is_over
 from turnkeep.store.sqlite import rows
 from turnkeep.store.sqlite.connection import every, one
 from turnkeep.store.sqlite.rows import ThreadRow
 from turnkeep.store.thread import AcceptedId
+from turnkeep.store.values import Counts, Policies, Policy, Stats
 from turnkeep.usage import Usage
 
 

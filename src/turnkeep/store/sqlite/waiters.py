@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from turnkeep.clock import Clock
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store.contract import Notice
+from turnkeep.store.values import Notice
 from turnkeep.store.wakeups import Bell, Feed
 
 
