@@ -84,12 +84,12 @@ def _inside(outer: object) -> Iterable[object]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        earlier: set[str] = set()
+        twice = next(key for key, _ in pairs if key in earlier or earlier.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice[:80]!r} is there twice")
-    return found
+    return values
 
 
 def _integer(digits: str) -> int:
@@ -195,16 +195,16 @@ def _part(part: object) -> Part:
         case "text":
             return _text(part.get("text"))[0]
         case "image" | "file" as kind:
-            return Part(kind, data=_attached(kind, {key: value for key, value in part.items() if key != "type"}))
+            return Part(kind, data=_attachment(kind, {key: value for key, value in part.items() if key != "type"}))
     raise InvalidMessage("a part of 'content' must be of type text, image or file")
 
 
-def _attached(kind: str, data: Mapping[str, object]) -> dict[str, str]:
+def _attachment(kind: str, data: Mapping[str, object]) -> dict[str, str]:
     """Where an image or a file is, and what else models are told of it."""
     places, more = ATTACHMENT_KINDS[kind]
-    found = [name for name in data if name in places]
+    places_given = [name for name in data if name in places]
     texts = {name: _clean(name, value) for name, value in data.items() if isinstance(value, str) and value}
-    if len(found) != 1 or not data.keys() <= {*places, *more} or texts.keys() != data.keys():
+    if len(places_given) != 1 or not data.keys() <= {*places, *more} or texts.keys() != data.keys():
         one, others = " or ".join(map(repr, places)), " and ".join(map(repr, more))
         raise InvalidMessage(f"a part of type {kind!r} must hold {one}, and may hold {others}, all of them texts")
     for name in texts.keys() & {"image_url", "file_url"}:
@@ -234,10 +234,10 @@ def is_public_place(url: str) -> bool:
 
 def drops_inbox(body: Mapping[str, Any]) -> bool:
     """Whether a stop takes what waits along. Raises `InvalidMessage`."""
-    said = body.get("inbox", "keep")
-    if said not in ("keep", "drop"):
+    choice = body.get("inbox", "keep")
+    if choice not in ("keep", "drop"):
         raise InvalidMessage("'inbox' must be keep or drop")
-    return bool(said == "drop")
+    return bool(choice == "drop")
 
 
 def _clean(name: str, text: str) -> str:
@@ -319,11 +319,11 @@ def _format(form: object) -> dict[str, Any]:
         raise InvalidMessage(f"'format' must be an object whose type is one of {', '.join(FORMATS)}")
     if form["type"] != "json_schema":
         return {"type": form["type"]}
-    told = form.get("json_schema", form)
-    if not isinstance(told, Mapping) or not isinstance(told.get("schema"), Mapping):
+    schema_format = form.get("json_schema", form)
+    if not isinstance(schema_format, Mapping) or not isinstance(schema_format.get("schema"), Mapping):
         raise InvalidMessage("'format' of type json_schema must hold a 'schema', an object")
-    name = optional_text(told, "name", 64) or "answer"
-    return _object("format", {**told, "type": "json_schema", "name": name})
+    name = optional_text(schema_format, "name", 64) or "answer"
+    return _object("format", {**schema_format, "type": "json_schema", "name": name})
 
 
 def read_metadata(value: object) -> dict[str, str | None]:
@@ -357,9 +357,9 @@ def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
 
 def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an assistant, checked. Raises `InvalidMessage`."""
-    known = {"model", "name", "instructions", "tools", "parameters", "fallbacks", "background", "metadata"}
-    if unknown := set(body) - known:
-        raise InvalidMessage(f"an assistant has no field {', '.join(sorted(unknown))[:200]}")
+    field_names = {"model", "name", "instructions", "tools", "parameters", "fallbacks", "background", "metadata"}
+    if strangers := set(body) - field_names:
+        raise InvalidMessage(f"an assistant has no field {', '.join(sorted(strangers))[:200]}")
     values: dict[str, Any] = {}
     for name, longest in (("model", 200), ("name", 200), ("instructions", 100_000)):
         if (text := optional_text(body, name, longest)) is not None:
@@ -391,10 +391,10 @@ def _tools(value: object) -> list[Any] | None:
         return None
     if not isinstance(value, list):
         raise InvalidMessage("'tools' must be a list of names, and of objects for tools of the provider")
-    hosted = [_object("tools", tool) for tool in value if not isinstance(tool, str)]
-    if not all(isinstance(tool.get("type"), str) and tool["type"] for tool in hosted):
+    provider_tools = [_object("tools", tool) for tool in value if not isinstance(tool, str)]
+    if not all(isinstance(tool.get("type"), str) and tool["type"] for tool in provider_tools):
         raise InvalidMessage('a tool of the provider must have a type, as {"type": "web_search"}')
-    if any(MASK in tool.values() for tool in hosted):
+    if any(MASK in tool.values() for tool in provider_tools):
         raise InvalidMessage(f"a tool of the provider holds {MASK!r} where something was not shown: give it again")
     _names("tools", [tool for tool in value if isinstance(tool, str)])
     return value

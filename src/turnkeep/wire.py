@@ -101,10 +101,10 @@ class Encoder:
         event, self._newest = self._newest, None
         if event is None:
             return []
-        added, self._pending = "".join(self._pending), []
+        new_text, self._pending = "".join(self._pending), []
         replaces, self._replaces = self._replaces, False
         frame = self._frame(event, "in_progress", "response", self._answer.text)
-        frame["delta"] = added
+        frame["delta"] = new_text
         if replaces:
             frame["snapshot"] = True
         elif self._dialect.deltas:
@@ -127,14 +127,14 @@ class Encoder:
             return [self._quiet(event)] if self._dialect.everything else []
         match event.kind:
             case "started":
-                return self._started(event)
+                return self._start_frames(event)
             case "completed":
-                return self._completed(event)
+                return self._end_frames(event)
             case "dead":
                 return self._dead(event)
-        return [self._told(event)]
+        return [self._progress_frame(event)]
 
-    def _told(self, event: Event) -> Frame:
+    def _progress_frame(self, event: Event) -> Frame:
         """What a run tells while it goes on, in one frame."""
         match event.kind:
             case "processing" if event.error is not None:
@@ -146,17 +146,17 @@ class Encoder:
             case "held":
                 return self._status(event, "processing", DECIDING, calls=[dict(call) for call in event.calls])
             case "said":
-                said = self._frame(event, "completed", "response", event.text, final=True)
-                return said | {"author": event.author}
+                frame = self._frame(event, "completed", "response", event.text, final=True)
+                return frame | {"author": event.author}
         return self._status(event, "processing", WORKING, reason=event.error.code if event.error else None)
 
-    def _started(self, event: Event) -> list[Frame]:
+    def _start_frames(self, event: Event) -> list[Frame]:
         frames = [self._frame(event, "started", "status", STARTED_TEXT, message_id=one) for one in event.message_ids]
         if event.attempt > 1:
             frames.append(self._frame(event, "in_progress", "response", "") | {"delta": "", "snapshot": True})
         return frames
 
-    def _completed(self, event: Event) -> list[Frame]:
+    def _end_frames(self, event: Event) -> list[Frame]:
         text = event.text or NOTHING_SAID[event.outcome or "completed"]
         frame = self._frame(event, "completed", "response", text, final=True)
         frame["outcome"] = event.outcome
@@ -174,7 +174,7 @@ class Encoder:
             "error_details": fault.details if fault else "",
             "message_id": event.message_ids[-1] if event.message_ids else None,
             "thread_id": self._thread_id,
-            **self._added(event),
+            **self._extra_fields(event),
             "code": fault.code if fault else "internal_error",
         }
         return [frame, *self._older(event)]
@@ -185,9 +185,9 @@ class Encoder:
             self._frame(event, "completed", "status", "", message_id=one, final=True) for one in event.message_ids[:-1]
         ]
 
-    def _status(self, event: Event, status: str, message: str, **added: Any) -> Frame:
+    def _status(self, event: Event, status: str, message: str, **extras: Any) -> Frame:
         frame = self._frame(event, status, "status", message)
-        return frame | {name: value for name, value in added.items() if value}
+        return frame | {name: value for name, value in extras.items() if value}
 
     def _quiet(self, event: Event) -> Frame:
         frame = self._frame(event, event.kind, "status", event.text)
@@ -210,22 +210,22 @@ class Encoder:
             "final_message": final,
             "message_id": message_id or (ids[-1] if ids else None),
             "thread_id": self._thread_id,
-            **self._added(event),
+            **self._extra_fields(event),
         }
 
-    def _added(self, event: Event) -> Frame:
-        added: Frame = {"channel": self._channel, "offset": event.offset, "epoch": event.epoch}
+    def _extra_fields(self, event: Event) -> Frame:
+        fields: Frame = {"channel": self._channel, "offset": event.offset, "epoch": event.epoch}
         run_id = event.run_id or self._answer.run_id
         if run_id:
-            added["run_id"] = run_id
-            added["attempt"] = event.attempt or self._answer.attempt
+            fields["run_id"] = run_id
+            fields["attempt"] = event.attempt or self._answer.attempt
         ids = event.message_ids or self._answer.message_ids
         if ids:
-            added["message_ids"] = list(ids)
-        return added
+            fields["message_ids"] = list(ids)
+        return fields
 
 
-def subscription_frame(address: Address, thread_id: str | None, begun: SubscriptionStart, *, at: float) -> Frame:
+def subscription_frame(address: Address, thread_id: str | None, start: SubscriptionStart, *, at: float) -> Frame:
     """The first frame of a subscription: where it begins, and whether anything is missing before that."""
     return {
         "message": "",
@@ -236,10 +236,10 @@ def subscription_frame(address: Address, thread_id: str | None, begun: Subscript
         "message_id": None,
         "thread_id": thread_id,
         "channel": address.channel,
-        "offset": begun.start,
-        "epoch": begun.epoch,
-        "top": begun.top,
-        "recovered": begun.is_recovered,
+        "offset": start.start,
+        "epoch": start.epoch,
+        "top": start.top,
+        "recovered": start.is_recovered,
     }
 
 

@@ -165,7 +165,7 @@ async def test_nobody_who_is_at_work_has_to_go() -> None:
     ],
 )  # fmt: skip
 def test_a_request_is_of_the_address_that_a_trusted_proxy_names(host: str, said: list[bytes], whose: str) -> None:
-    assert Peers(1, trusted=["10.9.0.0/16"]).sender(host, said) == whose
+    assert Peers(1, proxies=["10.9.0.0/16"]).sender(host, said) == whose
 
 
 def test_the_address_is_read_from_the_head_alone() -> None:
@@ -174,7 +174,7 @@ def test_the_address_is_read_from_the_head_alone() -> None:
 
 
 async def test_behind_a_proxy_the_busiest_of_those_that_it_names_makes_room() -> None:
-    peers = Peers(4, trusted=["10.9.0.0/16"], clock=FakeClock())
+    peers = Peers(4, proxies=["10.9.0.0/16"], clock=FakeClock())
     ends = entered(peers, *"abcd", host="10.9.0.1")
     for end, host in zip(ends, ("1.1.1.1", "2.2.2.2", "2.2.2.2", "2.2.2.2"), strict=True):
         peers.name(end, host)
@@ -190,7 +190,7 @@ async def test_behind_a_proxy_the_busiest_of_those_that_it_names_makes_room() ->
 
 def test_one_address_has_no_more_than_its_share() -> None:
     """`connections_per_peer`; proxies come for many."""
-    peers = Peers(100, 2, trusted=["10.9.0.0/16"])
+    peers = Peers(100, 2, proxies=["10.9.0.0/16"])
     for host in ("10.0.0.1", "2001:db8::1"):
         [one, _] = entered(peers, "a", "b", host=host)
         assert peers.enter(End("c"), host) == "nowhere"

@@ -80,7 +80,7 @@ async def _serve(settings: Settings, role: Role, tell: Callable[[RunningService]
                     server_note.leave(settings, reachable, stack)
                 tell(_described(queue, reachable))
 
-            await server.serve(queue, role, started=started)
+            await server.serve(queue, role, on_start=started)
 
 
 def _reachable(url: str) -> str:

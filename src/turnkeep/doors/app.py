@@ -58,8 +58,8 @@ def app(queue: Application, *, access: Access | None = None, own_queue: bool = T
         except StoreError as error:
             return error_response(error)
         peers = application.state.peers
-        told = {"ready": True, "engine": queue.store.engine, "simulated": queue.is_simulated}
-        return JSON(told if peers is None else told | {"full": peers.were_full})
+        state = {"ready": True, "engine": queue.store.engine, "simulated": queue.is_simulated}
+        return JSON(state if peers is None else state | {"full": peers.were_full})
 
     pages = resources.files("turnkeep") / "web"
 
@@ -110,9 +110,9 @@ def _middleware(settings: Settings, access: Access, trail: Trail) -> list[Middle
 async def _no_such_route(_: Request, error: Exception) -> Response:
     """Errors of the routing, in the form of all others."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    code, said = NO_ROUTE if status == 404 else NO_METHOD
+    code, sentence = NO_ROUTE if status == 404 else NO_METHOD
     headers = error.headers if isinstance(error, HTTPException) else None
-    return JSON({"error": {"code": code, "message": said}}, status_code=status, headers=headers)
+    return JSON({"error": {"code": code, "message": sentence}}, status_code=status, headers=headers)
 
 
 POLYFILLS = ("Cache-Control", "Pragma", "X-Requested-With")

@@ -35,27 +35,27 @@ class Valve:
     def __init__(self, inner: asyncio.Transport) -> None:
         self.inner = inner
         self.write = inner.write
-        self._held: set[Reason] = set()
+        self._reasons: set[Reason] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     @property
     def is_held(self) -> bool:
-        return bool(self._held)
+        return bool(self._reasons)
 
     def holds(self, reason: Reason) -> bool:
-        return reason in self._held
+        return reason in self._reasons
 
     def hold(self, reason: Reason) -> None:
-        if not self._held and not self.inner.is_closing():
+        if not self._reasons and not self.inner.is_closing():
             self.inner.pause_reading()
-        self._held.add(reason)
+        self._reasons.add(reason)
 
     def release(self, reason: Reason) -> None:
-        if reason in self._held:
-            self._held.discard(reason)
-            if not self._held and not self.inner.is_closing():
+        if reason in self._reasons:
+            self._reasons.discard(reason)
+            if not self._reasons and not self.inner.is_closing():
                 self.inner.resume_reading()
 
     def pause_reading(self) -> None:

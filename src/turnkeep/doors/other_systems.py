@@ -37,8 +37,8 @@ async def outside(queue: Application) -> AsyncIterator[None]:
         Forwarder(queue.store, receiver, queue=queue.name, rules=rules, meter=queue.meter, clock=queue.clock)
         for receiver in receivers(queue)
     ]
-    opened = {forwarder.sink for forwarder in forwarders}
-    for sink in {sink_name(kind, queue.name) for kind in KINDS} - opened:
+    sinks = {forwarder.sink for forwarder in forwarders}
+    for sink in {sink_name(kind, queue.name) for kind in KINDS} - sinks:
         await close_abandoned(queue.store, sink)
     for forwarder in forwarders:
         with contextlib.suppress(StoreError):  # the forwarder tries again
@@ -61,11 +61,11 @@ async def outside(queue: Application) -> AsyncIterator[None]:
 def receivers(queue: Application) -> list[SinkReceiver]:
     """Where events go, as set. Raises `ConfigurationError`."""
     settings = queue.settings
-    found: list[SinkReceiver] = []
+    sinks: list[SinkReceiver] = []
     if settings.websocket_url:
-        found.append(Relay(settings.websocket_url, queue.store))
+        sinks.append(Relay(settings.websocket_url, queue.store))
     if settings.amqp_reply_exchange:
-        found.append(_reply_exchange(settings.rabbitmq_url, settings.amqp_reply_exchange))
+        sinks.append(_reply_exchange(settings.rabbitmq_url, settings.amqp_reply_exchange))
     if settings.webhook_url:
         secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
         if not settings.webhook_url.startswith("https:") and not settings.webhook_allow_private:
@@ -73,8 +73,8 @@ def receivers(queue: Application) -> list[SinkReceiver]:
                 "TURNKEEP_WEBHOOK_URL must be https, for everybody on the way reads http; "
                 "TURNKEEP_WEBHOOK_ALLOW_PRIVATE=1 allows it to a receiver in your own network"
             )
-        found.append(Webhook(settings.webhook_url, secret, allow_private=settings.webhook_allow_private))
-    return found
+        sinks.append(Webhook(settings.webhook_url, secret, allow_private=settings.webhook_allow_private))
+    return sinks
 
 
 def amqp_door(queue: Application) -> AmqpDoor:

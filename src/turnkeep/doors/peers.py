@@ -73,13 +73,13 @@ class Peers:
         per_peer: int = 0,
         *,
         lobby: int = LOBBY,
-        trusted: Collection[str] = (),
+        proxies: Collection[str] = (),
         meter: Meter = SILENT,
         clock: Clock | None = None,
     ) -> None:
         self.most = most
         self._per_peer = per_peer
-        self._trusted = [ipaddress.ip_network(one) for one in trusted]
+        self._proxy_networks = [ipaddress.ip_network(one) for one in proxies]
         self._meter = meter
         self._clock = clock or SystemClock()
         self._lobby = Lobby(lobby)
@@ -142,12 +142,12 @@ class Peers:
         if is_waiting:
             self.wait(connection)
 
-    def sender(self, host: str, forwarded: Iterable[bytes]) -> str:
+    def sender(self, host: str, headers: Iterable[bytes]) -> str:
         """Whose request this is, by its peer and the values of X-Forwarded-For."""
         if not self._is_trusted(host):
             return host
-        said = [one.strip() for one in b",".join(forwarded).decode("latin-1").split(",")]
-        return next((one for one in reversed(said) if one and not self._is_trusted(one)), said[0] or host)[:LONGEST]
+        hops = [one.strip() for one in b",".join(headers).decode("latin-1").split(",")]
+        return next((one for one in reversed(hops) if one and not self._is_trusted(one)), hops[0] or host)[:LONGEST]
 
     def _take(self, connection: Connection, host: str) -> None:
         self._hosts[connection] = host
@@ -219,7 +219,7 @@ class Peers:
             address = ipaddress.ip_address(host)
         except ValueError:
             return False
-        return any(address in network for network in self._trusted)
+        return any(address in network for network in self._proxy_networks)
 
     def _make_room(self) -> bool:
         most = max(self._waiting, key=lambda host: len(self._waiting[host]))
@@ -240,12 +240,12 @@ class Peers:
             )
 
 
-_FORWARDED = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
+_FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 
 
 def forwarded_in(data: bytes) -> list[bytes]:
     """The values of X-Forwarded-For in the beginning of a request, before anything else of it is read."""
-    return _FORWARDED.findall(data.partition(b"\r\n\r\n")[0])
+    return _FORWARDED_FOR.findall(data.partition(b"\r\n\r\n")[0])
 
 
 def peers_of(settings: Settings, meter: Meter = SILENT) -> Peers:
@@ -253,14 +253,14 @@ def peers_of(settings: Settings, meter: Meter = SILENT) -> Peers:
     descriptors = raise_descriptors()
     most = most_connections(settings.max_connections, descriptors)
     lobby = LOBBY if descriptors is None else most_in_lobby(descriptors)
-    return Peers(most, settings.connections_per_peer, lobby=lobby, trusted=settings.proxies, meter=meter)
+    return Peers(most, settings.connections_per_peer, lobby=lobby, proxies=settings.proxies, meter=meter)
 
 
-def most_connections(wanted: int, descriptors: int | None) -> int:
+def most_connections(limit: int, descriptors: int | None) -> int:
     """So many as are wanted (0: any number), less what the lobby and everything else need of the descriptors."""
     if descriptors is None:
-        return wanted
-    return min(wanted or descriptors, _for_connections(descriptors) - most_in_lobby(descriptors))
+        return limit
+    return min(limit or descriptors, _for_connections(descriptors) - most_in_lobby(descriptors))
 
 
 def most_in_lobby(descriptors: int) -> int:
@@ -278,12 +278,12 @@ def raise_descriptors() -> int | None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return None
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-    if soft < wanted:
+    target = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft < target:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
         except (OSError, ValueError) as error:  # a sandbox around us
             log.warning("descriptors_not_raised", soft=soft, hard=hard, error=str(error))
             return soft
-        return wanted
+        return target
     return soft

@@ -57,8 +57,8 @@ DEAF_AFTER = 30_000
 """Milliseconds without any acknowledgement of what was sent."""
 
 
-async def serve(queue: Application, role: Role, *, started: Callable[[str], None]) -> None:
-    """Serve until a signal. `started` is told the base URL ("" for a worker) once everything is open.
+async def serve(queue: Application, role: Role, *, on_start: Callable[[str], None]) -> None:
+    """Serve until a signal. `on_start` gets the base URL ("" for a worker) once everything is open.
 
     Raises `ConfigurationError` when the port is taken or the address cannot be used, and where a simulator would answer
     those who come in with credentials.
@@ -70,15 +70,15 @@ async def serve(queue: Application, role: Role, *, started: Callable[[str], None
             "that a message tells it to: set OPENAI_API_KEY or OPENAI_BASE_URL, or start it with --simulator"
         )
 
-    def begun(url: str) -> None:
+    def announce(url: str) -> None:
         spare_collector()
-        started(url)
+        on_start(url)
 
     with _signals() as ending:
         if role == "worker":
-            await _work(queue, ending, begun)
+            await _work(queue, ending, announce)
         else:
-            await _listen(queue, role, ending, begun)
+            await _listen(queue, role, ending, announce)
 
 
 def spare_collector() -> None:
@@ -109,25 +109,25 @@ def _password_in(text: str) -> str | None:
         return None
 
 
-async def _work(queue: Application, ending: asyncio.Event, started: Callable[[str], None]) -> None:
+async def _work(queue: Application, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
     queue.start_worker()
     async with queue:
         await demand_separation(queue)
-        started("")
+        on_start("")
         await queue.lives_until(ending)
 
 
-async def _listen(queue: Application, role: Role, ending: asyncio.Event, started: Callable[[str], None]) -> None:
+async def _listen(queue: Application, role: Role, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
     if role == "all":
         queue.start_worker()
     with bound(queue.settings.host, queue.settings.port) as listener:
         async with queue:
             await demand_separation(queue)
-            await _answer(queue, listener, ending, started)
+            await _answer(queue, listener, ending, on_start)
 
 
 async def _answer(
-    queue: Application, listener: socket.socket, ending: asyncio.Event, started: Callable[[str], None]
+    queue: Application, listener: socket.socket, ending: asyncio.Event, on_start: Callable[[str], None]
 ) -> None:
     """All doors of an open queue on a listening socket."""
     peers = peers_of(queue.settings, queue.meter)
@@ -155,7 +155,7 @@ async def _answer(
         group.create_task(server.serve(sockets=doormen(listener)))
         await server.listening.wait()
         host, port = listener.getsockname()[:2]
-        started(f"http://{host if ':' not in host else f'[{host}]'}:{port}")
+        on_start(f"http://{host if ':' not in host else f'[{host}]'}:{port}")
         await queue.lives_until(ending)
         application.state.sockets.close()
         server.should_exit = True

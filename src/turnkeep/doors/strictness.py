@@ -24,13 +24,13 @@ class Strictness:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        hardened = _hardened(scope["path"], send)
+        strict_send = _strict_send(scope["path"], send)
         if (wrong := _wrong_with(scope)) is not None:
             code, sentence, status = wrong
             answer = JSON({"error": {"code": code, "message": sentence}}, status, headers={"Connection": "close"})
-            await answer(scope, receive, hardened)
+            await answer(scope, receive, strict_send)
             return
-        await self._inner(scope, receive, hardened)
+        await self._inner(scope, receive, strict_send)
 
 
 def _wrong_with(scope: Scope) -> tuple[str, str, int] | None:
@@ -42,11 +42,11 @@ def _wrong_with(scope: Scope) -> tuple[str, str, int] | None:
     return None
 
 
-def _hardened(path: str, send: Send) -> Send:
+def _strict_send(path: str, send: Send) -> Send:
     """Nothing is taken for what it is not said to be, and no answer of the API is kept by a cache."""
     is_api = path.startswith("/api")
 
-    async def told(message: Message) -> None:
+    async def send_strictly(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -54,4 +54,4 @@ def _hardened(path: str, send: Send) -> Send:
                 headers.setdefault("Cache-Control", "no-store")
         await send(message)
 
-    return told
+    return send_strictly

@@ -69,7 +69,7 @@ class HttpTransport(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._stage: object = None
         self._is_over = False
-        self._lost: asyncio.Event | None = None
+        self._disconnect: asyncio.Event | None = None
         self._early: bytes | None = None
         """What was read in the lobby, unparsed; None: it is inside."""
         self._named_by: object = None
@@ -106,16 +106,16 @@ class HttpTransport(H11Protocol):
     def stand_aside(self) -> asyncio.Event:
         """What is done for it can be left undone, if somebody else has no room: it is set once it is lost."""
         self._peers.wait(self)
-        self._lost = asyncio.Event()
+        self._disconnect = asyncio.Event()
         if self._is_over:
-            self._lost.set()
-        return self._lost
+            self._disconnect.set()
+        return self._disconnect
 
     def _leave(self) -> None:
         """The connection is lost, or a socket's from now on."""
         self._is_over = True
-        if self._lost is not None:
-            self._lost.set()
+        if self._disconnect is not None:
+            self._disconnect.set()
         self._backlog.end()
         self._peers.leave(self)
         if self.scope is not None:
@@ -176,8 +176,8 @@ class HttpTransport(H11Protocol):
 
     def _watch(self) -> None:
         """What is waited for decides how long."""
-        answered = self.cycle is not None and self.cycle.response_complete
-        stage = (self.conn.their_state, answered)
+        is_answered = self.cycle is not None and self.cycle.response_complete
+        stage = (self.conn.their_state, is_answered)
         if stage == self._stage or self._is_over:
             return
         self._stage = stage
@@ -188,8 +188,8 @@ class HttpTransport(H11Protocol):
             self._expect(HEAD_TIMEOUT)
             self._peers.wait(self)
         elif self.conn.their_state is h11.SEND_BODY:
-            self._expect(LINGER if answered else BODY_TIMEOUT)
-            self._peers.wait(self) if answered else self._peers.work(self)
+            self._expect(LINGER if is_answered else BODY_TIMEOUT)
+            self._peers.wait(self) if is_answered else self._peers.work(self)
         else:
             self._peers.work(self)
 
@@ -200,8 +200,8 @@ class HttpTransport(H11Protocol):
         """Tell somebody who has said anything, and hang up."""
         if self._early:
             self.transport.write(NO_ROOM)
-        begun = self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY
-        if begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
+        has_begun = self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY
+        if has_begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
             self.transport.write(TIMED_OUT)
         self.transport.close()
 

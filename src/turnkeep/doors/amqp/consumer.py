@@ -86,11 +86,11 @@ class Intake:
         limits = settings.max_frame_bytes, settings.max_message_bytes
         return cls(settings.queue, settings.amqp_tenants, vhost, user, *limits)
 
-    def read(self, delivered: DeliveredMessage) -> Message:
+    def read(self, delivery: DeliveredMessage) -> Message:
         """Raises `InvalidMessage` and `MessageTooLarge`. The property `message-id` stands in for a missing field."""
-        properties = delivered.header.properties
+        properties = delivery.header.properties
         _check_form(properties)
-        body = read_json(delivered.body, limit=self.frame_bytes)
+        body = read_json(delivery.body, limit=self.frame_bytes)
         if all(name in body for name in OURS):
             raise InvalidMessage("this is an answer of ours and no message, do not send answers back")
         address = Address(self.tenant(properties.user_id), self.queue, read_channel(body))
@@ -115,7 +115,7 @@ def _check_form(properties: Any) -> None:
         raise InvalidMessage(f"the content encoding {encoding[:80]!r} is not taken, send UTF-8")
 
 
-class _Lost(ConnectionError):
+class _BrokerGone(ConnectionError):
     """the channel or its consumer is gone"""
 
 
@@ -152,7 +152,7 @@ class AmqpDoor:
         while True:
             try:
                 await self._queue.store.check()
-                await self._connected()
+                await self._connect()
             except INTERRUPTIONS as error:
                 self._failures += 1
                 log.warning(
@@ -165,7 +165,7 @@ class AmqpDoor:
                 )
             await asyncio.sleep(self._reconnect.after(self._failures))
 
-    async def _connected(self) -> None:
+    async def _connect(self) -> None:
         """The life of one connection."""
         connection = await connect(self._url, f"turnkeep {self._queue.name}")
         try:
@@ -190,46 +190,46 @@ class AmqpDoor:
             async with asyncio.TaskGroup() as group:
                 group.create_task(parking.run(consumer.acknowledge))
                 group.create_task(self._take(consumer, parking))
-        except ExceptionGroup as ended:
-            raise ended.exceptions[0] from None
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     async def _take(self, consumer: _Consumer, parking: DeadQueue) -> None:
         while True:
             batch = await consumer.next()
-            read = [await self._admitted(self._read(delivered)) for delivered in batch]
-            outcomes = await self._outcomes(read)
-            taken = []
-            for delivered, outcome in zip(batch, outcomes, strict=True):
+            inputs = [await self._check_rate(self._read(delivery)) for delivery in batch]
+            outcomes = await self._outcomes(inputs)
+            durable = []
+            for delivery, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, TurnkeepError):
-                    parking.add(DeadMessage(delivered, outcome))
+                    parking.add(DeadMessage(delivery, outcome))
                 else:
-                    taken.append(delivered)
-            await consumer.acknowledge(taken)
-            self._queue.meter.count("amqp_messages", len(taken), outcome="accepted")
+                    durable.append(delivery)
+            await consumer.acknowledge(durable)
+            self._queue.meter.count("amqp_messages", len(durable), outcome="accepted")
             self._failures = 0
 
     # ---------------------------------------------------------------- one batch
 
-    def _read(self, delivered: DeliveredMessage) -> Message | TurnkeepError:
+    def _read(self, delivery: DeliveredMessage) -> Message | TurnkeepError:
         try:
-            return self._intake.read(delivered)
+            return self._intake.read(delivery)
         except TurnkeepError as error:
             return error
 
-    async def _admitted(self, read: Message | TurnkeepError) -> Message | TurnkeepError:
+    async def _check_rate(self, message: Message | TurnkeepError) -> Message | TurnkeepError:
         """What is beyond a rate is refused, unless we have it: a delivery may come again. Raises `StoreError`."""
-        if not isinstance(read, Message):
-            return read
+        if not isinstance(message, Message):
+            return message
         try:
-            self._limits.check_rate(Principal(read.address.tenant), read.address)
+            self._limits.check_rate(Principal(message.address.tenant), message.address)
         except TooManyRequests as error:
-            return error if await self._queue.store.message(read.address, read.message_id) is None else read
-        return read
+            return error if await self._queue.store.message(message.address, message.message_id) is None else message
+        return message
 
-    async def _outcomes(self, read: Sequence[Message | TurnkeepError]) -> list[Outcome]:
+    async def _outcomes(self, inputs: Sequence[Message | TurnkeepError]) -> list[Outcome]:
         """One per delivery, in their order; a receipt says that it is in the store."""
-        accepted = iter(await self._accept([one for one in read if isinstance(one, Message)]))
-        return [next(accepted) if isinstance(one, Message) else one for one in read]
+        receipts = iter(await self._accept([one for one in inputs if isinstance(one, Message)]))
+        return [next(receipts) if isinstance(one, Message) else one for one in inputs]
 
     # ---------------------------------------------------------------- into the store
 
@@ -291,18 +291,18 @@ class _Consumer:
         self._channel = channel
         self._waiting: list[DeliveredMessage] = []
         self._some = asyncio.Event()
-        self._ended: str | None = None
+        self._end_reason: str | None = None
 
     async def start(self, queue: str) -> None:
-        self._channel.on_consumer_cancel_callbacks.add(self._cancelled)
+        self._channel.on_consumer_cancel_callbacks.add(self._on_cancel)
         await self._channel.basic_consume(queue, self._take, timeout=RPC_TIMEOUT)
 
     async def next(self) -> Sequence[DeliveredMessage]:
-        """What has been delivered since the last call, at least one. Raises `_Lost`."""
+        """What has been delivered since the last call, at least one. Raises `_BrokerGone`."""
         await self._some.wait()
         self._some.clear()
-        if self._ended is not None:
-            raise _Lost(self._ended)
+        if self._end_reason is not None:
+            raise _BrokerGone(self._end_reason)
         batch, self._waiting = self._waiting, []
         return batch
 
@@ -318,18 +318,18 @@ class _Consumer:
         for tag in tags:
             await self._channel.basic_ack(tag)
 
-    async def _take(self, delivered: DeliveredMessage) -> None:
-        if delivered.delivery_tag is not None:
-            self.unsettled_tags.add(delivered.delivery_tag)
-        self._waiting.append(delivered)
+    async def _take(self, delivery: DeliveredMessage) -> None:
+        if delivery.delivery_tag is not None:
+            self.unsettled_tags.add(delivery.delivery_tag)
+        self._waiting.append(delivery)
         self._some.set()
 
     def on_close(self, _: Any, error: BaseException | None = None) -> None:
         self._end(f"the channel is closed: {error!r}")
 
-    async def _cancelled(self, _: Any) -> None:
+    async def _on_cancel(self, _: Any) -> None:
         self._end("the broker has cancelled the consumer")
 
     def _end(self, reason: str) -> None:
-        self._ended = self._ended or reason
+        self._end_reason = self._end_reason or reason
         self._some.set()

@@ -69,13 +69,13 @@ class DeadQueue:
             while True:
                 await self._some.wait()
                 some = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
-                done = await self._park_all(some)
-                self._waiting.extend(dead for dead in some if dead not in done)
+                durable = await self._park_all(some)
+                self._waiting.extend(dead for dead in some if dead not in durable)
                 if not self._waiting:
                     self._some.clear()
-                if done:
-                    await settle([dead.delivery for dead in done])
-                failures = 0 if len(done) == len(some) else failures + 1
+                if durable:
+                    await settle([dead.delivery for dead in durable])
+                failures = 0 if len(durable) == len(some) else failures + 1
                 if failures:
                     await asyncio.sleep(self._again.after(failures))
 
@@ -119,7 +119,7 @@ class DeadExchange:
         """
         try:
             channel = await self._open()
-            message = _parked(dead, self._most_headers)
+            message = _dead_letter_message(dead, self._most_headers)
             exchange = await channel.get_exchange(self._names.dead_exchange, ensure=False)
             try:
                 await exchange.publish(message, self._names.routing_key, mandatory=True, timeout=RPC_TIMEOUT)
@@ -127,8 +127,8 @@ class DeadExchange:
                 log.warning("amqp_dead_exchange_unbound", exchange=self._names.dead_exchange)
                 default = channel.default_exchange
                 await default.publish(message, self._names.dead_queue, mandatory=True, timeout=RPC_TIMEOUT)
-        except DeliveryError as refused:
-            raise ConnectionRefusedError("the broker refuses it, is the dead queue full or absent?") from refused
+        except DeliveryError as error:
+            raise ConnectionRefusedError("the broker refuses it, is the dead queue full or absent?") from error
         except TimeoutError:
             await self._drop()
             raise TimeoutError(f"no confirm within {RPC_TIMEOUT:.0f} s, has the broker an alarm?") from None
@@ -152,14 +152,14 @@ class DeadExchange:
             await hang_up(connection)
 
 
-def _parked(dead: DeadMessage, most_headers: int) -> aio_pika.Message:
+def _dead_letter_message(dead: DeadMessage, most_headers: int) -> aio_pika.Message:
     """The same body, the properties that say what it is, and the reason."""
     properties = dead.delivery.header.properties
     reason = {REASON: dead.why.code, DETAILS: str(dead.why)[:500]}
     reason["turnkeep-routing-key"] = dead.delivery.routing_key or ""
     return aio_pika.Message(
         dead.delivery.body,
-        headers=_kept(properties.headers or {}, most_headers) | reason,
+        headers=_writable_headers(properties.headers or {}, most_headers) | reason,
         delivery_mode=2,
         message_id=_if_it_fits(properties.message_id),
         content_type=_if_it_fits(properties.content_type),
@@ -169,11 +169,11 @@ def _parked(dead: DeadMessage, most_headers: int) -> aio_pika.Message:
     )
 
 
-def _kept(headers: Mapping[str, Any], most: int) -> dict[str, Any]:
+def _writable_headers(headers: Mapping[str, Any], most: int) -> dict[str, Any]:
     """Headers that can be written again; all or none, at most so many bytes."""
-    kept = {key: value for key, value in headers.items() if _if_it_fits(key) and _is_plain(value)}
-    size = sum(len(key.encode()) + len(str(value).encode()) for key, value in kept.items())
-    return kept if size <= most else {}
+    writable = {key: value for key, value in headers.items() if _if_it_fits(key) and _is_plain(value)}
+    size = sum(len(key.encode()) + len(str(value).encode()) for key, value in writable.items())
+    return writable if size <= most else {}
 
 
 def _if_it_fits(text: str | None) -> str | None:

@@ -54,9 +54,9 @@ async def list_messages(call: HttpCall) -> Response:
 def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:
     """What was said and thought, without what came with it for us or is the provider's own form of it."""
     item = entry.item
-    thought = {"text": item.text} if isinstance(item, ReasoningItem) else {}
-    told = {"turn": entry.turn, "at": entry.at, **item_to_json(item), **thought}
-    return {name: value for name, value in told.items() if name not in OURS}
+    reasoning = {"text": item.text} if isinstance(item, ReasoningItem) else {}
+    fields = {"turn": entry.turn, "at": entry.at, **item_to_json(item), **reasoning}
+    return {name: value for name, value in fields.items() if name not in OURS}
 
 
 OURS = frozenset(
@@ -91,8 +91,8 @@ async def cancel(call: HttpCall) -> Response:
     address = call.address
     body = await call.body(empty=True)
     drop_inbox = drops_inbox(body)
-    done = await authority.stop(call.queue, call.principal, address, drop_inbox=drop_inbox, once=call.once)
-    return JSON({"cancelled": done})
+    is_stopped = await authority.stop(call.queue, call.principal, address, drop_inbox=drop_inbox, once=call.once)
+    return JSON({"cancelled": is_stopped})
 
 
 async def flush(call: HttpCall) -> Response:
@@ -150,9 +150,9 @@ async def show_channel(call: HttpCall) -> Response:
 async def change_channel(call: HttpCall) -> Response:
     address = call.address
     body = await call.body()
-    if unknown := set(body) - {"metadata", "assistant", "options"}:
+    if strangers := set(body) - {"metadata", "assistant", "options"}:
         raise InvalidMessage(
-            f"only metadata, assistant and options can be changed, not {', '.join(sorted(unknown))[:200]}"
+            f"only metadata, assistant and options can be changed, not {', '.join(sorted(strangers))[:200]}"
         )
     if {"assistant", "options"} & set(body):
         call.allow("manage")
@@ -177,8 +177,8 @@ async def forget_channel(call: HttpCall) -> Response:
     address = call.address
     force = call.word("force", "true", "false") == "true"
     store, once = call.queue.store, call.once
-    forgotten = forget_at_work(store, address, once=once) if force else store.forget(address, once=once)
-    if not await forgotten:
+    deletion = forget_at_work(store, address, once=once) if force else store.forget(address, once=once)
+    if not await deletion:
         raise ThreadNotFound("there is no such thread")
     await told_of(call, "channel_forgotten", channel=channel_digest(address.channel), force=force)
     return Response(status_code=204)

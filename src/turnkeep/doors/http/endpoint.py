@@ -84,8 +84,8 @@ class HttpCall:
     def allow(self, scope: Scope | None) -> None:
         """Raises `NotAllowed`. A path without a channel is about the whole tenant."""
         if scope is not None:
-            named = "channel" in self.request.path_params
-            self.principal.require(scope, self.address.channel if named else None)
+            names_channel = "channel" in self.request.path_params
+            self.principal.require(scope, self.address.channel if names_channel else None)
 
     async def body(self, *, empty: bool = False) -> dict[str, Any]:
         """The JSON object that was sent. Read piece by piece, and no further than the limit; one that takes long counts
@@ -105,13 +105,13 @@ class HttpCall:
     async def _arrive(self, data: bytearray) -> None:
         """Wait for the rest of the body."""
         while True:
-            received = await self.request.receive()
-            if received["type"] == "http.disconnect":
+            event = await self.request.receive()
+            if event["type"] == "http.disconnect":
                 raise ClientDisconnect
-            data += received.get("body", b"")
+            data += event.get("body", b"")
             if len(data) > self.limits.frame_bytes:
                 raise MessageTooLarge(f"the body has more than the {self.limits.frame_bytes} bytes that are read")
-            if not received.get("more_body", False):
+            if not event.get("more_body", False):
                 return
 
     def word(self, name: str, *words: str) -> str | None:
@@ -187,8 +187,8 @@ class HttpDoor:
                 call = await self._call(endpoint, request)
                 return await endpoint.handler(call)
             except TurnkeepError as error:
-                lost = stand_aside(request.scope)
-                await self._limits.hold_back(request.client.host if request.client else None, lost)
+                disconnect = stand_aside(request.scope)
+                await self._limits.hold_back(request.client.host if request.client else None, disconnect)
                 return error_response(error)
             except ClientDisconnect:
                 return Response(status_code=499)
@@ -200,8 +200,8 @@ class HttpDoor:
 
     async def _call(self, endpoint: HttpEndpoint, request: Request) -> HttpCall:
         changes = endpoint.method not in READS
-        shown = shown_by(request.headers, request.cookies, request.query_params, changes=changes)
-        principal = NOBODY if endpoint.public else await self._access.authenticate(shown)
+        credentials = shown_by(request.headers, request.cookies, request.query_params, changes=changes)
+        principal = NOBODY if endpoint.public else await self._access.authenticate(credentials)
         call = HttpCall(request, principal, self._queue, self._limits, self._access)
         call.allow(endpoint.scope)
         if endpoint.is_metered and not endpoint.public:
@@ -240,7 +240,7 @@ def run_json(run: RunRecord) -> dict[str, Any]:
         "model": run.model,
         "usage": {**run.usage.to_json(), "cost": run.usage.cost},
         "error": run.fault.to_json() if run.fault else None,
-        "calls": [held.to_json() for held in run.calls],
+        "calls": [call.to_json() for call in run.calls],
     }
 
 
@@ -252,7 +252,7 @@ def thread_json(record: ThreadRecord) -> dict[str, Any]:
         "queue": record.address.queue,
         "metadata": dict(record.metadata),
         "usage": {**record.usage.to_json(), "cost": record.usage.cost},
-        "calls": [held.to_json() for held in record.calls],
+        "calls": [call.to_json() for call in record.calls],
     }
     return data
 

@@ -46,23 +46,23 @@ async def stream_events(call: HttpCall) -> Response:
 class _EventStream(StreamingResponse):
     """Gives back what it was counted as, however it ends."""
 
-    def __init__(self, frames: AsyncIterator[str], counted: ExitStack) -> None:
+    def __init__(self, frames: AsyncIterator[str], places: ExitStack) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(frames, media_type="text/event-stream", headers=headers)
-        self._counted = counted
+        self._places = places
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        with self._counted:
+        with self._places:
             await super().__call__(scope, receive, send)
 
 
 def _position(call: HttpCall) -> tuple[str | None, int | None]:
     last = call.request.headers.get("last-event-id", "")
     # replacements of EventSource send the word where they have seen no event yet
-    said = call.request.query_params.get("after") if last in ("", "undefined", "null") else last
-    if not said:
+    position = call.request.query_params.get("after") if last in ("", "undefined", "null") else last
+    if not position:
         return None, None
-    epoch, _, offset = said.rpartition(":")
+    epoch, _, offset = position.rpartition(":")
     if not offset.isascii() or not offset.isdigit() or len(offset) > 16:
         raise InvalidMessage("'after' must be epoch:offset, as in the id of an event")
     return epoch, int(offset)
@@ -83,17 +83,17 @@ async def _frames(
         )
         start = subscription_frame(address, thread_id, stream.subscription_start, at=call.queue.clock.now())
         yield f"retry: 1000\n\n{_event(start)}"
-        quiet, heard = 0.0, loop.time()
+        quiet, heard_at = 0.0, loop.time()
         # those that began together would look together, for ever: some hundred at one turn of the loop
-        looked = loop.time() - random.uniform(0, LOOK_AGAIN)  # noqa: S311 - no secret
+        looked_at = loop.time() - random.uniform(0, LOOK_AGAIN)  # noqa: S311 - no secret
         while True:
-            if loop.time() - looked >= LOOK_AGAIN:
-                looked = loop.time()
+            if loop.time() - looked_at >= LOOK_AGAIN:
+                looked_at = loop.time()
                 if (over := await _over(call)) is not None:
                     yield over
                     return
             try:
-                until_look = max(0.0, looked + LOOK_AGAIN - loop.time())
+                until_look = max(0.0, looked_at + LOOK_AGAIN - loop.time())
                 async with asyncio.timeout(EVERY if encoder.owes else until_look):
                     event = await anext(stream)
             except TimeoutError:
@@ -101,11 +101,11 @@ async def _frames(
                 for frame in frames:
                     quiet = loop.time()
                     yield _event(frame)
-                if not frames and loop.time() - heard >= HEARTBEAT:
-                    heard = loop.time()
+                if not frames and loop.time() - heard_at >= HEARTBEAT:
+                    heard_at = loop.time()
                     yield ": still here\n\n"
                 continue
-            heard = loop.time()
+            heard_at = loop.time()
             for frame in encoder.encode(event):
                 yield _event(frame)
             now = loop.time()

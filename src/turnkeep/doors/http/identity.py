@@ -43,8 +43,8 @@ async def show_session(call: HttpCall) -> Response:
 async def disconnect_user(call: HttpCall) -> Response:
     """Close what a user has open, in every process, and refuse what was issued to him before."""
     user, body = call.path("user"), await call.body(empty=True)
-    if unknown := body.keys() - {"before"}:
-        raise InvalidMessage(f"only 'before' can be given, not {', '.join(sorted(unknown))[:200]}")
+    if strangers := body.keys() - {"before"}:
+        raise InvalidMessage(f"only 'before' can be given, not {', '.join(sorted(strangers))[:200]}")
     before = optional_number(body, "before", 1e11)
     moment = await _guard(call).revocations.revoke(call.principal.tenant, user, before)
     await told_of(call, "user_disconnected", user=user, before=f"{moment:.3f}")

@@ -80,20 +80,22 @@ _IN_QUERY: Mapping[str, Any] = {
 
 def _in_query(endpoint: HttpEndpoint) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "query", "description": told, "schema": _IN_QUERY.get(name, {"type": "string"})}
-        for name, told in endpoint.query.items()
+        {"name": name, "in": "query", "description": description, "schema": _IN_QUERY.get(name, {"type": "string"})}
+        for name, description in endpoint.query.items()
     ]
 
 
 def _in_headers(endpoint: HttpEndpoint) -> list[dict[str, Any]]:
     if endpoint.body == "NewMessage":
-        told = "Counts as the message's id where the body has none."
+        description = "Counts as the message's id where the body has none."
     elif endpoint.can_be_named:
-        told = "Names this call for a day: again with the same key, it gives the first answer and changes nothing."
+        description = (
+            "Names this call for a day: again with the same key, it gives the first answer and changes nothing."
+        )
     else:
         return []
     schema = {"type": "string", "minLength": 1, "maxLength": 512}
-    return [{"name": "Idempotency-Key", "in": "header", "description": told, "schema": schema}]
+    return [{"name": "Idempotency-Key", "in": "header", "description": description, "schema": schema}]
 
 
 def _answer(endpoint: HttpEndpoint, name: str | None) -> dict[str, Any]:

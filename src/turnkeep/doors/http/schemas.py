@@ -38,13 +38,13 @@ def many(name: str) -> Schema:
 
 def record(fields: dict[str, Schema], *, may_miss: Sequence[str] = ()) -> Schema:
     """What comes out: exactly these fields."""
-    required = [name for name in fields if name not in may_miss]
-    return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
+    names = [name for name in fields if name not in may_miss]
+    return {"type": "object", "properties": fields, "required": names, "additionalProperties": False}
 
 
-def request(fields: dict[str, Schema], *, required: Sequence[str] = (), others: bool = False) -> Schema:
+def request(fields: dict[str, Schema], *, must_have: Sequence[str] = (), others: bool = False) -> Schema:
     """What goes in."""
-    return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": others}
+    return {"type": "object", "properties": fields, "required": list(must_have), "additionalProperties": others}
 
 
 _USAGE_COUNTS = (
@@ -117,7 +117,7 @@ SCHEMAS: dict[str, Schema] = {
             "output": TEXT,
             "digest": {**TEXT, "minLength": 1, "maxLength": 64},
         },
-        required=("decision", "digest"),
+        must_have=("decision", "digest"),
         others=True,
     ),
     "ThreadChange": request(

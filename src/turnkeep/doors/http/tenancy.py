@@ -13,12 +13,12 @@ from turnkeep.store.values import DeadLetter, Receipt
 
 async def list_threads(call: HttpCall) -> Response:
     limit = call.number("limit", 100, 1_000)
-    found = []
+    threads = []
     async for record in call.queue.store.scan(tenant=call.principal.tenant, queue=call.queue.name):
-        found.append(thread_json(record))
-        if len(found) >= limit:
+        threads.append(thread_json(record))
+        if len(threads) >= limit:
             break
-    return JSON({"threads": found})
+    return JSON({"threads": threads})
 
 
 async def create_thread(call: HttpCall) -> Response:
@@ -102,16 +102,17 @@ async def discard(call: HttpCall) -> Response:
 
 
 async def list_assistants(call: HttpCall) -> Response:
-    found = await call.queue.assistants.list(call.principal.tenant)
+    assistants = await call.queue.assistants.list(call.principal.tenant)
     default = await call.queue.assistants.default(call.principal.tenant)
-    return JSON({"assistants": [a.to_public() for a in found], "default": default.assistant_id if default else None})
+    default_id = default.assistant_id if default else None
+    return JSON({"assistants": [one.to_public() for one in assistants], "default": default_id})
 
 
 async def create_assistant(call: HttpCall) -> Response:
     values = assistant_fields(await call.body(empty=True))
-    created = await call.queue.assistants.create(call.principal.tenant, values, now=call.queue.clock.now())
-    await told_of(call, "assistant_created", assistant=created.assistant_id, fields=values)
-    return JSON(created.to_public(), status_code=201)
+    assistant = await call.queue.assistants.create(call.principal.tenant, values, now=call.queue.clock.now())
+    await told_of(call, "assistant_created", assistant=assistant.assistant_id, fields=values)
+    return JSON(assistant.to_public(), status_code=201)
 
 
 async def show_assistant(call: HttpCall) -> Response:
@@ -124,11 +125,11 @@ async def change_assistant(call: HttpCall) -> Response:
     if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
         raise InvalidMessage("'version' must be a whole number")
     values = assistant_fields(body)
-    changed = await call.queue.assistants.change(
+    assistant = await call.queue.assistants.change(
         call.principal.tenant, call.path("assistant_id"), values, version=version
     )
-    await told_of(call, "assistant_changed", assistant=changed.assistant_id, fields=values)
-    return JSON(changed.to_public())
+    await told_of(call, "assistant_changed", assistant=assistant.assistant_id, fields=values)
+    return JSON(assistant.to_public())
 
 
 async def delete_assistant(call: HttpCall) -> Response:
@@ -140,6 +141,6 @@ async def delete_assistant(call: HttpCall) -> Response:
 
 
 async def use_assistant(call: HttpCall) -> Response:
-    used = await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))
-    await told_of(call, "assistant_used", assistant=used.assistant_id)
-    return JSON(used.to_public())
+    assistant = await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))
+    await told_of(call, "assistant_used", assistant=assistant.assistant_id)
+    return JSON(assistant.to_public())

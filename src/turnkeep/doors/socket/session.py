@@ -136,7 +136,7 @@ class Socket:
         self._outbox = _Outbox()
         self._closing: tuple[int, str] | None = None
         self._transport = transport_of(websocket.scope)
-        self._unsent = 0
+        self._unsent_bytes = 0
         self._loop = asyncio.get_running_loop()
 
     # ---------------------------------------------------------------- life
@@ -150,8 +150,8 @@ class Socket:
                 await self._read()
                 writing.cancel()
                 watching.cancel()
-        except* (WebSocketDisconnect, WebSocketDisconnected, _Closed):  # one task may write what another has closed
-            pass
+        except* (WebSocketDisconnect, WebSocketDisconnected, _SocketClosed):
+            pass  # one task may write what another has closed
         finally:
             await self._leave()
 
@@ -177,7 +177,7 @@ class Socket:
                 self._outbox.moved_at = self._loop.time()
             if self._closing is not None:
                 await self._websocket.close(*self._closing)
-                raise _Closed
+                raise _SocketClosed
 
     async def _watch(self) -> None:
         """Close a socket that does not read, and one whose credential is over."""
@@ -192,10 +192,10 @@ class Socket:
         """Whether the system holds something that the peer does not take; what has become less is progress."""
         if self._transport is None:
             return False
-        before, self._unsent = self._unsent, self._transport.unsent_bytes
-        if self._unsent < before or not before:
+        before, self._unsent_bytes = self._unsent_bytes, self._transport.unsent_bytes
+        if self._unsent_bytes < before or not before:
             self._outbox.moved_at = self._loop.time()
-        return self._unsent > 0
+        return self._unsent_bytes > 0
 
     async def _look_at_credential(self) -> None:
         try:
@@ -212,22 +212,22 @@ class Socket:
         with contextlib.suppress(TimeoutError, WebSocketDisconnected):  # it may be closing already
             async with asyncio.timeout(1.0):
                 await self._websocket.close(TOO_SLOW, "too slow, resume from the last offset")
-        raise _Closed
+        raise _SocketClosed
 
     # ---------------------------------------------------------------- reading
 
     async def _read(self) -> None:
         while True:
-            received = await self._websocket.receive()
-            if received["type"] == "websocket.disconnect":
+            event = await self._websocket.receive()
+            if event["type"] == "websocket.disconnect":
                 return
-            await self._answer(received)
+            await self._answer(event)
 
-    async def _answer(self, received: Mapping[str, Any]) -> None:
+    async def _answer(self, event: Mapping[str, Any]) -> None:
         """One frame in; whatever is wrong with it comes back as a typed error frame."""
         request: dict[str, Any] = {}
         try:
-            text = received.get("text")
+            text = event.get("text")
             if text is None:
                 raise InvalidMessage("binary frames are not taken, send JSON as text")
             request = read_json(text, limit=self._limits.frame_bytes)
@@ -279,7 +279,9 @@ class Socket:
             await self._unsubscribe_from(address.channel)
         if len(self._channels) >= self._limits.channels_per_socket:
             raise TooManyRequests(f"this socket has {len(self._channels)} channels, unsubscribe from one first")
-        channel = _SocketChannel(address, dialect, lambda begun: self._subscribed(request, address, thread_id, begun))
+        channel = _SocketChannel(
+            address, dialect, lambda start: self._subscription_reply(request, address, thread_id, start)
+        )
         self._channels[address.channel] = self._by_address[address] = channel
         try:
             await self._queue.hub.subscribe(address, self, after=after, epoch=epoch, history=history)
@@ -287,10 +289,10 @@ class Socket:
             self._forget(address.channel)
             raise
 
-    def _subscribed(
-        self, request: Mapping[str, Any], address: Address, thread_id: str | None, begun: SubscriptionStart
+    def _subscription_reply(
+        self, request: Mapping[str, Any], address: Address, thread_id: str | None, start: SubscriptionStart
     ) -> Frame:
-        return subscription_frame(address, thread_id, begun, at=self._queue.clock.now()) | _echo(request)
+        return subscription_frame(address, thread_id, start, at=self._queue.clock.now()) | _echo(request)
 
     async def _unsubscribe(self, request: dict[str, Any]) -> None:
         address = self._address(request)
@@ -320,14 +322,14 @@ class Socket:
 
     async def _flush(self, request: dict[str, Any]) -> None:
         address = self._address(request)
-        done = await self._queue.store.flush(address, once=self._once(request))
-        self._send(self._status(request, "flushed") | {"channel": address.channel, "done": done})
+        is_done = await self._queue.store.flush(address, once=self._once(request))
+        self._send(self._status(request, "flushed") | {"channel": address.channel, "done": is_done})
 
     async def _cancel(self, request: dict[str, Any]) -> None:
         address = self._address(request)
         drop_inbox, once = drops_inbox(request), self._once(request)
-        done = await authority.stop(self._queue, self._principal, address, drop_inbox=drop_inbox, once=once)
-        self._send(self._status(request, "cancelling") | {"channel": address.channel, "done": done})
+        is_done = await authority.stop(self._queue, self._principal, address, drop_inbox=drop_inbox, once=once)
+        self._send(self._status(request, "cancelling") | {"channel": address.channel, "done": is_done})
 
     async def _decide(self, request: dict[str, Any]) -> None:
         """Decide or submit a requested action: call_id, digest, decision (approved, denied, output), output."""
@@ -346,11 +348,11 @@ class Socket:
 
     async def _auth(self, request: dict[str, Any]) -> None:
         """Go on with a fresh credential of the same tenant; what it does not reach ends the connection."""
-        shown = Credentials(
+        credentials = Credentials(
             bearer=optional_text(request, "token", LONGEST), ticket=optional_text(request, "ticket", LONGEST)
         )
         try:
-            principal = await self._access.authenticate(shown)
+            principal = await self._access.authenticate(credentials)
             if principal.tenant != self._principal.tenant or principal.subject != self._principal.subject:
                 raise NotAllowed("this credential is somebody else's")
             for address in self._by_address:
@@ -383,14 +385,14 @@ class Socket:
 
     # ---------------------------------------------------------------- streaming
 
-    def on_subscription(self, address: Address, begun: SubscriptionStart) -> None:
+    def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
         channel = self._by_address.get(address)
         if channel is None:
             return
-        frame = channel.reply(begun)
-        channel.backlog_top = begun.top
+        frame = channel.reply(start)
+        channel.backlog_top = start.top
         channel.encoder = Encoder(
-            address, frame["thread_id"], channel.dialect, answer=begun.answer, replaces=not begun.is_recovered
+            address, frame["thread_id"], channel.dialect, answer=start.answer, replaces=not start.is_recovered
         )
         self._tell(channel, frame)
 
@@ -461,8 +463,10 @@ class Socket:
 
     def _tell(self, channel: _SocketChannel, *frames: Frame) -> None:
         """All frames of one event, or none: who comes back gets them together."""
-        wrapped = [envelope(channel.address.channel, one) for one in frames] if channel.dialect.in_envelopes else frames
-        self._send(*wrapped)
+        if channel.dialect.in_envelopes:
+            self._send(*(envelope(channel.address.channel, one) for one in frames))
+        else:
+            self._send(*frames)
 
     def _send(self, *frames: Frame) -> None:
         if self._closing is not None or not frames:
@@ -510,7 +514,7 @@ class Socket:
         return frame | {k: v for k, v in public.items() if k != "message"} | _echo(request)
 
 
-def _action(request: dict[str, Any], known: Mapping[str, Action]) -> tuple[str, dict[str, Any]]:
+def _action(request: dict[str, Any], actions: Mapping[str, Action]) -> tuple[str, dict[str, Any]]:
     """The name of the action and its fields, in either form. Raises `InvalidMessage`."""
     if request.get("channel") == "subscription" and isinstance(request.get("payload"), dict):
         payload = request["payload"]
@@ -520,18 +524,18 @@ def _action(request: dict[str, Any], known: Mapping[str, Action]) -> tuple[str, 
     name = request.get("action")
     if name is None and not any(ours in request for ours in OURS):
         name = "message"
-    if not isinstance(name, str) or name not in known:
-        raise InvalidMessage(f"unknown action, expected one of {', '.join(sorted(known))}")
+    if not isinstance(name, str) or name not in actions:
+        raise InvalidMessage(f"unknown action, expected one of {', '.join(sorted(actions))}")
     return name, request
 
 
-class _Closed(Exception):
+class _SocketClosed(Exception):
     """the socket was closed by us"""
 
 
 def _echo(request: Mapping[str, Any]) -> Frame:
-    asked = request.get("id")
-    return {"id": asked} if isinstance(asked, str | int) and not isinstance(asked, bool) else {}
+    request_id = request.get("id")
+    return {"id": request_id} if isinstance(request_id, str | int) and not isinstance(request_id, bool) else {}
 
 
 def _position(request: Mapping[str, Any]) -> tuple[int | None, str | None]:
@@ -551,7 +555,7 @@ def _count(request: Mapping[str, Any], name: str, largest: int) -> int:
 
 
 def _dialect(request: Mapping[str, Any]) -> Dialect:
-    for name, allowed in (("text", ("delta", "full", None)), ("events", ("all", None))):
-        if request.get(name) not in allowed:
-            raise InvalidMessage(f"'{name}' must be one of {', '.join(str(a) for a in allowed if a)}")
+    for name, choices in (("text", ("delta", "full", None)), ("events", ("all", None))):
+        if request.get(name) not in choices:
+            raise InvalidMessage(f"'{name}' must be one of {', '.join(str(a) for a in choices if a)}")
     return Dialect(request.get("text") == "delta", request.get("events") == "all", bool(request.get("_enveloped")))

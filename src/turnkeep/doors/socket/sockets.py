@@ -49,7 +49,7 @@ class Sockets:
     async def answer(self, websocket: WebSocket) -> None:
         """Authenticate, then serve until the end. Whoever shows no credential at all is refused before the upgrade."""
         try:
-            principal = await self._shown(websocket)
+            principal = await self._principal_of_upgrade(websocket)
         except _Nobody as nobody:
             await self._hold_back(websocket)
             await _refuse(websocket, nobody.error)
@@ -85,13 +85,13 @@ class Sockets:
 
     # ---------------------------------------------------------------- authentication
 
-    async def _shown(self, websocket: WebSocket) -> Principal | None:
+    async def _principal_of_upgrade(self, websocket: WebSocket) -> Principal | None:
         """Who came, by what the upgrade shows; None: the first frame is to show it."""
-        shown = shown_by(websocket.headers, websocket.cookies, websocket.query_params, changes=False, socket=True)
+        credentials = shown_by(websocket.headers, websocket.cookies, websocket.query_params, changes=False, socket=True)
         try:
-            return await self._access.authenticate(shown)
+            return await self._access.authenticate(credentials)
         except NotAuthenticated as error:
-            if not shown.is_nothing:
+            if not credentials.is_nothing:
                 raise
             if not self._takes_first_frames:
                 raise _Nobody(error) from None
@@ -102,7 +102,7 @@ class Sockets:
         await self._accept(websocket)
         try:
             return await self._access.authenticate(await self._shown_later(websocket))
-        except _Gone:
+        except _ClientGone:
             return None
         except _TooMany:
             await websocket.close(TOO_MANY, "too many sockets")
@@ -120,16 +120,16 @@ class Sockets:
         try:
             with self._nobodies.of(Holder("", _peer(websocket) or "", "address")):
                 async with asyncio.timeout(FIRST_FRAME):
-                    received = await websocket.receive()
+                    event = await websocket.receive()
         except TooManyRequests:
             raise _TooMany from None
         except TimeoutError:
             raise NotAuthenticated(f"no credential came within {FIRST_FRAME:g} s") from None
         finally:
             self._waiting -= 1
-        if received["type"] == "websocket.disconnect":
-            raise _Gone
-        return shown_in(received.get("text") or "")
+        if event["type"] == "websocket.disconnect":
+            raise _ClientGone
+        return shown_in(event.get("text") or "")
 
     # ---------------------------------------------------------------- life
 
@@ -178,7 +178,7 @@ class _Nobody(Exception):
         self.error = error
 
 
-class _Gone(Exception):
+class _ClientGone(Exception):
     """the client went away before it said who it is"""
 
 
@@ -203,5 +203,5 @@ def shown_by_frame(frame: Mapping[str, object]) -> Credentials:
 
 
 def _subprotocol(headers: Mapping[str, str]) -> str | None:
-    offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
-    return PROTOCOL if PROTOCOL in offered else None
+    offers = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
+    return PROTOCOL if PROTOCOL in offers else None
