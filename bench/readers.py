@@ -225,7 +225,7 @@ async def cost(ask: Client, deltas: int, streams: int) -> float:
 async def compare(port: int, kind: Kind, deltas: int, rounds: int, paced: bool) -> None:
     base = f"http://127.0.0.1:{port}/{deltas}/{'paced' if paced else 'burst'}/v1"
     mark = MARKS[kind]
-    model = open_model(Provider(base, simulated=True), kind)
+    model = open_model(Provider(base, is_simulated=True), kind)
     async with aiohttp.ClientSession() as session:
         clients = {
             "byte pump": pump(port, urlsplit(base).path + PATHS[kind], mark),
@@ -252,7 +252,7 @@ async def run_steps(port: int, kinds: Sequence[Kind], deltas: int, paced: bool) 
     """Only the readers: one step for each."""
     baton = Baton()
     base = f"http://127.0.0.1:{port}/{deltas}/{'paced' if paced else 'burst'}/v1"
-    models = {kind: open_model(Provider(base, simulated=True), kind) for kind in kinds}
+    models = {kind: open_model(Provider(base, is_simulated=True), kind) for kind in kinds}
     spare_collector()
     while True:
         for kind, model in models.items():

@@ -81,9 +81,9 @@ async def connect(url: str, name: str) -> AbstractConnection:
         connection: AbstractConnection = await aio_pika.connect(
             url, timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name}
         )
-    except InvalidFrameError as refused:  # what the broker says instead of opening is told as a frame out of place
+    except InvalidFrameError as error:  # what the broker says instead of opening is told as a frame out of place
         vhost, user = identity(url)
-        raise ConnectionRefusedError(f"the broker has no virtual host {vhost!r} for the user {user!r}") from refused
+        raise ConnectionRefusedError(f"the broker has no virtual host {vhost!r} for the user {user!r}") from error
     return connection
 
 
@@ -121,13 +121,13 @@ _Decoder = Callable[[bytes], tuple[int, Any]]
 
 
 def _forgiving(decoder: _Decoder, instead: _Decoder) -> _Decoder:
-    def decoded(value: bytes) -> tuple[int, Any]:
+    def decode_or_replace(value: bytes) -> tuple[int, Any]:
         try:
             return decoder(value)
         except (ValueError, OverflowError, OSError):
             return instead(value)
 
-    return decoded
+    return decode_or_replace
 
 
 def _any_text(value: bytes) -> tuple[int, str]:
@@ -148,16 +148,16 @@ def _no_table(value: bytes) -> tuple[int, dict[str, Any]]:
 
 async def settle_topology(connection: AbstractConnection, names: BrokerNames) -> BrokerTopology:
     """Find or make exchange, queue, and the dead exchange with its queue."""
-    found: list[str] = []
-    created: list[str] = []
+    existing_names: list[str] = []
+    new_names: list[str] = []
 
     async def settle(what: str, name: str, absent: Callable[[AbstractChannel], Awaitable[Any]]) -> bool:
         if await _exists(connection, what, name):
-            found.append(name)
+            existing_names.append(name)
             return False
         async with connection.channel() as channel:
             await absent(channel)
-        created.append(name)
+        new_names.append(name)
         return True
 
     for exchange in (names.exchange, names.dead_exchange):
@@ -168,7 +168,7 @@ async def settle_topology(connection: AbstractConnection, names: BrokerNames) ->
     await _bind(connection, names.queue, names.exchange, names.routing_key)
     await _bind(connection, names.dead_queue, names.dead_exchange, names.routing_key)
     waiting, consumers = await _load(connection, names.queue)
-    return BrokerTopology(waiting, consumers, tuple(found), tuple(created))
+    return BrokerTopology(waiting, consumers, tuple(existing_names), tuple(new_names))
 
 
 async def _exists(connection: AbstractConnection, what: str, name: str) -> bool:
@@ -226,14 +226,14 @@ async def look(settings: Settings) -> Sight:
     names = BrokerNames.of(settings)
     connection = await connect(settings.rabbitmq_url or "", "turnkeep doctor")
     async with connection:
-        wanted = [("exchange", names.exchange), ("exchange", names.dead_exchange)]
-        wanted += [("queue", names.dead_queue), ("queue", names.queue)]
-        absent = tuple([name for what, name in wanted if not await _exists(connection, what, name)])
-        parked = 0 if names.dead_queue in absent else (await _load(connection, names.dead_queue))[0]
+        entities = [("exchange", names.exchange), ("exchange", names.dead_exchange)]
+        entities += [("queue", names.dead_queue), ("queue", names.queue)]
+        absent = tuple([name for what, name in entities if not await _exists(connection, what, name)])
+        parked_count = 0 if names.dead_queue in absent else (await _load(connection, names.dead_queue))[0]
         if names.queue in absent:
-            return Sight("", 0, 0, parked, absent)
+            return Sight("", 0, 0, parked_count, absent)
         waiting, consumers = await _load(connection, names.queue)
-        return Sight(await _kind(connection, names.queue), waiting, consumers, parked, absent)
+        return Sight(await _kind(connection, names.queue), waiting, consumers, parked_count, absent)
 
 
 _OTHERWISE = re.compile(
@@ -254,13 +254,13 @@ async def _kind(connection: AbstractConnection, queue: str) -> str:
             async with connection.channel() as channel:
                 await channel.declare_queue(queue, durable=True, arguments=arguments, timeout=RPC_TIMEOUT)
             return str(arguments["x-queue-type"])
-        except ChannelPreconditionFailed as refused:
-            told = _OTHERWISE.search(str(refused))
+        except ChannelPreconditionFailed as error:
+            difference = _OTHERWISE.search(str(error))
         except ChannelAccessRefused:
             return ""
-        if told is None:
+        if difference is None:
             return ""
-        name, value, type_ = told.groups()
+        name, value, type_ = difference.groups()
         if name == "x-queue-type":
             return value or "classic"
         if not name.startswith("x-"):

@@ -31,7 +31,7 @@ def recorded(name: str) -> bytes:
 
 
 def opened(server: Canned, kind: Any, **settings: Any) -> Model:
-    settings = {"first_event_timeout": 20.0, "idle_timeout": 20.0, "api_key": KEY, "simulated": True, **settings}
+    settings = {"first_event_timeout": 20.0, "idle_timeout": 20.0, "api_key": KEY, "is_simulated": True, **settings}
     return open_model(Provider(server.url, **settings), kind)
 
 

@@ -500,7 +500,7 @@ def test_tools_of_the_past_are_declared_where_none_is_offered() -> None:
     body = sent(USER, CallItem("a", "look", "{}"), OutputItem("a", "1"))
     assert [tool["name"] for tool in body["tools"]] == ["look"]
     assert body["tool_choice"] == {"type": "none"}
-    hosted = sent(USER, CallItem("a", "look", "{}"), OutputItem("a", "1"), hosted=[{"type": "web_search"}])
+    hosted = sent(USER, CallItem("a", "look", "{}"), OutputItem("a", "1"), hosted_tools=[{"type": "web_search"}])
     assert [tool["name"] for tool in hosted["tools"]] == ["web_search"]
     assert "tool_choice" not in hosted
 

@@ -198,7 +198,7 @@ def test_a_burst_of_one_role_is_joined_once_a_template_asked_for_it() -> None:
 
         burst: list[Item] = [UserItem(text_content(text)) for text in ("a", "b", "c")]
         async with server_that(alternates, "chat", 500) as server:
-            model = opened(server, "chat", simulated=False)
+            model = opened(server, "chat", is_simulated=False)
             for _ in range(2):
                 await parts_of(model, replace(HELLO, items=burst))
             await model.close()

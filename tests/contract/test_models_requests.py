@@ -166,7 +166,7 @@ async def test_a_chat_request_to_openai_is_not_stored_and_asks_for_usage() -> No
 
 
 async def test_a_compatible_server_gets_only_what_all_of_them_take() -> None:
-    visit = await sent_by("chat", replace(FULL, items=[FULL.items[1]]), simulated=False)
+    visit = await sent_by("chat", replace(FULL, items=[FULL.items[1]]), is_simulated=False)
     assert visit.body["messages"][0] == {"role": "system", "content": "be brief"}
     assert visit.body["max_tokens"] == 100
     assert visit.body["temperature"] == 0.3
@@ -178,7 +178,7 @@ async def test_a_compatible_server_gets_only_what_all_of_them_take() -> None:
 
 async def test_what_a_server_takes_can_be_overridden() -> None:
     settings = {"takes_stream_options": False, "takes_store": True, "takes_developer_role": True}
-    visit = await sent_by("chat", FULL, simulated=False, capabilities=settings)
+    visit = await sent_by("chat", FULL, is_simulated=False, capabilities=settings)
     assert "stream_options" not in visit.body
     assert visit.body["store"] is False
     assert visit.body["messages"][0]["role"] == "developer"
@@ -311,7 +311,7 @@ async def test_what_a_server_attached_goes_back_to_it_word_for_word_and_to_no_ot
         async with canned(answer) as server:
             own = server.url.removeprefix("http://")
             items = [_at(item, own) for item in items] if site == "here" else items
-            await ask(opened(server, "chat", simulated=False), replace(HELLO, items=items))
+            await ask(opened(server, "chat", is_simulated=False), replace(HELLO, items=items))
             return list(server.last.body["messages"])
 
     _, asked, _ = await messages("here")

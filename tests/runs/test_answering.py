@@ -242,7 +242,7 @@ async def test_of_what_the_table_says_and_a_refusal_taught_the_smaller_counts() 
     await add_turns(stage, 10, 1000)
 
     await stage.play("m1")
-    stage.house.contexts._learned[KNOWN] = 900_000
+    stage.house.contexts._learned_sizes[KNOWN] = 900_000
     await stage.play("m2")
 
     lengths = [sum(isinstance(i, AssistantItem) for i in request.items) for request in model.requests]

@@ -248,7 +248,7 @@ def test_a_cancelled_count_stays_cancelled() -> None:
 
 async def test_without_tiktoken_a_guess_is_made_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    bare = tokens.Tokenizer(Vocabulary("o200k_base"), known=True)
+    bare = tokens.Tokenizer(Vocabulary("o200k_base"), is_known=True)
     assert bare.is_estimate
     await bare.load()
     assert bare.count("Hello, how are you?") == guess("Hello, how are you?")
@@ -263,7 +263,7 @@ def test_an_engine_that_cannot_be_imported_is_tried_once(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(vocabulary, "_fast_engine", lambda name: None)
     monkeypatch.setattr(vocabulary, "_reference_engine", fail)
-    bare = tokens.Tokenizer(Vocabulary("o200k_base"), known=True)
+    bare = tokens.Tokenizer(Vocabulary("o200k_base"), is_known=True)
     assert [bare.count("one two"), bare.count("one two")] == [guess("one two")] * 2
     assert bare.is_estimate
     assert len(tried) == 1
@@ -335,7 +335,7 @@ async def test_loading_ahead_takes_place_in_a_thread(monkeypatch: pytest.MonkeyP
         return lambda text: []
 
     monkeypatch.setattr(vocabulary, "_fast_engine", build)
-    tokenizer = tokens.Tokenizer(Vocabulary("o200k_base"), known=True)
+    tokenizer = tokens.Tokenizer(Vocabulary("o200k_base"), is_known=True)
     await tokenizer.load()
     tokenizer.count("x")
     assert len(seen) == 1

@@ -61,9 +61,9 @@ class AnthropicModel:
         return self._asker.exchange(request.model, partial(self._put, request))
 
     def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
-        fitted = fit(request, caps, self._site)
-        body = without(request_body(fitted.request, caps.most_output_tokens), caps.drops)
-        reader = partial(AnthropicReader, items=request.items, site=self._site, names=fitted.names)
+        result = fit(request, caps, self._site)
+        body = without(request_body(result.request, caps.most_output_tokens), caps.drops)
+        reader = partial(AnthropicReader, items=request.items, site=self._site, names=result.names)
         return Asking({**body, "stream": caps.takes_stream}, self._headers(request), reader)
 
     def _headers(self, request: ModelRequest) -> dict[str, str]:
@@ -111,7 +111,7 @@ class AnthropicReader:
         self._items = items
         self._site = site
         self._tools = names or ToolNames.of(())
-        self._begun = False
+        self._has_begun = False
         self._blocks: list[_Block] = []
         self._by_index: dict[object, _Block] = {}
         """The newest block of each index: some servers begin every block with the same one."""
@@ -161,7 +161,7 @@ class AnthropicReader:
                 yield Delta(half)
         if (meaning := meaning_of_end(self._reason)) == "failed":
             raise AnswerMalformed(f"the server broke its answer off with the stop reason {self._reason!r}")
-        items = list(self._finished(cut=meaning in ("length", "filter")))
+        items = list(self._output_items(cut=meaning in ("length", "filter")))
         if self._reason == "refusal" and self._explanation and not items:
             yield Delta(self._explanation)
             items = [AssistantItem(self._explanation)]
@@ -200,8 +200,8 @@ class AnthropicReader:
 
     def _message(self, message: Mapping[str, Any]) -> Iterator[StreamPart]:
         """The head of an answer; from servers that do not stream, all of it."""
-        if not self._begun:
-            self._begun = True
+        if not self._has_begun:
+            self._has_begun = True
             self._model = label(message.get("model"))
             rate = {**self._reply.rate, **rate_of(self._reply.headers)}
             yield Began(label(message.get("id")), self._reply.request_id, rate)
@@ -211,22 +211,22 @@ class AnthropicReader:
         self.is_done = self._reason is not None
 
     def _start(self, index: object, raw: Mapping[str, Any]) -> Iterator[StreamPart]:
-        if not self._begun:
+        if not self._has_begun:
             yield from self._message({})
         block = _Block(dict(raw))
         self._blocks.append(block)
         self._by_index[index if isinstance(index, int) else None] = block
         if block.kind == "text":
             block.citations += [raw for raw in entries(raw.get("citations")) if isinstance(raw, Mapping)]
-            yield from self._added(block, words(raw.get("text")))
+            yield from self._add_text(block, words(raw.get("text")))
         elif block.kind == "thinking":
-            yield from _thought(block, words(raw.get("thinking")))
+            yield from _add_reasoning(block, words(raw.get("thinking")))
 
     def _grow(self, index: object, delta: Mapping[str, Any]) -> Iterator[StreamPart]:
         kind = delta.get("type")
         if kind == _TEXT:
             block = yield from self._block(index, "text")
-            yield from self._added(block, words(delta.get("text")))
+            yield from self._add_text(block, words(delta.get("text")))
             self._plain = _NO_BLOCK if self._halves.waiting else index
             self._pieces = block.pieces
         elif kind == "input_json_delta":
@@ -234,7 +234,7 @@ class AnthropicReader:
             block.pieces.append(words(delta.get("partial_json")))
         elif kind == "thinking_delta":
             block = yield from self._block(index, "thinking")
-            yield from _thought(block, words(delta.get("thinking")))
+            yield from _add_reasoning(block, words(delta.get("thinking")))
         elif kind == "signature_delta":
             block = yield from self._block(index, "thinking")
             block.raw["signature"] = words(delta.get("signature"))
@@ -242,7 +242,7 @@ class AnthropicReader:
             block = yield from self._block(index, "text")
             block.citations.append(citation)
 
-    def _added(self, block: _Block, text: str) -> Iterator[Delta]:
+    def _add_text(self, block: _Block, text: str) -> Iterator[Delta]:
         """Whole characters of this text, shown; half of one waits for its other half."""
         if self._halves.waiting or not is_whole(text):
             text = self._halves.join(text)
@@ -268,7 +268,7 @@ class AnthropicReader:
 
     # ------------------------------------------------------------ items
 
-    def _finished(self, *, cut: bool) -> Iterator[AssistantItem | ReasoningItem | HostedItem | CallItem]:
+    def _output_items(self, *, cut: bool) -> Iterator[AssistantItem | ReasoningItem | HostedItem | CallItem]:
         """The blocks as items: neighbouring texts are one, and a call that was cut off is none."""
         ids = CallIds(self._items)
         texts: list[_Block] = []
@@ -276,7 +276,7 @@ class AnthropicReader:
             if block.kind == "text":
                 texts.append(block)
                 continue
-            yield from self._said(texts, cut=False)
+            yield from self._assistant_item(texts, cut=False)
             texts = []
             if block.kind == "tool_use":
                 if arguments := _arguments(block, cut=cut):
@@ -284,12 +284,12 @@ class AnthropicReader:
                         ids.unique(label(block.raw.get("id")) or ""), self._tools.here(_name(block)), arguments
                     )
             elif block.kind in ("thinking", "redacted_thinking"):
-                yield self._reasoned(block)
+                yield self._reasoning_item(block)
             else:
-                yield self._hosted(block)
-        yield from self._said(texts, cut=cut)
+                yield self._hosted_item(block)
+        yield from self._assistant_item(texts, cut=cut)
 
-    def _said(self, blocks: Sequence[_Block], *, cut: bool) -> Iterator[AssistantItem]:
+    def _assistant_item(self, blocks: Sequence[_Block], *, cut: bool) -> Iterator[AssistantItem]:
         if not (text := "".join(block.text for block in blocks)):
             return
         citations: list[Citation] = []
@@ -302,17 +302,17 @@ class AnthropicReader:
         data = ProviderData(self._site, {"passages": passages}) if citations else None
         yield AssistantItem(text, interrupted=cut, provider_data=data, citations=tuple(citations))
 
-    def _reasoned(self, block: _Block) -> ReasoningItem:
-        thought = {"thinking": block.text} if block.kind == "thinking" else {}
-        return ReasoningItem({**block.raw, **thought}, self._site)
+    def _reasoning_item(self, block: _Block) -> ReasoningItem:
+        text = {"thinking": block.text} if block.kind == "thinking" else {}
+        return ReasoningItem({**block.raw, **text}, self._site)
 
-    def _hosted(self, block: _Block) -> HostedItem:
+    def _hosted_item(self, block: _Block) -> HostedItem:
         raw = dict(block.raw)
         if block.pieces:
-            raw["input"] = _decoded(block.text)
+            raw["input"] = _json_or_empty(block.text)
         name = label(raw.get("name")) or block.kind
-        asked = mapping(raw.get("input"))
-        text = next((asked[key] for key in _TELLING if isinstance(asked.get(key), str)), "")
+        tool_input = mapping(raw.get("input"))
+        text = next((tool_input[key] for key in _TELLING if isinstance(tool_input.get(key), str)), "")
         return HostedItem(name, raw, text, self._site)
 
     def _outcome(self, calls: bool) -> Any:
@@ -327,10 +327,10 @@ _TELLING = ("query", "url", "code", "command", "pattern")
 """What people may read of the input of a server's tool."""
 
 
-def _thought(block: _Block, thought: str) -> Iterator[ReasoningDelta]:
-    if thought:
-        block.pieces.append(thought)
-        yield ReasoningDelta(thought)
+def _add_reasoning(block: _Block, text: str) -> Iterator[ReasoningDelta]:
+    if text:
+        block.pieces.append(text)
+        yield ReasoningDelta(text)
 
 
 def _arguments(block: _Block, *, cut: bool) -> str:
@@ -350,7 +350,7 @@ def _name(block: _Block) -> str:
     raise AnswerMalformed("the answer holds a tool call without a name")
 
 
-def _decoded(text: str) -> Any:
+def _json_or_empty(text: str) -> Any:
     try:
         return orjson.loads(text or "{}")
     except ValueError:
@@ -358,22 +358,22 @@ def _decoded(text: str) -> Any:
 
 
 def _citation(raw: Mapping[str, Any], start: int, end: int) -> Citation:
-    def told(*names: str) -> str:
+    def first(*names: str) -> str:
         return next((value for name in names if isinstance(value := raw.get(name), str)), "")
 
-    url, title = told("url", "source"), told("title", "document_title")
-    return Citation(start, end, url, title, told("cited_text"), told("file_id"))
+    url, title = first("url", "source"), first("title", "document_title")
+    return Citation(start, end, url, title, first("cited_text"), first("file_id"))
 
 
 def usage_of(raw: Mapping[str, Any]) -> Usage:
     """Usage in our words: there the input is told without what was read from the cache or written to it."""
-    read, written = raw.get("cache_read_input_tokens"), raw.get("cache_creation_input_tokens")
-    counts = [count for count in (raw.get("input_tokens"), read, written) if count is not None]
+    cache_read, cache_write = raw.get("cache_read_input_tokens"), raw.get("cache_creation_input_tokens")
+    counts = [count for count in (raw.get("input_tokens"), cache_read, cache_write) if count is not None]
     sensible = all(type(count) is int and count >= 0 for count in counts)
     return Usage.from_counts(
         input_tokens=sum(counts) if sensible else "?",
-        cached_tokens=read,
-        cache_write_tokens=written,
+        cached_tokens=cache_read,
+        cache_write_tokens=cache_write,
         output_tokens=raw.get("output_tokens"),
         reasoning_tokens=mapping(raw.get("output_tokens_details")).get("thinking_tokens"),
     )

@@ -57,9 +57,9 @@ def request_body(request: ModelRequest, most: int | None = None) -> dict[str, An
 
 def without(body: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:
     """The body without fields that were refused; the form of the answer, which shares one with the effort, stays."""
-    kept = {name: value for name, value in body.items() if name not in fields}
+    rest = {name: value for name, value in body.items() if name not in fields}
     form = mapping(body.get("output_config")).get("format")
-    return {**kept, "output_config": {"format": form}} if form and "output_config" in fields else kept
+    return {**rest, "output_config": {"format": form}} if form and "output_config" in fields else rest
 
 
 # ---------------------------------------------------------------- what was said
@@ -78,7 +78,7 @@ def messages(items: Sequence[Item]) -> tuple[list[str], list[dict[str, Any]]]:
             case OutputItem():
                 _say(turns, "user", [_result(item)])
             case _:
-                _say(turns, "assistant", _spoken(item))
+                _say(turns, "assistant", _assistant_blocks(item))
     if not turns or turns[0]["role"] != "user":
         turns.insert(0, {"role": "user", "content": [_text(OPENING)]})
     if turns[-1]["role"] == "assistant" and not _is_paused(turns[-1]["content"]):
@@ -105,7 +105,7 @@ def _is_hosted(kind: str) -> bool:
     return kind in ("server_tool_use", "mcp_tool_use", "container_upload") or kind.endswith("_tool_result")
 
 
-def _spoken(item: Item) -> list[Block]:
+def _assistant_blocks(item: Item) -> list[Block]:
     match item:
         case AssistantItem():
             return _passages(item)
@@ -140,10 +140,10 @@ def _text(text: str) -> Block:
 
 def _input(arguments: str) -> dict[str, Any]:
     try:
-        asked = orjson.loads(arguments or "{}")
+        value = orjson.loads(arguments or "{}")
     except ValueError:
-        asked = None
-    return asked if isinstance(asked, dict) else {"malformed": arguments}
+        value = None
+    return value if isinstance(value, dict) else {"malformed": arguments}
 
 
 def _result(item: OutputItem) -> Block:
@@ -160,20 +160,25 @@ def _part(part: Part) -> Block | None:
         return _text(part.text) if part.text.strip() else None
     if part.type == "image":
         image = data.get("image_url")
-        source = _source(image.get("url") if isinstance(image, Mapping) else image) or _stored(data)
+        source = _source(image.get("url") if isinstance(image, Mapping) else image) or _source_by_id(data)
         return {"type": "image", "source": source} if source else _unreadable("an image")
     return _document(data)
 
 
 def _document(data: Mapping[str, Any]) -> Block:
     name = data.get("filename") or data.get("title")
-    source = _source(data.get("file_data") or data.get("file_url")) or _stored(data)
+    source = _source(data.get("file_data") or data.get("file_url")) or _source_by_id(data)
     if source is None:
         return _unreadable(f"the file {name}" if name else "a file")
     if source.get("media_type", "").startswith("image/"):
         return {"type": "image", "source": source}
-    told = {"title": str(name)} if name else {}
-    return {"type": "document", "source": source, **told, **{k: data[k] for k in ("citations", "context") if k in data}}
+    title = {"title": str(name)} if name else {}
+    return {
+        "type": "document",
+        "source": source,
+        **title,
+        **{k: data[k] for k in ("citations", "context") if k in data},
+    }
 
 
 def _unreadable(what: str) -> Block:
@@ -182,30 +187,30 @@ def _unreadable(what: str) -> Block:
 
 
 _DATA_URL = re.compile(r"data:([\w.+/-]*)[^,]*?(;base64)?,(.*)", re.DOTALL)
-_SHOWN = ("image/jpeg", "image/png", "image/gif", "image/webp", "application/pdf")
+_MEDIA_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp", "application/pdf")
 
 
-def _source(given: object) -> dict[str, str] | None:
+def _source(reference: object) -> dict[str, str] | None:
     """Where the bytes are: an address, or a `data:` URL taken apart. Bare base64 is taken for a PDF, as OpenAI does."""
-    if not isinstance(given, str) or not given:
+    if not isinstance(reference, str) or not reference:
         return None
-    if given.startswith(("http://", "https://")):
-        return {"type": "url", "url": given}
-    found = _DATA_URL.fullmatch(given)
-    media, is_encoded, data = found.groups() if found else ("application/pdf", True, given)
+    if reference.startswith(("http://", "https://")):
+        return {"type": "url", "url": reference}
+    match = _DATA_URL.fullmatch(reference)
+    media, is_encoded, data = match.groups() if match else ("application/pdf", True, reference)
     if media.startswith("text/"):
-        return {"type": "text", "media_type": "text/plain", "data": _decoded(data) if is_encoded else unquote(data)}
-    return {"type": "base64", "media_type": media, "data": data} if is_encoded and media in _SHOWN else None
+        return {"type": "text", "media_type": "text/plain", "data": _decode(data) if is_encoded else unquote(data)}
+    return {"type": "base64", "media_type": media, "data": data} if is_encoded and media in _MEDIA_TYPES else None
 
 
-def _decoded(data: str) -> str:
+def _decode(data: str) -> str:
     try:
         return b64decode(data).decode("utf-8", "replace")
     except ValueError:
         return data
 
 
-def _stored(data: Mapping[str, Any]) -> dict[str, Any] | None:
+def _source_by_id(data: Mapping[str, Any]) -> dict[str, Any] | None:
     if isinstance(source := data.get("source"), Mapping):  # already in the words of this API
         return dict(source)
     file_id = data.get("file_id")
@@ -236,24 +241,24 @@ def parameters(
     request: ModelRequest, turns: Sequence[Mapping[str, Any]] = (), most: int | None = None
 ) -> dict[str, Any]:
     """The parameters in the words of this API, without those that the model does not take."""
-    given = canonical(request.parameters)
-    body = {name: given[name] for name in _NATIVE if name in given}
+    options = canonical(request.parameters)
+    body = {name: options[name] for name in _NATIVE if name in options}
     body["service_tier"] = body["service_tier"] if body.get("service_tier") in ("auto", "standard_only") else None
-    if stop := given.get("stop"):
+    if stop := options.get("stop"):
         body.setdefault("stop_sequences", [stop] if isinstance(stop, str) else list(stop))
-    limit = given.get("max_output_tokens")
+    limit = options.get("max_output_tokens")
     room = limit or min(ROOM_TO_THINK, most or ROOM_TO_THINK)
-    body |= _thinking(request.model, given, room, turns)
-    body["output_config"] = _output_config(request.model, body.get("output_config"), given)
+    body |= _thinking(request.model, options, room, turns)
+    body["output_config"] = _output_config(request.model, body.get("output_config"), options)
     thinks = mapping(body.get("thinking")).get("type") not in (None, "disabled")
     body["max_tokens"] = limit or min(room, _room(request.model, thinks=thinks))
     if not thinks and _samples(request.model):
-        body |= {name: given[name] for name in _SAMPLING if name in given}
-        body["temperature"] = _at_most_one(given.get("temperature"))
+        body |= {name: options[name] for name in _SAMPLING if name in options}
+        body["temperature"] = _at_most_one(options.get("temperature"))
     else:
         body.pop("top_k", None)
     if request.tools or request.hosted_tools:
-        body["tool_choice"] = _choice(given, thinks=thinks)
+        body["tool_choice"] = _choice(options, thinks=thinks)
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -268,17 +273,17 @@ def _at_most_one(temperature: object) -> object:
     return min(temperature, 1.0) if isinstance(temperature, int | float) else temperature
 
 
-def _thinking(model: str, given: Mapping[str, Any], room: int, turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _thinking(model: str, options: Mapping[str, Any], room: int, turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How much the model is to think, by the effort that is asked for. Without one, as the model does by itself."""
-    if "thinking" in given:
-        return {"thinking": None if _lacks_thoughts(given["thinking"], turns) else _within(given["thinking"], room)}
-    reasoning = mapping(given.get("reasoning"))
+    if "thinking" in options:
+        return {"thinking": None if _lacks_thoughts(options["thinking"], turns) else _within(options["thinking"], room)}
+    reasoning = mapping(options.get("reasoning"))
     effort = reasoning.get("effort")
     if effort in (None, "none"):
         return {}
     if _adapts(model):
-        shown = {"display": "summarized"} if reasoning.get("summary") else {}
-        return {"thinking": {"type": "adaptive", **shown}}
+        display = {"display": "summarized"} if reasoning.get("summary") else {}
+        return {"thinking": {"type": "adaptive", **display}}
     budget = min(_BUDGETS.get(effort, _BUDGETS["medium"]), room // 2)
     thinking = {"type": "enabled", "budget_tokens": budget}
     return {} if budget < LEAST_BUDGET or _lacks_thoughts(thinking, turns) else {"thinking": thinking}
@@ -302,32 +307,32 @@ def _lacks_thoughts(thinking: object, turns: Sequence[Mapping[str, Any]]) -> boo
     return turns[-2]["content"][0]["type"] not in THOUGHTS
 
 
-def _output_config(model: str, config: object, given: Mapping[str, Any]) -> dict[str, Any] | None:
+def _output_config(model: str, config: object, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """Effort and the schema of a structured answer. A JSON object without a schema has no words here."""
-    told = dict(mapping(config))
-    effort = mapping(given.get("reasoning")).get("effort")
+    result = dict(mapping(config))
+    effort = mapping(options.get("reasoning")).get("effort")
     if effort not in (None, "none") and _adapts(model):
-        told.setdefault("effort", "low" if effort == "minimal" else effort)
-    form = mapping(mapping(given.get("text")).get("format") or given.get("response_format"))
+        result.setdefault("effort", "low" if effort == "minimal" else effort)
+    form = mapping(mapping(options.get("text")).get("format") or options.get("response_format"))
     schema = form.get("schema") or mapping(form.get("json_schema")).get("schema")
     if form.get("type") == "json_schema" and schema:
-        told.setdefault("format", {"type": "json_schema", "schema": schema})
-    return told or None
+        result.setdefault("format", {"type": "json_schema", "schema": schema})
+    return result or None
 
 
-def _choice(given: Mapping[str, Any], *, thinks: bool) -> dict[str, Any] | None:
+def _choice(options: Mapping[str, Any], *, thinks: bool) -> dict[str, Any] | None:
     """Which tool is to be called. A model that thinks may not be forced to call one."""
-    asked = given.get("tool_choice")
+    tool_choice = options.get("tool_choice")
     choice: dict[str, Any] = {"type": "auto"}
-    if isinstance(asked, str):
-        choice = {"type": {"required": "any"}.get(asked, asked)}
-    elif isinstance(asked, Mapping) and asked.get("name"):
-        choice = {"type": "tool", "name": asked["name"]}
-    elif isinstance(asked, Mapping):
-        choice = dict(asked)
+    if isinstance(tool_choice, str):
+        choice = {"type": {"required": "any"}.get(tool_choice, tool_choice)}
+    elif isinstance(tool_choice, Mapping) and tool_choice.get("name"):
+        choice = {"type": "tool", "name": tool_choice["name"]}
+    elif isinstance(tool_choice, Mapping):
+        choice = dict(tool_choice)
     if thinks and choice["type"] in ("any", "tool"):
         choice = {"type": "auto"}
-    if given.get("parallel_tool_calls") is False and choice["type"] != "none":
+    if options.get("parallel_tool_calls") is False and choice["type"] != "none":
         choice["disable_parallel_tool_use"] = True
     return None if choice == {"type": "auto"} else choice
 
@@ -340,8 +345,8 @@ def _version(model: str) -> tuple[int, int] | None:
     """Which Claude this is, by its name (one without a number is a new one); None: a model of somebody else."""
     if "claude" not in model.lower():
         return None
-    found = _VERSION.search(model.lower())
-    return (int(found[1]), int(found[2] or 0)) if found else _NEWEST
+    match = _VERSION.search(model.lower())
+    return (int(match[1]), int(match[2] or 0)) if match else _NEWEST
 
 
 def _adapts(model: str) -> bool:
@@ -366,6 +371,6 @@ def _mark(body: dict[str, Any]) -> None:
     for blocks in (body.get("tools"), body.get("system")):
         if blocks:
             blocks[-1]["cache_control"] = EPHEMERAL
-    spoken = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]
-    for blocks in spoken[-2:]:
+    user_contents = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]
+    for blocks in user_contents[-2:]:
         blocks[-1] = {**blocks[-1], "cache_control": EPHEMERAL}

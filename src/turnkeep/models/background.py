@@ -28,7 +28,7 @@ LOOKS_FOR_USAGE = 4
 """How often a stopped response is looked at for what it has cost; the bill may come a little later."""
 
 _RUNNING = ("queued", "in_progress")
-_LOST = ("failed", "cancelled")
+_LOST_STATES = ("failed", "cancelled")
 
 
 class BackgroundResponse:
@@ -46,12 +46,12 @@ class BackgroundResponse:
         """
         state = await self._look(response_id)
         if state.get("status") in _RUNNING:
-            reply = await self._streamed(response_id)
+            reply = await self._open_stream(response_id)
             if reply is not None:
                 async for part in _read(reply, reading(reply)):
                     yield part
                 return
-            await self._ended(response_id)
+            await self._wait_for_end(response_id)
         reply = await self._client.get(f"/responses/{response_id}")
         async for part in _read(reply, reading(reply)):
             yield part
@@ -67,14 +67,14 @@ class BackgroundResponse:
             await asyncio.sleep(LOOKS.after(look) / 4)
         return None
 
-    async def _streamed(self, response_id: str) -> Reply | None:
+    async def _open_stream(self, response_id: str) -> Reply | None:
         """The stream of a response, from behind the event that named it; None: it is too old for that."""
         try:
             return await self._client.get(f"/responses/{response_id}", stream="true", starting_after="0")
         except ModelRefused:
             return None
 
-    async def _ended(self, response_id: str) -> None:
+    async def _wait_for_end(self, response_id: str) -> None:
         """Wait until the response has ended."""
         looks = 0
         while (await self._look(response_id)).get("status") in _RUNNING:
@@ -86,7 +86,7 @@ class BackgroundResponse:
             state = await self._object(response_id)
         except (ModelRefused, EndpointBlocked) as error:
             raise ResponseLost(f"response {response_id} is no longer there: {error}") from error
-        if state.get("status") in _LOST:
+        if state.get("status") in _LOST_STATES:
             raise ResponseLost(f"response {response_id} is {state['status']}")
         return state
 

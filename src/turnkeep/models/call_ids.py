@@ -21,12 +21,12 @@ class CallIds:
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
-        self._taken = {item.call_id for item in items if isinstance(item, CallItem)}
+        self._ids_in_use = {item.call_id for item in items if isinstance(item, CallItem)}
 
     def unique(self, call_id: str) -> str:
-        if not call_id or len(call_id) > LONGEST or call_id in self._taken:
+        if not call_id or len(call_id) > LONGEST or call_id in self._ids_in_use:
             call_id = f"call_{uuid.uuid4().hex}"
-        self._taken.add(call_id)
+        self._ids_in_use.add(call_id)
         return call_id
 
 

@@ -141,22 +141,22 @@ def capabilities_of(endpoint: Provider, protocol: Protocol) -> Capabilities:
     overrides = {name: value for name, value in endpoint.capabilities.items() if name != "server"}
     check_capabilities(endpoint.capabilities)
     server, servers = server_of(endpoint), known_servers()
-    known = servers[server].get(protocol) or servers["compatible"][protocol]
-    given: dict[str, Any] = {"takes_image_ids": protocol == "responses", **known, **overrides}
-    given["drops"] = frozenset(given.get("drops", ()))
-    return Capabilities(server=server, **given)
+    entry = servers[server].get(protocol) or servers["compatible"][protocol]
+    values: dict[str, Any] = {"takes_image_ids": protocol == "responses", **entry, **overrides}
+    values["drops"] = frozenset(values.get("drops", ()))
+    return Capabilities(server=server, **values)
 
 
 def server_of(endpoint: Provider) -> str:
     """Whose server this is; the simulator takes what OpenAI takes."""
-    if named := endpoint.capabilities.get("server"):
-        return cast("str", named)
+    if server := endpoint.capabilities.get("server"):
+        return cast("str", server)
     if is_simulated(endpoint):
         return "openai"
     parts = urlsplit(endpoint.base_url)
     places = (parts.hostname or "", endpoint.host)
-    for name, known in known_servers().items():
-        if any(fnmatchcase(place, pattern) for pattern in known.get("hosts", ()) for place in places):
+    for name, entry in known_servers().items():
+        if any(fnmatchcase(place, pattern) for pattern in entry.get("hosts", ()) for place in places):
             return name
     return "compatible"
 
@@ -187,26 +187,26 @@ def read_capabilities(text: str) -> dict[str, bool | str]:
 
     `takes_` may be left out of a name. Raises ConfigurationError that names everything that is wrong.
     """
-    given: dict[str, bool | str] = {}
+    overrides: dict[str, bool | str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (piece.strip().lower() for piece in part.partition("="))
         if not equals:
             name, value = "server", name
         elif f"takes_{name}" in OVERRIDES:
             name = f"takes_{name}"
-        given[name] = _YES_NO.get(value, value)
-    check_capabilities(given)
-    return given
+        overrides[name] = _YES_NO.get(value, value)
+    check_capabilities(overrides)
+    return overrides
 
 
-def check_capabilities(given: Mapping[str, bool | str]) -> None:
+def check_capabilities(overrides: Mapping[str, bool | str]) -> None:
     """Raises ConfigurationError for what is no capability, server or value."""
-    if strange := sorted(set(given) - set(OVERRIDES) - {"server"}):
+    if strange := sorted(set(overrides) - set(OVERRIDES) - {"server"}):
         names = ", ".join(sorted(OVERRIDES))
         raise ConfigurationError(f"unknown model capability {', '.join(strange)}; there are {names}")
-    if (server := given.get("server")) is not None and server not in known_servers():
+    if (server := overrides.get("server")) is not None and server not in known_servers():
         raise ConfigurationError(f"no model server is called {server!r}; there are {', '.join(known_servers())}")
-    for name, value in given.items():
+    for name, value in overrides.items():
         if name == "call_ids" and value not in get_args(CallIdForm):
             raise ConfigurationError(f"call_ids are {', '.join(get_args(CallIdForm))}, not {value!r}")
         if name not in ("call_ids", "server") and not isinstance(value, bool):

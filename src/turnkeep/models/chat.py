@@ -63,10 +63,10 @@ class ChatModel:
         return self._asker.exchange(request.model, partial(self._put, request))
 
     def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
-        fitted = fit(request, caps, self._site)
+        result = fit(request, caps, self._site)
         headers = {} if caps.takes_metadata else label_headers(request)
-        reader = partial(ChatReader, items=request.items, site=self._site, names=fitted.names)
-        return Asking(request_body(fitted.request, caps), headers, reader)
+        reader = partial(ChatReader, items=request.items, site=self._site, names=result.names)
+        return Asking(request_body(result.request, caps), headers, reader)
 
     async def close(self) -> None:
         await self._client.close()
@@ -86,7 +86,7 @@ class ChatReader:
         self._reply = reply
         self._items = items
         self._site = site
-        self._begun = False
+        self._has_begun = False
         self._plain = False
         """Nothing stands in the way of the shortest way for the next text."""
         self._text: list[str] = []
@@ -95,12 +95,12 @@ class ChatReader:
         self._growths: defaultdict[str, Growth] = defaultdict(Growth)
         """By field, of messages that come whole."""
         self._citations: list[Citation] = []
-        self._refused = False
+        self._is_refusal = False
         self._names = names or ToolNames.of(())
         self._calls = CallPieces(frozenset(self._names.names_sent.values()))
         self._lane: object = None
         self._reason: str | None = None
-        self._closed = False
+        self._has_end_sign = False
         """There was a sign of the end without a reason: usage alone, or a whole message."""
         self._complaint: object = None
         self._usage: object = None
@@ -129,23 +129,23 @@ class ChatReader:
                 yield from self._chunk(chunk, name)
 
     def ending(self) -> Iterator[StreamPart]:
-        if self._reason is None and not ((self.is_done or self._closed) and self._whole()):
-            raise self._unanswered("the stream ended without a finish reason")
+        if self._reason is None and not ((self.is_done or self._has_end_sign) and self._whole()):
+            raise self._no_answer("the stream ended without a finish reason")
         outcome = meaning_of_end(self._reason)
         if outcome == "failed":
             raise AnswerMalformed(f"the server broke its answer off with the finish reason {self._reason!r}")
         if self._halves.waiting:
-            yield from self._added("", final=True)
+            yield from self._add_text("", final=True)
         cut = outcome in ("length", "filter")
-        if thought := self._thoughts.fields:
-            yield ItemDone(ReasoningItem(thought, self._site or None))
+        if reasoning := self._thoughts.fields:
+            yield ItemDone(ReasoningItem(reasoning, self._site or None))
         if text := "".join(self._text):
             yield ItemDone(AssistantItem(text, interrupted=cut, citations=tuple(self._citations)))
         calls = list(self._finished_calls(cut))
         yield from calls
         yield Finish(self._outcome(outcome, bool(calls)), usage_of(self._usage), self._model, self._tier)
 
-    def _unanswered(self, why: str) -> ModelError:
+    def _no_answer(self, why: str) -> ModelError:
         return self._reply.failure(self._complaint) if self._complaint else AnswerMalformed(why)
 
     # ---------------------------------------------------------------- one chunk
@@ -166,7 +166,7 @@ class ChatReader:
             return
         if error_in(chunk) or name == b"error":
             raise self._reply.failure(chunk)
-        if not self._begun:
+        if not self._has_begun:
             yield self._begin(chunk)
         choices = entries(chunk.get("choices"))
         for choice in choices:
@@ -177,11 +177,11 @@ class ChatReader:
         if sources := citations_of_sources(chunk):
             self._citations = sources
         if usage := chunk.get("usage") or mapping(chunk.get("x_groq")).get("usage"):
-            self._usage, self._closed = usage, self._closed or not choices
+            self._usage, self._has_end_sign = usage, self._has_end_sign or not choices
         self._tier = label(chunk.get("service_tier")) or self._tier
 
     def _begin(self, chunk: Mapping[str, Any]) -> Began:
-        self._begun = True
+        self._has_begun = True
         self._model = label(chunk.get("model"))
         return Began(label(chunk.get("id")), self._reply.request_id, self._reply.rate)
 
@@ -193,10 +193,10 @@ class ChatReader:
         if delta:
             yield from self._message(mapping(delta) or {"content": delta})
         elif message := mapping(choice.get("message")):
-            self._closed = True
+            self._has_end_sign = True
             yield from self._message(self._news(message))
         elif "delta" not in choice:
-            yield from self._added(self._unsaid(words(choice.get("text"))))
+            yield from self._add_text(self._unsaid(words(choice.get("text"))))
         if (reason := end_of(choice.get("finish_reason"))) is not None:
             self._reason = reason
             self._reply.hurry(TRIMMINGS)
@@ -214,18 +214,18 @@ class ChatReader:
         if function := mapping(message.get("function_call")):
             self._calls.take({"index": "function_call", "function": function})
         self._citations += citations_of_annotations(message.get("annotations"))
-        if thought := self._thoughts.take(message):
-            yield ReasoningDelta(thought)
+        if reasoning := self._thoughts.take(message):
+            yield ReasoningDelta(reasoning)
         text = text_of_content(message.get("content"))
         if refusal := text_of_content(message.get("refusal")):
-            self._refused = True
+            self._is_refusal = True
             text += refusal
-        yield from self._added(text)
+        yield from self._add_text(text)
 
     def _news(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """What a whole message adds to what has come. Calls are left as they are: `Pieces` knows its own."""
         refusal = text_of_content(message.get("refusal"))
-        self._refused = self._refused or bool(refusal)
+        self._is_refusal = self._is_refusal or bool(refusal)
         text = self._unsaid(text_of_content(message.get("content")) + refusal)
         news = {name: self._new(name, value) for name, value in message.items() if name not in _CALLS}
         return {**message, **news, "content": text, "refusal": None}
@@ -235,10 +235,10 @@ class ChatReader:
 
     def _new(self, name: str, value: Any) -> Any:
         if isinstance(value, str):
-            return self._growths[name].news(value, self._thoughts.said(name))
+            return self._growths[name].news(value, self._thoughts.text_of(name))
         return self._growths[name].new_entries(value) if isinstance(value, list) else value
 
-    def _added(self, text: str, *, final: bool = False) -> Iterator[Delta]:
+    def _add_text(self, text: str, *, final: bool = False) -> Iterator[Delta]:
         """Whole characters of this text, kept and shown; half of one waits for its other half."""
         if final or self._halves.waiting or not is_whole(text):
             text = self._halves.join(text, final=final)
@@ -254,8 +254,8 @@ class ChatReader:
             arguments = call.arguments
             if cut and not _is_json(arguments):
                 continue
-            attached = ProviderData(self._site, call.fields) if call.fields else None
-            yield ItemDone(CallItem(ids.unique(call.id), self._names.here(call.name), arguments, attached))
+            provider_data = ProviderData(self._site, call.fields) if call.fields else None
+            yield ItemDone(CallItem(ids.unique(call.id), self._names.here(call.name), arguments, provider_data))
 
     def _whole(self) -> bool:
         """Whether an answer whose end has no reason looks complete."""
@@ -264,7 +264,7 @@ class ChatReader:
     def _outcome(self, meaning: str, calls: bool) -> Any:
         if meaning in ("length", "filter"):
             return meaning
-        if self._refused or meaning == "refusal":
+        if self._is_refusal or meaning == "refusal":
             return "refusal"
         return "calls" if calls else "stop"
 
@@ -294,11 +294,14 @@ def usage_of(raw: object) -> Usage:
     """Usage in our words; without any, one request that the caller has to estimate."""
     if not isinstance(raw, Mapping):
         return Usage.from_counts()
-    read, written = mapping(raw.get("prompt_tokens_details")), mapping(raw.get("completion_tokens_details"))
+    input_details, output_details = (
+        mapping(raw.get("prompt_tokens_details")),
+        mapping(raw.get("completion_tokens_details")),
+    )
     return Usage.from_counts(
         input_tokens=raw.get("prompt_tokens"),
-        cached_tokens=read.get("cached_tokens") or raw.get("prompt_cache_hit_tokens"),
-        cache_write_tokens=read.get("cache_write_tokens"),
+        cached_tokens=input_details.get("cached_tokens") or raw.get("prompt_cache_hit_tokens"),
+        cache_write_tokens=input_details.get("cache_write_tokens"),
         output_tokens=raw.get("completion_tokens"),
-        reasoning_tokens=written.get("reasoning_tokens"),
+        reasoning_tokens=output_details.get("reasoning_tokens"),
     )

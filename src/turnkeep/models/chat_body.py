@@ -73,7 +73,7 @@ def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities
                 _open_message(result).setdefault("tool_calls", []).append(_call(item))
             case OutputItem():
                 result.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
-    return [_completed(message, caps) if "tool_calls" in message else message for message in result]
+    return [_complete(message, caps) if "tool_calls" in message else message for message in result]
 
 
 def _add_thought(result: list[dict[str, Any]], item: ReasoningItem) -> None:
@@ -94,15 +94,15 @@ def _open_message(result: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _add_text(result: list[dict[str, Any]], item: AssistantItem) -> None:
-    attached = item.provider_data.fields if item.provider_data else {}
+    fields = item.provider_data.fields if item.provider_data else {}
     last = result[-1] if result else {}
     if last.get("role") == "assistant" and last["content"] is None and "tool_calls" not in last:
-        last |= {**attached, "content": item.text}
+        last |= {**fields, "content": item.text}
     else:
-        result.append({**attached, "role": "assistant", "content": item.text})
+        result.append({**fields, "role": "assistant", "content": item.text})
 
 
-def _completed(message: dict[str, Any], caps: Capabilities) -> dict[str, Any]:
+def _complete(message: dict[str, Any], caps: Capabilities) -> dict[str, Any]:
     """A message that calls, with what the server wants to find in it."""
     if caps.wants_thoughts and not message.get("reasoning_content"):
         message["reasoning_content"] = BLANK_THOUGHT
@@ -118,9 +118,9 @@ def _call(item: CallItem) -> dict[str, Any]:
     call = {"id": item.call_id, "type": "function", "function": function}
     if item.provider_data is None:
         return call
-    attached = item.provider_data.fields
-    inner = attached.get("function")
-    return {**attached, **call, "function": {**inner, **function} if isinstance(inner, Mapping) else function}
+    fields = item.provider_data.fields
+    inner = fields.get("function")
+    return {**fields, **call, "function": {**inner, **function} if isinstance(inner, Mapping) else function}
 
 
 def _content(content: Content) -> str | list[dict[str, Any]]:

@@ -17,8 +17,8 @@ def citations_of_annotations(annotations: object, *, offset: int = 0) -> list[Ci
     """
     if not isinstance(annotations, list):
         return []
-    found = [_citation(mapping(entry), offset) for entry in annotations]
-    return [citation for citation in found if citation is not None]
+    citations = [_citation(mapping(entry), offset) for entry in annotations]
+    return [citation for citation in citations if citation is not None]
 
 
 def citations_of_sources(chunk: Mapping[str, Any]) -> list[Citation]:
@@ -26,20 +26,20 @@ def citations_of_sources(chunk: Mapping[str, Any]) -> list[Citation]:
     results = chunk.get("search_results") or chunk.get("citations")
     if not isinstance(results, list):
         return []
-    found = [_citation({"url": entry} if isinstance(entry, str) else mapping(entry), 0) for entry in results]
-    return [citation for citation in found if citation is not None]
+    citations = [_citation({"url": entry} if isinstance(entry, str) else mapping(entry), 0) for entry in results]
+    return [citation for citation in citations if citation is not None]
 
 
 def _citation(entry: Mapping[str, Any], offset: int) -> Citation | None:
-    held = mapping(entry.get(label(entry.get("type")) or "")) or entry
-    url, file_id = label(held.get("url")) or "", label(held.get("file_id")) or ""
+    fields = mapping(entry.get(label(entry.get("type")) or "")) or entry
+    url, file_id = label(fields.get("url")) or "", label(fields.get("file_id")) or ""
     if not (url or file_id):
         return None
-    title = label(held.get("title")) or label(held.get("filename")) or ""
-    start, end = (_place(held.get(name)) for name in ("start_index", "end_index"))
+    title = label(fields.get("title")) or label(fields.get("filename")) or ""
+    start, end = (_place(fields.get(name)) for name in ("start_index", "end_index"))
     if end <= start:
         return Citation(url=url, title=title, file_id=file_id)
-    quote = label(held.get("cited_text")) or label(held.get("quote")) or ""
+    quote = label(fields.get("cited_text")) or label(fields.get("quote")) or ""
     return Citation(start + offset, end + offset, url, title, quote, file_id)
 
 

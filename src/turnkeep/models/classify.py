@@ -49,15 +49,15 @@ def classify(
     like a key, and at most 500 characters long. `retry_after` is set where the provider named a time, never to more
     than ten minutes.
     """
-    decoded = _decoded(body)
-    fault = read_fault(status, decoded)
-    lowered = {name.lower(): value for name, value in headers.items()}
-    wait = named_wait(lowered, decoded, fault.message[:_READ])
+    document = _decode(body)
+    fault = read_fault(status, document)
+    lower_headers = {name.lower(): value for name, value in headers.items()}
+    wait = named_wait(lower_headers, document, fault.message[:_READ_LIMIT])
     kind = _kind(fault, wait)
-    sentence = _sentence(fault, lowered, secrets)
+    sentence = _sentence(fault, lower_headers, secrets)
     if kind is ContextTooLong:
-        return ContextTooLong(sentence, window=window_in(fault.message[:_READ].lower()))
-    return kind(sentence, retry_after=_retry_after(kind, fault, wait, lowered))
+        return ContextTooLong(sentence, window=window_in(fault.message[:_READ_LIMIT].lower()))
+    return kind(sentence, retry_after=_retry_after(kind, fault, wait, lower_headers))
 
 
 # ---------------------------------------------------------------- what was said
@@ -80,36 +80,36 @@ class ProviderFault:
 
 def read_fault(status: int, body: object) -> ProviderFault:
     """Finds the error object in any of the forms that servers give it."""
-    found = _find(_decoded(body))
-    if isinstance(found, str):
-        return ProviderFault(status, message=found)
-    if not isinstance(found, Mapping):
+    error = _find(_decode(body))
+    if isinstance(error, str):
+        return ProviderFault(status, message=error)
+    if not isinstance(error, Mapping):
         return ProviderFault(status)
-    code = _text(found.get("code") or found.get("error_code"))
+    code = _text(error.get("code") or error.get("error_code"))
     if re.fullmatch("[345][0-9][0-9]", code):  # gateways put the status of the server behind them there
         status, code = int(code), ""
-    details = found.get("metadata")
-    param, message = _text(found.get("param")), _message(found)
+    details = error.get("metadata")
+    param, message = _text(error.get("param")), _message(error)
     return ProviderFault(
         status,
         code=code,
-        type=_text(found.get("type") or found.get("status")),
+        type=_text(error.get("type") or error.get("status")),
         param=param,
         message=f"{message}: {param}" if " " in param else message,  # MiMo: `Param Incorrect`, and there what is wrong
-        reason=_reason(found.get("details")),
+        reason=_reason(error.get("details")),
         about_input=isinstance(details, Mapping) and "flagged_input" in details,
     )
 
 
-def _message(found: Mapping[str, Any]) -> str:
+def _message(error: Mapping[str, Any]) -> str:
     """The sentence; behind a gateway's own the one of the server behind it, which says more."""
-    said = _said(found)
-    details = found.get("metadata")
+    sentence = _words(error)
+    details = error.get("metadata")
     raw = details.get("raw") if isinstance(details, Mapping) else None
     if not raw:
-        return said
+        return sentence
     behind = read_fault(0, raw).message or (raw if isinstance(raw, str) else "")
-    return f"{said}: {behind[:MAX_MESSAGE]}" if behind else said
+    return f"{sentence}: {behind[:MAX_MESSAGE]}" if behind else sentence
 
 
 _SAYING = ("message", "msg", "detail", "details", "error_msg", "error_message", "errormessage", "errors", "error",
@@ -117,18 +117,18 @@ _SAYING = ("message", "msg", "detail", "details", "error_msg", "error_message", 
 """Where servers put the sentence, in any spelling of its case; the first that holds words counts."""
 
 
-def _said(found: Mapping[str, Any], depth: int = 3) -> str:
-    fields = {str(name).lower(): value for name, value in found.items()}
+def _words(error: Mapping[str, Any], depth: int = 3) -> str:
+    fields = {str(name).lower(): value for name, value in error.items()}
     for name in _SAYING:
         value = fields.get(name)
         if isinstance(value, Mapping) and depth:
-            said = _said(value, depth - 1)
+            sentence = _words(value, depth - 1)
         elif isinstance(value, bool | Mapping):
-            said = ""
+            sentence = ""
         else:
-            said = _text(value)
-        if said:
-            return said
+            sentence = _text(value)
+        if sentence:
+            return sentence
     return ""
 
 
@@ -138,7 +138,7 @@ def _reason(details: object) -> str:
     return next((reason for reason in reasons if isinstance(reason, str)), "")
 
 
-def _decoded(body: object) -> object:
+def _decode(body: object) -> object:
     if not isinstance(body, (bytes, str)):
         return body
     try:
@@ -206,7 +206,7 @@ _KINDS: Mapping[Meaning, type[ModelError]] = {
 }
 _NEVER_FITS = re.compile(r"^Request too large for ")
 """Comes as a rate limit, but one request above the limit per minute fits no more after a wait."""
-_READ = 2000
+_READ_LIMIT = 2000
 """Characters of a message that are held against the table: what matters stands at the front, and a body has 64 kB."""
 
 _MODEL_MISSING = re.compile(
@@ -237,7 +237,7 @@ def _kind(fault: ProviderFault, wait: float | None) -> type[ModelError]:
     for code in (fault.reason, fault.code, fault.type):
         if means := meaning_of_code(code):
             return _KINDS[means]
-    sentence = sentence_in(fault.message[:_READ].lower())
+    sentence = sentence_in(fault.message[:_READ_LIMIT].lower())
     if sentence is None or not _may_mean(sentence.means, fault, wait):
         return _kind_by_status(fault)
     return _KINDS[sentence.means]
@@ -252,8 +252,8 @@ def _may_mean(means: Meaning, fault: ProviderFault, wait: float | None) -> bool:
 
 def _kind_by_status(fault: ProviderFault) -> type[ModelError]:
     status = fault.status
-    if known := _BY_STATUS.get(status):
-        return known
+    if kind := _BY_STATUS.get(status):
+        return kind
     if status == 404:
         return _missing(fault)
     if 300 <= status < 400:
@@ -286,7 +286,7 @@ def scrub(text: str, secrets: Sequence[str] = ()) -> str:
     for secret in secrets:
         if len(secret) >= 4:
             text = text.replace(secret, "[secret]")
-    return " ".join(_KEYS.sub(lambda found: f"{found['label'] or ''}[secret]", text).split())
+    return " ".join(_KEYS.sub(lambda match: f"{match['label'] or ''}[secret]", text).split())
 
 
 def _sentence(fault: ProviderFault, headers: Mapping[str, str], secrets: Sequence[str]) -> str:
@@ -301,9 +301,9 @@ def _sentence(fault: ProviderFault, headers: Mapping[str, str], secrets: Sequenc
         start += ", a redirect, which is not followed: set the base url to the address it names"
     elif "html" in headers.get("content-type", ""):
         start += " with an HTML page: is the base url the address of an API?"
-    said = scrub(start, secrets)
+    text = scrub(start, secrets)
     room = MAX_MESSAGE - len(end)
-    return (said if len(said) <= room else said[: room - 1] + "…") + end
+    return (text if len(text) <= room else text[: room - 1] + "…") + end
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
@@ -318,16 +318,16 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 
 
 def _retry_after(
-    kind: type[ModelError], fault: ProviderFault, named: float | None, headers: Mapping[str, str]
+    kind: type[ModelError], fault: ProviderFault, wait: float | None, headers: Mapping[str, str]
 ) -> float | None:
     """Bounded: a provider may name a wait, but not stop the house."""
     if not kind.retryable:
         return None
-    if named is None and kind is ModelRateLimited:
-        named = reset_of_limits(headers)
-    if named is None and fault.code == "conversation_locked":
+    if wait is None and kind is ModelRateLimited:
+        wait = reset_of_limits(headers)
+    if wait is None and fault.code == "conversation_locked":
         return LOCKED_RETRY
-    return None if named is None else min(named, LONGEST)
+    return None if wait is None else min(wait, LONGEST)
 
 
 def error_in(event: Mapping[str, Any]) -> object | None:
@@ -341,8 +341,8 @@ def error_in(event: Mapping[str, Any]) -> object | None:
     verdict = event.get("base_resp")
     if isinstance(verdict, Mapping) and verdict.get("status_code"):
         return event
-    told = "error" in (event.get("type"), event.get("object"))
-    return event if told else None
+    is_error = "error" in (event.get("type"), event.get("object"))
+    return event if is_error else None
 
 
 _COMPLAINING = ("detail", "errors", "error_msg", "error_message")

@@ -36,28 +36,28 @@ class ContextSizes:
     def __init__(self, endpoint: Provider | None = None) -> None:
         """Without an endpoint nobody is asked; what refusals teach is remembered all the same."""
         self._endpoint = None if endpoint is None or endpoint.is_simulated else endpoint
-        self._told: dict[str, int | None] = {}
-        self._learned: dict[str, int] = {}
+        self._server_sizes: dict[str, int | None] = {}
+        self._learned_sizes: dict[str, int] = {}
         self._asking = asyncio.Lock()
 
     async def ask_server(self, model: str) -> int | None:
         """What the server says of this model; None where it does not say. Never raises, and waits a few seconds."""
-        if self._endpoint is None or len(self._told) > MODELS:
+        if self._endpoint is None or len(self._server_sizes) > MODELS:
             return None
         async with self._asking:
-            if model not in self._told:
-                self._told[model] = await _ask(self._endpoint, model)
-        return self._told[model]
+            if model not in self._server_sizes:
+                self._server_sizes[model] = await _ask(self._endpoint, model)
+        return self._server_sizes[model]
 
     def learned_size(self, model: str) -> int | None:
         """What refusals of this model's server have taught."""
-        return self._learned.get(model)
+        return self._learned_sizes.get(model)
 
-    def learn(self, model: str, *, window: int | None, refused: int) -> None:
+    def learn(self, model: str, *, window: int | None, tokens: int) -> None:
         """A request of so many tokens (our count) was too long; `window` where the refusal named the size."""
-        size = window if window is not None and LEAST <= window <= MOST else refused * 3 // 4
-        if len(self._learned) < MODELS or model in self._learned:
-            self._learned[model] = max(LEAST, min(size, self._learned.get(model, size)))
+        size = window if window is not None and LEAST <= window <= MOST else tokens * 3 // 4
+        if len(self._learned_sizes) < MODELS or model in self._learned_sizes:
+            self._learned_sizes[model] = max(LEAST, min(size, self._learned_sizes.get(model, size)))
 
 
 async def _ask(endpoint: Provider, model: str) -> int | None:
@@ -80,14 +80,14 @@ async def _ask_ollama(endpoint: Provider, model: str) -> int | None:
     running = _entry(await look_up(endpoint, "/api/ps", from_root=True), model, "models")
     if size := _size(running):
         return size
-    shown = await look_up(endpoint, "/api/show", from_root=True, body={"model": model})
-    if not isinstance(shown, Mapping):
+    details = await look_up(endpoint, "/api/show", from_root=True, body={"model": model})
+    if not isinstance(details, Mapping):
         return None
-    if named := re.search(r"^num_ctx\s+(\d{1,9})$", str(shown.get("parameters", ""))[:10_000], re.MULTILINE):
-        return _believed(int(named[1]))
-    facts = shown.get("model_info")
+    if setting := re.search(r"^num_ctx\s+(\d{1,9})$", str(details.get("parameters", ""))[:10_000], re.MULTILINE):
+        return _plausible_size(int(setting[1]))
+    facts = details.get("model_info")
     named_sizes = facts.items() if isinstance(facts, Mapping) else ()
-    return next((_believed(size) for name, size in named_sizes if str(name).endswith(".context_length")), None)
+    return next((_plausible_size(size) for name, size in named_sizes if str(name).endswith(".context_length")), None)
 
 
 def _entry(body: object, model: str, key: str = "data") -> Mapping[str, Any]:
@@ -102,15 +102,15 @@ def _entry(body: object, model: str, key: str = "data") -> Mapping[str, Any]:
 def _size(entry: object) -> int | None:
     if not isinstance(entry, Mapping):
         return None
-    sizes = (_believed(entry.get(name)) for name in _FIELDS)
-    nested = (_size(entry.get(name)) for name in ("meta", "top_provider", "limits", "model_info"))
-    return next((size for size in (*sizes, *nested) if size), None)
+    sizes = (_plausible_size(entry.get(name)) for name in _FIELDS)
+    inner_sizes = (_size(entry.get(name)) for name in ("meta", "top_provider", "limits", "model_info"))
+    return next((size for size in (*sizes, *inner_sizes) if size), None)
 
 
 def _at(body: object, name: str) -> object:
     return body.get(name) if isinstance(body, Mapping) else None
 
 
-def _believed(value: object) -> int | None:
+def _plausible_size(value: object) -> int | None:
     """A whole number within reason."""
     return value if isinstance(value, int) and LEAST <= value <= MOST else None

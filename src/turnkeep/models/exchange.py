@@ -68,7 +68,7 @@ class Asker:
         `put` puts the request into words. One that is refused for its form is made again in the form that the refusal
         asks for, before anything was yielded, a few times at most. Closing the generator closes the connection at once.
         """
-        reply, reader, parts = await self._opened(model, put)
+        reply, reader, parts = await self._open(model, put)
         try:
             for part in parts:
                 yield part if part.__class__ is Delta else made_whole(part)
@@ -84,22 +84,22 @@ class Asker:
         for part in reader.ending():
             yield made_whole(part)
 
-    async def _opened(self, model: str, put: Callable[[Capabilities], Asking]) -> _Opened:
+    async def _open(self, model: str, put: Callable[[Capabilities], Asking]) -> _Opening:
         caps = self._lessons.of(model)
-        asking, taken = put(caps), list[Lesson]()
+        asking, lessons = put(caps), list[Lesson]()
         while True:
             try:
-                opened = await _begun(self._client, self._path, asking)
+                opening = await _begin(self._client, self._path, asking)
             except ModelError as error:
-                better = _better(error, caps, asking, put) if len(taken) < MOST_LESSONS else None
+                better = _better(error, caps, asking, put) if len(lessons) < MOST_LESSONS else None
                 if better is None:
                     raise
                 lesson, caps, asking = better
-                taken.append(lesson)
+                lessons.append(lesson)
                 continue
-            for lesson in taken:
+            for lesson in lessons:
                 self._learn(model, lesson)
-            return opened
+            return opening
 
     def _learn(self, model: str, lesson: Lesson) -> None:
         changes = {name: sorted(value) if isinstance(value, set) else value for name, value in lesson.changes.items()}
@@ -108,10 +108,10 @@ class Asker:
             self._lessons.keep(model, lesson)
 
 
-_Opened = tuple[Reply, AnswerReader, Iterator[StreamPart]]
+_Opening = tuple[Reply, AnswerReader, Iterator[StreamPart]]
 
 
-async def _begun(client: Client, path: str, asking: Asking) -> _Opened:
+async def _begin(client: Client, path: str, asking: Asking) -> _Opening:
     """The answer to one request, with its first parts; raises what it begins with when that is a failure."""
     reply = await client.post(path, asking.body, asking.headers)
     try:

@@ -51,15 +51,15 @@ class ToolNames:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> ToolNames:
-        sent: dict[str, str] = {}
-        taken: set[str] = set()
+        spellings: dict[str, str] = {}
+        in_use: set[str] = set()
         for name in names:
             fit = _fit_name(name)
-            if fit in taken:  # another name is spelled like this one
+            if fit in in_use:  # another name is spelled like this one
                 fit = f"{fit[:55]}_{_digest(name, 8)}"
-            taken.add(fit)
-            sent[name] = fit
-        return cls(sent)
+            in_use.add(fit)
+            spellings[name] = fit
+        return cls(spellings)
 
     def there(self, name: str) -> str:
         """The name that is sent, of a tool or of a call in the past."""
@@ -68,9 +68,9 @@ class ToolNames:
     def here(self, name: str) -> str:
         """Our name of what a model called: without what models put around it, if that gives a tool that exists."""
         ours = {fit: name for name, fit in self.names_sent.items()}
-        for spelled in (name, name.strip(), *_bare_names(name.strip())):
-            if spelled in ours:
-                return ours[spelled]
+        for spelling in (name, name.strip(), *_bare_names(name.strip())):
+            if spelling in ours:
+                return ours[spelling]
         return name
 
 
@@ -98,19 +98,19 @@ def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
     left, the last turn keeps its pictures and files (a server that refuses these says so to who sent them).
     """
     names = ToolNames.of(tool.name for tool in request.tools)
-    items = list(_worded(_own(_seen(request, caps), caps, site)))
-    items = _called(without_idle_reasoning(items), names, caps.call_ids)
+    items = list(_without_blank_texts(_own(_without_old_media(request, caps), caps, site)))
+    items = _respell_calls(without_idle_reasoning(items), names, caps.call_ids)
     tools: Sequence[ToolSpec] = [_fit_tool(tool, names, caps) for tool in request.tools]
-    parameters = _limited(_chosen(request.parameters, names), caps)
+    parameters = _cap_output(_respell_choice(request.parameters, names), caps)
     if caps.wants_declared_tools and not (tools or request.hosted_tools) and (tools := _called_tools(items)):
         parameters = {**parameters, "tool_choice": "none"}
-    return Fit(_arranged(replace(request, items=items, tools=tools, parameters=parameters), caps), names)
+    return Fit(_arrange(replace(request, items=items, tools=tools, parameters=parameters), caps), names)
 
 
-def _limited(parameters: Mapping[str, Any], caps: Capabilities) -> Mapping[str, Any]:
+def _cap_output(parameters: Mapping[str, Any], caps: Capabilities) -> Mapping[str, Any]:
     """The parameters without a limit of the answer that is above the server's."""
-    asked, most = output_limit(parameters), caps.most_output_tokens
-    return parameters if asked is None or most is None or asked <= most else with_output_limit(parameters, most)
+    limit, most = output_limit(parameters), caps.most_output_tokens
+    return parameters if limit is None or most is None or limit <= most else with_output_limit(parameters, most)
 
 
 # ---------------------------------------------------------------- what was attached elsewhere
@@ -133,7 +133,7 @@ def _own(items: Iterable[Item], caps: Capabilities, site: str) -> Iterator[Item]
 # ---------------------------------------------------------------- pictures and words
 
 
-def _seen(request: ModelRequest, caps: Capabilities) -> Iterator[Item]:
+def _without_old_media(request: ModelRequest, caps: Capabilities) -> Iterator[Item]:
     """The items without pictures and files of the past that the server refuses."""
     items, current = request.items, request.current
     if current is None:
@@ -141,13 +141,13 @@ def _seen(request: ModelRequest, caps: Capabilities) -> Iterator[Item]:
         current = len(turns[-1]) if turns else 0
     for place, item in enumerate(items):
         if isinstance(item, UserItem) and place < len(items) - current:
-            content = tuple(_seen_part(part, caps) for part in item.content)
+            content = tuple(_media_or_note(part, caps) for part in item.content)
             yield item if content == item.content else replace(item, content=content)
         else:
             yield item
 
 
-def _seen_part(part: Part, caps: Capabilities) -> Part:
+def _media_or_note(part: Part, caps: Capabilities) -> Part:
     if part.type == "image":
         by_address = bool(part.data and part.data.get("image_url"))
         takes = caps.takes_images and (by_address or caps.takes_image_ids)
@@ -157,7 +157,7 @@ def _seen_part(part: Part, caps: Capabilities) -> Part:
     return part
 
 
-def _worded(items: Iterable[Item]) -> Iterator[Item]:
+def _without_blank_texts(items: Iterable[Item]) -> Iterator[Item]:
     """The items without blank texts, which several servers refuse."""
     for item in items:
         match item:
@@ -166,22 +166,22 @@ def _worded(items: Iterable[Item]) -> Iterator[Item]:
             case SystemItem() if not item.text.strip():
                 continue
             case UserItem() if any(part.type == "text" and not part.text.strip() for part in item.content):
-                yield replace(item, content=_worded_content(item.content))
+                yield replace(item, content=_content_without_blanks(item.content))
             case OutputItem() if not item.output.strip():
                 yield replace(item, output=NO_OUTPUT)
             case _:
                 yield item
 
 
-def _worded_content(content: Content) -> Content:
-    worded = tuple(part for part in content if part.type != "text" or part.text.strip())
-    return worded if worded else (Part("text", EMPTY),)
+def _content_without_blanks(content: Content) -> Content:
+    parts = tuple(part for part in content if part.type != "text" or part.text.strip())
+    return parts if parts else (Part("text", EMPTY),)
 
 
 # ---------------------------------------------------------------- calls
 
 
-def _called(items: list[Item], names: ToolNames, form: CallIdForm) -> list[Item]:
+def _respell_calls(items: list[Item], names: ToolNames, form: CallIdForm) -> list[Item]:
     """The items with names and ids of calls in the form of the server; one call has one id, no two have the same."""
     own = _own_ids(items)
     ids = _ids((own[place] for place in sorted(own)), form)
@@ -224,17 +224,17 @@ _FORMS: dict[CallIdForm, tuple[re.Pattern[str], Callable[[str], str]]] = {
 
 def _ids(call_ids: Iterable[str], form: CallIdForm) -> dict[str, str]:
     """By each id the one that is sent: itself where it has the form, else always the same other one."""
-    pattern, made = _FORMS[form]
-    given = list(dict.fromkeys(call_ids))
-    ids = {call_id: call_id for call_id in given if pattern.fullmatch(call_id)}
-    taken = set(ids)
-    for call_id in given:
+    pattern, make = _FORMS[form]
+    distinct_ids = list(dict.fromkeys(call_ids))
+    ids = {call_id: call_id for call_id in distinct_ids if pattern.fullmatch(call_id)}
+    in_use = set(ids)
+    for call_id in distinct_ids:
         if call_id not in ids:
-            other, round_ = made(call_id), 0
-            while other in taken:
+            other, round_ = make(call_id), 0
+            while other in in_use:
                 round_ += 1
-                other = made(f"{call_id}#{round_}")
-            taken.add(other)
+                other = make(f"{call_id}#{round_}")
+            in_use.add(other)
             ids[call_id] = other
     return ids
 
@@ -273,11 +273,11 @@ _NAMING = frozenset(("properties", "patternProperties", "$defs", "definitions"))
 
 
 def _called_tools(items: Iterable[Item]) -> list[ToolSpec]:
-    called = dict.fromkeys(item.name for item in items if isinstance(item, CallItem))
-    return [ToolSpec(name, "Not available now.", {"type": "object", "properties": {}}) for name in called]
+    names = dict.fromkeys(item.name for item in items if isinstance(item, CallItem))
+    return [ToolSpec(name, "Not available now.", {"type": "object", "properties": {}}) for name in names]
 
 
-def _chosen(parameters: Mapping[str, Any], names: ToolNames) -> Mapping[str, Any]:
+def _respell_choice(parameters: Mapping[str, Any], names: ToolNames) -> Mapping[str, Any]:
     """The parameters with the name of a chosen tool as it is sent."""
     choice = parameters.get("tool_choice")
     if not isinstance(choice, Mapping):
@@ -293,25 +293,25 @@ def _chosen(parameters: Mapping[str, Any], names: ToolNames) -> Mapping[str, Any
 # ---------------------------------------------------------------- whose turn it is
 
 
-def _arranged(request: ModelRequest, caps: Capabilities) -> ModelRequest:
+def _arrange(request: ModelRequest, caps: Capabilities) -> ModelRequest:
     items = list(request.items)
     instructions = request.instructions
     if not (caps.takes_late_system and caps.takes_consecutive_roles and caps.takes_system_role):
-        said = [item.text for item in items if isinstance(item, SystemItem)]
+        texts = [item.text for item in items if isinstance(item, SystemItem)]
         items = [item for item in items if not isinstance(item, SystemItem)]
-        instructions = "\n\n".join(text for text in (instructions, *said) if text) or None
+        instructions = "\n\n".join(text for text in (instructions, *texts) if text) or None
     if instructions and not caps.takes_system_role:
-        items, instructions = _prefaced(items, instructions), None
+        items, instructions = _preface(items, instructions), None
     if not caps.takes_consecutive_roles:
-        items = list(_joined(items))
+        items = list(_join_roles(items))
     if not caps.takes_calls_together:
         items = list(_one_by_one(items))
     if not (caps.takes_user_after_tool and caps.takes_consecutive_roles):
-        items = list(_bridged(items))
+        items = list(_bridge(items))
     return replace(request, items=items, instructions=instructions)
 
 
-def _prefaced(items: list[Item], text: str) -> list[Item]:
+def _preface(items: list[Item], text: str) -> list[Item]:
     for place, item in enumerate(items):
         if isinstance(item, UserItem):
             content = (Part("text", f"{text}\n"), *item.content)
@@ -319,7 +319,7 @@ def _prefaced(items: list[Item], text: str) -> list[Item]:
     return [UserItem((Part("text", text),)), *items]
 
 
-def _joined(items: Iterable[Item]) -> Iterator[Item]:
+def _join_roles(items: Iterable[Item]) -> Iterator[Item]:
     """Neighbours of one role as one, beginning with the user's."""
     last: Item | None = None
     for item in items:
@@ -354,7 +354,7 @@ def _one_by_one(items: Iterable[Item]) -> Iterator[Item]:
     yield from (item for call in waiting.values() for item in call)
 
 
-def _bridged(items: Sequence[Item]) -> Iterator[Item]:
+def _bridge(items: Sequence[Item]) -> Iterator[Item]:
     """A word of the assistant between what a tool gave and what the user says then."""
     last: Item | None = None
     for item in items:

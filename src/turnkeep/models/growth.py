@@ -16,27 +16,27 @@ class Growth:
         """The first text came in a message, not in pieces."""
         self._adds: bool | None = None
         """Whether messages bring what is new alone; None until two of them differ."""
-        self._repeated = ""
+        self._repeats = ""
         """What came again while that was open."""
         self._entries: list[Any] = []
 
-    def news(self, text: str, said: str) -> str:
+    def news(self, text: str, so_far: str) -> str:
         """What this text adds to what was `said`."""
         if not text or self._adds:
             return text
-        if not said:
+        if not so_far:
             self._begins = True
             return text
-        if text == said:
-            self._repeated += text if self._adds is None else ""
+        if text == so_far:
+            self._repeats += text if self._adds is None else ""
             return ""
-        if text.startswith(said):
-            self._adds, self._repeated = False, ""
-            return text[len(said) :]
-        if not self._begins or text.strip() == said.strip() or (self._adds is False and len(text) >= len(said)):
+        if text.startswith(so_far):
+            self._adds, self._repeats = False, ""
+            return text[len(so_far) :]
+        if not self._begins or text.strip() == so_far.strip() or (self._adds is False and len(text) >= len(so_far)):
             return ""
-        self._adds, repeated = True, self._repeated
-        return repeated + text
+        self._adds, repeats = True, self._repeats
+        return repeats + text
 
     def new_entries(self, entries: list[Any]) -> list[Any]:
         """What this list adds to the lists before it."""

@@ -67,8 +67,8 @@ def hosted_item(raw: Mapping[str, Any], site: str | None) -> HostedItem:
     if kind == "mcp_approval_request":
         where = label(raw.get("server_label")) or "a server"
         raise ModelRefused(f"the MCP server {where} asks for an approval: name it with require_approval 'never'")
-    kept = {name: value for name, value in raw.items() if value is not None}
-    return HostedItem(kind.removesuffix("_call"), kept, _readable(raw), site)
+    fields = {name: value for name, value in raw.items() if value is not None}
+    return HostedItem(kind.removesuffix("_call"), fields, _readable(raw), site)
 
 
 def _readable(raw: Mapping[str, Any]) -> str:

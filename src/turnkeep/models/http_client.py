@@ -45,7 +45,7 @@ TAIL_TIME = 0.1
 """How long the end of a finished answer may take to arrive before its connection is given up."""
 
 _LARGE = 1024 * 1024
-_BROKEN = (aiohttp.ClientError, HttpProcessingError, OSError)
+_NETWORK_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
 
 
 class Client:
@@ -70,20 +70,22 @@ class Client:
     async def _send(self, method: str, url: str, headers: Mapping[str, str], data: bytes | io.BytesIO | None) -> Reply:
         endpoint = self.endpoint
         attempt = uuid.uuid4().hex
-        begun = asyncio.get_running_loop().time()
+        started_at = asyncio.get_running_loop().time()
         headers = {"X-Client-Request-Id": attempt, **headers}
         try:
             async with asyncio.timeout(endpoint.first_event_timeout):
-                response = await self._opened().request(method, url, data=data, headers=headers, allow_redirects=False)
+                response = await self._open_session().request(
+                    method, url, data=data, headers=headers, allow_redirects=False
+                )
         except aiohttp.ServerTimeoutError as error:
             raise ModelUnreachable(f"no connection to {endpoint.host} within {endpoint.connect_timeout:g} s") from error
         except TimeoutError as error:
             raise _no_answer(endpoint) from error
-        except _BROKEN as error:
-            raise _lost(endpoint, error) from error
+        except _NETWORK_ERRORS as error:
+            raise _connection_error(endpoint, error) from error
         if response.status != 200:
             raise await self._refusal(response)
-        return Reply(endpoint, response, attempt, begun)
+        return Reply(endpoint, response, attempt, started_at)
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> ModelError:
         body = b""
@@ -91,13 +93,13 @@ class Client:
             async with asyncio.timeout(ERROR_BODY_TIME):
                 while len(body) < ERROR_BODY and (data := await response.content.readany()):
                     body += data
-        except (*_BROKEN, TimeoutError):
+        except (*_NETWORK_ERRORS, TimeoutError):
             pass  # the status says enough
         finally:
             response.close()
         return classify(response.status, response.headers, body, secrets=self.endpoint.secrets)
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             self._session = _session(self.endpoint)
         return self._session
@@ -119,9 +121,9 @@ class Reply:
         self._response = response
         self._content = response.content
         self._framer = Framer()
-        left = asked_at + endpoint.first_event_timeout - self._loop.time()
-        self._dog = Watchdog(self._loop, response.close, max(0.05, left))
-        self._begun = False
+        time_left = asked_at + endpoint.first_event_timeout - self._loop.time()
+        self._dog = Watchdog(self._loop, response.close, max(0.05, time_left))
+        self._has_begun = False
 
     @property
     def request_id(self) -> str | None:
@@ -143,8 +145,8 @@ class Reply:
         no stream of events.
         """
         if not (data := await self._arrival()):
-            return self._unterminated() or None
-        if not self._begun and self._begins_whole(data):
+            return self._unterminated_frames() or None
+        if not self._has_begun and self._begins_whole(data):
             return [(b"", await self._body(data))]
         return self._framer.push(data)
 
@@ -152,12 +154,12 @@ class Reply:
         self._dog.since = self._loop.time()
         try:
             return await self._content.readany()
-        except _BROKEN as error:
-            raise self._broken(error) from error
+        except _NETWORK_ERRORS as error:
+            raise self._network_failure(error) from error
         finally:
             self._dog.since = None
 
-    def _unterminated(self) -> list[Frame]:
+    def _unterminated_frames(self) -> list[Frame]:
         """What the end left without its blank line, unless it was cut off. The standard drops it, servers mean it."""
         return [frame for frame in self._framer.rest() if _is_json(frame[1])]
 
@@ -168,7 +170,7 @@ class Reply:
 
     async def rest(self) -> None:
         """Let the last bytes arrive, for a moment, so that the connection can serve again."""
-        with suppress(*_BROKEN, TimeoutError):
+        with suppress(*_NETWORK_ERRORS, TimeoutError):
             if not self._content.at_eof():
                 async with asyncio.timeout(TAIL_TIME):
                     while await self._content.readany():
@@ -181,7 +183,7 @@ class Reply:
 
     def _begins_whole(self, data: bytes) -> bool:
         """Whether this is the beginning of one JSON body, from a server that does not stream."""
-        self._begun = True
+        self._has_begun = True
         self._dog.allow(self._endpoint.idle_timeout)
         first = data.lstrip()[:1]
         if first == b"<":
@@ -195,10 +197,10 @@ class Reply:
                 raise AnswerMalformed(f"the answer of {self._endpoint.host} is larger than {MAX_EVENT} bytes")
         return data
 
-    def _broken(self, error: Exception) -> ModelError:
+    def _network_failure(self, error: Exception) -> ModelError:
         if self._dog.has_barked:
-            return _silence(self._endpoint, self._dog.limit) if self._begun else _no_answer(self._endpoint)
-        return _lost(self._endpoint, error)
+            return _silence(self._endpoint, self._dog.limit) if self._has_begun else _no_answer(self._endpoint)
+        return _connection_error(self._endpoint, error)
 
 
 class Watchdog:
@@ -245,7 +247,7 @@ async def look_up(
     """
     url = endpoint.root_url(path) if from_root else endpoint.url(path)
     data = b""
-    with suppress(*_BROKEN, TimeoutError, ValueError):
+    with suppress(*_NETWORK_ERRORS, TimeoutError, ValueError):
         async with asyncio.timeout(LOOK_UP_TIME), _session(endpoint) as session:
             asking = session.get(url, allow_redirects=False) if body is None else session.post(url, data=_payload(body))
             async with asking as answer:
@@ -271,11 +273,11 @@ def _session(endpoint: Provider) -> aiohttp.ClientSession:
 
 def _connector(endpoint: Provider) -> aiohttp.BaseConnector:
     if endpoint.dial is not None:
-        return _Dialled(endpoint.dial)
+        return _DialConnector(endpoint.dial)
     return aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE, ssl=_trust(endpoint))
 
 
-class _Dialled(aiohttp.BaseConnector):
+class _DialConnector(aiohttp.BaseConnector):
     """Connections that somebody has opened: aiohttp's own connectors know ports, and paths that others may open."""
 
     def __init__(self, dial: Callable[[], Awaitable[socket.socket]]) -> None:
@@ -365,7 +367,7 @@ def _silence(endpoint: Provider, limit: float) -> ModelTimedOut:
     return ModelTimedOut(f"{endpoint.host} fell silent for {limit:g} s in the middle of an answer")
 
 
-def _lost(endpoint: Provider, error: Exception) -> ModelError:
+def _connection_error(endpoint: Provider, error: Exception) -> ModelError:
     why = scrub(f"{type(error).__name__}: {error}", endpoint.secrets)[:300]
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return ModelUnavailable(f"the certificate of {endpoint.host} is not trusted; set its CA file ({why})")

@@ -22,7 +22,7 @@ def pair(items: Sequence[Item]) -> list[Item]:
     item stays before its call or answer and is gone without one. All else is kept, in order. A transcript that is
     fit already comes back as it is, and pairing twice is pairing once.
     """
-    return without_idle_reasoning(_regrouped(*_matched(items)))
+    return without_idle_reasoning(_regroup(*_match(items)))
 
 
 def repair(items: Sequence[Item]) -> list[Item]:
@@ -33,51 +33,51 @@ def repair(items: Sequence[Item]) -> list[Item]:
     return pair([item for item in items if item.kind != "reasoning"])
 
 
-def _matched(items: Sequence[Item]) -> tuple[list[Item], dict[int, int]]:
+def _match(items: Sequence[Item]) -> tuple[list[Item], dict[int, int]]:
     """The items without stray outputs, and the place of each answered call with the place of its output."""
     waiting: defaultdict[str, deque[int]] = defaultdict(deque)
-    kept: list[Item] = []
+    result: list[Item] = []
     output_of: dict[int, int] = {}
     for item in items:
         if isinstance(item, OutputItem):
             if not waiting[item.call_id]:
                 continue
-            output_of[waiting[item.call_id].popleft()] = len(kept)
+            output_of[waiting[item.call_id].popleft()] = len(result)
         elif isinstance(item, CallItem):
-            waiting[item.call_id].append(len(kept))
-        kept.append(item)
-    return kept, output_of
+            waiting[item.call_id].append(len(result))
+        result.append(item)
+    return result, output_of
 
 
-def _regrouped(kept: list[Item], output_of: dict[int, int]) -> list[Item]:
+def _regroup(items: list[Item], output_of: dict[int, int]) -> list[Item]:
     """Each group of calls with all its outputs right behind it."""
     result: list[Item] = []
     group: list[int] = []
-    for place, item in enumerate(kept):
-        if group and not _continues(kept, place):
-            result += _outputs(kept, group, output_of)
+    for place, item in enumerate(items):
+        if group and not _continues(items, place):
+            result += _outputs(items, group, output_of)
             group = []
         if isinstance(item, OutputItem):
             continue
         if isinstance(item, CallItem):
             group.append(place)
         result.append(item)
-    return result + _outputs(kept, group, output_of)
+    return result + _outputs(items, group, output_of)
 
 
-def _continues(kept: list[Item], place: int) -> bool:
+def _continues(items: list[Item], place: int) -> bool:
     """Whether the entry at this place still belongs to the group of calls before it."""
-    while place < len(kept) and kept[place].kind in ("reasoning", "hosted"):
+    while place < len(items) and items[place].kind in ("reasoning", "hosted"):
         place += 1
-    return place < len(kept) and kept[place].kind == "call"
+    return place < len(items) and items[place].kind == "call"
 
 
-def _outputs(kept: list[Item], group: list[int], output_of: dict[int, int]) -> list[Item]:
-    given = [kept[place] for place in sorted(output_of[call] for call in group if call in output_of)]
-    return given + [_unknown(kept[call]) for call in group if call not in output_of]
+def _outputs(items: list[Item], group: list[int], output_of: dict[int, int]) -> list[Item]:
+    outputs = [items[place] for place in sorted(output_of[call] for call in group if call in output_of)]
+    return outputs + [_unknown_output(items[call]) for call in group if call not in output_of]
 
 
-def _unknown(call: Item) -> OutputItem:
+def _unknown_output(call: Item) -> OutputItem:
     assert isinstance(call, CallItem)  # noqa: S101
     return OutputItem(call.call_id, OUTCOME_UNKNOWN, "unknown")
 

@@ -63,62 +63,62 @@ def with_output_limit(parameters: Mapping[str, Any], limit: int) -> dict[str, An
 
 def responses_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     """What goes into the body of a Responses request."""
-    given = canonical(request.parameters)
-    if form := given.pop("response_format", None):
-        given["text"] = {"format": _flat_format(form), **given.get("text", {})}
-    return _taken(given, _RESPONSES, _CHAT, request, caps)
+    options = canonical(request.parameters)
+    if form := options.pop("response_format", None):
+        options["text"] = {"format": _flat_format(form), **options.get("text", {})}
+    return _select(options, _RESPONSES, _CHAT, request, caps)
 
 
 def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     """What goes into the body of a Chat Completions request."""
-    given = canonical(request.parameters)
-    if (limit := given.pop("max_output_tokens", None)) is not None:
-        given["max_completion_tokens" if caps.takes_max_completion_tokens else "max_tokens"] = limit
-    if effort := given.pop("reasoning", {}).get("effort"):
-        given["reasoning_effort"] = effort
-    text = given.pop("text", {})
+    options = canonical(request.parameters)
+    if (limit := options.pop("max_output_tokens", None)) is not None:
+        options["max_completion_tokens" if caps.takes_max_completion_tokens else "max_tokens"] = limit
+    if effort := options.pop("reasoning", {}).get("effort"):
+        options["reasoning_effort"] = effort
+    text = options.pop("text", {})
     if verbosity := text.get("verbosity"):
-        given["verbosity"] = verbosity
+        options["verbosity"] = verbosity
     if form := text.get("format"):
-        given.setdefault("response_format", _nested_format(form))
-    if isinstance(choice := given.get("tool_choice"), Mapping) and "name" in choice:
-        given["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
-    return _taken(given, _CHAT, _RESPONSES, request, caps)
+        options.setdefault("response_format", _nested_format(form))
+    if isinstance(choice := options.get("tool_choice"), Mapping) and "name" in choice:
+        options["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
+    return _select(options, _CHAT, _RESPONSES, request, caps)
 
 
 def canonical(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if wrong := wrong_form(parameters):
         raise ModelRefused(wrong)
-    given = {name: value for name, value in parameters.items() if value is not None and name not in _OURS}
+    options = {name: value for name, value in parameters.items() if value is not None and name not in _OURS}
     for name in ("max_tokens", "max_completion_tokens"):
-        if (limit := given.pop(name, None)) is not None:
-            given.setdefault("max_output_tokens", limit)
-    if effort := given.pop("reasoning_effort", None):
-        given["reasoning"] = {"effort": effort, **given.get("reasoning", {})}
-    if verbosity := given.pop("verbosity", None):
-        given["text"] = {"verbosity": verbosity, **given.get("text", {})}
-    choice = given.get("tool_choice")
+        if (limit := options.pop(name, None)) is not None:
+            options.setdefault("max_output_tokens", limit)
+    if effort := options.pop("reasoning_effort", None):
+        options["reasoning"] = {"effort": effort, **options.get("reasoning", {})}
+    if verbosity := options.pop("verbosity", None):
+        options["text"] = {"verbosity": verbosity, **options.get("text", {})}
+    choice = options.get("tool_choice")
     if isinstance(choice, Mapping) and isinstance(function := choice.get("function"), Mapping):
-        given["tool_choice"] = {"type": "function", "name": function.get("name")}
-    return given
+        options["tool_choice"] = {"type": "function", "name": function.get("name")}
+    return options
 
 
-def _taken(
-    given: dict[str, Any], own: frozenset[str], other: frozenset[str], request: ModelRequest, caps: Capabilities
+def _select(
+    options: dict[str, Any], own: frozenset[str], other: frozenset[str], request: ModelRequest, caps: Capabilities
 ) -> dict[str, Any]:
-    refused: set[str] = set()
+    drops: set[str] = set()
     if not caps.samples(request.model, request.parameters):
-        refused |= _SAMPLING
+        drops |= _SAMPLING
     if not caps.reasons(request.model):
-        refused |= _REASONING
+        drops |= _REASONING
     if not request.tools or not caps.takes_parallel_tool_calls:
-        refused.add("parallel_tool_calls")
+        drops.add("parallel_tool_calls")
     if not request.tools:
-        refused.add("tool_choice")
+        drops.add("tool_choice")
     return {
         name: value
-        for name, value in given.items()
-        if name not in refused and (name in own or (caps.takes_unknown_parameters and name not in other))
+        for name, value in options.items()
+        if name not in drops and (name in own or (caps.takes_unknown_parameters and name not in other))
     }
 
 

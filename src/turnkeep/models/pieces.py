@@ -46,7 +46,7 @@ class Piecework:
     @property
     def arguments(self) -> str:
         """The arguments as the model meant them."""
-        text = _meant(self.text)
+        text = _clean_arguments(self.text)
         return self.pieces[-1] if not is_object(text) and self._is_growing() else text
 
     def _is_growing(self) -> bool:
@@ -58,8 +58,8 @@ class Piecework:
 class CallPieces:
     """Puts calls together. `offered` are the names of the tools that the model was told of."""
 
-    def __init__(self, offered: Set[str] = frozenset()) -> None:
-        self._offered = offered
+    def __init__(self, tool_names: Set[str] = frozenset()) -> None:
+        self._tool_names = tool_names
         self._calls: list[Piecework] = []
         self._by_index: dict[object, Piecework] = {}
 
@@ -88,7 +88,7 @@ class CallPieces:
         _keep_fields(call, raw, function)
 
     def _call(self, index: object, call_id: str, name: str, text: str, *, whole: bool) -> Piecework:
-        call = self._known(index, call_id, name)
+        call = self._find(index, call_id, name)
         if call is None or self._begins(call, call_id, name, text, whole=whole):
             call = Piecework(call_id, name)
             self._calls.append(call)
@@ -99,7 +99,7 @@ class CallPieces:
             call.pieces.append(text)
         return call
 
-    def _known(self, index: object, call_id: str, name: str) -> Piecework | None:
+    def _find(self, index: object, call_id: str, name: str) -> Piecework | None:
         """The call that a piece goes on with; without an index the id decides, without an id the name begins one."""
         if index is None:
             if call_id:
@@ -123,17 +123,19 @@ class CallPieces:
     def _whole_name(self, call: Piecework, name: str) -> str:
         if not name or not call.name or not self._is_rest(call, name):
             return call.name or name
-        return _grown(call.name, name)
+        return _extend(call.name, name)
 
     def _is_rest(self, call: Piecework, name: str) -> bool:
         """Whether a name goes on, or comes again longer: only the names of tools that exist decide."""
-        if call.pieces or (name in self._offered and (call.name in self._offered or not name.startswith(call.name))):
+        if call.pieces or (
+            name in self._tool_names and (call.name in self._tool_names or not name.startswith(call.name))
+        ):
             return False
-        grown = _grown(call.name, name)
-        return any(tool.startswith(grown) for tool in self._offered)
+        whole_name = _extend(call.name, name)
+        return any(tool.startswith(whole_name) for tool in self._tool_names)
 
 
-def _grown(name: str, more: str) -> str:
+def _extend(name: str, more: str) -> str:
     return more if more.startswith(name) else name + more
 
 
@@ -156,8 +158,8 @@ def _index(raw: Mapping[str, Any]) -> object:
 
 
 def _keep_fields(call: Piecework, raw: Mapping[str, Any], function: Mapping[str, Any]) -> None:
-    known = _CALL if function is not raw else _CALL | _FUNCTION
-    if more := {name: value for name, value in raw.items() if name not in known and value is not None}:
+    standard = _CALL if function is not raw else _CALL | _FUNCTION
+    if more := {name: value for name, value in raw.items() if name not in standard and value is not None}:
         call.fields.update(more)
     if function is raw:
         return
@@ -167,23 +169,23 @@ def _keep_fields(call: Piecework, raw: Mapping[str, Any], function: Mapping[str,
 
 def arguments_of(value: object) -> str:
     """The arguments of a call that came in one piece, as JSON text or as JSON."""
-    return _meant(value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode())
+    return _clean_arguments(value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode())
 
 
-def _meant(text: str) -> str:
+def _clean_arguments(text: str) -> str:
     """Arguments without an empty object before the real one, unwrapped where they were encoded twice."""
     text = repair_text(text)
     if text.strip().lower() in _NOTHING:
         return "{}"
     if not is_object(text):
-        if (inner := _unwrapped(text)) is not None:
+        if (inner := _unwrap(text)) is not None:
             return inner
         if text.startswith("{}") and is_object(text[2:]):
             return text[2:]
     return text
 
 
-def _unwrapped(text: str) -> str | None:
+def _unwrap(text: str) -> str | None:
     """The object in arguments that were encoded twice."""
     try:
         inner = orjson.loads(text)

@@ -97,8 +97,8 @@ class Provider:
     def url(self, path: str, **query: str) -> str:
         """The address of one operation; a query of the base url (`?api-version=…`) is kept."""
         parts = urlsplit(self.base_url)
-        asked = "&".join(filter(None, (parts.query, urlencode(query))))
-        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, query=asked, fragment=""))
+        whole_query = "&".join(filter(None, (parts.query, urlencode(query))))
+        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, query=whole_query, fragment=""))
 
 
 def _is_address(url: str) -> bool:

@@ -119,8 +119,8 @@ def meaning_of_end(reason: str | None) -> End:
     """What the reason of an answer's end means, in whichever words."""
     if reason is None or reason in ("stop", "tool_calls", "end_turn"):
         return "stop"
-    lowered = reason.lower()
-    return next((meaning for word, meaning in _ENDS if word in lowered), "stop")
+    lower = reason.lower()
+    return next((meaning for word, meaning in _ENDS if word in lower), "stop")
 
 
 # ---------------------------------------------------------------- JSON as it is written
@@ -177,7 +177,7 @@ class Halves:
 
     def join(self, text: str, *, final: bool = False) -> str:
         """The whole characters so far; what stays alone is U+FFFD, at the end (`final`) the last half too."""
-        text = _PAIR.sub(_paired, self._high + text)
+        text = _PAIR.sub(_join_pair, self._high + text)
         self._high = ""
         if not final and text and "\ud800" <= text[-1] <= "\udbff":
             text, self._high = text[:-1], text[-1]
@@ -211,5 +211,5 @@ def is_whole(text: str) -> bool:
     return True
 
 
-def _paired(halves: re.Match[str]) -> str:
+def _join_pair(halves: re.Match[str]) -> str:
     return halves[0].encode("utf-16", "surrogatepass").decode("utf-16")

@@ -55,18 +55,18 @@ class Lessons:
             self.capabilities.popitem(last=False)
 
 
-def lessons_in(said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
+def lessons_in(sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
     """What these words teach about this request, the likeliest first."""
     for rule in _rules():
-        if not rule.says.search(said):
+        if not rule.says.search(sentence):
             continue
         if rule.changes:
             yield Lesson(rule.changes, rule.remember)
         elif rule.limit:
-            yield from _of_limit(rule, said, body)
+            yield from _of_limit(rule, sentence, body)
         else:
-            yield from _of_fields(rule.says, said, body)
-    yield from _of_named(said, body)
+            yield from _of_fields(rule.says, sentence, body)
+    yield from _of_named(sentence, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,40 +98,40 @@ def _rules() -> tuple[Rule, ...]:
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
-def _of_limit(rule: Rule, said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
+def _of_limit(rule: Rule, sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
     """How long an answer may be, by itself (`most`) or beside the question (`context`, less `input` where it is told).
 
     Where the question and its past take more than three quarters of the context, the limit is not the trouble.
     """
-    named = rule.says.search(said)
-    groups = named.groupdict() if named else {}
+    match = rule.says.search(sentence)
+    groups = match.groupdict() if match else {}
     numbers = {name.rstrip("2"): int(text.replace(",", "")[:12]) for name, text in groups.items() if text}
-    asked = max((body[name] for name in _LIMITS if isinstance(body.get(name), int)), default=0)
+    limit = max((body[name] for name in _LIMITS if isinstance(body.get(name), int)), default=0)
     context = numbers.get("context", 0)
-    room = context - numbers["input"] if "input" in numbers else context // 4 if asked * 2 > context else 0
+    room = context - numbers["input"] if "input" in numbers else context // 4 if limit * 2 > context else 0
     most = numbers.get("most", room if room * 4 >= context else 0)
-    if 0 < most < asked:
+    if 0 < most < limit:
         yield Lesson({"most_output_tokens": most}, rule.remember)
 
 
 # ---------------------------------------------------------------- refused fields
 
-_NEEDED = frozenset(["model", "messages", "input", "stream", "tools", "instructions", "response_format", "text"])
+_ESSENTIAL = frozenset(["model", "messages", "input", "stream", "tools", "instructions", "response_format", "text"])
 """Without these the answer would be another one."""
 
-_ATTACHED = re.compile(r"reason|think|thought|signature|extra_content|provider_specific")
+_ATTACHMENT_NAMES = re.compile(r"reason|think|thought|signature|extra_content|provider_specific")
 
 
-def _of_fields(says: re.Pattern[str], said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
-    names = [_last_word(path) for found in says.finditer(said) for path in found.groupdict().values() if path]
+def _of_fields(says: re.Pattern[str], sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
+    names = [_last_word(path) for match in says.finditer(sentence) for path in match.groupdict().values() if path]
     fields = {_snake(name) for name in names}
-    if dropped := {name for name in fields if name in body and _may_go(name, body[name])}:
-        if dropped & {"max_tokens", "max_completion_tokens"}:
-            yield Lesson({"takes_max_completion_tokens": "max_tokens" in dropped})
-        yield Lesson({"drops": dropped - {"max_tokens", "max_completion_tokens"}})
+    if drops := {name for name in fields if name in body and _may_go(name, body[name])}:
+        if drops & {"max_tokens", "max_completion_tokens"}:
+            yield Lesson({"takes_max_completion_tokens": "max_tokens" in drops})
+        yield Lesson({"drops": drops - {"max_tokens", "max_completion_tokens"}})
     if "strict" in fields:
         yield Lesson({"takes_strict_tools": False})
-    if any(_ATTACHED.search(name) for name in fields - set(body)):
+    if any(_ATTACHMENT_NAMES.search(name) for name in fields - set(body)):
         yield Lesson({"takes_thoughts": False})
     if keywords := {name for name in names if _is_keyword(name, body.get("tools"))}:
         yield Lesson({"drops_keywords": keywords})
@@ -149,28 +149,28 @@ _OF_A_VALUE = re.compile(r"\bvalues?\b|one of|must be|between|only supports?\b|a
 """Another value may be taken: nothing is learned for other requests."""
 
 
-def _of_named(said: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
+def _of_named(sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
     """The fields of this request that a refusal names in whatever sentence, where it is one of an unknown field.
 
     A name that is a word as well counts only in quotes: `store` is said of many things.
     """
-    if not _REFUSING.search(said):
+    if not _REFUSING.search(sentence):
         return
-    named = {name for name in body if _may_go(name, body[name]) and _is_named(name, said)}
-    if dropped := named - {"max_tokens", "max_completion_tokens"}:
-        yield Lesson({"drops": dropped}, remember=not _OF_A_VALUE.search(said))
+    names = {name for name in body if _may_go(name, body[name]) and _is_named(name, sentence)}
+    if drops := names - {"max_tokens", "max_completion_tokens"}:
+        yield Lesson({"drops": drops}, remember=not _OF_A_VALUE.search(sentence))
     entries = [entry for list_ in ("input", "messages") for entry in body.get(list_, ()) if isinstance(entry, Mapping)]
-    if any("phase" in entry for entry in entries) and re.search(r"\bphase\b", said):
+    if any("phase" in entry for entry in entries) and re.search(r"\bphase\b", sentence):
         yield Lesson({"drops": {"phase"}})
 
 
-def _is_named(name: str, said: str) -> bool:
-    quoted = rf"[\\\"'`\[]{name}[\\\"'`\]]"
-    return re.search(rf"(?<![\w.]){name}\b(?!\.)" if "_" in name else quoted, said) is not None
+def _is_named(name: str, sentence: str) -> bool:
+    in_quotes = rf"[\\\"'`\[]{name}[\\\"'`\]]"
+    return re.search(rf"(?<![\w.]){name}\b(?!\.)" if "_" in name else in_quotes, sentence) is not None
 
 
 def _may_go(name: str, value: object) -> bool:
-    return name not in _NEEDED and (name != "tool_choice" or value in ("auto", "none"))
+    return name not in _ESSENTIAL and (name != "tool_choice" or value in ("auto", "none"))
 
 
 def _last_word(path: str) -> str:

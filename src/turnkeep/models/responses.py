@@ -73,11 +73,13 @@ class ResponsesModel:
         return self._asker.exchange(request.model, partial(self._put, request))
 
     def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
-        fitted = fit(request, caps, self._site)
+        result = fit(request, caps, self._site)
         headers = {} if caps.takes_metadata else label_headers(request)
-        sealed = caps.returns_reasoning(request.model)
-        reader = partial(ResponsesReader, items=request.items, sealed=sealed, site=self._site, names=fitted.names)
-        return Asking(request_body(fitted.request, caps), headers, reader)
+        wants_seal = caps.returns_reasoning(request.model)
+        reader = partial(
+            ResponsesReader, items=request.items, wants_seal=wants_seal, site=self._site, names=result.names
+        )
+        return Asking(request_body(result.request, caps), headers, reader)
 
     @property
     def in_background(self) -> bool:
@@ -111,8 +113,8 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         body["store"] = background  # what is not kept there cannot be gone on with
     if background:
         body["background"] = True
-    sealed = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
-    if include := [*sealed, *results_of(request.hosted_tools)]:
+    seals = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
+    if include := [*seals, *results_of(request.hosted_tools)]:
         body["include"] = include
     if caps.takes_stream_options and caps.takes_stream:
         body["stream_options"] = {"include_obfuscation": False}
@@ -143,9 +145,9 @@ def _input_item(item: Item, caps: Capabilities) -> dict[str, Any] | None:
         case SystemItem():
             return {"type": "message", "role": caps.system_role, "content": item.text}
         case AssistantItem():
-            return _said(item, caps) if item.text else None
+            return _assistant_entry(item, caps) if item.text else None
         case ReasoningItem():
-            return _sealed(item.raw)
+            return _reasoning_entry(item.raw)
         case HostedItem():
             return None
         case CallItem():
@@ -159,12 +161,12 @@ def _input_item(item: Item, caps: Capabilities) -> dict[str, Any] | None:
             return {"type": "function_call_output", "call_id": item.call_id, "output": item.output}
 
 
-def _said(item: AssistantItem, caps: Capabilities) -> dict[str, Any]:
+def _assistant_entry(item: AssistantItem, caps: Capabilities) -> dict[str, Any]:
     entry = {"type": "message", "role": "assistant", "content": item.text}
     return entry if item.phase is None or "phase" in caps.drops else {**entry, "phase": item.phase}
 
 
-def _sealed(raw: Mapping[str, Any]) -> dict[str, Any] | None:
+def _reasoning_entry(raw: Mapping[str, Any]) -> dict[str, Any] | None:
     """A reasoning item as it may go back: with its contents, without what points into the server's store."""
     if not raw.get("encrypted_content") and not raw.get("content"):
         return None
@@ -197,7 +199,7 @@ _TEXT = "response.output_text.delta"
 
 _THOUGHTS = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
 
-_UNREAD = frozenset(
+_SKIPPED_EVENTS = frozenset(
     (
         b"keepalive",
         b"response.in_progress",
@@ -220,7 +222,7 @@ _UNREAD = frozenset(
 
 
 class ResponsesReader:
-    """Reads one answer. `items` is what was sent, `sealed` says that sealed reasoning was asked for.
+    """Reads one answer. `items` is what was sent, `wants_seal` says that sealed reasoning was asked for.
 
     Some servers give the seal of a reasoning item only in the terminal event; then it and all items after it
     are kept back until there, so that their order stays.
@@ -231,7 +233,7 @@ class ResponsesReader:
         reply: Reply,
         *,
         items: Sequence[Item],
-        sealed: bool,
+        wants_seal: bool,
         site: str | None = None,
         names: ToolNames | None = None,
     ) -> None:
@@ -239,27 +241,27 @@ class ResponsesReader:
         self.is_answered = False
         self._reply = reply
         self._ids = CallIds(items)
-        self._sealed = sealed
+        self._wants_seal = wants_seal
         self._site = site
         self._tools = names or ToolNames.of(())
-        self._begun = False
+        self._has_begun = False
         self._plain = False
         """Nothing stands in the way of the shortest way for the next text."""
-        self._said: list[str] = []
+        self._pieces: list[str] = []
         """What was shown of the message that has not ended yet."""
         self._halves = Halves()
-        self._refused = False
+        self._is_refusal = False
         self._calls = False
-        self._stopped = False
+        self._has_stopped = False
         self._places: set[int] = set()
         self._names: set[str | None] = set()
-        self._held: list[ItemDone] = []
+        self._withheld_items: list[ItemDone] = []
         self._complaint: object = None
         self._finish: Finish | None = None
 
     def parts(self, frames: list[Frame]) -> Iterator[StreamPart]:
         for name, data in frames:
-            if name in _UNREAD:
+            if name in _SKIPPED_EVENTS:
                 continue
             try:
                 event = orjson.loads(data)
@@ -268,7 +270,7 @@ class ResponsesReader:
                 yield from self._odd(name, data)
                 continue
             if text.__class__ is str and text:
-                self._said.append(text)
+                self._pieces.append(text)
                 yield Delta(text)
             else:
                 yield from self._event(event, name)
@@ -277,22 +279,22 @@ class ResponsesReader:
 
     def ending(self) -> Iterator[StreamPart]:
         if self._finish is None:
-            if not (self._stopped and (self._said or self._names)):
+            if not (self._has_stopped and (self._pieces or self._names)):
                 raise (
                     self._reply.failure(self._complaint)
                     if self._complaint
                     else AnswerMalformed("the stream ended without a terminal event")
                 )
             self._finish = Finish(self._reason(True, None), Usage.from_counts())
-        yield from self._held
-        if text := "".join(self._said):  # shown, and never told as a finished item
+        yield from self._withheld_items
+        if text := "".join(self._pieces):  # shown, and never told as a finished item
             yield ItemDone(AssistantItem(text, interrupted=self._finish.reason in ("length", "filter")))
         yield self._finish
 
     def _odd(self, name: bytes, data: bytes) -> Iterator[StreamPart]:
         """An event that is not the usual: read as far as it makes sense."""
         if data.strip(b' \t"').upper() == b"[DONE]":
-            self._stopped = True
+            self._has_stopped = True
             return
         for value in json_values(data):
             yield from self._event(value, name)
@@ -310,32 +312,32 @@ class ResponsesReader:
         self._plain = not self._halves.waiting
 
     def _begin(self, response: Mapping[str, Any]) -> Began:
-        self._begun = True
+        self._has_begun = True
         return Began(label(response.get("id")), self._reply.request_id, self._reply.rate)
 
     def _other(self, event: Mapping[str, Any]) -> Iterator[StreamPart]:
         kind = event["type"]
         response = mapping(event.get("response"))
-        if not self._begun:
+        if not self._has_begun:
             yield self._begin(response)
         if kind in (_TEXT, "response.refusal.delta"):
-            self._refused = self._refused or kind != _TEXT
-            yield from self._added(words(event.get("delta")))
+            self._is_refusal = self._is_refusal or kind != _TEXT
+            yield from self._add_text(words(event.get("delta")))
         elif kind in _THOUGHTS:
-            if thought := words(event.get("delta")):
-                yield ReasoningDelta(thought)
+            if reasoning := words(event.get("delta")):
+                yield ReasoningDelta(reasoning)
         elif kind == "response.output_item.done":
             if item := mapping(event.get("item")):
                 yield from self._item(item, event.get("output_index"))
         elif kind in ("response.completed", "response.incomplete", "response.done", "response.cancelled"):
             yield from self._end(response or event, kind)
 
-    def _added(self, text: str, *, final: bool = False) -> Iterator[Delta]:
+    def _add_text(self, text: str, *, final: bool = False) -> Iterator[Delta]:
         """Whole characters of this text, shown; half of one waits for its other half."""
         if final or self._halves.waiting or not is_whole(text):
             text = self._halves.join(text, final=final)
         if text:
-            self._said.append(text)
+            self._pieces.append(text)
             yield Delta(text)
 
     def _item(self, raw: Mapping[str, Any], index: object) -> Iterator[StreamPart]:
@@ -346,37 +348,37 @@ class ResponsesReader:
             yield from self._message(raw)
         elif kind == "reasoning":
             item = ReasoningItem({name: value for name, value in raw.items() if name != "status"}, self._site)
-            yield from self._emit(ItemDone(item), unsealed=self._sealed and not raw.get("encrypted_content"))
+            yield from self._emit(ItemDone(item), lacks_seal=self._wants_seal and not raw.get("encrypted_content"))
         elif kind == "function_call" and raw.get("status") != "incomplete":
             self._calls = True
-            if not (called := words(raw.get("name"))):
+            if not (tool_name := words(raw.get("name"))):
                 raise AnswerMalformed("the answer holds a tool call without a name")
             call_id = self._ids.unique(label(raw.get("call_id")) or "")
-            name, arguments = self._tools.here(called), arguments_of(raw.get("arguments"))
+            name, arguments = self._tools.here(tool_name), arguments_of(raw.get("arguments"))
             yield from self._emit(ItemDone(CallItem(call_id, name, arguments)))
         elif kind != "function_call":
             yield from self._emit(ItemDone(hosted_item(raw, self._site)))
 
     def _message(self, raw: Mapping[str, Any]) -> Iterator[StreamPart]:
         if self._halves.waiting:
-            yield from self._added("", final=True)
+            yield from self._add_text("", final=True)
         content = raw.get("content")
         if isinstance(content, list):
-            self._refused = self._refused or any(mapping(part).get("type") == "refusal" for part in content)
+            self._is_refusal = self._is_refusal or any(mapping(part).get("type") == "refusal" for part in content)
         text = repair_text(text_of_content(content))
-        shown = sum(map(len, self._said))
-        if len(text) > shown:  # a server that sends whole texts, or the end of one, without deltas
-            yield Delta(text[shown:])
+        shown_length = sum(map(len, self._pieces))
+        if len(text) > shown_length:  # a server that sends whole texts, or the end of one, without deltas
+            yield Delta(text[shown_length:])
         if text:
-            self._said.clear()
+            self._pieces.clear()
             phase = label(raw.get("phase"))
             cut, citations = raw.get("status") == "incomplete", _citations(content)
             item = AssistantItem(text, interrupted=cut, phase=phase, citations=citations)
             yield from self._emit(ItemDone(item))
 
-    def _emit(self, part: ItemDone, *, unsealed: bool = False) -> Iterator[StreamPart]:
-        if unsealed or self._held:
-            self._held.append(part)
+    def _emit(self, part: ItemDone, *, lacks_seal: bool = False) -> Iterator[StreamPart]:
+        if lacks_seal or self._withheld_items:
+            self._withheld_items.append(part)
         else:
             yield part
 
@@ -389,9 +391,9 @@ class ResponsesReader:
             if place not in self._places and (_name(raw) is None or _name(raw) not in self._names):
                 yield from self._item(raw, place)
         if self._halves.waiting:
-            yield from self._added("", final=True)
+            yield from self._add_text("", final=True)
         seals = {_name(raw): raw for raw in output if raw.get("type") == "reasoning"}
-        self._held = [_with_seal(part, seals) for part in self._held]
+        self._withheld_items = [_with_seal(part, seals) for part in self._withheld_items]
         details = mapping(response.get("incomplete_details"))
         self._finish = Finish(
             self._reason("incomplete" not in (status, kind.removeprefix("response.")), details.get("reason")),
@@ -404,7 +406,7 @@ class ResponsesReader:
     def _reason(self, complete: bool, why: object) -> Any:
         if not complete:
             return "filter" if why == "content_filter" else "length"
-        if self._refused:
+        if self._is_refusal:
             return "refusal"
         return "calls" if self._calls else "stop"
 
@@ -418,12 +420,12 @@ def _with_seal(part: ItemDone, seals: Mapping[str | None, Mapping[str, Any]]) ->
 
 def _citations(content: object) -> tuple[Citation, ...]:
     """What the texts of a message rest on, by their places in all of it."""
-    found: list[Citation] = []
+    citations: list[Citation] = []
     offset = 0
     for part in content if isinstance(content, list) else ():
-        found += citations_of_annotations(mapping(part).get("annotations"), offset=offset)
+        citations += citations_of_annotations(mapping(part).get("annotations"), offset=offset)
         offset += len(text_of_content([part]))
-    return tuple(found)
+    return tuple(citations)
 
 
 def _name(raw: Mapping[str, Any]) -> str | None:
@@ -434,11 +436,11 @@ def usage_of(raw: object) -> Usage:
     """Usage in our words; without any, one request that the caller has to estimate."""
     if not isinstance(raw, Mapping):
         return Usage.from_counts()
-    read, written = mapping(raw.get("input_tokens_details")), mapping(raw.get("output_tokens_details"))
+    input_details, output_details = mapping(raw.get("input_tokens_details")), mapping(raw.get("output_tokens_details"))
     return Usage.from_counts(
         input_tokens=raw.get("input_tokens"),
-        cached_tokens=read.get("cached_tokens"),
-        cache_write_tokens=read.get("cache_write_tokens"),
+        cached_tokens=input_details.get("cached_tokens"),
+        cache_write_tokens=input_details.get("cache_write_tokens"),
         output_tokens=raw.get("output_tokens"),
-        reasoning_tokens=written.get("reasoning_tokens"),
+        reasoning_tokens=output_details.get("reasoning_tokens"),
     )

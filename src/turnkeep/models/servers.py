@@ -38,8 +38,8 @@ def sentence_in(message: str) -> Sentence | None:
 def window_in(message: str) -> int | None:
     """The size of the context in tokens that a refusal names; expects lower case."""
     for sentence in _sentences():
-        if sentence.window and sentence.pattern.search(message) and (named := sentence.window.search(message)):
-            digits = next(group for group in named.groups() if group).replace(",", "")
+        if sentence.window and sentence.pattern.search(message) and (match := sentence.window.search(message)):
+            digits = next(group for group in match.groups() if group).replace(",", "")
             return int(digits[:12])
     return None
 

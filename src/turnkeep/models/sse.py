@@ -27,7 +27,7 @@ class Framer:
     `last_id` and `retry` (milliseconds) hold what the stream said last.
     """
 
-    __slots__ = ("_after_cr", "_limit", "_pending", "_pending_size", "_started", "last_id", "retry")
+    __slots__ = ("_after_cr", "_has_started", "_limit", "_pending", "_pending_size", "last_id", "retry")
 
     def __init__(self, limit: int = MAX_EVENT) -> None:
         self.last_id = b""
@@ -36,14 +36,14 @@ class Framer:
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._after_cr = False
-        self._started = False
+        self._has_started = False
 
     def push(self, data: bytes) -> list[Frame]:
         """The frames that these bytes complete, in order.
 
         Raises AnswerMalformed when one event is larger than the limit.
         """
-        if not self._started:
+        if not self._has_started:
             data = self._without_bom(data)
         if not data:
             return []
@@ -107,7 +107,7 @@ class Framer:
         if len(data) < len(_BOM) and _BOM.startswith(data):
             self._restart(data)
             return b""
-        self._started = True
+        self._has_started = True
         return data.removeprefix(_BOM)
 
     def _with_lf(self, data: bytes) -> bytes:

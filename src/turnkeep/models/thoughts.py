@@ -16,7 +16,7 @@ from turnkeep.models.reading import repair_text
 
 _OF_A_THOUGHT = re.compile(r"reason|think|thought|signature|extra_content|provider_specific")
 _PLAIN = frozenset(("role", "content", "refusal", "tool_calls", "function_call"))
-_SHOWN = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
+_READABLE = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
 _GROWING = frozenset(("text", "summary", "thinking", "data"))
 """Fields of an entry whose texts go on in the next piece; all others come whole."""
 
@@ -38,7 +38,7 @@ class Thoughts:
             del texts["reasoning"]
         return {**{name: text for name, text in texts.items() if text}, **self._others}
 
-    def said(self, name: str) -> str:
+    def text_of(self, name: str) -> str:
         """The text of one field so far."""
         return "".join(self._texts.get(name, ()))
 
@@ -47,7 +47,7 @@ class Thoughts:
         for name in message.keys() - _PLAIN:
             if (value := message[name]) and _OF_A_THOUGHT.search(name):
                 self._keep(name, value)
-        return next((repair_text(text) for name in _SHOWN if isinstance(text := message.get(name), str)), "")
+        return next((repair_text(text) for name in _READABLE if isinstance(text := message.get(name), str)), "")
 
     def _keep(self, name: str, value: object) -> None:
         if isinstance(value, str):
@@ -57,7 +57,7 @@ class Thoughts:
             for entry in value:
                 _continue(entries, entry)
         elif isinstance(value, Mapping):
-            self._others[name] = _merged(self._others.get(name), value)
+            self._others[name] = _merge(self._others.get(name), value)
         else:
             self._others[name] = value
 
@@ -76,14 +76,14 @@ def _continue(entries: list[Any], entry: Any) -> None:
 
 
 def _same(last: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    told = entry.get("index") is not None or "id" not in entry
-    return told and all(last.get(name) == entry.get(name) for name in ("type", "index"))
+    may_continue = entry.get("index") is not None or "id" not in entry
+    return may_continue and all(last.get(name) == entry.get(name) for name in ("type", "index"))
 
 
-def _merged(old: object, new: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(old: object, new: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(old, Mapping):
         return dict(new)
     result = dict(old)
     for name, value in new.items():
-        result[name] = _merged(old.get(name), value) if isinstance(value, Mapping) else value
+        result[name] = _merge(old.get(name), value) if isinstance(value, Mapping) else value
     return result

@@ -32,7 +32,7 @@ _MOMENT_IN_WORDS = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:t| at |\s+)(\d\d:\d\d(?::\d\d(?:\.\d+)?)?)\s?(z|utc|gmt|[+-]\d\d:?\d\d)?"
 )
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]+)")
-_SPENT = ("0", "0.0", "-1")
+_NOTHING_LEFT = ("0", "0.0", "-1")
 _EPOCH = 1_000_000_000.0
 """A larger number of seconds is a moment, not a duration: 31 years against 2001."""
 
@@ -63,7 +63,7 @@ def wait_for_spent(headers: Mapping[str, str]) -> float | None:
     resets = {
         name: moment_or_seconds(headers.get(name.replace("remaining", "reset")), headers)
         for name, value in headers.items()
-        if "ratelimit" in name and "remaining" in name and value.strip() in _SPENT
+        if "ratelimit" in name and "remaining" in name and value.strip() in _NOTHING_LEFT
     }
     return min(max(wait or 1.0 for wait in resets.values()), BRIEF) if resets else None
 
@@ -75,13 +75,13 @@ def reset_of_limits(headers: Mapping[str, str]) -> float | None:
         for name, value in headers.items()
         if "ratelimit" in name and "reset" in name and (wait := moment_or_seconds(value, headers)) is not None
     }
-    spent = [wait for name, wait in resets.items() if _is_spent(name, headers)]
-    return max(spent or resets.values(), default=None)
+    waits = [wait for name, wait in resets.items() if _is_spent(name, headers)]
+    return max(waits or resets.values(), default=None)
 
 
 def _is_spent(reset: str, headers: Mapping[str, str]) -> bool:
     """Whether the twin of a header with a reset says that nothing is left."""
-    return headers.get(reset.replace("reset", "remaining"), "").strip() in _SPENT
+    return headers.get(reset.replace("reset", "remaining"), "").strip() in _NOTHING_LEFT
 
 
 def moment_or_seconds(text: object, headers: Mapping[str, str]) -> float | None:
@@ -130,9 +130,9 @@ def _until(moment: datetime | None, headers: Mapping[str, str]) -> float | None:
     now = _moment(headers.get("date", ""))
     if moment is None or now is None:
         return None
-    left = (_in_utc(moment) - _in_utc(now)).total_seconds()
+    remaining = (_in_utc(moment) - _in_utc(now)).total_seconds()
     # Of another zone than was taken for granted: to ask again at once would be to ask for nothing.
-    return None if left < 0 and moment.tzinfo is None else max(0.0, left)
+    return None if remaining < 0 and moment.tzinfo is None else max(0.0, remaining)
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -157,9 +157,9 @@ def _in_body(body: object, headers: Mapping[str, str], depth: int = 6) -> float 
     for name in _FIELDS:
         if (wait := moment_or_seconds(fields.get(name), headers)) is not None:
             return wait
-    if isinstance(nested := fields.get("headers"), Mapping):
-        lowered = {str(name).lower(): str(value) for name, value in nested.items()}
-        own = {"date": headers.get("date", ""), **lowered}
+    if isinstance(inner := fields.get("headers"), Mapping):
+        lower = {str(name).lower(): str(value) for name, value in inner.items()}
+        own = {"date": headers.get("date", ""), **lower}
         if (wait := named_wait(own, None, "") or reset_of_limits(own)) is not None:
             return wait
     deeper = (_in_body(value, headers, depth - 1) for value in fields.values() if isinstance(value, (Mapping, list)))
@@ -172,11 +172,11 @@ def _plain(value: Any) -> str | None:
 
 def _in_words(message: str) -> float | None:
     """`Please try again in 7m66.58s`, `retry after 22 seconds`, `wait 1 minute and 5 seconds`."""
-    found = _IN_WORDS.search(message.lower())
-    if found is None:
+    match = _IN_WORDS.search(message.lower())
+    if match is None:
         return None
     total, any_unit = 0.0, False
-    for number, word in _AMOUNT.findall(found.group(1)):
+    for number, word in _AMOUNT.findall(match.group(1)):
         unit = _WORDS.get(word, word)
         if unit not in _SECONDS:
             break
@@ -186,9 +186,9 @@ def _in_words(message: str) -> float | None:
 
 def _moment_in_words(message: str, headers: Mapping[str, str]) -> float | None:
     """`resets at 2026-11-29 10:01:00 UTC`, `regain access on 2026-12-01 at 00:00 UTC`."""
-    found = _MOMENT_IN_WORDS.search(message.lower())
-    if found is None:
+    match = _MOMENT_IN_WORDS.search(message.lower())
+    if match is None:
         return None
-    day, time, zone = found.groups()
+    day, time, zone = match.groups()
     offset = "+00:00" if zone in ("z", "utc", "gmt") else zone or ""
     return _until(_moment(f"{day}T{time}{offset}"), headers)

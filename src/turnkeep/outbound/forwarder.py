@@ -154,7 +154,7 @@ class Forwarder:
 
     async def _watch(self) -> None:
         """Tell what does not get through, and what fell out of the outbox because it did not for too long."""
-        lost: int | None = None
+        lost_before: int | None = None
         record = SinkRecord(self.sink)
         ends = [
             self.meter.watch("sink_parked", lambda: record.parked),
@@ -164,9 +164,9 @@ class Forwarder:
             while True:
                 with contextlib.suppress(StoreError):
                     record = next((one for one in await self.store.sinks() if one.name == self.sink), record)
-                if lost is not None and record.lost > lost:
-                    log.error("deliveries_lost", sink=self.sink, lost=record.lost - lost, waiting=record.waiting)
-                lost = record.lost
+                if lost_before is not None and record.lost > lost_before:
+                    log.error("deliveries_lost", sink=self.sink, lost=record.lost - lost_before, waiting=record.waiting)
+                lost_before = record.lost
                 await asyncio.sleep(self.rules.watch_every)
         finally:
             for end in ends:
@@ -183,7 +183,7 @@ class _Delivering:
         self._of = forwarder
         self._rules = forwarder.rules
         self._partition = partition
-        self._position = self._stored = position
+        self._position = self._stored_position = position
         self._loop = asyncio.get_running_loop()
         self._leased_at = self._stored_at = self._loop.time()
         self._failures = self._tries = 0
@@ -240,12 +240,12 @@ class _Delivering:
         """Hand over what the receiver wants of a page, or a part of it; what comes after a parked event of its channel
         is parked too.
         """
-        wanted = [one for one in page if one.address.queue == self._of.queue and self._of.receiver.wants(one)]
-        behind = [one for one in wanted if self._parking.holds(one.address)]
-        free = [one for one in wanted if not self._parking.holds(one.address)]
+        deliveries = [one for one in page if one.address.queue == self._of.queue and self._of.receiver.wants(one)]
+        behind = [one for one in deliveries if self._parking.holds(one.address)]
+        free = [one for one in deliveries if not self._parking.holds(one.address)]
         part = free[: self._size]
         try:
-            done = await self._of.receiver.deliver(part) if part else 0
+            count = await self._of.receiver.deliver(part) if part else 0
         except (ConfigurationError, StoreError):
             raise
         except Exception as error:
@@ -254,12 +254,12 @@ class _Delivering:
         if part:
             self._failures, self._tries, self._size = 0, 0, min(self._size * 2, self._rules.page)
             self._health.took()
-            self._measure(part[:done])
-        self._position = page[-1].position if done == len(free) else part[done - 1].position
-        passed = [(one, "") for one in behind if one.position <= self._position]
+            self._measure(part[:count])
+        self._position = page[-1].position if count == len(free) else part[count - 1].position
+        followers = [(one, "") for one in behind if one.position <= self._position]
         late = self._loop.time() - self._stored_at > self._rules.store_every
-        if passed or late or any(one.event.is_final for one in part[:done]):
-            await self._store_position(passed)
+        if followers or late or any(one.event.is_final for one in part[:count]):
+            await self._store_position(followers)
 
     async def _after_failure(self, first: Delivery, behind: Sequence[Delivery], error: Exception) -> None:
         if not isinstance(error, DeliveryFailure):  # an event that breaks its receiver is one that it fails on
@@ -279,23 +279,23 @@ class _Delivering:
             return
         await asyncio.sleep(self._rules.backoff.after(self._failures))
 
-    async def _store_position(self, parked: Sequence[tuple[Delivery, str]] = ()) -> None:
-        if self._position != self._stored:
+    async def _store_position(self, to_park: Sequence[tuple[Delivery, str]] = ()) -> None:
+        if self._position != self._stored_position:
             await self._of.store.mark_delivered(
                 self._of.sink,
                 self._partition,
                 owner=self._of.owner,
                 position=self._position,
-                parked=[(one.position, reason) for one, reason in parked],
+                parked=[(one.position, reason) for one, reason in to_park],
             )
-            self._stored = self._position
-            for one, reason in parked:
-                self._parking.add(one.address, one.position, failed=bool(reason))
+            self._stored_position = self._position
+            for one, reason in to_park:
+                self._parking.add(one.address, one.position, has_failed=bool(reason))
         self._stored_at = self._loop.time()
 
-    def _measure(self, delivered: Sequence[Delivery]) -> None:
+    def _measure(self, deliveries: Sequence[Delivery]) -> None:
         now = self._of.clock.now()
-        for one in delivered:
+        for one in deliveries:
             self._of.meter.observe("sink_lag_seconds", max(0.0, now - one.event.at), sink=self._of.receiver.kind)
 
 

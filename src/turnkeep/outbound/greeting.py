@@ -20,7 +20,7 @@ class Greeting:
     async def instance(self) -> str:
         """Raises `StoreError`."""
         if self._instance is None:
-            self._instance = await self._kept()
+            self._instance = await self._load_or_make()
         return self._instance
 
     async def headers(self) -> list[tuple[bytes, bytes]]:
@@ -30,12 +30,12 @@ class Greeting:
         except StoreError:
             return []
 
-    async def _kept(self) -> str:
-        found = await self._store.get("setting", "default", "instance")
-        if found is None:
+    async def _load_or_make(self) -> str:
+        record = await self._store.get("setting", "default", "instance")
+        if record is None:
             try:
                 body = {"id": secrets.token_hex(8)}
-                found = await self._store.put("setting", "default", "instance", body, version=0)
+                record = await self._store.put("setting", "default", "instance", body, version=0)
             except Conflict:
-                found = await self._store.get("setting", "default", "instance")
-        return str(found.body["id"]) if found else ""
+                record = await self._store.get("setting", "default", "instance")
+        return str(record.body["id"]) if record else ""

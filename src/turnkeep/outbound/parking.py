@@ -120,11 +120,11 @@ class Parking:
         """Whether events of this channel have to wait behind a parked one."""
         return address in self._channels
 
-    def add(self, address: Address, position: str, *, failed: bool) -> None:
+    def add(self, address: Address, position: str, *, has_failed: bool) -> None:
         """An event that the store has parked; `failed`: because of itself."""
         channel = self._channels.setdefault(address, _ParkedChannel())
         channel.positions[position] = None
-        if failed:
+        if has_failed:
             channel.failing, channel.failures = position, self._rules.tries
             channel.due_at = self._loop.time() + self._rules.backoff.after(1)
             self._health.note_parked()
@@ -137,22 +137,22 @@ class Parking:
 
     async def load(self) -> None:
         """Learn what is parked: at the start, and again when people may have redriven or dropped some of it."""
-        found: list[ParkedEvent] = []
+        events: list[ParkedEvent] = []
         while page := await self._store.list_parked(
-            *self._place, after=found[-1].position if found else "", limit=PAGE
+            *self._place, after=events[-1].position if events else "", limit=PAGE
         ):
-            found += page
-        newest = found[-1].position if found else ""
+            events += page
+        newest = events[-1].position if events else ""
         channels: dict[Address, _ParkedChannel] = {}
-        for one in found:
+        for one in events:
             if not one.is_given_up:
                 channels.setdefault(one.address, _ParkedChannel()).positions[one.position] = None
                 self._failed_at |= {} if one.failed_at is None else {one.position: one.failed_at}
         for address, before in self._channels.items():
-            added = {position: None for position in before.positions if position > newest}  # while this was read
-            if added or address in channels:
+            newer = {position: None for position in before.positions if position > newest}  # while this was read
+            if newer or address in channels:
                 now = channels.setdefault(address, _ParkedChannel())
-                now.positions |= added
+                now.positions |= newer
                 if before.failing == next(iter(now.positions)):
                     now.failing, now.failures, now.due_at = before.failing, before.failures, before.due_at
         self._channels = channels
@@ -186,29 +186,29 @@ class Parking:
 
     async def _try(self, address: Address, channel: _ParkedChannel) -> None:
         size = 1 if channel.failures else self._rules.page
-        chosen = list(channel.positions)[:size]
-        deliveries = await self._store.parked_deliveries(*self._place, chosen)
+        positions = list(channel.positions)[:size]
+        deliveries = await self._store.parked_deliveries(*self._place, positions)
         there = {one.position for one in deliveries}
-        self._forget(address, channel, [position for position in chosen if position not in there])
+        self._forget(address, channel, [position for position in positions if position not in there])
         if not deliveries:
             return
         try:
-            done = await self._deliver(deliveries)
+            count = await self._deliver(deliveries)
         except (ConfigurationError, StoreError):
             raise
         except Away:
             self._health.away()
             channel.due_at = self._loop.time() + self._rules.look_again
         except Exception as error:
-            await self._failed(address, channel, deliveries[0], f"{error}"[:300] or type(error).__name__)
+            await self._note_failure(address, channel, deliveries[0], f"{error}"[:300] or type(error).__name__)
         else:
-            delivered = [one.position for one in deliveries[:done]]
-            await self._store.unpark(*self._place, delivered)
-            self._forget(address, channel, delivered)
+            received_positions = [one.position for one in deliveries[:count]]
+            await self._store.unpark(*self._place, received_positions)
+            self._forget(address, channel, received_positions)
             channel.failures, channel.due_at = 0, 0.0
             self._health.took()
 
-    async def _failed(self, address: Address, channel: _ParkedChannel, first: Delivery, reason: str) -> None:
+    async def _note_failure(self, address: Address, channel: _ParkedChannel, first: Delivery, reason: str) -> None:
         channel.failures += 1
         channel.due_at = self._loop.time() + self._rules.backoff.after(channel.failures)
         now = await self._store.now()

@@ -51,7 +51,7 @@ class Relay:
         self._one_at_a_time = asyncio.Lock()
         self._group = asyncio.TaskGroup()
         self._encoders: dict[Address, Encoder] = {}
-        self._announced: set[str] = set()
+        self._announced_channels: set[str] = set()
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -65,15 +65,15 @@ class Relay:
         return delivery.address.tenant == DEFAULT_TENANT and delivery.event.kind not in QUIET
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> int:
-        connection = await self._reached()
+        connection = await self._reach()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 for text in await self._texts(deliveries):
                     await connection.send(text)
                 await (await connection.ping())
-        except websockets.ConnectionClosed as closed:
+        except websockets.ConnectionClosed as error:
             self._drop()
-            raise DeliveryFailure(f"the server closed: {closed}") from closed
+            raise DeliveryFailure(f"the server closed: {error}") from error
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             self._drop()
             raise DeliveryFailure(f"{type(error).__name__}: {error}") from error
@@ -81,14 +81,14 @@ class Relay:
 
     # ---------------------------------------------------------------- connection
 
-    async def _reached(self) -> ClientConnection:
+    async def _reach(self) -> ClientConnection:
         try:
-            return await self._connected()
+            return await self._open()
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             self._drop()
             raise Away(f"{type(error).__name__}: {error}") from error
 
-    async def _connected(self) -> ClientConnection:
+    async def _open(self) -> ClientConnection:
         async with self._one_at_a_time:
             if self._connection is None:
                 connection = await self._connect()
@@ -112,8 +112,8 @@ class Relay:
             raise Away(f"the server cannot be reached: {error}") from error
 
     async def _check_not_ourselves(self, connection: ClientConnection) -> None:
-        greeted = connection.response.headers.get(HEADER) if connection.response else None
-        if greeted and greeted == await self._greeting.instance():
+        instance = connection.response.headers.get(HEADER) if connection.response else None
+        if instance and instance == await self._greeting.instance():
             await connection.close()
             raise ConfigurationError(
                 "WEBSOCKET_URL is this very service: nothing needs to be relayed, subscribe to its /ws instead"
@@ -135,7 +135,7 @@ class Relay:
         """Begin anew: another connection, and the text so far from the log."""
         connection, self._connection = self._connection, None
         self._encoders.clear()
-        self._announced.clear()
+        self._announced_channels.clear()
         if connection is not None:
             connection.transport.abort()
 
@@ -157,15 +157,15 @@ class Relay:
         return texts
 
     def _say(self, texts: list[str], address: Address, frames: Sequence[Frame]) -> None:
-        if frames and address.channel not in self._announced:
-            self._announced.add(address.channel)
+        if frames and address.channel not in self._announced_channels:
+            self._announced_channels.add(address.channel)
             texts.append(dumps(_announcement("subscribe", address.channel)))
         texts += [dumps(envelope(address.channel, frame)) for frame in frames]
 
     def _take_leave(self, texts: list[str], address: Address) -> None:
         self._encoders.pop(address, None)
-        if address.channel in self._announced:
-            self._announced.discard(address.channel)
+        if address.channel in self._announced_channels:
+            self._announced_channels.discard(address.channel)
             texts.append(dumps(_announcement("unsubscribe", address.channel)))
 
     async def _encoder(self, delivery: Delivery) -> Encoder:

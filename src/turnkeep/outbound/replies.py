@@ -51,7 +51,7 @@ class ReplyExchange:
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> int:
         """All of them, in order; the broker confirms each."""
-        exchange = await self._reached()
+        exchange = await self._reach()
         try:
             for delivery in deliveries:
                 message = _message(delivery)
@@ -61,7 +61,7 @@ class ReplyExchange:
             raise DeliveryFailure(f"{type(error).__name__}: {error}") from error
         return len(deliveries)
 
-    async def _reached(self) -> AbstractExchange:
+    async def _reach(self) -> AbstractExchange:
         try:
             return await self._open()
         except CONNECTION_ERRORS as error:

@@ -69,16 +69,16 @@ class Webhook:
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> int:
         """One after the other, until one fails."""
-        done = 0
+        count = 0
         for delivery in deliveries[:MOST_AT_ONCE]:
             try:
                 await self._post(delivery)
             except DeliveryFailure:
-                if not done:
+                if not count:
                     raise
                 break
-            done += 1
-        return done
+            count += 1
+        return count
 
     async def _post(self, delivery: Delivery) -> None:
         body = orjson.dumps(payload(delivery))
@@ -89,16 +89,16 @@ class Webhook:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
                 status = answer.status
         except aiohttp.ClientConnectorError as error:
-            raise Away(_unreached(error)) from error
+            raise Away(_failure_text(error)) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise DeliveryFailure(_unreached(error)) from error
+            raise DeliveryFailure(_failure_text(error)) from error
         if status in PASSING:
             raise Away(f"the receiver answered {status}")
         if not 200 <= status < 300:
             raise DeliveryFailure(f"the receiver answered {status}")
 
 
-def _unreached(error: Exception) -> str:
+def _failure_text(error: Exception) -> str:
     if isinstance(getattr(error, "os_error", error), AddressRefused):
         return "the address of TURNKEEP_WEBHOOK_URL is not public, allow it with TURNKEEP_WEBHOOK_ALLOW_PRIVATE=1"
     return f"{type(error).__name__}: {error}"
@@ -119,10 +119,10 @@ def signing_key(secret: str) -> bytes:
 
 def signature_headers(event: str, timestamp: int, body: bytes, *keys: bytes) -> dict[str, str]:
     """The three headers."""
-    said = b".".join((event.encode(), str(timestamp).encode(), body))
-    signatures = [base64.b64encode(hmac.new(key, said, hashlib.sha256).digest()).decode() for key in keys]
-    told = " ".join(f"v1,{signature}" for signature in signatures)
-    return {"webhook-id": event, "webhook-timestamp": str(timestamp), "webhook-signature": told}
+    signed_content = b".".join((event.encode(), str(timestamp).encode(), body))
+    signatures = [base64.b64encode(hmac.new(key, signed_content, hashlib.sha256).digest()).decode() for key in keys]
+    signature_list = " ".join(f"v1,{signature}" for signature in signatures)
+    return {"webhook-id": event, "webhook-timestamp": str(timestamp), "webhook-signature": signature_list}
 
 
 def event_id(delivery: Delivery) -> str:

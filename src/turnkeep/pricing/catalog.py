@@ -24,7 +24,7 @@ from turnkeep.pricing.price_file import PricingFile, read_price_file, sentence
 
 Rule = Literal["yes", "no", "effort_none"]
 
-_DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+_DATE_SUFFIX = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 _CLOSE = 0.85
 
 
@@ -93,9 +93,9 @@ class Catalog:
 
         Raises ConfigurationError for a file that cannot be read or says something that is not understood.
         """
-        data = _shipped()
+        data = _shipped_data()
         if override is not None:
-            data = _overlaid(data, read_price_file(override))
+            data = _overlay(data, read_price_file(override))
         return cls(data)
 
     @property
@@ -105,8 +105,8 @@ class Catalog:
     def model(self, name: str) -> ModelFacts | None:
         """The facts of a model by its name, an alias, a dated snapshot, a fine-tune or ``vendor/name``."""
         for form in _forms(name):
-            if found := self._models.get(form) or self._aliases.get(form):
-                return found
+            if facts := self._models.get(form) or self._aliases.get(form):
+                return facts
         return None
 
     def encoding(self, name: str) -> tuple[str, bool]:
@@ -143,7 +143,7 @@ class Catalog:
 
     def _misspelt(self, name: str, today: date) -> list[ModelWarning]:
         """A name of OpenAI's making that is not listed but close to one that is."""
-        alive = [known for known in self._models if not self.is_gone(known, today)]
+        alive = [model for model in self._models if not self.is_gone(model, today)]
         close = difflib.get_close_matches(name, alive, 1, _CLOSE) if _forms(name)[-1] == name else []
         if not close:
             return []
@@ -152,11 +152,11 @@ class Catalog:
 
 
 @functools.cache
-def _shipped() -> dict[str, Any]:
+def _shipped_data() -> dict[str, Any]:
     return tomllib.loads(resources.files("turnkeep.pricing").joinpath("models.toml").read_text("utf-8"))
 
 
-def _overlaid(data: Mapping[str, Any], over: PricingFile) -> dict[str, Any]:
+def _overlay(data: Mapping[str, Any], over: PricingFile) -> dict[str, Any]:
     """Model by model, key by key: what `over` says counts."""
     models = dict(data["models"])
     for name, entry in over.models.items():
@@ -183,7 +183,7 @@ def _forms(name: str) -> tuple[str, ...]:
 
 def without_date(name: str) -> str:
     """The name of a model without the date of its snapshot."""
-    return _DATED.sub("", name)
+    return _DATE_SUFFIX.sub("", name)
 
 
 def _holds(rule: Rule, effort: str | None) -> bool:

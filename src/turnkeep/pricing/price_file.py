@@ -8,7 +8,7 @@ default = "my-model"
 [models."my-model"]              # keys as in models.toml
 context = 32_768
 
-[prices."my-model"]              # US dollars per million tokens; keys as in `Entry` of prices.py
+[prices."my-model"]              # US dollars per million tokens; keys as in `PriceEntry` of prices.py
 input = 0.5
 output = 1.5
 """
@@ -40,7 +40,7 @@ class PricingFile(BaseModel):
 def read_price_file(path: Path) -> PricingFile:
     """The file, with numbers as written (Decimal, nothing rounded). Raises ConfigurationError."""
     try:
-        return PricingFile.model_validate(_parsed(path))
+        return PricingFile.model_validate(_parse(path))
     except ValidationError as error:
         raise ConfigurationError(f"the file {path} is not understood: {sentence(error)}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -54,7 +54,7 @@ def sentence(error: ValidationError) -> str:
     return f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
-def _parsed(path: Path) -> Any:
+def _parse(path: Path) -> Any:
     text = path.read_text("utf-8")
     if path.suffix == ".toml":
         return toml.parse(text, parse_float=Decimal)

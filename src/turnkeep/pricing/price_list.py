@@ -42,10 +42,14 @@ class PublishedPrices:
         return self._recent(model, tier, int(at // _MINUTE))
 
     def _look_up(self, model: str, tier: str | None, minute: int) -> Price | None:
-        found = self._find(model, tier, datetime.fromtimestamp(minute * _MINUTE, UTC))
-        if found is None or found.model_price.input_mtok is None or found.model_price.output_mtok is None:
+        calculation = self._find(model, tier, datetime.fromtimestamp(minute * _MINUTE, UTC))
+        if (
+            calculation is None
+            or calculation.model_price.input_mtok is None
+            or calculation.model_price.output_mtok is None
+        ):
             return None
-        return _price(found.model_price)
+        return _price(calculation.model_price)
 
     def _find(self, model: str, tier: str | None, at: datetime) -> PriceCalculation | None:
         from genai_prices import Usage, calc_price  # noqa: PLC0415 - half a second that most commands never need
@@ -55,15 +59,17 @@ class PublishedPrices:
             provider = _ANTHROPIC
         context = _context(tier)
         try:
-            found = calc_price(Usage(), model, provider_id=provider, genai_request_timestamp=at, price_context=context)
+            calculation = calc_price(
+                Usage(), model, provider_id=provider, genai_request_timestamp=at, price_context=context
+            )
         except LookupError:
             return None
-        if provider == _OPENAI and found.model.id.startswith("gpt-oss"):
+        if provider == _OPENAI and calculation.model.id.startswith("gpt-oss"):
             return None
         # An unknown tier would silently be priced as standard.
-        if context and not _offered(found.model.price_variants or (), context, at):
+        if context and not _is_offered(calculation.model.price_variants or (), context, at):
             return None
-        return found
+        return calculation
 
     def _provider_id(self) -> str:
         if self._provider is None:
@@ -87,7 +93,7 @@ def _context(tier: str | None) -> dict[str, str]:
     return {{"batch": "processing", "fast": "speed"}.get(tier, "service_tier"): tier}
 
 
-def _offered(variants: Iterable[PriceVariant], context: dict[str, str], at: datetime) -> bool:
+def _is_offered(variants: Iterable[PriceVariant], context: dict[str, str], at: datetime) -> bool:
     return any(
         variant.when == context and (variant.constraint is None or variant.constraint.active(at))
         for variant in variants
@@ -112,13 +118,13 @@ def _rates(table: dict[str, Decimal | TieredPrices | None], input_tokens: int) -
     value = {key: _at(price, input_tokens) for key, price in table.items()}
     base, output = value["input_mtok"], value["output_mtok"]
     assert base is not None and output is not None  # noqa: S101, PT018 - looked at before
-    cached, written, reasoning = (
+    cache_read, cache_write, reasoning = (
         value[key] for key in ("cache_read_mtok", "cache_write_mtok", "output_reasoning_mtok")
     )
     return Rates(
         input=base,
-        cached=base if cached is None else cached,
-        cache_write=base if written is None else written,
+        cached=base if cache_read is None else cache_read,
+        cache_write=base if cache_write is None else cache_write,
         output=output,
         reasoning=output if reasoning is None else reasoning,
     )

@@ -93,12 +93,12 @@ class PriceBook:
     def __init__(self, override: Path | None = None, *, base_url: str | None = None, clock: Clock | None = None):
         self._source = override.name if override else ""
         self._own = _entries(override) if override else {}
-        self._published = PublishedPrices(base_url)
+        self._published_prices = PublishedPrices(base_url)
         self._clock = clock or SystemClock()
 
     async def load(self) -> None:
         """Read the published tables now, in a thread: the first price would stop the event loop for 0.5 s."""
-        await asyncio.to_thread(self._published.load)
+        await asyncio.to_thread(self._published_prices.load)
 
     def price(self, model: str, tier: str | None = None, at: float | None = None) -> Price | None:
         """The price of a model in a service tier at a moment (Unix seconds; now), or None: unknown."""
@@ -108,7 +108,7 @@ class PriceBook:
             return entry.price(tier, self._source)
         if model == SIMULATOR:
             return _FREE
-        return self._published.price(model, tier, self._clock.now() if at is None else at)
+        return self._published_prices.price(model, tier, self._clock.now() if at is None else at)
 
     def cost(self, usage: Usage, model: str, tier: str | None = None, at: float | None = None) -> Usage:
         """The usage of one request with its cost, or counted as unpriced.

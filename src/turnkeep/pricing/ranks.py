@@ -32,16 +32,16 @@ def pack(tokens: Sequence[bytes]) -> bytes:
     return zlib.compress(count + bytes(map(len, tokens)) + b"".join(tokens), 9)
 
 
-def unpack(packed: bytes) -> list[bytes]:
+def unpack(blob: bytes) -> list[bytes]:
     """What `pack` was given."""
-    data = zlib.decompress(packed)
+    data = zlib.decompress(blob)
     start = _COUNT_BYTES + int.from_bytes(data[:_COUNT_BYTES], "big")
     return list(_pieces(data, data[_COUNT_BYTES:start], start))
 
 
-def parse(published: bytes) -> list[bytes]:
+def parse(rank_file: bytes) -> list[bytes]:
     """The tokens of a published rank file. Raises ValueError where ranks are not 0, 1, 2 …"""
-    lines = [line.split() for line in published.splitlines()]
+    lines = [line.split() for line in rank_file.splitlines()]
     if [int(rank) for _, rank in lines] != list(range(len(lines))):
         raise ValueError("the ranks of this file are not contiguous: it cannot be packed without them")
     return [base64.b64decode(token) for token, _ in lines]

@@ -48,13 +48,13 @@ class Price:
         provider's own reports.
         """
         rates = self.rates_for(usage.input_tokens)
-        cached = min(usage.cached_tokens, usage.input_tokens)
-        written = min(usage.cache_write_tokens, usage.input_tokens - cached)
+        cache_read = min(usage.cached_tokens, usage.input_tokens)
+        cache_write = min(usage.cache_write_tokens, usage.input_tokens - cache_read)
         reasoning = min(usage.reasoning_tokens, usage.output_tokens)
         per_million = (
-            (usage.input_tokens - cached - written) * rates.input
-            + cached * rates.cached
-            + written * rates.cache_write
+            (usage.input_tokens - cache_read - cache_write) * rates.input
+            + cache_read * rates.cached
+            + cache_write * rates.cache_write
             + (usage.output_tokens - reasoning) * rates.output
             + reasoning * rates.reasoning
         )

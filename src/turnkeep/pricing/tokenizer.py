@@ -54,13 +54,13 @@ class ToolTexts(Protocol):
 class Tokenizer:
     """Counts for one model. Thread-safe; the vocabulary is shared by all models of an encoding.
 
-    `estimated` says that the model's own encoding is not known and the newest one stands in for it, or that
+    `is_estimate` says that the model's own encoding is not known and the newest one stands in for it, or that
     tiktoken is not installed and a rule of thumb stands in for both.
     """
 
-    def __init__(self, vocabulary: Vocabulary, known: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, is_known: bool) -> None:
         self._vocabulary = vocabulary
-        self._known = known
+        self._is_known = is_known
 
     @property
     def encoding(self) -> str:
@@ -68,7 +68,7 @@ class Tokenizer:
 
     @property
     def is_estimate(self) -> bool:
-        return not (self._known and self._vocabulary.available)
+        return not (self._is_known and self._vocabulary.available)
 
     async def load(self) -> None:
         """Build the vocabulary now, in a thread: the first count would stop the event loop for 0.3 s."""
@@ -85,7 +85,7 @@ class Tokenizer:
             case CallItem():
                 return PER_CALL + self.count(item.name) + self.count(item.arguments)
             case ReasoningItem() | HostedItem():
-                return PER_MESSAGE + self.count(item.text) + _sealed(item.raw)
+                return PER_MESSAGE + self.count(item.text) + _sealed_tokens(item.raw)
             case UserItem():
                 body = self._content(item.content)
             case OutputItem():
@@ -114,8 +114,8 @@ class Tokenizer:
 
 def tokenizer_for(model: str, catalog: Catalog | None = None) -> Tokenizer:
     """The tokenizer of a model; cheap, nothing is loaded before the first count."""
-    encoding, known = (catalog or _shipped()).encoding(model)
-    return Tokenizer(_VOCABULARIES[encoding], known)
+    encoding, is_known = (catalog or _shipped_catalog()).encoding(model)
+    return Tokenizer(_VOCABULARIES[encoding], is_known)
 
 
 def item_tokens(item: Item, model: str) -> int:
@@ -124,24 +124,26 @@ def item_tokens(item: Item, model: str) -> int:
 
 
 @functools.cache
-def _shipped() -> Catalog:
+def _shipped_catalog() -> Catalog:
     return Catalog.load()
 
 
-_SEALED = ("encrypted_content", "signature", "data")
+_SEALED_FIELDS = ("encrypted_content", "signature", "data")
 
 
-def _sealed(raw: Mapping[str, Any]) -> int:
+def _sealed_tokens(raw: Mapping[str, Any]) -> int:
     """What goes back in a form that only the provider reads: base64, of about four bytes per token."""
-    found = raw.get("content")
-    parts = (raw, *(part for part in found if isinstance(part, Mapping))) if isinstance(found, list) else (raw,)
-    return sum(len(part[name]) for part in parts for name in _SEALED if isinstance(part.get(name), str)) * 3 // 16
+    content = raw.get("content")
+    parts = (raw, *(part for part in content if isinstance(part, Mapping))) if isinstance(content, list) else (raw,)
+    return (
+        sum(len(part[name]) for part in parts for name in _SEALED_FIELDS if isinstance(part.get(name), str)) * 3 // 16
+    )
 
 
 def _attachment(part: Part) -> int:
     data = part.data or {}
     if part.type == "file":
         return FILE
-    nested = data.get("image_url")
-    detail = data.get("detail") or (nested.get("detail") if isinstance(nested, Mapping) else None)
+    image_url = data.get("image_url")
+    detail = data.get("detail") or (image_url.get("detail") if isinstance(image_url, Mapping) else None)
     return IMAGE_LOW if detail == "low" else IMAGE_HIGH

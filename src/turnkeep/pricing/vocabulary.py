@@ -149,10 +149,10 @@ def guess(text: str) -> int:
 
 
 def _seam(text: str, start: int, limit: int) -> int:
-    found = limit
+    seam = limit
     for match in _SEAM.finditer(text, max(start + 1, limit - _SEAM_SEARCH), limit):
-        found = match.start()
-    return found
+        seam = match.start()
+    return seam
 
 
 def _reference_engine(encoding: str) -> Engine:
@@ -160,8 +160,8 @@ def _reference_engine(encoding: str) -> Engine:
     import tiktoken  # noqa: PLC0415 - 30 ms and 22 MB that many commands never need
 
     merge = {token: rank for rank, token in enumerate(ranks.load_ranks(encoding))}
-    built = tiktoken.Encoding(encoding, pat_str=_PATTERNS[encoding], mergeable_ranks=merge, special_tokens={})
-    return built.encode_ordinary
+    engine = tiktoken.Encoding(encoding, pat_str=_PATTERNS[encoding], mergeable_ranks=merge, special_tokens={})
+    return engine.encode_ordinary
 
 
 def _fast_engine(encoding: str) -> Engine | None:

@@ -186,7 +186,7 @@ class Answering:
 
     async def _ask_for_less(self, error: ContextTooLong) -> Step:
         """Once more with less of the past; what the refusal taught spares the next turns this detour."""
-        self.contexts.learn(self.model_name, window=error.window, refused=self._input_tokens(self._request()))
+        self.contexts.learn(self.model_name, window=error.window, tokens=self._input_tokens(self._request()))
         await self._recall(self.past_tokens // 4)
         return await self._ask(self._request())
 
