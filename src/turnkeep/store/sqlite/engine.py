@@ -18,7 +18,7 @@ from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.ids import Ids, random_ids
-from turnkeep.store.sqlite import layout, rows, timekeeping
+from turnkeep.store.sqlite import layout, rows
 from turnkeep.store.sqlite.backup import owners_of
 from turnkeep.store.sqlite.connection import at_open, check_version, connect_to_read, connect_to_write, empty_log
 from turnkeep.store.sqlite.file_identity import BALLAST, Ballast, Place, make_place, require_local
@@ -114,7 +114,7 @@ class Engine:
             layout.prepare(connections[0], self.path, owners)
             was_killed = layout.is_open(connections[0]) and not owners.others()
             incarnation = layout.begin_life(connections[0], lambda: self._ids("epoch"))
-            timekeeping.agree(connections[0], self.clock, is_first=not owners.others())
+            layout.agree_on_time(connections[0], self.clock, is_first=not owners.others())
             is_whole = empty_log(connections[0]) or not was_killed  # it may have been killed behind a failed sync
             connections += [connect_to_read(self.path) for _ in range(READERS)]
             setup = Setup(self.policies, self.clock, self._ids, incarnation)
@@ -226,7 +226,7 @@ def _nothing(tx: Transaction) -> None:
 
 def _finish(open_file: OpenFile) -> None:
     with suppress(apsw.Error):  # then the next life has other epochs, which costs subscribers a snapshot
-        timekeeping.note(open_file.transaction.connection, open_file.transaction.setup.clock.now())
+        layout.note_time(open_file.transaction.connection, open_file.transaction.setup.clock.now())
         owners = open_file.transaction.owners  # their locks go too, and an absent lock says nothing to others
         release(open_file.transaction, owners.__contains__)
         if not open_file.writer.may_have_a_hole:

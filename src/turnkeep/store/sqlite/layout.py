@@ -1,4 +1,12 @@
-"""The tables: made in a new file, checked in an old one, changed when they are of an older layout."""
+"""The tables, made in a new file, checked in an old one, changed when they are of an older layout; and the lives and
+the time of the file.
+
+The time of a store file is one for all processes of this machine, and nobody can set it: it goes on with the seconds
+since the machine was started, which all processes count alike; what is added to them is in the file. So a time of day
+that is set moves nothing while anybody works. With the next first opening the store catches up with a time of day that
+has run ahead a little (a machine without a clock of its own learns the time after its start); a leap by more is not
+believed before the machine is started again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +18,9 @@ from pathlib import Path
 
 import apsw
 
-from turnkeep import clock, private_file
+from turnkeep import clock as clocks
+from turnkeep import private_file
+from turnkeep.clock import SteadyClock
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.sqlite.connection import connect_to_read
 from turnkeep.store.sqlite.file_identity import sync_folder
@@ -58,7 +68,10 @@ def _from_1(connection: apsw.Connection) -> None:
 STEPS: Mapping[int, Step] = {1: _from_1}
 """What leads from a layout to the next one, by the number of the older."""
 
-_BOOT_ID = clock.BOOT_ID
+_BOOT_ID = clocks.BOOT_ID
+
+CATCH_UP = 86_400.0
+"""Far less than what is kept for a time is kept: threads, and the ids of messages."""
 
 
 def prepare(
@@ -180,7 +193,7 @@ def begin_life(connection: apsw.Connection, fresh: Callable[[], str]) -> str:
     When the machine stopped while the file was in use, the last moment of its logs may be missing: then all epochs
     change, so that nobody goes on from an offset that now means something else.
     """
-    boot = clock.boot(_BOOT_ID) or fresh()
+    boot = clocks.boot(_BOOT_ID) or fresh()
     with alone(connection):
         if get(connection, "open") and get(connection, "boot") != boot:
             change_epochs(connection, fresh)
@@ -210,3 +223,32 @@ def end_life(connection: apsw.Connection, owners: Owners) -> None:
     with alone(connection):
         if not owners.others():
             put(connection, "open", 0)
+
+
+def agree_on_time(connection: apsw.Connection, clock: SteadyClock, *, is_first: bool) -> None:
+    """Have the clock of this process go by what the file says. `is_first`: nobody else has the file open."""
+    with alone(connection):
+        base = _clock_base(connection, clock, is_first=is_first)
+        clock.rebase(max(base, _newest_moment(connection) - clock.elapsed()))
+        put(connection, "clock_origin", clock.origin)
+        put(connection, "clock_base", clock.base)
+
+
+def note_time(connection: apsw.Connection, now: float) -> None:
+    """Remember that it was so late: the next life of the file does not begin before."""
+    put(connection, "moment", now)
+
+
+def _clock_base(connection: apsw.Connection, clock: SteadyClock, *, is_first: bool) -> float:
+    stored_base = get(connection, "clock_base")
+    if not clock.origin or get(connection, "clock_origin") != clock.origin or not isinstance(stored_base, float):
+        return clock.base
+    catches_up = is_first and 0.0 < clock.base - stored_base <= CATCH_UP
+    return clock.base if catches_up else stored_base
+
+
+def _newest_moment(connection: apsw.Connection) -> float:
+    """The latest moment that the file speaks of, as far as it is found at once."""
+    moment = get(connection, "moment")
+    event_at = connection.execute("SELECT at FROM event ORDER BY position DESC LIMIT 1").get
+    return max(float(moment or 0.0), float(event_at or 0.0))
