@@ -18,9 +18,9 @@ from turnkeep.errors import OutcomeUnknown, Rejection, StoreMisconfigured, Store
 from turnkeep.events import TurnFault
 from turnkeep.messages import AssistantItem, text_content
 from turnkeep.store.redis import RedisStore, server_fitness
-from turnkeep.store.redis.client.scripts import load_scripts
 from turnkeep.store.redis.durability import DURABLE_SCRIPTS, NOT_DURABLE_SCRIPTS
-from turnkeep.store.redis.server_demands import Demands, Server, trouble_with
+from turnkeep.store.redis.key_names import operation_scripts
+from turnkeep.store.redis.server_fitness import Demands, Server, trouble_with
 from turnkeep.store.values import Decision, Failure, HeldCall, Limit, TranscriptEntry
 
 pytestmark = pytest.mark.usefixtures("redis_installed")
@@ -63,7 +63,7 @@ def test_what_is_asked_of_a_server_is_said(seen: Server, demands: Demands, repli
 
 
 def test_every_script_is_vouched_for_or_says_why_not() -> None:
-    scripts = set(load_scripts("PUBLISH"))
+    scripts = set(operation_scripts("PUBLISH"))
 
     assert DURABLE_SCRIPTS | set(NOT_DURABLE_SCRIPTS) == scripts
     assert not DURABLE_SCRIPTS & set(NOT_DURABLE_SCRIPTS)

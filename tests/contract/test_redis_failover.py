@@ -14,7 +14,7 @@ from tests.contract.test_redis_servers import has_replica, sentinel_url
 from tests.services import RedisSentinel, RedisServer, eventually
 from turnkeep.errors import OutcomeUnknown, StoreUnavailable
 from turnkeep.store.redis import RedisStore
-from turnkeep.store.redis.server_demands import Durability
+from turnkeep.store.redis.server_fitness import Durability
 from turnkeep.store.values import Policies, Policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("redis_installed")]

@@ -17,7 +17,7 @@ from tests.services.tcp_proxy import TcpProxy
 from turnkeep.errors import ConfigurationError, OutcomeUnknown, StoreMisconfigured, StoreUnavailable
 from turnkeep.events import Event
 from turnkeep.store.redis import RedisStore
-from turnkeep.store.redis.server_demands import Durability, Server, loss_window
+from turnkeep.store.redis.server_fitness import Durability, Server, loss_window
 
 pytestmark = pytest.mark.usefixtures("redis_installed")
 

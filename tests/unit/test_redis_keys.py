@@ -9,8 +9,7 @@ from redis.crc import key_slot
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import Address
-from turnkeep.store.redis.client.scripts import load_scripts
-from turnkeep.store.redis.key_names import KeyNames, address_of, space_of, to_bytes
+from turnkeep.store.redis.key_names import KeyNames, address_of, operation_scripts, space_of, to_bytes
 
 anything = st.text(st.characters(), max_size=40)
 """Any string, with NUL, braces and lone surrogates."""
@@ -25,7 +24,7 @@ def test_all_keys_of_a_thread_live_in_one_slot(tenant: str, queue: str, channel:
 
     slots = {
         key_slot(key)
-        for script in load_scripts("PUBLISH").values()
+        for script in operation_scripts("PUBLISH").values()
         if script.name == "accept"
         for key in keys.of(script)
     }

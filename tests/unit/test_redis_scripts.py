@@ -7,10 +7,11 @@ from importlib.resources import files
 
 import pytest
 
-from turnkeep.store.redis.client.scripts import GROUPS, load_scripts, require_declared
+from turnkeep.store.redis.client.scripts import require_declared
+from turnkeep.store.redis.key_names import GROUPS, operation_scripts
 
 FOLDER = files("turnkeep.store") / "lua"
-NAMES = sorted(load_scripts("PUBLISH"))
+NAMES = sorted(operation_scripts("PUBLISH"))
 PIECES = sorted(entry.name for entry in (FOLDER / "lib").iterdir())
 
 
@@ -30,7 +31,7 @@ def test_a_header_says_what_a_script_is_for_and_gives(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_are_declared(name: str) -> None:
     """The loader refuses a script that reaches any other."""
-    script = load_scripts("PUBLISH")[name]
+    script = operation_scripts("PUBLISH")[name]
     used = set(re.findall(r"\bK\.(\w+)", source(name)))
 
     assert used <= {*script.keys, *script.repeated_keys}
@@ -57,18 +58,18 @@ def test_arguments_are_declared(name: str) -> None:
 
 
 def test_subscribers_are_reached_by_the_command_of_the_topology() -> None:
-    assert b"local PUBLISH = 'SPUBLISH'" in load_scripts("SPUBLISH")["accept"].text
-    assert load_scripts("SPUBLISH")["accept"].sha != load_scripts("PUBLISH")["accept"].sha
+    assert b"local PUBLISH = 'SPUBLISH'" in operation_scripts("SPUBLISH")["accept"].text
+    assert operation_scripts("SPUBLISH")["accept"].sha != operation_scripts("PUBLISH")["accept"].sha
 
 
 def test_groups_of_keys_are_spelled_out() -> None:
-    accept = load_scripts("PUBLISH")["accept"]
+    accept = operation_scripts("PUBLISH")["accept"]
 
     assert accept.keys == GROUPS["@thread"] + GROUPS["@partition"]
 
 
 def test_a_script_gets_only_what_it_reaches() -> None:
-    publish = load_scripts("PUBLISH")["publish"]
+    publish = operation_scripts("PUBLISH")["publish"]
 
     assert publish.keys == ("thread", "log", "channel", "sinks")
     assert b"cmsgpack" not in publish.text
@@ -80,11 +81,11 @@ def test_an_undeclared_key_is_an_error_at_the_start() -> None:
 
 
 def test_comments_stay_at_home() -> None:
-    assert not any(b"\n-- " in script.text for script in load_scripts("PUBLISH").values())
+    assert not any(b"\n-- " in script.text for script in operation_scripts("PUBLISH").values())
 
 
 def test_what_only_a_seldom_function_needs_is_defined_when_that_runs() -> None:
-    text = load_scripts("PUBLISH")["accept"].text.decode()
+    text = operation_scripts("PUBLISH")["accept"].text.decode()
     head, _, rest = text.partition("\nlocal function trim(t, p, now)\n")
     inside, _, tail = rest.partition("\n  t.untrimmed = 0\nend\n")
 
@@ -98,7 +99,7 @@ def names_in(pattern: str, text: str) -> set[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_script_calls_is_defined(name: str) -> None:
     """Redis refuses unknown names only when they are met."""
-    text = re.sub(r"'[^'\n]*'", "''", load_scripts("PUBLISH")[name].text.decode())
+    text = re.sub(r"'[^'\n]*'", "''", operation_scripts("PUBLISH")[name].text.decode())
     defined = names_in(r"\blocal (?:function )?([\w, ]+)", text) | names_in(r"\bfor ([\w, ]+) (?:=|in)", text)
     defined |= names_in(r"\bfunction[ \w]*\(([\w, ]*)\)", text)
     words = {"function", "if", "and", "or", "not", "return", "while", "elseif", "until", "in"}

@@ -21,13 +21,19 @@ from turnkeep.store.redis.client.topology import ServerAddress, find_topology
 from turnkeep.store.redis.dead_letters import RedisDeadLetters
 from turnkeep.store.redis.durability import DurabilityWait
 from turnkeep.store.redis.events import RedisEvents
-from turnkeep.store.redis.feed import RedisFeed
+from turnkeep.store.redis.hints import RedisFeed
 from turnkeep.store.redis.inbox import RedisInbox
-from turnkeep.store.redis.key_names import KeyNames, PartitionKeys
+from turnkeep.store.redis.key_names import KeyNames, PartitionKeys, operation_scripts
 from turnkeep.store.redis.part import gather
 from turnkeep.store.redis.registry import RedisLedger, RedisRegistry
-from turnkeep.store.redis.server_demands import Demands, Durability, agree_on_layout, require_channels, require_version
-from turnkeep.store.redis.server_fitness import Fitness
+from turnkeep.store.redis.server_fitness import (
+    Demands,
+    Durability,
+    Fitness,
+    agree_on_layout,
+    require_channels,
+    require_version,
+)
 from turnkeep.store.redis.threads import RedisThreads
 from turnkeep.store.redis.timekeeping import StoreTime
 from turnkeep.store.values import Policies
@@ -73,7 +79,8 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
         topology, dialer = await find_topology(self._url)
         demands = Demands(topology.kind, self._durability, self._replicas, self._allow_unsafe)
         self._fitness = Fitness(demands)
-        link = Link(topology, dialer, timeout=self.timeout, look=self._fitness.look)
+        scripts = operation_scripts(topology.publish)
+        link = Link(topology, dialer, scripts, timeout=self.timeout, look=self._fitness.look)
         try:
             layout = self._keys.registry("layout")
             servers = await self._servers(link)
@@ -91,7 +98,7 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
         self._connections = (link, Subscriptions(topology, dialer, timeout=self.timeout))
         self._assurance = DurabilityWait(link, self._fitness, self.timeout)
         link.assurance = self._assurance
-        link.mend = self._repair.mend
+        link.mend = self._mend_partition
         self._is_closed = False
 
     async def close(self) -> None:
@@ -133,6 +140,9 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
         """All servers that hold anything of this store, the one of the layout first; each is connected to."""
         keys = [self._keys.registry("layout"), *(partition.tag for partition in self._keys.partitions)]
         return list(dict.fromkeys([(await link.holder(key))[0] for key in keys]))
+
+    async def _mend_partition(self, index: int) -> None:
+        await self._repair.mend(self._keys.partitions[index])
 
     async def _mark(self, partition: PartitionKeys) -> None:
         key = partition.names["fence"]

@@ -17,8 +17,7 @@ from turnkeep.errors import OutcomeUnknown, StoreError
 from turnkeep.store.redis.client.link import Link, open_pipe
 from turnkeep.store.redis.client.pipe import Pipe, Refusal, Reply
 from turnkeep.store.redis.client.topology import ServerAddress
-from turnkeep.store.redis.server_demands import how_to_wait, replicas_in, values
-from turnkeep.store.redis.server_fitness import Fitness
+from turnkeep.store.redis.server_fitness import Fitness, how_to_wait, replicas_in, values
 
 RECEIPTS = frozenset(("accept", "begin", "redrive"))
 """Scripts that promise to keep something new: not on a server that could lose it."""

@@ -11,7 +11,7 @@ from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store.contract import EventGap, Follower
 from turnkeep.store.redis.codec import epoch_of, event_row, exact, number, read_event, read_frames, words
-from turnkeep.store.redis.feed import RedisFeed
+from turnkeep.store.redis.hints import RedisFeed
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain, to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, gather, status_word
 from turnkeep.store.sinks import EVERYTHING, MOST_PARKED, WAITING_COUNTED, Delivery, ParkedEvent, Selection, SinkRecord

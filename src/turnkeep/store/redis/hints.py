@@ -1,20 +1,27 @@
-"""Hints for workers: threads became due, claims got a directive. Nothing depends on them."""
+"""What processes tell each other through Redis: hints for workers, and the live end of channels for followers.
+
+Workers hear that threads became due and that a claim got a directive; followers hear the events themselves. Nothing
+depends on any of it: a worker looks for itself, and a notice without events asks the follower to read the log.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock
+from turnkeep.errors import ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.redis.client.subscriptions import Subscriptions
-from turnkeep.store.redis.key_names import PartitionKeys, address_of, to_text
-from turnkeep.store.wakeups import Bell
+from turnkeep.store.redis.codec import epoch_of, read_frames
+from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, to_text
+from turnkeep.store.values import Notice
+from turnkeep.store.wakeups import Bell, Feed
 
 POLL = Backoff(type="fixed", delay=1.0)
-"""While hints cannot be heard, workers look for themselves that often."""
+"""While nothing can be heard, workers look for themselves and followers read their channels that often."""
 
 BOUND = 4096
 """Owners whose nudges are kept until they ask."""
@@ -106,3 +113,72 @@ class Watch:
     async def wait(self, seconds: float) -> None:
         if not await self._hints.wait(seconds):
             self.earliest = 0.0
+
+
+class RedisFeed(Feed):
+    """A `Follower` that hears one Redis channel per thread."""
+
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        find: Callable[[Address], Awaitable[ThreadKeys]],
+        incarnation: Callable[[int], int],
+    ) -> None:
+        super().__init__(lambda address: address)
+        self._subscriptions = subscriptions
+        self._find = find
+        self._incarnation = incarnation
+        self._keys_by_channel: dict[bytes, ThreadKeys] = {}
+        self._keys: dict[Address, ThreadKeys] = {}
+
+    async def add(self, address: Address) -> None:
+        keys = await self._find(address)
+        self._keys[address] = keys
+        self._names.setdefault(keys.address, set()).add(address)
+        self._keys_by_channel[keys["channel"]] = keys
+        await self._subscriptions.listen(keys["channel"], self)
+
+    async def discard(self, address: Address) -> None:
+        keys = self._keys.pop(address, None)
+        await super().discard(address)
+        if keys is not None and keys.address not in self._names:
+            self._keys_by_channel.pop(keys["channel"], None)
+            self._subscriptions.leave(keys["channel"], self)
+
+    def on_message(self, channel: bytes, data: bytes) -> None:
+        keys = self._keys_by_channel.get(channel)
+        if keys is None:
+            return
+        epoch, _, frames = data.partition(b"\n")
+        try:
+            events = read_frames(frames, epoch_of(epoch, self._incarnation(keys.partition.index)))
+        except (ValueError, ThreadQuarantined):
+            events = []  # whatever this was: the log tells
+        self.tell(keys.address, events)
+
+    def on_gap(self, channel: bytes) -> None:
+        if (keys := self._keys_by_channel.get(channel)) is not None:
+            self.tell(keys.address, ())
+
+    def close(self) -> None:
+        super().close()
+        for channel in self._keys_by_channel:
+            self._subscriptions.leave(channel, self)
+
+    async def __anext__(self) -> Notice:
+        while not (self._notices or self._owed or self._is_closed):
+            self._news.clear()
+            if self._subscriptions.is_whole or await self._subscriptions.tend():
+                if not self._news.is_set():
+                    await self._news.wait()
+            elif not self._news.is_set():
+                await self._poll()
+        return await super().__anext__()
+
+    async def _poll(self) -> None:
+        try:
+            async with asyncio.timeout(POLL.after(1)):
+                await self._news.wait()
+        except TimeoutError:
+            for channel in self._keys_by_channel:
+                self.on_gap(channel)

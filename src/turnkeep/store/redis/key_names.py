@@ -15,13 +15,16 @@ too. Channels are hashed: any string is a safe channel, and none can leave its t
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from functools import cache
 from hashlib import blake2b
+from importlib.resources import files
 from urllib.parse import quote
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import Address
 from turnkeep.store.ids import PARTITIONS, partition_of
-from turnkeep.store.redis.client.scripts import Script
+from turnkeep.store.redis.client.scripts import Publish, Script, load_scripts
 
 _OF_THREAD = {
     "thread": "t", "inbox": "q", "delayed": "d", "log": "l", "finals": "f", "known": "k", "history": "h",
@@ -34,8 +37,23 @@ _OF_PARTITION = (
     "letters", "found", "mending",
 )  # fmt: skip
 
+GROUPS = {
+    "@thread": tuple(_OF_THREAD),
+    "@partition": (
+        "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "hints",
+        "meta",
+    ),
+}  # fmt: skip
+"""What `@thread` and `@partition` stand for in the header of a script: what most operations on a thread touch."""
+
 MOST_KEY_NAMES = 8_192
 """Addresses whose key names are kept ready."""
+
+
+@cache
+def operation_scripts(publish: Publish) -> Mapping[str, Script]:
+    """The operations of this engine as scripts, put together once in a process."""
+    return load_scripts(files("turnkeep.store") / "lua", GROUPS, publish)
 
 
 class PartitionKeys:

@@ -20,9 +20,8 @@ from turnkeep.backoff import Backoff
 from turnkeep.errors import OutcomeUnknown, StoreMisconfigured, StoreUnavailable, ThreadQuarantined
 from turnkeep.store.redis.client.cures import Cure, cure_of, meaning
 from turnkeep.store.redis.client.pipe import Argument, Pipe, Refusal, Reply, transport_of
-from turnkeep.store.redis.client.scripts import Script, load_scripts
+from turnkeep.store.redis.client.scripts import Script
 from turnkeep.store.redis.client.topology import Dialer, ServerAddress, ServerTopology, answer, hang_up
-from turnkeep.store.redis.key_names import PartitionKeys
 
 ATTEMPTS = 3
 """How often one command is sent when its reply or its server is lost."""
@@ -31,6 +30,22 @@ PATIENCE = 5.0
 
 _AGAIN = Backoff(delay=0.05, cap=0.5)
 _NOT_READY = Backoff(delay=0.01, cap=0.1)
+
+
+class Partition(Protocol):
+    """Keys that live on one server together: all that the client has to know of whose they are."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def tag(self) -> bytes:
+        """A key of theirs, to find the server by."""
+        ...
+
+    def of(self, script: Script) -> tuple[bytes, ...]:
+        """The keys of a script that concerns the partition alone."""
+        ...
 
 
 class Assurance(Protocol):
@@ -64,6 +79,7 @@ class Link:
         self,
         topology: ServerTopology,
         dialer: Dialer,
+        scripts: Mapping[str, Script],
         *,
         timeout: float,
         look: Callable[[ServerAddress, Pipe], Awaitable[object]],
@@ -71,12 +87,12 @@ class Link:
         """`look` is called with each server that a connection was opened to, before anything is done there."""
         self.topology = topology
         self.dialer = dialer
-        self.scripts: Mapping[str, Script] = load_scripts(topology.publish)
+        self.scripts = scripts
         self.incarnations: dict[int, int] = {}
         """How often each partition found itself on a new server, as last told."""
         self.assurance: Assurance | None = None
         """Set once the servers are known to be what is needed."""
-        self.mend: Callable[[PartitionKeys], Awaitable[object]] = _nothing
+        self.mend: Callable[[int], Awaitable[object]] = _nothing
         """Called when stored state is damaged: makes the keys right that the threads of a partition share. What met the
         damage is tried once more, whatever was found: many meet a shared key at the same time, and who looks after
         another one has mended it finds nothing wrong. A thread that is damaged itself is met again.
@@ -91,7 +107,7 @@ class Link:
     def run(
         self,
         name: str,
-        partition: PartitionKeys,
+        partition: Partition,
         keys: Sequence[bytes],
         *arguments: Argument,
         patience: float = PATIENCE,
@@ -103,19 +119,19 @@ class Link:
             return self._run(name, partition, command, patience)
         return self._run_assured(assurance, name, partition, command, patience)
 
-    async def look_up(self, name: str, partition: PartitionKeys, *command: Argument) -> Reply:
+    async def look_up(self, name: str, partition: Partition, *command: Argument) -> Reply:
         """A command that reads a key which the threads of a partition share."""
         try:
             return await self.call(name, partition.tag, partition, *command)
         except ThreadQuarantined:
-            await self.mend(partition)
+            await self.mend(partition.index)
         return await self.call(name, partition.tag, partition, *command)
 
     async def _run_assured(
         self,
         assurance: Assurance,
         name: str,
-        partition: PartitionKeys,
+        partition: Partition,
         command: tuple[Argument, ...],
         patience: float,
     ) -> Reply:
@@ -124,7 +140,7 @@ class Link:
         await assurance.after(witness)
         return reply
 
-    async def _run(self, name: str, partition: PartitionKeys, command: tuple[Argument, ...], patience: float) -> Reply:
+    async def _run(self, name: str, partition: Partition, command: tuple[Argument, ...], patience: float) -> Reply:
         loss: OutcomeUnknown | None = None
         if (pipe := self._at_hand(partition)) is not None:
             try:  # each token comes this way: nothing but its reply is awaited
@@ -137,10 +153,10 @@ class Link:
         try:
             return await self.call(name, partition.tag, partition, *command, patience=patience, loss=loss)
         except ThreadQuarantined:
-            await self.mend(partition)
+            await self.mend(partition.index)
         return await self.call(name, partition.tag, partition, *command, patience=patience)
 
-    def _at_hand(self, partition: PartitionKeys) -> Pipe | None:
+    def _at_hand(self, partition: Partition) -> Pipe | None:
         """The pipe of a partition, if nothing has to be done before a command is sent on it."""
         endpoint = self.topology.cached_server(partition.tag)
         node = self._nodes.get(endpoint) if endpoint is not None else None
@@ -175,7 +191,7 @@ class Link:
         self,
         operation: str,
         key: bytes,
-        partition: PartitionKeys | None,
+        partition: Partition | None,
         *command: Argument,
         patience: float = PATIENCE,
         loss: OutcomeUnknown | None = None,
@@ -203,7 +219,7 @@ class Link:
         raise failure
 
     async def _until_ready(
-        self, operation: str, key: bytes, partition: PartitionKeys | None, command: tuple[Argument, ...], until: float
+        self, operation: str, key: bytes, partition: Partition | None, command: tuple[Argument, ...], until: float
     ) -> Reply:
         loop = asyncio.get_running_loop()
         tries, asking = 0, None
@@ -227,7 +243,7 @@ class Link:
                 await self._wait(cure, pipe, key, tries)
 
     async def _send(
-        self, pipe: Pipe, partition: PartitionKeys | None, command: tuple[Argument, ...], *, asking: bool
+        self, pipe: Pipe, partition: Partition | None, command: tuple[Argument, ...], *, asking: bool
     ) -> Reply:
         if pipe.is_full:
             await pipe.room()
@@ -237,7 +253,7 @@ class Link:
             self._greet(pipe, partition)
         return await pipe.send(*command)
 
-    def _greet(self, pipe: Pipe, partition: PartitionKeys) -> None:
+    def _greet(self, pipe: Pipe, partition: Partition) -> None:
         """Before the first command on a partition, in the same write: tell it which server it is on now."""
         script = self.scripts["greet"]
         greeting = pipe.send("EVAL", script.text, len(script.keys), *partition.of(script), pipe.server)
@@ -389,7 +405,7 @@ async def _identity(connection: redis.Connection, endpoint: ServerAddress) -> by
     return line.removeprefix(b"run_id:")
 
 
-async def _nothing(partition: PartitionKeys) -> None:
+async def _nothing(partition: int) -> None:
     """Before the store is open there is nobody to mend anything."""
 
 

@@ -1,10 +1,10 @@
-"""The Lua scripts: one file per operation under `store/lua`, put together with the shared pieces it names.
+"""Lua scripts: one file per operation in a folder, put together with the shared pieces from `lib` that it names.
 
 The comment on top of a file is read by this loader::
 
-    -- KEYS: names of the keys; `@thread` and `@partition` stand for groups; after `|` a group that is repeated
+    -- KEYS: names of the keys; `@name` stands for a group of them; after `|` a group that is repeated
     -- ARGV: names of the arguments; after `|` a group that is repeated
-    -- USES: shared pieces from `store/lua/lib`, in this order
+    -- USES: shared pieces from `lib`, in this order
 
 A script sees them as `K.name` and `A.name`. `row(i)` gives the i-th of the `ROWS` repeated argument groups by name,
 `values(i)` in order; `point(i)` makes the i-th of the `GROUPS` repeated keys current.
@@ -20,20 +20,12 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Literal
 
 Publish = Literal["PUBLISH", "SPUBLISH"]
-
-GROUPS = {
-    "@thread": ("thread", "inbox", "delayed", "log", "finals", "known", "history", "snapshot", "channel"),
-    "@partition": (
-        "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "hints",
-        "meta",
-    ),
-}  # fmt: skip
+Groups = Mapping[str, tuple[str, ...]]
+"""What `@name` stands for in a header: keys that many scripts touch together."""
 
 _HEADER = re.compile(r"^-- (KEYS|ARGV|USES):(.*)$", re.MULTILINE)
 _SELDOM = re.compile(r"^-- SELDOM:(.*)$", re.MULTILINE)
@@ -50,18 +42,16 @@ class Script:
     sha: bytes
 
 
-@cache
-def load_scripts(publish: Publish) -> Mapping[str, Script]:
+def load_scripts(folder: Traversable, groups: Groups, publish: Publish) -> Mapping[str, Script]:
     """All operations by name; `publish` is the command that reaches subscribers in this topology."""
-    folder = files("turnkeep.store") / "lua"
     sources = [entry for entry in folder.iterdir() if entry.name.endswith(".lua")]
-    return {entry.name.removesuffix(".lua"): _script(folder, entry, publish) for entry in sources}
+    return {entry.name.removesuffix(".lua"): _script(folder, entry, groups, publish) for entry in sources}
 
 
-def _script(folder: Traversable, entry: Traversable, publish: Publish) -> Script:
+def _script(folder: Traversable, entry: Traversable, groups: Groups, publish: Publish) -> Script:
     name, source = entry.name.removesuffix(".lua"), entry.read_text("utf-8")
     headers = {header: text.split() for header, text in _HEADER.findall(source)}
-    keys, repeated_keys = _parts([key for word in headers.get("KEYS", []) for key in GROUPS.get(word, (word,))])
+    keys, repeated_keys = _parts([key for word in headers.get("KEYS", []) for key in groups.get(word, (word,))])
     arguments, rows = _parts(headers.get("ARGV", []))
     pieces = [(folder / "lib" / f"{piece}.lua").read_text("utf-8") for piece in headers.get("USES", [])]
     own = _bare(source)

@@ -21,14 +21,13 @@ from redis.crc import key_slot
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnavailable
+from turnkeep.store.redis.client.scripts import Publish
 
 SLOTS = 16_384
 CONNECT_TIMEOUT = 5.0
 
 _CONNECTION_ERRORS = (RedisError, OSError, RuntimeError)
 """What a connection raises that is lost; RuntimeError: uvloop, when one writes to what was closed meanwhile."""
-
-Publish = Literal["PUBLISH", "SPUBLISH"]
 
 
 @dataclass(frozen=True, slots=True)

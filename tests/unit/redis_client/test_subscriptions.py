@@ -1,0 +1,97 @@
+"""Subscriptions: nobody hears nothing without being told that something may have been missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.unit.redis_client.server import HANG_UP, TalkingServer, talking_server
+from turnkeep.store.redis.client.subscriptions import Subscriptions
+
+
+class Notes:
+    """A listener that writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self.gaps = 0
+        self.has_news = asyncio.Event()
+
+    def on_message(self, channel: bytes, data: bytes) -> None:
+        self.heard.append(data)
+        self.has_news.set()
+
+    def on_gap(self, channel: bytes) -> None:
+        self.gaps += 1
+        self.has_news.set()
+
+    async def wait(self) -> None:
+        async with asyncio.timeout(5.0):
+            await self.has_news.wait()
+        self.has_news.clear()
+
+
+def acknowledge(command: list[bytes]) -> bytes:
+    return b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(command[1]), command[1])
+
+
+@asynccontextmanager
+async def subscribed() -> AsyncIterator[tuple[TalkingServer, Subscriptions]]:
+    async with talking_server() as server:
+        server.answers["SUBSCRIBE"] = acknowledge
+        subscriptions = Subscriptions(server.topology, server.dialer, timeout=5.0)
+        try:
+            yield server, subscriptions
+        finally:
+            subscriptions.close()
+
+
+async def test_what_is_published_after_listen_returned_is_heard() -> None:
+    async with subscribed() as (server, subscriptions):
+        notes = Notes()
+        await subscriptions.listen(b"c", notes)
+        for writer in server.writers:
+            writer.write(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n")
+        await notes.wait()
+
+        assert (notes.heard, notes.gaps) == ([b"hi"], 0)
+
+
+async def test_a_lost_connection_is_a_gap_at_once_and_another_when_it_is_heard_again() -> None:
+    async with subscribed() as (server, subscriptions):
+        notes = Notes()
+        await subscriptions.listen(b"c", notes)
+        server.cut()
+        await notes.wait()
+        assert notes.gaps == 1
+        assert not subscriptions.is_whole
+
+        assert await subscriptions.tend()
+        assert notes.gaps == 2
+
+
+async def test_who_listens_while_nothing_can_be_heard_is_told_of_the_gap_later() -> None:
+    async with subscribed() as (server, subscriptions):
+        server.answers["SUBSCRIBE"] = lambda command: HANG_UP
+        notes = Notes()
+        await subscriptions.listen(b"c", notes)
+        assert not subscriptions.is_whole
+        assert notes.gaps == 0
+
+        server.answers["SUBSCRIBE"] = acknowledge
+        async with asyncio.timeout(5.0):
+            while not await subscriptions.tend():
+                await asyncio.sleep(0.01)
+        assert notes.gaps == 1
+
+
+async def test_many_listeners_of_a_channel_are_one_subscription() -> None:
+    async with subscribed() as (server, subscriptions):
+        first, second = Notes(), Notes()
+        await subscriptions.listen(b"c", first)
+        await subscriptions.listen(b"c", second)
+        subscriptions.leave(b"c", first)
+        assert server.count(b"UNSUBSCRIBE") == 0
+
+        assert server.count(b"SUBSCRIBE") == 1
