@@ -86,17 +86,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _main(given: list[str]) -> int:
-    if given[:1] in (["--help"], ["-h"]) or given == ["help"]:
+def _main(arguments: list[str]) -> int:
+    if arguments[:1] in (["--help"], ["-h"]) or arguments == ["help"]:
         print(overview())
         return 0
-    if given[:1] == ["--version"]:
+    if arguments[:1] == ["--version"]:
         print(f"turnkeep {version()}")
         return 0
-    file, given = named_file(given)
-    verb, rest = choose_verb(given)
+    file, arguments = named_file(arguments)
+    verb, rest = choose_verb(arguments)
     if verb not in VERBS:
-        print(f"turnkeep: {_unknown(verb)}", file=sys.stderr)
+        print(f"turnkeep: {_no_such_verb(verb)}", file=sys.stderr)
         return WRONG
     if file is not None:
         from pathlib import Path
@@ -107,11 +107,11 @@ def _main(given: list[str]) -> int:
     return _run(verb, rest)
 
 
-def named_file(given: Sequence[str]) -> tuple[str | None, list[str]]:
+def named_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The file of settings that is named, for any verb and at any place before ``--``; and what else is given."""
     file: str | None = None
     rest: list[str] = []
-    words = iter(given)
+    words = iter(arguments)
     for word in words:
         if word == "--":
             return file, [*rest, word, *words]
@@ -123,18 +123,18 @@ def named_file(given: Sequence[str]) -> tuple[str | None, list[str]]:
     return file, rest
 
 
-def choose_verb(given: Sequence[str]) -> tuple[str, list[str]]:
+def choose_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The verb that was asked for, and its own arguments."""
-    if given and given[0] == "help":
-        return given[1], ["--help"]
-    if given and not given[0].startswith("-"):
-        return given[0], list(given[1:])
-    for place, word in enumerate(given):
+    if arguments and arguments[0] == "help":
+        return arguments[1], ["--help"]
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], list(arguments[1:])
+    for place, word in enumerate(arguments):
         name, equals, value = word.partition("=")
         if flag := FLAGS.get(name):
-            after = [value, *given[place + 1 :]] if equals else list(given[place + 1 :])
-            return flag.verb, flag.translate(after[: flag.takes], [*given[:place], *after[flag.takes :]])
-    return WITHOUT_VERB, list(given)
+            after = [value, *arguments[place + 1 :]] if equals else list(arguments[place + 1 :])
+            return flag.verb, flag.translate(after[: flag.takes], [*arguments[:place], *after[flag.takes :]])
+    return WITHOUT_VERB, list(arguments)
 
 
 def _run(verb: str, rest: list[str]) -> int:
@@ -158,18 +158,18 @@ def version() -> str:
     return metadata.version("turnkeep")
 
 
-def _unknown(verb: str) -> str:
+def _no_such_verb(verb: str) -> str:
     import difflib
 
     close = difflib.get_close_matches(verb, VERBS, 1)
-    meant = f", did you mean {close[0]!r}?" if close else ","
-    return f"there is no command {verb!r}{meant} `turnkeep --help` lists them all"
+    hint = f", did you mean {close[0]!r}?" if close else ","
+    return f"there is no command {verb!r}{hint} `turnkeep --help` lists them all"
 
 
 def overview() -> str:
     """What `turnkeep --help` says."""
     verbs = "\n".join(f"  {name:<12}{verb.summary}" for name, verb in VERBS.items())
-    flags = "\n".join(f"  {name:<22}= turnkeep {_spelled(flag)}" for name, flag in FLAGS.items())
+    flags = "\n".join(f"  {name:<22}= turnkeep {_spelling(flag)}" for name, flag in FLAGS.items())
     return f"""\
 turnkeep keeps the turns of a conversation: bursts of messages become one streamed answer, and nothing is lost.
 
@@ -186,7 +186,7 @@ The same as flags:
 exit codes: 0 done, 1 it failed, 2 it was called or set up wrongly, 130 interrupted"""
 
 
-def _spelled(flag: Flag) -> str:
+def _spelling(flag: Flag) -> str:
     operands = {"send": "CHANNEL TEXT", "assistants": "ID"}.get(flag.verb, "N") if flag.takes else ""
-    shown = flag.form.format(operands) if flag.form != "{}" else operands
-    return " ".join(word for word in (flag.verb, *flag.words, shown) if word)
+    text = flag.form.format(operands) if flag.form != "{}" else operands
+    return " ".join(word for word in (flag.verb, *flag.words, text) if word)

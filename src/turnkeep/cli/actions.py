@@ -28,12 +28,12 @@ By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides.")]
 def list_calls(*, tenant: Tenant = "default", as_json: Json = False) -> None:
     """List the calls that wait, with their arguments."""
     settings = context.settings()
-    found = asyncio.run(_list(settings, tenant))
+    calls = asyncio.run(_list(settings, tenant))
     if as_json:
-        for record, call in found:
+        for record, call in calls:
             output.emit({"channel": record.address.channel, "thread_id": record.thread_id, **call.to_json()})
         return
-    rows = [(r.address.channel, c.call_id, c.kind, f"{c.name}({c.arguments})", _left(r)) for r, c in found]
+    rows = [(r.address.channel, c.call_id, c.kind, f"{c.name}({c.arguments})", _deadline(r)) for r, c in calls]
     output.table(("CHANNEL", "CALL", "NEEDS", "WHAT", "UNTIL"), rows, empty="nothing waits for a decision")
 
 
@@ -47,7 +47,7 @@ async def _list(settings: Settings, tenant: str) -> list[tuple[ThreadRecord, Hel
         ]
 
 
-def _left(record: ThreadRecord) -> str:
+def _deadline(record: ThreadRecord) -> str:
     return output.moment(record.due)
 
 
@@ -82,20 +82,20 @@ def submit(
 
 def _decide(channel: str, call_id: str, decision: Decision, tenant: str, *, as_json: bool) -> None:
     settings = context.settings()
-    decided = asyncio.run(_decided(settings, Address(tenant, settings.queue, channel), call_id, decision))
+    outcome = asyncio.run(_store_decision(settings, Address(tenant, settings.queue, channel), call_id, decision))
     if as_json:
-        output.emit(decided.to_json())
+        output.emit(outcome.to_json())
     else:
-        output.say(f"{decided.name}({decided.arguments}): {decided.decision}")
+        output.say(f"{outcome.name}({outcome.arguments}): {outcome.decision}")
 
 
-async def _decided(settings: Settings, address: Address, call_id: str, decision: Decision) -> HeldCall:
+async def _store_decision(settings: Settings, address: Address, call_id: str, decision: Decision) -> HeldCall:
     async with context.attach_store(settings) as store:
         record = await context.existing(store, address)
-        asked = next((call for call in record.calls if call.call_id == call_id), None)
-        if asked is None:
+        call = next((call for call in record.calls if call.call_id == call_id), None)
+        if call is None:
             raise NotFound(f"no call {call_id!r} waits on {address.channel!r}, list them with `turnkeep actions list`")
-        decided = await store.decide(address, call_id, asked.digest, decision)
-        about = {"channel": channel_digest(address.channel), "call": call_id, "digest": asked.digest}
+        outcome = await store.decide(address, call_id, call.digest, decision)
+        about = {"channel": channel_digest(address.channel), "call": call_id, "digest": call.digest}
         await report(store, "call_decided", tenant=address.tenant, decision=decision.verdict, **about)
-        return decided
+        return outcome

@@ -16,7 +16,7 @@ class Telling:
     def __init__(self, message_id: str, *, status: bool = False) -> None:
         self._message_id = message_id
         self._status = status
-        self._shown = ""
+        self._text = ""
 
     def take(self, frame: Frame) -> int | None:
         """Tell a frame; the exit code once it was the last one of our message."""
@@ -76,20 +76,20 @@ class Telling:
         return 0 if outcome == "answered" else FAILED
 
     def end_line(self) -> None:
-        if self._shown and not self._shown.endswith("\n"):
+        if self._text and not self._text.endswith("\n"):
             output.write("\n")
 
     def _add(self, text: str) -> None:
-        self._shown += text
+        self._text += text
         output.write(text)
 
     def _replace(self, text: str) -> None:
         """Go on where the text goes on, else begin anew on a line of its own."""
-        if text.startswith(self._shown):
-            self._add(text[len(self._shown) :])
+        if text.startswith(self._text):
+            self._add(text[len(self._text) :])
             return
         self.end_line()
-        self._shown = ""
+        self._text = ""
         self._add(text)
 
 
@@ -140,5 +140,5 @@ class JsonTelling(Telling):
 
 
 def _line(frame: Frame) -> str:
-    told = frame["message"] or ", ".join(frame.get("tools", ()))
-    return f"[{frame['status']}] {told}".rstrip()
+    text = frame["message"] or ", ".join(frame.get("tools", ()))
+    return f"[{frame['status']}] {text}".rstrip()

@@ -17,10 +17,10 @@ def duration(text: str | float) -> float:
     """Seconds of ``90s``, ``15m``, ``12h``, ``30d`` or ``2w``."""
     if isinstance(text, int | float):
         return float(text)
-    found = _DURATION.fullmatch(text.strip().lower())
-    if found is None:
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None:
         raise typer.BadParameter(f"{text!r} is no duration, write one like 90s, 15m, 12h, 30d or 2w")
-    return float(found[1]) * _UNITS[found[2]]
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def channel(text: str) -> str:

@@ -34,9 +34,9 @@ def _object(text: str | dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _named_tools(given: list[str]) -> list[str | dict[str, Any]]:
+def _named_tools(words: list[str]) -> list[str | dict[str, Any]]:
     """Names as they are; what begins as an object is one: a tool that runs at the provider."""
-    return [_object(one) if one.startswith("{") else one for one in given]
+    return [_object(one) if one.startswith("{") else one for one in words]
 
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="asst_… id.")]
@@ -78,7 +78,7 @@ def create(  # noqa: PLR0913 - the options of a verb
     as_json: Json = False,
 ) -> None:
     """Make an assistant and print its id. The first one answers from now on."""
-    values = _given(
+    values = _fields(
         name=name,
         model=model,
         instructions=instructions,
@@ -88,42 +88,42 @@ def create(  # noqa: PLR0913 - the options of a verb
         background=background,
     )
     settings = context.settings()
-    made = asyncio.run(_create(settings, tenant, values))
+    profile = asyncio.run(_create(settings, tenant, values))
     if as_json:
-        output.emit(made.to_json())
+        output.emit(profile.to_json())
         return
-    output.say(f"Assistant created: {made.assistant_id}")
+    output.say(f"Assistant created: {profile.assistant_id}")
     output.say("Save it in your .env file as:")
-    output.say(f"OPENAI_ASSISTANT_ID={made.assistant_id}")
-    _warn(settings, made)
+    output.say(f"OPENAI_ASSISTANT_ID={profile.assistant_id}")
+    _warn(settings, profile)
 
 
 async def _create(settings: Settings, tenant: str, values: dict[str, Any]) -> Assistant:
-    async with _opened(settings, create=True) as assistants:
-        made = await assistants.create(tenant, values, now=SystemClock().now())
+    async with _open(settings, create=True) as assistants:
+        profile = await assistants.create(tenant, values, now=SystemClock().now())
         if await assistants.default(tenant) is None:
-            await assistants.use(tenant, made.assistant_id)
-        await _report(assistants, "assistant_created", tenant, made.assistant_id, values)
-        return made
+            await assistants.use(tenant, profile.assistant_id)
+        await _report(assistants, "assistant_created", tenant, profile.assistant_id, values)
+        return profile
 
 
 @app.command("list")
 def list_assistants(*, tenant: Tenant = "default", as_json: Json = False) -> None:
     """List assistants; the one with a star answers where no other is chosen."""
-    found, default = asyncio.run(_list(context.settings(), tenant))
+    profiles, default = asyncio.run(_list(context.settings(), tenant))
     if as_json:
-        for one in found:
+        for one in profiles:
             output.emit(one.to_json() | {"default": one.assistant_id == default})
         return
     rows = [
         ("*" if one.assistant_id == default else "", one.assistant_id, one.name, one.model, one.version, _tools(one))
-        for one in found
+        for one in profiles
     ]
     output.table(("", "ID", "NAME", "MODEL", "VERSION", "TOOLS"), rows, empty="no assistants yet")
 
 
 async def _list(settings: Settings, tenant: str) -> tuple[list[Assistant], str | None]:
-    async with _opened(settings) as assistants:
+    async with _open(settings) as assistants:
         default = await assistants.default(tenant)
         return await assistants.list(tenant), default.assistant_id if default else None
 
@@ -132,29 +132,29 @@ async def _list(settings: Settings, tenant: str) -> tuple[list[Assistant], str |
 def show(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) -> None:
     """Show an assistant."""
     settings = context.settings()
-    found = asyncio.run(_get(settings, tenant, assistant))
+    profile = asyncio.run(_get(settings, tenant, assistant))
     if as_json:
-        output.emit(found.to_json())
+        output.emit(profile.to_json())
         return
     output.facts(
         [
-            ("id", found.assistant_id),
-            ("name", found.name),
-            ("model", found.model),
-            ("fallbacks", ", ".join(found.fallbacks) or None),
-            ("tools", _tools(found)),
-            ("parameters", json.dumps(dict(found.parameters)) if found.parameters else None),
-            ("background", "yes" if found.background else None),
-            ("version", found.version),
-            ("created", output.moment(found.created_at)),
-            ("instructions", found.instructions),
+            ("id", profile.assistant_id),
+            ("name", profile.name),
+            ("model", profile.model),
+            ("fallbacks", ", ".join(profile.fallbacks) or None),
+            ("tools", _tools(profile)),
+            ("parameters", json.dumps(dict(profile.parameters)) if profile.parameters else None),
+            ("background", "yes" if profile.background else None),
+            ("version", profile.version),
+            ("created", output.moment(profile.created_at)),
+            ("instructions", profile.instructions),
         ]
     )
-    _warn(settings, found)
+    _warn(settings, profile)
 
 
 async def _get(settings: Settings, tenant: str, assistant_id: str) -> Assistant:
-    async with _opened(settings) as assistants:
+    async with _open(settings) as assistants:
         return await assistants.get(tenant, assistant_id)
 
 
@@ -162,20 +162,20 @@ async def _get(settings: Settings, tenant: str, assistant_id: str) -> Assistant:
 def use(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) -> None:
     """Let an assistant answer where no other is chosen."""
     settings = context.settings()
-    chosen = asyncio.run(_use(settings, tenant, assistant))
+    profile = asyncio.run(_use(settings, tenant, assistant))
     if as_json:
-        output.emit(chosen.to_json())
+        output.emit(profile.to_json())
         return
-    output.say(f"{chosen.assistant_id} answers from now on")
+    output.say(f"{profile.assistant_id} answers from now on")
     if settings.openai_assistant_id not in (None, assistant):
         output.note(f"OPENAI_ASSISTANT_ID={settings.openai_assistant_id} counts again at the next start")
 
 
 async def _use(settings: Settings, tenant: str, assistant_id: str) -> Assistant:
-    async with _opened(settings) as assistants:
-        used = await assistants.use(tenant, assistant_id)
+    async with _open(settings) as assistants:
+        profile = await assistants.use(tenant, assistant_id)
         await _report(assistants, "assistant_used", tenant, assistant_id)
-        return used
+        return profile
 
 
 @app.command()
@@ -193,7 +193,7 @@ def update(  # noqa: PLR0913 - the options of a verb
     as_json: Json = False,
 ) -> None:
     """Change what is given; the version rises by one."""
-    values = _given(
+    values = _fields(
         name=name,
         model=model,
         instructions=instructions,
@@ -205,19 +205,19 @@ def update(  # noqa: PLR0913 - the options of a verb
     if not values:
         raise output.NotGiven("nothing to change was given; see turnkeep assistants update --help")
     settings = context.settings()
-    changed = asyncio.run(_update(settings, tenant, assistant, values))
+    profile = asyncio.run(_update(settings, tenant, assistant, values))
     if as_json:
-        output.emit(changed.to_json())
+        output.emit(profile.to_json())
         return
-    output.say(f"{changed.assistant_id} has version {changed.version} now")
-    _warn(settings, changed)
+    output.say(f"{profile.assistant_id} has version {profile.version} now")
+    _warn(settings, profile)
 
 
 async def _update(settings: Settings, tenant: str, assistant_id: str, values: dict[str, Any]) -> Assistant:
-    async with _opened(settings) as assistants:
-        changed = await assistants.change(tenant, assistant_id, values)
+    async with _open(settings) as assistants:
+        profile = await assistants.change(tenant, assistant_id, values)
         await _report(assistants, "assistant_changed", tenant, assistant_id, values)
-        return changed
+        return profile
 
 
 @app.command()
@@ -232,12 +232,12 @@ def delete(assistant: Id, *, yes: Yes = False, tenant: Tenant = "default", as_js
 
 
 async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bool) -> None:
-    async with _opened(settings) as assistants:
-        found = await assistants.get(tenant, assistant_id)
+    async with _open(settings) as assistants:
+        profile = await assistants.get(tenant, assistant_id)
         default = await assistants.default(tenant)
         answers = default is not None and default.assistant_id == assistant_id
         hint = " it answers now; a new one is made at the next start" if answers else ""
-        output.confirm(f"delete {found.name} {assistant_id} from {context.place(settings)}?{hint}", yes=yes)
+        output.confirm(f"delete {profile.name} {assistant_id} from {context.place(settings)}?{hint}", yes=yes)
         await assistants.delete(tenant, assistant_id)
         await _report(assistants, "assistant_deleted", tenant, assistant_id)
 
@@ -246,7 +246,7 @@ async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bo
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, *, create: bool = False) -> AsyncIterator[Assistants]:
+async def _open(settings: Settings, *, create: bool = False) -> AsyncIterator[Assistants]:
     model = settings.model or Catalog.load(settings.price_file).default
     async with context.attach_store(settings, create=create) as store:
         yield Assistants(store, model=model, instructions=settings.instructions)
@@ -259,7 +259,7 @@ async def _report(
     await report(assistants.registry, event, tenant=tenant, **about)
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def _fields(**values: Any) -> dict[str, Any]:
     return assistant_fields({name: value for name, value in values.items() if value is not None})
 
 

@@ -34,26 +34,26 @@ def audit() -> None:
 def tail(*, number: Number = 20, follow: Follow = False, channel: ByChannel = None, as_json: Json = False) -> None:
     """Show the newest events, oldest first. They hold no secret and no text, and of a channel a digest of its name."""
     settings = context.settings()
-    wanted = None if channel is None else channel_digest(channel)
-    asyncio.run(_tail(settings, _Shown(number, wanted, as_json), follow=follow))
+    digest = None if channel is None else channel_digest(channel)
+    asyncio.run(_tail(settings, _Display(number, digest, as_json), follow=follow))
 
 
-class _Shown:
+class _Display:
     """What was shown already, and how."""
 
     def __init__(self, number: int, channel: str | None, as_json: bool) -> None:
         self._number = number
         self._channel = channel
         self._as_json = as_json
-        self._seen: set[str] | None = None
+        self._last_events: set[str] | None = None
 
     def show(self, events: Sequence[AuditEvent]) -> None:
         fitting = [event for event in events if self._channel in (None, event.about.get("channel"))]
-        if self._seen is None:
+        if self._last_events is None:
             fresh = fitting[max(0, len(fitting) - self._number) :]
         else:
-            fresh = [event for event in fitting if repr(event) not in self._seen]
-        self._seen = {repr(event) for event in fitting}
+            fresh = [event for event in fitting if repr(event) not in self._last_events]
+        self._last_events = {repr(event) for event in fitting}
         for event in fresh:
             output.emit(event.to_json()) if self._as_json else output.say(_line(event))
 
@@ -64,12 +64,12 @@ def _line(event: AuditEvent) -> str:
     return f"{output.moment(event.at)}  {event.event:<18} {' '.join(word for word in words if word)}"
 
 
-async def _tail(settings: Settings, shown: _Shown, *, follow: bool) -> None:
+async def _tail(settings: Settings, display: _Display, *, follow: bool) -> None:
     async with context.attach_store(settings) as store:
-        shown.show(await events_of(store))
+        display.show(await events_of(store))
         while follow:
             await asyncio.sleep(AGAIN)
-            shown.show(await events_of(store))
+            display.show(await events_of(store))
 
 
 async def report(registry: Registry, event: Act, *, tenant: str, **about: str) -> None:

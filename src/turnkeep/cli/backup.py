@@ -26,11 +26,11 @@ def backup(
 
     source = sqlite_file(context.settings(), "back it up")
     with output.progress("copying"):
-        written = copy(source, path)
+        size = copy(source, path)
     if as_json:
-        output.emit({"store": str(source), "backup": str(path.absolute()), "bytes": written})
+        output.emit({"store": str(source), "backup": str(path.absolute()), "bytes": size})
     else:
-        output.say(f"copied {source} to {path} ({output.size(written)})")
+        output.say(f"copied {source} to {path} ({output.size(size)})")
 
 
 def sqlite_file(settings: Settings, doing: str) -> Path:

@@ -81,14 +81,14 @@ async def examine(settings: Settings, *, offline: bool) -> AsyncIterator[Finding
     async for finding in _doors(settings):
         yield finding
     for one in (_tools, _model if not offline else _model_offline, _server):
-        yield await _tried(one, settings)
+        yield await _try(one, settings)
     async for finding in _rabbitmq(settings):
         yield finding
     async for finding in _store(settings):
         yield finding
 
 
-async def _tried(check: Callable[[Settings], Awaitable[Finding]], settings: Settings) -> Finding:
+async def _try(check: Callable[[Settings], Awaitable[Finding]], settings: Settings) -> Finding:
     try:
         return await check(settings)
     except TurnkeepError as error:
@@ -109,13 +109,13 @@ def _versions(settings: Settings) -> Iterator[Finding]:
     from turnkeep.store.sqlite.connection import check_version
 
     yield ok("version", f"turnkeep {version()}, Python {sys.version.split()[0]}")
-    found = apsw.sqlite_lib_version()
+    library = apsw.sqlite_lib_version()
     try:
-        check_version(found)
+        check_version(library)
     except StoreMisconfigured as error:
         yield failure("sqlite", str(error))
     else:
-        yield ok("sqlite", f"SQLite {found}")
+        yield ok("sqlite", f"SQLite {library}")
 
 
 async def _doors(settings: Settings) -> AsyncIterator[Finding]:
@@ -164,23 +164,23 @@ async def _tokens(settings: Settings) -> Finding:
 
     try:
         tokens = tokens_of(settings)
-        described = await tokens.describe() if tokens else ""
+        description = await tokens.describe() if tokens else ""
     except TurnkeepError as error:
         return failure("tokens", str(error))
     if settings.jwt_issuer is None and settings.jwt_secret is None:
-        return warning("tokens", f"{described}: set TURNKEEP_JWT_ISSUER, or all who share these keys may come in")
-    return ok("tokens", described)
+        return warning("tokens", f"{description}: set TURNKEEP_JWT_ISSUER, or all who share these keys may come in")
+    return ok("tokens", description)
 
 
 def _extras(settings: Settings) -> Iterator[Finding]:
-    wanted = [
+    needs = [
         ("redis", "redis", settings.store_url.partition(":")[0] not in ("sqlite", "memory")),
         ("rabbitmq", "aio_pika", settings.rabbitmq_url is not None),
         ("jwt", "jwt", settings.takes_tokens),
         ("otel", "opentelemetry.sdk", settings.otel_endpoint is not None),
     ]
-    for extra, module, used in wanted:
-        if used and not _installed(module):
+    for extra, module, used in needs:
+        if used and not _is_installed(module):
             yield failure("extras", f"{extra} is set but not installed, run: python -m pip install 'turnkeep[{extra}]'")
 
 
@@ -197,7 +197,7 @@ def _descriptors(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _installed(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -238,25 +238,25 @@ def today() -> date:
 
 async def _model_offline(settings: Settings) -> Finding:
     if settings.uses_simulator:
-        named = "OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY"
-        return warning("model", f"the built-in simulator answers: set {named}")
+        names = "OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY"
+        return warning("model", f"the built-in simulator answers: set {names}")
     catalog = Catalog.load(settings.price_file)
     name = settings.model or catalog.default
-    for said in catalog.check(name, today()):
-        return failure("model", str(said)) if said.kind == "gone" else warning("model", str(said))
+    for notice in catalog.check(name, today()):
+        return failure("model", str(notice)) if notice.kind == "gone" else warning("model", str(notice))
     return ok("model", f"{name} at {endpoint_of(settings).base_url}")
 
 
 async def _model(settings: Settings) -> Finding:
     """What the catalogue says, and whether the server takes our key."""
-    known = await _model_offline(settings)
-    if settings.uses_simulator or known.state == "failure":
-        return known
-    refused = await _asked(settings)
-    return refused or known
+    finding = await _model_offline(settings)
+    if settings.uses_simulator or finding.state == "failure":
+        return finding
+    refusal = await _ask_server(settings)
+    return refusal or finding
 
 
-async def _asked(settings: Settings) -> Finding | None:
+async def _ask_server(settings: Settings) -> Finding | None:
     """Ask the server for its models: what is wrong, None if nothing is."""
     endpoint = endpoint_of(settings)
     base, key = endpoint.base_url.rstrip("/"), endpoint.api_key
@@ -285,15 +285,15 @@ async def _server(settings: Settings) -> Finding:
         if await asyncio.to_thread(server_note.answers, settings.url):
             return ok("server", f"the server at {settings.url} (TURNKEEP_URL) answers")
         return warning("server", f"the server at {settings.url} does not answer: start it, or unset TURNKEEP_URL")
-    found = await asyncio.to_thread(server_note.find, settings)
-    if found is None:
+    url = await asyncio.to_thread(server_note.find, settings)
+    if url is None:
         return ok("server", "none is running with this store")
-    told = await _readiness(found)
-    if isinstance(told, str):
-        return failure("server", f"the server at {found} runs and cannot use its store ({told}): {STORE_LOST}")
-    if told.get("full"):
-        return warning("server", f"the server at {found} had no room for all connections a moment ago: {FULL}")
-    return ok("server", f"a server with this store listens on {found}")
+    readiness = await _readiness(url)
+    if isinstance(readiness, str):
+        return failure("server", f"the server at {url} runs and cannot use its store ({readiness}): {STORE_LOST}")
+    if readiness.get("full"):
+        return warning("server", f"the server at {url} had no room for all connections a moment ago: {FULL}")
+    return ok("server", f"a server with this store listens on {url}")
 
 
 STORE_LOST = "if the file was deleted or replaced while it is open, put it back or start the server again"
@@ -309,8 +309,8 @@ async def _readiness(url: str) -> dict[str, Any] | str:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/readyz") as response:
             if response.status != HTTPStatus.OK:
                 return f"status {response.status}"
-            told = await response.json(content_type=None)
-            return told if isinstance(told, dict) else {}
+            body = await response.json(content_type=None)
+            return body if isinstance(body, dict) else {}
     except (TimeoutError, aiohttp.ClientError, ValueError) as error:
         return type(error).__name__
 
@@ -320,7 +320,7 @@ async def _readiness(url: str) -> dict[str, Any] | str:
 
 async def _rabbitmq(settings: Settings) -> AsyncIterator[Finding]:
     """What the AMQP door will find: nothing is made by looking."""
-    if settings.rabbitmq_url is None or not _installed("aio_pika"):
+    if settings.rabbitmq_url is None or not _is_installed("aio_pika"):
         return
     from turnkeep.broker import CONNECTION_ERRORS, broker_of, look
 
@@ -330,11 +330,11 @@ async def _rabbitmq(settings: Settings) -> AsyncIterator[Finding]:
     except CONNECTION_ERRORS as error:
         yield failure("rabbitmq", f"{broker} cannot be used: {type(error).__name__}: {error}, correct RABBITMQ_URL")
         return
-    for finding in _seen(settings, sight, broker):
+    for finding in _broker_findings(settings, sight, broker):
         yield finding
 
 
-def _seen(settings: Settings, sight: Sight, broker: str) -> Iterator[Finding]:
+def _broker_findings(settings: Settings, sight: Sight, broker: str) -> Iterator[Finding]:
     names = f"queue {settings.queue_name} at {broker}"
     if settings.queue_name in sight.absent:
         yield ok("rabbitmq", f"there is no {names} yet, a quorum queue is made at the first start")
@@ -344,8 +344,8 @@ def _seen(settings: Settings, sight: Sight, broker: str) -> Iterator[Finding]:
         state = failure if sight.kind == "stream" else ok
         yield state("rabbitmq", f"{names} is {kind}: {load}" + STREAM * (sight.kind == "stream"))
     if sight.parked_count:
-        parked = f"{output.count(sight.parked_count, 'message')} of {settings.queue_name}"
-        yield warning("rabbitmq parked", f"{parked} could not be taken, the reasons stand in their headers")
+        what = f"{output.count(sight.parked_count, 'message')} of {settings.queue_name}"
+        yield warning("rabbitmq parked", f"{what} could not be taken, the reasons stand in their headers")
     parts = urlsplit(settings.rabbitmq_url or "")
     if parts.password in (None, "guest") and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         yield warning("rabbitmq user", f"{broker} is asked as guest with the default password, give it one of its own")
@@ -385,8 +385,8 @@ def _sinks(records: Sequence[SinkRecord], now: float) -> Iterator[Finding]:
             fell = f"{output.count(record.lost, 'event')} fell out, the last at {output.moment(record.lost_at)}"
             yield failure("sinks", f"{name}: {fell}: its receiver was away for longer than the bound holds")
         if record.parked:
-            parked = f"{output.count(record.parked, 'event')} parked, {record.given_up} given up"
-            yield warning("sinks", f"{name}: {parked}, see `turnkeep sinks parked {name}`")
+            what = f"{output.count(record.parked, 'event')} parked, {record.given_up} given up"
+            yield warning("sinks", f"{name}: {what}, see `turnkeep sinks parked {name}`")
         if record.waiting and now - (record.oldest_at or now) > LATE:
             behind = output.span(now - (record.oldest_at or now))
             yield warning("sinks", f"{name}: the oldest event waits for {behind}: its receiver takes nothing")
@@ -404,27 +404,27 @@ def _can_be_made(path: Path) -> Finding:
 
 
 async def _engine(settings: Settings, store: Store) -> Finding:
-    told = await store.check()
+    facts = await store.check()
     if settings.store_url.startswith("memory:"):
-        return warning("store", f"memory: loses {told['loses']}")
-    bytes_ = f", {output.size(int(told['bytes']))}" if "bytes" in told else ""
-    about = f"{told['engine']}, {told['durability']}{bytes_}"
-    if (log := int(told.get("log_bytes", 0))) > A_LONG_LOG:
+        return warning("store", f"memory: loses {facts['loses']}")
+    bytes_ = f", {output.size(int(facts['bytes']))}" if "bytes" in facts else ""
+    about = f"{facts['engine']}, {facts['durability']}{bytes_}"
+    if (log := int(facts.get("log_bytes", 0))) > A_LONG_LOG:
         return warning(
             "store",
             f"the log of changes has {output.size(log)} and cannot shrink: another program keeps reading an old state"
             f" of {context.place(settings)}, end it",
         )
-    return ok("store", f"{context.place(settings)} can be written ({about}); may lose {told['loses']}")
+    return ok("store", f"{context.place(settings)} can be written ({about}); may lose {facts['loses']}")
 
 
 async def _network(settings: Settings, store: Store) -> Finding:
     """Whether leases can be renewed in time: a renewal is one way to the store and back, and may be lost once."""
     loop, slowest = asyncio.get_running_loop(), 0.0
     for _ in range(ROUND_TRIPS):
-        begun = loop.time()
+        start = loop.time()
         await store.now()
-        slowest = max(slowest, loop.time() - begun)
+        slowest = max(slowest, loop.time() - start)
     lease = settings.lease_duration
     if slowest > lease / 20:
         advice = f"set TURNKEEP_LEASE to {max(lease, math.ceil(slowest * 20)):.0f} or more"
@@ -450,12 +450,14 @@ async def _assistant(settings: Settings, store: Store) -> Finding:
 
     catalog = Catalog.load(settings.price_file)
     assistants = Assistants(store, model=settings.model or catalog.default, instructions=settings.instructions)
-    wanted = settings.openai_assistant_id
-    if wanted is not None and await store.get("assistant", "default", wanted) is None:
-        return warning("assistant", f"OPENAI_ASSISTANT_ID={wanted} does not exist, it is made anew at the next start")
-    chosen = await (assistants.get("default", wanted) if wanted else assistants.default("default"))
-    if chosen is None:
+    assistant_id = settings.openai_assistant_id
+    if assistant_id is not None and await store.get("assistant", "default", assistant_id) is None:
+        return warning(
+            "assistant", f"OPENAI_ASSISTANT_ID={assistant_id} does not exist, it is made anew at the next start"
+        )
+    assistant = await (assistants.get("default", assistant_id) if assistant_id else assistants.default("default"))
+    if assistant is None:
         return ok("assistant", "none yet, one is made at the first start")
-    for said in [] if settings.uses_simulator else catalog.check(chosen.model, today()):
-        return warning("assistant", f"{chosen.assistant_id}: {said}")
-    return ok("assistant", f"{chosen.assistant_id} with {chosen.model}")
+    for notice in [] if settings.uses_simulator else catalog.check(assistant.model, today()):
+        return warning("assistant", f"{assistant.assistant_id}: {notice}")
+    return ok("assistant", f"{assistant.assistant_id} with {assistant.model}")

@@ -28,13 +28,13 @@ def list_open(*, as_json: Json = False) -> None:
 
 async def _list(settings: Settings, *, as_json: bool) -> None:
     async with context.attach_store(settings) as store:
-        found, now = await store.circuits(), await store.now()
+        circuits, now = await store.circuits(), await store.now()
     if as_json:
-        output.emit([_json(circuit) for circuit in found])
-    elif not found:
+        output.emit([_json(circuit) for circuit in circuits])
+    elif not circuits:
         output.say("no circuit is open: every model server is asked")
     else:
-        output.console().print(_drawn(found, now))
+        output.console().print(_table(circuits, now))
 
 
 @app.command()
@@ -75,7 +75,7 @@ def _json(circuit: Circuit) -> dict[str, Any]:
     }
 
 
-def _drawn(circuits: list[Circuit], now: float) -> Table:
+def _table(circuits: list[Circuit], now: float) -> Table:
     table = Table("endpoint", "why", "since", "next try", box=None, header_style="bold", pad_edge=False)
     for circuit in circuits:
         waits = max(0.0, circuit.probe_at - now)

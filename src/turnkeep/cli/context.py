@@ -28,46 +28,46 @@ env_file: ContextVar[Path | None] = ContextVar("turnkeep_env_file", default=None
 
 def settings(**options: Any) -> Settings:
     """What is set, with the options of the command line before all else. Raises `ConfigurationError`."""
-    given = {name: value for name, value in options.items() if value is not None}
+    values = {name: value for name, value in options.items() if value is not None}
     file = env_file.get()
-    return Settings.load(**given) if file is None else Settings.load_named(file, **given)
+    return Settings.load(**values) if file is None else Settings.load_named(file, **values)
 
 
 def environment() -> Mapping[str, str]:
     """Where `${NAME}` of a tools file is looked up: the environment before the file of settings."""
-    told = {name: value for name, value in dotenv_values(env_file.get() or DEFAULT).items() if value}
-    return {**told, **os.environ}  # noqa: TID251 - the names are those of the file, not settings of ours
+    values = {name: value for name, value in dotenv_values(env_file.get() or DEFAULT).items() if value}
+    return {**values, **os.environ}  # noqa: TID251 - the names are those of the file, not settings of ours
 
 
-def quiet(chosen: Settings) -> None:
+def quiet(config: Settings) -> None:
     """Log what is wrong and nothing else, beside the result of a verb."""
     from turnkeep.telemetry import configure_logging
 
-    level = chosen.log_level if chosen.log_level == "debug" else "error"
-    configure_logging(level=level, format=chosen.log_format)
+    level = config.log_level if config.log_level == "debug" else "error"
+    configure_logging(level=level, format=config.log_format)
 
 
 # ---------------------------------------------------------------- the store
 
 
-def sqlite_path(chosen: Settings) -> Path | None:
+def sqlite_path(config: Settings) -> Path | None:
     """The file of an embedded store; None for any other engine."""
-    scheme, _, rest = chosen.store_url.partition(":")
+    scheme, _, rest = config.store_url.partition(":")
     return Path(rest.removeprefix("//") or DEFAULT_PATH).absolute() if scheme == "sqlite" else None
 
 
-def place(chosen: Settings) -> str:
+def place(config: Settings) -> str:
     """Where the data is, without a password."""
-    if (path := sqlite_path(chosen)) is not None:
+    if (path := sqlite_path(config)) is not None:
         return str(path)
-    if chosen.store_url.startswith("memory:"):
+    if config.store_url.startswith("memory:"):
         return "memory of this process (nothing is kept)"
-    parts = urlsplit(chosen.store_url)
-    return f"{parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()} ({chosen.redis_prefix}…)"
+    parts = urlsplit(config.store_url)
+    return f"{parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()} ({config.redis_prefix}…)"
 
 
 @asynccontextmanager
-async def attach_store(chosen: Settings, *, create: bool = False) -> AsyncIterator[Store]:
+async def attach_store(config: Settings, *, create: bool = False) -> AsyncIterator[Store]:
     """The store, beside whoever else has it open.
 
     A file that does not exist is not made unless `create`: then nothing is found, and a remark says why.
@@ -75,14 +75,14 @@ async def attach_store(chosen: Settings, *, create: bool = False) -> AsyncIterat
     from turnkeep.composition import policies
     from turnkeep.store import open_store, store_of
 
-    quiet(chosen)
-    path = sqlite_path(chosen)
+    quiet(config)
+    path = sqlite_path(config)
     if path is not None and not path.exists() and not create:
         output.note(f"there is no store at {path} yet")
-        store = open_store("memory:", policies(chosen))
+        store = open_store("memory:", policies(config))
     else:
-        store = store_of(chosen, policies(chosen))
-        if chosen.store_url.startswith("memory:"):
+        store = store_of(config, policies(config))
+        if config.store_url.startswith("memory:"):
             output.note("the store is memory: and ends with this command; set TURNKEEP_STORE to keep something")
     await store.open()
     try:

@@ -17,8 +17,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 SocketFactory = Callable[[Any], socket.socket]
 
-_TRANSLATED = IPv6Network("64:ff9b::/96")
-_TRANSLATED_LOCALLY = IPv6Network("64:ff9b:1::/48")
+_NAT64 = IPv6Network("64:ff9b::/96")
 _NOT_PUBLIC_4 = tuple(
     IPv4Network(name)
     for name in (
@@ -76,7 +75,7 @@ def _forms(address: Address) -> list[Address]:
     if isinstance(address, IPv4Address):
         return [address]
     last = IPv4Address(int(address) & 0xFFFFFFFF)
-    if address.ipv4_mapped or address in _TRANSLATED:
+    if address.ipv4_mapped or address in _NAT64:
         return [last]
     return [address, *([address.sixtofour] if address.sixtofour else []), *(address.teredo or ())]
 

@@ -63,13 +63,13 @@ def builtin_tools(
         if bash:
             raise ConfigurationError("execute_bash needs a workspace: set one, or leave bash off")
         return tools
-    found = report or probe(mechanism)
-    inside = sandbox(found)
-    if bash and (inside is None or found.refusal):
-        raise ConfigurationError(found.refusal)
+    report = report or probe(mechanism)
+    inside = sandbox(report)
+    if bash and (inside is None or report.refusal):
+        raise ConfigurationError(report.refusal)
     tools += file_tools(workspaces)
     if inside is None:
-        log.warning("git_not_offered reason=%s", found.reason_refused)
+        log.warning("git_not_offered reason=%s", report.reason_refused)
         return tools
     if inside.mechanism == "outside":
         log.warning("tools_run_outside_a_sandbox they reach all that this process reaches")

@@ -38,8 +38,8 @@ def main(plan: dict[str, Any]) -> NoReturn:
             group.write("0")
     for name, value in plan["limits"].items():
         _, hard = resource.getrlimit(getattr(resource, name))
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(getattr(resource, name), (allowed, allowed))
+        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(getattr(resource, name), (limit, limit))
     os.umask(0o022)
     rules = system_call_filter(programs=plan["programs"])
     if plan["bubblewrap"]:
@@ -119,8 +119,8 @@ def become(plan: dict[str, Any], rules: bytes) -> NoReturn:
 def wait_for(child: int) -> int:
     """The exit code of the child; orphans that end meanwhile are taken in too."""
     while True:
-        ended, status = os.wait()
-        if ended == child:
+        pid, status = os.wait()
+        if pid == child:
             return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 
@@ -148,13 +148,13 @@ def descendants_of(root: int) -> list[int]:
             except OSError:
                 continue
             children.setdefault(parent, []).append(int(name))
-    found: list[int] = []
+    descendants: list[int] = []
     waiting = [root]
     while waiting:
         below = children.get(waiting.pop(), [])
-        found.extend(below)
+        descendants.extend(below)
         waiting.extend(below)
-    return found
+    return descendants
 
 
 def threads_of(user: int) -> int:
@@ -248,8 +248,10 @@ def system_call_filter(*, programs: bool) -> bytes:
         only_threads: list[Line] = [(LOAD, 0, 0, argument(0)), (JUMP_ANY_BIT, 1, 0, ONLY_A_THREAD)]
         lines += only_if(CLONE[column], [*only_threads, (RETURN, 0, 0, REFUSE | EPERM), ALLOW_LINE])
     lines += only_if(CLONE[column], refuse_bits(0, NEW_NAMESPACES, EACCES))
-    known = [(JUMP_EQUAL, len(FAMILIES) - place, 0, family) for place, family in enumerate(FAMILIES.values())]
-    lines += only_if(SOCKET[column], [(LOAD, 0, 0, argument(0)), *known, (RETURN, 0, 0, REFUSE | EACCES), ALLOW_LINE])
+    families = [(JUMP_EQUAL, len(FAMILIES) - place, 0, family) for place, family in enumerate(FAMILIES.values())]
+    lines += only_if(
+        SOCKET[column], [(LOAD, 0, 0, argument(0)), *families, (RETURN, 0, 0, REFUSE | EACCES), ALLOW_LINE]
+    )
     typing: list[Line] = [(LOAD, 0, 0, argument(1)), (JUMP_EQUAL, 1, 0, TIOCSTI), (JUMP_EQUAL, 0, 1, TIOCLINUX)]
     lines += only_if(IOCTL[column], [*typing, (RETURN, 0, 0, REFUSE | EACCES), ALLOW_LINE])
     return b"".join(struct.pack("=HBBI", *line) for line in [*lines, ALLOW_LINE])
@@ -266,8 +268,8 @@ def only_if(number: int | None, lines: list[Line]) -> list[Line]:
 
 def refuse_bits(place: int, bits: int, code: int) -> list[Line]:
     """Refuse an argument that has one of these bits."""
-    looked: list[Line] = [(LOAD, 0, 0, argument(place)), (JUMP_ANY_BIT, 0, 1, bits)]
-    return [*looked, (RETURN, 0, 0, REFUSE | code), ALLOW_LINE]
+    test: list[Line] = [(LOAD, 0, 0, argument(place)), (JUMP_ANY_BIT, 0, 1, bits)]
+    return [*test, (RETURN, 0, 0, REFUSE | code), ALLOW_LINE]
 
 
 def argument(place: int) -> int:
@@ -279,8 +281,8 @@ def apply_filter(rules: bytes) -> None:
     class Program(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ushort), ("lines", ctypes.c_char_p)]
 
-    loaded = Program(len(rules) // 8, rules)
-    check(libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(loaded), 0, 0), "system call filter")
+    program = Program(len(rules) // 8, rules)
+    check(libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0), "system call filter")
 
 
 if __name__ == "__main__":

@@ -54,45 +54,45 @@ class ToolRequest:
 # ---------------------------------------------------------------- one tool
 
 
-def refusal(tool: Tool | None, asked: ToolRequest) -> Result | None:
+def refusal(tool: Tool | None, request: ToolRequest) -> Result | None:
     """Why this call would not run at all, as what the model is told. None: it may run."""
     try:
-        _admitted(tool, asked)
+        _admit(tool, request)
     except ToolError as error:
-        return _told(error)
+        return _error_result(error)
     return None
 
 
-async def call(tool: Tool | None, asked: ToolRequest, context: ToolContext, *, clock: Clock) -> Result:
+async def call(tool: Tool | None, request: ToolRequest, context: ToolContext, *, clock: Clock) -> Result:
     """Run one call. `tool` is None when there is none of this name.
 
     A call that is stopped, by its timeout or by `context.cancelled`, ends "unknown" if the tool has effects: nobody
     can say whether they happened. Otherwise it ends as an error or as cancelled.
     """
     try:
-        ready, arguments = _admitted(tool, asked)
+        ready, arguments = _admit(tool, request)
     except ToolError as error:
-        return _told(error)
+        return _error_result(error)
     try:
-        output = await _bounded(_guarded(ready, arguments, context), ready.timeout, context, clock)
-    except _Stopped as stopped:
-        return _unfinished(ready.effect, stopped)
+        output = await _within_timeout(_run_tool(ready, arguments, context), ready.timeout, context, clock)
+    except _Abort as abort:
+        return _abort_result(ready.effect, abort)
     except ToolError as error:
-        return _told(error)
+        return _error_result(error)
     return Result(cap_output(output, ready.output_cap))
 
 
-def _admitted(tool: Tool | None, asked: ToolRequest) -> tuple[Tool, dict[str, Any]]:
+def _admit(tool: Tool | None, request: ToolRequest) -> tuple[Tool, dict[str, Any]]:
     """The tool and its arguments. Raises `UnknownTool` or `BadArguments`."""
     if tool is None:
-        raise UnknownTool(f"there is no tool named {asked.name[:80]!r}")
-    arguments = parse_arguments(asked.arguments)
+        raise UnknownTool(f"there is no tool named {request.name[:80]!r}")
+    arguments = parse_arguments(request.arguments)
     try:
         return tool, tool.check_arguments(arguments)
     except ToolError:
         raise
     except Exception as error:  # a check that somebody wrote may stumble over anything
-        log.warning("arguments_unchecked tool=%s call_id=%s", tool.name, asked.call_id, exc_info=True)
+        log.warning("arguments_unchecked tool=%s call_id=%s", tool.name, request.call_id, exc_info=True)
         raise BadArguments(f"the arguments could not be checked ({type(error).__name__})") from error
 
 
@@ -139,18 +139,18 @@ def _where(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else "a number or constant that JSON does not have"
 
 
-def _told(error: ToolError) -> Result:
+def _error_result(error: ToolError) -> Result:
     status: Status = "denied" if isinstance(error, ToolDenied) else "error"
     return Result(cap_output(f"error: {error}", OUTPUT_CAP), status, error.code)
 
 
-async def _guarded(tool: Tool, arguments: Mapping[str, Any], context: ToolContext) -> str:
+async def _run_tool(tool: Tool, arguments: Mapping[str, Any], context: ToolContext) -> str:
     if tool.run is None:
         raise ToolFailed(f"the tool {tool.name!r} runs at the client, not here")
-    return as_text(await _told_failures(tool.run(arguments, context), tool.name, context))
+    return as_text(await _convert_failures(tool.run(arguments, context), tool.name, context))
 
 
-async def _told_failures(work: Awaitable[T], name: str, context: ToolContext) -> T:
+async def _convert_failures(work: Awaitable[T], name: str, context: ToolContext) -> T:
     """The work's result. What it raises becomes a `ToolError`; the details stay in the log."""
     try:
         return await work
@@ -165,7 +165,7 @@ async def _told_failures(work: Awaitable[T], name: str, context: ToolContext) ->
 # ---------------------------------------------------------------- time
 
 
-class _Stopped(Exception):
+class _Abort(Exception):
     """the work was given up before it gave a result"""
 
     def __init__(self, cause: str, *, timed_out: bool) -> None:
@@ -173,7 +173,7 @@ class _Stopped(Exception):
         self.timed_out = timed_out
 
 
-async def _bounded(work: Coroutine[Any, Any, T], timeout: float, context: ToolContext, clock: Clock) -> T:
+async def _within_timeout(work: Coroutine[Any, Any, T], timeout: float, context: ToolContext, clock: Clock) -> T:
     """The work's result, unless its time is up or nobody waits for it any more.
 
     `context.cancelled` is set whenever the work is given up, so that a function in a thread can stop too.
@@ -192,7 +192,7 @@ async def _bounded(work: Coroutine[Any, Any, T], timeout: float, context: ToolCo
     if running.cancelled():
         timed_out = not late.cancelled()
         cause = f"no result after {timeout:g} seconds" if timed_out else "cancelled before it gave a result"
-        raise _Stopped(cause, timed_out=timed_out)
+        raise _Abort(cause, timed_out=timed_out)
     outcome = running.result()
     if isinstance(outcome, ToolError):
         raise outcome
@@ -207,18 +207,18 @@ async def _outcome(work: Coroutine[Any, Any, T]) -> T | ToolError:
         return error
 
 
-def _unfinished(effect: Effect, stopped: _Stopped) -> Result:
-    code = ToolTimedOut.code if stopped.timed_out else "tool_cancelled"
+def _abort_result(effect: Effect, abort: _Abort) -> Result:
+    code = ToolTimedOut.code if abort.timed_out else "tool_cancelled"
     if effect == "effect":
-        return Result(f"outcome unknown: {stopped}; it may or may not have taken effect", "unknown", code)
-    return Result(f"error: {stopped}", "error" if stopped.timed_out else "cancelled", code)
+        return Result(f"outcome unknown: {abort}; it may or may not have taken effect", "unknown", code)
+    return Result(f"error: {abort}", "error" if abort.timed_out else "cancelled", code)
 
 
 # ---------------------------------------------------------------- the catch-all
 
 
 async def call_catch_all(
-    handler: CatchAll, asked: Sequence[ToolRequest], context: ToolContext, *, clock: Clock, timeout: float = 60.0
+    handler: CatchAll, requests: Sequence[ToolRequest], context: ToolContext, *, clock: Clock, timeout: float = 60.0
 ) -> dict[str, Result] | None:
     """What ``handle_requires_action`` gives for these calls, by call id. None: hold the turn for submitted outputs.
 
@@ -226,30 +226,36 @@ async def call_catch_all(
     long is told like a tool with effects that does.
     """
     try:
-        outputs = await _bounded(_answers(handler, asked, context), timeout, context, clock)
-    except _Stopped as stopped:
-        return dict.fromkeys((one.call_id for one in asked), _unfinished("effect", stopped))
+        outputs = await _within_timeout(_answers(handler, requests, context), timeout, context, clock)
+    except _Abort as abort:
+        return dict.fromkeys((one.call_id for one in requests), _abort_result("effect", abort))
     except ToolError as error:
-        return dict.fromkeys((one.call_id for one in asked), _told(error))
+        return dict.fromkeys((one.call_id for one in requests), _error_result(error))
     if outputs is None:
         return None
-    return {one.call_id: outputs.get(one.call_id, Result(NO_RESULT, "error", "no_result")) for one in asked}
+    return {one.call_id: outputs.get(one.call_id, Result(NO_RESULT, "error", "no_result")) for one in requests}
 
 
-async def _answers(handler: CatchAll, asked: Sequence[ToolRequest], context: ToolContext) -> dict[str, Result] | None:
+async def _answers(
+    handler: CatchAll, requests: Sequence[ToolRequest], context: ToolContext
+) -> dict[str, Result] | None:
     """The outputs by call id; of a doubled id the first counts."""
-    work = invoke(handler, context.thread_id, context.run_id, [_wire(one) for one in asked])
-    given = await _told_failures(work, "handle_requires_action", context)
-    if given is None:
+    work = invoke(handler, context.thread_id, context.run_id, [_wire(one) for one in requests])
+    outputs = await _convert_failures(work, "handle_requires_action", context)
+    if outputs is None:
         return None
-    if not isinstance(given, list):
+    if not isinstance(outputs, list):
         raise ToolFailed('handle_requires_action must give a list of {"tool_call_id", "output"}, or None')
     answers: dict[str, Result] = {}
-    for one in given:
+    for one in outputs:
         if isinstance(one, Mapping) and one.get("output") is not None:
             answers.setdefault(str(one.get("tool_call_id")), Result(cap_output(as_text(one["output"]), OUTPUT_CAP)))
     return answers
 
 
-def _wire(asked: ToolRequest) -> dict[str, Any]:
-    return {"id": asked.call_id, "type": "function", "function": {"name": asked.name, "arguments": asked.arguments}}
+def _wire(request: ToolRequest) -> dict[str, Any]:
+    return {
+        "id": request.call_id,
+        "type": "function",
+        "function": {"name": request.name, "arguments": request.arguments},
+    }

@@ -26,7 +26,7 @@ def file_tools(workspaces: Workspaces) -> list[Tool]:
     @tool(effect="pure", timeout=10.0, output_cap=READ_CAP * 3 // 2)
     def read_file(path: PathArgument, context: ToolContext, encoding: EncodingArgument = None) -> str:
         """Read a file of the workspace, at most 256 kB."""
-        return _decoded(workspaces.of(context.tenant).read(path, READ_CAP), encoding or "utf-8", path)
+        return _decode(workspaces.of(context.tenant).read(path, READ_CAP), encoding or "utf-8", path)
 
     @tool(effect="idempotent", timeout=10.0)
     def write_file(
@@ -36,16 +36,16 @@ def file_tools(workspaces: Workspaces) -> list[Tool]:
         encoding: EncodingArgument = None,
     ) -> str:
         """Write a file of the workspace, replacing it whole. Missing directories are made."""
-        data = _encoded(content, encoding or "utf-8")
+        data = _encode(content, encoding or "utf-8")
         if len(data) > WRITE_CAP:
             raise ToolFailed(f"the content has {len(data)} bytes, more than the {WRITE_CAP} that are written")
-        replaced = workspaces.of(context.tenant).write(path, data)
-        return f"{'replaced' if replaced else 'created'} {path}, {len(data)} bytes"
+        is_replacement = workspaces.of(context.tenant).write(path, data)
+        return f"{'replaced' if is_replacement else 'created'} {path}, {len(data)} bytes"
 
     return [read_file, write_file]
 
 
-def _decoded(data: bytes, encoding: Encoding, path: str) -> str:
+def _decode(data: bytes, encoding: Encoding, path: str) -> str:
     if encoding == "base64":
         return base64.b64encode(data).decode("ascii")
     try:
@@ -54,7 +54,7 @@ def _decoded(data: bytes, encoding: Encoding, path: str) -> str:
         raise ToolFailed(f"{path!r} is no {encoding} text; read it with another encoding, or as base64") from None
 
 
-def _encoded(content: str, encoding: Encoding) -> bytes:
+def _encode(content: str, encoding: Encoding) -> bytes:
     try:
         return base64.b64decode(content, validate=True) if encoding == "base64" else content.encode(encoding)
     except (UnicodeEncodeError, binascii.Error):

@@ -34,16 +34,18 @@ Verb = Literal[
 ]  # fmt: skip
 VERBS: tuple[str, ...] = get_args(Verb)
 
-_SHOWN = r"--stat|--name-only|--name-status|--numstat|--summary|-U\d+|--unified=\d+|-w|-M|-C|-p|--patch"
-_CHOSEN = r"-\d+|-n\d+|--max-count=\d+|--skip=\d+|--oneline|--graph|--all|--follow|--reverse|--first-parent|--merges"
-_FOUND = r"--no-merges|--decorate|--since=[^\x00]+|--until=[^\x00]+|--author=[^\x00]+|--grep=[^\x00]+"
+_OUTPUT_OPTIONS = r"--stat|--name-only|--name-status|--numstat|--summary|-U\d+|--unified=\d+|-w|-M|-C|-p|--patch"
+_RANGE_OPTIONS = (
+    r"-\d+|-n\d+|--max-count=\d+|--skip=\d+|--oneline|--graph|--all|--follow|--reverse|--first-parent|--merges"
+)
+_FILTER_OPTIONS = r"--no-merges|--decorate|--since=[^\x00]+|--until=[^\x00]+|--author=[^\x00]+|--grep=[^\x00]+"
 _OPTIONS = {
     "status": r"-s|--short|-b|--branch|--porcelain|--ignored|-uno|-unormal|-uall",
     "add": r"-A|--all|-u|--update|-N|--intent-to-add|-n|--dry-run",
     "commit": r"-a|--all|--amend|--allow-empty",
-    "diff": rf"--cached|--staged|--check|--word-diff|{_SHOWN}",
-    "log": rf"{_CHOSEN}|{_FOUND}|{_SHOWN}",
-    "show": rf"--oneline|{_SHOWN}",
+    "diff": rf"--cached|--staged|--check|--word-diff|{_OUTPUT_OPTIONS}",
+    "log": rf"{_RANGE_OPTIONS}|{_FILTER_OPTIONS}|{_OUTPUT_OPTIONS}",
+    "show": rf"--oneline|{_OUTPUT_OPTIONS}",
     "branch": r"-l|--list|-a|--all|-r|-v|-vv|--show-current|-d|--delete|-D|-m|--move|--merged|--no-merged",
     "switch": r"-c|--create|--detach",
     "restore": r"-S|--staged|-W|--worktree|--source=\w[\w./@^~{}-]*",
@@ -78,7 +80,7 @@ _HARMLESS = re.compile(
 )
 """Settings of a repository that start no program and read no file elsewhere. All others make it refused."""
 
-_OVERRIDDEN = {
+_OVERRIDES = {
     "core.hooksPath": "/dev/null",
     "core.fsmonitor": "false",
     "core.pager": "cat",
@@ -165,11 +167,11 @@ def command_words(operation: str, arguments: list[str], paths: list[str], messag
 
 def _option(operation: str, word: str) -> str:
     if re.fullmatch(_OPTIONS.get(operation, "(?!)"), word) is None:
-        raise ToolFailed(f"{operation} does not take {word[:80]!r} here; allowed: {_allowed(operation)}")
+        raise ToolFailed(f"{operation} does not take {word[:80]!r} here; allowed: {_option_words(operation)}")
     return word
 
 
-def _allowed(operation: str) -> str:
+def _option_words(operation: str) -> str:
     """The options of a verb as words."""
     words = _OPTIONS.get(operation, "none")
     for pattern, word in ((r"[^\x00]+", "TEXT"), (r"\w[\w./@^~{}-]*", "REVISION"), (r"\d+", "N"), (r"\d*", "N")):
@@ -206,10 +208,10 @@ class Repository:
         if operation != "init" and not await thread_pool.shared_threads.run(self._exists):
             raise ToolFailed("there is no repository in the workspace; use init first")
         settings = await self._settings() if operation != "init" else set()
-        overridden = _OVERRIDDEN | {key: value for key, value in self._identity.items() if key not in settings}
-        chosen = [word for key, value in overridden.items() for word in ("-c", f"{key}={value}")]
-        finished = await self._started([*chosen, *words])
-        return finished.text_for_model(TIMEOUT) or "done, git said nothing"
+        overrides = _OVERRIDES | {key: value for key, value in self._identity.items() if key not in settings}
+        config = [word for key, value in overrides.items() for word in ("-c", f"{key}={value}")]
+        result = await self._execute([*config, *words])
+        return result.text_for_model(TIMEOUT) or "done, git said nothing"
 
     def _exists(self) -> bool:
         with self._workspace.hold_directory(".git") as directory:
@@ -217,10 +219,10 @@ class Repository:
 
     async def _settings(self) -> set[str]:
         """The names that the repository's configuration sets, all of them harmless."""
-        listed = await self._started(["config", "--local", "--list", "--name-only", "--no-includes", "-z"])
-        if listed.exit_code != 0:
+        listing = await self._execute(["config", "--local", "--list", "--name-only", "--no-includes", "-z"])
+        if listing.exit_code != 0:
             raise ToolFailed("the configuration of the repository cannot be read")
-        names = {name for name in listed.output.split("\0") if name}
+        names = {name for name in listing.output.split("\0") if name}
         harmful = sorted(name for name in names if not _HARMLESS.fullmatch(name))
         if harmful:
             raise ToolFailed(
@@ -229,7 +231,7 @@ class Repository:
             )
         return names
 
-    async def _started(self, words: list[str]) -> ProgramResult:
+    async def _execute(self, words: list[str]) -> ProgramResult:
         root = self._sandbox.inside(self._workspace.root)
         own = {"GIT_DIR": f"{root}/.git", "GIT_COMMON_DIR": f"{root}/.git", "GIT_WORK_TREE": root}
         return await self._sandbox.run(

@@ -75,7 +75,7 @@ def request_tool(endpoint: ToolEndpoint) -> Run:
         headers = dict(endpoint.headers)
         if endpoint.idempotent and context.idempotency_key:
             headers["Idempotency-Key"] = context.idempotency_key
-        status, text = await _exchanged(endpoint, _address(endpoint, arguments), headers, _body(endpoint, arguments))
+        status, text = await _exchange(endpoint, _address(endpoint, arguments), headers, _body(endpoint, arguments))
         for secret in endpoint.secrets:
             text = text.replace(secret, "***")
         if not 200 <= status < 300:
@@ -95,7 +95,7 @@ async def answer_of(response: aiohttp.ClientResponse, cap: int = ANSWER_CAP) -> 
     return bytes(body)
 
 
-async def _exchanged(endpoint: ToolEndpoint, url: URL, headers: Mapping[str, str], body: Any) -> tuple[int, str]:
+async def _exchange(endpoint: ToolEndpoint, url: URL, headers: Mapping[str, str], body: Any) -> tuple[int, str]:
     factory = checked_sockets(endpoint.networks, public=url.scheme == "https")
     connector = aiohttp.TCPConnector(
         socket_factory=factory, resolver=endpoint.resolver, use_dns_cache=False, force_close=True
@@ -116,10 +116,10 @@ async def _exchanged(endpoint: ToolEndpoint, url: URL, headers: Mapping[str, str
     except TimeoutError:
         raise ToolFailed(f"the service gave no answer within {endpoint.timeout:g} seconds") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise ToolFailed(_unreached(error)) from None
+        raise ToolFailed(_connection_failure(error)) from None
 
 
-def _unreached(error: Exception) -> str:
+def _connection_failure(error: Exception) -> str:
     cause = getattr(error, "os_error", error)
     if isinstance(cause, AddressRefused):
         return f"the service cannot be reached: {cause}"
@@ -149,27 +149,27 @@ def _address(endpoint: ToolEndpoint, arguments: Mapping[str, Any]) -> URL:
     path = _PLACE.sub(lambda place: _segment(arguments.get(place[1]), place[1]), endpoint.url)
     if any(segment in (".", "..") for segment in path.partition("?")[0].split("/")):
         raise ToolFailed("the arguments would lead to another address")
-    fields = [(name, _filled(text, arguments)) for name, text in endpoint.query.items()]
+    fields = [(name, _fill(text, arguments)) for name, text in endpoint.query.items()]
     query = urlencode([(name, value) for name, value in fields if value is not None])
-    joined = f"{path}{'&' if '?' in path else '?'}{query}" if query else path
-    return URL(joined, encoded=True)
+    address = f"{path}{'&' if '?' in path else '?'}{query}" if query else path
+    return URL(address, encoded=True)
 
 
 def _segment(value: Any, name: str) -> str:
     """One segment of a path. Slashes are refused even encoded: some servers decode them before they route."""
-    text = _written(value)
+    text = _to_text(value)
     if not text or "/" in text or "\\" in text:
         raise ToolFailed(f"{name} must not be empty or have a slash")
     return quote(text, safe="", errors="replace")
 
 
-def _filled(text: str, arguments: Mapping[str, Any]) -> str | None:
+def _fill(text: str, arguments: Mapping[str, Any]) -> str | None:
     if any(arguments.get(name) is None for name in _PLACE.findall(text)):
         return None
-    return _PLACE.sub(lambda place: _written(arguments[place[1]]), text).encode("utf-8", "replace").decode("utf-8")
+    return _PLACE.sub(lambda place: _to_text(arguments[place[1]]), text).encode("utf-8", "replace").decode("utf-8")
 
 
-def _written(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -187,7 +187,7 @@ def _with_values(node: Any, arguments: Mapping[str, Any]) -> Any:
         return [_with_values(child, arguments) for child in node]
     if isinstance(node, str):
         whole = _PLACE.fullmatch(node)
-        return arguments.get(whole[1]) if whole else _filled(node, arguments)
+        return arguments.get(whole[1]) if whole else _fill(node, arguments)
     return node
 
 

@@ -46,30 +46,30 @@ class Pins:
 
     def __init__(self, registry: Registry | None = None) -> None:
         self._registry = registry
-        self._given = asyncio.Event()
+        self._has_registry = asyncio.Event()
         if registry is not None:
-            self._given.set()
+            self._has_registry.set()
 
     def use(self, registry: Registry) -> None:
         """Look here from now on."""
         self._registry = registry
-        self._given.set()
+        self._has_registry.set()
 
     async def accepted_of(self, tools: Sequence[Tool]) -> list[Tool]:
         """Those that look as they were accepted; one that is seen for the first time is. Raises `StoreError`."""
         async with asyncio.timeout(PATIENCE):
-            await self._given.wait()
+            await self._has_registry.wait()
             return [one for one in tools if await self._is_accepted(one)]
 
     async def _is_accepted(self, tool: Tool) -> bool:
         digest, name = digest_of(tool), f"{PREFIX}{tool.name}"
         for _ in range(5):
-            document = await self._opened().get("setting", DEFAULT_TENANT, name)
+            document = await self._require_registry().get("setting", DEFAULT_TENANT, name)
             pin = {"accepted": digest} if document is None else dict(document.body)
-            offered = {**pin, "offered": digest, "description": tool.description}
+            body = {**pin, "offered": digest, "description": tool.description}
             try:
-                await self._opened().put(
-                    "setting", DEFAULT_TENANT, name, offered, version=document.version if document else 0
+                await self._require_registry().put(
+                    "setting", DEFAULT_TENANT, name, body, version=document.version if document else 0
                 )
             except Conflict:
                 continue
@@ -80,23 +80,23 @@ class Pins:
 
     async def list(self) -> list[Pin]:
         """All that were ever seen, by name."""
-        found = await self._opened().list("setting", DEFAULT_TENANT)
+        documents = await self._require_registry().list("setting", DEFAULT_TENANT)
         return [
             Pin(one.name.removeprefix(PREFIX), *(str(one.body.get(name, "")) for name in _FIELDS))
-            for one in found
+            for one in documents
             if one.name.startswith(PREFIX)
         ]
 
     async def accept(self, name: str) -> Pin:
         """Take a tool as it offers itself now. Raises `NotFound`."""
-        document = await self._opened().get("setting", DEFAULT_TENANT, f"{PREFIX}{name}")
+        document = await self._require_registry().get("setting", DEFAULT_TENANT, f"{PREFIX}{name}")
         if document is None:
             raise NotFound(f"no server has offered a tool {name!r}, list them with `turnkeep tools list`")
         body = {**document.body, "accepted": document.body["offered"]}
-        await self._opened().put("setting", DEFAULT_TENANT, document.name, body, version=document.version)
+        await self._require_registry().put("setting", DEFAULT_TENANT, document.name, body, version=document.version)
         return Pin(name, *(str(body.get(one, "")) for one in _FIELDS))
 
-    def _opened(self) -> Registry:
+    def _require_registry(self) -> Registry:
         if self._registry is None:
             raise StoreError("no registry was given to look for pins in")
         return self._registry

@@ -58,8 +58,8 @@ class Group:
     def try_remove(self) -> bool:
         """Kill what is left and remove the group. False while somebody is still on the way out: ask again."""
         self.kill()
-        left = [path for path in self.paths if not _removed(path)]
-        return not left
+        remaining = [path for path in self.paths if not _try_rmdir(path)]
+        return not remaining
 
     def remove(self) -> None:
         """Remove the group, waiting up to two seconds for those who are on the way out. Blocking."""
@@ -79,14 +79,14 @@ class ProcessLimit:
 
     def group(self, most: int = MOST_PROCESSES) -> Group | None:
         """A group for one program; whoever asked removes it. None where no cgroup counts anything."""
-        made: list[Path] = []
+        paths: list[Path] = []
         try:
             for parent in dict.fromkeys(path for path in (self.pids, self.memory) if path is not None):
-                made.append(_made(parent, most))
+                paths.append(_make_group(parent, most))
         except BaseException:
-            Group(tuple(made)).remove()
+            Group(tuple(paths)).remove()
             raise
-        return Group(tuple(made)) if made else None
+        return Group(tuple(paths)) if paths else None
 
 
 def process_limit(user: int | None = None) -> ProcessLimit | None:
@@ -98,7 +98,7 @@ def process_limit(user: int | None = None) -> ProcessLimit | None:
     return ProcessLimit("user limit", None, memory) if (os.getuid() if user is None else user) != 0 else None
 
 
-def _made(parent: Path, most: int) -> Path:
+def _make_group(parent: Path, most: int) -> Path:
     """A group with every limit that can be set there."""
     path = parent / f"turnkeep-{secrets.token_hex(8)}"
     path.mkdir()
@@ -111,11 +111,11 @@ def _made(parent: Path, most: int) -> Path:
 
 def _set(file: Path, value: str) -> None:
     """Write to a file that is there: a cgroup's files come with it, and one that is missing cannot be made."""
-    with file.open("r+") as opened:
-        opened.write(value)
+    with file.open("r+") as stream:
+        stream.write(value)
 
 
-def _removed(path: Path) -> bool:
+def _try_rmdir(path: Path) -> bool:
     try:
         path.rmdir()
     except FileNotFoundError:
@@ -128,17 +128,17 @@ def _removed(path: Path) -> bool:
 def _usable(parent: Path, controller: Controller) -> bool:
     """Whether a group below it counts what it should."""
     try:
-        path = _made(parent, 1)
+        path = _make_group(parent, 1)
     except OSError:
         return False
     try:
-        return _limited(path, controller)
+        return _has_limit(path, controller)
     finally:
         Group((path,)).remove()
         _sweep(parent)
 
 
-def _limited(path: Path, controller: Controller) -> bool:
+def _has_limit(path: Path, controller: Controller) -> bool:
     if controller == "pids":
         return _number(path / "pids.max") == 1
     return any(0 < _number(path / name) <= MEMORY for name in _MEMORY_FILES)
@@ -147,19 +147,19 @@ def _limited(path: Path, controller: Controller) -> bool:
 def _number(file: Path) -> int:
     """What a limit is now; 0 where there is none."""
     try:
-        said = file.read_text(encoding="ascii").strip()
+        text = file.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return 0
-    return int(said) if said.isdigit() else 0
+    return int(text) if text.isdigit() else 0
 
 
 def _sweep(parent: Path) -> None:
     """Remove groups that processes which were killed have left behind; young ones may be about to be joined."""
     now = SystemClock().now()
-    for left in parent.glob("turnkeep-*"):
+    for leftover in parent.glob("turnkeep-*"):
         with suppress(OSError):
-            if now - left.stat().st_mtime > GROUP_LIFETIME:
-                left.rmdir()
+            if now - leftover.stat().st_mtime > GROUP_LIFETIME:
+                leftover.rmdir()
 
 
 def _candidates(controller: Controller) -> Iterator[Path]:

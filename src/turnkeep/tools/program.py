@@ -58,45 +58,45 @@ async def run(
 
     `stop` ends it and what it has started. It is called before the first wait, so that a cancelled caller ends it too.
     """
-    process = await _started(words, environment, directory, descriptors, stop)
-    collected = HeadAndTail(output_cap)
-    stopped, reason = False, ""
+    process = await _start(words, environment, directory, descriptors, stop)
+    output = HeadAndTail(output_cap)
+    is_stopped, reason = False, ""
     try:
         async with asyncio.timeout(timeout):
-            reason = await _ended(process, collected, watch)
+            reason = await _wait_for_end(process, output, watch)
     except TimeoutError:
-        stopped = True
+        is_stopped = True
     finally:
         stop(process)
-        await _gone(process, collected)
-    return ProgramResult(None if stopped or reason else process.returncode, collected.text(), reason)
+        await _reap(process, output)
+    return ProgramResult(None if is_stopped or reason else process.returncode, output.text(), reason)
 
 
-async def _ended(process: asyncio.subprocess.Process, collected: HeadAndTail, watch: Watch | None) -> str:
+async def _wait_for_end(process: asyncio.subprocess.Process, output: HeadAndTail, watch: Watch | None) -> str:
     """Return when the program has ended ("") or has to (why)."""
     if watch is None:
-        await _finished(process, collected)
+        await _drain(process, output)
         return ""
     async with asyncio.TaskGroup() as group:
-        finished = group.create_task(_finished(process, collected))
-        watched = group.create_task(_reason(watch))
-        await asyncio.wait((finished, watched), return_when=asyncio.FIRST_COMPLETED)
-        ended, reason = finished.done(), watched.result() if watched.done() else ""
-        finished.cancel()
-        watched.cancel()
-    return "" if ended else reason
+        end = group.create_task(_drain(process, output))
+        watcher = group.create_task(_reason(watch))
+        await asyncio.wait((end, watcher), return_when=asyncio.FIRST_COMPLETED)
+        has_ended, reason = end.done(), watcher.result() if watcher.done() else ""
+        end.cancel()
+        watcher.cancel()
+    return "" if has_ended else reason
 
 
 async def _reason(watch: Watch) -> str:
     return await watch()
 
 
-async def _finished(process: asyncio.subprocess.Process, collected: HeadAndTail) -> None:
-    await _read(process, collected)
+async def _drain(process: asyncio.subprocess.Process, output: HeadAndTail) -> None:
+    await _read(process, output)
     await process.wait()
 
 
-async def _started(
+async def _start(
     words: Sequence[str], environment: Mapping[str, str], directory: str, descriptors: Sequence[int], stop: Stop
 ) -> asyncio.subprocess.Process:
     """Start a program. A caller that is cancelled meanwhile still ends it with all it has begun.
@@ -120,20 +120,20 @@ async def _started(
     except asyncio.CancelledError:
         process = await starting
         stop(process)
-        await _gone(process, HeadAndTail(2))
+        await _reap(process, HeadAndTail(2))
         raise
 
 
-async def _read(process: asyncio.subprocess.Process, collected: HeadAndTail) -> None:
+async def _read(process: asyncio.subprocess.Process, output: HeadAndTail) -> None:
     while process.stdout is not None and (chunk := await process.stdout.read(65536)):
-        collected.add(chunk)
+        output.add(chunk)
 
 
-async def _gone(process: asyncio.subprocess.Process, collected: HeadAndTail) -> None:
+async def _reap(process: asyncio.subprocess.Process, output: HeadAndTail) -> None:
     """Wait for the end; whoever does not leave in time is killed."""
     try:
         async with asyncio.timeout(_GRACE):
-            await _finished(process, collected)
+            await _drain(process, output)
     except TimeoutError:
         kill_group(process)
 

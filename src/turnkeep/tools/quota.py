@@ -45,70 +45,70 @@ class DiskQuota:
     root: Path
     bytes: int = BYTES
     free: int = FREE
-    _counted: int = field(default=0, init=False)
+    _size: int = field(default=0, init=False)
     _counted_at: float = field(default=float("-inf"), init=False)
 
     def demand(self, more: int) -> None:
         """Room for so many bytes more. Blocking. Raises `Full` with a sentence."""
-        if (said := self._disk()) is not None:
-            raise Full(said)
+        if (fault := self._disk()) is not None:
+            raise Full(fault)
         if time.monotonic() - self._counted_at > _FRESH:
             self._count()
-        if self._counted + more > self.bytes:
-            raise Full(f"{self._told()}; remove something first")
-        self._counted += more
+        if self._size + more > self.bytes:
+            raise Full(f"{self._sentence()}; remove something first")
+        self._size += more
 
     async def wait_exceeded(self) -> str:
         """Return, once there is more than there may be, why. What lies there already may stay, and be removed."""
-        allowed = max(self.bytes, await thread_pool.shared_threads.run(self._count))
-        looked, took = time.monotonic(), 0.0
+        bound = max(self.bytes, await thread_pool.shared_threads.run(self._count))
+        counted_at, took = time.monotonic(), 0.0
         while True:
-            if (said := self._disk()) is not None:
-                return said
-            if time.monotonic() - looked >= PATIENT * took:
-                looked = time.monotonic()
-                if await thread_pool.shared_threads.run(self._count) > allowed:
-                    return self._told()
-                took = time.monotonic() - looked
+            if (fault := self._disk()) is not None:
+                return fault
+            if time.monotonic() - counted_at >= PATIENT * took:
+                counted_at = time.monotonic()
+                if await thread_pool.shared_threads.run(self._count) > bound:
+                    return self._sentence()
+                took = time.monotonic() - counted_at
             await asyncio.sleep(LOOK_EVERY)
 
-    def _told(self) -> str:
+    def _sentence(self) -> str:
         return f"the workspace may hold {self.bytes} bytes and would hold more"
 
     def _disk(self) -> str | None:
         """What is wrong with the disk; None if enough is free."""
-        found = os.statvfs(self.root)
-        floor = min(self.free, found.f_blocks * found.f_frsize // SMALL_DISK)
-        if found.f_bavail * found.f_frsize < floor:
+        disk = os.statvfs(self.root)
+        floor = min(self.free, disk.f_blocks * disk.f_frsize // SMALL_DISK)
+        if disk.f_bavail * disk.f_frsize < floor:
             return f"the disk of the workspace has less than {floor} bytes free"
-        if found.f_files > FREE_FILES * 2 and found.f_favail < FREE_FILES:
+        if disk.f_files > FREE_FILES * 2 and disk.f_favail < FREE_FILES:
             return f"the disk of the workspace has room for less than {FREE_FILES} files"
         return None
 
     def _count(self) -> int:
-        self._counted, self._counted_at = disk_usage(self.root, self.bytes), time.monotonic()
-        return self._counted
+        self._size, self._counted_at = disk_usage(self.root, self.bytes), time.monotonic()
+        return self._size
 
 
-def disk_usage(root: Path, unknown: int) -> int:
+def disk_usage(root: Path, opaque_size: int) -> int:
     """Bytes on disk beneath a directory. One that cannot be looked into counts as `unknown`: it may hide anything."""
     total = 0
     waiting = [str(root)]
-    seen: set[int] = set()
+    inodes: set[int] = set()
     while waiting:
         try:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
                     status = entry.stat(follow_symlinks=False)
                     if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
-                        if status.st_ino in seen:
+                        if status.st_ino in inodes:
                             continue
-                        seen.add(status.st_ino)
+                        inodes.add(status.st_ino)
                     total += max(LEAST_OF_A_FILE, status.st_blocks * 512)
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
         except FileNotFoundError:
             continue  # removed meanwhile
         except OSError:
-            total += unknown
+            total += opaque_size
     return total

@@ -95,19 +95,19 @@ class SandboxReport:
         return f"{self.mechanism}{bare}, processes limited by {self.process_limit}, memory {memory}"
 
 
-def probe(asked: Mechanism = "bubblewrap") -> SandboxReport:
+def probe(mechanism: Mechanism = "bubblewrap") -> SandboxReport:
     """Try everything once. Blocking, some ten milliseconds each."""
     if not sys.platform.startswith("linux"):
-        return SandboxReport(False, asked, "only on Linux", None)
+        return SandboxReport(False, mechanism, "only on Linux", None)
     limit = process_limit()
     root = os.geteuid() == 0
-    refused = _tried(asked, limit)
-    if asked == "outside" and root:
-        refused = "never as root; run as an ordinary user, or unset TURNKEEP_SANDBOX"
+    reason = _try(mechanism, limit)
+    if mechanism == "outside" and root:
+        reason = "never as root; run as an ordinary user, or unset TURNKEEP_SANDBOX"
     return SandboxReport(
         openat2=openat2_works(),
-        requested_mechanism=asked,
-        reason_refused=refused,
+        requested_mechanism=mechanism,
+        reason_refused=reason,
         process_limit=limit.kind if limit else None,
         total_memory=limit is not None and limit.memory is not None,
         root=root,
@@ -154,7 +154,7 @@ class Sandbox:
 
         Guarantees: when this returns or is cancelled, nothing that the program started is left.
         """
-        async with self._scratch() as scratch, self._grouped() as group:
+        async with self._scratch() as scratch, self._joined_group() as group:
             return await run(
                 _command(self._plan(program, scratch=scratch, group=group)),
                 environment={},
@@ -172,14 +172,14 @@ class Sandbox:
         if self.mechanism == "bubblewrap":
             yield "/tmp"  # noqa: S108 - the one inside
             return
-        made = await thread_pool.shared_threads.run(lambda: tempfile.mkdtemp(prefix="turnkeep-"))
+        directory = await thread_pool.shared_threads.run(lambda: tempfile.mkdtemp(prefix="turnkeep-"))
         try:
-            yield made
+            yield directory
         finally:
-            await thread_pool.shared_threads.run(lambda: shutil.rmtree(made, ignore_errors=True))
+            await thread_pool.shared_threads.run(lambda: shutil.rmtree(directory, ignore_errors=True))
 
     @asynccontextmanager
-    async def _grouped(self) -> AsyncIterator[Group | None]:
+    async def _joined_group(self) -> AsyncIterator[Group | None]:
         group = self.limit.group() if self.limit else None
         try:
             yield group
@@ -196,14 +196,14 @@ class Sandbox:
         }
         if self.mechanism == "bubblewrap":
             return {**common, "bubblewrap": True, "program": _bubblewrap(program, environment)}
-        counted = self.limit is not None and self.limit.kind == "user limit"
+        is_user_limit = self.limit is not None and self.limit.kind == "user limit"
         return {
             **common,
             "bubblewrap": False,
             "program": list(program.words),
             "environment": environment,
             "directory": str(program.workspace),
-            "processes": MOST_PROCESSES if counted else None,
+            "processes": MOST_PROCESSES if is_user_limit else None,
         }
 
 
@@ -235,12 +235,12 @@ def _bwrap() -> str | None:
 
 def can_shield() -> bool:
     """Whether bubblewrap here can make a directory read-only by its descriptor, which no race can redirect."""
-    found = _bwrap()
-    if found is None:
+    bwrap = _bwrap()
+    if bwrap is None:
         return False
     with suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run([found, "--help"], capture_output=True, text=True, timeout=10, env={}, check=False)  # noqa: S603 - a fixed program
-        return "--ro-bind-fd" in told.stdout + told.stderr
+        usage = subprocess.run([bwrap, "--help"], capture_output=True, text=True, timeout=10, env={}, check=False)  # noqa: S603 - a fixed program
+        return "--ro-bind-fd" in usage.stdout + usage.stderr
     return False
 
 
@@ -265,31 +265,31 @@ def _interpreter() -> str:
     return "python3"
 
 
-def _tried(mechanism: Mechanism, limit: ProcessLimit | None) -> str | None:
+def _try(mechanism: Mechanism, limit: ProcessLimit | None) -> str | None:
     """None if a program runs inside, else the reason in one line."""
     if mechanism == "bubblewrap" and _bwrap() is None:
         return "not installed"
     with tempfile.TemporaryDirectory(prefix="turnkeep-") as directory:
         group = limit.group() if limit else None
         try:
-            counted = mechanism == "bubblewrap" and limit is not None and limit.kind == "user limit"
-            first = f"ulimit -u {MOST_PROCESSES} && " if counted else ""
+            is_user_limit = mechanism == "bubblewrap" and limit is not None and limit.kind == "user limit"
+            first = f"ulimit -u {MOST_PROCESSES} && " if is_user_limit else ""
             words = ["/bin/bash", "-c", f"{first}/bin/true && /bin/true"]
             trial = SandboxedProgram(words=words, workspace=Path(directory), timeout=20, output_cap=0, environment={})
-            return _tried_plan(Sandbox(mechanism, limit)._plan(trial, scratch=directory, group=group))
+            return _try_plan(Sandbox(mechanism, limit)._plan(trial, scratch=directory, group=group))
         finally:
             if group:
                 group.remove()
 
 
-def _tried_plan(plan: Mapping[str, Any]) -> str | None:
+def _try_plan(plan: Mapping[str, Any]) -> str | None:
     try:
-        done = subprocess.run(  # noqa: S603 - a fixed program
+        result = subprocess.run(  # noqa: S603 - a fixed program
             _command(plan), capture_output=True, text=True, timeout=20, env={}, cwd="/", check=False
         )
     except (OSError, subprocess.SubprocessError) as error:
         return f"cannot be started ({type(error).__name__})"
-    if done.returncode == 0:
+    if result.returncode == 0:
         return None
-    said = (done.stderr or done.stdout).strip().splitlines()
-    return said[0][:200] if said else f"exit code {done.returncode}"
+    lines = (result.stderr or result.stdout).strip().splitlines()
+    return lines[0][:200] if lines else f"exit code {result.returncode}"

@@ -33,29 +33,29 @@ class Signature:
 
     def __init__(self, function: Callable[..., Any], context_type: type) -> None:
         self._name = getattr(function, "__name__", type(function).__name__)
-        self.description, told = parse_docstring(inspect.getdoc(function) or "")
+        self.description, parameter_words = parse_docstring(inspect.getdoc(function) or "")
         hints = _hints(function, self._name)
         parameters = list(inspect.signature(function).parameters.values())
         self.context = next((p.name for p in parameters if _is_context(hints.get(p.name), context_type)), None)
-        taken = [p for p in parameters if p.name != self.context]
-        self._fields = {f"field_{place}": parameter.name for place, parameter in enumerate(taken)}
-        self._model = self._build(taken, hints, told)
+        inputs = [p for p in parameters if p.name != self.context]
+        self._fields = {f"field_{place}": parameter.name for place, parameter in enumerate(inputs)}
+        self._model = self._build(inputs, hints, parameter_words)
         self.parameters = plain_form(self._model.model_json_schema(by_alias=True))
 
     def accept(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the function's types. Raises `BadArguments` with every fault in one sentence."""
         try:
-            accepted = self._model.model_validate(dict(arguments))
+            values = self._model.model_validate(dict(arguments))
         except ValidationError as error:
-            raise BadArguments(f"the arguments do not fit: {_told(error)}") from None
-        return {name: getattr(accepted, field) for field, name in self._fields.items()}
+            raise BadArguments(f"the arguments do not fit: {_fault_sentences(error)}") from None
+        return {name: getattr(values, field) for field, name in self._fields.items()}
 
     def _build(
-        self, parameters: list[inspect.Parameter], hints: dict[str, Any], told: Mapping[str, str]
+        self, parameters: list[inspect.Parameter], hints: dict[str, Any], parameter_words: Mapping[str, str]
     ) -> type[BaseModel]:
         fields: dict[str, Any] = {}
         for field, parameter in zip(self._fields, parameters, strict=True):
-            fields[field] = _field(parameter, hints, told.get(parameter.name), self._name)
+            fields[field] = _field(parameter, hints, parameter_words.get(parameter.name), self._name)
         try:
             model: type[BaseModel] = create_model(
                 "Arguments", __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields
@@ -83,7 +83,9 @@ def _is_context(hint: Any, context_type: type) -> bool:
     return hint is context_type or context_type in typing.get_args(hint)
 
 
-def _field(parameter: inspect.Parameter, hints: dict[str, Any], told: str | None, tool: str) -> tuple[Any, FieldInfo]:
+def _field(
+    parameter: inspect.Parameter, hints: dict[str, Any], docstring_words: str | None, tool: str
+) -> tuple[Any, FieldInfo]:
     if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
         raise ConfigurationError(f"tool {tool!r} takes {parameter}; give every parameter a name of its own")
     if parameter.name not in hints:
@@ -91,18 +93,18 @@ def _field(parameter: inspect.Parameter, hints: dict[str, Any], told: str | None
     hint = hints[parameter.name]
     default = ... if parameter.default is parameter.empty else parameter.default
     words = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, str)), None)
-    description = words or told
+    description = words or docstring_words
     extra: dict[str, Any] = {"description": description} if description else {}
     return hint, Field(default, alias=parameter.name, **extra)
 
 
-def _told(error: ValidationError) -> str:
+def _fault_sentences(error: ValidationError) -> str:
     """The first faults, without the values: they are the model's own words."""
-    faults_found = [
+    faults = [
         f"{'.'.join(str(part) for part in fault['loc']) or 'arguments'}: {fault['msg'][:200]}"
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    return list_sentences(faults_found)
+    return list_sentences(faults)
 
 
 def list_sentences(sentences: list[str], most: int = 5) -> str:
@@ -131,7 +133,7 @@ def plain_form(schema: Mapping[str, Any]) -> Schema:
 def _plain(node: Any, definitions: Mapping[str, Any], recursive: set[str]) -> Any:
     if not isinstance(node, dict):
         return node
-    name = _referred(node)
+    name = _reference(node)
     if name in definitions and name not in recursive:
         beside = {k: v for k, v in node.items() if k != "$ref"}
         node = {**definitions[name], **beside}
@@ -163,20 +165,20 @@ def _schemas_in(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from (child for child in node.get(key, {}).values() if isinstance(child, Mapping))
 
 
-def _referred(node: Mapping[str, Any]) -> str:
+def _reference(node: Mapping[str, Any]) -> str:
     return str(node.get("$ref", "")).removeprefix("#/$defs/")
 
 
 def _reaches(start: str, target: str, definitions: Mapping[str, Any]) -> bool:
-    seen: set[str] = set()
+    names: set[str] = set()
     waiting: list[Mapping[str, Any]] = [definitions[start]]
     while waiting:
         node = waiting.pop()
-        name = _referred(node)
+        name = _reference(node)
         if name == target:
             return True
-        if name in definitions and name not in seen:
-            seen.add(name)
+        if name in definitions and name not in names:
+            names.add(name)
             waiting.append(definitions[name])
         waiting.extend(_schemas_in(node))
     return False
@@ -215,15 +217,13 @@ class _NotStrict(Exception):
 def _strict(node: Any) -> Schema:
     if not isinstance(node, Mapping):
         raise _NotStrict
-    closed = {key: value for key, value in node.items() if not (key == "default" and value is None)}
-    typed = "type" in closed or "anyOf" in closed or "enum" in closed or "const" in closed
-    if not typed or not closed.keys() <= _STRICT_KEYWORDS or closed.get("format", "date") not in _STRICT_FORMATS:
+    form = {key: value for key, value in node.items() if not (key == "default" and value is None)}
+    is_typed = "type" in form or "anyOf" in form or "enum" in form or "const" in form
+    if not is_typed or not form.keys() <= _STRICT_KEYWORDS or form.get("format", "date") not in _STRICT_FORMATS:
         raise _NotStrict
-    if closed.get("type") == "object":
-        _close(closed)
-    return {
-        key: _below(key, value, _strict) if key != "additionalProperties" else value for key, value in closed.items()
-    }
+    if form.get("type") == "object":
+        _close(form)
+    return {key: _below(key, value, _strict) if key != "additionalProperties" else value for key, value in form.items()}
 
 
 def _close(node: Schema) -> None:

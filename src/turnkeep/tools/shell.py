@@ -38,21 +38,21 @@ def bash_tool(workspaces: Workspaces, sandbox: Sandbox, *, timeout: float = TIME
     ) -> str:
         """Run a bash command in the workspace. There is no network; nothing it starts outlives it."""
         _demand_sane(command)
-        given = min(timeout, seconds) if seconds is not None and seconds > 0 else timeout
+        limit = min(timeout, seconds) if seconds is not None and seconds > 0 else timeout
         workspace = await thread_pool.shared_threads.run(lambda: workspaces.of(context.tenant))
         with workspace.hold_directory(".git") if shields else nullcontext() as git:
-            finished = await sandbox.run(
+            result = await sandbox.run(
                 SandboxedProgram(
                     words=_words(command, sandbox),
                     workspace=workspace.root,
-                    timeout=given,
+                    timeout=limit,
                     output_cap=OUTPUT_CAP,
                     environment={},
                     shield=git,
                     watch=workspace.quota.wait_exceeded,
                 )
             )
-        return finished.text_for_model(given)
+        return result.text_for_model(limit)
 
     return execute_bash
 

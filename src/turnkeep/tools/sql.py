@@ -61,17 +61,17 @@ class Database:
     def statement_for(self, procedure: str, places: Mapping[str, str]) -> str:
         """How this engine calls a procedure: `places` names its parameters and ours."""
         if self._engine_name == "mssql":
-            given = ", ".join(f"@{theirs} = :{ours}" for theirs, ours in places.items())
-            return f"SET NOCOUNT ON; EXEC {procedure} {given}"
-        given = ", ".join(f":{ours}" for ours in places.values())
+            arguments = ", ".join(f"@{theirs} = :{ours}" for theirs, ours in places.items())
+            return f"SET NOCOUNT ON; EXEC {procedure} {arguments}"
+        arguments = ", ".join(f":{ours}" for ours in places.values())
         if self._engine_name in ("mysql", "mariadb"):
-            return f"CALL {procedure}({given})"
-        return f"SELECT * FROM {procedure}({given})"  # noqa: S608 - a checked name and bind places
+            return f"CALL {procedure}({arguments})"
+        return f"SELECT * FROM {procedure}({arguments})"  # noqa: S608 - a checked name and bind places
 
     def read(self, statement: str, values: Mapping[str, Any], rows: int, seconds: float) -> list[dict[str, Any]]:
         """At most `rows` + 1 rows: one more says that there are more. Blocking; always rolled back."""
         try:
-            with self._opened().connect() as connection, _stopped_after(seconds, connection) as late:
+            with self._open().connect() as connection, _stopped_after(seconds, connection) as late:
                 try:
                     self._demand_reading(connection)
                     result = connection.execute(self._alchemy.text(statement), values)
@@ -90,13 +90,13 @@ class Database:
         if self._engine is not None:
             self._engine.dispose()
 
-    def _opened(self) -> Any:
+    def _open(self) -> Any:
         with self._guard:
             if self._engine is None:
-                self._engine = self._made()
+                self._engine = self._create_engine()
             return self._engine
 
-    def _made(self) -> Any:
+    def _create_engine(self) -> Any:
         options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
         if self._engine_name == "sqlite":
             pool = self._alchemy.pool.QueuePool
@@ -114,7 +114,7 @@ class Database:
             connection = sqlite3.connect(f"{place.as_uri()}?mode=ro", uri=True, check_same_thread=False)
         connection.execute("PRAGMA query_only = ON")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
-        connection.set_authorizer(_authorized)
+        connection.set_authorizer(_authorize)
         return connection
 
     def _demand_reading(self, connection: Any) -> None:
@@ -126,7 +126,7 @@ _READING = frozenset((sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE
 _REACHING_OUT = frozenset({"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"})
 
 
-def _authorized(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+def _authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
     """Reading rows and calling functions, and nothing that speaks of the file or reaches another."""
     if action == sqlite3.SQLITE_FUNCTION:
         return sqlite3.SQLITE_DENY if (second or "").lower() in _REACHING_OUT else sqlite3.SQLITE_OK
@@ -237,14 +237,14 @@ def rows_for_model(
     shape: Shape, rows: Sequence[Mapping[str, Any]], most: int, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The rows as the model reads them."""
-    shown = [{name: _plain(value) for name, value in row.items()} for row in rows[:most]]
+    entries = [{name: _plain(value) for name, value in row.items()} for row in rows[:most]]
     answer: dict[str, Any] = {}
     if shape.total == "rows":
-        answer["total"] = len(shown)
+        answer["total"] = len(entries)
     elif shape.total is not None:
-        answer["total"] = _plain(sum(row.get(shape.total) or 0 for row in shown))
+        answer["total"] = _plain(sum(row.get(shape.total) or 0 for row in entries))
     answer |= {name: arguments.get(name) for name in shape.echo}
-    answer[shape.rows] = shown
+    answer[shape.rows] = entries
     if len(rows) > most:
         answer["note"] = f"only the first {most} rows; there are more, and the total counts these only"
     return answer

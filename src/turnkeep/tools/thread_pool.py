@@ -34,8 +34,8 @@ class ThreadPool:
         self._limit = limit
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._guard = threading.Lock()
-        self._started = 0
-        self._unfinished = 0
+        self._threads = 0
+        self._pending = 0
 
     async def run(self, function: Callable[[], Result]) -> Result:
         """The function's result. When the caller is cancelled, a function that has not begun is dropped."""
@@ -46,10 +46,10 @@ class ThreadPool:
 
     def _start_one(self) -> None:
         with self._guard:
-            self._unfinished += 1
-            if self._started >= min(self._limit, self._unfinished):
+            self._pending += 1
+            if self._threads >= min(self._limit, self._pending):
                 return
-            self._started += 1
+            self._threads += 1
         threading.Thread(target=self._work, name="turnkeep-tool", daemon=True).start()
 
     def _work(self) -> None:
@@ -58,7 +58,7 @@ class ThreadPool:
             if job.future.set_running_or_notify_cancel():
                 _settle(job)
             with self._guard:
-                self._unfinished -= 1
+                self._pending -= 1
 
 
 def _settle(job: _Job) -> None:

@@ -188,8 +188,8 @@ def _from_function(
 
 def _runner(function: Callable[..., Any], context_name: str | None) -> Run:
     async def run(arguments: Mapping[str, Any], context: ToolContext) -> str:
-        given = {**arguments, context_name: context} if context_name else dict(arguments)
-        return as_text(await invoke(function, **given))
+        keywords = {**arguments, context_name: context} if context_name else dict(arguments)
+        return as_text(await invoke(function, **keywords))
 
     return run
 
@@ -222,20 +222,20 @@ def from_dict(definition: Mapping[str, Any], **options: Any) -> Tool:
 
     `handler` is called with one dict, async or not. Without a handler the tool is client-side.
     """
-    declared = definition.get("function")
-    if definition.get("type") != "function" or not isinstance(declared, Mapping) or "name" not in declared:
+    function = definition.get("function")
+    if definition.get("type") != "function" or not isinstance(function, Mapping) or "name" not in function:
         raise ConfigurationError('a tool definition needs "type": "function" and "function" with a "name"')
-    schema = declared.get("parameters") or {"type": "object", "properties": {}}
+    schema = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(schema, Mapping):
-        raise ConfigurationError(f'the "parameters" of {declared["name"]!r} must be a JSON schema, an object')
+        raise ConfigurationError(f'the "parameters" of {function["name"]!r} must be a JSON schema, an object')
     parameters: Schema = dict(schema)
     handler = definition.get("handler")
     settings = {"client_side": handler is None, **options}
     return Tool(
-        name=str(declared["name"]),
-        description=str(declared.get("description") or ""),
+        name=str(function["name"]),
+        description=str(function.get("description") or ""),
         parameters=parameters,
-        strict=bool(declared.get("strict", False)),
+        strict=bool(function.get("strict", False)),
         run=None if handler is None else _handler(handler),
         **settings,
     )

@@ -66,7 +66,7 @@ class _Parameter(_Form):
         return self.model_dump(exclude={"optional"}, exclude_defaults=True) | {"type": self.type}
 
 
-class _Declared(_Form):
+class _ToolForm(_Form):
     name: str
     description: str = Field(min_length=1)
     parameters: dict[str, _Parameter] = {}
@@ -75,7 +75,7 @@ class _Declared(_Form):
     self_approval: bool = False
 
 
-class _Http(_Declared):
+class _Http(_ToolForm):
     kind: Literal["http"]
     url: str
     method: http_request.Method = "GET"
@@ -92,7 +92,7 @@ class _Shape(_Form):
     echo: list[str] = []
 
 
-class _Sql(_Declared):
+class _Sql(_ToolForm):
     kind: Literal["sql"]
     database: str
     query: str | None = None
@@ -175,13 +175,13 @@ def load_tools(
     values = _Values(environment)
     databases: dict[str, sql.Database] = {}
     for name, database in form.databases.items():
-        with _placed(path, f"database {name!r}"):
+        with _locate_errors(path, f"database {name!r}"):
             url = values.url(database.url)
             databases[name] = sql.Database(name, url, folder=path.resolve().parent, script=database.script)
     tools: list[Tool] = []
     servers: list[McpServer] = []
     for one in form.tools:
-        with _placed(path, f"tool {one.name!r}"):
+        with _locate_errors(path, f"tool {one.name!r}"):
             if isinstance(one, _Http):
                 tools.append(_http_tool(one, form.hosts, _Values(environment)))
             elif isinstance(one, _Sql):
@@ -203,10 +203,10 @@ def _python_tools(path: Path) -> list[Tool]:
         raise
     except Exception as error:
         raise ConfigurationError(f"tools file {path.name!r} fails with {type(error).__name__}: {error}") from error
-    found = [value for value in vars(module).values() if isinstance(value, Tool)]
-    if not found:
+    tools = [value for value in vars(module).values() if isinstance(value, Tool)]
+    if not tools:
         raise ConfigurationError(f"tools file {path.name!r} has no tools; decorate functions with @tool")
-    return list({one.name: one for one in found}.values())
+    return list({one.name: one for one in tools}.values())
 
 
 def _form(path: Path) -> _File:
@@ -219,15 +219,15 @@ def _form(path: Path) -> _File:
     try:
         return _File.model_validate(data)
     except ValidationError as error:
-        found = [
+        faults = [
             f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
             for fault in error.errors(include_url=False, include_context=False, include_input=False)
         ]
-        raise ConfigurationError(f"tools file {path.name!r}: {'; '.join(found)}") from None
+        raise ConfigurationError(f"tools file {path.name!r}: {'; '.join(faults)}") from None
 
 
 @contextmanager
-def _placed(path: Path, what: str) -> Iterator[None]:
+def _locate_errors(path: Path, what: str) -> Iterator[None]:
     """Mistakes with the file and the entry in front."""
     try:
         yield
@@ -249,7 +249,7 @@ class _Values:
         """Values inside a URL are encoded, so that a password may have any character; a whole URL is taken as it is."""
         if whole := _NAME.fullmatch(text):
             return self._value(whole[1])
-        return _NAME.sub(lambda place: _IN_URLS.sub(_encoded, self._value(place[1])), text)
+        return _NAME.sub(lambda place: _IN_URLS.sub(_encode, self._value(place[1])), text)
 
     def all_filled(self, texts: Mapping[str, str]) -> dict[str, str]:
         return {name: self.fill(text) for name, text in texts.items()}
@@ -262,7 +262,7 @@ class _Values:
         return value
 
 
-def _encoded(character: re.Match[str]) -> str:
+def _encode(character: re.Match[str]) -> str:
     return f"%{ord(character[0]):02X}"
 
 
@@ -327,22 +327,22 @@ def _mcp_settings(form: _Mcp, hosts: list[str], values: _Values) -> McpSettings:
 
 
 def _demand_listed(url: str, hosts: list[str]) -> None:
-    found = urlsplit(url)
-    if found.hostname not in {name.lower() for name in hosts}:
-        raise ConfigurationError(f"host {found.hostname!r} is not in `hosts`; add it there if the tools may reach it")
-    if found.scheme != "https" and found.hostname not in ("localhost", "127.0.0.1", "::1"):
+    parts = urlsplit(url)
+    if parts.hostname not in {name.lower() for name in hosts}:
+        raise ConfigurationError(f"host {parts.hostname!r} is not in `hosts`; add it there if the tools may reach it")
+    if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise ConfigurationError(f"url {url[:200]!r} must be https, except on this machine")
 
 
-def _demand_same(places: set[str], form: _Declared, *, used_elsewhere: set[str]) -> None:
+def _demand_same(places: set[str], form: _ToolForm, *, used_elsewhere: set[str]) -> None:
     """Every place has a parameter, every parameter a place."""
-    if unknown := places - form.parameters.keys():
-        raise ConfigurationError(f"{', '.join(sorted(unknown))}: used, but not among the parameters")
-    if unused := form.parameters.keys() - places - used_elsewhere:
-        raise ConfigurationError(f"{', '.join(sorted(unused))}: a parameter that is used nowhere")
+    if without_parameter := places - form.parameters.keys():
+        raise ConfigurationError(f"{', '.join(sorted(without_parameter))}: used, but not among the parameters")
+    if without_place := form.parameters.keys() - places - used_elsewhere:
+        raise ConfigurationError(f"{', '.join(sorted(without_place))}: a parameter that is used nowhere")
 
 
-def _tool(form: _Declared, run: Run, effect: Effect) -> Tool:
+def _tool(form: _ToolForm, run: Run, effect: Effect) -> Tool:
     schema = {
         "type": "object",
         "properties": {name: parameter.schema_form() for name, parameter in form.parameters.items()},
@@ -365,14 +365,14 @@ def _tool(form: _Declared, run: Run, effect: Effect) -> Tool:
 
 def _registration(toolbox: Toolbox) -> ToolsListener:
     """Keeps a toolbox up to date with what one server offers."""
-    registered: set[str] = set()
+    names: set[str] = set()
 
-    def changed(tools: Sequence[Tool]) -> None:
-        for name in registered - {one.name for one in tools}:
+    def update(tools: Sequence[Tool]) -> None:
+        for name in names - {one.name for one in tools}:
             toolbox.remove(name)
         for one in tools:
             toolbox.register(one, replace=True)
-        registered.clear()
-        registered.update(one.name for one in tools)
+        names.clear()
+        names.update(one.name for one in tools)
 
-    return changed
+    return update

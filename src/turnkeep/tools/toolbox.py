@@ -42,11 +42,11 @@ class Toolbox:
 
     def register(self, item: Registrable, *, replace: bool = False) -> Tool:
         """Add a tool. A name that is taken is refused unless `replace` says so."""
-        added = _as_tool(item)
-        if added.name in self._tools and not replace:
-            raise ConfigurationError(f"a tool named {added.name!r} is registered already; remove it, or replace=True")
-        self._tools[added.name] = added
-        return added
+        entry = _as_tool(item)
+        if entry.name in self._tools and not replace:
+            raise ConfigurationError(f"a tool named {entry.name!r} is registered already; remove it, or replace=True")
+        self._tools[entry.name] = entry
+        return entry
 
     def remove(self, name: str) -> bool:
         """Whether there was one."""
@@ -69,31 +69,31 @@ class Toolbox:
         self._tenants = dict(tenants)
 
     def get(self, name: str) -> Tool | None:
-        return self._known().get(name)
+        return self._by_name().get(name)
 
     def __iter__(self) -> Iterator[Tool]:
-        return iter(tuple(self._known().values()))
+        return iter(tuple(self._by_name().values()))
 
     def __len__(self) -> int:
-        return len(self._known())
+        return len(self._by_name())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known()
+        return name in self._by_name()
 
-    def _known(self) -> Mapping[str, Tool]:
+    def _by_name(self) -> Mapping[str, Tool]:
         return self._tools
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._known())
+        return tuple(self._by_name())
 
-    def specs(self, enabled: Collection[str] | None = None) -> list[Spec]:
+    def specs(self, names: Collection[str] | None = None) -> list[Spec]:
         """What the model is told: all tools, or those of an assistant that are registered, in order of registration."""
-        return [one.spec() for one in self if enabled is None or one.name in enabled]
+        return [one.spec() for one in self if names is None or one.name in names]
 
-    def missing(self, enabled: Collection[str]) -> list[str]:
+    def missing(self, names: Collection[str]) -> list[str]:
         """Names that an assistant enables and nobody has registered: the catch-all's, or a mistake to report."""
-        return [name for name in enabled if name not in self._known()]
+        return [name for name in names if name not in self._by_name()]
 
     @property
     def catches_all(self) -> CatchAll | None:
@@ -108,21 +108,21 @@ class Toolbox:
 class TenantTools(Toolbox):
     """What one tenant may use of a toolbox: the tools it alone has, then the shared ones that it was given."""
 
-    def __init__(self, shared: Toolbox, tenant: str) -> None:
+    def __init__(self, toolbox: Toolbox, tenant: str) -> None:
         super().__init__()
-        self._shared = shared
+        self._toolbox = toolbox
         self._tenant = tenant
 
-    def _known(self) -> Mapping[str, Tool]:
-        allowed = self._shared.allowed_names(self._tenant)
-        shared = {one.name: one for one in self._shared if ALL in allowed or one.name in allowed}
-        own = self._shared._own.get(self._tenant)
-        return {**shared, **(own._known() if own else {})}
+    def _by_name(self) -> Mapping[str, Tool]:
+        allowed_names = self._toolbox.allowed_names(self._tenant)
+        shared_tools = {one.name: one for one in self._toolbox if ALL in allowed_names or one.name in allowed_names}
+        own = self._toolbox._own.get(self._tenant)
+        return {**shared_tools, **(own._by_name() if own else {})}
 
     @property
     def catches_all(self) -> CatchAll | None:
         """It answers for any name, so it is for those who may use every tool."""
-        return self._shared.catches_all if ALL in self._shared.allowed_names(self._tenant) else None
+        return self._toolbox.catches_all if ALL in self._toolbox.allowed_names(self._tenant) else None
 
 
 def _as_tool(item: Registrable) -> Tool:

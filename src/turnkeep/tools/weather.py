@@ -31,7 +31,7 @@ def weather_tool(key: str, endpoint: str = ENDPOINT) -> Tool:
         place = f"{city.strip()},{country.strip()}" if country and country.strip() else city.strip()
         if not city.strip() or len(place) > 200:
             raise ToolFailed("the name of the city is empty or too long")
-        status, answer = await _asked(endpoint, {"q": place, "units": "metric", "appid": key})
+        status, answer = await _request(endpoint, {"q": place, "units": "metric", "appid": key})
         if status != 200:
             raise ToolFailed(_refusal(status, place))
         return _summary(answer)
@@ -39,7 +39,7 @@ def weather_tool(key: str, endpoint: str = ENDPOINT) -> Tool:
     return get_weather
 
 
-async def _asked(endpoint: str, query: Mapping[str, str]) -> tuple[int, Any]:
+async def _request(endpoint: str, query: Mapping[str, str]) -> tuple[int, Any]:
     """Status and JSON. No failure names the address: the query holds the key."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     try:
@@ -71,19 +71,19 @@ def _summary(answer: Any) -> dict[str, Any]:
         raise ToolFailed("the weather service gave no usable answer")
     main, wind, place = (_part(answer, name) for name in ("main", "wind", "sys"))
     words = answer.get("weather")
-    described = [one.get("description") for one in words if isinstance(one, dict)] if isinstance(words, list) else []
-    observed = answer.get("dt")
+    descriptions = [one.get("description") for one in words if isinstance(one, dict)] if isinstance(words, list) else []
+    timestamp = answer.get("dt")
     return {
         "city": answer.get("name"),
         "country": place.get("country"),
-        "description": ", ".join(str(text) for text in described if text) or None,
+        "description": ", ".join(str(text) for text in descriptions if text) or None,
         "temperature": main.get("temp"),
         "feels_like": main.get("feels_like"),
         "humidity": main.get("humidity"),
         "pressure": main.get("pressure"),
         "wind_speed": wind.get("speed"),
         "units": "°C, m/s, %, hPa",
-        "observed_at": datetime.fromtimestamp(observed, UTC).isoformat() if isinstance(observed, int) else None,
+        "observed_at": datetime.fromtimestamp(timestamp, UTC).isoformat() if isinstance(timestamp, int) else None,
     }
 
 

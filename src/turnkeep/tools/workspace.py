@@ -50,10 +50,14 @@ class Workspace:
     def read(self, path: str, most: int) -> bytes:
         """The bytes of a regular file of at most `most` bytes."""
         parts = _parts(path)
-        with self._directory(parts[:-1]) as directory, _told(path), _opened(directory, parts[-1], os.O_PATH) as found:
-            _demand_regular(os.fstat(found), path)
+        with (
+            self._directory(parts[:-1]) as directory,
+            _explain_failures(path),
+            _open(directory, parts[-1], os.O_PATH) as descriptor,
+        ):
+            _demand_regular(os.fstat(descriptor), path)
             # opened anew: a descriptor made with O_PATH cannot be read, and only regular files come this far
-            with _opened(directory, parts[-1], os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as file:
+            with _open(directory, parts[-1], os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as file:
                 status = os.fstat(file)
                 _demand_regular(status, path)
                 if status.st_size > most:
@@ -64,7 +68,7 @@ class Workspace:
         """Replace a regular file in one step, or make it and its directories. Whether there was one before."""
         parts = _parts(path)
         self.quota.demand(len(content))
-        with self._directory(parts[:-1], create=True) as directory, _told(path):
+        with self._directory(parts[:-1], create=True) as directory, _explain_failures(path):
             mode = _mode_of(directory, parts[-1], path)
             temporary = f".turnkeep-{secrets.token_hex(8)}"
             try:
@@ -97,8 +101,8 @@ class Workspace:
         current = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for depth, name in enumerate(parts):
-                with _told("/".join(parts[: depth + 1])):
-                    inner = _entered(current, name, create=create)
+                with _explain_failures("/".join(parts[: depth + 1])):
+                    inner = _enter(current, name, create=create)
                 os.close(current)
                 current = inner
             yield current
@@ -144,7 +148,7 @@ def _parts(path: str) -> list[str]:
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def _explain_failures(path: str) -> Iterator[None]:
     """Failures of the system as sentences, without the path of the workspace."""
     try:
         yield
@@ -178,7 +182,7 @@ def _open_beneath(directory: int, name: str, flags: int, mode: int = 0) -> int:
 
 
 @contextmanager
-def _opened(directory: int, name: str, flags: int) -> Iterator[int]:
+def _open(directory: int, name: str, flags: int) -> Iterator[int]:
     descriptor = _open_beneath(directory, name, flags)
     try:
         yield descriptor
@@ -186,7 +190,7 @@ def _opened(directory: int, name: str, flags: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _entered(directory: int, name: str, *, create: bool) -> int:
+def _enter(directory: int, name: str, *, create: bool) -> int:
     if create:
         with suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=directory)

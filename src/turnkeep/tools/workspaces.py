@@ -30,21 +30,21 @@ class Workspaces:
 
     def __init__(self, root: Path, tenants: Path | None = None, *, quota: int = BYTES, free: int = FREE) -> None:
         self._quota, self._free = quota, free
-        self._known = {DEFAULT_TENANT: self._workspace(root)}
+        self._by_tenant = {DEFAULT_TENANT: self._workspace(root)}
         self._tenants = None if tenants is None else self._workspace(tenants).root
         if self._tenants is not None:
-            _demand_apart(self._known[DEFAULT_TENANT].root, self._tenants)
+            _demand_apart(self._by_tenant[DEFAULT_TENANT].root, self._tenants)
 
     def of(self, tenant: str) -> Workspace:
         """The workspace of a tenant, made at its first use. Blocking. Raises `ToolDenied` if it has none."""
-        if (known := self._known.get(tenant)) is not None:
-            return known
+        if (workspace := self._by_tenant.get(tenant)) is not None:
+            return workspace
         if self._tenants is None:
             raise ToolDenied("this tenant has no workspace")
-        if len(self._known) >= MOST_REMEMBERED:
-            self._known = {DEFAULT_TENANT: self._known[DEFAULT_TENANT]}
-        made = self._known[tenant] = self._workspace(_made(self._tenants / folder_name(tenant)))
-        return made
+        if len(self._by_tenant) >= MOST_REMEMBERED:
+            self._by_tenant = {DEFAULT_TENANT: self._by_tenant[DEFAULT_TENANT]}
+        workspace = self._by_tenant[tenant] = self._workspace(_make_folder(self._tenants / folder_name(tenant)))
+        return workspace
 
     def _workspace(self, root: Path) -> Workspace:
         return Workspace(root, DiskQuota(root, self._quota, self._free))
@@ -52,7 +52,7 @@ class Workspaces:
 
 def folder_name(tenant: str) -> str:
     """A name of its own for every tenant: no separators, no dots, no case; long ones end in a digest."""
-    plain = re.sub(r"[^a-z0-9_-]", lambda found: "".join(f"%{byte:02x}" for byte in _bytes(found[0])), tenant)
+    plain = re.sub(r"[^a-z0-9_-]", lambda match: "".join(f"%{byte:02x}" for byte in _bytes(match[0])), tenant)
     if len(plain) <= LONGEST_NAME:
         return plain
     return f"{plain[:LONGEST_NAME]}%%{hashlib.sha256(_bytes(tenant)).hexdigest()[:32]}"
@@ -62,7 +62,7 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     if not stat.S_ISDIR(os.lstat(folder).st_mode):
