@@ -138,6 +138,7 @@ def choose_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _run(verb: str, rest: list[str]) -> int:
+    # here and not above: without typer and rich the overview and the version come at once
     from turnkeep.cli import output
 
     try:

@@ -242,9 +242,6 @@ async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bo
         await _report(assistants, "assistant_deleted", tenant, assistant_id)
 
 
-# ---------------------------------------------------------------- what they share
-
-
 @asynccontextmanager
 async def _open(settings: Settings, *, create: bool = False) -> AsyncIterator[Assistants]:
     model = settings.model or Catalog.load(settings.price_file).default

@@ -53,6 +53,8 @@ class _Display:
             fresh = fitting[max(0, len(fitting) - self._number) :]
         else:
             fresh = [event for event in fitting if repr(event) not in self._last_events]
+        # by their words: events carry a dict and no number, so they are neither hashed nor
+        # compared by place
         self._last_events = {repr(event) for event in fitting}
         for event in fresh:
             output.emit(event.to_json()) if self._as_json else output.say(_line(event))
@@ -68,6 +70,7 @@ async def _tail(settings: Settings, display: _Display, *, follow: bool) -> None:
     async with context.attach_store(settings) as store:
         display.show(await events_of(store))
         while follow:
+            # asked again and again: the registry tells nobody of a change
             await asyncio.sleep(AGAIN)
             display.show(await events_of(store))
 

@@ -4,73 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import math
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from http import HTTPStatus
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import apsw
 
 from turnkeep.cli import context, output, server_note, service_tools, version
+from turnkeep.cli.findings import Finding, failure, ok, today, warning
+from turnkeep.cli.store_checks import check_store
 from turnkeep.clock import SystemClock
 from turnkeep.composition import endpoint_of
 from turnkeep.errors import StoreMisconfigured, TurnkeepError
 from turnkeep.models.anthropic import VERSION
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings, misspelt
-from turnkeep.store.contract import Store
-from turnkeep.store.sinks import SinkRecord
 
 if TYPE_CHECKING:
     from turnkeep.auth.api_keys import Key
     from turnkeep.broker import Sight
     from turnkeep.tools.sandbox import SandboxReport
 
-ROUND_TRIPS = 5
-
 PATIENCE = 8.0
 """Seconds in which the model's server has to answer."""
-
-LATE = 60.0
-"""Seconds after which an event that waits for a sink is worth a word."""
-
-A_LONG_LOG = 100_000_000
-"""Bytes of a log that does not shrink as it should."""
-
-A_WEEK = 7 * 86_400.0
-
-State = Literal["ok", "warning", "failure"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """How one thing is."""
-
-    name: str
-    state: State
-    sentence: str
-
-    def to_json(self) -> dict[str, str]:
-        return {"name": self.name, "state": self.state, "sentence": self.sentence}
-
-
-def ok(name: str, sentence: str) -> Finding:
-    return Finding(name, "ok", sentence)
-
-
-def warning(name: str, sentence: str) -> Finding:
-    return Finding(name, "warning", sentence)
-
-
-def failure(name: str, sentence: str) -> Finding:
-    return Finding(name, "failure", sentence)
 
 
 async def examine(settings: Settings, *, offline: bool) -> AsyncIterator[Finding]:
@@ -84,7 +43,7 @@ async def examine(settings: Settings, *, offline: bool) -> AsyncIterator[Finding
         yield await _try(one, settings)
     async for finding in _rabbitmq(settings):
         yield finding
-    async for finding in _store(settings):
+    async for finding in check_store(settings):
         yield finding
 
 
@@ -93,9 +52,6 @@ async def _try(check: Callable[[Settings], Awaitable[Finding]], settings: Settin
         return await check(settings)
     except TurnkeepError as error:
         return failure(check.__name__.strip("_").removesuffix("_offline"), str(error))
-
-
-# ---------------------------------------------------------------- this machine
 
 
 def _names(_: Settings) -> Iterator[Finding]:
@@ -199,6 +155,7 @@ def _descriptors(settings: Settings) -> Iterator[Finding]:
 
 def _is_installed(module: str) -> bool:
     try:
+        # looked for, not imported: an import takes its time and may fail for reasons of its own
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
@@ -227,13 +184,6 @@ def _short(report: SandboxReport) -> str:
 
 async def _tools(settings: Settings) -> Finding:
     return ok("tools", ", ".join(service_tools.names(settings, context.environment())) or "none are set")
-
-
-# ---------------------------------------------------------------- who answers
-
-
-def today() -> date:
-    return datetime.fromtimestamp(SystemClock().now(), UTC).date()
 
 
 async def _model_offline(settings: Settings) -> Finding:
@@ -268,6 +218,7 @@ async def _ask_server(settings: Settings) -> Finding | None:
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            # a list of models is free; a question would be paid for
             session.get(f"{base}/models", proxy=settings.model_proxy) as response,
         ):
             status = response.status
@@ -277,6 +228,7 @@ async def _ask_server(settings: Settings) -> Finding | None:
         return failure("model", f"{base} cannot be reached: {error}")
     if status in (401, 403):
         return failure("model", f"{base} refuses the key ({status}): correct {variable}")
+    # 404 too is an answer: compatible servers need not list their models
     return failure("model", f"{base} answers {status}, try again later") if status >= 500 else None
 
 
@@ -309,13 +261,11 @@ async def _readiness(url: str) -> dict[str, Any] | str:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/readyz") as response:
             if response.status != HTTPStatus.OK:
                 return f"status {response.status}"
+            # whatever type a proxy in between made of it
             body = await response.json(content_type=None)
             return body if isinstance(body, dict) else {}
     except (TimeoutError, aiohttp.ClientError, ValueError) as error:
         return type(error).__name__
-
-
-# ---------------------------------------------------------------- the broker
 
 
 async def _rabbitmq(settings: Settings) -> AsyncIterator[Finding]:
@@ -352,112 +302,3 @@ def _broker_findings(settings: Settings, sight: Sight, broker: str) -> Iterator[
 
 
 STREAM = "; a stream keeps what was taken, so it is no queue to take messages from: set QUEUE_NAME to another"
-
-
-# ---------------------------------------------------------------- the store
-
-
-async def _store(settings: Settings) -> AsyncIterator[Finding]:
-    path = context.sqlite_path(settings)
-    try:
-        if path is not None and not path.exists():
-            yield _can_be_made(path)
-            return
-        async with context.attach_store(settings) as store:
-            yield await _engine(settings, store)
-            for reason in (await store.check()).get("rebuilt", ()):
-                yield warning("damage", f"{reason}: look for who writes to this Redis, or at its disk")
-            if not settings.store_url.startswith(("memory:", "sqlite:")):
-                yield await _network(settings, store)
-            async for finding in _contents(settings, store):
-                yield finding
-            for finding in _sinks(await store.sinks(), await store.now()):
-                yield finding
-    except TurnkeepError as error:
-        yield failure("store", str(error))
-
-
-def _sinks(records: Sequence[SinkRecord], now: float) -> Iterator[Finding]:
-    """What does not reach the outside. What fell out at a bound is told for a week."""
-    for record in records:
-        name = record.name
-        if record.lost and now - (record.lost_at or 0.0) < A_WEEK:
-            fell = f"{output.count(record.lost, 'event')} fell out, the last at {output.moment(record.lost_at)}"
-            yield failure("sinks", f"{name}: {fell}: its receiver was away for longer than the bound holds")
-        if record.parked:
-            what = f"{output.count(record.parked, 'event')} parked, {record.given_up} given up"
-            yield warning("sinks", f"{name}: {what}, see `turnkeep sinks parked {name}`")
-        if record.waiting and now - (record.oldest_at or now) > LATE:
-            behind = output.span(now - (record.oldest_at or now))
-            yield warning("sinks", f"{name}: the oldest event waits for {behind}: its receiver takes nothing")
-
-
-def _can_be_made(path: Path) -> Finding:
-    """Nothing is made by looking."""
-    from turnkeep.store.sqlite.file_identity import require_whole
-
-    require_whole(path)
-    nearest = next(parent for parent in path.parents if parent.exists())
-    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
-        return ok("store", f"{path} does not exist yet and can be made")
-    return failure("store", f"{path} cannot be made: {nearest} is no directory that can be written, set TURNKEEP_STORE")
-
-
-async def _engine(settings: Settings, store: Store) -> Finding:
-    facts = await store.check()
-    if settings.store_url.startswith("memory:"):
-        return warning("store", f"memory: loses {facts['loses']}")
-    bytes_ = f", {output.size(int(facts['bytes']))}" if "bytes" in facts else ""
-    about = f"{facts['engine']}, {facts['durability']}{bytes_}"
-    if (log := int(facts.get("log_bytes", 0))) > A_LONG_LOG:
-        return warning(
-            "store",
-            f"the log of changes has {output.size(log)} and cannot shrink: another program keeps reading an old state"
-            f" of {context.place(settings)}, end it",
-        )
-    return ok("store", f"{context.place(settings)} can be written ({about}); may lose {facts['loses']}")
-
-
-async def _network(settings: Settings, store: Store) -> Finding:
-    """Whether leases can be renewed in time: a renewal is one way to the store and back, and may be lost once."""
-    loop, slowest = asyncio.get_running_loop(), 0.0
-    for _ in range(ROUND_TRIPS):
-        start = loop.time()
-        await store.now()
-        slowest = max(slowest, loop.time() - start)
-    lease = settings.lease_duration
-    if slowest > lease / 20:
-        advice = f"set TURNKEEP_LEASE to {max(lease, math.ceil(slowest * 20)):.0f} or more"
-        return warning("network", f"the store answers after {slowest:.2f} s, slow for a lease of {lease:g} s: {advice}")
-    return ok("network", f"the store answers within {slowest * 1000:.0f} ms, the lease is {lease:g} s")
-
-
-async def _contents(settings: Settings, store: Store) -> AsyncIterator[Finding]:
-    for circuit in await store.circuits():
-        since = output.moment(circuit.opened_at)
-        yield failure("circuits", f"nobody answers at {circuit.endpoint} since {since}: {circuit.fault.details}")
-    counts = await store.counts(queue=settings.queue)
-    if counts.dead_letters:
-        what = output.count(counts.dead_letters, "dead letter")
-        yield warning("dead letters", f"{what} wait for a person: turnkeep queue dead list")
-    else:
-        yield ok("dead letters", "none")
-    yield await _assistant(settings, store)
-
-
-async def _assistant(settings: Settings, store: Store) -> Finding:
-    from turnkeep.assistants import Assistants
-
-    catalog = Catalog.load(settings.price_file)
-    assistants = Assistants(store, model=settings.model or catalog.default, instructions=settings.instructions)
-    assistant_id = settings.openai_assistant_id
-    if assistant_id is not None and await store.get("assistant", "default", assistant_id) is None:
-        return warning(
-            "assistant", f"OPENAI_ASSISTANT_ID={assistant_id} does not exist, it is made anew at the next start"
-        )
-    assistant = await (assistants.get("default", assistant_id) if assistant_id else assistants.default("default"))
-    if assistant is None:
-        return ok("assistant", "none yet, one is made at the first start")
-    for notice in [] if settings.uses_simulator else catalog.check(assistant.model, today()):
-        return warning("assistant", f"{assistant.assistant_id}: {notice}")
-    return ok("assistant", f"{assistant.assistant_id} with {assistant.model}")

@@ -47,9 +47,6 @@ def quiet(config: Settings) -> None:
     configure_logging(level=level, format=config.log_format)
 
 
-# ---------------------------------------------------------------- the store
-
-
 def sqlite_path(config: Settings) -> Path | None:
     """The file of an embedded store; None for any other engine."""
     scheme, _, rest = config.store_url.partition(":")
@@ -79,6 +76,7 @@ async def attach_store(config: Settings, *, create: bool = False) -> AsyncIterat
     path = sqlite_path(config)
     if path is not None and not path.exists() and not create:
         output.note(f"there is no store at {path} yet")
+        # empty and not absent: a verb that reads need not ask whether there is one
         store = open_store("memory:", policies(config))
     else:
         store = store_of(config, policies(config))

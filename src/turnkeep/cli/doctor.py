@@ -10,7 +10,8 @@ import typer
 
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json
-from turnkeep.cli.checks import Finding, examine, failure, ok
+from turnkeep.cli.checks import examine
+from turnkeep.cli.findings import Finding, failure, ok
 from turnkeep.errors import ConfigurationError
 
 app = typer.Typer(add_completion=False)

@@ -17,6 +17,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 SocketFactory = Callable[[Any], socket.socket]
 
+# RFC 6052. Its local twin 64:ff9b:1::/48 (RFC 8215) needs no line: it lies outside of 2000::/3.
 _NAT64 = IPv6Network("64:ff9b::/96")
 _NOT_PUBLIC_4 = tuple(
     IPv4Network(name)
@@ -61,6 +62,7 @@ def checked_sockets(networks: Sequence[Network], *, public: bool) -> SocketFacto
 def may_reach(host: str, networks: Sequence[Network], *, public: bool = True) -> bool:
     """Whether an address in numbers may be connected to. What is no address may not."""
     try:
+        # a zone (`%eth0`) names an interface of this machine; the question is about the address
         address = ip_address(host.partition("%")[0])
     except ValueError:
         return False
@@ -74,6 +76,8 @@ def _forms(address: Address) -> list[Address]:
     """The address and those written inside it; of a mapped or translated address only the one that is meant."""
     if isinstance(address, IPv4Address):
         return [address]
+    # a translator forwards to the address inside, so a private one behind its prefix would be
+    # reached
     last = IPv4Address(int(address) & 0xFFFFFFFF)
     if address.ipv4_mapped or address in _NAT64:
         return [last]
@@ -83,5 +87,7 @@ def _forms(address: Address) -> list[Address]:
 def _is_public(address: Address) -> bool:
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
+    # ISATAP (RFC 5214) hides an IPv4 address behind any prefix, a public one too; the mask makes
+    # its two forms, local and universal, one
     is_isatap = int(address) >> 32 & 0xFDFFFFFF == 0x00005EFE
     return address in _PUBLIC_6 and not is_isatap and not any(address in network for network in _NOT_PUBLIC_6)

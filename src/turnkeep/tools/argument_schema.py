@@ -34,6 +34,9 @@ class ArgumentSchema:
     def __init__(self, schema: Node) -> None:
         self._defaults = _defaults(schema)
         try:
+            # ECMA 262 patterns, as JSON Schema says: Python's `re` raises for `\p{L}`, and did so
+            # in the middle of runs. Offline: a `$ref` must not make this process fetch an address
+            # that a stranger chose.
             self._validator = validator_for(
                 {"properties": {}, **schema},  # without this key the library does not name what is not allowed
                 offline=True,
@@ -47,6 +50,8 @@ class ArgumentSchema:
 
     def fitting(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments, with top-level defaults filled in. Raises `BadArguments` with the first faults."""
+        # one more than is told, to know whether there are more; a million wrong items are not
+        # gone through
         first = list(islice(self.faults(arguments), MOST_FAULTS + 1))
         if first:
             more = "; and more" if len(first) > MOST_FAULTS else ""
@@ -73,6 +78,7 @@ def _defaults(schema: Node) -> dict[str, Any]:
 
 
 def _is_too_deep(value: Any) -> bool:
+    # level by level: a recursive walk would fall into what it is to protect from
     level = [value]
     for _ in range(DEEPEST + 1):
         level = [child for one in level for child in _children(one)]
@@ -85,9 +91,6 @@ def _children(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return list(value.values())
     return value if isinstance(value, list) else []
-
-
-# ---------------------------------------------------------------- what the model reads
 
 
 def _sentences(error: ValidationError) -> Iterator[str]:

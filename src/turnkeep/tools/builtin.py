@@ -65,9 +65,12 @@ def builtin_tools(
         return tools
     report = report or probe(mechanism)
     inside = sandbox(report)
+    # bash was asked for by name and must not be missing silently; git only comes along with a
+    # workspace
     if bash and (inside is None or report.refusal):
         raise ConfigurationError(report.refusal)
     tools += file_tools(workspaces)
+    # files need no sandbox, the kernel holds their paths; git runs programs and is left out
     if inside is None:
         log.warning("git_not_offered reason=%s", report.reason_refused)
         return tools

@@ -49,9 +49,12 @@ def main(plan: dict[str, Any]) -> NoReturn:
 
 
 def start_bubblewrap(program: list[str], rules: bytes) -> NoReturn:
+    # bubblewrap reads the filter from a descriptor; a file could be replaced before it does
     filters = os.memfd_create("filter", 0)
     os.write(filters, rules)
     os.lseek(filters, 0, os.SEEK_SET)
+    # an empty environment: what this process knows (keys, addresses) must not even reach
+    # bubblewrap
     os.execve(program[0], [program[0], "--seccomp", str(filters), *program[1:]], {})  # noqa: S606 - no shell is wanted
 
 
@@ -67,8 +70,6 @@ def check(result: int, what: str) -> int:
     return result
 
 
-# ---------------------------------------------------------------- supervisor
-
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 36, 38, 22
 
 
@@ -78,10 +79,14 @@ class EndRequest(Exception):
 
 def supervise(plan: dict[str, Any], rules: bytes) -> int:
     def end(*_: object) -> None:
+        # a second request must not break off the killing
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise EndRequest
 
+    # orphans of a double fork come to us instead of to init, where nobody would find them
     check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
+    # read before the death signal is set and compared after it: a parent that dies in between
+    # sends none
     parent = os.getppid()
     signal.signal(signal.SIGTERM, end)
     check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0), "death signal")
@@ -105,8 +110,12 @@ def become(plan: dict[str, Any], rules: bytes) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         if plan["processes"]:
+            # the kernel counts every thread of the user on the whole machine, so the bound is
+            # what runs now and so many more
             most = threads_of(os.getuid()) + plan["processes"]
             resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+        # without it the kernel takes no filter from an ordinary user, and set-user-id programs
+        # would get out
         check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
         apply_filter(rules)
         os.execve(plan["program"][0], plan["program"], plan["environment"])  # noqa: S606 - no shell is wanted
@@ -168,8 +177,6 @@ def threads_of(user: int) -> int:
     return count
 
 
-# ---------------------------------------------------------------- system calls
-
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 # fmt: off
 DENIED_CALLS = {  # by name: number on x86_64, on aarch64
@@ -229,6 +236,7 @@ def system_call_filter(*, programs: bool) -> bytes:
     if machine not in ARCHITECTURES:
         raise OSError(f"no system call filter for {machine}")
     architecture, column = ARCHITECTURES[machine]
+    # the architecture first: a 32-bit program's numbers mean other calls (seccomp(2), "arch")
     lines: list[Line] = [(LOAD, 0, 0, ARCHITECTURE), (JUMP_EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL)]
     lines += [(LOAD, 0, 0, NUMBER)]
     if machine == "x86_64":
@@ -245,6 +253,7 @@ def system_call_filter(*, programs: bool) -> bytes:
     if not programs:
         for fork in FORKS.values():
             lines += refuse_call(fork[column], EPERM)
+        # git works with threads; CLONE_THREAD alone cannot leave another program behind
         only_threads: list[Line] = [(LOAD, 0, 0, argument(0)), (JUMP_ANY_BIT, 1, 0, ONLY_A_THREAD)]
         lines += only_if(CLONE[column], [*only_threads, (RETURN, 0, 0, REFUSE | EPERM), ALLOW_LINE])
     lines += only_if(CLONE[column], refuse_bits(0, NEW_NAMESPACES, EACCES))
@@ -252,6 +261,8 @@ def system_call_filter(*, programs: bool) -> bytes:
     lines += only_if(
         SOCKET[column], [(LOAD, 0, 0, argument(0)), *families, (RETURN, 0, 0, REFUSE | EACCES), ALLOW_LINE]
     )
+    # CVE-2017-5226: both type into the terminal that we were started from, where our user's shell
+    # reads it when the program has ended
     typing: list[Line] = [(LOAD, 0, 0, argument(1)), (JUMP_EQUAL, 1, 0, TIOCSTI), (JUMP_EQUAL, 0, 1, TIOCLINUX)]
     lines += only_if(IOCTL[column], [*typing, (RETURN, 0, 0, REFUSE | EACCES), ALLOW_LINE])
     return b"".join(struct.pack("=HBBI", *line) for line in [*lines, ALLOW_LINE])

@@ -51,9 +51,6 @@ class ToolRequest:
     arguments: str
 
 
-# ---------------------------------------------------------------- one tool
-
-
 def refusal(tool: Tool | None, request: ToolRequest) -> Result | None:
     """Why this call would not run at all, as what the model is told. None: it may run."""
     try:
@@ -102,6 +99,7 @@ def parse_arguments(arguments: str) -> dict[str, Any]:
     if size > ARGUMENTS_CAP:
         raise BadArguments(f"the arguments have {size} bytes, more than the {ARGUMENTS_CAP} that are read; send less")
     try:
+        # Python reads NaN and Infinity; no other reader of the transcript would
         value = json.loads(arguments or "{}", parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BadArguments(f"the arguments are no valid JSON ({_where(error)}); send one JSON object") from None
@@ -124,6 +122,7 @@ def cap_output(output: str, cap: int) -> str:
     data = output.encode("utf-8", "replace")
     if len(data) <= cap:
         return data.decode("utf-8")
+    # both ends: what it is about stands at the beginning, what went wrong at the end
     room = (cap - 64) // 2
     head, tail = data[:room].decode("utf-8", "ignore"), data[-room:].decode("utf-8", "ignore")
     return f"{head}\n[… {len(data) - 2 * room} of {len(data)} bytes left out …]\n{tail}"
@@ -156,13 +155,14 @@ async def _convert_failures(work: Awaitable[T], name: str, context: ToolContext)
         return await work
     except ToolError:
         raise
+    # SystemExit: a handler that calls `sys.exit()` must not end the worker. KeyboardInterrupt is
+    # the operator's.
     except (Exception, SystemExit) as error:
         kind = type(error).__name__
         log.warning("tool_failed tool=%s call_id=%s error=%s", name, context.call_id, kind, exc_info=True)
+        # the type only: an exception's words may hold a password, and the model repeats what it
+        # reads
         raise ToolFailed(f"the tool failed with {kind}; nothing more is known") from error
-
-
-# ---------------------------------------------------------------- time
 
 
 class _Abort(Exception):
@@ -178,6 +178,8 @@ async def _within_timeout(work: Coroutine[Any, Any, T], timeout: float, context:
 
     `context.cancelled` is set whenever the work is given up, so that a function in a thread can stop too.
     """
+    # not `asyncio.timeout`: time is the clock's, which tests move, and cancellation comes from
+    # outside too
     async with asyncio.TaskGroup() as group:
         running = group.create_task(_outcome(work))
         late = group.create_task(clock.sleep(timeout))
@@ -186,10 +188,12 @@ async def _within_timeout(work: Coroutine[Any, Any, T], timeout: float, context:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not running.done():
+                # a thread cannot be cancelled: this is all that a function in one ever hears
                 context.cancellation.set()
             for task in tasks:
                 task.cancel()
     if running.cancelled():
+        # whichever of the two ended by itself was not cancelled: that tells a timeout from a stop
         timed_out = not late.cancelled()
         cause = f"no result after {timeout:g} seconds" if timed_out else "cancelled before it gave a result"
         raise _Abort(cause, timed_out=timed_out)
@@ -212,9 +216,6 @@ def _abort_result(effect: Effect, abort: _Abort) -> Result:
     if effect == "effect":
         return Result(f"outcome unknown: {abort}; it may or may not have taken effect", "unknown", code)
     return Result(f"error: {abort}", "error" if abort.timed_out else "cancelled", code)
-
-
-# ---------------------------------------------------------------- the catch-all
 
 
 async def call_catch_all(

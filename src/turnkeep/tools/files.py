@@ -23,11 +23,14 @@ EncodingArgument = Annotated[Encoding | None, Field(description="utf-8 if null; 
 def file_tools(workspaces: Workspaces) -> list[Tool]:
     """The two tools, for the workspace of whoever calls."""
 
+    # base64 makes four bytes of three
     @tool(effect="pure", timeout=10.0, output_cap=READ_CAP * 3 // 2)
     def read_file(path: PathArgument, context: ToolContext, encoding: EncodingArgument = None) -> str:
         """Read a file of the workspace, at most 256 kB."""
         return _decode(workspaces.of(context.tenant).read(path, READ_CAP), encoding or "utf-8", path)
 
+    # whole files only, no appending: the same call again leaves the same file, so a retry may
+    # repeat it
     @tool(effect="idempotent", timeout=10.0)
     def write_file(
         path: PathArgument,

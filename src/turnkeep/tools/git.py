@@ -34,6 +34,8 @@ Verb = Literal[
 ]  # fmt: skip
 VERBS: tuple[str, ...] = get_args(Verb)
 
+# Lists of what is allowed, not of what is not: some of git's options run programs (`--ext-diff`,
+# `--upload-pack`, `grep -O`), and every release brings new ones.
 _OUTPUT_OPTIONS = r"--stat|--name-only|--name-status|--numstat|--summary|-U\d+|--unified=\d+|-w|-M|-C|-p|--patch"
 _RANGE_OPTIONS = (
     r"-\d+|-n\d+|--max-count=\d+|--skip=\d+|--oneline|--graph|--all|--follow|--reverse|--first-parent|--merges"
@@ -58,6 +60,7 @@ _OPTIONS = {
 }
 _REVISION = re.compile(r"[\w@][\w./@^~{}:+-]*")
 _ALWAYS = {
+    # a template would put hooks into the new repository
     "init": ["--template=", "--initial-branch=main"],
     "status": ["--ignore-submodules=all"],
     "commit": ["--no-verify", "--no-edit", "--no-gpg-sign", "--cleanup=strip"],
@@ -98,6 +101,8 @@ _OVERRIDES = {
     "submodule.recurse": "false",
     "diff.ignoreSubmodules": "all",
     "color.ui": "false",
+    # the workspace may be another user's; git's own check for that (CVE-2022-24765) is about
+    # configuration that starts programs, which is looked through here
     "safe.directory": "*",
 }
 _ENVIRONMENT = {
@@ -189,6 +194,7 @@ def _path(path: str) -> str:
     parts = path.split("/")
     if not path or path.startswith(("/", "~", "-")) or ".." in parts or "\0" in path:
         raise ToolFailed(f"{path[:80]!r} is no path beneath the workspace")
+    # also `.GIT`: on a file system without case it is the same directory
     if any(part.lower() == ".git" for part in parts):
         raise ToolFailed(f"{path[:80]!r} is inside the repository's own directory")
     return path
@@ -219,6 +225,7 @@ class Repository:
 
     async def _settings(self) -> set[str]:
         """The names that the repository's configuration sets, all of them harmless."""
+        # --no-includes: an include shows as its own name, which is not among the harmless ones
         listing = await self._execute(["config", "--local", "--list", "--name-only", "--no-includes", "-z"])
         if listing.exit_code != 0:
             raise ToolFailed("the configuration of the repository cannot be read")
@@ -233,6 +240,8 @@ class Repository:
 
     async def _execute(self, words: list[str]) -> ProgramResult:
         root = self._sandbox.inside(self._workspace.root)
+        # named, so that git looks for no repository above the workspace and follows no `.git`
+        # file elsewhere
         own = {"GIT_DIR": f"{root}/.git", "GIT_COMMON_DIR": f"{root}/.git", "GIT_WORK_TREE": root}
         return await self._sandbox.run(
             SandboxedProgram(
@@ -241,6 +250,8 @@ class Repository:
                 timeout=TIMEOUT,
                 output_cap=OUTPUT_CAP,
                 environment={**_ENVIRONMENT, **own, "GIT_CEILING_DIRECTORIES": os.path.dirname(root)},
+                # the configuration of nested repositories and submodules is seen by nobody
+                # beforehand, and its filters were run by `add`: so nothing may start at all
                 programs=False,
                 watch=self._workspace.quota.wait_exceeded,
             )

@@ -54,6 +54,8 @@ class ToolEndpoint:
 
 def endpoint_checked(endpoint: ToolEndpoint, hosts: Sequence[str]) -> ToolEndpoint:
     """The endpoint, if its address is fixed and on the list. Raises `ConfigurationError`."""
+    # a pattern and no parser: parsers differ about users, tabs and backslashes, and the one that
+    # checks has to agree with the one that connects
     split = re.fullmatch(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[^\s\\#]*)?", endpoint.url)
     if split is None:
         raise ConfigurationError(
@@ -76,6 +78,7 @@ def request_tool(endpoint: ToolEndpoint) -> Run:
         if endpoint.idempotent and context.idempotency_key:
             headers["Idempotency-Key"] = context.idempotency_key
         status, text = await _exchange(endpoint, _address(endpoint, arguments), headers, _body(endpoint, arguments))
+        # services repeat what they were sent: in error pages, in `url` fields
         for secret in endpoint.secrets:
             text = text.replace(secret, "***")
         if not 200 <= status < 300:
@@ -96,12 +99,17 @@ async def answer_of(response: aiohttp.ClientResponse, cap: int = ANSWER_CAP) -> 
 
 
 async def _exchange(endpoint: ToolEndpoint, url: URL, headers: Mapping[str, str], body: Any) -> tuple[int, str]:
+    # plain http only within named networks: elsewhere anybody on the way could read and change it
     factory = checked_sockets(endpoint.networks, public=url.scheme == "https")
+    # nothing is shared between calls: each resolves anew and is checked on the socket that it
+    # uses
     connector = aiohttp.TCPConnector(
         socket_factory=factory, resolver=endpoint.resolver, use_dns_cache=False, force_close=True
     )
     timeout = aiohttp.ClientTimeout(total=endpoint.timeout)
     try:
+        # unpacking is off: 50 MB of zeros come as 50 kB of gzip, and the cap counts what arrives.
+        # No redirects: they would lead where the configuration does not.
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session,
             session.request(
@@ -139,9 +147,6 @@ def _text(body: bytes, response: aiohttp.ClientResponse) -> str:
         return body.decode(response.charset or "utf-8")
     except (UnicodeDecodeError, LookupError):
         raise ToolFailed(f"the service sent {len(body)} bytes that are no text ({response.content_type})") from None
-
-
-# ---------------------------------------------------------------- filling in
 
 
 def _address(endpoint: ToolEndpoint, arguments: Mapping[str, Any]) -> URL:

@@ -86,6 +86,7 @@ class McpServer:
                     is_withholding = await again()
                     failures = 0
                     await self._lend(client, again, is_withholding=is_withholding)
+            # whatever a foreign server makes its SDK raise: the other servers and the queue go on
             except Exception as error:
                 failures += 1
                 log.warning("mcp_connection_failed server=%s error=%s", self.settings.name, type(error).__name__)
@@ -118,6 +119,7 @@ class McpServer:
     async def _connect(self) -> AsyncIterator[Any]:
         async with asyncio.timeout(CONNECT_TIMEOUT) as limit:
             async with self._transport() as transport, self._sdk.Client(transport) as client:
+                # the time was for the handshake, the connection stays
                 limit.reschedule(None)
                 yield client
 
@@ -131,10 +133,9 @@ class McpServer:
         web = importlib.import_module("httpx2")
         http = importlib.import_module("mcp.client.streamable_http")
         timeout = web.Timeout(CONNECT_TIMEOUT, read=300.0)
+        # trust_env off: a proxy from the environment would read the headers' credentials
         async with web.AsyncClient(headers=dict(settings.headers), timeout=timeout, trust_env=False) as client:
             yield http.streamable_http_client(settings.url, http_client=client)
-
-    # ------------------------------------------------------------ tools
 
     def _tools(self, listing: Sequence[Any]) -> list[Tool]:
         only = self.settings.only
@@ -142,6 +143,7 @@ class McpServer:
         tools: dict[str, Tool] = {}
         for one in entries:
             tool = self._tool(one)
+            # of two names that become one the first stays: a later tool must not take its place
             tools.setdefault(tool.name, tool)
         return list(tools.values())
 
@@ -155,6 +157,7 @@ class McpServer:
             accept=dict,  # the server checks its own schemas
             run=self._run(entry.name, effect),
             effect=effect,
+            # a call may wait for a connection, find it dead and wait for the next, before it runs
             timeout=self.settings.timeout + WAIT_FOR_CONNECTION + CONNECT_TIMEOUT,
             needs_approval=self.settings.needs_approval,
             self_approval=self.settings.self_approval,
@@ -185,6 +188,7 @@ class McpServer:
             return client
         try:
             async with asyncio.timeout(WAIT_FOR_CONNECTION):
+                # an answer from the client's cache would say nothing about the connection
                 await client.list_tools(cache_mode="bypass")
         except (self._sdk.MCPError, TimeoutError):
             self._lose(client)
@@ -207,6 +211,7 @@ class McpServer:
 
     def _failure(self, error: Any) -> ToolFailed:
         if error.code == importlib.import_module("mcp_types").CONNECTION_CLOSED:
+            # the request had been sent: whether it was carried out only the server knows
             self._lose(self._client)
             return ToolFailed(f"the MCP server {self.settings.name!r} went away; outcome unknown")
         return ToolFailed(str(error.message)[:1000])
@@ -229,6 +234,8 @@ async def _list_tools(client: Any) -> list[Any]:
     """The tools of a server. Raises `ToolFailed` for one that has pages without end."""
     tools: list[Any] = []
     cursor = None
+    # pages are counted, not only tools: empty pages without end were asked for 2,000 times a
+    # second
     for _ in range(MOST_PAGES):
         page = await client.list_tools(cursor=cursor, cache_mode="bypass")
         tools.extend(page.tools)

@@ -63,9 +63,12 @@ class Pins:
 
     async def _is_accepted(self, tool: Tool) -> bool:
         digest, name = digest_of(tool), f"{PREFIX}{tool.name}"
+        # all processes that start together write the same pin at once
         for _ in range(5):
             document = await self._require_registry().get("setting", DEFAULT_TENANT, name)
             pin = {"accepted": digest} if document is None else dict(document.body)
+            # written also when it has not changed: `offered` is what the operator sees and
+            # accepts
             body = {**pin, "offered": digest, "description": tool.description}
             try:
                 await self._require_registry().put(
@@ -76,6 +79,7 @@ class Pins:
             if pin["accepted"] != digest:
                 log.warning("tool_changed_and_withheld tool=%s", tool.name)
             return bool(pin["accepted"] == digest)
+        # after so many conflicts: withheld, as everything that could not be compared
         return False
 
     async def list(self) -> list[Pin]:

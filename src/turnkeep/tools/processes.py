@@ -47,8 +47,10 @@ class Group:
         """End every process in it; no new one can start any more."""
         for path in self.paths:
             with suppress(OSError):
+                # first nothing new, else a fork bomb outruns the killing
                 (path / "pids.max").write_text("0")
             with suppress(OSError):
+                # Linux 5.14; before it, and in version 1, one by one below
                 (path / "cgroup.kill").write_text("1")
             with suppress(OSError):
                 for process in (path / "cgroup.procs").read_text().split():
@@ -81,6 +83,7 @@ class ProcessLimit:
         """A group for one program; whoever asked removes it. None where no cgroup counts anything."""
         paths: list[Path] = []
         try:
+            # one group where both controllers share a hierarchy (version 2), else one for each
             for parent in dict.fromkeys(path for path in (self.pids, self.memory) if path is not None):
                 paths.append(_make_group(parent, most))
         except BaseException:
@@ -102,6 +105,7 @@ def _make_group(parent: Path, most: int) -> Path:
     """A group with every limit that can be set there."""
     path = parent / f"turnkeep-{secrets.token_hex(8)}"
     path.mkdir()
+    # swap after memory: version 1 refuses a sum of both that is below the limit on memory
     limits = [("pids.max", str(most)), *((name, str(MEMORY)) for name in _MEMORY_FILES), *_SWAP_FILES]
     for name, value in limits:
         with suppress(OSError):  # each hierarchy has files of its own; `_usable` has looked whether ours are there
@@ -128,6 +132,8 @@ def _try_rmdir(path: Path) -> bool:
 def _usable(parent: Path, controller: Controller) -> bool:
     """Whether a group below it counts what it should."""
     try:
+        # tried, not looked up: read-only mounts, missing delegation and absent controllers all
+        # look alike before a number is written
         path = _make_group(parent, 1)
     except OSError:
         return False
@@ -181,6 +187,8 @@ def candidates(own: str, mounts: str, controller: Controller) -> Iterator[Path]:
         with suppress(ValueError):
             path = "/" + str(Path(path).relative_to(root))
         below = Path(os.path.normpath(f"{mount}/{path}"))
+        # upwards: a group of version 2 that holds processes, as our own does, cannot limit its
+        # children
         yield from (level for level in (below, *below.parents) if level == mount or mount in level.parents)
 
 

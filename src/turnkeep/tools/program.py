@@ -32,6 +32,7 @@ class ProgramResult:
             why = f": {self.reason}" if self.reason else f" after {seconds:g} seconds"
             return f"stopped{why}; everything it started was ended\n{self.output}"
         if self.exit_code:
+            # a signal as shells write it
             code = self.exit_code if self.exit_code > 0 else 128 - self.exit_code
             return f"exit code {code}\n{self.output}"
         return self.output
@@ -92,6 +93,8 @@ async def _reason(watch: Watch) -> str:
 
 
 async def _drain(process: asyncio.subprocess.Process, output: HeadAndTail) -> None:
+    # to the end of the pipe before the exit code: a full pipe holds a program back, and a program
+    # may end before its last words are read
     await _read(process, output)
     await process.wait()
 

@@ -56,6 +56,7 @@ class DiskQuota:
             self._count()
         if self._size + more > self.bytes:
             raise Full(f"{self._sentence()}; remove something first")
+        # counted along until the next look, else a burst of writes would all pass one count
         self._size += more
 
     async def wait_exceeded(self) -> str:
@@ -100,10 +101,12 @@ def disk_usage(root: Path, opaque_size: int) -> int:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
                     status = entry.stat(follow_symlinks=False)
+                    # hard links are one file
                     if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
                         if status.st_ino in inodes:
                             continue
                         inodes.add(status.st_ino)
+                    # blocks, not lengths: a sparse file of a terabyte takes none
                     total += max(LEAST_OF_A_FILE, status.st_blocks * 512)
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)

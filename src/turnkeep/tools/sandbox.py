@@ -29,6 +29,8 @@ from turnkeep.tools.processes import MOST_PROCESSES, Group, Kind, ProcessLimit, 
 from turnkeep.tools.program import ProgramResult, Watch, kill_group, run
 from turnkeep.tools.workspace import openat2_works
 
+# No Landlock: it was the second mechanism and let programs change modes, times and attributes of
+# files outside the workspace, which it does not govern. "outside" claims nothing.
 Mechanism = Literal["bubblewrap", "outside"]
 
 INSIDE = "/workspace"
@@ -48,6 +50,7 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TERM"
 
 _LAUNCHER = Path(__file__).with_name("confine.py")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
+# Of /etc only what the loader and links into /usr need: passwords, hosts and keys stay outside.
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
 
 
@@ -102,6 +105,7 @@ def probe(mechanism: Mechanism = "bubblewrap") -> SandboxReport:
     limit = process_limit()
     root = os.geteuid() == 0
     reason = _try(mechanism, limit)
+    # no limit on processes holds root, and what is bare would be root on this machine
     if mechanism == "outside" and root:
         reason = "never as root; run as an ordinary user, or unset TURNKEEP_SANDBOX"
     return SandboxReport(
@@ -209,9 +213,12 @@ class Sandbox:
 
 def _bubblewrap(program: SandboxedProgram, environment: Mapping[str, str]) -> list[str]:
     words = [_bwrap() or "bwrap"]
+    # --disable-userns (bubblewrap 0.8): in a user namespace of its own a program would be root
+    # again, before the largest surface of the kernel. --new-session: no typing into our terminal.
     words += ["--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
     words += ["--cap-drop", "ALL", "--hostname", "workspace"]
     for path in _SYSTEM:
+        # with a merged /usr these are links, and programs expect to find them so
         if os.path.islink(path):
             words += ["--symlink", os.readlink(path), path]
         else:
@@ -244,9 +251,6 @@ def can_shield() -> bool:
     return False
 
 
-# ---------------------------------------------------------------- starting
-
-
 def _end_supervised(process: asyncio.subprocess.Process) -> None:
     """The supervisor of a bare program is asked to end: only it finds what has left the process group."""
     with suppress(ProcessLookupError):
@@ -254,6 +258,8 @@ def _end_supervised(process: asyncio.subprocess.Process) -> None:
 
 
 def _command(plan: Mapping[str, Any]) -> list[str]:
+    # -I -S: no packages of the user and no PYTHON* variables, so nothing that a program left in
+    # the workspace is imported at the next start
     return [_interpreter(), "-I", "-S", str(_LAUNCHER), json.dumps(plan, ensure_ascii=False)]
 
 
@@ -274,6 +280,7 @@ def _try(mechanism: Mechanism, limit: ProcessLimit | None) -> str | None:
         try:
             is_user_limit = mechanism == "bubblewrap" and limit is not None and limit.kind == "user limit"
             first = f"ulimit -u {MOST_PROCESSES} && " if is_user_limit else ""
+            # `&&`, so that bash forks: a limit that lets nothing start is found out here
             words = ["/bin/bash", "-c", f"{first}/bin/true && /bin/true"]
             trial = SandboxedProgram(words=words, workspace=Path(directory), timeout=20, output_cap=0, environment={})
             return _try_plan(Sandbox(mechanism, limit)._plan(trial, scratch=directory, group=group))

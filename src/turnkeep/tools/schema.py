@@ -22,9 +22,6 @@ Schema = dict[str, Any]
 Accept = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-# ---------------------------------------------------------------- from a function
-
-
 class Signature:
     """What a function takes: the schema for the model, and `accept`, which turns its arguments into typed values.
 
@@ -38,6 +35,8 @@ class Signature:
         parameters = list(inspect.signature(function).parameters.values())
         self.context = next((p.name for p in parameters if _is_context(hints.get(p.name), context_type)), None)
         inputs = [p for p in parameters if p.name != self.context]
+        # names of our own, with aliases: pydantic takes no field `_x`, and `json` or `copy` would
+        # hide its methods
         self._fields = {f"field_{place}": parameter.name for place, parameter in enumerate(inputs)}
         self._model = self._build(inputs, hints, parameter_words)
         self.parameters = plain_form(self._model.model_json_schema(by_alias=True))
@@ -60,6 +59,8 @@ class Signature:
             model: type[BaseModel] = create_model(
                 "Arguments", __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields
             )
+            # asked here and now: a type without a schema is refused where the tool is made, not
+            # in its first run
             model.model_json_schema()
         except PydanticUserError as error:
             raise ConfigurationError(
@@ -112,8 +113,6 @@ def list_sentences(sentences: list[str], most: int = 5) -> str:
     more = f"; and {len(sentences) - most} more" if len(sentences) > most else ""
     return "; ".join(sentences[:most]) + more
 
-
-# ---------------------------------------------------------------- forms
 
 _CHILDREN = ("items", "additionalProperties", "not", "contains", "propertyNames")
 _LISTS = ("anyOf", "allOf", "oneOf", "prefixItems")
@@ -217,6 +216,8 @@ class _NotStrict(Exception):
 def _strict(node: Any) -> Schema:
     if not isinstance(node, Mapping):
         raise _NotStrict
+    # strict mode has no defaults, and a missing argument becomes null there: that default changes
+    # nothing
     form = {key: value for key, value in node.items() if not (key == "default" and value is None)}
     is_typed = "type" in form or "anyOf" in form or "enum" in form or "const" in form
     if not is_typed or not form.keys() <= _STRICT_KEYWORDS or form.get("format", "date") not in _STRICT_FORMATS:

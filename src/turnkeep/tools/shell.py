@@ -40,6 +40,7 @@ def bash_tool(workspaces: Workspaces, sandbox: Sandbox, *, timeout: float = TIME
         _demand_sane(command)
         limit = min(timeout, seconds) if seconds is not None and seconds > 0 else timeout
         workspace = await thread_pool.shared_threads.run(lambda: workspaces.of(context.tenant))
+        # what a command wrote there (hooks, filters) the next git_operation would obey
         with workspace.hold_directory(".git") if shields else nullcontext() as git:
             result = await sandbox.run(
                 SandboxedProgram(

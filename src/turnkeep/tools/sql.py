@@ -29,6 +29,7 @@ LONGEST_VALUE = 4_000_000
 """Bytes of one value that SQLite makes or reads: within one function no time limit is heard."""
 
 _READ_ONLY = ("postgresql", "mysql", "mariadb", "oracle")
+# Not the `::` of a PostgreSQL cast, not the colon of 12:30.
 _BIND = re.compile(r"(?<![:\w]):(\w+)")
 _PROCEDURE_NAME = re.compile(r"[\w.\[\]]{1,128}")
 
@@ -43,6 +44,7 @@ class Database:
         try:
             self._url = self._alchemy.engine.make_url(url)
         except self._alchemy.exc.ArgumentError:
+            # without the URL: it holds the password
             raise ConfigurationError("the url is no SQLAlchemy URL") from None
         self._script = None if script is None else (folder / script)
         self._engine: Any = None
@@ -111,9 +113,11 @@ class Database:
             connection.executescript(self._script.read_text(encoding="utf-8"))
         else:
             place = (self._folder / (self._url.database or "")).resolve()
+            # the pool lends a connection to whichever thread comes, to one at a time
             connection = sqlite3.connect(f"{place.as_uri()}?mode=ro", uri=True, check_same_thread=False)
         connection.execute("PRAGMA query_only = ON")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+        # query_only stops writing; ATTACH would still open other files, and pragmas tell of paths
         connection.set_authorizer(_authorize)
         return connection
 
@@ -168,9 +172,6 @@ def _stopped_after(seconds: float, connection: Any) -> Iterator[threading.Event]
         yield late
     finally:
         timer.cancel()
-
-
-# ---------------------------------------------------------------- queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

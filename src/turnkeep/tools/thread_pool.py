@@ -27,6 +27,7 @@ class _Job:
     variables: contextvars.Context
 
 
+# Not concurrent.futures: at exit it waits for its threads, and a tool may hang for ever.
 class ThreadPool:
     """Runs blocking functions. What waits is bounded by the callers: each of them waits for its own result."""
 

@@ -46,9 +46,6 @@ _NAME = re.compile(r"\$\{(\w+)\}")
 _IN_URLS = re.compile(r"[%:/?#@\[\] +&]")
 
 
-# ---------------------------------------------------------------- the form of the file
-
-
 class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -128,9 +125,6 @@ class _File(_Form):
     tools: list[Annotated[_Http | _Sql | _Mcp, Field(discriminator="kind")]] = []
 
 
-# ---------------------------------------------------------------- reading it
-
-
 class DeclaredTools:
     """What a file declares: `tools` that are ready, and servers whose tools come with their connection."""
 
@@ -183,6 +177,7 @@ def load_tools(
     for one in form.tools:
         with _locate_errors(path, f"tool {one.name!r}"):
             if isinstance(one, _Http):
+                # values of its own: an answer is searched for the secrets of this tool alone
                 tools.append(_http_tool(one, form.hosts, _Values(environment)))
             elif isinstance(one, _Sql):
                 tools.append(_sql_tool(one, databases))
@@ -206,6 +201,7 @@ def _python_tools(path: Path) -> list[Tool]:
     tools = [value for value in vars(module).values() if isinstance(value, Tool)]
     if not tools:
         raise ConfigurationError(f"tools file {path.name!r} has no tools; decorate functions with @tool")
+    # one tool may stand under two names in a module
     return list({one.name: one for one in tools}.values())
 
 
@@ -264,9 +260,6 @@ class _Values:
 
 def _encode(character: re.Match[str]) -> str:
     return f"%{ord(character[0]):02X}"
-
-
-# ---------------------------------------------------------------- the three kinds
 
 
 def _http_tool(form: _Http, hosts: list[str], values: _Values) -> Tool:
@@ -357,6 +350,7 @@ def _tool(form: _ToolForm, run: Run, effect: Effect) -> Tool:
         strict=strict is not None,
         run=run,
         effect=effect,
+        # the request or query stops itself first, and says more than our timeout could
         timeout=form.timeout + 2.0,
         needs_approval=form.needs_approval,
         self_approval=form.self_approval,

@@ -62,6 +62,7 @@ class Toolbox:
 
     def allowed_names(self, tenant: str) -> Collection[str]:
         """The names that a tenant other than the default one may use of the shared tools."""
+        # nothing unless it is said: tools were written for the data of the default tenant
         return self._tenants.get(tenant, self._tenants.get(ALL, ()))
 
     def share(self, tenants: Mapping[str, Collection[str]]) -> None:
@@ -117,6 +118,7 @@ class TenantTools(Toolbox):
         allowed_names = self._toolbox.allowed_names(self._tenant)
         shared_tools = {one.name: one for one in self._toolbox if ALL in allowed_names or one.name in allowed_names}
         own = self._toolbox._own.get(self._tenant)
+        # its own come last: they hide shared ones of the same name
         return {**shared_tools, **(own._by_name() if own else {})}
 
     @property

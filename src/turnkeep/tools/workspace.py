@@ -57,6 +57,7 @@ class Workspace:
         ):
             _demand_regular(os.fstat(descriptor), path)
             # opened anew: a descriptor made with O_PATH cannot be read, and only regular files come this far
+            # O_NONBLOCK: had it become a FIFO meanwhile, opening would hold the thread for ever
             with _open(directory, parts[-1], os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as file:
                 status = os.fstat(file)
                 _demand_regular(status, path)
@@ -70,6 +71,8 @@ class Workspace:
         self.quota.demand(len(content))
         with self._directory(parts[:-1], create=True) as directory, _explain_failures(path):
             mode = _mode_of(directory, parts[-1], path)
+            # in the same directory: a rename over file systems is none. Hidden, so that no tool
+            # reads half a file.
             temporary = f".turnkeep-{secrets.token_hex(8)}"
             try:
                 _write_new(directory, temporary, content, mode or 0o644)
@@ -78,6 +81,8 @@ class Workspace:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=directory)
                 raise
+            # a file is on disk only with its name: without this the rename may be undone by a
+            # crash
             os.fsync(directory)
         return mode is not None
 
@@ -127,9 +132,6 @@ def openat2_works() -> bool:
     return True
 
 
-# ---------------------------------------------------------------- names
-
-
 def _parts(path: str) -> list[str]:
     """The names of a relative path. What could lead out or to hidden places is refused with a sentence."""
     if not path or len(path) > LONGEST_PATH or not path.isprintable():
@@ -164,11 +166,9 @@ def _explain_failures(path: str) -> Iterator[None]:
         raise ToolFailed(f"{path!r}: {os.strerror(error.errno or 0).lower()}") from None
 
 
-# ---------------------------------------------------------------- descriptors
-
-
 def _open_beneath(directory: int, name: str, flags: int, mode: int = 0) -> int:
     """`openat2` beneath a directory. Raises OSError."""
+    # by its number: Python has no openat2
     library = ctypes.CDLL(None, use_errno=True)
     how = _OpenHow(flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS)
     for _ in range(_RACES):

@@ -41,6 +41,8 @@ class Workspaces:
             return workspace
         if self._tenants is None:
             raise ToolDenied("this tenant has no workspace")
+        # all at once: a workspace costs little to make again, and tenants from tokens are without
+        # number
         if len(self._by_tenant) >= MOST_REMEMBERED:
             self._by_tenant = {DEFAULT_TENANT: self._by_tenant[DEFAULT_TENANT]}
         workspace = self._by_tenant[tenant] = self._workspace(_make_folder(self._tenants / folder_name(tenant)))
@@ -52,6 +54,7 @@ class Workspaces:
 
 def folder_name(tenant: str) -> str:
     """A name of its own for every tenant: no separators, no dots, no case; long ones end in a digest."""
+    # capitals too: on a file system without case two tenants would meet in one folder
     plain = re.sub(r"[^a-z0-9_-]", lambda match: "".join(f"%{byte:02x}" for byte in _bytes(match[0])), tenant)
     if len(plain) <= LONGEST_NAME:
         return plain
@@ -65,6 +68,7 @@ def _bytes(text: str) -> bytes:
 def _make_folder(folder: Path) -> Path:
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
+    # a link would put this tenant into another's directory
     if not stat.S_ISDIR(os.lstat(folder).st_mode):
         raise ToolDenied("the workspace of this tenant is no directory")
     return folder

@@ -1,0 +1,39 @@
+"""What a check of `turnkeep doctor` finds: how one thing is, in one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Literal
+
+from turnkeep.clock import SystemClock
+
+State = Literal["ok", "warning", "failure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How one thing is."""
+
+    name: str
+    state: State
+    sentence: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"name": self.name, "state": self.state, "sentence": self.sentence}
+
+
+def ok(name: str, sentence: str) -> Finding:
+    return Finding(name, "ok", sentence)
+
+
+def warning(name: str, sentence: str) -> Finding:
+    return Finding(name, "warning", sentence)
+
+
+def failure(name: str, sentence: str) -> Finding:
+    return Finding(name, "failure", sentence)
+
+
+def today() -> date:
+    return datetime.fromtimestamp(SystemClock().now(), UTC).date()
