@@ -1,4 +1,5 @@
-"""The command line: one table of verbs, one file for each, and only the file of the verb asked for is imported.
+"""The command line: one table of verbs, one file for each, and only the file of the verb asked for
+is imported.
 
 Exit codes: 0 done, 1 it failed, 2 it was called or set up wrongly, 130 interrupted.
 """
@@ -108,7 +109,9 @@ def _main(arguments: list[str]) -> int:
 
 
 def named_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The file of settings that is named, for any verb and at any place before ``--``; and what else is given."""
+    """The file of settings that is named, for any verb and at any place before ``--``; and what
+    else is given.
+    """
     file: str | None = None
     rest: list[str] = []
     words = iter(arguments)

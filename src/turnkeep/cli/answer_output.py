@@ -94,7 +94,9 @@ class Telling:
 
 
 class TestTelling(Telling):
-    """As `--test-message` does: what happens among the answer, and a last line that says that it went well."""
+    """As `--test-message` does: what happens among the answer, and a last line that says that it
+    went well.
+    """
 
     __test__ = False
 

@@ -1,4 +1,6 @@
-"""`turnkeep queue circuits`: model servers that nobody is sent to for now, and how to send them there again."""
+"""`turnkeep queue circuits`: model servers that nobody is sent to for now, and how to send them
+there again.
+"""
 
 from __future__ import annotations
 

@@ -23,11 +23,16 @@ from turnkeep.store.values import ThreadRecord
 DEFAULT_PATH = ".turnkeep/turnkeep.db"
 
 env_file: ContextVar[Path | None] = ContextVar("turnkeep_env_file", default=None)
-"""The file of settings that the command line names, and so vouches for; None: `.env`, for which nobody does."""
+"""The file of settings that the command line names, and so vouches for; None: `.env`, for which
+nobody does.
+"""
 
 
 def settings(**options: Any) -> Settings:
-    """What is set, with the options of the command line before all else. Raises `ConfigurationError`."""
+    """What is set, with the options of the command line before all else.
+
+    Raises `ConfigurationError`.
+    """
     values = {name: value for name, value in options.items() if value is not None}
     file = env_file.get()
     return Settings.load(**values) if file is None else Settings.load_named(file, **values)
@@ -67,7 +72,8 @@ def place(config: Settings) -> str:
 async def attach_store(config: Settings, *, create: bool = False) -> AsyncIterator[Store]:
     """The store, beside whoever else has it open.
 
-    A file that does not exist is not made unless `create`: then nothing is found, and a remark says why.
+    A file that does not exist is not made unless `create`: then nothing is found, and a remark says
+    why.
     """
     from turnkeep.composition import policies
     from turnkeep.store import open_store, store_of

@@ -1,7 +1,9 @@
-"""Which network addresses a tool may connect to: public ones, and networks that the configuration names.
+"""Which network addresses a tool may connect to: public ones, and networks that the configuration
+names.
 
-The check is made where the socket is made, on the very address that is connected to. A name that resolves to
-something else a moment later, an address written in another way or a mapped one cannot get around it.
+The check is made where the socket is made, on the very address that is connected to. A name that
+resolves to something else a moment later, an address written in another way or a mapped one cannot
+get around it.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ _NOT_PUBLIC_4 = tuple(
 )
 _PUBLIC_6 = IPv6Network("2000::/3")
 _NOT_PUBLIC_6 = tuple(IPv6Network(name) for name in ("2001::/23", "2001:db8::/32", "3fff::/20"))
-"""The registries of special addresses (RFC 6890 and after), in full: what Python's `is_global` says differs between its
-releases. In IPv6 what is not given out yet is not public; of 6to4 the address inside counts too, see `_forms`.
+"""The registries of special addresses (RFC 6890 and after), in full: what Python's `is_global` says
+differs between its releases. In IPv6 what is not given out yet is not public; of 6to4 the address
+inside counts too, see `_forms`.
 """
 
 
@@ -48,7 +51,9 @@ def networks_of(names: Sequence[str]) -> tuple[Network, ...]:
 
 
 def checked_sockets(networks: Sequence[Network], *, public: bool) -> SocketFactory:
-    """A factory for aiohttp that makes sockets for addresses in these networks only, and for public ones if asked."""
+    """A factory for aiohttp that makes sockets for addresses in these networks only, and for public
+    ones if asked.
+    """
 
     def make(info: Any) -> socket.socket:
         family, kind, protocol, _, place = info
@@ -73,7 +78,9 @@ def may_reach(host: str, networks: Sequence[Network], *, public: bool = True) ->
 
 
 def _forms(address: Address) -> list[Address]:
-    """The address and those written inside it; of a mapped or translated address only the one that is meant."""
+    """The address and those written inside it; of a mapped or translated address only the one that
+    is meant.
+    """
     if isinstance(address, IPv4Address):
         return [address]
     # a translator forwards to the address inside, so a private one behind its prefix would be

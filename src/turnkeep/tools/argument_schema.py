@@ -1,7 +1,10 @@
-"""Does a value fit a JSON schema? For tools that are described by a schema instead of a Python function.
+"""Does a value fit a JSON schema?
 
-`jsonschema-rs` decides, by the draft that the schema names (2020-12 if it names none). Here are only the bounds that
-hold for schemas and values of strangers, and the sentences that the model reads.
+For tools that are described by a schema instead of a Python function.
+
+`jsonschema-rs` decides, by the draft that the schema names (2020-12 if it names none). Here are
+only the bounds that hold for schemas and values of strangers, and the sentences that the model
+reads.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ DEEPEST = 64
 """Levels of a value. The library recurses natively: some ten thousand levels would end the process."""
 
 MOST_BACKTRACKS = 100_000
-"""Steps of a pattern on one text, some 20 ms: a pattern can take time that grows exponentially with the text."""
+"""Steps of a pattern on one text, some 20 ms: a pattern can take time that grows exponentially with
+the text.
+"""
 
 MOST_FAULTS = 5
 
@@ -49,7 +54,10 @@ class ArgumentSchema:
             raise ConfigurationError(f"the JSON schema cannot be read: {str(error)[:300]}") from None
 
     def fitting(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments, with top-level defaults filled in. Raises `BadArguments` with the first faults."""
+        """The arguments, with top-level defaults filled in.
+
+        Raises `BadArguments` with the first faults.
+        """
         # one more than is told, to know whether there are more; a million wrong items are not
         # gone through
         first = list(islice(self.faults(arguments), MOST_FAULTS + 1))

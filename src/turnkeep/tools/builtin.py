@@ -1,4 +1,7 @@
-"""The built-in tools, all off until the server's configuration turns them on. Linux only, except the weather."""
+"""The built-in tools, all off until the server's configuration turns them on.
+
+Linux only, except the weather.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +58,9 @@ def builtin_tools(
 ) -> list[Tool]:
     """The tools that this configuration turns on.
 
-    `workspaces` turn on read_file and write_file, and, where this machine has a sandbox, git_operation; `bash` adds
-    execute_bash, or raises `ConfigurationError` where there is none for it. `report` spares a second probe.
+    `workspaces` turn on read_file and write_file, and, where this machine has a sandbox,
+    git_operation; `bash` adds execute_bash, or raises `ConfigurationError` where there is none for
+    it. `report` spares a second probe.
     """
     tools = [weather_tool(weather_key, weather_url)] if weather_key else []
     if workspaces is None:

@@ -1,13 +1,16 @@
-"""Starts one program with less than its parent may do. Run as a script, needs only the standard library.
+"""Starts one program with less than its parent may do.
+
+Run as a script, needs only the standard library.
 
     python -I -S confine.py PLAN
 
-PLAN is JSON: `program` (argv), `groups` (cgroup.procs files to join), `limits` (resource limits by name), `programs`
-(whether the program may start others), and `bubblewrap`: the program is bwrap, which is handed the system call filter
-and ends everything it has started. Else it runs bare, with `environment`, in `directory`, and `processes` (how many
-more this user may have, where no group counts them); then the script stays as a supervisor: when the program ends, or
-the parent dies or sends SIGTERM, every descendant is killed, also those that opened a session of their own.
-Exit code 125 says that the confinement itself failed; then nothing was started.
+PLAN is JSON: `program` (argv), `groups` (cgroup.procs files to join), `limits` (resource limits by
+name), `programs` (whether the program may start others), and `bubblewrap`: the program is bwrap,
+which is handed the system call filter and ends everything it has started. Else it runs bare, with
+`environment`, in `directory`, and `processes` (how many more this user may have, where no group
+counts them); then the script stays as a supervisor: when the program ends, or the parent dies or
+sends SIGTERM, every descendant is killed, also those that opened a session of their own. Exit code
+125 says that the confinement itself failed; then nothing was started.
 """
 
 from __future__ import annotations
@@ -209,12 +212,16 @@ FORKS = {"fork": (57, None), "vfork": (58, None)}
 # fmt: on
 CLONE, IOCTL, SOCKET = (56, 220), (16, 29), (41, 198)
 FAMILIES = {"unix": 1, "inet": 2, "inet6": 10, "netlink": 16}
-"""The only sockets there are: all others, vsock above all, know nothing of network namespaces or are a way in."""
+"""The only sockets there are: all others, vsock above all, know nothing of network namespaces or
+are a way in.
+"""
 NEW_NAMESPACES, ONLY_A_THREAD = 0x7E020000, 0x00010000
 CREATES = 0x40 | 0x400000
 """O_CREAT and O_TMPFILE: without one of them the mode of an open means nothing and may be anything."""
 BEYOND_0777 = 0o7000
-"""Set-user-id, set-group-id, sticky: outside the sandbox they would hand the service's user to others."""
+"""Set-user-id, set-group-id, sticky: outside the sandbox they would hand the service's user to
+others.
+"""
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 
 LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -227,10 +234,11 @@ ALLOW_LINE: Line = (RETURN, 0, 0, ALLOW)
 
 
 def system_call_filter(*, programs: bool) -> bytes:
-    """A program for seccomp that refuses what no tool needs; without `programs` also to start another process.
+    """A program for seccomp that refuses what no tool needs; without `programs` also to start
+    another process.
 
-    Whoever cannot make a process cannot run one: git's hooks, filters, drivers, monitors, helpers and nested
-    repositories all begin with a fork, wherever they are configured.
+    Whoever cannot make a process cannot run one: git's hooks, filters, drivers, monitors, helpers
+    and nested repositories all begin with a fork, wherever they are configured.
     """
     machine = platform.machine()
     if machine not in ARCHITECTURES:

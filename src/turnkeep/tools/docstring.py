@@ -1,7 +1,7 @@
 """A docstring cut into what a function is for and what each of its parameters is.
 
-Reads ``Args:`` sections (``name: text`` or ``name (type): text``) and ``:param name: text`` lines. What a function
-returns or raises is left out: the model does not need it.
+Reads ``Args:`` sections (``name: text`` or ``name (type): text``) and ``:param name: text`` lines.
+What a function returns or raises is left out: the model does not need it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The execution of one call: arguments checked, time bounded, output capped, every failure told in words.
+"""The execution of one call: arguments checked, time bounded, output capped, every failure told in
+words.
 
-`call` never raises, except `CancelledError` when the caller itself is cancelled: whatever happens in a tool becomes
-an output that the model can read. When and whether a call may start at all (journal, approval, repetition) is
-decided by the caller.
+`call` never raises, except `CancelledError` when the caller itself is cancelled: whatever happens
+in a tool becomes an output that the model can read. When and whether a call may start at all
+(journal, approval, repetition) is decided by the caller.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ log = logging.getLogger(__name__)
 
 Status = Literal["ok", "error", "denied", "cancelled", "unknown"]
 CatchAll = Callable[[str, str, list[dict[str, Any]]], Awaitable[list[dict[str, Any]] | None]]
-"""``handle_requires_action(thread_id, run_id, tool_calls)``: a list of outputs, or None to hold the turn."""
+"""``handle_requires_action(thread_id, run_id, tool_calls)``: a list of outputs, or None to hold the
+turn.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,8 @@ def refusal(tool: Tool | None, request: ToolRequest) -> Result | None:
 async def call(tool: Tool | None, request: ToolRequest, context: ToolContext, *, clock: Clock) -> Result:
     """Run one call. `tool` is None when there is none of this name.
 
-    A call that is stopped, by its timeout or by `context.cancelled`, ends "unknown" if the tool has effects: nobody
-    can say whether they happened. Otherwise it ends as an error or as cancelled.
+    A call that is stopped, by its timeout or by `context.cancellation`, ends "unknown" if the tool has
+    effects: nobody can say whether they happened. Otherwise it ends as an error or as cancelled.
     """
     try:
         ready, arguments = _admit(tool, request)
@@ -109,7 +112,9 @@ def parse_arguments(arguments: str) -> dict[str, Any]:
 
 
 def arguments_digest(arguments: str) -> str:
-    """What binds a decision to the arguments it was made for: equal for equal JSON, 16 bytes of SHA-256 in hex."""
+    """What binds a decision to the arguments it was made for: equal for equal JSON, 16 bytes of
+    SHA-256 in hex.
+    """
     try:
         canonical = json.dumps(json.loads(arguments or "{}"), sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):
@@ -176,7 +181,8 @@ class _Abort(Exception):
 async def _within_timeout(work: Coroutine[Any, Any, T], timeout: float, context: ToolContext, clock: Clock) -> T:
     """The work's result, unless its time is up or nobody waits for it any more.
 
-    `context.cancelled` is set whenever the work is given up, so that a function in a thread can stop too.
+    `context.cancellation` is set whenever the work is given up, so that a function in a thread can
+    stop too.
     """
     # not `asyncio.timeout`: time is the clock's, which tests move, and cancellation comes from
     # outside too
@@ -221,10 +227,12 @@ def _abort_result(effect: Effect, abort: _Abort) -> Result:
 async def call_catch_all(
     handler: CatchAll, requests: Sequence[ToolRequest], context: ToolContext, *, clock: Clock, timeout: float = 60.0
 ) -> dict[str, Result] | None:
-    """What ``handle_requires_action`` gives for these calls, by call id. None: hold the turn for submitted outputs.
+    """What ``handle_requires_action`` gives for these calls, by call id.
 
-    A list answers every call: one that it leaves out gets "no result was given". A handler that fails or takes too
-    long is told like a tool with effects that does.
+    None: hold the turn for submitted outputs.
+
+    A list answers every call: one that it leaves out gets "no result was given". A handler that
+    fails or takes too long is told like a tool with effects that does.
     """
     try:
         outputs = await _within_timeout(_answers(handler, requests, context), timeout, context, clock)

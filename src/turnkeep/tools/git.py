@@ -1,10 +1,11 @@
-"""`git_operation`: version control of the workspace, without anything in it being able to run programs.
+"""`git_operation`: version control of the workspace, without anything in it being able to run
+programs.
 
-The model names a verb, options from a short list, revisions and paths; there is no command line. git runs in the
-sandbox and may not start another process there: hooks, filters, drivers, monitors, submodules and repositories within
-the repository, whose configuration nobody looks at, all need one. Besides, hooks are off, configuration outside the
-repository is not read, a repository whose own configuration could start programs is refused by name, and no verb
-reaches the network.
+The model names a verb, options from a short list, revisions and paths; there is no command line.
+git runs in the sandbox and may not start another process there: hooks, filters, drivers, monitors,
+submodules and repositories within the repository, whose configuration nobody looks at, all need
+one. Besides, hooks are off, configuration outside the repository is not read, a repository whose
+own configuration could start programs is refused by name, and no verb reaches the network.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ _HARMLESS = re.compile(
     r"|log\.(date|decorate|abbrevcommit|follow)|merge\.(ff|conflictstyle|renames)|commit\.(gpgsign|verbose|cleanup)"
     r"|diff\.(algorithm|renames|renamelimit|mnemonicprefix|context|noprefix|colormoved|colormovedws|indentheuristic)"
 )
-"""Settings of a repository that start no program and read no file elsewhere. All others make it refused."""
+"""Settings of a repository that start no program and read no file elsewhere.
+
+All others make it refused.
+"""
 
 _OVERRIDES = {
     "core.hooksPath": "/dev/null",
@@ -129,8 +133,9 @@ _ENVIRONMENT = {
 def git_tool(
     workspaces: Workspaces, sandbox: Sandbox, *, name: str = "turnkeep", email: str = "turnkeep@localhost"
 ) -> Tool:
-    """The tool, for the workspace of whoever calls. `name` and `email` sign commits where the repository does not say
-    who does.
+    """The tool, for the workspace of whoever calls.
+
+    `name` and `email` sign commits where the repository does not say who does.
     """
     program = shutil.which("git", path=f"{os.defpath}:/usr/local/bin") or "git"
     identity = {"user.name": name, "user.email": email}
@@ -201,7 +206,9 @@ def _path(path: str) -> str:
 
 
 class Repository:
-    """The repository of a workspace: its directory is ``.git`` directly beneath the root and nothing else."""
+    """The repository of a workspace: its directory is ``.git`` directly beneath the root and
+    nothing else.
+    """
 
     def __init__(self, workspace: Workspace, sandbox: Sandbox, program: str, identity: Mapping[str, str]) -> None:
         self._workspace = workspace
@@ -210,7 +217,10 @@ class Repository:
         self._identity = identity
 
     async def run(self, operation: str, words: list[str]) -> str:
-        """What git says. A repository that is no plain directory, or could start programs, is refused."""
+        """What git says.
+
+        A repository that is no plain directory, or could start programs, is refused.
+        """
         if operation != "init" and not await thread_pool.shared_threads.run(self._exists):
             raise ToolFailed("there is no repository in the workspace; use init first")
         settings = await self._settings() if operation != "init" else set()

@@ -1,7 +1,7 @@
 """Tools that are one HTTP request: fixed host, checked address, no redirects, bounded answer.
 
-The model fills in values only: each goes, encoded, into one segment of the path, one query field or one field of the
-JSON body. Scheme, host and port are the configuration's.
+The model fills in values only: each goes, encoded, into one segment of the path, one query field or
+one field of the JSON body. Scheme, host and port are the configuration's.
 """
 
 from __future__ import annotations
@@ -161,7 +161,10 @@ def _address(endpoint: ToolEndpoint, arguments: Mapping[str, Any]) -> URL:
 
 
 def _segment(value: Any, name: str) -> str:
-    """One segment of a path. Slashes are refused even encoded: some servers decode them before they route."""
+    """One segment of a path.
+
+    Slashes are refused even encoded: some servers decode them before they route.
+    """
     text = _to_text(value)
     if not text or "/" in text or "\\" in text:
         raise ToolFailed(f"{name} must not be empty or have a slash")
@@ -185,7 +188,9 @@ def _body(endpoint: ToolEndpoint, arguments: Mapping[str, Any]) -> Any:
 
 
 def _with_values(node: Any, arguments: Mapping[str, Any]) -> Any:
-    """The JSON template with values: a text that is only ``{name}`` becomes the argument itself, type and all."""
+    """The JSON template with values: a text that is only ``{name}`` becomes the argument itself,
+    type and all.
+    """
     if isinstance(node, Mapping):
         return {name: _with_values(child, arguments) for name, child in node.items()}
     if isinstance(node, list):

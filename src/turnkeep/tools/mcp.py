@@ -1,9 +1,11 @@
-"""Tools of MCP servers (extra `mcp`): started or reached as the configuration says, kept connected, renamed.
+"""Tools of MCP servers (extra `mcp`): started or reached as the configuration says, kept connected,
+renamed.
 
-A server's tool `add` appears as ``server__add``. What a server says about its tools' effects is not believed: every
-tool counts as having effects unless the configuration says otherwise. A tool whose description or parameters have
-changed since it was first seen is withheld until the operator accepts it (`pins`). The model is told whose words a
-description and an answer are. Command lines come from the configuration only.
+A server's tool `add` appears as ``server__add``. What a server says about its tools' effects is not
+believed: every tool counts as having effects unless the configuration says otherwise. A tool whose
+description or parameters have changed since it was first seen is withheld until the operator
+accepts it (`pins`). The model is told whose words a description and an answer are. Command lines
+come from the configuration only.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ LOOK_AGAIN = 5.0
 """Seconds after which withheld tools are looked for again: the operator may have accepted them."""
 WAIT_FOR_CONNECTION = 10.0
 IDLE = 5.0
-"""After so many quiet seconds a connection is tried before a call that may have effects goes over it."""
+"""After so many quiet seconds a connection is tried before a call that may have effects goes over
+it.
+"""
 
 ToolsListener = Callable[[Sequence[Tool]], None]
 
@@ -57,7 +61,10 @@ class McpSettings:
 
 
 class McpServer:
-    """A connection that is kept. `keep` belongs into a task group; calls from any task use what it holds."""
+    """A connection that is kept.
+
+    `keep` belongs into a task group; calls from any task use what it holds.
+    """
 
     def __init__(self, settings: McpSettings, clock: Clock, pins: Pins | None = None) -> None:
         if bool(settings.command) == bool(settings.url):
@@ -75,7 +82,10 @@ class McpServer:
         self._heard_at = 0.0
 
     async def keep(self, listener: ToolsListener) -> NoReturn:
-        """Connect, tell what tools there are, connect again whenever the connection is lost. Until cancelled."""
+        """Connect, tell what tools there are, connect again whenever the connection is lost.
+
+        Until cancelled.
+        """
         failures = 0
         while True:
             try:
@@ -100,7 +110,9 @@ class McpServer:
         return len(accepted_tools) < len(offers)
 
     async def _lend(self, client: Any, again: Callable[[], Awaitable[bool]], *, is_withholding: bool) -> None:
-        """Lend the client to calls until one of them finds it broken; look again while tools are withheld."""
+        """Lend the client to calls until one of them finds it broken; look again while tools are
+        withheld.
+        """
         self._client, self._heard_at = client, self._clock.now()
         self._is_broken.clear()
         self._is_connected.set()
@@ -182,7 +194,9 @@ class McpServer:
         return run
 
     async def _ready(self) -> Any:
-        """A client that answers; one that has been quiet is tried first, so that a dead one is found before a call."""
+        """A client that answers; one that has been quiet is tried first, so that a dead one is
+        found before a call.
+        """
         client = await self._borrow()
         if self._clock.now() - self._heard_at < IDLE:
             return client
@@ -218,7 +232,9 @@ class McpServer:
 
 
 def tool_name(server: str, name: str) -> str:
-    """``server__name`` in the letters that tool names have; a digest tells apart what would be cut off."""
+    """``server__name`` in the letters that tool names have; a digest tells apart what would be cut
+    off.
+    """
     whole = re.sub(r"[^A-Za-z0-9_-]", "_", f"{server}__{name}")
     if len(whole) <= 64:
         return whole

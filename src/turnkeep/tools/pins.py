@@ -1,8 +1,10 @@
-"""What tools of foreign servers looked like when they were first seen: a changed one asks the operator.
+"""What tools of foreign servers looked like when they were first seen: a changed one asks the
+operator.
 
-A server may describe its tools in one way until it is trusted, and in another afterwards. So the digest of name,
-description and parameters is pinned at first sight, in the registry that all processes share; a tool that has another
-one is withheld until somebody accepts it (`turnkeep tools accept`).
+A server may describe its tools in one way until it is trusted, and in another afterwards. So the
+digest of name, description and parameters is pinned at first sight, in the registry that all
+processes share; a tool that has another one is withheld until somebody accepts it (`turnkeep tools
+accept`).
 """
 
 from __future__ import annotations
@@ -56,7 +58,10 @@ class Pins:
         self._has_registry.set()
 
     async def accepted_of(self, tools: Sequence[Tool]) -> list[Tool]:
-        """Those that look as they were accepted; one that is seen for the first time is. Raises `StoreError`."""
+        """Those that look as they were accepted; one that is seen for the first time is.
+
+        Raises `StoreError`.
+        """
         async with asyncio.timeout(PATIENCE):
             await self._has_registry.wait()
             return [one for one in tools if await self._is_accepted(one)]

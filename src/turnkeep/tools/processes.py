@@ -1,8 +1,9 @@
 """Limits on how many processes and how much memory a program and everything it starts may have.
 
-`execute_bash` runs under one of two: cgroups of its own, or, for an ordinary user, the resource limit of the user. The
-resource limit does not hold back root, so root without cgroups has none. Memory of all processes together is held by a
-cgroup only (version 2, or the memory controller of version 1); without one each process has its own limit.
+`execute_bash` runs under one of two: cgroups of its own, or, for an ordinary user, the resource
+limit of the user. The resource limit does not hold back root, so root without cgroups has none.
+Memory of all processes together is held by a cgroup only (version 2, or the memory controller of
+version 1); without one each process has its own limit.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ class Group:
                         os.kill(int(process), signal.SIGKILL)
 
     def try_remove(self) -> bool:
-        """Kill what is left and remove the group. False while somebody is still on the way out: ask again."""
+        """Kill what is left and remove the group.
+
+        False while somebody is still on the way out: ask again.
+        """
         self.kill()
         remaining = [path for path in self.paths if not _try_rmdir(path)]
         return not remaining
@@ -73,7 +77,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimit:
-    """How processes and memory are counted here: below these cgroups, or, for processes, by the user's limit."""
+    """How processes and memory are counted here: below these cgroups, or, for processes, by the
+    user's limit.
+    """
 
     kind: Kind
     pids: Path | None = None
@@ -114,7 +120,9 @@ def _make_group(parent: Path, most: int) -> Path:
 
 
 def _set(file: Path, value: str) -> None:
-    """Write to a file that is there: a cgroup's files come with it, and one that is missing cannot be made."""
+    """Write to a file that is there: a cgroup's files come with it, and one that is missing cannot
+    be made.
+    """
     with file.open("r+") as stream:
         stream.write(value)
 
@@ -160,7 +168,9 @@ def _number(file: Path) -> int:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove groups that processes which were killed have left behind; young ones may be about to be joined."""
+    """Remove groups that processes which were killed have left behind; young ones may be about to
+    be joined.
+    """
     now = SystemClock().now()
     for leftover in parent.glob("turnkeep-*"):
         with suppress(OSError):
@@ -179,7 +189,9 @@ def _candidates(controller: Controller) -> Iterator[Path]:
 
 
 def candidates(own: str, mounts: str, controller: Controller) -> Iterator[Path]:
-    """From the texts of /proc/self/cgroup and mountinfo: the own cgroup of each hierarchy, then those above it."""
+    """From the texts of /proc/self/cgroup and mountinfo: the own cgroup of each hierarchy, then
+    those above it.
+    """
     lines = [line.split(":", 2) for line in own.splitlines()]
     groups = {name: path for _, names, path in lines for name in names.split(",")}
     for mount, root, name in _mounts(mounts, controller):
@@ -193,7 +205,9 @@ def candidates(own: str, mounts: str, controller: Controller) -> Iterator[Path]:
 
 
 def _mounts(text: str, controller: Controller) -> Iterator[tuple[Path, str, str]]:
-    """Where groups with this controller are mounted, the root of the mount, and its name (version 2 has none)."""
+    """Where groups with this controller are mounted, the root of the mount, and its name (version 2
+    has none).
+    """
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)

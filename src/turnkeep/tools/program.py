@@ -1,4 +1,6 @@
-"""A program that is started, read and surely ended: bounded time, bounded output, nothing left behind."""
+"""A program that is started, read and surely ended: bounded time, bounded output, nothing left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ _GRACE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ProgramResult:
-    """How a program ended. `exit_code` is None if it was stopped: because its time was up, or for this `reason`."""
+    """How a program ended.
+
+    `exit_code` is None if it was stopped: because its time was up, or for this `reason`.
+    """
 
     exit_code: int | None
     output: str
@@ -57,7 +62,8 @@ async def run(
 ) -> ProgramResult:
     """Run a program with nothing to read from; output and errors are one text.
 
-    `stop` ends it and what it has started. It is called before the first wait, so that a cancelled caller ends it too.
+    `stop` ends it and what it has started. It is called before the first wait, so that a cancelled
+    caller ends it too.
     """
     process = await _start(words, environment, directory, descriptors, stop)
     output = HeadAndTail(output_cap)
@@ -142,7 +148,9 @@ async def _reap(process: asyncio.subprocess.Process, output: HeadAndTail) -> Non
 
 
 class HeadAndTail:
-    """Takes any number of bytes and remembers at most `cap` of them: the first half and the last half."""
+    """Takes any number of bytes and remembers at most `cap` of them: the first half and the last
+    half.
+    """
 
     def __init__(self, cap: int) -> None:
         self._room = cap // 2

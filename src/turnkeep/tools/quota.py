@@ -1,8 +1,9 @@
 """How much a workspace may hold, and how much of its disk stays free.
 
-A disk that runs full takes the store along, and a file system quota needs an administrator: so it is counted, before a
-file is written and again and again while a program runs. What was written between two looks (a second of a fast
-disk) may lie above the quota; then the program ends and nothing more is written.
+A disk that runs full takes the store along, and a file system quota needs an administrator: so it
+is counted, before a file is written and again and again while a program runs. What was written
+between two looks (a second of a fast disk) may lie above the quota; then the program ends and
+nothing more is written.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class DiskQuota:
         self._size += more
 
     async def wait_exceeded(self) -> str:
-        """Return, once there is more than there may be, why. What lies there already may stay, and be removed."""
+        """Return, once there is more than there may be, why.
+
+        What lies there already may stay, and be removed.
+        """
         bound = max(self.bytes, await thread_pool.shared_threads.run(self._count))
         counted_at, took = time.monotonic(), 0.0
         while True:
@@ -92,7 +96,10 @@ class DiskQuota:
 
 
 def disk_usage(root: Path, opaque_size: int) -> int:
-    """Bytes on disk beneath a directory. One that cannot be looked into counts as `unknown`: it may hide anything."""
+    """Bytes on disk beneath a directory.
+
+    One that cannot be looked into counts as `opaque_size`: it may hide anything.
+    """
     total = 0
     waiting = [str(root)]
     inodes: set[int] = set()

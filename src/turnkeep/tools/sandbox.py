@@ -1,11 +1,14 @@
-"""A place where programs of the model run: they see system programs and the workspace, and nothing else.
+"""A place where programs of the model run: they see system programs and the workspace, and nothing
+else.
 
-It is bubblewrap: namespaces of their own, no network, an empty environment, a system call filter, limits. Everything
-that a program has started ends with it. `probe` tries what works here by doing it. Linux only; elsewhere, and where
-bubblewrap is missing, there is none, and what needs one is not offered.
+It is bubblewrap: namespaces of their own, no network, an empty environment, a system call filter,
+limits. Everything that a program has started ends with it. `probe` tries what works here by doing
+it. Linux only; elsewhere, and where bubblewrap is missing, there is none, and what needs one is not
+offered.
 
-Where the process itself is the sandbox (a container that the operator vouches for), `outside` runs programs bare: with
-the same limits and an empty environment, but with all that this process can reach. Never as root, never by default.
+Where the process itself is the sandbox (a container that the operator vouches for), `outside` runs
+programs bare: with the same limits and an empty environment, but with all that this process can
+reach. Never as root, never by default.
 """
 
 from __future__ import annotations
@@ -128,8 +131,8 @@ def sandbox(report: SandboxReport | None = None) -> Sandbox | None:
 class SandboxedProgram:
     """A program to start: its words, in which directory, with which environment.
 
-    `programs`: whether it may start others. `shielded` is a descriptor of the directory ``.git`` there, to be
-    read-only inside. `watch` ends it before its time.
+    `programs`: whether it may start others. `shield` is a descriptor of the directory ``.git``
+    there, to be read-only inside. `watch` ends it before its time.
     """
 
     words: Sequence[str]
@@ -144,7 +147,10 @@ class SandboxedProgram:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Starts programs inside. `limit` is None where processes cannot be counted: then no shell may run."""
+    """Starts programs inside.
+
+    `limit` is None where processes cannot be counted: then no shell may run.
+    """
 
     mechanism: Mechanism
     limit: ProcessLimit | None
@@ -154,7 +160,8 @@ class Sandbox:
         return INSIDE if self.mechanism == "bubblewrap" else str(workspace)
 
     async def run(self, program: SandboxedProgram) -> ProgramResult:
-        """Run a program with the workspace as its directory and nothing to read from; output and errors in one.
+        """Run a program with the workspace as its directory and nothing to read from; output and
+        errors in one.
 
         Guarantees: when this returns or is cancelled, nothing that the program started is left.
         """
@@ -241,7 +248,9 @@ def _bwrap() -> str | None:
 
 
 def can_shield() -> bool:
-    """Whether bubblewrap here can make a directory read-only by its descriptor, which no race can redirect."""
+    """Whether bubblewrap here can make a directory read-only by its descriptor, which no race can
+    redirect.
+    """
     bwrap = _bwrap()
     if bwrap is None:
         return False
@@ -252,7 +261,9 @@ def can_shield() -> bool:
 
 
 def _end_supervised(process: asyncio.subprocess.Process) -> None:
-    """The supervisor of a bare program is asked to end: only it finds what has left the process group."""
+    """The supervisor of a bare program is asked to end: only it finds what has left the process
+    group.
+    """
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
 

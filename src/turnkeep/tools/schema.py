@@ -1,7 +1,8 @@
-"""JSON schemas of tool arguments: made from a function's signature, closed for strict mode, checked.
+"""JSON schemas of tool arguments: made from a function's signature, closed for strict mode.
 
-`from_function` reads type hints and docstring; `strict_form` gives the form that strict mode takes, or None where
-the schema does not allow it; `faults` checks a value against the part of JSON Schema that tools are described with.
+`Signature` reads type hints and docstring and turns arguments into typed values; `strict_form`
+gives the form that strict mode takes, or None where the schema does not allow it. Arguments of a
+tool that has a schema and no function are checked by `argument_schema`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Accept = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 class Signature:
-    """What a function takes: the schema for the model, and `accept`, which turns its arguments into typed values.
+    """What a function takes: the schema for the model, and `accept`, which turns its arguments into
+    typed values.
 
     A parameter annotated with `context_type` is left out of the schema; its name is `context`.
     """
@@ -42,7 +44,10 @@ class Signature:
         self.parameters = plain_form(self._model.model_json_schema(by_alias=True))
 
     def accept(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments as the function's types. Raises `BadArguments` with every fault in one sentence."""
+        """The arguments as the function's types.
+
+        Raises `BadArguments` with every fault in one sentence.
+        """
         try:
             values = self._model.model_validate(dict(arguments))
         except ValidationError as error:
@@ -120,7 +125,9 @@ _MAPS = ("properties", "patternProperties", "$defs", "dependentSchemas")
 
 
 def plain_form(schema: Mapping[str, Any]) -> Schema:
-    """The schema without the titles that pydantic adds, definitions put in place unless they refer to themselves."""
+    """The schema without the titles that pydantic adds, definitions put in place unless they refer
+    to themselves.
+    """
     definitions = schema.get("$defs", {})
     recursive = {name for name in definitions if _reaches(name, name, definitions)}
     plain: Schema = _plain(dict(schema), definitions, recursive)
@@ -198,8 +205,8 @@ _STRICT_FORMATS = frozenset((
 def strict_form(schema: Mapping[str, Any]) -> Schema | None:
     """The schema as strict mode takes it: every object closed, every property required.
 
-    None where that would change what the tool accepts: open objects, defaults other than null, keywords that
-    strict mode does not know.
+    None where that would change what the tool accepts: open objects, defaults other than null,
+    keywords that strict mode does not know.
     """
     if schema.get("type") != "object":
         return None

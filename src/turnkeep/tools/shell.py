@@ -1,4 +1,6 @@
-"""`execute_bash`: a command of the model, run in the sandbox, where it sees the workspace and no network."""
+"""`execute_bash`: a command of the model, run in the sandbox, where it sees the workspace and no
+network.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,16 @@ OUTPUT_CAP = 64 * 1024
 LONGEST_COMMAND = 16 * 1024
 
 _FIRST = f'ulimit -u {MOST_PROCESSES} 2>/dev/null; exec /bin/bash --noprofile --norc -c "$1"'
-"""Under bubblewrap the limit counts within its own user namespace; root is held by a cgroup instead."""
+"""Under bubblewrap the limit counts within its own user namespace; root is held by a cgroup
+instead.
+"""
 
 
 def bash_tool(workspaces: Workspaces, sandbox: Sandbox, *, timeout: float = TIMEOUT) -> Tool:
-    """The tool, for the workspace of whoever calls. Refuses to exist where processes cannot be counted."""
+    """The tool, for the workspace of whoever calls.
+
+    Refuses to exist where processes cannot be counted.
+    """
     if sandbox.limit is None:
         raise ConfigurationError("execute_bash needs a limit on processes, and this process cannot set one")
     shields = sandbox.mechanism == "bubblewrap" and can_shield()

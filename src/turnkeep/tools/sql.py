@@ -1,8 +1,9 @@
 """Tools that are one query: read-only, parameterised, bounded in rows and time (extra `sql`).
 
-A query reads a table or view; a procedure is called by name. Values travel as bound parameters and never become part
-of the statement. Nothing is ever committed. SQLite files are opened read-only; PostgreSQL, MySQL, MariaDB and Oracle
-are told that the transaction reads only; SQL Server has no such transaction, so give it a login that may only read.
+A query reads a table or view; a procedure is called by name. Values travel as bound parameters and
+never become part of the statement. Nothing is ever committed. SQLite files are opened read-only;
+PostgreSQL, MySQL, MariaDB and Oracle are told that the transaction reads only; SQL Server has no
+such transaction, so give it a login that may only read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Threads for functions that block: a fixed number of them, shared by all tools of the process.
 
-A call that nobody waits for any more (timed out, cancelled) keeps its thread until it returns, so that hanging
-functions use up threads instead of making new ones. The threads are daemons: they do not hold up the exit.
+A call that nobody waits for any more (timed out, cancelled) keeps its thread until it returns, so
+that hanging functions use up threads instead of making new ones. The threads are daemons: they do
+not hold up the exit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class _Job:
 
 # Not concurrent.futures: at exit it waits for its threads, and a tool may hang for ever.
 class ThreadPool:
-    """Runs blocking functions. What waits is bounded by the callers: each of them waits for its own result."""
+    """Runs blocking functions.
+
+    What waits is bounded by the callers: each of them waits for its own result.
+    """
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
@@ -39,7 +43,10 @@ class ThreadPool:
         self._pending = 0
 
     async def run(self, function: Callable[[], Result]) -> Result:
-        """The function's result. When the caller is cancelled, a function that has not begun is dropped."""
+        """The function's result.
+
+        When the caller is cancelled, a function that has not begun is dropped.
+        """
         future: Future[Result] = Future()
         self._jobs.put(_Job(future, function, contextvars.copy_context()))
         self._start_one()

@@ -31,7 +31,9 @@ from turnkeep.tools.argument_schema import ArgumentSchema
 from turnkeep.tools.schema import Accept, Schema, Signature, strict_form
 
 Effect = Literal["pure", "idempotent", "effect"]
-"""What a repeated call would do: nothing; nothing more, under the same idempotency key; its effect again."""
+"""What a repeated call would do: nothing; nothing more, under the same idempotency key; its effect
+again.
+"""
 
 TIMEOUT = 30.0
 OUTPUT_CAP = 64 * 1024
@@ -41,10 +43,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
-    """For whom and under which key a call runs. A tool gets it in the parameter it annotates with this type.
+    """For whom and under which key a call runs.
 
-    `idempotency_key` is the same at every repetition of one call: pass it on to a service that takes such keys.
-    `cancelled` is set when nobody waits for the result any more; a function in a thread asks `cancelled.is_set()`.
+    A tool gets it in the parameter it annotates with this type.
+
+    `idempotency_key` is the same at every repetition of one call: pass it on to a service that
+    takes such keys. `cancellation` is set when nobody waits for the result any more; a function in
+    a thread asks `cancellation.is_set()`.
     """
 
     tenant: str = "default"
@@ -74,9 +79,10 @@ class Spec:
 class Tool:
     """A function that the model may call. Immutable; checked when it is made.
 
-    `run` gets arguments that `accept` has let through. `timeout` is in seconds, `output_cap` in bytes.
-    A `client_side` tool has no `run`: its calls are held until somebody submits the output. `self_approval`: a call
-    that needs approval may be approved by whoever sent the messages that led to it; else by others alone.
+    `run` gets arguments that `accept` has let through. `timeout` is in seconds, `output_cap` in
+    bytes. A `client_side` tool has no `run`: its calls are held until somebody submits the output.
+    `self_approval`: a call that needs approval may be approved by whoever sent the messages that
+    led to it; else by others alone.
     """
 
     name: str
@@ -208,7 +214,9 @@ _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 def as_text(result: Any) -> str:
-    """Text as it is, bytes as UTF-8, everything else as JSON (pydantic models, dataclasses, dates included)."""
+    """Text as it is, bytes as UTF-8, everything else as JSON (pydantic models, dataclasses, dates
+    included).
+    """
     if isinstance(result, str):
         return result
     if isinstance(result, bytes):
@@ -220,7 +228,8 @@ def as_text(result: Any) -> str:
 
 
 def from_dict(definition: Mapping[str, Any], **options: Any) -> Tool:
-    """A tool in the form ``{"type": "function", "function": {"name", "description", "parameters"}, "handler": …}``.
+    """A tool in the form ``{"type": "function", "function": {"name", "description", "parameters"},
+    "handler": …}``.
 
     `handler` is called with one dict, async or not. Without a handler the tool is client-side.
     """

@@ -1,4 +1,5 @@
-"""Tools from a file: HTTP requests, SQL queries and MCP servers declared in TOML, or functions in Python.
+"""Tools from a file: HTTP requests, SQL queries and MCP servers declared in TOML, or functions in
+Python.
 
     hosts = ["api.example.com"]              # where http tools may go
 
@@ -10,8 +11,8 @@
     name = "orders_of"
     …
 
-``${NAME}`` stands for a value of the environment that the caller passes in; nothing else of the environment is seen.
-All mistakes in a file are reported at once, with their places.
+``${NAME}`` stands for a value of the environment that the caller passes in; nothing else of the
+environment is seen. All mistakes in a file are reported at once, with their places.
 """
 
 from __future__ import annotations
@@ -126,7 +127,9 @@ class _File(_Form):
 
 
 class DeclaredTools:
-    """What a file declares: `tools` that are ready, and servers whose tools come with their connection."""
+    """What a file declares: `tools` that are ready, and servers whose tools come with their
+    connection.
+    """
 
     def __init__(self, tools: list[Tool], servers: list[McpServer], databases: list[sql.Database]) -> None:
         self.tools = tools
@@ -139,13 +142,19 @@ class DeclaredTools:
             toolbox.register(one)
 
     async def keep(self, toolbox: Toolbox) -> None:
-        """Keep the servers connected and their tools in the toolbox, until cancelled. Returns if there are none."""
+        """Keep the servers connected and their tools in the toolbox, until cancelled.
+
+        Returns if there are none.
+        """
         async with asyncio.TaskGroup() as group:
             for server in self.servers:
                 group.create_task(server.keep(_registration(toolbox)))
 
     async def ready(self) -> None:
-        """Wait until each server was tried once. One that cannot be reached is tried on: its tools appear later."""
+        """Wait until each server was tried once.
+
+        One that cannot be reached is tried on: its tools appear later.
+        """
         for server in self.servers:
             await server.first_try.wait()
 
@@ -158,10 +167,13 @@ class DeclaredTools:
 def load_tools(
     path: Path, environment: Mapping[str, str], *, clock: Clock | None = None, pins: Pins | None = None
 ) -> DeclaredTools:
-    """Read a file of tools: TOML, or Python whose module-level tools are taken. Raises `ConfigurationError`.
+    """Read a file of tools: TOML, or Python whose module-level tools are taken.
 
-    `environment` is where ``${NAME}`` is looked up, `pins` remember what tools of servers looked like. A Python file is
-    run: it comes from the server's configuration, like every other program it starts.
+    Raises `ConfigurationError`.
+
+    `environment` is where ``${NAME}`` is looked up, `pins` remember what tools of servers looked
+    like. A Python file is run: it comes from the server's configuration, like every other program
+    it starts.
     """
     if path.suffix == ".py":
         return DeclaredTools(_python_tools(path), [], [])
@@ -242,7 +254,9 @@ class _Values:
         return _NAME.sub(lambda place: self._value(place[1]), text)
 
     def url(self, text: str) -> str:
-        """Values inside a URL are encoded, so that a password may have any character; a whole URL is taken as it is."""
+        """Values inside a URL are encoded, so that a password may have any character; a whole URL
+        is taken as it is.
+        """
         if whole := _NAME.fullmatch(text):
             return self._value(whole[1])
         return _NAME.sub(lambda place: _IN_URLS.sub(_encode, self._value(place[1])), text)

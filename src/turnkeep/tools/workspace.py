@@ -1,8 +1,10 @@
-"""A directory that file tools may not leave: every path is resolved beneath it by the kernel (Linux only).
+"""A directory that file tools may not leave: every path is resolved beneath it by the kernel (Linux
+only).
 
-Paths are opened with `openat2` and RESOLVE_BENEATH, so that `..`, absolute paths, symbolic links and anything that
-changes while it is looked at cannot lead out. Symbolic links are not followed at all, hidden names are refused except
-a few harmless ones, only regular files are opened. There is no fallback: without `openat2` a workspace is refused.
+Paths are opened with `openat2` and RESOLVE_BENEATH, so that `..`, absolute paths, symbolic links
+and anything that changes while it is looked at cannot lead out. Symbolic links are not followed at
+all, hidden names are refused except a few harmless ones, only regular files are opened. There is no
+fallback: without `openat2` a workspace is refused.
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ class Workspace:
                 return _read_all(file, most, path)
 
     def write(self, path: str, content: bytes) -> bool:
-        """Replace a regular file in one step, or make it and its directories. Whether there was one before."""
+        """Replace a regular file in one step, or make it and its directories.
+
+        Whether there was one before.
+        """
         parts = _parts(path)
         self.quota.demand(len(content))
         with self._directory(parts[:-1], create=True) as directory, _explain_failures(path):
@@ -88,7 +93,9 @@ class Workspace:
 
     @contextmanager
     def hold_directory(self, name: str) -> Iterator[int | None]:
-        """A descriptor of a directory directly beneath the root; None if there is none, or a link in its place."""
+        """A descriptor of a directory directly beneath the root; None if there is none, or a link
+        in its place.
+        """
         with self._directory([]) as root:
             try:
                 descriptor = _open_beneath(root, name, os.O_PATH | os.O_DIRECTORY)
@@ -133,7 +140,10 @@ def openat2_works() -> bool:
 
 
 def _parts(path: str) -> list[str]:
-    """The names of a relative path. What could lead out or to hidden places is refused with a sentence."""
+    """The names of a relative path.
+
+    What could lead out or to hidden places is refused with a sentence.
+    """
     if not path or len(path) > LONGEST_PATH or not path.isprintable():
         raise ToolFailed(f"a path has 1 to {LONGEST_PATH} printable characters")
     if path.startswith(("/", "~")):

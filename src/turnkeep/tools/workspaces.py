@@ -1,7 +1,8 @@
-"""Whose workspace is where: one directory for the default tenant, and for each other one a directory of its own.
+"""Whose workspace is where: one directory for the default tenant, and for each other one a
+directory of its own.
 
-A tool asks with the tenant of its call, so that no call reaches the files of somebody else, whoever registered the
-tool and whatever an assistant enables. A tenant that was given no place has none.
+A tool asks with the tenant of its call, so that no call reaches the files of somebody else, whoever
+registered the tool and whatever an assistant enables. A tenant that was given no place has none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ LONGEST_NAME = 100
 
 
 class Workspaces:
-    """The workspaces of a process. `tenants` is the directory beneath which other tenants have theirs.
+    """The workspaces of a process.
+
+    `tenants` is the directory beneath which other tenants have theirs.
 
     `quota` is what each may hold, `free` what stays free on its disk, in bytes.
     """
@@ -36,7 +39,10 @@ class Workspaces:
             _demand_apart(self._by_tenant[DEFAULT_TENANT].root, self._tenants)
 
     def of(self, tenant: str) -> Workspace:
-        """The workspace of a tenant, made at its first use. Blocking. Raises `ToolDenied` if it has none."""
+        """The workspace of a tenant, made at its first use.
+
+        Blocking. Raises `ToolDenied` if it has none.
+        """
         if (workspace := self._by_tenant.get(tenant)) is not None:
             return workspace
         if self._tenants is None:
@@ -53,7 +59,9 @@ class Workspaces:
 
 
 def folder_name(tenant: str) -> str:
-    """A name of its own for every tenant: no separators, no dots, no case; long ones end in a digest."""
+    """A name of its own for every tenant: no separators, no dots, no case; long ones end in a
+    digest.
+    """
     # capitals too: on a file system without case two tenants would meet in one folder
     plain = re.sub(r"[^a-z0-9_-]", lambda match: "".join(f"%{byte:02x}" for byte in _bytes(match[0])), tenant)
     if len(plain) <= LONGEST_NAME:
