@@ -20,7 +20,7 @@ from turnkeep.events import Event
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.runs import announcer, answer, journal, lease, outcomes, run, tool_calls
-from turnkeep.store import turns
+from turnkeep.store import rules_accept, rules_change, rules_claim, rules_settle
 from turnkeep.store.memory import MemoryStore, once
 from turnkeep.store.thread import Thread
 from turnkeep.store.values import Commit, Receipt
@@ -56,18 +56,20 @@ def planted(name: str) -> Iterator[None]:
 @bug
 def no_fence(replaces: Replace) -> None:
     """Whoever writes for a thread is believed to own it."""
-    replaces(turns, "_check", lambda thread, claim: None)
+    for rules in (rules_claim, rules_settle):
+        replaces(rules, "check_lease", lambda thread, claim: None)
 
 
 @bug
 def no_dedupe(replaces: Replace) -> None:
     """An id that was accepted before is accepted again."""
-    accept = turns.accept
+    accept = rules_accept.accept
 
     def accepted(thread: Thread, message: Any, known: Any, *rest: Any) -> Receipt:
         return accept(thread, message, None, *rest)
 
-    replaces(turns, "accept", accepted)
+    for rules in (rules_accept, rules_claim, rules_change):
+        replaces(rules, "accept", accepted)
 
 
 @bug
@@ -79,12 +81,13 @@ def calls_without_names(replaces: Replace) -> None:
 @bug
 def ids_forgotten_with_the_answer(replaces: Replace) -> None:
     """An id is remembered only as long as its message is open."""
-    remember = turns._remember
+    remember = rules_settle.remember_status
 
     def remembered(thread: Thread, opened: Any, status: Any, policy: Any, now: float, *rest: Any) -> None:
         remember(thread, opened, status, replace(policy, dedupe=0.0), now, *rest)
 
-    replaces(turns, "_remember", remembered)
+    for rules in (rules_settle, rules_change):
+        replaces(rules, "remember_status", remembered)
 
 
 @bug
@@ -95,7 +98,7 @@ def commit_in_two_commands(replaces: Replace) -> None:
         now = self.moment()
 
         def rule(thread: Thread) -> None:
-            turns._check(thread, claim)
+            rules_claim.check_lease(thread, claim)
             thread.turns += 1
             thread.out.entries = [replace(entry, turn=thread.turns, at=now) for entry in entries]
 
@@ -118,43 +121,44 @@ def commit_in_two_commands(replaces: Replace) -> None:
 @bug
 def commit_takes_what_came_meanwhile(replaces: Replace) -> None:
     """A commit empties the inbox, not only its batch of it."""
-    close = turns._close
+    close = rules_settle._close
 
     def closed(thread: Thread, count: int, *rest: Any) -> None:
         close(thread, len(thread.inbox), *rest)
 
-    replaces(turns, "_close", closed)
+    replaces(rules_settle, "_close", closed)
 
 
 @bug
 def due_not_armed_again(replaces: Replace) -> None:
     """What a run has left behind waits for nobody."""
-    rest = turns._rest
+    rest = rules_accept.await_next_batch
 
     def rested(thread: Thread, *more: Any) -> None:
         rest(thread, *more)
         if thread.state == "waiting":
             thread.due = None
 
-    replaces(turns, "_rest", rested)
+    for rules in (rules_accept, rules_claim, rules_settle, rules_change):
+        replaces(rules, "await_next_batch", rested)
 
 
 @bug
 def released_for_ever(replaces: Replace) -> None:
     """A claim that is given back is due at no time."""
-    release = turns.release
+    release = rules_settle.release
 
     def released(thread: Thread, *rest: Any) -> None:
         release(thread, *rest)
         thread.due = None
 
-    replaces(turns, "release", released)
+    replaces(rules_settle, "release", released)
 
 
 @bug
 def lease_without_end(replaces: Replace) -> None:
     """A dead worker keeps its threads."""
-    give, renew = turns._lease, turns.renew
+    give, renew = rules_claim._lease, rules_claim.renew
 
     def given(thread: Thread, policy: Any, now: float, owner: str, lease: float, *rest: Any) -> Any:
         return give(thread, policy, now, owner, 1e9, *rest)
@@ -162,55 +166,55 @@ def lease_without_end(replaces: Replace) -> None:
     def renewed(thread: Thread, claim: Any, now: float, lease: float, *rest: Any) -> Any:
         return renew(thread, claim, now, 1e9, *rest)
 
-    replaces(turns, "_lease", given)
-    replaces(turns, "renew", renewed)
+    replaces(rules_claim, "_lease", given)
+    replaces(rules_claim, "renew", renewed)
 
 
 @bug
 def newest_first(replaces: Replace) -> None:
     """A message that comes during a run goes before those that wait already."""
-    join = turns._join
+    join = rules_accept._join
 
     def joined(thread: Thread, *rest: Any) -> None:
         join(thread, *rest)
         thread.inbox.insert(thread.batch, thread.inbox.pop())
 
-    replaces(turns, "_join", joined)
+    replaces(rules_accept, "_join", joined)
 
 
 @bug
 def retry_of_a_grown_batch(replaces: Replace) -> None:
     """A new attempt takes what has come since into the batch, and goes on with the old journal."""
-    give = turns._lease
+    give = rules_claim._lease
 
     def given(thread: Thread, *rest: Any) -> Any:
         thread.frozen = False
         return give(thread, *rest)
 
-    replaces(turns, "_lease", given)
+    replaces(rules_claim, "_lease", given)
 
 
 @bug
 def death_forgets_the_journal(replaces: Replace) -> None:
     """The next claimant of a dead worker's batch begins from nothing."""
-    bury = turns._bury
+    bury = rules_claim._bury
 
     def buried(thread: Thread, now: float) -> None:
         bury(thread, now)
         thread.journal = []
 
-    replaces(turns, "_bury", buried)
+    replaces(rules_claim, "_bury", buried)
 
 
 @bug
 def publish_repeated(replaces: Replace) -> None:
     """Events that are published again after a lost reply are told again."""
-    publish = turns.publish
+    publish = rules_claim.publish
 
     def published(thread: Thread, claim: Any, n: int, *rest: Any) -> int:
         return publish(thread, claim, thread.published, *rest)
 
-    replaces(turns, "publish", published)
+    replaces(rules_claim, "publish", published)
 
 
 # ---------------------------------------------------------------- the run

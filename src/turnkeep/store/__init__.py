@@ -1,4 +1,4 @@
-"""Where state lives: one contract (`base`), engines that keep it, and the rules they share (`turns`)."""
+"""Where state lives: one `contract`, engines that keep it, and the rules they share (`rules_accept` …)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from turnkeep.store import turns
+from turnkeep.store import rules_change
 from turnkeep.store.thread import AcceptedId, Thread
 from turnkeep.store.values import MessageRecord, Policy, RunRecord, State, ThreadRecord
 
@@ -60,7 +60,7 @@ def thread_record(thread: Thread, policy: Policy) -> ThreadRecord:
 
 def message_record(thread: Thread, message_id: str, accepted_id: AcceptedId) -> MessageRecord:
     """Of an open message where it is now, of a settled one how it ended."""
-    open_status = turns.status_of(thread, message_id)
+    open_status = rules_change.status_of(thread, message_id)
     if open_status is None:
         return accepted_id.record(message_id, None)
     status, message = open_status

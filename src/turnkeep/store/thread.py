@@ -1,7 +1,7 @@
 """What an engine keeps of one thread while messages are open, and what one operation changes.
 
 The transcript, the event log, known message ids and dead letters are kept beside it, by each engine in its own way: a
-rule of `turns` adds to them through `Thread.out`.
+rule adds to them through `Thread.out`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,13 @@ class AcceptedId:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         return cls(**{**data, "receipt": Receipt(**data["receipt"]), "covers": tuple(data["covers"])})
+
+
+def merge_known(old: AcceptedId | None, new: AcceptedId) -> AcceptedId:
+    """What an engine stores for an id: the first digest and receipt, the newest status."""
+    if old is None or new.digest:
+        return new
+    return replace(new, digest=old.digest, receipt=old.receipt, steer=new.steer or old.steer)
 
 
 @dataclass(slots=True)
@@ -183,6 +190,10 @@ class Thread:
             return self.due
         first = self.delayed[0].message.not_before or 0.0
         return first if self.due is None else min(self.due, first)
+
+    @property
+    def batch_ids(self) -> tuple[str, ...]:
+        return tuple(o.message.message_id for o in self.inbox[: self.batch])
 
     @property
     def is_busy(self) -> bool:

@@ -24,7 +24,7 @@ from tests.contract.suite.desk import (
 )
 from turnkeep.errors import LeaseLost, MessageFrozen
 from turnkeep.messages import AssistantItem, UserItem, text_content
-from turnkeep.store.turns import SETTLEMENTS
+from turnkeep.store.rules_settle import SETTLEMENTS
 from turnkeep.store.values import Claim, Policy, Remainder, SettledOutcome
 from turnkeep.usage import Usage
 

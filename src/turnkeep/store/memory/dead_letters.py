@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from turnkeep.errors import NotFound
 from turnkeep.messages import Address
-from turnkeep.store import turns
+from turnkeep.store import rules_change
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState, is_within
 from turnkeep.store.thread import Thread
@@ -53,7 +53,7 @@ class MemoryLetters(MemoryState):
             raise NotFound(f"there is no dead letter {dead_id!r}")
         slot = self.find_or_new(letter.address, now)
         prior = self.find_accepted(slot, letter.message.message_id, now)
-        receipt = self.apply(slot, lambda t: turns.redrive(t, letter, slot.policy, now, prior), now)
+        receipt = self.apply(slot, lambda t: rules_change.redrive(t, letter, slot.policy, now, prior), now)
         del self.letters[dead_id]
         self.redriven[dead_id] = (receipt, now + slot.policy.dedupe)
         return receipt

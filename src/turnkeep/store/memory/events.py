@@ -9,7 +9,7 @@ from dataclasses import replace
 from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store import turns
+from turnkeep.store import rules_claim
 from turnkeep.store.contract import Follower
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState
@@ -22,7 +22,7 @@ class MemoryEvents(MemoryState):
 
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
         now = self.moment()
-        return self.apply(self.claimed_thread(claim), lambda t: turns.publish(t, claim, n, events, now), now)
+        return self.apply(self.claimed_thread(claim), lambda t: rules_claim.publish(t, claim, n, events, now), now)
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         slot = self.find(address, self.moment())

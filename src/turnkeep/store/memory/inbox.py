@@ -9,7 +9,7 @@ from dataclasses import replace
 from turnkeep.errors import InvalidMessage, Rejection, ThreadNotFound
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
-from turnkeep.store import turns
+from turnkeep.store import rules_accept, rules_change, rules_claim, rules_settle
 from turnkeep.store.fair_share import charge, next_tenant
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.memory.once import once_only
@@ -59,8 +59,8 @@ class MemoryInbox(MemoryState):
             try:
                 if prior is None and not may_begin:
                     raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
-                on_store_clock = turns.by_store_time(message, self.clock.of_day)
-                outcomes.append(turns.accept(draft, on_store_clock, prior, slot.policy, now, max_inbox))
+                on_store_clock = rules_accept.by_store_time(message, self.clock.of_day)
+                outcomes.append(rules_accept.accept(draft, on_store_clock, prior, slot.policy, now, max_inbox))
             except Rejection as refusal:
                 outcomes.append(refusal)
         if draft.out.accepted_ids:
@@ -93,7 +93,7 @@ class MemoryInbox(MemoryState):
         token, run_id = new_token(self.ids), slot.thread.run_id or new_run_id(self.ids)
         claim = self.apply(
             slot,
-            lambda t: turns.claim(t, slot.policy, now, owner=owner, lease=lease, token=token, run_id=run_id),
+            lambda t: rules_claim.claim(t, slot.policy, now, owner=owner, lease=lease, token=token, run_id=run_id),
             now,
         )
         return None if claim is None else _copy_journal(claim)
@@ -107,7 +107,7 @@ class MemoryInbox(MemoryState):
         token, run_id = new_token(self.ids), new_run_id(self.ids)
         claim = self.apply(
             slot,
-            lambda t: turns.begin(
+            lambda t: rules_claim.begin(
                 t, messages, priors, slot.policy, now, owner=owner, lease=lease, token=token, run_id=run_id
             ),
             now,
@@ -123,64 +123,66 @@ class MemoryInbox(MemoryState):
         for claim in claims:
             slot = self.threads.get(claim.address)
             directives[claim.token] = (
-                self.apply(slot, lambda t, c=claim, k=slot: turns.renew(t, c, now, lease, k.policy), now)  # type: ignore[misc]
+                self.apply(slot, lambda t, c=claim, k=slot: rules_claim.renew(t, c, now, lease, k.policy), now)  # type: ignore[misc]
                 if slot
                 else Directive(held=False)
             )
         for slot in [*self.threads.values()]:
             if slot.thread.owner == owner and slot.thread.token not in directives:
-                self.apply(slot, lambda t: turns.orphan(t, now), now)
+                self.apply(slot, lambda t: rules_claim.orphan(t, now), now)
         return directives
 
     async def list_offered(self, claim: Claim) -> list[Message]:
         now = self.moment()
-        return self.apply(self.claimed_thread(claim), lambda t: turns.list_offered(t, claim), now)
+        return self.apply(self.claimed_thread(claim), lambda t: rules_claim.list_offered(t, claim), now)
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         now = self.moment()
         kept_records = copy.deepcopy([dict(record) for record in records])
-        self.apply(self.claimed_thread(claim), lambda t: turns.journal(t, claim, kept_records, now), now)
+        self.apply(self.claimed_thread(claim), lambda t: rules_claim.journal(t, claim, kept_records, now), now)
 
     async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         now = self.moment()
         slot = self.claimed_thread(claim)
-        return self.apply(slot, lambda t: turns.commit(t, claim, commit, slot.policy, now), now)
+        return self.apply(slot, lambda t: rules_settle.commit(t, claim, commit, slot.policy, now), now)
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
         now = self.moment()
         slot = self.claimed_thread(claim)
-        return self.apply(slot, lambda t: turns.fail(t, claim, failure, slot.policy, now), now)
+        return self.apply(slot, lambda t: rules_settle.fail(t, claim, failure, slot.policy, now), now)
 
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
         now = self.moment()
-        self.apply(self.claimed_thread(claim), lambda t: turns.release(t, claim, delay, reason, now), now)
+        self.apply(self.claimed_thread(claim), lambda t: rules_settle.release(t, claim, delay, reason, now), now)
 
     async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
         now = self.moment()
-        self.apply(self.claimed_thread(claim), lambda t: turns.hold(t, claim, calls, expires_in, now), now)
+        self.apply(self.claimed_thread(claim), lambda t: rules_settle.hold(t, claim, calls, expires_in, now), now)
 
     @once_only
     async def decide(
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
     ) -> HeldCall:
         now = self.moment()
-        return self.apply(self.get_thread(address, now), lambda t: turns.decide(t, call_id, digest, decision, now), now)
+        return self.apply(
+            self.get_thread(address, now), lambda t: rules_change.decide(t, call_id, digest, decision, now), now
+        )
 
     @once_only
     async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
         now = self.moment()
         if (slot := self.find(address, now)) is None:
             return False
-        return self.apply(slot, lambda t: turns.cancel(t, slot.policy, now, drop_inbox=drop_inbox), now)
+        return self.apply(slot, lambda t: rules_change.cancel(t, slot.policy, now, drop_inbox=drop_inbox), now)
 
     @once_only
     async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
         now = self.moment()
         slot = self.get_thread(address, now)
-        if turns.status_of(slot.thread, message_id) is None:
-            turns.late(slot.known_id(message_id, now), message_id, withdrawing=True)
+        if rules_change.status_of(slot.thread, message_id) is None:
+            rules_change.late(slot.known_id(message_id, now), message_id, withdrawing=True)
         else:
-            self.apply(slot, lambda t: turns.withdraw(t, message_id, slot.policy, now), now)
+            self.apply(slot, lambda t: rules_change.withdraw(t, message_id, slot.policy, now), now)
         return message_record(slot.thread, message_id, slot.accepted_ids[message_id])
 
     @once_only
@@ -189,34 +191,34 @@ class MemoryInbox(MemoryState):
     ) -> MessageRecord:
         now = self.moment()
         slot = self.get_thread(address, now)
-        if turns.status_of(slot.thread, message_id) is None:
-            turns.late(slot.known_id(message_id, now), message_id, withdrawing=False)
-        self.apply(slot, lambda t: turns.edit(t, message_id, content, slot.policy, now), now)
+        if rules_change.status_of(slot.thread, message_id) is None:
+            rules_change.late(slot.known_id(message_id, now), message_id, withdrawing=False)
+        self.apply(slot, lambda t: rules_change.edit(t, message_id, content, slot.policy, now), now)
         return message_record(slot.thread, message_id, slot.accepted_ids[message_id])
 
     @once_only
     async def flush(self, address: Address, *, once: str | None = None) -> bool:
         now = self.moment()
         slot = self.find(address, now)
-        return slot is not None and self.apply(slot, lambda t: turns.flush(t, slot.policy, now), now)
+        return slot is not None and self.apply(slot, lambda t: rules_accept.flush(t, slot.policy, now), now)
 
     @once_only
     async def typing(self, address: Address, *, once: str | None = None) -> float | None:
         now = self.moment()
         if (slot := self.find(address, now)) is None:
             return None
-        return self.apply(slot, lambda t: turns.typing(t, slot.policy, now), now)
+        return self.apply(slot, lambda t: rules_accept.typing(t, slot.policy, now), now)
 
     @once_only
     async def pause(self, address: Address, *, once: str | None = None) -> None:
         now = self.moment()
-        self.apply(self.find_or_new(address, now), lambda t: turns.pause(t, now), now)
+        self.apply(self.find_or_new(address, now), lambda t: rules_change.pause(t, now), now)
 
     @once_only
     async def resume(self, address: Address, *, once: str | None = None) -> None:
         now = self.moment()
         if (slot := self.find(address, now)) is not None:
-            self.apply(slot, lambda t: turns.resume(t, slot.policy, now), now)
+            self.apply(slot, lambda t: rules_change.resume(t, slot.policy, now), now)
 
     async def message(self, address: Address, message_id: str) -> MessageRecord | None:
         now = self.moment()

@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import LeaseLost, StoreUnavailable, ThreadNotFound
 from turnkeep.messages import Address
-from turnkeep.store import turns
 from turnkeep.store.ids import Ids, new_dead_id, new_epoch, new_thread_id, random_ids
 from turnkeep.store.memory.outbox import Log, Outbox
 from turnkeep.store.records import is_over
-from turnkeep.store.thread import AcceptedId, Out, Thread
+from turnkeep.store.thread import AcceptedId, Out, Thread, merge_known
 from turnkeep.store.transcript import entry_size, trimmed_through
 from turnkeep.store.values import (
     Claim,
@@ -147,7 +146,7 @@ class MemoryState:
         self.threads[address] = slot
         self._by_thread_id[Address(address.tenant, address.queue, thread.thread_id)] = address
         for message_id, accepted_id in out.accepted_ids.items():
-            slot.accepted_ids[message_id] = turns.merge_known(slot.accepted_ids.get(message_id), accepted_id)
+            slot.accepted_ids[message_id] = merge_known(slot.accepted_ids.get(message_id), accepted_id)
         for place, letter in enumerate(out.dead):
             dead_id = new_dead_id(self.ids, address, now, place)
             self.letters[dead_id] = replace(letter, dead_id=dead_id)

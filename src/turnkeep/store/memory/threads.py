@@ -8,7 +8,7 @@ from typing import Any
 
 from turnkeep.errors import ThreadBusy
 from turnkeep.messages import Address
-from turnkeep.store import turns
+from turnkeep.store import rules_change
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of, is_from
@@ -66,14 +66,14 @@ class MemoryThreads(MemoryState):
         once: str | None = None,
     ) -> None:
         now = self.moment()
-        self.apply(self.find_or_new(address, now), lambda t: turns.append(t, entries, author, now), now)
+        self.apply(self.find_or_new(address, now), lambda t: rules_change.append(t, entries, author, now), now)
 
     @once_only
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
         now, stem = self.moment(), new_message_stem(self.ids)
         slot = self.get_thread(address, now)
         last_turn = last_user_turn(slot.transcript)
-        receipts = self.apply(slot, lambda t: turns.regenerate(t, last_turn, stem, slot.policy, now), now)
+        receipts = self.apply(slot, lambda t: rules_change.regenerate(t, last_turn, stem, slot.policy, now), now)
         slot.keep_transcript([e for e in slot.transcript if e.turn < last_turn[0].turn])
         return receipts
 
@@ -88,7 +88,7 @@ class MemoryThreads(MemoryState):
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         now = self.moment()
         slot = self.get_thread(address, now)
-        self.apply(slot, lambda t: turns.update(t, changes, now), now)
+        self.apply(slot, lambda t: rules_change.update(t, changes, now), now)
         return thread_record(slot.thread, slot.policy)
 
     async def scan(

@@ -19,7 +19,7 @@ from turnkeep.errors import (
 )
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
-from turnkeep.store import turns
+from turnkeep.store import rules_accept
 from turnkeep.store.ids import new_run_id, new_token, partition_of
 from turnkeep.store.redis.claiming import RedisClaims
 from turnkeep.store.redis.codec import (
@@ -44,7 +44,7 @@ from turnkeep.store.redis.codec import (
 )
 from turnkeep.store.redis.key_names import ThreadKeys, to_bytes, to_text
 from turnkeep.store.redis.part import full, gather, not_found, status_word
-from turnkeep.store.turns import unfit
+from turnkeep.store.rules_change import unfit
 from turnkeep.store.values import (
     Claim,
     Commit,
@@ -85,7 +85,7 @@ class RedisInbox(RedisClaims):
         address = messages[0].address
         if any(message.not_before is not None for message in messages):
             await self.now()  # how far the store is ahead of the time of day, as it is set now
-            messages = [turns.by_store_time(message, self._of_day) for message in messages]
+            messages = [rules_accept.by_store_time(message, self._of_day) for message in messages]
         rows = [value for message in messages for value in message_row(message)]
         limit = b"" if max_inbox is None else b"%d" % max_inbox
         _, reply = await self._make("accept", address, flag(create), limit, *rows)

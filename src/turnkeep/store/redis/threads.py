@@ -8,7 +8,7 @@ from typing import Any
 
 from turnkeep.errors import InvalidMessage, NotFound, Rejection, ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address, AssistantItem
-from turnkeep.store import turns
+from turnkeep.store import rules_change
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.redis.codec import (
     add_checksum,
@@ -105,7 +105,7 @@ class RedisThreads(RedisPart):
         operation, stem = self._operation(once, "regenerate", address), new_message_stem(self._ids)
         for _ in range(ROUNDS):
             request = last_user_turn((await self.history(address)).entries)
-            messages = turns.repeat_messages(address, request, stem)
+            messages = rules_change.repeat_messages(address, request, stem)
             rows = [value for message in messages for value in message_row(message)]
             _, reply = await self._find("regenerate", address, operation, request[0].turn if request else 0, *rows)
             if status_word(reply) == "receipts":
@@ -160,7 +160,9 @@ def _not_again(address: Address, reply: Sequence[Any]) -> Rejection:
         return not_found(address)
     if status_word(reply) == "full":
         return full(reply[1])
-    return ThreadBusy(turns.OTHERS_WAIT) if status_word(reply) == "busy" else NotFound(turns.NOTHING_ASKED)
+    return (
+        ThreadBusy(rules_change.OTHERS_WAIT) if status_word(reply) == "busy" else NotFound(rules_change.NOTHING_ASKED)
+    )
 
 
 def _busy() -> ThreadBusy:

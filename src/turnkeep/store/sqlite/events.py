@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store import turns
+from turnkeep.store import rules_claim
 from turnkeep.store.contract import Follower
 from turnkeep.store.sinks import EVERYTHING, Delivery, ParkedEvent, Selection, SinkRecord
 from turnkeep.store.sqlite import event_log, outbox
@@ -25,7 +25,7 @@ class SqliteEvents(Engine):
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
         def act(tx: Transaction) -> int:
             thread_row = tx.claimed_thread(claim)
-            top = turns.publish(thread_row.thread, claim, n, events, tx.now)
+            top = rules_claim.publish(thread_row.thread, claim, n, events, tx.now)
             tx.publish(thread_row)
             return top
 

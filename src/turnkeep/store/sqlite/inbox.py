@@ -1,4 +1,4 @@
-"""The inbox of the SQLite engine: one rule of `turns` per operation, stored in one act."""
+"""The inbox of the SQLite engine: one rule per operation, stored in one act."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 from turnkeep.errors import InvalidMessage, NotFound, Rejection, ThreadNotFound, ThreadQuarantined
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
-from turnkeep.store import turns
+from turnkeep.store import rules_accept, rules_change, rules_claim, rules_settle
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.records import message_record
 from turnkeep.store.sqlite import view as counting
@@ -52,7 +52,7 @@ class SqliteInbox(Engine):
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
     ) -> list[Receipt | Rejection]:
         # at once: the clock may be set while they wait for the writer
-        messages = [turns.by_store_time(message, self.clock.of_day) for message in messages]
+        messages = [rules_accept.by_store_time(message, self.clock.of_day) for message in messages]
         places = await self._places(messages)
         if len(places) == 1:
             (address,) = places
@@ -85,7 +85,7 @@ class SqliteInbox(Engine):
             tx.owners.hold(owner)
             earlier = [tx.accepted_before(thread_row, m.message_id) for m in messages]
             names = {"token": new_token(tx.setup.ids), "run_id": new_run_id(tx.setup.ids)}
-            return turns.begin(
+            return rules_claim.begin(
                 thread_row.thread, messages, earlier, tx.policy(thread_row), tx.now, owner=owner, lease=lease, **names
             )
 
@@ -108,37 +108,37 @@ class SqliteInbox(Engine):
 
     async def list_offered(self, claim: Claim) -> list[Message]:
         return await self.write(
-            self._with_claim(claim, lambda tx, thread_row: turns.list_offered(thread_row.thread, claim)), "ending"
+            self._with_claim(claim, lambda tx, thread_row: rules_claim.list_offered(thread_row.thread, claim)), "ending"
         )
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         own = [decode(encode(dict(record))) for record in records]
         await self.write(
-            self._with_claim(claim, lambda tx, thread_row: turns.journal(thread_row.thread, claim, own, tx.now)),
+            self._with_claim(claim, lambda tx, thread_row: rules_claim.journal(thread_row.thread, claim, own, tx.now)),
             "ending",
         )
 
     async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         def rule(tx: Transaction, thread_row: ThreadRow) -> Remainder:
-            return turns.commit(thread_row.thread, claim, commit, tx.policy(thread_row), tx.now)
+            return rules_settle.commit(thread_row.thread, claim, commit, tx.policy(thread_row), tx.now)
 
         return await self.write(self._with_claim(claim, rule), "ending")
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
         def rule(tx: Transaction, thread_row: ThreadRow) -> FailOutcome:
-            return turns.fail(thread_row.thread, claim, failure, tx.policy(thread_row), tx.now)
+            return rules_settle.fail(thread_row.thread, claim, failure, tx.policy(thread_row), tx.now)
 
         return await self.write(self._with_claim(claim, rule), "ending")
 
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
         def rule(tx: Transaction, thread_row: ThreadRow) -> None:
-            turns.release(thread_row.thread, claim, delay, reason, tx.now)
+            rules_settle.release(thread_row.thread, claim, delay, reason, tx.now)
 
         await self.write(self._with_claim(claim, rule), "ending")
 
     async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
         def rule(tx: Transaction, thread_row: ThreadRow) -> None:
-            turns.hold(thread_row.thread, claim, calls, expires_in, tx.now)
+            rules_settle.hold(thread_row.thread, claim, calls, expires_in, tx.now)
 
         await self.write(self._with_claim(claim, rule), "ending")
 
@@ -146,23 +146,23 @@ class SqliteInbox(Engine):
         self, address: Address, call_id: str, digest: str, decision: Decision, *, once: str | None = None
     ) -> HeldCall:
         def rule(tx: Transaction, thread_row: ThreadRow) -> HeldCall:
-            return turns.decide(thread_row.thread, call_id, digest, decision, tx.now)
+            return rules_change.decide(thread_row.thread, call_id, digest, decision, tx.now)
 
         return await self.on(address, rule, once=Once.of(once, "decide", address, call_id, digest, decision))
 
     async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
         def rule(tx: Transaction, thread_row: ThreadRow) -> bool:
-            return turns.cancel(thread_row.thread, tx.policy(thread_row), tx.now, drop_inbox=drop_inbox)
+            return rules_change.cancel(thread_row.thread, tx.policy(thread_row), tx.now, drop_inbox=drop_inbox)
 
         return await self.on_found(address, rule, False, "ending", once=Once.of(once, "cancel", address, drop_inbox))
 
     async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
         def act(tx: Transaction) -> MessageRecord:
             thread_row = tx.get(address)
-            if turns.status_of(thread_row.thread, message_id) is None:
-                turns.late(tx.find_accepted(thread_row, message_id), message_id, withdrawing=True)
+            if rules_change.status_of(thread_row.thread, message_id) is None:
+                rules_change.late(tx.find_accepted(thread_row, message_id), message_id, withdrawing=True)
             else:
-                turns.withdraw(thread_row.thread, message_id, tx.policy(thread_row), tx.now)
+                rules_change.withdraw(thread_row.thread, message_id, tx.policy(thread_row), tx.now)
                 tx.save(thread_row)
             return _record(tx, thread_row, message_id)
 
@@ -173,9 +173,9 @@ class SqliteInbox(Engine):
     ) -> MessageRecord:
         def act(tx: Transaction) -> MessageRecord:
             thread_row = tx.get(address)
-            if turns.status_of(thread_row.thread, message_id) is None:
-                turns.late(tx.find_accepted(thread_row, message_id), message_id, withdrawing=False)
-            turns.edit(thread_row.thread, message_id, content, tx.policy(thread_row), tx.now)
+            if rules_change.status_of(thread_row.thread, message_id) is None:
+                rules_change.late(tx.find_accepted(thread_row, message_id), message_id, withdrawing=False)
+            rules_change.edit(thread_row.thread, message_id, content, tx.policy(thread_row), tx.now)
             tx.save(thread_row)
             return _record(tx, thread_row, message_id)
 
@@ -183,22 +183,24 @@ class SqliteInbox(Engine):
 
     async def flush(self, address: Address, *, once: str | None = None) -> bool:
         def rule(tx: Transaction, thread_row: ThreadRow) -> bool:
-            return turns.flush(thread_row.thread, tx.policy(thread_row), tx.now)
+            return rules_accept.flush(thread_row.thread, tx.policy(thread_row), tx.now)
 
         return await self.on_found(address, rule, False, once=Once.of(once, "flush", address))
 
     async def typing(self, address: Address, *, once: str | None = None) -> float | None:
         def rule(tx: Transaction, thread_row: ThreadRow) -> float | None:
-            return turns.typing(thread_row.thread, tx.policy(thread_row), tx.now)
+            return rules_accept.typing(thread_row.thread, tx.policy(thread_row), tx.now)
 
         return await self.on_found(address, rule, None, once=Once.of(once, "typing", address))
 
     async def pause(self, address: Address, *, once: str | None = None) -> None:
-        await self.on_any(address, lambda tx, k: turns.pause(k.thread, tx.now), once=Once.of(once, "pause", address))
+        await self.on_any(
+            address, lambda tx, k: rules_change.pause(k.thread, tx.now), once=Once.of(once, "pause", address)
+        )
 
     async def resume(self, address: Address, *, once: str | None = None) -> None:
         def rule(tx: Transaction, thread_row: ThreadRow) -> None:
-            turns.resume(thread_row.thread, tx.policy(thread_row), tx.now)
+            rules_change.resume(thread_row.thread, tx.policy(thread_row), tx.now)
 
         await self.on_found(address, rule, None, once=Once.of(once, "resume", address))
 
@@ -262,7 +264,7 @@ def _accept(
         try:
             if accepted_id is None and not create and not thread_row.row:
                 raise ThreadNotFound(f"there is no thread on channel {address.channel!r}")
-            outcomes.append(turns.accept(thread, message, accepted_id, policy, tx.now, max_inbox))
+            outcomes.append(rules_accept.accept(thread, message, accepted_id, policy, tx.now, max_inbox))
         except Rejection as rejection:
             outcomes.append(rejection)
     if thread.out.accepted_ids:
@@ -305,7 +307,7 @@ def _claim_one(tx: Transaction, first: First, owner: str, lease: float) -> Claim
     try:
         thread_row = tx.at(first.row, first.address)
         token, run_id = new_token(ids), thread_row.thread.run_id or new_run_id(ids)
-        claim = turns.claim(
+        claim = rules_claim.claim(
             thread_row.thread, tx.policy(thread_row), tx.now, owner=owner, lease=lease, token=token, run_id=run_id
         )
     except (ThreadQuarantined, KeyError, IndexError, TypeError, ValueError, AttributeError):
@@ -328,7 +330,7 @@ def _renew(tx: Transaction, owner: str, claims: Sequence[Claim], lease: float) -
         with suppress(ThreadQuarantined):
             thread_row = tx.at(row, Address(*names))
             if thread_row.thread.token not in directives:
-                turns.orphan(thread_row.thread, tx.now)
+                rules_claim.orphan(thread_row.thread, tx.now)
                 tx.save(thread_row)
     return directives
 
@@ -340,7 +342,7 @@ def _renew_one(tx: Transaction, claim: Claim, lease: float) -> Directive:
         thread_row = None
     if thread_row is None:
         return Directive(held=False)
-    directive = turns.renew(thread_row.thread, claim, tx.now, lease, tx.policy(thread_row))
+    directive = rules_claim.renew(thread_row.thread, claim, tx.now, lease, tx.policy(thread_row))
     tx.save(thread_row)
     return directive
 
@@ -375,7 +377,7 @@ def _redrive(tx: Transaction, dead_id: str) -> Receipt:
     thread_row = tx.find_or_new(letter.address)
     policy = tx.policy(thread_row)
     accepted_id = tx.accepted_before(thread_row, letter.message.message_id)
-    receipt = turns.redrive(thread_row.thread, letter, policy, tx.now, accepted_id)
+    receipt = rules_change.redrive(thread_row.thread, letter, policy, tx.now, accepted_id)
     tx.save(thread_row)
     _remove_letter(tx, dead_id)
     tx.connection.execute(

@@ -8,7 +8,7 @@ from contextlib import suppress
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import Event
 from turnkeep.messages import Address
-from turnkeep.store import turns
+from turnkeep.store import rules_claim
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.due_index import first_of_each
 from turnkeep.store.sqlite.event_log import event_of
@@ -126,5 +126,5 @@ def free(transaction: Transaction, row: int, address: Address) -> None:
 def _bereave(transaction: Transaction, row: int, address: Address, owner: str) -> None:
     thread_row = transaction.find(address)
     if thread_row is not None and thread_row.row == row and thread_row.thread.owner == owner:
-        turns.bereave(thread_row.thread, transaction.now)
+        rules_claim.bereave(thread_row.thread, transaction.now)
         transaction.save(thread_row)

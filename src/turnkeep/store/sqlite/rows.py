@@ -15,11 +15,10 @@ import apsw
 from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message
-from turnkeep.store import turns
 from turnkeep.store.records import time_to_live
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
-from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread
+from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread, merge_known
 from turnkeep.store.values import DeadLetter, HeldCall, Policy, RunRecord
 from turnkeep.usage import Usage
 
@@ -188,7 +187,7 @@ def store_known(
         old = thread_row.accepted_ids.get(message_id)
         if old is None and not new.digest:
             old = load_known(connection, thread_row.row, message_id, now)
-        accepted_id = turns.merge_known(old, new)
+        accepted_id = merge_known(old, new)
         if accepted_id.forget_at is None:
             thread_row.accepted_ids[message_id] = accepted_id
         else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from turnkeep.errors import ThreadBusy, ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store import turns
+from turnkeep.store import rules_change
 from turnkeep.store.ids import new_message_stem
 from turnkeep.store.records import current_run, is_over, message_record, slides, thread_record
 from turnkeep.store.sqlite import event_log, layout, rows
@@ -116,7 +116,7 @@ class SqliteThreads(Engine):
         once: str | None = None,
     ) -> None:
         def rule(tx: Transaction, thread_row: ThreadRow) -> None:
-            turns.append(thread_row.thread, entries, author, tx.now)
+            rules_change.append(thread_row.thread, entries, author, tx.now)
 
         await self.on_any(address, rule, once=Once.of(once, "append", address, entries, author))
 
@@ -125,7 +125,7 @@ class SqliteThreads(Engine):
 
         def rule(tx: Transaction, thread_row: ThreadRow) -> list[Receipt]:
             entries = transcript.last_turn_asked(tx.connection, thread_row.row)
-            receipts = turns.regenerate(thread_row.thread, entries, stem, tx.policy(thread_row), tx.now)
+            receipts = rules_change.regenerate(thread_row.thread, entries, stem, tx.policy(thread_row), tx.now)
             tx.mark()
             transcript.remove(tx.connection, thread_row, beginning=entries[0].turn)
             return receipts
@@ -143,7 +143,7 @@ class SqliteThreads(Engine):
 
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         def rule(tx: Transaction, thread_row: ThreadRow) -> ThreadRecord:
-            turns.update(thread_row.thread, changes, tx.now)
+            rules_change.update(thread_row.thread, changes, tx.now)
             return _record(tx, thread_row)
 
         return await self.on(address, rule, once=Once.of(once, "update", address, changes))

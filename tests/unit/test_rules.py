@@ -24,8 +24,8 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, BusyPolicy, Message, UserItem, digest, text_content
-from turnkeep.store import turns
-from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread
+from turnkeep.store import rules_accept, rules_change, rules_claim, rules_settle
+from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread, merge_known
 from turnkeep.store.values import (
     Claim,
     Commit,
@@ -61,18 +61,18 @@ def message(message_id: str = "m1", **fields: Any) -> Message:
 
 
 def accept(thread: Thread, message_id: str = "m1", now: float = NOW, policy: Policy = POLICY, **fields: Any) -> Receipt:
-    return turns.accept(thread, message(message_id, **fields), None, policy, now)
+    return rules_accept.accept(thread, message(message_id, **fields), None, policy, now)
 
 
 def claim(thread: Thread, now: float = NOW, policy: Policy = POLICY, token: str = "token") -> Claim | None:
-    return turns.claim(thread, policy, now, owner="w", lease=LEASE, token=token, run_id="run_1")
+    return rules_claim.claim(thread, policy, now, owner="w", lease=LEASE, token=token, run_id="run_1")
 
 
 def leased(*ids: str, now: float = NOW) -> tuple[Thread, Claim]:
     thread = fresh(now)
     for message_id in ids or ("old",):
         accept(thread, message_id, now)
-    turns.flush(thread, POLICY, now)
+    rules_accept.flush(thread, POLICY, now)
     taken = claim(thread, now)
     assert taken is not None
     return thread, taken
@@ -86,16 +86,16 @@ def bring(state: str) -> tuple[Thread, Claim]:
     """A thread in this state, and its claim (a made-up one where there is none)."""
     thread, taken = leased()
     if state == "idle":
-        turns.commit(thread, taken, done(), POLICY, NOW)
+        rules_settle.commit(thread, taken, done(), POLICY, NOW)
     elif state == "waiting":
         thread = fresh()
         accept(thread, "old")
     elif state == "retry":
-        turns.fail(thread, taken, Failure(FAULT, 60.0), POLICY, NOW)
+        rules_settle.fail(thread, taken, Failure(FAULT, 60.0), POLICY, NOW)
     elif state == "dissolved":
-        turns.release(thread, taken, 60.0, None, NOW)
+        rules_settle.release(thread, taken, 60.0, None, NOW)
     elif state == "held":
-        turns.hold(thread, taken, [CALL], 600.0, NOW)
+        rules_settle.hold(thread, taken, [CALL], 600.0, NOW)
     thread.out = Out()
     thread.settlements = []
     return thread, taken
@@ -115,33 +115,33 @@ OPERATIONS: dict[str, Operation] = {
     "rollback": lambda t, c: accept(t, "new", LATER, on_busy="rollback"),
     "reject": lambda t, c: accept(t, "new", LATER, on_busy="reject"),
     "delayed": lambda t, c: accept(t, "new", LATER, not_before=LATER + 5),
-    "begin": lambda t, c: turns.begin(
+    "begin": lambda t, c: rules_claim.begin(
         t, [message("new")], [None], POLICY, LATER, owner="w", lease=LEASE, token="token 2", run_id="run_2"
     ),
-    "flush": lambda t, c: turns.flush(t, POLICY, LATER),
-    "typing": lambda t, c: turns.typing(t, POLICY, LATER),
+    "flush": lambda t, c: rules_accept.flush(t, POLICY, LATER),
+    "typing": lambda t, c: rules_accept.typing(t, POLICY, LATER),
     "claim": lambda t, c: claim(t, LATER, token="token 2"),
     "claim late": lambda t, c: claim(t, NOW + 9000, token="token 2"),
-    "renew": lambda t, c: turns.renew(t, c, LATER, LEASE),
-    "orphan": lambda t, c: turns.orphan(t, LATER),
-    "bereave": lambda t, c: turns.bereave(t, LATER),
-    "offered": turns.list_offered,
-    "journal": lambda t, c: turns.journal(t, c, [{"n": 0}], LATER),
-    "publish": lambda t, c: turns.publish(t, c, 0, [Event("delta", text="x")], LATER),
-    "commit": lambda t, c: turns.commit(t, c, done(), POLICY, LATER),
-    "fail retry": lambda t, c: turns.fail(t, c, Failure(FAULT, 5.0), POLICY, LATER),
-    "fail dead": lambda t, c: turns.fail(t, c, Failure(FAULT, None), POLICY, LATER),
-    "release": lambda t, c: turns.release(t, c, 5.0, None, LATER),
-    "hold": lambda t, c: turns.hold(t, c, [CALL], 5.0, LATER),
-    "decide": lambda t, c: turns.decide(t, "call_1", "d1", Decision("approved"), LATER),
-    "cancel": lambda t, c: turns.cancel(t, POLICY, LATER, drop_inbox=False),
-    "cancel drop": lambda t, c: turns.cancel(t, POLICY, LATER, drop_inbox=True),
-    "edit": lambda t, c: turns.edit(t, "old", text_content("new"), POLICY, LATER),
-    "withdraw": lambda t, c: turns.withdraw(t, "old", POLICY, LATER),
-    "pause": lambda t, c: turns.pause(t, LATER),
-    "resume": lambda t, c: turns.resume(t, POLICY, LATER),
-    "append": lambda t, c: turns.append(t, [TranscriptEntry(AssistantItem("x"))], None, LATER),
-    "regenerate": lambda t, c: turns.regenerate(
+    "renew": lambda t, c: rules_claim.renew(t, c, LATER, LEASE),
+    "orphan": lambda t, c: rules_claim.orphan(t, LATER),
+    "bereave": lambda t, c: rules_claim.bereave(t, LATER),
+    "offered": rules_claim.list_offered,
+    "journal": lambda t, c: rules_claim.journal(t, c, [{"n": 0}], LATER),
+    "publish": lambda t, c: rules_claim.publish(t, c, 0, [Event("delta", text="x")], LATER),
+    "commit": lambda t, c: rules_settle.commit(t, c, done(), POLICY, LATER),
+    "fail retry": lambda t, c: rules_settle.fail(t, c, Failure(FAULT, 5.0), POLICY, LATER),
+    "fail dead": lambda t, c: rules_settle.fail(t, c, Failure(FAULT, None), POLICY, LATER),
+    "release": lambda t, c: rules_settle.release(t, c, 5.0, None, LATER),
+    "hold": lambda t, c: rules_settle.hold(t, c, [CALL], 5.0, LATER),
+    "decide": lambda t, c: rules_change.decide(t, "call_1", "d1", Decision("approved"), LATER),
+    "cancel": lambda t, c: rules_change.cancel(t, POLICY, LATER, drop_inbox=False),
+    "cancel drop": lambda t, c: rules_change.cancel(t, POLICY, LATER, drop_inbox=True),
+    "edit": lambda t, c: rules_change.edit(t, "old", text_content("new"), POLICY, LATER),
+    "withdraw": lambda t, c: rules_change.withdraw(t, "old", POLICY, LATER),
+    "pause": lambda t, c: rules_change.pause(t, LATER),
+    "resume": lambda t, c: rules_change.resume(t, POLICY, LATER),
+    "append": lambda t, c: rules_change.append(t, [TranscriptEntry(AssistantItem("x"))], None, LATER),
+    "regenerate": lambda t, c: rules_change.regenerate(
         t, [TranscriptEntry(UserItem(text_content("x"), "x"))], "msg_", POLICY, LATER
     ),
 }
@@ -225,7 +225,7 @@ def test_the_table_knows_every_operation() -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_on_a_paused_thread_the_table_holds_but_nothing_begins(operation: str, state: str) -> None:
     thread, taken = bring(state)
-    turns.pause(thread, NOW)
+    rules_change.pause(thread, NOW)
     try:
         OPERATIONS[operation](thread, taken)
     except TurnkeepError:
@@ -240,8 +240,8 @@ def test_on_a_paused_thread_the_table_holds_but_nothing_begins(operation: str, s
 def test_a_thread_is_written_and_read_as_it_is(state: str) -> None:
     thread, _ = bring(state)
     accept(thread, "later", not_before=LATER + 5)
-    turns.pause(thread, NOW)
-    turns.update(thread, {"metadata": {"a": "1"}, "options": ThreadOptions(window=1.0), "ttl": 5.0}, NOW)
+    rules_change.pause(thread, NOW)
+    rules_change.update(thread, {"metadata": {"a": "1"}, "options": ThreadOptions(window=1.0), "ttl": 5.0}, NOW)
     thread.usage = Usage(requests=1, cost_nano=3)
 
     again = Thread.from_json(thread.head_to_json())
@@ -254,12 +254,12 @@ def test_a_thread_is_written_and_read_as_it_is(state: str) -> None:
 
 def test_what_was_done_last_is_written_and_read_as_it_is() -> None:
     thread, taken = leased("m1")
-    turns.commit(thread, taken, done(), POLICY, NOW)
+    rules_settle.commit(thread, taken, done(), POLICY, NOW)
 
     again = Thread.from_json(thread.head_to_json())
 
     assert again.settlements == thread.settlements
-    assert turns.commit(again, taken, done(), POLICY, NOW) == Remainder(0, None)
+    assert rules_settle.commit(again, taken, done(), POLICY, NOW) == Remainder(0, None)
 
 
 # ---------------------------------------------------------------- accepting
@@ -271,9 +271,9 @@ def test_a_known_id_is_repeated_or_refused_and_nothing_else_happens() -> None:
     known = thread.out.accepted_ids["m1"]
     thread.out = Out()
 
-    again = turns.accept(thread, message("m1"), known, POLICY, NOW)
+    again = rules_accept.accept(thread, message("m1"), known, POLICY, NOW)
     with pytest.raises(MessageConflict):
-        turns.accept(thread, Message(HERE, "m1", text_content("other")), known, POLICY, NOW)
+        rules_accept.accept(thread, Message(HERE, "m1", text_content("other")), known, POLICY, NOW)
 
     assert again.repeated
     assert again.to_json() == receipt.to_json()
@@ -284,7 +284,7 @@ def test_known_ids_keep_the_first_digest_and_receipt() -> None:
     receipt = Receipt("c", "m1", "thread_1", "accepted", 1, 2.0)
     first = AcceptedId("digest", receipt, steer="accepted")
 
-    settled = turns.merge_known(
+    settled = merge_known(
         first, AcceptedId("", receipt.__class__("c", "m1", "thread_1", "accepted", 0, None), "answered")
     )
     assert (settled.digest, settled.receipt, settled.status, settled.steer) == (
@@ -293,10 +293,10 @@ def test_known_ids_keep_the_first_digest_and_receipt() -> None:
         "answered",
         "accepted",
     )
-    assert turns.merge_known(settled, AcceptedId("", receipt, steer="applied")).steer == "applied"
+    assert merge_known(settled, AcceptedId("", receipt, steer="applied")).steer == "applied"
     anew = AcceptedId("other", receipt)
-    assert turns.merge_known(settled, anew) is anew
-    assert turns.merge_known(None, anew) is anew
+    assert merge_known(settled, anew) is anew
+    assert merge_known(None, anew) is anew
 
 
 def test_a_full_inbox_counts_what_runs_and_what_is_delayed() -> None:
@@ -335,7 +335,7 @@ def test_the_values_that_count_are_the_messages_the_threads_the_queues(
 def test_a_message_is_kept_under_the_address_of_its_thread() -> None:
     thread = fresh()
 
-    receipt = turns.accept(thread, Message(Address("t", "q", "thread_1"), "m1", ()), None, POLICY, NOW)
+    receipt = rules_accept.accept(thread, Message(Address("t", "q", "thread_1"), "m1", ()), None, POLICY, NOW)
 
     assert receipt.channel == "c"
     assert thread.inbox[0].message.address == HERE
@@ -399,7 +399,7 @@ def test_delayed_messages_join_in_the_order_of_their_moments() -> None:
     assert thread.wake == NOW + 10
     assert thread.due is None
 
-    turns.ripen(thread, POLICY, NOW + 25)
+    rules_accept.ripen(thread, POLICY, NOW + 25)
 
     assert [o.message.message_id for o in thread.inbox] == ["a", "b", "b2"]
     assert [o.message.arrival - NOW for o in thread.inbox] == [10, 20, 20]
@@ -433,7 +433,7 @@ def test_a_claim_of_what_is_not_due_changes_nothing_but_what_has_ripened() -> No
 def test_the_claim_that_is_valid_can_be_told_again() -> None:
     thread, taken = leased("m1", "m2")
 
-    assert turns.current_claim(thread) == taken
+    assert rules_claim.current_claim(thread) == taken
 
 
 def test_begin_takes_nothing_it_was_not_given_in_full() -> None:
@@ -442,22 +442,22 @@ def test_begin_takes_nothing_it_was_not_given_in_full() -> None:
     names = {"owner": "w", "lease": LEASE, "token": "t", "run_id": "r"}
 
     with pytest.raises(MessageConflict):
-        turns.begin(thread, [message("m1")], [known], POLICY, NOW, **names)  # type: ignore[arg-type]  # keywords
+        rules_claim.begin(thread, [message("m1")], [known], POLICY, NOW, **names)  # type: ignore[arg-type]  # keywords
     with pytest.raises(MessageConflict):
-        turns.begin(thread, [message("m2"), message("m2")], [None, None], POLICY, NOW, **names)  # type: ignore[arg-type]
+        rules_claim.begin(thread, [message("m2"), message("m2")], [None, None], POLICY, NOW, **names)  # type: ignore[arg-type]
     with pytest.raises(ThreadBusy):
-        turns.begin(fresh(), [message("m3"), message("m4")], [None, None], Policy(max_batch=1), NOW, **names)  # type: ignore[arg-type]
+        rules_claim.begin(fresh(), [message("m3"), message("m4")], [None, None], Policy(max_batch=1), NOW, **names)  # type: ignore[arg-type]
 
 
 def test_a_renewal_finds_what_asks_for_the_run() -> None:
     thread, taken = leased("m1")
-    assert turns.renew(thread, taken, NOW + 1, LEASE) == Directive(True, NOW + 1 + LEASE)
+    assert rules_claim.renew(thread, taken, NOW + 1, LEASE) == Directive(True, NOW + 1 + LEASE)
     accept(thread, "m2", on_busy="steer")
     accept(thread, "m3", on_busy="interrupt")
-    assert turns.renew(thread, taken, NOW + 2, LEASE) == Directive(True, NOW + 2 + LEASE, "interrupt", steer=True)
-    turns.list_offered(thread, taken)
-    assert not turns.renew(thread, taken, NOW + 3, LEASE).steer
-    assert turns.renew(thread, taken.__class__(**{**fields_of(taken), "token": "x"}), NOW, LEASE) == Directive(
+    assert rules_claim.renew(thread, taken, NOW + 2, LEASE) == Directive(True, NOW + 2 + LEASE, "interrupt", steer=True)
+    rules_claim.list_offered(thread, taken)
+    assert not rules_claim.renew(thread, taken, NOW + 3, LEASE).steer
+    assert rules_claim.renew(thread, taken.__class__(**{**fields_of(taken), "token": "x"}), NOW, LEASE) == Directive(
         held=False
     )
 
@@ -468,15 +468,15 @@ def fields_of(taken: Claim) -> dict[str, Any]:
 
 def test_a_run_is_one_from_its_first_claim_to_its_end() -> None:
     thread, first = leased("m1")
-    turns.release(thread, first, 0.0, None, NOW + 1)
-    second = turns.claim(thread, POLICY, NOW + 2, owner="w", lease=LEASE, token="t2", run_id="run_2")
+    rules_settle.release(thread, first, 0.0, None, NOW + 1)
+    second = rules_claim.claim(thread, POLICY, NOW + 2, owner="w", lease=LEASE, token="t2", run_id="run_2")
     assert second is not None
     assert (second.run_id, second.attempt, thread.first_claimed_at) == ("run_1", 2, NOW)
-    turns.commit(thread, second, done(), POLICY, NOW + 3)
+    rules_settle.commit(thread, second, done(), POLICY, NOW + 3)
     assert thread.out.run is not None
     assert (thread.out.run.run_id, thread.out.run.attempt, thread.out.run.started_at) == ("run_1", 2, NOW)
     accept(thread, "m2", NOW + 4, flush=True)
-    third = turns.claim(thread, POLICY, NOW + 4, owner="w", lease=LEASE, token="t3", run_id="run_3")
+    third = rules_claim.claim(thread, POLICY, NOW + 4, owner="w", lease=LEASE, token="t3", run_id="run_3")
     assert third is not None
     assert (third.run_id, third.attempt) == ("run_3", 1)
 
@@ -485,10 +485,10 @@ def test_a_death_is_counted_on_the_oldest_message_and_orphans_count_none() -> No
     thread, _ = leased("m1", "m2")
     assert claim(thread, NOW + LEASE) is not None
     assert [o.deaths for o in thread.inbox] == [1, 0]
-    turns.orphan(thread, NOW + LEASE)
+    rules_claim.orphan(thread, NOW + LEASE)
     assert claim(thread, NOW + LEASE) is not None
     assert [o.deaths for o in thread.inbox] == [1, 0]
-    turns.bereave(thread, NOW + LEASE)
+    rules_claim.bereave(thread, NOW + LEASE)
     assert claim(thread, NOW + LEASE) is not None
     assert [o.deaths for o in thread.inbox] == [2, 0]
 
@@ -499,10 +499,10 @@ def test_a_death_is_counted_on_the_oldest_message_and_orphans_count_none() -> No
 def test_a_commit_says_all_that_has_to_be_stored() -> None:
     thread, taken = leased("m1", "m2")
     accept(thread, "m3")
-    turns.journal(thread, taken, [{"n": 0}], NOW)
+    rules_claim.journal(thread, taken, [{"n": 0}], NOW)
     thread.out = Out()
 
-    left = turns.commit(thread, taken, done(usage=Usage(requests=2)), POLICY, NOW + 1)
+    left = rules_settle.commit(thread, taken, done(usage=Usage(requests=2)), POLICY, NOW + 1)
 
     out = thread.out
     assert left == Remainder(1, NOW + 2)
@@ -520,12 +520,12 @@ def test_a_commit_says_all_that_has_to_be_stored() -> None:
 
 def test_dead_letters_of_a_batch_tell_attempts_and_deaths_of_the_oldest() -> None:
     thread, taken = leased("m1", "m2")
-    turns.fail(thread, taken, Failure(FAULT, 0.0), POLICY, NOW)
+    rules_settle.fail(thread, taken, Failure(FAULT, 0.0), POLICY, NOW)
     again = claim(thread, NOW + 1, token="token 2")
     assert again is not None
     thread.out = Out()
 
-    assert turns.fail(thread, again, Failure(FAULT, None, effects=True), POLICY, NOW + 2) == "dead"
+    assert rules_settle.fail(thread, again, Failure(FAULT, None, effects=True), POLICY, NOW + 2) == "dead"
 
     assert [(d.message.message_id, d.attempts, d.deaths, d.dead_id) for d in thread.out.dead] == [
         ("m1", 2, 0, ""),
@@ -554,39 +554,39 @@ def test_what_becomes_of_a_run_that_nobody_will_try_again(
     if began_stopped:
         taken = Claim(**{**fields_of(taken), "stop": stop})
 
-    assert turns.fail(thread, taken, Failure(FAULT, None, effects), POLICY, NOW) == outcome
+    assert rules_settle.fail(thread, taken, Failure(FAULT, None, effects), POLICY, NOW) == outcome
 
 
 def test_a_result_is_left_until_a_few_later_ones() -> None:
     thread, first = leased("m1")
-    left = turns.commit(thread, first, done(), POLICY, NOW)
+    left = rules_settle.commit(thread, first, done(), POLICY, NOW)
     accept(thread, "m2", flush=True)
     second = claim(thread, token="token 2")
     assert second is not None
-    assert turns.commit(thread, first, done(), POLICY, NOW) == left
+    assert rules_settle.commit(thread, first, done(), POLICY, NOW) == left
     with pytest.raises(LeaseLost):
-        turns.fail(thread, first, Failure(FAULT, None), POLICY, NOW)
-    turns.release(thread, second, 0.0, None, NOW)
-    for n in range(turns.SETTLEMENTS - 2):
+        rules_settle.fail(thread, first, Failure(FAULT, None), POLICY, NOW)
+    rules_settle.release(thread, second, 0.0, None, NOW)
+    for n in range(rules_settle.SETTLEMENTS - 2):
         later = claim(thread, token=f"token {n + 3}")
         assert later is not None
-        turns.release(thread, later, 0.0, None, NOW)
-    assert turns.commit(thread, first, done(), POLICY, NOW) == left
+        rules_settle.release(thread, later, 0.0, None, NOW)
+    assert rules_settle.commit(thread, first, done(), POLICY, NOW) == left
     last = claim(thread, token="token last")
     assert last is not None
-    turns.release(thread, last, 0.0, None, NOW)
+    rules_settle.release(thread, last, 0.0, None, NOW)
     with pytest.raises(LeaseLost):
-        turns.commit(thread, first, done(), POLICY, NOW)
+        rules_settle.commit(thread, first, done(), POLICY, NOW)
 
 
 def test_journal_and_events_are_kept_in_order_only() -> None:
     thread, taken = leased("m1")
     with pytest.raises(ValueError, match="record 1"):
-        turns.journal(thread, taken, [{"n": 1}], NOW)
+        rules_claim.journal(thread, taken, [{"n": 1}], NOW)
     with pytest.raises(ValueError, match="event 1"):
-        turns.publish(thread, taken, 1, [], NOW)
-    turns.journal(thread, taken, [{"n": 0}, {"n": 1}], NOW)
-    turns.journal(thread, taken, [{"n": 1, "other": True}], NOW)
+        rules_claim.publish(thread, taken, 1, [], NOW)
+    rules_claim.journal(thread, taken, [{"n": 0}, {"n": 1}], NOW)
+    rules_claim.journal(thread, taken, [{"n": 1, "other": True}], NOW)
     assert thread.journal == thread.out.journal == [{"n": 0}, {"n": 1}]
 
 
@@ -594,13 +594,13 @@ def test_only_messages_up_to_the_one_taken_are_steered_in() -> None:
     thread, taken = leased("m1")
     for message_id in ("m2", "m3", "m4"):
         accept(thread, message_id, on_busy="steer")
-    offered = turns.list_offered(thread, taken)
+    offered = rules_claim.list_offered(thread, taken)
     assert [m.message_id for m in offered] == ["m2", "m3", "m4"]
 
-    turns.journal(thread, taken, [{"n": 0, "steered_through": offered[1].seq}], NOW)
+    rules_claim.journal(thread, taken, [{"n": 0, "steered_through": offered[1].seq}], NOW)
 
     assert thread.batch == 3
-    assert [m.message_id for m in turns.list_offered(thread, taken)] == ["m4"]
+    assert [m.message_id for m in rules_claim.list_offered(thread, taken)] == ["m4"]
     assert {i: k.steer for i, k in thread.out.accepted_ids.items() if k.steer == "applied"} == {
         "m2": "applied",
         "m3": "applied",
@@ -613,25 +613,25 @@ def test_only_messages_up_to_the_one_taken_are_steered_in() -> None:
 def test_a_decision_binds_call_digest_and_moment() -> None:
     thread, _ = bring("held")
     with pytest.raises(NotFound):
-        turns.decide(thread, "call_9", "d1", Decision("approved"), NOW)
+        rules_change.decide(thread, "call_9", "d1", Decision("approved"), NOW)
     with pytest.raises(Conflict):
-        turns.decide(thread, "call_1", "d9", Decision("approved"), NOW)
+        rules_change.decide(thread, "call_1", "d9", Decision("approved"), NOW)
     with pytest.raises(InvalidMessage, match="takes no output"):
-        turns.decide(thread, "call_1", "d1", Decision("output", "42"), NOW)
-    decided = turns.decide(thread, "call_1", "d1", Decision("denied", "no", "ann"), NOW)
+        rules_change.decide(thread, "call_1", "d1", Decision("output", "42"), NOW)
+    decided = rules_change.decide(thread, "call_1", "d1", Decision("denied", "no", "ann"), NOW)
     assert (decided.decision, decided.output, decided.by) == ("denied", "no", "ann")
-    assert turns.decide(thread, "call_1", "d1", Decision("denied", "no", "bob"), NOW) == decided
+    assert rules_change.decide(thread, "call_1", "d1", Decision("denied", "no", "bob"), NOW) == decided
     with pytest.raises(Conflict):
-        turns.decide(thread, "call_1", "d1", Decision("denied", "never"), NOW)
+        rules_change.decide(thread, "call_1", "d1", Decision("denied", "never"), NOW)
 
 
 def test_an_open_call_of_a_stopped_turn_is_not_decided_any_more() -> None:
     thread, _ = bring("held")
-    turns.cancel(thread, POLICY, NOW, drop_inbox=False)
+    rules_change.cancel(thread, POLICY, NOW, drop_inbox=False)
     assert claim(thread, NOW) is not None
 
     with pytest.raises(WrongState):
-        turns.decide(thread, "call_1", "d1", Decision("approved"), NOW)
+        rules_change.decide(thread, "call_1", "d1", Decision("approved"), NOW)
 
 
 @pytest.mark.parametrize("policy", ["interrupt", "rollback"])
@@ -639,7 +639,7 @@ def test_a_hold_that_came_after_a_stop_is_declined_at_once(policy: BusyPolicy) -
     thread, taken = leased("m1")
     accept(thread, "m2", on_busy=policy)
 
-    turns.hold(thread, taken, [CALL], 600.0, NOW)
+    rules_settle.hold(thread, taken, [CALL], 600.0, NOW)
 
     assert thread.due == NOW
     assert [c.decision for c in thread.calls] == ["declined"]
@@ -650,9 +650,9 @@ def test_cancelling_drops_what_waits_but_not_what_was_offered() -> None:
     accept(thread, "m2", on_busy="steer")
     accept(thread, "m3")
     accept(thread, "m4", not_before=NOW + 9)
-    turns.list_offered(thread, taken)
+    rules_claim.list_offered(thread, taken)
 
-    assert turns.cancel(thread, POLICY, NOW, drop_inbox=True)
+    assert rules_change.cancel(thread, POLICY, NOW, drop_inbox=True)
 
     assert [o.message.message_id for o in [*thread.inbox, *thread.delayed]] == ["m1", "m2"]
     assert thread.out.removed_ids == {"m3", "m4"}
@@ -661,14 +661,14 @@ def test_cancelling_drops_what_waits_but_not_what_was_offered() -> None:
 def test_a_message_that_is_not_open_is_told_why() -> None:
     receipt = Receipt("c", "m1", "thread_1", "accepted", 1, None)
     with pytest.raises(NotFound):
-        turns.late(None, "m1", withdrawing=True)
-    turns.late(AcceptedId("d", receipt, "withdrawn"), "m1", withdrawing=True)
+        rules_change.late(None, "m1", withdrawing=True)
+    rules_change.late(AcceptedId("d", receipt, "withdrawn"), "m1", withdrawing=True)
     for known, withdrawing in (
         (AcceptedId("d", receipt, "withdrawn"), False),
         (AcceptedId("d", receipt, "answered"), True),
     ):
         with pytest.raises(MessageFrozen):
-            turns.late(known, "m1", withdrawing=withdrawing)
+            rules_change.late(known, "m1", withdrawing=withdrawing)
 
 
 def test_where_an_open_message_is() -> None:
@@ -676,32 +676,32 @@ def test_where_an_open_message_is() -> None:
     accept(thread, "m2")
     accept(thread, "m3", not_before=NOW + 5)
 
-    found = [turns.status_of(thread, f"m{n}") for n in range(1, 5)]
+    found = [rules_change.status_of(thread, f"m{n}") for n in range(1, 5)]
 
     assert [f and f[0] for f in found] == ["running", "waiting", "delayed", None]
 
 
 def test_a_redrive_is_a_new_acceptance_that_keeps_the_first_digest() -> None:
     thread, taken = leased("m1")
-    turns.fail(thread, taken, Failure(FAULT, None), POLICY, NOW)
+    rules_settle.fail(thread, taken, Failure(FAULT, None), POLICY, NOW)
     [letter] = thread.out.dead
     known = AcceptedId("first digest", Receipt("c", "m1", "thread_1", "accepted", 1, None), "dead")
     thread.out = Out()
 
-    receipt = turns.redrive(thread, letter, POLICY, NOW + 1, known)
+    receipt = rules_change.redrive(thread, letter, POLICY, NOW + 1, known)
 
     assert (receipt.position, receipt.repeated) == (1, False)
     assert thread.out.accepted_ids["m1"].digest == "first digest"
     assert (thread.inbox[0].attempts, thread.inbox[0].message.arrival) == (0, NOW + 1)
     with pytest.raises(MessageConflict):
-        turns.redrive(thread, letter, POLICY, NOW + 1)
+        rules_change.redrive(thread, letter, POLICY, NOW + 1)
 
 
 def test_a_redrive_of_a_forgotten_id_takes_the_digest_of_the_letter() -> None:
     thread = fresh()
     letter = DeadLetter("dead_1", HERE, "thread_1", message("m1"), FAULT, 1, 0, "run_1", NOW)
 
-    turns.redrive(thread, letter, Policy(max_inbox=0), NOW)
+    rules_change.redrive(thread, letter, Policy(max_inbox=0), NOW)
 
     assert thread.out.accepted_ids["m1"].digest == digest(letter.message.content)
 
@@ -709,10 +709,10 @@ def test_a_redrive_of_a_forgotten_id_takes_the_digest_of_the_letter() -> None:
 def test_only_known_fields_are_updated() -> None:
     thread = fresh()
     with pytest.raises(InvalidMessage):
-        turns.update(thread, {"state": "idle"}, NOW)
-    turns.update(thread, {"ttl": 50.0, "metadata": {"a": "1", "b": "2"}}, NOW + 1)
-    turns.update(thread, {"ttl": 20.0, "metadata": {"a": None}}, NOW + 2)
-    turns.update(thread, {"ttl": None}, NOW + 3)
+        rules_change.update(thread, {"state": "idle"}, NOW)
+    rules_change.update(thread, {"ttl": 50.0, "metadata": {"a": "1", "b": "2"}}, NOW + 1)
+    rules_change.update(thread, {"ttl": 20.0, "metadata": {"a": None}}, NOW + 2)
+    rules_change.update(thread, {"ttl": None}, NOW + 3)
     assert (thread.ttl, thread.metadata, thread.active_at) == (50.0, {"b": "2"}, NOW + 3)
 
 
@@ -745,7 +745,7 @@ def step(thread: Thread, name: str, now: float, current: Claim | None, counter: 
     """One operation on a thread whose state nobody knows; the claim it gave, if any."""
     fake = current or Claim(HERE, "thread_1", "run", "none", 0, "w", 1, 0.0, ())
     calls: dict[str, Callable[[], Any]] = {
-        "begin": lambda: turns.begin(
+        "begin": lambda: rules_claim.begin(
             thread,
             [message(f"b{counter}")],
             [None],
@@ -759,7 +759,7 @@ def step(thread: Thread, name: str, now: float, current: Claim | None, counter: 
         "delayed": lambda: accept(thread, f"m{counter}", now, not_before=now + 5),
         "claim": lambda: claim(thread, now, token=f"t{counter}"),
         "claim late": lambda: claim(thread, now + 100, token=f"t{counter}"),
-        "withdraw": lambda: turns.withdraw(
+        "withdraw": lambda: rules_change.withdraw(
             thread, thread.inbox[-1].message.message_id if thread.inbox else "", POLICY, now
         ),
     }

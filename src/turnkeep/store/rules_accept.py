@@ -1,0 +1,210 @@
+"""The rules of taking messages in, and of the window in which a burst becomes one turn.
+
+Plain functions over one `Thread`: no input, no output, no clock, `now` is given. They change the thread that they are
+given and leave the rest in its `out`; an engine gives them a copy or throws away what it holds when they raise, so that
+a rule that raises has changed nothing that is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from turnkeep.errors import InboxFull, MessageConflict, ThreadBusy
+from turnkeep.events import Event
+from turnkeep.messages import Message, digest
+from turnkeep.store.thread import AcceptedId, InboxMessage, Thread
+from turnkeep.store.values import Policy, Receipt, Stop
+
+
+def accept(
+    thread: Thread, message: Message, prior: AcceptedId | None, policy: Policy, now: float, max_inbox: int | None = None
+) -> Receipt:
+    """Take one message in, or say why not."""
+    if prior is not None:
+        return _repeat_receipt(prior, message)
+    ripen(thread, policy, now)
+    if len(thread.inbox) + len(thread.delayed) >= (policy.max_inbox if max_inbox is None else max_inbox):
+        raise InboxFull(
+            f"{len(thread.inbox) + len(thread.delayed)} messages wait on this channel already, wait for an answer"
+        )
+    envelope = _envelope_of(thread, message, policy)
+    is_delayed = message.not_before is not None and message.not_before > now
+    if envelope.message.on_busy == "reject" and thread.is_busy and not is_delayed:
+        raise ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
+    thread.messages += 1
+    thread.active_at = now
+    thread.out.changed_ids.add(message.message_id)
+    if is_delayed:
+        _delay(thread, envelope)
+    else:
+        _join(thread, envelope, policy, now)
+    thread.emit(_accepted_event(envelope.message, thread), now)
+    receipt = _receipt(thread, envelope, now, is_delayed=is_delayed)
+    thread.out.accepted_ids[message.message_id] = AcceptedId(digest(message.content), receipt, steer=receipt.steer)
+    return receipt
+
+
+def by_store_time(message: Message, of_day: Callable[[float], float]) -> Message:
+    """With `not_before`, which people name by the time of day, on the clock of the store."""
+    return message if message.not_before is None else message.but(not_before=of_day(message.not_before))
+
+
+def _repeat_receipt(prior: AcceptedId, message: Message) -> Receipt:
+    if prior.digest != digest(message.content):
+        raise MessageConflict(f"message id {message.message_id!r} was used for another text, use a new id")
+    return replace(prior.receipt, repeated=True)
+
+
+def _envelope_of(thread: Thread, message: Message, policy: Policy) -> InboxMessage:
+    """The message with what counts for it fixed: its own values, else the thread's, else the queue's."""
+    options = thread.options
+    window = _first(message.window, options.window, policy.window)
+    max_wait = _first(message.max_wait, 0.0 if window == 0 else None, options.max_wait, policy.max_wait)
+    on_busy = message.on_busy or options.on_busy or policy.on_busy
+    effective = message.but(
+        address=thread.address, window=window, max_wait=max_wait, on_busy=on_busy, arrival=0.0, seq=0
+    )
+    return InboxMessage(effective, message.size)
+
+
+def _first(*values: float | None) -> float:
+    return next(v for v in values if v is not None)
+
+
+def _delay(thread: Thread, envelope: InboxMessage) -> None:
+    thread.delayed.append(envelope)
+    thread.delayed.sort(key=lambda o: o.message.not_before or 0.0)
+
+
+def _join(thread: Thread, envelope: InboxMessage, policy: Policy, arrival: float) -> None:
+    """Put a message at the end of the inbox: this is its arrival and its place in order."""
+    envelope.message = envelope.message.but(arrival=arrival, seq=thread.next_seq)
+    thread.next_seq += 1
+    thread.inbox.append(envelope)
+    thread.out.changed_ids.add(envelope.message.message_id)
+    if thread.is_busy:
+        _ask_for_turn(thread, envelope, arrival)
+        return
+    thread.state = "waiting"
+    thread.due = window_end(thread, policy, arrival)
+
+
+def _ask_for_turn(thread: Thread, envelope: InboxMessage, now: float) -> None:
+    """What a message asks of a busy thread."""
+    asks = envelope.message.on_busy
+    if asks == "queue":
+        envelope.alone = True
+    elif asks == "steer" and thread.state == "leased":
+        envelope.steer = "asked"
+        thread.out.nudge = thread.owner
+    elif asks in ("interrupt", "rollback"):
+        ask_to_stop(thread, "interrupt" if asks == "interrupt" else "rollback", now)
+
+
+def ask_to_stop(thread: Thread, stop: Stop, now: float) -> None:
+    """Tell the run, or the next claimant, to give up; open calls of a held turn are declined by a newer message."""
+    if thread.state == "leased":
+        thread.stop = thread.stop or stop
+        thread.out.nudge = thread.owner
+        return
+    thread.due = no_later(thread, now)
+    if thread.batch:
+        thread.stop = thread.stop or stop
+    if thread.state == "held" and stop != "cancel":
+        thread.calls = [c if c.decision else replace(c, decision="declined") for c in thread.calls]
+
+
+def _accepted_event(message: Message, thread: Thread) -> Event:
+    return Event(
+        "accepted", (message.message_id,), text=message.text, policy=message.on_busy, thread_id=thread.thread_id
+    )
+
+
+def _receipt(thread: Thread, envelope: InboxMessage, now: float, *, is_delayed: bool) -> Receipt:
+    message = envelope.message
+    due_in: float | None = None
+    if is_delayed:
+        due_in = (message.not_before or now) - now
+    elif thread.state == "waiting" and not thread.paused and thread.due is not None:
+        due_in = max(0.0, thread.due - now)
+    return Receipt(
+        channel=message.address.channel,
+        message_id=message.message_id,
+        thread_id=thread.thread_id,
+        status="delayed" if is_delayed else "accepted",
+        position=len(thread.inbox) + (thread.delayed.index(envelope) + 1 if is_delayed else 0),
+        due_in=due_in,
+        idempotent=not message.minted,
+        steer="accepted" if envelope.steer else None,
+    )
+
+
+def ripen(thread: Thread, policy: Policy, now: float) -> None:
+    """Messages whose `not_before` has come join the inbox, each at its own moment."""
+    while thread.delayed and (thread.delayed[0].message.not_before or 0.0) <= now:
+        envelope = thread.delayed.pop(0)
+        _join(thread, envelope, policy, envelope.message.not_before or now)
+
+
+def batch_size(thread: Thread, policy: Policy) -> int:
+    """How many messages one run takes: a message that wants a batch of its own has one, else up to the limits."""
+    size = 0
+    for count, envelope in enumerate(thread.inbox):
+        size += envelope.size
+        if count and (envelope.alone or count == policy.max_batch or size > policy.max_batch_bytes):
+            return count
+        if envelope.alone:
+            return 1
+    return len(thread.inbox)
+
+
+def window_end(thread: Thread, policy: Policy, now: float) -> float:
+    """When the inbox is due: the sliding window after the last message, at most `max_wait` after any; now when a flush
+    is asked or nobody can join any more.
+    """
+    count = batch_size(thread, policy)
+    batch = [envelope.message for envelope in thread.inbox[:count]]
+    is_full = count < len(thread.inbox) or count >= policy.max_batch or thread.inbox[0].alone
+    if is_full or thread.flushed or any(m.flush for m in batch):
+        return no_later(thread, now)
+    last = batch[-1]
+    slides = max(last.arrival, thread.typed_at or 0.0) + (last.window or 0.0)
+    return min(slides, *(m.arrival + (m.max_wait or 0.0) for m in batch))
+
+
+def no_later(thread: Thread, now: float) -> float:
+    """Due now; what is due already keeps its place before others."""
+    return now if thread.due is None else min(thread.due, now)
+
+
+def flush(thread: Thread, policy: Policy, now: float) -> bool:
+    ripen(thread, policy, now)
+    if thread.state != "waiting":
+        return False
+    thread.flushed = True
+    thread.due = no_later(thread, now)
+    return True
+
+
+def typing(thread: Thread, policy: Policy, now: float) -> float | None:
+    ripen(thread, policy, now)
+    if thread.state != "waiting" or thread.due is None:
+        return None
+    thread.typed_at = now
+    thread.due = window_end(thread, policy, now)
+    return max(0.0, thread.due - now)
+
+
+def await_next_batch(thread: Thread, policy: Policy, now: float) -> None:
+    """No run is open: wait for the rest of the inbox, or for nothing."""
+    thread.active_at = now
+    if thread.state == "retry" and thread.batch:
+        return
+    thread.state, thread.due = "idle", None
+    ripen(thread, policy, now)
+    if thread.inbox:
+        thread.state = "waiting"
+        thread.due = window_end(thread, policy, now)
+    else:
+        thread.run_id, thread.attempt, thread.live_from, thread.flushed = None, 0, None, False

@@ -1,0 +1,222 @@
+"""The rules of a claim: taking a thread that is due, and what its owner does to it while the lease holds.
+
+Plain functions, as in `rules_accept`. Everything an owner writes is checked against the token of its claim first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from turnkeep.errors import LeaseLost, MessageConflict, ThreadBusy
+from turnkeep.events import Event
+from turnkeep.messages import Message
+from turnkeep.store.contract import EventGap
+from turnkeep.store.rules_accept import accept, await_next_batch, batch_size, no_later, ripen
+from turnkeep.store.thread import AcceptedId, InboxMessage, Thread
+from turnkeep.store.values import Claim, Directive, Policy, Receipt, Record
+
+
+def claim(
+    thread: Thread, policy: Policy, now: float, *, owner: str, lease: float, token: str, run_id: str
+) -> Claim | None:
+    """Take the thread if it is due. `token` and `run_id` are fresh; the run id is used when no run is open."""
+    ripen(thread, policy, now)
+    if thread.state == "idle" or (thread.paused and thread.state != "leased") or thread.due is None or thread.due > now:
+        return None
+    if thread.state == "leased":
+        _bury(thread, now)
+        if thread.paused:
+            await_next_batch(thread, policy, now)
+            return None
+    if thread.state == "held" and not thread.stop:
+        thread.calls = [c if c.decision else replace(c, decision="expired") for c in thread.calls]
+    return _lease(thread, policy, now, owner, lease, token, run_id)
+
+
+def begin(
+    thread: Thread, messages: Sequence[Message], priors: Sequence[AcceptedId | None], policy: Policy, now: float,
+    *, owner: str, lease: float, token: str, run_id: str,
+) -> Claim:  # fmt: skip
+    """Accept and claim in one act."""
+    ripen(thread, policy, now)
+    if thread.is_busy or thread.paused:
+        raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
+    for message, prior in zip(messages, priors, strict=True):
+        if prior is not None or message.message_id in thread.out.accepted_ids:
+            raise MessageConflict(f"message id {message.message_id!r} was used before, use a new id")
+        accept(thread, message.but(flush=True, not_before=None), None, policy, now)
+    if batch_size(thread, policy) < len(thread.inbox):
+        raise ThreadBusy("the messages that wait already do not fit one batch with these, wait for their answer")
+    return _lease(thread, policy, now, owner, lease, token, run_id)
+
+
+def _bury(thread: Thread, now: float) -> None:
+    """The last owner vanished: count a death; what was not frozen dissolves."""
+    oldest = thread.inbox[0]
+    oldest.deaths += 1
+    thread.out.changed_ids.add(oldest.message.message_id)
+    end_claim(thread, now)
+
+
+def end_claim(thread: Thread, now: float) -> None:
+    """End a claim: back to retry, with the frozen batch or with none. A pending stop keeps the batch for its cancel
+    commit; a batch that dissolves leaves nothing to steer.
+    """
+    thread.state = "retry"
+    thread.token = thread.owner = None
+    thread.frozen = thread.frozen or thread.stop is not None
+    if not thread.frozen:
+        thread.batch = 0
+        defer_steering(thread, thread.run_id, now)
+    for envelope in thread.inbox[thread.batch :]:
+        if envelope.steer == "offered":
+            envelope.steer = "asked"
+            thread.out.changed_ids.add(envelope.message.message_id)
+
+
+def _lease(thread: Thread, policy: Policy, now: float, owner: str, lease: float, token: str, run_id: str) -> Claim:
+    if not thread.frozen:
+        thread.batch = batch_size(thread, policy)
+    if thread.run_id is None:
+        thread.run_id, thread.attempt, thread.first_claimed_at = run_id, 0, now
+    thread.due_at = now if thread.due is None else min(thread.due, now)
+    thread.state, thread.due = "leased", now + lease
+    thread.token, thread.owner, thread.claimed_at = token, owner, now
+    thread.fence += 1
+    thread.attempt += 1
+    thread.published = 0
+    thread.flushed, thread.typed_at = False, None
+    thread.active_at = now
+    if thread.stop is None:
+        event = Event(
+            "started", thread.batch_ids, run_id=thread.run_id, attempt=thread.attempt, thread_id=thread.thread_id
+        )
+        thread.emit(event, now)
+        thread.live_from = thread.top
+    return current_claim(thread)
+
+
+def current_claim(thread: Thread) -> Claim:
+    """The claim that is valid now."""
+    oldest = thread.inbox[0]
+    return Claim(
+        address=thread.address,
+        thread_id=thread.thread_id,
+        run_id=thread.run_id or "",
+        token=thread.token or "",
+        fence=thread.fence,
+        owner=thread.owner or "",
+        attempt=thread.attempt,
+        lease_until=thread.lease_until,
+        messages=tuple(o.message for o in thread.inbox[: thread.batch]),
+        journal=tuple(thread.journal),
+        attempts=oldest.attempts,
+        deaths=oldest.deaths,
+        last_chance=oldest.last_chance,
+        stop=thread.stop,
+        calls=tuple(thread.calls),
+        assistant=thread.assistant,
+        claimed_at=thread.claimed_at,
+        due_at=thread.due_at,
+    )
+
+
+def check_lease(thread: Thread, claim: Claim) -> None:
+    if thread.state != "leased" or thread.token != claim.token:
+        raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
+
+
+def renew(thread: Thread, claim: Claim, now: float, lease: float, policy: Policy = Policy()) -> Directive:
+    if thread.state != "leased" or thread.token != claim.token:
+        return Directive(held=False)
+    ripen(thread, policy, now)
+    thread.due = now + lease
+    steer = any(o.steer == "asked" for o in thread.inbox[thread.batch :])
+    return Directive(True, thread.due, thread.stop, steer)
+
+
+def orphan(thread: Thread, now: float) -> None:
+    """A lease that its owner does not know: the reply to its claim was lost. Nobody died, so no death is counted."""
+    if thread.state == "leased":
+        end_claim(thread, now)
+        thread.due = now
+
+
+def bereave(thread: Thread, now: float) -> None:
+    """A lease whose owner is known to be gone: the next claim is at once, and counts the death."""
+    if thread.state == "leased":
+        thread.due = no_later(thread, now)
+
+
+def list_offered(thread: Thread, claim: Claim) -> list[Message]:
+    check_lease(thread, claim)
+    steering = [i for i, o in enumerate(thread.inbox) if o.steer and i >= thread.batch]
+    if not steering:
+        return []
+    batch_addition = thread.inbox[thread.batch : steering[-1] + 1]
+    for envelope in batch_addition:
+        if envelope.steer != "offered":
+            envelope.steer = "offered"
+            thread.out.changed_ids.add(envelope.message.message_id)
+    return [envelope.message for envelope in batch_addition]
+
+
+def journal(thread: Thread, claim: Claim, records: Sequence[Record], now: float) -> None:
+    check_lease(thread, claim)
+    for record in records:
+        place = record["n"]
+        if place < len(thread.journal):
+            continue
+        if place > len(thread.journal):
+            raise ValueError(f"journal record {place} comes after {len(thread.journal)} records, write them in order")
+        thread.journal.append(record)
+        thread.out.journal.append(record)
+        thread.frozen = True
+        if "steered_through" in record:
+            _take_steered(thread, record["steered_through"], now)
+
+
+def _take_steered(thread: Thread, through: int, now: float) -> None:
+    envelopes = [o for o in thread.inbox[thread.batch :] if o.message.seq <= through]
+    thread.batch += len(envelopes)
+    _end_steering(thread, envelopes, "applied", thread.run_id, now)
+
+
+def defer_steering(thread: Thread, run_id: str | None, now: float) -> None:
+    """Messages that asked to steer and were not taken wait like any other."""
+    _end_steering(thread, [o for o in thread.inbox if o.steer], "deferred", run_id, now)
+
+
+def _end_steering(
+    thread: Thread,
+    envelopes: Sequence[InboxMessage],
+    outcome: Literal["applied", "deferred"],
+    run_id: str | None,
+    now: float,
+) -> None:
+    for envelope in envelopes:
+        envelope.steer = ""
+        thread.out.changed_ids.add(envelope.message.message_id)
+        thread.out.accepted_ids[envelope.message.message_id] = AcceptedId(
+            "", no_receipt(thread, envelope), steer=outcome
+        )
+    if envelopes:
+        ids = tuple(o.message.message_id for o in envelopes)
+        thread.emit(Event("steered", ids, run_id=run_id, outcome=outcome), now)
+
+
+def publish(thread: Thread, claim: Claim, n: int, events: Sequence[Event], now: float) -> int:
+    check_lease(thread, claim)
+    if n > thread.published:
+        raise EventGap(n, thread.published)
+    for event in events[thread.published - n :]:
+        thread.emit(event, now)
+        thread.published += 1
+    return thread.top
+
+
+def no_receipt(thread: Thread, envelope: InboxMessage) -> Receipt:
+    """Stands where the receipt of the first acceptance will be put back by `merge_known`."""
+    return Receipt(thread.address.channel, envelope.message.message_id, thread.thread_id, "accepted", 0, None)
