@@ -8,7 +8,7 @@ from typing import Any
 from turnkeep.doors.http.endpoint import HttpEndpoint
 from turnkeep.doors.http.routes import ENDPOINTS
 from turnkeep.doors.http.schemas import SCHEMAS
-from turnkeep.doors.socket.session import Socket
+from turnkeep.doors.socket.socket_actions import ACTIONS
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "http.md"
 HEAD = """# HTTP and socket actions
@@ -51,7 +51,7 @@ What may be left out is in brackets.
 def page() -> str:
     """The whole page."""
     routes = "\n".join(row(endpoint) for endpoint in ENDPOINTS)
-    actions = "\n".join(f"| `{name}` | {action.scope or 'any'} |" for name, action in sorted(Socket.actions().items()))
+    actions = "\n".join(f"| `{name}` | {action.scope or 'any'} |" for name, action in sorted(ACTIONS.items()))
     bodies = "\n".join(f"| {name} | {fields(schema)} |" for name, schema in SCHEMAS.items() if fields(schema))
     return f"{HEAD}{routes}\n{SOCKET}{actions}\n{BODIES}{bodies}\n"
 

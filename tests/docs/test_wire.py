@@ -9,7 +9,7 @@ import pytest
 
 from turnkeep import errors, wire
 from turnkeep.doors.amqp.dead_exchange import DETAILS, REASON
-from turnkeep.doors.socket.session import Socket
+from turnkeep.doors.socket.socket_actions import ACTIONS
 from turnkeep.outbound.greeting import HEADER
 from turnkeep.outbound.webhook import signature_headers, signing_key
 from turnkeep.wording import CAUSES, sentences
@@ -20,7 +20,7 @@ RABBITMQ = (DOCS / "how-to/rabbitmq.md").read_text()
 RELAY = (DOCS / "how-to/relay-and-webhooks.md").read_text()
 
 
-@pytest.mark.parametrize("action", sorted(Socket.actions()))
+@pytest.mark.parametrize("action", sorted(ACTIONS))
 def test_an_action_of_the_socket_is_on_the_page(action: str) -> None:
     assert f"`{action}`" in PAGE or f'"action": "{action}"' in PAGE
 

@@ -23,7 +23,7 @@ from turnkeep.doors import transport
 from turnkeep.doors.http import endpoint as http
 from turnkeep.doors.http.routes import ENDPOINTS
 from turnkeep.doors.socket import sockets
-from turnkeep.doors.socket.session import Socket
+from turnkeep.doors.socket.socket_actions import ACTIONS
 from turnkeep.errors import TooManyRequests
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.settings import Settings
@@ -159,7 +159,7 @@ async def test_every_route_and_action_has_a_rate() -> None:
                     assert told.status == 429, endpoint
                     refused += 1
         assert refused >= len(ENDPOINTS) - 2
-        for action in set(Socket.actions()) - {"message"}:
+        for action in set(ACTIONS) - {"message"}:
             frame = await ask(socket, {"action": action, "channel": CHANNEL})
             assert frame["code"] == "too_many_requests", action
         other = {"Authorization": f"Bearer {token(sub='bob')}"}

@@ -28,7 +28,7 @@ from tests.process.served import ask, heard
 from turnkeep.auth.principals import ALL_SCOPES, HELD_BY
 from turnkeep.doors.http.endpoint import HttpEndpoint
 from turnkeep.doors.http.routes import ENDPOINTS
-from turnkeep.doors.socket.session import Socket
+from turnkeep.doors.socket.socket_actions import ACTIONS as SOCKET_ACTIONS
 from turnkeep.messages import Message, text_content
 from turnkeep.store.values import HeldCall
 
@@ -120,7 +120,7 @@ def expected(endpoint: HttpEndpoint, caller: str) -> int:
 def test_every_route_has_its_row() -> None:
     assert {name(endpoint) for endpoint in ENDPOINTS} == set(OWNER)
     assert len({name(endpoint) for endpoint in ENDPOINTS}) == len(ENDPOINTS)
-    assert set(Socket.actions()) == set(ACTIONS)
+    assert set(SOCKET_ACTIONS) == set(ACTIONS)
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
@@ -172,8 +172,8 @@ async def test_every_scope_reaches_exactly_what_it_is_for(store: str, proof: Cal
                 assert (status != 403) == allowed, (scope, name(endpoint), status)
                 leaks += CANARY in said
                 cells += 1
-            for action, (said, _) in (await acts(house, bearer, {*Socket.actions()} - {"auth"})).items():
-                needed = Socket.actions()[action].scope
+            for action, (said, _) in (await acts(house, bearer, {*SOCKET_ACTIONS} - {"auth"})).items():
+                needed = SOCKET_ACTIONS[action].scope
                 allowed = needed is None or scope in HELD_BY[needed]
                 assert ('"not_allowed"' not in said) == allowed, (scope, action, said)
                 leaks += CANARY in said
@@ -223,18 +223,18 @@ async def test_every_socket_action_answers_everybody_as_it_should(
     async with guarded(store) as house:
         before = await house.state()
         for caller in ("other tenant", "other user", *REFUSED):
-            for action in Socket.actions():
+            for action in SOCKET_ACTIONS:
                 said, code = await act(house, caller, action)
                 cells += 1
                 leaks += CANARY in said
                 if caller in REFUSED:
                     assert (said, code) == ("", 4401), (caller, action, said, code)
-                elif caller == "other user" and Socket.actions()[action].scope is not None:
+                elif caller == "other user" and SOCKET_ACTIONS[action].scope is not None:
                     assert '"not_allowed"' in said, (action, said)
                 else:
                     assert '"not_allowed"' not in said, (action, said)
         assert await house.state() == before, "a stranger changed what is the owner's"
-        for action in sorted(Socket.actions(), key=lambda one: one == "cancel"):
+        for action in sorted(SOCKET_ACTIONS, key=lambda one: one == "cancel"):
             said, _ = await act(house, "owner", action)
             cells += 1
             assert '"not_allowed"' not in said, (action, said)

@@ -98,7 +98,7 @@ async def test_a_socket_that_is_cut_while_it_writes_is_no_error_of_ours(
 
     async def cut(self: Socket) -> None:
         self._websocket.application_state = WebSocketState.DISCONNECTED
-        self._send({"late": True})
+        self.send({"late": True})
         await asyncio.sleep(0.05)
         await asked_to_close(self)
 

@@ -32,7 +32,7 @@ from turnkeep.auth.tokens import tokens_of
 from turnkeep.composition import policies, run_rules
 from turnkeep.doors.error_answers import status_of
 from turnkeep.doors.server import secrets_in
-from turnkeep.doors.socket.session import Socket, _action, _dialect, _position
+from turnkeep.doors.socket.socket_actions import read_action, read_dialect, read_position
 from turnkeep.doors.socket.sockets import shown_in
 from turnkeep.errors import AnswerMalformed, ConfigurationError, NotAuthenticated, TurnkeepError
 from turnkeep.inputs import read_channel, read_json, read_message
@@ -90,9 +90,9 @@ def read_stream(data: bytes) -> object:
 def read_frame(data: bytes) -> object:
     try:
         request = read_json(data, limit=LONGEST)
-        name, request = _action(request, Socket.actions())
-        _position(request)
-        _dialect(request)
+        name, request = read_action(request)
+        read_position(request)
+        read_dialect(request)
         return name, read_channel(request), read_message(request, WHERE, limit=256_000)
     except TurnkeepError as error:
         raise refusal(error, {400, 413}) from error

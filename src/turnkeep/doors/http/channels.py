@@ -56,10 +56,10 @@ def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:
     item = entry.item
     reasoning = {"text": item.text} if isinstance(item, ReasoningItem) else {}
     fields = {"turn": entry.turn, "at": entry.at, **item_to_json(item), **reasoning}
-    return {name: value for name, value in fields.items() if name not in OURS}
+    return {name: value for name, value in fields.items() if name not in NOT_SHOWN}
 
 
-OURS = frozenset(
+NOT_SHOWN = frozenset(
     ("instructions", "user_instructions", "model", "parameters", "metadata", "provider_data", "site", "raw")
 )
 

@@ -14,34 +14,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
 from turnkeep.application import Application
-from turnkeep.auth import authority
 from turnkeep.auth.limits import Holder, Limits, holder
-from turnkeep.auth.principals import LONGEST, Access, Credentials, Principal, Scope
-from turnkeep.doors import acceptance
-from turnkeep.doors.error_answers import error_body
-from turnkeep.doors.socket.changes import ASKING, CHANGES, Caller, key_of
+from turnkeep.auth.principals import Access, Principal
+from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, error_frame, perform
 from turnkeep.doors.transport import transport_of
-from turnkeep.errors import (
-    InvalidMessage,
-    NotAllowed,
-    NotAuthenticated,
-    StoreError,
-    TooManyRequests,
-    TurnkeepError,
-)
+from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError, TooManyRequests, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.hub import SubscriptionStart
-from turnkeep.inputs import OURS, drops_inbox, optional_text, read_channel, read_json
+from turnkeep.inputs import read_json
 from turnkeep.messages import Address
 from turnkeep.telemetry import get_log
-from turnkeep.wire import Dialect, Encoder, Frame, envelope, frame_bytes, subscription_frame
+from turnkeep.wire import Dialect, Encoder, Frame, envelope, frame_bytes
 
 log = get_log(__name__)
 
@@ -55,20 +45,21 @@ EVERY = 0.05
 """Seconds between two cumulative frames of one channel."""
 READ_LIMIT = 2_000_000
 """Bytes of a frame that are read at all, or those of `TURNKEEP_MAX_FRAME_BYTES` where that is more."""
-
 LOOK_AGAIN = 0.5
 """Seconds between two looks at the peer and its credential."""
+LAST_WORD = 1.0
+"""Seconds for the close frame to a peer that does not read."""
 
-TOO_SLOW, BROKEN, RESTART, NOT_AUTHENTICATED, NOT_ALLOWED = 4008, 1011, 1012, 4401, 4403
+TOO_SLOW, BROKEN, RESTART = 4008, 1011, 1012
 
 
 @dataclass(slots=True, eq=False)
 class _SocketChannel:
-    """One subscription of a socket."""
+    """One subscription of a socket. Without an encoder until its first frame is out."""
 
     address: Address
     dialect: Dialect
-    reply: Callable[[SubscriptionStart], Frame]
+    first_frame: Callable[[SubscriptionStart], Frame]
     encoder: Encoder | None = None
     backlog_top: int = 0
     flushed_at: float = 0.0
@@ -107,14 +98,6 @@ class _Outbox:
         self.empty.set()
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
-    """What may be asked on a socket. `scope` None: it is about no channel."""
-
-    act: Callable[[Socket, dict[str, Any]], Awaitable[None]]
-    scope: Scope | None
-
-
 class Socket:
     """One open connection. A subscriber of the hub for each of its channels."""
 
@@ -127,10 +110,10 @@ class Socket:
         access: Access,
     ) -> None:
         self._websocket = websocket
-        self._queue = queue
-        self._principal = principal
-        self._limits = limits
-        self._access = access
+        self.queue = queue
+        self.principal = principal
+        self.limits = limits
+        self.access = access
         self._channels: dict[str, _SocketChannel] = {}
         self._by_address: dict[Address, _SocketChannel] = {}
         self._outbox = _Outbox()
@@ -138,8 +121,6 @@ class Socket:
         self._transport = transport_of(websocket.scope)
         self._unsent_bytes = 0
         self._loop = asyncio.get_running_loop()
-
-    # ---------------------------------------------------------------- life
 
     async def serve(self) -> None:
         """Read and write until one side ends the connection."""
@@ -166,7 +147,7 @@ class Socket:
         for channel in list(self._channels.values()):
             if channel.timer is not None:
                 channel.timer.cancel()
-            await self._queue.hub.unsubscribe(channel.address, self)
+            await self.queue.hub.unsubscribe(channel.address, self)
 
     async def _write(self) -> None:
         while True:
@@ -199,7 +180,7 @@ class Socket:
 
     async def _look_at_credential(self) -> None:
         try:
-            await self._access.still(self._principal)
+            await self.access.still(self.principal)
         except NotAuthenticated as error:
             self.close(NOT_AUTHENTICATED, str(error)[:100])
         except StoreError as error:
@@ -208,13 +189,11 @@ class Socket:
     async def _cut(self) -> None:
         """A peer that does not read cannot be told: the connection is dropped."""
         log.info("slow_client_closed", unsent=self._outbox.size)
-        self._queue.meter.count("slow_clients")
+        self.queue.meter.count("slow_clients")
         with contextlib.suppress(TimeoutError, WebSocketDisconnected):  # it may be closing already
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(LAST_WORD):
                 await self._websocket.close(TOO_SLOW, "too slow, resume from the last offset")
         raise _SocketClosed
-
-    # ---------------------------------------------------------------- reading
 
     async def _read(self) -> None:
         while True:
@@ -230,79 +209,47 @@ class Socket:
             text = event.get("text")
             if text is None:
                 raise InvalidMessage("binary frames are not taken, send JSON as text")
-            request = read_json(text, limit=self._limits.frame_bytes)
-            await self._act(request)
+            request = read_json(text, limit=self.limits.frame_bytes)
+            await perform(self, request)
         except TurnkeepError as error:
-            await self._limits.hold_back(self._holder)
-            self._send(self._error(error, request))
+            await self.limits.hold_back(self._holder)
+            self.send(error_frame(error, request, at=self.queue.clock.now()))
         except Exception:
             log.exception("request_broke", door="websocket")
-            self._send(self._error(TurnkeepError(), request))
-
-    async def _act(self, request: dict[str, Any]) -> None:
-        name, request = _action(request, self._actions)
-        action = self._actions[name]
-        if action.scope is not None:
-            self._principal.require(action.scope, self._address(request).channel)
-        if name != "message":  # which has rates of its own
-            self._limits.check_request(self._principal)
-        await action.act(self, request)
+            self.send(error_frame(TurnkeepError(), request, at=self.queue.clock.now()))
 
     @property
     def _holder(self) -> Holder:
         client = self._websocket.client
-        return holder(self._principal, client.host if client else None)
+        return holder(self.principal, client.host if client else None)
 
-    def _once(self, request: Mapping[str, Any]) -> str | None:
-        return authority.once(self._principal, key_of(request))
+    @property
+    def addresses(self) -> Collection[Address]:
+        return self._by_address.keys()
 
-    def _address(self, request: Mapping[str, Any]) -> Address:
-        return self._queue.address(read_channel(request), self._principal.tenant)
-
-    # ---------------------------------------------------------------- actions
-
-    async def _message(self, request: dict[str, Any]) -> None:
-        address = self._address(request)
-        message = authority.message_of(request, address, self._limits, self._principal)
-        receipt = await acceptance.accept(self._queue, self._limits, self._principal, message)
-        frame = self._status(request, "accepted", message_id=receipt.message_id, thread_id=receipt.thread_id)
-        self._send(frame | {"receipt": receipt.to_json(), "channel": address.channel})
-
-    async def _subscribe(self, request: dict[str, Any]) -> None:
-        address = self._address(request)
-        after, epoch = _position(request)
-        history = _count(request, "history", 1000)
-        dialect = _dialect(request)
-        record = await self._queue.store.thread(address)
-        thread_id = record.thread_id if record else None
+    async def subscribe(self, subscription: Subscription) -> None:
+        """Follow a channel; one that is followed already begins anew. Raises `TooManyRequests`."""
+        address = subscription.address
         if address.channel in self._channels:
-            await self._unsubscribe_from(address.channel)
-        if len(self._channels) >= self._limits.channels_per_socket:
+            await self.unsubscribe(address.channel)
+        if len(self._channels) >= self.limits.channels_per_socket:
             raise TooManyRequests(f"this socket has {len(self._channels)} channels, unsubscribe from one first")
-        channel = _SocketChannel(
-            address, dialect, lambda start: self._subscription_reply(request, address, thread_id, start)
-        )
+        # Before the hub is asked: it may call `on_subscription` and `deliver` before it returns.
+        channel = _SocketChannel(address, subscription.dialect, subscription.first_frame)
         self._channels[address.channel] = self._by_address[address] = channel
         try:
-            await self._queue.hub.subscribe(address, self, after=after, epoch=epoch, history=history)
+            await self.queue.hub.subscribe(
+                address, self, after=subscription.after, epoch=subscription.epoch, history=subscription.history
+            )
         except BaseException:
             self._forget(address.channel)
             raise
 
-    def _subscription_reply(
-        self, request: Mapping[str, Any], address: Address, thread_id: str | None, start: SubscriptionStart
-    ) -> Frame:
-        return subscription_frame(address, thread_id, start, at=self._queue.clock.now()) | _echo(request)
-
-    async def _unsubscribe(self, request: dict[str, Any]) -> None:
-        address = self._address(request)
-        await self._unsubscribe_from(address.channel)
-        self._send(self._status(request, "unsubscribed") | {"channel": address.channel})
-
-    async def _unsubscribe_from(self, name: str) -> None:
-        channel = self._forget(name)
-        if channel is not None:
-            await self._queue.hub.unsubscribe(channel.address, self)
+    async def unsubscribe(self, channel: str) -> None:
+        """Safe to repeat."""
+        former = self._forget(channel)
+        if former is not None:
+            await self.queue.hub.unsubscribe(former.address, self)
 
     def _forget(self, name: str) -> _SocketChannel | None:
         channel = self._channels.pop(name, None)
@@ -312,84 +259,11 @@ class Socket:
                 channel.timer.cancel()
         return channel
 
-    async def _ping(self, request: dict[str, Any]) -> None:
-        self._send(self._status(request, "pong"))
-
-    async def _typing(self, request: dict[str, Any]) -> None:
-        address = self._address(request)
-        due_in = await self._queue.store.typing(address, once=self._once(request))
-        self._send(self._status(request, "typing") | {"channel": address.channel, "due_in": due_in})
-
-    async def _flush(self, request: dict[str, Any]) -> None:
-        address = self._address(request)
-        is_done = await self._queue.store.flush(address, once=self._once(request))
-        self._send(self._status(request, "flushed") | {"channel": address.channel, "done": is_done})
-
-    async def _cancel(self, request: dict[str, Any]) -> None:
-        address = self._address(request)
-        drop_inbox, once = drops_inbox(request), self._once(request)
-        is_done = await authority.stop(self._queue, self._principal, address, drop_inbox=drop_inbox, once=once)
-        self._send(self._status(request, "cancelling") | {"channel": address.channel, "done": is_done})
-
-    async def _decide(self, request: dict[str, Any]) -> None:
-        """Decide or submit a requested action: call_id, digest, decision (approved, denied, output), output."""
-        address = self._address(request)
-        once = self._once(request)
-        call = await authority.decide(self._queue, self._principal, address, request, once=once)
-        self._send(self._status(request, "decided") | {"channel": address.channel, "call": call})
-
-    async def _change(self, request: dict[str, Any]) -> None:
-        address = self._address(request)
-        if request["action"] in ASKING:
-            self._limits.check_rate(self._principal, address)
-        caller = Caller(self._principal, self._limits)
-        status, fields = await CHANGES[request["action"]](self._queue, caller, address, request)
-        self._send(self._status(request, status) | {"channel": address.channel} | fields)
-
-    async def _auth(self, request: dict[str, Any]) -> None:
-        """Go on with a fresh credential of the same tenant; what it does not reach ends the connection."""
-        credentials = Credentials(
-            bearer=optional_text(request, "token", LONGEST), ticket=optional_text(request, "ticket", LONGEST)
-        )
-        try:
-            principal = await self._access.authenticate(credentials)
-            if principal.tenant != self._principal.tenant or principal.subject != self._principal.subject:
-                raise NotAllowed("this credential is somebody else's")
-            for address in self._by_address:
-                principal.require("read", address.channel)
-        except NotAuthenticated as error:
-            self.close(NOT_AUTHENTICATED, str(error)[:100])
-        except NotAllowed as error:
-            self.close(NOT_ALLOWED, str(error)[:100])
-        else:
-            self._principal = principal
-            self._send(self._status(request, "authenticated") | {"expires_at": principal.expires_at})
-
-    _actions: ClassVar[Mapping[str, Action]] = {
-        "auth": Action(_auth, None),
-        "ping": Action(_ping, None),
-        "message": Action(_message, "send"),
-        "subscribe": Action(_subscribe, "read"),
-        "unsubscribe": Action(_unsubscribe, "read"),
-        "typing": Action(_typing, "send"),
-        "flush": Action(_flush, "send"),
-        "cancel": Action(_cancel, "send"),
-        "decide": Action(_decide, "approve"),
-        **dict.fromkeys(CHANGES, Action(_change, "send")),
-    }
-
-    @classmethod
-    def actions(cls) -> Mapping[str, Action]:
-        """What may be asked on a socket, and the scope each needs."""
-        return cls._actions
-
-    # ---------------------------------------------------------------- streaming
-
     def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
         channel = self._by_address.get(address)
         if channel is None:
             return
-        frame = channel.reply(start)
+        frame = channel.first_frame(start)
         channel.backlog_top = start.top
         channel.encoder = Encoder(
             address, frame["thread_id"], channel.dialect, answer=start.answer, replaces=not start.is_recovered
@@ -464,11 +338,11 @@ class Socket:
     def _tell(self, channel: _SocketChannel, *frames: Frame) -> None:
         """All frames of one event, or none: who comes back gets them together."""
         if channel.dialect.in_envelopes:
-            self._send(*(envelope(channel.address.channel, one) for one in frames))
+            self.send(*(envelope(channel.address.channel, one) for one in frames))
         else:
-            self._send(*frames)
+            self.send(*frames)
 
-    def _send(self, *frames: Frame) -> None:
+    def send(self, *frames: Frame) -> None:
         if self._closing is not None or not frames:
             return
         data = [frame_bytes(frame) for frame in frames]
@@ -480,82 +354,6 @@ class Socket:
         for one in data:
             self._outbox.put(one)
 
-    # ---------------------------------------------------------------- frames of our own
-
-    def _status(
-        self, request: Mapping[str, Any], status: str, *, message_id: str | None = None, thread_id: str | None = None
-    ) -> Frame:
-        frame: Frame = {
-            "message": "",
-            "timestamp": self._queue.clock.now(),
-            "status": status,
-            "type": "status",
-            "final_message": False,
-            "message_id": message_id,
-            "thread_id": thread_id,
-        }
-        return frame | _echo(request)
-
-    def _error(self, error: TurnkeepError, request: Mapping[str, Any]) -> Frame:
-        public = error_body(error)
-        message_id = request.get("message_id")
-        channel = request.get("channel")
-        frame: Frame = {
-            "message": public["message"] if isinstance(error, InvalidMessage) else error.public,
-            "timestamp": self._queue.clock.now(),
-            "status": "error",
-            "type": "error",
-            "error_details": public["message"][:500],
-            "message_id": message_id if isinstance(message_id, str) else None,
-            "thread_id": None,
-        }
-        if isinstance(channel, str):
-            frame["channel"] = channel
-        return frame | {k: v for k, v in public.items() if k != "message"} | _echo(request)
-
-
-def _action(request: dict[str, Any], actions: Mapping[str, Action]) -> tuple[str, dict[str, Any]]:
-    """The name of the action and its fields, in either form. Raises `InvalidMessage`."""
-    if request.get("channel") == "subscription" and isinstance(request.get("payload"), dict):
-        payload = request["payload"]
-        if payload.get("action") not in ("subscribe", "unsubscribe"):
-            raise InvalidMessage("on the channel 'subscription' the action must be subscribe or unsubscribe")
-        return payload["action"], payload | {"_enveloped": True}
-    name = request.get("action")
-    if name is None and not any(ours in request for ours in OURS):
-        name = "message"
-    if not isinstance(name, str) or name not in actions:
-        raise InvalidMessage(f"unknown action, expected one of {', '.join(sorted(actions))}")
-    return name, request
-
 
 class _SocketClosed(Exception):
     """the socket was closed by us"""
-
-
-def _echo(request: Mapping[str, Any]) -> Frame:
-    request_id = request.get("id")
-    return {"id": request_id} if isinstance(request_id, str | int) and not isinstance(request_id, bool) else {}
-
-
-def _position(request: Mapping[str, Any]) -> tuple[int | None, str | None]:
-    if request.get("offset") is None:
-        return None, None
-    offset = _count(request, "offset", 1 << 53)
-    if request.get("epoch") == "":  # as it was told before the channel had a log
-        return offset, ""
-    return offset, optional_text(request, "epoch", 200)
-
-
-def _count(request: Mapping[str, Any], name: str, largest: int) -> int:
-    value = request.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
-        raise InvalidMessage(f"'{name}' must be a whole number from 0 to {largest}")
-    return value
-
-
-def _dialect(request: Mapping[str, Any]) -> Dialect:
-    for name, choices in (("text", ("delta", "full", None)), ("events", ("all", None))):
-        if request.get(name) not in choices:
-            raise InvalidMessage(f"'{name}' must be one of {', '.join(str(a) for a in choices if a)}")
-    return Dialect(request.get("text") == "delta", request.get("events") == "all", bool(request.get("_enveloped")))

@@ -11,10 +11,11 @@ from turnkeep.application import Application
 from turnkeep.auth.limits import Holder, Limits, Places, holder
 from turnkeep.auth.principals import LONGEST, PROTOCOL, Access, Credentials, Principal, shown_by
 from turnkeep.doors.error_answers import error_response
-from turnkeep.doors.socket.session import BROKEN, NOT_AUTHENTICATED, RESTART, Socket
+from turnkeep.doors.socket.session import BROKEN, RESTART, Socket
+from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, credentials_in
 from turnkeep.doors.transport import transport_of
 from turnkeep.errors import NotAuthenticated, TooManyRequests, TurnkeepError
-from turnkeep.inputs import optional_text, read_json
+from turnkeep.inputs import read_json
 from turnkeep.outbound.greeting import Greeting
 from turnkeep.telemetry import get_log
 
@@ -83,8 +84,6 @@ class Sockets:
         for socket in self._open:
             socket.close(RESTART, "restarting, come back")
 
-    # ---------------------------------------------------------------- authentication
-
     async def _principal_of_upgrade(self, websocket: WebSocket) -> Principal | None:
         """Who came, by what the upgrade shows; None: the first frame is to show it."""
         credentials = shown_by(websocket.headers, websocket.cookies, websocket.query_params, changes=False, socket=True)
@@ -130,8 +129,6 @@ class Sockets:
         if event["type"] == "websocket.disconnect":
             raise _ClientGone
         return shown_in(event.get("text") or "")
-
-    # ---------------------------------------------------------------- life
 
     async def _serve(self, websocket: WebSocket, principal: Principal) -> None:
         whose = holder(principal, _peer(websocket))
@@ -191,15 +188,10 @@ def shown_in(text: str) -> Credentials:
     try:
         frame = read_json(text, limit=FIRST_FRAME_BYTES)
         if frame.get("action") == "auth":
-            return shown_by_frame(frame)
+            return credentials_in(frame)
     except TurnkeepError:
         pass
     raise NotAuthenticated('expected {"action": "auth", "token" or "ticket": …} as the first frame')
-
-
-def shown_by_frame(frame: Mapping[str, object]) -> Credentials:
-    """Raises `InvalidMessage`."""
-    return Credentials(bearer=optional_text(frame, "token", LONGEST), ticket=optional_text(frame, "ticket", LONGEST))
 
 
 def _subprotocol(headers: Mapping[str, str]) -> str | None:
