@@ -22,7 +22,7 @@ from turnkeep.inputs import MAX_DELAY, checked_channel, read_metadata
 from turnkeep.messages import Address, Message
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.runs.lease import LeaseRules
-from turnkeep.runs.run import RunContext
+from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.worker import Worker, WorkerRules
 from turnkeep.settings import Settings
 from turnkeep.store import store_of

@@ -21,7 +21,7 @@ from turnkeep.pricing.prices import SIMULATOR, PriceBook
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.answer import AnswerRules
 from turnkeep.runs.budget import Budgets
-from turnkeep.runs.run import RunContext, RunRules
+from turnkeep.runs.run_context import RunContext, RunRules
 from turnkeep.runs.tool_calls import CallRules
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy, Store

@@ -24,7 +24,8 @@ from turnkeep.runs.budget import Budgets
 from turnkeep.runs.journal import Journal
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import Verdict
-from turnkeep.runs.run import Run, RunContext, RunRules
+from turnkeep.runs.run import Run
+from turnkeep.runs.run_context import RunContext, RunRules
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import (
     Circuit,

@@ -36,7 +36,7 @@ from turnkeep.messages import AssistantItem, CallItem, HostedItem, OutputItem, R
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ReasoningDelta
 from turnkeep.runs.answer import LEAST_OUTPUT, MOST_RESUMES, OF_A_USER, AnswerRules
 from turnkeep.runs.outcomes import Verdict
-from turnkeep.runs.run import RunRules
+from turnkeep.runs.run_context import RunRules
 from turnkeep.store.values import Commit, Failure, TranscriptEntry
 from turnkeep.tools.tool import tool
 from turnkeep.usage import Usage

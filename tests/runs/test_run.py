@@ -50,7 +50,8 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.budget import Budget, Budgets, Pace, Waiting
 from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest
 from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing
-from turnkeep.runs.run import DETAILS, _weightiest
+from turnkeep.runs.run import _weightiest
+from turnkeep.runs.run_context import DETAILS
 from turnkeep.store.values import Commit, Failure, Page, Stop
 from turnkeep.tools.tool import ToolContext, tool
 from turnkeep.usage import Usage
@@ -392,7 +393,7 @@ async def test_a_circuit_of_somebody_else_stops_nobody() -> None:
 
     assert isinstance(await stage.play(), Commit)
     assert stage.run is not None
-    assert stage.run.probing is None
+    assert stage.run.circuits._probe_endpoint is None
 
 
 async def test_without_a_fallback_a_run_waits_for_the_circuit_with_its_reason() -> None:

@@ -7,10 +7,10 @@ journal holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from turnkeep.assistants import Assistant
 from turnkeep.backoff import Backoff
@@ -28,7 +28,7 @@ from turnkeep.errors import (
 )
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
-from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem, UserItem, text_content
+from turnkeep.messages import Item, UserItem, text_content
 from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec, works_alone
 from turnkeep.models.pairing import pair, repair
@@ -38,10 +38,11 @@ from turnkeep.pricing.prices import PriceBook
 from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.journal import SEPARATOR, Ending, Journal, OpenResponse, Step
+from turnkeep.runs.partial_step import PartialStep, request_attributes, response_attributes
 from turnkeep.runs.tool_calls import Calls
 from turnkeep.store.contract import Store
 from turnkeep.store.values import Claim, HeldCall
-from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.telemetry import Meter, get_log
 from turnkeep.telemetry.traces import span
 from turnkeep.tools.toolbox import Toolbox
 from turnkeep.usage import Usage
@@ -98,29 +99,60 @@ class NeedsDecision:
     calls: Sequence[HeldCall]
 
 
-@dataclass(slots=True)
-class Answering:
-    """One run's answer in the making, with everything it needs. `wants_steering` asks whether messages want to join."""
+class AnswerResources(Protocol):
+    """What all runs share, as far as an answer needs it."""
 
-    store: Store
+    @property
+    def store(self) -> Store: ...
+    @property
+    def model(self) -> Callable[[str], Model]: ...
+    @property
+    def toolbox(self) -> Toolbox: ...
+    @property
+    def catalog(self) -> Catalog: ...
+    @property
+    def prices(self) -> PriceBook: ...
+    @property
+    def contexts(self) -> ContextSizes: ...
+    @property
+    def meter(self) -> Meter: ...
+
+
+class Steerable(Protocol):
+    """Knows of hints that messages want to join this run: its lease, which every renewal tells."""
+
+    @property
+    def wants_steering(self) -> bool: ...
+
+
+class Spending(Protocol):
+    """What one run may spend of money and pace."""
+
+    async def before_request(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
+        """Raises when the request, of so many input tokens, has to wait or is refused."""
+        ...
+
+    async def take_rate_limits(self, rate: Mapping[str, str], endpoint: str) -> None:
+        """Take in the limits that a provider states at the beginning of its answer."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Answering:
+    """One run's answer in the making."""
+
+    shared: AnswerResources
     claim: Claim
     assistant: Assistant
-    model: Model
     model_name: str
-    toolbox: Toolbox
     journal: Journal
     announcer: Announcer
     calls: Calls
-    catalog: Catalog
-    prices: PriceBook
-    contexts: ContextSizes
     rules: AnswerRules
-    wants_steering: Callable[[], bool]
-    before_request: Callable[[ModelRequest, int], Awaitable[None]]
-    """Awaited before each model request with its input tokens; raises when the request has to wait or is refused."""
-    take_rate_limits: Callable[[Mapping[str, str]], Awaitable[None]]
-    """Awaited with the limits that a provider states at the beginning of its answer."""
-    meter: Meter = SILENT
+    lease: Steerable
+    budget: Spending | None = None
+    model: Model = field(init=False)
+    toolbox: Toolbox = field(init=False)
     past: list[Item] = field(default_factory=list)
     past_tokens: int = 0
     context_size: int | None = None
@@ -131,6 +163,10 @@ class Answering:
     warnings: list[str] = field(default_factory=list)
     """What the caller of a direct run should know."""
 
+    def __post_init__(self) -> None:
+        self.model = self.shared.model(self.model_name)
+        self.toolbox = self.shared.toolbox.of(self.claim.address.tenant)
+
     async def answer(self) -> FinalAnswer | NeedsDecision:
         """Steps until the model has answered or somebody has to decide."""
         await self._recall(self.rules.history_tokens)
@@ -140,7 +176,7 @@ class Answering:
             has_calls = bool(self.journal.open_calls)
             if has_calls and (held_calls := await self.calls.answer(self.assistant.tool_names)):
                 return NeedsDecision(held_calls)
-            if has_calls or self.wants_steering():
+            if has_calls or self.lease.wants_steering:
                 await self._steer()
             if self.journal.is_final:
                 return FinalAnswer(self.journal.text, self.journal.ending or "stop")
@@ -153,15 +189,18 @@ class Answering:
         items = [*self._wishes(), *self.journal.transcript]
         batch = self.tokenizer.count_items(items, instructions=self._instructions())
         room = max(0, min(tokens, context - min(self.rules.output_tokens, context // 4) - batch))
-        history = await recall(self.store, self.claim.address, tokens=room)
+        history = await recall(self.shared.store, self.claim.address, tokens=room)
         self.past = [entry.item for entry in history.entries]
         self.past_tokens = sum(entry.tokens for entry in history.entries)
         self.summary = history.summary
 
     async def _context_size(self) -> int | None:
         """What the table says, else the server; a refusal that taught otherwise is believed before both."""
-        facts, learned_size = self.catalog.model(self.model_name), self.contexts.learned_size(self.model_name)
-        stated_size = (facts.context if facts else None) or await self.contexts.ask_server(self.model_name)
+        facts, learned_size = (
+            self.shared.catalog.model(self.model_name),
+            self.shared.contexts.learned_size(self.model_name),
+        )
+        stated_size = (facts.context if facts else None) or await self.shared.contexts.ask_server(self.model_name)
         return min(learned_size or stated_size or 0, stated_size or learned_size or 0) or None
 
     async def _steer(self) -> None:
@@ -169,7 +208,7 @@ class Answering:
 
         Asked between steps whatever the hints say; before the end only on a hint, which may be late.
         """
-        if messages := await self.store.list_offered(self.claim):
+        if messages := await self.shared.store.list_offered(self.claim):
             await self.journal.write_steered(messages)
 
     async def _step(self) -> None:
@@ -186,7 +225,7 @@ class Answering:
 
     async def _ask_for_less(self, error: ContextTooLong) -> Step:
         """Once more with less of the past; what the refusal taught spares the next turns this detour."""
-        self.contexts.learn(self.model_name, window=error.window, tokens=self._input_tokens(self._request()))
+        self.shared.contexts.learn(self.model_name, window=error.window, tokens=self._input_tokens(self._request()))
         await self._recall(self.past_tokens // 4)
         return await self._ask(self._request())
 
@@ -217,7 +256,7 @@ class Answering:
 
     def _fitting(self, request: ModelRequest) -> ModelRequest:
         """The request with a limit of its answer that the model and its window allow."""
-        limit, facts = output_limit(request.parameters), self.catalog.model(self.model_name)
+        limit, facts = output_limit(request.parameters), self.shared.catalog.model(self.model_name)
         if limit is None or facts is None:
             return request
         free = self.context_size - self._input_tokens(request) if self.context_size else limit
@@ -269,7 +308,7 @@ class Answering:
                     raise last_break from loss
                 continue
             except ModelError as error:
-                self.meter.count("model_requests", model=request.model, outcome=error.code)
+                self.shared.meter.count("model_requests", model=request.model, outcome=error.code)
                 if self.journal.open_response and isinstance(error, _BREAKS) and resumes < MOST_RESUMES:
                     resumes, last_break = resumes + 1, error
                     log.info("response_resumed", run_id=self.claim.run_id, code=error.code, resumes=resumes)
@@ -286,11 +325,11 @@ class Answering:
     async def _ask_once(self, request: ModelRequest, before: str) -> Step:
         if (running := self.journal.open_response) is not None:
             request = replace(request, response_id=running.response_id)
-        else:
-            await self.before_request(request, self._input_tokens(request))
-        partial = _PartialStep(before, repeats=len(self.announcer.text_so_far) - len(before) if running else 0)
+        elif self.budget is not None:
+            await self.budget.before_request(request, self._input_tokens(request), self.model.endpoint)
+        partial = PartialStep(before, repeats=len(self.announcer.text_so_far) - len(before) if running else 0)
         begun_at = asyncio.get_running_loop().time()
-        with span(f"chat {request.model}", _request_attributes(request), kind="client") as current:
+        with span(f"chat {request.model}", request_attributes(request), kind="client") as current:
             try:
                 async with aclosing(self.model.stream(request)) as stream:
                     async for part in stream:
@@ -306,7 +345,7 @@ class Answering:
                 if self.journal.open_response:
                     await self.journal.write_response(None)  # it has ended, and gives nothing else the next time
                 raise
-            current.set(_response_attributes(step, partial))
+            current.set(response_attributes(step, partial))
         self._measure(request.model, step.usage, asyncio.get_running_loop().time() - begun_at)
         return step
 
@@ -314,10 +353,11 @@ class Answering:
         """The provider has accepted: what it works out in the background is known before anything else is done."""
         if request.background and request.response_id is None and began.response_id:
             await self.journal.write_response(OpenResponse(began.response_id, request.model))
-        await self.take_rate_limits(began.rate)
+        if self.budget is not None:
+            await self.budget.take_rate_limits(began.rate, self.model.endpoint)
 
     def _measure(self, model: str, usage: Usage, seconds: float) -> None:
-        meter = self.meter
+        meter = self.shared.meter
         meter.count("model_requests", model=model, outcome="ok")
         meter.observe("model_seconds", seconds, model=model)
         for kind in ("input", "cached", "cache_write", "output", "reasoning"):
@@ -328,7 +368,7 @@ class Answering:
         if usage.output_tokens and seconds > 0:
             meter.observe("tokens_per_second", usage.output_tokens / seconds, model=model)
 
-    def _show(self, part: object, partial: _PartialStep) -> None:
+    def _show(self, part: object, partial: PartialStep) -> None:
         if isinstance(part, Delta):
             text = part.text
             if partial.repeats:
@@ -355,7 +395,7 @@ class Answering:
         if continues:
             self.announcer.text(SEPARATOR)
 
-    def _finish_step(self, request: ModelRequest, partial: _PartialStep) -> Step:
+    def _finish_step(self, request: ModelRequest, partial: PartialStep) -> Step:
         finish = partial.finish
         if finish is None:
             raise RuntimeError("the model's stream ended without its finish, which its contract forbids")
@@ -367,12 +407,12 @@ class Answering:
         return Step(
             items=tuple(partial.items),
             text=partial.text,
-            usage=self.prices.cost(usage, name, finish.tier),
+            usage=self.shared.prices.cost(usage, name, finish.tier),
             ending=finish.reason,
             model=name,
         )
 
-    def _refuse_silence(self, partial: _PartialStep, finish: Finish) -> None:
+    def _refuse_silence(self, partial: PartialStep, finish: Finish) -> None:
         """Silence is no answer. A step may be silent where an earlier one of this run has said something."""
         has_acted = any(item.kind in ("call", "hosted") for item in partial.items)
         if partial.text.strip() or has_acted or self.journal.text.strip():
@@ -383,7 +423,7 @@ class Answering:
             has_thought = any(item.kind == "reasoning" for item in partial.items)
             raise AnswerMalformed(f"the model answered with {'a thought alone' if has_thought else 'nothing'}")
 
-    def _count_usage(self, request: ModelRequest, partial: _PartialStep, usage: Usage) -> Usage:
+    def _count_usage(self, request: ModelRequest, partial: PartialStep, usage: Usage) -> Usage:
         """Our own count, where the provider sent none."""
         output = sum(self.tokenizer.count_item(item) for item in partial.items)
         return replace(usage, requests=1, input_tokens=self._input_tokens(request), output_tokens=output, estimated=1)
@@ -393,52 +433,4 @@ class Answering:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return tokenizer_for(self.model_name, self.catalog)
-
-
-@dataclass(slots=True)
-class _PartialStep:
-    """What has come of one model call so far."""
-
-    before: str
-    text: str = ""
-    repeats: int = 0
-    """How many characters that come again have been shown, with what stands between two steps."""
-    items: list[AssistantItem | ReasoningItem | HostedItem | CallItem] = field(default_factory=list)
-    began: Began | None = None
-    finish: Finish | None = None
-
-    def new_part(self, text: str) -> str:
-        """What of a piece of text was not shown before the stream broke."""
-        shown_length = self.repeats - (len(SEPARATOR) if self.before else 0)
-        return text[max(0, shown_length - len(self.text)) :]
-
-
-def _request_attributes(request: ModelRequest) -> dict[str, object]:
-    """A request in the words of the tracing conventions."""
-    return {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": "openai",
-        "gen_ai.request.model": request.model,
-        "gen_ai.request.stream": True,
-        "gen_ai.request.max_tokens": output_limit(request.parameters),
-        "gen_ai.request.temperature": request.parameters.get("temperature"),
-        "gen_ai.conversation.id": request.cache_key,
-    }
-
-
-def _response_attributes(step: Step, partial: _PartialStep) -> dict[str, object]:
-    usage = step.usage
-    return {
-        "gen_ai.response.id": partial.began.response_id if partial.began else None,
-        "gen_ai.response.model": step.model,
-        "gen_ai.response.finish_reasons": [_FINISH.get(step.ending, step.ending)],
-        "gen_ai.usage.input_tokens": usage.input_tokens,
-        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
-        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
-        "gen_ai.usage.output_tokens": usage.output_tokens,
-        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
-    }
-
-
-_FINISH = {"calls": "tool_calls", "filter": "content_filter"}
+        return tokenizer_for(self.model_name, self.shared.catalog)

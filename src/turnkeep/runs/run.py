@@ -9,20 +9,14 @@ What came of it is decided in one place, as a value (`Verdict`), and acted upon 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Literal, assert_never
 
-from turnkeep.assistants import Assistant, Assistants
-from turnkeep.backoff import Backoff
-from turnkeep.clock import Clock, SystemClock
+from turnkeep.assistants import Assistant
 from turnkeep.errors import (
-    EndpointBlocked,
     LeaseLost,
     ModelError,
-    ModelGone,
     ModelRateLimited,
-    ModelUnreachable,
     RunError,
     RunTimedOut,
     StoreError,
@@ -32,74 +26,26 @@ from turnkeep.errors import (
 from turnkeep.events import Answer, Event, TurnFault
 from turnkeep.failpoints import reach
 from turnkeep.messages import AssistantItem, Item
-from turnkeep.models.contexts import ContextSizes
-from turnkeep.models.model import Model, ModelRequest
-from turnkeep.models.waits import BRIEF
-from turnkeep.pricing.catalog import Catalog
-from turnkeep.pricing.prices import PriceBook
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.announcer import Announcer
-from turnkeep.runs.answer import Answering, AnswerRules, FinalAnswer, NeedsDecision
-from turnkeep.runs.budget import Budgets, Waiting
+from turnkeep.runs.answer import Answering, FinalAnswer, NeedsDecision
+from turnkeep.runs.budget import Waiting
+from turnkeep.runs.circuits import Circuits
 from turnkeep.runs.halt import close_call, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
 from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing, Verdict, measure_claim, measure_run
-from turnkeep.runs.tool_calls import OUTCOME_UNKNOWN, CallRules, Calls
-from turnkeep.store.contract import Store
-from turnkeep.store.values import Circuit, Claim, Commit, FailOutcome, Failure, Page, Record, Stop, TranscriptEntry
-from turnkeep.telemetry import SILENT, Meter, get_log
+from turnkeep.runs.run_context import RunContext
+from turnkeep.runs.tool_calls import OUTCOME_UNKNOWN, Calls
+from turnkeep.store.values import Claim, Commit, FailOutcome, Failure, Page, Record, Stop, TranscriptEntry
+from turnkeep.telemetry import get_log
 from turnkeep.telemetry.traces import span
-from turnkeep.tools.toolbox import Toolbox
 from turnkeep.usage import Usage
 
 log = get_log(__name__)
 
-DETAILS = 500
-"""Characters of technical detail that a subscriber sees."""
-
 RunObserver = Callable[[Event | Record], None]
 """Told in this process what a run shows (events) and does (journal records), in order. It may not wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunRules:
-    """Limits of a run, in seconds and counts.
-
-    `direct`: somebody waits for this very run and nobody else would take it up, so what would wait ends it.
-    """
-
-    deadline: float = 300.0
-    max_attempts: int = 3
-    max_deaths: int = 10
-    backoff: Backoff = Backoff()
-    probe_every: float = 30.0
-    reconnect: Backoff = Backoff(delay=2.0, cap=15.0)
-    rate_limit_pause: Backoff = Backoff(delay=1.0, cap=60.0)
-    action_expiry: float = 86_400.0
-    answer: AnswerRules = AnswerRules()
-    calls: CallRules = CallRules()
-    direct: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """What every run of a worker shares."""
-
-    store: Store
-    model: Callable[[str], Model]
-    """The model client that answers for a model name."""
-    assistants: Assistants
-    toolbox: Toolbox
-    catalog: Catalog
-    prices: PriceBook
-    rules: RunRules = RunRules()
-    clock: Clock = field(default_factory=SystemClock)
-    meter: Meter = SILENT
-    budgets: Budgets | None = None
-    contexts: ContextSizes = field(default_factory=ContextSizes)
-    sentences: Callable[[TurnkeepError], str] = lambda error: error.public
-    """What people are told of an error."""
 
 
 class RunBroke(RunError):
@@ -122,6 +68,7 @@ class Run:
         self.journal = Journal(context.store, claim, tell=observer)
         self.announcer = Announcer(context.store, claim, tell=observer)
         self.budget = context.budgets.run_budget(claim) if context.budgets else None
+        self.circuits = Circuits(context, claim)
         self.answering: Answering | None = None
         self.error: Exception | None = None
         """What ended the work before its end."""
@@ -129,7 +76,6 @@ class Run:
         """What the store made of a failure."""
         self.assistant: Assistant = context.assistants.blank()
         self.model_name = self.assistant.model
-        self.probing: str | None = None
 
     async def perform(self) -> Verdict:
         """Work until there is a verdict, and act upon it. Raises nothing but cancellation: what cannot be settled is
@@ -183,11 +129,11 @@ class Run:
             case StopRequest():
                 return await self._commit_stopped_run(error.stop)
             case ModelRateLimited():
-                return await self._slowed(error)
-            case ModelError() if self._opens_circuit(error):
-                return await self._blocked(error)
+                return await self.circuits.slow_down(self.model_name, error, has_fallback=self._has_fallback)
+            case ModelError() if self.circuits.are_opened_by(error):
+                return await self.circuits.open(self.model_name, error, has_fallback=self._has_fallback)
             case Waiting():
-                return Releasing(error.retry_after or 1.0, self._fault(error))
+                return Releasing(error.retry_after or 1.0, self.context.fault(error))
             case TurnkeepError():
                 return self._fail(error)
         log.error("run_broke", run_id=self.claim.run_id, exc_info=error)
@@ -218,7 +164,7 @@ class Run:
         claim, context = self.claim, self.context
         self.assistant = await context.assistants.answering(claim.address.tenant, claim.assistant)
         running = self.journal.open_response
-        self.model_name = running.model if running else await self._choose_model()
+        self.model_name = running.model if running else await self.circuits.choose_model(self._candidates())
         self.answering = self._answering()
         deadline = asyncio.timeout(context.rules.deadline)
         try:
@@ -229,74 +175,41 @@ class Run:
             if deadline.expired():
                 raise RunTimedOut(f"the run took longer than {context.rules.deadline} s") from None
             raise
-        if self.probing is not None:
-            await context.store.mend(self.probing)
+        await self.circuits.close_after_probe()
         return result
 
     def _answering(self) -> Answering:
         claim, context = self.claim, self.context
-        model, meter = context.model(self.model_name), context.meter
-        tools = context.toolbox.of(claim.address.tenant)
         calls = Calls(
-            claim, self.journal, self.announcer, tools, rules=context.rules.calls, clock=context.clock, meter=meter
+            claim,
+            self.journal,
+            self.announcer,
+            context.toolbox.of(claim.address.tenant),
+            rules=context.rules.calls,
+            clock=context.clock,
+            meter=context.meter,
         )
         return Answering(
-            context.store, claim, self.assistant, model, self.model_name, tools, self.journal, self.announcer,
-            calls, context.catalog, context.prices, context.contexts, context.rules.answer,
-            lambda: self.lease.wants_steering, self._before_request, self._heard, meter,
-        )  # fmt: skip
-
-    async def _choose_model(self) -> str:
-        """The first that may answer and whose circuit is closed. Raises `Waiting` when all are open."""
-        context = self.context
-        circuits = {circuit.endpoint: circuit for circuit in await context.store.circuits()}
-        if not circuits:
-            return self._candidates()[0]
-        blocking: list[Circuit] = []
-        for name in self._candidates():
-            open_ones = [circuits[key] for key in self._circuits(name) if key in circuits]
-            if not open_ones:
-                return name
-            blocking += open_ones
-        return await self._probe(blocking[0])
+            shared=context,
+            claim=claim,
+            assistant=self.assistant,
+            model_name=self.model_name,
+            journal=self.journal,
+            announcer=self.announcer,
+            calls=calls,
+            rules=context.rules.answer,
+            lease=self.lease,
+            budget=self.budget,
+        )
 
     def _candidates(self) -> list[str]:
         """Who may answer, in this order: the model that was asked for last, the assistant's, its fallbacks."""
         models = [item.model for item in self.journal.first_messages if item.model]
         return list(dict.fromkeys((*models[-1:], self.assistant.model, *self.assistant.fallbacks)))
 
-    async def _probe(self, circuit: Circuit) -> str:
-        """Be the one run that tries whether an open circuit can be closed, or wait."""
-        context = self.context
-        is_away = circuit.fault.code == ModelUnreachable.code
-        every = self._until_reconnecting() if is_away else context.rules.probe_every
-        if await context.store.probe(circuit.endpoint, every=every):
-            self.probing = circuit.endpoint
-            return self._candidates()[0]
-        delay = max(1.0, circuit.probe_at - await context.store.now(), every if is_away else 0.0)
-        # looked at again within a minute, for the circuit may be closed by hand long before its probe
-        delay = min(delay, BRIEF)
-        raise Waiting(f"the circuit of {circuit.endpoint} is open: {circuit.fault.details}", retry_after=delay)
-
-    def _until_reconnecting(self) -> float:
-        return max(0.5, self.context.rules.reconnect.after(self.claim.attempt))
-
-    def _circuits(self, model_name: str) -> tuple[str, str]:
-        endpoint = self.context.model(model_name).endpoint
-        return endpoint, f"{endpoint}/{model_name}"
-
-    def _circuit(self, model_name: str, error: ModelError | None = None) -> str:
-        endpoint, of_model = self._circuits(model_name)
-        # limits are those of a model, mostly: a fallback at the same endpoint may answer meanwhile
-        return of_model if isinstance(error, (ModelGone, ModelRateLimited)) else endpoint
-
-    async def _before_request(self, request: ModelRequest, tokens: int) -> None:
-        if self.budget is not None:
-            await self.budget.before_request(request, tokens, self.context.model(self.model_name).endpoint)
-
-    async def _heard(self, rate: Mapping[str, str]) -> None:
-        if self.budget is not None:
-            await self.budget.take_rate_limits(rate, self.context.model(self.model_name).endpoint)
+    @property
+    def _has_fallback(self) -> bool:
+        return self.model_name != self._candidates()[-1]
 
     def _verdict_on(self, result: FinalAnswer | NeedsDecision) -> Verdict:
         if isinstance(result, NeedsDecision):
@@ -359,33 +272,6 @@ class Run:
         entries = [TranscriptEntry(item, count(item)) for item in items]
         return Commit(outcome, text, entries, self.journal.usage, self.journal.model or self.model_name)
 
-    async def _slowed(self, error: ModelRateLimited) -> Verdict:
-        """The provider asks to wait: all workers do, and no attempt is used."""
-        delay = error.retry_after or self.context.rules.rate_limit_pause.after(self.claim.attempt) + 1.0
-        if delay > BRIEF and not self.context.rules.direct:
-            return await self._blocked(error, probe_in=delay)
-        endpoint, once = self._circuit(self.model_name), self._act_of_attempt("slow_down")
-        await retry_until_answered(lambda: self.context.store.slow_down(endpoint, delay, once=once))
-        return Releasing(delay, self._fault(error))
-
-    def _opens_circuit(self, error: ModelError) -> bool:
-        away = isinstance(error, ModelUnreachable) and not self.context.rules.direct
-        return away or isinstance(error, EndpointBlocked)
-
-    def _act_of_attempt(self, name: str) -> str:
-        """An attempt does such a thing once: a repeat must not undo what somebody did to the circuit meanwhile."""
-        return f"{name} {self.claim.run_id} {self.claim.attempt}"
-
-    async def _blocked(self, error: ModelError, *, probe_in: float | None = None) -> Verdict:
-        """Nobody can be answered there for now: open the circuit and wait without using attempts."""
-        is_away, fault = isinstance(error, ModelUnreachable), self._fault(error)
-        pause = self._until_reconnecting() if is_away else probe_in or self.context.rules.probe_every
-        endpoint, once = self._circuit(self.model_name, error), self._act_of_attempt("trip")
-        await retry_until_answered(lambda: self.context.store.trip(endpoint, fault, probe_in=pause, once=once))
-        log.warning("circuit_opened", endpoint=endpoint, code=error.code)
-        fallback = self.model_name != self._candidates()[-1]
-        return Releasing(0.0 if fallback else min(pause, BRIEF), fault)
-
     def _fail(self, error: TurnkeepError) -> Verdict:
         rules, claim = self.context.rules, self.claim
         failures = claim.attempts + 1
@@ -403,11 +289,8 @@ class Run:
         )
         effects = bool(self.journal.started_calls)
         return Failure(
-            self._fault(error), retry_in, effects=effects, usage=self.journal.usage if not again else Usage()
+            self.context.fault(error), retry_in, effects=effects, usage=self.journal.usage if not again else Usage()
         )
-
-    def _fault(self, error: TurnkeepError) -> TurnFault:
-        return TurnFault(error.code, self.context.sentences(error), str(error)[:DETAILS])
 
     # ------------------------------------------------------------ acting
 

@@ -11,7 +11,8 @@ from typing import Any
 from turnkeep.backoff import Backoff
 from turnkeep.errors import StoreError
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
-from turnkeep.runs.run import Run, RunContext
+from turnkeep.runs.run import Run
+from turnkeep.runs.run_context import RunContext
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)

@@ -24,7 +24,8 @@ from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.journal import Journal, Step
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import HoldVerdict, Verdict
-from turnkeep.runs.run import Run, RunBroke, RunContext
+from turnkeep.runs.run import Run, RunBroke
+from turnkeep.runs.run_context import RunContext
 from turnkeep.service.chunks import Chunk, Completion, Metadata, Outlet, ToolCall, fold_chunks
 from turnkeep.service.config import OpenAIConfig, create_openai_config
 from turnkeep.service.request import DirectRequest

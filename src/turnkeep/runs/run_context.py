@@ -1,0 +1,69 @@
+"""What every run of a worker shares, and the limits of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from turnkeep.assistants import Assistants
+from turnkeep.backoff import Backoff
+from turnkeep.clock import Clock, SystemClock
+from turnkeep.errors import TurnkeepError
+from turnkeep.events import TurnFault
+from turnkeep.models.contexts import ContextSizes
+from turnkeep.models.model import Model
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.pricing.prices import PriceBook
+from turnkeep.runs.answer import AnswerRules
+from turnkeep.runs.budget import Budgets
+from turnkeep.runs.tool_calls import CallRules
+from turnkeep.store.contract import Store
+from turnkeep.telemetry import SILENT, Meter
+from turnkeep.tools.toolbox import Toolbox
+
+DETAILS = 500
+"""Characters of technical detail that a subscriber sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRules:
+    """Limits of a run, in seconds and counts.
+
+    `direct`: somebody waits for this very run and nobody else would take it up, so what would wait ends it.
+    """
+
+    deadline: float = 300.0
+    max_attempts: int = 3
+    max_deaths: int = 10
+    backoff: Backoff = Backoff()
+    probe_every: float = 30.0
+    reconnect: Backoff = Backoff(delay=2.0, cap=15.0)
+    rate_limit_pause: Backoff = Backoff(delay=1.0, cap=60.0)
+    action_expiry: float = 86_400.0
+    answer: AnswerRules = AnswerRules()
+    calls: CallRules = CallRules()
+    direct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What every run of a worker shares."""
+
+    store: Store
+    model: Callable[[str], Model]
+    """The model client that answers for a model name."""
+    assistants: Assistants
+    toolbox: Toolbox
+    catalog: Catalog
+    prices: PriceBook
+    rules: RunRules = RunRules()
+    clock: Clock = field(default_factory=SystemClock)
+    meter: Meter = SILENT
+    budgets: Budgets | None = None
+    contexts: ContextSizes = field(default_factory=ContextSizes)
+    sentences: Callable[[TurnkeepError], str] = lambda error: error.public
+    """What people are told of an error."""
+
+    def fault(self, error: TurnkeepError) -> TurnFault:
+        """An error as subscribers see it."""
+        return TurnFault(error.code, self.sentences(error), str(error)[:DETAILS])
