@@ -17,7 +17,7 @@ from turnkeep.clock import SystemClock
 from turnkeep.composition import Lifespan, open_endpoint, open_run_context, policies, watch_process
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, ThreadNotFound
 from turnkeep.hooks import Hooks
-from turnkeep.hub import EventStream, Hub
+from turnkeep.hub import Hub
 from turnkeep.inputs import MAX_DELAY, checked_channel, read_metadata
 from turnkeep.messages import Address, Message
 from turnkeep.pricing.catalog import Catalog
@@ -29,6 +29,7 @@ from turnkeep.store import store_of
 from turnkeep.store.contract import Store
 from turnkeep.store.store_metrics import measure_store
 from turnkeep.store.values import Receipt, ThreadRecord
+from turnkeep.streams import EventStream
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools.toolbox import Toolbox
 from turnkeep.windows import AdaptiveWindow

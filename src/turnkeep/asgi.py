@@ -80,9 +80,6 @@ def queue_of(connection: HTTPConnection) -> AssistantMessageQueue:
     return queue
 
 
-# ---------------------------------------------------------------- who may do what
-
-
 def _access(queue: Application, access: Access | Who | None) -> Access:
     if access is None:
         return _SettingsAccess(queue)

@@ -147,27 +147,18 @@ async def open_run_context(
 
     Raises `ConfigurationError` where a budget is set and the price of the model is not known.
     """
-    pool = ModelPool()
-    stack.push_async_callback(pool.close)
     prices = PriceBook(settings.price_file, base_url=settings.openai_base_url or settings.anthropic_base_url)
     async with asyncio.TaskGroup() as loading:
         loading.create_task(tokenizer_for(model, catalog).load())
         loading.create_task(prices.load())
     budgets = Budgets.from_settings(settings, ledger or store, prices, meter=meter, patient=patient)
     if budgets.budgets and prices.price(model) is None:
+        # said at the start: a budget that cannot be kept would let every run wait for an operator, one by one
         raise ConfigurationError(f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE")
     open_tracing(settings, stack)
-
-    anthropic = anthropic_of(settings)
-
-    def model_of(name: str) -> Model:
-        if anthropic is not None and (anthropic == endpoint or name.startswith("claude")):
-            return pool.get(anthropic, "anthropic")
-        return pool.get(endpoint, kind or settings.model_api)
-
     return RunContext(
         store,
-        model_of,
+        _model_clients(settings, stack, endpoint, kind or settings.model_api),
         assistants,
         toolbox,
         catalog,
@@ -178,6 +169,20 @@ async def open_run_context(
         contexts=ContextSizes(endpoint),
         sentences=sentences(settings.sentences_file),
     )
+
+
+def _model_clients(settings: Settings, stack: AsyncExitStack, endpoint: Provider, kind: Kind) -> Callable[[str], Model]:
+    """The client for each model name: Claude is asked at Anthropic where that is set, everything else at `endpoint`."""
+    pool = ModelPool()
+    stack.push_async_callback(pool.close)
+    anthropic = anthropic_of(settings)
+
+    def model_of(name: str) -> Model:
+        if anthropic is not None and (anthropic == endpoint or name.startswith("claude")):
+            return pool.get(anthropic, "anthropic")
+        return pool.get(endpoint, kind)
+
+    return model_of
 
 
 def open_tracing(settings: Settings, stack: AsyncExitStack) -> None:

@@ -9,8 +9,7 @@ and no timeouts.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -168,8 +167,6 @@ class Hub:
                 if channel is not None:
                     self._hear(channel, notice.events)
 
-    # ---------------------------------------------------------------- subscribing
-
     async def subscribe(
         self,
         address: Address,
@@ -275,8 +272,6 @@ class Hub:
             channel.epoch, channel.last = subscription.epoch, subscription.last
         elif (channel.epoch, channel.last) != (subscription.epoch, subscription.last):
             self._read_on(channel)
-
-    # ---------------------------------------------------------------- hearing
 
     def _hear(self, channel: _Fanout, events: Sequence[Event]) -> None:
         """New events, or only the hint that there are some."""
@@ -422,88 +417,3 @@ def _start(page: Page, after: int | None, epoch: str | None, history: int) -> in
     if page.live_from is not None:
         return page.live_from - 1
     return page.top
-
-
-class EventStream:
-    """A subscription as an async iterator: `async with Stream(hub, address) as events: async for event in events`.
-
-    It keeps at most `room` events; a reader that is slower gets the rest from the log, so nothing is missed and
-    memory is bounded.
-    """
-
-    def __init__(
-        self,
-        hub: Hub,
-        store: Store,
-        address: Address,
-        *,
-        after: int | None = None,
-        epoch: str | None = None,
-        room: int = 1000,
-    ) -> None:
-        self._hub, self._store, self._address = hub, store, address
-        self._after, self._epoch, self._room = after, epoch, room
-        self._buffer: deque[Event] = deque()
-        self._last = 0
-        self._newest = 0
-        self._has_overflow = False
-        self._some = asyncio.Event()
-        self._refilling: asyncio.Task[None] | None = None
-
-    def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
-        self.subscription_start = start
-        self._last = self._newest = start.start
-
-    def deliver(self, address: Address, events: Sequence[Event]) -> None:
-        self._newest = events[-1].offset
-        if self._has_overflow or len(self._buffer) + len(events) > self._room:
-            if not self._has_overflow:
-                self._hub.meter.count("slow_subscribers")
-            self._has_overflow = True
-        else:
-            self._buffer.extend(events)
-        self._some.set()
-
-    async def room(self, address: Address) -> None:
-        """There is always room: what does not fit is read from the log again."""
-
-    async def __aenter__(self) -> EventStream:
-        await self._hub.subscribe(self._address, self, after=self._after, epoch=self._epoch)
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self._refilling is not None:
-            self._refilling.cancel()
-            await asyncio.wait([self._refilling])
-        await self._hub.unsubscribe(self._address, self)
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    async def __anext__(self) -> Event:
-        while not self._buffer:
-            if self._has_overflow:
-                await self._refill_once()
-                continue
-            self._some.clear()
-            await self._some.wait()
-        event = self._buffer.popleft()
-        self._last = event.offset
-        return event
-
-    async def _refill_once(self) -> None:
-        """A reader may wait for less time than the log needs, again and again: one look goes on meanwhile."""
-        if self._refilling is None:
-            self._refilling = asyncio.get_running_loop().create_task(self._refill())
-        refilling = self._refilling
-        try:
-            await asyncio.shield(refilling)
-        finally:
-            if refilling.done():
-                self._refilling = None
-
-    async def _refill(self) -> None:
-        """Take what did not fit from the log."""
-        page = await self._store.read(self._address, after=self._last, limit=self._room)
-        self._buffer.extend(page.events)
-        self._has_overflow = bool(page.events) and page.events[-1].offset < self._newest

@@ -15,12 +15,12 @@ from turnkeep.application import Application
 from turnkeep.errors import ConfigurationError, InvalidMessage, NotFound, Rejection, ThreadNotFound, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.hooks import Hook
-from turnkeep.hub import EventStream
 from turnkeep.inputs import read_message, read_metadata
 from turnkeep.messages import BusyPolicy, Content, Item
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
 from turnkeep.store.values import Decision, HeldCall, Receipt, RunRecord, ThreadRecord
+from turnkeep.streams import EventStream
 from turnkeep.telemetry import SILENT, Meter
 from turnkeep.tools.toolbox import Registrable, Toolbox
 from turnkeep.windows import PRESETS, Preset, thread_options

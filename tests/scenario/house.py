@@ -13,13 +13,13 @@ from typing import Any
 from turnkeep.clock import Clock
 from turnkeep.composition import policies
 from turnkeep.events import Event
-from turnkeep.hub import EventStream
 from turnkeep.messages import Address, Item, Message, content_text, text_content
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.simulator import Fault, Simulator, serve
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Receipt
+from turnkeep.streams import EventStream
 from turnkeep.tools.toolbox import Registrable, Toolbox
 
 QUICK: dict[str, Any] = {

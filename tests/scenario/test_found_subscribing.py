@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 
 from tests.scenario.house import opened
 from turnkeep.events import Event
-from turnkeep.hub import EventStream, Hub, SubscriptionStart
+from turnkeep.hub import Hub, SubscriptionStart
 from turnkeep.messages import Address
 from turnkeep.store.contract import Follower, Store
 from turnkeep.store.values import Notice
+from turnkeep.streams import EventStream
 
 
 class _Slow:

@@ -12,12 +12,13 @@ import pytest
 
 from turnkeep.errors import StoreUnavailable
 from turnkeep.events import Event, delta
-from turnkeep.hub import EventStream, Hub, SubscriptionStart, _is_of
+from turnkeep.hub import Hub, SubscriptionStart, _is_of
 from turnkeep.messages import Address, Message, UserItem, text_content
 from turnkeep.store import Policies, Policy
 from turnkeep.store.contract import Follower
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Commit, Notice, Page, TranscriptEntry
+from turnkeep.streams import EventStream
 from turnkeep.testing import FakeClock, counting_ids
 
 HERE = Address("default", "assistant", "c")

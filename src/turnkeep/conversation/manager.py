@@ -105,8 +105,6 @@ class ConversationManager:
             self._is_open = False
             await self._store.close()
 
-    # ---------------------------------------------------------------- remembering
-
     async def add_message(
         self, session_id: str, message: Mapping[str, Any] | Item, model: str | None = None, *, key: str | None = None
     ) -> None:
@@ -147,8 +145,6 @@ class ConversationManager:
         """
         store = await self._open()
         return await store.forget(self._address(session_id))
-
-    # ---------------------------------------------------------------- inside
 
     async def _open(self) -> Store:
         if self._is_closed:

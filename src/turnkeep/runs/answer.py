@@ -229,8 +229,6 @@ class Answering:
         await self._recall(self.past_tokens // 4)
         return await self._ask(self._request())
 
-    # ---------------------------------------------------------------- one model call
-
     def _request(self, *, is_repair: bool = False) -> ModelRequest:
         """What the model is told; a repair leaves out the reasoning of others, after a provider refused a pairing."""
         claim = self.claim

@@ -84,8 +84,6 @@ class Journal:
         for record in claim.journal:
             self._fold(record)
 
-    # ---------------------------------------------------------------- reading
-
     @property
     def first_messages(self) -> list[UserItem]:
         """The batch without the messages that came in by steering."""
@@ -111,8 +109,6 @@ class Journal:
     def is_final(self) -> bool:
         """The model has given its final answer, and nobody has steered since."""
         return self.ending not in (None, "calls", "pause")
-
-    # ---------------------------------------------------------------- writing
 
     async def write_step(self, step: Step) -> None:
         items = [item_to_json(item) for item in step.items]

@@ -145,8 +145,6 @@ class Keeper:
         self._leases[claim.token] = lease
         return lease
 
-    # ---------------------------------------------------------------- renewing
-
     async def run(self) -> None:
         """Renew until cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -33,9 +33,6 @@ class Dropping:
 Verdict = Commit | Failure | HoldVerdict | Releasing | Dropping
 
 
-# ---------------------------------------------------------------- measuring
-
-
 def measure_claim(meter: Meter, claim: Claim) -> None:
     """How long the batch of a claim has waited, and how big it is."""
     meter.observe("run_attempt", claim.attempt)

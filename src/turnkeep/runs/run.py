@@ -55,9 +55,6 @@ class RunBroke(RunError):
     retryable = True
 
 
-# ---------------------------------------------------------------- the run
-
-
 class Run:
     """One claim's work."""
 
@@ -99,8 +96,6 @@ class Run:
             verdict = Dropping()
         self._report(verdict, begun_at)
         return verdict
-
-    # ------------------------------------------------------------ deciding
 
     async def _verdict(self) -> Verdict:
         verdict = await self._decide()
@@ -291,8 +286,6 @@ class Run:
         return Failure(
             self.context.fault(error), retry_in, effects=effects, usage=self.journal.usage if not again else Usage()
         )
-
-    # ------------------------------------------------------------ acting
 
     async def _settle(self, verdict: Verdict) -> None:
         """The one place that acts. Repeated until the store answers or the lease is over."""

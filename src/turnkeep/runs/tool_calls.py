@@ -99,8 +99,6 @@ class Calls:
         held_calls = [_call(p.item, p.kind, p.tool) for p in plans if p.way == "ask"]
         return held_calls + catching.result()
 
-    # ---------------------------------------------------------------- deciding
-
     def _plan(self, place: int, item: CallItem, enabled_names: Sequence[str] | None) -> CallPlan:
         if (held_call := self._decisions.get(item.call_id)) is not None:
             return self._plan_decided(item, held_call)
@@ -150,8 +148,6 @@ class Calls:
             self._announcer.say(
                 Event("processing", claim.message_ids, run_id=claim.run_id, attempt=claim.attempt, tools=names)
             )
-
-    # ---------------------------------------------------------------- acting
 
     async def _refuse(self, item: CallItem, tool: Tool | None, result: Result) -> None:
         self._meter.count("tool_calls", tool=tool.name if tool else "unknown", status=result.status)

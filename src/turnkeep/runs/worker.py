@@ -85,8 +85,6 @@ class Worker:
             for end in ends:
                 end()
 
-    # ---------------------------------------------------------------- claiming
-
     async def _claim_until_stopped(self, runs: asyncio.TaskGroup) -> None:
         failures = 0
         while not self._stopping.is_set():
@@ -128,8 +126,6 @@ class Worker:
         finally:
             self.keeper.let_go(lease)
             self._slot_freed.set()
-
-    # ---------------------------------------------------------------- ending
 
     async def _drain(self) -> None:
         """Let runs end; then give back what is left, which costs nobody an attempt."""

@@ -136,9 +136,6 @@ def _retries(value: int | RetryConfig | Mapping[str, Any] | None) -> RetryConfig
     return RetryConfig(**values)
 
 
-# ---------------------------------------------------------------- checks
-
-
 def _check_numbers(config: OpenAIConfig) -> None:
     if config.max_tokens is not None and config.max_tokens < LEAST_OUTPUT:
         raise ConfigurationError(f"max_tokens is {config.max_tokens}, providers take {LEAST_OUTPUT} or more")

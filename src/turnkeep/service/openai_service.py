@@ -10,31 +10,27 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import Any, Self
 
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.composition import Lifespan, open_endpoint, open_run_context, policies, run_rules, watch_process
-from turnkeep.errors import LeaseLost, MessageFrozen, ModelGone, NotFound, StoreError, ThreadBusy, TurnkeepError
-from turnkeep.events import Event
+from turnkeep.errors import LeaseLost, ModelGone, TurnkeepError
 from turnkeep.inputs import checked_channel
-from turnkeep.messages import DEFAULT_TENANT, Address, Item, Message, OutputItem, turns_of
-from turnkeep.pricing.tokenizer import tokenizer_for
-from turnkeep.runs.journal import Journal, Step
+from turnkeep.messages import DEFAULT_TENANT, Address, Item
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import HoldVerdict, Verdict
 from turnkeep.runs.run import Run, RunBroke
-from turnkeep.runs.run_context import RunContext
+from turnkeep.service.call_runner import NO_LIMITS, CallRunner, DirectCall, ForgetfulStore
 from turnkeep.service.chunks import Chunk, Completion, Metadata, Outlet, ToolCall, fold_chunks
 from turnkeep.service.config import OpenAIConfig, create_openai_config
 from turnkeep.service.request import DirectRequest
 from turnkeep.settings import Settings
-from turnkeep.store import Policies, Policy, store_of
-from turnkeep.store.contract import Follower, Registry, Store
-from turnkeep.store.memory import MemoryStore
+from turnkeep.store import store_of
+from turnkeep.store.contract import Registry, Store
 from turnkeep.store.store_metrics import measure_store
-from turnkeep.store.values import Claim, Commit, Failure, TranscriptEntry
+from turnkeep.store.values import Commit, Failure
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools import Tool, Toolbox
 from turnkeep.tools.builtin import configured_tools
@@ -46,8 +42,6 @@ log = get_log(__name__)
 WAIT = 30.0
 """Seconds that a call with a session waits for a run in progress, unless it says otherwise."""
 
-LOOK_AGAIN = 1.0
-NO_LIMIT = 1 << 40
 FINISH = {"filter": "content_filter"}
 
 Messages = Sequence[Mapping[str, Any] | Item]
@@ -66,11 +60,9 @@ class OpenAIService:
         self.toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
         self._life = Lifespan(self._live, name="openai-service")
         self._opening = asyncio.Lock()
-        self._runners: dict[bool, _CallRunner] = {}
+        self._runners: dict[bool, CallRunner] = {}
         self._store: Store | None = None
         self._works: dict[Lease, asyncio.Task[None]] = {}
-
-    # ---------------------------------------------------------------- answering
 
     async def stream_completion(
         self,
@@ -96,7 +88,7 @@ class OpenAIService:
         runner = await self._runner(remembers=session_id is not None)
         outlet = Outlet()
         address = Address(tenant, self.config.settings.queue, session_id or f"direct-{secrets.token_hex(12)}")
-        call = await runner.begin(request, address, dict(metadata or {}), wait)
+        call = await runner.begin(request, address, dict(metadata or {}), wait=wait)
         work = self._works[call.lease] = self._group.create_task(self._work(runner, call, outlet, session_id))
         try:
             async for chunk in outlet:
@@ -119,8 +111,6 @@ class OpenAIService:
     def register_tool(self, tool: Registrable, *, replace: bool = False) -> Tool:
         """Add a tool: a function, a `Tool`, or ``{"type": "function", "function": {…}, "handler": …}``."""
         return self.toolbox.register(tool, replace=replace)
-
-    # ---------------------------------------------------------------- life
 
     async def __aenter__(self) -> Self:
         await self._life.open()
@@ -148,7 +138,7 @@ class OpenAIService:
                 if task is not None:
                     task.cancel()
 
-    async def _runner(self, *, remembers: bool) -> _CallRunner:
+    async def _runner(self, *, remembers: bool) -> CallRunner:
         """Where calls with, or without, a session are answered; opened when the first one comes."""
         await self._life.open()
         async with self._opening:
@@ -156,9 +146,9 @@ class OpenAIService:
                 self._runners[remembers] = await self._open_runner(remembers)
             return self._runners[remembers]
 
-    async def _open_runner(self, remembers: bool) -> _CallRunner:
+    async def _open_runner(self, remembers: bool) -> CallRunner:
         config, stack = self.config, self._stack
-        store = await self._session_store() if remembers else _Forgetful(_NO_LIMITS)
+        store = await self._session_store() if remembers else ForgetfulStore(NO_LIMITS)
         ledger = await self._session_store() if _is_limited(config.settings) else store
         rules = run_rules(config.settings)
         rules = replace(
@@ -184,7 +174,7 @@ class OpenAIService:
             ledger=ledger,
         )
         keeper = Keeper(store, rules=LeaseRules(config.settings.lease_duration), owner=f"direct-{secrets.token_hex(8)}")
-        return _CallRunner(context, keeper, self._keeping.create_task(keeper.run()), remembers)
+        return CallRunner(context, keeper, self._keeping.create_task(keeper.run()), remembers)
 
     async def _session_store(self) -> Store:
         """Where sessions are, and what all processes may spend together."""
@@ -197,9 +187,7 @@ class OpenAIService:
             self._store = measure_store(store, self.meter)
         return self._store
 
-    # ---------------------------------------------------------------- one call
-
-    async def _work(self, runner: _CallRunner, call: _Call, outlet: Outlet, session_id: str | None) -> None:
+    async def _work(self, runner: CallRunner, call: DirectCall, outlet: Outlet, session_id: str | None) -> None:
         last = Chunk("error", error=RunBroke())
         try:
             run = Run(runner.context, call.claim, call.lease, outlet.observe)
@@ -259,131 +247,3 @@ class _Profile(Assistants):
 
     async def answering(self, tenant: str, assistant_id: str | None) -> Assistant:
         return self._only
-
-
-# ---------------------------------------------------------------- where calls are answered
-
-_NO_LIMITS = Policies(
-    Policy(
-        window=0.0,
-        max_wait=0.0,
-        max_batch=NO_LIMIT,
-        max_batch_bytes=NO_LIMIT,
-        max_inbox=NO_LIMIT,
-        history_items=NO_LIMIT,
-        history_bytes=NO_LIMIT,
-        runs_kept=0,
-    )
-)
-
-
-class _Forgetful(MemoryStore):
-    """Where a call without a session lives: nobody follows its thread, so it keeps no log."""
-
-    async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
-        return 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A direct call that has begun."""
-
-    claim: Claim
-    lease: Lease
-    own: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _CallRunner:
-    """A context for direct calls, on the store of the sessions or on one that forgets."""
-
-    context: RunContext
-    keeper: Keeper
-    keeping: asyncio.Task[None]
-    remembers: bool
-
-    async def begin(self, request: DirectRequest, address: Address, metadata: Mapping[str, str], wait: float) -> _Call:
-        """Take the messages in and the claim, in one act. Raises `ThreadBusy` when the wait is over."""
-        await self._lay_out(request.past, address)
-        messages = [
-            Message(address, f"msg_{secrets.token_hex(12)}", item.content, metadata=metadata, minted=True)
-            for item in request.new
-        ]
-        messages[-1] = messages[-1].but(instructions=request.instructions)
-        lease = await self._begin(messages, wait)
-        records = await self._catch_up(request.since, lease.claim)
-        claim = replace(lease.claim, journal=tuple(records)) if records else lease.claim
-        return _Call(claim, lease, tuple(message.message_id for message in messages))
-
-    async def tidy(self, call: _Call, verdict: Verdict) -> None:
-        """Leave nothing behind that somebody else would take for a message to be answered."""
-        address = call.claim.address
-        try:
-            if not self.remembers:
-                await self.context.store.forget(address, force=True)
-            elif isinstance(verdict, Failure):
-                for message_id in call.own:
-                    with suppress(NotFound, MessageFrozen):
-                        await self.context.store.withdraw(address, message_id)
-        except StoreError as error:
-            log.warning("direct_call_not_tidied", run_id=call.claim.run_id, error=str(error))
-
-    async def _begin(self, messages: Sequence[Message], wait: float) -> Lease:
-        try:
-            return await self.keeper.begin(messages)
-        except ThreadBusy:
-            if wait <= 0:
-                raise
-        try:
-            async with asyncio.timeout(wait):
-                return await self._begin_when_free(messages)
-        except TimeoutError:
-            raise ThreadBusy(f"a run was in progress on the thread for all of {wait:g} s") from None
-
-    async def _begin_when_free(self, messages: Sequence[Message]) -> Lease:
-        """Try again whenever a turn ends there, and now and then."""
-        address = messages[0].address
-        outcome: Lease | TurnkeepError | None = None
-        turn_end = asyncio.Event()
-        async with self.context.store.follow() as follower, asyncio.TaskGroup() as group:
-            await follower.add(address)
-            hearing = group.create_task(_hear(follower, turn_end))
-            while outcome is None:
-                turn_end.clear()
-                try:
-                    outcome = await self.keeper.begin(messages)
-                except ThreadBusy:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(turn_end.wait(), LOOK_AGAIN)
-                except TurnkeepError as error:
-                    outcome = error
-            hearing.cancel()
-        if isinstance(outcome, TurnkeepError):
-            raise outcome
-        return outcome
-
-    async def _lay_out(self, past: Sequence[Item], address: Address) -> None:
-        """Put the past of a call without a session where a run recalls it, turn by turn."""
-        count = tokenizer_for(self.context.assistants.blank().model, self.context.catalog).count_item
-        for turn in turns_of(past):
-            await self.context.store.append(address, [TranscriptEntry(item, count(item)) for item in turn])
-
-    async def _catch_up(self, since: Sequence[Item], claim: Claim) -> list[Mapping[str, Any]]:
-        """Journal what the caller has done since the question, as if this run had done it."""
-        if not since:
-            return []
-        records: list[Mapping[str, Any]] = []
-        journal = Journal(self.context.store, claim, tell=records.append)
-        answer_items = tuple(item for item in since if not isinstance(item, OutputItem))
-        await journal.write_step(Step(answer_items, "", Usage(), "calls", self.context.assistants.blank().model))
-        for item in since:
-            if isinstance(item, OutputItem):
-                await journal.write_output(item)
-        return records
-
-
-async def _hear(follower: Follower, turn_end: asyncio.Event) -> None:
-    """Note when a turn has ended, or may have."""
-    async for notice in follower:
-        if not notice.events or any(event.is_final for event in notice.events):
-            turn_end.set()

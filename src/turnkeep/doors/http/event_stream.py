@@ -17,8 +17,8 @@ from starlette.types import Scope as AsgiScope
 from turnkeep.doors.error_answers import error_body
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError
-from turnkeep.hub import EventStream
 from turnkeep.messages import Address
+from turnkeep.streams import EventStream
 from turnkeep.wire import Dialect, Encoder, Frame, dumps, subscription_frame
 
 HEARTBEAT = 15.0

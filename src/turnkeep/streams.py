@@ -1,0 +1,97 @@
+"""A subscription as an async iterator, for whoever reads events one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+
+from turnkeep.events import Event
+from turnkeep.hub import Hub, SubscriptionStart
+from turnkeep.messages import Address
+from turnkeep.store.contract import Store
+
+
+class EventStream:
+    """A subscription as an async iterator: `async with EventStream(hub, store, address) as events`, then `async for`.
+
+    It keeps at most `room` events; a reader that is slower gets the rest from the log, so nothing is missed and
+    memory is bounded.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        store: Store,
+        address: Address,
+        *,
+        after: int | None = None,
+        epoch: str | None = None,
+        room: int = 1000,
+    ) -> None:
+        self._hub, self._store, self._address = hub, store, address
+        self._after, self._epoch, self._room = after, epoch, room
+        self._buffer: deque[Event] = deque()
+        self._last = 0
+        self._newest = 0
+        self._has_overflow = False
+        self._some = asyncio.Event()
+        self._refilling: asyncio.Task[None] | None = None
+
+    def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
+        self.subscription_start = start
+        self._last = self._newest = start.start
+
+    def deliver(self, address: Address, events: Sequence[Event]) -> None:
+        self._newest = events[-1].offset
+        if self._has_overflow or len(self._buffer) + len(events) > self._room:
+            if not self._has_overflow:
+                self._hub.meter.count("slow_subscribers")
+            self._has_overflow = True
+        else:
+            self._buffer.extend(events)
+        self._some.set()
+
+    async def room(self, address: Address) -> None:
+        """There is always room: what does not fit is read from the log again."""
+
+    async def __aenter__(self) -> EventStream:
+        await self._hub.subscribe(self._address, self, after=self._after, epoch=self._epoch)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._refilling is not None:
+            self._refilling.cancel()
+            await asyncio.wait([self._refilling])
+        await self._hub.unsubscribe(self._address, self)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._buffer:
+            if self._has_overflow:
+                await self._refill_once()
+                continue
+            self._some.clear()
+            await self._some.wait()
+        event = self._buffer.popleft()
+        self._last = event.offset
+        return event
+
+    async def _refill_once(self) -> None:
+        """A reader may wait for less time than the log needs, again and again: one look goes on meanwhile."""
+        if self._refilling is None:
+            self._refilling = asyncio.get_running_loop().create_task(self._refill())
+        refilling = self._refilling
+        try:
+            await asyncio.shield(refilling)
+        finally:
+            if refilling.done():
+                self._refilling = None
+
+    async def _refill(self) -> None:
+        """Take what did not fit from the log."""
+        page = await self._store.read(self._address, after=self._last, limit=self._room)
+        self._buffer.extend(page.events)
+        self._has_overflow = bool(page.events) and page.events[-1].offset < self._newest
