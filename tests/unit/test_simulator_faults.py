@@ -176,8 +176,8 @@ class Tape:
     def unknown_frames(self) -> list[bytes]:
         return [b"unknown"]
 
-    def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]:
-        self.failed_with = (code, error, failed)
+    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]:
+        self.failed_with = (code, error_event, failed_event)
         yield Frame(b"failed", act="last")
 
 

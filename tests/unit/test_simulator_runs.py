@@ -168,7 +168,9 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 def test_a_failure_has_its_events(error: bool, failed: bool) -> None:
     run = response_run(AnswerPlan((Say("x"),)))
     next(run.stream)
-    frames = [orjson.loads(f.data.split(b"\ndata: ")[1]) for f in run.fail("c", "m", error=error, failed=failed)]
+    frames = [
+        orjson.loads(f.data.split(b"\ndata: ")[1]) for f in run.fail("c", "m", error_event=error, failed_event=failed)
+    ]
     assert [frame["type"] for frame in frames] == ["error"] * error + ["response.failed"] * failed
     assert run.is_settled
     assert run.body()["error"] == {"code": "c", "message": "m"}

@@ -33,14 +33,14 @@ def list_dead(
 ) -> None:
     """List dead letters, the oldest first."""
     settings = context.settings()
-    found = asyncio.run(_list(settings, tenant, limit))
+    letters = asyncio.run(_list(settings, tenant, limit))
     if as_json:
-        for letter in found:
+        for letter in letters:
             output.emit(_json(letter))
         return
     rows = [
         (one.dead_id, output.moment(one.at), one.address.channel, one.message.message_id, one.fault.code, one.attempts)
-        for one in found
+        for one in letters
     ]
     output.table(("ID", "DIED", "CHANNEL", "MESSAGE", "REASON", "ATTEMPTS"), rows, empty="no dead letters")
 
@@ -94,39 +94,39 @@ async def _show(settings: Settings, dead_id: str) -> DeadLetter:
 
 
 async def _letter(store: Store, dead_id: str) -> DeadLetter:
-    found = await store.dead_letter(dead_id)
-    if found is None:
+    letter = await store.dead_letter(dead_id)
+    if letter is None:
         raise NotFound(f"there is no dead letter {dead_id!r}, list them with `turnkeep queue dead list`")
-    return found
+    return letter
 
 
 @app.command()
 def redrive(dead_ids: Ids = None, *, every: All = False, tenant: Whose = None, as_json: Json = False) -> None:
     """Accept dead letters again, at the end of their inbox and with fresh attempts."""
     _demand_some(dead_ids, every=every)
-    accepted, refused = asyncio.run(_redrive(context.settings(), dead_ids or (), tenant))
+    receipts, refusals = asyncio.run(_redrive(context.settings(), dead_ids or (), tenant))
     if as_json:
-        output.emit({"accepted": [receipt.to_json() for receipt in accepted], "refused": refused})
+        output.emit({"accepted": [receipt.to_json() for receipt in receipts], "refused": refusals})
     else:
-        output.say(f"accepted {output.count(len(accepted), 'message')} again")
-        for dead_id, reason in refused.items():
+        output.say(f"accepted {output.count(len(receipts), 'message')} again")
+        for dead_id, reason in refusals.items():
             output.note(f"{dead_id}: {reason}", style="red")
-    raise typer.Exit(output.FAILED if refused else 0)
+    raise typer.Exit(output.FAILED if refusals else 0)
 
 
 async def _redrive(
     settings: Settings, dead_ids: Sequence[str], tenant: str | None
 ) -> tuple[list[Receipt], dict[str, str]]:
-    accepted, refused = [], {}
+    receipts, refusals = [], {}
     async with context.attach_store(settings) as store:
         with output.progress("accepting") as step:
             for dead_id in dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]:
                 try:
-                    accepted.append(await store.redrive(dead_id))
+                    receipts.append(await store.redrive(dead_id))
                 except (NotFound, Conflict) as error:
-                    refused[dead_id] = str(error)
+                    refusals[dead_id] = str(error)
                 step()
-    return accepted, refused
+    return receipts, refusals
 
 
 @app.command()
@@ -135,22 +135,22 @@ def discard(
 ) -> None:
     """Drop dead letters for good."""
     _demand_some(dead_ids, every=every)
-    dropped = asyncio.run(_discard(context.settings(), dead_ids or (), tenant, yes=yes))
+    count = asyncio.run(_discard(context.settings(), dead_ids or (), tenant, yes=yes))
     if as_json:
-        output.emit({"discarded": dropped})
+        output.emit({"discarded": count})
     else:
-        output.say(f"discarded {output.count(dropped, 'dead letter')}")
+        output.say(f"discarded {output.count(count, 'dead letter')}")
 
 
 async def _discard(settings: Settings, dead_ids: Sequence[str], tenant: str | None, *, yes: bool) -> int:
     async with context.attach_store(settings) as store:
         for dead_id in dead_ids:
             await _letter(store, dead_id)
-        chosen = dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]
-        if chosen:
-            what = output.count(len(chosen), "dead letter")
+        ids = dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]
+        if ids:
+            what = output.count(len(ids), "dead letter")
             output.confirm(f"discard {what} from {context.place(settings)}?", yes=yes)
-        return sum([await store.discard(dead_id) for dead_id in chosen])
+        return sum([await store.discard(dead_id) for dead_id in ids])
 
 
 def _demand_some(dead_ids: Sequence[str] | None, *, every: bool) -> None:

@@ -149,5 +149,5 @@ class _Play:
             output.emit({"what": "end", "messages": len(SCRIPT), "people": people, "turns": self._turns})
             return
         output.say()
-        said = output.count(len(SCRIPT), "message")
-        output.say(f"{said} of {people} people, {self._turns} turns; what was said during an answer came next")
+        messages = output.count(len(SCRIPT), "message")
+        output.say(f"{messages} of {people} people, {self._turns} turns; what was said during an answer came next")

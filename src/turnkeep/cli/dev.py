@@ -33,46 +33,46 @@ def dev(
     as_json: Json = False,
 ) -> None:
     """Start everything in one process: page, socket, API and worker. Ctrl-C drains and ends it."""
-    made = secrets.token_urlsafe(32) if token and not reload else None
+    secret = secrets.token_urlsafe(32) if token and not reload else None
     settings = context.settings(
-        host=host, port=port, tools_file=tools, concurrency=concurrency, simulator=True, start_token=made
+        host=host, port=port, tools_file=tools, concurrency=concurrency, simulator=True, start_token=secret
     )
     if reload:
         from turnkeep.cli import reloading
 
-        given = {"--host": host, "--port": port, "--tools": tools, "--concurrency": concurrency}
+        options = {"--host": host, "--port": port, "--tools": tools, "--concurrency": concurrency}
         flags = [name for name, on in (("--open", open_page), ("--token", token), ("--json", as_json)) if on]
-        raise typer.Exit(reloading.run(settings, reloading.words(given, flags)))
+        raise typer.Exit(reloading.run(settings, reloading.words(options, flags)))
 
-    def tell(started: RunningService) -> None:
-        output.emit(started.to_json() | ({"token": made} if made else {})) if as_json else welcome(started, made)
-        if open_page and started.url:
-            webbrowser.open(started.url)
+    def tell(service: RunningService) -> None:
+        output.emit(service.to_json() | ({"token": secret} if secret else {})) if as_json else welcome(service, secret)
+        if open_page and service.url:
+            webbrowser.open(service.url)
 
     run(settings, "all", tell)
 
 
-def welcome(started: RunningService, token: str | None = None) -> None:
+def welcome(service: RunningService, token: str | None = None) -> None:
     """Where the page and the socket are, a line to paste, where the data is, and who answers."""
     output.say(f"turnkeep {version()}", style="bold")
     output.say()
     lines = [
-        ("page", f"{started.url}/"),
+        ("page", f"{service.url}/"),
         ("token", token),
-        ("socket", started.socket),
-        ("send", curl(f"{started.url}", token)),
-        ("watch", f"curl -N {started.url}/api/channels/hello/events{_shown(token)}"),
-        ("answers", started.answers),
-        ("tools", ", ".join(started.tools) or None),
-        ("data", started.data),
+        ("socket", service.socket),
+        ("send", curl(f"{service.url}", token)),
+        ("watch", f"curl -N {service.url}/api/channels/hello/events{_header_option(token)}"),
+        ("answers", service.answers),
+        ("tools", ", ".join(service.tools) or None),
+        ("data", service.data),
     ]
     output.facts(lines)
     output.say()
-    warn(started)
+    warn(service)
     output.say("Ctrl-C ends it; `turnkeep --help` shows the other commands", style="dim")
 
 
-def _shown(token: str | None) -> str:
+def _header_option(token: str | None) -> str:
     """How a line of curl shows the token."""
     return "" if token is None else " -H " + shlex.quote(f"authorization: Bearer {token}")
 
@@ -81,4 +81,4 @@ def curl(url: str, token: str | None = None) -> str:
     """A line to paste into a shell."""
     body = '{"message": "Hello, assistant!"}'
     line = ["curl", f"{url}/api/channels/hello/messages", "-H", "content-type: application/json", "-d", body]
-    return shlex.join(line) + _shown(token)
+    return shlex.join(line) + _header_option(token)

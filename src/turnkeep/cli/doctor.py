@@ -27,21 +27,21 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check everything. Exit code 0: fine; 1: warnings, with --strict; 2: something fails."""
-    found = asyncio.run(_examine(offline=offline, as_json=as_json))
-    states = {finding.state for finding in found}
+    findings = asyncio.run(_examine(offline=offline, as_json=as_json))
+    states = {finding.state for finding in findings}
     if as_json:
-        output.emit({"ok": "failure" not in states, "checks": [finding.to_json() for finding in found]})
+        output.emit({"ok": "failure" not in states, "checks": [finding.to_json() for finding in findings]})
     raise typer.Exit(2 if "failure" in states else 1 if strict and "warning" in states else 0)
 
 
 async def _examine(*, offline: bool, as_json: bool) -> list[Finding]:
     """All findings; told as they are found, unless machines want them."""
-    found = []
+    findings = []
     async for finding in _findings(offline=offline):
-        found.append(finding)
+        findings.append(finding)
         if not as_json:
             _tell(finding)
-    return found
+    return findings
 
 
 async def _findings(*, offline: bool) -> AsyncIterator[Finding]:

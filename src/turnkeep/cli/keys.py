@@ -19,8 +19,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="API keys: wh
 
 def _scopes(text: str) -> str:
     words = [word.strip() for word in text.split(",")]
-    if unknown := sorted(set(words) - set(read_scopes(words))):
-        raise typer.BadParameter(f"{', '.join(unknown)!r} is no scope, take some of read, send, approve, manage, admin")
+    if extra := sorted(set(words) - set(read_scopes(words))):
+        raise typer.BadParameter(f"{', '.join(extra)!r} is no scope, take some of read, send, approve, manage, admin")
     return ",".join(words)
 
 
@@ -51,14 +51,14 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it: this once, for only its digest is kept."""
-    wanted: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": name,
         "tenant": tenant,
         "scopes": read_scopes(scopes.split(",")),
         "channels": channel or None,
         "expires_at": None if expires_in is None else SystemClock().now() + expires_in,
     }
-    value, key = asyncio.run(_create(context.settings(), wanted))
+    value, key = asyncio.run(_create(context.settings(), fields))
     if as_json:
         output.emit({**key.to_json(), "key": value})
         return
@@ -66,9 +66,9 @@ def create(
     output.note(f"keep it now, it is not shown again; take it back with: turnkeep keys revoke {key.key_id}")
 
 
-async def _create(settings: Settings, wanted: dict[str, Any]) -> tuple[str, Key]:
+async def _create(settings: Settings, fields: dict[str, Any]) -> tuple[str, Key]:
     async with context.attach_store(settings, create=True) as store:
-        value, key = await ApiKeys(store).create(**wanted)
+        value, key = await ApiKeys(store).create(**fields)
         await report(store, "key_created", tenant=key.tenant, key=key.key_id, scopes=",".join(key.scopes))
         return value, key
 
@@ -76,12 +76,12 @@ async def _create(settings: Settings, wanted: dict[str, Any]) -> tuple[str, Key]
 @app.command("list")
 def list_keys(*, as_json: Json = False) -> None:
     """List keys, without their secrets."""
-    found = asyncio.run(_list(context.settings()))
+    keys = asyncio.run(_list(context.settings()))
     if as_json:
-        for key in found:
+        for key in keys:
             output.emit(key.to_json())
         return
-    rows = [(k.key_id, k.name, k.tenant, " ".join(k.scopes), _reach(k), _state(k)) for k in found]
+    rows = [(k.key_id, k.name, k.tenant, " ".join(k.scopes), _reach(k), _state(k)) for k in keys]
     output.table(("ID", "NAME", "TENANT", "SCOPES", "CHANNELS", "STATE"), rows, empty="no keys yet")
 
 
@@ -95,11 +95,11 @@ def revoke(key: Id, *, yes: Yes = False, as_json: Json = False) -> None:
     """Take a key back: it is refused everywhere within a second, open sockets are closed."""
     settings = context.settings()
     output.confirm(f"revoke the key {key} in {context.place(settings)}?", yes=yes)
-    revoked = asyncio.run(_revoke(settings, key))
+    record = asyncio.run(_revoke(settings, key))
     if as_json:
-        output.emit(revoked.to_json())
+        output.emit(record.to_json())
     else:
-        output.say(f"Key revoked: {revoked.key_id}")
+        output.say(f"Key revoked: {record.key_id}")
 
 
 async def _revoke(settings: Settings, key_id: str) -> Key:

@@ -51,8 +51,8 @@ class Ask:
 
     @property
     def body(self) -> dict[str, Any]:
-        told = {"message": self.text, "message_id": self.message_id, "instructions": self.instructions, "flush": True}
-        return {name: value for name, value in told.items() if value is not None}
+        fields = {"message": self.text, "message_id": self.message_id, "instructions": self.instructions, "flush": True}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 class ServerUnreachable(TurnkeepError):
@@ -79,8 +79,8 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
                         yield frame
             except (aiohttp.ClientError, TimeoutError) as error:
                 failures += 1
-                if not listener.accepted or failures > TRIES:
-                    raise ServerUnreachable(_unreachable(base, error, listener.accepted)) from error
+                if not listener.accepted_id or failures > TRIES:
+                    raise ServerUnreachable(_unreachable(base, error, listener.accepted_id)) from error
             await asyncio.sleep(PATIENCE.after(max(1, failures)))
 
 
@@ -92,7 +92,7 @@ class _AnswerListener:
         self._channel = f"{base}/api/channels/{quote(ask.channel, safe='').replace('.', '%2E')}"
         self._ask = ask
         self._position = ""
-        self.accepted = ""
+        self.accepted_id = ""
         """The message id, once there is a receipt."""
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
@@ -100,36 +100,36 @@ class _AnswerListener:
         url = URL(f"{self._channel}/events?text=delta&events=all", encoded=True)
         headers = {"Last-Event-ID": self._position} if self._position else {}
         async with self._session.get(url, headers=headers) as response:
-            await _checked(response)
+            await _demand_success(response)
             framer = Framer()
             async for data in response.content.iter_any():
-                for frame in await self._sent():
+                for frame in await self._send_once():
                     yield frame
-                for _, told in framer.push(data):
+                for _, payload in framer.push(data):
                     self._position = framer.last_id.decode()
-                    yield orjson.loads(told)
+                    yield orjson.loads(payload)
 
-    async def _sent(self) -> list[Frame]:
+    async def _send_once(self) -> list[Frame]:
         """Send, unless that is done."""
-        if self.accepted:
+        if self.accepted_id:
             return []
         url = URL(f"{self._channel}/messages", encoded=True)
         async with self._session.post(url, json=self._ask.body) as response:
-            await _checked(response)
-            receipt, repeated = await response.json(), response.status == 200
-        self.accepted = str(receipt["message_id"])
-        frame: Frame = {"type": "status", "status": "accepted", "message_id": self.accepted, "receipt": receipt}
-        return [frame, *(await self._settled() if repeated else [])]
+            await _demand_success(response)
+            receipt, is_repeat = await response.json(), response.status == 200
+        self.accepted_id = str(receipt["message_id"])
+        frame: Frame = {"type": "status", "status": "accepted", "message_id": self.accepted_id, "receipt": receipt}
+        return [frame, *(await self._earlier_outcome() if is_repeat else [])]
 
-    async def _settled(self) -> list[Frame]:
-        url = URL(f"{self._channel}/messages/{quote(self.accepted, safe='')}", encoded=True)
+    async def _earlier_outcome(self) -> list[Frame]:
+        url = URL(f"{self._channel}/messages/{quote(self.accepted_id, safe='')}", encoded=True)
         async with self._session.get(url) as response:
-            await _checked(response)
+            await _demand_success(response)
             record = await response.json()
-        return _settled_frames(self.accepted, record["status"], record["run_id"])
+        return _settled_frames(self.accepted_id, record["status"], record["run_id"])
 
 
-async def _checked(response: aiohttp.ClientResponse) -> None:
+async def _demand_success(response: aiohttp.ClientResponse) -> None:
     """Raises what the server says."""
     if response.status < 400:
         return
@@ -144,8 +144,8 @@ async def _checked(response: aiohttp.ClientResponse) -> None:
 def _words_of(body: bytes) -> tuple[str | None, str]:
     """Code and message of a refusal; no code where this is none of ours."""
     try:
-        told = orjson.loads(body)["error"]
-        code, message = told["code"], told["message"]
+        error = orjson.loads(body)["error"]
+        code, message = error["code"], error["message"]
     except (ValueError, KeyError, TypeError):
         return None, ""
     return code if isinstance(code, str) else None, str(message)
@@ -153,17 +153,17 @@ def _words_of(body: bytes) -> tuple[str | None, str]:
 
 def _kinds(root: type[TurnkeepError]) -> dict[str, type[TurnkeepError]]:
     """The error tree by code."""
-    found = {root.code: root}
+    kinds = {root.code: root}
     for kind in root.__subclasses__():
-        found |= {code: one for code, one in _kinds(kind).items() if code not in found}
-    return found
+        kinds |= {code: one for code, one in _kinds(kind).items() if code not in kinds}
+    return kinds
 
 
-def _unreachable(url: str, error: Exception, accepted: str) -> str:
+def _unreachable(url: str, error: Exception, message_id: str) -> str:
     parts = urlsplit(url)
     base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
-    if accepted:
-        return f"the server at {base} went away; message {accepted} is kept and will be answered when it is back"
+    if message_id:
+        return f"the server at {base} went away; message {message_id} is kept and will be answered when it is back"
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number).lower() if number and number > 0 else str(error) or type(error).__name__
     return f"the server at {base} cannot be reached ({reason}): start it, or correct or unset TURNKEEP_URL"
@@ -174,10 +174,10 @@ def _unreachable(url: str, error: Exception, accepted: str) -> str:
 
 async def in_this_process(settings: Settings, ask: Ask) -> AsyncGenerator[Frame, None]:
     """Answer with a worker of our own, on the store that is set."""
-    chosen = settings.model_copy(update={"concurrency": GUESTS, "drain": min(settings.drain, LEAVING)})
+    guest_settings = settings.model_copy(update={"concurrency": GUESTS, "drain": min(settings.drain, LEAVING)})
     pins = Pins()
-    async with service_tools.open_toolbox(chosen, context.environment(), pins) as tools:
-        queue = Application(chosen, toolbox=tools)
+    async with service_tools.open_toolbox(guest_settings, context.environment(), pins) as tools:
+        queue = Application(guest_settings, toolbox=tools)
         queue.start_worker()
         async with queue, aclosing(_events(queue, ask)) as frames:
             pins.use(queue.store)
@@ -192,7 +192,7 @@ async def _events(queue: Application, ask: Ask) -> AsyncGenerator[Frame, None]:
         [outcome] = await queue.accept([message], create=not address.names_thread)
         if isinstance(outcome, Rejection):
             raise outcome
-        for frame in await _accepted(queue, ask, outcome):
+        for frame in await _receipt_frames(queue, ask, outcome):
             yield frame
         encoder = Encoder(
             address, outcome.thread_id, Dialect(deltas=True, everything=True), answer=stream.subscription_start.answer
@@ -202,7 +202,7 @@ async def _events(queue: Application, ask: Ask) -> AsyncGenerator[Frame, None]:
                 yield frame
 
 
-async def _accepted(queue: Application, ask: Ask, receipt: Receipt) -> list[Frame]:
+async def _receipt_frames(queue: Application, ask: Ask, receipt: Receipt) -> list[Frame]:
     frame: Frame = {
         "type": "status",
         "status": "accepted",

@@ -78,12 +78,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
     if not rows:
         say(empty)
         return
-    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    grid = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
-        drawn.add_column(name, overflow="fold")
+        grid.add_column(name, overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in row))
-    console().print(drawn)
+        grid.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in row))
+    console().print(grid)
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> None:
@@ -96,7 +96,7 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
 
 def printable(text: str) -> str:
     """The text without anything that would steer a terminal; lines and tabs stay."""
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def moment(at: float | None) -> str:
@@ -153,14 +153,14 @@ def progress(doing: str) -> Iterator[Callable[[], None]]:
     if not screen.is_terminal:
         yield lambda: None
         return
-    done = 0
+    steps = 0
     with screen.status(f"{doing} …") as status:
 
         def step() -> None:
-            nonlocal done
-            done += 1
-            if done % 10 == 0:
-                status.update(f"{doing} … {done:,}")
+            nonlocal steps
+            steps += 1
+            if steps % 10 == 0:
+                status.update(f"{doing} … {steps:,}")
 
         yield step
 
@@ -176,7 +176,7 @@ def fail(message: str) -> NoReturn:
 def report_failure(program: str, error: BaseException, *, as_json: bool = False) -> int:
     """Tell what went wrong in one sentence; the exit code. Only what nobody foresaw shows a traceback."""
     error = _first(error)
-    code, sentence = _told(error)
+    code, sentence = _describe(error)
     if not sentence:
         return WRONG
     if as_json:
@@ -187,7 +187,7 @@ def report_failure(program: str, error: BaseException, *, as_json: bool = False)
     return _exit_code(error)
 
 
-def _told(error: BaseException) -> tuple[str, str]:
+def _describe(error: BaseException) -> tuple[str, str]:
     match error:
         case TurnkeepError() if type(error) is not TurnkeepError:
             return error.code, str(error)
@@ -196,8 +196,8 @@ def _told(error: BaseException) -> tuple[str, str]:
         case typer.Abort():
             return ConfirmationMissing.code, "nothing was changed"
         case OSError():
-            named = f"{error.filename}: " if error.filename else ""
-            return "system_error", f"{named}{error.strerror or error}"
+            prefix = f"{error.filename}: " if error.filename else ""
+            return "system_error", f"{prefix}{error.strerror or error}"
         case TurnkeepError():
             return "failed", str(error)
     return "internal_error", f"an error of turnkeep itself, please report it: {type(error).__name__}: {error}"
@@ -214,13 +214,13 @@ def _usage(error: typer.TyperException) -> str:
 
 def _exit_code(error: BaseException) -> int:
     wrong = ConfigurationError | StoreMisconfigured | NotGiven
-    refused = isinstance(error, ConfirmationMissing) and "--yes" in str(error)
-    return WRONG if refused or isinstance(error, wrong | typer.TyperException) else FAILED
+    is_unconfirmed = isinstance(error, ConfirmationMissing) and "--yes" in str(error)
+    return WRONG if is_unconfirmed or isinstance(error, wrong | typer.TyperException) else FAILED
 
 
 def _first(error: BaseException) -> BaseException:
     """Of a group of errors the first one that says something of its own."""
     while isinstance(error, BaseExceptionGroup):
-        known = error.subgroup(TurnkeepError)
-        error = (known or error).exceptions[0]
+        own_errors = error.subgroup(TurnkeepError)
+        error = (own_errors or error).exceptions[0]
     return error

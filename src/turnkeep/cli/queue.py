@@ -47,7 +47,7 @@ async def _status(settings: Settings, tenant: str | None, *, watch: bool, as_jso
         else:
             with Live(console=output.console(), auto_refresh=False) as live:
                 while True:
-                    live.update(_drawn(settings, *await _look(store, settings, tenant)), refresh=True)
+                    live.update(_draw(settings, *await _look(store, settings, tenant)), refresh=True)
                     await asyncio.sleep(EVERY)
 
 
@@ -59,7 +59,7 @@ def _print(settings: Settings, counts: Counts, circuits: Sequence[Circuit], *, a
     if as_json:
         output.emit(_json(counts, circuits))
     else:
-        output.console().print(_drawn(settings, counts, circuits), soft_wrap=True)
+        output.console().print(_draw(settings, counts, circuits), soft_wrap=True)
 
 
 def _json(counts: Counts, circuits: Sequence[Circuit]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _json(counts: Counts, circuits: Sequence[Circuit]) -> dict[str, Any]:
     }
 
 
-def _drawn(settings: Settings, counts: Counts, circuits: Sequence[Circuit]) -> Text:
+def _draw(settings: Settings, counts: Counts, circuits: Sequence[Circuit]) -> Text:
     lines = [
         ("active", counts.active, "threads being answered"),
         ("waiting", counts.waiting, "threads due now"),
@@ -89,15 +89,15 @@ def _drawn(settings: Settings, counts: Counts, circuits: Sequence[Circuit]) -> T
         ("dead", counts.dead_letters, "dead letters kept: turnkeep queue dead list"),
         ("threads", counts.threads, "in all"),
     ]
-    drawn = Text(f"queue {settings.queue} in {context.place(settings)}\n", style="bold")
+    text = Text(f"queue {settings.queue} in {context.place(settings)}\n", style="bold")
     for name, number, meaning in lines:
-        drawn.append(f"{name:<10}{number:>9,}  ", style="").append(f"{meaning}\n", style="dim")
+        text.append(f"{name:<10}{number:>9,}  ", style="").append(f"{meaning}\n", style="dim")
     for circuit in circuits:
         remedy = f"turnkeep queue circuits close '{circuit.endpoint}'"
-        drawn.append(f"nobody answers at {circuit.endpoint}: {circuit.fault.details}\n", style="red")
-        drawn.append(f"  once it is mended: {remedy}\n", style="dim")
-    drawn.rstrip()
-    return drawn
+        text.append(f"nobody answers at {circuit.endpoint}: {circuit.fault.details}\n", style="red")
+        text.append(f"  once it is mended: {remedy}\n", style="dim")
+    text.rstrip()
+    return text
 
 
 # ---------------------------------------------------------------- taking over

@@ -27,26 +27,26 @@ Stamps = tuple[float | None, ...]
 
 def words(options: Mapping[str, object | None], flags: Sequence[str]) -> list[str]:
     """The arguments of the child."""
-    given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
-    return [*given, *flags]
+    arguments = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return [*arguments, *flags]
 
 
 def run(settings: Settings, arguments: Sequence[str]) -> int:
     """Keep a child running until a signal; its exit code."""
-    named = context.env_file.get()
-    watched = [path for path in (settings.tools_file, named or DEFAULT) if path is not None]
-    vouched = [] if named is None else [ENV_FILE, str(named)]
-    command = [sys.executable, "-m", "turnkeep", "dev", *vouched, *arguments]
-    keeper = _Keeper(command, watched, settings.drain + GRACE)
+    env_file = context.env_file.get()
+    files = [path for path in (settings.tools_file, env_file or DEFAULT) if path is not None]
+    env_option = [] if env_file is None else [ENV_FILE, str(env_file)]
+    command = [sys.executable, "-m", "turnkeep", "dev", *env_option, *arguments]
+    keeper = _Keeper(command, files, settings.drain + GRACE)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, keeper.stop)
     return keeper.run()
 
 
 class _Keeper:
-    def __init__(self, command: Sequence[str], watched: Sequence[Path], patience: float) -> None:
+    def __init__(self, command: Sequence[str], files: Sequence[Path], patience: float) -> None:
         self._command = command
-        self._watched = watched
+        self._files = files
         self._patience = patience
         self._stopping = False
 
@@ -55,26 +55,26 @@ class _Keeper:
 
     def run(self) -> int:
         while True:
-            seen = self._stamps()
+            stamps = self._stamps()
             with subprocess.Popen(self._command, start_new_session=True) as child:  # noqa: S603 - ourselves
-                self._watch(child, seen)
-                if not self._stopping and self._stamps() == seen and child.returncode != output.WRONG:
+                self._watch(child, stamps)
+                if not self._stopping and self._stamps() == stamps and child.returncode != output.WRONG:
                     return child.returncode
                 self._end(child)
             if self._stopping:
                 return child.returncode
-            self._wait_for_change(seen)
+            self._wait_for_change(stamps)
             if self._stopping:
                 return output.WRONG
             output.note("a file has changed, starting again")
 
-    def _watch(self, child: subprocess.Popen[bytes], seen: Stamps) -> None:
-        while not self._stopping and child.poll() is None and self._stamps() == seen:
+    def _watch(self, child: subprocess.Popen[bytes], stamps: Stamps) -> None:
+        while not self._stopping and child.poll() is None and self._stamps() == stamps:
             time.sleep(EVERY)
 
-    def _wait_for_change(self, seen: Stamps) -> None:
+    def _wait_for_change(self, stamps: Stamps) -> None:
         """After a child that could not start: until the file is corrected."""
-        while not self._stopping and self._stamps() == seen:
+        while not self._stopping and self._stamps() == stamps:
             time.sleep(EVERY)
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
@@ -85,10 +85,10 @@ class _Keeper:
             child.kill()
 
     def _stamps(self) -> Stamps:
-        return tuple(_changed(path) for path in self._watched)
+        return tuple(_modified_at(path) for path in self._files)
 
 
-def _changed(path: Path) -> float | None:
+def _modified_at(path: Path) -> float | None:
     try:
         return path.stat().st_mtime
     except OSError:

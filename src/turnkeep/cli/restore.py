@@ -30,17 +30,17 @@ def restore(
 
     settings = context.settings()
     store = sqlite_file(settings, "put a backup in its place")
-    replaced = place_aside(store) if store.exists() else None
-    if replaced:
-        output.confirm(f"replace {store} by {path}? (the old one is kept as {replaced.name})", yes=yes)
+    old_store = place_aside(store) if store.exists() else None
+    if old_store:
+        output.confirm(f"replace {store} by {path}? (the old one is kept as {old_store.name})", yes=yes)
     put_back(path, store)
     keys = asyncio.run(_valid_keys(settings))
     if as_json:
-        kept = str(replaced) if replaced else None
-        told = [key.to_json() for key in keys]
-        output.emit({"store": str(store), "restored": str(path.absolute()), "kept": kept, "valid_keys": told})
+        old_path = str(old_store) if old_store else None
+        valid_keys = [key.to_json() for key in keys]
+        output.emit({"store": str(store), "restored": str(path.absolute()), "kept": old_path, "valid_keys": valid_keys})
         return
-    output.say(f"restored {store} from {path}" + (f", the old one is {replaced.name}" if replaced else ""))
+    output.say(f"restored {store} from {path}" + (f", the old one is {old_store.name}" if old_store else ""))
     for key in keys:
         output.note(f"valid again: key {key.key_id} {key.name} ({key.tenant}, {', '.join(key.scopes)})")
 

@@ -55,14 +55,14 @@ def send(  # noqa: PLR0913 - the options of a verb
     settings = context.settings()
     context.quiet(settings)
     prefix = "test_msg_" if as_test else "msg_"
-    chosen = message_id or prefix + secrets.token_hex(4 if as_test else 12)
-    ask = Ask(channel, sys.stdin.read() if text == "-" else text, chosen, instructions)
+    ask_id = message_id or prefix + secrets.token_hex(4 if as_test else 12)
+    ask = Ask(channel, sys.stdin.read() if text == "-" else text, ask_id, instructions)
     kind = JsonTelling if as_json else TestTelling if as_test else Telling
-    telling = kind(chosen, status=status)
+    telling = kind(ask_id, status=status)
     try:
         code = asyncio.run(_tell(settings, ask, telling, here=here, timeout=timeout))
     except KeyboardInterrupt:
-        output.note(f"stopped listening; message {chosen} is kept, see `turnkeep trace {chosen}`")
+        output.note(f"stopped listening; message {ask_id} is kept, see `turnkeep trace {ask_id}`")
         code = output.INTERRUPTED
     raise typer.Exit(code)
 

@@ -41,4 +41,4 @@ def serve(
         simulator=simulator or None,
         allow_network_filesystem=allow_network_filesystem or None,
     )
-    run(settings, role, lambda started: output.emit(started.to_json()) if as_json else say_plainly(role, started))
+    run(settings, role, lambda service: output.emit(service.to_json()) if as_json else say_plainly(role, service))

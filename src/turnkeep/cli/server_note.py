@@ -42,10 +42,10 @@ def leave(settings: Settings, url: str, stack: contextlib.ExitStack) -> None:
 def find(settings: Settings) -> str | None:
     """The base URL of a server that uses this store and lives."""
     path = path_of(settings)
-    told = _read(path) if path else None
-    if told is None or not _lives(told[1]) or not answers(told[0]):
+    note = _read(path) if path else None
+    if note is None or not _lives(note[1]) or not answers(note[0]):
         return None
-    return told[0]
+    return note[0]
 
 
 def answers(url: str) -> bool:
@@ -64,8 +64,8 @@ def answers(url: str) -> bool:
 
 def _read(path: Path) -> tuple[str, int] | None:
     try:
-        told = json.loads(path.read_text())
-        return str(told["url"]), int(told["pid"])
+        note = json.loads(path.read_text())
+        return str(note["url"]), int(note["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -81,6 +81,6 @@ def _lives(pid: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    told = _read(path)
-    if told is not None and told[1] == os.getpid():
+    note = _read(path)
+    if note is not None and note[1] == os.getpid():
         path.unlink(missing_ok=True)

@@ -26,10 +26,10 @@ async def open_toolbox(settings: Settings, environment: Mapping[str, str], pins:
 
     Raises `ConfigurationError`.
     """
-    toolbox, files = _loaded(settings, environment, pins)
+    toolbox, files = _load(settings, environment, pins)
     try:
         async with asyncio.TaskGroup() as group:
-            keeping = [group.create_task(declared.keep(box)) for box, declared in files]
+            keeping = [group.create_task(declarations.keep(box)) for box, declarations in files]
             yield toolbox
             for task in keeping:
                 task.cancel()
@@ -39,34 +39,34 @@ async def open_toolbox(settings: Settings, environment: Mapping[str, str], pins:
             raise GeneratorExit from None
         raise
     finally:
-        for _, declared in files:
-            declared.close()
+        for _, declarations in files:
+            declarations.close()
 
 
 def names(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]:
     """What tools there are, without connecting to anything. Raises `ConfigurationError`."""
-    toolbox, files = _loaded(settings, environment)
-    found = list(toolbox.names)
-    for box, declared in files:
-        found += [f"{server.settings.name}__…" for server in declared.servers] if box is toolbox else []
-        declared.close()
+    toolbox, files = _load(settings, environment)
+    labels = list(toolbox.names)
+    for box, declarations in files:
+        labels += [f"{server.settings.name}__…" for server in declarations.servers] if box is toolbox else []
+        declarations.close()
     for tenant in settings.tenant_tool_files:
-        found += [f"{name} ({tenant} alone)" for name in toolbox.own(tenant).names]
-    return tuple(found)
+        labels += [f"{name} ({tenant} alone)" for name in toolbox.own(tenant).names]
+    return tuple(labels)
 
 
 Files = list[tuple[Toolbox, DeclaredTools]]
 """What files declare beside functions, with the toolbox it belongs into."""
 
 
-def _loaded(settings: Settings, environment: Mapping[str, str], pins: Pins | None = None) -> tuple[Toolbox, Files]:
+def _load(settings: Settings, environment: Mapping[str, str], pins: Pins | None = None) -> tuple[Toolbox, Files]:
     settings.demand_vouched()
     toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
-    named = [(toolbox, settings.tools_file)] if settings.tools_file else []
-    named += [(toolbox.own(tenant), path) for tenant, path in settings.tenant_tool_files.items()]
-    read = [(box, _from_file(path, box, environment, pins)) for box, path in named]
+    paths = [(toolbox, settings.tools_file)] if settings.tools_file else []
+    paths += [(toolbox.own(tenant), path) for tenant, path in settings.tenant_tool_files.items()]
+    files = [(box, _from_file(path, box, environment, pins)) for box, path in paths]
     demand_separate(settings, toolbox)
-    return toolbox, [(box, declared) for box, declared in read if declared is not None]
+    return toolbox, [(box, declarations) for box, declarations in files if declarations is not None]
 
 
 def demand_separate(settings: Settings, toolbox: Toolbox) -> None:
@@ -74,16 +74,16 @@ def demand_separate(settings: Settings, toolbox: Toolbox) -> None:
     if DEFAULT_TENANT in (settings.tenant_tools or {}):
         raise ConfigurationError("TURNKEEP_TENANT_TOOLS names the tenant 'default', which has every tool: leave it out")
     for tenant, names in (settings.tenant_tools or {}).items():
-        given = WORKSPACE_TOOLS & set(toolbox.names) if ALL in names else WORKSPACE_TOOLS & set(names)
-        if given and settings.tenant_workspaces is None:
+        workspace_tools = WORKSPACE_TOOLS & set(toolbox.names) if ALL in names else WORKSPACE_TOOLS & set(names)
+        if workspace_tools and settings.tenant_workspaces is None:
             raise ConfigurationError(
-                f"TURNKEEP_TENANT_TOOLS gives tenant {tenant!r} {', '.join(sorted(given))}, but it has no workspace of"
-                " its own: set TURNKEEP_TENANT_WORKSPACES"
+                f"TURNKEEP_TENANT_TOOLS gives tenant {tenant!r} {', '.join(sorted(workspace_tools))}, but it has no"
+                " workspace of its own: set TURNKEEP_TENANT_WORKSPACES"
             )
-        unknown = [name for name in names if name != ALL and "__" not in name and name not in toolbox]
-        if unknown:
+        missing = [name for name in names if name != ALL and "__" not in name and name not in toolbox]
+        if missing:
             raise ConfigurationError(
-                f"TURNKEEP_TENANT_TOOLS gives tenant {tenant!r} {', '.join(unknown)[:200]}, which no setting turns on;"
+                f"TURNKEEP_TENANT_TOOLS gives tenant {tenant!r} {', '.join(missing)[:200]}, which no setting turns on;"
                 f" there are: {', '.join(toolbox.names) or 'none'}"
             )
 
@@ -96,21 +96,21 @@ def _from_file(path: Path, toolbox: Toolbox, environment: Mapping[str, str], pin
         return None
     if path.suffix != ".toml":
         raise ConfigurationError(f"tools file {path.name!r} must end in .toml or .py")
-    declared = load_tools(path, environment, pins=pins)
-    declared.register(toolbox)
-    return declared
+    declarations = load_tools(path, environment, pins=pins)
+    declarations.register(toolbox)
+    return declarations
 
 
 def _functions(path: Path) -> list[Tool]:
     """The `@tool` functions of a Python file, in their order."""
-    module = _imported(path)
-    found = [value for value in vars(module).values() if isinstance(value, Tool)]
-    if not found:
+    module = _import(path)
+    tools = [value for value in vars(module).values() if isinstance(value, Tool)]
+    if not tools:
         raise ConfigurationError(f"tools file {path.name!r} has no @tool function: from turnkeep.tools import tool")
-    return list({id(one): one for one in found}.values())
+    return list({id(one): one for one in tools}.values())
 
 
-def _imported(path: Path) -> ModuleType:
+def _import(path: Path) -> ModuleType:
     name = f"turnkeep_tools_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -123,11 +123,11 @@ def _imported(path: Path) -> ModuleType:
     except ConfigurationError as error:
         raise ConfigurationError(f"tools file {path.name!r}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigurationError(f"tools file {path.name!r} fails with {_described(error)}") from error
+        raise ConfigurationError(f"tools file {path.name!r} fails with {_describe(error)}") from error
     return module
 
 
-def _described(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     """The error, and the line of the file or of what it calls."""
     line = error.lineno if isinstance(error, SyntaxError) else _last_line(error)
     return f"{type(error).__name__}: {error} (line {line})"

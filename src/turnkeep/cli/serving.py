@@ -73,14 +73,14 @@ async def _serve(settings: Settings, role: Role, tell: Callable[[RunningService]
             if queues:
                 queue.serves = tuple(queues)
 
-            def started(url: str) -> None:
+            def announce(url: str) -> None:
                 pins.use(queue.store)
                 reachable = _reachable(url) if url else None
                 if reachable:
                     server_note.leave(settings, reachable, stack)
-                tell(_described(queue, reachable))
+                tell(_describe(queue, reachable))
 
-            await server.serve(queue, role, on_start=started)
+            await server.serve(queue, role, on_start=announce)
 
 
 def _reachable(url: str) -> str:
@@ -90,38 +90,38 @@ def _reachable(url: str) -> str:
     return url if host is None else f"http://{host}:{parts.port}"
 
 
-def _described(queue: Application, url: str | None) -> RunningService:
+def _describe(queue: Application, url: str | None) -> RunningService:
     model = queue.assistant.model
-    simulated = queue.is_simulated
+    is_simulated = queue.is_simulated
     today = datetime.fromtimestamp(queue.clock.now(), UTC).date()
-    warnings = [] if simulated else [str(warning) for warning in queue.catalog.check(model, today)]
+    warnings = [] if is_simulated else [str(warning) for warning in queue.catalog.check(model, today)]
     base_url = queue.settings.openai_base_url or queue.settings.anthropic_base_url
     if queue.settings.sandbox == "outside" and queue.settings.workspace is not None:
         warnings.append("TURNKEEP_SANDBOX=outside: commands and git reach all that this process reaches")
     at = f" at {urlsplit(base_url).netloc}" if base_url else ""
     return RunningService(
         url=url,
-        answering="simulator" if simulated else f"{model}{at}",
-        is_simulated=simulated,
+        answering="simulator" if is_simulated else f"{model}{at}",
+        is_simulated=is_simulated,
         data=context.place(queue.settings),
         tools=queue.toolbox.names,
         warnings=tuple(warnings),
     )
 
 
-def say_plainly(role: str, started: RunningService) -> None:
+def say_plainly(role: str, service: RunningService) -> None:
     """What a service says when it is there."""
     from turnkeep.cli import version
 
-    where = f"listening on {started.url}" if started.url else f"waiting for work ({role})"
+    where = f"listening on {service.url}" if service.url else f"waiting for work ({role})"
     output.say(f"turnkeep {version()} {where}")
     if role != "gateway":
-        output.say(f"answers: {started.answers}", style="yellow" if started.is_simulated else "")
-    output.say(f"data: {started.data}")
-    warn(started)
+        output.say(f"answers: {service.answers}", style="yellow" if service.is_simulated else "")
+    output.say(f"data: {service.data}")
+    warn(service)
     output.say("Ctrl-C ends it; `turnkeep --help` shows the other commands", style="dim")
 
 
-def warn(started: RunningService) -> None:
-    for warning in started.warnings:
+def warn(service: RunningService) -> None:
+    for warning in service.warnings:
         output.say(f"warning: {warning}", style="yellow")

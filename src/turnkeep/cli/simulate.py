@@ -30,7 +30,7 @@ def simulate(  # noqa: PLR0913 - the options of a verb
     ledger: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Append what was asked to this JSONL file.")
     ] = None,
-    unbounded: Annotated[bool, typer.Option("--unbounded", help="Keep every exchange in memory.")] = False,
+    keep_all: Annotated[bool, typer.Option("--unbounded", help="Keep every exchange in memory.")] = False,
     split: Annotated[bool, typer.Option("--split", help="Cut streams at arbitrary bytes.")] = False,
     ping: Annotated[float | None, typer.Option(min=0, metavar="S", help="Seconds between comments.")] = None,
     as_json: Json = False,
@@ -41,20 +41,20 @@ def simulate(  # noqa: PLR0913 - the options of a verb
 
     if quirk not in QUIRKS:
         raise typer.BadParameter(f"{quirk!r} is none of {', '.join(sorted(QUIRKS))}", param_hint="--quirk")
-    limit = None if unbounded else DEV_LEDGER
-    shown = key or new_key()
+    limit = None if keep_all else DEV_LEDGER
+    client_key = key or new_key()
     options = Options(quirk=quirk, answers_as=SIMULATOR, ledger_file=ledger, ledger_limit=limit, split=split, ping=ping)
 
     def announce(url: str) -> None:
         if as_json:
-            output.emit({"base_url": url, "key": shown})
+            output.emit({"base_url": url, "key": client_key})
             return
         output.say(f"simulator listening on {url}")
-        output.say(f"OPENAI_BASE_URL={url} OPENAI_API_KEY={shown} turnkeep dev", style="dim")
+        output.say(f"OPENAI_BASE_URL={url} OPENAI_API_KEY={client_key} turnkeep dev", style="dim")
 
     try:
         pace = StreamPace(first / 1000, token / 1000)
-        run(host, port, seed=seed, pace=pace, options=options, key=shown, announce=announce)
+        run(host, port, seed=seed, pace=pace, options=options, key=client_key, announce=announce)
     except OSError as error:
         if ledger is not None and error.filename is not None:
             raise ConfigurationError(f"the ledger {ledger} cannot be written: {error.strerror}") from error

@@ -27,12 +27,14 @@ PAGE = 1000
 @app.command("list")
 def list_sinks(*, as_json: Json = False) -> None:
     """List sinks: what waits, what is parked, and what was lost at a bound."""
-    found = asyncio.run(_list())
+    records = asyncio.run(_list())
     if as_json:
-        for record in found:
+        for record in records:
             output.emit(record.to_json())
         return
-    rows = [(one.name, one.waiting, output.moment(one.oldest_at), one.parked, one.given_up, one.lost) for one in found]
+    rows = [
+        (one.name, one.waiting, output.moment(one.oldest_at), one.parked, one.given_up, one.lost) for one in records
+    ]
     output.table(("SINK", "WAITING", "SINCE", "PARKED", "GIVEN UP", "LOST"), rows, empty="no sinks are set")
 
 
@@ -49,12 +51,12 @@ def list_parked(
     as_json: Json = False,
 ) -> None:
     """List what is parked of a sink, the oldest first: channel, reason, since when its receiver fails on it."""
-    found = asyncio.run(_parked(sink, limit))
+    events = asyncio.run(_list_parked(sink, limit))
     if as_json:
-        for event_id, one in found:
+        for event_id, one in events:
             output.emit({"id": event_id, **one.to_json()})
         return
-    rows = [(event_id, one.address.channel, one.kind, output.moment(one.at), _state(one)) for event_id, one in found]
+    rows = [(event_id, one.address.channel, one.kind, output.moment(one.at), _state(one)) for event_id, one in events]
     output.table(("ID", "CHANNEL", "EVENT", "OF", "STATE"), rows, empty="nothing is parked")
 
 
@@ -64,8 +66,8 @@ def _state(one: ParkedEvent) -> str:
     return f"{'given up' if one.is_given_up else 'failing'} since {output.moment(one.failed_at)}: {one.reason}"
 
 
-async def _parked(sink: str, limit: int) -> list[tuple[str, ParkedEvent]]:
-    async with _opened(sink) as (store, record):
+async def _list_parked(sink: str, limit: int) -> list[tuple[str, ParkedEvent]]:
+    async with _open(sink) as (store, record):
         return [one async for one in _all(store, record, limit)]
 
 
@@ -81,10 +83,10 @@ def redrive(sink: Sink, ids: Ids = None, *, every: All = False, as_json: Json = 
 
 
 async def _redrive(sink: str, ids: Sequence[str]) -> int:
-    async with _opened(sink) as (store, record):
-        chosen = ids or [event_id async for event_id, _ in _all(store, record)]
+    async with _open(sink) as (store, record):
+        event_ids = ids or [event_id async for event_id, _ in _all(store, record)]
         return await _each_partition(
-            chosen, lambda partition, positions: store.redrive_parked(sink, partition, positions)
+            event_ids, lambda partition, positions: store.redrive_parked(sink, partition, positions)
         )
 
 
@@ -100,18 +102,18 @@ def discard(sink: Sink, ids: Ids = None, *, every: All = False, yes: Yes = False
 
 
 async def _discard(sink: str, ids: Sequence[str], *, yes: bool) -> int:
-    async with _opened(sink) as (store, record):
-        chosen = ids or [event_id async for event_id, _ in _all(store, record)]
-        if chosen:
-            output.confirm(f"discard {output.count(len(chosen), 'event')} of {sink}?", yes=yes)
-        return await _each_partition(chosen, lambda partition, positions: store.unpark(sink, partition, positions))
+    async with _open(sink) as (store, record):
+        event_ids = ids or [event_id async for event_id, _ in _all(store, record)]
+        if event_ids:
+            output.confirm(f"discard {output.count(len(event_ids), 'event')} of {sink}?", yes=yes)
+        return await _each_partition(event_ids, lambda partition, positions: store.unpark(sink, partition, positions))
 
 
 # ---------------------------------------------------------------- what they share
 
 
 @asynccontextmanager
-async def _opened(sink: str) -> AsyncIterator[tuple[Store, SinkRecord]]:
+async def _open(sink: str) -> AsyncIterator[tuple[Store, SinkRecord]]:
     async with context.attach_store(context.settings()) as store:
         for record in await store.sinks():
             if record.name == sink:

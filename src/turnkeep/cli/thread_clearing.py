@@ -65,49 +65,52 @@ def clear(
     and named.
     """
     settings = context.settings()
-    cleared, skipped = asyncio.run(_clear(settings, tenant, older_than, yes=yes, force=force))
+    count, busy_channels = asyncio.run(_clear(settings, tenant, older_than, yes=yes, force=force))
     if as_json:
-        output.emit({"cleared": cleared, "skipped": skipped})
+        output.emit({"cleared": count, "skipped": busy_channels})
         return
-    output.say(f"cleared {output.count(cleared, 'thread')}")
-    if skipped:
-        more = f" and {len(skipped) - MOST_NAMES} more" if len(skipped) > MOST_NAMES else ""
-        output.say(f"skipped {len(skipped)}, not idle (--force clears them): {', '.join(skipped[:MOST_NAMES])}{more}")
+    output.say(f"cleared {output.count(count, 'thread')}")
+    if busy_channels:
+        first, rest = ", ".join(busy_channels[:MOST_NAMES]), len(busy_channels) - MOST_NAMES
+        more = f" and {rest} more" if rest > 0 else ""
+        output.say(f"skipped {len(busy_channels)}, not idle (--force clears them): {first}{more}")
 
 
 async def _clear(
     settings: Settings, tenant: str, older_than: float, *, yes: bool, force: bool
 ) -> tuple[int, list[str]]:
     async with context.attach_store(settings) as store:
-        found = [
+        addresses = [
             record.address async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than)
         ]
-        if not found:
+        if not addresses:
             return 0, []
         age = f" without activity for {output.span(older_than)}" if older_than else ""
-        what = output.count(len(found), "thread")
+        what = output.count(len(addresses), "thread")
         output.confirm(f"clear {what}{age} from {context.place(settings)}? (assistants stay)", yes=yes)
-        cleared, skipped = await _forget_all(store, found, force=force)
-        await report(store, "channels_forgotten", tenant=tenant, threads=str(cleared), force=str(force).lower())
-        return cleared, skipped
+        count, busy_channels = await _forget_all(store, addresses, force=force)
+        await report(store, "channels_forgotten", tenant=tenant, threads=str(count), force=str(force).lower())
+        return count, busy_channels
 
 
 async def _forget_all(store: Store, addresses: list[Address], *, force: bool) -> tuple[int, list[str]]:
     """How many were forgotten, and the channels of those that were not."""
-    cleared, skipped = 0, []
+    count, busy_channels = 0, []
     with output.progress("clearing") as step:
         for first in range(0, len(addresses), AT_ONCE):
-            chosen = addresses[first : first + AT_ONCE]
-            done = await asyncio.gather(*(_forget_idle(store, address, step, force=force) for address in chosen))
-            cleared += done.count("forgotten")
-            skipped += [address.channel for address, outcome in zip(chosen, done, strict=True) if outcome == "busy"]
-    return cleared, skipped
+            batch = addresses[first : first + AT_ONCE]
+            outcomes = await asyncio.gather(*(_forget_idle(store, address, step, force=force) for address in batch))
+            count += outcomes.count("forgotten")
+            busy_channels += [
+                address.channel for address, outcome in zip(batch, outcomes, strict=True) if outcome == "busy"
+            ]
+    return count, busy_channels
 
 
 async def _forget_idle(store: Store, address: Address, step: Callable[[], None], *, force: bool) -> Outcome:
     step()
     try:
-        forgotten = await (forget_at_work(store, address) if force else store.forget(address))
-        return "forgotten" if forgotten else "gone"
+        was_there = await (forget_at_work(store, address) if force else store.forget(address))
+        return "forgotten" if was_there else "gone"
     except ThreadBusy:
         return "busy"

@@ -33,16 +33,16 @@ def export(
     """Write every thread with its transcript as a line of JSON."""
     settings = context.settings()
     with ExitStack() as stack:
-        target = stack.enter_context(_made(path)) if path else sys.stdout.buffer
-        written = asyncio.run(_export(settings, tenant, older_than, target))
+        target = stack.enter_context(_create(path)) if path else sys.stdout.buffer
+        count = asyncio.run(_export(settings, tenant, older_than, target))
     if path is not None:
         if as_json:
-            output.emit({"file": str(path.absolute()), "threads": written})
+            output.emit({"file": str(path.absolute()), "threads": count})
         else:
-            output.say(f"wrote {output.count(written, 'thread')} to {path}")
+            output.say(f"wrote {output.count(count, 'thread')} to {path}")
 
 
-def _made(path: Path) -> IO[bytes]:
+def _create(path: Path) -> IO[bytes]:
     """Whole conversations are for their owner alone, and replace nothing."""
     try:
         return os.fdopen(private_file.make(path), "wb")
@@ -53,14 +53,14 @@ def _made(path: Path) -> IO[bytes]:
 
 
 async def _export(settings: Settings, tenant: str, older_than: float, target: IO[bytes]) -> int:
-    written = 0
+    count = 0
     async with context.attach_store(settings) as store:
         with output.progress("exporting") as step:
             async for line in _lines(store, settings, tenant, older_than):
                 target.write(line)
-                written += 1
+                count += 1
                 step()
-    return written
+    return count
 
 
 async def _lines(store: Store, settings: Settings, tenant: str, older_than: float) -> AsyncIterator[bytes]:

@@ -21,28 +21,28 @@ def stats(
 ) -> None:
     """Totals, ages, activity, oldest and newest, and the storage used."""
     settings = context.settings()
-    found = asyncio.run(_stats(settings, tenant))
+    totals = asyncio.run(_stats(settings, tenant))
     if as_json:
-        output.emit(_stats_json(found))
+        output.emit(_stats_json(totals))
         return
     now = SystemClock().now()
     output.say("Threads", style="bold")
-    per_thread = found.messages / found.threads if found.threads else 0.0
+    per_thread = totals.messages / totals.threads if totals.threads else 0.0
     output.facts(
         [
-            ("threads", f"{found.threads:,}"),
-            ("messages", f"{found.messages:,} ({per_thread:.1f} per thread)"),
-            ("turns", f"{found.turns:,}"),
-            ("tokens", f"{found.usage.total_tokens:,}"),
-            ("cost", output.dollars(found.usage.cost, found.usage.requests)),
-            ("oldest", _dated(found.oldest, now)),
-            ("newest", _dated(found.newest, now)),
-            ("storage", output.size(found.storage)),
+            ("threads", f"{totals.threads:,}"),
+            ("messages", f"{totals.messages:,} ({per_thread:.1f} per thread)"),
+            ("turns", f"{totals.turns:,}"),
+            ("tokens", f"{totals.usage.total_tokens:,}"),
+            ("cost", output.dollars(totals.usage.cost, totals.usage.requests)),
+            ("oldest", _age(totals.oldest, now)),
+            ("newest", _age(totals.newest, now)),
+            ("storage", output.size(totals.storage)),
             ("store", context.place(settings)),
         ]
     )
     output.say()
-    rows = [(_AGES[age], number, _bar(number, found.threads)) for age, number in found.ages.items()]
+    rows = [(_AGES[age], number, _bar(number, totals.threads)) for age, number in totals.ages.items()]
     output.table(("LAST ACTIVE", "THREADS", ""), rows, empty="")
 
 
@@ -60,13 +60,13 @@ async def _stats(settings: Settings, tenant: str | None) -> Stats:
         return await store.stats(tenant=tenant, queue=settings.queue)
 
 
-def _stats_json(found: Stats) -> dict[str, Any]:
-    usage = {**found.usage.to_json(), "cost": found.usage.cost}
+def _stats_json(totals: Stats) -> dict[str, Any]:
+    usage = {**totals.usage.to_json(), "cost": totals.usage.cost}
     names = ("threads", "messages", "turns", "oldest", "newest", "storage")
-    return {name: getattr(found, name) for name in names} | {"ages": dict(found.ages), "usage": usage}
+    return {name: getattr(totals, name) for name in names} | {"ages": dict(totals.ages), "usage": usage}
 
 
-def _dated(at: float | None, now: float) -> str | None:
+def _age(at: float | None, now: float) -> str | None:
     return None if at is None else f"last active {output.moment(at)} ({output.span(now - at)} ago)"
 
 

@@ -65,33 +65,33 @@ def list_threads(
 ) -> None:
     """List threads, the most recently active first."""
     settings = context.settings()
-    found, total = asyncio.run(_list(settings, tenant, older_than, limit))
+    records, total = asyncio.run(_list(settings, tenant, older_than, limit))
     if as_json:
         from turnkeep.doors.http.endpoint import thread_json
 
-        for record in found:
+        for record in records:
             output.emit(thread_json(record))
         return
     now = SystemClock().now()
-    rows = [_row(record, now) for record in found]
+    rows = [_row(record, now) for record in records]
     output.table(("CHANNEL", "THREAD", "STATE", "MESSAGES", "OPEN", "ACTIVE", "ASSISTANT"), rows, empty="no threads")
-    if total > len(found):
-        output.note(f"{len(found)} of {total}; --limit shows more")
+    if total > len(records):
+        output.note(f"{len(records)} of {total}; --limit shows more")
 
 
 async def _list(settings: Settings, tenant: str, older_than: float, limit: int) -> tuple[list[ThreadRecord], int]:
     total = 0
 
     async with context.attach_store(settings) as store:
-        found: list[tuple[float, str, ThreadRecord]] = []
+        newest: list[tuple[float, str, ThreadRecord]] = []
         async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than):
             total += 1
             entry = (record.active_at, record.thread_id, record)
-            if len(found) < limit:
-                heapq.heappush(found, entry)
+            if len(newest) < limit:
+                heapq.heappush(newest, entry)
             else:
-                heapq.heappushpop(found, entry)
-    return [record for _, _, record in sorted(found, key=lambda one: one[:2], reverse=True)], total
+                heapq.heappushpop(newest, entry)
+    return [record for _, _, record in sorted(newest, key=lambda one: one[:2], reverse=True)], total
 
 
 def _row(record: ThreadRecord, now: float) -> tuple[object, ...]:

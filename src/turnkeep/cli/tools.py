@@ -23,12 +23,12 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="As the model knows it
 @app.command("list")
 def list_tools(*, as_json: Json = False) -> None:
     """List the tools that MCP servers have offered, with those that changed since they were accepted."""
-    found = asyncio.run(_list(context.settings()))
+    pins = asyncio.run(_list(context.settings()))
     if as_json:
-        for pin in found:
+        for pin in pins:
             output.emit(_json(pin))
         return
-    rows = [(pin.name, "CHANGED" if pin.is_changed else "accepted", pin.description) for pin in found]
+    rows = [(pin.name, "CHANGED" if pin.is_changed else "accepted", pin.description) for pin in pins]
     output.table(("TOOL", "STATE", "SAYS OF ITSELF"), rows, empty="no MCP server has offered a tool")
 
 
@@ -40,9 +40,9 @@ def accept(name: Name, yes: Yes = False, as_json: Json = False) -> None:
     if pin is None:
         raise NotFound(f"no server has offered a tool {name!r}, list them with `turnkeep tools list`")
     output.confirm(f"accept {name}, which says of itself: {pin.description}?", yes=yes)
-    accepted = asyncio.run(_accept(settings, name))
+    accepted_pin = asyncio.run(_accept(settings, name))
     if as_json:
-        output.emit(_json(accepted))
+        output.emit(_json(accepted_pin))
     else:
         output.say(f"accepted {name}")
 

@@ -55,11 +55,11 @@ def trace(
 ) -> None:
     """Show the life of one message: accepted, batched, every attempt, and how it ended."""
     settings = context.settings()
-    found = asyncio.run(_trace(settings, tenant, name, message_id))
-    if not found:
+    histories = asyncio.run(_trace(settings, tenant, name, message_id))
+    if not histories:
         where = f" on channel {name!r}" if name else ""
         raise NotFound(f"no message {message_id!r} is known{where}: it was never accepted, or is forgotten by now")
-    for life in found:
+    for life in histories:
         output.emit(_json(life)) if as_json else _show(life)
 
 
@@ -72,13 +72,13 @@ async def _trace(settings: Settings, tenant: str, name: str | None, message_id: 
             address = (await context.existing(store, Address(tenant, settings.queue, name))).address
             life = await _life(store, address, message_id)
             return [life] if life else []
-        found = []
+        histories = []
         with output.progress("looking through the threads") as step:
             async for record in store.scan(tenant=tenant, queue=settings.queue):
                 step()
                 if life := await _life(store, record.address, message_id):
-                    found.append(life)
-        return found
+                    histories.append(life)
+        return histories
 
 
 async def _life(store: Store, address: Address, message_id: str) -> MessageHistory | None:
@@ -96,20 +96,20 @@ async def _life(store: Store, address: Address, message_id: str) -> MessageHisto
 
 async def _events(store: Store, address: Address, message_id: str, runs: set[str | None]) -> list[Event]:
     """What the log holds of the message, or of a run that answers it."""
-    found: list[Event] = []
+    events: list[Event] = []
     page = await store.read(address, after=0, limit=PAGE)
     while page.events:
-        found += [e for e in page.events if message_id in e.message_ids or e.run_id in runs]
+        events += [e for e in page.events if message_id in e.message_ids or e.run_id in runs]
         page = await store.read(address, after=page.events[-1].offset, limit=PAGE)
-    return found
+    return events
 
 
 async def _letters(store: Store, address: Address, message_id: str) -> list[DeadLetter]:
-    found, after = [], ""
+    letters, after = [], ""
     while page := await store.dead(tenant=address.tenant, queue=address.queue, after=after, limit=PAGE):
-        found += [one for one in page if one.address == address and one.message.message_id == message_id]
+        letters += [one for one in page if one.address == address and one.message.message_id == message_id]
         after = page[-1].dead_id
-    return found
+    return letters
 
 
 # ---------------------------------------------------------------- telling
@@ -138,15 +138,15 @@ def _show(life: MessageHistory) -> None:
 def timeline(life: MessageHistory) -> list[Moment]:
     """What happened, in order; from the runs where the log is trimmed already."""
     moments = [moment for event in _without_deltas(life.events) if (moment := _moment(event))]
-    told = {event.kind for event in life.events}
-    if "accepted" not in told and life.message.message is not None and life.message.message.arrival:
+    kinds = {event.kind for event in life.events}
+    if "accepted" not in kinds and life.message.message is not None and life.message.message.arrival:
         moments.append(Moment(life.message.message.arrival, "accepted"))
     for run in life.runs:
-        if "started" not in told:
+        if "started" not in kinds:
             moments.append(Moment(run.started_at, "started", _batch(run.run_id, run.message_ids, run.attempt)))
-        if run.finished_at is not None and not told & {"completed", "dead"}:
-            moments.append(Moment(run.finished_at, run.status, _spent(run)))
-    if life.message.settled_at is not None and not any(run.finished_at for run in life.runs) and "dead" not in told:
+        if run.finished_at is not None and not kinds & {"completed", "dead"}:
+            moments.append(Moment(run.finished_at, run.status, _cost(run)))
+    if life.message.settled_at is not None and not any(run.finished_at for run in life.runs) and "dead" not in kinds:
         moments.append(Moment(life.message.settled_at, life.message.status))
     return sorted(moments, key=lambda moment: moment.at)
 
@@ -166,9 +166,9 @@ def _moment(event: Event) -> Moment:
             calls = ", ".join(f"{call['name']} {call.get('decision') or 'open'}" for call in event.calls)
             return Moment(event.at, event.kind, calls)
         case "completed":
-            spent = f", {event.usage.total_tokens:,} tokens" if event.usage else ""
+            tokens = f", {event.usage.total_tokens:,} tokens" if event.usage else ""
             outcome = event.outcome or "completed"
-            return Moment(event.at, "committed", f"{outcome}, {len(event.text):,} characters{spent}")
+            return Moment(event.at, "committed", f"{outcome}, {len(event.text):,} characters{tokens}")
         case "responding":
             return Moment(event.at, "responding", "first token")
         case "accepted" | "edited":
@@ -182,7 +182,7 @@ def _batch(run_id: str | None, message_ids: Sequence[str], attempt: int) -> str:
     return f"{run_id} takes {output.count(len(message_ids), 'message')}{again}"
 
 
-def _spent(run: RunRecord) -> str:
+def _cost(run: RunRecord) -> str:
     parts = [run.model, f"{run.usage.total_tokens:,} tokens", output.dollars(run.usage.cost, run.usage.requests)]
     reason = f"{run.fault.code}: {run.fault.details}" if run.fault else None
     return ", ".join(part for part in (*parts, reason) if part)

@@ -36,6 +36,6 @@ def worker(
     run(
         settings,
         "worker",
-        lambda started: output.emit(started.to_json()) if as_json else say_plainly("worker", started),
+        lambda service: output.emit(service.to_json()) if as_json else say_plainly("worker", service),
         queues=names,
     )

@@ -11,16 +11,16 @@ from turnkeep.simulator.quirks import QUIRKS
 
 
 def main() -> None:
-    told = _arguments().parse_args()
+    arguments = _arguments().parse_args()
     options = Options(
-        quirk=told.quirk,
-        ledger_file=told.ledger,
-        ledger_limit=None if told.unbounded else DEV_LEDGER,
-        split=told.split,
-        ping=told.ping,
+        quirk=arguments.quirk,
+        ledger_file=arguments.ledger,
+        ledger_limit=None if arguments.unbounded else DEV_LEDGER,
+        split=arguments.split,
+        ping=arguments.ping,
     )
-    pace = StreamPace(told.first / 1000, told.token / 1000)
-    run(told.host, told.port, seed=told.seed, pace=pace, options=options, key=told.key or new_key())
+    pace = StreamPace(arguments.first / 1000, arguments.token / 1000)
+    run(arguments.host, arguments.port, seed=arguments.seed, pace=pace, options=options, key=arguments.key or new_key())
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -45,8 +45,8 @@ class Admission:
         if self._key is not None:
             self._check_key(headers.get("authorization", ""))
 
-    def _check_key(self, shown: str) -> None:
-        scheme, _, key = shown.partition(" ")
+    def _check_key(self, credential: str) -> None:
+        scheme, _, key = credential.partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise no_key()
         if not hmac.compare_digest(key.encode(), (self._key or "").encode()):

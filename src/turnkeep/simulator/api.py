@@ -75,7 +75,7 @@ def _application(simulator: Simulator, *, control: bool) -> Starlette:
     ]
     if control:
         routes.append(Mount("/_sim", routes=Control(simulator, simulator.responses, simulator.conversations).routes()))
-    handlers: dict[Any, Any] = {Problem: _refuse, HTTPException: _no_route, Exception: _broken}
+    handlers: dict[Any, Any] = {Problem: _refuse, HTTPException: _no_route, Exception: _report_defect}
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
 
 
@@ -117,15 +117,15 @@ class _Routes:
         self._admit(request)
         if "anthropic-version" in request.headers:
             return self._reply(_message_models())
-        listed = [_model(model) for model in model_list.KNOWN_MODELS.values()]
-        return self._reply({"object": "list", "data": listed})
+        entries = [_model(model) for model in model_list.KNOWN_MODELS.values()]
+        return self._reply({"object": "list", "data": entries})
 
     async def model(self, request: Request) -> ASGIApp:
         self._admit(request)
-        known = model_list.KNOWN_MODELS.get(request.path_params["id"])
-        if known is None:
+        entry = model_list.KNOWN_MODELS.get(request.path_params["id"])
+        if entry is None:
             raise model_not_found(request.path_params["id"])
-        return self._reply(_model(known))
+        return self._reply(_model(entry))
 
     # ------------------------------------------------------------ answers
 
@@ -152,23 +152,23 @@ class _Routes:
 
     def _respond(self, body: object, exchange: Exchange, quirk: Quirk) -> ASGIApp:
         simulator, responses = self._simulator, self._simulator.responses
-        asked = responses.understand(body, quirk)
-        simulator.ledger.hear(exchange, asked.prompt)
-        fault = simulator.faults.strike(asked.prompt)
+        create = responses.understand(body, quirk)
+        simulator.ledger.hear(exchange, create.prompt)
+        fault = simulator.faults.strike(create.prompt)
         exchange.fault = fault.kind if fault is not None else None
-        responses.check(asked, fault)
-        kept = responses.begin(asked, exchange)
-        if asked.body.get("background"):
-            simulator.background.start(kept, fault)
-            streaming = kept.streamable
-            return simulator.background.follow(kept, fault) if streaming else self._reply(kept.response)
+        responses.check(create, fault)
+        entry = responses.begin(create, exchange)
+        if create.body.get("background"):
+            simulator.background.start(entry, fault)
+            streaming = entry.streamable
+            return simulator.background.follow(entry, fault) if streaming else self._reply(entry.response)
         return RunDelivery(
             simulator,
-            kept.run,
+            entry.run,
             exchange,
             fault=fault,
-            streaming=asked.body.get("stream") is True,
-            abandon=lambda: responses.abandon(kept),
+            streaming=create.body.get("stream") is True,
+            abandon=lambda: responses.abandon(entry),
             quirk=quirk,
         )
 
@@ -187,12 +187,12 @@ class _Routes:
             exchange.body = body if simulator.options.keep_bodies else None
             return answer(body, exchange, quirk)
         except Problem as problem:
-            told, headers = problem, simulator.headers
+            refusal, headers = problem, simulator.headers
             if surface == "messages":
-                told, headers = MessageProblem.of(problem, exchange.model), simulator.message_headers
-            simulator.ledger.finish(exchange, "refused", told.status, problem.code)
-            told.headers = {**headers(exchange.request_id), **told.headers}
-            raise told from None
+                refusal, headers = MessageProblem.of(problem, exchange.model), simulator.message_headers
+            simulator.ledger.finish(exchange, "refused", refusal.status, problem.code)
+            refusal.headers = {**headers(exchange.request_id), **refusal.headers}
+            raise refusal from None
         finally:
             if exchange.outcome == "open" and exchange.response_id is None:
                 simulator.ledger.finish(exchange, "failed", 500)
@@ -216,8 +216,8 @@ class _Routes:
 
     async def input_items(self, request: Request) -> ASGIApp:
         self._admit(request)
-        given = self._simulator.responses.get(request.path_params["id"]).input_items
-        return self._reply(page(given, request.query_params))
+        items = self._simulator.responses.get(request.path_params["id"]).input_items
+        return self._reply(page(items, request.query_params))
 
     async def count_tokens(self, request: Request) -> ASGIApp:
         return self._reply(self._simulator.responses.count(await self._object(request)))
@@ -250,8 +250,8 @@ class _Routes:
 
     async def add_items(self, request: Request) -> ASGIApp:
         body = await self._object(request)
-        added = self._simulator.conversations.add(request.path_params["id"], body)
-        return self._reply(page(added, {"order": "asc"}))
+        items = self._simulator.conversations.add(request.path_params["id"], body)
+        return self._reply(page(items, {"order": "asc"}))
 
     async def get_item(self, request: Request) -> ASGIApp:
         self._admit(request)
@@ -306,14 +306,14 @@ class _Routes:
 
 
 def _model(model: model_list.KnownModel) -> Mapping[str, Any]:
-    described = {"id": model.name, "object": "model", "created": model.created_at, "owned_by": "simulator"}
-    return {**described, "shutdown_date": model.shutdown}
+    fields = {"id": model.name, "object": "model", "created": model.created_at, "owned_by": "simulator"}
+    return {**fields, "shutdown_date": model.shutdown}
 
 
 def _message_models() -> Mapping[str, Any]:
-    listed = [{"type": "model", "id": name, "display_name": name} for name in model_list.MESSAGE_MODELS]
-    dated = [{**model, "created_at": "2026-01-01T00:00:00Z"} for model in listed]
-    return {"data": dated, "has_more": False, "first_id": dated[0]["id"], "last_id": dated[-1]["id"]}
+    models = [{"type": "model", "id": name, "display_name": name} for name in model_list.MESSAGE_MODELS]
+    entries = [{**model, "created_at": "2026-01-01T00:00:00Z"} for model in models]
+    return {"data": entries, "has_more": False, "first_id": entries[0]["id"], "last_id": entries[-1]["id"]}
 
 
 async def _refuse(_: Request, problem: Problem) -> JsonReply:
@@ -325,6 +325,6 @@ async def _no_route(request: Request, error: Exception) -> JsonReply:
     return JsonReply(Problem(status, f"Invalid URL ({request.method} {request.url.path})").body(), status)
 
 
-async def _broken(_: Request, __: Exception) -> JsonReply:
+async def _report_defect(_: Request, __: Exception) -> JsonReply:
     problem = Problem(500, "The simulator has a defect: it failed on this request.", type="server_error")
     return JsonReply(problem.body(), 500)

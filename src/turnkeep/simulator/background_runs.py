@@ -25,50 +25,50 @@ class BackgroundRuns:
         self._world = world
         self._responses = responses
 
-    def start(self, kept: StoredResponse, fault: Fault | None) -> None:
-        kept.task = self._world.spawn(self._run(kept, fault if fault and fault.kind in _OF_THE_RUN else None))
+    def start(self, entry: StoredResponse, fault: Fault | None) -> None:
+        entry.task = self._world.spawn(self._run(entry, fault if fault and fault.kind in _OF_THE_RUN else None))
 
     def cancel(self, response_id: str) -> Json:
         """Idempotent; what has ended stays as it is."""
-        kept = self._responses.get(response_id)
-        if not kept.response["background"]:
+        entry = self._responses.get(response_id)
+        if not entry.response["background"]:
             raise bad("Cannot cancel a synchronous response.")
-        if not kept.is_done:
-            kept.response["status"] = "cancelled"
-            kept.response["usage"] = kept.run.usage()
-            if kept.task is not None:
-                kept.task.cancel()
-            self._responses.release(kept)
-            self._world.ledger.finish(kept.exchange, "cancelled")
-            kept.tell()
-        return kept.response
+        if not entry.is_done:
+            entry.response["status"] = "cancelled"
+            entry.response["usage"] = entry.run.usage()
+            if entry.task is not None:
+                entry.task.cancel()
+            self._responses.release(entry)
+            self._world.ledger.finish(entry.exchange, "cancelled")
+            entry.tell()
+        return entry.response
 
     def resume(self, response_id: str, starting_after: str | None) -> RunFollower:
         """The stream of a background response from after one of its events."""
-        kept = self._responses.get(response_id)
-        if not kept.streamable:
+        entry = self._responses.get(response_id)
+        if not entry.streamable:
             raise bad(
                 "This response cannot be streamed because it was not created with background=true and stream=true."
             )
-        if self._world.clock.now() - kept.created_at > self._world.options.stream_expiry:
+        if self._world.clock.now() - entry.created_at > self._world.options.stream_expiry:
             raise bad("This response can no longer be streamed because it is more than 5 minutes old.")
         if starting_after is not None and not (starting_after.isdecimal() and len(starting_after) < 10):
             raise Problem(400, "Invalid 'starting_after': expected an integer.", param="starting_after")
-        return self.follow(kept, None, -1 if starting_after is None else int(starting_after))
+        return self.follow(entry, None, -1 if starting_after is None else int(starting_after))
 
-    def follow(self, kept: StoredResponse, fault: Fault | None, after: int = -1) -> RunFollower:
-        return RunFollower(self._world, kept, fault, after)
+    def follow(self, entry: StoredResponse, fault: Fault | None, after: int = -1) -> RunFollower:
+        return RunFollower(self._world, entry, fault, after)
 
-    async def _run(self, kept: StoredResponse, fault: Fault | None) -> None:
-        for frame in disturb(kept.run, fault):
+    async def _run(self, entry: StoredResponse, fault: Fault | None) -> None:
+        for frame in disturb(entry.run, fault):
             if frame.wait > 0:
                 await self._world.clock.sleep(frame.wait)
-            kept.exchange.sent += frame.delta
-            if kept.streamable and frame.data:
-                kept.frames.append(frame)
+            entry.exchange.sent += frame.delta
+            if entry.streamable and frame.data:
+                entry.frames.append(frame)
             if frame.act == "last":
-                self._world.ledger.finish(kept.exchange, kept.run.outcome)
-            kept.tell()
+                self._world.ledger.finish(entry.exchange, entry.run.outcome)
+            entry.tell()
             if not frame.wait:
                 await asyncio.sleep(0)
 
@@ -79,9 +79,9 @@ class RunFollower:
     After a cancel the stream ends without a terminal event: the platform has no such event.
     """
 
-    def __init__(self, world: World, kept: StoredResponse, fault: Fault | None, after: int) -> None:
+    def __init__(self, world: World, entry: StoredResponse, fault: Fault | None, after: int) -> None:
         self._world = world
-        self._kept = kept
+        self._entry = entry
         self._fault = fault if fault is not None and fault.kind in _OF_THE_CONNECTION else None
         self._after = after
 
@@ -90,7 +90,7 @@ class RunFollower:
         try:
             async with asyncio.TaskGroup() as group:
                 watcher = group.create_task(until_disconnect(receive))
-                headers = self._world.headers(self._kept.exchange.request_id)
+                headers = self._world.headers(self._entry.exchange.request_id)
                 await stream.begin([(name.encode(), value.encode()) for name, value in headers.items()])
                 await self._follow(stream)
                 watcher.cancel()
@@ -98,11 +98,11 @@ class RunFollower:
             pass
 
     async def _follow(self, stream: FrameStream) -> None:
-        kept, at, deltas = self._kept, self._after + 1, 0
+        entry, at, deltas = self._entry, self._after + 1, 0
         while True:
-            changed = kept.change
-            while at < len(kept.frames):
-                frame = kept.frames[at]
+            change = entry.change
+            while at < len(entry.frames):
+                frame = entry.frames[at]
                 fault = self._fault
                 if fault is not None and not frame.head and (deltas >= fault.after or frame.act == "last"):
                     await _strike(fault, stream, frame)
@@ -110,9 +110,9 @@ class RunFollower:
                 await stream.write(frame.data)
                 deltas += frame.delta
                 at += 1
-            if kept.is_done:
+            if entry.is_done:
                 break
-            await changed.wait()
+            await change.wait()
         await stream.end()
 
 

@@ -37,10 +37,10 @@ def check_messages(messages: Sequence[Item]) -> None:
             waiting.remove(message["tool_call_id"])
             continue
         if waiting:
-            raise _unanswered(waiting)
+            raise _missing_outputs(waiting)
         waiting = [call["id"] for call in message.get("tool_calls") or ()]
     if waiting:
-        raise _unanswered(waiting)
+        raise _missing_outputs(waiting)
 
 
 def _check_doubles(context: Sequence[Item]) -> None:
@@ -52,20 +52,20 @@ def _check_doubles(context: Sequence[Item]) -> None:
 
 
 def _check_calls(context: Sequence[Item]) -> None:
-    called: Counter[str] = Counter()
-    answered: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    outputs: Counter[str] = Counter()
     for item in context:
         if item.get("type") in CALLS:
-            called[item["call_id"]] += 1
+            calls[item["call_id"]] += 1
         elif item.get("type") in OUTPUTS:
             call_id = item["call_id"]
-            if not called[call_id]:
+            if not calls[call_id]:
                 raise uncalled_output(call_id)
-            answered[call_id] += 1
-            if answered[call_id] > called[call_id]:
+            outputs[call_id] += 1
+            if outputs[call_id] > calls[call_id]:
                 raise doubled_output(call_id)
-    for call_id, count in called.items():
-        if answered[call_id] < count:
+    for call_id, count in calls.items():
+        if outputs[call_id] < count:
             raise unanswered_call(call_id)
 
 
@@ -98,7 +98,7 @@ def _stray_tool(at: int) -> Problem:
     return bad(message, f"messages.[{at}].role")
 
 
-def _unanswered(waiting: Sequence[str]) -> Problem:
+def _missing_outputs(waiting: Sequence[str]) -> Problem:
     message = (
         "An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'. "
         f"The following tool_call_ids did not have response messages: {', '.join(waiting)}"

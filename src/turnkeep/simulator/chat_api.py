@@ -21,21 +21,21 @@ from turnkeep.simulator.world import World
 def answer(world: World, body: object, exchange: Exchange, quirk: Quirk) -> ASGIApp:
     """The reply to one request, or a `Problem`."""
     strict = world.options.strict_models
-    checked = response_checks.chat_body(body, strict_models=strict, rejects=quirk.rejects)
-    if world.options.metadata_needs_store and checked.get("metadata") and checked.get("store") is not True:
+    request = response_checks.chat_body(body, strict_models=strict, rejects=quirk.rejects)
+    if world.options.metadata_needs_store and request.get("metadata") and request.get("store") is not True:
         raise bad("The 'metadata' parameter is only allowed when 'store' is enabled.", "metadata")
-    prompt = _prompt(checked)
+    prompt = _prompt(request)
     world.ledger.hear(exchange, prompt)
     fault = world.faults.strike(prompt)
     exchange.fault = fault.kind if fault is not None else None
-    _check(world, checked, prompt, fault)
-    run = _begin(world, checked, prompt, exchange, quirk)
+    _check(world, request, prompt, fault)
+    run = _begin(world, request, prompt, exchange, quirk)
     return RunDelivery(
         world,
         run,
         exchange,
         fault=fault,
-        streaming=checked.get("stream") is True,
+        streaming=request.get("stream") is True,
         abandon=lambda: None,
         quirk=quirk,
     )

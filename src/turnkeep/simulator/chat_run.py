@@ -55,12 +55,14 @@ class ChatRun:
 
     def body(self) -> Json:
         """The reply when nothing is streamed."""
-        said = "".join(part.text for part in self.plan.parts if isinstance(part, Say))
-        refused = "".join(part.text for part in self.plan.parts if isinstance(part, Refuse))
-        notes = [_noted(p.source, p.text) for p in self.plan.parts if isinstance(p, Say) and p.source is not None]
-        message: Json = {"role": "assistant", "content": said or None, "refusal": refused or None, "annotations": notes}
-        if not self._calls and not refused:
-            message["content"] = said
+        text = "".join(part.text for part in self.plan.parts if isinstance(part, Say))
+        refusal = "".join(part.text for part in self.plan.parts if isinstance(part, Refuse))
+        notes = [
+            _url_citation(p.source, p.text) for p in self.plan.parts if isinstance(p, Say) and p.source is not None
+        ]
+        message: Json = {"role": "assistant", "content": text or None, "refusal": refusal or None, "annotations": notes}
+        if not self._calls and not refusal:
+            message["content"] = text
         if self._calls:
             message["tool_calls"] = self._calls
         if self._quirk.thoughts:
@@ -88,7 +90,7 @@ class ChatRun:
     def unknown_frames(self) -> list[bytes]:
         return [b"event: hologram\n" + data({"object": "hologram.chunk", "choices": []}), data({"object": "ping"})]
 
-    def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]:
+    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]:
         """An error within HTTP 200 is nested in its chunk; this protocol has one form for both kinds."""
         self.outcome = "failed"
         self._error = {"message": message, "type": "server_error", "param": None, "code": code}
@@ -101,10 +103,12 @@ class ChatRun:
         quirk = self._quirk
         if quirk.filter_chunks:
             empty: Json = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
-            empty["prompt_filter_results"] = [{"prompt_index": 0, **_unfiltered()}]
+            empty["prompt_filter_results"] = [{"prompt_index": 0, **_filter_results()}]
             yield Frame(data(empty), head=True)
         if quirk.error_in_200:
-            yield from self.fail("upstream_error", "The upstream provider failed.", error=True, failed=False)
+            yield from self.fail(
+                "upstream_error", "The upstream provider failed.", error_event=True, failed_event=False
+            )
             return
         yield Frame(self._chunk({"role": "assistant", "content": "", "refusal": None}), head=True)
         for part in self.plan.parts:
@@ -120,7 +124,9 @@ class ChatRun:
         if not quirk.no_finish:
             frames.append(self._chunk({}, self._finish()))
         if quirk.filter_chunks:
-            frames.append(data({**self._shell(), "choices": [{"index": 0, "finish_reason": None, **_unfiltered()}]}))
+            frames.append(
+                data({**self._shell(), "choices": [{"index": 0, "finish_reason": None, **_filter_results()}]})
+            )
         if self._head.usage and quirk.usage and not quirk.usage_at_finish and not quirk.no_finish:
             frames.append(data({**self._shell(), "choices": [], "usage": self._usage()}))
         if quirk.sends_done and not quirk.no_finish:
@@ -137,7 +143,7 @@ class ChatRun:
         field = "reasoning_content" if isinstance(part, Think) else "refusal" if isinstance(part, Refuse) else "content"
         yield from self._deltas(field, tokens_of(part.text))
         if isinstance(part, Say) and part.source is not None:
-            yield Frame(self._chunk({"annotations": [_noted(part.source, part.text)]}))
+            yield Frame(self._chunk({"annotations": [_url_citation(part.source, part.text)]}))
 
     def _deltas(self, field: str, tokens: list[str]) -> Iterator[Frame]:
         """The hot part: what does not change from delta to delta is rendered once."""
@@ -161,7 +167,7 @@ class ChatRun:
             call: Json = {"index": index, "function": {"arguments": fragment}}
             if at == 0:
                 call |= {"id": call_id, "type": "function", "function": {"name": part.name, "arguments": fragment}}
-            yield Frame(self._chunk({"tool_calls": [self._indexed(call)]}), self._wait(), delta=True)
+            yield Frame(self._chunk({"tool_calls": [self._with_index(call)]}), self._wait(), delta=True)
 
     # ------------------------------------------------------------ pieces
 
@@ -173,7 +179,7 @@ class ChatRun:
         except orjson.JSONDecodeError:
             return text
 
-    def _indexed(self, call: Json) -> Json:
+    def _with_index(self, call: Json) -> Json:
         if self._quirk.tool_index == "absent":
             del call["index"]
         elif self._quirk.tool_index == "zero":
@@ -215,15 +221,15 @@ class ChatRun:
         return pace.token if plan.token is None else plan.token
 
     def _usage(self) -> Json:
-        given = self._prompt.tokens()
-        thought = sum(len(tokens_of(part.text)) for part in self.plan.parts if isinstance(part, Think))
+        prompt_tokens = self._prompt.tokens()
+        reasoning_tokens = sum(len(tokens_of(part.text)) for part in self.plan.parts if isinstance(part, Think))
         return {
-            "prompt_tokens": given,
+            "prompt_tokens": prompt_tokens,
             "completion_tokens": self._tokens,
-            "total_tokens": given + self._tokens,
+            "total_tokens": prompt_tokens + self._tokens,
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {
-                "reasoning_tokens": thought,
+                "reasoning_tokens": reasoning_tokens,
                 "audio_tokens": 0,
                 "accepted_prediction_tokens": 0,
                 "rejected_prediction_tokens": 0,
@@ -231,11 +237,11 @@ class ChatRun:
         }
 
 
-def _noted(source: Search, text: str) -> Json:
+def _url_citation(source: Search, text: str) -> Json:
     note = annotation(source, text)
     return {"type": note.pop("type"), "url_citation": note}
 
 
-def _unfiltered() -> Json:
+def _filter_results() -> Json:
     calm = {"filtered": False, "severity": "safe"}
     return {"content_filter_results": {"hate": calm, "violence": calm}, "content_filter_offsets": {"check_offset": 0}}

@@ -35,10 +35,10 @@ def choose(tools: Sequence[OfferedTool], text: str, choice: str) -> list[Call]:
     if choice.startswith("="):
         return [call for tool in tools if tool.name == choice[1:] for call in _calls(tool, text)]
     words = _stems(text)
-    meant = [tool for tool in tools if (name := _stems(tool.name) - _IDLE) and name <= words]
-    if not meant and choice == "required":
-        meant = list(tools[:1])
-    return [call for tool in meant for call in _calls(tool, text)]
+    matches = [tool for tool in tools if (name := _stems(tool.name) - _IDLE) and name <= words]
+    if not matches and choice == "required":
+        matches = list(tools[:1])
+    return [call for tool in matches for call in _calls(tool, text)]
 
 
 def example(schema: Mapping[str, Any], text: str) -> Any:
@@ -66,11 +66,11 @@ def _calls(tool: OfferedTool, text: str) -> list[Call]:
 
 def _call(tool: OfferedTool, text: str, place: str) -> Call:
     properties: Mapping[str, Mapping[str, Any]] = tool.parameters.get("properties", {})
-    required = set(tool.parameters.get("required", ()))
+    mandatory = set(tool.parameters.get("required", ()))
     arguments: dict[str, Any] = {}
     for name, schema in properties.items():
         value = _argument(name, schema, text, place)
-        if value is None and name in required:
+        if value is None and name in mandatory:
             value = example(schema, text)
         if value is not None:
             arguments[name] = value
@@ -109,10 +109,10 @@ def _is_place(name: str) -> bool:
 
 
 def _number(text: str, default: int | None) -> int | float | None:
-    found = _NUMBER.search(text)
-    if found is None:
+    match = _NUMBER.search(text)
+    if match is None:
         return default
-    return float(found.group()) if "." in found.group() else int(found.group())
+    return float(match.group()) if "." in match.group() else int(match.group())
 
 
 def _stems(text: str) -> set[str]:

@@ -54,16 +54,16 @@ class Control:
     async def ledger(self, request: Request) -> Response:
         """What was asked, with `thread`, `text`, `after` (n) and `limit`, and what the detectors say."""
         ledger = self._world.ledger
-        found = [exchange.to_json() for exchange in ledger if _wanted(exchange, request.query_params)]
+        exchanges = [exchange.to_json() for exchange in ledger if _matches(exchange, request.query_params)]
         limit = request.query_params.get("limit", "")
-        found = found[-int(limit) :] if limit.isdecimal() and 0 < len(limit) < 8 and int(limit) else found
+        exchanges = exchanges[-int(limit) :] if limit.isdecimal() and 0 < len(limit) < 8 and int(limit) else exchanges
         return JsonReply(
             {
-                "exchanges": found,
+                "exchanges": exchanges,
                 "open": ledger.open_count,
                 "overlaps": [[a.n, b.n] for a, b in ledger.overlaps()],
                 "twice_within_a_request": [{"n": e.n, "text": text} for e, text in ledger.twice_within_a_request()],
-                "answered_twice": {text: [e.n for e in held] for text, held in ledger.answered_twice().items()},
+                "answered_twice": {text: [e.n for e in group] for text, group in ledger.answered_twice().items()},
             }
         )
 
@@ -71,8 +71,8 @@ class Control:
         """How many requests are open, and which."""
         ledger = self._world.ledger
         names = ("n", "run", "thread", "sent")
-        told = [{name: getattr(exchange, name) for name in names} for exchange in ledger.open()]
-        return JsonReply({"open": ledger.open_count, "exchanges": told})
+        rows = [{name: getattr(exchange, name) for name in names} for exchange in ledger.open()]
+        return JsonReply({"open": ledger.open_count, "exchanges": rows})
 
     async def reset(self, _: Request) -> Response:
         """Forget ledger, faults, script and everything stored; what is running goes on."""
@@ -101,8 +101,8 @@ class Control:
             faults.clear()
         if request.method == "POST":
             body = await read_json(request)
-            for told in body if isinstance(body, list) else [body]:
-                faults.append(_fault(told))
+            for document in body if isinstance(body, list) else [body]:
+                faults.append(_fault(document))
         return JsonReply({"faults": [fault.to_json() for fault in faults]})
 
     async def pace(self, request: Request) -> Response:
@@ -151,16 +151,16 @@ async def read_object(request: Request) -> dict[str, Any]:
     return body
 
 
-def _fault(told: Any) -> Fault:
-    if not isinstance(told, dict):
+def _fault(document: Any) -> Fault:
+    if not isinstance(document, dict):
         raise bad("a fault has to be an object.", "fault")
     try:
-        return Fault.from_json(told)
+        return Fault.from_json(document)
     except (ValueError, TypeError) as error:
         raise bad(str(error), "fault") from None
 
 
-def _wanted(exchange: Exchange, query: Mapping[str, str]) -> bool:
+def _matches(exchange: Exchange, query: Mapping[str, str]) -> bool:
     after = query.get("after", "")
     if after.isdecimal() and len(after) < 12 and exchange.n <= int(after):
         return False

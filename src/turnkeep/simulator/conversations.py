@@ -50,7 +50,7 @@ class Conversations:
         self._all: dict[str, BoundConversation] = {}
 
     def create(self, body: Mapping[str, Any]) -> BoundConversation:
-        _known(body, ("items", "metadata"))
+        _check_parameters(body, ("items", "metadata"))
         response_checks.check_items_limit(body.get("items"), LIMIT)
         items = response_checks.items(body.get("items"), "items")
         metadata = response_checks.metadata(body.get("metadata"))
@@ -66,7 +66,7 @@ class Conversations:
         return conversation
 
     def update(self, conversation_id: str, body: Mapping[str, Any]) -> BoundConversation:
-        _known(body, ("metadata",))
+        _check_parameters(body, ("metadata",))
         conversation = self.get(conversation_id)
         conversation.metadata = response_checks.metadata(body.get("metadata"))
         return conversation
@@ -81,7 +81,7 @@ class Conversations:
     # ------------------------------------------------------------ items
 
     def add(self, conversation_id: str, body: Mapping[str, Any]) -> list[Json]:
-        _known(body, ("items",))
+        _check_parameters(body, ("items",))
         conversation = self.get(conversation_id)
         response_checks.check_items_limit(body.get("items"), LIMIT)
         return self._append(conversation, response_checks.items(body.get("items"), "items"), self._clock.now())
@@ -126,9 +126,9 @@ class Conversations:
             self._append(conversation, items, self._clock.now() + options.persistence_lag)
 
     def _append(self, conversation: BoundConversation, items: Iterable[Json], visible: float) -> list[Json]:
-        added = [stored_item(item, self._ids) for item in items]
-        conversation.items += [(visible, item) for item in added]
-        return added
+        entries = [stored_item(item, self._ids) for item in items]
+        conversation.items += [(visible, item) for item in entries]
+        return entries
 
 
 def stored_item(item: Json, ids: Ids) -> Json:
@@ -148,19 +148,19 @@ def page(items: Sequence[Json], query: Mapping[str, str]) -> Json:
     if order not in ("asc", "desc"):
         raise Problem(400, f"Invalid value: '{order}'. Supported values are: 'asc' and 'desc'.", param="order")
     limit = _limit(query.get("limit", "20"))
-    found = list(items) if order == "asc" else list(reversed(items))
+    entries = list(items) if order == "asc" else list(reversed(items))
     if (after := query.get("after")) is not None:
-        at = next((at for at, item in enumerate(found) if item["id"] == after), None)
+        at = next((at for at, item in enumerate(entries) if item["id"] == after), None)
         if at is None:
             raise not_found("Item", after)
-        found = found[at + 1 :]
-    data = found[:limit]
+        entries = entries[at + 1 :]
+    data = entries[:limit]
     return {
         "object": "list",
         "data": data,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
-        "has_more": len(found) > limit,
+        "has_more": len(entries) > limit,
     }
 
 
@@ -170,7 +170,7 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def _known(body: Mapping[str, Any], names: Sequence[str]) -> None:
+def _check_parameters(body: Mapping[str, Any], names: Sequence[str]) -> None:
     for name in body:
         if name not in names:
             raise Problem(400, f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")

@@ -103,23 +103,23 @@ class RunDelivery:
 
     async def _stream(self, stream: FrameStream) -> None:
         await stream.begin([(name.encode(), value.encode()) for name, value in self._headers.items()])
-        act = await pour(self._frames(), stream, self._world.clock, self._world.options.ping, self._sent)
+        act = await pour(self._frames(), stream, self._world.clock, self._world.options.ping, self._record_frame)
         if act in DROPS:
             self._world.ledger.finish(self._exchange, "cut")
             await stream.drop(reset=act == "reset")
-            await _gone()
+            await _wait_for_watcher()
             return
         if act == "end":
             self._world.ledger.finish(self._exchange, "truncated")
         await stream.end()
 
     async def _whole(self, send: Send, wire: Wire | None) -> None:
-        act, broken = await self._play()
+        act, is_garbled = await self._play()
         if act in DROPS:
             await self._drop(wire, reset=act == "reset")
             return
         body = orjson.dumps(self._run.body())
-        if act == "end" or broken:
+        if act == "end" or is_garbled:
             self._world.ledger.finish(self._exchange, "truncated")
             body = body[: len(body) // 2]
         await _send(send, wire, 200, body, {"content-type": "application/json", **self._headers})
@@ -132,9 +132,9 @@ class RunDelivery:
                 await self._world.clock.sleep(frame.wait)
             if frame.act in (*DROPS, "end"):
                 return frame.act or "end", False
-            broken = self._fault is not None and self._fault.kind == "garbage"
-            if not (broken and frame.act == "last"):
-                self._sent(frame)
+            is_garbled = self._fault is not None and self._fault.kind == "garbage"
+            if not (is_garbled and frame.act == "last"):
+                self._record_frame(frame)
         return "last", self._fault is not None and self._fault.kind == "garbage"
 
     # ------------------------------------------------------------ no replies
@@ -165,7 +165,7 @@ class RunDelivery:
         if wire is None:
             raise ConnectionDrop
         wire.drop(reset=reset)
-        await _gone()
+        await _wait_for_watcher()
 
     # ------------------------------------------------------------ frames
 
@@ -177,7 +177,7 @@ class RunDelivery:
             return (frame._replace(data=frame.data.replace(b"\n", b"\r\n")) for frame in frames)
         return frames
 
-    def _sent(self, frame: Frame) -> None:
+    def _record_frame(self, frame: Frame) -> None:
         self._exchange.sent += frame.delta
         if frame.act == "last":
             self._world.ledger.finish(self._exchange, self._run.outcome)
@@ -189,7 +189,7 @@ def wire_of(scope: Scope) -> Wire | None:
     return wire if scope.get("http_version") == "1.1" else None
 
 
-async def _gone() -> None:
+async def _wait_for_watcher() -> None:
     """Wait until the server has noticed that the connection is dropped; the watcher ends this."""
     await asyncio.sleep(FOREVER)
 

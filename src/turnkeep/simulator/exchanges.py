@@ -78,17 +78,17 @@ class Exchange:
         return self.order < other.ended and other.order < self.ended
 
     def to_json(self) -> dict[str, Any]:
-        told = {name: getattr(self, name) for name in _PLAIN}
-        told["messages"] = [{"text": text, "new": new} for text, new in self.messages]
-        told["ended"] = None if self.ended == _NEVER else self.ended
-        return told
+        document = {name: getattr(self, name) for name in _PLAIN}
+        document["messages"] = [{"text": text, "new": new} for text, new in self.messages]
+        document["ended"] = None if self.ended == _NEVER else self.ended
+        return document
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
-        fields = {name: told[name] for name in _PLAIN if name in told}
-        fields["messages"] = [(message["text"], message["new"]) for message in told.get("messages", ())]
-        ended = told.get("ended")
-        return cls(**fields, ended=_NEVER if ended is None else ended)
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        fields = {name: document[name] for name in _PLAIN if name in document}
+        fields["messages"] = [(message["text"], message["new"]) for message in document.get("messages", ())]
+        end = document.get("ended")
+        return cls(**fields, ended=_NEVER if end is None else end)
 
 
 _PLAIN = tuple(name for name in Exchange.__dataclass_fields__ if name not in ("messages", "ended"))
@@ -177,14 +177,14 @@ class ExchangeLedger:
     def load(cls, file: Path, clock: Clock) -> Self:
         """A ledger from its file; a torn last line is ignored."""
         ledger = cls(clock)
-        found: dict[int, Exchange] = {}
+        by_number: dict[int, Exchange] = {}
         for line in file.read_bytes().split(b"\n"):
             try:
                 exchange = Exchange.from_json(orjson.loads(line))
             except (orjson.JSONDecodeError, KeyError, TypeError):
                 continue
-            found[exchange.n] = exchange
-        ledger._exchanges = deque(found[n] for n in sorted(found))
+            by_number[exchange.n] = exchange
+        ledger._exchanges = deque(by_number[n] for n in sorted(by_number))
         ledger.open_count = len(ledger.open())
         return ledger
 
@@ -222,19 +222,19 @@ class ExchangeLedger:
             if count > 1
         ]
 
-    def lost_messages(self, expected: Collection[str], outcomes: Collection[Outcome] = ANSWER_OUTCOMES) -> list[str]:
+    def lost_messages(self, texts: Collection[str], outcomes: Collection[Outcome] = ANSWER_OUTCOMES) -> list[str]:
         """Which of the expected user messages no request with one of these outcomes held as new."""
-        seen = {text for exchange in self._exchanges if exchange.outcome in outcomes for text in exchange.new}
-        return [text for text in expected if text not in seen]
+        arrivals = {text for exchange in self._exchanges if exchange.outcome in outcomes for text in exchange.new}
+        return [text for text in texts if text not in arrivals]
 
     def answered_twice(self) -> dict[str, list[Exchange]]:
         """User messages that were new in final answers (without calls) of more than one run, and those exchanges."""
-        found: dict[str, list[Exchange]] = defaultdict(list)
+        answers: dict[str, list[Exchange]] = defaultdict(list)
         for exchange in self._exchanges:
             if exchange.outcome in ANSWER_OUTCOMES and not exchange.calls:
                 for text in set(exchange.new):
-                    found[text].append(exchange)
-        return {text: held for text, held in found.items() if len({e.run or e.n for e in held}) > 1}
+                    answers[text].append(exchange)
+        return {text: exchanges for text, exchanges in answers.items() if len({e.run or e.n for e in exchanges}) > 1}
 
     def holding(self, text: str) -> list[Exchange]:
         """The requests that hold a user message, new or old."""

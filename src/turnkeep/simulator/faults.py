@@ -49,7 +49,7 @@ QUOTA = (
     *("insufficient_quota", "credit_balance_exhausted", "organization_spend_limit_exceeded"),
     *("project_spend_limit_exceeded", "organization_usage_limit_exceeded"),
 )
-_REMEMBERED = 100_000
+_MEMORY_LIMIT = 100_000
 
 
 @dataclass(slots=True)
@@ -86,12 +86,12 @@ class Fault:
             self.times = None
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Raises ValueError with a sentence for what is no fault."""
-        unknown = set(told) - {each.name for each in fields(cls)}
-        if unknown or not isinstance(told.get("kind"), str):
-            raise ValueError(f"a fault has a kind and no {', '.join(sorted(unknown)) or 'other shape'}")
-        return cls(**told)
+        extra = set(document) - {each.name for each in fields(cls)}
+        if extra or not isinstance(document.get("kind"), str):
+            raise ValueError(f"a fault has a kind and no {', '.join(sorted(extra)) or 'other shape'}")
+        return cls(**document)
 
     def matches(self, prompt: Prompt) -> bool:
         if self.thread is not None and prompt.labels.get("turnkeep_thread") != self.thread:
@@ -104,8 +104,8 @@ class Fault:
         return self.match is None or any(self.match in message.text for message in messages)
 
     def to_json(self) -> dict[str, Any]:
-        told = {each.name: getattr(self, each.name) for each in fields(self)}
-        return told | {"match": self.match if isinstance(self.match, str) else None}
+        document = {each.name: getattr(self, each.name) for each in fields(self)}
+        return document | {"match": self.match if isinstance(self.match, str) else None}
 
 
 class Faults:
@@ -114,7 +114,7 @@ class Faults:
     def __init__(self, dice: Ids) -> None:
         self._dice = dice
         self._faults: list[Fault] = []
-        self._struck: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._strike_counts: OrderedDict[tuple[str, int], int] = OrderedDict()
 
     def __iter__(self) -> Iterator[Fault]:
         return iter(list(self._faults))
@@ -127,12 +127,12 @@ class Faults:
 
     def clear(self) -> None:
         self._faults.clear()
-        self._struck.clear()
+        self._strike_counts.clear()
 
     def strike(self, prompt: Prompt) -> Fault | None:
         """The fault of this request, if any; counts it."""
         for message in prompt.open_messages():
-            if (fault := self._marked(message)) is not None:
+            if (fault := self._from_markers(message)) is not None:
                 return fault
         for fault in self:
             if fault.matches(prompt) and (fault.probability >= 1 or self._dice.chance(fault.probability)):
@@ -146,26 +146,26 @@ class Faults:
             if fault.times <= 0:
                 self._faults.remove(fault)
 
-    def _marked(self, message: OpenMessage) -> Fault | None:
+    def _from_markers(self, message: OpenMessage) -> Fault | None:
         markers = [marker for marker in parse(message.text)[0] if marker.name == "fault"]
         for at, marker in enumerate(markers):
             fault = _of_marker(marker)
             if fault is None or (fault.step is not None and fault.step != message.rounds):
                 continue
             if fault.times is None or self._count(message.text, at) < fault.times:
-                self._struck[message.text, at] = self._count(message.text, at) + 1
+                self._strike_counts[message.text, at] = self._count(message.text, at) + 1
                 return fault
         return None
 
     def _count(self, text: str, at: int) -> int:
-        while len(self._struck) > _REMEMBERED:
-            self._struck.popitem(last=False)
-        return self._struck.get((text, at), 0)
+        while len(self._strike_counts) > _MEMORY_LIMIT:
+            self._strike_counts.popitem(last=False)
+        return self._strike_counts.get((text, at), 0)
 
 
 def problem(fault: Fault, prompt: Prompt, param: str) -> Problem | None:
     """The refusal that a fault is, if it is one."""
-    known: dict[str, Callable[[], Problem]] = {
+    makers: dict[str, Callable[[], Problem]] = {
         "429": lambda: _rate_limited(fault),
         "quota": lambda: _rate_limited(fault, "insufficient_quota"),
         "401": wrong_key_problem,
@@ -174,8 +174,8 @@ def problem(fault: Fault, prompt: Prompt, param: str) -> Problem | None:
         "conversation_locked": conversation_locked,
         "poison": lambda: Problem(400, "Invalid prompt.", param=param, code="invalid_prompt"),
     }
-    found = known.get(fault.kind)
-    refusal = found() if found is not None else _of_status(fault) if _is_status(fault.kind) else None
+    make = makers.get(fault.kind)
+    refusal = make() if make is not None else _of_status(fault) if _is_status(fault.kind) else None
     if refusal is not None:
         refusal.headers = {**refusal.headers, **_retry_headers(fault), **fault.headers}
     return refusal
@@ -191,20 +191,20 @@ class FaultyRun(Protocol):
 
     def unknown_frames(self) -> list[bytes]: ...
 
-    def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]: ...
+    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]: ...
 
 
 def disturb(run: FaultyRun, fault: Fault | None) -> Iterator[Frame]:
     """The frames of a run as a faulty provider sends them. Dropping the iterator leaves the run as it is."""
-    return run.stream if fault is None or fault.kind not in _STRIKES else _disturbed(run, fault)
+    return run.stream if fault is None or fault.kind not in _STRIKES else _with_fault(run, fault)
 
 
-def _disturbed(run: FaultyRun, fault: Fault) -> Iterator[Frame]:
+def _with_fault(run: FaultyRun, fault: Fault) -> Iterator[Frame]:
     deltas = 0
-    struck = False
+    has_struck = False
     for frame in run.stream:
-        if not struck and not frame.head and (deltas >= fault.after or frame.act == "last"):
-            struck = True
+        if not has_struck and not frame.head and (deltas >= fault.after or frame.act == "last"):
+            has_struck = True
             yield from _STRIKES[fault.kind](run, fault, frame)
             if fault.kind in _ENDING:
                 return
@@ -233,7 +233,7 @@ def _garbage(run: FaultyRun, _: Fault, __: Frame) -> Iterator[Frame]:
     yield Frame(run.garbage())
 
 
-def _unknown(run: FaultyRun, _: Fault, __: Frame) -> Iterator[Frame]:
+def _unknown_events(run: FaultyRun, _: Fault, __: Frame) -> Iterator[Frame]:
     yield from (Frame(data) for data in run.unknown_frames())
 
 
@@ -241,16 +241,16 @@ def _late(_: FaultyRun, __: Fault, ___: Frame) -> Iterator[Frame]:
     yield from ()
 
 
-def _error(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
-    yield from run.fail(*_words(fault), error=True, failed=False)
+def _error_event(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
+    yield from run.fail(*_words(fault), error_event=True, failed_event=False)
 
 
-def _failed(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
-    yield from run.fail(*_words(fault), error=False, failed=True)
+def _failed_event(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
+    yield from run.fail(*_words(fault), error_event=False, failed_event=True)
 
 
 def _early_error(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
-    yield from run.fail(*_words(fault), error=True, failed=True)
+    yield from run.fail(*_words(fault), error_event=True, failed_event=True)
 
 
 _STRIKES: Mapping[str, Callable[[FaultyRun, Fault, Frame], Iterator[Frame]]] = {
@@ -258,10 +258,10 @@ _STRIKES: Mapping[str, Callable[[FaultyRun, Fault, Frame], Iterator[Frame]]] = {
     "truncate": _truncate,
     "stall": _stall,
     "garbage": _garbage,
-    "unknown": _unknown,
+    "unknown": _unknown_events,
     "late": _late,
-    "error": _error,
-    "failed": _failed,
+    "error": _error_event,
+    "failed": _failed_event,
     "early-error": _early_error,
 }
 _ENDING = ("cut", "truncate", "error", "failed", "early-error")
@@ -273,18 +273,18 @@ def _words(fault: Fault) -> tuple[str, str]:
 
 
 def _of_marker(marker: Marker) -> Fault | None:
-    told: dict[str, Any] = {"kind": marker.text}
+    parameters: dict[str, Any] = {"kind": marker.text}
     for name, value in marker.parameters.items():
         if name in ("code", "message", "how"):
-            told[name] = value
+            parameters[name] = value
         elif name == "times" and value in ("always", "all"):
-            told[name] = None
+            parameters[name] = None
         elif name in ("times", "after", "status", "step") and value.isdecimal():
-            told[name] = int(value)
+            parameters[name] = int(value)
         elif name in ("retry_after", "retry_after_ms", "seconds") and value.replace(".", "", 1).isdecimal():
-            told[name] = float(value)
+            parameters[name] = float(value)
     try:
-        return Fault(**told)
+        return Fault(**parameters)
     except ValueError:
         return None
 

@@ -128,7 +128,7 @@ class FrameStream:
 
 
 async def pour(
-    frames: Iterator[Frame], stream: FrameStream, clock: Clock, ping: float | None, sent: Callable[[Frame], None]
+    frames: Iterator[Frame], stream: FrameStream, clock: Clock, ping: float | None, on_frame: Callable[[Frame], None]
 ) -> Act:
     """Write frames at their pace; `sent` is told of each before its bytes go out.
 
@@ -140,7 +140,7 @@ async def pour(
         if frame.wait > 0:
             await _flush(batch, stream)
             await rest(frame.wait, stream, clock, ping)
-        sent(frame)
+        on_frame(frame)
         batch.append(frame.data)
         if frame.act in ("reset", "close", "end"):
             await _flush(batch, stream)

@@ -73,8 +73,8 @@ def run(
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM whoever shows the key. `announce` is told the base URL once it answers."""
-    chosen = options or Options(ledger_limit=DEV_LEDGER)
-    simulator = Simulator(seed=seed, pace=pace or StreamPace.lively(), options=chosen)
+    run_options = options or Options(ledger_limit=DEV_LEDGER)
+    simulator = Simulator(seed=seed, pace=pace or StreamPace.lively(), options=run_options)
 
     async def main() -> None:
         async with serve(simulator, host, port, key=key) as url:
@@ -84,12 +84,12 @@ def run(
         runner.run(main())
 
 
-async def _until_signal(begun: Callable[[], None]) -> None:
+async def _until_signal(announce: Callable[[], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    begun()
+    announce()
     await stop.wait()
 
 
@@ -158,7 +158,7 @@ class _SimulatorServer(uvicorn.Server):
         await self.startup(sockets=sockets)
 
     async def close(self) -> None:
-        self._shut()
+        self._stop_listening()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         if tasks := list(self.server_state.tasks):
@@ -177,7 +177,7 @@ class _SimulatorServer(uvicorn.Server):
     def _connection(self) -> asyncio.Protocol:
         return _Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
-    def _shut(self) -> None:
+    def _stop_listening(self) -> None:
         for server in self.servers:
             server.close()
 
@@ -206,7 +206,7 @@ class _PortListener(_SimulatorServer):
 
     async def refuse(self, seconds: float) -> None:
         """Refuse connections for a while, and drop those that carry no request."""
-        self._shut()
+        self._stop_listening()
         for connection in list(self.server_state.connections):
             if connection.cycle is None or connection.cycle.response_complete:  # type: ignore[union-attr]
                 connection.transport.abort()
@@ -219,8 +219,8 @@ class _PortListener(_SimulatorServer):
         loop = asyncio.get_running_loop()
         self.servers = [await loop.create_server(self._connection, sock=self._sockets[0])]
 
-    def _shut(self) -> None:
-        super()._shut()
+    def _stop_listening(self) -> None:
+        super()._stop_listening()
         for sock in self._sockets:
             sock.close()
 

@@ -24,17 +24,17 @@ from turnkeep.simulator.world import World
 
 def answer(world: World, body: object, exchange: Exchange, quirk: Quirk, version: str) -> ASGIApp:
     """The reply to one request, or a `Problem`."""
-    checked = message_body(body, version)
-    prompt = message_prompt(checked, exchange)
+    request = message_body(body, version)
+    prompt = message_prompt(request, exchange)
     world.ledger.hear(exchange, prompt)
     fault = world.faults.strike(prompt)
     exchange.fault = fault.kind if fault is not None else None
-    _check(world, checked, prompt, fault)
+    _check(world, request, prompt, fault)
     plan = world.persona.plan(prompt)
     exchange.calls = [call.name for call in plan.calls]
-    run = MessageRun(checked, plan, ids=world.ids, pace=world.pace, given=world.prompt_cache.take(checked))
+    run = MessageRun(request, plan, ids=world.ids, pace=world.pace, input_tokens=world.prompt_cache.take(request))
     exchange.response_id = run.message["id"]
-    streaming = checked.get("stream") is True
+    streaming = request.get("stream") is True
     return RunDelivery(
         world, run, exchange, fault=fault, streaming=streaming, abandon=lambda: None, quirk=quirk
     )  # fmt: skip
@@ -51,7 +51,7 @@ def _check(world: World, body: Json, prompt: Prompt, fault: Fault | None) -> Non
 def message_prompt(body: Json, exchange: Exchange | None = None) -> Prompt:
     """What the model reads."""
     choice = body.get("tool_choice") or {"type": "auto"}
-    named = {"tool": f"={choice.get('name')}", "any": "required"}
+    choices = {"tool": f"={choice.get('name')}", "any": "required"}
     thread = exchange.thread if exchange is not None else None
     tools = [tool for tool in body.get("tools") or () if "input_schema" in tool]
     form = (body.get("output_config") or {}).get("format") or {}
@@ -60,7 +60,7 @@ def message_prompt(body: Json, exchange: Exchange | None = None) -> Prompt:
         model=body["model"],
         instructions=content_text(body.get("system")),
         tools=tuple(OfferedTool(tool["name"], tool["input_schema"]) for tool in tools),
-        choice=named.get(choice["type"], choice["type"]),
+        choice=choices.get(choice["type"], choice["type"]),
         max_tokens=body.get("max_tokens"),
         thinks=(body.get("thinking") or {}).get("type") in ("enabled", "adaptive"),
         shape=form.get("schema"),

@@ -31,8 +31,8 @@ def generation(model: str) -> tuple[int, int]:
     """Which Claude a name means: one without a number is of the newest, a model of somebody else takes everything."""
     if "claude" not in model:
         return 4, 6
-    found = _GENERATION.search(model)
-    return (int(found[1]), int(found[2] or 0)) if found else (99, 0)
+    match = _GENERATION.search(model)
+    return (int(match[1]), int(match[2] or 0)) if match else (99, 0)
 
 
 def signature(thinking: str) -> str:
@@ -61,7 +61,7 @@ def message_body(body: object, version: str) -> Json:
     _check_thinking(body)
     _check_tools(body)
     _check_messages(body)
-    if (marks := sum(1 for _ in _marked(body))) > MARKS:
+    if (marks := sum(1 for _ in _cache_marks(body))) > MARKS:
         raise bad(f"A maximum of {MARKS} blocks with cache_control may be provided. Found {marks}.")
     return body
 
@@ -82,9 +82,9 @@ def _check_thinking(body: Json) -> None:
             raise bad("`max_tokens` must be greater than `thinking.budget_tokens`.")
     elif kind == "adaptive" and generation(model) < (4, 6):
         raise bad("adaptive thinking is not supported on this model")
-    sampled = [name for name in SAMPLING if body.get(name) is not None]
-    if sampled and generation(model) >= (4, 7):
-        raise bad(f"`{sampled[0]}` is deprecated for this model.")
+    sampling = [name for name in SAMPLING if body.get(name) is not None]
+    if sampling and generation(model) >= (4, 7):
+        raise bad(f"`{sampling[0]}` is deprecated for this model.")
     if kind in ("enabled", "adaptive"):
         if body.get("temperature") not in (None, 1):
             raise bad("`temperature` may only be set to 1 when thinking is enabled or in adaptive mode.")
@@ -144,9 +144,9 @@ def _check_text(block: Mapping[str, Any], _: str) -> None:
 
 
 def _check_call(block: Mapping[str, Any], where: str) -> None:
-    for name, pattern, shown in (("id", _ID, "^[a-zA-Z0-9_-]+$"), ("name", _NAME, "^[a-zA-Z0-9_-]{1,128}$")):
+    for name, pattern, form in (("id", _ID, "^[a-zA-Z0-9_-]+$"), ("name", _NAME, "^[a-zA-Z0-9_-]{1,128}$")):
         if not pattern.fullmatch(str(block.get(name))):
-            raise bad(f"{where}.tool_use.{name}: String should match pattern '{shown}'")
+            raise bad(f"{where}.tool_use.{name}: String should match pattern '{form}'")
     if not isinstance(block.get("input"), dict):
         raise bad(f"{where}.tool_use.input: Input should be a valid dictionary")
 
@@ -174,19 +174,19 @@ def _check_pairs(messages: Sequence[Mapping[str, Any]]) -> None:
     waiting: list[str] = []
     for at, message in enumerate(messages):
         blocks = blocks_of(message.get("content"))
-        given = [block["tool_use_id"] for block in blocks if block.get("type") == "tool_result"]
-        if strange := [call_id for call_id in given if call_id not in waiting]:
+        results = [block["tool_use_id"] for block in blocks if block.get("type") == "tool_result"]
+        if strange := [call_id for call_id in results if call_id not in waiting]:
             raise bad(
                 f"messages.{at}.content.0: unexpected `tool_use_id` found in `tool_result` blocks: {strange[0]}. Each "
                 "`tool_result` block must have a corresponding `tool_use` block in the previous message."
             )
-        if missing := [call_id for call_id in waiting if call_id not in given]:
+        if missing := [call_id for call_id in waiting if call_id not in results]:
             raise bad(
                 f"messages.{at - 1}: `tool_use` ids were found without `tool_result` blocks immediately after: "
                 f"{', '.join(missing)}. Each `tool_use` block must have a corresponding `tool_result` block in the "
                 "next message."
             )
-        if len(set(given)) < len(given):
+        if len(set(results)) < len(results):
             raise bad(f"messages.{at}: each tool_use must have a single result")
         waiting = [block["id"] for block in blocks if block.get("type") == "tool_use"]
         if len(set(waiting)) < len(waiting):
@@ -220,7 +220,7 @@ def _check_end(body: Json) -> None:
             )
 
 
-def _marked(body: Json) -> Iterator[Mapping[str, Any]]:
+def _cache_marks(body: Json) -> Iterator[Mapping[str, Any]]:
     contents = [message["content"] for message in body["messages"]]
     for blocks in (body.get("tools"), body.get("system"), *contents):
         yield from (block for block in blocks_of(blocks) if block.get("cache_control"))

@@ -34,19 +34,19 @@ _ERRORS = {
 class MessageRun:
     """Plays a plan as a stream of events. `stream` can be read once, to its end or not."""
 
-    def __init__(self, body: Json, plan: AnswerPlan, *, ids: Ids, pace: StreamPace, given: InputTokens) -> None:
+    def __init__(self, body: Json, plan: AnswerPlan, *, ids: Ids, pace: StreamPace, input_tokens: InputTokens) -> None:
         self.plan = plan
         self.outcome: Literal["completed", "incomplete", "failed"] = "completed"
         self.is_settled = False
         self.stream = self._frames()
         self._ids = ids
         self._pace = pace
-        self._given = given
+        self._input = input_tokens
         self._body = body
         self._thinks = (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
         self._call_head = f"toolu_{ids.hex(8)}"
         self._tokens = 0
-        self._thought = 0
+        self._thinking_tokens = 0
         self._searches = 0
         self._first = True
         self._error: Json | None = None
@@ -72,7 +72,7 @@ class MessageRun:
     def unknown_frames(self) -> list[bytes]:
         return [event("hologram", {"type": "hologram", "delta": "?"}), event("ping", {"type": "ping"})]
 
-    def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]:
+    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]:
         """This protocol has one form for both kinds of failure."""
         self.outcome = "failed"
         kind = _ERRORS.get(code, code)
@@ -99,15 +99,15 @@ class MessageRun:
 
     def _closing(self) -> Iterator[Frame]:
         incomplete = self.plan.incomplete
-        refused = any(isinstance(part, Refuse) for part in self.plan.parts)
-        reason = "tool_use" if self.plan.calls else "refusal" if refused else "end_turn"
+        has_refusal = any(isinstance(part, Refuse) for part in self.plan.parts)
+        reason = "tool_use" if self.plan.calls else "refusal" if has_refusal else "end_turn"
         if incomplete is not None:
             reason = _STOP.get(incomplete, "end_turn")
             self.outcome = "incomplete" if incomplete != "pause_turn" else "completed"
         delta: Json = {"stop_reason": reason, "stop_sequence": None}
         if reason == "refusal":
-            told = {"type": "refusal", "category": None, "explanation": "The simulator was told to refuse this."}
-            delta["stop_details"] = told
+            details = {"type": "refusal", "category": None, "explanation": "The simulator was told to refuse this."}
+            delta["stop_details"] = details
         self.message |= delta
         self.message["usage"] = self._usage()
         usage = {name: value for name, value in self.message["usage"].items() if name != "service_tier"}
@@ -124,49 +124,53 @@ class MessageRun:
             block["citations"] = []
         yield from self._open(block)
         yield from self._deltas("text_delta", "text", tokens_of(part.text))
-        done = {**block, "text": part.text}
+        final = {**block, "text": part.text}
         if source is not None:
-            done["citations"] = [_citation(source)]
+            final["citations"] = [_citation(source)]
             yield self._delta({"type": "citations_delta", "citation": _citation(source)})
-        yield self._done(done)
+        yield self._close(final)
 
     def _call(self, part: CallStep) -> Iterator[Frame]:
         call_id = part.call_id or self._call_head + self._ids.hex(16)
         block: Json = {"type": "tool_use", "id": call_id, "name": part.name, "input": {}}
         yield from self._open(block)
         yield from self._deltas("input_json_delta", "partial_json", ["", *pieces(part.arguments)])
-        yield self._done({**block, "input": _decoded(part.arguments)})
+        yield self._close({**block, "input": _decode(part.arguments)})
 
     def _search(self, part: Search) -> Iterator[Frame]:
         self._searches += 1
         search_id = self._ids.new("srvtoolu_", 24)
-        asked: Json = {"type": "server_tool_use", "id": search_id, "name": "web_search", "input": {}}
-        yield from self._open(asked)
+        query_block: Json = {"type": "server_tool_use", "id": search_id, "name": "web_search", "input": {}}
+        yield from self._open(query_block)
         yield from self._deltas("input_json_delta", "partial_json", ["", orjson.dumps({"query": part.query}).decode()])
-        yield self._done({**asked, "input": {"query": part.query}})
+        yield self._close({**query_block, "input": {"query": part.query}})
         if self.plan.incomplete == "pause_turn":
             return
         result = {"type": "web_search_result", "url": part.url, "title": part.title}
-        sealed = {"encrypted_content": _sealed(part.url), "page_age": None}
-        found: Json = {"type": "web_search_tool_result", "tool_use_id": search_id, "content": [{**result, **sealed}]}
-        yield from self._open(found)
-        yield self._done(found)
+        opaque = {"encrypted_content": _ciphertext(part.url), "page_age": None}
+        result_block: Json = {
+            "type": "web_search_tool_result",
+            "tool_use_id": search_id,
+            "content": [{**result, **opaque}],
+        }
+        yield from self._open(result_block)
+        yield self._close(result_block)
 
     def _think(self, part: Think) -> Iterator[Frame]:
         tokens = tokens_of(part.text)
-        self._thought += len(tokens)
+        self._thinking_tokens += len(tokens)
         if not self._thinks:
             return
         if REDACTION_TRIGGER in orjson.dumps(self._body["messages"]).decode():
-            sealed: Json = {"type": "redacted_thinking", "data": "EmwK" + _sealed(part.text)}
-            yield from self._open(sealed)
-            yield self._done(sealed)
+            redaction: Json = {"type": "redacted_thinking", "data": "EmwK" + _ciphertext(part.text)}
+            yield from self._open(redaction)
+            yield self._close(redaction)
             return
         block: Json = {"type": "thinking", "thinking": "", "signature": ""}
         yield from self._open(block)
         yield from self._deltas("thinking_delta", "thinking", tokens)
         yield self._delta({"type": "signature_delta", "signature": signature(part.text)})
-        yield self._done({**block, "thinking": part.text, "signature": signature(part.text)})
+        yield self._close({**block, "thinking": part.text, "signature": signature(part.text)})
 
     # ------------------------------------------------------------ frames
 
@@ -180,7 +184,7 @@ class MessageRun:
         if self._index == 0:
             yield Frame(event("ping", {"type": "ping"}))
 
-    def _done(self, block: Json) -> Frame:
+    def _close(self, block: Json) -> Frame:
         stop = {"type": "content_block_stop", "index": self._index}
         self.message["content"].append(block)
         return Frame(event("content_block_stop", stop))
@@ -207,12 +211,12 @@ class MessageRun:
 
     def _usage(self) -> Json:
         usage: Json = {
-            "input_tokens": self._given.fresh,
-            "cache_creation_input_tokens": self._given.written_tokens,
-            "cache_read_input_tokens": self._given.read_tokens,
-            "cache_creation": {"ephemeral_5m_input_tokens": self._given.written_tokens, "ephemeral_1h_input_tokens": 0},
+            "input_tokens": self._input.fresh,
+            "cache_creation_input_tokens": self._input.written_tokens,
+            "cache_read_input_tokens": self._input.read_tokens,
+            "cache_creation": {"ephemeral_5m_input_tokens": self._input.written_tokens, "ephemeral_1h_input_tokens": 0},
             "output_tokens": self._tokens or 1,
-            "output_tokens_details": {"thinking_tokens": self._thought},
+            "output_tokens_details": {"thinking_tokens": self._thinking_tokens},
             "service_tier": "standard",
         }
         if self._searches:
@@ -222,14 +226,14 @@ class MessageRun:
 
 def _citation(source: Search) -> Json:
     where = {"type": "web_search_result_location", "url": source.url, "title": source.title}
-    return {**where, "encrypted_index": _sealed(source.title), "cited_text": source.text[:150]}
+    return {**where, "encrypted_index": _ciphertext(source.title), "cited_text": source.text[:150]}
 
 
-def _sealed(text: str) -> str:
+def _ciphertext(text: str) -> str:
     return base64.b64encode(hashlib.sha512(text.encode()).digest()).decode()
 
 
-def _decoded(arguments: str) -> Any:
+def _decode(arguments: str) -> Any:
     try:
         return orjson.loads(arguments)
     except orjson.JSONDecodeError:

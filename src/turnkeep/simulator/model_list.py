@@ -16,7 +16,7 @@ class KnownModel:
     fixed_sampling: bool = False
 
 
-_KNOWN = (
+_MODELS = (
     KnownModel("gpt-6-astra", 1_788_393_600, 922_000, fixed_sampling=True),
     KnownModel("gpt-6.1-sol", 1_790_640_000, 922_000, fixed_sampling=True),
     KnownModel("gpt-6.1-terra", 1_790_640_000, 922_000, fixed_sampling=True),
@@ -32,12 +32,12 @@ _KNOWN = (
     KnownModel("gpt-4o", 1_715_300_000, 128_000, "2027-01-14"),
     KnownModel("gpt-4o-mini", 1_721_200_000, 128_000, "2027-01-14"),
 )
-KNOWN_MODELS = {model.name: model for model in _KNOWN}
+KNOWN_MODELS = {model.name: model for model in _MODELS}
 RETIRED_MODELS = frozenset(("gpt-3.5-turbo", "gpt-4", "gpt-4-turbo", "o1", "o3-mini", "o4-mini", "gpt-4.1-nano"))
 MESSAGE_MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-haiku-4-5")
 DEFAULT_WINDOW = 128_000
 
 
 def window(model: str) -> int:
-    known = KNOWN_MODELS.get(model)
-    return known.window if known is not None else DEFAULT_WINDOW
+    entry = KNOWN_MODELS.get(model)
+    return entry.window if entry is not None else DEFAULT_WINDOW

@@ -63,9 +63,9 @@ class Options:
 
     def but(self, changes: Mapping[str, Any]) -> Self:
         """A copy with other values; raises ValueError with a sentence for names and types that do not exist."""
-        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        current = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in changes.items():
-            if name not in known or name in ("ledger_limit", "ledger_file"):
+            if name not in current or name in ("ledger_limit", "ledger_file"):
                 raise ValueError(f"there is no option {name!r} that can be changed now")
             if not _fits(value, name):
                 raise ValueError(f"option {name!r} does not take {value!r}")

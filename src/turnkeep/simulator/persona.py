@@ -122,49 +122,51 @@ class Persona:
         self.script = script
 
     def plan(self, prompt: Prompt) -> AnswerPlan:
-        scripted = self.script.next(prompt)
-        if isinstance(scripted, AnswerPlan):
-            return scripted
+        reply = self.script.next(prompt)
+        if isinstance(reply, AnswerPlan):
+            return reply
         messages = prompt.open_messages()
-        if scripted is not None:
+        if reply is not None:
             rounds = messages[0].rounds if messages else 0
-            messages = [OpenMessage(scripted, rounds)]
+            messages = [OpenMessage(reply, rounds)]
         markers = [marker for message in messages for marker in parse(message.text)[0]]
         parts = self._parts(prompt, messages, markers)
         if isinstance(parts[-1], Search):
             return AnswerPlan(parts, "pause_turn")
-        return _limited(parts, markers, prompt.max_tokens)
+        return _cut_short(parts, markers, prompt.max_tokens)
 
     def _parts(self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker]) -> tuple[Part, ...]:
         thoughts: list[Part] = []
         if prompt.thinks or _first(markers, "reason") is not None:
-            thought = _first(markers, "reason")
-            thoughts.append(Think((thought and thought.text) or "Reading the newest messages and how to answer them."))
+            thinking = _first(markers, "reason")
+            thoughts.append(
+                Think((thinking and thinking.text) or "Reading the newest messages and how to answer them.")
+            )
         if calls := _calls(prompt, messages):
             comments = [Say(marker.text, "commentary") for marker in markers if marker.name == "comment"]
             return (*thoughts, *comments, *calls)
         if (search := _first(markers, "search")) is not None:
-            return (*thoughts, *self._found(prompt, messages, markers, Search(search.text)))
+            return (*thoughts, *self._search_parts(prompt, messages, markers, Search(search.text)))
         refusal = _first(markers, "refuse")
         if refusal is not None:
             return (*thoughts, Refuse(refusal.text or "I'm sorry, but I can't help with that."))
         return (*thoughts, Say(self._answer(prompt, messages, markers), "final_answer"))
 
-    def _found(
+    def _search_parts(
         self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker], search: Search
     ) -> tuple[Part, ...]:
         """A search and what is said with it; two answers with ``[[pause]]``, where the protocol has such a thing."""
-        said = Say(self._answer(prompt, messages, markers), "final_answer", search)
+        answer = Say(self._answer(prompt, messages, markers), "final_answer", search)
         if prompt.pauses and _first(markers, "pause") is not None:
-            return (said,) if prompt.has_paused else (search,)
-        return (search, said)
+            return (answer,) if prompt.has_paused else (search,)
+        return (search, answer)
 
     def _answer(self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker]) -> str:
-        said = [marker.text for marker in markers if marker.name == "say"]
-        if said:
-            return "\n".join(said)
-        if (counted := _first(markers, "words")) is not None:
-            return _words(int(counted.text) if counted.text.isdecimal() else 0)
+        replies = [marker.text for marker in markers if marker.name == "say"]
+        if replies:
+            return "\n".join(replies)
+        if (length := _first(markers, "words")) is not None:
+            return _words(int(length.text) if length.text.isdecimal() else 0)
         texts = [parse(message.text)[1] for message in messages]
         if prompt.shape is not None:
             return orjson.dumps(chooser.example(prompt.shape, " ".join(texts))).decode()
@@ -173,20 +175,20 @@ class Persona:
         return _recall(prompt, texts) or self._acknowledge(texts)
 
     def _acknowledge(self, texts: Sequence[str]) -> str:
-        spoken = [_short(text, QUOTE) for text in texts if text]
-        if not spoken:
+        quotes = [_short(text, QUOTE) for text in texts if text]
+        if not quotes:
             return "I am listening. Write something, and I will repeat it."
-        if len(spoken) > 1:
-            return _gathered(spoken)
+        if len(quotes) > 1:
+            return _gather(quotes)
         closings = (
             "I am only a simulator, but I read every word of it.",
             "A real model would have more to say; I am here to show that it arrived.",
             "That reached me in one piece. What comes next?",
         )
-        closing = closings[zlib.crc32(f"{self._seed}:{spoken[0]}".encode()) % len(closings)]
-        if spoken[0].endswith("?"):
-            return f"You asked: “{spoken[0]}” {closing}"
-        return f"You said: “{spoken[0].rstrip('.')}”. {closing}"
+        closing = closings[zlib.crc32(f"{self._seed}:{quotes[0]}".encode()) % len(closings)]
+        if quotes[0].endswith("?"):
+            return f"You asked: “{quotes[0]}” {closing}"
+        return f"You said: “{quotes[0].rstrip('.')}”. {closing}"
 
 
 def tokens_of(text: str) -> list[str]:
@@ -195,10 +197,10 @@ def tokens_of(text: str) -> list[str]:
     return re.findall(rf"\s*\S{{1,{size}}}|\s+", text)
 
 
-def _gathered(texts: Sequence[str]) -> str:
-    quoted = [f"“{text}”" for text in texts]
-    middle = "".join(f" Then: {text}." for text in quoted[1:-1])
-    return f"I read your {len(texts)} messages together. First: {quoted[0]}.{middle} And last: {quoted[-1]}."
+def _gather(texts: Sequence[str]) -> str:
+    quotes = [f"“{text}”" for text in texts]
+    middle = "".join(f" Then: {text}." for text in quotes[1:-1])
+    return f"I read your {len(texts)} messages together. First: {quotes[0]}.{middle} And last: {quotes[-1]}."
 
 
 def _report(texts: Sequence[str], outputs: Sequence[tuple[str, str]]) -> str:
@@ -209,13 +211,13 @@ def _report(texts: Sequence[str], outputs: Sequence[tuple[str, str]]) -> str:
 
 def _recall(prompt: Prompt, texts: Sequence[str]) -> str | None:
     """Two questions that show that the history arrives."""
-    asked = texts[-1].lower() if texts else ""
-    told = [entry.text for entry in prompt.entries if entry.kind == "user"]
-    if "what is my name" in asked or "what's my name" in asked:
-        names = [found.group(1) for text in told for found in re.finditer(r"[Mm]y name is ([A-Z]\w+)", text)]
+    question = texts[-1].lower() if texts else ""
+    history = [entry.text for entry in prompt.entries if entry.kind == "user"]
+    if "what is my name" in question or "what's my name" in question:
+        names = [match.group(1) for text in history for match in re.finditer(r"[Mm]y name is ([A-Z]\w+)", text)]
         return f"Your name is {names[-1]}." if names else "You have not told me your name yet."
-    before = told[: len(told) - len(texts)]
-    if "what did i say" in asked and before:
+    before = history[: len(history) - len(texts)]
+    if "what did i say" in question and before:
         return f"Before this you said: “{_short(parse(before[-1])[1], QUOTE)}”"
     return None
 
@@ -253,7 +255,7 @@ def _worst_calls(prompt: Prompt, wish: str, rounds: int) -> list[CallStep]:
     return [CallStep(name, arguments, call_id) for name, arguments, call_id in worst.calls(names, kind)]
 
 
-def _limited(parts: tuple[Part, ...], markers: Sequence[Marker], max_tokens: int | None) -> AnswerPlan:
+def _cut_short(parts: tuple[Part, ...], markers: Sequence[Marker], max_tokens: int | None) -> AnswerPlan:
     """Apply what stops an answer short, and the steered pace."""
     reason = _stop(markers)
     limit = max_tokens
@@ -273,8 +275,8 @@ def _stop(markers: Sequence[Marker]) -> Reason | None:
         return "max_output_tokens"
     if _first(markers, "filter") is not None:
         return "content_filter"
-    steered = _first(markers, "incomplete")
-    return next((reason for reason in REASONS if steered is not None and reason == steered.text), None)
+    wish = _first(markers, "incomplete")
+    return next((reason for reason in REASONS if wish is not None and reason == wish.text), None)
 
 
 def _milliseconds(markers: Sequence[Marker], name: str) -> float | None:

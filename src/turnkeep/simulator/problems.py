@@ -80,9 +80,9 @@ def missing(param: str) -> Problem:
     return bad(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
-def wrong_type(param: str, expected: str, value: object) -> Problem:
+def wrong_type(param: str, type_name: str, value: object) -> Problem:
     got = _kind(value)
-    message = f"Invalid type for '{param}': expected {expected}, but got {got} instead."
+    message = f"Invalid type for '{param}': expected {type_name}, but got {got} instead."
     return bad(message, param, "invalid_type")
 
 
@@ -90,9 +90,9 @@ def unknown_parameter(name: str) -> Problem:
     return bad(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
 
 
-def wrong_value(param: str, value: object, supported: tuple[str, ...]) -> Problem:
-    quoted = [f"'{choice}'" for choice in supported]
-    choices = " and ".join(quoted) if len(quoted) < 3 else f"{', '.join(quoted[:-1])}, and {quoted[-1]}"
+def wrong_value(param: str, value: object, values: tuple[str, ...]) -> Problem:
+    quotes = [f"'{choice}'" for choice in values]
+    choices = " and ".join(quotes) if len(quotes) < 3 else f"{', '.join(quotes[:-1])}, and {quotes[-1]}"
     return bad(f"Invalid value: '{value}'. Supported values are: {choices}.", param, "invalid_value")
 
 

@@ -34,7 +34,7 @@ class PromptCache:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._kept: dict[bytes, float] = {}
+        self._expiries: dict[bytes, float] = {}
 
     def take(self, body: Mapping[str, Any]) -> InputTokens:
         """Count the input of a request, and keep what it marks."""
@@ -49,18 +49,18 @@ class PromptCache:
                 marks.append(len(ends))
             ends.append((digest.digest(), tokens))
         now = self._clock.now()
-        read = self._read(ends, marks, now)
+        read_tokens = self._read(ends, marks, now)
         for mark in marks:
-            self._kept[ends[mark][0]] = now + TTL
-        kept = ends[marks[-1]][1] if marks else 0
-        return InputTokens(tokens - kept, read, kept - read)
+            self._expiries[ends[mark][0]] = now + TTL
+        cacheable = ends[marks[-1]][1] if marks else 0
+        return InputTokens(tokens - cacheable, read_tokens, cacheable - read_tokens)
 
     def _read(self, ends: list[tuple[bytes, int]], marks: list[int], now: float) -> int:
         for mark in reversed(marks):
             for at in range(mark, max(-1, mark - LOOKBACK - 1), -1):
                 digest, tokens = ends[at]
-                if self._kept.get(digest, 0.0) > now:
-                    self._kept[digest] = now + TTL
+                if self._expiries.get(digest, 0.0) > now:
+                    self._expiries[digest] = now + TTL
                     return tokens
         return 0
 

@@ -68,17 +68,17 @@ _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 def response_body(body: object, *, strict_models: bool) -> Json:
     """A body for POST /v1/responses, or the `Problem` with it."""
-    checked = _body(body, RESPONSE_PARAMETERS, strict_models=strict_models)
-    if checked.get("input") is None and checked.get("previous_response_id") is None:
+    request = _body(body, RESPONSE_PARAMETERS, strict_models=strict_models)
+    if request.get("input") is None and request.get("previous_response_id") is None:
         raise missing("input")
-    if checked.get("previous_response_id") is not None and checked.get("conversation") is not None:
+    if request.get("previous_response_id") is not None and request.get("conversation") is not None:
         raise bad(
             "Mutually exclusive parameters: 'previous_response_id' and 'conversation'. Ensure you are only providing "
             "one of: 'previous_response_id' or 'conversation'.",
             None,
             "mutually_exclusive_parameters",
         )
-    limit = checked.get("max_output_tokens")
+    limit = request.get("max_output_tokens")
     if limit is not None and limit < 16:
         raise bad(
             "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16, "
@@ -86,29 +86,29 @@ def response_body(body: object, *, strict_models: bool) -> Json:
             "max_output_tokens",
             "integer_below_min_value",
         )
-    _check_sampling(checked, (checked.get("reasoning") or {}).get("effort"))
-    tools(checked.get("tools") or (), chat=False)
-    return checked
+    _check_sampling(request, (request.get("reasoning") or {}).get("effort"))
+    tools(request.get("tools") or (), chat=False)
+    return request
 
 
 def chat_body(body: object, *, strict_models: bool, rejects: frozenset[str]) -> Json:
     """A body for POST /v1/chat/completions, or the `Problem` with it."""
-    checked = _body(body, CHAT_PARAMETERS, strict_models=strict_models)
-    for name in sorted(rejects & checked.keys()):
+    request = _body(body, CHAT_PARAMETERS, strict_models=strict_models)
+    for name in sorted(rejects & request.keys()):
         raise unknown_parameter(name)
-    if not checked.get("messages"):
-        raise missing("messages") if checked.get("messages") is None else _empty("messages")
-    if checked.get("n") not in (None, 1):
+    if not request.get("messages"):
+        raise missing("messages") if request.get("messages") is None else _empty("messages")
+    if request.get("n") not in (None, 1):
         raise bad("The simulator gives one choice only: 'n' must be 1.", "n")
-    if checked.get("tools") == []:
+    if request.get("tools") == []:
         raise _empty("tools")
-    if (checked.get("stream_options") is not None) and not checked.get("stream"):
+    if (request.get("stream_options") is not None) and not request.get("stream"):
         raise bad("The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options")
-    _check_sampling(checked, checked.get("reasoning_effort"))
-    tools(checked.get("tools") or (), chat=True)
-    for at, message in enumerate(checked["messages"]):
+    _check_sampling(request, request.get("reasoning_effort"))
+    tools(request.get("tools") or (), chat=True)
+    for at, message in enumerate(request["messages"]):
         _chat_message(message, f"messages[{at}]")
-    return checked
+    return request
 
 
 def metadata(value: object, param: str = "metadata") -> dict[str, str]:
@@ -153,11 +153,11 @@ def tools(value: Sequence[object], *, chat: bool) -> None:
             _function(tool.get("function") if chat else tool, f"{where}.function" if chat else where)
 
 
-def _body(body: object, known: frozenset[str], *, strict_models: bool) -> Json:
+def _body(body: object, parameters: frozenset[str], *, strict_models: bool) -> Json:
     if not isinstance(body, dict):
         raise wrong_type("body", "an object", body)
     for name, value in body.items():
-        if name not in known:
+        if name not in parameters:
             raise unknown_parameter(name)
         kinds = _TYPES.get(name)
         if kinds is not None and value is not None and not _is(value, kinds[0]):
@@ -226,7 +226,7 @@ def _strict_schema(name: str, schema: Mapping[str, Any], where: str) -> None:
         raise bad(message, f"{where}.parameters", "invalid_function_parameters")
 
 
-_REQUIRED: Mapping[str, tuple[tuple[str, tuple[type, ...], str], ...]] = {
+_REQUIRED_FIELDS: Mapping[str, tuple[tuple[str, tuple[type, ...], str], ...]] = {
     "message": (("role", *_STRING), ("content", (str, list), "a string or an array")),
     "function_call": (("call_id", *_STRING), ("name", *_STRING), ("arguments", *_STRING)),
     "function_call_output": (("call_id", *_STRING), ("output", (str, list), "a string or an array")),
@@ -244,7 +244,7 @@ def _item(item: object, where: str) -> Json:
     kind = item.get("type", "message")
     if not isinstance(kind, str):
         raise wrong_type(f"{where}.type", "a string", kind)
-    for name, kinds, phrase in _REQUIRED.get(kind, ()):
+    for name, kinds, phrase in _REQUIRED_FIELDS.get(kind, ()):
         if item.get(name) is None:
             raise missing(f"{where}.{name}")
         if not _is(item[name], kinds):
@@ -262,16 +262,16 @@ def _message(item: Json, where: str) -> Json:
     if role not in ROLES:
         raise wrong_value(f"{where}.role", role, ROLES)
     content = item["content"]
-    spoken = "output_text" if role == "assistant" else "input_text"
+    text_type = "output_text" if role == "assistant" else "input_text"
     if isinstance(content, str):
-        return {**item, "type": "message", "content": [{"type": spoken, "text": content}]}
-    allowed = ("output_text", "refusal") if role == "assistant" else ("input_text", "input_image", "input_file")
+        return {**item, "type": "message", "content": [{"type": text_type, "text": content}]}
+    part_types = ("output_text", "refusal") if role == "assistant" else ("input_text", "input_image", "input_file")
     for at, part in enumerate(content):
         if not isinstance(part, dict):
             raise wrong_type(f"{where}.content[{at}]", "an object", part)
-        if part.get("type") not in allowed:
-            raise wrong_value(f"{where}.content[{at}]", part.get("type"), allowed)
-        if part["type"] == spoken and not isinstance(part.get("text"), str):
+        if part.get("type") not in part_types:
+            raise wrong_value(f"{where}.content[{at}]", part.get("type"), part_types)
+        if part["type"] == text_type and not isinstance(part.get("text"), str):
             raise missing(f"{where}.content[{at}].text")
     return {**item, "type": "message"}
 

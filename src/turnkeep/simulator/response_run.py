@@ -78,11 +78,11 @@ class ResponseRun:
         late = {"rate_limits": [{"name": "requests", "remaining": 1}]}
         return [self._event("response.rate_limits.updated", **late), self._event("response.hologram.delta", delta="?")]
 
-    def fail(self, code: str, message: str, *, error: bool, failed: bool) -> Iterator[Frame]:
+    def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]:
         self.outcome = "failed"
         self.response.update(status="failed", error={"code": code, "message": message})
-        frames = [self._event("error", code=code, message=message, param=None)] if error else []
-        if failed:
+        frames = [self._event("error", code=code, message=message, param=None)] if error_event else []
+        if failed_event:
             frames.append(self._event("response.failed", response=self.response))
         self._settle(self.response)
         for at, data in enumerate(frames, 1):
@@ -130,7 +130,7 @@ class ResponseRun:
         if isinstance(part, Say) and part.phase is not None:
             item["phase"] = part.phase
         field, kind = ("text", "output_text") if isinstance(part, Say) else ("refusal", "refusal")
-        yield self._added({**item, "content": []})
+        yield self._open_item({**item, "content": []})
         yield Frame(self._event("response.content_part.added", **place, part=_content(part, "")))
         yield from self._deltas(f"response.{kind}.delta", place, tokens_of(part.text), "output")
         source = part.source if isinstance(part, Say) else None
@@ -138,42 +138,42 @@ class ResponseRun:
         for at, note in enumerate(notes):
             kind_of = "response.output_text.annotation.added"
             yield Frame(self._event(kind_of, **place, annotation_index=at, annotation=note))
-        done: Json = {**place, field: part.text}
-        yield Frame(self._event(f"response.{kind}.done", **done, **({"logprobs": []} if field == "text" else {})))
+        final: Json = {**place, field: part.text}
+        yield Frame(self._event(f"response.{kind}.done", **final, **({"logprobs": []} if field == "text" else {})))
         content = _content(part, part.text) | ({"annotations": notes} if notes else {})
         yield Frame(self._event("response.content_part.done", **place, part=content))
-        yield self._done({**item, "status": "incomplete" if cut else "completed", "content": [content]})
+        yield self._close_item({**item, "status": "incomplete" if cut else "completed", "content": [content]})
 
     def _call(self, part: CallStep, *, cut: bool) -> Iterator[Frame]:
         place = {"item_id": self._ids.new("fc_"), "output_index": len(self.response["output"])}
         call_id = part.call_id or self._call_head + self._ids.hex(16)
         item: Json = {"id": place["item_id"], "type": "function_call", "status": "in_progress", "arguments": ""}
         item |= {"call_id": call_id, "name": part.name}
-        yield self._added(item)
+        yield self._open_item(item)
         yield from self._deltas("response.function_call_arguments.delta", place, pieces(part.arguments), "output")
         yield Frame(self._event("response.function_call_arguments.done", **place, arguments=part.arguments))
-        yield self._done({**item, "status": "incomplete" if cut else "completed", "arguments": part.arguments})
+        yield self._close_item({**item, "status": "incomplete" if cut else "completed", "arguments": part.arguments})
 
     def _search(self, part: Search) -> Iterator[Frame]:
         place = {"item_id": self._ids.new("ws_"), "output_index": len(self.response["output"])}
         item: Json = {"id": place["item_id"], "type": "web_search_call", "status": "in_progress"}
         item["action"] = {"type": "search", "query": part.query, "queries": [part.query]}
-        yield self._added(item)
+        yield self._open_item(item)
         for state in ("in_progress", "searching", "completed"):
             yield Frame(self._event(f"response.web_search_call.{state}", **place))
-        yield self._done({**item, "status": "completed"})
+        yield self._close_item({**item, "status": "completed"})
 
     def _think(self, part: Think) -> Iterator[Frame]:
         item_id = self._ids.new("rs_")
         index = len(self.response["output"])
         item: Json = {"id": item_id, "type": "reasoning", "summary": []}
         self._tokens["reasoning"] += len(tokens_of(part.text))
-        yield self._added({**item, "encrypted_content": ""})
+        yield self._open_item({**item, "encrypted_content": ""})
         if self._manner.summarize:
             place = {"item_id": item_id, "output_index": index, "summary_index": 0}
             yield from self._summary(part.text, place)
             item["summary"] = [{"type": "summary_text", "text": part.text}]
-        yield self._done({**item, "encrypted_content": encrypted_thoughts(item_id)})
+        yield self._close_item({**item, "encrypted_content": encrypted_thoughts(item_id)})
         self._reasoning_id = item_id
 
     def _summary(self, text: str, place: Mapping[str, Any]) -> Iterator[Frame]:
@@ -184,12 +184,12 @@ class ResponseRun:
         yield Frame(self._event(f"{kind}_text.done", **place, text=text))
         yield Frame(self._event(f"{kind}_part.done", **place, part=full))
 
-    def _added(self, item: Json) -> Frame:
+    def _open_item(self, item: Json) -> Frame:
         wait = self._wait_first()
         data = self._event("response.output_item.added", output_index=len(self.response["output"]), item=item)
         return Frame(data, wait)
 
-    def _done(self, item: Json) -> Frame:
+    def _close_item(self, item: Json) -> Frame:
         index = len(self.response["output"])
         self.response["output"].append(item)
         if self._reasoning_id is not None:
@@ -198,10 +198,10 @@ class ResponseRun:
 
     # ------------------------------------------------------------ deltas
 
-    def _deltas(self, kind: str, place: Mapping[str, Any], tokens: list[str], counted: str | None) -> Iterator[Frame]:
+    def _deltas(self, kind: str, place: Mapping[str, Any], tokens: list[str], counter: str | None) -> Iterator[Frame]:
         """The hot part: what does not change from delta to delta is rendered once."""
         head = b"event: %b\ndata: " % kind.encode()
-        fixed = orjson.dumps({"type": kind, **place})[:-1]
+        constant = orjson.dumps({"type": kind, **place})[:-1]
         tail = b',"logprobs":[]' if kind == "response.output_text.delta" else b""
         pause = self._manner.pace.token if self.plan.token is None else self.plan.token
         for at, token in enumerate(tokens):
@@ -209,9 +209,9 @@ class ResponseRun:
             padding = b',"obfuscation":"%b"' % _pad(len(text)) if self._manner.obfuscate else b""
             number = b',"sequence_number":%d}\n\n' % self._sequence
             self._sequence += 1
-            if counted is not None:
-                self._tokens[counted] += 1
-            data = b"".join((head, fixed, b',"delta":', text, tail, padding, number))
+            if counter is not None:
+                self._tokens[counter] += 1
+            data = b"".join((head, constant, b',"delta":', text, tail, padding, number))
             yield Frame(data, pause if at else 0.0, delta=True)
 
     def _wait_first(self) -> float:
@@ -227,14 +227,14 @@ class ResponseRun:
 
     def usage(self) -> Json:
         """What it has cost so far."""
-        given, thought = self._prompt.tokens(), self._tokens["reasoning"]
-        output = self._tokens["output"] + thought
+        input_tokens, reasoning_tokens = self._prompt.tokens(), self._tokens["reasoning"]
+        output = self._tokens["output"] + reasoning_tokens
         return {
-            "input_tokens": given,
+            "input_tokens": input_tokens,
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens": output,
-            "output_tokens_details": {"reasoning_tokens": thought},
-            "total_tokens": given + output,
+            "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
+            "total_tokens": input_tokens + output,
         }
 
 

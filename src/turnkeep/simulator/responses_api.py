@@ -30,7 +30,7 @@ from turnkeep.simulator.quirks import Quirk
 from turnkeep.simulator.response_run import ENCRYPTED_PREFIX, Manner, ResponseRun, encrypted_thoughts
 from turnkeep.simulator.world import World
 
-_REMEMBERED = 100_000
+_MEMORY_LIMIT = 100_000
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class Responses:
     def __init__(self, world: World, conversations: Conversations) -> None:
         self._world = world
         self._conversations = conversations
-        self._kept: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._entries: OrderedDict[str, StoredResponse] = OrderedDict()
         self._items: OrderedDict[str, Json] = OrderedDict()
         self._partners: OrderedDict[str, str] = OrderedDict()
 
@@ -84,82 +84,82 @@ class Responses:
 
     def understand(self, body: object, quirk: Quirk) -> CreateRequest:
         """Check a create request and collect what the model reads; refuses with a `Problem`."""
-        checked = response_checks.response_body(body, strict_models=self._world.options.strict_models)
-        checked = _stateless(checked, quirk)
-        given = self._resolve(response_checks.items(checked.get("input")))
-        conversation = _conversation_of(checked)
-        context = [*self._history(checked.get("previous_response_id"), conversation), *given]
-        return CreateRequest(checked, given, context, _prompt(checked, context), conversation)
+        request = response_checks.response_body(body, strict_models=self._world.options.strict_models)
+        request = _stateless(request, quirk)
+        new_items = self._resolve(response_checks.items(request.get("input")))
+        conversation = _conversation_of(request)
+        context = [*self._history(request.get("previous_response_id"), conversation), *new_items]
+        return CreateRequest(request, new_items, context, _prompt(request, context), conversation)
 
-    def check(self, asked: CreateRequest, fault: Fault | None) -> None:
+    def check(self, request: CreateRequest, fault: Fault | None) -> None:
         """What is refused only when the model is about to read it: faults, pairing, length."""
-        if fault is not None and (refusal := faults.problem(fault, asked.prompt, "input")) is not None:
+        if fault is not None and (refusal := faults.problem(fault, request.prompt, "input")) is not None:
             raise refusal
-        call_contract.check_items(asked.context, self._partners)
-        _check_thoughts(asked.context)
-        limit = self._world.options.context_tokens or window(asked.body["model"])
-        if asked.prompt.tokens() > limit and asked.body.get("truncation") != "auto":
-            raise context_length_exceeded(asked.prompt.tokens(), limit, "input")
-        if asked.body.get("background") and self._world.options.region == "eu":
+        call_contract.check_items(request.context, self._partners)
+        _check_thoughts(request.context)
+        limit = self._world.options.context_tokens or window(request.body["model"])
+        if request.prompt.tokens() > limit and request.body.get("truncation") != "auto":
+            raise context_length_exceeded(request.prompt.tokens(), limit, "input")
+        if request.body.get("background") and self._world.options.region == "eu":
             raise bad("Background mode is not supported in the EU data residency region.", "background")
 
-    def begin(self, asked: CreateRequest, exchange: Exchange) -> StoredResponse:
+    def begin(self, request: CreateRequest, exchange: Exchange) -> StoredResponse:
         """Take the conversation's lock, make the response and keep it."""
         world = self._world
-        response = _response(asked, world.ids.new("resp_"), int(world.clock.now()))
+        response = _response(request, world.ids.new("resp_"), int(world.clock.now()))
         if world.options.answers_as is not None:
             response["model"] = world.options.answers_as
-        if asked.conversation is not None:
-            self._conversations.lock(asked.conversation, response["id"])
-        plan = world.persona.plan(asked.prompt)
-        kept = self._keep(asked, response, plan, exchange)
+        if request.conversation is not None:
+            self._conversations.lock(request.conversation, response["id"])
+        plan = world.persona.plan(request.prompt)
+        entry = self._keep(request, response, plan, exchange)
         exchange.response_id = response["id"]
         exchange.calls = [call.name for call in plan.calls]
-        return kept
+        return entry
 
-    def abandon(self, kept: StoredResponse) -> None:
+    def abandon(self, entry: StoredResponse) -> None:
         """The client is gone before the end; what becomes of the turn is `Options.on_abort`."""
         mode = self._world.options.on_abort
         if mode == "finish":
-            kept.task = self._world.spawn(self._finish_unseen(kept))
+            entry.task = self._world.spawn(self._finish_unseen(entry))
         elif mode == "orphan":
-            kept.response["status"] = "cancelled"
-            self._bind(kept)
+            entry.response["status"] = "cancelled"
+            self._bind(entry)
         else:
-            bound, kept.conversation = kept.conversation, None
-            for _ in kept.run.stream:
+            bound, entry.conversation = entry.conversation, None
+            for _ in entry.run.stream:
                 pass
             if bound is not None:
-                self._conversations.release(bound, kept.response["id"], self._world.options)
+                self._conversations.release(bound, entry.response["id"], self._world.options)
 
-    async def _finish_unseen(self, kept: StoredResponse) -> None:
-        for frame in kept.run.stream:
+    async def _finish_unseen(self, entry: StoredResponse) -> None:
+        for frame in entry.run.stream:
             await self._world.clock.sleep(frame.wait)
 
     # ------------------------------------------------------------ what is kept
 
     def get(self, response_id: str) -> StoredResponse:
-        kept = self._find(response_id)
-        if kept is None:
+        entry = self._find(response_id)
+        if entry is None:
             raise not_found("Response", response_id)
-        return kept
+        return entry
 
     def delete(self, response_id: str) -> Json:
-        del self._kept[self.get(response_id).response["id"]]
+        del self._entries[self.get(response_id).response["id"]]
         return {"id": response_id, "object": "response", "deleted": True}
 
     def input_items(self, response_id: str) -> list[Json]:
         return self.get(response_id).input_items
 
     def clear(self) -> None:
-        self._kept.clear()
+        self._entries.clear()
         self._items.clear()
         self._partners.clear()
 
     def count(self, body: Mapping[str, Any]) -> Json:
         """POST /v1/responses/input_tokens"""
-        given = response_checks.items(body.get("input"))
-        context = [*self._history(body.get("previous_response_id"), _conversation_of(body)), *self._resolve(given)]
+        new_items = response_checks.items(body.get("input"))
+        context = [*self._history(body.get("previous_response_id"), _conversation_of(body)), *self._resolve(new_items)]
         return {"object": "response.input_tokens", "input_tokens": _prompt(body, context).tokens()}
 
     def compact(self, body: Mapping[str, Any]) -> Json:
@@ -168,14 +168,17 @@ class Responses:
             raise Problem(400, "Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
         context = [*self._history(body.get("previous_response_id"), None), *response_checks.items(body.get("input"))]
         ids = self._world.ids
-        said = [stored_item(item, ids) for item in context if item.get("role") == "user"]
+        messages = [stored_item(item, ids) for item in context if item.get("role") == "user"]
         item_id = ids.new("cmp_")
         tokens = _prompt(body, context).tokens()
         return {
             "id": ids.new("resp_"),
             "object": "response.compaction",
             "created_at": int(self._world.clock.now()),
-            "output": [*said, {"id": item_id, "type": "compaction", "encrypted_content": encrypted_thoughts(item_id)}],
+            "output": [
+                *messages,
+                {"id": item_id, "type": "compaction", "encrypted_content": encrypted_thoughts(item_id)},
+            ],
             "usage": {
                 "input_tokens": tokens,
                 "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -187,88 +190,88 @@ class Responses:
 
     # ------------------------------------------------------------ inside
 
-    def _keep(self, asked: CreateRequest, response: Json, plan: AnswerPlan, exchange: Exchange) -> StoredResponse:
-        world, body, options = self._world, asked.body, self._world.options
-        shown = (body.get("stream_options") or {}).get("include_obfuscation")
+    def _keep(self, request: CreateRequest, response: Json, plan: AnswerPlan, exchange: Exchange) -> StoredResponse:
+        world, body, options = self._world, request.body, self._world.options
+        obfuscation = (body.get("stream_options") or {}).get("include_obfuscation")
         summary = (body.get("reasoning") or {}).get("summary") is not None
         background = bool(body.get("background"))
         remember = body.get("store") is not False or background
-        manner = Manner(world.pace, options.obfuscation and shown is not False, summary, options.queue_delay)
+        manner = Manner(world.pace, options.obfuscation and obfuscation is not False, summary, options.queue_delay)
         run = ResponseRun(
-            response, plan, asked.prompt, ids=world.ids, manner=manner, settle=lambda _: self._settle(kept)
+            response, plan, request.prompt, ids=world.ids, manner=manner, settle=lambda _: self._settle(entry)
         )
-        kept = StoredResponse(
+        entry = StoredResponse(
             response,
-            [stored_item(item, world.ids) for item in asked.input_items] if remember or asked.conversation else [],
+            [stored_item(item, world.ids) for item in request.input_items] if remember or request.conversation else [],
             run,
             world.clock.now(),
             options.response_ttl if body.get("store") is not False else options.unstored_ttl,
             exchange,
-            asked.conversation,
+            request.conversation,
             streamable=background and body.get("stream") is True,
         )
         if remember:
-            self._kept[response["id"]] = kept
-            while len(self._kept) > options.keep_responses:
-                self._kept.popitem(last=False)
-        return kept
+            self._entries[response["id"]] = entry
+            while len(self._entries) > options.keep_responses:
+                self._entries.popitem(last=False)
+        return entry
 
-    def _settle(self, kept: StoredResponse) -> None:
+    def _settle(self, entry: StoredResponse) -> None:
         """The outcome is known: remember items and bind them to the conversation."""
-        if kept.response["status"] == "completed":
-            kept.response["completed_at"] = int(self._world.clock.now())
-        self._partners.update(kept.run.partners)
-        if kept.response["store"]:
-            self._items.update({item["id"]: item for item in (*kept.input_items, *kept.response["output"])})
+        if entry.response["status"] == "completed":
+            entry.response["completed_at"] = int(self._world.clock.now())
+        self._partners.update(entry.run.partners)
+        if entry.response["store"]:
+            self._items.update({item["id"]: item for item in (*entry.input_items, *entry.response["output"])})
         for memory in (self._partners, self._items):
-            while len(memory) > _REMEMBERED:
+            while len(memory) > _MEMORY_LIMIT:
                 memory.popitem(last=False)
-        self._bind(kept)
+        self._bind(entry)
 
-    def _bind(self, kept: StoredResponse) -> None:
-        if kept.conversation is None:
+    def _bind(self, entry: StoredResponse) -> None:
+        if entry.conversation is None:
             return
         options = self._world.options
-        if kept.response["status"] != "failed":
-            self._conversations.append(kept.conversation, (*kept.input_items, *kept.response["output"]), options)
-        self._conversations.release(kept.conversation, kept.response["id"], options)
+        if entry.response["status"] != "failed":
+            self._conversations.append(entry.conversation, (*entry.input_items, *entry.response["output"]), options)
+        self._conversations.release(entry.conversation, entry.response["id"], options)
 
-    def release(self, kept: StoredResponse) -> None:
+    def release(self, entry: StoredResponse) -> None:
         """Give the conversation back without adding to it."""
-        if kept.conversation is not None:
-            self._conversations.release(kept.conversation, kept.response["id"], self._world.options)
+        if entry.conversation is not None:
+            self._conversations.release(entry.conversation, entry.response["id"], self._world.options)
 
     def _find(self, response_id: str) -> StoredResponse | None:
-        kept = self._kept.get(response_id)
-        if kept is not None and self._world.clock.now() - kept.created_at > kept.ttl:
-            del self._kept[response_id]
+        entry = self._entries.get(response_id)
+        if entry is not None and self._world.clock.now() - entry.created_at > entry.ttl:
+            del self._entries[response_id]
             return None
-        return kept
+        return entry
 
     def _history(self, previous: str | None, conversation: str | None) -> list[Json]:
         if conversation is not None:
             return [item for _, item in self._conversations.get(conversation).items]
         chain: list[StoredResponse] = []
         while previous is not None:
-            kept = self._find(previous)
-            if kept is None:
+            entry = self._find(previous)
+            if entry is None:
                 raise previous_response_not_found(previous)
-            chain.append(kept)
-            previous = kept.response["previous_response_id"]
-        return [item for kept in reversed(chain) for item in (*kept.input_items, *kept.response["output"])]
+            chain.append(entry)
+            previous = entry.response["previous_response_id"]
+        return [item for entry in reversed(chain) for item in (*entry.input_items, *entry.response["output"])]
 
-    def _resolve(self, given: Sequence[Json]) -> list[Json]:
+    def _resolve(self, items: Sequence[Json]) -> list[Json]:
         """Replace references by what they name; opaque thoughts without content have to be known here."""
-        found: list[Json] = []
-        for told in given:
-            item, item_id = told, told.get("id")
+        whole_items: list[Json] = []
+        for raw in items:
+            item, item_id = raw, raw.get("id")
             bare = item.get("type") == "reasoning" and not item.get("encrypted_content")
             if item.get("type") == "item_reference" or (bare and item_id is not None):
                 if item_id not in self._items:
                     raise item_not_found(str(item_id))
                 item = self._items[str(item_id)]
-            found.append(item)
-        return found
+            whole_items.append(item)
+        return whole_items
 
 
 def _prompt(body: Mapping[str, Any], context: Sequence[Json]) -> Prompt:
@@ -333,8 +336,8 @@ def _check_thoughts(context: Sequence[Json]) -> None:
             raise bad(message, "input", "invalid_encrypted_content")
 
 
-def _response(asked: CreateRequest, response_id: str, now: int) -> Json:
-    body = asked.body
+def _response(request: CreateRequest, response_id: str, now: int) -> Json:
+    body = request.body
     background = bool(body.get("background"))
     reasoning = body.get("reasoning") or {}
     response: Json = {
@@ -350,12 +353,12 @@ def _response(asked: CreateRequest, response_id: str, now: int) -> Json:
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "service_tier": "default",
         "usage": None,
-        "conversation": None if asked.conversation is None else {"id": asked.conversation},
+        "conversation": None if request.conversation is None else {"id": request.conversation},
     }
-    return {**response, **{name: body[name] if body.get(name) is not None else d for name, d in _ECHOED.items()}}
+    return {**response, **{name: body[name] if body.get(name) is not None else d for name, d in _ECHO_DEFAULTS.items()}}
 
 
-_ECHOED: Mapping[str, Any] = {
+_ECHO_DEFAULTS: Mapping[str, Any] = {
     "model": None,
     "instructions": None,
     "max_output_tokens": None,

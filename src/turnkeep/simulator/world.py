@@ -80,10 +80,10 @@ class World:
             ("requests", self.options.requests_per_minute or 10_000, 60),
             ("tokens", 2_000_000, 1),
         ):
-            left = max(0, limit - self._minute[1]) if what == "requests" else limit - 1_000
+            remaining = max(0, limit - self._minute[1]) if what == "requests" else limit - 1_000
             moment = datetime.fromtimestamp(int(now + wait), UTC).isoformat().replace("+00:00", "Z")
             head = f"anthropic-ratelimit-{what}"
-            headers |= {f"{head}-limit": str(limit), f"{head}-remaining": str(left), f"{head}-reset": moment}
+            headers |= {f"{head}-limit": str(limit), f"{head}-remaining": str(remaining), f"{head}-reset": moment}
         return headers
 
     def headers(self, request_id: str) -> dict[str, str]:
