@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from turnkeep.settings import Settings
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "settings.md"
-SECTION = re.compile(r"# -{10,} (.+)$")
+SECTION = re.compile(r"# Section (.+)$")
 HEAD = """# Settings
 
 Read from the environment and from `.env` in the working directory; values given in code go before both. Nothing has
@@ -37,8 +37,9 @@ def page() -> str:
 def sections() -> list[tuple[str, list[str]]]:
     """The fields in the order of the source, by its section comments."""
     found: list[tuple[str, list[str]]] = []
-    source = Path(__file__).parent.parent / "src" / "turnkeep" / "settings.py"
-    for line in source.read_text().splitlines():
+    source = Path(__file__).parent.parent / "src" / "turnkeep"
+    files = (source / "core_settings.py", source / "settings.py")
+    for line in "\n".join(file.read_text() for file in files).splitlines():
         if heading := SECTION.search(line):
             found.append((heading[1], []))
         elif (name := line.strip().split(":")[0]) in Settings.model_fields and line.startswith("    ") and found:

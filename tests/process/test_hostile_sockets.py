@@ -24,7 +24,8 @@ from turnkeep.events import Event
 from turnkeep.hub import SubscriptionStart
 from turnkeep.inputs import read_channel, read_json, read_message
 from turnkeep.messages import Address, Message, text_content
-from turnkeep.settings import Settings, parse_rate
+from turnkeep.setting_checks import parse_rate
+from turnkeep.settings import Settings
 from turnkeep.wire import Encoder, Frame
 
 

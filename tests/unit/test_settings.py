@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from turnkeep.errors import ConfigurationError
-from turnkeep.settings import Settings, misspelt, parse_rate
+from turnkeep.setting_checks import parse_rate
+from turnkeep.settings import Settings, misspelt
 from turnkeep.store.values import Policy
 
 

@@ -15,7 +15,8 @@ from turnkeep.auth.principals import Principal
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import TooManyRequests
 from turnkeep.messages import Address
-from turnkeep.settings import Settings, parse_rate
+from turnkeep.setting_checks import parse_rate
+from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
 
 MOST_RATES = 100_000
