@@ -211,7 +211,7 @@ def at_queries(file: Path) -> Iterator[Attempt]:
         async def act(_: Target) -> str | None:
             begun = time.monotonic()
             try:
-                rows = database.read(query_statement(statement.replace("@OUT@", str(made))), {}, 10, 1.0)
+                rows = database.read(query_statement(statement.replace("@OUT@", str(made))), {}, rows=10, seconds=1.0)
             except TurnkeepError:
                 rows = []
             if made.exists() or (rows and FORBIDDEN.search(statement)):
@@ -234,7 +234,9 @@ async def test_no_request_and_no_query_reaches_what_it_must_not(tried: Tried, tm
         assert connection.execute("SELECT count(*), sum(a) FROM t").fetchone() == (8, 36)
     assert may_reach("8.8.8.8", ()), "what must work"
     assert may_reach("2606:4700:4700::1111", ()), "what must work"
-    assert Database("d", "sqlite:///data.sqlite3", folder=tmp_path).read("SELECT a FROM t", {}, 10, 5.0)[0] == {"a": 1}
+    assert Database("d", "sqlite:///data.sqlite3", folder=tmp_path).read("SELECT a FROM t", {}, rows=10, seconds=5.0)[
+        0
+    ] == {"a": 1}
 
 
 def test_the_tables_hold_enough_attempts(tmp_path: Path) -> None:

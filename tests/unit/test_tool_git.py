@@ -142,16 +142,16 @@ def test_what_is_not_on_the_lists_is_refused(
     operation: str, arguments: list[str], paths: list[str], message: str | None, words: str
 ) -> None:
     with pytest.raises(ToolFailed, match=words):
-        command_words(operation, arguments, paths, message)
+        command_words(operation, arguments, paths, message=message)
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_paths_always_follow_the_two_dashes(verb: str) -> None:
     message = "m" if verb == "commit" else None
     try:
-        words = command_words(verb, ["main"], ["a.txt"], message)
+        words = command_words(verb, ["main"], ["a.txt"], message=message)
     except ToolFailed:
-        words = command_words(verb, ["main"], [], message)
+        words = command_words(verb, ["main"], [], message=message)
         assert "a.txt" not in words
     else:
         assert words[-2:] == ["--", "a.txt"]

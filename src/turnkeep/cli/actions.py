@@ -54,7 +54,7 @@ def _deadline(record: ThreadRecord) -> str:
 @app.command()
 def approve(name: Channel, call: CallId, *, by: By = "", tenant: Tenant = "default", as_json: Json = False) -> None:
     """Let a call run as it is."""
-    _decide(name, call, Decision("approved", by=by), tenant, as_json=as_json)
+    _decide(name, call, Decision("approved", by=by), tenant=tenant, as_json=as_json)
 
 
 @app.command()
@@ -62,7 +62,7 @@ def deny(
     name: Channel, call: CallId, *, reason: Reason = "", by: By = "", tenant: Tenant = "default", as_json: Json = False
 ) -> None:
     """Refuse a call; the model goes on without it."""
-    _decide(name, call, Decision("denied", reason, by), tenant, as_json=as_json)
+    _decide(name, call, Decision("denied", reason, by), tenant=tenant, as_json=as_json)
 
 
 @app.command()
@@ -76,20 +76,23 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Give the output of a call that was run elsewhere."""
+    # outputs are long and may be secret: a command line is in everybody's process list
     text = sys.stdin.read() if result == "-" else result
-    _decide(name, call, Decision("output", text, by), tenant, as_json=as_json)
+    _decide(name, call, Decision("output", text, by), tenant=tenant, as_json=as_json)
 
 
-def _decide(channel: str, call_id: str, decision: Decision, tenant: str, *, as_json: bool) -> None:
+def _decide(channel: str, call_id: str, decision: Decision, *, tenant: str, as_json: bool) -> None:
     settings = context.settings()
-    outcome = asyncio.run(_store_decision(settings, Address(tenant, settings.queue, channel), call_id, decision))
+    outcome = asyncio.run(
+        _store_decision(settings, Address(tenant, settings.queue, channel), call_id, decision=decision)
+    )
     if as_json:
         output.emit(outcome.to_json())
     else:
         output.say(f"{outcome.name}({outcome.arguments}): {outcome.decision}")
 
 
-async def _store_decision(settings: Settings, address: Address, call_id: str, decision: Decision) -> HeldCall:
+async def _store_decision(settings: Settings, address: Address, call_id: str, *, decision: Decision) -> HeldCall:
     async with context.attach_store(settings) as store:
         record = await context.existing(store, address)
         call = next((call for call in record.calls if call.call_id == call_id), None)

@@ -98,6 +98,7 @@ class TestTelling(Telling):
     went well.
     """
 
+    # pytest would collect it by its name
     __test__ = False
 
     def on_accepted(self, receipt: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ async def _create(settings: Settings, tenant: str, values: dict[str, Any]) -> As
         profile = await assistants.create(tenant, values, now=SystemClock().now())
         if await assistants.default(tenant) is None:
             await assistants.use(tenant, profile.assistant_id)
-        await _report(assistants, "assistant_created", tenant, profile.assistant_id, values)
+        await _report(assistants, "assistant_created", tenant=tenant, assistant_id=profile.assistant_id, fields=values)
         return profile
 
 
@@ -174,7 +174,7 @@ def use(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) -> 
 async def _use(settings: Settings, tenant: str, assistant_id: str) -> Assistant:
     async with _open(settings) as assistants:
         profile = await assistants.use(tenant, assistant_id)
-        await _report(assistants, "assistant_used", tenant, assistant_id)
+        await _report(assistants, "assistant_used", tenant=tenant, assistant_id=assistant_id)
         return profile
 
 
@@ -205,7 +205,7 @@ def update(  # noqa: PLR0913 - the options of a verb
     if not values:
         raise output.NotGiven("nothing to change was given; see turnkeep assistants update --help")
     settings = context.settings()
-    profile = asyncio.run(_update(settings, tenant, assistant, values))
+    profile = asyncio.run(_update(settings, tenant, assistant, values=values))
     if as_json:
         output.emit(profile.to_json())
         return
@@ -213,10 +213,10 @@ def update(  # noqa: PLR0913 - the options of a verb
     _warn(settings, profile)
 
 
-async def _update(settings: Settings, tenant: str, assistant_id: str, values: dict[str, Any]) -> Assistant:
+async def _update(settings: Settings, tenant: str, assistant_id: str, *, values: dict[str, Any]) -> Assistant:
     async with _open(settings) as assistants:
         profile = await assistants.change(tenant, assistant_id, values)
-        await _report(assistants, "assistant_changed", tenant, assistant_id, values)
+        await _report(assistants, "assistant_changed", tenant=tenant, assistant_id=assistant_id, fields=values)
         return profile
 
 
@@ -239,7 +239,7 @@ async def _delete(settings: Settings, tenant: str, assistant_id: str, *, yes: bo
         hint = " it answers now; a new one is made at the next start" if answers else ""
         output.confirm(f"delete {profile.name} {assistant_id} from {context.place(settings)}?{hint}", yes=yes)
         await assistants.delete(tenant, assistant_id)
-        await _report(assistants, "assistant_deleted", tenant, assistant_id)
+        await _report(assistants, "assistant_deleted", tenant=tenant, assistant_id=assistant_id)
 
 
 @asynccontextmanager
@@ -250,7 +250,7 @@ async def _open(settings: Settings, *, create: bool = False) -> AsyncIterator[As
 
 
 async def _report(
-    assistants: Assistants, event: Act, tenant: str, assistant_id: str, fields: Iterable[str] = ()
+    assistants: Assistants, event: Act, *, tenant: str, assistant_id: str, fields: Iterable[str] = ()
 ) -> None:
     about = {"assistant": assistant_id, "fields": ",".join(sorted(fields))}
     await report(assistants.registry, event, tenant=tenant, **about)

@@ -106,6 +106,7 @@ def _access(settings: Settings, keys: Sequence[Key]) -> Finding:
         if not valid and not settings.takes_tokens and settings.start_token is None:
             return warning("access", f"{place} asks for credentials and there are none: turnkeep keys create")
         return ok("access", f"{place} asks for credentials ({output.count(valid, 'valid key')})")
+    # names to be reached by mean a proxy in front, which brings in whoever reaches it
     if not (settings.is_loopback and not settings.hosts):
         return warning("access", f"{place} is reached from elsewhere, and everybody may do everything there")
     reach = "every user and every program of this machine may read, send and decide there"
@@ -214,6 +215,7 @@ async def _ask_server(settings: Settings) -> Finding | None:
     base, key = endpoint.base_url.rstrip("/"), endpoint.api_key
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     if not settings.uses_openai:
+        # Anthropic refuses every request without its version, this one too
         headers |= {"anthropic-version": VERSION, "x-api-key": key}
     variable = "OPENAI_API_KEY" if settings.uses_openai else "ANTHROPIC_API_KEY"
     timeout = aiohttp.ClientTimeout(total=PATIENCE)

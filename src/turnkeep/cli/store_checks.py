@@ -80,6 +80,7 @@ async def _engine(settings: Settings, store: Store) -> Finding:
         return warning("store", f"memory: loses {facts['loses']}")
     bytes_ = f", {output.size(int(facts['bytes']))}" if "bytes" in facts else ""
     about = f"{facts['engine']}, {facts['durability']}{bytes_}"
+    # a reader that never ends its transaction holds back every checkpoint of SQLite's log
     if (log := int(facts.get("log_bytes", 0))) > A_LONG_LOG:
         return warning(
             "store",

@@ -18,7 +18,10 @@ from jsonschema_rs import FancyRegexOptions, ReferencingError, ValidationError, 
 from turnkeep.errors import BadArguments, ConfigurationError
 
 DEEPEST = 64
-"""Levels of a value. The library recurses natively: some ten thousand levels would end the process."""
+"""Levels of a value.
+
+The library recurses natively: some ten thousand levels would end the process.
+"""
 
 MOST_BACKTRACKS = 100_000
 """Steps of a pattern on one text, some 20 ms: a pattern can take time that grows exponentially with
@@ -26,6 +29,12 @@ the text.
 """
 
 MOST_FAULTS = 5
+LONGEST_NAME = 64
+LONGEST_CHOICE = 500
+LONGEST_REASON = 300
+"""Characters of a name, of allowed values and of the library's words in a sentence: a schema is a
+stranger's too.
+"""
 
 Node = Mapping[str, Any]
 
@@ -49,9 +58,9 @@ class ArgumentSchema:
             )
         except ValidationError as error:
             place = "".join(f"[{step!r}]" for step in error.instance_path)
-            raise ConfigurationError(f"the JSON schema{place} is not valid: {error.message[:300]}") from None
+            raise ConfigurationError(f"the JSON schema{place} is not valid: {error.message[:LONGEST_REASON]}") from None
         except (ReferencingError, TypeError, ValueError) as error:
-            raise ConfigurationError(f"the JSON schema cannot be read: {str(error)[:300]}") from None
+            raise ConfigurationError(f"the JSON schema cannot be read: {str(error)[:LONGEST_REASON]}") from None
 
     def fitting(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments, with top-level defaults filled in.
@@ -103,11 +112,11 @@ def _children(value: Any) -> list[Any]:
 
 def _sentences(error: ValidationError) -> Iterator[str]:
     place = "arguments" + "".join(
-        f"[{step}]" if isinstance(step, int) else f".{step[:64]}" for step in error.instance_path
+        f"[{step}]" if isinstance(step, int) else f".{step[:LONGEST_NAME]}" for step in error.instance_path
     )
     about = error.kind.as_dict()
     for name in about.get("unexpected", ()):
-        yield f"{place}: {str(name)[:64]!r} is not a parameter"
+        yield f"{place}: {str(name)[:LONGEST_NAME]!r} is not a parameter"
     if "unexpected" not in about:
         yield f"{place}: {_WORDS.get(error.kind.name, _fits_not)(about)}"
 
@@ -122,9 +131,9 @@ def _limit(words: str) -> Callable[[Mapping[str, Any]], str]:
 
 _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "type": lambda about: f"should be {' or '.join(about['types'])}",
-    "enum": lambda about: f"should be one of {', '.join(repr(choice) for choice in about['options'])[:500]}",
-    "const": lambda about: f"should be {repr(about['expected_value'])[:500]}",
-    "required": lambda about: f"{about['property'][:64]!r} is missing",
+    "enum": lambda about: f"should be one of {', '.join(repr(choice) for choice in about['options'])[:LONGEST_CHOICE]}",
+    "const": lambda about: f"should be {repr(about['expected_value'])[:LONGEST_CHOICE]}",
+    "required": lambda about: f"{about['property'][:LONGEST_NAME]!r} is missing",
     "pattern": lambda about: f"does not match {about.get('pattern', 'the pattern, or takes too long to')}",
     "format": lambda about: f"should be a {about['format']}",
     "multipleOf": lambda about: f"should be a multiple of {about['multiple_of']}",

@@ -137,7 +137,10 @@ def wait_for(child: int) -> int:
 
 
 def kill_descendants() -> None:
-    """Kill until nobody is left. Orphans become children of the supervisor, so none can get away."""
+    """Kill until nobody is left.
+
+    Orphans become children of the supervisor, so none can get away.
+    """
     while True:
         for descendant in descendants_of(os.getpid()):
             with suppress(ProcessLookupError):

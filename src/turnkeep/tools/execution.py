@@ -66,15 +66,18 @@ def refusal(tool: Tool | None, request: ToolRequest) -> Result | None:
 async def call(tool: Tool | None, request: ToolRequest, context: ToolContext, *, clock: Clock) -> Result:
     """Run one call. `tool` is None when there is none of this name.
 
-    A call that is stopped, by its timeout or by `context.cancellation`, ends "unknown" if the tool has
-    effects: nobody can say whether they happened. Otherwise it ends as an error or as cancelled.
+    A call that is stopped, by its timeout or by `context.cancellation`, ends "unknown" if the tool
+    has effects: nobody can say whether they happened. Otherwise it ends as an error or as
+    cancelled.
     """
     try:
         ready, arguments = _admit(tool, request)
     except ToolError as error:
         return _error_result(error)
     try:
-        output = await _within_timeout(_run_tool(ready, arguments, context), ready.timeout, context, clock)
+        output = await _within_timeout(
+            _run_tool(ready, arguments, context), ready.timeout, context=context, clock=clock
+        )
     except _Abort as abort:
         return _abort_result(ready.effect, abort)
     except ToolError as error:
@@ -178,7 +181,7 @@ class _Abort(Exception):
         self.timed_out = timed_out
 
 
-async def _within_timeout(work: Coroutine[Any, Any, T], timeout: float, context: ToolContext, clock: Clock) -> T:
+async def _within_timeout(work: Coroutine[Any, Any, T], timeout: float, *, context: ToolContext, clock: Clock) -> T:
     """The work's result, unless its time is up or nobody waits for it any more.
 
     `context.cancellation` is set whenever the work is given up, so that a function in a thread can
@@ -235,7 +238,7 @@ async def call_catch_all(
     fails or takes too long is told like a tool with effects that does.
     """
     try:
-        outputs = await _within_timeout(_answers(handler, requests, context), timeout, context, clock)
+        outputs = await _within_timeout(_answers(handler, requests, context), timeout, context=context, clock=clock)
     except _Abort as abort:
         return dict.fromkeys((one.call_id for one in requests), _abort_result("effect", abort))
     except ToolError as error:

@@ -28,6 +28,8 @@ from turnkeep.tools.workspaces import Workspaces
 
 TIMEOUT = 30.0
 OUTPUT_CAP = 64 * 1024
+LONGEST_WORD = 80
+"""Characters of a refused word that come back in the refusal."""
 
 Verb = Literal[
     "init", "status", "add", "commit", "diff", "log", "show", "branch", "switch", "restore", "tag", "blame",
@@ -149,14 +151,14 @@ def git_tool(
         message: Annotated[str | None, Field(description="For commit, and for tag to annotate it.")] = None,
     ) -> str:
         """Use git in the workspace: status, add, commit, diff, log and more. Nothing reaches the network."""
-        words = command_words(operation, arguments or [], paths or [], message)
+        words = command_words(operation, arguments or [], paths or [], message=message)
         workspace = await thread_pool.shared_threads.run(lambda: workspaces.of(context.tenant))
-        return await Repository(workspace, sandbox, program, identity).run(operation, words)
+        return await Repository(workspace, sandbox, program=program, identity=identity).run(operation, words)
 
     return git_operation
 
 
-def command_words(operation: str, arguments: list[str], paths: list[str], message: str | None) -> list[str]:
+def command_words(operation: str, arguments: list[str], paths: list[str], *, message: str | None) -> list[str]:
     """The words after ``git``. Everything that is not on the lists is refused with a sentence."""
     options = [_option(operation, word) for word in arguments if word.startswith("-")]
     revisions = [_revision(word) for word in arguments if not word.startswith("-")]
@@ -177,7 +179,7 @@ def command_words(operation: str, arguments: list[str], paths: list[str], messag
 
 def _option(operation: str, word: str) -> str:
     if re.fullmatch(_OPTIONS.get(operation, "(?!)"), word) is None:
-        raise ToolFailed(f"{operation} does not take {word[:80]!r} here; allowed: {_option_words(operation)}")
+        raise ToolFailed(f"{operation} does not take {word[:LONGEST_WORD]!r} here; allowed: {_option_words(operation)}")
     return word
 
 
@@ -191,17 +193,19 @@ def _option_words(operation: str) -> str:
 
 def _revision(word: str) -> str:
     if not _REVISION.fullmatch(word):
-        raise ToolFailed(f"{word[:80]!r} is no revision or name; paths belong into `paths`, a message into `message`")
+        raise ToolFailed(
+            f"{word[:LONGEST_WORD]!r} is no revision or name; paths belong into `paths`, a message into `message`"
+        )
     return word
 
 
 def _path(path: str) -> str:
     parts = path.split("/")
     if not path or path.startswith(("/", "~", "-")) or ".." in parts or "\0" in path:
-        raise ToolFailed(f"{path[:80]!r} is no path beneath the workspace")
+        raise ToolFailed(f"{path[:LONGEST_WORD]!r} is no path beneath the workspace")
     # also `.GIT`: on a file system without case it is the same directory
     if any(part.lower() == ".git" for part in parts):
-        raise ToolFailed(f"{path[:80]!r} is inside the repository's own directory")
+        raise ToolFailed(f"{path[:LONGEST_WORD]!r} is inside the repository's own directory")
     return path
 
 
@@ -210,7 +214,7 @@ class Repository:
     nothing else.
     """
 
-    def __init__(self, workspace: Workspace, sandbox: Sandbox, program: str, identity: Mapping[str, str]) -> None:
+    def __init__(self, workspace: Workspace, sandbox: Sandbox, *, program: str, identity: Mapping[str, str]) -> None:
         self._workspace = workspace
         self._sandbox = sandbox
         self._program = program

@@ -77,7 +77,9 @@ def request_tool(endpoint: ToolEndpoint) -> Run:
         headers = dict(endpoint.headers)
         if endpoint.idempotent and context.idempotency_key:
             headers["Idempotency-Key"] = context.idempotency_key
-        status, text = await _exchange(endpoint, _address(endpoint, arguments), headers, _body(endpoint, arguments))
+        status, text = await _exchange(
+            endpoint, _address(endpoint, arguments), headers=headers, body=_body(endpoint, arguments)
+        )
         # services repeat what they were sent: in error pages, in `url` fields
         for secret in endpoint.secrets:
             text = text.replace(secret, "***")
@@ -98,7 +100,7 @@ async def answer_of(response: aiohttp.ClientResponse, cap: int = ANSWER_CAP) -> 
     return bytes(body)
 
 
-async def _exchange(endpoint: ToolEndpoint, url: URL, headers: Mapping[str, str], body: Any) -> tuple[int, str]:
+async def _exchange(endpoint: ToolEndpoint, url: URL, *, headers: Mapping[str, str], body: Any) -> tuple[int, str]:
     # plain http only within named networks: elsewhere anybody on the way could read and change it
     factory = checked_sockets(endpoint.networks, public=url.scheme == "https")
     # nothing is shared between calls: each resolves anew and is checked on the socket that it

@@ -22,6 +22,7 @@ from turnkeep.store.contract import Registry
 from turnkeep.tools.tool import Tool
 
 PREFIX = "tool:"
+MOST_ATTEMPTS = 5
 PATIENCE = 30.0
 """Seconds that a store may take to open, before a server is tried again."""
 
@@ -69,7 +70,7 @@ class Pins:
     async def _is_accepted(self, tool: Tool) -> bool:
         digest, name = digest_of(tool), f"{PREFIX}{tool.name}"
         # all processes that start together write the same pin at once
-        for _ in range(5):
+        for _ in range(MOST_ATTEMPTS):
             document = await self._require_registry().get("setting", DEFAULT_TENANT, name)
             pin = {"accepted": digest} if document is None else dict(document.body)
             # written also when it has not changed: `offered` is what the operator sees and

@@ -68,7 +68,10 @@ class Group:
         return not remaining
 
     def remove(self) -> None:
-        """Remove the group, waiting up to two seconds for those who are on the way out. Blocking."""
+        """Remove the group, waiting up to two seconds for those who are on the way out.
+
+        Blocking.
+        """
         for _ in range(200):
             if self.try_remove():
                 return
@@ -86,7 +89,10 @@ class ProcessLimit:
     memory: Path | None = None
 
     def group(self, most: int = MOST_PROCESSES) -> Group | None:
-        """A group for one program; whoever asked removes it. None where no cgroup counts anything."""
+        """A group for one program; whoever asked removes it.
+
+        None where no cgroup counts anything.
+        """
         paths: list[Path] = []
         try:
             # one group where both controllers share a hierarchy (version 2), else one for each

@@ -65,7 +65,7 @@ async def run(
     `stop` ends it and what it has started. It is called before the first wait, so that a cancelled
     caller ends it too.
     """
-    process = await _start(words, environment, directory, descriptors, stop)
+    process = await _start(words, environment=environment, directory=directory, descriptors=descriptors, stop=stop)
     output = HeadAndTail(output_cap)
     is_stopped, reason = False, ""
     try:
@@ -106,7 +106,7 @@ async def _drain(process: asyncio.subprocess.Process, output: HeadAndTail) -> No
 
 
 async def _start(
-    words: Sequence[str], environment: Mapping[str, str], directory: str, descriptors: Sequence[int], stop: Stop
+    words: Sequence[str], *, environment: Mapping[str, str], directory: str, descriptors: Sequence[int], stop: Stop
 ) -> asyncio.subprocess.Process:
     """Start a program. A caller that is cancelled meanwhile still ends it with all it has begun.
 

@@ -59,7 +59,9 @@ class Signature:
     ) -> type[BaseModel]:
         fields: dict[str, Any] = {}
         for field, parameter in zip(self._fields, parameters, strict=True):
-            fields[field] = _field(parameter, hints, parameter_words.get(parameter.name), self._name)
+            fields[field] = _field(
+                parameter, hints, docstring_words=parameter_words.get(parameter.name), tool=self._name
+            )
         try:
             model: type[BaseModel] = create_model(
                 "Arguments", __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields
@@ -90,7 +92,7 @@ def _is_context(hint: Any, context_type: type) -> bool:
 
 
 def _field(
-    parameter: inspect.Parameter, hints: dict[str, Any], docstring_words: str | None, tool: str
+    parameter: inspect.Parameter, hints: dict[str, Any], *, docstring_words: str | None, tool: str
 ) -> tuple[Any, FieldInfo]:
     if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
         raise ConfigurationError(f"tool {tool!r} takes {parameter}; give every parameter a name of its own")

@@ -71,8 +71,11 @@ class Database:
             return f"CALL {procedure}({arguments})"
         return f"SELECT * FROM {procedure}({arguments})"  # noqa: S608 - a checked name and bind places
 
-    def read(self, statement: str, values: Mapping[str, Any], rows: int, seconds: float) -> list[dict[str, Any]]:
-        """At most `rows` + 1 rows: one more says that there are more. Blocking; always rolled back."""
+    def read(self, statement: str, values: Mapping[str, Any], *, rows: int, seconds: float) -> list[dict[str, Any]]:
+        """At most `rows` + 1 rows: one more says that there are more.
+
+        Blocking; always rolled back.
+        """
         try:
             with self._open().connect() as connection, _stopped_after(seconds, connection) as late:
                 try:
@@ -210,7 +213,7 @@ def query_statement(query: str) -> str:
     return statement
 
 
-def procedure_statement(database: Database, procedure: str, places: Mapping[str, str], without: str | None) -> str:
+def procedure_statement(database: Database, procedure: str, places: Mapping[str, str], *, without: str | None) -> str:
     """The call of a procedure; on an engine that has none the query that stands in for it."""
     names = [procedure, *places, *places.values()]
     if not all(_PROCEDURE_NAME.fullmatch(name) for name in names):
@@ -228,15 +231,15 @@ def query_tool(query: Query) -> Run:
     async def run(arguments: Mapping[str, Any], _: ToolContext) -> str:
         values = {name: arguments.get(name) for name in query.places}
         rows = await thread_pool.shared_threads.run(
-            lambda: query.database.read(query.statement, values, query.rows, query.timeout)
+            lambda: query.database.read(query.statement, values, rows=query.rows, seconds=query.timeout)
         )
-        return as_text(rows_for_model(query.shape, rows, query.rows, arguments))
+        return as_text(rows_for_model(query.shape, rows, most=query.rows, arguments=arguments))
 
     return run
 
 
 def rows_for_model(
-    shape: Shape, rows: Sequence[Mapping[str, Any]], most: int, arguments: Mapping[str, Any]
+    shape: Shape, rows: Sequence[Mapping[str, Any]], *, most: int, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The rows as the model reads them."""
     entries = [{name: _plain(value) for name, value in row.items()} for row in rows[:most]]

@@ -40,6 +40,8 @@ from turnkeep.tools.schema import strict_form
 from turnkeep.tools.tool import Effect, Run, Tool
 from turnkeep.tools.toolbox import Toolbox
 
+LONGEST_TIMEOUT = 300.0
+MOST_ROWS = 5000
 SHORTEST_SECRET = 6
 """Shorter values are not looked for in answers: they would be found everywhere."""
 
@@ -68,7 +70,7 @@ class _ToolForm(_Form):
     name: str
     description: str = Field(min_length=1)
     parameters: dict[str, _Parameter] = {}
-    timeout: float = Field(10.0, gt=0, le=300)
+    timeout: float = Field(10.0, gt=0, le=LONGEST_TIMEOUT)
     needs_approval: bool = False
     self_approval: bool = False
 
@@ -97,7 +99,7 @@ class _Sql(_ToolForm):
     procedure: str | None = None
     procedure_parameters: dict[str, str] = {}
     without_procedures: str | None = None
-    rows: int = Field(sql.ROWS, ge=1, le=5000)
+    rows: int = Field(sql.ROWS, ge=1, le=MOST_ROWS)
     result: _Shape = _Shape()
 
 
@@ -112,7 +114,7 @@ class _Mcp(_Form):
     effects: dict[str, Effect] = {}
     needs_approval: bool = False
     self_approval: bool = False
-    timeout: float = Field(30.0, gt=0, le=300)
+    timeout: float = Field(30.0, gt=0, le=LONGEST_TIMEOUT)
 
 
 class _Database(_Form):
@@ -307,7 +309,7 @@ def _sql_tool(form: _Sql, databases: Mapping[str, sql.Database]) -> Tool:
         statement = sql.query_statement(form.query)
     else:
         places = form.procedure_parameters
-        statement = sql.procedure_statement(database, form.procedure or "", places, form.without_procedures)
+        statement = sql.procedure_statement(database, form.procedure or "", places, without=form.without_procedures)
     shape = sql.Shape(rows=form.result.rows, total=form.result.total, echo=form.result.echo)
     query = sql.Query(database=database, statement=statement, shape=shape, rows=form.rows, timeout=form.timeout)
     _demand_same(query.places, form, used_elsewhere={*shape.echo, *form.procedure_parameters.values()})

@@ -80,7 +80,7 @@ class Workspace:
             # reads half a file.
             temporary = f".turnkeep-{secrets.token_hex(8)}"
             try:
-                _write_new(directory, temporary, content, mode or 0o644)
+                _write_new(directory, temporary, content, mode=mode or 0o644)
                 os.rename(temporary, parts[-1], src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException:
                 with suppress(OSError):
@@ -176,7 +176,7 @@ def _explain_failures(path: str) -> Iterator[None]:
         raise ToolFailed(f"{path!r}: {os.strerror(error.errno or 0).lower()}") from None
 
 
-def _open_beneath(directory: int, name: str, flags: int, mode: int = 0) -> int:
+def _open_beneath(directory: int, name: str, flags: int, *, mode: int = 0) -> int:
     """`openat2` beneath a directory. Raises OSError."""
     # by its number: Python has no openat2
     library = ctypes.CDLL(None, use_errno=True)
@@ -238,8 +238,8 @@ def _read_all(file: int, most: int, path: str) -> bytes:
     return b"".join(chunks)
 
 
-def _write_new(directory: int, name: str, content: bytes, mode: int) -> None:
-    descriptor = _open_beneath(directory, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+def _write_new(directory: int, name: str, content: bytes, *, mode: int) -> None:
+    descriptor = _open_beneath(directory, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
