@@ -1,5 +1,4 @@
-"""The command line: one table of verbs, one file for each, and only the file of the verb asked for
-is imported.
+"""The command line: a table of verbs, a file for each, imported when its verb is asked for.
 
 Exit codes: 0 done, 1 it failed, 2 it was called or set up wrongly, 130 interrupted.
 """
@@ -109,9 +108,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def named_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The file of settings that is named, for any verb and at any place before ``--``; and what
-    else is given.
-    """
+    """The file of settings that is named, anywhere before ``--``; and the other words."""
     file: str | None = None
     rest: list[str] = []
     words = iter(arguments)

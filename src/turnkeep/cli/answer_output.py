@@ -94,9 +94,7 @@ class Telling:
 
 
 class TestTelling(Telling):
-    """As `--test-message` does: what happens among the answer, and a last line that says that it
-    went well.
-    """
+    """As `--test-message` does: events among the answer, and a last line that says it went well."""
 
     # pytest would collect it by its name
     __test__ = False

@@ -75,9 +75,7 @@ def _versions(settings: Settings) -> Iterator[Finding]:
 
 
 async def _doors(settings: Settings) -> AsyncIterator[Finding]:
-    """Whether others can come in, by the rule that the server starts by, and what their tokens are
-    signed with.
-    """
+    """Whether others can come in, by the server's own rule, and what signs their tokens."""
     from turnkeep.auth.api_keys import ApiKeys, Key
 
     path, keys = context.sqlite_path(settings), list[Key]()

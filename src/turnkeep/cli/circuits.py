@@ -1,6 +1,4 @@
-"""`turnkeep queue circuits`: model servers that nobody is sent to for now, and how to send them
-there again.
-"""
+"""`turnkeep queue circuits`: model servers that are not asked for now, and asking them again."""
 
 from __future__ import annotations
 

@@ -23,9 +23,7 @@ from turnkeep.store.values import ThreadRecord
 DEFAULT_PATH = ".turnkeep/turnkeep.db"
 
 env_file: ContextVar[Path | None] = ContextVar("turnkeep_env_file", default=None)
-"""The file of settings that the command line names, and so vouches for; None: `.env`, for which
-nobody does.
-"""
+"""The file of settings that the command line vouches for; None: `.env`, for which nobody does."""
 
 
 def settings(**options: Any) -> Settings:

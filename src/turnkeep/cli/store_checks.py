@@ -91,9 +91,7 @@ async def _engine(settings: Settings, store: Store) -> Finding:
 
 
 async def _network(settings: Settings, store: Store) -> Finding:
-    """Whether leases can be renewed in time: a renewal is one way to the store and back, and may be
-    lost once.
-    """
+    """Whether leases are renewed in time: one way to the store and back, which may be lost once."""
     loop, slowest = asyncio.get_running_loop(), 0.0
     for _ in range(ROUND_TRIPS):
         start = loop.time()

@@ -1,6 +1,4 @@
-"""What the model may call: tools made from functions, built in, declared in a file, or served by
-MCP servers.
-"""
+"""What the model may call: made from functions, built in, declared in a file, or of MCP servers."""
 
 from turnkeep.tools.tool import Spec, Tool, ToolContext, from_dict, tool
 from turnkeep.tools.toolbox import Toolbox

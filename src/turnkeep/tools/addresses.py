@@ -1,5 +1,4 @@
-"""Which network addresses a tool may connect to: public ones, and networks that the configuration
-names.
+"""Which addresses a tool may connect to: public ones, and those of networks that are configured.
 
 The check is made where the socket is made, on the very address that is connected to. A name that
 resolves to something else a moment later, an address written in another way or a mapped one cannot
@@ -51,9 +50,7 @@ def networks_of(names: Sequence[str]) -> tuple[Network, ...]:
 
 
 def checked_sockets(networks: Sequence[Network], *, public: bool) -> SocketFactory:
-    """A factory for aiohttp that makes sockets for addresses in these networks only, and for public
-    ones if asked.
-    """
+    """Makes aiohttp's sockets, for addresses in these networks only, and public ones if asked."""
 
     def make(info: Any) -> socket.socket:
         family, kind, protocol, _, place = info
@@ -78,9 +75,7 @@ def may_reach(host: str, networks: Sequence[Network], *, public: bool = True) ->
 
 
 def _forms(address: Address) -> list[Address]:
-    """The address and those written inside it; of a mapped or translated address only the one that
-    is meant.
-    """
+    """The address and those written inside it; of a mapped or translated one only the inner."""
     if isinstance(address, IPv4Address):
         return [address]
     # a translator forwards to the address inside, so a private one behind its prefix would be

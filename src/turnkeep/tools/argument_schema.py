@@ -24,17 +24,13 @@ The library recurses natively: some ten thousand levels would end the process.
 """
 
 MOST_BACKTRACKS = 100_000
-"""Steps of a pattern on one text, some 20 ms: a pattern can take time that grows exponentially with
-the text.
-"""
+"""Steps of a pattern on one text, some 20 ms: they can grow exponentially with the text."""
 
 MOST_FAULTS = 5
 LONGEST_NAME = 64
 LONGEST_CHOICE = 500
 LONGEST_REASON = 300
-"""Characters of a name, of allowed values and of the library's words in a sentence: a schema is a
-stranger's too.
-"""
+"""Characters that a sentence takes over: names, choices and reasons are a stranger's words."""
 
 Node = Mapping[str, Any]
 

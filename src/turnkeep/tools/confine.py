@@ -215,16 +215,12 @@ FORKS = {"fork": (57, None), "vfork": (58, None)}
 # fmt: on
 CLONE, IOCTL, SOCKET = (56, 220), (16, 29), (41, 198)
 FAMILIES = {"unix": 1, "inet": 2, "inet6": 10, "netlink": 16}
-"""The only sockets there are: all others, vsock above all, know nothing of network namespaces or
-are a way in.
-"""
+"""All other sockets, vsock above all, know nothing of network namespaces, or are a way in."""
 NEW_NAMESPACES, ONLY_A_THREAD = 0x7E020000, 0x00010000
 CREATES = 0x40 | 0x400000
 """O_CREAT and O_TMPFILE: without one of them the mode of an open means nothing and may be anything."""
 BEYOND_0777 = 0o7000
-"""Set-user-id, set-group-id, sticky: outside the sandbox they would hand the service's user to
-others.
-"""
+"""Set-user-id, set-group-id, sticky: outside, they would give others the service's rights."""
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 
 LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -237,8 +233,7 @@ ALLOW_LINE: Line = (RETURN, 0, 0, ALLOW)
 
 
 def system_call_filter(*, programs: bool) -> bytes:
-    """A program for seccomp that refuses what no tool needs; without `programs` also to start
-    another process.
+    """Rules for seccomp that refuse what no tool needs; without `programs` also every new process.
 
     Whoever cannot make a process cannot run one: git's hooks, filters, drivers, monitors, helpers
     and nested repositories all begin with a fork, wherever they are configured.

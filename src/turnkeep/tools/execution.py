@@ -1,5 +1,4 @@
-"""The execution of one call: arguments checked, time bounded, output capped, every failure told in
-words.
+"""One call from arguments to output: checked, bounded in time and size, failures in words.
 
 `call` never raises, except `CancelledError` when the caller itself is cancelled: whatever happens
 in a tool becomes an output that the model can read. When and whether a call may start at all
@@ -31,9 +30,7 @@ log = logging.getLogger(__name__)
 
 Status = Literal["ok", "error", "denied", "cancelled", "unknown"]
 CatchAll = Callable[[str, str, list[dict[str, Any]]], Awaitable[list[dict[str, Any]] | None]]
-"""``handle_requires_action(thread_id, run_id, tool_calls)``: a list of outputs, or None to hold the
-turn.
-"""
+"""``handle_requires_action(thread_id, run_id, tool_calls)``: outputs, or None to hold the turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +112,7 @@ def parse_arguments(arguments: str) -> dict[str, Any]:
 
 
 def arguments_digest(arguments: str) -> str:
-    """What binds a decision to the arguments it was made for: equal for equal JSON, 16 bytes of
-    SHA-256 in hex.
-    """
+    """Binds a decision to the arguments it was made for: equal for equal JSON, 32 hex digits."""
     try:
         canonical = json.dumps(json.loads(arguments or "{}"), sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):

@@ -1,5 +1,4 @@
-"""`git_operation`: version control of the workspace, without anything in it being able to run
-programs.
+"""`git_operation`: version control of the workspace, in which nothing can start a program.
 
 The model names a verb, options from a short list, revisions and paths; there is no command line.
 git runs in the sandbox and may not start another process there: hooks, filters, drivers, monitors,
@@ -210,9 +209,7 @@ def _path(path: str) -> str:
 
 
 class Repository:
-    """The repository of a workspace: its directory is ``.git`` directly beneath the root and
-    nothing else.
-    """
+    """The repository of a workspace: ``.git`` directly beneath the root and nothing else."""
 
     def __init__(self, workspace: Workspace, sandbox: Sandbox, *, program: str, identity: Mapping[str, str]) -> None:
         self._workspace = workspace

@@ -1,5 +1,4 @@
-"""Tools of MCP servers (extra `mcp`): started or reached as the configuration says, kept connected,
-renamed.
+"""Tools of MCP servers (extra `mcp`): started or reached as configured, kept connected, renamed.
 
 A server's tool `add` appears as ``server__add``. What a server says about its tools' effects is not
 believed: every tool counts as having effects unless the configuration says otherwise. A tool whose
@@ -38,9 +37,7 @@ LOOK_AGAIN = 5.0
 """Seconds after which withheld tools are looked for again: the operator may have accepted them."""
 WAIT_FOR_CONNECTION = 10.0
 IDLE = 5.0
-"""After so many quiet seconds a connection is tried before a call that may have effects goes over
-it.
-"""
+"""Quiet seconds after which a connection is tried before a call with effects goes over it."""
 
 ToolsListener = Callable[[Sequence[Tool]], None]
 
@@ -113,9 +110,7 @@ class McpServer:
         return len(accepted_tools) < len(offers)
 
     async def _lend(self, client: Any, again: Callable[[], Awaitable[bool]], *, is_withholding: bool) -> None:
-        """Lend the client to calls until one of them finds it broken; look again while tools are
-        withheld.
-        """
+        """Lend the client until a call finds it broken; look again while tools are withheld."""
         self._client, self._heard_at = client, self._clock.now()
         self._is_broken.clear()
         self._is_connected.set()
@@ -197,9 +192,7 @@ class McpServer:
         return run
 
     async def _ready(self) -> Any:
-        """A client that answers; one that has been quiet is tried first, so that a dead one is
-        found before a call.
-        """
+        """A client that answers: one that was quiet is tried before the call depends on it."""
         client = await self._borrow()
         if self._clock.now() - self._heard_at < IDLE:
             return client
@@ -235,9 +228,7 @@ class McpServer:
 
 
 def tool_name(server: str, name: str) -> str:
-    """``server__name`` in the letters that tool names have; a digest tells apart what would be cut
-    off.
-    """
+    """``server__name`` in the letters of tool names; a digest tells apart what would be cut off."""
     whole = re.sub(r"[^A-Za-z0-9_-]", "_", f"{server}__{name}")
     if len(whole) <= 64:
         return whole

@@ -1,5 +1,4 @@
-"""What tools of foreign servers looked like when they were first seen: a changed one asks the
-operator.
+"""How tools of foreign servers looked when they were first seen: a changed one asks the operator.
 
 A server may describe its tools in one way until it is trusted, and in another afterwards. So the
 digest of name, description and parameters is pinned at first sight, in the registry that all

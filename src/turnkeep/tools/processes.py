@@ -80,9 +80,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimit:
-    """How processes and memory are counted here: below these cgroups, or, for processes, by the
-    user's limit.
-    """
+    """How processes and memory are counted here: below these cgroups, else processes by user."""
 
     kind: Kind
     pids: Path | None = None
@@ -126,9 +124,7 @@ def _make_group(parent: Path, most: int) -> Path:
 
 
 def _set(file: Path, value: str) -> None:
-    """Write to a file that is there: a cgroup's files come with it, and one that is missing cannot
-    be made.
-    """
+    """Write to a file that is there: a cgroup's files come with it, none can be added."""
     with file.open("r+") as stream:
         stream.write(value)
 
@@ -174,9 +170,7 @@ def _number(file: Path) -> int:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove groups that processes which were killed have left behind; young ones may be about to
-    be joined.
-    """
+    """Remove groups that killed processes have left; young ones may be about to be joined."""
     now = SystemClock().now()
     for leftover in parent.glob("turnkeep-*"):
         with suppress(OSError):
@@ -195,9 +189,7 @@ def _candidates(controller: Controller) -> Iterator[Path]:
 
 
 def candidates(own: str, mounts: str, controller: Controller) -> Iterator[Path]:
-    """From the texts of /proc/self/cgroup and mountinfo: the own cgroup of each hierarchy, then
-    those above it.
-    """
+    """From /proc/self/cgroup and mountinfo: the own cgroup of each hierarchy, then those above."""
     lines = [line.split(":", 2) for line in own.splitlines()]
     groups = {name: path for _, names, path in lines for name in names.split(",")}
     for mount, root, name in _mounts(mounts, controller):
@@ -211,9 +203,7 @@ def candidates(own: str, mounts: str, controller: Controller) -> Iterator[Path]:
 
 
 def _mounts(text: str, controller: Controller) -> Iterator[tuple[Path, str, str]]:
-    """Where groups with this controller are mounted, the root of the mount, and its name (version 2
-    has none).
-    """
+    """Where this controller's groups are mounted, the mount's root and name (none in version 2)."""
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)

@@ -1,6 +1,4 @@
-"""A program that is started, read and surely ended: bounded time, bounded output, nothing left
-behind.
-"""
+"""A program that is started, read and surely ended: bounded in time and output, all of it gone."""
 
 from __future__ import annotations
 
@@ -148,9 +146,7 @@ async def _reap(process: asyncio.subprocess.Process, output: HeadAndTail) -> Non
 
 
 class HeadAndTail:
-    """Takes any number of bytes and remembers at most `cap` of them: the first half and the last
-    half.
-    """
+    """Takes any number of bytes and remembers `cap` at most: half of the start, half of the end."""
 
     def __init__(self, cap: int) -> None:
         self._room = cap // 2

@@ -1,5 +1,4 @@
-"""A place where programs of the model run: they see system programs and the workspace, and nothing
-else.
+"""Where programs of the model run: they see system programs and the workspace, nothing else.
 
 It is bubblewrap: namespaces of their own, no network, an empty environment, a system call filter,
 limits. Everything that a program has started ends with it. `probe` tries what works here by doing
@@ -160,8 +159,7 @@ class Sandbox:
         return INSIDE if self.mechanism == "bubblewrap" else str(workspace)
 
     async def run(self, program: SandboxedProgram) -> ProgramResult:
-        """Run a program with the workspace as its directory and nothing to read from; output and
-        errors in one.
+        """Run a program in the workspace, with nothing to read; output and errors are one text.
 
         Guarantees: when this returns or is cancelled, nothing that the program started is left.
         """
@@ -248,9 +246,7 @@ def _bwrap() -> str | None:
 
 
 def can_shield() -> bool:
-    """Whether bubblewrap here can make a directory read-only by its descriptor, which no race can
-    redirect.
-    """
+    """Whether bubblewrap here can shield a directory by its descriptor, which no race redirects."""
     bwrap = _bwrap()
     if bwrap is None:
         return False
@@ -261,9 +257,7 @@ def can_shield() -> bool:
 
 
 def _end_supervised(process: asyncio.subprocess.Process) -> None:
-    """The supervisor of a bare program is asked to end: only it finds what has left the process
-    group.
-    """
+    """Ask the supervisor of a bare program to end: only it finds who left the process group."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
 

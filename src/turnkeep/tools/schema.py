@@ -24,8 +24,7 @@ Accept = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 class Signature:
-    """What a function takes: the schema for the model, and `accept`, which turns its arguments into
-    typed values.
+    """What a function takes: the schema for the model, and `accept` to make values of arguments.
 
     A parameter annotated with `context_type` is left out of the schema; its name is `context`.
     """
@@ -127,9 +126,7 @@ _MAPS = ("properties", "patternProperties", "$defs", "dependentSchemas")
 
 
 def plain_form(schema: Mapping[str, Any]) -> Schema:
-    """The schema without the titles that pydantic adds, definitions put in place unless they refer
-    to themselves.
-    """
+    """The schema without pydantic's titles, definitions put in place unless they are recursive."""
     definitions = schema.get("$defs", {})
     recursive = {name for name in definitions if _reaches(name, name, definitions)}
     plain: Schema = _plain(dict(schema), definitions, recursive)

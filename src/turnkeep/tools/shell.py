@@ -1,6 +1,4 @@
-"""`execute_bash`: a command of the model, run in the sandbox, where it sees the workspace and no
-network.
-"""
+"""`execute_bash`: a command of the model, in the sandbox: it sees the workspace and no network."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ OUTPUT_CAP = 64 * 1024
 LONGEST_COMMAND = 16 * 1024
 
 _FIRST = f'ulimit -u {MOST_PROCESSES} 2>/dev/null; exec /bin/bash --noprofile --norc -c "$1"'
-"""Under bubblewrap the limit counts within its own user namespace; root is held by a cgroup
-instead.
-"""
+"""Under bubblewrap the limit counts in its own user namespace; root is held by a cgroup."""
 
 
 def bash_tool(workspaces: Workspaces, sandbox: Sandbox, *, timeout: float = TIMEOUT) -> Tool:

@@ -31,9 +31,7 @@ from turnkeep.tools.argument_schema import ArgumentSchema
 from turnkeep.tools.schema import Accept, Schema, Signature, strict_form
 
 Effect = Literal["pure", "idempotent", "effect"]
-"""What a repeated call would do: nothing; nothing more, under the same idempotency key; its effect
-again.
-"""
+"""What a repeated call does: nothing; nothing more, under the same key; its effect again."""
 
 TIMEOUT = 30.0
 OUTPUT_CAP = 64 * 1024
@@ -214,9 +212,7 @@ _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 def as_text(result: Any) -> str:
-    """Text as it is, bytes as UTF-8, everything else as JSON (pydantic models, dataclasses, dates
-    included).
-    """
+    """Text as it is, bytes as UTF-8, all else as JSON (pydantic models, dataclasses, dates too)."""
     if isinstance(result, str):
         return result
     if isinstance(result, bytes):

@@ -1,5 +1,4 @@
-"""Tools from a file: HTTP requests, SQL queries and MCP servers declared in TOML, or functions in
-Python.
+"""Tools from a file: HTTP requests, SQL queries and MCP servers in TOML, or functions in Python.
 
     hosts = ["api.example.com"]              # where http tools may go
 
@@ -129,9 +128,7 @@ class _File(_Form):
 
 
 class DeclaredTools:
-    """What a file declares: `tools` that are ready, and servers whose tools come with their
-    connection.
-    """
+    """What a file declares: `tools` that are ready, and servers whose tools come once connected."""
 
     def __init__(self, tools: list[Tool], servers: list[McpServer], databases: list[sql.Database]) -> None:
         self.tools = tools
@@ -256,9 +253,7 @@ class _Values:
         return _NAME.sub(lambda place: self._value(place[1]), text)
 
     def url(self, text: str) -> str:
-        """Values inside a URL are encoded, so that a password may have any character; a whole URL
-        is taken as it is.
-        """
+        """A value inside a URL is encoded: a password may have any character. A whole URL stays."""
         if whole := _NAME.fullmatch(text):
             return self._value(whole[1])
         return _NAME.sub(lambda place: _IN_URLS.sub(_encode, self._value(place[1])), text)

@@ -1,5 +1,4 @@
-"""The tools of a queue: registered by name, listed for the model, found for a call, each for the
-tenants that may.
+"""The tools of a queue: registered, listed for the model, found for a call, shared with tenants.
 
 Plain functions, `Tool` values and dict definitions can be registered. Calls whose name is not
 registered go to the catch-all, if there is one.
@@ -93,15 +92,11 @@ class Toolbox:
         return tuple(self._by_name())
 
     def specs(self, names: Collection[str] | None = None) -> list[Spec]:
-        """What the model is told: all tools, or those of an assistant that are registered, in order
-        of registration.
-        """
+        """What the model is told: all tools, or those named, in order of registration."""
         return [one.spec() for one in self if names is None or one.name in names]
 
     def missing(self, names: Collection[str]) -> list[str]:
-        """Names that an assistant enables and nobody has registered: the catch-all's, or a mistake
-        to report.
-        """
+        """Names that nobody has registered: the catch-all's, or a mistake to report."""
         return [name for name in names if name not in self._by_name()]
 
     @property
@@ -115,9 +110,7 @@ class Toolbox:
 
 
 class TenantTools(Toolbox):
-    """What one tenant may use of a toolbox: the tools it alone has, then the shared ones that it
-    was given.
-    """
+    """What one tenant may use: the tools it alone has, and the shared ones that it was given."""
 
     def __init__(self, toolbox: Toolbox, tenant: str) -> None:
         super().__init__()

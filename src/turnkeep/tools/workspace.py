@@ -1,5 +1,4 @@
-"""A directory that file tools may not leave: every path is resolved beneath it by the kernel (Linux
-only).
+"""A directory that file tools may not leave: the kernel resolves every path beneath it (Linux).
 
 Paths are opened with `openat2` and RESOLVE_BENEATH, so that `..`, absolute paths, symbolic links
 and anything that changes while it is looked at cannot lead out. Symbolic links are not followed at
@@ -93,9 +92,7 @@ class Workspace:
 
     @contextmanager
     def hold_directory(self, name: str) -> Iterator[int | None]:
-        """A descriptor of a directory directly beneath the root; None if there is none, or a link
-        in its place.
-        """
+        """A descriptor of a directory right beneath the root; None if there is none, or a link."""
         with self._directory([]) as root:
             try:
                 descriptor = _open_beneath(root, name, os.O_PATH | os.O_DIRECTORY)

@@ -1,5 +1,4 @@
-"""Whose workspace is where: one directory for the default tenant, and for each other one a
-directory of its own.
+"""Whose workspace is where: one directory for the default tenant, one for each other.
 
 A tool asks with the tenant of its call, so that no call reaches the files of somebody else, whoever
 registered the tool and whatever an assistant enables. A tenant that was given no place has none.
@@ -59,9 +58,7 @@ class Workspaces:
 
 
 def folder_name(tenant: str) -> str:
-    """A name of its own for every tenant: no separators, no dots, no case; long ones end in a
-    digest.
-    """
+    """A name of its own for each tenant: no separators, dots or case; long ones end in a digest."""
     # capitals too: on a file system without case two tenants would meet in one folder
     plain = re.sub(r"[^a-z0-9_-]", lambda match: "".join(f"%{byte:02x}" for byte in _bytes(match[0])), tenant)
     if len(plain) <= LONGEST_NAME:
