@@ -1,9 +1,10 @@
-"""The Redis engine: many workers and gateways on one Redis or Valkey (6.2+), its sentinels, or a cluster (7+).
+"""The Redis engine: many workers and gateways on one Redis or Valkey (6.2+), its sentinels, or a
+cluster (7+).
 
-One Lua script per operation changes everything of one thread in one act (`store/lua`). Durable means what the server
-promises: see `Durability` in `check`. An operation whose reply is lost is repeated here before `OutcomeUnknown` is
-raised: a repeat gives the first reply and touches nothing. No task runs in the background: who calls drives the
-connections.
+One Lua script per operation changes everything of one thread in one act (`store/lua`). Durable
+means what the server promises: see `Durability` in `check`. An operation whose reply is lost is
+repeated here before `OutcomeUnknown` is raised: a repeat gives the first reply and touches nothing.
+No task runs in the background: who calls drives the connections.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ _DEFAULTS = Policies()
 class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisAllThreads, RedisRegistry, RedisLedger):
     """A `Store` on Redis.
 
-    `now` is a clock for tests; without one the server's clock counts. `partitions` is fixed by whoever begins a
-    namespace.
+    `now` is a clock for tests; without one the server's clock counts. `partitions` is fixed by
+    whoever begins a namespace.
     """
 
     engine = "redis"
@@ -84,6 +85,8 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
         try:
             layout = self._keys.registry("layout")
             servers = await self._servers(link)
+            # Before the layout is written: a server that is too old or may evict gets nothing of
+            # ours.
             for endpoint in servers:
                 require_version(self._fitness.server(endpoint), demands)
             self._fitness.require_all(servers, StoreMisconfigured)
@@ -92,6 +95,7 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
             if not self._has_own_clock:
                 self._time = StoreTime(self._clock, self._keys.registry("clock"), tolerance=self.timeout + 1.0)
                 await self._time.look(link)
+        # Also when whoever opens is cancelled: connections have no owner yet who would close them.
         except BaseException:
             link.close()
             raise
@@ -118,6 +122,8 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
     async def check(self) -> Mapping[str, Any]:
         """Writes to every partition, and looks at every server."""
         link = self._link
+        # A server that answers reads may refuse writes: full, a replica by now, or without its
+        # disk.
         await gather([self._mark(partition) for partition in self._keys.partitions])
         servers = await self._servers(link)
         for endpoint in servers:
@@ -133,11 +139,15 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
 
     @property
     def rebuilds(self) -> int:
-        """How often this process made the shared keys of a partition anew, because they were damaged."""
+        """How often this process made the shared keys of a partition anew, because they were
+        damaged.
+        """
         return self._repair.rebuilds
 
     async def _servers(self, link: Link) -> list[ServerAddress]:
-        """All servers that hold anything of this store, the one of the layout first; each is connected to."""
+        """All servers that hold anything of this store, the one of the layout first; each is
+        connected to.
+        """
         keys = [self._keys.registry("layout"), *(partition.tag for partition in self._keys.partitions)]
         return list(dict.fromkeys([(await link.holder(key))[0] for key in keys]))
 

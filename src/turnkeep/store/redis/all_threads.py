@@ -1,4 +1,6 @@
-"""What concerns all threads of the Redis engine: counts, scans, statistics, and what the passing of time does."""
+"""What concerns all threads of the Redis engine: counts, scans, statistics, and what the passing of
+time does.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,7 @@ class RedisAllThreads(RedisPart):
 
     async def counts(self, *, tenant: str | None = None, queue: str | None = None) -> Counts:
         selection = (b"*" if tenant is None else plain(tenant), b"*" if queue is None else plain(queue))
+        # Threads that are over are not counted, whether or not somebody swept.
         await gather([self._expire_in(partition, PAGE) for partition in self._keys.partitions])
         replies = await gather(
             [self._run_on("counts", partition, self._now(), *selection) for partition in self._keys.partitions]
@@ -66,6 +69,8 @@ class RedisAllThreads(RedisPart):
         """The record of a thread as it is, without sliding its expiry; nothing for a damaged one."""
         keys = self._keys.thread(address)
         policy = self._policy(address.queue)
+        # The same script that creates, told to create and slide nothing: a listing must not keep
+        # threads alive.
         nothing = (keys.space, keys.channel, b"", b"", b"", b"", flag(False), flag(False))
         try:
             reply = await self._run("thread", keys, self._now(), policy, *nothing)
@@ -103,6 +108,7 @@ class RedisAllThreads(RedisPart):
     async def _expire_in(self, partition: PartitionKeys, limit: int) -> int:
         """Look at the threads whose time it is, page by page; how many were deleted."""
         now, deletions = exact(await self.now()), 0
+        # Bounded: other callers of this process wait for the loop, and the next sweep goes on.
         for _ in range(PAGES):
             entries = await self._on_index(partition, "aging", "ZRANGEBYSCORE", b"-inf", now)
             for start in range(0, len(entries), AT_ONCE):

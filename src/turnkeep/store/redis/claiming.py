@@ -48,11 +48,12 @@ class RedisClaims(RedisPart):
 
     _hints: Hints | None = None
     _turn = secrets.randbelow(1000)
-    """Rises with each look, from anywhere: processes that look at the same time look at other places."""
-
-    # ---------------------------------------------------------------- claim
+    """Rises with each look, from anywhere: processes that look at the same time look at other
+    places.
+    """
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
+        # Before looking: what becomes due between the look and the wait is heard.
         await self._hear_hints()
         claims: list[Claim] = []
         was_beaten = False
@@ -63,17 +64,22 @@ class RedisClaims(RedisPart):
             new_claims = [claim for claim in results if claim is not None]
             self._charge(new_claims)
             claims += new_claims
+            # Workers that look at the same time see the same threads due longest, and take them
+            # from each other: half of a choice lost says so.
             was_beaten = 2 * len(new_claims) < len(candidates)
+            # Told all there is, or nothing could be had: a further look would only cost.
             if is_all or not candidates or (not new_claims and len(candidates) < count):
                 break
         return claims
 
     async def _choose(self, count: int, queues: Sequence[str] | None, *, spread: bool) -> tuple[list[_Ready], bool]:
-        """The threads to take next: of the tenant served least first, then those due longest; whether that is all.
+        """The threads to take next: of the tenant served least first, then those due longest;
+        whether that is all.
 
         With `spread` the choice begins anywhere: others are taking the same ones.
         """
         quota = min(count, SHARE + 2 * count // len(self._keys.partitions))
+        # One tick, one write: what is ready and who was served cost one round trip.
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(outcome(self._look(quota, queues)))
             asking = group.create_task(outcome(self._shares()))
@@ -88,6 +94,8 @@ class RedisClaims(RedisPart):
         while by_tenant and len(candidates) < count:
             tenant = next_tenant({t: waiting[0].at for t, waiting in by_tenant.items()}, shares, floor)
             shares[tenant], floor = charge(tenant, self._policies.weight(tenant), shares, floor)
+            # One at a time, charged at once: the same rule as in the other engines (`fair_share`),
+            # so that no tenant with a thousand threads is ahead of one with a single one.
             candidates.append(by_tenant[tenant].pop(0))
             if not by_tenant[tenant]:
                 del by_tenant[tenant]
@@ -101,6 +109,8 @@ class RedisClaims(RedisPart):
             self._now(), b"%d" % limit, b"*" if queues is None else b"\0".join(map(plain, queues)), b"%d" % self._turn,
         )  # fmt: skip
         partitions = self._keys.partitions
+        # One script over all partitions where they are on one server; in a cluster each is
+        # elsewhere.
         if self._link.topology.kind != "cluster":
             with suppress(ThreadQuarantined, PartitionUnderRepair):  # one of them is damaged: each by itself
                 now, *rows = await self._ask_indexes(partitions, arguments)
@@ -141,6 +151,7 @@ class RedisClaims(RedisPart):
         key = self._keys.registry("served")
         weight = self._policies.weight
         rows = [value for c in claims for value in (to_bytes(c.address.tenant), exact(weight(c.address.tenant)))]
+        # Not awaited: fairness is an estimate, and a claim is on the way of every message.
         if rows:
             self._link.tell("charge", key, (key,), *rows)
 
@@ -165,13 +176,13 @@ class RedisClaims(RedisPart):
             await self._quarantine(keys, damage)
             return None
 
-    # ---------------------------------------------------------------- renew
-
     async def renew(
         self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
     ) -> dict[str, Directive]:
         operation = self._operation(once, "renew", owner, [claim.token for claim in claims], lease)
         about = (self._now(), operation, to_bytes(owner), exact(lease))
+        # Partitions without claims of ours too: the script names leases there that carry our name
+        # and that we do not know, from a claim whose reply was lost.
         by_partition: dict[int, list[Claim]] = {partition.index: [] for partition in self._keys.partitions}
         for claim in claims:
             by_partition[self._keys.partition(claim.address).index].append(claim)
@@ -213,8 +224,6 @@ class RedisClaims(RedisPart):
     async def _give_back(self, keys: ThreadKeys, token: bytes) -> None:
         await self._run("orphan", keys, self._now(), self._policy(keys.address.queue), token)
 
-    # ---------------------------------------------------------------- hints
-
     async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
         until = self._clock.now() + timeout
         hints = await self._hear_hints()
@@ -224,6 +233,7 @@ class RedisClaims(RedisPart):
             while True:
                 local = self._clock.now()
                 due_in = min(wake, watch.earliest) - now - (local - asked_at)
+                # A clock that runs backwards ends the wait as well.
                 if due_in <= 0 or not asked_at <= local < until:
                     return
                 await watch.wait(min(due_in, until - local))
@@ -257,8 +267,12 @@ class RedisClaims(RedisPart):
 
 
 def _successes(ends: Sequence[tuple[T] | Exception]) -> list[T]:
-    """What those partitions said that answered: one that cannot be reached does not stop the others."""
+    """What those partitions said that answered: one that cannot be reached does not stop the
+    others.
+    """
     answers = [end[0] for end in ends if not isinstance(end, Exception)]
+    # A node that is away is everyday in a cluster; what is no passing trouble is not to be hidden
+    # behind the answers.
     is_serious = any(isinstance(end, Exception) and not isinstance(end, _PASSING) for end in ends)
     return [unwrap(end) for end in ends] if is_serious or not answers else answers
 
@@ -282,5 +296,6 @@ def _read_ready(answers: Sequence[Sequence[bytes]]) -> list[_Ready]:
 
 
 def _from_anywhere(ready: list[_Ready]) -> list[_Ready]:
+    # Turned and not shuffled: those due longest stay together.
     start = secrets.randbelow(len(ready))
     return ready[start:] + ready[:start]

@@ -40,9 +40,12 @@ _EMPTY = b""
 
 
 def dump(value: Any) -> bytes:
-    """JSON in one line. What orjson refuses (lone surrogates, huge integers) is marked by a blank before it."""
+    """JSON in one line. What orjson refuses (lone surrogates, huge integers) is marked by a blank
+    before it.
+    """
     try:
         return orjson.dumps(value)
+    # Both are valid in what users send; a message is not refused for them.
     except TypeError:
         return b" " + to_bytes(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
@@ -83,9 +86,6 @@ def words(data: bytes) -> str:
     return data.decode()
 
 
-# ---------------------------------------------------------------- what scripts are given
-
-
 @lru_cache(maxsize=256)
 def policy_argument(policy: Policy) -> bytes:
     """Limits as doubles, then the busy policy."""
@@ -93,6 +93,8 @@ def policy_argument(policy: Policy) -> bytes:
         policy.window, policy.max_wait, policy.max_batch, policy.max_batch_bytes, policy.max_inbox, policy.expiry,
         policy.dedupe, policy.history_items, policy.history_bytes, policy.log_events, policy.log_age, policy.runs_kept,
     )  # fmt: skip
+    # Binary, so that a script unpacks all of it in one call. There are few policies and many
+    # orders, hence `lru_cache`.
     return struct.pack("<12d", *numbers) + policy.on_busy.encode()
 
 
@@ -104,6 +106,7 @@ def usage_argument(usage: Usage) -> bytes:
 
 
 def exact(value: float | None) -> bytes:
+    # repr is the shortest text that reads back as the same double; Lua prints 14 digits.
     return _EMPTY if value is None else repr(float(value)).encode()
 
 
@@ -120,6 +123,7 @@ _STORED_ELSEWHERE = ("content", "arrival", "seq", "window", "max_wait", "on_busy
 
 def body(message: Message) -> bytes:
     """Of a message what never changes, and on a line of its own the content."""
+    # On lines of their own because `edit` replaces the content alone, and each has its checksum.
     data = message.to_json()
     content = data["content"]
     for name in _STORED_ELSEWHERE:
@@ -157,6 +161,8 @@ def turn_argument(entries: Sequence[TranscriptEntry]) -> bytes:
 
 def event_row(event: Event) -> tuple[bytes, bytes, bytes]:
     """Kind, the JSON of its other members, text."""
+    # Nearly every event is one: its members are the same for the whole run, so their JSON is made
+    # once.
     if event.kind == "delta" and not any(_beside_text(event)):
         return b"delta", _delta_members(event.run_id, event.attempt), to_bytes(event.text)
     left_out = ("kind", "text", "offset", "epoch", "at")
@@ -189,9 +195,6 @@ def call_row(call: HeldCall) -> tuple[bytes, ...]:
         dump(call.output),
         dump(call.by),
     )
-
-
-# ---------------------------------------------------------------- what scripts tell
 
 
 def read_message(address: Address, about: Mapping[str, Any], data: bytes) -> Message:
@@ -310,13 +313,16 @@ def read_event(place: tuple[int, str], kind: bytes, at: bytes, members: bytes, t
     """An event from its stored parts; `place` is its offset and the epoch of its log."""
     offset, epoch = place
     own = {"kind": words(kind), "text": to_text(text), "offset": offset, "epoch": epoch, "at": float(at)}
+    # A follower reads each token; the JSON of its members is parsed once for a run.
     if kind == b"delta" and len(members) <= DELTA_MEMBERS and (common := _delta_parsed(members)) is not None:
         return Event(**own, **common)  # type: ignore[arg-type]
     return Event.from_json(parse_json(members, "event") | own)
 
 
 DELTA_MEMBERS = 120
-"""Bytes of the members of an ordinary delta at most; they are the same for a whole run and read once."""
+"""Bytes of the members of an ordinary delta at most; they are the same for a whole run and read
+once.
+"""
 
 
 @lru_cache(maxsize=4096)
@@ -326,7 +332,9 @@ def _delta_parsed(members: bytes) -> dict[str, Any] | None:
 
 
 def read_frames(data: bytes, epoch: str) -> list[Event]:
-    """Events as they are told to followers and sinks: "offset kind at length length", a newline, members, text."""
+    """Events as they are told to followers and sinks: "offset kind at length length", a newline,
+    members, text.
+    """
     events, place = [], 0
     while place < len(data):
         end = data.index(b"\n", place)

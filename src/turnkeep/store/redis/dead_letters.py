@@ -67,16 +67,20 @@ class RedisDeadLetters(RedisPart):
     def _partition_of_letter(self, dead_id: str) -> PartitionKeys | None:
         """The partition that the id of a dead letter carries after its time."""
         try:
+            # Ids are minted with the partition in them, because nothing else about a letter says
+            # where it is.
             return self._keys.partitions[int(dead_id.split("_")[2][:2], 16) % len(self._keys.partitions)]
         except (IndexError, ValueError):
             return None
 
     async def redrive(self, dead_id: str) -> Receipt:
         letter = await self.dead_letter(dead_id)
+        # Gone may mean redriven before: a repeat gets the receipt of the first time.
         if letter is None:
             return await self._redriven(dead_id)
         address, policy = letter.address, self._policy(letter.address.queue)
         keys = self._keys.thread(address)
+        # Neither its old moment nor a policy that would refuse it during a run counts any more.
         message = letter.message.but(not_before=None, flush=False, on_busy="collect")
         reply = await self._run(
             "redrive", keys, self._now(), policy, keys.space, keys.channel, b"",

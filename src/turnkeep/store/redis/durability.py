@@ -1,10 +1,11 @@
-"""What an answer waits for: that its server is fit, and with the durability `strict` that what was written is safe.
+"""What an answer waits for: that its server is fit, and with the durability `strict` that what was
+written is safe.
 
-WAIT and WAITAOF speak of the writes of their own connection, and block it. So there is a connection of their own per
-server, on which a small write follows what it is to vouch for; callers that come meanwhile share the next round.
-A server vouches only for what was written to it while it was the same process: one that took its place, or came back
-after a crash, may never have seen it. How many replicas there are is asked in each round: one that came a moment ago
-counts.
+WAIT and WAITAOF speak of the writes of their own connection, and block it. So there is a connection
+of their own per server, on which a small write follows what it is to vouch for; callers that come
+meanwhile share the next round. A server vouches only for what was written to it while it was the
+same process: one that took its place, or came back after a crash, may never have seen it. How many
+replicas there are is asked in each round: one that came a moment ago counts.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ DURABLE_SCRIPTS = RECEIPTS | frozenset(
         *("update", "wipe", "withdraw"),
     )
 )
-"""Scripts whose answer somebody relies on: a person, a run before it acts, a forwarder that goes on from its memory."""
+"""Scripts whose answer somebody relies on: a person, a run before it acts, a forwarder that goes on
+from its memory.
+"""
 
 NOT_DURABLE_SCRIPTS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -86,7 +89,9 @@ _WRITE = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], '1', 'PX', 60000
 
 
 class WriteObserver(NamedTuple):
-    """The server that a key was on before anything was written: where it is, and which process, if that matters."""
+    """The server that a key was on before anything was written: where it is, and which process, if
+    that matters.
+    """
 
     key: bytes
     endpoint: ServerAddress
@@ -119,8 +124,12 @@ class DurabilityWait:
         """Scripts before and after which there is something to do."""
 
     async def before(self, name: str, key: bytes) -> WriteObserver:
-        """Raises `StoreUnfit` where no receipt may be given; who has to vouch for what is written then."""
+        """Raises `StoreUnfit` where no receipt may be given; who has to vouch for what is written
+        then.
+        """
         is_receipt = name in RECEIPTS
+        # Asked before the write: after it, whoever is at that address may be another process that
+        # never saw it.
         endpoint, server = await self._link.holder(key)
         if is_receipt:
             await self._fitness.require(endpoint, self._link)
@@ -130,6 +139,7 @@ class DurabilityWait:
         """Return when what was written meanwhile is safe; raises `OutcomeUnknown`."""
         if witness.server is not None:
             await self._vouch(witness, witness.server)
+            # The old primary may have vouched to itself while the slot or the title went elsewhere.
             if self._link.topology.cached_server(witness.key) != witness.endpoint:
                 raise OutcomeUnknown(
                     f"another server took the place of {witness.endpoint} meanwhile; it is safe to repeat"
@@ -145,10 +155,13 @@ class DurabilityWait:
         wait_round.requests += 1
         mine = wait_round.requests
         async with wait_round.lock:
+            # Somebody else started a round after this write: it covers it.
             if wait_round.safe >= mine and wait_round.server == server:
                 return
             if wait_round.doubtful >= mine:
                 raise OutcomeUnknown(f"{endpoint} did not vouch for what was written; it is safe to repeat")
+            # Read under the lock, before the wait: whoever comes during it may have written too
+            # late.
             until = wait_round.requests
             try:
                 await self._wait_once(wait_round, witness)
@@ -171,6 +184,8 @@ class DurabilityWait:
             obstacle = await self._wait_for_write(wait_round.pipe, endpoint, replicas)
             if not isinstance(info := await replication, Refusal):
                 self._fitness.saw_replicas(endpoint, replicas_in(values(info)))
+            # A replica joined since the last look: the promise is to have been heard by as many as
+            # there are.
             if self._fitness.replicas > replicas:
                 obstacle = obstacle or await self._wait_for_write(wait_round.pipe, endpoint, self._fitness.replicas)
             if isinstance(wrote := await write, Refusal):
@@ -187,6 +202,8 @@ class DurabilityWait:
             return "there is neither a replica nor a log to wait for"
         if wait == ("",):
             return ""
+        # The server gives up first: the pipe of this round waits twice as long, so the count
+        # arrives.
         reply: Reply = await pipe.send(*wait, int(self._timeout * 1000))
         if isinstance(reply, Refusal):
             return f"{wait[0]} said {reply}"

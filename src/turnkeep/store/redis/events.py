@@ -1,4 +1,6 @@
-"""The events protocol of the Redis engine: one log per channel, its followers, and the outbox of the sinks."""
+"""The events protocol of the Redis engine: one log per channel, its followers, and the outbox of
+the sinks.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +33,8 @@ class RedisEvents(RedisPart):
         rows = event_row(events[0]) if len(events) == 1 else [value for event in events for value in event_row(event)]
         token = claim.token.encode()
         reply = await self._run("publish", keys, self._now(), token, n, *rows)
+        # A token has a script that touches four keys and can neither trim the log nor write to
+        # sinks. Each 64th event, and each where a sink is open, needs the long one.
         if reply[0] == b"long":
             policy = self._policy(claim.address.queue)
             reply = await self._run("publish_long", keys, self._now(), policy, token, n, *rows)
@@ -46,6 +50,7 @@ class RedisEvents(RedisPart):
         expiry = exact(self._policies.of(address.queue).expiry)
         want = b"" if keys.address == address else to_bytes(address.channel)
         reply = await self._run("read", keys, self._now(), expiry, want, after, limit)
+        # As in `_meet`: the id means another channel by now.
         if status_word(reply) == "gone":
             self._channels.pop(address, None)
             keys = self._keys.thread(address)
@@ -67,8 +72,6 @@ class RedisEvents(RedisPart):
         finally:
             self._feeds.discard(feed)
             feed.close()
-
-    # ---------------------------------------------------------------- sinks
 
     async def open_sink(
         self, sink: str, selection: Selection = EVERYTHING, *, once: str | None = None
@@ -117,8 +120,6 @@ class RedisEvents(RedisPart):
             raise _not_open(sink, partition)
         if reply == b"lost":
             raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
-
-    # ---------------------------------------------------------------- parked
 
     async def list_parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[ParkedEvent]:
         return [_parked_event(entry) for entry in await self._of_sink("sink_parked", sink, partition, after, limit)]
@@ -170,6 +171,7 @@ class RedisEvents(RedisPart):
         records: dict[str, SinkRecord] = {}
         for partition, reply in zip(partitions, replies, strict=True):
             for row in reply:
+                # A sink has a part in each partition; people see one sink.
                 here = _record(row, partition.index)
                 records[here.name] = records[here.name].join(here) if here.name in records else here
         return [records[name] for name in sorted(records)]

@@ -1,7 +1,9 @@
-"""What processes tell each other through Redis: hints for workers, and the live end of channels for followers.
+"""What processes tell each other through Redis: hints for workers, and the live end of channels for
+followers.
 
-Workers hear that threads became due and that a claim got a directive; followers hear the events themselves. Nothing
-depends on any of it: a worker looks for itself, and a notice without events asks the follower to read the log.
+Workers hear that threads became due and that a claim got a directive; followers hear the events
+themselves. Nothing depends on any of it: a worker looks for itself, and a notice without events
+asks the follower to read the log.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from turnkeep.store.values import Notice
 from turnkeep.store.wakeups import Bell, Feed
 
 POLL = Backoff(type="fixed", delay=1.0)
-"""While nothing can be heard, workers look for themselves and followers read their channels that often."""
+"""While nothing can be heard, workers look for themselves and followers read their channels that
+often.
+"""
 
 BOUND = 4096
 """Owners whose nudges are kept until they ask."""
@@ -48,6 +52,8 @@ class Hints:
             return
         async with self._beginning:
             if not self._has_begun:
+                # All partitions: a worker may claim anywhere, and sixteen subscriptions are one
+                # connection.
                 for channel in self._channels:
                     await self._subscriptions.listen(channel, self)
                 self._has_begun = True
@@ -64,12 +70,14 @@ class Hints:
         self._bell.ring()
 
     def _nudge(self, owner: str, address: Address) -> None:
+        # Of owners that are gone, or live in another process: every process hears all nudges.
         if len(self._nudges) >= BOUND:
             self._nudges.pop(next(iter(self._nudges)))
         self._nudges.setdefault(owner, set()).add(address)
 
     def on_gap(self, channel: bytes) -> None:
         for watch in self._watches:
+            # Zero is "look now": a moment may have been told while nobody listened.
             watch.earliest = 0.0
         self._bell.ring()
 
@@ -87,7 +95,9 @@ class Hints:
         return self._nudges.pop(owner, None)
 
     async def wait(self, seconds: float) -> bool:
-        """Return at the next hint or after so many seconds: True; sooner, with False, when it hears nothing."""
+        """Return at the next hint or after so many seconds: True; sooner, with False, when it hears
+        nothing.
+        """
         if self._subscriptions.is_whole or await self._subscriptions.tend():
             await self._bell.wait(self._clock, seconds)
             return True
@@ -99,7 +109,9 @@ class Hints:
 
 
 class Watch:
-    """The earliest moment that one waiter heard of, on the clock of the store; 0 when it may have missed one."""
+    """The earliest moment that one waiter heard of, on the clock of the store; 0 when it may have
+    missed one.
+    """
 
     def __init__(self, hints: Hints, queues: Sequence[str] | None) -> None:
         self.earliest = _NEVER
@@ -141,6 +153,8 @@ class RedisFeed(Feed):
     async def discard(self, address: Address) -> None:
         keys = self._keys.pop(address, None)
         await super().discard(address)
+        # An id and a channel may name the same thread; the Redis channel is left with the last of
+        # them.
         if keys is not None and keys.address not in self._names:
             self._keys_by_channel.pop(keys["channel"], None)
             self._subscriptions.leave(keys["channel"], self)

@@ -62,14 +62,14 @@ from turnkeep.store.values import (
 class RedisInbox(RedisClaims):
     """Messages on their way to a committed answer."""
 
-    # ---------------------------------------------------------------- accepting
-
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
     ) -> list[Receipt | Rejection]:
         outcomes: dict[int, Receipt | Rejection] = {}
         places: dict[Address, list[int]] = {}
         for place, message in enumerate(messages):
+            # By thread and not by address: the id of a thread and its channel are one inbox, and
+            # the messages of a thread are taken in one act, in their order.
             places.setdefault((await self._resolve(message.address)).address, []).append(place)
         answers = await gather(
             [self._accept_on([messages[place] for place in here], create, max_inbox) for here in places.values()]
@@ -94,6 +94,7 @@ class RedisInbox(RedisClaims):
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
         if not messages:
             raise InvalidMessage("there is no message to begin with, give at least one")
+        # Before the claim: a stop that comes right after it is a nudge to hear.
         await self._hear_hints()
         immediate = [message.but(flush=True, not_before=None) for message in messages]
         rows = [value for message in immediate for value in message_row(message)]
@@ -112,8 +113,6 @@ class RedisInbox(RedisClaims):
             raise ThreadBusy("the messages that wait already do not fit one batch with these, wait for their answer")
         raise ThreadBusy("a run is in progress or the thread is paused, wait or send a message instead")
 
-    # ---------------------------------------------------------------- while leased
-
     async def list_offered(self, claim: Claim) -> list[Message]:
         reply = _unless_lost(claim, await self._run_as_owner("offered", claim))
         async with self._reading(self._keys.thread(claim.address)):
@@ -127,8 +126,6 @@ class RedisInbox(RedisClaims):
         reply = _unless_lost(claim, await self._run_as_owner("journal", claim, *rows))
         if status_word(reply) == "gap":
             raise ValueError(f"journal record {reply[1]} comes after {reply[2]} records, write them in order")
-
-    # ---------------------------------------------------------------- settling
 
     async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         model = b"" if commit.model is None else b',"model":' + dump(commit.model)
@@ -166,8 +163,6 @@ class RedisInbox(RedisClaims):
                 return read_calls([parse_json(reply[1], "call")])[0]
         raise _decision_error(address, call_id, reply)
 
-    # ---------------------------------------------------------------- from outside
-
     async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
         operation = self._operation(once, "cancel", address, drop_inbox)
         _, reply = await self._find("cancel", address, operation, flag(drop_inbox))
@@ -182,6 +177,7 @@ class RedisInbox(RedisClaims):
     async def edit(
         self, address: Address, message_id: str, content: Content, *, once: str | None = None
     ) -> MessageRecord:
+        # Size and text as of any message, by the class that defines them.
         draft = Message(address, message_id, content)
         keys, reply = await self._find(
             "edit", address, self._operation(once, "edit", address, message_id, content), to_bytes(message_id),

@@ -1,7 +1,8 @@
 """Names of the Redis keys.
 
-All keys of one thread and of its partition share a hash tag, so that one script may touch them together, on a cluster
-too. Channels are hashed: any string is a safe channel, and none can leave its tag. Layout version 2::
+All keys of one thread and of its partition share a hash tag, so that one script may touch them
+together, on a cluster too. Channels are hashed: any string is a safe channel, and none can leave
+its tag. Layout version 2::
 
     cosmo:{cosmo:7}t:<hash>          a thread; beside it q inbox, d delayed, l log, f finals, k known ids, h history,
                                      s snapshot, and the channel e on which its events are told
@@ -44,7 +45,9 @@ GROUPS = {
         "meta",
     ),
 }  # fmt: skip
-"""What `@thread` and `@partition` stand for in the header of a script: what most operations on a thread touch."""
+"""What `@thread` and `@partition` stand for in the header of a script: what most operations on a
+thread touch.
+"""
 
 MOST_KEY_NAMES = 8_192
 """Addresses whose key names are kept ready."""
@@ -88,8 +91,11 @@ class ThreadKeys:
         self.partition = partition
         self.space = space_of(address.tenant, address.queue)
         self.channel = to_bytes(address.channel)
+        # Hashed, because a channel is any string: with its own braces it could choose its slot, and
+        # with its length the memory of every key.
         digest = blake2b(self.space + b"\0" + self.channel, digest_size=16).digest()
         name = urlsafe_b64encode(digest).rstrip(b"=")
+        # Made once for an address and not for each token.
         self._own = {key: partition.tag + letter.encode() + b":" + name for key, letter in _OF_THREAD.items()}
         self._ready: dict[Script, tuple[bytes, ...]] = {}
 
@@ -112,6 +118,7 @@ class KeyNames:
     """All names under one prefix."""
 
     def __init__(self, prefix: str, partitions: int = PARTITIONS) -> None:
+        # Redis hashes what stands between the first pair of braces.
         if "{" in prefix or "}" in prefix:
             raise ConfigurationError(
                 f"the Redis prefix {prefix!r} holds a brace, which decides where keys live: choose another"
@@ -125,6 +132,7 @@ class KeyNames:
     def thread(self, address: Address) -> ThreadKeys:
         """The keys of the thread of this address."""
         if (keys := self._threads.get(address)) is None:
+            # Emptied whole: they are made again for what is in use, without an order to be kept.
             if len(self._threads) >= MOST_KEY_NAMES:
                 self._threads.clear()
             keys = self._threads[address] = ThreadKeys(address, self.partition(address))
@@ -151,6 +159,7 @@ def _escape(text: str) -> str:
 
 
 def to_bytes(text: str) -> bytes:
+    # JSON may carry lone surrogates, and a channel is the string as it came.
     return text.encode("utf-8", "surrogatepass")
 
 

@@ -1,4 +1,6 @@
-"""What every part of the Redis engine uses: running the script of an operation on the thread of an address."""
+"""What every part of the Redis engine uses: running the script of an operation on the thread of an
+address.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +42,7 @@ class RedisPart:
         self._keys = keys
         self._ids = ids
         self._has_own_clock = clock is not None
+        # Waiting here goes by seconds that pass: somebody may set the clock of the machine.
         self._clock = SteadyClock(clock or SystemClock())
         self._time: StoreTime | None = None
         self._channels: dict[Address, str] = {}
@@ -83,20 +86,22 @@ class RedisPart:
         return policy_argument(self._policies.of(queue))
 
     def _operation(self, once: str | None, name: str, *arguments: Any) -> bytes:
-        """The id under which the server keeps what this call does: of the caller's name for it, else one of our own,
-        because a call whose reply is lost is repeated by `Link`.
+        """The id under which the server keeps what this call does: of the caller's name for it,
+        else one of our own, because a call whose reply is lost is repeated by `Link`.
         """
+        # The first letter is how long the server keeps the reply (`lib/once.lua`): minutes for
+        # repeats of our own, a day for those of a caller, who may come back after a restart.
         if once is None:
             return b"m" + secrets.token_bytes(12)
         return b"k" + operation_id(once, name, *arguments).encode()
-
-    # ---------------------------------------------------------------- scripts
 
     async def _run(self, name: str, keys: ThreadKeys, *arguments: Argument) -> Reply:
         """Run a script on one thread; a damaged thread is kept away from claims and told of once."""
         link = self._link
         try:
             return await link.run(name, keys.partition, keys.of(link.scripts[name]), *arguments)
+        # Only what a thread owns leads here: `Link` has mended the shared keys by now, and tried
+        # again.
         except ThreadQuarantined as damage:
             await self._quarantine(keys, damage)
             raise
@@ -131,6 +136,7 @@ class RedisPart:
         reason = to_bytes(str(damage)[:500])
         operation = self._operation(None, "quarantine")
         is_new = await self._run_quietly("quarantine", keys, self._now(), operation, keys.space, keys.channel, reason)
+        # Many meet the same damage at once; an operator needs to read it once.
         if is_new:
             where = keys.address
             log.error(
@@ -145,10 +151,10 @@ class RedisPart:
         link = self._link
         return await link.run(name, keys.partition, keys.of(link.scripts[name]), *arguments)
 
-    # ---------------------------------------------------------------- by address
-
     async def _resolve(self, address: Address) -> ThreadKeys:
-        """The keys of the thread that an address means: its own, or the one that its channel names by id."""
+        """The keys of the thread that an address means: its own, or the one that its channel names
+        by id.
+        """
         if not address.names_thread:
             return self._keys.thread(address)
         channel = self._channels.get(address)
@@ -161,8 +167,11 @@ class RedisPart:
         name = keys.space + b"\0" + keys.channel
         aliases = keys.partition.names["aliases"]
         channel_name = await self._link.look_up("channel_of", keys.partition, "HGET", aliases, name)
+        # Not remembered: a thread of that id may be made at any moment.
         if channel_name is None or channel_name == keys.channel:
             return address.channel
+        # Emptied instead of evicted one by one: it costs one question for each, now and then, and
+        # no order has to be kept on the hot path.
         if len(self._channels) >= KNOWN_NAMES:
             self._channels.clear()
         channel = self._channels[address] = to_text(channel_name)
@@ -186,6 +195,8 @@ class RedisPart:
         policy = self._policy(address.queue)
         want = b"" if keys.address == address else to_bytes(address.channel)
         reply = await self._run(name, keys, self._now(), policy, *rest(keys, want))
+        # The id meant another thread than the remembered channel (it was forgotten and made again):
+        # the script says so before it touches anything.
         if isinstance(reply, list) and reply[0] == b"gone":
             self._channels.pop(address, None)
             keys = self._keys.thread(address)
@@ -213,10 +224,14 @@ def quarantining() -> Iterator[None]:
 
 
 async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do all at once, in one write where they are for one server; all are done before the first error is raised."""
+    """Do all at once, in one write where they are for one server; all are done before the first
+    error is raised.
+    """
     if len(works) == 1:
         return [await works[0]]
     async with asyncio.TaskGroup() as group:
+        # A TaskGroup alone cancels the neighbours of a failure: an operation cancelled in flight is
+        # one whose outcome nobody knows.
         tasks = [group.create_task(outcome(work)) for work in works]
     return [unwrap(task.result()) for task in tasks]
 

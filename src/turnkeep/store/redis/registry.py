@@ -72,6 +72,7 @@ class RedisRegistry(RedisPart):
 def _canonical(body: Mapping[str, Any]) -> bytes:
     """Equal for equal bodies."""
     try:
+        # Equal bodies are equal bytes: that is how `put.lua` knows that nothing changes.
         return orjson.dumps(dict(body), option=_CANONICAL)
     except TypeError:
         return dump(dict(sorted(body.items())))
@@ -87,8 +88,6 @@ class RedisLedger(RedisPart):
 
     _ledger_notes: dict[str, float]
     """Tenants that were noted from here, and when."""
-
-    # ---------------------------------------------------------------- money
 
     async def reserve(
         self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str, once: str | None = None
@@ -112,11 +111,15 @@ class RedisLedger(RedisPart):
         return sorted(to_text(tenant) for tenant in await self._link.call("ledgers", key, None, "ZRANGE", key, 0, -1))
 
     async def _note_ledger(self, tenant: str) -> None:
-        """Ledgers are apart from each other, on a cluster too, so who reserves is noted before, now and then."""
+        """Ledgers are apart from each other, on a cluster too, so who reserves is noted before, now
+        and then.
+        """
         noted_at, moment = self._ledger_notes.get(tenant), monotonic()
         if noted_at is not None and moment - noted_at < NOTE_INTERVAL:
             return
         key = self._keys.registry("ledgers")
+        # Before the reservation and not with it: its keys live in another slot. A note without a
+        # ledger is harmless, a ledger without a note is never swept.
         await self._link.run_apart("note_ledger", key, (key,), self._now(), to_bytes(tenant))
         if len(self._ledger_notes) >= MOST_NOTES:
             self._ledger_notes.clear()
@@ -131,8 +134,6 @@ class RedisLedger(RedisPart):
         keys = tuple(self._keys.ledger(tenant, key) for key in script.keys)
         return await self._link.run_apart(name, keys[0], keys, self._now(), *arguments)
 
-    # ---------------------------------------------------------------- pace
-
     async def pace(
         self, key: str, *, requests: float, tokens: float, tokens_wanted: int, once: str | None = None
     ) -> float:
@@ -143,10 +144,9 @@ class RedisLedger(RedisPart):
         await self._on_pace("slow_down", key, self._operation(once, "slow_down", key, seconds), exact(seconds))
 
     async def _on_pace(self, name: str, key: str, *arguments: Argument) -> Reply:
+        # Operations of their own, beside the pace: keys of one script must share a slot.
         keys = (self._keys.pace(key), self._keys.pace(key, "operations"))
         return await self._link.run_apart(name, keys[0], keys, self._now(), *arguments)
-
-    # ---------------------------------------------------------------- circuits
 
     async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
         operation = self._operation(once, "trip", endpoint, fault, probe_in)

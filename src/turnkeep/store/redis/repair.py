@@ -1,8 +1,10 @@
-"""Keys that the threads of a partition share, when somebody damaged them: found, told, and made again.
+"""Keys that the threads of a partition share, when somebody damaged them: found, told, and made
+again.
 
-They hold nothing that the threads do not know, but for dead letters and totals. So a partition pauses until one process
-has made them anew, and goes on; the others do not notice. A key of another type is met at once, by whoever uses it; one
-that is gone or cut short is found by an audit, with each sweep and each look of `/readyz`.
+They hold nothing that the threads do not know, but for dead letters and totals. So a partition
+pauses until one process has made them anew, and goes on; the others do not notice. A key of another
+type is met at once, by whoever uses it; one that is gone or cut short is found by an audit, with
+each sweep and each look of `/readyz`.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class PartitionRepair:
         """By this process."""
 
     async def audit(self, partition: PartitionKeys) -> str | None:
-        """Rebuild a partition whose shared keys contradict each other; why it was rebuilt, if that was today."""
+        """Rebuild a partition whose shared keys contradict each other; why it was rebuilt, if that
+        was today.
+        """
         damaged_keys, last_rebuild = await self._look(partition)
         if damaged_keys:
             await self._rebuild(partition, damaged_keys)
@@ -52,9 +56,10 @@ class PartitionRepair:
     async def mend(self, partition: PartitionKeys) -> None:
         """Something stored here makes no sense: make the shared keys right, if they are to blame.
 
-        Raises `PartitionUnderRepair` while another process mends them, and what keeps it from looking:
-        nobody knows then what is damaged.
+        Raises `PartitionUnderRepair` while another process mends them, and what keeps it from
+        looking: nobody knows then what is damaged.
         """
+        # All callers of this process meet the damage in the same moment.
         async with self._locks.setdefault(partition.index, asyncio.Lock()):
             damaged_keys, _ = await self._look(partition)
             if damaged_keys:
@@ -66,6 +71,7 @@ class PartitionRepair:
 
     async def _rebuild(self, partition: PartitionKeys, damaged_keys: list[str]) -> None:
         link, tag = self._part._link, partition.tag
+        # With a time, so that a process that dies while it mends keeps nobody out for good.
         if await link.call("mending", tag, None, "SET", partition.names["mending"], b"1", "NX", "PX", ALONE) is None:
             raise PartitionUnderRepair(f"partition {partition.index} is being rebuilt, try again")
         names = ", ".join(damaged_keys)
@@ -84,9 +90,13 @@ class PartitionRepair:
         )
 
     async def _find_threads(self, partition: PartitionKeys) -> None:
-        """Write down the keys of all threads; whoever comes meanwhile writes to the indexes by itself."""
+        """Write down the keys of all threads; whoever comes meanwhile writes to the indexes by
+        itself.
+        """
         link, listing, cursor = self._part._link, partition.names["found"], b"0"
         await link.call("find_threads", partition.tag, None, "DEL", listing)
+        # SCAN by the tag: the index of threads may be what is damaged, so the keys themselves are
+        # the truth.
         pattern = re.sub(rb"([\[\]*?\\^])", rb"\\\1", partition.tag) + b"t:*"
         while True:
             reply: Any = await link.call(
@@ -95,6 +105,8 @@ class PartitionRepair:
             cursor, keys = reply
             if keys:
                 fields = [value for key in keys for value in (key, b"")]
+                # Into a key: the script that rebuilds reads all of them in one act, however many
+                # there are.
                 await link.call("find_threads", partition.tag, None, "HSET", listing, *fields)
             if cursor == b"0":
                 return

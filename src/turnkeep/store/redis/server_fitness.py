@@ -1,10 +1,12 @@
-"""Whether the servers keep what they accept: what one must be, what it promises, and a look whenever that can change.
+"""Whether the servers keep what they accept: what one must be, what it promises, and a look
+whenever that can change.
 
-A receipt is a promise (accepted means kept), so none is given on a server that may evict or that writes nothing to
-disk, unless that is allowed. A server is looked at when a connection to it is opened (the start, a failover, a restart,
-a slot that moved to another node), and every `EVERY` seconds while receipts are asked for: somebody may change its
-settings, a replica may come or go. While it is unfit no receipt is given; runs in progress end. It counts as fit again
-as soon as it says so.
+A receipt is a promise (accepted means kept), so none is given on a server that may evict or that
+writes nothing to disk, unless that is allowed. A server is looked at when a connection to it is
+opened (the start, a failover, a restart, a slot that moved to another node), and every `EVERY`
+seconds while receipts are asked for: somebody may change its settings, a replica may come or go.
+While it is unfit no receipt is given; runs in progress end. It counts as fit again as soon as it
+says so.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from turnkeep.store.redis.client.topology import ServerAddress, ServerTopology
 from turnkeep.store.values import LAYOUT
 
 Durability = Literal["fast", "standard", "strict"]
-"""What is asked of a server. fast: that it evicts nothing. standard: an append-only file too. strict: answers wait
-until the write is synced, or the replicas have it.
+"""What is asked of a server. fast: that it evicts nothing. standard: an append-only file too.
+strict: answers wait until the write is synced, or the replicas have it.
 """
 
 OLDEST, OLDEST_CLUSTER, OLDEST_WAITAOF = (6, 2), (7, 0), (7, 2)
@@ -46,7 +48,8 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """What is asked of every server. `replicas`: how many have to hear of a strict answer; None: as many as there are.
+    """What is asked of every server. `replicas`: how many have to hear of a strict answer; None: as
+    many as there are.
 
     `kind`: how the servers are arranged.
     """
@@ -59,6 +62,7 @@ class Demands:
 
 async def ask_server(pipe: Pipe) -> Server:
     """Have a server tell about itself. Raises `StoreError`."""
+    # One by one: a server before 7.0 takes no more than one section.
     replies = [pipe.send("INFO", section) for section in _SECTIONS]
     fsync = pipe.send("CONFIG", "GET", "appendfsync")
     sections = {section: values(_info_text(await reply)) for section, reply in zip(_SECTIONS, replies, strict=True)}
@@ -113,7 +117,9 @@ def require_version(server: Server, demands: Demands) -> None:
 
 
 def trouble_with(server: Server, where: object, demands: Demands, replicas: int) -> str | None:
-    """Why a promise could not be kept on this server; None if it can. `replicas`: how many have to hear."""
+    """Why a promise could not be kept on this server; None if it can. `replicas`: how many have to
+    hear.
+    """
     if demands.allow_unsafe:
         return None
     if server.policy != "noeviction":
@@ -144,7 +150,9 @@ def _too_few(server: Server, where: object, replicas: int) -> str | None:
 
 
 def how_to_wait(server: Server, replicas: int) -> tuple[str, ...]:
-    """What a strict answer waits for; ("",) where nothing is left to wait for, empty where nothing can be."""
+    """What a strict answer waits for; ("",) where nothing is left to wait for, empty where nothing
+    can be.
+    """
     if server.can_wait_for_log and server.has_log:
         return ("WAITAOF", "1", str(replicas))
     if replicas:
@@ -153,13 +161,17 @@ def how_to_wait(server: Server, replicas: int) -> tuple[str, ...]:
 
 
 async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
-    """Write the layout of this namespace if there is none, which a full server refuses; refuse a newer one.
+    """Write the layout of this namespace if there is none, which a full server refuses; refuse a
+    newer one.
 
     Scripts read an older one; from here on older programs do not begin on it any more.
     """
     own = {b"layout": b"%d" % LAYOUT, b"partitions": b"%d" % partitions}
     record = await call("layout", key, None, "HMGET", key, *own)
     if None in record:
+        # HSETNX, because two processes may begin a namespace at the same time; and not written
+        # again where it is, because a full server refuses it, and then nobody could come back to
+        # delete anything.
         for name, value in own.items():
             await call("layout", key, None, "HSETNX", key, name, value)
         record = await call("layout", key, None, "HMGET", key, *own)
@@ -177,8 +189,12 @@ async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
 
 
 async def require_channels(call: Any, topology: ServerTopology, key: bytes, prefix: str) -> None:
-    """Raises `StoreMisconfigured` for a user who may not publish under this prefix: nobody would hear of anything."""
+    """Raises `StoreMisconfigured` for a user who may not publish under this prefix: nobody would
+    hear of anything.
+    """
     try:
+        # Tried out, for a user need not be allowed to read its own rules. Nobody listens on this
+        # channel.
         await call("channels", key, None, topology.publish, key, b"")
     except StoreMisconfigured as refusal:
         raise StoreMisconfigured(
@@ -242,14 +258,14 @@ class Fitness:
         self._verdicts: dict[ServerAddress, str | None] = {}
         """What `trouble` said since something was seen last: it is asked twice for each receipt."""
 
-    # ---------------------------------------------------------------- looking
-
     async def look(self, endpoint: ServerAddress, pipe: Pipe) -> Server:
         """Ask a server about itself. Raises `StoreError`."""
         sight = self._sights.get(endpoint)
         if sight is not None:
             sight.at = asyncio.get_running_loop().time()  # one look for all who come meanwhile
         server = await ask_server(pipe)
+        # Never fewer than were seen: else the loss of a replica would lower what strict means,
+        # silently.
         most = max(server.replicas, sight.most if sight else 0)
         self._sights[endpoint] = _Sight(server, asyncio.get_running_loop().time(), most)
         self._verdicts.clear()
@@ -273,11 +289,10 @@ class Fitness:
         sight = self._sights.get(endpoint)
         return NOBODY if sight is None else sight.server
 
-    # ---------------------------------------------------------------- judging
-
     @property
     def replicas(self) -> int:
-        """How many replicas a strict answer has to be heard by: as many as are set, else never fewer than were seen.
+        """How many replicas a strict answer has to be heard by: as many as are set, else never
+        fewer than were seen.
 
         In a cluster each primary has its own: the fewest that any of them was seen with.
         """
@@ -293,7 +308,9 @@ class Fitness:
         return self._verdicts[endpoint]
 
     def report(self, endpoints: list[ServerAddress]) -> Mapping[str, Any]:
-        """For `/readyz` and doctor: the first of these servers, and the worst of what any of them may lose."""
+        """For `/readyz` and doctor: the first of these servers, and the worst of what any of them
+        may lose.
+        """
         servers = [self.server(endpoint) for endpoint in endpoints]
         losses = dict.fromkeys(loss_window(server, self.demands.durability) for server in servers)
         first = servers[0]

@@ -39,7 +39,9 @@ from turnkeep.store.values import (
 
 PAGE = 100
 ROUNDS = 5
-"""How often a turn that is answered again is read anew, because others changed the transcript meanwhile."""
+"""How often a turn that is answered again is read anew, because others changed the transcript
+meanwhile.
+"""
 
 
 class RedisThreads(RedisPart):
@@ -101,7 +103,9 @@ class RedisThreads(RedisPart):
             raise _busy()
 
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
-        """The messages are made here from the turn that is read; the script takes them only in place of that turn."""
+        """The messages are made here from the turn that is read; the script takes them only in
+        place of that turn.
+        """
         operation, stem = self._operation(once, "regenerate", address), new_message_stem(self._ids)
         for _ in range(ROUNDS):
             request = last_user_turn((await self.history(address)).entries)
@@ -113,6 +117,8 @@ class RedisThreads(RedisPart):
                     read_receipt(answer, to_text(name)) for name, answer in zip(reply[1::2], reply[2::2], strict=True)
                 ]
             if status_word(reply) != "moved":
+                # Anything but "moved" is an answer; a transcript that changed meanwhile is read
+                # again.
                 raise _not_again(address, reply)
         raise ThreadBusy("the transcript was changed each time it was read, send it again")
 
@@ -148,6 +154,7 @@ class RedisThreads(RedisPart):
             if not force:
                 raise
             keys = await self._resolve(address)
+            # `forget` reads the record, which is damaged: `wipe` goes by the keys alone.
             reply = await self._run_quietly("wipe", keys, self._now(), operation, keys.space, keys.channel)
         if status_word(reply) == "busy":
             raise ThreadBusy("messages are open on this channel, wait for their answer or force it")

@@ -1,10 +1,11 @@
 """The time of a store on Redis: one for all processes, that nobody can set.
 
-Windows, leases and expiries are spans, and the clock of a server may be set while they run. So the store has a
-time of its own (`clock.lua`): that of the server, set right whenever it leaps. Who finds the leaps are the processes,
-which count seconds by themselves: each knows the time of the store from its last look, and goes on from there. A leap
-forward is one that brings more seconds than a process counted which looked since; a leap back shows by itself.
-Rejected: TIME in every script, which moves all leases at once when an administrator sets the clock; the clocks of the
+Windows, leases and expiries are spans, and the clock of a server may be set while they run. So the
+store has a time of its own (`clock.lua`): that of the server, set right whenever it leaps. Who
+finds the leaps are the processes, which count seconds by themselves: each knows the time of the
+store from its last look, and goes on from there. A leap forward is one that brings more seconds
+than a process counted which looked since; a leap back shows by itself. Rejected: TIME in every
+script, which moves all leases at once when an administrator sets the clock; the clocks of the
 processes, which differ.
 """
 
@@ -26,7 +27,9 @@ class StoreTime:
     """What one process knows of the time of the store. Until the first look it has none."""
 
     def __init__(self, watch: SteadyClock, key: bytes, *, tolerance: float) -> None:
-        """`tolerance`: seconds that a look may take to arrive; smaller leaps are not told from a slow network."""
+        """`tolerance`: seconds that a look may take to arrive; smaller leaps are not told from a
+        slow network.
+        """
         self._seconds = watch.elapsed
         self._key = key
         self._tolerance = tolerance
@@ -39,11 +42,15 @@ class StoreTime:
         """With a link, the server is asked behind what was sent last, if it is time to."""
         seconds = self._seconds()
         if link is not None and seconds - self._asked_at >= EVERY:
+            # Behind what was sent last, and not awaited: with every token somebody asks for the
+            # time.
             self._ask(link, seconds)
         return (self._base or 0.0) + seconds
 
     def of_day(self, moment: float) -> float:
-        """A moment by the server's clock, on that of the store; exactly the same where both agree within a second."""
+        """A moment by the server's clock, on that of the store; exactly the same where both agree
+        within a second.
+        """
         return moment + self.ahead if abs(self.ahead) > 1.0 else moment
 
     async def look(self, link: Link) -> float:
@@ -62,6 +69,7 @@ class StoreTime:
         """What this process knows, for the script."""
         tolerance = exact(self._tolerance)
         if self._base is None:
+            # Nothing to compare with: a first look cannot find a leap.
             return b"", b"", tolerance
         duration = self._seconds() - self._told_at
         return exact(self.now()), exact(duration), tolerance

@@ -1,7 +1,7 @@
-"""A client of Redis: one pipe for each server, topology, subscriptions, scripts; it knows nothing of threads.
+"""A client of Redis: a pipe to each server, topology, subscriptions, scripts; no word of threads.
 
-Our own, on top of redis-py's handshake and hiredis' parser, because a token is one command: a pool's checkout, a task
-and a write for each would cost more than the command itself. What it promises:
+Our own, on top of redis-py's handshake and hiredis' parser: each token is a command, and a client
+with a pool makes a checkout and a write for each. What it promises:
 
 * **At most once on a connection**: `Pipe` never sends a command twice. Where its reply is lost, whoever waits hears
   `OutcomeUnknown`; where it was never written, `StoreUnavailable`.
@@ -14,6 +14,6 @@ and a write for each would cost more than the command itself. What it promises:
 * **No silence**: a server that says nothing for `timeout` seconds loses the connection; after a lost subscription each
   listener is told that it may have missed something.
 
-In layers: `scripts` (texts), `cures` (refusals), `pipe` (one connection), `topology` (which server), `link` (orders),
-`subscriptions` (what servers tell by themselves).
+In layers: `scripts` (texts), `cures` (refusals), `pipe` (one connection), `topology` (which
+server), `link` (orders), `subscriptions` (what servers tell by themselves).
 """

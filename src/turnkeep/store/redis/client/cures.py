@@ -36,6 +36,8 @@ _CURES = (
     ("UNBLOCKED", Cure.RECONNECT),
 )
 
+# Marks are looked for anywhere in the text: from inside a script Redis puts its own words around
+# the error, and versions differ in them.
 _FINAL: tuple[tuple[tuple[str, ...], type[StoreError], str], ...] = (
     (
         ("DAMAGED", "WRONGTYPE", "ERR The ID specified in XADD", "hash value is not an integer"),
@@ -56,6 +58,7 @@ _FINAL: tuple[tuple[tuple[str, ...], type[StoreError], str], ...] = (
 
 def cure_of(refusal: str) -> Cure | None:
     """How to go on after this refusal; None if there is no use in going on."""
+    # From inside a script it comes wrapped: "ERR Error running script … READONLY …".
     if "READONLY" in refusal:
         return Cure.RECONNECT
     return next((cure for prefix, cure in _CURES if refusal.startswith(prefix)), None)

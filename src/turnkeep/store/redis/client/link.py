@@ -1,10 +1,11 @@
-"""Running scripts where their keys are: finds the server, keeps one pipe to each, and repeats what lost its reply.
+"""Running scripts where their keys are: finds the server, keeps one pipe to each, and repeats what
+lost its reply.
 
-A repeat of the same arguments gives the first reply and touches nothing: they name what they do, or carry an id under
-which the server keeps the reply for ten minutes (`lib/once.lua`). So an operation is repeated here, a bounded number
-of times with jitter, before the caller is told; but never when its time is over, as after a process was stopped
-between two tries. What the server refused without doing it (a moved slot, a script it does not know, a failover) is
-sent again the same way.
+A repeat of the same arguments gives the first reply and touches nothing: they name what they do, or
+carry an id under which the server keeps the reply for ten minutes (`lib/once.lua`). So an operation
+is repeated here, a bounded number of times with jitter, before the caller is told; but never when
+its time is over, as after a process was stopped between two tries. What the server refused without
+doing it (a moved slot, a script it does not know, a failover) is sent again the same way.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ class Link:
         timeout: float,
         look: Callable[[ServerAddress, Pipe], Awaitable[object]],
     ) -> None:
-        """`look` is called with each server that a connection was opened to, before anything is done there."""
+        """`look` is called with each server that a connection was opened to, before anything is
+        done there.
+        """
         self.topology = topology
         self.dialer = dialer
         self.scripts = scripts
@@ -93,16 +96,15 @@ class Link:
         self.assurance: Assurance | None = None
         """Set once the servers are known to be what is needed."""
         self.mend: Callable[[int], Awaitable[object]] = _nothing
-        """Called when stored state is damaged: makes the keys right that the threads of a partition share. What met the
-        damage is tried once more, whatever was found: many meet a shared key at the same time, and who looks after
-        another one has mended it finds nothing wrong. A thread that is damaged itself is met again.
+        """Called when stored state is damaged: makes the keys right that the threads of a partition
+        share. What met the damage is tried once more, whatever was found: many meet a shared key at
+        the same time, and who looks after another one has mended it finds nothing wrong. A thread
+        that is damaged itself is met again.
         """
         self._look = look
         self._timeout = timeout
         self._nodes: dict[ServerAddress, _Node] = {}
         self._is_closed = False
-
-    # ---------------------------------------------------------------- one command
 
     def run(
         self,
@@ -112,7 +114,11 @@ class Link:
         *arguments: Argument,
         patience: float = PATIENCE,
     ) -> Coroutine[Any, Any, Reply]:
-        """Run the script of an operation on a partition, and give its answer once that may be relied on."""
+        """Run the script of an operation on a partition, and give its answer once that may be
+        relied on.
+        """
+        # Returns the coroutine instead of awaiting it: a frame less for each token that is
+        # published.
         command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
         assurance = self.assurance
         if assurance is None or name not in assurance.concerns:
@@ -142,6 +148,8 @@ class Link:
 
     async def _run(self, name: str, partition: Partition, command: tuple[Argument, ...], patience: float) -> Reply:
         loss: OutcomeUnknown | None = None
+        # The short way of nearly every order. All that can go wrong leads to `call`, which has the
+        # loops.
         if (pipe := self._at_hand(partition)) is not None:
             try:  # each token comes this way: nothing but its reply is awaited
                 if not isinstance(reply := await pipe.send(*command), Refusal):
@@ -152,6 +160,8 @@ class Link:
                 pass  # it was never sent
         try:
             return await self.call(name, partition.tag, partition, *command, patience=patience, loss=loss)
+        # Once more whether or not anything was mended: somebody else may have done it a moment ago,
+        # and a thread that is damaged itself is met again and raised.
         except ThreadQuarantined:
             await self.mend(partition.index)
         return await self.call(name, partition.tag, partition, *command, patience=patience)
@@ -175,16 +185,21 @@ class Link:
         return reply
 
     def tell(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> None:
-        """Run a script behind what was sent last to the server of a key, if that is at hand, and do not wait for it."""
+        """Run a script behind what was sent last to the server of a key, if that is at hand, and do
+        not wait for it.
+        """
         if (answer := self.ask(name, key, keys, *arguments)) is not None:
             answer.add_done_callback(_forget)
 
     def ask(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> asyncio.Future[Reply] | None:
-        """Run a script behind what was sent last to the server of a key, once; None if that server is not at hand."""
+        """Run a script behind what was sent last to the server of a key, once; None if that server
+        is not at hand.
+        """
         endpoint = self.topology.cached_server(key)
         node = self._nodes.get(endpoint) if endpoint is not None else None
         if node is None or node.pipe is None or not node.pipe.is_open:
             return None
+        # EVAL with the text: nobody is there to load the script should the server not know it.
         return node.pipe.send("EVAL", self.scripts[name].text, len(keys), *keys, *arguments)
 
     async def call(
@@ -198,13 +213,17 @@ class Link:
     ) -> Reply:
         """Send a command to the server of a key until it answers; raises what stays in the way.
 
-        `patience`: seconds after which it is not sent again. `loss`: what became of it when it was sent before.
+        `patience`: seconds after which it is not sent again. `loss`: what became of it when it was
+        sent before.
         """
         until = asyncio.get_running_loop().time() + patience
         failure: StoreUnavailable | OutcomeUnknown = loss or StoreUnavailable("nothing was tried")
+        # The try that was lost on the short way counts.
         for attempt in range(2 if loss else 1, ATTEMPTS + 1):
             if attempt > 1:
                 await asyncio.sleep(_AGAIN.after(attempt - 1))
+                # A process that was stopped (SIGSTOP, a laptop that slept) goes on here much later:
+                # what it meant to do may be over, and its lease with another worker.
                 if asyncio.get_running_loop().time() > until:
                     break
             try:
@@ -212,7 +231,10 @@ class Link:
             except OutcomeUnknown as error:
                 failure = error
             except StoreUnavailable as unavailable:
+                # Once one try may have happened, a later one that surely did not changes nothing
+                # about it.
                 failure = failure if isinstance(failure, OutcomeUnknown) else unavailable
+            # A failover shows as a lost connection: look for the primary anew before the next try.
             self.topology.forget(key)
             if self._is_closed or asyncio.get_running_loop().time() > until:
                 break
@@ -229,6 +251,8 @@ class Link:
             reply = await self._send(pipe, partition, command, asking=asking is not None)
             if not isinstance(reply, Refusal):
                 return reply
+            # No attempt is used up by a refusal: nothing of it has happened, only the time is
+            # bounded.
             cure, asking = cure_of(str(reply)), None
             if cure is None or loop.time() > until:
                 raise meaning(str(reply), operation)
@@ -247,6 +271,8 @@ class Link:
     ) -> Reply:
         if pipe.is_full:
             await pipe.room()
+        # A slot on its way: its new owner takes one command after ASKING, so both go out in one
+        # write. It is not greeted, for it does not own the slot yet.
         if asking:
             pipe.send("ASKING").add_done_callback(_forget)
         elif partition is not None and partition.index not in pipe.greeted_sockets:
@@ -254,13 +280,19 @@ class Link:
         return await pipe.send(*command)
 
     def _greet(self, pipe: Pipe, partition: Partition) -> None:
-        """Before the first command on a partition, in the same write: tell it which server it is on now."""
+        """Before the first command on a partition, in the same write: tell it which server it is on
+        now.
+        """
         script = self.scripts["greet"]
         greeting = pipe.send("EVAL", script.text, len(script.keys), *partition.of(script), pipe.server)
+        # At once and not with the reply: what is sent behind it in this tick needs no second
+        # greeting.
         pipe.greeted_sockets.add(partition.index)
 
         def note_incarnation(reply: asyncio.Future[Reply]) -> None:
             if reply.cancelled() or reply.exception() or isinstance(reply.result(), Refusal):
+                # Epochs are told apart by the incarnation. Without it, offsets of a promoted server
+                # that had not heard the last events would be taken for those of the old one.
                 pipe.greeted_sockets.discard(partition.index)
             else:
                 self.incarnations[partition.index] = reply.result()
@@ -277,8 +309,6 @@ class Link:
             pipe.close("the server is no primary any more")
             self.topology.forget(key)
         await asyncio.sleep(_NOT_READY.after(tries))
-
-    # ---------------------------------------------------------------- connections
 
     async def holder(self, key: bytes) -> tuple[ServerAddress, bytes]:
         """Where a key is now, and which server that is."""
@@ -306,14 +336,19 @@ class Link:
         async with node.connecting:
             if node.pipe is not None and node.pipe.is_open:
                 return node.pipe
+            # With a try for each caller behind all others, forty streams and a sender waited seven
+            # seconds for the news that the server is gone.
             if node.tries > tries and node.refusal is not None:  # one try for all who waited for it
                 raise type(node.refusal)(str(node.refusal)) from node.refusal
             node.pipe = await self._connect(node, endpoint)
         return node.pipe
 
     async def _connect(self, node: _Node, endpoint: ServerAddress) -> Pipe:
-        """One connection; after failures not before a moment, so that callers do not hammer a server that starts."""
+        """One connection; after failures not before a moment, so that callers do not hammer a
+        server that starts.
+        """
         loop = asyncio.get_running_loop()
+        # Here and not at the caller: whoever comes meanwhile waits for the same moment.
         await asyncio.sleep(max(0.0, node.not_before - loop.time()))
         node.tries += 1
         try:
@@ -332,6 +367,9 @@ class Link:
     async def _open(self, endpoint: ServerAddress) -> Pipe:
         pipe = await open_pipe(self.dialer, endpoint, timeout=self._timeout)
         try:
+            # A primary that was replaced starts as a primary again, and for seconds takes messages
+            # that are lost when it hears of its demotion. So the sentinels are asked once more, and
+            # the server whether it is still fit, before the first order.
             await self.topology.confirm(endpoint)
             await self._look(endpoint, pipe)
             await self._teach(pipe)
@@ -344,8 +382,13 @@ class Link:
         return pipe
 
     async def _teach(self, pipe: Pipe) -> None:
-        """Have the server know all scripts before the first call, so that calls are taken in their order."""
+        """Have the server know all scripts before the first call, so that calls are taken in their
+        order.
+        """
         scripts = list(self.scripts.values())
+        # Of two orders in one tick the second could be taken first: one waits for its script to be
+        # loaded while the other finds its own. Asked for instead of loaded, because the texts of
+        # all scripts are some 700 kB.
         presence = await pipe.send("SCRIPT", "EXISTS", *(script.sha for script in scripts))
         if isinstance(presence, Refusal):
             presence = [0] * len(scripts)
@@ -378,6 +421,8 @@ class Taker(Protocol):
 
 async def open_transport(dialer: Dialer, endpoint: ServerAddress, taker: Taker) -> None:
     """Open a connection to a server that is a primary, and hand it over."""
+    # redis-py dials (TLS, AUTH, SELECT, sockets of Unix), which is long and well tried; only what
+    # comes after the handshake is ours.
     connection = await dialer.dial(endpoint)
     try:
         taker.server = await _identity(connection, endpoint)
@@ -388,17 +433,22 @@ async def open_transport(dialer: Dialer, endpoint: ServerAddress, taker: Taker) 
     if writer is None or writer.is_closing():
         raise StoreUnavailable(f"the connection to Redis at {endpoint} was lost at once")
     taker.opener = (connection, writer)
+    # Else the finalizer of redis-py closes the transport that was taken over.
     connection._reader = connection._writer = None
     taker.take_over(transport_of(writer))
 
 
 async def _identity(connection: redis.Connection, endpoint: ServerAddress) -> bytes:
-    """The run id of the server. Raises `StoreUnavailable` for a replica or a server that still loads."""
+    """The run id of the server. Raises `StoreUnavailable` for a replica or a server that still
+    loads.
+    """
     try:
         info = await answer(connection, "INFO", "server")
         role = await answer(connection, "INFO", "replication")
     except ResponseError as refusal:
         raise StoreUnavailable(f"Redis at {endpoint} is not ready: {refusal}") from refusal
+    # A replica answers reads, and with replica-read-only off even writes, which the next sync
+    # undoes.
     if b"role:master" not in role:
         raise StoreUnavailable(f"Redis at {endpoint} is a replica, its primary is elsewhere")
     line = next((line for line in bytes(info).split(b"\r\n") if line.startswith(b"run_id:")), b"run_id:unknown")

@@ -1,8 +1,9 @@
-"""The hot path to one Redis server: every command of a loop tick goes out in one write, replies come back in order.
+"""The hot path to one Redis server: every command of a loop tick goes out in one write, replies
+come back in order.
 
-Guarantees: a command whose reply is lost ends with `OutcomeUnknown`, one that was never written with
-`StoreUnavailable`; a server that is silent for `timeout` loses the connection; what is in flight is bounded. There is
-no reconnecting here and nothing is ever sent twice.
+Guarantees: a command whose reply is lost ends with `OutcomeUnknown`, one that was never written
+with `StoreUnavailable`; a server that is silent for `timeout` loses the connection; what is in
+flight is bounded. There is no reconnecting here and nothing is ever sent twice.
 """
 
 from __future__ import annotations
@@ -49,14 +50,17 @@ class Pipe(asyncio.Protocol):
         self._is_paused = False
         self._closed_because: str | None = None
 
-    # ---------------------------------------------------------------- sending
-
     def send(self, *command: Argument) -> asyncio.Future[Reply]:
-        """Queue a command for this tick. The reply may be a `Refusal`; awaiting raises what the class says."""
+        """Queue a command for this tick. The reply may be a `Refusal`; awaiting raises what the
+        class says.
+        """
+        # Said before anything is queued: of a command that was never taken in, nobody has to wonder
+        # whether it happened.
         if self._closed_because is not None:
             raise StoreUnavailable(self._closed_because)
         reply: asyncio.Future[Reply] = self._loop.create_future()
         if not self._batch:
+            # Not written here: whoever else gives an order in this tick shares the system call.
             self._loop.call_soon(self._flush)
         self._batch.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # a union is as good
         self._batch_size += 1
@@ -97,6 +101,8 @@ class Pipe(asyncio.Protocol):
         self._fail(because)
 
     def _flush(self) -> None:
+        # uvloop raises for a write between the end of a connection and `connection_lost`. The batch
+        # stays as it is, so that `_fail` knows that these commands were never sent.
         if self._transport is not None and self._transport.is_closing():
             return  # the word of it is on its way, and tells those who wait that nothing was sent
         if self._transport is not None and self._batch and not self._transport.is_closing():
@@ -115,8 +121,6 @@ class Pipe(asyncio.Protocol):
         else:
             self._timer = self._loop.call_at(deadline, self._look_at_oldest)
 
-    # ---------------------------------------------------------------- the transport's side
-
     def take_over(self, transport: asyncio.Transport) -> None:
         """Speak on an open transport from now on."""
         self._transport = transport
@@ -127,6 +131,8 @@ class Pipe(asyncio.Protocol):
         try:
             while (reply := self._reader.gets()) is not False:
                 self._answer(reply)
+        # IndexError: a reply to a question that nobody asked. All that follow would answer the
+        # wrong one, so the connection goes.
         except (hiredis.ProtocolError, UnicodeDecodeError, IndexError):
             self.close("the server sent what is no reply")
         if self._room and not self.is_full:
@@ -134,6 +140,8 @@ class Pipe(asyncio.Protocol):
 
     def _answer(self, reply: Reply) -> None:
         waiting, _ = self._waiting.popleft()
+        # Who was cancelled left its place in the queue: taking it out would shift the replies of
+        # others.
         if not waiting.done():
             waiting.set_result(reply)
 
@@ -162,6 +170,8 @@ class Pipe(asyncio.Protocol):
         self._closed_because = because
         if self._timer is not None:
             self._timer.cancel()
+        # The border between what may have happened and what did not: only the last batch can be
+        # unsent, because each is written whole.
         sent_count = len(self._waiting) - self._batch_size
         for place, (waiting, _) in enumerate(self._waiting):
             if not waiting.done():

@@ -1,4 +1,5 @@
-"""Lua scripts: one file per operation in a folder, put together with the shared pieces from `lib` that it names.
+"""Lua scripts: one file per operation in a folder, put together with the shared pieces from `lib`
+that it names.
 
 The comment on top of a file is read by this loader::
 
@@ -6,12 +7,14 @@ The comment on top of a file is read by this loader::
     -- ARGV: names of the arguments; after `|` a group that is repeated
     -- USES: shared pieces from `lib`, in this order
 
-A script sees them as `K.name` and `A.name`. `row(i)` gives the i-th of the `ROWS` repeated argument groups by name,
-`values(i)` in order; `point(i)` makes the i-th of the `GROUPS` repeated keys current.
+A script sees them as `K.name` and `A.name`. `row(i)` gives the i-th of the `ROWS` repeated argument
+groups by name, `values(i)` in order; `point(i)` makes the i-th of the `GROUPS` repeated keys
+current.
 
-Redis runs all definitions of a script at each call, so a script gets only the definitions and keys that it reaches,
-and `K.name` and `A.name` become places in KEYS and ARGV. What only a function needs that a shared piece calls `SELDOM`
-is defined inside that function, when it runs. A name that is not declared is an error at the start.
+Redis runs all definitions of a script at each call, so a script gets only the definitions and keys
+that it reaches, and `K.name` and `A.name` become places in KEYS and ARGV. What only a function
+needs that a shared piece calls `SELDOM` is defined inside that function, when it runs. A name that
+is not declared is an error at the start.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ def _script(folder: Traversable, entry: Traversable, groups: Groups, publish: Pu
     keys, repeated_keys = _parts([key for word in headers.get("KEYS", []) for key in groups.get(word, (word,))])
     arguments, rows = _parts(headers.get("ARGV", []))
     pieces = [(folder / "lib" / f"{piece}.lua").read_text("utf-8") for piece in headers.get("USES", [])]
+    # Without comments: the text is what EVAL sends, and what its digest is made of.
     own = _bare(source)
     seldom = {word for piece in pieces for line in _SELDOM.findall(piece) for word in line.split()}
     body = "\n".join([*_arrange([_bare(piece) for piece in pieces], own, seldom), own])
@@ -63,6 +67,7 @@ def _script(folder: Traversable, entry: Traversable, groups: Groups, publish: Pu
     places = {f"K.{key}": f"KEYS[{i}]" for i, key in enumerate(keys, 1)}
     places |= {f"A.{argument}": f"ARGV[{i}]" for i, argument in enumerate(arguments, 1)}
     if repeated_keys:
+        # A cursor instead of a table of keys for each thread, which every call would have to build.
         prelude.append(_POINT.format(first=len(keys), size=len(repeated_keys)))
         places |= {f"K.{key}": f"KEYS[POINTED + {i}]" for i, key in enumerate(repeated_keys, 1)}
     if rows:
@@ -84,8 +89,8 @@ def _bare(source: str) -> str:
 
 
 def _arrange(pieces: list[str], own: str, seldom: Set[str]) -> list[str]:
-    """The definitions of these pieces that a script reaches, in their order; inside a seldom function what no other
-    one needs.
+    """The definitions of these pieces that a script reaches, in their order; inside a seldom
+    function what no other one needs.
     """
     texts = [part for piece in pieces for part in _DEFINITION.split(piece) if part.strip()]
     names = [set(_NAMES.findall(_FIRST_LINE.match(part)[0])) for part in texts]  # type: ignore[index]
@@ -104,6 +109,7 @@ def _arrange(pieces: list[str], own: str, seldom: Set[str]) -> list[str]:
 def _find_reachable(texts: Sequence[str], names: Sequence[Set[str]], own: str) -> set[int]:
     """Which definitions a script reaches."""
     words, reachable = set(_WORD.findall(own)), set[int]()
+    # Until nothing is added: definitions need each other.
     while more := {i for i, definition in enumerate(names) if i not in reachable and words & definition}:
         reachable |= more
         words |= {word for i in more for word in _WORD.findall(texts[i])}

@@ -1,8 +1,8 @@
 """Subscriptions: connections of their own on which servers tell of events and hints.
 
-No task runs here: who waits for something calls `tend`, which opens lost connections again. Guarantees: `listen`
-returns when the server has acknowledged, or when it is clear that it cannot listen now; after a lost connection every
-listener is told that it may have missed something.
+No task runs here: who waits for something calls `tend`, which opens lost connections again.
+Guarantees: `listen` returns when the server has acknowledged, or when it is clear that it cannot
+listen now; after a lost connection every listener is told that it may have missed something.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Listener(Protocol):
 
 
 class SubscriberConnection(asyncio.Protocol):
-    """One connection that listens. Silence is broken by a ping; a server that does not answer it is given up."""
+    """One connection that listens. Silence is broken by a ping; a server that does not answer it is
+    given up.
+    """
 
     def __init__(self, endpoint: ServerAddress, silence: float, tell: Callable[[bytes, bytes], None],
                  lose: Callable[[SubscriberConnection, list[bytes]], None]) -> None:  # fmt: skip
@@ -66,6 +68,7 @@ class SubscriberConnection(asyncio.Protocol):
     def take_over(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         transport.set_protocol(self)
+        # A subscriber only listens: a peer that vanished without a word would never be noticed.
         self._timer = self._loop.call_later(self._silence, self._look)
 
     def ask(self, command: str, channel: bytes) -> asyncio.Future[bool]:
@@ -74,6 +77,7 @@ class SubscriberConnection(asyncio.Protocol):
         if not self.is_open:
             acknowledgement.set_result(False)
             return acknowledgement
+        # Redis answers a refusal without the channel, in order: the queue tells which one it means.
         self._acknowledgements[channel] = acknowledgement
         self._requests.append(channel)
         self.write(command, channel)
@@ -117,6 +121,7 @@ class SubscriberConnection(asyncio.Protocol):
             self.channels.add(reply[1])
             self._settle(reply[1], is_acknowledged=True)
         elif reply[0] == b"sunsubscribe" and reply[1] in self.channels:
+            # A cluster unsubscribes by itself when the slot leaves the node.
             self.channels.discard(reply[1])  # its slot moves to another node
             self._lose(self, [reply[1]])
 
@@ -160,13 +165,19 @@ class Subscriptions:
         return not self._unheard
 
     async def listen(self, channel: bytes, listener: Listener) -> None:
-        """Hear a channel from the return of this call on, or be told (`missed`) when it is heard later."""
+        """Hear a channel from the return of this call on, or be told (`missed`) when it is heard
+        later.
+        """
+        # Registered before the server is asked: what comes right after the acknowledgement has
+        # somebody.
         is_first = channel not in self._listeners
         self._listeners.setdefault(channel, set()).add(listener)
         if is_first:
             self._unheard.add(channel)
         if channel in self._unheard:
             await self.tend()
+        # It read the log, if at all, before it was heard: whoever follows has to read once more
+        # then.
         if channel in self._unheard:
             self._was_missed.add(channel)
 
@@ -189,6 +200,8 @@ class Subscriptions:
             if self._is_closed:
                 raise StoreUnavailable("the store is closed")
             loop = asyncio.get_running_loop()
+            # All who wait call this: one of them tries, and no sooner than the pause after the last
+            # failure.
             if not self._unheard or loop.time() < self._not_before:
                 return self.is_whole
             await self._hear_all()
@@ -205,6 +218,7 @@ class Subscriptions:
         with contextlib.suppress(StoreError):
             for channel in list(self._unheard):
                 by_server.setdefault(await self._topology.find(channel), []).append(channel)
+        # At the same time: a node of a cluster that is silent takes its whole timeout.
         async with asyncio.TaskGroup() as group:
             for endpoint, channels in by_server.items():
                 group.create_task(self._hear(endpoint, channels))
@@ -236,6 +250,7 @@ class Subscriptions:
 
     def _look_elsewhere(self, channel: bytes, connection: SubscriberConnection) -> None:
         self._topology.forget(channel)
+        # A slot that moved is no failure, so there is nothing to pause for.
         if cure_of(connection.refusal) is Cure.FOLLOW:
             self._topology.note_move(*redirect(connection.refusal, connection.endpoint))
             self._not_before = 0.0
@@ -260,6 +275,7 @@ class Subscriptions:
     def _on_loss(self, connection: SubscriberConnection, channels: list[bytes]) -> None:
         if self._is_closed:
             return
+        # The pause belongs to the tries of before: this connection worked until now.
         self._not_before = 0.0
         for channel in channels:
             self._topology.forget(channel)

@@ -1,6 +1,7 @@
 """Where the servers are: one server, a primary that sentinels name, or the nodes of a cluster.
 
-Connections are opened by redis-py (TLS, AUTH, SELECT, CLIENT SETNAME) without any of its automatic retries.
+Connections are opened by redis-py (TLS, AUTH, SELECT, CLIENT SETNAME) without any of its automatic
+retries.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ SLOTS = 16_384
 CONNECT_TIMEOUT = 5.0
 
 _CONNECTION_ERRORS = (RedisError, OSError, RuntimeError)
-"""What a connection raises that is lost; RuntimeError: uvloop, when one writes to what was closed meanwhile."""
+"""What a connection raises that is lost; RuntimeError: uvloop, when one writes to what was closed
+meanwhile.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class ServerTopology(Protocol):
         ...
 
     async def confirm(self, endpoint: ServerAddress) -> None:
-        """Raises `StoreUnavailable` when a server that was just connected to is not the one any more.
+        """Raises `StoreUnavailable` when a server that was just connected to is not the one any
+        more.
 
         A primary that was replaced comes back as a primary, until it is told otherwise.
         """
@@ -81,8 +85,12 @@ class Dialer:
         for option in ("host", "port", "path"):
             self._options.pop(option, None)
         self._options |= {
+            # Replies and messages are read in the forms of RESP2; RESP3 sends messages as a kind of
+            # their own.
             "protocol": 2,
             "decode_responses": False,
+            # redis-py would send again what may have happened. Whether that is safe only `Link`
+            # knows.
             "retry": Retry(NoBackoff(), 0),
             "retry_on_timeout": False,
             "health_check_interval": 0,
@@ -119,7 +127,8 @@ class Dialer:
 async def answer(connection: redis.Connection, *command: str) -> Any:
     """Send one command on a connection of redis-py and read the answer.
 
-    Raises `StoreUnavailable`, `StoreMisconfigured` where the ACL forbids it, and ResponseError for other refusals.
+    Raises `StoreUnavailable`, `StoreMisconfigured` where the ACL forbids it, and ResponseError for
+    other refusals.
     """
     try:
         await connection.send_command(*command)
@@ -128,6 +137,7 @@ async def answer(connection: redis.Connection, *command: str) -> Any:
         raise StoreMisconfigured(
             f"this user of Redis may not ask {command[0]}, which turnkeep needs: {refusal}"
         ) from None
+    # A refusal of Redis is a RedisError as well, but no loss.
     except ResponseError:
         raise
     except _CONNECTION_ERRORS as loss:
@@ -178,6 +188,7 @@ class Sentinels:
         self._asking = asyncio.Lock()
 
     async def find(self, key: bytes) -> ServerAddress:
+        # One question for all: after a failover every caller wants to know at once.
         async with self._asking:
             if self._primary is None:
                 self._primary = await self._ask_all()
@@ -195,6 +206,8 @@ class Sentinels:
                 reasons.append(str(failure))
                 continue
             if address:
+                # Who answered is asked first next time, so that a dead sentinel costs its timeout
+                # once.
                 self._sentinels.remove(sentinel)
                 self._sentinels.insert(0, sentinel)
                 return ServerAddress(address[0].decode(), int(address[1]))
@@ -244,6 +257,7 @@ class Cluster:
 
     async def _ask_any(self) -> None:
         reasons = []
+        # The seed last but always: its name may lead to new nodes when all that are known are gone.
         for node in dict.fromkeys([*self._nodes, self._seed]):
             try:
                 ranges = await self._dialer.ask(node, "CLUSTER", "SLOTS")
@@ -257,12 +271,14 @@ class Cluster:
     def _learn(self, speaker: ServerAddress, ranges: list[Any]) -> None:
         nodes = []
         for first, last, primary, *_ in ranges:
+            # An empty host means "where you reached me".
             endpoint = ServerAddress(primary[0].decode() or speaker.host, int(primary[1]))
             nodes.append(endpoint)
             self._slots.update(dict.fromkeys(range(first, last + 1), endpoint))
         self._nodes = list(dict.fromkeys(nodes)) or self._nodes
 
     def forget(self, key: bytes) -> None:
+        # Only this slot: the others keep what is known of them until they fail themselves.
         self._slots.pop(key_slot(key), None)
 
     async def confirm(self, endpoint: ServerAddress) -> None:
@@ -271,8 +287,6 @@ class Cluster:
     def note_move(self, slot: int, endpoint: ServerAddress) -> None:
         self._slots[slot] = endpoint
 
-
-# ---------------------------------------------------------------- from a URL
 
 _SCHEMES = {
     "valkey": "redis",
@@ -302,6 +316,8 @@ async def find_topology(url: str) -> tuple[ServerTopology, Dialer]:
         if "path" in options
         else ServerAddress(options.get("host", "localhost"), options.get("port", 6379))
     )
+    # The server is asked because the URL cannot say: redis:// leads to single servers and to
+    # clusters of hosted services alike.
     if await _is_cluster(dialer, endpoint):
         return Cluster(dialer, endpoint), dialer
     return Single(endpoint), dialer
@@ -329,6 +345,8 @@ def _sentinels(url: str) -> tuple[ServerTopology, Dialer]:
     base = f"{scheme}://{credentials + '@' if credentials else ''}{sentinels[0]}"
     query = f"?{parts.query}" if parts.query else ""
     dialer = Dialer(f"{base}/{database}{query}")
+    # Sentinels authenticate apart from what they watch: the password in the URL is that of the
+    # store.
     without_credentials = Dialer(f"{scheme}://{sentinels[0]}{query}")
     return Sentinels(without_credentials, sentinels, unquote(service)), dialer
 
