@@ -2,7 +2,7 @@
 
 TurnkeepError
 ├── ConfigurationError            a setting, file or extra is wrong: fix it and start again
-├── Rejected                      refused at the door, nothing was stored
+├── Rejection                     refused at the door, nothing was stored
 │   ├── InvalidMessage            the message or request cannot be understood
 │   ├── MessageTooLarge           over a documented limit
 │   ├── NotAuthenticated          no credential, or one that is not valid (any more)
@@ -20,6 +20,7 @@ TurnkeepError
 │   ├── ModelUnavailable          5xx, or the connection was lost (retryable)
 │   │   └── ModelUnreachable      no connection: nothing was asked, messages wait without attempts
 │   ├── ModelTimedOut             a watchdog fired: no first event, or silence (retryable)
+│   ├── ResponseLost              what was worked out in the background is gone there (retryable)
 │   ├── AnswerMalformed           no terminal event, garbage, HTML … (retryable)
 │   │   └── AnswerUnreadable      whole, but in a form that is not understood: another attempt says the same
 │   ├── ModelRateLimited          429: wait `retry_after`, the claim is released (retryable)
@@ -27,28 +28,28 @@ TurnkeepError
 │   ├── ContextTooLong            prune once, then give up
 │   ├── UnansweredCall            a call without output reached the provider: repair once
 │   └── EndpointBlocked           opens the circuit of endpoint and key; messages wait without attempts
-│       ├── QuotaExhausted
-│       ├── CredentialsRefused
-│       └── ModelGone
+│       └── QuotaExhausted, CredentialsRefused, ModelGone
 ├── ToolError                     told to the model as output, never ends a run by itself
-│   ├── UnknownTool
-│   ├── BadArguments
-│   ├── ToolTimedOut
-│   ├── ToolFailed
-│   └── ToolDenied
+│   └── UnknownTool, BadArguments, ToolTimedOut, ToolFailed, ToolDenied
 ├── RunError                      ends the run
-│   ├── TooManySteps
-│   ├── RunTimedOut
-│   ├── BudgetSpent
+│   ├── TooManySteps, RunTimedOut, BudgetSpent
 │   ├── TooManyDeaths             workers died on this batch again and again
-│   └── LeaseLost                 another worker owns the thread: stop, write nothing
+│   ├── LeaseLost                 another worker owns the thread: stop, write nothing
+│   └── RunBroke                  a mistake of ours or of a tool's author (retryable)
+├── Waiting                       not now: the run is given back and uses no attempt (retryable)
+│   ├── PaceReached               of all workers together
+│   ├── BudgetReserved            by other runs
+│   └── PriceUnknown              a budget cannot be kept without the price
 └── StoreError
     ├── StoreUnavailable          not reachable now (retryable)
     │   └── StoreUnfit            could lose what it accepts, so it accepts nothing now (retryable)
     ├── StoreFull                 out of memory or disk (retryable)
     ├── OutcomeUnknown            the reply was lost: repeat it under the same id (retryable)
     ├── StoreMisconfigured        refuses to start: layout, persistence or eviction would break a promise
+    ├── StoreUnsealable           sealed with a key that we do not have
     └── ThreadQuarantined         stored state of one thread is damaged; others are unaffected
+
+The command line has four more, which nobody else can meet; they stand where it raises them.
 """
 
 from __future__ import annotations
@@ -357,6 +358,39 @@ class LeaseLost(RunError):
     """another worker owns this thread now; nothing was changed"""
 
     code = "lease_lost"
+
+
+class RunBroke(RunError):
+    """the run met an error that nobody expected"""
+
+    code = "run_broke"
+    retryable = True
+
+
+class Waiting(TurnkeepError):
+    """this run has to wait: budget, pace or an open circuit"""
+
+    code = "waiting"
+    retryable = True
+    public = "I'm receiving too many requests right now. Your message waits for its turn."
+
+
+class PaceReached(Waiting):
+    """all workers together have asked as much of the provider as they may for now"""
+
+    code = "pace_reached"
+
+
+class BudgetReserved(Waiting):
+    """other runs have reserved the rest of a budget"""
+
+    code = "budget_reserved"
+
+
+class PriceUnknown(Waiting):
+    """a budget cannot be kept, because the price of the model is not known"""
+
+    code = "price_unknown"
 
 
 class StoreError(TurnkeepError):

@@ -142,7 +142,7 @@ class AssistantMessageQueue(Application):
 
         `wishes`: on_busy, window, max_wait, not_before, flush, metadata; of the answer model, effort, format (of a
         structured answer), parameters. Without a `message_id` one is minted, and
-        the receipt says that this send is not idempotent. Raises `Rejected`: `InvalidMessage` for what no door takes.
+        the receipt says that this send is not idempotent. Raises `Rejection`: `InvalidMessage` for what no door takes.
         """
         if strangers := wishes.keys() - WISHES:
             raise InvalidMessage(f"there is no {', '.join(sorted(strangers))[:200]}, known are {', '.join(WISHES)}")
@@ -160,7 +160,7 @@ class AssistantMessageQueue(Application):
         return outcome
 
     async def ask(self, thread_id: str, text: str, *, timeout: float = 300.0, **wishes: Any) -> str:
-        """Send and wait for the answer that covers this message. Raises `Rejected` (`NotFound`: it was withdrawn),
+        """Send and wait for the answer that covers this message. Raises `Rejection` (`NotFound`: it was withdrawn),
         TimeoutError, or `TurnkeepError` when it is dead.
         """
         await self.open()

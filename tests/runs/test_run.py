@@ -42,12 +42,13 @@ from turnkeep.errors import (
     QuotaExhausted,
     StoreUnavailable,
     ThreadQuarantined,
+    Waiting,
 )
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, AssistantItem, CallItem, OutputItem, UserItem
 from turnkeep.models.model import Began
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.runs.budget import Budget, Budgets, Pace, Waiting
+from turnkeep.runs.budget import Budget, Budgets, Pace
 from turnkeep.runs.lease import DrainRequest, Lease, LeaseRules, StopRequest
 from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing
 from turnkeep.runs.run import _weightiest

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.runs.stage import NotingMeter
-from turnkeep.errors import BudgetSpent, StoreUnavailable
+from turnkeep.errors import BudgetReserved, BudgetSpent, PaceReached, PriceUnknown, StoreUnavailable
 from turnkeep.messages import Address, AssistantItem, Message, text_content
 from turnkeep.models.model import ModelRequest
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.runs.budget import OUTPUT_GUESS, Budget, BudgetReserved, Budgets, Pace, PaceReached, PriceUnknown
+from turnkeep.runs.budget import OUTPUT_GUESS, Budget, Budgets, Pace
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy
 from turnkeep.store.memory import MemoryStore

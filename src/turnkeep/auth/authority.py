@@ -31,7 +31,7 @@ def once(principal: Principal, key: str | None) -> str | None:
 def message_of(body: Mapping[str, Any], address: Address, limits: Limits, principal: Principal) -> Message:
     """The message that somebody sends. Whoever manages the channel speaks for the operator; instructions of anybody
     else are refused, or kept as a user's where the operator takes those. Who answers, and at what price, is the
-    operator's matter too. Raises `Rejected`, `NotAllowed`.
+    operator's matter too. Raises `Rejection`, `NotAllowed`.
     """
     message = read_message(body, address, limit=limits.message_bytes, user=principal.user)
     _check_parts(message.content, limits, principal)
@@ -100,7 +100,7 @@ async def decide(
     """Take a decision about a held call: `call_id`, `digest`, `decision` (approved, denied, output), `output`.
 
     It counts for the arguments whose digest it names. Who sent the messages of the turn approves none of its calls,
-    unless the tool allows that. Raises `Rejected`, `NotAllowed`, `NotFound`.
+    unless the tool allows that. Raises `Rejection`, `NotAllowed`, `NotFound`.
     """
     call_id, digest = optional_text(body, "call_id", 512), optional_text(body, "digest", 64)
     verdict, output = body.get("decision"), body.get("output", "")

@@ -14,7 +14,7 @@ from turnkeep.store.values import Receipt
 async def accept(queue: Application, limits: Limits, principal: Principal, message: Message) -> Receipt:
     """Take it in durably. A repeat costs nothing and has its receipt, whatever the rate.
 
-    Raises `Rejected`: `TooManyRequests`, `InboxFull`, `NotFound`; `StoreError`.
+    Raises `Rejection`: `TooManyRequests`, `InboxFull`, `NotFound`; `StoreError`.
     """
     address = message.address
     user = None if principal.user is not None else message.metadata.get(USER)  # else it is the credential's own name

@@ -15,7 +15,15 @@ from datetime import UTC, datetime
 from typing import Literal, Self
 
 from turnkeep.backoff import Backoff
-from turnkeep.errors import BudgetSpent, StoreError, ThreadQuarantined, TurnkeepError
+from turnkeep.errors import (
+    BudgetReserved,
+    BudgetSpent,
+    PaceReached,
+    PriceUnknown,
+    StoreError,
+    ThreadQuarantined,
+    Waiting,
+)
 from turnkeep.messages import Address
 from turnkeep.models.model import ModelRequest
 from turnkeep.models.parameters import output_limit
@@ -44,32 +52,6 @@ SWEPT_AT_ONCE = 10_000
 
 _STARTS: Mapping[Period, str] = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
 _RETENTION: Mapping[Period, float] = {"hour": 7_200.0, "day": 172_800.0, "month": 2_764_800.0}
-
-
-class Waiting(TurnkeepError):
-    """this run has to wait: budget, pace or an open circuit"""
-
-    code = "waiting"
-    retryable = True
-    public = "I'm receiving too many requests right now. Your message waits for its turn."
-
-
-class PaceReached(Waiting):
-    """all workers together have asked as much of the provider as they may for now"""
-
-    code = "pace_reached"
-
-
-class BudgetReserved(Waiting):
-    """other runs have reserved the rest of a budget"""
-
-    code = "budget_reserved"
-
-
-class PriceUnknown(Waiting):
-    """a budget cannot be kept, because the price of the model is not known"""
-
-    code = "price_unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from turnkeep.errors import EndpointBlocked, ModelError, ModelGone, ModelRateLimited, ModelUnreachable
+from turnkeep.errors import EndpointBlocked, ModelError, ModelGone, ModelRateLimited, ModelUnreachable, Waiting
 from turnkeep.models.waits import BRIEF
-from turnkeep.runs.budget import Waiting
 from turnkeep.runs.journal import retry_until_answered
 from turnkeep.runs.outcomes import Releasing
 from turnkeep.runs.run_context import RunContext

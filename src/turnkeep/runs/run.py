@@ -17,11 +17,12 @@ from turnkeep.errors import (
     LeaseLost,
     ModelError,
     ModelRateLimited,
-    RunError,
+    RunBroke,
     RunTimedOut,
     StoreError,
     TooManyDeaths,
     TurnkeepError,
+    Waiting,
 )
 from turnkeep.events import Answer, Event, TurnFault
 from turnkeep.failpoints import reach
@@ -29,7 +30,6 @@ from turnkeep.messages import AssistantItem, Item
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.answer import Answering, FinalAnswer, NeedsDecision
-from turnkeep.runs.budget import Waiting
 from turnkeep.runs.circuits import Circuits
 from turnkeep.runs.halt import close_call, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
@@ -46,13 +46,6 @@ log = get_log(__name__)
 
 RunObserver = Callable[[Event | Record], None]
 """Told in this process what a run shows (events) and does (journal records), in order. It may not wait."""
-
-
-class RunBroke(RunError):
-    """the run met an error that nobody expected"""
-
-    code = "run_broke"
-    retryable = True
 
 
 class Run:

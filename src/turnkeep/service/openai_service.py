@@ -16,12 +16,12 @@ from typing import Any, Self
 
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.composition import Lifespan, open_endpoint, open_run_context, policies, run_rules, watch_process
-from turnkeep.errors import LeaseLost, ModelGone, TurnkeepError
+from turnkeep.errors import LeaseLost, ModelGone, RunBroke, TurnkeepError
 from turnkeep.inputs import checked_channel
 from turnkeep.messages import DEFAULT_TENANT, Address, Item
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import HoldVerdict, Verdict
-from turnkeep.runs.run import Run, RunBroke
+from turnkeep.runs.run import Run
 from turnkeep.service.call_runner import NO_LIMITS, CallRunner, DirectCall, ForgetfulStore
 from turnkeep.service.chunks import Chunk, Completion, Metadata, Outlet, ToolCall, fold_chunks
 from turnkeep.service.config import OpenAIConfig, create_openai_config

@@ -1,7 +1,7 @@
 """The store: one contract, cut by reader into five protocols that one engine class implements.
 
 What must change together changes in one atomic act. An operation that returns has happened durably (see each engine
-for what durable means there), one that raises `Rejected` changed nothing. One that raises `OutcomeUnknown` may be
+for what durable means there), one that raises `Rejection` changed nothing. One that raises `OutcomeUnknown` may be
 repeated: as it is where its arguments name what it does (messages, claims, dead letters), else with the name of the
 call that was lost (`once`, see `turnkeep.store.operations`): it then gives the first result and touches nothing.
 
