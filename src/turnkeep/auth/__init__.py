@@ -1,1 +1,3 @@
-"""Who asks, and what may that one do: keys, tokens, tickets, scopes, rates, and the trail of what was refused."""
+"""Who asks, and what may that one do: keys, tokens, tickets, scopes, rates, and the trail of what
+was refused.
+"""

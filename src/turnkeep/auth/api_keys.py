@@ -1,4 +1,6 @@
-"""API keys: `tk_<id>_<secret>`. The secret is 256 random bits, shown once; what is kept is its SHA-256."""
+"""API keys: `tk_<id>_<secret>`. The secret is 256 random bits, shown once; what is kept is its
+SHA-256.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from turnkeep.store.contract import Registry
 from turnkeep.store.values import Document
 
 RING = "*"
-"""Keys are found by their id, before it is known whose they are: all of them are kept in one place."""
+"""Keys are found by their id, before it is known whose they are: all of them are kept in one place.
+"""
 FRESH = 0.5
 """Seconds a key that was read is believed without a second look."""
 MOST_CACHED_KEYS = 10_000
@@ -80,7 +83,9 @@ class ApiKeys:
         channels: Sequence[str] | None = None,
         expires_at: float | None = None,
     ) -> tuple[str, Key]:
-        """The key itself, told this once, and what is kept of it. Raises `InvalidMessage` for a key of no use."""
+        """The key itself, told this once, and what is kept of it. Raises `InvalidMessage` for a key
+        of no use.
+        """
         if not tenant or (channels is not None and not all(channels)):
             raise InvalidMessage("the tenant and the channels of a key are texts of at least one character")
         if expires_at is not None and not self._clock.now() < expires_at < math.inf:
@@ -88,6 +93,8 @@ class ApiKeys:
         key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
         reach = None if channels is None else tuple(channels)
         key = Key(key_id, digest_of(secret), tenant, tuple(scopes), reach, name, self._clock.now(), expires_at)
+        # version 0: an id that there is already, however unlikely, must not be given to somebody
+        # else
         await self.registry.put("key", RING, key_id, _body(key), version=0)
         return f"{KEY_PREFIX}{key_id}_{secret}", key
 
@@ -96,7 +103,9 @@ class ApiKeys:
         return sorted(keys, key=lambda key: (key.created_at, key.key_id))
 
     async def has_any(self) -> bool:
-        """Somebody has made a key. It counts also when it is over: who takes the last one back opens no door."""
+        """Somebody has made a key. It counts also when it is over: who takes the last one back
+        opens no door.
+        """
         return bool(await self.registry.list("key", RING))
 
     async def revoke(self, key_id: str) -> Key:
@@ -114,6 +123,7 @@ class ApiKeys:
         """Raises `NotAuthenticated`, with one sentence for every reason."""
         form = _FORM.fullmatch(text)
         key = await self._read(form[1]) if form else None
+        # compared in any case, so that the time does not tell whether there is such an id
         matches = hmac.compare_digest(digest_of(form[2] if form else ""), key.digest if key else digest_of("no key"))
         if key is None or not matches or not key.is_valid(self._clock.now()):
             raise NotAuthenticated("this API key is not valid (any more)")
@@ -128,9 +138,11 @@ class ApiKeys:
     async def _read(self, key_id: str) -> Key | None:
         now = self._clock.now()
         key, at = self._cache.get(key_id, (None, 0.0))
+        # "0 <=": a clock that was set back would have it believed for as long
         if key is not None and 0 <= now - at < FRESH:
             return key
         document = await self.registry.get("key", RING, key_id)
+        # remembered only while it is there: ids that somebody makes up take no memory
         self._cache.pop(key_id, None)
         if document is None:
             return None
@@ -142,6 +154,8 @@ class ApiKeys:
 
 
 def digest_of(secret: str) -> str:
+    # A slow hash is for secrets that can be guessed; these are 256 random bits, and every request
+    # would pay for it. `surrogatepass`: whatever is shown is wrong, and no error.
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 

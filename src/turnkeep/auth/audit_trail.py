@@ -1,8 +1,9 @@
 """The audit trail: who came in or did not, who decided, changed or deleted what.
 
-Every event is a line of the log, a count, and a record in the store, where `turnkeep audit tail` finds it. It says
-which tenant, credential, address, key, call or assistant; it never holds a secret, a text, or the name of a channel,
-but a digest of it. What people did is kept apart from what was refused, so that an attacker cannot write over it.
+Every event is a line of the log, a count, and a record in the store, where `turnkeep audit tail`
+finds it. It says which tenant, credential, address, key, call or assistant; it never holds a
+secret, a text, or the name of a channel, but a digest of it. What people did is kept apart from
+what was refused, so that an attacker cannot write over it.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ LONGEST = 200
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """Something that happened. `by` is the subject of a credential, `about` ids and words of closed sets; `count` says
-    how many refusals like this one there were since the one before.
+    """Something that happened. `by` is the subject of a credential, `about` ids and words of closed
+    sets; `count` says how many refusals like this one there were since the one before.
     """
 
     event: EventName
@@ -70,7 +71,9 @@ class AuditEvent:
 
 
 class Trail:
-    """Writes what happens. A store that fails costs the record, never the act: the line of the log is there."""
+    """Writes what happens. A store that fails costs the record, never the act: the line of the log
+    is there.
+    """
 
     def __init__(self, registry: Registry, meter: Meter = SILENT, clock: Clock | None = None) -> None:
         self._registry = registry
@@ -98,11 +101,15 @@ class Trail:
         now = self._clock.now()
         if 0 <= now - self._uses.get(key_id, -USED_AGAIN) < USED_AGAIN:
             return
+        # before it is written: of many requests at once one writes
         _remember(self._uses, key_id, now)
         await self.act("key_used", tenant=tenant, by=f"key:{key_id}", door=door, peer=peer)
 
     async def refuse(self, event: Refusal, reason: str, *, credential: str, door: str, peer: str) -> None:
-        """Somebody was refused. All are counted; of one kind one in ten seconds is written, with the number of all."""
+        """Somebody was refused. All are counted; of one kind one in ten seconds is written, with
+        the number of all.
+        """
+        # before any is left out: the count is of all
         self._meter.count("refusals", event=event, door=door, shown=credential)
         kind, now = (event, door, credential, reason), self._clock.now()
         at, count = self._refusals.get(kind, (now - QUIET, 0))
@@ -118,6 +125,7 @@ class Trail:
         self._meter.count("audit_events", event=event.event)
         try:
             await self._keep(ring, event)
+        # the line of the log is there; an act that waited for its record would fail with the store
         except (StoreError, Conflict) as error:
             log.warning("audit_not_kept", audit_event=event.event, error=error.code)
 
@@ -156,7 +164,9 @@ async def events_of(registry: Registry) -> list[AuditEvent]:
 
 
 def channel_digest(name: str) -> str:
-    """Of the name of a channel, which may be anything: whoever knows the name finds what happened there."""
+    """Of the name of a channel, which may be anything: whoever knows the name finds what happened
+    there.
+    """
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -169,11 +179,14 @@ class AuditContext:
     peer: str
 
 
+# A context variable: who acts stands floors below the doors, and knows of no request.
 _context: ContextVar[AuditContext | None] = ContextVar("turnkeep_audit_context", default=None)
 
 
 def watch(context: AuditContext) -> None:
-    """From here on, in this task and those it starts, what happens is written down as this context saw it."""
+    """From here on, in this task and those it starts, what happens is written down as this context
+    saw it.
+    """
     _context.set(context)
 
 

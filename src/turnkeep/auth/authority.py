@@ -1,4 +1,6 @@
-"""What a scope alone does not say: whose message it is, who has asked for a call, whose words are instructions."""
+"""What a scope alone does not say: whose message it is, who has asked for a call, whose words are
+instructions.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ VERDICTS = ("approved", "denied", "output")
 
 
 def once(principal: Principal, key: str | None) -> str | None:
-    """The name of a call for the store, from the key that its caller gave it: another's key names another call."""
+    """The name of a call for the store, from the key that its caller gave it: another's key names
+    another call.
+    """
     if key is None:
         return None
     if not 1 <= len(key) <= MAX_NAME:
@@ -29,9 +33,9 @@ def once(principal: Principal, key: str | None) -> str | None:
 
 
 def message_of(body: Mapping[str, Any], address: Address, limits: Limits, principal: Principal) -> Message:
-    """The message that somebody sends. Whoever manages the channel speaks for the operator; instructions of anybody
-    else are refused, or kept as a user's where the operator takes those. Who answers, and at what price, is the
-    operator's matter too. Raises `Rejection`, `NotAllowed`.
+    """The message that somebody sends. Whoever manages the channel speaks for the operator;
+    instructions of anybody else are refused, or kept as a user's where the operator takes those.
+    Who answers, and at what price, is the operator's matter too. Raises `Rejection`, `NotAllowed`.
     """
     message = read_message(body, address, limit=limits.message_bytes, user=principal.user)
     _check_parts(message.content, limits, principal)
@@ -56,8 +60,8 @@ def content_of(body: Mapping[str, Any], limits: Limits, principal: Principal) ->
 
 
 def _check_parts(content: Content, limits: Limits, principal: Principal) -> None:
-    """A file id names a file of the provider's account, which all tenants share: whoever manages another tenant than
-    the operator's own manages no file there.
+    """A file id names a file of the provider's account, which all tenants share: whoever manages
+    another tenant than the operator's own manages no file there.
     """
     if limits.file_ids or (principal.may("manage") and principal.tenant == DEFAULT_TENANT):
         return
@@ -69,7 +73,9 @@ def _check_parts(content: Content, limits: Limits, principal: Principal) -> None
 
 
 async def own_message(queue: Application, principal: Principal, address: Address, message_id: str) -> None:
-    """Raises `NotAllowed` for a waiting message of somebody else, unless who asks manages the channel."""
+    """Raises `NotAllowed` for a waiting message of somebody else, unless who asks manages the
+    channel.
+    """
     if principal.may("manage"):
         return
     record = await queue.store.message(address, message_id)
@@ -80,12 +86,15 @@ async def own_message(queue: Application, principal: Principal, address: Address
 async def stop(
     queue: Application, principal: Principal, address: Address, *, drop_inbox: bool, once: str | None
 ) -> bool:
-    """Stop the run in progress; `drop_inbox` withdraws what waits, of others only for who manages the channel."""
+    """Stop the run in progress; `drop_inbox` withdraws what waits, of others only for who manages
+    the channel.
+    """
     if drop_inbox and not principal.may("manage"):
         for record in await queue.store.open_messages(address):
             if record.message is not None and _sender(record.message) == principal.user:
                 with suppress(MessageFrozen, NotFound):  # a run has taken it meanwhile: that one is stopped
                     await queue.store.withdraw(address, record.message_id, once=once)
+        # what still waits is of others
         drop_inbox = False
     return await queue.store.cancel(address, drop_inbox=drop_inbox, once=once)
 
@@ -97,10 +106,11 @@ def _sender(message: Message) -> str | None:
 async def decide(
     queue: Application, principal: Principal, address: Address, body: Mapping[str, Any], *, once: str | None
 ) -> dict[str, Any]:
-    """Take a decision about a held call: `call_id`, `digest`, `decision` (approved, denied, output), `output`.
+    """Take a decision about a held call: `call_id`, `digest`, `decision` (approved, denied,
+    output), `output`.
 
-    It counts for the arguments whose digest it names. Who sent the messages of the turn approves none of its calls,
-    unless the tool allows that. Raises `Rejection`, `NotAllowed`, `NotFound`.
+    It counts for the arguments whose digest it names. Who sent the messages of the turn approves
+    none of its calls, unless the tool allows that. Raises `Rejection`, `NotAllowed`, `NotFound`.
     """
     call_id, digest = optional_text(body, "call_id", 512), optional_text(body, "digest", 64)
     verdict, output = body.get("decision"), body.get("output", "")
@@ -109,6 +119,7 @@ async def decide(
             "a decision needs 'call_id', its 'digest', 'decision' (approved, denied, output) and 'output' as text"
         )
     call = await _held_call(queue, address, call_id)
+    # an approval alone makes the tool run: who asked may deny his call, or give its output
     if verdict == "approved" and not call.self_approval and await _asked_for_it(queue, principal, address):
         raise NotAllowed(f"tool {call.name!r} wants the approval of somebody else than who asked for it")
     decision = Decision(cast(Any, verdict), output, principal.subject)
@@ -127,7 +138,9 @@ async def _held_call(queue: Application, address: Address, call_id: str) -> Held
 
 
 async def _asked_for_it(queue: Application, principal: Principal, address: Address) -> bool:
-    """Whether a message of the turn that waits is of who decides. Where nobody is asked who he is, nobody can tell."""
+    """Whether a message of the turn that waits is of who decides. Where nobody is asked who he is,
+    nobody can tell.
+    """
     if principal.user is None and principal.may("admin"):
         return False
     return any(_is_of(principal, record) for record in await queue.store.open_messages(address))

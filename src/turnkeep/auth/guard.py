@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 class Guard:
-    """Takes API keys, tokens, tickets and sessions. The strongest that is shown counts alone: a wrong one is refused,
-    whatever else is right.
+    """Takes API keys, tokens, tickets and sessions. The strongest that is shown counts alone: a
+    wrong one is refused, whatever else is right.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class Guard:
     async def authenticate(self, credentials: Credentials) -> Principal:
         try:
             principal = await self._identify(credentials)
+            # an API key has no time of issue: who shows it now was not sent away by what happened
+            # before
             if principal.since is None:
                 principal = replace(principal, since=self._clock.now())
             await self.still(principal)
@@ -86,6 +88,7 @@ class Guard:
     async def _of_bearer(self, value: str) -> Principal:
         if value.startswith(KEY_PREFIX):
             return await self.keys.authenticate(value)
+        # of digests, so that the length does not tell either
         if self._start_token is not None and hmac.compare_digest(digest_of(value), digest_of(self._start_token)):
             return replace(OPERATOR, key=self._start_key)
         if self._tokens is None:
@@ -94,8 +97,8 @@ class Guard:
 
 
 class OpenGuard(Guard):
-    """Asks nobody while the store holds no key. The first one locks the door, also of what is open already; a key that
-    is taken back does not unlock it.
+    """Asks nobody while the store holds no key. The first one locks the door, also of what is open
+    already; a key that is taken back does not unlock it.
     """
 
     _is_locked = False
@@ -117,6 +120,7 @@ class OpenGuard(Guard):
 
     async def look(self) -> None:
         now = self._clock.now()
+        # one look in half a second for all; a door that is locked is never looked at again
         if not self._is_locked and not 0 <= now - self._looked_at < FRESH:
             self._is_locked = await self.keys.has_any()
             self._looked_at = now
@@ -125,7 +129,8 @@ class OpenGuard(Guard):
 def asks_for_credentials(settings: Settings, *, has_keys: bool) -> bool:
     """The one decision about an open door. `has_keys`: the store holds an API key, valid or not.
 
-    Raises `ConfigurationError` where everybody from elsewhere could do everything, or nobody anything.
+    Raises `ConfigurationError` where everybody from elsewhere could do everything, or nobody
+    anything.
     """
     if settings.insecure_no_auth:
         if settings.auth == "on":
@@ -134,6 +139,7 @@ def asks_for_credentials(settings: Settings, *, has_keys: bool) -> bool:
     if settings.auth == "on":
         return True
     has_credentials = settings.takes_tokens or settings.start_token is not None or has_keys
+    # a proxy in front brings others to this address, and then `hosts` names what they call us
     if settings.is_loopback and not settings.hosts:
         return has_credentials and settings.auth != "off"
     if settings.auth == "off" or not has_credentials:
@@ -169,6 +175,7 @@ def tokens_of(settings: Settings) -> Tokens | None:
     try:
         from turnkeep.auth import tokens
     except ModuleNotFoundError as missing:
+        # anything else that is missing is a fault of ours, and has to be seen as one
         if (missing.name or "").partition(".")[0] in ("jwt", "cryptography"):
             raise ConfigurationError(
                 "tokens (TURNKEEP_JWT_…) are not installed, run: python -m pip install 'turnkeep[jwt]'"

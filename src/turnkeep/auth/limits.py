@@ -24,14 +24,18 @@ MOST_RATES = 100_000
 LONGEST_WAIT = 5.0
 """Seconds for which a refusal is held back at most."""
 LOOK_AGAIN, LOOK_SOON = 60.0, 5.0
-"""Seconds between two counts of a tenant's threads: when there is much room, and when there is little."""
+"""Seconds between two counts of a tenant's threads: when there is much room, and when there is
+little.
+"""
 MARGIN = 100_000
 """Threads that may be made between two looks."""
 
 
 @dataclass(slots=True)
 class Rate:
-    """A token bucket per key: `count` at once, refilled evenly over `seconds`. A count of 0 is unlimited."""
+    """A token bucket per key: `count` at once, refilled evenly over `seconds`. A count of 0 is
+    unlimited.
+    """
 
     count: int
     seconds: float
@@ -48,9 +52,13 @@ class Rate:
         return 0.0 if is_allowed else (1.0 - level) * self.seconds / self.count
 
     def owe(self, key: object) -> float:
-        """Take one in any case: seconds that whoever took it has to wait before the next, LONGEST_WAIT at most."""
+        """Take one in any case: seconds that whoever took it has to wait before the next,
+        LONGEST_WAIT at most.
+        """
         if not self.count:
             return 0.0
+        # bounded debts: who floods waits LONGEST_WAIT and not for an hour, and an address may be
+        # shared by many
         level = max(self._level(key) - 1.0, -LONGEST_WAIT * self.count / self.seconds)
         self._keep(key, level)
         return max(0.0, -level) * self.seconds / self.count
@@ -62,6 +70,7 @@ class Rate:
 
     def _level(self, key: object) -> float:
         now = self.clock.now()
+        # taken out, and put back at the end: so their order is that of use
         level, at = self._buckets.pop(key, (float(self.count), now))
         return min(float(self.count), level + max(0.0, now - at) * self.count / self.seconds)
 
@@ -73,7 +82,9 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Whose something is: of a credential; where nobody is asked for one, of the address that it is asked from."""
+    """Whose something is: of a credential; where nobody is asked for one, of the address that it is
+    asked from.
+    """
 
     tenant: str
     name: str
@@ -104,12 +115,15 @@ class Places:
             yield
         finally:
             self._of[whose] -= 1
+            # a Counter keeps its zeros
             if not self._of[whose]:
                 del self._of[whose]
 
 
 class ThreadQuota:
-    """Threads of a tenant, counted now and then: it may have a few more than `most` by the time we look."""
+    """Threads of a tenant, counted now and then: it may have a few more than `most` by the time we
+    look.
+    """
 
     def __init__(self, most: int, store: Store | None, clock: Clock) -> None:
         self._most = most
@@ -124,6 +138,7 @@ class ThreadQuota:
         now = self._clock.now()
         count, at = self._counts.get(tenant, (0, -math.inf))
         is_near = self._most - count < MARGIN
+        # counting for each message would be one more question to the store with every one
         if now - at >= (LOOK_SOON if is_near else LOOK_AGAIN):
             count = (await self._store.counts(tenant=tenant)).threads
             self._counts[tenant] = count, now
@@ -166,12 +181,14 @@ class Limits:
         return cls(settings.model_copy(update=rates), store=store)
 
     def check_rate(self, principal: Principal, address: Address, user: str | None = None) -> None:
-        """Raises `TooManyRequests` with the time to wait. `user`: whom the message names, where its credential is
-        nobody's own: a backend and an open server speak for many, who are not to share what one may have.
+        """Raises `TooManyRequests` with the time to wait. `user`: whom the message names, where its
+        credential is nobody's own: a backend and an open server speak for many, who are not to
+        share what one may have.
         """
         debits: list[tuple[Rate, object]] = []
         for name, rate, key in self._rates_of(principal, address, user):
             if wait := rate.take(key):
+                # all rates or none: a message that was refused uses up nothing
                 for other, debit_key in debits:
                     other.give_back(debit_key)
                 raise TooManyRequests(f"too many messages for this {name}, wait {wait:.1f} s", retry_after=wait)
@@ -189,7 +206,9 @@ class Limits:
         yield "tenant", self._tenant, principal.tenant
 
     def check_request(self, principal: Principal) -> None:
-        """Raises `TooManyRequests` with the time to wait. Whoever is nobody has the rate of the tenant alone."""
+        """Raises `TooManyRequests` with the time to wait. Whoever is nobody has the rate of the
+        tenant alone.
+        """
         if principal.user is not None:
             self._take(self._requests, (principal.tenant, principal.subject), "credential")
         self._take(self._tenant_requests, principal.tenant, "tenant")
@@ -199,8 +218,9 @@ class Limits:
             raise TooManyRequests(f"too many requests of this {of}, wait {wait:.1f} s", retry_after=wait)
 
     async def hold_back(self, who: object, disconnect: asyncio.Event | None = None) -> None:
-        """Wait before somebody is told of a refusal, the longer the more there were: refusing costs nearly as much as
-        acting. `who`: an address, or a credential. Nobody waits for one whose connection is `lost`.
+        """Wait before somebody is told of a refusal, the longer the more there were: refusing costs
+        nearly as much as acting. `who`: an address, or a credential. Nobody waits for one whose
+        connection is `lost`.
         """
         if wait := self._errors.owe(who):
             with contextlib.suppress(TimeoutError):
@@ -216,5 +236,7 @@ class Limits:
         return self._bodies.of(whose)
 
     async def creates(self, address: Address) -> bool:
-        """Whether a message may make the thread that it is for. A channel that names a thread must exist already."""
+        """Whether a message may make the thread that it is for. A channel that names a thread must
+        exist already.
+        """
         return not address.names_thread and await self.threads.has_room(address.tenant)

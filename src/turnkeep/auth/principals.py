@@ -13,8 +13,9 @@ from turnkeep.errors import InvalidMessage, NotAllowed, NotAuthenticated
 from turnkeep.messages import DEFAULT_TENANT
 
 Scope = Literal["read", "send", "approve", "manage", "admin"]
-"""read: transcripts and streams. send: messages, and one's own that wait. approve: decide about calls of tools. manage:
-who answers and how, instructions, forgetting, what others have waiting; it sends, too. admin: everything.
+"""read: transcripts and streams. send: messages, and one's own that wait. approve: decide about
+calls of tools. manage: who answers and how, instructions, forgetting, what others have waiting; it
+sends, too. admin: everything.
 """
 ALL_SCOPES: frozenset[Scope] = frozenset({"read", "send", "approve", "manage", "admin"})
 HELD_BY: Mapping[Scope, frozenset[Scope]] = {
@@ -28,7 +29,9 @@ HELD_BY: Mapping[Scope, frozenset[Scope]] = {
 THREAD_PREFIX = "thread_"
 COOKIE = "turnkeep_session"
 SECURE_COOKIE = f"__Host-{COOKIE}"
-"""Where we are reached by TLS: a browser takes this name from us alone, never from another host of our domain."""
+"""Where we are reached by TLS: a browser takes this name from us alone, never from another host of
+our domain.
+"""
 CSRF_HEADER = "x-csrf-token"
 PROTOCOL = "turnkeep"
 """The WebSocket subprotocol; `ticket.<value>` may stand beside it."""
@@ -42,11 +45,11 @@ ANONYMOUS = "anonymous"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody whose credential was checked. It may nothing and reaches nothing but what it is given: `channels` are
-    exact names, or prefixes that end in ``*``; None: all of the tenant.
+    """Somebody whose credential was checked. It may nothing and reaches nothing but what it is
+    given: `channels` are exact names, or prefixes that end in ``*``; None: all of the tenant.
 
-    `expires_at` in Unix seconds; None: never. `since` is when its credential was issued; None: it was shown just now.
-    `key` is the id of the API key that all of it rests on, if it does.
+    `expires_at` in Unix seconds; None: never. `since` is when its credential was issued; None: it
+    was shown just now. `key` is the id of the API key that all of it rests on, if it does.
     """
 
     tenant: str = DEFAULT_TENANT
@@ -68,7 +71,9 @@ class Principal:
         return None if self.key is not None else self.user
 
     def require(self, scope: Scope, channel: str | None = None) -> None:
-        """Raises `NotAllowed` unless this credential reaches that far; without a channel: all of its tenant."""
+        """Raises `NotAllowed` unless this credential reaches that far; without a channel: all of
+        its tenant.
+        """
         if not self.may(scope):
             raise NotAllowed(f"this credential has no scope {scope!r}")
         if channel is None and self.channels is not None:
@@ -84,10 +89,13 @@ class Principal:
 
 
 def _covers(pattern: str, channel: str) -> bool:
-    """A thread is named by its id in place of its channel: a prefix meant for channels does not reach it."""
+    """A thread is named by its id in place of its channel: a prefix meant for channels does not
+    reach it.
+    """
     prefix, star = pattern[:-1], pattern.endswith("*")
     if not star:
         return channel == pattern
+    # "t*" is meant for channels like "team", and would reach every thread of the tenant
     if channel.startswith(THREAD_PREFIX) and prefix and not prefix.startswith(THREAD_PREFIX):
         return False
     return channel.startswith(prefix)
@@ -95,8 +103,8 @@ def _covers(pattern: str, channel: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Everything a request showed that may be a credential. `changes`: it asks for more than to look, so a session
-    needs its CSRF token beside it.
+    """Everything a request showed that may be a credential. `changes`: it asks for more than to
+    look, so a session needs its CSRF token beside it.
     """
 
     bearer: str | None = None
@@ -120,7 +128,9 @@ class Credentials:
 def shown_by(
     headers: Headers, cookies: Mapping[str, str], query: Mapping[str, str], *, changes: bool, socket: bool = False
 ) -> Credentials:
-    """Raises `InvalidMessage` for a credential in the address, `NotAuthenticated` for one that makes no sense."""
+    """Raises `InvalidMessage` for a credential in the address, `NotAuthenticated` for one that
+    makes no sense.
+    """
     _refuse_in_query(query)
     session = session_in(cookies)
     if socket and "origin" not in headers:
@@ -144,12 +154,14 @@ def _bearer(headers: Headers) -> str | None:
     if not values:
         return None
     scheme, _, value = values[0].partition(" ")
+    # of two headers a proxy in front may have checked the other one
     if len(values) > 1 or scheme.lower() != "bearer" or not value.strip() or len(value) > LONGEST:
         raise NotAuthenticated("expected one header 'Authorization: Bearer …' with an API key or a token")
     return value.strip()
 
 
 def _ticket(headers: Headers) -> str | None:
+    # the one header that a browser's script can set on a socket
     protocols = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
     tickets = [name.removeprefix("ticket.") for name in protocols if name.startswith("ticket.")]
     return tickets[0][:LONGEST] if tickets else None
@@ -207,5 +219,7 @@ async def look(access: Access) -> None:
 
 
 def is_open(access: Access) -> bool:
-    """Whether nobody is asked for a credential now. An `Access` of others asks, unless it says that it does not."""
+    """Whether nobody is asked for a credential now. An `Access` of others asks, unless it says that
+    it does not.
+    """
     return bool(getattr(access, "is_open", False))

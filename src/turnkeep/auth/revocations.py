@@ -1,4 +1,6 @@
-"""Users who were sent away: what was issued to them before a moment is refused from then on, in every process."""
+"""Users who were sent away: what was issued to them before a moment is refused from then on, in
+every process.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from turnkeep.store.contract import Registry
 
 RING = "*"
 MARK = "revocations"
-"""The name of the setting that changes with every revocation, so that a look costs one small read."""
+"""The name of the setting that changes with every revocation, so that a look costs one small read.
+"""
 FRESH = 0.5
 """Seconds in which what was read is believed."""
 KEEP = 400 * 86_400.0
@@ -35,8 +38,9 @@ class Revocations:
         self._looking = asyncio.Lock()
 
     async def revoke(self, tenant: str, user: str, before: float | None = None) -> float:
-        """Refuse what was issued to this user before a moment, now by default. Safe to repeat; a later moment counts.
-        `user` is the `sub` of his tokens, or the subject of another principal. Raises `InvalidMessage`.
+        """Refuse what was issued to this user before a moment, now by default. Safe to repeat; a
+        later moment counts. `user` is the `sub` of his tokens, or the subject of another principal.
+        Raises `InvalidMessage`.
         """
         now = self._clock.now()
         moment = now if before is None else before
@@ -44,6 +48,8 @@ class Revocations:
             raise InvalidMessage("'before' lies in the future: what is not issued yet cannot be taken back")
         name = hashlib.sha256(f"{len(tenant)}:{tenant}{user}".encode("utf-8", "surrogatepass")).hexdigest()
         for _ in range(20):
+            # the later moment counts, whoever wrote it: two who send him away at once must not undo
+            # each other
             old = await self._registry.get("revocation", RING, name)
             moment = max(moment, float(old.body["before"]) if old else 0.0)
             body = {"tenant": tenant, "user": user, "before": moment}
@@ -51,6 +57,7 @@ class Revocations:
                 await self._registry.put("revocation", RING, name, body, version=old.version if old else 0, ttl=KEEP)
             except Conflict:
                 continue
+            # after the revocation: whoever sees another mark finds it
             await self._registry.put("setting", RING, MARK, {"at": now, "mark": secrets.token_hex(8)})
             self._looked_at = None
             return moment
@@ -59,6 +66,7 @@ class Revocations:
     async def still(self, principal: Principal) -> None:
         """Raises `NotAuthenticated` for a credential that was issued before its user was sent away."""
         await self._look()
+        # he may have been named by his `sub` or by the whole subject
         for user in {principal.subject, principal.subject.removeprefix(USER)}:
             before = self._moments.get((principal.tenant, user))
             if before is not None and (principal.since or 0.0) < before:
@@ -67,6 +75,7 @@ class Revocations:
     async def _look(self) -> None:
         if self._is_fresh():
             return
+        # one look for all who ask at once
         async with self._looking:
             if self._is_fresh():
                 return
@@ -79,6 +88,7 @@ class Revocations:
                     (str(one.body["tenant"]), str(one.body["user"])): float(one.body["before"]) for one in documents
                 }
                 self._version = version
+            # the time before the reads: what came while they ran is looked for again in time
             self._looked_at = start
 
     def _is_fresh(self) -> bool:

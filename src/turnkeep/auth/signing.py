@@ -1,7 +1,9 @@
-"""What tokens are signed with: a shared secret (HS256), or a public key and the one algorithm that it is for.
+"""What tokens are signed with: a shared secret (HS256), or a public key and the one algorithm that
+it is for.
 
-The two are set under different names, because a public key that is taken for a secret lets everybody sign: it
-is public. What looks like anything but a secret is therefore refused as one, with a sentence that never repeats it.
+The two are set under different names, because a public key that is taken for a secret lets
+everybody sign: it is public. What looks like anything but a secret is therefore refused as one,
+with a sentence that never repeats it.
 """
 
 from __future__ import annotations
@@ -33,9 +35,13 @@ SHORTEST_SECRET = 32
 SHORTEST_RSA = 2048
 RSA_SIZES = (2048, 3072, 4096)
 LEAST_BITS = 96.0
-"""Of a secret by the letters that are in it: 32 random hexadecimal digits, of which a few are missing, have more."""
+"""Of a secret by the letters that are in it: 32 random hexadecimal digits, of which a few are
+missing, have more.
+"""
 LEAST_PAIRS = 20
-"""Different pairs of neighbours in a secret: 32 random letters of any alphabet have more, rows and repeats fewer."""
+"""Different pairs of neighbours in a secret: 32 random letters of any alphabet have more, rows and
+repeats fewer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ def public_key(text: str) -> SigningKey:
         raise ConfigurationError("TURNKEEP_JWT_KEY is a private key: set the public one")
     try:
         if "-----BEGIN" in text:
+            # environment files hold PEM with its line ends written out
             key = load_pem_public_key(text.replace("\\n", "\n").encode())
         else:
             key = load_der_public_key(_decode_base64(text) or b"")
@@ -93,6 +100,7 @@ def shared_secret(text: str) -> SigningKey:
 
 def _why_no_secret(text: str) -> str | None:
     """What is wrong with a secret; None if nothing is."""
+    # a reason, and never the secret itself: errors end in logs
     for looks_wrong, reason in _REASONS:
         if looks_wrong(text):
             return reason
@@ -107,8 +115,8 @@ _SSH = re.compile(rb"....(?:ssh-|ecdsa-|sk-ssh|sk-ecdsa)", re.DOTALL)
 
 
 def _is_encoded_key(text: str) -> bool:
-    """DER begins with a sequence as long as all the rest; what OpenSSH publishes begins with its name. Deployments
-    encode a second time what is encoded already.
+    """DER begins with a sequence as long as all the rest; what OpenSSH publishes begins with its
+    name. Deployments encode a second time what is encoded already.
     """
     if re.match(r"(?:ssh-|ecdsa-sha2|sk-)", text.strip()):
         return True
@@ -122,8 +130,9 @@ def _is_encoded_key(text: str) -> bool:
 
 
 def _is_number_of_key(data: bytes) -> bool:
-    """A key without its wrapping, as it stands in a JWK or a certificate's text: the modulus of RSA, a point of a
-    curve. One secret of four that are as long as a modulus is taken for one; nobody needs one so long.
+    """A key without its wrapping, as it stands in a JWK or a certificate's text: the modulus of
+    RSA, a point of a curve. One secret of four that are as long as a modulus is taken for one;
+    nobody needs one so long.
     """
     number = data.lstrip(b"\0")
     if len(number) * 8 in RSA_SIZES and number[0] >= 0x80 and number[-1] % 2:
@@ -131,14 +140,16 @@ def _is_number_of_key(data: bytes) -> bool:
     for curve in (SECP256R1(), SECP384R1()):
         if len(data) == 1 + 2 * curve.key_size // 8:
             with contextlib.suppress(ValueError):
+                # the curve decides: hardly any random bytes are a point of it, and every public key
+                # is
                 EllipticCurvePublicKey.from_encoded_point(curve, data)
                 return True
     return False
 
 
 def _is_der(data: bytes) -> bool:
-    """A sequence of at least two members that fill it to the last byte. A fitting length alone is not enough: one
-    random secret of 65,536 begins so.
+    """A sequence of at least two members that fill it to the last byte. A fitting length alone is
+    not enough: one random secret of 65,536 begins so.
     """
     members = list(_der_members(data))
     return len(members) == 1 and members[0][0] == 0x30 and len(list(_der_members(members[0][1]))) > 1
@@ -187,7 +198,9 @@ _FILE = re.compile(r".*\.(?:pem|key|pub|crt|cer|der|json|jwks?|txt|env|ya?ml|tom
 
 
 def _is_path(text: str) -> bool:
-    """Base64 may begin with a slash, but has neither dots, dashes nor tildes beside it, and hardly lower case alone."""
+    """Base64 may begin with a slash, but has neither dots, dashes nor tildes beside it, and hardly
+    lower case alone.
+    """
     if _FILE.fullmatch(text):
         return True
     if not _PATH.fullmatch(text) or "/" not in text.replace("\\", "/"):
@@ -207,7 +220,9 @@ WORDLESS_SHARE = 0.5
 
 
 def _is_words(text: str) -> bool:
-    """What everybody writes first counts for nothing; so much has to be left that it carries the secret alone."""
+    """What everybody writes first counts for nothing; so much has to be left that it carries the
+    secret alone.
+    """
     rest = re.sub(r"[\W_]+", "", _WORDS.sub(" ", text))
     letters = re.sub(r"[\W_]+", "", text)
     return len(rest) < SHORTEST_SECRET / 2 and len(rest) < WORDLESS_SHARE * len(letters)

@@ -1,7 +1,9 @@
-"""What a browser holds in place of a key: tickets that open one socket, and sessions of the dashboard.
+"""What a browser holds in place of a key: tickets that open one socket, and sessions of the
+dashboard.
 
-Both are 256 random bits, kept by their SHA-256. A ticket lives 30 s and is used up by its first use; of two takers one
-gets it. A session lives at most eight hours, and its cookie alone changes nothing: a CSRF token has to come beside it.
+Both are 256 random bits, kept by their SHA-256. A ticket lives 30 s and is used up by its first
+use; of two takers one gets it. A session lives at most eight hours, and its cookie alone changes
+nothing: a CSRF token has to come beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ SESSION_LIFE = 8 * 3600.0
 
 
 class Tickets:
-    """Tickets and sessions of all processes. The store ends them, by its own time: hosts may have other clocks."""
+    """Tickets and sessions of all processes. The store ends them, by its own time: hosts may have
+    other clocks.
+    """
 
     def __init__(self, registry: Registry, clock: Clock | None = None) -> None:
         self._registry = registry
@@ -38,6 +42,7 @@ class Tickets:
 
     async def redeem(self, value: str) -> Principal:
         """Use it up. Raises `NotAuthenticated`."""
+        # taking is one act of the store: of two who show it one gets it, at whichever process
         document = await self._registry.take("ticket", RING, _name("socket", value))
         if document is None:
             raise NotAuthenticated("this ticket was used already, has expired, or never was: ask for another")
@@ -46,6 +51,7 @@ class Tickets:
     async def begin(self, principal: Principal) -> tuple[str, Principal]:
         """A session for this principal: the value of its cookie, and who it makes one."""
         value, until = secrets.token_urlsafe(32), self._clock.now() + SESSION_LIFE
+        # a session must not outlive the credential that it was exchanged for
         if principal.expires_at is not None:
             until = min(until, principal.expires_at)
         session_principal = replace(principal, expires_at=until)
@@ -57,6 +63,8 @@ class Tickets:
         document = await self._registry.get("ticket", RING, _name("session", value))
         if document is None:
             raise NotAuthenticated("this session is over, sign in again")
+        # a browser sends the cookie along with what another site makes it ask; that site cannot
+        # read the token
         if changes and not hmac.compare_digest(csrf_of(value).encode(), (csrf or "").encode("utf-8", "surrogatepass")):
             raise NotAllowed("a change made with a session needs its token in the header X-CSRF-Token")
         return _principal(document.body)
@@ -80,7 +88,9 @@ class Tickets:
 
 
 def csrf_of(session: str) -> str:
-    """The token that goes with a session: known to whoever may read our answers, which no other site may."""
+    """The token that goes with a session: known to whoever may read our answers, which no other
+    site may.
+    """
     return hmac.new(session.encode("utf-8", "surrogatepass"), b"turnkeep csrf", hashlib.sha256).hexdigest()
 
 

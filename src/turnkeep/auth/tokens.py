@@ -1,9 +1,11 @@
-"""JSON web tokens: HS256 with a shared secret; EdDSA, ES256, ES384 and RS256 with a public key, or a JWKS file or URL.
+"""JSON web tokens: HS256 with a shared secret; EdDSA, ES256, ES384 and RS256 with a public key, or
+a JWKS file or URL.
 
-A token must say `exp`, `aud` and `sub`, and `iss` where an issuer is set. `channels` lists exact names or prefixes that
-end in ``*`` (a token without it reaches no channel), `tenant` and `sub` say whose it is, `scope` may be narrower than
-send and read, or hold more. Identity providers that call these otherwise are understood by `TURNKEEP_JWT_CLAIMS`. Which
-algorithm a key is for is decided by us, never by the token; the headers jku, jwk and x5u are not looked at.
+A token must say `exp`, `aud` and `sub`, and `iss` where an issuer is set. `channels` lists exact
+names or prefixes that end in ``*`` (a token without it reaches no channel), `tenant` and `sub` say
+whose it is, `scope` may be narrower than send and read, or hold more. Identity providers that call
+these otherwise are understood by `TURNKEEP_JWT_CLAIMS`. Which algorithm a key is for is decided by
+us, never by the token; the headers jku, jwk and x5u are not looked at.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class OneKey:
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """What a token must say. `issuer` None: any that signs with our keys. `claims`: what an issuer calls a claim of
-    ours, which then has to be there; a name with dots leads into objects.
+    """What a token must say. `issuer` None: any that signs with our keys. `claims`: what an issuer
+    calls a claim of ours, which then has to be there; a name with dots leads into objects.
     """
 
     audience: str
@@ -77,6 +79,8 @@ class Tokens:
 
     async def authenticate(self, text: str) -> Principal:
         try:
+            # for the name of the key alone: the algorithm is that of the key, whatever the header
+            # says
             header = jwt.get_unverified_header(text)
             signing_key = await self._source.key(header.get("kid"))
             return self._principal(self._claims(text, signing_key))
@@ -91,6 +95,7 @@ class Tokens:
         except (jwt.InvalidIssuerError, jwt.MissingRequiredClaimError) as error:
             about = "comes from another issuer" if isinstance(error, jwt.InvalidIssuerError) else "lacks a claim"
             raise NotAuthenticated(f"this token {about}") from None
+        # the parser reads what strangers send: whatever it raises, the answer is one
         except Exception:
             raise NotAuthenticated("this token is not valid") from None
 
@@ -109,12 +114,14 @@ class Tokens:
             audience=rules.audience,
             issuer=rules.issuer,
             leeway=rules.leeway,
+            # not 'sub': an issuer may call it otherwise, so `_whose` looks for it
             options={"require": ["exp", "aud", *(["iss"] if rules.issuer else [])]},
         )
         return claims
 
     def _principal(self, claims: Mapping[str, Any]) -> Principal:
         expires_at = _number(claims["exp"])
+        # once more, and without the leeway that the library gives
         if expires_at <= self._clock.now():
             raise NotAuthenticated("this token has expired")
         return Principal(
@@ -127,14 +134,16 @@ class Tokens:
         )
 
     def _whose(self, claims: Mapping[str, Any]) -> object:
-        """All tokens that do not say it would be one user, who edits and withdraws what others have sent."""
+        """All tokens that do not say it would be one user, who edits and withdraws what others have
+        sent.
+        """
         if (whose := self._claim_value(claims, "sub", None)) is None:
             raise NotAuthenticated("this token lacks the claim 'sub', which says whose it is")
         return whose
 
     def _since(self, claims: Mapping[str, Any]) -> float:
-        """When it was issued at the earliest: by a clock ahead of ours it may say that it was after a moment before
-        which all are taken back.
+        """When it was issued at the earliest: by a clock ahead of ours it may say that it was after
+        a moment before which all are taken back.
         """
         return _number(claims["iat"]) - self._rules.leeway if "iat" in claims else 0.0
 
@@ -176,11 +185,14 @@ def _channels(value: object) -> tuple[str, ...] | None:
         raise NotAuthenticated(f"the claim 'channels' of this token is no list of at most {MAX_CHANNELS} names")
     if not all(isinstance(name, str) and 0 < len(name) <= MAX_NAME for name in value):
         raise NotAuthenticated("the claim 'channels' of this token holds something that is no name")
+    # "*" alone is all of the tenant, for which None stands everywhere
     return None if "*" in value else tuple(value)
 
 
 def tokens_of(settings: Settings) -> Tokens | None:
-    """As set; None without a key. Raises `ConfigurationError` for a key that is weak or of another kind."""
+    """As set; None without a key. Raises `ConfigurationError` for a key that is weak or of another
+    kind.
+    """
     source = _source(settings)
     if source is None:
         return None
@@ -192,6 +204,7 @@ def _source(settings: Settings) -> KeySource | None:
     """The one place that keys of tokens come from. Of several nobody could say which counts."""
     names = ("jwt_secret", "jwt_key", "jwt_jwks")
     sources = [name for name in names if getattr(settings, name) is not None]
+    # the one that was forgotten would go on to let people in
     if len(sources) > 1:
         variables = " and ".join(f"TURNKEEP_{name.upper()}" for name in sources)
         raise ConfigurationError(f"{variables} are set: tokens are signed in one way, unset the others")

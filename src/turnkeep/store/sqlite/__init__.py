@@ -1,9 +1,11 @@
-"""SQLite: a `Store` in one file, for one or several processes of one machine, with one writer thread per process.
+"""SQLite: a `Store` in one file, for one or several processes of one machine, with one writer
+thread per process.
 
-From the outside in: one file per protocol of the contract (`inbox`, `events`, `threads`, `registry`, `ledger`), all of
-them an `engine`, which opens the file and takes operations to its threads (`writer`, `reader`). There an operation sees
-a `transaction` or a `view`, and stores by `rows`, `event_log`, `history`, `outbox` and `once`. `due_index` says which
-thread wakes first, `waiters` and `other_processes` whom to wake, `owners` who lives; `layout`, `connection`, `codec`,
+From the outside in: one file per protocol of the contract (`inbox`, `events`, `threads`,
+`registry`, `ledger`), all of them an `engine`, which opens the file and takes operations to its
+threads (`writer`, `reader`). There an operation sees a `transaction` or a `view`, and stores by
+`rows`, `event_log`, `history`, `outbox` and `once`. `due_index` says which thread wakes first,
+`waiters` and `other_processes` whom to wake, `owners` who lives; `layout`, `connection`, `codec`,
 `file_identity` and `backup` are about the file.
 """
 
@@ -31,13 +33,15 @@ __all__ = ["SqliteStore", "backup", "place_aside", "restore", "vacuum"]
 class SqliteStore(SqliteInbox, SqliteEvents, SqliteThreads, SqliteRegistry, SqliteLedger):
     """A `Store` in one file.
 
-    What an operation returned is synced to disk, except what `publish` and `pace` returned: a crash of the machine
-    may lose the last moment of it (a crash of the process does not). Several processes may open the same file; leases
-    of a process that is gone are free within a second.
+    What an operation returned is synced to disk, except what `publish` and `pace` returned: a crash
+    of the machine may lose the last moment of it (a crash of the process does not). Several
+    processes may open the same file; leases of a process that is gone are free within a second.
     """
 
     async def check(self) -> Mapping[str, Any]:
         waiting = self.use().writer.waiting
+        # a store that can be read and not written is not well, and only a write that is synced
+        # shows it
         await self.write(_write_something)
         return {
             "engine": self.engine,

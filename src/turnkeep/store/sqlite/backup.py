@@ -27,7 +27,8 @@ def owners_of(path: Path) -> Path:
 def backup(path: Path, target: Path) -> int:
     """Copy a store, in use or not, to a file that is complete and checked; its size in bytes.
 
-    Holds everything that was acknowledged before the call. Raises `StoreMisconfigured`, `StoreError`.
+    Holds everything that was acknowledged before the call. Raises `StoreMisconfigured`,
+    `StoreError`.
     """
     _must_exist(path)
     if target.exists():
@@ -44,17 +45,20 @@ def backup(path: Path, target: Path) -> int:
 
 
 def restore(source: Path, path: Path) -> None:
-    """Put a backup in the place of a store that nobody uses; what was there is kept as `place_aside` says.
+    """Put a backup in the place of a store that nobody uses; what was there is kept as
+    `place_aside` says.
 
-    All epochs change, so that subscribers begin anew. Keys and users that were sent away since stay so, the audit trail
-    is that of the store that is replaced, and tickets and sessions of the backup are over. Raises `StoreMisconfigured`
-    while the store is in use, or when the backup is none.
+    All epochs change, so that subscribers begin anew. Keys and users that were sent away since stay
+    so, the audit trail is that of the store that is replaced, and tickets and sessions of the
+    backup are over. Raises `StoreMisconfigured` while the store is in use, or when the backup is
+    none.
     """
     _must_exist(source)
     path = path.resolve()
     if path.exists() and source.samefile(path):
         raise StoreMisconfigured(f"{source} is the store itself, give the name of a backup")
     _must_be_free(path)
+    # beside the store, so that it comes into place by a rename, which is whole or not at all
     draft = path.with_name(f"{path.name}.restored")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,7 +76,9 @@ def restore(source: Path, path: Path) -> None:
 
 
 def place_aside(path: Path) -> Path:
-    """Where `restore` keeps the old file: ``<path>.replaced``, and with a number where something is kept already."""
+    """Where `restore` keeps the old file: ``<path>.replaced``, and with a number where something is
+    kept already.
+    """
     names = itertools.chain([f"{path.name}.replaced"], (f"{path.name}.replaced-{n}" for n in itertools.count(2)))
     return next(aside for name in names if not (aside := path.with_name(name)).exists())
 
@@ -84,12 +90,14 @@ def _must_exist(path: Path) -> None:
 
 def _must_be_free(path: Path) -> None:
     """Nobody has the store open: neither one of us, nor a tool of SQLite."""
+    # their lock files, because a store that is open and idle holds no lock of SQLite
     if users := Owners(owners_of(path)).others():
         raise StoreMisconfigured(f"the store {path} is in use ({users[0]}), stop it first")
     if not path.exists():
         return
     try:
         with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            # tools of others have no lock file: they are found by the locks of SQLite itself
             connection.pragma("locking_mode", "exclusive")
             connection.execute("BEGIN EXCLUSIVE; COMMIT")
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -103,7 +111,9 @@ _CARRY_CONDITION = """
     kind IN ('revocation', 'audit') OR (kind = 'setting' AND name = 'revocations')
     OR (kind = 'key' AND body ->> '$.revoked_at' IS NOT NULL)
 """
-"""What the store that is replaced knows better than the backup: who was sent away since, and what has happened."""
+"""What the store that is replaced knows better than the backup: who was sent away since, and what
+has happened.
+"""
 
 
 def _documents_to_carry(path: Path) -> list[tuple[Any, ...]]:
@@ -121,6 +131,7 @@ def _documents_to_carry(path: Path) -> list[tuple[Any, ...]]:
 
 def _begin_anew(path: Path, documents: Sequence[tuple[Any, ...]]) -> None:
     with closing(connect_to_write(path)) as connection, layout.alone(connection):
+        # what was used up since would be good again
         connection.execute("DELETE FROM document WHERE kind = 'ticket'")
         connection.executemany(
             "REPLACE INTO document (kind, tenant, name, version, updated_at, expires_at, body)"
@@ -133,8 +144,9 @@ def _begin_anew(path: Path, documents: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _put_in_place(draft: Path, path: Path) -> None:
-    """The old file goes aside with its log, which belongs to it alone. Each step is on the disk before the next, and
-    the draft keeps its name to the last: while it is there, nobody opens the store (`require_whole`).
+    """The old file goes aside with its log, which belongs to it alone. Each step is on the disk
+    before the next, and the draft keeps its name to the last: while it is there, nobody opens the
+    store (`require_whole`).
     """
     sync_folder(path.parent)
     aside = place_aside(path)
@@ -151,7 +163,8 @@ PATIENCE = 10.0
 
 
 def vacuum(path: Path) -> tuple[int, int]:
-    """Write the file anew, in use or not; its sizes in bytes before and after. Others wait for it meanwhile.
+    """Write the file anew, in use or not; its sizes in bytes before and after. Others wait for it
+    meanwhile.
 
     Needs as much room again. Raises `StoreMisconfigured`, `StoreError`.
     """
@@ -161,6 +174,8 @@ def vacuum(path: Path) -> tuple[int, int]:
     try:
         with closing(connect_to_write(path)) as connection:
             layout.layout_of(connection, path)
+            # in place: a new file under the old name would leave whoever has it open with the old
+            # one
             connection.execute("VACUUM")
             if not empty_log(connection, patience=PATIENCE):
                 raise StoreUnavailable(f"somebody reads the store {path} without end, end that and try again")

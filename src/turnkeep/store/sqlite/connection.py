@@ -12,7 +12,8 @@ import apsw
 from turnkeep.errors import InvalidMessage, OutcomeUnknown, StoreError, StoreFull, StoreMisconfigured, StoreUnavailable
 
 OLDEST = (3, 53, 0)
-"""Older releases can lose or damage data when a write-ahead log is reset beside another connection."""
+"""Older releases can lose or damage data when a write-ahead log is reset beside another connection.
+"""
 
 PATIENCE = 10.0
 _STEP = 0.0005
@@ -33,6 +34,8 @@ class Patience:
             self._until = now + self._seconds
         if now >= self._until:
             return False
+        # SQLite's own handler sleeps longer after every try, up to 100 ms: who waits longest would
+        # ask least often, and under load never have the lock
         time.sleep(_STEP)
         return True
 
@@ -49,21 +52,31 @@ def connect_to_write(path: Path, *, patience: float = PATIENCE) -> apsw.Connecti
     if connection.pragma("journal_mode", "wal") != "wal":
         connection.close()
         raise StoreMisconfigured(f"the file system of {path} cannot hold a write-ahead log, use a local disk")
+    # with a write-ahead log "normal" syncs at checkpoints alone: a power cut would take what was
+    # acknowledged
     connection.pragma("synchronous", "full")
+    # for macOS, whose plain fsync leaves data in the cache of the disk
     connection.pragma("fullfsync", "on")
+    # the log would stay as long as it ever was, because one that is begun anew is overwritten and
+    # not cut
     connection.pragma("journal_size_limit", LOG_LIMIT)
+    # pages that are free would keep the words of threads that were forgotten
     connection.pragma("secure_delete", 1)
     return connection
 
 
 def connect_to_read(path: Path, *, patience: float = PATIENCE) -> apsw.Connection:
     connection = _connect(path, patience, pages_kib=8_192)
+    # a reader that writes by mistake has to fail: the one writer decides what is stored, and in
+    # which order
     connection.pragma("query_only", "on")
     return connection
 
 
 def empty_log(connection: apsw.Connection, *, patience: float = 0.02) -> bool:
-    """Write the log into the file and cut it to nothing. False while a reader or writer is in the way: ask again."""
+    """Write the log into the file and cut it to nothing. False while a reader or writer is in the
+    way: ask again.
+    """
     connection.set_busy_handler(Patience(patience))
     try:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -75,10 +88,15 @@ def empty_log(connection: apsw.Connection, *, patience: float = 0.02) -> bool:
 
 
 def _connect(path: Path, patience: float, *, pages_kib: int) -> apsw.Connection:
+    # Also to read: readers of a write-ahead log write the memory that they share with the writer.
+    # Without CREATE: the file was made by `make_place`, and one that is missing now must not begin
+    # as an empty store.
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=200)
     connection.set_busy_handler(Patience(patience))
     connection.pragma("cache_size", -pages_kib)
+    # sorting would spill to another disk, which may be full, and leave words of threads there
     connection.pragma("temp_store", "memory")
+    # what SQLite advises for files that others may have prepared: their schema runs no functions
     connection.pragma("trusted_schema", "off")
     return connection
 
@@ -97,6 +115,8 @@ def one(connection: apsw.Connection, statement: str, values: Sequence[Any] | Map
 
 _Kinds = tuple[type[apsw.Error], ...]
 
+# A table, so that no error of SQLite reaches anybody without the path and what to do; the first
+# that fits counts.
 _MEANINGS: tuple[tuple[_Kinds, type[StoreError], str], ...] = (
     ((apsw.FullError,), StoreFull, "the disk of {path} is full, free some space; runs in progress still end"),
     (
@@ -130,6 +150,7 @@ def meaning(error: apsw.Error, path: Path) -> StoreError:
 
 def no_text(error: UnicodeEncodeError) -> InvalidMessage:
     """A name that SQLite cannot hold as text."""
+    # Python's strings hold lone surrogates and UTF-8 does not: the caller is wrong, not the store
     return InvalidMessage(f"a name holds half a character at place {error.start}, send well-formed text")
 
 

@@ -1,4 +1,6 @@
-"""Which thread of each tenant and queue wakes first: what claims choose from and waiting workers look at."""
+"""Which thread of each tenant and queue wakes first: what claims choose from and waiting workers
+look at.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,7 @@ class First:
     row: int
 
 
+# From place to place along the index: a GROUP BY would read every thread that wakes.
 _FROM = (
     "SELECT wake, tenant, queue, channel, id FROM thread WHERE wake IS NOT NULL AND (tenant, queue) >= (?, ?)"
     " ORDER BY tenant, queue, wake, channel LIMIT 1"
@@ -51,7 +54,9 @@ def earliest(connection: apsw.Connection, queues: Sequence[str] | None) -> float
 
 
 class Due:
-    """The first thread of each place, kept in memory by the writer: looked up again where something changed."""
+    """The first thread of each place, kept in memory by the writer: looked up again where something
+    changed.
+    """
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
@@ -72,6 +77,8 @@ class Due:
             self._firsts = {(f.address.tenant, f.address.queue): f for f in first_of_each(self._connection)}
             self._is_known = True
         else:
+            # only where something was written since: a claim costs as much with a thousand tenants
+            # as with one
             for place in self._dirty_places:
                 self._look(place)
         self._dirty_places.clear()
@@ -117,6 +124,7 @@ class Shares:
         self._dirty_tenants.add(tenant)
 
     def store(self) -> None:
+        # once for a whole claim, however many threads it took: each row costs a page of the log
         for tenant in self._dirty_tenants:
             self._connection.execute(
                 "REPLACE INTO served (tenant, claims, floor) VALUES (?, ?, ?)",

@@ -35,6 +35,7 @@ from turnkeep.store.values import Policies
 
 T = TypeVar("T")
 
+# More than one, so that a long look (a scan, a page of history) does not hold up a short one.
 READERS = 2
 
 _DEFAULTS = Policies()
@@ -70,26 +71,35 @@ class Engine:
     ) -> None:
         """`ballast` is how many bytes are kept free for runs in progress to end on a full disk.
 
-        A path that is a link counts as the file it leads to: the log of changes and the locks of owners are named
-        after it, so all who open one file have to find the same ones.
+        A path that is a link counts as the file it leads to: the log of changes and the locks of
+        owners are named after it, so all who open one file have to find the same ones.
         """
         self._given_path = Path(path).absolute()
         self.path = self._given_path.resolve()
         self._allow_network = allow_network_filesystem
         self.policies = policies
+        # the time of day may be set while we run: leases, windows and expiries go by seconds that
+        # pass
         self.clock = SteadyClock(clock or SystemClock())
         self._ids = ids
         self._ballast = ballast
         self._open_file: OpenFile | None = None
 
     async def open(self) -> None:
-        """Make the file if there is none, free the leases of owners that are gone, and begin to write."""
+        """Make the file if there is none, free the leases of owners that are gone, and begin to
+        write.
+        """
         hub = Wakeups(self.clock)
         ballast = Ballast(owners_of(self.path) / "ballast", self._ballast)
+        # opening migrates, writes the log into the file and waits for locks: seconds, so not on the
+        # event loop
         transaction, views, is_whole = await asyncio.to_thread(self._prepare)
         await asyncio.to_thread(ballast.fill)
+        # the path as it was given: a link that is made to lead elsewhere is a replaced file as well
         place = await asyncio.to_thread(Place, self._given_path)
         writer, reader = Writer(transaction, hub, place, self.path, ballast), ReaderPool(views, place, self.path)
+        # a process that was killed cannot say whether its last sync failed: then nothing is added
+        # before the log is new
         writer.may_have_a_hole = not is_whole
         self._open_file = OpenFile(os.getpid(), hub, writer, reader, transaction, views, ballast)
         writer.start()
@@ -109,9 +119,12 @@ class Engine:
         owners = Owners(owners_of(self.path))
         connections: list[apsw.Connection] = []
         try:
+            # before the file is opened: another process that looks at its users meanwhile has to
+            # see this one
             owners.hold(f"store {secrets.token_hex(8)}")
             connections.append(connect_to_write(self.path))
             layout.prepare(connections[0], self.path, owners)
+            # marked as open while nobody is there: whoever had it was killed
             was_killed = layout.is_open(connections[0]) and not owners.others()
             incarnation = layout.begin_life(connections[0], lambda: self._ids("epoch"))
             layout.agree_on_time(connections[0], self.clock, is_first=not owners.others())
@@ -119,7 +132,11 @@ class Engine:
             connections += [connect_to_read(self.path) for _ in range(READERS)]
             setup = Setup(self.policies, self.clock, self._ids, incarnation)
             transaction = Transaction(connections[0], setup, owners)
+            # who follows asks for a position of its own: telling the whole log as news would be for
+            # nobody
             transaction.see_all()
+            # leases in a backup are of owners of another time, whose lock files are not here to say
+            # that they are gone
             if layout.was_restored(connections[0]):
                 release(transaction, lambda _: True)
         except BaseException as error:
@@ -130,8 +147,12 @@ class Engine:
         return transaction, [View(connection, setup) for connection in connections[1:]], is_whole
 
     async def close(self) -> None:
-        """Do what waits, and let go of the file and of all leases: the next to open it may have them at once."""
+        """Do what waits, and let go of the file and of all leases: the next to open it may have
+        them at once.
+        """
         open_file, self._open_file = self._open_file, None
+        # a forked child has the handles and none of the threads; the locks are the parent's, and
+        # stay with it
         if open_file is None or open_file.process != os.getpid():
             return
         open_file.hub.close()
@@ -157,6 +178,8 @@ class Engine:
 
     async def read_from(self, look: Callable[[View], T]) -> T:
         """Look at the file as it is now; a thread that has expired is deleted when met."""
+        # a reader cannot delete; the writer looks again before it does, so what was used meanwhile
+        # stays
         value, over = await self.use().reader.run(look)
         for address in over:
             await self.write(partial(_expire, address=address), "ending")
@@ -202,6 +225,7 @@ class Engine:
 
     async def resolve(self, address: Address) -> Address:
         """The address of the thread that this one means."""
+        # any other name is the channel itself: no look at the file for nearly every call
         if not address.names_thread:
             return address
         row_address = await self.read_from(lambda view: rows.find(view.connection, address))
@@ -210,6 +234,8 @@ class Engine:
 
 def _apply(tx: Transaction, thread_row: ThreadRow, rule: Callable[[Transaction, ThreadRow], T]) -> T:
     result = rule(tx, thread_row)
+    # not reached by a rule that raised: it changed the thread in memory only, which
+    # `undo_operation` forgets
     tx.save(thread_row)
     return result
 
@@ -237,6 +263,8 @@ def _finish(open_file: OpenFile) -> None:
 
 
 def _let_go(owners: Owners, connections: list[apsw.Connection]) -> None:
+    # the writer's is the first, so it closes last: the last to close writes the log into the file
+    # and removes it
     for connection in reversed(connections):
         connection.close()
     owners.let_go()

@@ -1,6 +1,8 @@
-"""The event log as rows: appending, reading, and keeping it within its bounds (`turnkeep.store.log_bounds` says which).
+"""The event log as rows: appending, reading, and keeping it within its bounds
+(`turnkeep.store.log_bounds` says which).
 
-A row holds what the event says; thread, offset, time and kind are columns, the epoch is the thread's.
+A row holds what the event says; thread, offset, time and kind are columns, the epoch is the
+thread's.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ _FINAL = "('" + "', '".join(sorted(FINAL)) + "')"
 _BODY_FIELDS = [f for f in fields(Event) if f.name not in ("kind", "offset", "epoch", "at")]
 _NAMES = tuple(f.name for f in _BODY_FIELDS)
 _USUAL = tuple(f.default for f in _BODY_FIELDS)
+# All fields by one call in C; `asdict` copies every value deeply, for each token.
 _body_values = attrgetter(*_NAMES)
 
 
@@ -52,6 +55,7 @@ def append(connection: apsw.Connection, thread_row: ThreadRow, events: Iterable[
     rows: list[tuple[int, EventRow]] = []
     for event in events:
         row = (event.offset, event.at, event.kind, body_of(event))
+        # one by one, because each position is needed, and `executemany` tells the last alone
         connection.execute(_INSERT, (thread_row.row, *row))
         rows.append((connection.last_insert_rowid(), row))
     return rows
@@ -93,6 +97,7 @@ def _age(connection: apsw.Connection, row: int, end: int, policy: Policy, now: f
 
 def _newest(connection: apsw.Connection, row: int, end: int, count: int, only: str = "") -> int:
     """The offset of the newest event before `end` that is not among the last so many; 0 if all are."""
+    # the index alone answers this: it holds the kind for that (`event_thread`)
     offset: int | None = connection.execute(
         f"SELECT offset FROM event WHERE thread = ? AND offset < ? {only}"  # noqa: S608  # our own condition
         " ORDER BY offset DESC LIMIT 1 OFFSET ?",
@@ -112,7 +117,9 @@ def _delete(connection: apsw.Connection, row: int, which: str, values: Sequence[
 
 
 def _roll(connection: apsw.Connection, thread_row: ThreadRow, live: int, policy: Policy) -> int:
-    """Of the run in progress keep the newest deltas; one snapshot at the last older one tells what they said."""
+    """Of the run in progress keep the newest deltas; one snapshot at the last older one tells what
+    they said.
+    """
     row = thread_row.row
     if thread_row.thread.top - max(live - 1, thread_row.floor) <= policy.log_events:
         return 0  # there cannot be more
@@ -124,6 +131,8 @@ def _roll(connection: apsw.Connection, thread_row: ThreadRow, live: int, policy:
         "SELECT offset, at, kind, body FROM event WHERE thread = ? AND offset BETWEEN ? AND ? ORDER BY offset",
         (row, live, last),
     )
+    # a subscriber that comes late has to see the same text: the snapshot is made by the rule that
+    # readers go by
     answer = Answer()
     for offset, at, kind, text in rows:
         answer.take(event_of(offset, at, kind, text, ""))

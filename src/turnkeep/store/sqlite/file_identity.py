@@ -1,6 +1,8 @@
-"""The place of the file: made so that a power cut does not take it away, and looked after while it is open.
+"""The place of the file: made so that a power cut does not take it away, and looked after while it
+is open.
 
-A file that is deleted or replaced stays open and takes every write, and nobody would ever find them again.
+A file that is deleted or replaced stays open and takes every write, and nobody would ever find them
+again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ NETWORK = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "davfs", "fuse.sshfs",
     "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs2",
 })  # fmt: skip
-"""File systems that several machines mount: SQLite's log needs memory that its users share, and locks that hold."""
+"""File systems that several machines mount: SQLite's log needs memory that its users share, and
+locks that hold.
+"""
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -26,17 +30,19 @@ _MOUNTS = Path("/proc/self/mountinfo")
 def make_place(path: Path) -> None:
     """The directory, and an empty file that only its owner can read; both stay after a power cut.
 
-    Raises `StoreMisconfigured` where that is not possible, or would begin an empty store in the place of one that a
-    restore was about to put back.
+    Raises `StoreMisconfigured` where that is not possible, or would begin an empty store in the
+    place of one that a restore was about to put back.
     """
     require_whole(path)
     try:
         missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+        # what people wrote is in it: for its owner alone, whatever the umask
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not path.exists()
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         for new_path in [*missing, *([path] if is_new else [])]:
             sync_folder(new_path.parent)
+        # the log is named after the path: by another name another log would be read
         names = os.stat(path).st_nlink
     except OSError as error:
         raise StoreMisconfigured(f"the store {path} cannot be made: {error.strerror}, give another path") from error
@@ -63,7 +69,9 @@ def require_whole(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """The names in it survive a power cut from here on. Where folders cannot be synced, nothing more can be done."""
+    """The names in it survive a power cut from here on. Where folders cannot be synced, nothing
+    more can be done.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
@@ -80,7 +88,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def require_local(path: Path, mounts: Path = _MOUNTS) -> None:
-    """Raises `StoreMisconfigured` for a path on a file system of the network; where that cannot be known, nothing."""
+    """Raises `StoreMisconfigured` for a path on a file system of the network; where that cannot be
+    known, nothing.
+    """
     try:
         table = mounts.read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -88,7 +98,9 @@ def require_local(path: Path, mounts: Path = _MOUNTS) -> None:
     kind, longest = "", -1
     for line in table:
         before, _, after = line.partition(" - ")
+        # the kernel writes blanks and backslashes as octal numbers
         point = Path(before.split()[4].encode().decode("unicode_escape"))
+        # of two at the same place the later one covers the other
         if len(point.parts) >= longest and path.is_relative_to(point):
             kind, longest = after.split()[0], len(point.parts)
     if kind in NETWORK:
@@ -108,7 +120,9 @@ class Place:
         self._identity = _identity(self._path)
 
     def check(self) -> None:
-        """Raises `StoreUnavailable` while something else is there, or nothing. It costs a microsecond or two."""
+        """Raises `StoreUnavailable` while something else is there, or nothing. It costs a
+        microsecond or two.
+        """
         try:
             is_ours = _identity(self._path) == self._identity
         except FileNotFoundError:
@@ -133,7 +147,9 @@ _CHUNK = 1_000_000
 
 
 class Ballast:
-    """A file of so many bytes in the folder of a store's owners, for as long as somebody has the store open."""
+    """A file of so many bytes in the folder of a store's owners, for as long as somebody has the
+    store open.
+    """
 
     def __init__(self, path: Path, size: int = BALLAST) -> None:
         self._path = path
@@ -157,6 +173,7 @@ class Ballast:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             if self._size and hasattr(os, "posix_fallocate"):
+                # takes the blocks: a sparse file would promise room that is not there
                 os.posix_fallocate(handle, 0, self._size)
             else:
                 for start in range(0, self._size, _CHUNK):
@@ -165,7 +182,9 @@ class Ballast:
             os.close(handle)
 
     def is_made_up_for(self, connection: apsw.Connection) -> bool:
-        """Whether pages of the file that are free hold as much: deleting gives no room back to the disk."""
+        """Whether pages of the file that are free hold as much: deleting gives no room back to the
+        disk.
+        """
         free_bytes: int = connection.pragma("freelist_count") * connection.pragma("page_size")
         return free_bytes >= self._size
 

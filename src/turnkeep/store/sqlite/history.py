@@ -1,4 +1,6 @@
-"""The transcript as rows: appending, reading backwards, and keeping it within its bounds by whole turns."""
+"""The transcript as rows: appending, reading backwards, and keeping it within its bounds by whole
+turns.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ def append(
     """Add the entries of one turn; the oldest turns beyond the bounds go."""
     thread = thread_row.thread
     for entry in entries:
+        # its JSON is made once, for the size and for the row
         item = item_to_json(entry.item)
         size = size_of(item)
         connection.execute(
@@ -33,6 +36,7 @@ def append(
         )
         thread.items += 1
         thread.bytes += size
+    # counted in the head, so that a commit reads no entry but its own
     if thread.items > policy.history_items or thread.bytes > policy.history_bytes:
         remove(connection, thread_row, through=_too_old(connection, thread_row, policy))
 
@@ -102,6 +106,7 @@ def _entries_backwards(connection: apsw.Connection, row: int, before: int | None
     """A page at a time, so that no more is read than is wanted."""
     last: tuple[int, int] = (_BEYOND if before is None else before, 0)
     while True:
+        # from the last key on: an OFFSET would read again all that it skips
         page = every(
             connection,
             "SELECT item, tokens, turn, at, id FROM entry WHERE thread = ? AND (turn, id) < (?, ?)"

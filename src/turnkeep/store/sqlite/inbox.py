@@ -61,6 +61,7 @@ class SqliteInbox(Engine):
             partial(_accept, address=address, messages=[messages[i] for i in here], create=create, max_inbox=max_inbox)
             for address, here in places.items()
         ]
+        # each thread by itself: what one of them refuses must not take the others back
         thread_outcomes = await self.use().writer.run_all(acts)
         outcomes: dict[int, Receipt | Rejection] = {}
         for here, theirs in zip(places.values(), thread_outcomes, strict=True):
@@ -75,6 +76,7 @@ class SqliteInbox(Engine):
         return places
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
+        # "plain": on a full disk nothing is begun, so that what runs has the room to end
         return await self.write(lambda tx: _claim(tx, owner, limit, lease, queues))
 
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
@@ -112,6 +114,7 @@ class SqliteInbox(Engine):
         )
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
+        # as it will be read back, and a copy: the caller may go on to change its records
         own = [decode(encode(dict(record))) for record in records]
         await self.write(
             self._with_claim(claim, lambda tx, thread_row: rules_claim.journal(thread_row.thread, claim, own, tx.now)),
@@ -216,6 +219,7 @@ class SqliteInbox(Engine):
         return await self.read_from(lambda view: counting.counts(view, tenant, queue))
 
     async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
+        # the look comes after the waiter is in place, so a change between the two is not missed
         await self.use().hub.ready(
             queues, timeout, lambda: self.read_from(lambda view: earliest(view.connection, queues))
         )
@@ -278,6 +282,8 @@ def _claim(tx: Transaction, owner: str, limit: int, lease: float, queues: Sequen
     tx.owners.hold(owner)
     claims: list[Claim] = []
     visited_rows: set[int] = set()
+    # asked anew for each: one claim changes whose turn it is, and which thread of its place is the
+    # first
     while len(claims) < limit and (ready := _ready(tx, queues, visited_rows)):
         tenant = tx.shares.next_tenant({tenant: first.wake for tenant, first in ready.items()})
         first = ready[tenant]
@@ -302,7 +308,9 @@ def _ready(tx: Transaction, queues: Sequence[str] | None, visited_rows: set[int]
 
 
 def _claim_one(tx: Transaction, first: First, owner: str, lease: float) -> Claim | None:
-    """None when it was not due after all, or makes no sense: then it is put aside, and the others go on."""
+    """None when it was not due after all, or makes no sense: then it is put aside, and the others
+    go on.
+    """
     ids = tx.setup.ids
     try:
         thread_row = tx.at(first.row, first.address)
@@ -310,6 +318,7 @@ def _claim_one(tx: Transaction, first: First, owner: str, lease: float) -> Claim
         claim = rules_claim.claim(
             thread_row.thread, tx.policy(thread_row), tx.now, owner=owner, lease=lease, token=token, run_id=run_id
         )
+    # what makes no sense to the rules ends neither the worker nor the claims of others
     except (ThreadQuarantined, KeyError, IndexError, TypeError, ValueError, AttributeError):
         log.exception("thread_put_aside", row=first.row)
         tx.quarantine(first.row, first.address)
@@ -325,6 +334,8 @@ def _with_own_journal(claim: Claim) -> Claim:
 
 def _renew(tx: Transaction, owner: str, claims: Sequence[Claim], lease: float) -> dict[str, Directive]:
     directives = {claim.token: _renew_one(tx, claim, lease) for claim in claims}
+    # what bears its name and was not named by it: the reply of that claim was lost, so nobody works
+    # on it
     rest = every(tx.connection, "SELECT id, tenant, queue, channel FROM thread WHERE owner = ?", (owner,))
     for row, *names in rest:
         with suppress(ThreadQuarantined):
@@ -366,6 +377,7 @@ def _remove_letter(tx: Transaction, dead_id: str) -> bool:
 
 
 def _redrive(tx: Transaction, dead_id: str) -> Receipt:
+    # the letter is gone after the first time: a repeat finds the first receipt instead of an error
     receipt_text = tx.connection.execute(
         "SELECT receipt FROM redriven WHERE dead_id = ? AND forget_at > ?", (dead_id, tx.now)
     ).get

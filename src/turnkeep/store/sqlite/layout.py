@@ -1,11 +1,12 @@
-"""The tables, made in a new file, checked in an old one, changed when they are of an older layout; and the lives and
-the time of the file.
+"""The tables, made in a new file, checked in an old one, changed when they are of an older layout;
+and the lives and the time of the file.
 
-The time of a store file is one for all processes of this machine, and nobody can set it: it goes on with the seconds
-since the machine was started, which all processes count alike; what is added to them is in the file. So a time of day
-that is set moves nothing while anybody works. With the next first opening the store catches up with a time of day that
-has run ahead a little (a machine without a clock of its own learns the time after its start); a leap by more is not
-believed before the machine is started again.
+The time of a store file is one for all processes of this machine, and nobody can set it: it goes on
+with the seconds since the machine was started, which all processes count alike; what is added to
+them is in the file. So a time of day that is set moves nothing while anybody works. With the next
+first opening the store catches up with a time of day that has run ahead a little (a machine without
+a clock of its own learns the time after its start); a leap by more is not believed before the
+machine is started again.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def _script(name: str) -> str:
 
 
 def _from_1(connection: apsw.Connection) -> None:
-    """Results of operations are kept, those of several claims of a thread, and ids of messages that outlive it; dead
-    letters are found by their channel; each sink has an outbox of its own.
+    """Results of operations are kept, those of several claims of a thread, and ids of messages that
+    outlive it; dead letters are found by their channel; each sink has an outbox of its own.
     """
     connection.execute(
         "CREATE TABLE past_id (tenant TEXT NOT NULL, queue TEXT NOT NULL, channel TEXT NOT NULL,"
@@ -82,7 +83,9 @@ def prepare(
     layout: int = LAYOUT,
     steps: Mapping[int, Step] = STEPS,
 ) -> None:
-    """Make or migrate the tables. Raises `StoreMisconfigured` for a file of somebody else or of a newer layout."""
+    """Make or migrate the tables. Raises `StoreMisconfigured` for a file of somebody else or of a
+    newer layout.
+    """
     if _is_empty(connection):
         _make(connection, layout)
     current = layout_of(connection, path)
@@ -97,6 +100,7 @@ def prepare(
 def layout_of(connection: apsw.Connection, path: Path) -> int:
     if connection.pragma("application_id") != APPLICATION:
         raise StoreMisconfigured(f"{path} is a database of another program, give another path")
+    # triggers and views run with our rights, within statements that we wrote
     strange = connection.execute(_STRANGE).get
     if strange is not None:
         raise StoreMisconfigured(f"{path} has {strange}, which turnkeep never makes: somebody has changed the file")
@@ -148,6 +152,7 @@ def _migrate(connection: apsw.Connection, path: Path, owners: Owners, layout: in
         current = layout_of(connection, path)
         if current == layout:
             return
+        # they would go on with statements for tables that are no more
         if old := [other for other in owners.others() if not other.endswith(f" {layout}")]:
             raise StoreMisconfigured(f"the store {path} is open in another process ({old[0]}), stop it to migrate")
         if missing := [number for number in range(current, layout) if number not in steps]:
@@ -169,7 +174,9 @@ def copy_to(connection: apsw.Connection, path: Path) -> None:
     target = apsw.Connection(str(draft))
     try:
         with target.backup("main", connection, "main") as backup:
+            # in one step: a copy by parts begins again whenever another process writes
             backup.step(-1)
+        # one file, which can be carried about without a log beside it
         target.pragma("journal_mode", "delete")
         _check(target, path)
     finally:
@@ -189,12 +196,13 @@ def _check(connection: apsw.Connection, path: Path) -> None:
 def begin_life(connection: apsw.Connection, fresh: Callable[[], str]) -> str:
     """Note that the file is in use, and return what its epochs end with.
 
-    Where it is not known which run of the machine this is, each opening counts as one.
-    When the machine stopped while the file was in use, the last moment of its logs may be missing: then all epochs
-    change, so that nobody goes on from an offset that now means something else.
+    Where it is not known which run of the machine this is, each opening counts as one. When the
+    machine stopped while the file was in use, the last moment of its logs may be missing: then all
+    epochs change, so that nobody goes on from an offset that now means something else.
     """
     boot = clocks.boot(_BOOT_ID) or fresh()
     with alone(connection):
+        # within one run of the machine all that was written is there, synced or not
         if get(connection, "open") and get(connection, "boot") != boot:
             change_epochs(connection, fresh)
         put(connection, "open", 1)
@@ -212,7 +220,9 @@ def is_open(connection: apsw.Connection) -> bool:
 
 
 def was_restored(connection: apsw.Connection) -> bool:
-    """Whether this is the first life since a restore: the first to ask is told, for nobody of before is there."""
+    """Whether this is the first life since a restore: the first to ask is told, for nobody of
+    before is there.
+    """
     with alone(connection):
         connection.execute("DELETE FROM meta WHERE name = 'restored'")
         return connection.changes() > 0
@@ -226,9 +236,13 @@ def end_life(connection: apsw.Connection, owners: Owners) -> None:
 
 
 def agree_on_time(connection: apsw.Connection, clock: SteadyClock, *, is_first: bool) -> None:
-    """Have the clock of this process go by what the file says. `is_first`: nobody else has the file open."""
+    """Have the clock of this process go by what the file says. `is_first`: nobody else has the file
+    open.
+    """
     with alone(connection):
         base = _clock_base(connection, clock, is_first=is_first)
+        # never behind what is stored: time that goes back would make leases and windows of before
+        # longer
         clock.rebase(max(base, _newest_moment(connection) - clock.elapsed()))
         put(connection, "clock_origin", clock.origin)
         put(connection, "clock_base", clock.base)

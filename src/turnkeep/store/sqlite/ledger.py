@@ -57,6 +57,7 @@ class SqliteLedger(Engine):
     ) -> float:
         demands = [("requests", requests, 1.0), ("tokens", tokens, min(float(tokens_wanted), tokens))]
         operation = Once.of(once, "pace", key, requests, tokens, tokens_wanted)
+        # "soft": what a crash forgets allows at most one minute's requests again
         return await self.write(lambda tx: _pace(tx, key, demands), "soft", operation)
 
     async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
@@ -121,8 +122,11 @@ def _keep(tx: Transaction, tenant: str, limit: Limit, spend: Spend) -> None:
 
 def _reserve(tx: Transaction, tenant: str, run_id: str, amount: int, limits: Sequence[Limit]) -> Reservation:
     """In all accounts or in none."""
+    # a repeat after a lost reply: it was reserved already
     if tx.connection.execute("SELECT 1 FROM reservation WHERE tenant = ? AND run_id = ?", (tenant, run_id)).get:
         return Reservation("granted")
+    # first what was spent, which never comes back, then what is reserved, which may: only the
+    # latter is worth waiting for
     for limit in limits:
         if _spend(tx, tenant, limit.account).settled_amount + amount > limit.amount:
             return Reservation("refused", limit.account)
@@ -150,6 +154,8 @@ def _settle(tx: Transaction, tenant: str, run_id: str, amount: int | None) -> No
     tx.mark()
     reserved_amount, limits = reservation
     amount = reserved_amount if amount is None else amount
+    # the limits of that time: settings may have changed since, and what was reserved there has to
+    # go there
     for limit in (Limit(**data) for data in decode(limits)):
         spend = _spend(tx, tenant, limit.account)
         _keep(tx, tenant, limit, Spend(spend.settled_amount + amount, max(0, spend.reserved_amount - reserved_amount)))
@@ -157,7 +163,9 @@ def _settle(tx: Transaction, tenant: str, run_id: str, amount: int | None) -> No
 
 
 def _pace(tx: Transaction, key: str, demands: Sequence[tuple[str, float, float]]) -> float:
-    """Take from all buckets or from none. `asked`: name, limit per minute (0: none) and what is wanted of each."""
+    """Take from all buckets or from none. `asked`: name, limit per minute (0: none) and what is
+    wanted of each.
+    """
     until = tx.connection.execute("SELECT until FROM slowed WHERE key = ?", (key,)).get or 0.0
     buckets = [(name, limit, want, _level(tx, key, name, limit)) for name, limit, want in demands if limit > 0]
     wait: float = max(0.0, until - tx.now)

@@ -40,6 +40,7 @@ class Once:
         """None for a call without a name."""
         if once is None:
             return None
+        # the thread begins the id, so that all results of one are found when it is forgotten
         thread = next((operations_of(one) for one in arguments if isinstance(one, Address)), "")
         return cls(f"{thread}{operation_id(once, name, *arguments)}", _RESULTS.get(name, _plain))
 
@@ -50,11 +51,14 @@ class Once:
             result_text = tx.connection.execute(
                 "SELECT result FROM operation WHERE id = ? AND until > ?", (self.operation, tx.now)
             ).get
+            # saying the result again would say what was forgotten, and doing it again would do it
+            # twice
             if result_text == FORGOTTEN_HEAD:
                 raise ThreadNotFound("this was done, and the thread has been forgotten since")
             if result_text is not None:
                 return restore("result", self.restore, result_text)
             result = act(tx)
+            # in the act itself: neither the change nor its result is ever there without the other
             tx.mark()
             tx.connection.execute(
                 "REPLACE INTO operation (id, until, result) VALUES (?, ?, ?)",

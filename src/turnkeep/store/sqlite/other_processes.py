@@ -1,4 +1,6 @@
-"""What other processes did to the file: their events, wakes and nudges, and the leases of those that are gone."""
+"""What other processes did to the file: their events, wakes and nudges, and the leases of those
+that are gone.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.waiters import News, Wakeups
 
 _AT_ONCE = 1000
-"""Events of others that are told with their contents; of more than that only that there are some."""
+"""Events of others that are told with their contents; of more than that only that there are some.
+"""
 
+# The head is asked whether it is JSON: one that is damaged must not spoil the news of all others.
 _SINCE = (
     "SELECT e.position, t.tenant, t.queue, t.channel, iif(json_valid(t.head), t.head ->> 'epoch', ''),"
     " e.offset, e.at, e.kind, e.body FROM event e JOIN thread t ON t.id = e.thread"
@@ -42,6 +46,7 @@ class Others:
         if self._hub.is_followed:
             self._read_events(news)
         else:
+            # nobody here listens: it is enough to know where the log ends
             self._transaction.seen_position = self._transaction.newest("event", "position")
         if self._hub.is_awaited:
             for first in first_of_each(self._connection):
@@ -52,6 +57,7 @@ class Others:
             (self._transaction.nudge,),
         )
         for self._transaction.nudge, owner, *names in nudges:
+            # the others read their own: rows of nudges are for all processes
             if owner in self._transaction.owners:
                 news.nudges.append((owner, Address(*names)))
         return news
@@ -98,7 +104,9 @@ def _add(news: News, address: Address, event: Event) -> None:
 
 
 def release(transaction: Transaction, is_meant: Callable[[str], bool]) -> None:
-    """Give back all that these owners have leased, because it is known that they are gone or about to go."""
+    """Give back all that these owners have leased, because it is known that they are gone or about
+    to go.
+    """
     transaction.begin()
     for row, owner, *names in every(transaction.connection, _LEASES):
         if is_meant(owner):
@@ -107,6 +115,7 @@ def release(transaction: Transaction, is_meant: Callable[[str], bool]) -> None:
                 _bereave(transaction, row, Address(*names), owner)
             transaction.end_operation()
     transaction.begin_operation()
+    # a sink has no thread: its lease is freed by hand
     for name, owner in every(transaction.connection, "SELECT name, owner FROM sink WHERE owner <> ''"):
         if is_meant(owner):
             transaction.mark()

@@ -58,6 +58,7 @@ def send(
     """Put new events, by position, into the outbox of each sink that selects them."""
     address = thread_row.thread.address
     where = (address.tenant, address.queue, address.channel, thread_row.thread.thread_id, thread_row.thread.epoch)
+    # a copy for each sink: a slow one then holds no row of the log, which goes by bounds of its own
     for sink in sinks:
         rows = [one for one in event_rows if sink.selection.includes(address, one[1][2])]
         for position, event in rows:
@@ -70,12 +71,15 @@ def _keep_bound(connection: apsw.Connection, sink: str, now: float) -> None:
     """Positions rise, so rows are counted only where the oldest one is far behind: that takes long."""
     first, last = one(connection, "SELECT min(position), max(position) FROM outbox WHERE sink = ?", (sink,))
     if last - first >= OUTBOX:
+        # positions are of the whole store: other sinks and channels leave gaps, so only counting
+        # says how many wait
         [count] = one(connection, "SELECT count(*) FROM outbox WHERE sink = ?", (sink,))
         if count > OUTBOX:
             _drop_oldest(connection, sink, count - OUTBOX, now)
 
 
 def _drop_oldest(connection: apsw.Connection, sink: str, count: int, now: float) -> None:
+    # one that is opened again keeps its position, and goes on where it was
     connection.execute(
         "DELETE FROM outbox WHERE sink = ?1 AND position <="
         " (SELECT position FROM outbox WHERE sink = ?1 ORDER BY position LIMIT 1 OFFSET ?2)",

@@ -1,8 +1,9 @@
 """Lock files that say which owners live: a lock dies with its process, whatever happened to it.
 
-An owner that holds leases holds ``<store>.owners/<digest>.lock``. Another process that can take this lock knows
-that the owner is gone, at once and without comparing clocks. A lock that is not there says nothing: somebody may have
-tidied the folder away. Then, and where the system has no such locks, leases run out.
+An owner that holds leases holds ``<store>.owners/<digest>.lock``. Another process that can take
+this lock knows that the owner is gone, at once and without comparing clocks. A lock that is not
+there says nothing: somebody may have tidied the folder away. Then, and where the system has no such
+locks, leases run out.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ if sys.platform != "win32":
 
     def _lock(handle: int) -> bool:
         try:
+            # not fcntl's record locks: a process loses those when it closes any handle of the file
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
 else:
-
+    # without such locks nobody is ever known to be gone, and leases run out
     def _lock(handle: int) -> bool:
         return False
 
@@ -48,7 +50,9 @@ class Owners:
         return owner in self._handles
 
     def hold(self, owner: str) -> None:
-        """Lock the file of this owner until the process ends or `let_go`. Again for the same owner: nothing."""
+        """Lock the file of this owner until the process ends or `let_go`. Again for the same owner:
+        nothing.
+        """
         if owner in self._handles:
             return
         try:
@@ -76,11 +80,15 @@ class Owners:
                     os.close(handle)
 
     def is_gone(self, owner: str) -> bool:
-        """Whether it is known that no process holds this owner's lock any more; its file is removed."""
+        """Whether it is known that no process holds this owner's lock any more; its file is
+        removed.
+        """
         return owner not in self._handles and sys.platform != "win32" and self._remove_if_free(self._path(owner))
 
     def others(self) -> list[str]:
-        """Who else has the store open, each with process id, name and layout; files of the dead are removed."""
+        """Who else has the store open, each with process id, name and layout; files of the dead are
+        removed.
+        """
         mine = {self._path(owner).name for owner in self._handles}
         paths = sorted(self._directory.glob("*.lock")) if self._directory.exists() else []
         return [_first_line(path) for path in paths if path.name not in mine and not self._remove_if_free(path)]
@@ -112,12 +120,15 @@ class Owners:
         return path.name in self._dead_files
 
     def _path(self, owner: str) -> Path:
+        # owners have any name, files do not
         name = hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         return self._directory / f"{name}.lock"
 
 
 def _open_locked(path: Path) -> int | None:
-    """A handle with the lock; None if another process has it. The file may be removed in between: then again."""
+    """A handle with the lock; None if another process has it. The file may be removed in between:
+    then again.
+    """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         if not _lock(handle):
@@ -137,6 +148,7 @@ def _state_of(path: Path) -> Literal["absent", "held", "free"]:
     try:
         if not _lock(handle):
             return "held"
+        # removed while it is locked: nobody can lock the file between the look and its end
         if _is_same(handle, path):
             path.unlink(missing_ok=True)
         return "free"
@@ -157,6 +169,8 @@ def _first_line(path: Path) -> str:
     return path.stem
 
 
+# A child inherits the handles, and flock belongs to the handle: while the child lives its parent
+# would seem to.
 _INSTANCES: weakref.WeakSet[Owners] = weakref.WeakSet()
 
 

@@ -1,6 +1,7 @@
 """A few threads that only read, so that a long look at the file keeps nobody from writing.
 
-Each look begins its own snapshot after it was asked for, so whoever waits for a write reads it afterwards.
+Each look begins its own snapshot after it was asked for, so whoever waits for a write reads it
+afterwards.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class ReaderPool:
         """
         if self._is_stopping:
             raise StoreUnavailable("the store is closed")
+        # refused at once: a look changes nothing, so whoever asks again later loses nothing by it
         if self._waiting >= CAPACITY:
             raise StoreUnavailable(f"{CAPACITY} looks wait for the store {self._path}, ask less")
         self._waiting += 1
@@ -83,11 +85,13 @@ class ReaderPool:
 
     def _have(self, view: View, look: Callable[[View], Any]) -> tuple[Any, Exception | None]:
         try:
+            # as before a write: what a deleted file says is old from now on
             self._place.check()
             view.begin()
             try:
                 return (look(view), view.over), None
             finally:
+                # a snapshot that stays open keeps the log from being cut, for everybody
                 view.end()
         except apsw.Error as error:
             return None, meaning(error, self._path)

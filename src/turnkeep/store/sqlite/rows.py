@@ -1,7 +1,9 @@
-"""A thread as rows, and back: its head, its open messages, its journal, and what is remembered of message ids.
+"""A thread as rows, and back: its head, its open messages, its journal, and what is remembered of
+message ids.
 
-`top` and `published` are kept in memory while a run publishes; the head is not written for each delta. They are
-found again from the newest event of the log, because whatever else appends to the log writes the head as well.
+`top` and `published` are kept in memory while a run publishes; the head is not written for each
+delta. They are found again from the newest event of the log, because whatever else appends to the
+log writes the head as well.
 """
 
 from __future__ import annotations
@@ -74,10 +76,12 @@ def load(connection: apsw.Connection, row: int, incarnation: str) -> ThreadRow:
     head, floor, is_open = connection.execute("SELECT head, floor, open FROM thread WHERE id = ?", (row,)).get
     try:
         thread = Thread.from_json(decode(head))
+        # the column spares idle threads, which most of them are, a query
         accepted_count = _load_messages(connection, row, thread) if is_open else 0
         if thread.frozen:
             records = every(connection, "SELECT body FROM journal WHERE thread = ? ORDER BY n", (row,))
             thread.journal = [decode(body) for (body,) in records]
+    # damage stays with its thread: the others go on (P9)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, apsw.CorruptError) as error:
         raise ThreadQuarantined(
             f"the stored state of thread row {row} cannot be read ({type(error).__name__}), look at it or forget it"
@@ -92,6 +96,8 @@ def _load_messages(connection: apsw.Connection, row: int, thread: Thread) -> int
     """The highest place in the order of acceptance."""
     records = every(connection, "SELECT body, n FROM message WHERE thread = ? ORDER BY n", (row,))
     messages = [InboxMessage.from_json(thread.address, decode(body)) for body, _ in records]
+    # the order of acceptance, which the rows have, is not that of the inbox: a delayed message gets
+    # its number late
     thread.inbox = sorted((o for o in messages if o.message.seq), key=lambda o: o.message.seq)
     thread.delayed = sorted((o for o in messages if not o.message.seq), key=lambda o: o.message.not_before or 0.0)
     if thread.batch > len(thread.inbox):
@@ -128,6 +134,7 @@ def load_past_id(connection: apsw.Connection, address: Address, message_id: str,
 def store_head(connection: apsw.Connection, thread_row: ThreadRow, policy: Policy) -> None:
     """Write the thread's own row; a new one gets its row id."""
     thread = thread_row.thread
+    # the epoch without what this life of the file adds: the next life adds its own
     changing = (*_search_columns(thread, policy), encode(thread.head_to_json() | {"epoch": thread_row.epoch}))
     if thread_row.row:
         connection.execute(
@@ -160,11 +167,14 @@ def _search_columns(thread: Thread, policy: Policy) -> tuple[Any, ...]:
 
 
 def store_messages(connection: apsw.Connection, thread_row: ThreadRow, out: Out) -> None:
-    """Write the open messages that changed, remove those that are open no more, journal what was done."""
+    """Write the open messages that changed, remove those that are open no more, journal what was
+    done.
+    """
     row = thread_row.row
     if out.changed_ids:
         for inbox_message in (*thread_row.thread.inbox, *thread_row.thread.delayed):
             if inbox_message.message.message_id in out.changed_ids:
+                # only for a new row: a message that was edited keeps its place
                 thread_row.accepted_count += 1
                 connection.execute(
                     "INSERT INTO message (thread, message_id, n, body) VALUES (?, ?, ?, ?)"
@@ -185,9 +195,12 @@ def store_known(
     """Merge what became of message ids into what is remembered of them."""
     for message_id, new in changes:
         old = thread_row.accepted_ids.get(message_id)
+        # a digest comes with acceptance: then there is nothing before it to be merged with, and no
+        # look is needed
         if old is None and not new.digest:
             old = load_known(connection, thread_row.row, message_id, now)
         accepted_id = merge_known(old, new)
+        # only those of open messages are asked for again and again; the others are many
         if accepted_id.forget_at is None:
             thread_row.accepted_ids[message_id] = accepted_id
         else:
@@ -202,6 +215,7 @@ def store_known(
 def store_run(connection: apsw.Connection, thread_row: ThreadRow, run: RunRecord, policy: Policy) -> None:
     """Add a finished run; the oldest beyond the policy go, a few at a time."""
     connection.execute("INSERT INTO run (thread, body) VALUES (?, ?)", (thread_row.row, encode(run)))
+    # a few too many cost less than a search for the oldest with every run
     if connection.last_insert_rowid() % _RUNS_SLACK == 0:
         connection.execute(
             "DELETE FROM run WHERE thread = ?1 AND id <="
@@ -211,7 +225,9 @@ def store_run(connection: apsw.Connection, thread_row: ThreadRow, run: RunRecord
 
 
 def leave_ids(connection: apsw.Connection, row: int, address: Address, now: float, policy: Policy) -> None:
-    """Message ids outlive their thread: as long as was said when they were settled, the open ones from now."""
+    """Message ids outlive their thread: as long as was said when they were settled, the open ones
+    from now.
+    """
     connection.execute(
         "INSERT OR REPLACE INTO past_id (tenant, queue, channel, message_id, forget_at, body)"
         " SELECT ?, ?, ?, message_id, ifnull(forget_at, ?), body FROM known"

@@ -41,6 +41,7 @@ class SqliteThreads(Engine):
             thread_row = view.find(address)
             return None if thread_row is None else (_record(view, thread_row), _slides(view, thread_row))
 
+        # a look first: most calls change nothing, and leave the writer to those that do
         result = None if once and create else await self.read_from(look)
         if result is not None and not result[1]:
             return result[0]
@@ -121,6 +122,8 @@ class SqliteThreads(Engine):
         await self.on_any(address, rule, once=Once.of(once, "append", address, entries, author))
 
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
+        # here and not in the rule: when a group fails its acts are done again, and have to come to
+        # the same ids
         stem = new_message_stem(self._ids)
 
         def rule(tx: Transaction, thread_row: ThreadRow) -> list[Receipt]:
@@ -151,6 +154,8 @@ class SqliteThreads(Engine):
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
     ) -> AsyncIterator[ThreadRecord]:
+        # pages, each with a snapshot of its own: one snapshot for all would keep the log from being
+        # cut
         last = 0
         while True:
             page, last = await self.read_from(lambda view, after=last: _page(view, after, tenant, queue, idle_for))  # type: ignore[misc]
@@ -184,7 +189,11 @@ def _slides(view: View, thread_row: ThreadRow) -> bool:
 def _page(
     view: View, after: int, tenant: str | None, queue: str | None, idle_for: float
 ) -> tuple[list[ThreadRecord], int]:
-    """Some threads, and from where on the next ones are (-1: that was the last page). Damaged ones are left out."""
+    """Some threads, and from where on the next ones are (-1: that was the last page). Damaged ones
+    are left out.
+    """
+    # without an idle time also those count whose last activity lies ahead, as after a clock was set
+    # back
     records = every(
         view.connection,
         "SELECT id FROM thread WHERE id > ?1 AND (?2 IS NULL OR tenant = ?2) AND (?3 IS NULL OR queue = ?3)"
@@ -224,7 +233,9 @@ def _is_there(tx: Transaction, address: Address, *, force: bool) -> bool:
 
 
 def _forget_letters(tx: Transaction, address: Address) -> int:
-    """Dead letters outlive their thread: those of a channel, or of the thread that the channel names."""
+    """Dead letters outlive their thread: those of a channel, or of the thread that the channel
+    names.
+    """
     tx.mark()
     tx.connection.execute(
         "DELETE FROM dead WHERE tenant = ?1 AND queue = ?2 AND (channel = ?3 OR thread_id = ?3)",
@@ -234,11 +245,14 @@ def _forget_letters(tx: Transaction, address: Address) -> int:
 
 
 def _expire(tx: Transaction, limit: int) -> tuple[int, set[str]]:
-    """What goes with time, a little at each call. How many threads went, and the owners that hold leases now."""
+    """What goes with time, a little at each call. How many threads went, and the owners that hold
+    leases now.
+    """
     tx.mark()
     count = _expire_threads(tx, limit)
     _trim_logs(tx, limit)
     connection, now = tx.connection, tx.now
+    # a subquery, because DELETE with LIMIT is an option that SQLite may be built without
     connection.execute(
         "DELETE FROM known WHERE (thread, message_id) IN"
         " (SELECT thread, message_id FROM known WHERE forget_at <= ? LIMIT ?)",
@@ -283,8 +297,11 @@ def _expire_threads(tx: Transaction, limit: int) -> int:
 
 
 def _trim_logs(tx: Transaction, limit: int) -> None:
-    """Events go by in the order in which they were stored; the logs of those that are old now are trimmed."""
+    """Events go by in the order in which they were stored; the logs of those that are old now are
+    trimmed.
+    """
     policies = tx.setup.policies
+    # events lie in the order of all threads: whose queue keeps the longest says where to stop
     age = max(policy.log_age for policy in (policies.default, *policies.queues.values()))
     start = layout.get(tx.connection, "trimmed") or 0
     old = every(
@@ -300,6 +317,7 @@ def _trim_logs(tx: Transaction, limit: int) -> None:
         start = position
     for row in threads:
         _trim_log(tx, row)
+    # remembered in the file: the next call goes on from here instead of finding the same old events
     layout.put(tx.connection, "trimmed", start)
 
 

@@ -1,6 +1,8 @@
-"""What operations see inside the writer: threads in memory over those in the file, and one act to store what changed.
+"""What operations see inside the writer: threads in memory over those in the file, and one act to
+store what changed.
 
-A loaded thread stays in memory while nobody else has written to the file, and goes when an operation on it raised.
+A loaded thread stays in memory while nobody else has written to the file, and goes when an
+operation on it raised.
 """
 
 from __future__ import annotations
@@ -72,6 +74,8 @@ class Transaction(View):
         return value or 0
 
     def begin(self) -> None:
+        # the lock at once: who begins to read and writes later is refused, without any wait, once
+        # somebody else wrote
         self.connection.execute("BEGIN IMMEDIATE")
         self._seen_before = self.seen_position
         self.news = News()
@@ -83,14 +87,20 @@ class Transaction(View):
 
     def roll_back(self) -> None:
         """Take the whole group back."""
+        # a full disk or want of memory makes SQLite roll back by itself
         if not self.connection.get_autocommit():
             self.connection.execute("ROLLBACK")
         self.seen_position = self._seen_before
+        # memory holds what was taken back: the next look at the version has to find it changed
         self._version = -1
         self.forget()
 
     def is_changed(self) -> bool:
-        """Whether somebody else has written to the file since this was asked last; then memory is forgotten."""
+        """Whether somebody else has written to the file since this was asked last; then memory is
+        forgotten.
+        """
+        # changes by commits of other connections alone, and is read from shared memory: no query of
+        # the file
         version: int = self.connection.execute("PRAGMA data_version").get
         if version == self._version:
             return False
@@ -117,6 +127,7 @@ class Transaction(View):
 
     def undo_operation(self) -> None:
         """Take one operation back; the others of the group stay."""
+        # rules change threads in place: one that was begun to be changed is not to be trusted
         for address in self._operation_addresses:
             self._cache.pop(address, None)
         if self._is_marked:
@@ -130,6 +141,7 @@ class Transaction(View):
 
     def mark(self) -> None:
         """Before the first write of an operation: from here it can be taken back alone."""
+        # a savepoint costs two statements, and most operations that raise have written nothing
         if not self._is_marked:
             self.connection.execute("SAVEPOINT operation")
             self._is_marked = True
@@ -166,6 +178,7 @@ class Transaction(View):
         address = thread_row.thread.address
         self._cache[address] = thread_row
         self._operation_addresses.append(address)
+        # the one that was used longest ago: `_from_cache` moves to the end
         if len(self._cache) > MOST_CACHED:
             self._cache.popitem(last=False)
 
@@ -200,6 +213,7 @@ class Transaction(View):
         if accepted_id := self.find_accepted(thread_row, message_id):
             return accepted_id
         thread = thread_row.thread
+        # it is older than any id that is still remembered of a thread before it
         if thread.created_at <= self.now - self.policy(thread_row).dedupe:
             return None
         return rows.load_past_id(self.connection, thread.address, message_id, self.now)
@@ -210,6 +224,7 @@ class Transaction(View):
         thread, policy = thread_row.thread, self.policy(thread_row)
         out, thread.out = thread.out, Out()
         if out.entries:
+            # entries refer to the row, so a new thread gets its row before them
             if not thread_row.row:
                 rows.store_head(self.connection, thread_row, policy)
             history.append(self.connection, thread_row, out.entries, policy)
@@ -218,6 +233,7 @@ class Transaction(View):
         rows.store_known(self.connection, thread_row, out.accepted_ids.items(), self.now)
         self._append(thread_row, out.events)
         self._store_ends(thread_row, out)
+        # by steps: to look at the bounds for each event would make a long run dearer by the token
         if _is_long(thread, len(out.events)) or (out.run and out.run.started_at < self.now - policy.log_age):
             event_log.trim(self.connection, thread_row, policy, self.now)
         if out.nudge is not None:
@@ -277,6 +293,8 @@ class Transaction(View):
 
     def _nudge(self, owner: str, address: Address) -> None:
         """Tell an owner: here after the commit, elsewhere by a row that its process finds."""
+        # an owner of this process hears it on the event loop; a row would only come back to us a
+        # look later
         if owner in self.owners:
             self.news.nudges.append((owner, address))
             return
@@ -292,6 +310,8 @@ class Transaction(View):
     def erase_row(self, row: int, address: Address) -> None:
         self.mark()
         thread_id = self.connection.execute("SELECT thread_id FROM thread WHERE id = ?", (row,)).get
+        # callers name a thread by its channel or by its id, and results are kept under the name
+        # they used
         for name in (address.channel, thread_id):
             self._forget_results(replace(address, channel=name))
         rows.leave_ids(self.connection, row, address, self.now, self.setup.policies.of(address.queue))
@@ -302,7 +322,9 @@ class Transaction(View):
         self.due.mark_changed(address)
 
     def _forget_results(self, address: Address) -> None:
-        """Results that are kept for a repeat hold messages, calls and summaries; that they were done stays known."""
+        """Results that are kept for a repeat hold messages, calls and summaries; that they were
+        done stays known.
+        """
         first = operations_of(address)
         self.connection.execute(
             "UPDATE operation SET result = ? WHERE id > ? AND id < ? AND substr(result, 1, 1) = '{'",
@@ -312,6 +334,7 @@ class Transaction(View):
     def quarantine(self, row: int, address: Address) -> None:
         """Nobody claims this thread again; its stored state stays for whoever looks at it."""
         self.mark()
+        # without a wake it is in no index that claims and waiting workers look at
         self.connection.execute("UPDATE thread SET damaged = 1, wake = NULL WHERE id = ?", (row,))
         self.due.mark_changed(address)
 

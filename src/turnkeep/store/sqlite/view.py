@@ -1,4 +1,6 @@
-"""What readers see of the file: one snapshot at one moment, in which a thread that has expired is absent."""
+"""What readers see of the file: one snapshot at one moment, in which a thread that has expired is
+absent.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from turnkeep.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What counts for one opened store. `incarnation` is what this life of the file adds to every epoch."""
+    """What counts for one opened store. `incarnation` is what this life of the file adds to every
+    epoch.
+    """
 
     policies: Policies
     clock: SteadyClock
@@ -42,6 +46,8 @@ class View:
     def begin(self) -> None:
         self.now = self.setup.clock.now()
         self.over = []
+        # deferred: all that one look reads is of one moment, and it never asks for the lock of the
+        # writer
         self.connection.execute("BEGIN")
 
     def end(self) -> None:
@@ -52,7 +58,9 @@ class View:
         return self.setup.policies.of(thread_row.thread.address.queue)
 
     def find(self, address: Address) -> ThreadRow | None:
-        """The thread of this address, if there is one that has not expired. Raises `ThreadQuarantined`."""
+        """The thread of this address, if there is one that has not expired. Raises
+        `ThreadQuarantined`.
+        """
         row_address = rows.find(self.connection, address)
         if row_address is None:
             return None
@@ -84,6 +92,8 @@ _LIVE = (  # whoever has open messages and is not paused wakes some time
     "SELECT * FROM thread WHERE wake IS NOT NULL UNION ALL"
     " SELECT * FROM thread WHERE paused = 1 AND wake IS NULL AND (expires_at IS NULL OR expires_at > :now)"
 )
+# Read out of the heads: columns for them would be one more thing to write with every commit, for a
+# rare look.
 _SUMS = ("messages", "turns", "bytes", *(f"usage.{f.name}" for f in fields(Usage)))
 
 

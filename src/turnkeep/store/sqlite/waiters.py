@@ -1,4 +1,6 @@
-"""Waking whoever waits in this process: what a group of operations changed is told after its commit."""
+"""Waking whoever waits in this process: what a group of operations changed is told after its
+commit.
+"""
 
 from __future__ import annotations
 
@@ -76,11 +78,15 @@ class Wakeups:
     async def ready(
         self, queues: Sequence[str] | None, timeout: float, look: Callable[[], Awaitable[float | None]]
     ) -> None:
-        """Return when a thread of these queues wakes: `look` says when, and what is told later may come earlier."""
+        """Return when a thread of these queues wakes: `look` says when, and what is told later may
+        come earlier.
+        """
         start = self._clock.now()
         with self._waiting(queues, start + timeout) as waiter:
             if (wake := await look()) is not None:
                 waiter.wake = min(waiter.wake, wake)
+            # a clock that was set back ends the waiting: whoever asked looks again, instead of
+            # waiting as long as it was set
             while start <= (now := self._clock.now()) < waiter.wake and not self._is_closed:
                 await waiter.bell.wait(self._clock, waiter.wake - now)
 
@@ -102,6 +108,8 @@ class Wakeups:
 
     def forget_nudges(self, working: set[str]) -> None:
         """Keep those of owners that hold leases."""
+        # what an owner never fetches would stay for ever: an owner without leases has nothing to be
+        # nudged about
         self._nudges = {owner: addresses for owner, addresses in self._nudges.items() if owner in working}
 
     @asynccontextmanager

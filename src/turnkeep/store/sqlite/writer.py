@@ -1,7 +1,8 @@
 """The one thread of a process that writes: all operations that wait become one transaction.
 
-Each operation is taken back alone when it raises; its future resolves after the commit. A group that holds nothing
-but what may be lost with the machine (deltas, the pace of requests) commits without waiting for the disk.
+Each operation is taken back alone when it raises; its future resolves after the commit. A group
+that holds nothing but what may be lost with the machine (deltas, the pace of requests) commits
+without waiting for the disk.
 """
 
 from __future__ import annotations
@@ -31,17 +32,22 @@ T = TypeVar("T")
 Act = Callable[[Transaction], Any]
 
 Kind = Literal["plain", "ending", "soft"]
-"""plain: refused while the disk is full. ending: goes on then, because runs end by it or room is made. soft: may be
-lost when the machine stops, and goes on as well.
+"""plain: refused while the disk is full. ending: goes on then, because runs end by it or room is
+made. soft: may be lost when the machine stops, and goes on as well.
 """
 
+# All of a group wait for one sync, and the first of them for all the others to be done.
 GROUP = 512
 CAPACITY = 10_000
 PATIENCE = 30.0
 MOST_LOG = 1_000_000_000
-"""Bytes of the log of changes; beyond them nothing new is taken in. It cannot shrink while an old state is read."""
+"""Bytes of the log of changes; beyond them nothing new is taken in. It cannot shrink while an old
+state is read.
+"""
 HOLE_PATIENCE = 1.0
 """Seconds that a group waits for readers to let the log be begun anew."""
+# SQLite tells nobody what another process commits, so somebody has to look: seconds between two
+# looks while a subscriber or a lease here depends on it, else, and for what has time.
 _LIVE, _IDLE, _SWEEP = 0.005, 0.05, 1.0
 
 
@@ -65,6 +71,8 @@ class Writer:
         self._place = place
         self._path = path
         self._ballast = ballast
+        # its `put` never blocks the event loop; what waits is bounded by CAPACITY, where one can
+        # wait without a thread
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._waiting = 0
@@ -76,9 +84,9 @@ class Writer:
         self.log_bytes = 0
         """Of the log of changes, as it was a moment ago."""
         self.may_have_a_hole = False
-        """A write or sync failed, here or in a process that was killed. The disk may lack what the machine shows of the
-        log, and all that is added behind the hole would be lost with it: so nothing is added before the log was
-        written into the file and begun anew.
+        """A write or sync failed, here or in a process that was killed. The disk may lack what the
+        machine shows of the log, and all that is added behind the hole would be lost with it: so
+        nothing is added before the log was written into the file and begun anew.
         """
         self._next_look = self._next_sweep = 0.0
         self._thread = threading.Thread(target=self._work, name="turnkeep-sqlite-writer", daemon=True)
@@ -131,6 +139,7 @@ class Writer:
     def _settle(self, results: Sequence[_Result], news: News) -> None:
         self._waiting -= len(results)
         for operation, value, error in results:
+            # the caller gave up meanwhile; what it asked for is committed all the same
             if operation.future.done():
                 continue
             if error is None:
@@ -144,6 +153,7 @@ class Writer:
         """Wake so many of those who wait outside, first come first."""
         while count > 0 and self._turned_away:
             room = self._turned_away.popleft()
+            # who gave up must not use up the place of the next
             if not room.done():
                 room.set_result(None)
                 count -= 1
@@ -176,6 +186,7 @@ class Writer:
                 operation = self._queue.get_nowait()
         except queue.Empty:
             return group
+        # the end was taken out together with the last operations: it is asked for again after them
         if group:
             self._queue.put(None)
             return group
@@ -186,11 +197,15 @@ class Writer:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _write(self, group: Sequence[_Operation]) -> None:
-        """One transaction for all; when that fails, one for each, so that only those fail that have to."""
+        """One transaction for all; when that fails, one for each, so that only those fail that have
+        to.
+        """
         is_committing = False
         try:
             self._begin(group)
             results = [self._perform(operation) for operation in group]
+            # until here nothing was done for certain; a commit that fails leaves open what a crash
+            # would keep
             is_committing = True
             news = self._transaction.commit()
         except apsw.Error as error:
@@ -204,21 +219,30 @@ class Writer:
             self._call(self._settle, results, news)
 
     def _begin(self, group: Sequence[_Operation]) -> None:
+        # a file that was deleted or replaced takes every write, and nobody finds them again; it
+        # costs a microsecond
         self._place.check()
         self._close_hole()
+        # deltas come with every token, and the final event says again what they said: no sync for
+        # them alone
         synchronous = "normal" if all(operation.kind == "soft" for operation in group) else "full"
+        # before the transaction: SQLite does not change it within one
         if synchronous != self._synchronous:
             self._transaction.connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._synchronous = synchronous
         self._transaction.begin()
+        # the lock is ours from here: what is told of others now is all of it, in the order in which
+        # it was committed
         self._tell_of_others()
 
     def _note_error(self, error: BaseException) -> None:
+        # only these: a full disk or a lock leaves no doubt about what was written
         self.may_have_a_hole = self.may_have_a_hole or isinstance(error, apsw.IOError)
 
     def _close_hole(self) -> None:
-        """On a fresh connection, whose pages come from the file. Linux tells each failed sync once: a sync of the same
-        pages that succeeds afterwards says nothing, only writing them elsewhere does.
+        """On a fresh connection, whose pages come from the file. Linux tells each failed sync once:
+        a sync of the same pages that succeeds afterwards says nothing, only writing them elsewhere
+        does.
         """
         if not self.may_have_a_hole:
             return
@@ -231,6 +255,7 @@ class Writer:
         self.may_have_a_hole = False
 
     def _perform(self, operation: _Operation) -> _Result:
+        # the last moment at which nothing of it is done, and nobody waits for it
         if operation.future.cancelled():
             return operation, None, None
         if operation.kind == "plain" and (refusal := self._refusal()) is not None:
@@ -238,6 +263,7 @@ class Writer:
         self._transaction.begin_operation()
         try:
             value = operation.act(self._transaction)
+        # of the file and not of this operation: `_write` takes the group back and tries each alone
         except apsw.Error:
             raise
         except UnicodeEncodeError as error:
@@ -251,6 +277,8 @@ class Writer:
 
     def _refusal(self) -> StoreError | None:
         """Why nothing new is taken in now, though runs may go on."""
+        # deleting gives pages back to the file and not room to the disk, so free pages count as
+        # room
         if not (self._ballast.is_there or self._has_freed):
             return StoreFull(f"the disk of {self._path} is full, free some space or forget threads")
         if self.log_bytes > MOST_LOG:
@@ -269,8 +297,12 @@ class Writer:
             self.log_bytes = 0
 
     def _try_again(self, group: Sequence[_Operation], error: apsw.Error, *, is_committing: bool) -> None:
+        # the ballast is given up at the moment of need, not before: what came in until then found
+        # real room
         has_room_now = isinstance(error, apsw.FullError) and self._ballast.free()
         self._has_freed = self._has_freed and not isinstance(error, apsw.FullError)
+        # a lock or a broken disk treats one operation no better than all: trying each would be
+        # patience times 512
         is_hopeless = isinstance(error, apsw.BusyError | apsw.IOError)
         if is_hopeless or (len(group) == 1 and not has_room_now):
             self._fail(group, (at_commit if is_committing else meaning)(error, self._path))
@@ -289,6 +321,7 @@ class Writer:
         now = time.monotonic()
         if now >= self._next_look:
             self._tell_of_others()
+            # an owner of leases waits for nudges, which other processes leave in the file
             is_live = self._hub.is_followed or self._transaction.leases
             self._next_look = now + (_LIVE if is_live else _IDLE)
         if now >= self._next_sweep:
@@ -296,6 +329,8 @@ class Writer:
             self._transaction.owners.renew()
             self._look_at_room()
             self.sweep()
+            # the log still has the old pages: what was forgotten could be read from it until it is
+            # cut
             if self._transaction.has_erased:
                 self._transaction.has_erased = not empty_log(self._transaction.connection)
 
