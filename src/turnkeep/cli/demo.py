@@ -24,7 +24,9 @@ WINDOW = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What somebody says, so many seconds after what they said before; or while they are being answered."""
+    """What somebody says, so many seconds after what they said
+    before; or while they are being answered.
+    """
 
     who: str
     text: str
@@ -119,8 +121,6 @@ class _Play:
             person.open.add(message_id)
             person.said_all = line is person.lines[-1]
             await queue.add_message_to_thread(person.name, line.text, message_id=message_id)
-
-    # ---------------------------------------------------------------- commentary
 
     def _comment(self, person: _Person, event: Event) -> None:
         match event.kind:

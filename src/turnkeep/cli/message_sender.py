@@ -1,7 +1,8 @@
-"""Sending one message and hearing the answer: from a server, or in this process. Both give frames of the seed dialect.
+"""Sending one message and hearing the answer: from a server, or in this process.
+Both give frames of the seed dialect.
 
-The first frame is the receipt, ``{"status": "accepted", "receipt": …}``. A frame whose status is ``settled`` tells of a
-message that was settled before.
+The first frame is the receipt, ``{"status": "accepted", "receipt": …}``. A frame whose status is
+``settled`` tells of a message that was settled before.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ PATIENCE = Backoff(delay=0.1, cap=3.0)
 GUESTS = 4
 """Runs at once in a process that came to send one message."""
 LEAVING = 5.0
-"""Seconds that runs of other channels may take to end in such a process; then they are given back."""
+"""Seconds that runs of other channels may take to end in such
+a process; then they are given back.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,10 @@ class ServerUnreachable(TurnkeepError):
     retryable = True
 
 
-# ---------------------------------------------------------------- from a server
-
-
 async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
-    """Send to a server and stream from it. A lost connection is taken up where it ended; nothing is sent twice."""
+    """Send to a server and stream from it. A lost connection is taken up
+    where it ended; nothing is sent twice.
+    """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=SILENCE)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         listener = _AnswerListener(session, base.rstrip("/"), ask)
@@ -167,9 +169,6 @@ def _unreachable(url: str, error: Exception, message_id: str) -> str:
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number).lower() if number and number > 0 else str(error) or type(error).__name__
     return f"the server at {base} cannot be reached ({reason}): start it, or correct or unset TURNKEEP_URL"
-
-
-# ---------------------------------------------------------------- in this process
 
 
 async def in_this_process(settings: Settings, ask: Ask) -> AsyncGenerator[Frame, None]:

@@ -1,4 +1,5 @@
-"""What the command line says: results to stdout, remarks to stderr, JSON for machines, one sentence for a failure.
+"""What the command line says: results to stdout, remarks to stderr, JSON for
+machines, one sentence for a failure.
 
 Nothing that a user or a model wrote reaches a terminal with its control characters.
 """
@@ -46,9 +47,6 @@ def console(*, stderr: bool = False) -> Console:
     """The terminal, or a file or pipe of fixed width."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, highlight=False, width=None if terminal else PIPED_WIDTH)
-
-
-# ---------------------------------------------------------------- results
 
 
 def say(text: str = "", *, style: str = "") -> None:
@@ -127,17 +125,18 @@ def size(number: float) -> str:
 
 
 def dollars(cost: float | None, requests: int) -> str | None:
-    """Money spent on so many requests; None where there were none, and never 0 for lack of a price."""
+    """Money spent on so many requests; None where there were none,
+    and never 0 for lack of a price.
+    """
     if not requests:
         return None
     return "unknown" if cost is None else f"${cost:.4f}"
 
 
-# ---------------------------------------------------------------- asking and waiting
-
-
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is lost. Raises `Unconfirmed` for a no, and where there is nobody to ask."""
+    """Ask before something is lost. Raises `Unconfirmed` for a no,
+    and where there is nobody to ask.
+    """
     if yes:
         return
     if not sys.stdin.isatty():
@@ -165,16 +164,15 @@ def progress(doing: str) -> Iterator[Callable[[], None]]:
         yield step
 
 
-# ---------------------------------------------------------------- failing
-
-
 def fail(message: str) -> NoReturn:
     """Say that what was asked for is not there."""
     raise NotFound(message)
 
 
 def report_failure(program: str, error: BaseException, *, as_json: bool = False) -> int:
-    """Tell what went wrong in one sentence; the exit code. Only what nobody foresaw shows a traceback."""
+    """Tell what went wrong in one sentence; the exit code. Only
+    what nobody foresaw shows a traceback.
+    """
     error = _first(error)
     code, sentence = _describe(error)
     if not sentence:

@@ -32,7 +32,9 @@ def status(
     tenant: Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="Whose; all without.")] = None,
     as_json: Json = False,
 ) -> None:
-    """How many threads are being answered, wait or are due later; how many messages were answered or died."""
+    """How many threads are being answered, wait or are due later; how
+    many messages were answered or died.
+    """
     asyncio.run(_status(context.settings(), tenant, watch=watch, as_json=as_json))
 
 
@@ -98,9 +100,6 @@ def _draw(settings: Settings, counts: Counts, circuits: Sequence[Circuit]) -> Te
         text.append(f"  once it is mended: {remedy}\n", style="dim")
     text.rstrip()
     return text
-
-
-# ---------------------------------------------------------------- taking over
 
 
 @app.command()

@@ -1,4 +1,5 @@
-"""`turnkeep dev --reload`: the same in a child process, started again when a watched file has changed.
+"""`turnkeep dev --reload`: the same in a child process, started
+again when a watched file has changed.
 
 Nothing is lost by it: the child drains, and what it gives back the next one goes on with.
 """

@@ -32,7 +32,9 @@ def serve(
     allow_network_filesystem: FarStore = False,
     as_json: Json = False,
 ) -> None:
-    """Start the service. Without a key or base URL the simulator answers, and it says so. SIGTERM drains it."""
+    """Start the service. Without a key or base URL the simulator
+    answers, and it says so. SIGTERM drains it.
+    """
     settings = context.settings(
         host=host,
         port=port,

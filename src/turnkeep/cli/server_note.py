@@ -1,6 +1,7 @@
 """The note of a running server: a small file beside the SQLite store that says where it listens.
 
-It is written when the server listens and removed when it ends. Whoever reads it asks the server whether it is there.
+It is written when the server listens and removed when it ends. Whoever reads it
+asks the server whether it is there.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from turnkeep.tools.toolbox import ALL
 
 @asynccontextmanager
 async def open_toolbox(settings: Settings, environment: Mapping[str, str], pins: Pins) -> AsyncIterator[Toolbox]:
-    """All tools, with the servers of a file connected as long as this lasts; theirs appear once `pins` has a registry.
+    """All tools, with the servers of a file connected as long as this lasts;
+    theirs appear once `pins` has a registry.
 
     Raises `ConfigurationError`.
     """
@@ -70,7 +71,9 @@ def _load(settings: Settings, environment: Mapping[str, str], pins: Pins | None 
 
 
 def demand_separate(settings: Settings, toolbox: Toolbox) -> None:
-    """Tools of the workspace are given to another tenant only where it has a workspace. Raises `ConfigurationError`."""
+    """Tools of the workspace are given to another tenant only where it has a
+    workspace. Raises `ConfigurationError`.
+    """
     if DEFAULT_TENANT in (settings.tenant_tools or {}):
         raise ConfigurationError("TURNKEEP_TENANT_TOOLS names the tenant 'default', which has every tool: leave it out")
     for tenant, names in (settings.tenant_tools or {}).items():

@@ -1,4 +1,6 @@
-"""What `dev`, `serve` and `worker` share: a house that is served until a signal, and what is said about it."""
+"""What `dev`, `serve` and `worker` share: a house that is served until
+a signal, and what is said about it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from turnkeep.tools.pins import Pins
 
 @dataclass(frozen=True, slots=True)
 class RunningService:
-    """A house that answers: where it is (None for a worker), who answers, where its data is, what to know."""
+    """A house that answers: where it is (None for a worker), who
+    answers, where its data is, what to know.
+    """
 
     url: str | None
     answering: str

@@ -35,7 +35,9 @@ def simulate(  # noqa: PLR0913 - the options of a verb
     ping: Annotated[float | None, typer.Option(min=0, metavar="S", help="Seconds between comments.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Start an OpenAI-compatible server: Responses, Conversations and Chat Completions by rules. Ctrl-C ends it."""
+    """Start an OpenAI-compatible server: Responses, Conversations and Chat
+    Completions by rules. Ctrl-C ends it.
+    """
     from turnkeep.simulator import QUIRKS, Options, StreamPace, run
     from turnkeep.simulator.listener import DEV_LEDGER, new_key
 

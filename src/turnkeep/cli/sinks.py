@@ -1,4 +1,6 @@
-"""`turnkeep sinks`: how deliveries to the outside stand, and what is parked because its receiver fails on it."""
+"""`turnkeep sinks`: how deliveries to the outside stand, and what is
+parked because its receiver fails on it.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def list_parked(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The oldest so many.")] = 100,
     as_json: Json = False,
 ) -> None:
-    """List what is parked of a sink, the oldest first: channel, reason, since when its receiver fails on it."""
+    """List what is parked of a sink, the oldest first: channel, reason,
+    since when its receiver fails on it.
+    """
     events = asyncio.run(_list_parked(sink, limit))
     if as_json:
         for event_id, one in events:
@@ -107,9 +111,6 @@ async def _discard(sink: str, ids: Sequence[str], *, yes: bool) -> int:
         if event_ids:
             output.confirm(f"discard {output.count(len(event_ids), 'event')} of {sink}?", yes=yes)
         return await _each_partition(event_ids, lambda partition, positions: store.unpark(sink, partition, positions))
-
-
-# ---------------------------------------------------------------- what they share
 
 
 @asynccontextmanager

@@ -61,8 +61,8 @@ def clear(
     tenant: Tenant = "default",
     as_json: Json = False,
 ) -> None:
-    """Delete all threads, or those without activity for a while. Assistants stay; threads that are not idle are skipped
-    and named.
+    """Delete all threads, or those without activity for a while. Assistants stay; threads that
+    are not idle are skipped and named.
     """
     settings = context.settings()
     count, busy_channels = asyncio.run(_clear(settings, tenant, older_than, yes=yes, force=force))

@@ -21,8 +21,6 @@ from turnkeep.store.values import MessageRecord, ThreadRecord
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The conversations of the store.")
 
-# ---------------------------------------------------------------- new
-
 
 @app.command()
 def new(
@@ -50,9 +48,6 @@ async def _new(settings: Settings, address: Address) -> ThreadRecord:
     if record is None:
         raise AssertionError("a thread that is created is there")
     return record
-
-
-# ---------------------------------------------------------------- list
 
 
 @app.command("list")
@@ -105,9 +100,6 @@ def _row(record: ThreadRecord, now: float) -> tuple[object, ...]:
         f"{output.span(now - record.active_at)} ago",
         record.assistant or "",
     )
-
-
-# ---------------------------------------------------------------- show
 
 
 @app.command()

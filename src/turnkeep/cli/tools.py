@@ -22,7 +22,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="As the model knows it
 
 @app.command("list")
 def list_tools(*, as_json: Json = False) -> None:
-    """List the tools that MCP servers have offered, with those that changed since they were accepted."""
+    """List the tools that MCP servers have offered, with those
+    that changed since they were accepted.
+    """
     pins = asyncio.run(_list(context.settings()))
     if as_json:
         for pin in pins:

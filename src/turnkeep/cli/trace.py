@@ -63,9 +63,6 @@ def trace(
         output.emit(_json(life)) if as_json else _show(life)
 
 
-# ---------------------------------------------------------------- looking
-
-
 async def _trace(settings: Settings, tenant: str, name: str | None, message_id: str) -> list[MessageHistory]:
     async with context.attach_store(settings) as store:
         if name is not None:
@@ -110,9 +107,6 @@ async def _letters(store: Store, address: Address, message_id: str) -> list[Dead
         letters += [one for one in page if one.address == address and one.message.message_id == message_id]
         after = page[-1].dead_id
     return letters
-
-
-# ---------------------------------------------------------------- telling
 
 
 def _show(life: MessageHistory) -> None:

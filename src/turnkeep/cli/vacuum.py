@@ -14,7 +14,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def vacuum(*, as_json: Json = False) -> None:
-    """Write the store anew, in use or not, so that nothing of what was deleted is left in its file or its log."""
+    """Write the store anew, in use or not, so that nothing of what was
+    deleted is left in its file or its log.
+    """
     from turnkeep.store.sqlite import vacuum as write_anew
 
     settings = context.settings()

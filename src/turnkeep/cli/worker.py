@@ -25,7 +25,9 @@ def worker(
     allow_network_filesystem: FarStore = False,
     as_json: Json = False,
 ) -> None:
-    """Start a worker alone. SIGTERM drains it: runs end or are given back, no attempt is used up."""
+    """Start a worker alone. SIGTERM drains it: runs end or are
+    given back, no attempt is used up.
+    """
     settings = context.settings(
         tools_file=tools,
         concurrency=concurrency,

@@ -1,8 +1,8 @@
-"""Who may speak to a simulator that listens on a port: no page of a browser, nobody by a stranger's name, and only
-with its key where it has one.
+"""Who may speak to a simulator that listens on a port: no page of a browser, nobody by a stranger's
+name, and only with its key where it has one.
 
-It steers what tools are called with and knows what was said, so a port without this would be a way around every
-guard of the service that asks it.
+It steers what tools are called with and knows what was said, so a port without this would be a way
+around every guard of the service that asks it.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Admission:
             raise wrong_key()
 
     def _is_ours(self, hosts: list[str]) -> bool:
-        """Addresses cannot be pointed at us by a stranger's domain; a name without a dot can, in a network where names
-        are looked up in more than one place: it is taken only where others are meant to come in.
+        """Addresses cannot be pointed at us by a stranger's domain; a name without a dot
+        can, in a network where names are looked up in more than one place: it is taken
+        only where others are meant to come in.
         """
         if len(hosts) != 1:
             return False

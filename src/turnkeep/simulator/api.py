@@ -35,9 +35,10 @@ Answer = Callable[[object, Exchange, Quirk], ASGIApp]
 class Simulator(World):
     """An OpenAI-compatible server whose model is made of rules.
 
-    `app` is the ASGI application (it needs its lifespan); `serve` puts it on a socket. `faults`, `script`, `ledger`,
-    `pace` and `options` may be used and changed while it runs, from here or, with `control`, over ``/_sim/``. The same
-    seed and the same requests in the same order give the same bytes.
+    `app` is the ASGI application (it needs its lifespan); `serve` puts it on a socket.
+    `faults`, `script`, `ledger`, `pace` and `options` may be used and changed while it
+    runs, from here or, with `control`, over ``/_sim/``. The same seed and the same requests
+    in the same order give the same bytes.
     """
 
     def __init__(
@@ -111,8 +112,6 @@ class _Routes:
             Route(f"{conversation}/items/{{item}}", self.delete_item, methods=delete),
         ]
 
-    # ------------------------------------------------------------ models
-
     async def models(self, request: Request) -> ASGIApp:
         self._admit(request)
         if "anthropic-version" in request.headers:
@@ -126,8 +125,6 @@ class _Routes:
         if entry is None:
             raise model_not_found(request.path_params["id"])
         return self._reply(_model(entry))
-
-    # ------------------------------------------------------------ answers
 
     async def chat(self, request: Request) -> ASGIApp:
         def answer(body: object, exchange: Exchange, quirk: Quirk) -> ASGIApp:
@@ -197,8 +194,6 @@ class _Routes:
             if exchange.outcome == "open" and exchange.response_id is None:
                 simulator.ledger.finish(exchange, "failed", 500)
 
-    # ------------------------------------------------------------ responses
-
     async def get_response(self, request: Request) -> ASGIApp:
         self._admit(request)
         query = request.query_params
@@ -224,8 +219,6 @@ class _Routes:
 
     async def compact(self, request: Request) -> ASGIApp:
         return self._reply(self._simulator.responses.compact(await self._object(request)))
-
-    # ------------------------------------------------------------ conversations
 
     async def create_conversation(self, request: Request) -> ASGIApp:
         body = await self._object(request)
@@ -261,8 +254,6 @@ class _Routes:
         self._admit(request)
         path = request.path_params
         return self._reply(self._simulator.conversations.remove(path["id"], path["item"]).to_json())
-
-    # ------------------------------------------------------------ inside
 
     def _reply(self, body: Any) -> ASGIApp:
         return JsonReply(body, headers=self._simulator.headers(self._simulator.ids.new("req_", 32)))

@@ -1,4 +1,6 @@
-"""Background responses: they run beside the request that asked, can be cancelled, and their stream resumed."""
+"""Background responses: they run beside the request that asked, can be
+cancelled, and their stream resumed.
+"""
 
 from __future__ import annotations
 

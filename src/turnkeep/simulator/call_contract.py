@@ -1,4 +1,6 @@
-"""The contract of tool calls: each has exactly one output, and reasoning stays with what it led to."""
+"""The contract of tool calls: each has exactly one output, and
+reasoning stays with what it led to.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ Item = Mapping[str, Any]
 
 
 def check_items(context: Sequence[Item], partners: Mapping[str, str]) -> None:
-    """The whole input of a Responses request; `partners` tells which reasoning item an item came with."""
+    """The whole input of a Responses request; `partners` tells
+    which reasoning item an item came with.
+    """
     _check_doubles(context)
     _check_calls(context)
     _check_reasoning(context, partners)

@@ -1,4 +1,6 @@
-"""One chat completion as it comes into being: its chunks, with the ways of whichever server is played."""
+"""One chat completion as it comes into being: its chunks, with the
+ways of whichever server is played.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _FINISH = {
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What every chunk repeats. `forced`: a named tool was demanded. `usage`: a usage chunk was asked for."""
+    """What every chunk repeats. `forced`: a named tool was demanded.
+    `usage`: a usage chunk was asked for.
+    """
 
     id: str
     created_at: int
@@ -82,8 +86,6 @@ class ChatRun:
             body["usage"] = self._usage()
         return body
 
-    # ------------------------------------------------------------ odd frames, for faults
-
     def garbage(self) -> bytes:
         return b'data: {"id":"chatcmpl-x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"cont\n\n'
 
@@ -91,13 +93,13 @@ class ChatRun:
         return [b"event: hologram\n" + data({"object": "hologram.chunk", "choices": []}), data({"object": "ping"})]
 
     def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]:
-        """An error within HTTP 200 is nested in its chunk; this protocol has one form for both kinds."""
+        """An error within HTTP 200 is nested in its chunk; this
+        protocol has one form for both kinds.
+        """
         self.outcome = "failed"
         self._error = {"message": message, "type": "server_error", "param": None, "code": code}
         self.is_settled = True
         yield Frame(data({"error": self._error}), act="last")
-
-    # ------------------------------------------------------------ the life of a completion
 
     def _frames(self) -> Iterator[Frame]:
         quirk = self._quirk
@@ -168,8 +170,6 @@ class ChatRun:
             if at == 0:
                 call |= {"id": call_id, "type": "function", "function": {"name": part.name, "arguments": fragment}}
             yield Frame(self._chunk({"tool_calls": [self._with_index(call)]}), self._wait(), delta=True)
-
-    # ------------------------------------------------------------ pieces
 
     def _arguments(self, text: str) -> Any:
         if not self._quirk.arguments_as_object:

@@ -1,7 +1,7 @@
 """A small rule-based choice of tools, so that demonstrations work without markers.
 
-A tool is called when a message names every telling word of its name: "weather in Paris" calls `get_weather`,
-"offices for 20 people in Makati" calls `get_available_offices`.
+A tool is called when a message names every telling word of its name: "weather in Paris" calls
+`get_weather`, "offices for 20 people in Makati" calls `get_available_offices`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ Call = tuple[str, str]
 
 
 def choose(tools: Sequence[OfferedTool], text: str, choice: str) -> list[Call]:
-    """Calls for one user message: name and arguments as JSON. Empty when no tool is meant or allowed."""
+    """Calls for one user message: name and arguments as JSON.
+    Empty when no tool is meant or allowed.
+    """
     if choice == "none" or not tools:
         return []
     if choice.startswith("="):

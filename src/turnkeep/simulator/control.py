@@ -52,7 +52,9 @@ class Control:
         )
 
     async def ledger(self, request: Request) -> Response:
-        """What was asked, with `thread`, `text`, `after` (n) and `limit`, and what the detectors say."""
+        """What was asked, with `thread`, `text`, `after` (n) and
+        `limit`, and what the detectors say.
+        """
         ledger = self._world.ledger
         exchanges = [exchange.to_json() for exchange in ledger if _matches(exchange, request.query_params)]
         limit = request.query_params.get("limit", "")
@@ -84,7 +86,9 @@ class Control:
         return JsonReply({"reset": True})
 
     async def script(self, request: Request) -> Response:
-        """Replies in order, and what is answered after them: ``{"replies": ["[[say:hi]]"], "default": null}``."""
+        """Replies in order, and what is answered after them: ``{"replies":
+        ["[[say:hi]]"], "default": null}``.
+        """
         body = await read_object(request)
         replies, default = body.get("replies", []), body.get("default")
         if not isinstance(replies, list) or not all(isinstance(reply, str) for reply in replies):

@@ -1,7 +1,8 @@
 """Conversations: lists of items that responses are bound to, with the platform's lock.
 
-A response bound to a conversation reads its items and appends input and output once it is complete. While it is
-open, and `lock_release_delay` seconds longer, no other response may use the conversation.
+A response bound to a conversation reads its items and appends input and output
+once it is complete. While it is open, and `lock_release_delay` seconds longer, no
+other response may use the conversation.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _HEADS = {"message": "msg_", "function_call": "fc_", "function_call_output": "fc
 
 @dataclass(slots=True)
 class BoundConversation:
-    """`items` with the moment from which each can be listed; `holder` is the response that locks it."""
+    """`items` with the moment from which each can be listed;
+    `holder` is the response that locks it.
+    """
 
     id: str
     created_at: int
@@ -78,8 +81,6 @@ class Conversations:
     def clear(self) -> None:
         self._all.clear()
 
-    # ------------------------------------------------------------ items
-
     def add(self, conversation_id: str, body: Mapping[str, Any]) -> list[Json]:
         _check_parameters(body, ("items",))
         conversation = self.get(conversation_id)
@@ -103,10 +104,10 @@ class Conversations:
         conversation.items = [entry for entry in conversation.items if entry[1]["id"] != item_id]
         return conversation
 
-    # ------------------------------------------------------------ for responses
-
     def lock(self, conversation_id: str, response_id: str) -> list[Json]:
-        """Take the lock and give the items; refuses with ``conversation_locked`` while another response has it."""
+        """Take the lock and give the items; refuses with
+        ``conversation_locked`` while another response has it.
+        """
         conversation = self.get(conversation_id)
         if conversation.holder is not None or self._clock.now() < conversation.locked_until:
             raise conversation_locked()

@@ -1,4 +1,6 @@
-"""Getting a run to its client, whole or as a fault wants it, and noticing at once when the client is gone."""
+"""Getting a run to its client, whole or as a fault wants it, and
+noticing at once when the client is gone.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class JsonReply(Response):
 
 
 class RunDelivery:
-    """The ASGI application of one reply. `abandon` is called once if the run does not reach its end."""
+    """The ASGI application of one reply. `abandon` is called once
+    if the run does not reach its end.
+    """
 
     def __init__(
         self,
@@ -99,8 +103,6 @@ class RunDelivery:
         else:
             await self._whole(send, wire)
 
-    # ------------------------------------------------------------ replies
-
     async def _stream(self, stream: FrameStream) -> None:
         await stream.begin([(name.encode(), value.encode()) for name, value in self._headers.items()])
         act = await pour(self._frames(), stream, self._world.clock, self._world.options.ping, self._record_frame)
@@ -125,7 +127,9 @@ class RunDelivery:
         await _send(send, wire, 200, body, {"content-type": "application/json", **self._headers})
 
     async def _play(self) -> tuple[Act, bool]:
-        """Let a run happen without showing it; how it ended, and whether its body is to be broken."""
+        """Let a run happen without showing it; how it ended, and
+        whether its body is to be broken.
+        """
         frames = disturb(self._run, self._fault)
         for frame in frames:
             if frame.wait > 0:
@@ -136,8 +140,6 @@ class RunDelivery:
             if not (is_garbled and frame.act == "last"):
                 self._record_frame(frame)
         return "last", self._fault is not None and self._fault.kind == "garbage"
-
-    # ------------------------------------------------------------ no replies
 
     async def _deny(self, fault: Fault, send: Send, wire: Wire | None) -> None:
         if fault.kind == "html":
@@ -166,8 +168,6 @@ class RunDelivery:
             raise ConnectionDrop
         wire.drop(reset=reset)
         await _wait_for_watcher()
-
-    # ------------------------------------------------------------ frames
 
     def _frames(self) -> Iterator[Frame]:
         frames = disturb(self._run, self._fault)

@@ -1,7 +1,7 @@
 """The record of what "the model" was asked: an oracle that knows nothing of whoever asks.
 
-One `Exchange` per request. The places of arrivals and ends in one common order make the detectors exact even when the
-clock stands still. Exact comparison needs user messages whose texts are unique.
+One `Exchange` per request. The places of arrivals and ends in one common order make the detectors
+exact even when the clock stands still. Exact comparison needs user messages whose texts are unique.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _LABELS = ("run", "thread", "attempt", "tenant")
 class Exchange:
     """One request and how it ended.
 
-    `order` and `ended` are places in the ledger's order of arrivals and ends. `closed_by_client` is told with the
-    moment it was noticed in `finished`; `lost` was answered here and the answer thrown away; `cut` and `truncated` are
-    faults that the simulator played.
+    `order` and `ended` are places in the ledger's order of arrivals and ends. `closed_by_client` is
+    told with the moment it was noticed in `finished`; `lost` was answered here and the answer
+    thrown away; `cut` and `truncated` are faults that the simulator played.
     """
 
     n: int
@@ -95,10 +95,11 @@ _PLAIN = tuple(name for name in Exchange.__dataclass_fields__ if name not in ("m
 
 
 class ExchangeLedger:
-    """Every exchange in order of arrival; the oldest finished ones go when there are more than `limit`.
+    """Every exchange in order of arrival; the oldest finished ones
+    go when there are more than `limit`.
 
-    With a `file`, each arrival and each end is one line appended in one write, so that a killed process leaves
-    everything it knew (see `load`).
+    With a `file`, each arrival and each end is one line appended in one write, so that a killed
+    process leaves everything it knew (see `load`).
     """
 
     def __init__(self, clock: Clock, *, limit: int | None = None, file: Path | None = None) -> None:
@@ -118,10 +119,10 @@ class ExchangeLedger:
     def __len__(self) -> int:
         return len(self._exchanges)
 
-    # ------------------------------------------------------------ writing
-
     def arrive(self, surface: Surface, request_id: str, headers: Mapping[str, str]) -> Exchange:
-        """A request is here. Labels come from its body (`label`) or headers (``x-turnkeep-run`` …), words by `hear`."""
+        """A request is here. Labels come from its body (`label`) or headers
+        (``x-turnkeep-run`` …), words by `hear`.
+        """
         self._count += 1
         exchange = Exchange(self._count, self._next(), self._clock.now(), surface, request_id)
         exchange.client_request_id = headers.get("x-client-request-id")
@@ -135,7 +136,9 @@ class ExchangeLedger:
         return exchange
 
     def label(self, exchange: Exchange, body: object) -> None:
-        """Labels in ``metadata``: ``turnkeep_run``, ``turnkeep_thread``, ``turnkeep_attempt``, ``turnkeep_tenant``."""
+        """Labels in ``metadata``: ``turnkeep_run``, ``turnkeep_thread``,
+        ``turnkeep_attempt``, ``turnkeep_tenant``.
+        """
         if not isinstance(body, dict):
             return
         exchange.stream = body.get("stream") is True
@@ -188,8 +191,6 @@ class ExchangeLedger:
         ledger.open_count = len(ledger.open())
         return ledger
 
-    # ------------------------------------------------------------ detectors
-
     def open(self) -> list[Exchange]:
         return [exchange for exchange in self._exchanges if exchange.outcome == "open"]
 
@@ -228,7 +229,9 @@ class ExchangeLedger:
         return [text for text in texts if text not in arrivals]
 
     def answered_twice(self) -> dict[str, list[Exchange]]:
-        """User messages that were new in final answers (without calls) of more than one run, and those exchanges."""
+        """User messages that were new in final answers (without calls) of
+        more than one run, and those exchanges.
+        """
         answers: dict[str, list[Exchange]] = defaultdict(list)
         for exchange in self._exchanges:
             if exchange.outcome in ANSWER_OUTCOMES and not exchange.calls:
@@ -239,8 +242,6 @@ class ExchangeLedger:
     def holding(self, text: str) -> list[Exchange]:
         """The requests that hold a user message, new or old."""
         return [exchange for exchange in self._exchanges if text in exchange.texts]
-
-    # ------------------------------------------------------------ inside
 
     def _next(self) -> int:
         self._order += 1

@@ -1,8 +1,9 @@
 """Faults: what goes wrong, for which request, and how often.
 
-They come from three places, in this order: markers in the user's text (``[[fault:429 times=2]]``), the list of
-`Fault`s, and their probability. Before the reply a fault is a refusal or a dead connection; within a stream
-it strikes after `after` deltas, at the latest before the terminal event.
+They come from three places, in this order: markers in the user's text (``[[fault:429
+times=2]]``), the list of `Fault`s, and their probability. Before the reply a fault is
+a refusal or a dead connection; within a stream it strikes after `after` deltas, at
+the latest before the terminal event.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ _MEMORY_LIMIT = 100_000
 class Fault:
     """One thing that goes wrong `times` times (None: always) for requests that match.
 
-    `match` is a part of an open user message, or a question to the prompt; `thread` is a thread label; `step` is the
-    number of rounds of calls since the message.
+    `match` is a part of an open user message, or a question to the prompt; `thread` is a thread
+    label; `step` is the number of rounds of calls since the message.
     """
 
     kind: str
@@ -195,7 +196,9 @@ class FaultyRun(Protocol):
 
 
 def disturb(run: FaultyRun, fault: Fault | None) -> Iterator[Frame]:
-    """The frames of a run as a faulty provider sends them. Dropping the iterator leaves the run as it is."""
+    """The frames of a run as a faulty provider sends them. Dropping
+    the iterator leaves the run as it is.
+    """
     return run.stream if fault is None or fault.kind not in _STRIKES else _with_fault(run, fault)
 
 

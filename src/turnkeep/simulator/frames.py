@@ -1,6 +1,7 @@
 """Frames of a stream, and how they get onto the connection.
 
-A run yields `Frame`s. `pour` writes them at their pace; a frame may carry an act, such as to cut the connection.
+A run yields `Frame`s. `pour` writes them at their pace; a frame may carry an
+act, such as to cut the connection.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ LINGER = 0.05
 class Frame(NamedTuple):
     """Some bytes of a stream: what to wait before them, and what to do with the connection at them.
 
-    `last` is the terminal event; `reset` and `close` drop the connection after these bytes, `end` ends the
-    body cleanly, `stall` falls silent for `wait` seconds.
+    `last` is the terminal event; `reset` and `close` drop the connection after these bytes, `end`
+    ends the body cleanly, `stall` falls silent for `wait` seconds.
     """
 
     data: bytes = b""
@@ -66,7 +67,9 @@ def data(payload: dict[str, Any]) -> bytes:
 
 
 class FrameStream:
-    """One streamed reply. With `dice` its chunks are cut at arbitrary bytes, within frames and characters."""
+    """One streamed reply. With `dice` its chunks are cut at arbitrary
+    bytes, within frames and characters.
+    """
 
     def __init__(self, send: Send, wire: Wire | None, dice: Ids | None) -> None:
         self._send = send

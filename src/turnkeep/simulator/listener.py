@@ -1,5 +1,5 @@
-"""The simulator behind uvicorn: on a port, with connections that can be reset and a door that can be shut, or inside of
-one process, where nobody else can reach it.
+"""The simulator behind uvicorn: on a port, with connections that can be reset and a door that can
+be shut, or inside of one process, where nobody else can reach it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ Dial = Callable[[], Awaitable[socket.socket]]
 async def serve(
     simulator: Simulator, host: str = "127.0.0.1", port: int = 0, *, key: str | None = None
 ) -> AsyncIterator[str]:
-    """Listen, and yield the base URL (it ends in ``/v1``). On leaving every connection is dropped at once.
+    """Listen, and yield the base URL (it ends in ``/v1``). On leaving
+    every connection is dropped at once.
 
     With a key, whoever does not show it as a bearer is refused, on the routes under ``/_sim/`` too.
     """
@@ -50,7 +51,8 @@ async def serve(
 
 @contextlib.asynccontextmanager
 async def inside(simulator: Simulator) -> AsyncIterator[Dial]:
-    """Answer in this process alone: each call of what is yielded is a pair of sockets, one end of which is answered.
+    """Answer in this process alone: each call of what is yielded is a pair of
+    sockets, one end of which is answered.
 
     There is no port and no file, so no other user, page or program of this machine can come in.
     """
@@ -72,7 +74,9 @@ def run(
     key: str,
     announce: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM whoever shows the key. `announce` is told the base URL once it answers."""
+    """Serve until SIGINT or SIGTERM whoever shows the key. `announce`
+    is told the base URL once it answers.
+    """
     run_options = options or Options(ledger_limit=DEV_LEDGER)
     simulator = Simulator(seed=seed, pace=pace or StreamPace.lively(), options=run_options)
 

@@ -1,4 +1,6 @@
-"""Markers in a user's text that steer the simulator, such as ``[[say:hello]]`` or ``[[fault:429 times=2]]``."""
+"""Markers in a user's text that steer the simulator, such as
+``[[say:hello]]`` or ``[[fault:429 times=2]]``.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _JSON = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """`text` is what stands after the colon; tools have their arguments apart, faults their parameters."""
+    """`text` is what stands after the colon; tools have their
+    arguments apart, faults their parameters.
+    """
 
     name: str
     text: str = ""

@@ -1,4 +1,6 @@
-"""Checks of the bodies of POST /v1/messages: what the platform refuses, the simulator refuses in the same words."""
+"""Checks of the bodies of POST /v1/messages: what the platform refuses, the
+simulator refuses in the same words.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _GENERATION = re.compile(r"claude(?:-[a-z]+)*-(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)"
 
 
 def generation(model: str) -> tuple[int, int]:
-    """Which Claude a name means: one without a number is of the newest, a model of somebody else takes everything."""
+    """Which Claude a name means: one without a number is of the newest, a
+    model of somebody else takes everything.
+    """
     if "claude" not in model:
         return 4, 6
     match = _GENERATION.search(model)
@@ -101,9 +105,6 @@ def _check_tools(body: Json) -> None:
             raise bad(f"tools.{at}.custom.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'")
         if tool.get("type", "custom") == "custom" and (tool.get("input_schema") or {}).get("type") != "object":
             raise bad(f"tools.{at}.custom.input_schema.type: Field required")
-
-
-# ---------------------------------------------------------------- messages
 
 
 def _check_messages(body: Json) -> None:

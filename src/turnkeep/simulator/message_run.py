@@ -1,4 +1,6 @@
-"""One answer of the Messages API as it comes into being: its events in true order, and the message it ends as."""
+"""One answer of the Messages API as it comes into being: its events in
+true order, and the message it ends as.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,6 @@ class MessageRun:
     def body(self) -> Json:
         return self._error or self.message
 
-    # ------------------------------------------------------------ odd frames, for faults
-
     def garbage(self) -> bytes:
         return b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"te\n\n'
 
@@ -79,8 +79,6 @@ class MessageRun:
         self._error = {"type": "error", "error": {"type": kind, "message": message}}
         self.is_settled = True
         yield Frame(event("error", self._error), act="last")
-
-    # ------------------------------------------------------------ the life of a message
 
     def _frames(self) -> Iterator[Frame]:
         yield Frame(event("message_start", {"type": "message_start", "message": {**self.message}}), head=True)
@@ -114,8 +112,6 @@ class MessageRun:
         yield Frame(event("message_delta", {"type": "message_delta", "delta": delta, "usage": usage}))
         self.is_settled = True
         yield Frame(event("message_stop", {"type": "message_stop"}), act="last")
-
-    # ------------------------------------------------------------ blocks
 
     def _say(self, part: Say | Refuse) -> Iterator[Frame]:
         block: Json = {"type": "text", "text": ""}
@@ -171,8 +167,6 @@ class MessageRun:
         yield from self._deltas("thinking_delta", "thinking", tokens)
         yield self._delta({"type": "signature_delta", "signature": signature(part.text)})
         yield self._close({**block, "thinking": part.text, "signature": signature(part.text)})
-
-    # ------------------------------------------------------------ frames
 
     @property
     def _index(self) -> int:

@@ -28,11 +28,12 @@ class StreamPace:
 class Options:
     """The ways of one simulator; all may be changed while it runs.
 
-    `on_abort` says what becomes of a response bound to a conversation when its stream is cut by the client: ``discard``
-    (the conversation holds nothing of the turn although the response says completed), ``orphan`` (input and finished
-    items are there, a function call perhaps without its output) or ``finish`` (it goes on and appears later).
-    `persistence_lag` delays the moment when appended items can be listed, `lock_release_delay` the moment when
-    a conversation accepts the next response.
+    `on_abort` says what becomes of a response bound to a conversation when its stream is cut by
+    the client: ``discard`` (the conversation holds nothing of the turn although the response
+    says completed), ``orphan`` (input and finished items are there, a function call perhaps
+    without its output) or ``finish`` (it goes on and appears later). `persistence_lag` delays
+    the moment when appended items can be listed, `lock_release_delay` the moment when a
+    conversation accepts the next response.
     """
 
     quirk: str = "openai"
@@ -62,7 +63,9 @@ class Options:
     keep_bodies: bool = False
 
     def but(self, changes: Mapping[str, Any]) -> Self:
-        """A copy with other values; raises ValueError with a sentence for names and types that do not exist."""
+        """A copy with other values; raises ValueError with a sentence
+        for names and types that do not exist.
+        """
         current = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in changes.items():
             if name not in current or name in ("ledger_limit", "ledger_file"):

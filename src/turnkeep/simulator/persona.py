@@ -1,7 +1,7 @@
 """What the simulated model says: a plan for each prompt, the same for the same seed and prompt.
 
-Without markers it acknowledges every message of the newest turn, and calls a tool that a message plainly names.
-Markers (see `markers`) in those messages steer it.
+Without markers it acknowledges every message of the newest turn, and calls a tool that a message
+plainly names. Markers (see `markers`) in those messages steer it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class CallStep:
-    """`call_id` only where it has to be a certain one; `arguments` is the text as the model writes it."""
+    """`call_id` only where it has to be a certain one; `arguments`
+    is the text as the model writes it.
+    """
 
     name: str
     arguments: str
@@ -78,7 +80,9 @@ Part = Think | Search | Say | Refuse | CallStep
 
 @dataclass(frozen=True, slots=True)
 class AnswerPlan:
-    """The output of one response, in order. `incomplete` says why it stops short; pace in seconds, where steered."""
+    """The output of one response, in order. `incomplete` says why it stops
+    short; pace in seconds, where steered.
+    """
 
     parts: tuple[Part, ...]
     incomplete: Reason | None = None
@@ -91,9 +95,11 @@ class AnswerPlan:
 
 
 class AnswerScript:
-    """Steering that comes from the test instead of the user's text: replies in order, then a default.
+    """Steering that comes from the test instead of the user's
+    text: replies in order, then a default.
 
-    A reply is a text with markers (``[[say:hello]]``), a finished `Plan`, or None to leave it to the text.
+    A reply is a text with markers (``[[say:hello]]``), a finished
+    `Plan`, or None to leave it to the text.
     """
 
     def __init__(
@@ -155,7 +161,9 @@ class Persona:
     def _search_parts(
         self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker], search: Search
     ) -> tuple[Part, ...]:
-        """A search and what is said with it; two answers with ``[[pause]]``, where the protocol has such a thing."""
+        """A search and what is said with it; two answers with ``[[pause]]``,
+        where the protocol has such a thing.
+        """
         answer = Say(self._answer(prompt, messages, markers), "final_answer", search)
         if prompt.pauses and _first(markers, "pause") is not None:
             return (answer,) if prompt.has_paused else (search,)
@@ -247,7 +255,9 @@ def _calls_of(prompt: Prompt, message: OpenMessage) -> list[CallStep]:
 
 
 def _worst_calls(prompt: Prompt, wish: str, rounds: int) -> list[CallStep]:
-    """Once, or in every round for ``[[worst:always]]`` and ``[[worst:always KIND]]``, whatever it was told."""
+    """Once, or in every round for ``[[worst:always]]`` and
+    ``[[worst:always KIND]]``, whatever it was told.
+    """
     kind, always = wish.removeprefix("always").strip(), wish.startswith("always")
     if rounds and not always:
         return []

@@ -34,7 +34,9 @@ class OfferedTool:
 
 @dataclass(frozen=True, slots=True)
 class OpenMessage:
-    """A user message that no answer has closed yet. `rounds` counts the responses with calls since."""
+    """A user message that no answer has closed yet. `rounds`
+    counts the responses with calls since.
+    """
 
     text: str
     rounds: int
@@ -42,7 +44,9 @@ class OpenMessage:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The whole input of one response. `choice` is auto, none, required or the name of a tool after ``=``."""
+    """The whole input of one response. `choice` is auto, none,
+    required or the name of a tool after ``=``.
+    """
 
     entries: tuple[PromptEntry, ...]
     model: str = ""
@@ -58,7 +62,9 @@ class Prompt:
 
     @property
     def turn_start(self) -> int:
-        """Where the newest turn begins: after the last answer. Text that comes with calls closes no turn."""
+        """Where the newest turn begins: after the last answer. Text
+        that comes with calls closes no turn.
+        """
         for at in range(len(self.entries) - 1, -1, -1):
             if self.entries[at].kind == "assistant" and not self._call_follows(at):
                 return at + 1
@@ -66,7 +72,9 @@ class Prompt:
 
     @property
     def has_paused(self) -> bool:
-        """Whether the newest turn holds what a tool of the provider did before it was broken off."""
+        """Whether the newest turn holds what a tool of the provider
+        did before it was broken off.
+        """
         return any(entry.kind == "other" for entry in self.entries[self.turn_start :])
 
     def open_messages(self) -> list[OpenMessage]:

@@ -1,4 +1,6 @@
-"""How servers that call themselves compatible differ. Chosen by path (``/quirk/NAME/v1``) or by option."""
+"""How servers that call themselves compatible differ. Chosen by
+path (``/quirk/NAME/v1``) or by option.
+"""
 
 from __future__ import annotations
 

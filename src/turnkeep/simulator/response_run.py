@@ -22,7 +22,9 @@ ENCRYPTED_PREFIX = "gAAAAAB"
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a run speaks: its pace, padding against traffic analysis, and summaries of its thoughts."""
+    """How a run speaks: its pace, padding against traffic
+    analysis, and summaries of its thoughts.
+    """
 
     pace: StreamPace
     obfuscate: bool = True
@@ -33,8 +35,8 @@ class Manner:
 class ResponseRun:
     """Plays a plan as a stream of events. `stream` can be read once, to its end or not.
 
-    `settle` is called when the outcome is known, just before the terminal event is given out: what it stores is
-    there before the client can know.
+    `settle` is called when the outcome is known, just before the terminal event is given out: what
+    it stores is there before the client can know.
     """
 
     def __init__(
@@ -69,8 +71,6 @@ class ResponseRun:
     def body(self) -> Json:
         return self.response
 
-    # ------------------------------------------------------------ odd frames, for faults
-
     def garbage(self) -> bytes:
         return b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"unfin\n\n'
 
@@ -87,8 +87,6 @@ class ResponseRun:
         self._settle(self.response)
         for at, data in enumerate(frames, 1):
             yield Frame(data, act="last" if at == len(frames) else None)
-
-    # ------------------------------------------------------------ the life of a response
 
     def _frames(self) -> Iterator[Frame]:
         yield self._lifecycle("response.created")
@@ -196,8 +194,6 @@ class ResponseRun:
             self.partners[item["id"]] = self._reasoning_id
         return Frame(self._event("response.output_item.done", output_index=index, item=item))
 
-    # ------------------------------------------------------------ deltas
-
     def _deltas(self, kind: str, place: Mapping[str, Any], tokens: list[str], counter: str | None) -> Iterator[Frame]:
         """The hot part: what does not change from delta to delta is rendered once."""
         head = b"event: %b\ndata: " % kind.encode()
@@ -244,7 +240,9 @@ def encrypted_thoughts(item_id: str) -> str:
 
 
 def pieces(arguments: str) -> list[str]:
-    """Arguments as they are streamed: small fragments, fewer and larger ones where they are long."""
+    """Arguments as they are streamed: small fragments, fewer and
+    larger ones where they are long.
+    """
     size = max(12, len(arguments) // 64)
     return [arguments[at : at + size] for at in range(0, len(arguments), size)]
 

@@ -35,7 +35,9 @@ _MEMORY_LIMIT = 100_000
 
 @dataclass(slots=True)
 class StoredResponse:
-    """A stored response: the object, what it read, and for background its frames and whoever waits for more."""
+    """A stored response: the object, what it read, and for background
+    its frames and whoever waits for more.
+    """
 
     response: Json
     input_items: list[Json]
@@ -79,8 +81,6 @@ class Responses:
         self._entries: OrderedDict[str, StoredResponse] = OrderedDict()
         self._items: OrderedDict[str, Json] = OrderedDict()
         self._partners: OrderedDict[str, str] = OrderedDict()
-
-    # ------------------------------------------------------------ create
 
     def understand(self, body: object, quirk: Quirk) -> CreateRequest:
         """Check a create request and collect what the model reads; refuses with a `Problem`."""
@@ -136,8 +136,6 @@ class Responses:
         for frame in entry.run.stream:
             await self._world.clock.sleep(frame.wait)
 
-    # ------------------------------------------------------------ what is kept
-
     def get(self, response_id: str) -> StoredResponse:
         entry = self._find(response_id)
         if entry is None:
@@ -187,8 +185,6 @@ class Responses:
                 "total_tokens": tokens + 16,
             },
         }
-
-    # ------------------------------------------------------------ inside
 
     def _keep(self, request: CreateRequest, response: Json, plan: AnswerPlan, exchange: Exchange) -> StoredResponse:
         world, body, options = self._world, request.body, self._world.options
@@ -261,7 +257,9 @@ class Responses:
         return [item for entry in reversed(chain) for item in (*entry.input_items, *entry.response["output"])]
 
     def _resolve(self, items: Sequence[Json]) -> list[Json]:
-        """Replace references by what they name; opaque thoughts without content have to be known here."""
+        """Replace references by what they name; opaque thoughts
+        without content have to be known here.
+        """
         whole_items: list[Json] = []
         for raw in items:
             item, item_id = raw, raw.get("id")

@@ -24,7 +24,9 @@ class Door(Protocol):
 
 
 class World:
-    """One simulator's state. `group` holds what runs beside the requests while the application is up."""
+    """One simulator's state. `group` holds what runs beside the
+    requests while the application is up.
+    """
 
     def __init__(
         self,
