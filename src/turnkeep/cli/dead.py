@@ -56,6 +56,8 @@ async def _all(
     """All dead letters, page by page, numbered from 1."""
     number, after = 0, ""
     while limit is None or number < limit:
+        # By the last id, not by number: what is discarded meanwhile
+        # would shift every page after it.
         size = PAGE if limit is None else min(PAGE, limit - number)
         page = await store.dead(tenant=tenant, queue=settings.queue, after=after, limit=size)
         for letter in page:
@@ -123,6 +125,7 @@ async def _redrive(
             for dead_id in dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]:
                 try:
                     receipts.append(await store.redrive(dead_id))
+                # Somebody else was faster with this one; the others go on.
                 except (NotFound, Conflict) as error:
                     refusals[dead_id] = str(error)
                 step()
@@ -146,6 +149,7 @@ async def _discard(settings: Settings, dead_ids: Sequence[str], tenant: str | No
     async with context.attach_store(settings) as store:
         for dead_id in dead_ids:
             await _letter(store, dead_id)
+        # All are looked up before the first is dropped: a misspelt id costs nothing.
         ids = dead_ids or [letter.dead_id async for letter, _ in _all(store, settings, tenant)]
         if ids:
             what = output.count(len(ids), "dead letter")

@@ -103,6 +103,7 @@ class _Play:
 
     async def _watch(self, queue: AssistantMessageQueue, person: _Person) -> None:
         """Follow one channel until everything that was said there is answered."""
+        # Listen first, then talk: what happens in between would be missed.
         async with queue.events(person.name) as events, asyncio.TaskGroup() as group:
             group.create_task(self._talk(queue, person))
             async for event in events:
@@ -118,6 +119,7 @@ class _Play:
                 await person.answering.wait()
             await asyncio.sleep(line.pause / self._speed)
             message_id = f"{person.name}-{number}"
+            # Before it is sent: its answer may come before the call returns.
             person.open.add(message_id)
             person.said_all = line is person.lines[-1]
             await queue.add_message_to_thread(person.name, line.text, message_id=message_id)

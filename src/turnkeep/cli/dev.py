@@ -33,6 +33,7 @@ def dev(
     as_json: Json = False,
 ) -> None:
     """Start everything in one process: page, socket, API and worker. Ctrl-C drains and ends it."""
+    # With --reload the child is given the flag and makes its own.
     secret = secrets.token_urlsafe(32) if token and not reload else None
     settings = context.settings(
         host=host, port=port, tools_file=tools, concurrency=concurrency, simulator=True, start_token=secret

@@ -62,6 +62,7 @@ def create(
     if as_json:
         output.emit({**key.to_json(), "key": value})
         return
+    # Alone on stdout, so that a script can put it where it belongs.
     output.say(value)
     output.note(f"keep it now, it is not shown again; take it back with: turnkeep keys revoke {key.key_id}")
 

@@ -81,6 +81,8 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
                         yield frame
             except (aiohttp.ClientError, TimeoutError) as error:
                 failures += 1
+                # Without a receipt nothing is lost yet and the failure is said at once; with one
+                # the message is durable, and its answer worth waiting for.
                 if not listener.accepted_id or failures > TRIES:
                     raise ServerUnreachable(_unreachable(base, error, listener.accepted_id)) from error
             await asyncio.sleep(PATIENCE.after(max(1, failures)))
@@ -91,6 +93,7 @@ class _AnswerListener:
 
     def __init__(self, session: aiohttp.ClientSession, base: str, ask: Ask) -> None:
         self._session = session
+        # Dots too: clients and proxies take a channel named ".." for a step up.
         self._channel = f"{base}/api/channels/{quote(ask.channel, safe='').replace('.', '%2E')}"
         self._ask = ask
         self._position = ""
@@ -99,6 +102,7 @@ class _AnswerListener:
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """Listen first, then send, so that nothing is missed."""
+        # Encoded already: yarl would undo it and ask for another channel.
         url = URL(f"{self._channel}/events?text=delta&events=all", encoded=True)
         headers = {"Last-Event-ID": self._position} if self._position else {}
         async with self._session.get(url, headers=headers) as response:
@@ -121,6 +125,7 @@ class _AnswerListener:
             receipt, is_repeat = await response.json(), response.status == 200
         self.accepted_id = str(receipt["message_id"])
         frame: Frame = {"type": "status", "status": "accepted", "message_id": self.accepted_id, "receipt": receipt}
+        # Of a message that was settled before no event comes any more.
         return [frame, *(await self._earlier_outcome() if is_repeat else [])]
 
     async def _earlier_outcome(self) -> list[Frame]:
@@ -157,6 +162,7 @@ def _kinds(root: type[TurnkeepError]) -> dict[str, type[TurnkeepError]]:
     """The error tree by code."""
     kinds = {root.code: root}
     for kind in root.__subclasses__():
+        # A class without a code of its own has its parent's, and must not take its place.
         kinds |= {code: one for code, one in _kinds(kind).items() if code not in kinds}
     return kinds
 

@@ -67,6 +67,7 @@ def note(text: str, *, style: str = "dim") -> None:
 
 def emit(value: Any) -> None:
     """One line of JSON."""
+    # Not by way of rich, which would wrap: one value is one line.
     sys.stdout.write(orjson.dumps(value, default=str).decode() + "\n")
     sys.stdout.flush()
 
@@ -78,6 +79,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
         return
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
+        # Ids are copied from here: broken over lines they are whole, with an ellipsis they are not.
         grid.add_column(name, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in row))
@@ -134,11 +136,12 @@ def dollars(cost: float | None, requests: int) -> str | None:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is lost. Raises `Unconfirmed` for a no,
+    """Ask before something is lost. Raises `ConfirmationMissing` for a no,
     and where there is nobody to ask.
     """
     if yes:
         return
+    # A script must never hang on a question.
     if not sys.stdin.isatty():
         raise ConfirmationMissing(f"{question} there is no terminal to ask on: repeat it with --yes")
     if not typer.confirm(printable(question), err=True):
@@ -187,6 +190,8 @@ def report_failure(program: str, error: BaseException, *, as_json: bool = False)
 
 def _describe(error: BaseException) -> tuple[str, str]:
     match error:
+        # The bare class is what a server of another version says with
+        # a code that is not known here.
         case TurnkeepError() if type(error) is not TurnkeepError:
             return error.code, str(error)
         case typer.TyperException():

@@ -42,6 +42,7 @@ async def _status(settings: Settings, tenant: str | None, *, watch: bool, as_jso
     async with context.attach_store(settings) as store:
         if not watch:
             _print(settings, *await _look(store, settings, tenant), as_json=as_json)
+        # Into a pipe go lines. A live display would write movements of a cursor there.
         elif as_json or not output.console().is_terminal:
             while True:
                 _print(settings, *await _look(store, settings, tenant), as_json=as_json)

@@ -36,6 +36,8 @@ def run(settings: Settings, arguments: Sequence[str]) -> int:
     """Keep a child running until a signal; its exit code."""
     env_file = context.env_file.get()
     files = [path for path in (settings.tools_file, env_file or DEFAULT) if path is not None]
+    # A .env that nobody named is believed only so far: the child must be told by hand
+    # what its parent was told by hand.
     env_option = [] if env_file is None else [ENV_FILE, str(env_file)]
     command = [sys.executable, "-m", "turnkeep", "dev", *env_option, *arguments]
     keeper = _Keeper(command, files, settings.drain + GRACE)
@@ -57,8 +59,12 @@ class _Keeper:
     def run(self) -> int:
         while True:
             stamps = self._stamps()
+            # In a session of its own, Ctrl-C reaches the parent alone,
+            # which asks the child to drain.
             with subprocess.Popen(self._command, start_new_session=True) as child:  # noqa: S603 - ourselves
                 self._watch(child, stamps)
+                # A wrong file is waited for until it is corrected; any other
+                # end is the child's own.
                 if not self._stopping and self._stamps() == stamps and child.returncode != output.WRONG:
                     return child.returncode
                 self._end(child)

@@ -76,6 +76,7 @@ async def _tell(settings: Settings, ask: Ask, telling: Telling, *, here: bool, t
                 if (code := telling.take(frame)) is not None:
                     return code
     except TimeoutError:
+        # The timeout of something else, such as a socket: not ours to explain.
         if not waiting.expired():
             raise
     trace = f"turnkeep trace {ask.message_id}"
@@ -94,6 +95,8 @@ async def _frames(settings: Settings, ask: Ask, *, here: bool) -> AsyncGenerator
                     yield frame
             return
         except NotAllowed:
+            # A server that was named is meant, and its refusal is the answer. One that was merely
+            # found may want a credential, and the store is at hand.
             if settings.url is not None:
                 raise
     if settings.uses_simulator:

@@ -33,9 +33,11 @@ def leave(settings: Settings, url: str, stack: contextlib.ExitStack) -> None:
     if path is None:
         return
     draft = path.with_name(f"{path.name}.{os.getpid()}")
+    # From a process that was killed, and whose number is ours by now.
     draft.unlink(missing_ok=True)
     with os.fdopen(private_file.make(draft), "w") as file:
         json.dump({"url": url, "pid": os.getpid()}, file)
+    # Never half a note, whoever reads it meanwhile.
     draft.replace(path)
     stack.callback(_remove, path)
 
@@ -44,6 +46,8 @@ def find(settings: Settings) -> str | None:
     """The base URL of a server that uses this store and lives."""
     path = path_of(settings)
     note = _read(path) if path else None
+    # The process first, which costs nothing. Its port may belong to another program
+    # by now, so it is asked as well.
     if note is None or not _lives(note[1]) or not answers(note[0]):
         return None
     return note[0]
@@ -76,6 +80,7 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    # It lives, under another user.
     except OSError:
         return True
     return True
@@ -83,5 +88,6 @@ def _lives(pid: int) -> bool:
 
 def _remove(path: Path) -> None:
     note = _read(path)
+    # A server that started later has put its own in this place.
     if note is not None and note[1] == os.getpid():
         path.unlink(missing_ok=True)

@@ -110,6 +110,7 @@ def _functions(path: Path) -> list[Tool]:
     tools = [value for value in vars(module).values() if isinstance(value, Tool)]
     if not tools:
         raise ConfigurationError(f"tools file {path.name!r} has no @tool function: from turnkeep.tools import tool")
+    # A function under two names is one tool.
     return list({id(one): one for one in tools}.values())
 
 
@@ -120,11 +121,13 @@ def _import(path: Path) -> ModuleType:
         raise ConfigurationError(f"tools file {path.name!r} cannot be read: there is no such file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and type hints of the file look themselves up here
+    # A tools file may import what lies beside it.
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
     except ConfigurationError as error:
         raise ConfigurationError(f"tools file {path.name!r}: {error}") from error
+    # A file that ends the process when it is imported must not end the service without a word.
     except (Exception, SystemExit) as error:
         raise ConfigurationError(f"tools file {path.name!r} fails with {_describe(error)}") from error
     return module

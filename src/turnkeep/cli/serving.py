@@ -78,6 +78,7 @@ async def _serve(settings: Settings, role: Role, tell: Callable[[RunningService]
                 queue.serves = tuple(queues)
 
             def announce(url: str) -> None:
+                # The store is open only now.
                 pins.use(queue.store)
                 reachable = _reachable(url) if url else None
                 if reachable:

@@ -15,24 +15,37 @@ from turnkeep.pricing.prices import SIMULATOR
 app = typer.Typer(add_completion=False)
 
 
+Address = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
+AnyPort = Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0: any.")]
+ClientKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="What a client has to show; else one is made and printed.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Equal seeds give equal answers.")]
+First = Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds before the first token.")]
+Token = Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds between tokens.")]
+Ways = Annotated[str, typer.Option(metavar="NAME", help="Whose ways it has.")]
+Ledger = Annotated[
+    Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Append what was asked to this JSONL file.")
+]
+Unbounded = Annotated[bool, typer.Option("--unbounded", help="Keep every exchange in memory.")]
+Split = Annotated[bool, typer.Option("--split", help="Cut streams at arbitrary bytes.")]
+Ping = Annotated[float | None, typer.Option(min=0, metavar="S", help="Seconds between comments.")]
+
+
 @app.command()
 def simulate(  # noqa: PLR0913 - the options of a verb
     *,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0: any.")] = 8090,
-    key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="What a client has to show; else one is made and printed.")
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Equal seeds give equal answers.")] = 0,
-    first: Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds before the first token.")] = 150.0,
-    token: Annotated[float, typer.Option(min=0, metavar="MS", help="Milliseconds between tokens.")] = 20.0,
-    quirk: Annotated[str, typer.Option(metavar="NAME", help="Whose ways it has.")] = "openai",
-    ledger: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Append what was asked to this JSONL file.")
-    ] = None,
-    keep_all: Annotated[bool, typer.Option("--unbounded", help="Keep every exchange in memory.")] = False,
-    split: Annotated[bool, typer.Option("--split", help="Cut streams at arbitrary bytes.")] = False,
-    ping: Annotated[float | None, typer.Option(min=0, metavar="S", help="Seconds between comments.")] = None,
+    host: Address = "127.0.0.1",
+    port: AnyPort = 8090,
+    key: ClientKey = None,
+    seed: Seed = 0,
+    first: First = 150.0,
+    token: Token = 20.0,
+    quirk: Ways = "openai",
+    ledger: Ledger = None,
+    keep_all: Unbounded = False,
+    split: Split = False,
+    ping: Ping = None,
     as_json: Json = False,
 ) -> None:
     """Start an OpenAI-compatible server: Responses, Conversations and Chat
@@ -44,22 +57,30 @@ def simulate(  # noqa: PLR0913 - the options of a verb
     if quirk not in QUIRKS:
         raise typer.BadParameter(f"{quirk!r} is none of {', '.join(sorted(QUIRKS))}", param_hint="--quirk")
     limit = None if keep_all else DEV_LEDGER
-    client_key = key or new_key()
+    # Under its own name whatever was asked: its answers cost nothing, those of the model named would.
     options = Options(quirk=quirk, answers_as=SIMULATOR, ledger_file=ledger, ledger_limit=limit, split=split, ping=ping)
+    client_key = key or new_key()
+    pace = StreamPace(first / 1000, token / 1000)
 
     def announce(url: str) -> None:
-        if as_json:
-            output.emit({"base_url": url, "key": client_key})
-            return
-        output.say(f"simulator listening on {url}")
-        output.say(f"OPENAI_BASE_URL={url} OPENAI_API_KEY={client_key} turnkeep dev", style="dim")
+        _announce(url, client_key, as_json=as_json)
 
     try:
-        pace = StreamPace(first / 1000, token / 1000)
         run(host, port, seed=seed, pace=pace, options=options, key=client_key, announce=announce)
     except OSError as error:
-        if ledger is not None and error.filename is not None:
-            raise ConfigurationError(f"the ledger {ledger} cannot be written: {error.strerror}") from error
-        raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}, choose another with --port"
-        ) from error
+        raise _mistake(error, ledger, f"{host}:{port}") from error
+
+
+def _announce(url: str, key: str, *, as_json: bool) -> None:
+    if as_json:
+        output.emit({"base_url": url, "key": key})
+        return
+    output.say(f"simulator listening on {url}")
+    output.say(f"OPENAI_BASE_URL={url} OPENAI_API_KEY={key} turnkeep dev", style="dim")
+
+
+def _mistake(error: OSError, ledger: Path | None, address: str) -> ConfigurationError:
+    # Of the two that can fail here only a file gives its name.
+    if ledger is not None and error.filename is not None:
+        return ConfigurationError(f"the ledger {ledger} cannot be written: {error.strerror}")
+    return ConfigurationError(f"cannot listen on {address}: {error.strerror or error}, choose another with --port")

@@ -138,6 +138,7 @@ async def _all(store: Store, record: SinkRecord, limit: int | None = None) -> As
 
 
 async def _each_partition(ids: Sequence[str], act: Callable[[int, Sequence[str]], Awaitable[int]]) -> int:
+    # Positions count within a partition, and a store changes one partition at a time.
     places: dict[int, list[str]] = {}
     for event_id in ids:
         partition, slash, position = event_id.partition("/")

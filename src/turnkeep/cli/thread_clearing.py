@@ -100,6 +100,7 @@ async def _forget_all(store: Store, addresses: list[Address], *, force: bool) ->
         for first in range(0, len(addresses), AT_ONCE):
             batch = addresses[first : first + AT_ONCE]
             outcomes = await asyncio.gather(*(_forget_idle(store, address, step, force=force) for address in batch))
+            # Added up when all of them are done: an addition across an await lost all but the last.
             count += outcomes.count("forgotten")
             busy_channels += [
                 address.channel for address, outcome in zip(batch, outcomes, strict=True) if outcome == "busy"

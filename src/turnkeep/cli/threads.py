@@ -36,6 +36,7 @@ def new(
     if as_json:
         output.emit({"channel": record.address.channel, "thread_id": record.thread_id})
     elif by_id:
+        # The lines of the first service, which scripts look for.
         output.say(f"=== TEST THREAD ID ===\n{record.thread_id}\n=====================")
     else:
         output.say(record.address.channel)
@@ -81,6 +82,8 @@ async def _list(settings: Settings, tenant: str, older_than: float, limit: int) 
         newest: list[tuple[float, str, ThreadRecord]] = []
         async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than):
             total += 1
+            # A heap of so many: a store may hold millions. The id decides where times are
+            # equal, for records do not compare.
             entry = (record.active_at, record.thread_id, record)
             if len(newest) < limit:
                 heapq.heappush(newest, entry)

@@ -71,6 +71,7 @@ async def _trace(settings: Settings, tenant: str, name: str | None, message_id: 
             return [life] if life else []
         histories = []
         with output.progress("looking through the threads") as step:
+            # An id is unique within its channel only: several lives may be found.
             async for record in store.scan(tenant=tenant, queue=settings.queue):
                 step()
                 if life := await _life(store, record.address, message_id):
@@ -84,6 +85,7 @@ async def _life(store: Store, address: Address, message_id: str) -> MessageHisto
     if message is None or thread is None:
         return None
     runs = [run for run in await store.runs(address) if message_id in run.message_ids]
+    # The deltas of a run name no messages, only the run.
     of_runs = {message.run_id, *(run.run_id for run in runs)} - {None}
     events = await _events(store, address, message_id, of_runs)
     return MessageHistory(

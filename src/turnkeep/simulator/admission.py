@@ -38,6 +38,8 @@ class Admission:
 
     def _check(self, headers: Headers) -> None:
         """Raises `Problem`."""
+        # A page of any site may post to a loopback port without asking first; Origin gives it away.
+        # Programs that speak the protocol send none.
         if "origin" in headers:
             raise Problem(403, "Pages of a browser may not call the simulator.", code="origin_refused")
         if not self._is_ours(headers.getlist("host")):
@@ -49,6 +51,7 @@ class Admission:
         scheme, _, key = credential.partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise no_key()
+        # Takes equally long for every wrong key.
         if not hmac.compare_digest(key.encode(), (self._key or "").encode()):
             raise wrong_key()
 
@@ -57,6 +60,7 @@ class Admission:
         can, in a network where names are looked up in more than one place: it is taken
         only where others are meant to come in.
         """
+        # Two Host headers are read differently by different parsers: neither is believed.
         if len(hosts) != 1:
             return False
         name = _name(hosts[0])

@@ -72,6 +72,7 @@ def _application(simulator: Simulator, *, control: bool) -> Starlette:
 
     routes: list[BaseRoute] = [
         Mount("/v1", routes=surface.routes()),
+        # By path, so that one simulator plays several servers at once, each known by its base URL.
         Mount("/quirk/{quirk}/v1", routes=surface.routes()),
     ]
     if control:
@@ -114,6 +115,8 @@ class _Routes:
 
     async def models(self, request: Request) -> ASGIApp:
         self._admit(request)
+        # Both platforms have a list at this address; their requests
+        # differ in nothing but this header.
         if "anthropic-version" in request.headers:
             return self._reply(_message_models())
         entries = [_model(model) for model in model_list.KNOWN_MODELS.values()]
@@ -141,6 +144,7 @@ class _Routes:
         return await self._answer(request, "messages", answer)
 
     async def count_message(self, request: Request) -> ASGIApp:
+        # Counting takes the body of an answer but for `max_tokens`, without which no body is valid.
         body = message_body({**await self._object(request), "max_tokens": 1}, "")
         return self._reply({"input_tokens": message_api.message_prompt(body).tokens()})
 
@@ -150,6 +154,7 @@ class _Routes:
     def _respond(self, body: object, exchange: Exchange, quirk: Quirk) -> ASGIApp:
         simulator, responses = self._simulator, self._simulator.responses
         create = responses.understand(body, quirk)
+        # Heard before anything is refused: what was asked counts, whatever comes of it.
         simulator.ledger.hear(exchange, create.prompt)
         fault = simulator.faults.strike(create.prompt)
         exchange.fault = fault.kind if fault is not None else None
@@ -174,6 +179,7 @@ class _Routes:
         simulator = self._simulator
         quirk = self._quirk(request)
         if surface == "responses" and not quirk.responses:
+            # The very reply of a server that has no such route, not a refusal of ours.
             raise HTTPException(404)
         exchange = simulator.ledger.arrive(surface, simulator.ids.new("req_", 32), request.headers)
         try:
@@ -191,6 +197,8 @@ class _Routes:
             refusal.headers = {**headers(exchange.request_id), **refusal.headers}
             raise refusal from None
         finally:
+            # A defect of ours may leave no exchange open: whoever waits
+            # for `quiet` would wait for ever.
             if exchange.outcome == "open" and exchange.response_id is None:
                 simulator.ledger.finish(exchange, "failed", 500)
 
@@ -263,6 +271,7 @@ class _Routes:
         if keys is None:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        # Where Anthropic's clients have their key.
         if own := request.headers.get("x-api-key"):
             scheme, key = "bearer", own
         if scheme.lower() != "bearer" or not key:
@@ -288,6 +297,7 @@ class _Routes:
         limit = self._simulator.options.max_body
         async for chunk in request.stream():
             raw += chunk
+            # Counted while it comes in: a body that is too large is never held whole.
             if len(raw) > limit:
                 raise Problem(413, f"The body is larger than {limit} bytes.", code="request_too_large")
         try:

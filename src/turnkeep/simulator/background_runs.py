@@ -16,6 +16,8 @@ from turnkeep.simulator.prompt import Json
 from turnkeep.simulator.responses_api import Responses, StoredResponse
 from turnkeep.simulator.world import World
 
+# A background response goes on without its connection, so a fault strikes either the run or one
+# view of it; only the first is seen by whoever resumes.
 _OF_THE_RUN = ("stall", "failed", "error", "early-error")
 _OF_THE_CONNECTION = ("cut", "truncate")
 
@@ -52,6 +54,7 @@ class BackgroundRuns:
             raise bad(
                 "This response cannot be streamed because it was not created with background=true and stream=true."
             )
+        # A 400 in these words is what the platform answers (openai-python#2828): poll from then on.
         if self._world.clock.now() - entry.created_at > self._world.options.stream_expiry:
             raise bad("This response can no longer be streamed because it is more than 5 minutes old.")
         if starting_after is not None and not (starting_after.isdecimal() and len(starting_after) < 10):
@@ -71,6 +74,8 @@ class BackgroundRuns:
             if frame.act == "last":
                 self._world.ledger.finish(entry.exchange, entry.run.outcome)
             entry.tell()
+            # Without a pause the run would end within one turn of the loop, and nobody could watch
+            # it, resume it or cancel it halfway.
             if not frame.wait:
                 await asyncio.sleep(0)
 
@@ -102,6 +107,7 @@ class RunFollower:
     async def _follow(self, stream: FrameStream) -> None:
         entry, at, deltas = self._entry, self._after + 1, 0
         while True:
+            # Taken before the frames are looked at: what comes in between sets this very event.
             change = entry.change
             while at < len(entry.frames):
                 frame = entry.frames[at]

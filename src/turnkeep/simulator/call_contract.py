@@ -35,6 +35,8 @@ def check_messages(messages: Sequence[Item]) -> None:
     """The messages of a Chat Completions request."""
     waiting: list[str] = []
     for at, message in enumerate(messages):
+        # In chat all outputs follow their calls at once. Responses want
+        # them in the same request only.
         if message["role"] == "tool":
             if message["tool_call_id"] not in waiting:
                 raise _stray_tool(at)
@@ -80,6 +82,8 @@ def _check_reasoning(context: Sequence[Item], partners: Mapping[str, str]) -> No
         if item.get("type") == "reasoning":
             if item_id is not None:
                 present.add(item_id)
+            # Who stores a call without the thought before it is refused from then on
+            # (openai-agents-js#929), until the pair is whole again.
             _check_follower(context, at)
         elif item_id is not None and item_id in partners and partners[item_id] not in present:
             raise lonely_item(item["type"], item_id, partners[item_id])

@@ -54,6 +54,7 @@ def _begin(world: World, body: Json, prompt: Prompt, exchange: Exchange, quirk: 
     )
     exchange.response_id = head.id
     exchange.calls = [call.name for call in plan.calls]
+    # The platform alone pads its deltas; servers that are compatible do not know the field.
     manner = Manner(world.pace, obfuscate and quirk.name == "openai")
     return ChatRun(head, plan, prompt, ids=world.ids, manner=manner, quirk=quirk)
 

@@ -27,7 +27,7 @@ _FINISH = {
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What every chunk repeats. `forced`: a named tool was demanded.
+    """What every chunk repeats. `is_forced`: a named tool was demanded.
     `usage`: a usage chunk was asked for.
     """
 
@@ -53,6 +53,8 @@ class ChatRun:
         self._quirk = quirk
         self._error: Json | None = None
         self._tokens = 0
+        # Calls of one response share the head of their ids: by it a prompt tells later which of
+        # them came together, however a client has ordered them.
         self._call_head = f"call_{ids.hex(8)}"
         self._calls: list[Json] = []
         self._first = True
@@ -65,6 +67,7 @@ class ChatRun:
             _url_citation(p.source, p.text) for p in self.plan.parts if isinstance(p, Say) and p.source is not None
         ]
         message: Json = {"role": "assistant", "content": text or None, "refusal": refusal or None, "annotations": notes}
+        # Null beside calls or a refusal, and an empty text where there is simply nothing.
         if not self._calls and not refusal:
             message["content"] = text
         if self._calls:
@@ -104,6 +107,7 @@ class ChatRun:
     def _frames(self) -> Iterator[Frame]:
         quirk = self._quirk
         if quirk.filter_chunks:
+            # Azure begins with a chunk without choices and id (semantic-kernel#3650).
             empty: Json = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
             empty["prompt_filter_results"] = [{"prompt_index": 0, **_filter_results()}]
             yield Frame(data(empty), head=True)
@@ -125,6 +129,7 @@ class ChatRun:
         frames: list[bytes] = []
         if not quirk.no_finish:
             frames.append(self._chunk({}, self._finish()))
+        # Azure's filter runs behind the text and ends with a choice without a delta (autogen#6465).
         if quirk.filter_chunks:
             frames.append(
                 data({**self._shell(), "choices": [{"index": 0, "finish_reason": None, **_filter_results()}]})
@@ -133,12 +138,14 @@ class ChatRun:
             frames.append(data({**self._shell(), "choices": [], "usage": self._usage()}))
         if quirk.sends_done and not quirk.no_finish:
             frames.append(b"data: [DONE]\n\n")
+        # Settled before the last frame goes out: a generator that nobody asks again cannot say so.
         for frame in frames[:-1]:
             yield Frame(frame)
         self.is_settled = True
         yield Frame(frames[-1] if frames else b"", act="last")
 
     def _text(self, part: Say | Refuse | Think) -> Iterator[Frame]:
+        # Thoughts that nobody is shown are paid for all the same.
         if isinstance(part, Think) and not self._quirk.thoughts:
             self._tokens += len(tokens_of(part.text))
             return
@@ -153,6 +160,8 @@ class ChatRun:
         for token in tokens:
             self._tokens += 1
             wait = self._wait()
+            # LiteLLM gives each chunk an id of its own (litellm#37792):
+            # no client may join chunks by it.
             if self._quirk.changing_id:
                 before, after = self._chunk({field: "\x00"}).split(b'"\\u0000"')
             yield Frame(b"".join((before, orjson.dumps(token), after)), wait, delta=True)
@@ -175,6 +184,8 @@ class ChatRun:
         if not self._quirk.arguments_as_object:
             return text
         try:
+            # An object in the place of its text (litellm#35663). What is no JSON stays a text: the
+            # worst model has to come through on these servers too.
             return orjson.loads(text)
         except orjson.JSONDecodeError:
             return text
@@ -188,6 +199,8 @@ class ChatRun:
 
     def _finish(self) -> str:
         if self._calls:
+            # OpenAI itself ends with `stop` where a named tool was forced (vllm#25054): whoever
+            # decides by the reason instead of by the calls is found out here.
             return "stop" if self._quirk.calls_end_with_stop or self._head.is_forced else "tool_calls"
         return "stop" if self.plan.incomplete is None else _FINISH[self.plan.incomplete]
 

@@ -14,6 +14,7 @@ import orjson
 
 from turnkeep.simulator.prompt import OfferedTool
 
+# Half of all tools begin with these words: they say nothing of what a tool is for.
 _IDLE = frozenset(
     (
         *("get", "list", "find", "fetch", "search", "show", "check", "lookup", "info"),
@@ -62,6 +63,7 @@ def example(schema: Mapping[str, Any], text: str) -> Any:
 
 def _calls(tool: OfferedTool, text: str) -> list[Call]:
     places = _places(text) or [""]
+    # Two cities in one message are two calls, as a model would make them.
     takes_place = any(_is_place(name) for name in tool.parameters.get("properties", {}))
     return [_call(tool, text, place) for place in (places if takes_place else places[:1])]
 
@@ -72,6 +74,7 @@ def _call(tool: OfferedTool, text: str, place: str) -> Call:
     arguments: dict[str, Any] = {}
     for name, schema in properties.items():
         value = _argument(name, schema, text, place)
+        # What is neither required nor said is left out: an invented value is one nobody asked for.
         if value is None and name in mandatory:
             value = example(schema, text)
         if value is not None:

@@ -57,6 +57,7 @@ class Control:
         """
         ledger = self._world.ledger
         exchanges = [exchange.to_json() for exchange in ledger if _matches(exchange, request.query_params)]
+        # Its length is looked at first: `int` raises on thousands of digits.
         limit = request.query_params.get("limit", "")
         exchanges = exchanges[-int(limit) :] if limit.isdecimal() and 0 < len(limit) < 8 and int(limit) else exchanges
         return JsonReply(
@@ -136,6 +137,7 @@ class Control:
                 "'seconds' has to be a number from 0 to 3600, and the simulator on a socket of its own.", "seconds"
             )
         _ = self._world.spawn(self._world.door.refuse(float(seconds)))
+        # This connection has to go too: a client that keeps it would not see that the door is shut.
         return JsonReply({"refusing": seconds}, headers={"connection": "close"})
 
 

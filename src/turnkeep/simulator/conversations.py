@@ -18,6 +18,7 @@ from turnkeep.simulator.problems import Problem, conversation_locked, not_found
 from turnkeep.simulator.prompt import Json
 from turnkeep.simulator.seeded_ids import Ids
 
+# What one request to the platform may carry, for a new conversation and for an old one.
 LIMIT = 20
 _HEADS = {"message": "msg_", "function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_"}
 
@@ -109,6 +110,8 @@ class Conversations:
         ``conversation_locked`` while another response has it.
         """
         conversation = self.get(conversation_id)
+        # A 400 that has to be repeated: clients know it by its code alone, which is why the words
+        # and the code are the platform's.
         if conversation.holder is not None or self._clock.now() < conversation.locked_until:
             raise conversation_locked()
         conversation.holder = response_id
@@ -118,12 +121,14 @@ class Conversations:
         conversation = self._all.get(conversation_id)
         if conversation is not None and conversation.holder == response_id:
             conversation.holder = None
+            # How long the platform holds its lock after an end is not documented, hence an option.
             conversation.locked_until = self._clock.now() + options.lock_release_delay
 
     def append(self, conversation_id: str, items: Iterable[Json], options: Options) -> None:
         """Add what a response read and said. A conversation deleted meanwhile takes nothing."""
         conversation = self._all.get(conversation_id)
         if conversation is not None:
+            # Clients that clean up after an aborted stream have looked too early and found nothing.
             self._append(conversation, items, self._clock.now() + options.persistence_lag)
 
     def _append(self, conversation: BoundConversation, items: Iterable[Json], visible: float) -> list[Json]:

@@ -84,12 +84,15 @@ class RunDelivery:
         wire = wire_of(scope)
         try:
             async with asyncio.TaskGroup() as group:
+                # A server tells of a client that left through `receive` only, so somebody has to
+                # listen there while the reply is written.
                 watcher = group.create_task(until_disconnect(receive))
                 await self._deliver(send, wire)
                 watcher.cancel()
         except* ClientGone:
             self._world.ledger.finish(self._exchange, "closed_by_client", None)
         finally:
+            # The first outcome counts; this one is for what ended in no way that was foreseen.
             self._world.ledger.finish(self._exchange, "failed", None)
             if not self._run.is_settled:
                 self._abandon()
@@ -116,6 +119,7 @@ class RunDelivery:
         await stream.end()
 
     async def _whole(self, send: Send, wire: Wire | None) -> None:
+        # Pace, faults and outcome are those of a stream, although nobody is shown one.
         act, is_garbled = await self._play()
         if act in DROPS:
             await self._drop(wire, reset=act == "reset")
@@ -123,6 +127,8 @@ class RunDelivery:
         body = orjson.dumps(self._run.body())
         if act == "end" or is_garbled:
             self._world.ledger.finish(self._exchange, "truncated")
+            # The length that is sent is that of the half: what is broken
+            # is the JSON, not the transfer.
             body = body[: len(body) // 2]
         await _send(send, wire, 200, body, {"content-type": "application/json", **self._headers})
 
@@ -152,6 +158,8 @@ class RunDelivery:
         await self._drop(wire, reset=fault.kind != "hang")
 
     async def _lose(self) -> None:
+        # Answered and stored here, and the client cannot know: a
+        # blind retry pays and says it twice.
         for frame in self._run.stream:
             if frame.wait > 0:
                 await self._world.clock.sleep(frame.wait)
@@ -171,9 +179,12 @@ class RunDelivery:
 
     def _frames(self) -> Iterator[Frame]:
         frames = disturb(self._run, self._fault)
+        # OpenAI ends responses with their last event; some of its imitations add chat's [DONE].
         if self._quirk.done_after_responses and self._exchange.surface == "responses":
             frames = itertools.chain(frames, (Frame(b"data: [DONE]\n\n"),))
         if self._quirk.crlf:
+            # SSE allows all three line ends; a reader that knows LF only
+            # works until it meets such a server.
             return (frame._replace(data=frame.data.replace(b"\n", b"\r\n")) for frame in frames)
         return frames
 
@@ -186,11 +197,13 @@ class RunDelivery:
 def wire_of(scope: Scope) -> Wire | None:
     """The connection itself, where the server gives it and speaks in chunks."""
     wire: Wire | None = scope.get("state", {}).get("wire")
+    # Chunks written by hand are a matter of HTTP/1.1 alone.
     return wire if scope.get("http_version") == "1.1" else None
 
 
 async def _wait_for_watcher() -> None:
     """Wait until the server has noticed that the connection is dropped; the watcher ends this."""
+    # A reply that returns unfinished would be ended by the server, in a way of its own.
     await asyncio.sleep(FOREVER)
 
 

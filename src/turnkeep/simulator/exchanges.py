@@ -24,7 +24,9 @@ Surface = Literal["responses", "chat", "messages"]
 Outcome = Literal[
     "open", "completed", "incomplete", "failed", "cancelled", "refused", "closed_by_client", "cut", "truncated", "lost"
 ]
+# `lost` is none of them: nobody has read that answer.
 ANSWER_OUTCOMES: tuple[Outcome, ...] = ("completed", "incomplete")
+# A place after all others, so that what is still open overlaps whatever comes.
 _NEVER = float("inf")
 _LABELS = ("run", "thread", "attempt", "tenant")
 
@@ -95,8 +97,7 @@ _PLAIN = tuple(name for name in Exchange.__dataclass_fields__ if name not in ("m
 
 
 class ExchangeLedger:
-    """Every exchange in order of arrival; the oldest finished ones
-    go when there are more than `limit`.
+    """Every exchange in order of arrival; the oldest go when there are more than `limit`.
 
     With a `file`, each arrival and each end is one line appended in one write, so that a killed
     process leaves everything it knew (see `load`).
@@ -128,6 +129,7 @@ class ExchangeLedger:
         exchange.client_request_id = headers.get("x-client-request-id")
         for name in _LABELS:
             value = headers.get(f"x-turnkeep-{name}")
+            # A header holds ASCII, the name of a thread anything: it comes with percent signs.
             setattr(exchange, name, None if value is None else unquote(value))
         self._exchanges.append(exchange)
         self.open_count += 1
@@ -157,6 +159,7 @@ class ExchangeLedger:
 
     def finish(self, exchange: Exchange, outcome: Outcome, status: int | None = 200, code: str | None = None) -> None:
         """How it ended; the first word counts."""
+        # A fault's end and that of a client who leaves may come to one exchange in either order.
         if exchange.outcome != "open":
             return
         exchange.outcome, exchange.status, exchange.code = outcome, status, code
@@ -211,6 +214,7 @@ class ExchangeLedger:
         threads: dict[tuple[str | None, str], list[Exchange]] = defaultdict(list)
         for exchange in self._exchanges:
             if exchange.thread is not None:
+                # Two tenants may have threads of one name.
                 threads[exchange.tenant, exchange.thread].append(exchange)
         return [pair for exchanges in threads.values() for pair in _overlapping(exchanges)]
 
@@ -234,9 +238,12 @@ class ExchangeLedger:
         """
         answers: dict[str, list[Exchange]] = defaultdict(list)
         for exchange in self._exchanges:
+            # A run with tools asks several times, each time with the same new
+            # message: steps are no answers.
             if exchange.outcome in ANSWER_OUTCOMES and not exchange.calls:
                 for text in set(exchange.new):
                     answers[text].append(exchange)
+        # Without a label every request counts as a run of its own.
         return {text: exchanges for text, exchanges in answers.items() if len({e.run or e.n for e in exchanges}) > 1}
 
     def holding(self, text: str) -> list[Exchange]:
@@ -253,6 +260,8 @@ class ExchangeLedger:
 
     def _write(self, what: str, exchange: Exchange) -> None:
         if self._file is not None:
+            # One write to a file opened for appending: a kill leaves at
+            # most one torn line, the last.
             line = orjson.dumps({"what": what, **exchange.to_json()}, default=str)
             os.write(self._file, line + b"\n")
 

@@ -20,6 +20,7 @@ from turnkeep.simulator.problems import wrong_key as wrong_key_problem
 from turnkeep.simulator.prompt import OpenMessage, Prompt
 from turnkeep.simulator.seeded_ids import Ids
 
+# With a sentence for each: `GET /_sim/` shows them to whoever steers from another process.
 KINDS: Mapping[str, str] = {
     "429": "rate limit; `code`, `retry_after`, `retry_after_ms`",
     "quota": "429 insufficient_quota",
@@ -46,10 +47,12 @@ KINDS: Mapping[str, str] = {
     "early-error": "an error event and response.failed before any delta, within HTTP 200; `code`",
 }
 ALIASES = {"accepted-then-lost": "lost", "after-completed": "late", "rate_limit_exceeded": "429"}
+# No waiting mends these. The type has stayed the same, the codes are many.
 QUOTA = (
     *("insufficient_quota", "credit_balance_exhausted", "organization_spend_limit_exceeded"),
     *("project_spend_limit_exceeded", "organization_usage_limit_exceeded"),
 )
+# Markers are remembered with the text they stand in: without a bound, all that was ever heard.
 _MEMORY_LIMIT = 100_000
 
 
@@ -83,6 +86,7 @@ class Fault:
         self.kind = ALIASES.get(self.kind, self.kind)
         if self.kind not in KINDS and not _is_status(self.kind):
             raise ValueError(f"there is no fault {self.kind!r}; known: {', '.join(KINDS)}")
+        # A poisoned message does not heal: once alone, its retry would get through.
         if self.kind == "poison" and self.times == 1:
             self.times = None
 
@@ -133,6 +137,8 @@ class Faults:
     def strike(self, prompt: Prompt) -> Fault | None:
         """The fault of this request, if any; counts it."""
         for message in prompt.open_messages():
+            # Before the list: whoever writes a fault into a text means the
+            # request that brings this text.
             if (fault := self._from_markers(message)) is not None:
                 return fault
         for fault in self:
@@ -153,6 +159,7 @@ class Faults:
             fault = _of_marker(marker)
             if fault is None or (fault.step is not None and fault.step != message.rounds):
                 continue
+            # Counted by text and place, for a retry is a new request with the same text.
             if fault.times is None or self._count(message.text, at) < fault.times:
                 self._strike_counts[message.text, at] = self._count(message.text, at) + 1
                 return fault
@@ -206,6 +213,8 @@ def _with_fault(run: FaultyRun, fault: Fault) -> Iterator[Frame]:
     deltas = 0
     has_struck = False
     for frame in run.stream:
+        # The opening is always whole: a fault before it would be a refusal. And none comes too
+        # late: an answer shorter than `after` may not get away.
         if not has_struck and not frame.head and (deltas >= fault.after or frame.act == "last"):
             has_struck = True
             yield from _STRIKES[fault.kind](run, fault, frame)
@@ -229,6 +238,7 @@ def _truncate(_: FaultyRun, __: Fault, ___: Frame) -> Iterator[Frame]:
 def _stall(_: FaultyRun, fault: Fault, __: Frame) -> Iterator[Frame]:
     yield Frame(wait=FOREVER if fault.seconds is None else fault.seconds, act="stall")
     if fault.seconds is None:
+        # For clients without a timeout of their own, so that no test waits for ever.
         yield Frame(act="close")
 
 
@@ -253,6 +263,8 @@ def _failed_event(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
 
 
 def _early_error(run: FaultyRun, fault: Fault, _: Frame) -> Iterator[Frame]:
+    # OpenAI tells quota, rates and lengths within HTTP 200 too, by an early error event, by
+    # response.failed or by both (vercel/ai#16805).
     yield from run.fail(*_words(fault), error_event=True, failed_event=True)
 
 
@@ -287,6 +299,7 @@ def _of_marker(marker: Marker) -> Fault | None:
         elif name in ("retry_after", "retry_after_ms", "seconds") and value.replace(".", "", 1).isdecimal():
             parameters[name] = float(value)
     try:
+        # A text is no order: what is no fault in it is read as words.
         return Fault(**parameters)
     except ValueError:
         return None
@@ -303,6 +316,7 @@ def _rate_limited(fault: Fault, default: str = "rate_limit_exceeded") -> Problem
         return Problem(429, fault.message or message, type="insufficient_quota", code=code)
     kind = "rate_limit_error" if code == "slow_down" else "requests"
     message = fault.message or "Rate limit reached for requests. Please try again later."
+    # Durations are written as Go writes them, which is what the platform does.
     headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": _go(fault.retry_after or 1.0)}
     return Problem(429, message, type=kind, code=code, headers=headers)
 

@@ -18,11 +18,15 @@ from turnkeep.simulator.seeded_ids import Ids
 
 Act = Literal["last", "reset", "close", "end", "stall"]
 DROPS: tuple[Act, ...] = ("reset", "close")
+# Longer than any client waits: OpenAI's own gives up after ten minutes without a byte.
 FOREVER = 3600.0
+# A write for each would cost a call of the system and a turn of the loop; all at once would be no
+# stream, and nobody else would get his turn.
 BATCH = 16
 LINGER = 0.05
 
 
+# A tuple: one is made for each token.
 class Frame(NamedTuple):
     """Some bytes of a stream: what to wait before them, and what to do with the connection at them.
 
@@ -41,7 +45,7 @@ class Wire(Protocol):
     """The connection below: chunks go straight to it, and it can be dropped."""
 
     def check(self) -> None:
-        """Raise `Disconnected` if it is closing: the server may notice a little before it tells."""
+        """Raise `ClientGone` if it is closing: the server may notice a little before it tells."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -89,6 +93,7 @@ class FrameStream:
             await self._chunk(chunk)
             return
         chunk = self._carry + chunk
+        # The end of each chunk waits for the next one: else every frame would begin a chunk.
         keep = self._dice.between(0, min(24, len(chunk)))
         self._carry = chunk[len(chunk) - keep :]
         await self._pieces(chunk[: len(chunk) - keep], self._dice)
@@ -143,6 +148,7 @@ async def pour(
         if frame.wait > 0:
             await _flush(batch, stream)
             await rest(frame.wait, stream, clock, ping)
+        # Before the bytes: a client that has read so many deltas was sent at least so many.
         on_frame(frame)
         batch.append(frame.data)
         if frame.act in ("reset", "close", "end"):
@@ -159,13 +165,14 @@ async def rest(seconds: float, stream: FrameStream, clock: Clock, ping: float | 
     """Wait, with a comment line every `ping` seconds."""
     while ping is not None and seconds > ping:
         await clock.sleep(ping)
+        # A comment in SSE: readers have to pass over it.
         await stream.write(b": ping\n\n")
         seconds -= ping
     await clock.sleep(seconds)
 
 
 async def until_disconnect(receive: Receive) -> None:
-    """Returns never; raises `Disconnected` as soon as the client is gone."""
+    """Returns never; raises `ClientGone` as soon as the client is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
     raise ClientGone

@@ -84,6 +84,7 @@ def run(
         async with serve(simulator, host, port, key=key) as url:
             await _until_signal(lambda: announce(url) if announce else _say(url, key))
 
+    # The loop that uvicorn would choose: the fastest that is installed.
     with asyncio.Runner(loop_factory=_config(simulator.app).get_loop_factory()) as runner:
         runner.run(main())
 
@@ -120,7 +121,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
 
 
 class _Connection(H11Protocol):
-    """A connection that the application can write chunks to and drop (see `sse.Wire`)."""
+    """A connection that the application can write chunks to and drop (see `frames.Wire`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -163,6 +164,8 @@ class _SimulatorServer(uvicorn.Server):
 
     async def close(self) -> None:
         self._stop_listening()
+        # Cut at once, whatever is being streamed: nobody who closes a
+        # simulator waits for its clients.
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         if tasks := list(self.server_state.tasks):
@@ -175,6 +178,7 @@ class _SimulatorServer(uvicorn.Server):
         theirs, ours = socket.socketpair()
         for end in (theirs, ours):
             end.setblocking(False)
+        # For uvicorn as if it had come through a port, which is why there is no second server.
         await asyncio.get_running_loop().connect_accepted_socket(self._connection, ours)
         return theirs
 
@@ -198,6 +202,7 @@ class _PortListener(_SimulatorServer):
 
     async def open(self) -> str:
         self._sockets = [_listen(self._host, self._port)]
+        # Remembered for `_reopen`: after a refusal the same port has to answer again.
         self._port = self._sockets[0].getsockname()[1]
         await self.begin(self._sockets)
         self._simulator.door = self
@@ -212,9 +217,11 @@ class _PortListener(_SimulatorServer):
         """Refuse connections for a while, and drop those that carry no request."""
         self._stop_listening()
         for connection in list(self.server_state.connections):
+            # Whoever has a request goes on: to refuse concerns new connections.
             if connection.cycle is None or connection.cycle.response_complete:  # type: ignore[union-attr]
                 connection.transport.abort()
         await asyncio.sleep(seconds)
+        # Closed meanwhile? Then the port may belong to somebody else by now.
         if self._simulator.door is self:
             await self._reopen()
 
@@ -225,6 +232,8 @@ class _PortListener(_SimulatorServer):
 
     def _stop_listening(self) -> None:
         super()._stop_listening()
+        # Closed, not merely left alone: the kernel would go on filling its backlog, and clients
+        # would wait instead of being refused.
         for sock in self._sockets:
             sock.close()
 

@@ -14,10 +14,12 @@ NAMES = (
     *("say", "words", "call", "then", "loop", "worst", "pace", "ttft", "reason", "refuse"),
     *("length", "filter", "incomplete", "comment", "search", "pause", "fault"),
 )
+# Names that exist open a marker and nothing else: [[links of a wiki]] in a text are words.
 _OPENING = re.compile(rf"\[\[({'|'.join(NAMES)})(?=[\]: ])[: ]?\s*")
 _TOOL = re.compile(r"\s*([\w.-]*)\s*")
 _CLOSING = re.compile(r"\s*\]\]")
 _TOOLS = ("call", "then", "loop")
+# Not by expressions: a string within the arguments may hold "]]".
 _JSON = json.JSONDecoder()
 
 
@@ -33,6 +35,7 @@ class Marker:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
+# Each step and each retry brings the same texts again.
 @functools.lru_cache(maxsize=4096)
 def parse(text: str) -> tuple[tuple[Marker, ...], str]:
     """The markers of a text, and the text without them. What is no marker stays as it is."""

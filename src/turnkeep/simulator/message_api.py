@@ -54,6 +54,7 @@ def message_prompt(body: Json, exchange: Exchange | None = None) -> Prompt:
     """What the model reads."""
     choice = body.get("tool_choice") or {"type": "auto"}
     choices = {"tool": f"={choice.get('name')}", "any": "required"}
+    # The labels of this protocol come by header: its metadata takes nothing but a user's id.
     thread = exchange.thread if exchange is not None else None
     tools = [tool for tool in body.get("tools") or () if "input_schema" in tool]
     form = (body.get("output_config") or {}).get("format") or {}
@@ -67,6 +68,7 @@ def message_prompt(body: Json, exchange: Exchange | None = None) -> Prompt:
         thinks=(body.get("thinking") or {}).get("type") in ("enabled", "adaptive"),
         shape=form.get("schema"),
         labels={"turnkeep_thread": thread} if thread else {},
+        # Only here a stop reason exists that asks to be gone on with.
         pauses=True,
     )
 

@@ -14,6 +14,7 @@ from turnkeep.simulator.problems import MessageProblem
 from turnkeep.simulator.prompt import Json
 from turnkeep.simulator.prompt_cache import blocks_of
 
+# Closed, as the platform's is: it is how a misspelt parameter is noticed at all.
 PARAMETERS = frozenset(
     (
         *("model", "messages", "max_tokens", "system", "tools", "tool_choice", "stream", "stop_sequences", "metadata"),
@@ -41,6 +42,7 @@ def generation(model: str) -> tuple[int, int]:
 
 def signature(thinking: str) -> str:
     """What proves that a thought was thought here."""
+    # A digest of the thought: a client that drops or changes a letter of it is found out.
     return "EqoB" + base64.b64encode(hashlib.sha256(thinking.encode()).digest()).decode()
 
 
@@ -204,6 +206,7 @@ def _check_end(body: Json) -> None:
     messages = body["messages"]
     last = blocks_of(messages[-1]["content"])
     if messages[-1]["role"] == "assistant":
+        # A turn that paused is sent back as it was to be gone on with: that is no prefill.
         goes_on = any(str(block.get("type")).startswith(("server_tool", "web_")) for block in last[-2:])
         if generation(body["model"]) >= (4, 6) and not goes_on:
             raise bad(

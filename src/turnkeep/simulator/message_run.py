@@ -101,6 +101,7 @@ class MessageRun:
         reason = "tool_use" if self.plan.calls else "refusal" if has_refusal else "end_turn"
         if incomplete is not None:
             reason = _STOP.get(incomplete, "end_turn")
+            # A pause cuts nothing off: so far the answer is whole.
             self.outcome = "incomplete" if incomplete != "pause_turn" else "completed"
         delta: Json = {"stop_reason": reason, "stop_sequence": None}
         if reason == "refusal":
@@ -131,6 +132,7 @@ class MessageRun:
         block: Json = {"type": "tool_use", "id": call_id, "name": part.name, "input": {}}
         yield from self._open(block)
         yield from self._deltas("input_json_delta", "partial_json", ["", *pieces(part.arguments)])
+        # Whole messages hold an object in any case; arguments that are none are met in the deltas.
         yield self._close({**block, "input": _decode(part.arguments)})
 
     def _search(self, part: Search) -> Iterator[Frame]:
@@ -176,6 +178,7 @@ class MessageRun:
         start = {"type": "content_block_start", "index": self._index, "content_block": block}
         yield Frame(event("content_block_start", start), self._wait())
         if self._index == 0:
+            # They may come anywhere in a stream, so one comes where a reader expects a delta.
             yield Frame(event("ping", {"type": "ping"}))
 
     def _close(self, block: Json) -> Frame:
@@ -209,6 +212,7 @@ class MessageRun:
             "cache_creation_input_tokens": self._input.written_tokens,
             "cache_read_input_tokens": self._input.read_tokens,
             "cache_creation": {"ephemeral_5m_input_tokens": self._input.written_tokens, "ephemeral_1h_input_tokens": 0},
+            # The opening counts one already, as the platform's does.
             "output_tokens": self._tokens or 1,
             "output_tokens_details": {"thinking_tokens": self._thinking_tokens},
             "service_tier": "standard",

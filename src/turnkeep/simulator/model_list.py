@@ -33,6 +33,7 @@ _MODELS = (
     KnownModel("gpt-4o-mini", 1_721_200_000, 128_000, "2027-01-14"),
 )
 KNOWN_MODELS = {model.name: model for model in _MODELS}
+# Gone from the platform: refused even where any other name is served.
 RETIRED_MODELS = frozenset(("gpt-3.5-turbo", "gpt-4", "gpt-4-turbo", "o1", "o3-mini", "o4-mini", "gpt-4.1-nano"))
 MESSAGE_MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-haiku-4-5")
 DEFAULT_WINDOW = 128_000

@@ -43,9 +43,12 @@ class Options:
     strict_models: bool = False
     context_tokens: int | None = None
     max_body: int = 64 * 1024 * 1024
+    # On by default, as at the platform: padding costs whoever does not ask to be spared.
     obfuscation: bool = True
     split: bool = False
     ping: float | None = None
+    # Reported of the platform: nothing of the turn is there (openai-python#3561), or a call without
+    # its output, after which every further turn is refused (openai-agents-js#1190).
     on_abort: Abort = "discard"
     lock_release_delay: float = 0.0
     persistence_lag: float = 0.0
@@ -55,6 +58,7 @@ class Options:
     queue_delay: float = 0.0
     stream_expiry: float = 300.0
     response_ttl: float = 30 * DAY
+    # Background needs storage even with `store: false`; the platform says about ten minutes.
     unstored_ttl: float = 600.0
     keep_responses: int = 10_000
     requests_per_minute: int | None = None
@@ -68,6 +72,7 @@ class Options:
         """
         current = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in changes.items():
+            # The ledger is open already.
             if name not in current or name in ("ledger_limit", "ledger_file"):
                 raise ValueError(f"there is no option {name!r} that can be changed now")
             if not _fits(value, name):

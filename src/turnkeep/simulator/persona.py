@@ -99,7 +99,7 @@ class AnswerScript:
     text: replies in order, then a default.
 
     A reply is a text with markers (``[[say:hello]]``), a finished
-    `Plan`, or None to leave it to the text.
+    `AnswerPlan`, or None to leave it to the text.
     """
 
     def __init__(
@@ -133,6 +133,8 @@ class Persona:
             return reply
         messages = prompt.open_messages()
         if reply is not None:
+            # With the rounds of the real message: else its calls would be
+            # made anew after each output.
             rounds = messages[0].rounds if messages else 0
             messages = [OpenMessage(reply, rounds)]
         markers = [marker for message in messages for marker in parse(message.text)[0]]
@@ -193,6 +195,7 @@ class Persona:
             "A real model would have more to say; I am here to show that it arrived.",
             "That reached me in one piece. What comes next?",
         )
+        # Not `hash`: it differs from process to process, and equal seeds have to give equal bytes.
         closing = closings[zlib.crc32(f"{self._seed}:{quotes[0]}".encode()) % len(closings)]
         if quotes[0].endswith("?"):
             return f"You asked: “{quotes[0]}” {closing}"
@@ -201,12 +204,14 @@ class Persona:
 
 def tokens_of(text: str) -> list[str]:
     """A text cut into what is streamed as one delta each; joined again they are the text."""
+    # Some hundred deltas at most for one long word: a megabyte must not become 40,000 frames.
     size = max(24, len(text) // 400)
     return re.findall(rf"\s*\S{{1,{size}}}|\s+", text)
 
 
 def _gather(texts: Sequence[str]) -> str:
     quotes = [f"“{text}”" for text in texts]
+    # Each is quoted, so that whoever reads it sees that none was left out.
     middle = "".join(f" Then: {text}." for text in quotes[1:-1])
     return f"I read your {len(texts)} messages together. First: {quotes[0]}.{middle} And last: {quotes[-1]}."
 
@@ -249,6 +254,7 @@ def _calls_of(prompt: Prompt, message: OpenMessage) -> list[CallStep]:
     groups = [group for group in groups if group]
     if groups:
         return groups[message.rounds] if message.rounds < len(groups) else []
+    # One round is enough: a rule that reads its own output again would call for ever.
     if message.rounds > 0 or _first(markers, "say") is not None:
         return []
     return [CallStep(name, arguments) for name, arguments in chooser.choose(prompt.tools, plain, prompt.choice)]
@@ -272,6 +278,7 @@ def _cut_short(parts: tuple[Part, ...], markers: Sequence[Marker], max_tokens: i
     last = parts[-1]
     if isinstance(last, Say):
         tokens = tokens_of(last.text)
+        # Half of it: an answer that stops short has begun, and misses something.
         if reason is not None:
             limit = min(limit or len(tokens), max(1, len(tokens) // 2))
         if limit is not None and len(tokens) > limit:

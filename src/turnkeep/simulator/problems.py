@@ -42,6 +42,7 @@ class MessageProblem(Problem):
     @classmethod
     def of(cls, problem: Problem, model: str = "") -> MessageProblem:
         """What the other platform says of the same."""
+        # Translated, not made anew: checks and faults are written once for both platforms.
         status, message = problem.status, problem.message
         if problem.type == "insufficient_quota":
             status, message = 400, "Your credit balance is too low to access the Anthropic API."

@@ -98,10 +98,13 @@ class Prompt:
 
     def tokens(self) -> int:
         """A steady estimate: a quarter of the characters, and a little for each entry and tool."""
+        # No tokenizer: vocabularies are fetched over the network, and this has only to be steady.
         letters = len(self.instructions) + sum(len(entry.text) + len(entry.name) for entry in self.entries)
         return letters // 4 + 4 * len(self.entries) + 20 * len(self.tools) + 3
 
     def _call_follows(self, at: int) -> bool:
+        # Models comment on what they are about to call: the turn goes
+        # on until a text without calls.
         rest = (entry.kind for entry in self.entries[at + 1 :] if entry.kind != "reasoning")
         return next(rest, None) == "call"
 

@@ -40,10 +40,12 @@ class PromptCache:
 
     def take(self, body: Mapping[str, Any]) -> InputTokens:
         """Count the input of a request, and keep what it marks."""
+        # A cache belongs to its model.
         digest, tokens = hashlib.sha256(str(body.get("model")).encode()), 0
         ends: list[tuple[bytes, int]] = []
         marks: list[int] = []
         for where, block in _blocks(body):
+            # Without the mark: moving it to a later block changes nothing of what was cached.
             plain = orjson.dumps({k: v for k, v in block.items() if k != "cache_control"}, option=orjson.OPT_SORT_KEYS)
             digest.update(where.encode() + plain)
             tokens += len(plain) // 4 + 1
@@ -59,6 +61,7 @@ class PromptCache:
 
     def _read(self, ends: list[tuple[bytes, int]], marks: list[int], now: float) -> int:
         for mark in reversed(marks):
+            # A mark is found again although it has moved on, but not from any distance.
             for at in range(mark, max(-1, mark - LOOKBACK - 1), -1):
                 digest, tokens = ends[at]
                 if self._expiries.get(digest, 0.0) > now:

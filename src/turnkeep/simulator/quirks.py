@@ -42,16 +42,20 @@ class Quirk:
 
 _ALL = (
     Quirk("openai"),
+    # semantic-kernel#3650, autogen#6465
     Quirk("azure", filter_chunks=True),
+    # ollama#7881, and no Responses: a client has to notice by the 404.
     Quirk("ollama", tool_index="absent", whole_calls=True, responses=False, stateless="ignores"),
+    # litellm#37792, litellm#35663
     Quirk(
-        *("litellm",),
+        "litellm",
         tool_index="zero",
         whole_calls=True,
         arguments_as_object=True,
         calls_end_with_stop=True,
         changing_id=True,
     ),
+    # python-genai#2868: the finish reason says stop although there are calls.
     Quirk(
         "gemini",
         whole_calls=True,
@@ -65,10 +69,15 @@ _ALL = (
     Quirk("no-usage", usage=False),
     Quirk("no-done", sends_done=False),
     Quirk("crlf", crlf=True),
+    # Many of them know less than they are sent and say so with a 400.
     Quirk("strict", rejects=frozenset(("stream_options", "parallel_tool_calls", "store", "metadata")), usage=False),
+    # The proxy has answered before its upstream failed (rocketmq-dashboard#2178).
     Quirk("gateway", error_in_200=True),
+    # Not to be taken for an answer that reached its length (hermes-agent#42314).
     Quirk("dropped", no_finish=True),
+    # It keeps no state, and refuses whoever asks for it.
     Quirk("openrouter", stateless="refuses"),
+    # Takes `previous_response_id` and forgets it without a word (mlx-vlm#1046).
     Quirk("mlx", stateless="ignores", done_after_responses=True),
 )
 QUIRKS = {quirk.name: quirk for quirk in _ALL}

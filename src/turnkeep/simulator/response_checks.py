@@ -20,6 +20,7 @@ from turnkeep.simulator.problems import (
 )
 from turnkeep.simulator.prompt import Json
 
+# Closed lists, as the platform has them: what is unknown is a 400, never passed over.
 RESPONSE_PARAMETERS = frozenset(
     (
         *("access_programs", "background", "context_management", "conversation", "image", "include"),
@@ -166,6 +167,8 @@ def _body(body: object, parameters: frozenset[str], *, strict_models: bool) -> J
         raise missing("model")
     metadata(body.get("metadata"))
     model = body["model"]
+    # Other names are served, so that any client's setting works; a retired one is a mistake that
+    # has to be found before production.
     if model in RETIRED_MODELS or (strict_models and model not in KNOWN_MODELS):
         raise model_not_found(model)
     return body
@@ -187,6 +190,7 @@ def _check_sampling(body: Json, effort: object) -> None:
     if effort is not None and effort not in EFFORTS:
         raise wrong_value("reasoning.effort", effort, EFFORTS)
     model = KNOWN_MODELS.get(body["model"])
+    # Reasoning models take no temperature while they reason.
     if model is not None and model.fixed_sampling and effort != "none":
         for name in _RANGES:
             if body.get(name) is not None:
@@ -244,6 +248,7 @@ def _item(item: object, where: str) -> Json:
     kind = item.get("type", "message")
     if not isinstance(kind, str):
         raise wrong_type(f"{where}.type", "a string", kind)
+    # Kinds that are not listed pass: the platform adds some without notice.
     for name, kinds, phrase in _REQUIRED_FIELDS.get(kind, ()):
         if item.get(name) is None:
             raise missing(f"{where}.{name}")
@@ -330,6 +335,7 @@ def _empty(param: str) -> Problem:
 
 
 def _is(value: object, kinds: tuple[type, ...]) -> bool:
+    # In Python a bool is an int; in JSON it is not.
     if isinstance(value, bool):
         return bool in kinds
     return isinstance(value, kinds)

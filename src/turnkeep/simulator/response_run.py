@@ -53,6 +53,8 @@ class ResponseRun:
         self.plan = plan
         self.outcome: Literal["completed", "incomplete", "failed"] = "completed"
         self.partners: dict[str, str] = {}
+        # One generator for the whole life: what a fault or a client leaves unread is read on by
+        # whoever decides what becomes of the answer.
         self.stream = self._frames()
         self._prompt = prompt
         self._ids = ids
@@ -81,6 +83,8 @@ class ResponseRun:
     def fail(self, code: str, message: str, *, error_event: bool, failed_event: bool) -> Iterator[Frame]:
         self.outcome = "failed"
         self.response.update(status="failed", error={"code": code, "message": message})
+        # Two forms of one failure, which come alone or together; the
+        # error is flat in this protocol.
         frames = [self._event("error", code=code, message=message, param=None)] if error_event else []
         if failed_event:
             frames.append(self._event("response.failed", response=self.response))
@@ -190,6 +194,7 @@ class ResponseRun:
     def _close_item(self, item: Json) -> Frame:
         index = len(self.response["output"])
         self.response["output"].append(item)
+        # From here on neither may come back without the other.
         if self._reasoning_id is not None:
             self.partners[item["id"]] = self._reasoning_id
         return Frame(self._event("response.output_item.done", output_index=index, item=item))
@@ -217,6 +222,7 @@ class ResponseRun:
         return self._manner.pace.first if self.plan.first is None else self.plan.first
 
     def _event(self, kind: str, **fields: Any) -> bytes:
+        # Without a hole: a stream is resumed after one of these numbers.
         number = self._sequence
         self._sequence += 1
         return event(kind, {"type": kind, **fields, "sequence_number": number})
@@ -259,4 +265,5 @@ def annotation(source: Search, text: str) -> Json:
 
 
 def _pad(length: int) -> bytes:
+    # Both together are a multiple of sixteen, so that the size of a frame says little of its text.
     return _PADDING[: 16 - length % 16].encode()

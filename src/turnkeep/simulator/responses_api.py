@@ -110,6 +110,7 @@ class Responses:
         if world.options.answers_as is not None:
             response["model"] = world.options.answers_as
         if request.conversation is not None:
+            # Before the plan: a response that is refused must use up no reply of a script.
             self._conversations.lock(request.conversation, response["id"])
         plan = world.persona.plan(request.prompt)
         entry = self._keep(request, response, plan, exchange)
@@ -126,6 +127,8 @@ class Responses:
             entry.response["status"] = "cancelled"
             self._bind(entry)
         else:
+            # It runs to its end and says completed, yet the conversation holds
+            # nothing of it (openai-python#3561).
             bound, entry.conversation = entry.conversation, None
             for _ in entry.run.stream:
                 pass
@@ -145,9 +148,6 @@ class Responses:
     def delete(self, response_id: str) -> Json:
         del self._entries[self.get(response_id).response["id"]]
         return {"id": response_id, "object": "response", "deleted": True}
-
-    def input_items(self, response_id: str) -> list[Json]:
-        return self.get(response_id).input_items
 
     def clear(self) -> None:
         self._entries.clear()
@@ -217,6 +217,7 @@ class Responses:
         if entry.response["status"] == "completed":
             entry.response["completed_at"] = int(self._world.clock.now())
         self._partners.update(entry.run.partners)
+        # What is not stored cannot be named again: with `store: false` items have to be sent whole.
         if entry.response["store"]:
             self._items.update({item["id"]: item for item in (*entry.input_items, *entry.response["output"])})
         for memory in (self._partners, self._items):
@@ -239,6 +240,7 @@ class Responses:
 
     def _find(self, response_id: str) -> StoredResponse | None:
         entry = self._entries.get(response_id)
+        # Looked at when it is asked for: no timer for each of many thousands.
         if entry is not None and self._world.clock.now() - entry.created_at > entry.ttl:
             del self._entries[response_id]
             return None
@@ -247,6 +249,7 @@ class Responses:
     def _history(self, previous: str | None, conversation: str | None) -> list[Json]:
         if conversation is not None:
             return [item for _, item in self._conversations.get(conversation).items]
+        # Items alone are inherited. Instructions are not, as the platform says.
         chain: list[StoredResponse] = []
         while previous is not None:
             entry = self._find(previous)
@@ -321,6 +324,7 @@ def _stateless(body: Json, quirk: Quirk) -> Json:
     stateful = [name for name in ("previous_response_id", "conversation") if body.get(name) is not None]
     if quirk.stateless == "refuses" and (stateful or body.get("store") is True):
         raise unsupported_parameter(stateful[0] if stateful else "store")
+    # The worse of the two: the client believes that the server remembers.
     if quirk.stateless == "ignores":
         return {**body, "previous_response_id": None, "conversation": None, "store": False}
     return body
@@ -356,6 +360,7 @@ def _response(request: CreateRequest, response_id: str, now: int) -> Json:
     return {**response, **{name: body[name] if body.get(name) is not None else d for name, d in _ECHO_DEFAULTS.items()}}
 
 
+# A response repeats what it was asked with, defaults filled in.
 _ECHO_DEFAULTS: Mapping[str, Any] = {
     "model": None,
     "instructions": None,

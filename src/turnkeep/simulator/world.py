@@ -42,6 +42,8 @@ class World:
         self.options = options or Options()
         self.pace = pace or StreamPace()
         self.ids = Ids(seed)
+        # A source for each purpose: a fault more or a cut more must
+        # change no id of a later response.
         self.dice = Ids(seed + 1)
         self.faults = Faults(Ids(seed + 2))
         self.persona = Persona(seed, script or AnswerScript())
@@ -63,9 +65,11 @@ class World:
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something beside the requests until it ends or the simulator does."""
         if self.group is None:
+            # Python warns of a coroutine that nobody awaits or closes.
             work.close()
             raise Problem(503, "The simulator is not up: serve it with its lifespan.", type="server_error")
         task = self.group.create_task(work)
+        # A task group cannot be told to cancel what is in it.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
