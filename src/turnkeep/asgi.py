@@ -117,9 +117,9 @@ class _SettingsAccess(Guard):
     async def look(self) -> None:
         await look(await self._access())
 
-    async def authenticate(self, shown: Credentials) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         access = await self._access()
-        principal = await access.authenticate(shown)
+        principal = await access.authenticate(credentials)
         if is_open(access) and not self._queue.settings.insecure_no_auth:
             _only_this_machine(_connection.get())
         return principal

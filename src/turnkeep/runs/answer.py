@@ -141,7 +141,7 @@ class Spending(Protocol):
 class Answering:
     """One run's answer in the making."""
 
-    shared: AnswerResources
+    resources: AnswerResources
     claim: Claim
     assistant: Assistant
     model_name: str
@@ -164,8 +164,8 @@ class Answering:
     """What the caller of a direct run should know."""
 
     def __post_init__(self) -> None:
-        self.model = self.shared.model(self.model_name)
-        self.toolbox = self.shared.toolbox.of(self.claim.address.tenant)
+        self.model = self.resources.model(self.model_name)
+        self.toolbox = self.resources.toolbox.of(self.claim.address.tenant)
 
     async def answer(self) -> FinalAnswer | NeedsDecision:
         """Steps until the model has answered or somebody has to decide."""
@@ -189,7 +189,7 @@ class Answering:
         items = [*self._wishes(), *self.journal.transcript]
         batch = self.tokenizer.count_items(items, instructions=self._instructions())
         room = max(0, min(tokens, context - min(self.rules.output_tokens, context // 4) - batch))
-        history = await recall(self.shared.store, self.claim.address, tokens=room)
+        history = await recall(self.resources.store, self.claim.address, tokens=room)
         self.past = [entry.item for entry in history.entries]
         self.past_tokens = sum(entry.tokens for entry in history.entries)
         self.summary = history.summary
@@ -197,10 +197,10 @@ class Answering:
     async def _context_size(self) -> int | None:
         """What the table says, else the server; a refusal that taught otherwise is believed before both."""
         facts, learned_size = (
-            self.shared.catalog.model(self.model_name),
-            self.shared.contexts.learned_size(self.model_name),
+            self.resources.catalog.model(self.model_name),
+            self.resources.contexts.learned_size(self.model_name),
         )
-        stated_size = (facts.context if facts else None) or await self.shared.contexts.ask_server(self.model_name)
+        stated_size = (facts.context if facts else None) or await self.resources.contexts.ask_server(self.model_name)
         return min(learned_size or stated_size or 0, stated_size or learned_size or 0) or None
 
     async def _steer(self) -> None:
@@ -208,7 +208,7 @@ class Answering:
 
         Asked between steps whatever the hints say; before the end only on a hint, which may be late.
         """
-        if messages := await self.shared.store.list_offered(self.claim):
+        if messages := await self.resources.store.list_offered(self.claim):
             await self.journal.write_steered(messages)
 
     async def _step(self) -> None:
@@ -225,7 +225,7 @@ class Answering:
 
     async def _ask_for_less(self, error: ContextTooLong) -> Step:
         """Once more with less of the past; what the refusal taught spares the next turns this detour."""
-        self.shared.contexts.learn(self.model_name, window=error.window, tokens=self._input_tokens(self._request()))
+        self.resources.contexts.learn(self.model_name, window=error.window, tokens=self._input_tokens(self._request()))
         await self._recall(self.past_tokens // 4)
         return await self._ask(self._request())
 
@@ -254,7 +254,7 @@ class Answering:
 
     def _fitting(self, request: ModelRequest) -> ModelRequest:
         """The request with a limit of its answer that the model and its window allow."""
-        limit, facts = output_limit(request.parameters), self.shared.catalog.model(self.model_name)
+        limit, facts = output_limit(request.parameters), self.resources.catalog.model(self.model_name)
         if limit is None or facts is None:
             return request
         free = self.context_size - self._input_tokens(request) if self.context_size else limit
@@ -306,7 +306,7 @@ class Answering:
                     raise last_break from loss
                 continue
             except ModelError as error:
-                self.shared.meter.count("model_requests", model=request.model, outcome=error.code)
+                self.resources.meter.count("model_requests", model=request.model, outcome=error.code)
                 if self.journal.open_response and isinstance(error, _BREAKS) and resumes < MOST_RESUMES:
                     resumes, last_break = resumes + 1, error
                     log.info("response_resumed", run_id=self.claim.run_id, code=error.code, resumes=resumes)
@@ -355,7 +355,7 @@ class Answering:
             await self.budget.take_rate_limits(began.rate, self.model.endpoint)
 
     def _measure(self, model: str, usage: Usage, seconds: float) -> None:
-        meter = self.shared.meter
+        meter = self.resources.meter
         meter.count("model_requests", model=model, outcome="ok")
         meter.observe("model_seconds", seconds, model=model)
         for kind in ("input", "cached", "cache_write", "output", "reasoning"):
@@ -405,7 +405,7 @@ class Answering:
         return Step(
             items=tuple(partial.items),
             text=partial.text,
-            usage=self.shared.prices.cost(usage, name, finish.tier),
+            usage=self.resources.prices.cost(usage, name, finish.tier),
             ending=finish.reason,
             model=name,
         )
@@ -431,4 +431,4 @@ class Answering:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return tokenizer_for(self.model_name, self.shared.catalog)
+        return tokenizer_for(self.model_name, self.resources.catalog)

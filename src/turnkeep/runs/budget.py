@@ -171,10 +171,10 @@ class Budgets:
 class RunBudget:
     """One claim's reservation and requests."""
 
-    def __init__(self, shared: Budgets, claim: Claim) -> None:
-        self._shared = shared
+    def __init__(self, budgets: Budgets, claim: Claim) -> None:
+        self._budgets = budgets
         self._claim = claim
-        self._has_reservation = not shared.budgets
+        self._has_reservation = not budgets.budgets
 
     async def before_request(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
         """Returns when this request may be made now. Raises `Waiting`, or `BudgetSpent` when the money is spent."""
@@ -182,7 +182,7 @@ class RunBudget:
             try:
                 return await self._ask_leave(request, tokens, endpoint)
             except Waiting as waiting:
-                if not self._shared.patient:
+                if not self._budgets.patient:
                     raise
                 delay = waiting.retry_after or 1.0
             await asyncio.sleep(delay)
@@ -192,8 +192,8 @@ class RunBudget:
         if not self._has_reservation:
             await self._reserve(request.model, Usage(requests=1, input_tokens=tokens, output_tokens=output))
             self._has_reservation = True
-        pace = self._shared.pace
-        wait = await self._shared.store.pace(
+        pace = self._budgets.pace
+        wait = await self._budgets.store.pace(
             endpoint, requests=pace.requests, tokens=pace.tokens, tokens_wanted=tokens + output
         )
         if wait > 0.0:
@@ -202,14 +202,14 @@ class RunBudget:
     async def take_rate_limits(self, rate: Mapping[str, str], endpoint: str) -> None:
         """Take in the limits that an answer states: where nothing remains, all workers wait for the reset."""
         if (wait := wait_for_spent(rate)) is not None:
-            await self._shared.store.slow_down(endpoint, wait)
+            await self._budgets.store.slow_down(endpoint, wait)
 
     async def settle(self, usage: Usage) -> None:
         """The run is over: replace its reservation by what it cost. A failure leaves that to the sweep."""
-        if not self._shared.budgets:
+        if not self._budgets.budgets:
             return
         try:
-            await self._shared.store.settle(self._name, usage.cost_nano, tenant=self._claim.address.tenant)
+            await self._budgets.store.settle(self._name, usage.cost_nano, tenant=self._claim.address.tenant)
         except StoreError as error:
             log.warning("settlement_of_cost_failed", run_id=self._claim.run_id, error=str(error))
 
@@ -219,20 +219,20 @@ class RunBudget:
         return f"{self._claim.run_id} {self._claim.address.queue} {self._claim.thread_id}"
 
     async def _reserve(self, model: str, estimate: Usage) -> None:
-        claim, shared = self._claim, self._shared
-        usage = shared.prices.cost(estimate, model)
+        claim, budgets = self._claim, self._budgets
+        usage = budgets.prices.cost(estimate, model)
         if usage.unpriced:
             sentence = f"no price is known for {model}, so its budget cannot be kept: add one to TURNKEEP_PRICE_FILE"
             log.error("price_unknown", model=model, hint=sentence)
             raise PriceUnknown(sentence, retry_after=ASK_AN_OPERATOR)
-        limits = [limit for budget in shared.budgets if (limit := budget.limit(claim)) is not None]
-        answer = await shared.store.reserve(self._name, usage.cost_nano, limits, tenant=claim.address.tenant)
+        limits = [limit for budget in budgets.budgets if (limit := budget.limit(claim)) is not None]
+        answer = await budgets.store.reserve(self._name, usage.cost_nano, limits, tenant=claim.address.tenant)
         if answer.outcome == "granted":
             return
         of = str(answer.account).partition(":")[0]
         if answer.outcome == "waits":
             raise BudgetReserved(f"other runs have reserved the rest of the {of}'s budget", retry_after=_later(claim))
-        shared.meter.count("budget_refusals", of=of)
+        budgets.meter.count("budget_refusals", of=of)
         raise BudgetSpent(f"the {of}'s budget has no room for this run any more; it begins anew with the next period")
 
 

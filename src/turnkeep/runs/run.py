@@ -178,7 +178,7 @@ class Run:
             meter=context.meter,
         )
         return Answering(
-            shared=context,
+            resources=context,
             claim=claim,
             assistant=self.assistant,
             model_name=self.model_name,
