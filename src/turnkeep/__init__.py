@@ -27,6 +27,7 @@ __all__ = [
     "tool",
 ]
 
+# imported on demand: a program that needs a message type does not pay for a server
 _PLACES = {
     "AssistantMessageQueue": "turnkeep.queue",
     "ConversationManager": "turnkeep.conversation",

@@ -78,6 +78,7 @@ class Application:
         self.adaptive = AdaptiveWindow() if settings.adaptive else None
         self._hooks = Hooks(self.hub)
         self._worker: Worker | None = None
+        # an event and not a flag: `start_worker` may be called before there is a loop
         self._worker_wanted = asyncio.Event()
         self._life = Lifespan(self._live, name=f"turnkeep-{self.name}")
 
@@ -125,6 +126,7 @@ class Application:
         """Everything that is open lives in here; the task groups end before what they use."""
         async with AsyncExitStack() as stack:
             await self.store.open()
+            # the last of all: runs that drain still commit
             stack.push_async_callback(self.store.close)
             context = await self._build(stack)
             async with asyncio.TaskGroup() as group:
@@ -134,6 +136,7 @@ class Application:
                 starting = group.create_task(self._start_worker_when_wanted(group, context))
                 on_open()
                 await self._life.closing.wait()
+                # first: a worker that starts now would claim what nobody answers any more
                 starting.cancel()
                 await self._stop_worker()
                 for task in (hub, watching, hooks):
@@ -197,6 +200,7 @@ class Application:
         """Processes that start together all set it: whoever is too late finds it set."""
         try:
             return await self.assistants.change("default", assistant.assistant_id, {"model": model})
+        # read once more instead of failing: most often the other process has set the same model
         except Conflict:
             current = await self.assistants.get("default", assistant.assistant_id)
             if current.model == model:
@@ -211,6 +215,7 @@ class Application:
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
     ) -> list[Receipt | Rejection]:
         """Take messages in durably; one outcome per message. What doors use."""
+        # one that wants to wait too long is refused alone: the others of the call are taken
         if any(message.not_before is not None for message in messages):
             return await self._accept_later(messages, create=create, max_inbox=max_inbox)
         return await self._accept(messages, create=create, max_inbox=max_inbox)
@@ -229,6 +234,8 @@ class Application:
     async def _accept(
         self, messages: Sequence[Message], *, create: bool, max_inbox: int | None
     ) -> list[Receipt | Rejection]:
+        # as a wish of the message, before the store sees it: what the store promises about windows
+        # stays as it is
         if self.adaptive is not None:
             messages = self.adaptive.apply(messages, self.clock.now())
         return await self.store.accept(messages, create=create, max_inbox=max_inbox)

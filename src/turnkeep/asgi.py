@@ -35,6 +35,7 @@ Who = Callable[[HTTPConnection], Awaitable[Principal | None]]
 """Says who a request or a socket is, by whatever the application around knows them; None: nobody it knows."""
 
 STATE = "turnkeep"
+# a guard is given credentials alone, but the application around us knows people by their request
 _connection: ContextVar[HTTPConnection] = ContextVar("turnkeep_connection")
 
 
@@ -97,6 +98,7 @@ class _CallerAccess(Guard):
         if credentials.bearer is None and (credentials.ticket or credentials.session):
             return await super()._identify(credentials)
         principal = await self._who(_connection.get())
+        # not open: an application that says who people are means that strangers stay outside
         if principal is None:
             raise NotAuthenticated("the application does not know who this is")
         return principal
@@ -147,6 +149,7 @@ def _only_this_machine(connection: HTTPConnection) -> None:
     host = connection.client.host if connection.client else ""
     with contextlib.suppress(ValueError):
         version = connection.scope.get("http_version", "1.1")
+        # behind a proxy on this machine everybody comes from the loopback
         if ipaddress.ip_address(host).is_loopback and not came_through_proxy(connection.headers, version):
             return
     raise NotAllowed(
@@ -163,6 +166,7 @@ class _OpenQueue:
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
+            # mounted, nobody tells us that the application has started: its first request does
             await self._queue.open()
             _connection.set(HTTPConnection(scope))
         await self._inner(scope, receive, send)

@@ -17,6 +17,7 @@ ALL = "*"
 MASK = "[secret]"
 """Stands where something is not shown."""
 
+# of hosted tools: what opens somebody's server
 _SECRETS = ("authorization", "authorization_token", "headers")
 
 DEFAULT_INSTRUCTIONS = "Reply to all messages logically."
@@ -141,6 +142,7 @@ class Assistants:
         version = 0 if choice is None else choice.version
         try:
             await self.registry.put("default", tenant, "assistant", {"id": assistant.assistant_id}, version=version)
+        # another process was faster: its assistant counts, and ours would answer nobody
         except Conflict:
             current = await self.default(tenant)
             if current is None:
@@ -158,6 +160,7 @@ class Assistants:
         return await self.default(tenant) or self.blank()
 
     async def _write(self, tenant: str, assistant: Assistant, *, version: int) -> Assistant:
+        # both are the registry's own: stored twice, they could differ
         body = {k: v for k, v in assistant.to_json().items() if k not in ("id", "version")}
         document = await self.registry.put("assistant", tenant, assistant.assistant_id, body, version=version)
         return _assistant(document)

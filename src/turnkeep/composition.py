@@ -51,6 +51,7 @@ class Lifespan:
     def begin(self) -> None:
         """Start to open, if that has not begun. Raises `ConfigurationError` on another event loop than the first."""
         loop = asyncio.get_running_loop()
+        # parts hold sockets and locks of the loop on which they were opened
         if self._loop is not None and self._loop is not loop:
             state = "has ended" if self._loop.is_closed() else "is not this one"
             raise ConfigurationError(f"{self._name} was opened on an event loop that {state}, make a new one for this")
@@ -90,9 +91,11 @@ async def open_endpoint(settings: Settings, stack: AsyncExitStack) -> Provider:
     """Where models are asked: what is set, or the built-in simulator, which only this process reaches."""
     if not settings.uses_simulator:
         return endpoint_of(settings)
+    # imported here: whoever has a key does not pay for a simulator at the start
     from turnkeep.simulator import Options, Simulator, StreamPace, inside
 
     simulator = Simulator(pace=StreamPace.lively(), options=Options(answers_as=SIMULATOR), control=False)
+    # on no port of this machine: nobody else may reach a simulator that answers in a service's name
     dial = await stack.enter_async_context(inside(simulator))
     log.warning("simulator_answers", reason="no OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY is set")
     return Provider(base_url=f"http://{SIMULATOR}/v1", is_simulated=True, dial=dial)
@@ -151,6 +154,7 @@ async def open_run_context(
     async with asyncio.TaskGroup() as loading:
         loading.create_task(tokenizer_for(model, catalog).load())
         loading.create_task(prices.load())
+    # direct calls without a session have a store of their own in memory, but money is everybody's
     budgets = Budgets.from_settings(settings, ledger or store, prices, meter=meter, patient=patient)
     if budgets.budgets and prices.price(model) is None:
         # said at the start: a budget that cannot be kept would let every run wait for an operator, one by one
@@ -201,6 +205,7 @@ def policies(settings: Settings, *, runs_kept: int = 50) -> Policies:
     """The store's limits, from settings."""
     policy = Policy(
         window=settings.window,
+        # without a window nothing is waited for, so there is no longest wait either
         max_wait=settings.max_wait if settings.window else 0.0,
         max_batch=settings.max_batch,
         max_batch_bytes=settings.max_batch_bytes,

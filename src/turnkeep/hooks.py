@@ -50,6 +50,7 @@ class Hooks:
         if address in self._channels:
             self._channels.move_to_end(address)
             return
+        # before the wait: two sends at once must not subscribe twice
         self._channels[address] = None
         await self._hub.subscribe(address, self)
         if len(self._channels) > MAX_CHANNELS:
@@ -68,6 +69,7 @@ class Hooks:
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
         for event in events:
+            # dropped instead of waited for: a slow hook may not hold up the sockets of the same hub
             if self._waiting.full():
                 log.warning("hooks_too_slow", dropped=event.kind)
             else:

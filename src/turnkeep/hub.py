@@ -89,8 +89,11 @@ class _Subscription:
         if not self.live:
             self.look_again = True
             return
+        # offsets of another epoch are other numbers: what comes first of it is new, whatever its
+        # offset
         if events[0].epoch != self.epoch:
             self.epoch, self.last = events[0].epoch, events[0].offset - 1
+        # at the seam between the log and the hints an event may come twice
         fresh = [event for event in events if event.offset > self.last]
         if fresh:
             self.last = fresh[-1].offset
@@ -104,6 +107,7 @@ class _Fanout:
     address: Address
     epoch: str = ""
     last: int = 0
+    # a tuple, made anew at each change: subscribers may leave while a delivery walks over it
     subscriptions: tuple[_Subscription, ...] = ()
     reading: bool = False
     look_again: bool = False
@@ -190,6 +194,8 @@ class Hub:
             if self._follower is not None:
                 await self._follower.add(address)
             return await self._catch_up(channel, subscription, after, epoch, history)
+        # also when cancelled: what is left behind would be delivered to nobody for ever, and keep
+        # its channel followed
         except BaseException:
             await self._leave(channel, subscription)
             raise
@@ -204,6 +210,8 @@ class Hub:
 
     async def _leave(self, channel: _Fanout, subscription: _Subscription) -> None:
         channel.subscriptions = tuple(s for s in channel.subscriptions if s is not subscription)
+        # the very object: a newcomer may have made the channel anew while the last one left, and
+        # would hear nothing ever
         if not channel.subscriptions and self._channels.get(channel.address) is channel:
             del self._channels[channel.address]
             if self._follower is not None:
@@ -212,14 +220,17 @@ class Hub:
     def _drop(self, channel: _Fanout, subscription: _Subscription) -> None:
         """Leave on behalf of a subscriber that broke, while its error is handled: the others go on."""
         log.exception("subscriber_broke", subscriber=type(subscription.subscriber).__name__)
+        # as a task: this happens in the middle of a delivery, which may not wait
         if self._group is not None:
             self._group.create_task(self._leave(channel, subscription))
 
     async def _catch_up(
         self, channel: _Fanout, subscription: _Subscription, after: int | None, epoch: str | None, history: int
     ) -> SubscriptionStart:
+        # for its numbers alone: top, floor, and where a run in progress begins
         page = await self._store.read(channel.address, after=0, limit=1)
         start = _start(page, after, epoch, history)
+        # a server that was promoted may have lost the end of the log that this subscriber has seen
         if after is not None and start == page.top < after:
             start = await self._before_last_answer(channel.address, page)
         is_recovered = after is not None and start == after and _is_of(page, after, epoch) and page.floor <= after
@@ -228,6 +239,7 @@ class Hub:
         subscription_start = SubscriptionStart(page.epoch, start, page.top, is_recovered, answer)
         subscription.subscriber.on_subscription(channel.address, subscription_start)
         in_a_turn = not is_recovered and answer.run_id is None  # whose beginning nobody has told
+        # `take` notes what happens meanwhile instead of keeping it: no buffer here can overflow
         while subscription.last < page.top or subscription.look_again:
             subscription.look_again = False
             page = await self._page(channel.address, subscription.last)
@@ -240,9 +252,13 @@ class Hub:
                 subscription.last = page.events[-1].offset
                 begin = _beginning(page.events) if in_a_turn else 0
                 in_a_turn = in_a_turn and begin == len(page.events)
+                # pieces of an answer whose beginning was not delivered would be shown as if they
+                # were the answer
                 events = [*(e for e in page.events[:begin] if e.kind != "delta"), *page.events[begin:]]
                 for piece in _pieces(events):
                     subscription.subscriber.deliver(channel.address, piece)
+                    # the past may be megabytes: it comes as fast as it is read, not as fast as the
+                    # log gives it
                     await subscription.subscriber.room(channel.address)
         self._go_live(channel, subscription)
         return subscription_start
@@ -270,15 +286,18 @@ class Hub:
         subscription.live = True
         if not any(other.live for other in channel.subscriptions if other is not subscription):
             channel.epoch, channel.last = subscription.epoch, subscription.last
+        # the two have read the log at different moments: one more look brings them together
         elif (channel.epoch, channel.last) != (subscription.epoch, subscription.last):
             self._read_on(channel)
 
     def _hear(self, channel: _Fanout, events: Sequence[Event]) -> None:
         """New events, or only the hint that there are some."""
         channel.heard_at = asyncio.get_running_loop().time()
+        # each one reads for itself what it misses while it catches up
         if not any(subscription.live for subscription in channel.subscriptions):
             for subscription in channel.subscriptions:
                 subscription.look_again = True
+        # no reordering in memory, which would need a bound and a timeout: the log has the order
         elif channel.reading or not events or not channel.goes_on_with(events[0]):
             self._read_on(channel)
         else:
@@ -290,6 +309,7 @@ class Hub:
         channel.last = events[-1].offset
         channel.hear(events)
         for subscription in channel.subscriptions:
+            # one that breaks must not end the hub, which is everybody's
             try:
                 subscription.take(channel.address, events)
             except Exception:
@@ -319,6 +339,8 @@ class Hub:
                 elif not channel.look_again:
                     return
         except Exception:
+            # a log that cannot be read once ended the hub of the process: it ends its own reading
+            # alone
             log.exception("channel_unreadable", watched=len(self._channels))
         finally:
             channel.reading = False
@@ -338,8 +360,10 @@ class Hub:
 
     async def _look_at_silent_channels(self) -> None:
         while True:
+            # a fifth of it: silence is told at most a second late
             await asyncio.sleep(SILENCE / 5)
             now = asyncio.get_running_loop().time()
+            # a copy: a subscriber that breaks leaves while it is told
             for channel in list(self._channels.values()):
                 if channel.run is not None and channel.heard_at < now - SILENCE:
                     self._tell_silence(channel, channel.run)
@@ -355,6 +379,8 @@ class Hub:
         event = Event("processing", run.message_ids, run_id=run.run_id, attempt=run.attempt, error=SILENT_RUN)
         notice = event.at_position(channel.last, channel.epoch, self._clock.now())
         for subscription in channel.subscriptions:
+            # it stands in no log: whoever is behind would get it at a place where it does not
+            # belong
             if subscription.live and (subscription.epoch, subscription.last) == (channel.epoch, channel.last):
                 try:
                     subscription.subscriber.deliver(channel.address, (notice,))

@@ -103,6 +103,7 @@ class AssistantMessageQueue(Application):
             "instructions": default_instructions,
             "run_deadline": lock_duration,
             "on_busy": on_busy,
+            # None leaves it to the environment, False would overrule it
             "adaptive": adaptive or None,
             **_window(message_delay, preset, window, max_wait),
             **_backoff(backoff),
@@ -165,6 +166,7 @@ class AssistantMessageQueue(Application):
         """
         await self.open()
         address = self.address(thread_id, wishes.get("tenant", "default"))
+        # subscribed before it is sent: an answer may come faster than a subscription
         async with asyncio.timeout(timeout), EventStream(self.hub, self.store, address) as events:
             receipt = await self.add_message_to_thread(thread_id, text, flush=wishes.pop("flush", True), **wishes)
             async for event in events:
@@ -216,6 +218,8 @@ class AssistantMessageQueue(Application):
 
     async def create_message(self, thread_id: str, text: str, *, message_id: str | None = None) -> Receipt:
         """Add a message that waits until `create_run` (or another message's window) ends its wait."""
+        # longer than anybody waits: the store knows no message without a window, `create_run` ends
+        # this one
         return await self.add_message_to_thread(
             thread_id, text, message_id=message_id, window=3600.0, max_wait=86_400.0
         )
@@ -254,6 +258,8 @@ class AssistantMessageQueue(Application):
             call_id = str(one["tool_call_id"])
             if call_id not in calls:
                 raise NotFound(f"no call {call_id!r} waits on thread {thread_id!r}")
+            # with the digest of the arguments: an id alone could name a call that somebody has
+            # changed meanwhile
             decision = Decision("output", str(one["output"]))
             answers.append(await self.store.decide(record.address, call_id, calls[call_id].digest, decision))
         return answers

@@ -44,6 +44,7 @@ class EventStream:
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
         self._newest = events[-1].offset
+        # dropped here, but not lost: the log is read again from where the reader is
         if self._has_overflow or len(self._buffer) + len(events) > self._room:
             if not self._has_overflow:
                 self._hub.meter.count("slow_subscribers")
@@ -62,6 +63,7 @@ class EventStream:
     async def __aexit__(self, *exc: object) -> None:
         if self._refilling is not None:
             self._refilling.cancel()
+            # waited for: it reads a store that may be closed next
             await asyncio.wait([self._refilling])
         await self._hub.unsubscribe(self._address, self)
 

@@ -85,15 +85,18 @@ class Rhythm:
 
     def hear(self, at: float, rules: AdaptiveRules) -> None:
         """A message came."""
+        # two messages may come in one tick, and 0 has no logarithm
         gap, self.last = max(at - self.last, 0.001), at
         is_follow = gap <= 2 * rules.longest
         self.message_count += 1
         self.follows += max(rules.memory, 1 / (self.message_count + 1)) * (float(is_follow) - self.follows)
+        # of logarithms: gaps are skewed, and a mean of seconds would follow the longest pauses
         if is_follow:
             self._learn(math.log(gap), rules.memory)
 
     def _learn(self, gap: float, memory: float) -> None:
         self.gaps += 1
+        # a plain mean at first, then one that forgets
         weight = max(memory, 1 / self.gaps)
         off = gap - self.mean
         self.mean += weight * off
@@ -105,6 +108,8 @@ class Rhythm:
             return None
         if self.follows < rules.rarely or not self.gaps:
             return rules.shortest
+        # with a floor: an even rhythm would else end the window at the usual gap, before half of
+        # the messages
         deviation = max(math.sqrt(max(self.variance, 0.0)), 0.25)
         return min(max(math.exp(self.mean + rules.patience * deviation), rules.shortest), rules.longest)
 
@@ -121,6 +126,7 @@ class AdaptiveWindow:
         return [self._with_window(message, now) for message in messages]
 
     def _with_window(self, message: Message, now: float) -> Message:
+        # what was planned for later says nothing about the rhythm of typing
         if message.not_before is not None:
             return message
         window = self._hear(message.address, now).window(self.rules)

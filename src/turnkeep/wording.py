@@ -57,6 +57,7 @@ def _read(file: Path) -> dict[str, str]:
         for name, value in values.items()
         if not isinstance(value, str) or not 0 < len(value.strip()) <= LONGEST
     ]
+    # all at once: a file of translations is mended in one go
     if wrong:
         raise ConfigurationError(f"wrong sentences in {file}:\n  " + "\n  ".join(wrong))
     by_cause = {code: values[cause] for cause, codes in CAUSES.items() if cause in values for code in codes}

@@ -81,6 +81,7 @@ class ConversationManager:
         self._settings = _settings(redis, store)
         self._owns_store = store is None or isinstance(store, str | Path)
         self._store = _own_store(self._settings) if store is None or isinstance(store, str | Path) else store
+        # two first uses at once must open the store once
         self._opening = asyncio.Lock()
         self._is_open = not self._owns_store
         self._is_closed = False
@@ -117,6 +118,7 @@ class ConversationManager:
         tokenizer = await self._tokenizer(model)
         await self._begin(address, has_system=any(item.kind == "system" for item in items))
         entries = [TranscriptEntry(item, tokenizer.count_item(item)) for item in items]
+        # under a name in any case: it makes the repeats after a lost reply harmless
         await _append(store, address, entries, key or secrets.token_hex(8))
         if self._summarize is not None:
             await self._compact(address, tokenizer, self._summarize)
@@ -200,6 +202,7 @@ class ConversationManager:
             if entry.item.kind == "system"
         ]
         try:
+            # before their turns are cut off: a crash in between repeats them instead of losing them
             if system:
                 await _append(self._store, address, system, secrets.token_hex(8))
             await self._store.compact(address, through_turn=first - 1, summary=summary)
@@ -213,6 +216,7 @@ async def recall(store: Threads, address: Address, *, tokens: int) -> History:
     if history.complete:
         return history
     record = await store.thread(address)
+    # the mark spares every other thread the reading of its whole past
     if record is None or SYSTEM_MARK not in record.metadata:
         return history
     before = history.entries[0].turn if history.entries else None

@@ -24,6 +24,8 @@ def prune(
     turns = _turns(entries, pieces)
     for turn in reversed(turns):
         if not room.takes(entries[place] for piece in turn for place in piece):
+            # and no older one instead, though it may be shorter: a conversation is told without
+            # gaps
             if turn is turns[-1]:
                 picks.update(_end_of(turn, entries, room))
             break
@@ -60,6 +62,7 @@ def _pieces(entries: Sequence[TranscriptEntry], places: Sequence[int]) -> list[l
         if at > bound_until:
             pieces.append([])
         pieces[-1].append(place)
+        # providers refuse one without the item that it led to
         if item.kind in ("reasoning", "hosted"):
             bound_until = max(bound_until, at + 1)
         elif isinstance(item, CallItem):

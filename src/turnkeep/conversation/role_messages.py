@@ -37,6 +37,7 @@ def items_of(message: Mapping[str, Any] | Item) -> list[Item]:
     text = content_text(content_of(content if content is not None or role != "assistant" else ""))
     if role == "assistant":
         calls = [_call(call) for call in message.get("tool_calls") or ()]
+        # calls alone say nothing: an empty text beside them would be an answer
         return [*([AssistantItem(text)] if text or not calls else []), *calls]
     if role == "tool":
         return [OutputItem(_text_field(message, "tool_call_id", "a tool message"), text)]

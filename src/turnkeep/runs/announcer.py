@@ -64,10 +64,14 @@ class Announcer:
 
     def _take(self) -> list[Event]:
         pending, self._waiting = self._waiting, []
+        # a store that keeps up streams as the model does; one that is behind gets fewer events, not
+        # a longer queue
         return pending if len(pending) <= MERGE_ABOVE else merge_deltas(pending)
 
     async def _publish(self, events: list[Event]) -> None:
         try:
+            # the count makes a repeat harmless: of what the store has already nothing is written
+            # twice
             await retry_until_answered(lambda: self._store.publish(self._claim, self._published_count, events))
         except EventGap as gap:  # a server that was promoted had not heard of the last ones
             self._published_count = gap.published
@@ -78,6 +82,7 @@ class Announcer:
     def _shown_before(self, events: list[Event]) -> list[Event]:
         """The answer as it was before these events, unless they begin it anew."""
         pending = [*events, *self._waiting]
+        # it replaces everything that was shown, so nobody misses the past
         if any(event.kind == "snapshot" for event in pending):
             return []
         unsaid = sum(len(event.text) for event in pending if event.kind == "delta")

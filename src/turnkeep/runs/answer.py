@@ -170,12 +170,15 @@ class Answering:
     async def answer(self) -> FinalAnswer | NeedsDecision:
         """Steps until the model has answered or somebody has to decide."""
         await self._recall(self.rules.history_tokens)
+        # a further attempt: subscribers may have seen text of the last one that never became a step
         if self.journal.text:
             self.announcer.replace(self.journal.text)
         while True:
             has_calls = bool(self.journal.open_calls)
             if has_calls and (held_calls := await self.calls.answer(self.assistant.tool_names)):
                 return NeedsDecision(held_calls)
+            # between steps whatever the hint says: a late one would defer a message to a turn of
+            # its own
             if has_calls or self.lease.wants_steering:
                 await self._steer()
             if self.journal.is_final:
@@ -188,6 +191,7 @@ class Answering:
         context = self.context_size or DEFAULT_CONTEXT
         items = [*self._wishes(), *self.journal.transcript]
         batch = self.tokenizer.count_items(items, instructions=self._instructions())
+        # a quarter at most: a small model must not keep all its room free for the answer
         room = max(0, min(tokens, context - min(self.rules.output_tokens, context // 4) - batch))
         history = await recall(self.resources.store, self.claim.address, tokens=room)
         self.past = [entry.item for entry in history.entries]
@@ -244,9 +248,11 @@ class Answering:
             labels={
                 "turnkeep_run": claim.run_id,
                 "turnkeep_thread": claim.thread_id,
+                # the longest value that OpenAI takes
                 "turnkeep_tenant": claim.address.tenant[:512],
                 "turnkeep_attempt": str(claim.attempt),
             },
+            # what repeats from request to request is the past of one thread
             cache_key=claim.thread_id,
             background=self.assistant.background and works_alone(self.model),
         )
@@ -302,11 +308,14 @@ class Answering:
                 return await self._ask_once(request, before)
             except ResponseLost as loss:
                 await self.journal.write_response(None)
+                # lost behind a broken stream: then the break is what failed, and counts as such
                 if last_break is not None:
                     raise last_break from loss
                 continue
             except ModelError as error:
                 self.resources.meter.count("model_requests", model=request.model, outcome=error.code)
+                # the provider works on without us: to read on costs nothing, to ask again costs the
+                # answer twice
                 if self.journal.open_response and isinstance(error, _BREAKS) and resumes < MOST_RESUMES:
                     resumes, last_break = resumes + 1, error
                     log.info("response_resumed", run_id=self.claim.run_id, code=error.code, resumes=resumes)
@@ -316,6 +325,7 @@ class Answering:
                 if (delay := self.rules.again(error, failures)) is None:
                     raise
                 log.info("request_repeated", run_id=self.claim.run_id, code=error.code, failures=failures, delay=delay)
+            # half of an answer that failed may not stand before the next one
             if self.announcer.text_so_far != before:
                 self.announcer.replace(before)
             await asyncio.sleep(delay)
@@ -369,6 +379,8 @@ class Answering:
     def _show(self, part: object, partial: PartialStep) -> None:
         if isinstance(part, Delta):
             text = part.text
+            # a response is read from its first word again: to go on at the last would need a record
+            # per token
             if partial.repeats:
                 text = partial.new_part(text)
             elif not partial.text:

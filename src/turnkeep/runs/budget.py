@@ -79,6 +79,7 @@ def _owner(of: Owner, claim: Claim) -> str | None:
         return claim.address.tenant
     if of == "thread":
         return claim.thread_id
+    # hashed below: users are named by anything, accounts are keys of the store
     users = [user for message in claim.messages if (user := message.metadata.get(USER))]
     return hashlib.sha256(users[-1].encode("utf-8", "surrogatepass")).hexdigest()[:16] if users else None
 
@@ -156,6 +157,7 @@ class Budgets:
                 if run is not None and run.finished_at is None:
                     return False
                 cost = 0 if run is None else run.usage.cost_nano  # None: withdrawn before it had begun
+        # unreadable for now: once it is mended, it says what the run has cost
         except ThreadQuarantined:
             return False
         await self.store.settle(reservation, cost, tenant=tenant)

@@ -30,6 +30,7 @@ class Circuits:
     async def choose_model(self, candidates: Sequence[str]) -> str:
         """The first that may answer and whose circuit is closed. Raises `Waiting` when all are open."""
         circuits = {circuit.endpoint: circuit for circuit in await self._context.store.circuits()}
+        # the ordinary case, which costs one look
         if not circuits:
             return candidates[0]
         blocking: list[Circuit] = []
@@ -38,6 +39,7 @@ class Circuits:
             if not open_ones:
                 return name
             blocking += open_ones
+        # of the first choice: what was asked for should be the first to answer again
         await self._probe(blocking[0])
         return candidates[0]
 

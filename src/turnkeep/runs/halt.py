@@ -27,6 +27,7 @@ async def stop_response(response: OpenResponse, model: Model, *, seconds: float)
     if not isinstance(model, BackgroundModel):
         return UNKNOWN_USAGE
     try:
+        # never beyond the lease: the commit has to come in time
         async with asyncio.timeout(min(STOPPING, seconds)):
             return await model.cancel(response.response_id) or UNKNOWN_USAGE
     except (ModelError, TimeoutError) as error:

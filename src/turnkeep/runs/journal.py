@@ -69,6 +69,8 @@ class Journal:
         self._claim = claim
         self._tell = tell
         self._count = 0
+        # tools end in parallel, records are numbered: one at a time, or a number would be missing
+        # before the next
         self._in_order = asyncio.Lock()
         self._unwritten: list[Record] = []
         self.items: list[Item] = []
@@ -149,11 +151,14 @@ class Journal:
                 self.started_calls -= set(record["calls"])
 
     async def _write(self, record: Record) -> None:
+        # noted before it is written: a stop may fall between the store's act and its reply, and
+        # once messages that the store had taken into a run were lost that way
         self._unwritten.append(record)
         async with self._in_order:
             await self._write_next(record)
 
     async def _write_next(self, record: Record) -> None:
+        # the number makes a repeat harmless
         entry = {"n": self._count, **record}
         await retry_until_answered(lambda: self._store.journal(self._claim, [entry]))
         self._fold(entry)
@@ -184,6 +189,7 @@ class Journal:
                 self.steered_ids |= {
                     item.message_id for item in items if isinstance(item, UserItem) and item.message_id
                 }
+                # somebody spoke after the answer was final: the run goes on
                 self.ending = None
 
 

@@ -30,6 +30,8 @@ class LeaseRules:
 
     @property
     def give_up(self) -> float:
+        # a sixth before the store gives the thread away: first the one owner stops, then another
+        # begins
         return self.duration * 5 / 6
 
 
@@ -62,6 +64,7 @@ class Lease:
         if not directive.held:
             self._end(LeaseLost(f"the lease of run {self.claim.run_id} is lost: another worker may have the thread"))
             return
+        # from when it was asked: the store may have renewed at any moment since
         self._good_until = asked_at + self._rules.give_up
         self.wants_steering = directive.steer
         if directive.stop:
@@ -88,11 +91,13 @@ class Lease:
                     await self._change.wait()
                 self._change.clear()
             except TimeoutError:
+                # a renewal may have come between the end of the wait and here
                 if self._loop.time() >= self._good_until:
                     raise LeaseLost(f"the lease of run {self.claim.run_id} could not be renewed in time") from None
         raise self._end_reason
 
     def _end(self, reason: Exception) -> None:
+        # the first one counts: after a lost lease a stop must not commit
         self._end_reason = self._end_reason or reason
         self._change.set()
 
@@ -156,6 +161,7 @@ class Keeper:
         while True:
             due = loop.time() + self.rules.renew_every
             await asyncio.sleep(self.rules.renew_every)
+            # said aloud, because it looks like a slow store: mostly a tool blocks the event loop
             if (late := loop.time() - due) > self.rules.renew_every / 2:
                 log.warning("renewal_late", seconds=round(late, 3), hint="something blocks the event loop")
             await self._renew_at_last()
@@ -170,6 +176,7 @@ class Keeper:
     async def _renew_when_nudged(self) -> None:
         while True:
             try:
+                # a hint, which may be lost: the renewal in time brings the same directives
                 addresses = await self._store.wait_nudge(self.owner, timeout=30.0)
             except StoreError:
                 await asyncio.sleep(1.0)
@@ -180,6 +187,7 @@ class Keeper:
     async def _renew(self) -> bool:
         """Prolong all leases. False if the store did not answer."""
         async with self._one_at_a_time:
+            # a copy: runs end while the store is asked
             leases = dict(self._leases)
             asked_at = asyncio.get_running_loop().time()
             try:

@@ -36,6 +36,7 @@ Verdict = Commit | Failure | HoldVerdict | Releasing | Dropping
 def measure_claim(meter: Meter, claim: Claim) -> None:
     """How long the batch of a claim has waited, and how big it is."""
     meter.observe("run_attempt", claim.attempt)
+    # a further attempt has waited for its retry, not in the queue
     if claim.attempt == 1 and claim.messages:
         meter.observe("batch_messages", len(claim.messages))
         meter.observe("window_seconds", max(0.0, claim.due_at - claim.messages[0].arrival))

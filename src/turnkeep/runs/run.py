@@ -79,11 +79,14 @@ class Run:
             await self._settle(verdict)
         except LeaseLost:
             verdict = Dropping()
+        # whoever claims the thread next decides anew, from the journal
         except (StoreError, TimeoutError) as error:
             log.error(
                 "settlement_failed", run_id=self.claim.run_id, error=str(error) or "the store did not answer in time"
             )
             verdict = Dropping()
+        # also a mistake of ours: beyond this line it would end the worker, and every other run with
+        # it
         except Exception as error:
             log.error("settlement_broke", run_id=self.claim.run_id, exc_info=error)
             verdict = Dropping()
@@ -92,14 +95,17 @@ class Run:
 
     async def _verdict(self) -> Verdict:
         verdict = await self._decide()
+        # nobody comes back for it: in the background it would go on at our expense
         if isinstance(verdict, Failure) and verdict.retry_in is None:
             await self._stop_there()
         return verdict
 
     async def _decide(self) -> Verdict:
         try:
+            # a stop that came while nobody held the thread
             if self.claim.stop is not None:
                 return await self._commit_stopped_run(self.claim.stop)
+            # a death uses no attempt, so a batch that kills its workers needs an end of its own
             if self.claim.deaths > self.context.rules.max_deaths:
                 raise TooManyDeaths(f"{self.claim.deaths} workers died while answering this batch")
             return self._verdict_on(await self._work())
@@ -141,6 +147,7 @@ class Run:
                 keeping = group.create_task(self.lease.keep())
                 announcing = group.create_task(self.announcer.run())
                 result = await self._answer()
+                # the final event is written by the commit: nothing of this run may come after it
                 await self.announcer.wait_until_published()
                 keeping.cancel()
                 announcing.cancel()
@@ -151,6 +158,7 @@ class Run:
     async def _answer(self) -> FinalAnswer | NeedsDecision:
         claim, context = self.claim, self.context
         self.assistant = await context.assistants.answering(claim.address.tenant, claim.assistant)
+        # the model that works on it: another one could not go on with its response
         running = self.journal.open_response
         self.model_name = running.model if running else await self.circuits.choose_model(self._candidates())
         self.answering = self._answering()
@@ -160,6 +168,7 @@ class Run:
                 async with deadline:
                     result = await self.answering.answer()
         except TimeoutError:
+            # a TimeoutError of somebody else is no deadline of ours
             if deadline.expired():
                 raise RunTimedOut(f"the run took longer than {context.rules.deadline} s") from None
             raise
@@ -210,16 +219,19 @@ class Run:
     async def _commit_stopped_run(self, stop: Stop) -> Verdict:
         """The commit of a stopped run: what was shown stays, or is dropped (rollback), but never a started effect."""
         try:
+            # told as a lost lease: taken for an unexpected error, it used up an attempt
             async with asyncio.timeout(self.lease.remaining):
                 await self.journal.finish()
                 text = self.announcer.text_so_far or await self._shown_before()
         except TimeoutError:
             raise LeaseLost(f"the store was away until the lease of run {self.claim.run_id} was over") from None
+        # steps of an earlier attempt that this one has not shown again yet
         if len(text) < len(self.journal.text):
             text = self.journal.text
         self.journal.usage += await self._stop_there()
         items = self.journal.transcript
         if stop == "rollback":
+            # what was said is taken back, what was done cannot be
             text, items = "", without_text(items, self.journal.started_calls)
         elif partial := text[len(self.journal.text) :].lstrip("\n"):
             items.append(AssistantItem(partial, interrupted=True))
@@ -275,6 +287,7 @@ class Run:
             retry_in=retry_in,
             error=str(error),
         )
+        # a batch that had effects is not split: its parts would start them once more
         effects = bool(self.journal.started_calls)
         return Failure(
             self.context.fault(error), retry_in, effects=effects, usage=self.journal.usage if not again else Usage()
@@ -300,6 +313,7 @@ class Run:
                     return
                 case _:
                     assert_never(verdict)
+        # a retry is the same run and goes on with its reservation
         if self.budget is not None and isinstance(verdict, Commit | Failure) and self.failure != "retry":
             await self.budget.settle(verdict.usage)
 

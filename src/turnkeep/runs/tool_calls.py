@@ -103,6 +103,7 @@ class Calls:
         if (held_call := self._decisions.get(item.call_id)) is not None:
             return self._plan_decided(item, held_call)
         tool = self._tool(item.name, enabled_names)
+        # begun by an attempt that ended: nobody saw how it ended, and it must not begin twice
         if item.call_id in self._journal.started_calls and (tool is None or tool.effect == "effect"):
             return CallPlan(item, "known", output=OutputItem(item.call_id, OUTCOME_UNKNOWN, "unknown"))
         if place >= self._rules.max_calls:
@@ -112,6 +113,7 @@ class Calls:
             return CallPlan(item, "catch_all")
         if tool is not None and tool.client_side:
             return CallPlan(item, "ask", tool, kind="output")
+        # refused first: nobody should have to decide about a call that cannot run
         plan = self._plan_run(item, tool)
         if plan.way == "run" and tool is not None and tool.asks_first(parse_arguments(item.arguments)):
             return CallPlan(item, "ask", tool)
@@ -124,6 +126,7 @@ class Calls:
 
     def _plan_decided(self, item: CallItem, held_call: HeldCall) -> CallPlan:
         if held_call.decision == "approved" and item.call_id not in self._journal.started_calls:
+            # checked once more: the tool may be another one since somebody was asked
             return self._plan_run(item, self._toolbox.get(item.name))
         match held_call.decision:
             case "output":
@@ -155,6 +158,7 @@ class Calls:
 
     async def _run(self, item: CallItem, tool: Tool | None) -> None:
         async with self._slots:
+            # what only reads may run again, and a record of it would cost a write for nothing
             if tool is not None and tool.effect == "effect":
                 await self._journal.write_started([item.call_id])
             reach("tool_started")
@@ -205,6 +209,7 @@ class Calls:
             thread_id=claim.thread_id,
             run_id=claim.run_id,
             call_id=item.call_id,
+            # the same at each attempt, so that whoever is called can see a repeat
             idempotency_key=f"{claim.run_id}:{item.call_id}",
         )
 

@@ -65,6 +65,7 @@ class Worker:
         async with self._measuring(), asyncio.TaskGroup() as upkeep:
             keeping = upkeep.create_task(self.keeper.run())
             sweeping = upkeep.create_task(self._sweep())
+            # inside of the other group: leases are renewed until the last run is over
             async with asyncio.TaskGroup() as runs:
                 await self._claim_until_stopped(runs)
                 await self._drain()
@@ -91,6 +92,7 @@ class Worker:
             if (free := self.rules.concurrency - self.active) <= 0:
                 await self._first_of(self._slot_freed.wait())
                 continue
+            # before the claim: a slot that is freed during it must be seen afterwards
             self._slot_freed.clear()
             try:
                 leases = await self.keeper.claim(min(free, AT_ONCE), self.rules.queues)
@@ -108,6 +110,7 @@ class Worker:
     async def _rest(self) -> None:
         try:
             await self.context.store.ready(queues=self.rules.queues, timeout=self.rules.rest)
+        # not told here: the next claim fails too, and tells it with growing pauses
         except StoreError:
             await asyncio.sleep(self.rules.rest)
 

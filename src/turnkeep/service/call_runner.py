@@ -80,6 +80,7 @@ class CallRunner:
             Message(address, f"msg_{secrets.token_hex(12)}", item.content, metadata=metadata, minted=True)
             for item in request.new
         ]
+        # once: as instructions of each message they would be said as often
         messages[-1] = messages[-1].but(instructions=request.instructions)
         lease = await self._begin(messages, wait)
         records = await self._catch_up(request.since, lease.claim)
@@ -100,6 +101,7 @@ class CallRunner:
             log.warning("direct_call_not_tidied", run_id=call.claim.run_id, error=str(error))
 
     async def _begin(self, messages: Sequence[Message], wait: float) -> Lease:
+        # without a follower at first: mostly nothing is in progress there
         try:
             return await self.keeper.begin(messages)
         except ThreadBusy:
@@ -126,6 +128,7 @@ class CallRunner:
                 except ThreadBusy:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(turn_end.wait(), LOOK_AGAIN)
+                # carried out of the group, which would wrap it
                 except TurnkeepError as error:
                     outcome = error
             hearing.cancel()

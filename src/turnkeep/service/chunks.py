@@ -140,6 +140,7 @@ class Outlet:
 
     def end(self, last: Chunk | None) -> None:
         """Nothing comes after this."""
+        # the first end counts: a run that was left may still come to another one
         if not self._has_ended:
             self._has_ended = True
             if last is not None:

@@ -97,6 +97,7 @@ def create_openai_config(
         "openai_api_key": api_key,
         "openai_model": model,
         "openai_base_url": base_url,
+        # the process may change its directory before the first tool runs
         "workspace": None if workspace is None else Path(workspace).absolute(),
         "run_deadline": timeout,
         "store": str(store) if isinstance(store, str | Path) else None,

@@ -94,6 +94,7 @@ class OpenAIService:
             async for chunk in outlet:
                 yield chunk
         finally:
+            # whoever leaves early: what nobody reads must not go on spending
             call.lease.stop("cancel")
             await asyncio.wait((work,))
 
@@ -124,6 +125,7 @@ class OpenAIService:
         await self._life.close()
 
     async def _live(self, on_open: Callable[[], None]) -> None:
+        # `keeping` is the outer group: leases are renewed until the last call is over
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as keeping, asyncio.TaskGroup() as group:
             self._stack, self._keeping, self._group = stack, keeping, group
             self._endpoint = await open_endpoint(self.config.settings, stack)
@@ -149,11 +151,13 @@ class OpenAIService:
     async def _open_runner(self, remembers: bool) -> CallRunner:
         config, stack = self.config, self._stack
         store = await self._session_store() if remembers else ForgetfulStore(NO_LIMITS)
+        # without limits nothing is shared, and a call without a session needs no store but memory
         ledger = await self._session_store() if _is_limited(config.settings) else store
         rules = run_rules(config.settings)
         rules = replace(
             rules,
             deadline=config.timeout,
+            # the caller is there and decides: a further attempt would come after it has gone
             max_attempts=1,
             answer=replace(rules.answer, again=config.retries.again),
             direct=True,

@@ -40,6 +40,8 @@ class FakeClock:
             await asyncio.sleep(0)
             return
         waits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # with an order: sleepers of one moment wake as they fell asleep, and futures cannot be
+        # compared
         heapq.heappush(self._sleepers, (self._seconds + seconds, next(self._order), waits))
         await waits
 
@@ -64,6 +66,7 @@ class FakeClock:
 
 async def settle(turns: int = 50) -> None:
     """Let every task that can go on go on."""
+    # a number of turns, because nothing tells when no task can go on
     for _ in range(turns):
         await asyncio.sleep(0)
 
