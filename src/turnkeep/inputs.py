@@ -8,7 +8,7 @@ import json
 import math
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import orjson
@@ -30,6 +30,19 @@ MAX_NAME = 512
 MAX_WINDOW = 3600.0
 MAX_WAIT = 86_400.0
 MAX_DELAY = 366 * 86_400.0
+MAX_MOMENT = 1e11
+"""Seconds of 1970: some 3,000 years from now, and what a clock in milliseconds would say is far beyond."""
+MAX_INSTRUCTIONS = 32_000
+MAX_ASSISTANT_INSTRUCTIONS = 100_000
+MAX_MODEL = 200
+"""Characters of the name of a model, a tool or an assistant."""
+MAX_PARTS = 64
+MAX_ENTRIES = 64
+"""Entries of an object that is handed on as it is."""
+MAX_NAMES = 200
+MAX_FORMAT_NAME = 64
+MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_TEXT = 16, 64, 512
+"""Entries, and characters of their names and texts."""
 RESERVED_CHANNELS = frozenset({"subscription"})
 OURS = ("type", "status", "timestamp")
 """A frame that has one of these is output and never taken for input, so that a relay makes no loops."""
@@ -100,9 +113,6 @@ def _integer(digits: str) -> int:
     return value
 
 
-# ---------------------------------------------------------------- messages
-
-
 def read_message(
     body: Mapping[str, Any], address: Address, *, limit: int, mint: bool = True, user: str | None = None
 ) -> Message:
@@ -118,14 +128,14 @@ def read_message(
         address=address,
         message_id=message_id or f"msg_{secrets.token_hex(12)}",
         content=read_content(body, limit=limit),
-        instructions=optional_text(body, "instructions", 32_000),
-        model=optional_text(body, "model", 200),
+        instructions=optional_text(body, "instructions", MAX_INSTRUCTIONS),
+        model=optional_text(body, "model", MAX_MODEL),
         parameters=_parameters(body),
         metadata=_metadata(body) | ({} if user is None else {USER: user}),
         on_busy=_policy(body),
         window=optional_number(body, "window", MAX_WINDOW),
         max_wait=optional_number(body, "max_wait", MAX_WAIT),
-        not_before=optional_number(body, "not_before", 1e11),
+        not_before=optional_number(body, "not_before", MAX_MOMENT),
         flush=_flag(body, "flush"),
         minted=message_id is None,
     )
@@ -183,8 +193,8 @@ def _text(text: object) -> Content:
 def _parts(parts: object) -> Content:
     if isinstance(parts, str):
         return _text(parts)
-    if not isinstance(parts, list) or not 1 <= len(parts) <= 64:
-        raise InvalidMessage("'content' must be a text or a list of 1 to 64 parts")
+    if not isinstance(parts, list) or not 1 <= len(parts) <= MAX_PARTS:
+        raise InvalidMessage(f"'content' must be a text or a list of 1 to {MAX_PARTS} parts")
     return tuple(_part(part) for part in parts)
 
 
@@ -284,8 +294,10 @@ def _policy(body: Mapping[str, Any]) -> Any:
     return value
 
 
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-FORMATS = ("text", "json_object", "json_schema")
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+FormatKind = Literal["text", "json_object", "json_schema"]
+FORMATS: tuple[FormatKind, ...] = get_args(FormatKind)
 MAX_PARAMETERS = 32_768
 
 
@@ -322,19 +334,21 @@ def _format(form: object) -> dict[str, Any]:
     schema_format = form.get("json_schema", form)
     if not isinstance(schema_format, Mapping) or not isinstance(schema_format.get("schema"), Mapping):
         raise InvalidMessage("'format' of type json_schema must hold a 'schema', an object")
-    name = optional_text(schema_format, "name", 64) or "answer"
+    name = optional_text(schema_format, "name", MAX_FORMAT_NAME) or "answer"
     return _object("format", {**schema_format, "type": "json_schema", "name": name})
 
 
 def read_metadata(value: object) -> dict[str, str | None]:
     """What changes in the metadata of a thread: None removes."""
-    if not isinstance(value, Mapping) or len(value) > 16:
-        raise InvalidMessage("'metadata' must be an object of at most 16 texts")
+    if not isinstance(value, Mapping) or len(value) > MAX_METADATA:
+        raise InvalidMessage(f"'metadata' must be an object of at most {MAX_METADATA} texts")
     for name, text in value.items():
-        if not isinstance(name, str) or len(name) > 64:
-            raise InvalidMessage("'metadata' has names of at most 64 characters")
-        if text is not None and (not isinstance(text, str) or len(text) > 512):
-            raise InvalidMessage("'metadata' holds texts of at most 512 characters, or null to remove one")
+        if not isinstance(name, str) or len(name) > MAX_METADATA_NAME:
+            raise InvalidMessage(f"'metadata' has names of at most {MAX_METADATA_NAME} characters")
+        if text is not None and (not isinstance(text, str) or len(text) > MAX_METADATA_TEXT):
+            raise InvalidMessage(
+                f"'metadata' holds texts of at most {MAX_METADATA_TEXT} characters, or null to remove one"
+            )
     return {_clean("metadata", k): v if v is None else _clean("metadata", v) for k, v in value.items()}
 
 
@@ -342,17 +356,25 @@ def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
     value = body.get("metadata")
     if value is None:
         return {}
-    fits = (
-        isinstance(value, Mapping)
-        and len(value) <= 16
-        and all(isinstance(v, str) and isinstance(k, str) and len(k) <= 64 and len(v) <= 512 for k, v in value.items())
-    )
-    if not fits:
-        raise InvalidMessage("'metadata' must hold at most 16 texts of 512 characters, with names of 64")
+    if not (isinstance(value, Mapping) and len(value) <= MAX_METADATA and all(map(_is_metadata, value.items()))):
+        raise InvalidMessage(
+            f"'metadata' must hold at most {MAX_METADATA} texts of {MAX_METADATA_TEXT} characters, "
+            f"with names of {MAX_METADATA_NAME}"
+        )
     return {_clean("metadata", k): _clean("metadata", v) for k, v in value.items()}
 
 
-# ---------------------------------------------------------------- assistants
+def _is_metadata(entry: tuple[object, object]) -> bool:
+    name, text = entry
+    return (
+        isinstance(name, str)
+        and isinstance(text, str)
+        and len(name) <= MAX_METADATA_NAME
+        and len(text) <= MAX_METADATA_TEXT
+    )
+
+
+ASSISTANT_TEXTS = (("model", MAX_MODEL), ("name", MAX_MODEL), ("instructions", MAX_ASSISTANT_INSTRUCTIONS))
 
 
 def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -361,7 +383,7 @@ def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     if strangers := set(body) - field_names:
         raise InvalidMessage(f"an assistant has no field {', '.join(sorted(strangers))[:200]}")
     values: dict[str, Any] = {}
-    for name, longest in (("model", 200), ("name", 200), ("instructions", 100_000)):
+    for name, longest in ASSISTANT_TEXTS:
         if (text := optional_text(body, name, longest)) is not None:
             values[name] = text
     if "tools" in body:
@@ -379,8 +401,8 @@ def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _object(name: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict) or len(value) > 64:
-        raise InvalidMessage(f"'{name}' must be an object of at most 64 entries")
+    if not isinstance(value, dict) or len(value) > MAX_ENTRIES:
+        raise InvalidMessage(f"'{name}' must be an object of at most {MAX_ENTRIES} entries")
     _clean(name, json.dumps(value, ensure_ascii=False))
     return value
 
@@ -403,8 +425,8 @@ def _tools(value: object) -> list[Any] | None:
 def _names(name: str, value: object) -> list[str]:
     if (
         not isinstance(value, list)
-        or len(value) > 200
-        or not all(isinstance(v, str) and 0 < len(v) <= 200 for v in value)
+        or len(value) > MAX_NAMES
+        or not all(isinstance(v, str) and 0 < len(v) <= MAX_MODEL for v in value)
     ):
         raise InvalidMessage(f"'{name}' must be a list of names")
     return [_clean(name, one) for one in value]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 from turnkeep.application import Application
 from turnkeep.auth.audit_trail import channel_digest, report
@@ -18,7 +18,10 @@ from turnkeep.messages import DEFAULT_TENANT, Address, Content, Message
 from turnkeep.runs.budget import USER
 from turnkeep.store.values import Decision, HeldCall, MessageRecord
 
-VERDICTS = ("approved", "denied", "output")
+Verdict = Literal["approved", "denied", "output"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+MAX_DIGEST = 64
+"""Characters of the digest of a call: SHA-256 in hexadecimal."""
 
 
 def once(principal: Principal, key: str | None) -> str | None:
@@ -112,7 +115,7 @@ async def decide(
     It counts for the arguments whose digest it names. Who sent the messages of the turn approves
     none of its calls, unless the tool allows that. Raises `Rejection`, `NotAllowed`, `NotFound`.
     """
-    call_id, digest = optional_text(body, "call_id", 512), optional_text(body, "digest", 64)
+    call_id, digest = optional_text(body, "call_id", MAX_NAME), optional_text(body, "digest", MAX_DIGEST)
     verdict, output = body.get("decision"), body.get("output", "")
     if call_id is None or digest is None or verdict not in VERDICTS or not isinstance(output, str):
         raise InvalidMessage(

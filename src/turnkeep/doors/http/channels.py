@@ -13,6 +13,7 @@ from turnkeep.doors.error_answers import JSON
 from turnkeep.doors.http.endpoint import HttpCall, message_json, run_json, thread_json, told_of
 from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.inputs import (
+    MAX_MODEL,
     drops_inbox,
     optional_text,
     read_metadata,
@@ -158,7 +159,7 @@ async def change_channel(call: HttpCall) -> Response:
         call.allow("manage")
     changes: dict[str, Any] = {}
     if "assistant" in body:
-        assistant_id = optional_text(body, "assistant", 200)
+        assistant_id = optional_text(body, "assistant", MAX_MODEL)
         if assistant_id is not None:
             await call.queue.assistants.get(call.principal.tenant, assistant_id)
         changes["assistant"] = assistant_id

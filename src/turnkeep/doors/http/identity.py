@@ -12,7 +12,7 @@ from turnkeep.auth.tickets import SESSION_LIFE, TICKET_LIFE, csrf_of
 from turnkeep.doors.error_answers import JSON
 from turnkeep.doors.http.endpoint import HttpCall, told_of
 from turnkeep.errors import InvalidMessage, NotAuthenticated, WrongState
-from turnkeep.inputs import optional_number
+from turnkeep.inputs import MAX_MOMENT, optional_number
 
 
 async def issue_ticket(call: HttpCall) -> Response:
@@ -45,7 +45,7 @@ async def disconnect_user(call: HttpCall) -> Response:
     user, body = call.path("user"), await call.body(empty=True)
     if strangers := body.keys() - {"before"}:
         raise InvalidMessage(f"only 'before' can be given, not {', '.join(sorted(strangers))[:200]}")
-    before = optional_number(body, "before", 1e11)
+    before = optional_number(body, "before", MAX_MOMENT)
     moment = await _guard(call).revocations.revoke(call.principal.tenant, user, before)
     await told_of(call, "user_disconnected", user=user, before=f"{moment:.3f}")
     return JSON({"user": user, "before": moment})

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from turnkeep.doors.error_answers import JSON
 from turnkeep.doors.http.endpoint import HttpCall, HttpEndpoint
 from turnkeep.doors.http.schemas import SCHEMAS
+from turnkeep.inputs import MAX_NAME
 
 JSON_MEDIA = "application/json"
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -65,7 +66,7 @@ def _operation(endpoint: HttpEndpoint) -> dict[str, Any]:
 
 
 def _in_path(endpoint: HttpEndpoint) -> list[dict[str, Any]]:
-    schema = {"type": "string", "minLength": 1, "maxLength": 512}
+    schema = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
     names = _PARAMETER.findall(endpoint.path)
     return [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
 
@@ -94,7 +95,7 @@ def _in_headers(endpoint: HttpEndpoint) -> list[dict[str, Any]]:
         )
     else:
         return []
-    schema = {"type": "string", "minLength": 1, "maxLength": 512}
+    schema = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
     return [{"name": "Idempotency-Key", "in": "header", "description": description, "schema": schema}]
 
 

@@ -1,12 +1,11 @@
-"""JSON schemas of what goes in and comes out over HTTP, by name."""
+"""JSON schemas of what goes in and comes out over HTTP, by name: what goes in is made from the models of `bodies`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from turnkeep.messages import BUSY_POLICIES
-from turnkeep.windows import PRESETS
+from turnkeep.doors.http.bodies import BODIES, AssistantFields, NewThreadOptions, schema_of
 
 Schema = dict[str, Any]
 
@@ -15,7 +14,6 @@ NUMBER: Schema = {"type": "number"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 FLAG: Schema = {"type": "boolean"}
 ANYTHING: Schema = {"type": "object"}
-NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 512}
 TEXTS: Schema = {"type": "array", "items": TEXT}
 
 
@@ -42,26 +40,10 @@ def record(fields: dict[str, Schema], *, may_miss: Sequence[str] = ()) -> Schema
     return {"type": "object", "properties": fields, "required": names, "additionalProperties": False}
 
 
-def request(fields: dict[str, Schema], *, must_have: Sequence[str] = (), others: bool = False) -> Schema:
-    """What goes in."""
-    return {"type": "object", "properties": fields, "required": list(must_have), "additionalProperties": others}
-
-
 _USAGE_COUNTS = (
     "requests", "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_nano",
     "unpriced", "estimated",
 )  # fmt: skip
-_METADATA: Schema = {
-    "type": "object",
-    "maxProperties": 16,
-    "additionalProperties": {"type": "string", "maxLength": 512},
-}
-_CHANGED_METADATA: Schema = {
-    "type": "object",
-    "maxProperties": 16,
-    "additionalProperties": optional({"type": "string", "maxLength": 512}),
-}
-_CONTENT: Schema = {"anyOf": [TEXT, {"type": "array", "items": ref("Part"), "minItems": 1, "maxItems": 64}]}
 _STATES = ("idle", "waiting", "leased", "retry", "held")
 _RUN_STATES = ("queued", "in_progress", "requires_action", "completed", "failed", "cancelled", "incomplete")
 _MESSAGE_STATES = ("delayed", "waiting", "running", "answered", "cancelled", "withdrawn", "dead")
@@ -69,69 +51,12 @@ _DECISIONS = ("approved", "denied", "output", "expired", "declined")
 _KINDS = ("user", "system", "assistant", "reasoning", "hosted", "call", "output")
 
 _OPTIONS: dict[str, Schema] = {
-    "window": optional({"type": "number", "minimum": 0, "maximum": 3600}),
-    "max_wait": optional({"type": "number", "minimum": 0, "maximum": 86_400}),
-    "on_busy": optional(one_of(*BUSY_POLICIES)),
+    name: schema for name, schema in schema_of(NewThreadOptions)["properties"].items() if name != "preset"
 }
-
-_TOOL_NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 200}
-_HOSTED_TOOL: Schema = {"type": "object", "properties": {"type": TEXT}, "required": ["type"], "maxProperties": 64}
-_ASSISTANT_FIELDS: dict[str, Schema] = {
-    "model": {"type": "string", "minLength": 1, "maxLength": 200},
-    "name": {"type": "string", "minLength": 1, "maxLength": 200},
-    "instructions": {"type": "string", "minLength": 1, "maxLength": 100_000},
-    "tools": optional({"type": "array", "items": {"anyOf": [_TOOL_NAME, _HOSTED_TOOL]}, "maxItems": 200}),
-    "fallbacks": {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 200}, "maxItems": 200},
-    "parameters": {"type": "object", "maxProperties": 64},
-    "background": FLAG,
-    "metadata": {"type": "object", "maxProperties": 64},
-}
+_TOOLS: Schema = schema_of(AssistantFields)["properties"]["tools"]
 
 SCHEMAS: dict[str, Schema] = {
-    # ------------------------------------------------------------ in
-    "NewMessage": request(
-        {
-            "message": {"type": "string", "minLength": 1, "description": "The text; or give `content`."},
-            "content": _CONTENT,
-            "message_id": optional(NAME),
-            "instructions": optional({"type": "string", "minLength": 1, "maxLength": 32_000}),
-            "model": optional({"type": "string", "minLength": 1, "maxLength": 200}),
-            "effort": optional(one_of("none", "minimal", "low", "medium", "high", "xhigh", "max")),
-            "format": optional({"type": "object", "properties": {"type": TEXT}, "required": ["type"]}),
-            "parameters": optional({"type": "object", "maxProperties": 64}),
-            "metadata": optional(_METADATA),
-            "on_busy": optional(one_of(*BUSY_POLICIES)),
-            "window": optional({"type": "number", "minimum": 0, "maximum": 3600}),
-            "max_wait": optional({"type": "number", "minimum": 0, "maximum": 86_400}),
-            "not_before": optional({"type": "number", "minimum": 0}),
-            "flush": FLAG,
-        },
-        others=True,
-    ),
-    "Edit": request({"message": {"type": "string", "minLength": 1}, "content": _CONTENT}, others=True),
-    "Disconnect": request({"before": optional({"type": "number", "minimum": 0, "maximum": 1e11})}),
-    "Cancel": request({"inbox": one_of("keep", "drop")}, others=True),
-    "Decision": request(
-        {
-            "decision": one_of("approved", "denied", "output"),
-            "output": TEXT,
-            "digest": {**TEXT, "minLength": 1, "maxLength": 64},
-        },
-        must_have=("decision", "digest"),
-        others=True,
-    ),
-    "ThreadChange": request(
-        {
-            "metadata": _CHANGED_METADATA,
-            "assistant": optional({**NAME, "maxLength": 200}),
-            "options": optional(ref("NewThreadOptions")),
-        }
-    ),
-    "NewThreadOptions": request({**_OPTIONS, "preset": optional(one_of(*PRESETS))}),
-    "NewThread": request({"metadata": _CHANGED_METADATA}, others=True),
-    "AssistantFields": request(_ASSISTANT_FIELDS),
-    "AssistantChange": request({**_ASSISTANT_FIELDS, "version": {"type": "integer"}}),
-    # ------------------------------------------------------------ out
+    **{name: schema_of(model) for name, model in BODIES.items()},
     "Error": record(
         {
             "error": record(
@@ -140,7 +65,6 @@ SCHEMAS: dict[str, Schema] = {
             )
         }
     ),
-    "Part": {"type": "object", "properties": {"type": one_of("text", "image", "file")}, "required": ["type"]},
     "Receipt": record(
         {
             "channel": TEXT,
@@ -272,7 +196,7 @@ SCHEMAS: dict[str, Schema] = {
             "model": TEXT,
             "name": TEXT,
             "instructions": TEXT,
-            "tools": optional({"type": "array", "items": {"anyOf": [_TOOL_NAME, _HOSTED_TOOL]}}),
+            "tools": _TOOLS,
             "parameters": ANYTHING,
             "fallbacks": TEXTS,
             "background": FLAG,
