@@ -60,6 +60,7 @@ def _engine_of(settings: Settings, policies: Policies) -> Store:
 
 
 def _memory(policies: Policies, options: dict[str, Any]) -> Store:
+    # Imported where it is opened: an engine brings a library, and its extra may be absent.
     from turnkeep.store.memory import MemoryStore
 
     return MemoryStore(policies, **options)
@@ -76,6 +77,8 @@ def _redis(url: str, policies: Policies, options: dict[str, Any]) -> Store:
     try:
         from turnkeep.store.redis import RedisStore
     except ModuleNotFoundError as missing:
+        # Only when it is the extra itself: a broken
+        # installation must not be called a missing extra.
         if (missing.name or "").partition(".")[0] in ("redis", "hiredis"):
             raise ConfigurationError(
                 "the redis engine is not installed, run: python -m pip install 'turnkeep[redis]'"

@@ -19,6 +19,7 @@ from typing import Any
 
 from turnkeep.errors import ConfigurationError
 
+# 96 bits, what NIST SP 800-38D has GCM use directly; any other length is hashed first.
 NONCE = 12
 KEY = 32
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
@@ -36,6 +37,8 @@ class AesCodec:
         self._nonces = {name: _derive(key, b"nonce") for name, key in keys.items()}
 
     def seal(self, plain: bytes, *, about: bytes, key: str) -> bytes:
+        # The length first: without it a byte may move from
+        # `about` to the text and give the same nonce.
         nonce_input = len(about).to_bytes(8, "big") + about + plain
         nonce = hmac.digest(self._nonces[key], nonce_input, "sha256")[:NONCE]
         return nonce + bytes(self._ciphers[key].encrypt(nonce, plain, about))
@@ -72,6 +75,7 @@ def _derive(key: bytes, purpose: bytes) -> bytes:
 
 
 def _aead() -> Any:
+    # Only where it is used: it comes with an extra, and most stores are not sealed.
     try:
         return importlib.import_module("cryptography.hazmat.primitives.ciphers.aead").AESGCM
     except ImportError:

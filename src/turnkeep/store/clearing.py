@@ -22,6 +22,7 @@ async def forget_at_work(store: Store, address: Address, *, once: str | None = N
     """Forget a thread whatever it does. What waits is withdrawn and the run is stopped first, so that who listens is
     told. False if there is none. Again with the same `once`: whatever began meanwhile is left alone.
     """
+    # Without a name nothing can be repeated, so an idle thread may go in one act.
     if once is None:
         with suppress(ThreadBusy):
             return await store.forget(address)
@@ -34,6 +35,7 @@ async def forget_at_work(store: Store, address: Address, *, once: str | None = N
 
 
 async def _until_idle(store: Store, address: Address) -> None:
+    # Asked again and again, not followed: the end may already be past when one begins to listen.
     for _ in range(round(PATIENCE / _STEP)):
         record = await store.thread(address)
         if record is None or record.state == "idle":

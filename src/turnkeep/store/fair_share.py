@@ -14,10 +14,12 @@ def next_tenant(ready: Mapping[str, float], served_by_tenant: Mapping[str, float
     """The tenant to serve: `ready` maps each tenant with a ready thread to its earliest `due`, which breaks ties, then
     the name does.
     """
+    # By name last, so that the same history is served in the same order in every engine.
     return min(ready, key=lambda tenant: (max(served_by_tenant.get(tenant, 0.0), floor), ready[tenant], tenant))
 
 
 def charge(tenant: str, weight: float, served_by_tenant: Mapping[str, float], floor: float) -> tuple[float, float]:
     """One claim for this tenant: what it has been served now, and the new floor."""
+    # From the floor on: a tenant that was silent for a week has no week of claims to make up for.
     start = max(served_by_tenant.get(tenant, 0.0), floor)
     return start + 1.0 / weight, start

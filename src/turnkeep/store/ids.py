@@ -14,6 +14,7 @@ from zlib import crc32
 
 from turnkeep.messages import Address
 
+# Part of every thread id that was ever given: this number can never change.
 PARTITIONS = 16
 
 Purpose = Literal["thread", "run", "token", "epoch", "dead", "message"]
@@ -21,6 +22,7 @@ Purpose = Literal["thread", "run", "token", "epoch", "dead", "message"]
 Ids = Callable[[str], str]
 """Gives 32 lowercase hex digits that were never given before for this `Purpose`; names use the last ones they need."""
 
+# Exactly our own form: a channel may be any string, and somebody's own `thread_7` is one.
 _CARRIES_PARTITION = re.compile(r"thread_(0[0-9a-f])[0-9a-f]{22}")
 
 
@@ -33,6 +35,7 @@ def partition_of(address: Address) -> int:
     if (partition := partition_of_thread_id(address.channel)) is not None:
         return partition
     name = f"{address.tenant}\0{address.queue}\0{address.channel}"
+    # Not Python's `hash`, which is another in each process: all must find the same partition.
     return crc32(name.encode("utf-8", "surrogatepass")) % PARTITIONS
 
 

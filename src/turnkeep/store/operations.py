@@ -26,6 +26,7 @@ MOST = 65_536
 
 def operations_of(address: Address) -> str:
     """What the ids of one thread's operations begin with, where an engine keeps them beside those of others."""
+    # Of `repr`, which quotes: names run together ("a", "bc" and "ab", "c") would share results.
     place = repr((address.tenant, address.queue, address.channel)).encode("utf-8", "surrogatepass")
     return f"{blake2b(place, digest_size=12).hexdigest()}:"
 

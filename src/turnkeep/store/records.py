@@ -20,12 +20,14 @@ def time_to_live(thread: Thread, policy: Policy) -> float:
 
 def is_over(thread: Thread, policy: Policy, now: float) -> bool:
     """Whether the thread has expired: then it counts as absent, and is deleted when met."""
+    # A delayed message is a promise: its thread lives until it has come.
     is_idle = thread.state == "idle" and not thread.delayed
     return is_idle and thread.active_at + time_to_live(thread, policy) <= now
 
 
 def slides(thread: Thread, policy: Policy, now: float) -> bool:
     """Whether a read at this moment is worth a write of `active_at`."""
+    # A hundredth: reading a history a thousand times must not write a thousand times.
     return now - thread.active_at >= time_to_live(thread, policy) / 100
 
 

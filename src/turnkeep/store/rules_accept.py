@@ -21,15 +21,22 @@ def accept(
     thread: Thread, message: Message, prior: AcceptedId | None, policy: Policy, now: float, max_inbox: int | None = None
 ) -> Receipt:
     """Take one message in, or say why not."""
+    # First of all: a repeat is answered as before
+    # however full, busy or paused the thread is by now.
     if prior is not None:
         return _repeat_receipt(prior, message)
+    # A delayed message whose time has come takes its place
+    # before the new one, as if it had been sent at that moment.
     ripen(thread, policy, now)
+    # What is delayed counts as well: else a caller fills the store with messages for next year.
     if len(thread.inbox) + len(thread.delayed) >= (policy.max_inbox if max_inbox is None else max_inbox):
         raise InboxFull(
             f"{len(thread.inbox) + len(thread.delayed)} messages wait on this channel already, wait for an answer"
         )
     envelope = _envelope_of(thread, message, policy)
     is_delayed = message.not_before is not None and message.not_before > now
+    # A delayed one is not refused: what the thread
+    # does now says nothing about the moment it is for.
     if envelope.message.on_busy == "reject" and thread.is_busy and not is_delayed:
         raise ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
     thread.messages += 1
@@ -51,6 +58,7 @@ def by_store_time(message: Message, of_day: Callable[[float], float]) -> Message
 
 
 def _repeat_receipt(prior: AcceptedId, message: Message) -> Receipt:
+    # Only the content makes two sends the same: with another window it is still the same message.
     if prior.digest != digest(message.content):
         raise MessageConflict(f"message id {message.message_id!r} was used for another text, use a new id")
     return replace(prior.receipt, repeated=True)
@@ -60,8 +68,12 @@ def _envelope_of(thread: Thread, message: Message, policy: Policy) -> InboxMessa
     """The message with what counts for it fixed: its own values, else the thread's, else the queue's."""
     options = thread.options
     window = _first(message.window, options.window, policy.window)
+    # Window 0 asks for no waiting at all, so a longer `max_wait`
+    # of the thread or queue must not bring some back.
     max_wait = _first(message.max_wait, 0.0 if window == 0 else None, options.max_wait, policy.max_wait)
     on_busy = message.on_busy or options.on_busy or policy.on_busy
+    # Fixed on arrival: a policy that is changed later
+    # does not move what was promised in the receipt.
     effective = message.but(
         address=thread.address, window=window, max_wait=max_wait, on_busy=on_busy, arrival=0.0, seq=0
     )
@@ -74,6 +86,8 @@ def _first(*values: float | None) -> float:
 
 def _delay(thread: Thread, envelope: InboxMessage) -> None:
     thread.delayed.append(envelope)
+    # Sorted on insertion, read at every operation; stable,
+    # so that equal moments keep the order of sending.
     thread.delayed.sort(key=lambda o: o.message.not_before or 0.0)
 
 
@@ -83,6 +97,8 @@ def _join(thread: Thread, envelope: InboxMessage, policy: Policy, arrival: float
     thread.next_seq += 1
     thread.inbox.append(envelope)
     thread.out.changed_ids.add(envelope.message.message_id)
+    # `due` is the end of the lease, of a delay or of a held
+    # action now, and none of them is a new message's to move.
     if thread.is_busy:
         _ask_for_turn(thread, envelope, arrival)
         return
@@ -93,8 +109,10 @@ def _join(thread: Thread, envelope: InboxMessage, policy: Policy, arrival: float
 def _ask_for_turn(thread: Thread, envelope: InboxMessage, now: float) -> None:
     """What a message asks of a busy thread."""
     asks = envelope.message.on_busy
+    # Policy `collect` asks for nothing: it waits for the batch after this one.
     if asks == "queue":
         envelope.alone = True
+    # Only a run in progress has steps to steer at; otherwise it waits as with `collect`.
     elif asks == "steer" and thread.state == "leased":
         envelope.steer = "asked"
         thread.out.nudge = thread.owner
@@ -109,8 +127,12 @@ def ask_to_stop(thread: Thread, stop: Stop, now: float) -> None:
         thread.out.nudge = thread.owner
         return
     thread.due = no_later(thread, now)
+    # Without a batch there is nothing to commit as
+    # cancelled: the next claim begins anew and takes all.
     if thread.batch:
         thread.stop = thread.stop or stop
+    # A newer message moves on from the question, so the
+    # call is declined; a cancel says nothing about it.
     if thread.state == "held" and stop != "cancel":
         thread.calls = [c if c.decision else replace(c, decision="declined") for c in thread.calls]
 
@@ -123,6 +145,8 @@ def _accepted_event(message: Message, thread: Thread) -> Event:
 
 def _receipt(thread: Thread, envelope: InboxMessage, now: float, *, is_delayed: bool) -> Receipt:
     message = envelope.message
+    # None where the end of something else decides: a
+    # time here would be a promise that nobody can keep.
     due_in: float | None = None
     if is_delayed:
         due_in = (message.not_before or now) - now
@@ -152,6 +176,8 @@ def batch_size(thread: Thread, policy: Policy) -> int:
     size = 0
     for count, envelope in enumerate(thread.inbox):
         size += envelope.size
+        # At least one message goes, however big: else it
+        # would wait for ever and hold up all behind it.
         if count and (envelope.alone or count == policy.max_batch or size > policy.max_batch_bytes):
             return count
         if envelope.alone:
@@ -165,16 +191,20 @@ def window_end(thread: Thread, policy: Policy, now: float) -> float:
     """
     count = batch_size(thread, policy)
     batch = [envelope.message for envelope in thread.inbox[:count]]
+    # Nobody can join any more, so waiting longer would only cost time.
     is_full = count < len(thread.inbox) or count >= policy.max_batch or thread.inbox[0].alone
     if is_full or thread.flushed or any(m.flush for m in batch):
         return no_later(thread, now)
     last = batch[-1]
+    # Typing moves the sliding end alone; the cap of each message is a promise to whoever sent it.
     slides = max(last.arrival, thread.typed_at or 0.0) + (last.window or 0.0)
     return min(slides, *(m.arrival + (m.max_wait or 0.0) for m in batch))
 
 
 def no_later(thread: Thread, now: float) -> float:
     """Due now; what is due already keeps its place before others."""
+    # Not `now` alone: the order of claims is by `due`,
+    # and pressing flush must not cost a thread its place.
     return now if thread.due is None else min(thread.due, now)
 
 
@@ -199,6 +229,7 @@ def typing(thread: Thread, policy: Policy, now: float) -> float | None:
 def await_next_batch(thread: Thread, policy: Policy, now: float) -> None:
     """No run is open: wait for the rest of the inbox, or for nothing."""
     thread.active_at = now
+    # A frozen batch goes on with its own delay; only an answer, a death or a stop ends it.
     if thread.state == "retry" and thread.batch:
         return
     thread.state, thread.due = "idle", None

@@ -33,14 +33,17 @@ def decide(thread: Thread, call_id: str, call_digest: str, decision: Decision, n
     if place is None:
         raise NotFound(f"no call {call_id!r} waits on this thread")
     call = thread.calls[place]
+    # A person decides on what he was shown: the same id with other arguments is another call.
     if call.digest != call_digest:
         raise Conflict(f"call {call_id!r} has other arguments (digest {call.digest}), decide on what is asked now")
     if call.decision is not None:
+        # A button that is pressed twice, or whose reply was lost.
         if (call.decision, call.output) == (decision.verdict, decision.output):
             return call
         raise Conflict(f"call {call_id!r} was decided already: {call.decision}")
     if decision.verdict == FOREIGN[call.kind]:
         raise unfit(call_id, call.kind)
+    # Last of all: the same decision again is answered also when the turn goes on already.
     if thread.state != "held":
         raise WrongState(f"call {call_id!r} waits no longer, its run is being stopped")
     outcome = replace(call, decision=decision.verdict, output=decision.output, by=decision.by)
@@ -66,6 +69,7 @@ def cancel(thread: Thread, policy: Policy, now: float, *, drop_inbox: bool) -> b
     stopping = thread.state in ("leased", "held") or (thread.state == "retry" and thread.batch > 0)
     if stopping:
         ask_to_stop(thread, "cancel", now)
+    # What was offered to the run is in its hands: it may be in the next request already.
     if drop_inbox:
         waiting = [o for o in thread.inbox[thread.batch :] if o.steer != "offered"]
         _drop(thread, waiting + thread.delayed, policy, now)
@@ -94,6 +98,7 @@ def withdraw(thread: Thread, message_id: str, policy: Policy, now: float) -> Non
 
 def edit(thread: Thread, message_id: str, content: Content, policy: Policy, now: float) -> Message:
     envelope = _find_changeable(thread, message_id, policy, now)
+    # A repeat shows no second `edited` to those who watch.
     if envelope.message.content == content:
         return envelope.message
     envelope.message = envelope.message.but(content=content)
@@ -107,6 +112,7 @@ def _find_changeable(thread: Thread, message_id: str, policy: Policy, now: float
     ripen(thread, policy, now)
     for place, envelope in enumerate([*thread.inbox, *thread.delayed]):
         if envelope.message.message_id == message_id:
+            # Offered is as good as taken: the run may have read it.
             if place < thread.batch or envelope.steer == "offered":
                 raise MessageFrozen(f"message {message_id!r} is being answered, send a new one")
             return envelope
@@ -117,6 +123,7 @@ def late(accepted_id: AcceptedId | None, message_id: str, *, withdrawing: bool) 
     """Why a message that is not open cannot be changed; a withdrawal that is repeated has nothing left to do."""
     if accepted_id is None:
         raise NotFound(f"no message {message_id!r} is known on this channel")
+    # What is gone is gone: a repeated withdrawal has what it wants.
     if not (withdrawing and accepted_id.status == "withdrawn"):
         raise MessageFrozen(f"message {message_id!r} is {accepted_id.status}, send a new one")
 
@@ -143,6 +150,7 @@ def resume(thread: Thread, policy: Policy, now: float) -> None:
     if thread.paused:
         thread.paused = False
         thread.active_at = now
+        # What was delayed into the pause takes its place before `due` counts again.
         ripen(thread, policy, now)
         thread.emit(Event("resumed"), now)
 
@@ -164,6 +172,7 @@ def regenerate(
     the engine removes with all later ones. The new ids begin with `stem`.
     """
     ripen(thread, policy, now)
+    # Delayed messages are no obstacle: they are for another time.
     if thread.is_busy or thread.inbox:
         raise ThreadBusy(OTHERS_WAIT)
     if not last_turn:
@@ -184,6 +193,7 @@ def repeat_messages(address: Address, last_turn: Sequence[TranscriptEntry], stem
             model=item.model,
             parameters=item.parameters,
             metadata=item.metadata or {},
+            # The turn was asked for once already, so it waits for no window and stops nobody.
             on_busy="collect",
             flush=True,
         )
@@ -214,8 +224,10 @@ def update(thread: Thread, changes: Mapping[str, Any], now: float) -> None:
         options = changes["options"]
         thread.options = options if isinstance(options, ThreadOptions) else ThreadOptions(**options)
     if (ttl := changes.get("ttl")) is not None:
+        # A second caller with a shorter wish must not delete what the first was promised.
         thread.ttl = max(thread.ttl or 0.0, ttl)
     metadata = thread.metadata | dict(changes.get("metadata", {}))
+    # None removes a name: otherwise nobody could ever take one back.
     thread.metadata = {name: value for name, value in metadata.items() if value is not None}
     thread.active_at = now
 
@@ -224,12 +236,16 @@ def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float, prio
     """A new acceptance at the end of the inbox, under the same id; `known` is what was remembered of it, if anything:
     the digest stays that of the first text.
     """
+    # The moment, the haste and the policy were of another day; only what was said is asked again.
     message = letter.message.but(not_before=None, flush=False, on_busy="collect")
     if status_of(thread, message.message_id) is not None:
         raise MessageConflict(
             f"a message {message.message_id!r} waits on this channel already, redrive when it is settled"
         )
+    # A full inbox is no reason: it was accepted once, and the operator has chosen this moment.
     receipt = accept(thread, message, None, policy, now, max_inbox=1 << 60)
+    # A client that still repeats its first send must
+    # find it known, whatever an edit has made of it.
     if prior is not None:
         thread.out.accepted_ids[message.message_id].digest = prior.digest
     return receipt

@@ -51,6 +51,7 @@ def commit(thread: Thread, claim: Claim, end: Commit, policy: Policy, now: float
         return Remainder(*last.result)
     ids = thread.batch_ids
     status: MessageStatus = "cancelled" if end.outcome == "cancelled" else "answered"
+    # What failed attempts have cost is the turn's as well: the provider charges for it.
     usage = end.usage + thread.spent
     thread.turns += 1
     thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in end.entries]
@@ -63,6 +64,7 @@ def commit(thread: Thread, claim: Claim, end: Commit, policy: Policy, now: float
     )
     _end_run(thread, run)
     defer_steering(thread, claim.run_id, now)
+    # After what steering leaves behind: nothing of a run comes after its final event.
     thread.emit(event, now)
     await_next_batch(thread, policy, now)
     remainder = Remainder(len(thread.inbox), thread.wake)
@@ -103,6 +105,8 @@ def remember_status(
 
 def _end_run(thread: Thread, run: RunRecord | None) -> None:
     thread.out.run = run
+    # Said only where there is one, so that engines
+    # write nothing for the many runs without a journal.
     thread.out.journal_cleared = bool(thread.journal)
     thread.journal, thread.calls = [], []
     thread.batch, thread.frozen, thread.run_id, thread.attempt = 0, False, None, 0
@@ -132,14 +136,20 @@ def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: fl
     if last := _find_settlement(thread, claim, "fail"):
         outcome: FailOutcome = last.result
         return outcome
+    # Attempts are counted on the oldest, as deaths
+    # are: the batch grows by steering, its head stays.
     oldest = thread.inbox[0]
     oldest.attempts += 1
     thread.out.changed_ids.add(oldest.message.message_id)
     thread.spent += failure.usage
+    # The stop was meant for this batch: its dead letter
+    # would be an error to somebody who gave up himself.
     asked_to_stop = thread.stop is not None and claim.stop is None
     if failure.retry_in is not None or asked_to_stop:
         outcome = "retry"
         _retry(thread, claim, failure.fault, now + (failure.retry_in or 0.0), now)
+    # After an effect it is not split: each part would be
+    # a run without the journal that holds the effect.
     elif thread.batch > 1 and not failure.effects and thread.stop is None:
         outcome = "split"
         _split(thread, claim, failure.fault, now)
@@ -161,6 +171,7 @@ def _split(thread: Thread, claim: Claim, fault: TurnFault, now: float) -> None:
     """One attempt each, in order, so that a poison message does not take its neighbours along."""
     thread.emit(_run_event("retrying", thread, claim, fault), now)
     for envelope in thread.inbox[: thread.batch]:
+        # Their attempts are used up together; one more each is enough to tell who is to blame.
         envelope.alone = envelope.last_chance = True
         thread.out.changed_ids.add(envelope.message.message_id)
     thread.usage += thread.spent
@@ -199,6 +210,7 @@ def release(thread: Thread, claim: Claim, delay: float, reason: TurnFault | None
     if reason is not None:
         thread.emit(_run_event("waiting", thread, claim, reason), now)
     end_claim(thread, now)
+    # Whoever stops is not kept waiting by a rate limit of the provider.
     thread.due = now if thread.stop else now + delay
     _leave(thread, Settlement(claim.token, "release"))
 
@@ -212,6 +224,8 @@ def hold(thread: Thread, claim: Claim, calls: Sequence[HeldCall], expires_in: fl
     thread.calls = list(calls)
     call_forms = tuple(call.to_json() for call in calls)
     thread.emit(Event("held", thread.batch_ids, run_id=claim.run_id, attempt=claim.attempt, calls=call_forms), now)
+    # The stop came while the run gave itself up to wait;
+    # nobody else would look at it before the expiry.
     if thread.stop:
         ask_to_stop(thread, thread.stop, now)
     elif all(c.decision for c in calls):

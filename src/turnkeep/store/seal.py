@@ -24,7 +24,10 @@ T = TypeVar("T")
 WHOLE = "tks1:whole"
 """The one name of a mapping that is sealed as a whole."""
 
+# Ends in a semicolon: tokens that an engine has put one after another can be told apart.
 _TOKEN = re.compile(r"tks1:([A-Za-z0-9_.-]{1,32}):([A-Za-z0-9_-]*);")
+# Named are the exceptions: a field that somebody adds
+# to the contract is sealed until he says otherwise.
 _PLAIN = frozenset(
     (
         *(
@@ -68,12 +71,15 @@ class Seal:
 
     def __init__(self, codec: Codec, address: Address, *, key: str | None = None) -> None:
         self._codec = codec
+        # Tenant and queue, not the channel: a thread may be
+        # read by its id, and letters outlive their channel.
         self._about = f"{address.tenant}\0{address.queue}".encode("utf-8", "surrogatepass")
         self._key = key or codec.keys[0]
 
     # ---------------------------------------------------------------- sealing
 
     def text(self, plain: str) -> str:
+        # An empty text has nothing to hide, and stays empty for whoever looks whether there is one.
         if not plain:
             return plain
         cipher = self._codec.seal(plain.encode("utf-8", "surrogatepass"), about=self._about, key=self._key)
@@ -101,6 +107,7 @@ class Seal:
             return value
         if isinstance(value, str):
             return value if field in _PLAIN else self.text(value)
+        # Names too: the keys of somebody's metadata are his words.
         if isinstance(value, Mapping):
             return self.mapping(value)
         if isinstance(value, tuple | list):
@@ -111,6 +118,7 @@ class Seal:
 
     def open_text(self, text: str) -> str:
         """Every token in it opened. Raises `StoreUnsealable`."""
+        # A plain search first: it is cheaper than the pattern, and a store with a past holds plain texts.
         return _TOKEN.sub(self._open_token, text) if "tks1:" in text else text
 
     def unseal(self, value: T) -> T:
@@ -135,6 +143,7 @@ class Seal:
 
     def _open_token(self, match: re.Match[str]) -> str:
         key, text = match[1], match[2]
+        # Not shown as it is: a token on a screen or in a prompt is worse than an error.
         if key not in self._codec.keys:
             raise StoreUnsealable(f"what is stored is sealed with key {key!r}, which is not among the keys: add it")
         try:
@@ -164,9 +173,11 @@ def _map_fields(value: Any, change: Any) -> Any:
     changes = {}
     for name in _names_of(type(value)):
         before = getattr(value, name)
+        # Numbers, None and empty texts have nothing to seal: most fields of a delta are these.
         if not before or type(before) in _NO_TEXT:
             continue
         after = change(before, name)
+        # Nothing changed makes no copy: `replace` of a frozen dataclass is what this loop costs.
         if after is not before:
             changes[name] = after
     return replace(value, **changes) if changes else value

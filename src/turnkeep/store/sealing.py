@@ -62,6 +62,7 @@ class _Before:
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._engine, name)
+        # Bound here once: `__getattr__` is asked only for what is not found.
         if callable(member):
             setattr(self, name, member)
         return member
@@ -72,6 +73,8 @@ class UnsealedStore(_Before):
 
     async def open(self) -> None:
         await self._engine.open()
+        # Looked for without a codec as well: else a deployment
+        # that lost its keys shows tokens to people.
         if await self._engine.get("setting", "", _NAME) is not None:
             await self._engine.close()
             raise StoreMisconfigured("the store is sealed: set TURNKEEP_STORE_KEYS to the keys it was sealed with")
@@ -89,6 +92,7 @@ class SealedStore(_Before):
         await self._engine.open()
         try:
             await self._check_keys()
+        # A store that says no is closed again: its files and connections are nobody's otherwise.
         except BaseException:
             await self._engine.close()
             raise
@@ -101,6 +105,8 @@ class SealedStore(_Before):
                 raise StoreUnsealable("the word that says so does not open")
         except StoreUnsealable as error:
             raise StoreMisconfigured(f"TURNKEEP_STORE_KEYS are not the keys of this store: {error}") from None
+        # Sealed anew with the first key at every start, so
+        # that a key can be retired once nothing else uses it.
         await self._engine.put("setting", "", _NAME, {"word": seal.text(_WORD)})
 
     def _seal(self, address: Address, key: str | None = None) -> Seal:
@@ -115,6 +121,8 @@ class SealedStore(_Before):
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
     ) -> list[Receipt | Rejection]:
         outcomes = await self._engine.accept([self._of(one) for one in messages], create=create, max_inbox=max_inbox)
+        # Only after a conflict: repeats across a change of
+        # keys are rare, every other send costs one try.
         for key in self._codec.keys[1:]:
             outcomes = await self._with_older(key, messages, outcomes, create=create, max_inbox=max_inbox)
         return outcomes

@@ -34,6 +34,7 @@ MEASURED_OPERATIONS = frozenset(
 
 def measure_store(store: Store, meter: Meter) -> Store:
     """The same store; how long its operations take and which fail is told to the meter."""
+    # Nobody looks: then not even the one call more per operation is paid.
     if meter is SILENT:
         return store
     if isinstance(store, Rebuilding):
@@ -59,6 +60,7 @@ class _MeasuredStore:
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._store, name)
         if name in MEASURED_OPERATIONS:
+            # Wrapped once and kept: the second call finds it without `__getattr__`.
             member = self._measure(name, member)
             setattr(self, name, member)
         return member
@@ -71,6 +73,7 @@ class _MeasuredStore:
             begun_at = time.perf_counter()
             try:
                 result = await act(*args, **options)
+            # By code, from a closed set; a programming error is no figure, it goes to the log.
             except TurnkeepError as error:
                 meter.count("store_errors", operation=name, code=error.code)
                 raise

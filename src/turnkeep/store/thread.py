@@ -70,6 +70,7 @@ class AcceptedId:
 
     def remainder(self, now: float, dedupe: float) -> AcceptedId:
         """What stays of it when its thread is deleted: the id, as long as was said when its message was settled."""
+        # It was settled before its thread went: its time is running already.
         if self.forget_at is not None:
             return self
         return replace(self, status="withdrawn", settled_at=now, forget_at=now + dedupe)
@@ -89,6 +90,8 @@ class AcceptedId:
 
 def merge_known(old: AcceptedId | None, new: AcceptedId) -> AcceptedId:
     """What an engine stores for an id: the first digest and receipt, the newest status."""
+    # A change of status knows neither digest nor receipt,
+    # so that rules need not load what engines keep.
     if old is None or new.digest:
         return new
     return replace(new, digest=old.digest, receipt=old.receipt, steer=new.steer or old.steer)
@@ -184,8 +187,10 @@ class Thread:
     @property
     def wake(self) -> float | None:
         """When somebody has to look at this thread: what engines index. None: not before somebody acts."""
+        # Of a paused thread only a lease is watched: its owner may die all the same.
         if self.paused and self.state != "leased":
             return None
+        # A leased thread is not woken for a delayed message; the commit looks at it.
         if self.state == "leased" or not self.delayed:
             return self.due
         first = self.delayed[0].message.not_before or 0.0
@@ -201,11 +206,13 @@ class Thread:
 
     def emit(self, event: Event, now: float) -> None:
         """Append to the log: the only place that gives positions."""
+        # Dense numbers: whoever comes back with an offset can tell a hole from an end.
         self.top += 1
         self.out.events.append(event.at_position(self.top, self.epoch, now))
 
     def head_to_json(self) -> dict[str, Any]:
         """Everything but the messages, the journal and `out`, which engines keep apart."""
+        # One zip over an attrgetter: field by field this was most of what writing a head costs.
         plain = zip(_PLAIN, _plain_values(self), _USUAL, strict=True)
         data: dict[str, Any] = {name: value for name, value, usual in plain if value != usual}
         data["address"] = [self.address.tenant, self.address.queue, self.address.channel]
@@ -227,6 +234,8 @@ class Thread:
         """Raises KeyError, TypeError or ValueError for what is no head."""
         values = dict(data)
         values["address"] = Address(*data["address"])
+        # Absent is the default: most threads have none of these,
+        # and making empty ones was half of reading a head.
         values["calls"] = [HeldCall(**c) for c in data.get("calls", ())]
         values["settlements"] = [Settlement(*settlement) for settlement in data.get("settlements", ())]
         values["options"] = ThreadOptions(**data.get("options", {}))

@@ -10,6 +10,7 @@ from typing import Any
 from turnkeep.messages import item_from_json, item_to_json
 from turnkeep.store.values import History, Policy, TranscriptEntry
 
+# `json`, not orjson, which refuses halves of surrogate pairs: an output of a tool may hold some.
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -36,6 +37,7 @@ def trimmed_through(entries: Sequence[TranscriptEntry], policy: Policy) -> int:
     items, size = len(entries), sum(map(entry_size, entries))
     through = 0
     for turn, group in _by_turn(entries):
+        # The newest turn stays whatever its size: the next request would not know what it answers.
         if (items <= policy.history_items and size <= policy.history_bytes) or turn == entries[-1].turn:
             break
         through, items, size = turn, items - len(group), size - sum(map(entry_size, group))
@@ -54,6 +56,8 @@ def newest(
     older = [e for e in entries if before_turn is None or e.turn < before_turn]
     entries_taken: list[TranscriptEntry] = []
     for _, group in _by_turn(reversed(older)):
+        # Stops at the first that does not fit: a transcript
+        # with a hole would be another conversation.
         if not _fits(entries_taken, group, tokens, items):
             break
         entries_taken += group

@@ -36,6 +36,7 @@ class Policy:
     max_wait: float = 8.0
     max_batch: int = 64
     max_batch_bytes: int = 256_000
+    # More than `max_batch`: a burst that is forwarded at once must not be refused in its middle.
     max_inbox: int = 100
     on_busy: BusyPolicy = "collect"
     expiry: float = 7_776_000.0
@@ -120,6 +121,8 @@ class HeldCall:
             "digest": self.digest,
             "kind": self.kind,
         }
+        # What has its default is left out of the stored
+        # form, so that layouts of before read the same.
         if self.self_approval:
             data["self_approval"] = True
         if self.decision:

@@ -31,6 +31,8 @@ class Bell:
         waits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[waits] = None
         try:
+            # By the clock that was given, not `wait_for`: tests
+            # move it, and a set clock must not hold a waiter.
             async with asyncio.TaskGroup() as group:
                 sleeper = group.create_task(clock.sleep(seconds))
                 await asyncio.wait([sleeper, waits], return_when=asyncio.FIRST_COMPLETED)
@@ -65,10 +67,14 @@ class Feed:
             self._keep(Notice(address, tuple(events)))
 
     def _keep(self, notice: Notice) -> None:
+        # Once something is owed all later notices are owed too:
+        # a newer one with events would look like the next.
         if not self._owed and len(self._notices) < self._bound:
             self._notices.append(notice)
         else:
             self._owed |= dict.fromkeys(n.address for n in [*self._notices, notice])
+            # Events may be dropped: the log has them, and a
+            # follower that does not read must not fill the memory.
             self._notices.clear()
         self._news.set()
 
