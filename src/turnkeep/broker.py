@@ -68,9 +68,6 @@ class BrokerTopology:
     created_names: tuple[str, ...]
 
 
-# ---------------------------------------------------------------- connecting
-
-
 async def connect(url: str, name: str) -> AbstractConnection:
     """One connection, without a life of its own: when it is lost it stays lost."""
     parts = urlsplit(url)
@@ -143,9 +140,6 @@ def _no_table(value: bytes) -> tuple[int, dict[str, Any]]:
     return int.from_bytes(value[:4], "big") + 4, {}
 
 
-# ---------------------------------------------------------------- declaring
-
-
 async def settle_topology(connection: AbstractConnection, names: BrokerNames) -> BrokerTopology:
     """Find or make exchange, queue, and the dead exchange with its queue."""
     existing_names: list[str] = []
@@ -165,8 +159,8 @@ async def settle_topology(connection: AbstractConnection, names: BrokerNames) ->
     await settle("queue", names.dead_queue, functools.partial(_create_queue, name=names.dead_queue, arguments={}))
     limits = {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": names.dead_exchange}
     await settle("queue", names.queue, functools.partial(_create_queue, name=names.queue, arguments=limits))
-    await _bind(connection, names.queue, names.exchange, names.routing_key)
-    await _bind(connection, names.dead_queue, names.dead_exchange, names.routing_key)
+    await _bind(connection, names.queue, exchange=names.exchange, routing_key=names.routing_key)
+    await _bind(connection, names.dead_queue, exchange=names.dead_exchange, routing_key=names.routing_key)
     waiting, consumers = await _load(connection, names.queue)
     return BrokerTopology(waiting, consumers, tuple(existing_names), tuple(new_names))
 
@@ -195,7 +189,7 @@ async def _create_queue(channel: AbstractChannel, *, name: str, arguments: Mappi
     await channel.declare_queue(name, durable=True, arguments=kind, timeout=RPC_TIMEOUT)
 
 
-async def _bind(connection: AbstractConnection, queue: str, exchange: str, routing_key: str) -> None:
+async def _bind(connection: AbstractConnection, queue: str, *, exchange: str, routing_key: str) -> None:
     """Bind, which changes nothing where it is bound already; who may not bind has to have done it."""
     try:
         async with connection.channel() as channel:

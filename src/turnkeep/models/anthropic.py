@@ -31,7 +31,7 @@ from turnkeep.models.reading import (
     Halves,
     end_of,
     entries,
-    is_whole,
+    is_json,
     json_values,
     label,
     mapping,
@@ -78,8 +78,6 @@ class AnthropicModel:
         await self._client.close()
 
 
-# ---------------------------------------------------------------- what comes back
-
 _DELTA = "content_block_delta"
 _TEXT = "text_delta"
 _NO_BLOCK = object()
@@ -113,10 +111,10 @@ class AnthropicReader:
         self._tools = names or ToolNames.of(())
         self._has_begun = False
         self._blocks: list[_Block] = []
+        # The newest block of each index: some servers begin every block with the same one.
         self._by_index: dict[object, _Block] = {}
-        """The newest block of each index: some servers begin every block with the same one."""
+        # The index of the block whose next text takes the shortest way.
         self._plain: object = _NO_BLOCK
-        """The index of the block whose next text takes the shortest way."""
         self._pieces: list[str] = []
         self._halves = Halves()
         self._reason: str | None = None
@@ -149,11 +147,7 @@ class AnthropicReader:
 
     def ending(self) -> Iterator[StreamPart]:
         if self._reason is None:
-            raise (
-                self._reply.failure(self._complaint)
-                if self._complaint
-                else AnswerMalformed("the stream ended without a stop reason")
-            )
+            raise self._reply.failure_without_end(self._complaint, "a stop reason")
         if self._halves.waiting:
             block = yield from self._block(None, "text")
             if half := self._halves.join("", final=True):
@@ -169,8 +163,6 @@ class AnthropicReader:
             yield ItemDone(item)
         calls = any(isinstance(item, CallItem) for item in items)
         yield Finish(self._outcome(calls), usage_of(self._usage), self._model, _tier(self._usage))
-
-    # ------------------------------------------------------------ events
 
     def _odd(self, name: bytes, data: bytes) -> Iterator[StreamPart]:
         """An event that is not the usual: read as far as it makes sense."""
@@ -244,9 +236,7 @@ class AnthropicReader:
 
     def _add_text(self, block: _Block, text: str) -> Iterator[Delta]:
         """Whole characters of this text, shown; half of one waits for its other half."""
-        if self._halves.waiting or not is_whole(text):
-            text = self._halves.join(text)
-        if text:
+        if text := self._halves.take(text):
             block.pieces.append(text)
             yield Delta(text)
 
@@ -265,8 +255,6 @@ class AnthropicReader:
             yield from self._start(index, {"type": kind})
             block = self._blocks[-1]
         return block
-
-    # ------------------------------------------------------------ items
 
     def _output_items(self, *, cut: bool) -> Iterator[AssistantItem | ReasoningItem | HostedItem | CallItem]:
         """The blocks as items: neighbouring texts are one, and a call that was cut off is none."""
@@ -323,8 +311,8 @@ class AnthropicReader:
         return "pause" if self._reason == "pause_turn" else "stop"
 
 
+# What people may read of the input of a server's tool.
 _TELLING = ("query", "url", "code", "command", "pattern")
-"""What people may read of the input of a server's tool."""
 
 
 def _add_reasoning(block: _Block, text: str) -> Iterator[ReasoningDelta]:
@@ -336,12 +324,7 @@ def _add_reasoning(block: _Block, text: str) -> Iterator[ReasoningDelta]:
 def _arguments(block: _Block, *, cut: bool) -> str:
     """The JSON text of a call's arguments; empty where the answer was cut off within it."""
     arguments = arguments_of(block.text if block.pieces else block.raw.get("input"))
-    if cut:
-        try:
-            orjson.loads(arguments)
-        except ValueError:
-            return ""
-    return arguments
+    return "" if cut and not is_json(arguments) else arguments
 
 
 def _name(block: _Block) -> str:

@@ -62,9 +62,6 @@ def without(body: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:
     return {**rest, "output_config": {"format": form}} if form and "output_config" in fields else rest
 
 
-# ---------------------------------------------------------------- what was said
-
-
 def messages(items: Sequence[Item]) -> tuple[list[str], list[dict[str, Any]]]:
     """The system texts of a transcript, and all else as messages of alternating roles."""
     system: list[str] = []
@@ -151,9 +148,6 @@ def _result(item: OutputItem) -> Block:
     return result if item.status == "ok" else {**result, "is_error": True}
 
 
-# ---------------------------------------------------------------- images and files
-
-
 def _part(part: Part) -> Block | None:
     data = part.data or {}
     if part.type == "text":
@@ -217,9 +211,6 @@ def _source_by_id(data: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"type": "file", "file_id": file_id} if isinstance(file_id, str) and file_id else None
 
 
-# ---------------------------------------------------------------- tools and parameters
-
-
 def _tool(tool: ToolSpec) -> Block:
     schema = {"type": "object", **tool.parameters}
     block = {"name": tool.name, "description": tool.description, "input_schema": schema}
@@ -248,7 +239,7 @@ def parameters(
         body.setdefault("stop_sequences", [stop] if isinstance(stop, str) else list(stop))
     limit = options.get("max_output_tokens")
     room = limit or min(ROOM_TO_THINK, most or ROOM_TO_THINK)
-    body |= _thinking(request.model, options, room, turns)
+    body |= _thinking(request.model, options, room=room, turns=turns)
     body["output_config"] = _output_config(request.model, body.get("output_config"), options)
     thinks = mapping(body.get("thinking")).get("type") not in (None, "disabled")
     body["max_tokens"] = limit or min(room, _room(request.model, thinks=thinks))
@@ -273,7 +264,9 @@ def _at_most_one(temperature: object) -> object:
     return min(temperature, 1.0) if isinstance(temperature, int | float) else temperature
 
 
-def _thinking(model: str, options: Mapping[str, Any], room: int, turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _thinking(
+    model: str, options: Mapping[str, Any], *, room: int, turns: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """How much the model is to think, by the effort that is asked for. Without one, as the model does by itself."""
     if "thinking" in options:
         return {"thinking": None if _lacks_thoughts(options["thinking"], turns) else _within(options["thinking"], room)}
@@ -357,9 +350,6 @@ def _adapts(model: str) -> bool:
 def _samples(model: str) -> bool:
     """Whether it takes temperature and its like."""
     return (_version(model) or (0, 0)) < (4, 7)
-
-
-# ---------------------------------------------------------------- the prompt cache
 
 
 def _mark(body: dict[str, Any]) -> None:

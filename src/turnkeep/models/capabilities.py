@@ -120,8 +120,6 @@ def _bare(model: str) -> str:
     return model.lower().removeprefix("ft:").rpartition("/")[2]
 
 
-# ---------------------------------------------------------------- known servers
-
 SIMULATOR_KEY = "sk-simulator"
 """What the key of a simulator running elsewhere begins with: it tells it from any other server on the same host."""
 
@@ -173,8 +171,6 @@ def protocol_of(endpoint: Provider) -> Protocol:
         return "anthropic"
     return cast("Protocol", known_servers()[server_of(endpoint)].get("protocol", "chat"))
 
-
-# ---------------------------------------------------------------- by setting
 
 OVERRIDES = tuple(f.name for f in fields(Capabilities) if f.name.startswith(("takes_", "wants_", "call_ids")))
 """What a setting may say of a server."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from turnkeep.errors import AnswerMalformed, ModelError
+from turnkeep.errors import AnswerMalformed
 from turnkeep.messages import AssistantItem, CallItem, Citation, Item, ProviderData, ReasoningItem
 from turnkeep.models.call_ids import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
@@ -31,7 +31,7 @@ from turnkeep.models.reading import (
     Halves,
     end_of,
     entries,
-    is_whole,
+    is_json,
     json_values,
     label,
     mapping,
@@ -72,9 +72,6 @@ class ChatModel:
         await self._client.close()
 
 
-# ---------------------------------------------------------------- what comes back
-
-
 _CALLS = ("tool_calls", "function_call")
 
 
@@ -87,21 +84,21 @@ class ChatReader:
         self._items = items
         self._site = site
         self._has_begun = False
+        # Nothing stands in the way of the shortest way for the next text.
         self._plain = False
-        """Nothing stands in the way of the shortest way for the next text."""
         self._text: list[str] = []
         self._halves = Halves()
         self._thoughts = Thoughts()
+        # By field, of messages that come whole.
         self._growths: defaultdict[str, Growth] = defaultdict(Growth)
-        """By field, of messages that come whole."""
         self._citations: list[Citation] = []
         self._is_refusal = False
         self._names = names or ToolNames.of(())
         self._calls = CallPieces(frozenset(self._names.names_sent.values()))
         self._lane: object = None
         self._reason: str | None = None
+        # There was a sign of the end without a reason: usage alone, or a whole message.
         self._has_end_sign = False
-        """There was a sign of the end without a reason: usage alone, or a whole message."""
         self._complaint: object = None
         self._usage: object = None
         self._model: str | None = None
@@ -130,7 +127,7 @@ class ChatReader:
 
     def ending(self) -> Iterator[StreamPart]:
         if self._reason is None and not ((self.is_done or self._has_end_sign) and self._whole()):
-            raise self._no_answer("the stream ended without a finish reason")
+            raise self._reply.failure_without_end(self._complaint, "a finish reason")
         outcome = meaning_of_end(self._reason)
         if outcome == "failed":
             raise AnswerMalformed(f"the server broke its answer off with the finish reason {self._reason!r}")
@@ -144,11 +141,6 @@ class ChatReader:
         calls = list(self._finished_calls(cut))
         yield from calls
         yield Finish(self._outcome(outcome, bool(calls)), usage_of(self._usage), self._model, self._tier)
-
-    def _no_answer(self, why: str) -> ModelError:
-        return self._reply.failure(self._complaint) if self._complaint else AnswerMalformed(why)
-
-    # ---------------------------------------------------------------- one chunk
 
     def _odd(self, name: bytes, data: bytes) -> Iterator[StreamPart]:
         """An event that is not the usual: read as far as it makes sense."""
@@ -240,26 +232,22 @@ class ChatReader:
 
     def _add_text(self, text: str, *, final: bool = False) -> Iterator[Delta]:
         """Whole characters of this text, kept and shown; half of one waits for its other half."""
-        if final or self._halves.waiting or not is_whole(text):
-            text = self._halves.join(text, final=final)
-        if text:
+        if text := self._halves.take(text, final=final):
             self._text.append(text)
             yield Delta(text)
-
-    # ---------------------------------------------------------------- the end
 
     def _finished_calls(self, cut: bool) -> Iterator[ItemDone]:
         ids = CallIds(self._items)
         for call in self._calls.calls:
             arguments = call.arguments
-            if cut and not _is_json(arguments):
+            if cut and not is_json(arguments):
                 continue
             provider_data = ProviderData(self._site, call.fields) if call.fields else None
             yield ItemDone(CallItem(ids.unique(call.id), self._names.here(call.name), arguments, provider_data))
 
     def _whole(self) -> bool:
         """Whether an answer whose end has no reason looks complete."""
-        return bool(self._text or self._calls) and all(_is_json(call.arguments) for call in self._calls.calls)
+        return bool(self._text or self._calls) and all(is_json(call.arguments) for call in self._calls.calls)
 
     def _outcome(self, meaning: str, calls: bool) -> Any:
         if meaning in ("length", "filter"):
@@ -280,14 +268,6 @@ def _only_text(chunk: dict[str, Any]) -> str:
         return ""
     text = delta.get("content")
     return text if isinstance(text, str) else ""
-
-
-def _is_json(text: str) -> bool:
-    try:
-        orjson.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def usage_of(raw: object) -> Usage:

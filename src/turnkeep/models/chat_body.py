@@ -22,7 +22,7 @@ from turnkeep.messages import (
 from turnkeep.models.call_ids import readable_arguments
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.model import ModelRequest, ToolSpec
-from turnkeep.models.parameters import chat_parameters
+from turnkeep.models.parameters import chat_parameters, origin_fields
 
 BLANK_THOUGHT = " "
 """For calls without their thought: Kimi refuses an empty text and takes a blank."""
@@ -45,12 +45,7 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         body["store"] = False
     if caps.takes_stream_options and caps.takes_stream:
         body["stream_options"] = {"include_usage": True}
-    if caps.takes_metadata and request.labels:
-        body["metadata"] = dict(request.labels)
-    if caps.takes_cache_key and request.cache_key:
-        body["prompt_cache_key"] = request.cache_key
-    if caps.takes_safety_identifier and request.user:
-        body["safety_identifier"] = request.user
+    body |= origin_fields(request, caps)
     return {name: value for name, value in body.items() if name not in caps.drops}
 
 

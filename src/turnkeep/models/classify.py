@@ -57,10 +57,7 @@ def classify(
     sentence = _sentence(fault, lower_headers, secrets)
     if kind is ContextTooLong:
         return ContextTooLong(sentence, window=window_in(fault.message[:_READ_LIMIT].lower()))
-    return kind(sentence, retry_after=_retry_after(kind, fault, wait, lower_headers))
-
-
-# ---------------------------------------------------------------- what was said
+    return kind(sentence, retry_after=_retry_after(kind, fault, wait=wait, headers=lower_headers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +109,9 @@ def _message(error: Mapping[str, Any]) -> str:
     return f"{sentence}: {behind[:MAX_MESSAGE]}" if behind else sentence
 
 
+# Where servers put the sentence, in any spelling of its case; the first that holds words counts.
 _SAYING = ("message", "msg", "detail", "details", "error_msg", "error_message", "errormessage", "errors", "error",
            "status_msg", "description", "reason", "title", "text")  # fmt: skip
-"""Where servers put the sentence, in any spelling of its case; the first that holds words counts."""
 
 
 def _words(error: Mapping[str, Any], depth: int = 3) -> str:
@@ -191,8 +188,6 @@ def _text(value: object) -> str:
     return str(value)
 
 
-# ---------------------------------------------------------------- what it means
-
 _KINDS: Mapping[Meaning, type[ModelError]] = {
     "too_long": ContextTooLong,
     "credentials": CredentialsRefused,
@@ -204,10 +199,10 @@ _KINDS: Mapping[Meaning, type[ModelError]] = {
     "refused": ModelRefused,
     "unpaired": UnansweredCall,
 }
+# Comes as a rate limit, but one request above the limit per minute fits no more after a wait.
 _NEVER_FITS = re.compile(r"^Request too large for ")
-"""Comes as a rate limit, but one request above the limit per minute fits no more after a wait."""
+# Characters of a message that are held against the table: what matters stands at the front, and a body has 64 kB.
 _READ_LIMIT = 2000
-"""Characters of a message that are held against the table: what matters stands at the front, and a body has 64 kB."""
 
 _MODEL_MISSING = re.compile(
     r"\bmodel\b.*(?:not found|not exist|not supported|unknown|decommissioned)|^model: \S+$", re.I | re.S
@@ -269,8 +264,6 @@ def _missing(fault: ProviderFault) -> type[ModelError]:
     return ModelRefused if _THING_MISSING.search(fault.message) else EndpointBlocked
 
 
-# ---------------------------------------------------------------- in words
-
 _KEYS = re.compile(
     r"\b(?:sk|sess|pk|rk|tk)-[\w*.\-]{4,}"
     r"|\b(?i:bearer|basic)\s+[\w.~+/=*\-]{4,}"
@@ -314,11 +307,8 @@ def request_id(headers: Mapping[str, str]) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------- when again
-
-
 def _retry_after(
-    kind: type[ModelError], fault: ProviderFault, wait: float | None, headers: Mapping[str, str]
+    kind: type[ModelError], fault: ProviderFault, *, wait: float | None, headers: Mapping[str, str]
 ) -> float | None:
     """Bounded: a provider may name a wait, but not stop the house."""
     if not kind.retryable:

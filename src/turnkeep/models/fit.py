@@ -34,6 +34,9 @@ from turnkeep.models.model import ModelRequest, ToolSpec
 from turnkeep.models.pairing import without_idle_reasoning
 from turnkeep.models.parameters import output_limit, with_output_limit
 
+LONGEST_NAME = 64
+"""Characters of a tool's name: what OpenAI, Anthropic and all that follow them take."""
+
 EMPTY = "(empty)"
 NO_OUTPUT = "(no output)"
 NO_IMAGE = "(an image that cannot be shown here)"
@@ -56,7 +59,7 @@ class ToolNames:
         for name in names:
             fit = _fit_name(name)
             if fit in in_use:  # another name is spelled like this one
-                fit = f"{fit[:55]}_{_digest(name, 8)}"
+                fit = _short_name(fit, name)
             in_use.add(fit)
             spellings[name] = fit
         return cls(spellings)
@@ -113,9 +116,6 @@ def _cap_output(parameters: Mapping[str, Any], caps: Capabilities) -> Mapping[st
     return parameters if limit is None or most is None or limit <= most else with_output_limit(parameters, most)
 
 
-# ---------------------------------------------------------------- what was attached elsewhere
-
-
 def _own(items: Iterable[Item], caps: Capabilities, site: str) -> Iterator[Item]:
     """The items with what this site attached to them, and nothing else."""
     for item in items:
@@ -128,9 +128,6 @@ def _own(items: Iterable[Item], caps: Capabilities, site: str) -> Iterator[Item]
                 yield item if own else replace(item, provider_data=None)
             case _:
                 yield item
-
-
-# ---------------------------------------------------------------- pictures and words
 
 
 def _without_old_media(request: ModelRequest, caps: Capabilities) -> Iterator[Item]:
@@ -176,9 +173,6 @@ def _without_blank_texts(items: Iterable[Item]) -> Iterator[Item]:
 def _content_without_blanks(content: Content) -> Content:
     parts = tuple(part for part in content if part.type != "text" or part.text.strip())
     return parts if parts else (Part("text", EMPTY),)
-
-
-# ---------------------------------------------------------------- calls
 
 
 def _respell_calls(items: list[Item], names: ToolNames, form: CallIdForm) -> list[Item]:
@@ -242,14 +236,15 @@ def _ids(call_ids: Iterable[str], form: CallIdForm) -> dict[str, str]:
 def _fit_name(name: str) -> str:
     fit = re.sub(r"[^a-zA-Z0-9_-]+", "_", name)
     fit = fit if fit[:1].isalpha() or fit[:1] == "_" else f"_{fit}"
-    return fit if len(fit) <= 64 else f"{fit[:55]}_{_digest(name, 8)}"
+    return fit if len(fit) <= LONGEST_NAME else _short_name(fit, name)
+
+
+def _short_name(fit: str, name: str) -> str:
+    return f"{fit[: LONGEST_NAME - 9]}_{_digest(name, 8)}"
 
 
 def _digest(text: str, length: int) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
-
-
-# ---------------------------------------------------------------- tools
 
 
 def _fit_tool(tool: ToolSpec, names: ToolNames, caps: Capabilities) -> ToolSpec:
@@ -288,9 +283,6 @@ def _respell_choice(parameters: Mapping[str, Any], names: ToolNames) -> Mapping[
     if isinstance(name := choice.get("name"), str):
         return {**parameters, "tool_choice": {**choice, "name": names.there(name)}}
     return parameters
-
-
-# ---------------------------------------------------------------- whose turn it is
 
 
 def _arrange(request: ModelRequest, caps: Capabilities) -> ModelRequest:

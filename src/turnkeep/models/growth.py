@@ -12,12 +12,12 @@ class Growth:
     """
 
     def __init__(self) -> None:
+        # The first text came in a message, not in pieces.
         self._begins = False
-        """The first text came in a message, not in pieces."""
+        # Whether messages bring what is new alone; None until two of them differ.
         self._adds: bool | None = None
-        """Whether messages bring what is new alone; None until two of them differ."""
+        # What came again while that was open.
         self._repeats = ""
-        """What came again while that was open."""
         self._entries: list[Any] = []
 
     def news(self, text: str, so_far: str) -> str:

@@ -11,20 +11,20 @@ from turnkeep.models.reading import label, mapping
 
 Tool = Mapping[str, Any]
 
+# Tools that both have, so that an assistant may fall back from one to the other.
 _SAME: tuple[tuple[str, str, str], ...] = (
     # at OpenAI, its name at Anthropic, its newest version there that needs no header
     ("web_search", "web_search", "web_search_20250305"),
     ("code_interpreter", "code_execution", "code_execution_20250825"),
     ("web_fetch", "web_fetch", "web_fetch_20250910"),
 )
-"""Tools that both have, so that an assistant may fall back from one to the other."""
 
+# What Responses leaves out of an item unless it is asked for it.
 _RESULTS = {
     "web_search": "web_search_call.action.sources",
     "file_search": "file_search_call.results",
     "code_interpreter": "code_interpreter_call.outputs",
 }
-"""What Responses leaves out of an item unless it is asked for it."""
 
 
 def for_anthropic(tools: Iterable[Tool]) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from turnkeep.errors import (
 )
 from turnkeep.models.classify import classify, request_id, scrub
 from turnkeep.models.provider import Provider
+from turnkeep.models.reading import is_json
 from turnkeep.models.sse import MAX_EVENT, Frame, Framer
 
 CONNECTIONS = 1024
@@ -61,13 +62,15 @@ class Client:
         Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time, ModelUnreachable
         without a connection.
         """
-        return await self._send("POST", self.endpoint.url(path), headers, _payload(body))
+        return await self._send("POST", self.endpoint.url(path), headers=headers, data=_payload(body))
 
     async def get(self, path: str, **query: str) -> Reply:
         """Read something that is there already; the same as `post` otherwise."""
-        return await self._send("GET", self.endpoint.url(path, **query), {}, None)
+        return await self._send("GET", self.endpoint.url(path, **query), headers={}, data=None)
 
-    async def _send(self, method: str, url: str, headers: Mapping[str, str], data: bytes | io.BytesIO | None) -> Reply:
+    async def _send(
+        self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | io.BytesIO | None
+    ) -> Reply:
         endpoint = self.endpoint
         attempt = uuid.uuid4().hex
         started_at = asyncio.get_running_loop().time()
@@ -85,7 +88,7 @@ class Client:
             raise _connection_error(endpoint, error) from error
         if response.status != 200:
             raise await self._refusal(response)
-        return Reply(endpoint, response, attempt, started_at)
+        return Reply(endpoint, response, attempt, asked_at=started_at)
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> ModelError:
         body = b""
@@ -113,7 +116,7 @@ class Client:
 class Reply:
     """One answer while it arrives."""
 
-    def __init__(self, endpoint: Provider, response: aiohttp.ClientResponse, attempt: str, asked_at: float) -> None:
+    def __init__(self, endpoint: Provider, response: aiohttp.ClientResponse, attempt: str, *, asked_at: float) -> None:
         self.attempt = attempt
         self._loop = asyncio.get_running_loop()
         self.headers = {name.lower(): value for name, value in response.headers.items()}
@@ -138,6 +141,10 @@ class Reply:
         """What an error inside the stream means."""
         return classify(200, self.headers, error, secrets=self._endpoint.secrets)
 
+    def failure_without_end(self, complaint: object, end: str) -> ModelError:
+        """What a stream means that stopped without its `end`: the complaint in it, if there was one."""
+        return self.failure(complaint) if complaint else AnswerMalformed(f"the stream ended without {end}")
+
     async def read(self) -> list[Frame] | None:
         """The frames of the next bytes (perhaps none), None at a clean end.
 
@@ -161,7 +168,7 @@ class Reply:
 
     def _unterminated_frames(self) -> list[Frame]:
         """What the end left without its blank line, unless it was cut off. The standard drops it, servers mean it."""
-        return [frame for frame in self._framer.rest() if _is_json(frame[1])]
+        return [frame for frame in self._framer.rest() if is_json(frame[1])]
 
     def hurry(self, limit: float) -> None:
         """From here on less silence is borne: the answer is complete, only its trimmings are missing."""
@@ -257,9 +264,6 @@ async def look_up(
     return None
 
 
-# ---------------------------------------------------------------- connections
-
-
 def _session(endpoint: Provider) -> aiohttp.ClientSession:
     timeout = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
     return aiohttp.ClientSession(
@@ -346,17 +350,6 @@ def _encodable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_encodable(entry) for entry in value]
     return value
-
-
-# ---------------------------------------------------------------- failures
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        orjson.loads(data)
-    except ValueError:
-        return False
-    return True
 
 
 def _no_answer(endpoint: Provider) -> ModelTimedOut:

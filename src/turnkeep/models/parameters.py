@@ -17,11 +17,11 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# Decided here, never by a parameter.
 _OURS = _names(
     "model input messages instructions tools functions stream stream_options store metadata include n background "
     "conversation previous_response_id prompt_cache_key safety_identifier user"
 )
-"""Decided here, never by a parameter."""
 
 _BOTH = _names("temperature top_p top_logprobs service_tier tool_choice parallel_tool_calls")
 _RESPONSES = _BOTH | _names(
@@ -66,7 +66,7 @@ def responses_parameters(request: ModelRequest, caps: Capabilities) -> dict[str,
     options = canonical(request.parameters)
     if form := options.pop("response_format", None):
         options["text"] = {"format": _flat_format(form), **options.get("text", {})}
-    return _select(options, _RESPONSES, _CHAT, request, caps)
+    return _select(options, request, caps, own=_RESPONSES, other=_CHAT)
 
 
 def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
@@ -83,7 +83,19 @@ def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]
         options.setdefault("response_format", _nested_format(form))
     if isinstance(choice := options.get("tool_choice"), Mapping) and "name" in choice:
         options["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
-    return _select(options, _CHAT, _RESPONSES, request, caps)
+    return _select(options, request, caps, own=_CHAT, other=_RESPONSES)
+
+
+def origin_fields(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
+    """Whose request it is, as far as the server takes that: labels, the group of the prompt cache, the end user."""
+    fields: dict[str, Any] = {}
+    if caps.takes_metadata and request.labels:
+        fields["metadata"] = dict(request.labels)
+    if caps.takes_cache_key and request.cache_key:
+        fields["prompt_cache_key"] = request.cache_key
+    if caps.takes_safety_identifier and request.user:
+        fields["safety_identifier"] = request.user
+    return fields
 
 
 def canonical(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +116,7 @@ def canonical(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _select(
-    options: dict[str, Any], own: frozenset[str], other: frozenset[str], request: ModelRequest, caps: Capabilities
+    options: dict[str, Any], request: ModelRequest, caps: Capabilities, *, own: frozenset[str], other: frozenset[str]
 ) -> dict[str, Any]:
     drops: set[str] = set()
     if not caps.samples(request.model, request.parameters):

@@ -17,8 +17,8 @@ from turnkeep.errors import AnswerMalformed, AnswerUnreadable
 from turnkeep.models.call_ids import is_object
 from turnkeep.models.reading import label, mapping, repair_text, words
 
+# How servers say that a call has no arguments.
 _NOTHING = frozenset(("", "null", "none", "undefined", '""', "[]"))
-"""How servers say that a call has no arguments."""
 
 _CALL = frozenset(("id", "index", "type", "function"))
 _FUNCTION = frozenset(("name", "arguments"))

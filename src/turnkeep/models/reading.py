@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal
 
-from turnkeep.errors import AnswerMalformed, AnswerUnreadable
+import orjson
 
-# ---------------------------------------------------------------- values
+from turnkeep.errors import AnswerMalformed, AnswerUnreadable
 
 
 def words(value: object) -> str:
@@ -73,12 +73,10 @@ def _kind(value: object) -> str:
     return "an object" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else "a truth value"
 
 
-# ---------------------------------------------------------------- the end of an answer
-
 End = Literal["stop", "length", "filter", "refusal", "failed"]
 
+# How servers say that the answer goes on, beside saying nothing.
 _NO_REASON = ("null", "none", "None")
-"""How servers say that the answer goes on, beside saying nothing."""
 
 _ENDS: tuple[tuple[str, End], ...] = (
     # What servers mean by their finish reasons, where it is not what OpenAI calls it; the first that is in it counts.
@@ -123,10 +121,17 @@ def meaning_of_end(reason: str | None) -> End:
     return next((meaning for word, meaning in _ENDS if word in lower), "stop")
 
 
-# ---------------------------------------------------------------- JSON as it is written
-
 _DECODER = json.JSONDecoder(strict=False)
 _BLANKS = re.compile(r"[\s\0]*")
+
+
+def is_json(text: str | bytes) -> bool:
+    """Whether this is JSON to the letter, as it has to be where it goes on to somebody else."""
+    try:
+        orjson.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def json_values(data: bytes) -> list[Any]:
@@ -156,11 +161,9 @@ def _end_of_blanks(text: str, start: int) -> int:
     return blanks.end() if blanks else start
 
 
-# ---------------------------------------------------------------- characters in two pieces
-
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+# Lone surrogates but those that stand for a byte (`surrogateescape`).
 _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-"""Lone surrogates but those that stand for a byte (`surrogateescape`)."""
 
 
 class Halves:
@@ -174,6 +177,10 @@ class Halves:
     def waiting(self) -> bool:
         """Whether a half waits for its other half."""
         return bool(self._high or self._bytes.getstate()[0])
+
+    def take(self, text: str, *, final: bool = False) -> str:
+        """As `join`, and at no cost where nothing is cut."""
+        return self.join(text, final=final) if final or self.waiting or not is_whole(text) else text
 
     def join(self, text: str, *, final: bool = False) -> str:
         """The whole characters so far; what stays alone is U+FFFD, at the end (`final`) the last half too."""

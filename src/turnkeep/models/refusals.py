@@ -93,8 +93,6 @@ def _rules() -> tuple[Rule, ...]:
     )
 
 
-# ---------------------------------------------------------------- too long an answer
-
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
@@ -114,10 +112,8 @@ def _of_limit(rule: Rule, sentence: str, body: Mapping[str, Any]) -> Iterator[Le
         yield Lesson({"most_output_tokens": most}, rule.remember)
 
 
-# ---------------------------------------------------------------- refused fields
-
+# Without these the answer would be another one.
 _ESSENTIAL = frozenset(["model", "messages", "input", "stream", "tools", "instructions", "response_format", "text"])
-"""Without these the answer would be another one."""
 
 _ATTACHMENT_NAMES = re.compile(r"reason|think|thought|signature|extra_content|provider_specific")
 
@@ -145,8 +141,8 @@ _REFUSING = re.compile(
 )
 
 
+# Another value may be taken: nothing is learned for other requests.
 _OF_A_VALUE = re.compile(r"\bvalues?\b|one of|must be|between|only supports?\b|at (?:least|most)", re.I)
-"""Another value may be taken: nothing is learned for other requests."""
 
 
 def _of_named(sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:

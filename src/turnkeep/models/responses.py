@@ -37,13 +37,12 @@ from turnkeep.models.hosted import for_responses, hosted_item, results_of
 from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart, ToolSpec
 from turnkeep.models.pairing import pair
-from turnkeep.models.parameters import responses_parameters
+from turnkeep.models.parameters import origin_fields, responses_parameters
 from turnkeep.models.pieces import arguments_of
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
     Halves,
     entries,
-    is_whole,
     json_values,
     label,
     mapping,
@@ -93,9 +92,6 @@ class ResponsesModel:
         await self._client.close()
 
 
-# ---------------------------------------------------------------- what is sent
-
-
 def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     """The body of one request, with nothing in it that the server does not take."""
     body: dict[str, Any] = {
@@ -118,12 +114,7 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         body["include"] = include
     if caps.takes_stream_options and caps.takes_stream:
         body["stream_options"] = {"include_obfuscation": False}
-    if caps.takes_metadata and request.labels:
-        body["metadata"] = dict(request.labels)
-    if caps.takes_cache_key and request.cache_key:
-        body["prompt_cache_key"] = request.cache_key
-    if caps.takes_safety_identifier and request.user:
-        body["safety_identifier"] = request.user
+    body |= origin_fields(request, caps)
     return {name: value for name, value in body.items() if name not in caps.drops}
 
 
@@ -193,12 +184,11 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------- what comes back
-
 _TEXT = "response.output_text.delta"
 
 _THOUGHTS = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
 
+# Events whose content comes again in a finished item: not even decoded.
 _SKIPPED_EVENTS = frozenset(
     (
         b"keepalive",
@@ -218,7 +208,6 @@ _SKIPPED_EVENTS = frozenset(
         b"response.reasoning_summary_text.done",
     )
 )
-"""Events whose content comes again in a finished item: not even decoded."""
 
 
 class ResponsesReader:
@@ -245,10 +234,10 @@ class ResponsesReader:
         self._site = site
         self._tools = names or ToolNames.of(())
         self._has_begun = False
+        # Nothing stands in the way of the shortest way for the next text.
         self._plain = False
-        """Nothing stands in the way of the shortest way for the next text."""
+        # What was shown of the message that has not ended yet.
         self._pieces: list[str] = []
-        """What was shown of the message that has not ended yet."""
         self._halves = Halves()
         self._is_refusal = False
         self._calls = False
@@ -280,11 +269,7 @@ class ResponsesReader:
     def ending(self) -> Iterator[StreamPart]:
         if self._finish is None:
             if not (self._has_stopped and (self._pieces or self._names)):
-                raise (
-                    self._reply.failure(self._complaint)
-                    if self._complaint
-                    else AnswerMalformed("the stream ended without a terminal event")
-                )
+                raise self._reply.failure_without_end(self._complaint, "a terminal event")
             self._finish = Finish(self._reason(True, None), Usage.from_counts())
         yield from self._withheld_items
         if text := "".join(self._pieces):  # shown, and never told as a finished item
@@ -334,9 +319,7 @@ class ResponsesReader:
 
     def _add_text(self, text: str, *, final: bool = False) -> Iterator[Delta]:
         """Whole characters of this text, shown; half of one waits for its other half."""
-        if final or self._halves.waiting or not is_whole(text):
-            text = self._halves.join(text, final=final)
-        if text:
+        if text := self._halves.take(text, final=final):
             self._pieces.append(text)
             yield Delta(text)
 

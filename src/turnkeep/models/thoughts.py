@@ -17,8 +17,8 @@ from turnkeep.models.reading import repair_text
 _OF_A_THOUGHT = re.compile(r"reason|think|thought|signature|extra_content|provider_specific")
 _PLAIN = frozenset(("role", "content", "refusal", "tool_calls", "function_call"))
 _READABLE = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
+# Fields of an entry whose texts go on in the next piece; all others come whole.
 _GROWING = frozenset(("text", "summary", "thinking", "data"))
-"""Fields of an entry whose texts go on in the next piece; all others come whole."""
 
 
 class Thoughts:

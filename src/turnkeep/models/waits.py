@@ -33,8 +33,8 @@ _MOMENT_IN_WORDS = re.compile(
 )
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]+)")
 _NOTHING_LEFT = ("0", "0.0", "-1")
+# A larger number of seconds is a moment, not a duration: 31 years against 2001.
 _EPOCH = 1_000_000_000.0
-"""A larger number of seconds is a moment, not a duration: 31 years against 2001."""
 
 
 def named_wait(headers: Mapping[str, str], body: object, message: str) -> float | None:
@@ -138,8 +138,6 @@ def _until(moment: datetime | None, headers: Mapping[str, str]) -> float | None:
 def _in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
-
-# ---------------------------------------------------------------- in the body and in words
 
 _FIELDS = ("retry_after", "retryafter", "retry_after_seconds", "retry_after_s", "retrydelay", "retry_delay",
            "reset_in", "estimated_time")  # fmt: skip

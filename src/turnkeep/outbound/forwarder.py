@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError, LeaseLost, NotFound, StoreError
-from turnkeep.outbound.parking import PARKING_RULES, Away, DeliveryFailure, Health, Parking, ParkingRules
+from turnkeep.outbound.parking import PARKING_RULES, Away, DeliveryFailure, Health, Parking, ParkingRules, reason_of
 from turnkeep.store.contract import Events, Store
 from turnkeep.store.sinks import Delivery, Selection, SinkRecord
 from turnkeep.telemetry import SILENT, Meter, get_log
@@ -186,17 +186,17 @@ class _Delivering:
         self._position = self._stored_position = position
         self._loop = asyncio.get_running_loop()
         self._leased_at = self._stored_at = self._loop.time()
+        # In a row: of any kind; of the first event that waits.
         self._failures = self._tries = 0
-        """In a row: of any kind; of the first event that waits."""
+        # Events handed over at once: one after a failure, to find the one that fails, then twice as many each time.
         self._size = self._rules.page
-        """Events handed over at once: one after a failure, to find the one that fails, then twice as many each time."""
         self._health = forwarder.health
         self._parking = Parking(
             forwarder.store,
             forwarder.receiver.deliver,
             (forwarder.sink, partition),
-            self._rules.parking,
-            self._health,
+            rules=self._rules.parking,
+            health=self._health,
         )
 
     async def go_on(self) -> None:
@@ -264,7 +264,7 @@ class _Delivering:
     async def _after_failure(self, first: Delivery, behind: Sequence[Delivery], error: Exception) -> None:
         if not isinstance(error, DeliveryFailure):  # an event that breaks its receiver is one that it fails on
             log.error("delivery_broke", sink=self._of.sink, exc_info=error)
-        reason = f"{error}"[:300] or type(error).__name__
+        reason = reason_of(error)
         self._failures, self._size = self._failures + 1, 1
         self._of.meter.count("sink_failures", sink=self._of.receiver.kind)
         log.warning("delivery_failed", sink=self._of.sink, error=reason, times=self._failures)

@@ -22,6 +22,7 @@ from turnkeep.telemetry import get_log
 log = get_log(__name__)
 
 PAGE = 1000
+LONGEST_REASON = 300
 
 
 class DeliveryFailure(Exception):
@@ -30,6 +31,11 @@ class DeliveryFailure(Exception):
 
 class Away(DeliveryFailure):
     """the receiver could not be reached, or asks to wait: that says nothing about the event"""
+
+
+def reason_of(error: Exception) -> str:
+    """Why an event was not received, short enough to be stored beside it."""
+    return f"{error}"[:LONGEST_REASON] or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ class Parking:
         store: Store,
         deliver: Callable[[Sequence[Delivery]], Awaitable[int]],
         place: tuple[str, int],
+        *,
         rules: ParkingRules,
         health: Health,
     ) -> None:
@@ -200,7 +207,7 @@ class Parking:
             self._health.away()
             channel.due_at = self._loop.time() + self._rules.look_again
         except Exception as error:
-            await self._note_failure(address, channel, deliveries[0], f"{error}"[:300] or type(error).__name__)
+            await self._note_failure(address, channel, deliveries[0], reason=reason_of(error))
         else:
             received_positions = [one.position for one in deliveries[:count]]
             await self._store.unpark(*self._place, received_positions)
@@ -208,7 +215,7 @@ class Parking:
             channel.failures, channel.due_at = 0, 0.0
             self._health.took()
 
-    async def _note_failure(self, address: Address, channel: _ParkedChannel, first: Delivery, reason: str) -> None:
+    async def _note_failure(self, address: Address, channel: _ParkedChannel, first: Delivery, *, reason: str) -> None:
         channel.failures += 1
         channel.due_at = self._loop.time() + self._rules.backoff.after(channel.failures)
         now = await self._store.now()

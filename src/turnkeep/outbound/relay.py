@@ -79,8 +79,6 @@ class Relay:
             raise DeliveryFailure(f"{type(error).__name__}: {error}") from error
         return len(deliveries)
 
-    # ---------------------------------------------------------------- connection
-
     async def _reach(self) -> ClientConnection:
         try:
             return await self._open()
@@ -138,8 +136,6 @@ class Relay:
         self._announced_channels.clear()
         if connection is not None:
             connection.transport.abort()
-
-    # ---------------------------------------------------------------- frames
 
     async def _texts(self, deliveries: Sequence[Delivery]) -> list[str]:
         """All frames of a page, in order; what is left of a channel's text comes at its end."""
