@@ -71,6 +71,7 @@ class BrokerTopology:
 async def connect(url: str, name: str) -> AbstractConnection:
     """One connection, without a life of its own: when it is lost it stays lost."""
     parts = urlsplit(url)
+    # The broker's own default notices a dead connection half as fast.
     if "heartbeat" not in parts.query:
         query = f"{parts.query}&heartbeat={HEARTBEAT}" if parts.query else f"heartbeat={HEARTBEAT}"
         url = parts._replace(query=query).geturl()
@@ -109,6 +110,7 @@ def _read_any_properties() -> None:
     A producer may set a timestamp beyond the year 9999, a header of a type nobody knows, or Latin-1 text; the broker
     takes them. The decoder raises, which ends the connection, and the same message comes again, for ever.
     """
+    # In the decoder's own table: there is no setting, and the reader runs before any code of ours.
     for kind, instead in (("shortstr", _any_text), ("timestamp", _no_time), ("table", _no_table)):
         decode.METHODS[kind] = _forgiving(decode.METHODS[kind], instead)
     decode.TABLE_MAPPING[b"T"] = _forgiving(decode.TABLE_MAPPING[b"T"], _no_time)
@@ -149,6 +151,7 @@ async def settle_topology(connection: AbstractConnection, names: BrokerNames) ->
         if await _exists(connection, what, name):
             existing_names.append(name)
             return False
+        # A channel of its own: a refusal closes it, and all that is still to be asked on it.
         async with connection.channel() as channel:
             await absent(channel)
         new_names.append(name)
@@ -156,6 +159,7 @@ async def settle_topology(connection: AbstractConnection, names: BrokerNames) ->
 
     for exchange in (names.exchange, names.dead_exchange):
         await settle("exchange", exchange, functools.partial(_create_exchange, name=exchange))
+    # Before the queue that leads there: what it drops meanwhile would be lost.
     await settle("queue", names.dead_queue, functools.partial(_create_queue, name=names.dead_queue, arguments={}))
     limits = {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": names.dead_exchange}
     await settle("queue", names.queue, functools.partial(_create_queue, name=names.queue, arguments=limits))
@@ -185,6 +189,7 @@ async def _create_exchange(channel: AbstractChannel, *, name: str) -> None:
 
 
 async def _create_queue(channel: AbstractChannel, *, name: str, arguments: Mapping[str, Any]) -> None:
+    # A classic queue lives on one node, and what is in it is gone while that node is away.
     kind = {"x-queue-type": "quorum", **arguments}
     await channel.declare_queue(name, durable=True, arguments=kind, timeout=RPC_TIMEOUT)
 
@@ -216,7 +221,7 @@ class Sight:
 
 
 async def look(settings: Settings) -> Sight:
-    """What is at the broker now; nothing is made. Raises one of `BROKEN` when the broker is away or refuses us."""
+    """What is at the broker now; nothing is made. Raises one of `CONNECTION_ERRORS` when the broker is away or refuses us."""
     names = BrokerNames.of(settings)
     connection = await connect(settings.rabbitmq_url or "", "turnkeep doctor")
     async with connection:

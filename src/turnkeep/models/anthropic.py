@@ -54,6 +54,7 @@ class AnthropicModel:
         self._site = endpoint.site
         self._key = endpoint.api_key
         self._client = Client(endpoint)
+        # The official client adds `/v1` itself, so people give the address with and without it.
         path = "/messages" if endpoint.site.endswith("/v1") else "/v1/messages"
         self._asker = Asker(self._client, path, Lessons(capabilities or capabilities_of(endpoint, "anthropic")))
 
@@ -68,6 +69,7 @@ class AnthropicModel:
 
     def _headers(self, request: ModelRequest) -> dict[str, str]:
         headers = {"anthropic-version": VERSION, **label_headers(request)}
+        # Under both names: older servers of this protocol know one, newer clients send the other.
         if self._key and not self._key.startswith("sk-ant-oat"):  # a token of an account goes as Bearer alone
             headers["x-api-key"] = self._key
         if isinstance(betas := request.parameters.get("betas"), list | tuple):
@@ -133,10 +135,13 @@ class AnthropicReader:
                 continue
             try:
                 event = orjson.loads(data)
+                # Nearly all events are more text of one block: for them one comparison, and no
+                # call.
                 text = event["delta"]["text"] if event["index"] == self._plain and event["type"] == _DELTA else None
             except (ValueError, LookupError, TypeError):
                 yield from self._odd(name, data)
                 continue
+            # `isinstance` would be a call for each token; orjson makes no subclasses.
             if text.__class__ is str and text:
                 self._pieces.append(text)
                 yield Delta(text)
@@ -153,19 +158,23 @@ class AnthropicReader:
             if half := self._halves.join("", final=True):
                 block.pieces.append(half)
                 yield Delta(half)
+        # Compatible servers of this protocol say length, content_filter, sensitive and error too.
         if (meaning := meaning_of_end(self._reason)) == "failed":
             raise AnswerMalformed(f"the server broke its answer off with the stop reason {self._reason!r}")
         items = list(self._output_items(cut=meaning in ("length", "filter")))
+        # A refusal without a word would be an answer without a text.
         if self._reason == "refusal" and self._explanation and not items:
             yield Delta(self._explanation)
             items = [AssistantItem(self._explanation)]
         for item in items:
             yield ItemDone(item)
+        # What came decides, not the word of the server: see `Finish`.
         calls = any(isinstance(item, CallItem) for item in items)
         yield Finish(self._outcome(calls), usage_of(self._usage), self._model, _tier(self._usage))
 
     def _odd(self, name: bytes, data: bytes) -> Iterator[StreamPart]:
         """An event that is not the usual: read as far as it makes sense."""
+        # The end mark of Chat Completions is no event of this protocol, but gateways send it.
         if data.strip(b' \t"').upper() != b"[DONE]":
             for value in json_values(data):
                 yield from self._event(value, name)
@@ -177,6 +186,7 @@ class AnthropicReader:
         kind = label(event.get("type")) or name.decode("utf-8", "replace")
         if kind == "error" or error_in(event):
             raise self._reply.failure(event)
+        # An error in a form of its own, or nothing at all: it counts only where no answer comes.
         if not kind:
             self._complaint = complaint_in(event) or self._complaint
         elif kind in ("message_start", "message"):
@@ -204,6 +214,8 @@ class AnthropicReader:
 
     def _start(self, index: object, raw: Mapping[str, Any]) -> Iterator[StreamPart]:
         if not self._has_begun:
+            # Without `message_start` nothing else says that the request was taken, and may cost
+            # money.
             yield from self._message({})
         block = _Block(dict(raw))
         self._blocks.append(block)
@@ -261,6 +273,7 @@ class AnthropicReader:
         ids = CallIds(self._items)
         texts: list[_Block] = []
         for block in self._blocks:
+            # A text with sources comes as many blocks; to people and to the next request it is one.
             if block.kind == "text":
                 texts.append(block)
                 continue

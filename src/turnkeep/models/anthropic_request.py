@@ -78,6 +78,7 @@ def messages(items: Sequence[Item]) -> tuple[list[str], list[dict[str, Any]]]:
                 _say(turns, "assistant", _assistant_blocks(item))
     if not turns or turns[0]["role"] != "user":
         turns.insert(0, {"role": "user", "content": [_text(OPENING)]})
+    # What ends with the assistant would be read as the beginning of its next answer.
     if turns[-1]["role"] == "assistant" and not _is_paused(turns[-1]["content"]):
         turns.append({"role": "user", "content": [_text(OPENING)]})
     return system, turns
@@ -86,6 +87,7 @@ def messages(items: Sequence[Item]) -> tuple[list[str], list[dict[str, Any]]]:
 def _say(turns: list[dict[str, Any]], role: str, blocks: list[Block]) -> None:
     if not blocks:
         return
+    # Roles alternate: the messages of a burst are one turn, and so are the outputs of a step.
     if turns and turns[-1]["role"] == role:
         turns[-1]["content"] += blocks
     else:
@@ -109,6 +111,7 @@ def _assistant_blocks(item: Item) -> list[Block]:
         case CallItem():
             call = {"id": item.call_id, "name": item.name, "input": _input(item.arguments)}
             return [{"type": "tool_use", **call}]
+        # A thought of another protocol has no signature that this one could check.
         case ReasoningItem() if item.raw.get("type") in THOUGHTS:
             return [dict(item.raw)]
         case HostedItem() if _is_hosted(str(item.raw.get("type"))):
@@ -126,6 +129,7 @@ def _passages(item: AssistantItem) -> list[Block]:
     start = 0
     for passage in passages:
         text, start = item.text[start : passage["end"]], passage["end"]
+        # A blank block is refused.
         if text.strip():
             blocks.append({**_text(text), **({"citations": passage["citations"]} if "citations" in passage else {})})
     return blocks
@@ -140,6 +144,7 @@ def _input(arguments: str) -> dict[str, Any]:
         value = orjson.loads(arguments or "{}")
     except ValueError:
         value = None
+    # One bad call must not make its thread unanswerable.
     return value if isinstance(value, dict) else {"malformed": arguments}
 
 
@@ -234,6 +239,7 @@ def parameters(
     """The parameters in the words of this API, without those that the model does not take."""
     options = canonical(request.parameters)
     body = {name: options[name] for name in _NATIVE if name in options}
+    # The other tiers are OpenAI's, and refused here.
     body["service_tier"] = body["service_tier"] if body.get("service_tier") in ("auto", "standard_only") else None
     if stop := options.get("stop"):
         body.setdefault("stop_sequences", [stop] if isinstance(stop, str) else list(stop))
@@ -243,6 +249,7 @@ def parameters(
     body["output_config"] = _output_config(request.model, body.get("output_config"), options)
     thinks = mapping(body.get("thinking")).get("type") not in (None, "disabled")
     body["max_tokens"] = limit or min(room, _room(request.model, thinks=thinks))
+    # Who thinks takes no temperature, and from 4.7 on nobody does.
     if not thinks and _samples(request.model):
         body |= {name: options[name] for name in _SAMPLING if name in options}
         body["temperature"] = _at_most_one(options.get("temperature"))
@@ -279,6 +286,7 @@ def _thinking(
         return {"thinking": {"type": "adaptive", **display}}
     budget = min(_BUDGETS.get(effort, _BUDGETS["medium"]), room // 2)
     thinking = {"type": "enabled", "budget_tokens": budget}
+    # A smaller budget is refused: such an answer has no room for thoughts.
     return {} if budget < LEAST_BUDGET or _lacks_thoughts(thinking, turns) else {"thinking": thinking}
 
 
@@ -323,6 +331,7 @@ def _choice(options: Mapping[str, Any], *, thinks: bool) -> dict[str, Any] | Non
         choice = {"type": "tool", "name": tool_choice["name"]}
     elif isinstance(tool_choice, Mapping):
         choice = dict(tool_choice)
+    # Refused while it thinks.
     if thinks and choice["type"] in ("any", "tool"):
         choice = {"type": "auto"}
     if options.get("parallel_tool_calls") is False and choice["type"] != "none":

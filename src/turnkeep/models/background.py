@@ -52,6 +52,7 @@ class BackgroundResponse:
                     yield part
                 return
             await self._wait_for_end(response_id)
+        # Too old to be streamed, or ended: the whole answer is read at once, and paid for once.
         reply = await self._client.get(f"/responses/{response_id}")
         async for part in _read(reply, reading(reply)):
             yield part
@@ -70,6 +71,8 @@ class BackgroundResponse:
     async def _open_stream(self, response_id: str) -> Reply | None:
         """The stream of a response, from behind the event that named it; None: it is too old for that."""
         try:
+            # From the first event on, not from the last one seen: that would need a position
+            # written for each token. The run drops what was shown already.
             return await self._client.get(f"/responses/{response_id}", stream="true", starting_after="0")
         except ModelRefused:
             return None

@@ -24,6 +24,7 @@ class CallIds:
         self._ids_in_use = {item.call_id for item in items if isinstance(item, CallItem)}
 
     def unique(self, call_id: str) -> str:
+        # A new id is no loss: only our own transcript refers to it.
         if not call_id or len(call_id) > LONGEST or call_id in self._ids_in_use:
             call_id = f"call_{uuid.uuid4().hex}"
         self._ids_in_use.add(call_id)

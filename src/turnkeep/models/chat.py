@@ -119,6 +119,7 @@ class ChatReader:
             except (ValueError, LookupError, TypeError, AttributeError):
                 yield from self._odd(name, data)
                 continue
+            # The shortest way: nearly every chunk is one more word, and costs one list entry here.
             if text:
                 self._text.append(text)
                 yield Delta(text)
@@ -166,8 +167,11 @@ class ChatReader:
                 yield from self._choice(choice)
         self._complaint = self._complaint if choices else complaint_in(chunk) or self._complaint
         self._plain = not (self._halves.waiting or self._lane)
+        # Perplexity repeats them in every chunk: the last list counts, none is added to another.
         if sources := citations_of_sources(chunk):
             self._citations = sources
+        # Groq has it in a place of its own. At OpenAI it comes in a chunk without choices, the last
+        # one.
         if usage := chunk.get("usage") or mapping(chunk.get("x_groq")).get("usage"):
             self._usage, self._has_end_sign = usage, self._has_end_sign or not choices
         self._tier = label(chunk.get("service_tier")) or self._tier
@@ -184,6 +188,7 @@ class ChatReader:
         delta = choice.get("delta")
         if delta:
             yield from self._message(mapping(delta) or {"content": delta})
+        # Chunks with a `message` or a `text` may bring everything so far or only what is new.
         elif message := mapping(choice.get("message")):
             self._has_end_sign = True
             yield from self._message(self._news(message))
@@ -191,10 +196,12 @@ class ChatReader:
             yield from self._add_text(self._unsaid(words(choice.get("text"))))
         if (reason := end_of(choice.get("finish_reason"))) is not None:
             self._reason = reason
+            # Only usage is missing from here on, which is not worth the patience of a whole answer.
             self._reply.hurry(TRIMMINGS)
 
     def _is_ours(self, index: object) -> bool:
         """Whether this choice is the one that is read: the first that comes, whatever its number."""
+        # Other choices of the same answer would be mixed into its words.
         if self._lane is None:
             self._lane = 0 if self._text else index or 0
         return (index or 0) == self._lane
@@ -240,6 +247,7 @@ class ChatReader:
         ids = CallIds(self._items)
         for call in self._calls.calls:
             arguments = call.arguments
+            # A call that was cut off must not run with half its arguments.
             if cut and not is_json(arguments):
                 continue
             provider_data = ProviderData(self._site, call.fields) if call.fields else None

@@ -44,6 +44,7 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
     if caps.takes_store:
         body["store"] = False
     if caps.takes_stream_options and caps.takes_stream:
+        # A stream has no usage unless it is asked for.
         body["stream_options"] = {"include_usage": True}
     body |= origin_fields(request, caps)
     return {name: value for name, value in body.items() if name not in caps.drops}
@@ -60,6 +61,7 @@ def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities
                 result.append({"role": "user", "content": _content(item.content)})
             case SystemItem():
                 result.append({"role": caps.system_role, "content": item.text})
+            # With a type it is an item of another protocol, which no message has a place for.
             case ReasoningItem() if "type" not in item.raw:
                 _add_thought(result, item)
             case AssistantItem() if item.text:
@@ -74,6 +76,8 @@ def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities
 def _add_thought(result: list[dict[str, Any]], item: ReasoningItem) -> None:
     """Open the message that a thought leads to; one to nothing, or amid the calls of a step, goes."""
     last = result[-1] if result else {}
+    # Two thoughts without an answer between them would leave a message without content, which every
+    # server of this protocol refuses for good.
     if last.get("role") == "assistant" and "tool_calls" in last:
         return
     if last.get("role") == "assistant" and last["content"] is None:
@@ -143,6 +147,7 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
         "description": tool.description,
         "parameters": tool.parameters,
     }
+    # Several servers refuse a blank text; all take none.
     if not tool.description.strip():
         del function["description"]
     return {"type": "function", "function": {**function, "strict": True} if tool.strict else function}

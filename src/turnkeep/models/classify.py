@@ -229,6 +229,7 @@ def _kind(fault: ProviderFault, wait: float | None) -> type[ModelError]:
         return ModelRefused
     if _NEVER_FITS.search(fault.message):
         return ContextTooLong
+    # The narrowest first. Codes are made for programs, sentences change with the next release.
     for code in (fault.reason, fault.code, fault.type):
         if means := meaning_of_code(code):
             return _KINDS[means]
@@ -261,6 +262,7 @@ def _kind_by_status(fault: ProviderFault) -> type[ModelError]:
 def _missing(fault: ProviderFault) -> type[ModelError]:
     if fault.param == "model" or _MODEL_MISSING.search(fault.message):
         return ModelGone
+    # A 404 that names neither model nor thing is an address that leads nowhere, for every request.
     return ModelRefused if _THING_MISSING.search(fault.message) else EndpointBlocked
 
 
@@ -277,6 +279,7 @@ _KEYS = re.compile(
 def scrub(text: str, secrets: Sequence[str] = ()) -> str:
     """A text without keys, on one line."""
     for secret in secrets:
+        # A shorter one would cut pieces out of ordinary words.
         if len(secret) >= 4:
             text = text.replace(secret, "[secret]")
     return " ".join(_KEYS.sub(lambda match: f"{match['label'] or ''}[secret]", text).split())
@@ -313,6 +316,7 @@ def _retry_after(
     """Bounded: a provider may name a wait, but not stop the house."""
     if not kind.retryable:
         return None
+    # Limits come with every answer; only after a refusal they say when to come again.
     if wait is None and kind is ModelRateLimited:
         wait = reset_of_limits(headers)
     if wait is None and fault.code == "conversation_locked":

@@ -44,6 +44,7 @@ class ContextSizes:
         """What the server says of this model; None where it does not say. Never raises, and waits a few seconds."""
         if self._endpoint is None or len(self._server_sizes) > MODELS:
             return None
+        # Runs that start together ask once.
         async with self._asking:
             if model not in self._server_sizes:
                 self._server_sizes[model] = await _ask(self._endpoint, model)
@@ -55,8 +56,11 @@ class ContextSizes:
 
     def learn(self, model: str, *, window: int | None, tokens: int) -> None:
         """A request of so many tokens (our count) was too long; `window` where the refusal named the size."""
+        # Where the refusal names no size, three quarters of what was too long: a few refusals reach
+        # it.
         size = window if window is not None and LEAST <= window <= MOST else tokens * 3 // 4
         if len(self._learned_sizes) < MODELS or model in self._learned_sizes:
+            # Down only: what was too long once stays too long.
             self._learned_sizes[model] = max(LEAST, min(size, self._learned_sizes.get(model, size)))
 
 

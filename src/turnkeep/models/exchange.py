@@ -68,13 +68,17 @@ class Asker:
         `put` puts the request into words. One that is refused for its form is made again in the form that the refusal
         asks for, before anything was yielded, a few times at most. Closing the generator closes the connection at once.
         """
+        # Up to its first part an answer may still be a refusal, which another form can get around.
         reply, reader, parts = await self._open(model, put)
         try:
             for part in parts:
+                # Deltas are whole already: readers join the halves of characters before they give
+                # any out.
                 yield part if part.__class__ is Delta else made_whole(part)
             while not reader.is_done and (frames := await reply.read()) is not None:
                 for part in reader.parts(frames):
                     yield part if part.__class__ is Delta else made_whole(part)
+            # Read to its end, the connection serves the next request.
             await reply.rest()
         except ModelError:
             if not reader.is_answered:
@@ -97,6 +101,7 @@ class Asker:
                 lesson, caps, asking = better
                 lessons.append(lesson)
                 continue
+            # Only now, when the new form was taken: a wrong guess must not change later requests.
             for lesson in lessons:
                 self._learn(model, lesson)
             return opening
@@ -130,6 +135,7 @@ def _better(
     error: ModelError, caps: Capabilities, asking: Asking, put: Callable[[Capabilities], Asking]
 ) -> tuple[Lesson, Capabilities, Asking] | None:
     """The first lesson of a refusal that makes another request of this one."""
+    # A rate, the network and a broken answer say nothing about the form of the request.
     if isinstance(error, ModelRateLimited | ModelUnreachable | ModelTimedOut | AnswerMalformed):
         return None
     for lesson in lessons_in(str(error), asking.body):

@@ -105,6 +105,8 @@ def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
     items = _respell_calls(without_idle_reasoning(items), names, caps.call_ids)
     tools: Sequence[ToolSpec] = [_fit_tool(tool, names, caps) for tool in request.tools]
     parameters = _cap_output(_respell_choice(request.parameters, names), caps)
+    # The last step of a run offers no tools; Bedrock refuses calls of tools that it was not told
+    # of.
     if caps.wants_declared_tools and not (tools or request.hosted_tools) and (tools := _called_tools(items)):
         parameters = {**parameters, "tool_choice": "none"}
     return Fit(_arrange(replace(request, items=items, tools=tools, parameters=parameters), caps), names)
@@ -121,6 +123,7 @@ def _own(items: Iterable[Item], caps: Capabilities, site: str) -> Iterator[Item]
     for item in items:
         match item:
             case ReasoningItem() | HostedItem():
+                # What one server has sealed or signed, another one cannot read, and often refuses.
                 if item.site in (None, site) and caps.takes_thoughts:
                     yield item
             case AssistantItem() | CallItem() if item.provider_data:
@@ -137,6 +140,7 @@ def _without_old_media(request: ModelRequest, caps: Capabilities) -> Iterator[It
         turns = turns_of(items)
         current = len(turns[-1]) if turns else 0
     for place, item in enumerate(items):
+        # Not those of this turn: who has just sent a picture has to hear that it cannot be seen.
         if isinstance(item, UserItem) and place < len(items) - current:
             content = tuple(_media_or_note(part, caps) for part in item.content)
             yield item if content == item.content else replace(item, content=content)
@@ -184,6 +188,8 @@ def _respell_calls(items: list[Item], names: ToolNames, form: CallIdForm) -> lis
         match item:
             case CallItem():
                 call_id, name = ids[own[place]], names.there(item.name)
+                # What fits stays the same object, so that nothing is copied for the servers that
+                # take all.
                 same = (call_id, name) == (item.call_id, item.name)
                 result.append(item if same else replace(item, call_id=call_id, name=name))
             case OutputItem() if place in own and ids[own[place]] != item.call_id:
@@ -201,6 +207,8 @@ def _own_ids(items: Sequence[Item]) -> dict[int, str]:
     for place, item in enumerate(items):
         if isinstance(item, CallItem):
             times[item.call_id] += 1
+            # NUL fits none of the forms below, so that the second of two equal ids is always
+            # replaced.
             own[place] = f"{item.call_id}\0{times[item.call_id]}" if times[item.call_id] > 1 else item.call_id
             waiting[item.call_id].append(own[place])
         elif isinstance(item, OutputItem) and waiting[item.call_id]:
@@ -224,6 +232,7 @@ def _ids(call_ids: Iterable[str], form: CallIdForm) -> dict[str, str]:
     in_use = set(ids)
     for call_id in distinct_ids:
         if call_id not in ids:
+            # From the id alone, not by chance: the same prefix of a transcript has to stay cached.
             other, round_ = make(call_id), 0
             while other in in_use:
                 round_ += 1
@@ -240,10 +249,12 @@ def _fit_name(name: str) -> str:
 
 
 def _short_name(fit: str, name: str) -> str:
+    # With a digest, so that two long names that begin alike stay two.
     return f"{fit[: LONGEST_NAME - 9]}_{_digest(name, 8)}"
 
 
 def _digest(text: str, length: int) -> str:
+    # Names and ids come from models too: half a character must not break a request.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
 
 
@@ -321,6 +332,7 @@ def _join_roles(items: Iterable[Item]) -> Iterator[Item]:
             last = replace(last, content=(*last.content, *item.content))
         elif isinstance(last, AssistantItem) and isinstance(item, AssistantItem):
             last = replace(last, text=f"{last.text}\n\n{item.text}")
+        # A thought would stand between two texts of the assistant that have to become one.
         elif not (isinstance(last, AssistantItem) and isinstance(item, ReasoningItem)):
             if last is not None:
                 yield last

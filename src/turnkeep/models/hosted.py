@@ -49,6 +49,7 @@ def for_responses(tools: Iterable[Tool]) -> list[dict[str, Any]]:
 def _at_openai(tool: Tool) -> dict[str, Any]:
     for kind, name, _ in _SAME:
         if str(tool.get("type")).startswith(f"{name}_20"):
+            # OpenAI refuses a code interpreter that names no container.
             container = {"container": {"type": "auto"}} if kind == "code_interpreter" else {}
             return {"type": kind, **container}
     if tool.get("type") == "code_interpreter":

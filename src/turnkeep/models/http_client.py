@@ -74,9 +74,12 @@ class Client:
         endpoint = self.endpoint
         attempt = uuid.uuid4().hex
         started_at = asyncio.get_running_loop().time()
+        # OpenAI logs it: a request that never came back can be asked after by this name.
         headers = {"X-Client-Request-Id": attempt, **headers}
         try:
             async with asyncio.timeout(endpoint.first_event_timeout):
+                # A redirect is not followed: it would carry the key to an address that nobody has
+                # set.
                 response = await self._open_session().request(
                     method, url, data=data, headers=headers, allow_redirects=False
                 )
@@ -125,6 +128,7 @@ class Reply:
         self._content = response.content
         self._framer = Framer()
         time_left = asked_at + endpoint.first_event_timeout - self._loop.time()
+        # Connecting, and waiting for the head, have used up a part of the same patience.
         self._dog = Watchdog(self._loop, response.close, max(0.05, time_left))
         self._has_begun = False
 
@@ -168,6 +172,7 @@ class Reply:
 
     def _unterminated_frames(self) -> list[Frame]:
         """What the end left without its blank line, unless it was cut off. The standard drops it, servers mean it."""
+        # Half an event that is no JSON was cut off; nobody can say what it would have been.
         return [frame for frame in self._framer.rest() if is_json(frame[1])]
 
     def hurry(self, limit: float) -> None:
@@ -265,6 +270,7 @@ async def look_up(
 
 
 def _session(endpoint: Provider) -> aiohttp.ClientSession:
+    # No total: an answer may take as long as its run. What is bounded is silence, by the watchdog.
     timeout = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
     return aiohttp.ClientSession(
         connector=_connector(endpoint),
@@ -339,6 +345,7 @@ def _payload(body: Mapping[str, Any]) -> bytes | io.BytesIO:
         data = orjson.dumps(body, default=dict)
     except TypeError:  # half a surrogate pair in somebody's text: JSON allows it, UTF-8 does not
         data = orjson.dumps(_encodable(body))
+    # Larger bytes are written in one piece, which holds up the loop; aiohttp warns of it.
     return io.BytesIO(data) if len(data) > _LARGE else data
 
 
@@ -361,6 +368,7 @@ def _silence(endpoint: Provider, limit: float) -> ModelTimedOut:
 
 
 def _connection_error(endpoint: Provider, error: Exception) -> ModelError:
+    # The texts of network errors hold whole addresses, with what people put into their queries.
     why = scrub(f"{type(error).__name__}: {error}", endpoint.secrets)[:300]
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return ModelUnavailable(f"the certificate of {endpoint.host} is not trusted; set its CA file ({why})")

@@ -42,6 +42,8 @@ def _match(items: Sequence[Item]) -> tuple[list[Item], dict[int, int]]:
         if isinstance(item, OutputItem):
             if not waiting[item.call_id]:
                 continue
+            # Servers that count from zero in every answer give two calls one id: the older is
+            # answered first.
             output_of[waiting[item.call_id].popleft()] = len(result)
         elif isinstance(item, CallItem):
             waiting[item.call_id].append(len(result))
@@ -79,6 +81,7 @@ def _outputs(items: list[Item], group: list[int], output_of: dict[int, int]) -> 
 
 def _unknown_output(call: Item) -> OutputItem:
     assert isinstance(call, CallItem)  # noqa: S101
+    # Neither done nor not done: saying either would make the model repeat it, or rely on it.
     return OutputItem(call.call_id, OUTCOME_UNKNOWN, "unknown")
 
 

@@ -124,12 +124,15 @@ def _select(
     if not caps.reasons(request.model):
         drops |= _REASONING
     if not request.tools or not caps.takes_parallel_tool_calls:
+        # Both are refused in a request without tools.
         drops.add("parallel_tool_calls")
     if not request.tools:
         drops.add("tool_choice")
     return {
         name: value
         for name, value in options.items()
+        # A compatible server may know names that we do not; those of the other protocol it does
+        # not.
         if name not in drops and (name in own or (caps.takes_unknown_parameters and name not in other))
     }
 

@@ -70,6 +70,7 @@ class CallPieces:
     def calls(self) -> list[Piecework]:
         """The calls in the order in which they began. Raises AnswerMalformed for arguments of no function."""
         calls = [call for call in self._calls if call.name or call.text.strip()]
+        # Left out, the call would be missing from the turn, and nobody would know.
         if any(not call.name for call in calls):
             raise AnswerMalformed("the answer holds a tool call without a name")
         return calls
@@ -112,6 +113,7 @@ class CallPieces:
 
     def _begins(self, call: Piecework, call_id: str, name: str, text: str, *, whole: bool) -> bool:
         """Whether this piece begins a call of its own although its index is taken."""
+        # Servers that send every call on index 0 tell them apart by their ids alone.
         if call_id and call.id and call_id != call.id and name:
             return True
         if not text or not call.pieces:
@@ -159,6 +161,7 @@ def _index(raw: Mapping[str, Any]) -> object:
 
 def _keep_fields(call: Piecework, raw: Mapping[str, Any], function: Mapping[str, Any]) -> None:
     standard = _CALL if function is not raw else _CALL | _FUNCTION
+    # Gemini signs calls in fields of its own, and refuses a call that comes back without them.
     if more := {name: value for name, value in raw.items() if name not in standard and value is not None}:
         call.fields.update(more)
     if function is raw:

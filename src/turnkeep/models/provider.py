@@ -62,6 +62,7 @@ class Provider:
         if not _is_address(self.base_url):
             raise ConfigurationError("the base url of the model server must look like https://host/v1, without a user")
         for name, value in {**self.headers, "api key": self.api_key}.items():
+            # A line break would be a header of its own.
             if not (name + value).isprintable() or not (name + value).isascii():
                 raise ConfigurationError(f"the {name!r} for the model server must be one line of ASCII characters")
 
@@ -81,6 +82,7 @@ class Provider:
         """Host plus a digest of the credentials, never the key: what circuits and pace are kept by."""
         if not (secrets := self.secrets):
             return self.host
+        # The same key has another quota in another organisation or project.
         marks = (self.organisation or "", self.project or "", *secrets)
         return f"{self.host}#{hashlib.sha256(chr(0).join(marks).encode()).hexdigest()[:12]}"
 
@@ -105,6 +107,7 @@ def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return (
+            # A password in the address would show in every sentence that names the host.
             parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
         )
     except ValueError:

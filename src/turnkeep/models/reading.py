@@ -121,6 +121,7 @@ def meaning_of_end(reason: str | None) -> End:
     return next((meaning for word, meaning in _ENDS if word in lower), "stop")
 
 
+# Python servers write NaN and raw control characters, which orjson refuses.
 _DECODER = json.JSONDecoder(strict=False)
 _BLANKS = re.compile(r"[\s\0]*")
 
@@ -141,6 +142,8 @@ def json_values(data: bytes) -> list[Any]:
     for `Halves`. What is no JSON at all (heartbeats, remarks) is no value. Raises AnswerMalformed for an object that
     is cut off or damaged: it may have carried a part of the answer.
     """
+    # A byte that is none of UTF-8 may be half a character: its other half comes with the next
+    # event.
     text = data.decode("utf-8", "surrogateescape")
     values: list[Any] = []
     place = _end_of_blanks(text, 0)
@@ -148,6 +151,7 @@ def json_values(data: bytes) -> list[Any]:
         try:
             value, end = _DECODER.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
+            # Only an object can have carried a part of the answer; heartbeats and remarks have not.
             if text.startswith(("{", "[{"), place):
                 raise AnswerMalformed("the stream holds an event that is damaged or cut off") from error
             break
@@ -180,6 +184,7 @@ class Halves:
 
     def take(self, text: str, *, final: bool = False) -> str:
         """As `join`, and at no cost where nothing is cut."""
+        # Nearly all texts are whole, and joining would decode each of them anew.
         return self.join(text, final=final) if final or self.waiting or not is_whole(text) else text
 
     def join(self, text: str, *, final: bool = False) -> str:

@@ -103,6 +103,7 @@ def _of_limit(rule: Rule, sentence: str, body: Mapping[str, Any]) -> Iterator[Le
     """
     match = rule.says.search(sentence)
     groups = match.groupdict() if match else {}
+    # Twelve digits: the sentence is a server's, and thousands of digits are no number to Python.
     numbers = {name.rstrip("2"): int(text.replace(",", "")[:12]) for name, text in groups.items() if text}
     limit = max((body[name] for name in _LIMITS if isinstance(body.get(name), int)), default=0)
     context = numbers.get("context", 0)
@@ -122,6 +123,7 @@ def _of_fields(says: re.Pattern[str], sentence: str, body: Mapping[str, Any]) ->
     names = [_last_word(path) for match in says.finditer(sentence) for path in match.groupdict().values() if path]
     fields = {_snake(name) for name in names}
     if drops := {name for name in fields if name in body and _may_go(name, body[name])}:
+        # The limit itself never goes: it is sent under its other name.
         if drops & {"max_tokens", "max_completion_tokens"}:
             yield Lesson({"takes_max_completion_tokens": "max_tokens" in drops})
         yield Lesson({"drops": drops - {"max_tokens", "max_completion_tokens"}})

@@ -109,10 +109,12 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
         body["store"] = background  # what is not kept there cannot be gone on with
     if background:
         body["background"] = True
+    # Nothing is stored there, so a thought comes back, and goes back, only as a sealed whole.
     seals = ["reasoning.encrypted_content"] if caps.returns_reasoning(request.model) else []
     if include := [*seals, *results_of(request.hosted_tools)]:
         body["include"] = include
     if caps.takes_stream_options and caps.takes_stream:
+        # Padding that hides the length of words from who watches the line: bytes without a word.
         body["stream_options"] = {"include_obfuscation": False}
     body |= origin_fields(request, caps)
     return {name: value for name, value in body.items() if name not in caps.drops}
@@ -254,10 +256,12 @@ class ResponsesReader:
                 continue
             try:
                 event = orjson.loads(data)
+                # Nearly all events are more text: for them one comparison, and no call.
                 text = event["delta"] if self._plain and event["type"] == _TEXT else None
             except (ValueError, LookupError, TypeError):
                 yield from self._odd(name, data)
                 continue
+            # `isinstance` would be a call for each token; orjson makes no subclasses.
             if text.__class__ is str and text:
                 self._pieces.append(text)
                 yield Delta(text)
@@ -324,6 +328,7 @@ class ResponsesReader:
             yield Delta(text)
 
     def _item(self, raw: Mapping[str, Any], index: object) -> Iterator[StreamPart]:
+        # The terminal event repeats all items; servers name them by place, by id, or by neither.
         self._places.add(index if isinstance(index, int) else len(self._places))
         self._names.add(_name(raw))
         kind = raw.get("type")
@@ -332,6 +337,7 @@ class ResponsesReader:
         elif kind == "reasoning":
             item = ReasoningItem({name: value for name, value in raw.items() if name != "status"}, self._site)
             yield from self._emit(ItemDone(item), lacks_seal=self._wants_seal and not raw.get("encrypted_content"))
+        # A call that was cut off is none: its arguments are half an object.
         elif kind == "function_call" and raw.get("status") != "incomplete":
             self._calls = True
             if not (tool_name := words(raw.get("name"))):
@@ -360,6 +366,7 @@ class ResponsesReader:
             yield from self._emit(ItemDone(item))
 
     def _emit(self, part: ItemDone, *, lacks_seal: bool = False) -> Iterator[StreamPart]:
+        # What follows waits too: the order of items is the order in which they go back.
         if lacks_seal or self._withheld_items:
             self._withheld_items.append(part)
         else:

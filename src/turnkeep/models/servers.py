@@ -40,6 +40,7 @@ def window_in(message: str) -> int | None:
     for sentence in _sentences():
         if sentence.window and sentence.pattern.search(message) and (match := sentence.window.search(message)):
             digits = next(group for group in match.groups() if group).replace(",", "")
+            # The sentence is a server's, and thousands of digits are no number to Python.
             return int(digits[:12])
     return None
 

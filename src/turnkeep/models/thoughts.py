@@ -32,6 +32,7 @@ class Thoughts:
     def fields(self) -> dict[str, Any]:
         """The fields as they go back, without one that repeats another."""
         texts = {name: repair_text("".join(pieces)) for name, pieces in self._texts.items()}
+        # OpenRouter tells a thought as text and in details, vLLM under two names.
         if texts.get("reasoning") and (
             self._others.get("reasoning_details") or texts["reasoning"] == texts.get("reasoning_content")
         ):
@@ -53,6 +54,7 @@ class Thoughts:
         if isinstance(value, str):
             self._texts.setdefault(name, []).append(value)
         elif isinstance(value, list):
+            # A signature belongs to one entry: entries must not run together.
             entries = self._others.setdefault(name, [])
             for entry in value:
                 _continue(entries, entry)

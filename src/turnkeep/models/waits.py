@@ -43,6 +43,7 @@ def named_wait(headers: Mapping[str, str], body: object, message: str) -> float 
     `headers` have lower-case names; `body` is the decoded error. Moments are read against the provider's own `Date`,
     for its clock and ours are not the same; without one they are left aside. A moment without a zone is one of UTC.
     """
+    # From the most exact to the vaguest: headers are made for programs, sentences are not.
     for wait in (
         _milliseconds(headers),
         moment_or_seconds(headers.get("retry-after"), headers),
@@ -76,6 +77,7 @@ def reset_of_limits(headers: Mapping[str, str]) -> float | None:
         if "ratelimit" in name and "reset" in name and (wait := moment_or_seconds(value, headers)) is not None
     }
     waits = [wait for name, wait in resets.items() if _is_spent(name, headers)]
+    # The latest: who comes back while one of two limits is still used up is refused again.
     return max(waits or resets.values(), default=None)
 
 
@@ -146,6 +148,7 @@ _FIELDS = ("retry_after", "retryafter", "retry_after_seconds", "retry_after_s", 
 def _in_body(body: object, headers: Mapping[str, str], depth: int = 6) -> float | None:
     """A field that names a wait, wherever the error has it: Google's `details`, OpenRouter's `metadata.headers`."""
     if isinstance(body, list):
+        # Bounded, and so is the depth: the body is whatever a server sends.
         body = {str(index): entry for index, entry in enumerate(body[:20])}
     if not isinstance(body, Mapping) or not depth:
         return None
@@ -174,6 +177,7 @@ def _in_words(message: str) -> float | None:
     if match is None:
         return None
     total, any_unit = 0.0, False
+    # Up to the first word that is no unit: the sentence goes on with other numbers.
     for number, word in _AMOUNT.findall(match.group(1)):
         unit = _WORDS.get(word, word)
         if unit not in _SECONDS:

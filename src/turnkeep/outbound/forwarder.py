@@ -143,11 +143,14 @@ class Forwarder:
                     await _Delivering(self, partition, position).go_on()
                 if self.is_finishing:
                     return
+            # Somebody else delivers: wait for the lease again, and go on from where he got to.
             except LeaseLost:
                 continue
+            # The sink was closed while it is set here: by hand, or by a process of other settings.
             except NotFound:
                 await self._open()
             except StoreError as error:
+                # A store that served for a while has recovered: its next failure is a first one.
                 failures = failures + 1 if loop.time() - began < self.rules.backoff.cap else 1
                 log.warning("sink_waits_for_store", sink=self.sink, error=str(error), times=failures)
                 await asyncio.sleep(self.rules.backoff.after(failures))
@@ -162,6 +165,7 @@ class Forwarder:
         ]
         try:
             while True:
+                # Only measured here: who delivers tells of a store that is away.
                 with contextlib.suppress(StoreError):
                     record = next((one for one in await self.store.sinks() if one.name == self.sink), record)
                 if lost_before is not None and record.lost > lost_before:
@@ -225,7 +229,9 @@ class _Delivering:
             await self._of.pause(idle)
 
     async def _keep_lease(self) -> None:
+        # Two renewals may fail before another process may take the partition.
         if self._loop.time() - self._leased_at > self._rules.lease / 3:
+            # From before the question: the store may have counted from its arrival on.
             asked_at = self._loop.time()
             if await self._of.lease(self._partition) is None:
                 raise LeaseLost(f"another process delivers to {self._of.sink}")
@@ -241,6 +247,7 @@ class _Delivering:
         is parked too.
         """
         deliveries = [one for one in page if one.address.queue == self._of.queue and self._of.receiver.wants(one)]
+        # Overtaking a parked event would break the order of its channel, which is promised.
         behind = [one for one in deliveries if self._parking.holds(one.address)]
         free = [one for one in deliveries if not self._parking.holds(one.address)]
         part = free[: self._size]
@@ -257,6 +264,8 @@ class _Delivering:
             self._measure(part[:count])
         self._position = page[-1].position if count == len(free) else part[count - 1].position
         followers = [(one, "") for one in behind if one.position <= self._position]
+        # At the end of a turn, so that a crash repeats one turn at most; not per event, which would
+        # be a write for each token.
         late = self._loop.time() - self._stored_at > self._rules.store_every
         if followers or late or any(one.event.is_final for one in part[:count]):
             await self._store_position(followers)

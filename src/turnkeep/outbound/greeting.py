@@ -36,6 +36,7 @@ class Greeting:
             try:
                 body = {"id": secrets.token_hex(8)}
                 record = await self._store.put("setting", "default", "instance", body, version=0)
+            # Another process made it in the same moment: all have to use the one that is stored.
             except Conflict:
                 record = await self._store.get("setting", "default", "instance")
         return str(record.body["id"]) if record else ""

@@ -76,6 +76,7 @@ class Health:
 
     def note_parked(self) -> None:
         self._in_a_row, self._parked_at = self._in_a_row + 1, self._loop.time()
+        # One event may be bad by itself; two in a row are a sign of the receiver.
         self._is_away = self._is_away or self._in_a_row > 1
 
     def away(self) -> None:
@@ -94,6 +95,7 @@ class Health:
 class _ParkedChannel:
     """What is parked of one channel, in order, and when its first event is tried next."""
 
+    # A dict, for it keeps their order and loses one from its middle at no cost.
     positions: dict[str, None] = field(default_factory=dict)
     failing: str | None = None
     """The position that the receiver is known to fail on."""
@@ -160,6 +162,7 @@ class Parking:
             if newer or address in channels:
                 now = channels.setdefault(address, _ParkedChannel())
                 now.positions |= newer
+                # Its place in the backoff stays, unless people have taken its first event away.
                 if before.failing == next(iter(now.positions)):
                     now.failing, now.failures, now.due_at = before.failing, before.failures, before.due_at
         self._channels = channels
@@ -178,6 +181,7 @@ class Parking:
             if self._loop.time() >= looked_at + self._rules.look_again:
                 await self.load()
                 looked_at = self._loop.time()
+            # A copy: what gets through, or is given up, leaves the table meanwhile.
             for address, channel in list(self._channels.items()):
                 if channel.due_at <= self._loop.time():
                     await self._try(address, channel)
@@ -192,6 +196,7 @@ class Parking:
             return
 
     async def _try(self, address: Address, channel: _ParkedChannel) -> None:
+        # One alone after a failure: else nobody knows which of them it was.
         size = 1 if channel.failures else self._rules.page
         positions = list(channel.positions)[:size]
         deliveries = await self._store.parked_deliveries(*self._place, positions)
@@ -218,6 +223,8 @@ class Parking:
     async def _note_failure(self, address: Address, channel: _ParkedChannel, first: Delivery, *, reason: str) -> None:
         channel.failures += 1
         channel.due_at = self._loop.time() + self._rules.backoff.after(channel.failures)
+        # By the store's clock: what failed first was noted by another process, perhaps on another
+        # machine.
         now = await self._store.now()
         give_up = now - self._failed_at.get(first.position, now) >= self._rules.give_up_after
         if channel.failing != first.position or first.position not in self._failed_at or give_up:

@@ -48,6 +48,7 @@ class Relay:
         self._store = store
         self._greeting = Greeting(store)
         self._connection: ClientConnection | None = None
+        # Partitions, and what is parked of each, deliver at the same time over one connection.
         self._one_at_a_time = asyncio.Lock()
         self._group = asyncio.TaskGroup()
         self._encoders: dict[Address, Encoder] = {}
@@ -70,6 +71,8 @@ class Relay:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 for text in await self._texts(deliveries):
                     await connection.send(text)
+                # Frames have no receipt in this protocol; a ping sent after them is answered after
+                # them.
                 await (await connection.ping())
         except websockets.ConnectionClosed as error:
             self._drop()
@@ -135,6 +138,8 @@ class Relay:
         self._encoders.clear()
         self._announced_channels.clear()
         if connection is not None:
+            # No closing handshake: a server that does not answer would hold up everything that
+            # waits.
             connection.transport.abort()
 
     async def _texts(self, deliveries: Sequence[Delivery]) -> list[str]:
@@ -167,6 +172,7 @@ class Relay:
     async def _encoder(self, delivery: Delivery) -> Encoder:
         encoder = self._encoders.get(delivery.address)
         if encoder is None:
+            # Only an answer that began before us has to be looked up in the log.
             answer = Answer() if delivery.event.kind == "started" else await self._shown_before(delivery)
             encoder = Encoder(
                 delivery.address, delivery.thread_id, Dialect(), answer=answer, replaces=bool(answer.text)

@@ -38,6 +38,7 @@ class ReplyExchange:
         self._name = name
         self._connection: AbstractConnection | None = None
         self._exchange: AbstractExchange | None = None
+        # Partitions, and what is parked of each, deliver at the same time over one connection.
         self._one_at_a_time = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -79,6 +80,8 @@ class ReplyExchange:
 
     async def _find_or_make(self, connection: AbstractConnection) -> None:
         try:
+            # Declared with another type than it has, an exchange is refused; so it is looked at
+            # first.
             async with connection.channel() as asking:
                 await asking.get_exchange(self._name)
         except ChannelNotFoundEntity:
@@ -93,6 +96,7 @@ class ReplyExchange:
 
 def _message(delivery: Delivery) -> aio_pika.Message:
     frame = Encoder(delivery.address, delivery.thread_id, Dialect()).encode(delivery.event)[0]
+    # What follows a frame is a matter of streams, and a reply is always alone.
     frame.pop("more", None)
     newest = delivery.event.message_ids[-1] if delivery.event.message_ids else ""
     return aio_pika.Message(
@@ -100,6 +104,7 @@ def _message(delivery: Delivery) -> aio_pika.Message:
         content_type="application/json",
         delivery_mode=2,
         message_id=event_id(delivery),
+        # A property holds no more; without it the message still arrives.
         correlation_id=newest if len(newest.encode()) <= LONGEST_KEY else None,
         headers={"tenant": delivery.address.tenant},
     )

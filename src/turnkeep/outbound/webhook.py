@@ -52,6 +52,7 @@ class Webhook:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        # Where the socket is made: between a check and a request a name may get another address.
         guard = None if self._allow_private else checked_sockets((), public=True)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(socket_factory=guard),
@@ -74,6 +75,7 @@ class Webhook:
             try:
                 await self._post(delivery)
             except DeliveryFailure:
+                # What was received before this one stays received, and is not sent again.
                 if not count:
                     raise
                 break
@@ -86,6 +88,7 @@ class Webhook:
         if self._session is None:
             raise Away("the webhook is closed")
         try:
+            # A redirect is not followed: nobody has set the address that it leads to.
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
                 status = answer.status
         except aiohttp.ClientConnectorError as error:

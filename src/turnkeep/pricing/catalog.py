@@ -49,6 +49,7 @@ class ModelFacts:
     chat_tools: Rule = "yes"
     aliases: tuple[str, ...] = ()
 
+    # A misspelt key in a person's file must not pass as a fact that nobody knows.
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     def samples(self, effort: str | None = None) -> bool:
@@ -115,6 +116,7 @@ class Catalog:
         matches = [prefix for prefix in self._prefixes if name.startswith(prefix)]
         if not matches:
             return self._newest, False
+        # The longest: `gpt-4o` begins with `gpt-4` and has another encoding.
         return self._prefixes[max(matches, key=len)], True
 
     def is_gone(self, name: str, today: date) -> bool:
@@ -144,6 +146,7 @@ class Catalog:
     def _misspelt(self, name: str, today: date) -> list[ModelWarning]:
         """A name of OpenAI's making that is not listed but close to one that is."""
         alive = [model for model in self._models if not self.is_gone(model, today)]
+        # With a vendor, a date or a fine-tune in it a name is of another make.
         close = difflib.get_close_matches(name, alive, 1, _CLOSE) if _forms(name)[-1] == name else []
         if not close:
             return []

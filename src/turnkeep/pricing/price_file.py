@@ -57,5 +57,6 @@ def sentence(error: ValidationError) -> str:
 def _parse(path: Path) -> Any:
     text = path.read_text("utf-8")
     if path.suffix == ".toml":
+        # As written: a float would make a price of 0.1 one that nobody charges.
         return toml.parse(text, parse_float=Decimal)
     return json.loads(text, parse_float=Decimal)

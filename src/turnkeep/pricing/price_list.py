@@ -31,6 +31,7 @@ class PublishedPrices:
     def __init__(self, base_url: str | None = None) -> None:
         self._base_url = base_url
         self._provider: str | None = None
+        # Of the instance: a cache on the method would keep every book of prices alive.
         self._recent = functools.lru_cache(maxsize=_RECENT)(self._look_up)
 
     def load(self) -> None:
@@ -55,6 +56,7 @@ class PublishedPrices:
         from genai_prices import Usage, calc_price  # noqa: PLC0415 - half a second that most commands never need
 
         provider = self._provider_id()
+        # Who serves `claude-…` at an address that is nobody's, serves Anthropic's.
         if provider == _OPENAI and model.rpartition("/")[2].startswith("claude"):
             provider = _ANTHROPIC
         context = _context(tier)
@@ -64,6 +66,7 @@ class PublishedPrices:
             )
         except LookupError:
             return None
+        # Open weights: whoever serves them has a price of his own.
         if provider == _OPENAI and calculation.model.id.startswith("gpt-oss"):
             return None
         # An unknown tier would silently be priced as standard.

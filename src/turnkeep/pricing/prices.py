@@ -120,6 +120,7 @@ class PriceBook:
             return usage
         price = self.price(model, tier, at)
         if price is None:
+            # Unknown is said and counted. Taken for nothing it would pass every budget.
             return replace(usage, cost_nano=0, unpriced=max(usage.requests, 1))
         return replace(usage, cost_nano=price.nano(usage), unpriced=0)
 

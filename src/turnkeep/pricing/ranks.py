@@ -42,6 +42,7 @@ def unpack(blob: bytes) -> list[bytes]:
 def parse(rank_file: bytes) -> list[bytes]:
     """The tokens of a published rank file. Raises ValueError where ranks are not 0, 1, 2 …"""
     lines = [line.split() for line in rank_file.splitlines()]
+    # Only then a token's place can stand for its rank, which is left out of our form.
     if [int(rank) for _, rank in lines] != list(range(len(lines))):
         raise ValueError("the ranks of this file are not contiguous: it cannot be packed without them")
     return [base64.b64decode(token) for token, _ in lines]

@@ -86,6 +86,7 @@ class Vocabulary:
 
         Raises ImportError where no engine can be imported.
         """
+        # Threads that count their first text at once build it once.
         with self._building:
             if self._engine is None:
                 try:
