@@ -1,8 +1,9 @@
-"""What the AMQP door finds at the broker, or makes there: exchanges, queues, and the place for what cannot be taken.
+"""What the AMQP door finds at the broker, or makes there: exchanges, queues, and the place for what
+cannot be taken.
 
-What exists is used as it is, whatever its type and arguments: it is asked for passively first, because declaring it
-again with other arguments is refused by the broker. What is absent is created: a direct durable exchange, quorum
-queues. This module needs the extra `rabbitmq`.
+What exists is used as it is, whatever its type and arguments: it is asked for passively first,
+because declaring it again with other arguments is refused by the broker. What is absent is created:
+a direct durable exchange, quorum queues. This module needs the extra `rabbitmq`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ CLOSE_TIMEOUT = 5.0
 RPC_TIMEOUT = 30.0
 HEARTBEAT = 30
 DELIVERY_LIMIT = 1_000_000
-"""Of queues that we create: what cannot be taken is moved away by us, so no number of deliveries makes it garbage."""
+"""Of queues that we create: what cannot be taken is moved away by us, so no number of deliveries
+makes it garbage.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,9 @@ def identity(url: str) -> tuple[str, str]:
 def _read_any_properties() -> None:
     """Let the decoder read properties that it would refuse.
 
-    A producer may set a timestamp beyond the year 9999, a header of a type nobody knows, or Latin-1 text; the broker
-    takes them. The decoder raises, which ends the connection, and the same message comes again, for ever.
+    A producer may set a timestamp beyond the year 9999, a header of a type nobody knows, or Latin-1
+    text; the broker takes them. The decoder raises, which ends the connection, and the same message
+    comes again, for ever.
     """
     # In the decoder's own table: there is no setting, and the reader runs before any code of ours.
     for kind, instead in (("shortstr", _any_text), ("timestamp", _no_time), ("table", _no_table)):
@@ -211,7 +215,10 @@ async def _load(connection: AbstractConnection, queue: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What somebody saw who only looked. `kind` is the type of the queue; empty if there is none, or it is not told."""
+    """What somebody saw who only looked.
+
+    `kind` is the type of the queue; empty if there is none, or it is not told.
+    """
 
     kind: str
     waiting: int
@@ -221,7 +228,10 @@ class Sight:
 
 
 async def look(settings: Settings) -> Sight:
-    """What is at the broker now; nothing is made. Raises one of `CONNECTION_ERRORS` when the broker is away or refuses us."""
+    """What is at the broker now; nothing is made.
+
+    Raises one of `CONNECTION_ERRORS` when the broker is away or refuses us.
+    """
     names = BrokerNames.of(settings)
     connection = await connect(settings.rabbitmq_url or "", "turnkeep doctor")
     async with connection:
@@ -244,8 +254,9 @@ _MOST_ARGUMENTS = 16
 async def _kind(connection: AbstractConnection, queue: str) -> str:
     """The type of a queue that is there.
 
-    The protocol has no question for it. A queue that is declared once more with other arguments is refused and stays
-    as it is, and the refusal tells one argument that it has: they are taken over until it is the type that differs.
+    The protocol has no question for it. A queue that is declared once more with other arguments is
+    refused and stays as it is, and the refusal tells one argument that it has: they are taken over
+    until it is the type that differs.
     """
     arguments: dict[str, Any] = {"x-queue-type": "quorum"}
     for _ in range(_MOST_ARGUMENTS):

@@ -1,4 +1,6 @@
-"""Where answers come from: OpenAI, Anthropic and every server that speaks one of their three protocols."""
+"""Where answers come from: OpenAI, Anthropic and every server that speaks one of their three
+protocols.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,12 @@ Kind = Literal["auto", "responses", "chat", "anthropic"]
 
 
 def open_model(endpoint: Provider, kind: Kind = "auto") -> Model:
-    """A model at this endpoint; ``auto`` takes Responses for OpenAI, Azure and the simulator, Messages for Anthropic
-    and for addresses that end in ``/anthropic`` or ``/anthropic/v1``, else Chat Completions.
+    """A model at this endpoint; ``auto`` takes Responses for OpenAI, Azure and the simulator,
+    Messages for Anthropic and for addresses that end in ``/anthropic`` or ``/anthropic/v1``, else
+    Chat Completions.
 
-    Nothing is sent before the first request. Raises ConfigurationError for a capability that does not exist.
+    Nothing is sent before the first request. Raises ConfigurationError for a capability that does
+    not exist.
     """
     protocol: Protocol = protocol_of(endpoint) if kind == "auto" else kind
     if protocol == "anthropic":

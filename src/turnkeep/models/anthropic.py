@@ -1,7 +1,7 @@
 """Answers from Anthropic's Messages API, and from every server that speaks it.
 
-The stream is read raw, like that of Responses. Items are given out when the answer has ended: only the stop reason,
-which comes last, says whether a text or a call was cut off.
+The stream is read raw, like that of Responses. Items are given out when the answer has ended: only
+the stop reason, which comes last, says whether a text or a call was cut off.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ from turnkeep.models.sse import Frame
 from turnkeep.usage import Usage
 
 VERSION = "2023-06-01"
-"""The version that every server of this protocol knows; 2026-10-21 takes less (no sampling) and gives nothing more."""
+"""The version that every server of this protocol knows; 2026-10-21 takes less (no sampling) and
+gives nothing more.
+"""
 
 
 class AnthropicModel:
@@ -103,7 +105,10 @@ class _Block:
 
 
 class AnthropicReader:
-    """Reads one answer. `items` is what was sent, `site` is whose the opaque parts of the answer are."""
+    """Reads one answer.
+
+    `items` is what was sent, `site` is whose the opaque parts of the answer are.
+    """
 
     def __init__(self, reply: Reply, *, items: Sequence[Item], site: str, names: ToolNames | None = None) -> None:
         self.is_done = False
@@ -362,7 +367,9 @@ def _citation(raw: Mapping[str, Any], start: int, end: int) -> Citation:
 
 
 def usage_of(raw: Mapping[str, Any]) -> Usage:
-    """Usage in our words: there the input is told without what was read from the cache or written to it."""
+    """Usage in our words: there the input is told without what was read from the cache or written
+    to it.
+    """
     cache_read, cache_write = raw.get("cache_read_input_tokens"), raw.get("cache_creation_input_tokens")
     counts = [count for count in (raw.get("input_tokens"), cache_read, cache_write) if count is not None]
     sensible = all(type(count) is int and count >= 0 for count in counts)

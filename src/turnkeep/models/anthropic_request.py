@@ -1,8 +1,8 @@
 """One request in the words of Anthropic's Messages API.
 
-A transcript becomes messages that alternate between two roles: a call is a block of the assistant's message, its output
-a block of the user's next one. What the prompt cache may keep is marked: the tools, the system text, and the last two
-things the user said.
+A transcript becomes messages that alternate between two roles: a call is a block of the assistant's
+message, its output a block of the user's next one. What the prompt cache may keep is marked: the
+tools, the system text, and the last two things the user said.
 """
 
 from __future__ import annotations
@@ -36,11 +36,15 @@ Block = dict[str, Any]
 EPHEMERAL = {"type": "ephemeral"}
 THOUGHTS = ("thinking", "redacted_thinking")
 OPENING = "(The conversation goes on.)"
-"""Said by the user where a transcript begins or ends with the assistant: the first and the last word are the user's."""
+"""Said by the user where a transcript begins or ends with the assistant: the first and the last
+word are the user's.
+"""
 
 
 def request_body(request: ModelRequest, most: int | None = None) -> dict[str, Any]:
-    """The body of one request that was made fit for its server before, for an answer of `most` so many tokens."""
+    """The body of one request that was made fit for its server before, for an answer of `most` so
+    many tokens.
+    """
     system, turns = messages(request.items)
     texts = [text for text in (request.instructions, *system) if text and text.strip()]
     body: dict[str, Any] = {"model": request.model, "messages": turns, "stream": True}
@@ -56,7 +60,9 @@ def request_body(request: ModelRequest, most: int | None = None) -> dict[str, An
 
 
 def without(body: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:
-    """The body without fields that were refused; the form of the answer, which shares one with the effort, stays."""
+    """The body without fields that were refused; the form of the answer, which shares one with the
+    effort, stays.
+    """
     rest = {name: value for name, value in body.items() if name not in fields}
     form = mapping(body.get("output_config")).get("format")
     return {**rest, "output_config": {"format": form}} if form and "output_config" in fields else rest
@@ -95,7 +101,9 @@ def _say(turns: list[dict[str, Any]], role: str, blocks: list[Block]) -> None:
 
 
 def _is_paused(blocks: Sequence[Block]) -> bool:
-    """Whether the assistant was interrupted by its provider while a tool ran there, and is to go on."""
+    """Whether the assistant was interrupted by its provider while a tool ran there, and is to go
+    on.
+    """
     return any(_is_hosted(block["type"]) for block in blocks[-2:])
 
 
@@ -190,7 +198,10 @@ _MEDIA_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp", "applicati
 
 
 def _source(reference: object) -> dict[str, str] | None:
-    """Where the bytes are: an address, or a `data:` URL taken apart. Bare base64 is taken for a PDF, as OpenAI does."""
+    """Where the bytes are: an address, or a `data:` URL taken apart.
+
+    Bare base64 is taken for a PDF, as OpenAI does.
+    """
     if not isinstance(reference, str) or not reference:
         return None
     if reference.startswith(("http://", "https://")):
@@ -274,7 +285,10 @@ def _at_most_one(temperature: object) -> object:
 def _thinking(
     model: str, options: Mapping[str, Any], *, room: int, turns: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """How much the model is to think, by the effort that is asked for. Without one, as the model does by itself."""
+    """How much the model is to think, by the effort that is asked for.
+
+    Without one, as the model does by itself.
+    """
     if "thinking" in options:
         return {"thinking": None if _lacks_thoughts(options["thinking"], turns) else _within(options["thinking"], room)}
     reasoning = mapping(options.get("reasoning"))
@@ -291,7 +305,9 @@ def _thinking(
 
 
 def _within(thinking: Any, room: int) -> Any:
-    """Thoughts that leave room for the answer: with a budget that is not below the limit of both it is refused."""
+    """Thoughts that leave room for the answer: with a budget that is not below the limit of both it
+    is refused.
+    """
     budget = mapping(thinking).get("budget_tokens")
     if not isinstance(budget, int) or budget < room:
         return thinking
@@ -299,7 +315,8 @@ def _within(thinking: Any, room: int) -> Any:
 
 
 def _lacks_thoughts(thinking: object, turns: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether calls are to be answered that were made without a thought, by another model or before a repair.
+    """Whether calls are to be answered that were made without a thought, by another model or before
+    a repair.
 
     With a budget for thoughts, the assistant's message before the outputs has to begin with one.
     """
@@ -309,7 +326,10 @@ def _lacks_thoughts(thinking: object, turns: Sequence[Mapping[str, Any]]) -> boo
 
 
 def _output_config(model: str, config: object, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Effort and the schema of a structured answer. A JSON object without a schema has no words here."""
+    """Effort and the schema of a structured answer.
+
+    A JSON object without a schema has no words here.
+    """
     result = dict(mapping(config))
     effort = mapping(options.get("reasoning")).get("effort")
     if effort not in (None, "none") and _adapts(model):
@@ -344,7 +364,9 @@ _NEWEST = (99, 0)
 
 
 def _version(model: str) -> tuple[int, int] | None:
-    """Which Claude this is, by its name (one without a number is a new one); None: a model of somebody else."""
+    """Which Claude this is, by its name (one without a number is a new one); None: a model of
+    somebody else.
+    """
     if "claude" not in model.lower():
         return None
     match = _VERSION.search(model.lower())
@@ -364,8 +386,9 @@ def _samples(model: str) -> bool:
 def _mark(body: dict[str, Any]) -> None:
     """Mark what is to be kept: tools, system, and the user's last two turns.
 
-    Each request marks its own end, which the next one looks up. It looks back over twenty blocks only, fewer than a
-    long burst has: so the end of the request before is marked again. There are four marks in all.
+    Each request marks its own end, which the next one looks up. It looks back over twenty blocks
+    only, fewer than a long burst has: so the end of the request before is marked again. There are
+    four marks in all.
     """
     for blocks in (body.get("tools"), body.get("system")):
         if blocks:

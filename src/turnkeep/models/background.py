@@ -1,7 +1,9 @@
-"""Answers that OpenAI works out whether or not anybody listens: gone on with, or stopped, by their id.
+"""Answers that OpenAI works out whether or not anybody listens: gone on with, or stopped, by their
+id.
 
-A response that was asked for in background mode outlives the connection and the process that asked for it. Its stream
-can be read again from its beginning while it is young; later it is waited for, and read whole.
+A response that was asked for in background mode outlives the connection and the process that asked
+for it. Its stream can be read again from its beginning while it is young; later it is waited for,
+and read whole.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ from turnkeep.models.reading import made_whole, mapping
 from turnkeep.models.sse import Frame
 
 LOOKS = Backoff(delay=0.5, cap=5.0)
-"""How often a response is looked at that can no longer be streamed; the deadline of the run ends it."""
+"""How often a response is looked at that can no longer be streamed; the deadline of the run ends
+it.
+"""
 
 LOOKS_FOR_USAGE = 4
-"""How often a stopped response is looked at for what it has cost; the bill may come a little later."""
+"""How often a stopped response is looked at for what it has cost; the bill may come a little later.
+"""
 
 _RUNNING = ("queued", "in_progress")
 _LOST_STATES = ("failed", "cancelled")
@@ -40,9 +45,11 @@ class BackgroundResponse:
     async def resume(
         self, response_id: str, reading: Callable[[Reply], AnswerReader]
     ) -> AsyncGenerator[StreamPart, None]:
-        """All parts of a response, from its beginning, as if it were asked for now; nothing is paid for again.
+        """All parts of a response, from its beginning, as if it were asked for now; nothing is paid
+        for again.
 
-        Raises ResponseLost where it is no longer there, has failed or was cancelled, else as a `Model`.
+        Raises ResponseLost where it is no longer there, has failed or was cancelled, else as a
+        `Model`.
         """
         state = await self._look(response_id)
         if state.get("status") in _RUNNING:
@@ -69,7 +76,9 @@ class BackgroundResponse:
         return None
 
     async def _open_stream(self, response_id: str) -> Reply | None:
-        """The stream of a response, from behind the event that named it; None: it is too old for that."""
+        """The stream of a response, from behind the event that named it; None: it is too old for
+        that.
+        """
         try:
             # From the first event on, not from the last one seen: that would need a position
             # written for each token. The run drops what was shown already.

@@ -14,10 +14,11 @@ LONGEST = 64
 
 
 class CallIds:
-    """Keeps the ids of a server that are good and replaces those that are missing, too long or taken.
+    """Keeps the ids of a server that are good and replaces those that are missing, too long or
+    taken.
 
-    Some servers count from zero in every answer or send no id. Two calls of one name in a transcript would
-    be taken for one: the second would get the result of the first.
+    Some servers count from zero in every answer or send no id. Two calls of one name in a
+    transcript would be taken for one: the second would get the result of the first.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
@@ -32,7 +33,8 @@ class CallIds:
 
 
 def readable_arguments(arguments: str) -> str:
-    """The arguments of a call as they go back: an object, though it be one that holds what the model wrote.
+    """The arguments of a call as they go back: an object, though it be one that holds what the
+    model wrote.
 
     Many servers parse them, and one bad call must not make a thread unanswerable.
     """

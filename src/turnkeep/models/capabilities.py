@@ -1,7 +1,9 @@
-"""What a server takes: known by its host, overridable by settings, refined by the family of the model.
+"""What a server takes: known by its host, overridable by settings, refined by the family of the
+model.
 
-An OpenAI-compatible server answers 400 to a parameter it does not know, so nothing is sent on a guess. What is known
-of which server is in `capabilities.toml`; what a server refuses in spite of it is learned (`refusals.py`).
+An OpenAI-compatible server answers 400 to a parameter it does not know, so nothing is sent on a
+guess. What is known of which server is in `capabilities.toml`; what a server refuses in spite of it
+is learned (`refusals.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from turnkeep.models.provider import Provider
 
 Protocol = Literal["responses", "chat", "anthropic"]
 CallIdForm = Literal["any", "word", "nine"]
-"""Ids of calls: any of up to 40 characters; of letters, digits, `_` and `-`; or nine letters and digits."""
+"""Ids of calls: any of up to 40 characters; of letters, digits, `_` and `-`; or nine letters and
+digits.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class Capabilities:
     takes_late_system: bool = True
     """False: system messages are told at the beginning, whenever they were said."""
     takes_user_after_tool: bool = True
-    """False: a word of the assistant stands between what a tool gave and what the user says then."""
+    """False: a word of the assistant stands between what a tool gave and what the user says then.
+    """
     takes_calls_together: bool = True
     """False: the calls of one step are told one after the other, each with its output."""
     takes_null_content: bool = True
@@ -121,7 +126,9 @@ def _bare(model: str) -> str:
 
 
 SIMULATOR_KEY = "sk-simulator"
-"""What the key of a simulator running elsewhere begins with: it tells it from any other server on the same host."""
+"""What the key of a simulator running elsewhere begins with: it tells it from any other server on
+the same host.
+"""
 
 
 @cache
@@ -165,7 +172,9 @@ def is_simulated(endpoint: Provider) -> bool:
 
 
 def protocol_of(endpoint: Provider) -> Protocol:
-    """Anthropic's Messages where the address says so, Responses where it is certain to exist, else Chat Completions."""
+    """Anthropic's Messages where the address says so, Responses where it is certain to exist, else
+    Chat Completions.
+    """
     parts = urlsplit(endpoint.base_url)
     if parts.hostname == "api.anthropic.com" or parts.path.rstrip("/").endswith(("/anthropic", "/anthropic/v1")):
         return "anthropic"
@@ -179,9 +188,11 @@ _YES_NO = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false
 
 
 def read_capabilities(text: str) -> dict[str, bool | str]:
-    """Overrides as a setting says them: the name of a server, then `capability=yes` or `=no`, with commas between.
+    """Overrides as a setting says them: the name of a server, then `capability=yes` or `=no`, with
+    commas between.
 
-    `takes_` may be left out of a name. Raises ConfigurationError that names everything that is wrong.
+    `takes_` may be left out of a name. Raises ConfigurationError that names everything that is
+    wrong.
     """
     overrides: dict[str, bool | str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):

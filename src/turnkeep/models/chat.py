@@ -1,7 +1,8 @@
-"""Answers over Chat Completions, the protocol that every compatible server speaks, each a little differently.
+"""Answers over Chat Completions, the protocol that every compatible server speaks, each a little
+differently.
 
-What an answer is gets decided by what arrived, not by what the server calls it: tool calls make it ``calls``
-whatever the finish reason says, and an answer without any sign of its end has failed.
+What an answer is gets decided by what arrived, not by what the server calls it: tool calls make it
+``calls`` whatever the finish reason says, and an answer without any sign of its end has failed.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ _CALLS = ("tool_calls", "function_call")
 
 
 class ChatReader:
-    """Reads one answer. `items` is the transcript, `names` are those of the tools; `site` is whose the answer is."""
+    """Reads one answer.
+
+    `items` is the transcript, `names` are those of the tools; `site` is whose the answer is.
+    """
 
     def __init__(self, reply: Reply, *, items: Sequence[Item], site: str = "", names: ToolNames | None = None) -> None:
         self.is_done = False
@@ -222,7 +226,10 @@ class ChatReader:
         yield from self._add_text(text)
 
     def _news(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """What a whole message adds to what has come. Calls are left as they are: `Pieces` knows its own."""
+        """What a whole message adds to what has come.
+
+        Calls are left as they are: `CallPieces` knows its own.
+        """
         refusal = text_of_content(message.get("refusal"))
         self._is_refusal = self._is_refusal or bool(refusal)
         text = self._unsaid(text_of_content(message.get("content")) + refusal)
@@ -266,7 +273,9 @@ class ChatReader:
 
 
 def _only_text(chunk: dict[str, Any]) -> str:
-    """The text of a chunk that brings nothing else: nearly all of them, so they take the shortest way."""
+    """The text of a chunk that brings nothing else: nearly all of them, so they take the shortest
+    way.
+    """
     choices = chunk.get("choices")
     if not choices or len(choices) != 1:
         return ""

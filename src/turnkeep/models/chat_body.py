@@ -51,7 +51,9 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
 
 
 def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities) -> list[dict[str, Any]]:
-    """A transcript in the words of the API: thoughts and calls belong to the assistant's message around them."""
+    """A transcript in the words of the API: thoughts and calls belong to the assistant's message
+    around them.
+    """
     result: list[dict[str, Any]] = []
     if instructions:
         result.append({"role": caps.system_role, "content": instructions})

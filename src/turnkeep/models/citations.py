@@ -12,8 +12,8 @@ from turnkeep.models.reading import label, mapping
 def citations_of_annotations(annotations: object, *, offset: int = 0) -> list[Citation]:
     """The citations among the annotations of a text that begins at `offset` of its item.
 
-    Both protocols of OpenAI: an annotation holds its fields itself, or in an object by the name of its type. What
-    cites nothing, and what is no annotation, is left out.
+    Both protocols of OpenAI: an annotation holds its fields itself, or in an object by the name of
+    its type. What cites nothing, and what is no annotation, is left out.
     """
     if not isinstance(annotations, list):
         return []
@@ -22,7 +22,9 @@ def citations_of_annotations(annotations: object, *, offset: int = 0) -> list[Ci
 
 
 def citations_of_sources(chunk: Mapping[str, Any]) -> list[Citation]:
-    """Sources that stand beside an answer without a place in it (Perplexity's `search_results`, `citations`)."""
+    """Sources that stand beside an answer without a place in it (Perplexity's `search_results`,
+    `citations`).
+    """
     results = chunk.get("search_results") or chunk.get("citations")
     if not isinstance(results, list):
         return []

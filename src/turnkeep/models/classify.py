@@ -1,8 +1,8 @@
 """From what a provider said to what we do about it.
 
-A pure function: first by the codes, then by the sentences of `servers.toml`, then by status. Providers put the same
-errors into HTTP answers, into `error` events, into `response.failed` and into chunks of a stream that began with 200:
-all of them come through here.
+A pure function: first by the codes, then by the sentences of `servers.toml`, then by status.
+Providers put the same errors into HTTP answers, into `error` events, into `response.failed` and
+into chunks of a stream that began with 200: all of them come through here.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def classify(
 ) -> ModelError:
     """The error that this answer means; `status` is 200 for what arrives inside a stream.
 
-    `body` is the raw body or the decoded object. The message is scrubbed of `secrets` and of everything that looks
-    like a key, and at most 500 characters long. `retry_after` is set where the provider named a time, never to more
-    than ten minutes.
+    `body` is the raw body or the decoded object. The message is scrubbed of `secrets` and of
+    everything that looks like a key, and at most 500 characters long. `retry_after` is set where
+    the provider named a time, never to more than ten minutes.
     """
     document = _decode(body)
     fault = read_fault(status, document)
@@ -164,7 +164,9 @@ def _find(body: object) -> object:
 
 
 def _words_beside(body: Mapping[str, Any], error: object) -> object:
-    """The error where `error` is no object: its words, unless it only says what the status says, like `Bad Request`."""
+    """The error where `error` is no object: its words, unless it only says what the status says,
+    like `Bad Request`.
+    """
     if isinstance(error, list) and error:
         return {**body, "message": error}
     if not isinstance(error, str) or not error or "code" in body:
@@ -176,7 +178,9 @@ _PHRASES = frozenset(status.phrase for status in HTTPStatus)
 
 
 def _text(value: object) -> str:
-    """The words of a value; of a list of complaints what and where, not the input that some servers repeat in them."""
+    """The words of a value; of a list of complaints what and where, not the input that some servers
+    repeat in them.
+    """
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, list):
@@ -240,7 +244,9 @@ def _kind(fault: ProviderFault, wait: float | None) -> type[ModelError]:
 
 
 def _may_mean(means: Meaning, fault: ProviderFault, wait: float | None) -> bool:
-    """A server that asks to wait is a limit, whatever its sentence sounds like: `429` and `quota … retry in 36 s`."""
+    """A server that asks to wait is a limit, whatever its sentence sounds like: `429` and `quota …
+    retry in 36 s`.
+    """
     if fault.status == 429:
         return means == "quota" and wait is None
     return means != "rate_limit" or fault.status < 500
@@ -344,7 +350,9 @@ _FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success")
 
 
 def complaint_in(event: Mapping[str, Any]) -> object | None:
-    """What may be an error in a form of its own: what an answer that never came is explained with, and no more."""
+    """What may be an error in a form of its own: what an answer that never came is explained with,
+    and no more.
+    """
     if any(event.get(name) for name in _COMPLAINING):
         return event
     is_said = isinstance(event.get("message"), str) or isinstance(event.get("msg"), str)

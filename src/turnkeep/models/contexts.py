@@ -1,6 +1,8 @@
-"""How many tokens a model takes that no table knows: what its server tells, else what a refusal has taught.
+"""How many tokens a model takes that no table knows: what its server tells, else what a refusal has
+taught.
 
-Local servers run any model with any context; sending more than fits is refused by some and cut in silence by others.
+Local servers run any model with any context; sending more than fits is refused by some and cut in
+silence by others.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ _FIELDS = (
 
 
 class ContextSizes:
-    """The contexts of the models at one endpoint, in tokens. Each model is asked for once in the life of a process."""
+    """The contexts of the models at one endpoint, in tokens.
+
+    Each model is asked for once in the life of a process.
+    """
 
     def __init__(self, endpoint: Provider | None = None) -> None:
         """Without an endpoint nobody is asked; what refusals teach is remembered all the same."""
@@ -41,7 +46,10 @@ class ContextSizes:
         self._asking = asyncio.Lock()
 
     async def ask_server(self, model: str) -> int | None:
-        """What the server says of this model; None where it does not say. Never raises, and waits a few seconds."""
+        """What the server says of this model; None where it does not say.
+
+        Never raises, and waits a few seconds.
+        """
         if self._endpoint is None or len(self._server_sizes) > MODELS:
             return None
         # Runs that start together ask once.
@@ -55,7 +63,9 @@ class ContextSizes:
         return self._learned_sizes.get(model)
 
     def learn(self, model: str, *, window: int | None, tokens: int) -> None:
-        """A request of so many tokens (our count) was too long; `window` where the refusal named the size."""
+        """A request of so many tokens (our count) was too long; `window` where the refusal named
+        the size.
+        """
         # Where the refusal names no size, three quarters of what was too long: a few refusals reach
         # it.
         size = window if window is not None and LEAST <= window <= MOST else tokens * 3 // 4
@@ -65,7 +75,9 @@ class ContextSizes:
 
 
 async def _ask(endpoint: Provider, model: str) -> int | None:
-    """The list of models says it at most servers; who owns a model tells which other door knows it better."""
+    """The list of models says it at most servers; who owns a model tells which other door knows it
+    better.
+    """
     entry = _entry(await look_up(endpoint, "/models"), model)
     owner = str(entry.get("owned_by", "")).lower()
     if size := _size(entry):
@@ -80,7 +92,9 @@ async def _ask(endpoint: Provider, model: str) -> int | None:
 
 
 async def _ask_ollama(endpoint: Provider, model: str) -> int | None:
-    """What it runs with, else what is set, else what the model could; Ollama cuts longer requests in silence."""
+    """What it runs with, else what is set, else what the model could; Ollama cuts longer requests
+    in silence.
+    """
     running = _entry(await look_up(endpoint, "/api/ps", from_root=True), model, "models")
     if size := _size(running):
         return size

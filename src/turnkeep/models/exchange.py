@@ -1,4 +1,6 @@
-"""One request, one answer: what both protocols have in common around their own way of reading frames."""
+"""One request, one answer: what both protocols have in common around their own way of reading
+frames.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,10 @@ class AnswerReader(Protocol):
         ...
 
     def ending(self) -> Iterator[StreamPart]:
-        """What is left to say, `Finish` last. Raises AnswerMalformed when there was no terminal event."""
+        """What is left to say, `Finish` last.
+
+        Raises AnswerMalformed when there was no terminal event.
+        """
         ...
 
 
@@ -63,10 +68,12 @@ class Asker:
         self._lessons = lessons
 
     async def exchange(self, model: str, put: Callable[[Capabilities], Asking]) -> AsyncGenerator[StreamPart, None]:
-        """Send a request and yield the parts of its answer, `Finish` last and with the connection already free.
+        """Send a request and yield the parts of its answer, `Finish` last and with the connection
+        already free.
 
-        `put` puts the request into words. One that is refused for its form is made again in the form that the refusal
-        asks for, before anything was yielded, a few times at most. Closing the generator closes the connection at once.
+        `put` puts the request into words. One that is refused for its form is made again in the
+        form that the refusal asks for, before anything was yielded, a few times at most. Closing
+        the generator closes the connection at once.
         """
         # Up to its first part an answer may still be a refusal, which another form can get around.
         reply, reader, parts = await self._open(model, put)
@@ -117,7 +124,9 @@ _Opening = tuple[Reply, AnswerReader, Iterator[StreamPart]]
 
 
 async def _begin(client: Client, path: str, asking: Asking) -> _Opening:
-    """The answer to one request, with its first parts; raises what it begins with when that is a failure."""
+    """The answer to one request, with its first parts; raises what it begins with when that is a
+    failure.
+    """
     reply = await client.post(path, asking.body, asking.headers)
     try:
         reader = asking.reading(reply)

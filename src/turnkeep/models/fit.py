@@ -1,10 +1,11 @@
 """Makes a request fit its server: the last step before it is put into the words of a protocol.
 
-A transcript holds what people, models and tools said, also what another server's model said: ids of any form, names
-that a model mangled, pictures, thoughts, turns without a text. A server that refuses one entry of the past would
-refuse every later message of its thread. So all that a server is known not to take is replaced here, by what says the
-same: always where nothing is lost, and where something is lost as its capabilities say. The transcript itself stays as
-it is. Pure: the same request and capabilities give the same result, so that prefixes stay cached.
+A transcript holds what people, models and tools said, also what another server's model said: ids of
+any form, names that a model mangled, pictures, thoughts, turns without a text. A server that
+refuses one entry of the past would refuse every later message of its thread. So all that a server
+is known not to take is replaced here, by what says the same: always where nothing is lost, and
+where something is lost as its capabilities say. The transcript itself stays as it is. Pure: the
+same request and capabilities give the same result, so that prefixes stay cached.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ EARLIER = "(earlier conversation)"
 
 @dataclass(frozen=True, slots=True)
 class ToolNames:
-    """Names of tools as a server takes them, and back. Servers agree on letters, digits, `_` and `-`, up to 64."""
+    """Names of tools as a server takes them, and back.
+
+    Servers agree on letters, digits, `_` and `-`, up to 64.
+    """
 
     names_sent: Mapping[str, str]
     """By our name the name that is sent."""
@@ -69,7 +73,9 @@ class ToolNames:
         return self.names_sent.get(name) or _fit_name(name)
 
     def here(self, name: str) -> str:
-        """Our name of what a model called: without what models put around it, if that gives a tool that exists."""
+        """Our name of what a model called: without what models put around it, if that gives a tool
+        that exists.
+        """
         ours = {fit: name for name, fit in self.names_sent.items()}
         for spelling in (name, name.strip(), *_bare_names(name.strip())):
             if spelling in ours:
@@ -78,7 +84,9 @@ class ToolNames:
 
 
 def _bare_names(name: str) -> Iterator[str]:
-    """`look_up<|channel|>commentary` of gpt-oss, `functions.look_up:0` of Kimi, `default_api.look_up` of Gemini."""
+    """`look_up<|channel|>commentary` of gpt-oss, `functions.look_up:0` of Kimi,
+    `default_api.look_up` of Gemini.
+    """
     bare = name.partition("<|")[0].strip()
     yield bare
     bare = bare.removeprefix("functions.").removeprefix("default_api.").removeprefix("default_api:")
@@ -97,8 +105,9 @@ class Fit:
 def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
     """The request as the server at this site takes it.
 
-    Guarantees: pairs stay pairs, user items keep their order and words, nothing that was attached at another site is
-    left, the last turn keeps its pictures and files (a server that refuses these says so to who sent them).
+    Guarantees: pairs stay pairs, user items keep their order and words, nothing that was attached
+    at another site is left, the last turn keeps its pictures and files (a server that refuses these
+    says so to who sent them).
     """
     names = ToolNames.of(tool.name for tool in request.tools)
     items = list(_without_blank_texts(_own(_without_old_media(request, caps), caps, site)))
@@ -180,7 +189,9 @@ def _content_without_blanks(content: Content) -> Content:
 
 
 def _respell_calls(items: list[Item], names: ToolNames, form: CallIdForm) -> list[Item]:
-    """The items with names and ids of calls in the form of the server; one call has one id, no two have the same."""
+    """The items with names and ids of calls in the form of the server; one call has one id, no two
+    have the same.
+    """
     own = _own_ids(items)
     ids = _ids((own[place] for place in sorted(own)), form)
     result: list[Item] = []
@@ -200,7 +211,9 @@ def _respell_calls(items: list[Item], names: ToolNames, form: CallIdForm) -> lis
 
 
 def _own_ids(items: Sequence[Item]) -> dict[int, str]:
-    """By the place of each call and output the id of the call, made different where two calls have the same."""
+    """By the place of each call and output the id of the call, made different where two calls have
+    the same.
+    """
     own: dict[int, str] = {}
     times: Counter[str] = Counter()
     waiting: defaultdict[str, deque[str]] = defaultdict(deque)
@@ -225,7 +238,9 @@ _FORMS: dict[CallIdForm, tuple[re.Pattern[str], Callable[[str], str]]] = {
 
 
 def _ids(call_ids: Iterable[str], form: CallIdForm) -> dict[str, str]:
-    """By each id the one that is sent: itself where it has the form, else always the same other one."""
+    """By each id the one that is sent: itself where it has the form, else always the same other
+    one.
+    """
     pattern, make = _FORMS[form]
     distinct_ids = list(dict.fromkeys(call_ids))
     ids = {call_id: call_id for call_id in distinct_ids if pattern.fullmatch(call_id)}

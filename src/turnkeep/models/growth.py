@@ -1,4 +1,6 @@
-"""Messages that come whole where pieces belong: some servers say everything so far again, some only what is new."""
+"""Messages that come whole where pieces belong: some servers say everything so far again, some only
+what is new.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,12 @@ from typing import Any
 
 
 class Growth:
-    """One field of such messages. Losing a word is worse than saying one twice, so what cannot be told apart is added.
+    """One field of such messages.
 
-    What came in pieces before is never added to by a message in other words: it is the same text, trimmed or mended.
+    Losing a word is worse than saying one twice, so what cannot be told apart is added.
+
+    What came in pieces before is never added to by a message in other words: it is the same text,
+    trimmed or mended.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,6 @@
-"""Tools that run at the provider: what an assistant names them, what is asked for, what comes back of them."""
+"""Tools that run at the provider: what an assistant names them, what is asked for, what comes back
+of them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _RESULTS = {
 
 
 def for_anthropic(tools: Iterable[Tool]) -> list[dict[str, Any]]:
-    """Hosted tools in Anthropic's words; those that are in them already, and those it does not have, as they are."""
+    """Hosted tools in Anthropic's words; those that are in them already, and those it does not
+    have, as they are.
+    """
     return [_at_anthropic(tool) for tool in tools]
 
 
@@ -42,7 +46,9 @@ def _at_anthropic(tool: Tool) -> dict[str, Any]:
 
 
 def for_responses(tools: Iterable[Tool]) -> list[dict[str, Any]]:
-    """Hosted tools in the words of OpenAI; those that are in them already, and those it does not have, as they are."""
+    """Hosted tools in the words of OpenAI; those that are in them already, and those it does not
+    have, as they are.
+    """
     return [_at_openai(tool) for tool in tools]
 
 
@@ -63,7 +69,10 @@ def results_of(tools: Iterable[Tool]) -> list[str]:
 
 
 def hosted_item(raw: Mapping[str, Any], site: str | None) -> HostedItem:
-    """What a tool of OpenAI did, as an item. Raises ModelRefused for one that waits for an approval."""
+    """What a tool of OpenAI did, as an item.
+
+    Raises ModelRefused for one that waits for an approval.
+    """
     kind = label(raw.get("type")) or "unknown"
     if kind == "mcp_approval_request":
         where = label(raw.get("server_label")) or "a server"

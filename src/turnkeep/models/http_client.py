@@ -1,7 +1,7 @@
 """One request to a provider and its answer as a stream of frames, under two watchdogs.
 
-`Client` keeps the connections of one endpoint, `Reply` is one answer while it arrives. Nothing is repeated here, and
-every failure of the network, of HTTP or of time comes out as a `ModelError`.
+`Client` keeps the connections of one endpoint, `Reply` is one answer while it arrives. Nothing is
+repeated here, and every failure of the network, of HTTP or of time comes out as a `ModelError`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Client:
     async def post(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
         """Send one request and wait for the head of its answer; the caller closes the reply.
 
-        Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time, ModelUnreachable
-        without a connection.
+        Raises ModelError: what the answer's status means, ModelTimedOut without an answer in time,
+        ModelUnreachable without a connection.
         """
         return await self._send("POST", self.endpoint.url(path), headers=headers, data=_payload(body))
 
@@ -146,14 +146,16 @@ class Reply:
         return classify(200, self.headers, error, secrets=self._endpoint.secrets)
 
     def failure_without_end(self, complaint: object, end: str) -> ModelError:
-        """What a stream means that stopped without its `end`: the complaint in it, if there was one."""
+        """What a stream means that stopped without its `end`: the complaint in it, if there was
+        one.
+        """
         return self.failure(complaint) if complaint else AnswerMalformed(f"the stream ended without {end}")
 
     async def read(self) -> list[Frame] | None:
         """The frames of the next bytes (perhaps none), None at a clean end.
 
-        Raises ModelTimedOut after silence, ModelUnavailable when the connection breaks, AnswerMalformed for what is
-        no stream of events.
+        Raises ModelTimedOut after silence, ModelUnavailable when the connection breaks,
+        AnswerMalformed for what is no stream of events.
         """
         if not (data := await self._arrival()):
             return self._unterminated_frames() or None
@@ -171,12 +173,17 @@ class Reply:
             self._dog.since = None
 
     def _unterminated_frames(self) -> list[Frame]:
-        """What the end left without its blank line, unless it was cut off. The standard drops it, servers mean it."""
+        """What the end left without its blank line, unless it was cut off.
+
+        The standard drops it, servers mean it.
+        """
         # Half an event that is no JSON was cut off; nobody can say what it would have been.
         return [frame for frame in self._framer.rest() if is_json(frame[1])]
 
     def hurry(self, limit: float) -> None:
-        """From here on less silence is borne: the answer is complete, only its trimmings are missing."""
+        """From here on less silence is borne: the answer is complete, only its trimmings are
+        missing.
+        """
         if limit < self._dog.limit:
             self._dog.allow(limit)
 
@@ -216,9 +223,11 @@ class Reply:
 
 
 class Watchdog:
-    """Calls `bark` when what began at `since` takes longer than `limit` seconds; at rest while `since` is None.
+    """Calls `bark` when what began at `since` takes longer than `limit` seconds; at rest while
+    `since` is None.
 
-    One timer per answer, set anew only when it fires: watching costs two assignments, not a timer per token.
+    One timer per answer, set anew only when it fires: watching costs two assignments, not a timer
+    per token.
     """
 
     __slots__ = ("_bark", "_loop", "_timer", "has_barked", "limit", "since")
@@ -255,7 +264,8 @@ async def look_up(
 ) -> object:
     """One JSON document of a server, beneath its base URL or its host; None for whatever is none.
 
-    Never raises for what the server does, and waits `LOOK_UP_TIME` at most: it is good to know, not needed.
+    Never raises for what the server does, and waits `LOOK_UP_TIME` at most: it is good to know, not
+    needed.
     """
     url = endpoint.root_url(path) if from_root else endpoint.url(path)
     data = b""
@@ -288,7 +298,9 @@ def _connector(endpoint: Provider) -> aiohttp.BaseConnector:
 
 
 class _DialConnector(aiohttp.BaseConnector):
-    """Connections that somebody has opened: aiohttp's own connectors know ports, and paths that others may open."""
+    """Connections that somebody has opened: aiohttp's own connectors know ports, and paths that
+    others may open.
+    """
 
     def __init__(self, dial: Callable[[], Awaitable[socket.socket]]) -> None:
         super().__init__(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE)

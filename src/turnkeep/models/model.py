@@ -1,7 +1,7 @@
 """The contract between a run and whoever answers.
 
-A model is a stateless function: everything it may know is in the request, and nothing it keeps on its
-side is ever needed again. One file per provider protocol implements `Model`.
+A model is a stateless function: everything it may know is in the request, and nothing it keeps on
+its side is ever needed again. One file per provider protocol implements `Model`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from turnkeep.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """What the model is told of a tool. `parameters` is a JSON schema; `strict` where the schema allows it."""
+    """What the model is told of a tool.
+
+    `parameters` is a JSON schema; `strict` where the schema allows it.
+    """
 
     name: str
     description: str
@@ -26,13 +29,15 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One step. `items` are complete and paired: each call has exactly one output. `current` is how many of the last
-    of them belong to this turn; None: all from the last user's turn on.
+    """One step. `items` are complete and paired: each call has exactly one output.
 
-    `parameters` (temperature, max_output_tokens, presence_penalty, frequency_penalty, reasoning, …) are sent
-    only where the server takes them. `labels` (run, tenant, thread, attempt: short ASCII strings) travel as metadata
-    or headers and
-    never change the answer. `cache_key` groups requests that share a prefix; `user` is a hash of the end user.
+    `current` is how many of the last of them belong to this turn; None: all from the last user's
+    turn on.
+
+    `parameters` (temperature, max_output_tokens, presence_penalty, frequency_penalty, reasoning, …)
+    are sent only where the server takes them. `labels` (run, tenant, thread, attempt: short ASCII
+    strings) travel as metadata or headers and never change the answer. `cache_key` groups requests
+    that share a prefix; `user` is a hash of the end user.
     """
 
     model: str
@@ -78,7 +83,10 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ItemDone:
-    """One finished output item: text, reasoning, a provider's own tool or a call. The order is the provider's."""
+    """One finished output item: text, reasoning, a provider's own tool or a call.
+
+    The order is the provider's.
+    """
 
     item: AssistantItem | ReasoningItem | HostedItem | CallItem
 
@@ -87,9 +95,10 @@ class ItemDone:
 class Finish:
     """The terminal event, always last and exactly once. Without it the stream has failed.
 
-    `reason`: ``stop``; ``calls`` (decided by the calls received, never by the provider's word alone); ``pause`` (the
-    provider wants to be asked again with what it has said, to go on); or the answer is incomplete: ``length``,
-    ``filter``, ``refusal``. `usage` counts one request; its cost is not set here.
+    `reason`: ``stop``; ``calls`` (decided by the calls received, never by the provider's word
+    alone); ``pause`` (the provider wants to be asked again with what it has said, to go on); or the
+    answer is incomplete: ``length``, ``filter``, ``refusal``. `usage` counts one request; its cost
+    is not set here.
     """
 
     reason: Literal["stop", "calls", "pause", "length", "filter", "refusal"]
@@ -105,15 +114,17 @@ class Model(Protocol):
     """Where answers come from."""
 
     endpoint: str
-    """Names endpoint and key for circuits and pace: host plus a digest of the key, never the key."""
+    """Names endpoint and key for circuits and pace: host plus a digest of the key, never the key.
+    """
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         """Yield `Began`, then deltas, thoughts and finished items in order, then one `Finish`.
 
-        Guarantees: one HTTP request, never repeated here. Closing the iterator (`aclose`, or cancelling the
-        task that reads it) closes the connection at once. Every failure, of whichever surface (status, error
-        event, nested error, silence, clean end without a terminal event, garbage), is raised as a
-        `ModelError` of `turnkeep.errors`; partial deltas may have been yielded before.
+        Guarantees: one HTTP request, never repeated here. Closing the iterator (`aclose`, or
+        cancelling the task that reads it) closes the connection at once. Every failure, of
+        whichever surface (status, error event, nested error, silence, clean end without a terminal
+        event, garbage), is raised as a `ModelError` of `turnkeep.errors`; partial deltas may have
+        been yielded before.
         """
         ...
 
@@ -126,8 +137,9 @@ class Model(Protocol):
 class BackgroundModel(Model, Protocol):
     """A model whose provider can work in the background.
 
-    With `background`, what it answers can be gone on with by the id that `Began` gives (`ModelRequest.response_id`), by
-    another process too: the parts come again from the first on. ResponseLost says that it is no longer there.
+    With `background`, what it answers can be gone on with by the id that `Began` gives
+    (`ModelRequest.response_id`), by another process too: the parts come again from the first on.
+    ResponseLost says that it is no longer there.
     """
 
     @property

@@ -1,7 +1,7 @@
 """The last look at a transcript before it becomes a request: every call has exactly one output.
 
-Providers refuse a request with a call that lacks its output, an output that lacks its call, or a reasoning item
-that lacks what it led to; one such item would make a thread unanswerable for ever.
+Providers refuse a request with a call that lacks its output, an output that lacks its call, or a
+reasoning item that lacks what it led to; one such item would make a thread unanswerable for ever.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ OUTCOME_UNKNOWN = "outcome unknown, interrupted"
 def pair(items: Sequence[Item]) -> list[Item]:
     """The same transcript, fit to be sent.
 
-    Guarantees: each call is followed, right after the group of calls it belongs to, by exactly one output, made up
-    with status ``unknown`` where none is there; outputs without a call and second outputs are gone; a reasoning
-    item stays before its call or answer and is gone without one. All else is kept, in order. A transcript that is
-    fit already comes back as it is, and pairing twice is pairing once.
+    Guarantees: each call is followed, right after the group of calls it belongs to, by exactly one
+    output, made up with status ``unknown`` where none is there; outputs without a call and second
+    outputs are gone; a reasoning item stays before its call or answer and is gone without one. All
+    else is kept, in order. A transcript that is fit already comes back as it is, and pairing twice
+    is pairing once.
     """
     return without_idle_reasoning(_regroup(*_match(items)))
 
 
 def repair(items: Sequence[Item]) -> list[Item]:
-    """What to send once more after a provider refused a paired transcript: the same without reasoning items.
+    """What to send once more after a provider refused a paired transcript: the same without
+    reasoning items.
 
     They are sealed by the provider and may no longer be readable to it (other key, other server).
     """
@@ -34,7 +36,9 @@ def repair(items: Sequence[Item]) -> list[Item]:
 
 
 def _match(items: Sequence[Item]) -> tuple[list[Item], dict[int, int]]:
-    """The items without stray outputs, and the place of each answered call with the place of its output."""
+    """The items without stray outputs, and the place of each answered call with the place of its
+    output.
+    """
     waiting: defaultdict[str, deque[int]] = defaultdict(deque)
     result: list[Item] = []
     output_of: dict[int, int] = {}

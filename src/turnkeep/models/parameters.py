@@ -1,6 +1,8 @@
-"""The parameters of a request in the words of each protocol, without those the server or the model does not take.
+"""The parameters of a request in the words of each protocol, without those the server or the model
+does not take.
 
-Either protocol's names may be used; ours are those of Responses (`max_output_tokens`, `reasoning`, `text`).
+Either protocol's names may be used; ours are those of Responses (`max_output_tokens`, `reasoning`,
+`text`).
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ _OBJECTS = _names("reasoning text response_format prediction logit_bias prompt_c
 
 
 def wrong_form(parameters: Mapping[str, Any]) -> str | None:
-    """What is wrong with these parameters, if they cannot be put into a request; their values are the server's matter.
+    """What is wrong with these parameters, if they cannot be put into a request; their values are
+    the server's matter.
 
     The same holds of the format in ``text``.
     """
@@ -87,7 +90,9 @@ def chat_parameters(request: ModelRequest, caps: Capabilities) -> dict[str, Any]
 
 
 def origin_fields(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
-    """Whose request it is, as far as the server takes that: labels, the group of the prompt cache, the end user."""
+    """Whose request it is, as far as the server takes that: labels, the group of the prompt cache,
+    the end user.
+    """
     fields: dict[str, Any] = {}
     if caps.takes_metadata and request.labels:
         fields["metadata"] = dict(request.labels)

@@ -1,8 +1,8 @@
 """The tool calls of one answer while their pieces arrive, told apart however a server numbers them.
 
-Known ways: by index; by id without an index; by nothing at all, where a name begins a call; every call on index 0;
-whole calls in one piece; the old `function_call`. Nothing is guessed beyond that: arguments that make no sense are
-left as they came, and the tool says so to the model.
+Known ways: by index; by id without an index; by nothing at all, where a name begins a call; every
+call on index 0; whole calls in one piece; the old `function_call`. Nothing is guessed beyond that:
+arguments that make no sense are left as they came, and the tool says so to the model.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class CallPieces:
 
     @property
     def calls(self) -> list[Piecework]:
-        """The calls in the order in which they began. Raises AnswerMalformed for arguments of no function."""
+        """The calls in the order in which they began.
+
+        Raises AnswerMalformed for arguments of no function.
+        """
         calls = [call for call in self._calls if call.name or call.text.strip()]
         # Left out, the call would be missing from the turn, and nobody would know.
         if any(not call.name for call in calls):
@@ -101,7 +104,9 @@ class CallPieces:
         return call
 
     def _find(self, index: object, call_id: str, name: str) -> Piecework | None:
-        """The call that a piece goes on with; without an index the id decides, without an id the name begins one."""
+        """The call that a piece goes on with; without an index the id decides, without an id the
+        name begins one.
+        """
         if index is None:
             if call_id:
                 return next((call for call in self._calls if call.id == call_id), None)
@@ -176,7 +181,9 @@ def arguments_of(value: object) -> str:
 
 
 def _clean_arguments(text: str) -> str:
-    """Arguments without an empty object before the real one, unwrapped where they were encoded twice."""
+    """Arguments without an empty object before the real one, unwrapped where they were encoded
+    twice.
+    """
     text = repair_text(text)
     if text.strip().lower() in _NOTHING:
         return "{}"

@@ -17,8 +17,9 @@ ANTHROPIC = "https://api.anthropic.com/v1"
 
 FIRST_EVENT = 60.0
 FIRST_LOCAL_EVENT = 240.0
-"""A model server of one's own loads a model when it is asked, and reads a long prompt at the pace of its machine; one
-that is hung up on begins again from nothing. A run has five minutes in all."""
+"""A model server of one's own loads a model when it is asked, and reads a long prompt at the pace
+of its machine; one that is hung up on begins again from nothing. A run has five minutes in all.
+"""
 
 
 def patience_with(base_url: str) -> float:
@@ -35,13 +36,13 @@ def patience_with(base_url: str) -> float:
 class Provider:
     """One address and the credentials for it. Nothing secret shows in its `repr`.
 
-    `headers` are sent with every request and win over ours. `ca_file` is trusted besides the system's authorities.
-    `capabilities` overrides what we believe the server takes (names of `Capabilities`, and `server` for an entry of
-    its table). Timeouts in seconds:
-    `connect_timeout` until the connection stands, `first_event_timeout` until anything is answered,
-    `idle_timeout` between two arrivals; comments and pings count as arrivals. `dial` makes connections
-    that are open already, where the server is reached by no address.
-    Raises ConfigurationError for an address or a header that cannot be used.
+    `headers` are sent with every request and win over ours. `ca_file` is trusted besides the
+    system's authorities. `capabilities` overrides what we believe the server takes (names of
+    `Capabilities`, and `server` for an entry of its table). Timeouts in seconds: `connect_timeout`
+    until the connection stands, `first_event_timeout` until anything is answered, `idle_timeout`
+    between two arrivals; comments and pings count as arrivals. `dial` makes connections that are
+    open already, where the server is reached by no address. Raises ConfigurationError for an
+    address or a header that cannot be used.
     """
 
     base_url: str = OPENAI
@@ -74,7 +75,9 @@ class Provider:
 
     @property
     def site(self) -> str:
-        """Host and path of the base URL: what was sealed or signed here can be read here, whatever the key."""
+        """Host and path of the base URL: what was sealed or signed here can be read here, whatever
+        the key.
+        """
         return self.host + urlsplit(self.base_url).path.rstrip("/")
 
     @property
@@ -92,7 +95,9 @@ class Provider:
         return tuple(value for value in (self.api_key, *sorted(self.headers.values())) if value)
 
     def root_url(self, path: str) -> str:
-        """The address of what a server offers beside its API: beneath the base URL without its ``/v1``."""
+        """The address of what a server offers beside its API: beneath the base URL without its
+        ``/v1``.
+        """
         parts = urlsplit(self.base_url)
         return urlunsplit(parts._replace(path=parts.path.rstrip("/").removesuffix("/v1") + path, query="", fragment=""))
 

@@ -1,7 +1,8 @@
-"""What a server says, read as far as it makes sense: what only decorates may be odd, what carries meaning may not.
+"""What a server says, read as far as it makes sense: what only decorates may be odd, what carries
+meaning may not.
 
-The readers decode with orjson and come here for the few events that it does not take, or that hold other types than
-the API describes.
+The readers decode with orjson and come here for the few events that it does not take, or that hold
+other types than the API describes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from turnkeep.errors import AnswerMalformed, AnswerUnreadable
 
 
 def words(value: object) -> str:
-    """A text; nothing is an empty one, a number its digits. Raises AnswerUnreadable for anything else."""
+    """A text; nothing is an empty one, a number its digits.
+
+    Raises AnswerUnreadable for anything else.
+    """
     if type(value) is str:
         return value
     if value is None:
@@ -30,7 +34,9 @@ def words(value: object) -> str:
 
 
 def label(value: object) -> str | None:
-    """The name of something (an id, a model), None where there is none or what is there names nothing."""
+    """The name of something (an id, a model), None where there is none or what is there names
+    nothing.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value else None
@@ -42,7 +48,10 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 
 def entries(value: object) -> Sequence[Any]:
-    """A list, or its one entry that stands alone. Raises AnswerUnreadable for anything else that is not empty."""
+    """A list, or its one entry that stands alone.
+
+    Raises AnswerUnreadable for anything else that is not empty.
+    """
     if isinstance(value, list):
         return value
     if isinstance(value, Mapping):
@@ -53,7 +62,9 @@ def entries(value: object) -> Sequence[Any]:
 
 
 def text_of_content(content: object) -> str:
-    """The words of a content: a text, or the texts among its parts; thoughts and pictures in it are no words."""
+    """The words of a content: a text, or the texts among its parts; thoughts and pictures in it are
+    no words.
+    """
     if isinstance(content, list):
         return "".join(_part(part) for part in content)
     if isinstance(content, Mapping) and isinstance(content.get("text"), str):
@@ -136,11 +147,13 @@ def is_json(text: str | bytes) -> bool:
 
 
 def json_values(data: bytes) -> list[Any]:
-    """The JSON values in the data of one event: usually one, several where a server glued events together.
+    """The JSON values in the data of one event: usually one, several where a server glued events
+    together.
 
-    Takes what Python servers write (NaN, raw control characters) and broken UTF-8, whose bytes become lone surrogates
-    for `Halves`. What is no JSON at all (heartbeats, remarks) is no value. Raises AnswerMalformed for an object that
-    is cut off or damaged: it may have carried a part of the answer.
+    Takes what Python servers write (NaN, raw control characters) and broken UTF-8, whose bytes
+    become lone surrogates for `Halves`. What is no JSON at all (heartbeats, remarks) is no value.
+    Raises AnswerMalformed for an object that is cut off or damaged: it may have carried a part of
+    the answer.
     """
     # A byte that is none of UTF-8 may be half a character: its other half comes with the next
     # event.
@@ -171,7 +184,9 @@ _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 class Halves:
-    """Joins characters that a server cut in two: halves of a surrogate pair, or the bytes of one character."""
+    """Joins characters that a server cut in two: halves of a surrogate pair, or the bytes of one
+    character.
+    """
 
     def __init__(self) -> None:
         self._high = ""
@@ -188,7 +203,9 @@ class Halves:
         return self.join(text, final=final) if final or self.waiting or not is_whole(text) else text
 
     def join(self, text: str, *, final: bool = False) -> str:
-        """The whole characters so far; what stays alone is U+FFFD, at the end (`final`) the last half too."""
+        """The whole characters so far; what stays alone is U+FFFD, at the end (`final`) the last
+        half too.
+        """
         text = _PAIR.sub(_join_pair, self._high + text)
         self._high = ""
         if not final and text and "\ud800" <= text[-1] <= "\udbff":

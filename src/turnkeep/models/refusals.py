@@ -1,8 +1,9 @@
 """What the refusal of a request teaches about its server.
 
-A refusal costs nothing but time, so a request that was refused for its form is made again in the form that the server
-asks for, and the form is remembered for the model at this endpoint. Nothing is learned that would take away what the
-answer is about: the tools, the last turn's pictures, the format of the answer.
+A refusal costs nothing but time, so a request that was refused for its form is made again in the
+form that the server asks for, and the form is remembered for the model at this endpoint. Nothing is
+learned that would take away what the answer is about: the tools, the last turn's pictures, the
+format of the answer.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Lesson:
 
 @dataclass(slots=True)
 class Lessons:
-    """What one endpoint is known to take, by model: what was known of it from the start, and what it has taught."""
+    """What one endpoint is known to take, by model: what was known of it from the start, and what
+    it has taught.
+    """
 
     start: Capabilities
     capabilities: OrderedDict[str, Capabilities] = field(default_factory=OrderedDict)
@@ -48,7 +51,9 @@ class Lessons:
         return self.capabilities.get(model, self.start)
 
     def keep(self, model: str, lesson: Lesson) -> None:
-        """Remember it; the model that was learned of longest ago is forgotten when there are too many."""
+        """Remember it; the model that was learned of longest ago is forgotten when there are too
+        many.
+        """
         self.capabilities[model] = lesson.apply(self.of(model))
         self.capabilities.move_to_end(model)
         if len(self.capabilities) > MODELS:
@@ -71,7 +76,9 @@ def lessons_in(sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of `refusals.toml`; without changes it is about the field, or (`limit`) the number, that is named."""
+    """One entry of `refusals.toml`; without changes it is about the field, or (`limit`) the number,
+    that is named.
+    """
 
     says: re.Pattern[str]
     changes: Mapping[str, Any]
@@ -97,9 +104,11 @@ _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
 def _of_limit(rule: Rule, sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
-    """How long an answer may be, by itself (`most`) or beside the question (`context`, less `input` where it is told).
+    """How long an answer may be, by itself (`most`) or beside the question (`context`, less `input`
+    where it is told).
 
-    Where the question and its past take more than three quarters of the context, the limit is not the trouble.
+    Where the question and its past take more than three quarters of the context, the limit is not
+    the trouble.
     """
     match = rule.says.search(sentence)
     groups = match.groupdict() if match else {}
@@ -148,7 +157,8 @@ _OF_A_VALUE = re.compile(r"\bvalues?\b|one of|must be|between|only supports?\b|a
 
 
 def _of_named(sentence: str, body: Mapping[str, Any]) -> Iterator[Lesson]:
-    """The fields of this request that a refusal names in whatever sentence, where it is one of an unknown field.
+    """The fields of this request that a refusal names in whatever sentence, where it is one of an
+    unknown field.
 
     A name that is a word as well counts only in quotes: `store` is said of many things.
     """
@@ -182,7 +192,9 @@ def _snake(name: str) -> str:
 
 
 def _is_keyword(name: str, tools: object) -> bool:
-    """Whether a tool's parameters use this word as a keyword of their schema, not as the name of a property."""
+    """Whether a tool's parameters use this word as a keyword of their schema, not as the name of a
+    property.
+    """
     if isinstance(tools, list):
         return any(_is_keyword(name, tool) for tool in tools)
     if not isinstance(tools, Mapping):

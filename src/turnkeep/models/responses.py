@@ -1,7 +1,7 @@
 """Answers from the Responses API, used as a stateless function.
 
-Every request carries the whole input and asks for nothing to be stored (`store=false`); reasoning comes back sealed
-and is sent back without the ids that a server would look up in a store.
+Every request carries the whole input and asks for nothing to be stored (`store=false`); reasoning
+comes back sealed and is sent back without the ids that a server would look up in a store.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def request_body(request: ModelRequest, caps: Capabilities) -> dict[str, Any]:
 def input_items(items: Sequence[Item], caps: Capabilities) -> list[dict[str, Any]]:
     """A transcript in the words of the API; entries that hold nothing it takes are left out.
 
-    What a tool of the provider did goes back only by its id, to a store that holds nothing of ours: the answer says
-    what was found, and reasoning that led to nothing else would be refused.
+    What a tool of the provider did goes back only by its id, to a store that holds nothing of ours:
+    the answer says what was found, and reasoning that led to nothing else would be refused.
     """
     if any(item.kind == "hosted" for item in items):
         items = pair([item for item in items if item.kind != "hosted"])
@@ -160,7 +160,9 @@ def _assistant_entry(item: AssistantItem, caps: Capabilities) -> dict[str, Any]:
 
 
 def _reasoning_entry(raw: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A reasoning item as it may go back: with its contents, without what points into the server's store."""
+    """A reasoning item as it may go back: with its contents, without what points into the server's
+    store.
+    """
     if not raw.get("encrypted_content") and not raw.get("content"):
         return None
     return {"summary": [], **{k: v for k, v in raw.items() if v is not None and k not in ("id", "status")}}
@@ -213,10 +215,12 @@ _SKIPPED_EVENTS = frozenset(
 
 
 class ResponsesReader:
-    """Reads one answer. `items` is what was sent, `wants_seal` says that sealed reasoning was asked for.
+    """Reads one answer.
 
-    Some servers give the seal of a reasoning item only in the terminal event; then it and all items after it
-    are kept back until there, so that their order stays.
+    `items` is what was sent, `wants_seal` says that sealed reasoning was asked for.
+
+    Some servers give the seal of a reasoning item only in the terminal event; then it and all items
+    after it are kept back until there, so that their order stays.
     """
 
     def __init__(

@@ -19,7 +19,10 @@ Meaning = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One way to say it. `window`, where the sentence names it, finds the size of the model's context."""
+    """One way to say it.
+
+    `window`, where the sentence names it, finds the size of the model's context.
+    """
 
     means: Meaning
     pattern: re.Pattern[str]

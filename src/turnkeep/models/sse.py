@@ -1,12 +1,13 @@
 """Server-sent events: push bytes as they arrive, get the complete events.
 
-Follows the standard: lines end with LF, CRLF or CR (also when a read falls between the two), one leading
-byte order mark, comments, several `data` lines in one event, `event`, `id` and `retry`. An event that the end of the
-stream cuts off is not given by `push`; `rest` has it. Bytes stay bytes: a character split over two reads needs no
-care. Beyond the standard, a line `error: …` (llama.cpp) is an event of that name.
+Follows the standard: lines end with LF, CRLF or CR (also when a read falls between the two), one
+leading byte order mark, comments, several `data` lines in one event, `event`, `id` and `retry`. An
+event that the end of the stream cuts off is not given by `push`; `rest` has it. Bytes stay bytes: a
+character split over two reads needs no care. Beyond the standard, a line `error: …` (llama.cpp) is
+an event of that name.
 
-Cost matters here, every token passes: what all OpenAI-compatible servers send (LF, one `data` line, at most one
-`event` line before it) never reaches the line parser.
+Cost matters here, every token passes: what all OpenAI-compatible servers send (LF, one `data` line,
+at most one `event` line before it) never reaches the line parser.
 """
 
 from __future__ import annotations

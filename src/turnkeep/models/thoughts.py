@@ -1,9 +1,11 @@
-"""What a server tells beside the words of a message: thoughts, their signatures, and whatever else it wants back.
+"""What a server tells beside the words of a message: thoughts, their signatures, and whatever else
+it wants back.
 
-Known fields: `reasoning_content` (DeepSeek, Kimi, vLLM, SGLang, llama.cpp, LM Studio), `reasoning` and
-`reasoning_details` (OpenRouter, Groq, vLLM), `thinking` and `thinking_blocks` (LiteLLM, Ollama), `reasoning_opaque`
-(Copilot), `extra_content` (Gemini), `thought_signature`. They are recognised by their words, because the next server
-will have another one; what only decorates a piece (Groq's `channel`) must not go back.
+Known fields: `reasoning_content` (DeepSeek, Kimi, vLLM, SGLang, llama.cpp, LM Studio), `reasoning`
+and `reasoning_details` (OpenRouter, Groq, vLLM), `thinking` and `thinking_blocks` (LiteLLM,
+Ollama), `reasoning_opaque` (Copilot), `extra_content` (Gemini), `thought_signature`. They are
+recognised by their words, because the next server will have another one; what only decorates a
+piece (Groq's `channel`) must not go back.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Thoughts:
         return "".join(self._texts.get(name, ()))
 
     def take(self, message: Mapping[str, Any]) -> str:
-        """Take in what a piece of the message holds of them; gives the words of it that people may read."""
+        """Take in what a piece of the message holds of them; gives the words of it that people may
+        read.
+        """
         for name in message.keys() - _PLAIN:
             if (value := message[name]) and _OF_A_THOUGHT.search(name):
                 self._keep(name, value)

@@ -1,7 +1,9 @@
-"""When a provider wants to be asked again: in headers, in the body, in words; as seconds, durations and moments.
+"""When a provider wants to be asked again: in headers, in the body, in words; as seconds, durations
+and moments.
 
-Everything here comes from outside, so nothing waits longer than `LONGEST`, whatever was said: a mistaken header must
-not stop a house for a year. After that somebody looks again, as at an open circuit.
+Everything here comes from outside, so nothing waits longer than `LONGEST`, whatever was said: a
+mistaken header must not stop a house for a year. After that somebody looks again, as at an open
+circuit.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ LONGEST = 600.0
 """Seconds after which a provider is asked again though it named a later time."""
 
 BRIEF = 60.0
-"""Seconds that are just waited. Whoever asks for more opens the circuit, which people see and can close."""
+"""Seconds that are just waited.
+
+Whoever asks for more opens the circuit, which people see and can close.
+"""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|µs|us|ns|h|m|s)")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
@@ -38,10 +43,12 @@ _EPOCH = 1_000_000_000.0
 
 
 def named_wait(headers: Mapping[str, str], body: object, message: str) -> float | None:
-    """Seconds until this provider wants to be asked again, None where it names no time; not bounded.
+    """Seconds until this provider wants to be asked again, None where it names no time; not
+    bounded.
 
-    `headers` have lower-case names; `body` is the decoded error. Moments are read against the provider's own `Date`,
-    for its clock and ours are not the same; without one they are left aside. A moment without a zone is one of UTC.
+    `headers` have lower-case names; `body` is the decoded error. Moments are read against the
+    provider's own `Date`, for its clock and ours are not the same; without one they are left aside.
+    A moment without a zone is one of UTC.
     """
     # From the most exact to the vaguest: headers are made for programs, sentences are not.
     for wait in (
@@ -57,7 +64,8 @@ def named_wait(headers: Mapping[str, str], body: object, message: str) -> float 
 
 
 def wait_for_spent(headers: Mapping[str, str]) -> float | None:
-    """Seconds until there is something again of what an answer says is used up; None where something is left.
+    """Seconds until there is something again of what an answer says is used up; None where
+    something is left.
 
     Bounded by `BRIEF`, for this answer came well; a second where nothing says when.
     """
@@ -87,7 +95,9 @@ def _is_spent(reset: str, headers: Mapping[str, str]) -> bool:
 
 
 def moment_or_seconds(text: object, headers: Mapping[str, str]) -> float | None:
-    """Seconds of `12.5`, `6m0s`, an HTTP date, an ISO moment or an epoch in seconds or milliseconds."""
+    """Seconds of `12.5`, `6m0s`, an HTTP date, an ISO moment or an epoch in seconds or
+    milliseconds.
+    """
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         return None
     words = str(text).strip().lower()
@@ -146,7 +156,9 @@ _FIELDS = ("retry_after", "retryafter", "retry_after_seconds", "retry_after_s", 
 
 
 def _in_body(body: object, headers: Mapping[str, str], depth: int = 6) -> float | None:
-    """A field that names a wait, wherever the error has it: Google's `details`, OpenRouter's `metadata.headers`."""
+    """A field that names a wait, wherever the error has it: Google's `details`, OpenRouter's
+    `metadata.headers`.
+    """
     if isinstance(body, list):
         # Bounded, and so is the depth: the body is whatever a server sends.
         body = {str(index): entry for index, entry in enumerate(body[:20])}

@@ -1,1 +1,3 @@
-"""What leaves the house by itself: events to webhooks and brokers, parked for a channel that refuses them."""
+"""What leaves the house by itself: events to webhooks and brokers, parked for a channel that
+refuses them.
+"""

@@ -1,9 +1,11 @@
-"""The forwarder: what happens in the log goes to receivers outside, each with a position of its own in the store.
+"""The forwarder: what happens in the log goes to receivers outside, each with a position of its own
+in the store.
 
-At least once, in the order of each channel; `offset` and `epoch` let a receiver drop repeats. Of all processes one at a
-time delivers a partition, by lease; another one goes on from the stored position when it dies. A receiver that is slow
-or away delays itself alone: runs, sockets and other receivers do not wait. It is tried again with jitter for as long as
-the outbox holds what it missed. An event that it fails on again and again is parked (`parking`), and the others go on.
+At least once, in the order of each channel; `offset` and `epoch` let a receiver drop repeats. Of
+all processes one at a time delivers a partition, by lease; another one goes on from the stored
+position when it dies. A receiver that is slow or away delays itself alone: runs, sockets and other
+receivers do not wait. It is tried again with jitter for as long as the outbox holds what it missed.
+An event that it fails on again and again is parked (`parking`), and the others go on.
 """
 
 from __future__ import annotations
@@ -43,9 +45,9 @@ class SinkReceiver(AbstractAsyncContextManager[Any], Protocol):
     async def deliver(self, deliveries: Sequence[Delivery]) -> int:
         """Deliver the first ones, in order, and say how many were received for sure, at least one.
 
-        Raises `Undelivered` when the first one was not, `Away` when that says nothing about the event,
-        `ConfigurationError` when this receiver must not be used at all. Another call may repeat what an earlier one
-        sent.
+        Raises `Undelivered` when the first one was not, `Away` when that says nothing about the
+        event, `ConfigurationError` when this receiver must not be used at all. Another call may
+        repeat what an earlier one sent.
         """
         ...
 
@@ -60,7 +62,9 @@ class ForwardRules:
     lease: float = 30.0
     page: int = 500
     pause: float = 0.05
-    """Between two pages while there is something: what is merged for a receiver is merged over this time."""
+    """Between two pages while there is something: what is merged for a receiver is merged over this
+    time.
+    """
     idle: float = 0.25
     store_every: float = 1.0
     """A position is stored at the end of a turn, else this often."""
@@ -106,8 +110,9 @@ class Forwarder:
                 await self._finishing.wait()
 
     async def run(self) -> None:
-        """Deliver until cancelled. Returns after `finish`, and when the receiver must not be used; its sink is closed
-        then.
+        """Deliver until cancelled.
+
+        Returns after `finish`, and when the receiver must not be used; its sink is closed then.
         """
         self.health = Health(self.rules.parking)
         try:
@@ -156,7 +161,9 @@ class Forwarder:
                 await asyncio.sleep(self.rules.backoff.after(failures))
 
     async def _watch(self) -> None:
-        """Tell what does not get through, and what fell out of the outbox because it did not for too long."""
+        """Tell what does not get through, and what fell out of the outbox because it did not for
+        too long.
+        """
         lost_before: int | None = None
         record = SinkRecord(self.sink)
         ends = [
@@ -181,7 +188,9 @@ class Forwarder:
 
 
 class _Delivering:
-    """One partition in the hands of this process: from the stored position on, until the lease is lost."""
+    """One partition in the hands of this process: from the stored position on, until the lease is
+    lost.
+    """
 
     def __init__(self, forwarder: Forwarder, partition: int, position: str) -> None:
         self._of = forwarder
@@ -243,8 +252,8 @@ class _Delivering:
         )
 
     async def _take(self, page: Sequence[Delivery]) -> None:
-        """Hand over what the receiver wants of a page, or a part of it; what comes after a parked event of its channel
-        is parked too.
+        """Hand over what the receiver wants of a page, or a part of it; what comes after a parked
+        event of its channel is parked too.
         """
         deliveries = [one for one in page if one.address.queue == self._of.queue and self._of.receiver.wants(one)]
         # Overtaking a parked event would break the order of its channel, which is promised.
@@ -324,7 +333,9 @@ def sink_name(kind: str, queue: str) -> str:
 
 
 async def close_sink(store: Events, sink: str) -> None:
-    """Forget a sink, so that nothing is kept for it; a store that is away will be told another time."""
+    """Forget a sink, so that nothing is kept for it; a store that is away will be told another
+    time.
+    """
     try:
         await store.close_sink(sink)
     except StoreError as error:
@@ -332,7 +343,9 @@ async def close_sink(store: Events, sink: str) -> None:
 
 
 async def close_abandoned(store: Events, sink: str) -> None:
-    """Forget a sink that is not set any more, unless a process delivers to it: nobody would empty its outbox."""
+    """Forget a sink that is not set any more, unless a process delivers to it: nobody would empty
+    its outbox.
+    """
     try:
         if await store.lease_sink(sink, 0, owner=f"closing-{secrets.token_hex(4)}", lease=1.0) is not None:
             await store.close_sink(sink)

@@ -1,4 +1,6 @@
-"""Who we are, told to every socket: an id that all processes on one store share, so that a relay knows itself again."""
+"""Who we are, told to every socket: an id that all processes on one store share, so that a relay
+knows itself again.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Parking: an event that its receiver fails on goes out of the way of all others, and is tried again on its own.
+"""Parking: an event that its receiver fails on goes out of the way of all others, and is tried
+again on its own.
 
-All later events of its channel wait behind it, so the order of the channel stays. What has failed for
-`give_up_after` is left to people (`turnkeep sinks`), and its channel goes on. Whether it is the event or the receiver
-that is at fault nobody can know: so parking is slow when nothing else gets through either, and what is parked is tried
-at once when something does.
+All later events of its channel wait behind it, so the order of the channel stays. What has failed
+for `give_up_after` is left to people (`turnkeep sinks`), and its channel goes on. Whether it is the
+event or the receiver that is at fault nobody can know: so parking is slow when nothing else gets
+through either, and what is parked is tried at once when something does.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class ParkingRules:
     tries: int = 3
     """Failures of one event in a row, after which it is parked."""
     suspects: int = 10
-    """Events parked in a row while nothing gets through: then it is more likely that the receiver is at fault."""
+    """Events parked in a row while nothing gets through: then it is more likely that the receiver
+    is at fault.
+    """
     suspect_every: float = 600.0
     """From then on one is parked this often."""
     backoff: Backoff = Backoff(delay=1.0, cap=300.0)
@@ -83,7 +86,10 @@ class Health:
         self._is_away = True
 
     def took(self) -> None:
-        """Something got through. When nothing did before, all that is parked may have been innocent."""
+        """Something got through.
+
+        When nothing did before, all that is parked may have been innocent.
+        """
         self._in_a_row = 0
         if self._is_away:
             self._is_away = False
@@ -145,7 +151,9 @@ class Parking:
         self._is_due.set()
 
     async def load(self) -> None:
-        """Learn what is parked: at the start, and again when people may have redriven or dropped some of it."""
+        """Learn what is parked: at the start, and again when people may have redriven or dropped
+        some of it.
+        """
         events: list[ParkedEvent] = []
         while page := await self._store.list_parked(
             *self._place, after=events[-1].position if events else "", limit=PAGE

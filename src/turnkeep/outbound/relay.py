@@ -1,9 +1,11 @@
-"""The relay: a client of somebody's own WebSocket server, to which every frame is sent in an envelope.
+"""The relay: a client of somebody's own WebSocket server, to which every frame is sent in an
+envelope.
 
-As services before this one did it: on the channel ``subscription`` it announces each channel before its first frame
-and takes leave of it after the last, and frames are ``{"channel": C, "payload": {…}}``. Differences: one connection for
-everything, what the server sends is read and dropped, and a batch counts as delivered when the server has answered a
-ping sent after it. Text that waits is merged: one cumulative frame per channel and page.
+As services before this one did it: on the channel ``subscription`` it announces each channel before
+its first frame and takes leave of it after the last, and frames are ``{"channel": C, "payload":
+{…}}``. Differences: one connection for everything, what the server sends is read and dropped, and a
+batch counts as delivered when the server has answered a ping sent after it. Text that waits is
+merged: one cumulative frame per channel and page.
 
 It carries the default tenant alone: the envelope has no place for another one.
 """
@@ -181,7 +183,8 @@ class Relay:
         return encoder
 
     async def _shown_before(self, delivery: Delivery) -> Answer:
-        """The answer in progress up to this event, folded from the log: somebody else told its beginning.
+        """The answer in progress up to this event, folded from the log: somebody else told its
+        beginning.
 
         Of a damaged thread nothing can be read; it is told from here on, and holds up no other.
         """

@@ -1,8 +1,9 @@
 """The reply exchange: every final frame as one AMQP message, confirmed by the broker.
 
-The body is the last frame of the turn in the seed dialect, the routing key is the channel (or, when that is longer than
-a routing key may be, its SHA-256 in hex), `correlation-id` the newest message id, and `message-id` the same for every
-repeat. An existing exchange is used as it is; else a durable topic exchange is made.
+The body is the last frame of the turn in the seed dialect, the routing key is the channel (or, when
+that is longer than a routing key may be, its SHA-256 in hex), `correlation-id` the newest message
+id, and `message-id` the same for every repeat. An existing exchange is used as it is; else a
+durable topic exchange is made.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class ReplyExchange:
 
 def _message(delivery: Delivery) -> aio_pika.Message:
     frame = Encoder(delivery.address, delivery.thread_id, Dialect()).encode(delivery.event)[0]
-    # What follows a frame is a matter of streams, and a reply is always alone.
+    # A final event is one frame; `more` would make a client wait for another.
     frame.pop("more", None)
     newest = delivery.event.message_ids[-1] if delivery.event.message_ids else ""
     return aio_pika.Message(

@@ -1,8 +1,9 @@
 """Signed webhooks: every final event as one POST, signed as Standard Webhooks describe it.
 
-Headers ``webhook-id`` (the same for every repeat), ``webhook-timestamp`` and ``webhook-signature``: ``v1,`` and the
-base64 of HMAC-SHA256 over ``id.timestamp.body``. Any 2xx is a receipt. Redirects are not followed. Addresses that are
-not public are refused where the socket is made, unless the settings allow them.
+Headers ``webhook-id`` (the same for every repeat), ``webhook-timestamp`` and ``webhook-signature``:
+``v1,`` and the base64 of HMAC-SHA256 over ``id.timestamp.body``. Any 2xx is a receipt. Redirects
+are not followed. Addresses that are not public are refused where the socket is made, unless the
+settings allow them.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ PASSING = frozenset({408, 425, 429})
 
 
 class Webhook:
-    """Delivers to `url`. Enter it before use. Of several secrets, apart by blanks, each signs: a receiver that knows
-    one of them goes on while they are exchanged.
+    """Delivers to `url`.
+
+    Enter it before use. Of several secrets, apart by blanks, each signs: a receiver that knows one
+    of them goes on while they are exchanged.
     """
 
     kind = "webhook"

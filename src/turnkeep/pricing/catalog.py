@@ -1,7 +1,7 @@
 """What is known of each model, with dates: encoding, limits, accepted parameters, and when it ends.
 
-The knowledge is data (``models.toml``), never code; a file of the same form overrides and adds. A model
-that is not listed is no error: it works, without these facts.
+The knowledge is data (``models.toml``), never code; a file of the same form overrides and adds. A
+model that is not listed is no error: it works, without these facts.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _CLOSE = 0.85
 class ModelFacts:
     """One model. `context` counts input and output together; None means not known.
 
-    `sampling` (temperature, top_p) and `chat_tools` (tools over Chat Completions) may hold only while the
-    reasoning effort is none: ``effort_none``. `efforts` is empty where the model does not reason; `effort`
-    counts when a request names none. From `ends` on requests fail.
+    `sampling` (temperature, top_p) and `chat_tools` (tools over Chat Completions) may hold only
+    while the reasoning effort is none: ``effort_none``. `efforts` is empty where the model does not
+    reason; `effort` counts when a request names none. From `ends` on requests fail.
     """
 
     name: str
@@ -57,7 +57,9 @@ class ModelFacts:
         return _holds(self.sampling, effort or self.effort)
 
     def takes_chat_tools(self, effort: str | None = None) -> bool:
-        """Does it take tools over Chat Completions at this reasoning effort (None: its own default)?"""
+        """Does it take tools over Chat Completions at this reasoning effort (None: its own
+        default)?
+        """
         return _holds(self.chat_tools, effort or self.effort)
 
 
@@ -92,7 +94,8 @@ class Catalog:
     def load(cls, override: Path | None = None) -> Self:
         """The shipped list, with the entries of `override` (TOML or JSON) laid over it.
 
-        Raises ConfigurationError for a file that cannot be read or says something that is not understood.
+        Raises ConfigurationError for a file that cannot be read or says something that is not
+        understood.
         """
         data = _shipped_data()
         if override is not None:
@@ -104,7 +107,9 @@ class Catalog:
         return tuple(self._models)
 
     def model(self, name: str) -> ModelFacts | None:
-        """The facts of a model by its name, an alias, a dated snapshot, a fine-tune or ``vendor/name``."""
+        """The facts of a model by its name, an alias, a dated snapshot, a fine-tune or
+        ``vendor/name``.
+        """
         for form in _forms(name):
             if facts := self._models.get(form) or self._aliases.get(form):
                 return facts
@@ -125,7 +130,9 @@ class Catalog:
         return facts is not None and facts.ends is not None and facts.ends <= today
 
     def check(self, name: str, today: date) -> list[ModelWarning]:
-        """What speaks against using this model; empty for a model in good health and for one of another make."""
+        """What speaks against using this model; empty for a model in good health and for one of
+        another make.
+        """
         facts = self.model(name)
         if facts is None:
             return self._misspelt(name, today)

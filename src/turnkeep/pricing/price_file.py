@@ -8,9 +8,8 @@ default = "my-model"
 [models."my-model"]              # keys as in models.toml
 context = 32_768
 
-[prices."my-model"]              # US dollars per million tokens; keys as in `PriceEntry` of prices.py
-input = 0.5
-output = 1.5
+[prices."my-model"]              # US dollars per million tokens; keys as in `PriceEntry` of
+prices.py input = 0.5 output = 1.5
 """
 
 from __future__ import annotations

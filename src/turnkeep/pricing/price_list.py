@@ -23,9 +23,9 @@ _RECENT = 256
 class PublishedPrices:
     """Prices at the provider behind `base_url`.
 
-    An address that is nobody's in the tables (a gateway, a simulator, none) counts as OpenAI: who serves
-    ``gpt-4o`` there, serves OpenAI's, and who serves ``claude-…``, Anthropic's. Open weights have no such owner and
-    stay without a price.
+    An address that is nobody's in the tables (a gateway, a simulator, none) counts as OpenAI: who
+    serves ``gpt-4o`` there, serves OpenAI's, and who serves ``claude-…``, Anthropic's. Open weights
+    have no such owner and stay without a price.
     """
 
     def __init__(self, base_url: str | None = None) -> None:
@@ -39,7 +39,10 @@ class PublishedPrices:
         self._provider_id()
 
     def price(self, model: str, tier: str | None, at: float) -> Price | None:
-        """The price at this moment, or None where the model or the tier has none. `tier` None: standard."""
+        """The price at this moment, or None where the model or the tier has none.
+
+        `tier` None: standard.
+        """
         return self._recent(model, tier, int(at // _MINUTE))
 
     def _look_up(self, model: str, tier: str | None, minute: int) -> Price | None:

@@ -1,7 +1,7 @@
 """What a request costs: exact, and never 0 for lack of a price.
 
-A price is looked up in the person's own file first, then among the published ones. Where neither knows the
-model, or the tier in which the provider says it served, the cost is unknown and says so.
+A price is looked up in the person's own file first, then among the published ones. Where neither
+knows the model, or the tier in which the provider says it served, the cost is unknown and says so.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ class PriceBook:
         self._clock = clock or SystemClock()
 
     async def load(self) -> None:
-        """Read the published tables now, in a thread: the first price would stop the event loop for 0.5 s."""
+        """Read the published tables now, in a thread: the first price would stop the event loop for
+        0.5 s.
+        """
         await asyncio.to_thread(self._published_prices.load)
 
     def price(self, model: str, tier: str | None = None, at: float | None = None) -> Price | None:
@@ -113,8 +115,8 @@ class PriceBook:
     def cost(self, usage: Usage, model: str, tier: str | None = None, at: float | None = None) -> Usage:
         """The usage of one request with its cost, or counted as unpriced.
 
-        `tier` is the one that the provider's answer names. Thresholds are per request: price each request,
-        then add.
+        `tier` is the one that the provider's answer names. Thresholds are per request: price each
+        request, then add.
         """
         if not (usage.requests or usage.total_tokens):
             return usage

@@ -1,4 +1,7 @@
-"""A price, and what a request costs at it. Decimal throughout: rounded once, to a billionth of a dollar."""
+"""A price, and what a request costs at it.
+
+Decimal throughout: rounded once, to a billionth of a dollar.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ class Rates:
 class Price:
     """What one model costs in one service tier.
 
-    A request with more input tokens than a threshold of `above` (ascending) is charged wholly at the rates
-    that stand there. `request` is in US dollars per request. `source` says who knows it.
+    A request with more input tokens than a threshold of `above` (ascending) is charged wholly at
+    the rates that stand there. `request` is in US dollars per request. `source` says who knows it.
     """
 
     rates: Rates
@@ -44,8 +47,8 @@ class Price:
     def nano(self, usage: Usage) -> int:
         """Billionths of a dollar for one request.
 
-        Cached and cache-write tokens are part of the input, reasoning tokens of the output, as in the
-        provider's own reports.
+        Cached and cache-write tokens are part of the input, reasoning tokens of the output, as in
+        the provider's own reports.
         """
         rates = self.rates_for(usage.input_tokens)
         cache_read = min(usage.cached_tokens, usage.input_tokens)

@@ -1,8 +1,9 @@
-"""How many tokens something will cost, before it is sent: for pruning, and for streams cut before their usage.
+"""How many tokens something will cost, before it is sent: for pruning, and for streams cut before
+their usage.
 
-What the provider reports is the truth for money; these counts are for decisions. Text is counted exactly
-(the ids of tiktoken); what surrounds it is counted as the Chat Completions API counts it where that is
-published, and by the estimates named below where it is not.
+What the provider reports is the truth for money; these counts are for decisions. Text is counted
+exactly (the ids of tiktoken); what surrounds it is counted as the Chat Completions API counts it
+where that is published, and by the estimates named below where it is not.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ PER_CALL = 8
 """Estimate: around the name and arguments of a call."""
 
 PER_TOOL = 8
-"""Estimate: around a tool's name, description and schema. The schema is counted as compact JSON, which is
-rather more than the provider's own notation."""
+"""Estimate: around a tool's name, description and schema.
+
+The schema is counted as compact JSON, which is rather more than the provider's own notation.
+"""
 
 IMAGE_LOW, IMAGE_HIGH = 85, 765
 """Estimate: an image with ``detail: low``, and any other (1024 x 1024 in four tiles)."""
@@ -55,8 +58,8 @@ class ToolTexts(Protocol):
 class Tokenizer:
     """Counts for one model. Thread-safe; the vocabulary is shared by all models of an encoding.
 
-    `is_estimate` says that the model's own encoding is not known and the newest one stands in for it, or that
-    tiktoken is not installed and a rule of thumb stands in for both.
+    `is_estimate` says that the model's own encoding is not known and the newest one stands in for
+    it, or that tiktoken is not installed and a rule of thumb stands in for both.
     """
 
     def __init__(self, vocabulary: Vocabulary, is_known: bool) -> None:
@@ -72,7 +75,9 @@ class Tokenizer:
         return not (self._is_known and self._vocabulary.available)
 
     async def load(self) -> None:
-        """Build the vocabulary now, in a thread: the first count would stop the event loop for 0.3 s."""
+        """Build the vocabulary now, in a thread: the first count would stop the event loop for 0.3
+        s.
+        """
         if self._vocabulary.available:
             await asyncio.to_thread(self._vocabulary.load)
 
@@ -81,7 +86,9 @@ class Tokenizer:
         return self._vocabulary.count(text)
 
     def count_item(self, item: Item) -> int:
-        """The tokens of one transcript entry with what surrounds it: a sum over items is a sum of these."""
+        """The tokens of one transcript entry with what surrounds it: a sum over items is a sum of
+        these.
+        """
         match item:
             case CallItem():
                 return PER_CALL + self.count(item.name) + self.count(item.arguments)

@@ -1,8 +1,8 @@
 """Text to token ids, offline and without surprises.
 
-Guarantees: the ids are those of tiktoken for the same text; what looks like a special token is ordinary
-text; no text, however long or broken, raises; nothing is downloaded; each encoding is built once per
-process, whichever thread comes first.
+Guarantees: the ids are those of tiktoken for the same text; what looks like a special token is
+ordinary text; no text, however long or broken, raises; nothing is downloaded; each encoding is
+built once per process, whichever thread comes first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from turnkeep.pricing import ranks
 Engine = Callable[[str], list[int]]
 
 SLICE = 64_000
-"""Characters given to the engine at once: it is written for documents, and dies on a million blanks."""
+"""Characters given to the engine at once: it is written for documents, and dies on a million
+blanks.
+"""
 
 # How each encoding cuts text into words before it merges bytes: part of the encoding's definition.
 _PATTERNS = {
@@ -82,7 +84,9 @@ class Vocabulary:
         return importlib.util.find_spec("tiktoken") is not None or importlib.util.find_spec("splintr") is not None
 
     def load(self) -> None:
-        """Take the 0.3 s now instead of at the first count. Callable from any thread, any number of times.
+        """Take the 0.3 s now instead of at the first count.
+
+        Callable from any thread, any number of times.
 
         Raises ImportError where no engine can be imported.
         """
@@ -106,7 +110,9 @@ class Vocabulary:
         return ids
 
     def count(self, text: str) -> int:
-        """How many tokens; a guess instead of an error where the engine cannot be had or dies on the text."""
+        """How many tokens; a guess instead of an error where the engine cannot be had or dies on
+        the text.
+        """
         if not self.available:
             return guess(text)
         try:
@@ -130,7 +136,9 @@ def clean(text: str) -> str:
 
 
 def slices(text: str) -> Iterator[str]:
-    """The text in pieces of at most `SLICE` characters, cut where no token crosses if there is such a place."""
+    """The text in pieces of at most `SLICE` characters, cut where no token crosses if there is such
+    a place.
+    """
     start = 0
     while len(text) - start > SLICE:
         end = _seam(text, start, start + SLICE)
@@ -142,8 +150,8 @@ def slices(text: str) -> Iterator[str]:
 def guess(text: str) -> int:
     """A count without a vocabulary, rather too high than too low.
 
-    The larger of two measures that fail on different texts: bytes / 4 is short on JSON and numbers, words,
-    numbers and punctuation marks are short on what is no text.
+    The larger of two measures that fail on different texts: bytes / 4 is short on JSON and numbers,
+    words, numbers and punctuation marks are short on what is no text.
     """
     text = clean(text)
     return max(-(-len(text.encode()) // 4), sum(1 for _ in _WORDS.finditer(text)))
