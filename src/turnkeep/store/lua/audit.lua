@@ -1,5 +1,5 @@
 -- audit: which shared keys of a partition are not what they should be.
--- KEYS: due ends spaces leases counters threads aging aliases sinks parked dead graves letters redriven quarantine meta operations
+-- KEYS: due ends spaces leases counters threads aging aliases sinks parked dead dead_ids dead_places redriven quarantine meta operations
 -- USES: ready shared
 -- RETURNS: names of keys; then when it was rebuilt last and why, or ''.
 -- GUARANTEE: changes nothing. A key that is gone shows by those that speak of the same.
@@ -23,7 +23,7 @@ end
 compare('leases', redis.call('ZCARD', K.leases), sums.active)
 compare('due', redis.call('ZCARD', K.due) + redis.call('ZCARD', K.ends), sums.listed)
 compare('threads', redis.call('ZCARD', K.threads), redis.call('HLEN', K.aliases))
-compare('dead', redis.call('HLEN', K.dead), redis.call('ZCARD', K.graves))
+compare('dead', redis.call('HLEN', K.dead), redis.call('ZCARD', K.dead_ids))
 
 -- Each space with an entry is found from both lists, not later than that entry.
 local function compare_spaces(key)

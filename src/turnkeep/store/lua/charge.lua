@@ -6,14 +6,14 @@
 
 local PRUNED_AT = 256
 
-local function kept(field)
+local function share_of(field)
   return tonumber(redis.call('HGET', K.served, field)) or 0
 end
 
-local floor = kept('')
+local floor = share_of('')
 for i = 1, ROWS do
   local one = row(i)
-  local start = math.max(kept(one.tenant), floor)
+  local start = math.max(share_of(one.tenant), floor)
   redis.call('HSET', K.served, one.tenant, start + 1 / one.weight)
   floor = start
 end

@@ -4,12 +4,12 @@
 -- RETURNS: {endpoint, {opened_at, probe_at, fault}, …}.
 -- GUARANTEE: changes nothing but what is damaged.
 
-local told = {}
+local reply = {}
 for _, endpoint in ipairs(endpoints()) do
   local circuit = circuit_of(endpoint)
   if circuit then
-    told[#told + 1] = endpoint
-    told[#told + 1] = {exact(circuit.opened_at), exact(circuit.probe_at), circuit.fault}
+    reply[#reply + 1] = endpoint
+    reply[#reply + 1] = {exact(circuit.opened_at), exact(circuit.probe_at), circuit.fault}
   end
 end
-return told
+return reply

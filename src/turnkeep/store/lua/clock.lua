@@ -6,23 +6,23 @@
 -- last; from one that was told nothing yet nothing is learnt. Works on a full server.
 
 -- What is kept: how far the store is `ahead` of the server, and the `last` time that was told.
-local function kept()
-  local found = redis.pcall('HMGET', K.clock, 'ahead', 'last')
-  local ahead, last = tonumber(found[1]), tonumber(found[2])
-  if found.err or not (ahead and last) then
+local function read_clock()
+  local fields = redis.pcall('HMGET', K.clock, 'ahead', 'last')
+  local ahead, last = tonumber(fields[1]), tonumber(fields[2])
+  if fields.err or not (ahead and last) then
     redis.call('DEL', K.clock)
     return 0, nil
   end
   return ahead, last
 end
 
-local function told(number)
+local function plain(number)
   return string.format('%.17g', number)
 end
 
 local time = redis.call('TIME')
 local wall = time[1] + time[2] / 1000000
-local ahead, last = kept()
+local ahead, last = read_clock()
 local now, expected, elapsed, tolerance = wall + ahead, tonumber(A.expected), tonumber(A.elapsed), tonumber(A.tolerance)
 
 -- The last time was told since this caller was told one: so it cannot expect less, or more than it counted since.
@@ -37,6 +37,6 @@ if best and (is_set_back or is_set_forward) then
 end
 if not last or now - last >= 1 or is_set_back or is_set_forward then
   redis.call('HDEL', K.clock, '') -- frees, so that a full server takes it
-  redis.call('HSET', K.clock, 'ahead', told(ahead), 'last', told(now))
+  redis.call('HSET', K.clock, 'ahead', plain(ahead), 'last', plain(now))
 end
-return {told(now), told(ahead)}
+return {plain(now), plain(ahead)}

@@ -1,5 +1,5 @@
 -- discard: drop a dead letter.
--- KEYS: counters dead graves letters operations
+-- KEYS: counters dead dead_ids dead_places operations
 -- ARGV: now once space id
 -- USES: record once dead_letters
 -- RETURNS: 1, or 0 if it was gone.

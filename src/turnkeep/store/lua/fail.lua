@@ -1,5 +1,5 @@
 -- fail: end an attempt: try again later, split the batch, or make its messages dead letters.
--- KEYS: @thread @partition dead graves letters
+-- KEYS: @thread @partition dead dead_ids dead_places
 -- ARGV: now policy thread_id token was_told_to_stop fault retry_in effects usage partition dead_id
 -- USES: live record sinks log trim save message_ids inbox calls turns claims dead_letters
 -- RETURNS: {'retry'}, {'split'}, {'dead'}; or {'lost'}.
@@ -12,10 +12,10 @@ if last then return {last[3]} end
 if not is_owned(t) then return {'lost'} end
 
 local run_id = t.run_id
-local told = event_of_run(t, ',"error":' .. A.fault)
+local members = event_of_run(t, ',"error":' .. A.fault)
 
 local function retry()
-  emit(t, 'retrying', told)
+  emit(t, 'retrying', members)
   t.frozen = true
   let_go(t)
   t.due = t.stop and now or now + (tonumber(A.retry_in) or 0)
@@ -23,7 +23,7 @@ end
 
 -- One attempt each, in order, so that a poison message does not take its neighbours along.
 local function split_batch()
-  emit(t, 'retrying', told)
+  emit(t, 'retrying', members)
   for i = 1, t.batch do
     local m = touch(t, i)
     m.alone, m.last_chance = true, true
@@ -55,7 +55,7 @@ local function die()
   close_batch(t, p, now, 'dead')
   end_run(t)
   defer_steering(t, run_id)
-  emit(t, 'dead', told)
+  emit(t, 'dead', members)
   rest(t, p, now)
 end
 
@@ -75,8 +75,8 @@ end
 leave_behind(t, {A.token, 'fail', outcome})
 free()
 for _, letter in ipairs(letters) do
-  redis.call('ZADD', K.graves, 0, letter.id)
-  index_letter(t, letter.id)
+  redis.call('ZADD', K.dead_ids, 0, letter.id)
+  index_dead_letter(t, letter.id)
   redis.call('HSET', K.dead, letter.id, letter.text)
 end
 save(t, p, now)

@@ -1,5 +1,5 @@
 -- forget: delete a thread and everything of it, its dead letters too.
--- KEYS: @thread @partition dead graves letters operations
+-- KEYS: @thread @partition dead dead_ids dead_places operations
 -- ARGV: now policy want once force space channel
 -- USES: live record once sinks log trim save message_ids inbox search dead_letters
 -- RETURNS: {'ok', 1 if there was anything}; or {'gone'}, {'busy'}.

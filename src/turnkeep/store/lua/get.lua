@@ -5,12 +5,12 @@
 -- RETURNS: {name, {'document', …}, …}.
 -- GUARANTEE: changes nothing.
 
-local now, told = moment(), {}
+local now, reply = moment(), {}
 for _, name in ipairs(A.all == '1' and redis.call('HKEYS', K.documents) or {A.name}) do
   local document = get_document(name, now)
   if document then
-    told[#told + 1] = name
-    told[#told + 1] = tell_document(document)
+    reply[#reply + 1] = name
+    reply[#reply + 1] = tell_document(document)
   end
 end
-return told
+return reply

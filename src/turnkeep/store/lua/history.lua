@@ -11,7 +11,7 @@ if is_gone then return {'gone'} end
 if not t then return {'absent'} end
 slide(t, p, now)
 local max_tokens, max_items, before = tonumber(A.tokens), tonumber(A.items), tonumber(A.before_turn)
-local told, tokens, items, place = {'history', 1, redis.call('HGET', K.thread, 'summary') or ''}, 0, 0, -1
+local reply, tokens, items, place = {'history', 1, redis.call('HGET', K.thread, 'summary') or ''}, 0, 0, -1
 while true do
   local raw = redis.call('LINDEX', K.history, place)
   if not raw then break end
@@ -19,11 +19,11 @@ while true do
   if not before or turn.turn < before then
     tokens, items = tokens + turn.tokens, items + turn.items
     if (max_items and items > max_items) or (max_tokens and tokens > max_tokens) then
-      told[2] = 0
+      reply[2] = 0
       break
     end
-    told[#told + 1] = raw
+    reply[#reply + 1] = raw
   end
   place = place - 1
 end
-return told
+return reply

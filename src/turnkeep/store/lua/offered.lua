@@ -21,6 +21,6 @@ for i = t.batch + 1, last do
     t.out.is_changed = true
   end
 end
-local told = tell_messages(t, t.batch + 1, last)
+local reply = tell_messages(t, t.batch + 1, last)
 if t.out.is_changed then save(t, p, now) end
-return {'offered', told}
+return {'offered', reply}

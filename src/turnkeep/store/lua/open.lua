@@ -9,12 +9,12 @@ local p, now = policy(A.policy), moment()
 local t, is_gone = find(p, now)
 if is_gone then return {'gone'} end
 if not t then return {'absent'} end
-local told = {'open'}
+local reply = {'open'}
 for i = 1, t.inbox do
   local m = open_at(t, i)
-  told[#told + 1] = tell_message(t, m.id, record_of(t, m.id) or damaged('known'), nil, m, i)
+  reply[#reply + 1] = tell_message(t, m.id, record_of(t, m.id) or damaged('known'), nil, m, i)
 end
 for _, m in ipairs(t.delayed > 0 and delayed_messages(t) or {}) do
-  told[#told + 1] = tell_message(t, m.id, record_of(t, m.id) or damaged('known'), nil, m)
+  reply[#reply + 1] = tell_message(t, m.id, record_of(t, m.id) or damaged('known'), nil, m)
 end
-return told
+return reply

@@ -7,26 +7,26 @@
 -- need a full bucket.
 
 local MINUTE = 60
-local now, capacity, wanted = moment(), {}, {}
+local now, capacity, demand = moment(), {}, {}
 local before = recall(now)
 if before then return before end
-local kept, buckets = pace_kept(), {}
+local levels, buckets = read_pace(), {}
 capacity.requests, capacity.tokens = tonumber(A.requests), tonumber(A.tokens)
-wanted.requests, wanted.tokens = 1, math.min(tonumber(A.wanted), capacity.tokens)
+demand.requests, demand.tokens = 1, math.min(tonumber(A.wanted), capacity.tokens)
 
-local wait = math.max(0, (kept.slow_until or 0) - now)
+local wait = math.max(0, (levels.slow_until or 0) - now)
 for _, name in ipairs({'requests', 'tokens'}) do
   local full = capacity[name]
   if full > 0 then
-    local level = kept[name] or full
-    level = math.min(full, level + (now - (kept[name .. '_at'] or now)) * full / MINUTE)
+    local level = levels[name] or full
+    level = math.min(full, level + (now - (levels[name .. '_at'] or now)) * full / MINUTE)
     buckets[name] = level
-    wait = math.max(wait, (wanted[name] - level) * MINUTE / full)
+    wait = math.max(wait, (demand[name] - level) * MINUTE / full)
   end
 end
 redis.call('HDEL', K.pace, '') -- frees, so that a full server lets runs go on
 for name, level in pairs(buckets) do
-  local left = wait == 0 and level - wanted[name] or level
+  local left = wait == 0 and level - demand[name] or level
   redis.call('HSET', K.pace, name, string.format('%.17g', left), name .. '_at', exact(now))
 end
 return remember(now, exact(wait))

@@ -10,10 +10,10 @@ forget_old(now)
 local before = recall(now)
 if before then return before end
 local old = get_document(A.name, now)
-local found, wanted = old and old.version or 0, tonumber(A.version)
-if not (old and old.body == A.body and (not wanted or wanted == found or wanted == found - 1)) then
-  if wanted and wanted ~= found then return {'conflict', found} end
-  old = {version = found + 1, body = A.body, updated_at = now}
+local version, expected = old and old.version or 0, tonumber(A.version)
+if not (old and old.body == A.body and (not expected or expected == version or expected == version - 1)) then
+  if expected and expected ~= version then return {'conflict', version} end
+  old = {version = version + 1, body = A.body, updated_at = now}
 end
 local ttl = tonumber(A.ttl)
 old.until_ = ttl and now + ttl or nil

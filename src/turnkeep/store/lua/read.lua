@@ -15,25 +15,25 @@ local after = tonumber(A.after)
 
 -- The final events that were cut from the log, from an offset on.
 local function finals_after()
-  local found, place, offset = {}, -1, nil
+  local finals, place, offset = {}, -1, nil
   while after < t.cut do
     local frame = redis.call('LINDEX', K.finals, place)
     offset = frame and (tonumber(frame:match('^%d+')) or damaged('finals'))
     if not offset or offset <= after then break end
-    table.insert(found, 1, frame)
+    table.insert(finals, 1, frame)
     place = place - 1
   end
-  return table.concat(found)
+  return table.concat(finals)
 end
 
-local told = {'page', t.epoch, redis.call('HGET', K.meta, 'incarnation') or '0', t.top, t.floor, t.live_from or '',
+local reply = {'page', t.epoch, redis.call('HGET', K.meta, 'incarnation') or '0', t.top, t.floor, t.live_from or '',
   finals_after()}
 if t.snapshot and t.snapshot.offset > after then
   local rolled = t.snapshot
-  told[#told + 1] = {rolled.offset, 'snapshot', rolled.at, rolled.members, redis.call('GET', K.snapshot) or damaged('snapshot')}
+  reply[#reply + 1] = {rolled.offset, 'snapshot', rolled.at, rolled.members, redis.call('GET', K.snapshot) or damaged('snapshot')}
 end
 for _, entry in ipairs(redis.call('XRANGE', K.log, string.format('(%.0f-0', after), '+', 'COUNT', A.limit)) do
   local f = entry[2]
-  told[#told + 1] = {entry[1]:match('^%d+'), f[2], f[4], f[6], f[8]}
+  reply[#reply + 1] = {entry[1]:match('^%d+'), f[2], f[4], f[6], f[8]}
 end
-return told
+return reply

@@ -1,13 +1,13 @@
 -- rebuild: make the shared keys of a partition again from its threads, in one act.
--- KEYS: due ends spaces leases counters threads aging aliases sinks parked dead graves letters redriven quarantine meta operations found
+-- KEYS: due ends spaces leases counters threads aging aliases sinks parked dead dead_ids dead_places redriven quarantine meta operations thread_list
 -- ARGV: now reason
 -- USES: live record ready dead_letters shared
 -- RETURNS: names of the keys that were thrown away.
--- GUARANTEE: again: the same. `found` names the keys of the threads. What is right stays: entries too many correct
+-- GUARANTEE: again: the same. `thread_list` names the keys of the threads. What is right stays: entries too many correct
 -- themselves where they are met. Totals of what was answered and failed are kept unless they were thrown away.
 
 local now, lost = moment(), damaged_keys()
-redis.call('HDEL', K.found, '') -- an error here changes nothing yet
+redis.call('HDEL', K.thread_list, '') -- an error here changes nothing yet
 for name, key in pairs(shared_keys()) do
   if not has_type(key, TYPES[name]) then redis.call('DEL', key) end
   for _, entry in ipairs(unreadable(name, key)) do redis.call(name == 'spaces' and 'ZREM' or 'HDEL', key, entry) end
@@ -48,13 +48,13 @@ local function take_in(key)
 end
 
 -- What an index says that no thread does is dropped, so that both can be compared again.
-for _, key in ipairs({K.due, K.ends, K.leases, K.threads, K.aliases, K.graves, K.letters}) do redis.call('DEL', key) end
-for _, key in ipairs(redis.call('HKEYS', K.found)) do take_in(key) end
+for _, key in ipairs({K.due, K.ends, K.leases, K.threads, K.aliases, K.dead_ids, K.dead_places}) do redis.call('DEL', key) end
+for _, key in ipairs(redis.call('HKEYS', K.thread_list)) do take_in(key) end
 for _, id in ipairs(redis.call('HKEYS', K.dead)) do
-  local about = about_letter(redis.call('HGET', K.dead, id))
-  redis.call('ZADD', K.graves, 0, id)
+  local about = about_dead_letter(redis.call('HGET', K.dead, id))
+  redis.call('ZADD', K.dead_ids, 0, id)
   if about then
-    index_letter(about, id)
+    index_dead_letter(about, id)
     count_in(about.space, 'dead', 1)
   end
 end
@@ -70,5 +70,5 @@ if redis.call('HEXISTS', K.meta, 'incarnation') == 0 then
   redis.call('HSET', K.meta, 'incarnation', string.format('%.0f', now)) -- higher than any before: epochs change
 end
 redis.call('HSET', K.meta, 'rebuilt', exact(now) .. ' ' .. A.reason)
-redis.call('DEL', K.found)
+redis.call('DEL', K.thread_list)
 return lost

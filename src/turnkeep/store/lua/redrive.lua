@@ -1,5 +1,5 @@
 -- redrive: accept a dead letter again under its id, at the end of the inbox.
--- KEYS: @thread @partition dead graves letters redriven
+-- KEYS: @thread @partition dead dead_ids dead_places redriven
 -- ARGV: now policy space channel want thread_id epoch dead_id | id digest size on_busy window max_wait not_before flush minted body text
 -- USES: live record sinks log trim save message_ids inbox accept dead_letters
 -- RETURNS: {'receipt', …}; or {'absent'} (no such letter), {'conflict'} (a message of that id is open).
@@ -11,8 +11,8 @@ if before then
   local left = unseal(before, 'redriven')
   if left.until_ > now then return left.receipt end
 end
-redis.call('ZCARD', K.graves) -- a damaged one is met before anything is written
-redis.call('ZCARD', K.letters)
+redis.call('ZCARD', K.dead_ids) -- a damaged one is met before anything is written
+redis.call('ZCARD', K.dead_places)
 if redis.call('HEXISTS', K.dead, A.dead_id) == 0 then return {'absent'} end
 local t = find_or_new(p, now)
 local message = row(1)

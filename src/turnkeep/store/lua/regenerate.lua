@@ -26,12 +26,12 @@ until turn.user
 if turn.turn ~= tonumber(A.turn) then return {'moved'} end
 t.out.taken_back, t.out.is_recounted = taken, true
 
-local told = {'receipts'}
+local reply = {'receipts'}
 for i = 1, ROWS do
   local message = row(i)
   local outcome = accept_one(t, p, now, message, p.max_inbox)
   if outcome[1] ~= 'receipt' then return outcome end
-  told[2 * i], told[2 * i + 1] = message.id, outcome
+  reply[2 * i], reply[2 * i + 1] = message.id, outcome
 end
 save(t, p, now)
-return remember(now, told)
+return remember(now, reply)

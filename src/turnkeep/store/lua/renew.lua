@@ -33,14 +33,14 @@ local function is_refusal(wrong)
   return text:match('MISCONF') or text:match('READONLY') or text:match('NOREPLICAS') or text:match('OOM')
 end
 
-local told = {}
+local reply = {}
 for i = 1, ROWS do
   local claim = row(i)
   named[claim.token] = true
   point(i)
   local is_done, directive = pcall(renew_one, claim)
   if not is_done and is_refusal(directive) then error(directive) end
-  told[i] = is_done and directive or {-1}
+  reply[i] = is_done and directive or {-1}
 end
 
 local unnamed = {}
@@ -48,6 +48,6 @@ for _, entry in ipairs(redis.call('ZRANGEBYLEX', K.leases, '[' .. A.owner .. '\0
   local token = entry:match('^[^%z]*%z([^%z]*)%z')
   if not named[token] then unnamed[#unnamed + 1] = entry end
 end
-told[#told + 1] = unnamed
-if ROWS == 0 and #unnamed == 0 then return told end -- it did nothing
-return remember(now, told)
+reply[#reply + 1] = unnamed
+if ROWS == 0 and #unnamed == 0 then return reply end -- it did nothing
+return remember(now, reply)

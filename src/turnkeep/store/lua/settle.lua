@@ -14,9 +14,9 @@ local reserved = unseal(raw, 'reservation')
 local amount = tonumber(A.amount) or reserved.amount
 redis.call('HDEL', K.reservations, A.run_id)
 for _, one in ipairs(reserved.accounts) do
-  local found = account(one[1], now)
-  found.reserved = math.max(0, found.reserved - reserved.amount)
-  found.settled = found.settled + amount
-  keep(one[1], found, now + one[2])
+  local sums = account(one[1], now)
+  sums.reserved = math.max(0, sums.reserved - reserved.amount)
+  sums.settled = sums.settled + amount
+  keep(one[1], sums, now + one[2])
 end
 return remember(now, 1)

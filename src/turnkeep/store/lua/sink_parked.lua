@@ -9,25 +9,25 @@
 if not get_sink(A.sink) then return {'absent'} end
 
 local function places()
-  local found = {}
+  local positions = {}
   if ROWS > 0 then
-    for i = 1, ROWS do found[i] = values(i) end
-    table.sort(found)
-    return found
+    for i = 1, ROWS do positions[i] = values(i) end
+    table.sort(positions)
+    return positions
   end
   for _, position in ipairs(parked_positions(A.sink)) do
-    if position > A.after and #found < tonumber(A.limit) then found[#found + 1] = position end
+    if position > A.after and #positions < tonumber(A.limit) then positions[#positions + 1] = position end
   end
-  return found
+  return positions
 end
 
-local told = {'parked'}
+local reply = {'parked'}
 for _, position in ipairs(places()) do
   local entry = get_parked(A.sink, position)
   if entry then
-    told[#told + 1] = {position, entry.space, entry.channel, entry.thread, entry.epoch, entry.incarnation or '0',
+    reply[#reply + 1] = {position, entry.space, entry.channel, entry.thread, entry.epoch, entry.incarnation or '0',
       ROWS > 0 and entry.frame or entry.frame:match('^[^\n]*\n'), entry.reason, exact(entry.failed_at),
       entry.given_up and 1 or 0}
   end
 end
-return told
+return reply

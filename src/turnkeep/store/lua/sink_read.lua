@@ -6,8 +6,8 @@
 -- GUARANTEE: changes nothing.
 
 if not get_sink(A.sink) then return {'absent'} end
-local told = {'entries'}
+local reply = {'entries'}
 for i, entry in ipairs(redis.call('XRANGE', outbox_of(A.sink), '(' .. id_of(A.after), '+', 'COUNT', A.limit)) do
-  told[i + 1] = {position_of(entry[1]), entry[2]}
+  reply[i + 1] = {position_of(entry[1]), entry[2]}
 end
-return told
+return reply

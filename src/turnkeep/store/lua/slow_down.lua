@@ -8,7 +8,7 @@
 local now = moment()
 local before = recall(now)
 if before then return before end
-local at = math.max(pace_kept().slow_until or 0, now + A.seconds)
+local at = math.max(read_pace().slow_until or 0, now + A.seconds)
 redis.call('HDEL', K.pace, '') -- frees, so that a full server lets runs go on
 redis.call('HSET', K.pace, 'slow_until', exact(at))
 return remember(now, 'ok')

@@ -5,5 +5,5 @@
 -- RETURNS: settled, reserved.
 -- GUARANTEE: changes nothing.
 
-local found = account(A.account, moment())
-return {exact(found.settled), exact(found.reserved)}
+local sums = account(A.account, moment())
+return {exact(sums.settled), exact(sums.reserved)}

@@ -8,7 +8,7 @@
 local now = moment()
 local before = recall(now)
 if before then return before end
-local found = circuit_of(A.endpoint)
-local circuit = found or {opened_at = now, probe_at = now + A.probe_in, fault = A.fault}
-if not found then redis.call('HSET', K.circuits, A.endpoint, seal(circuit)) end
+local circuit_before = circuit_of(A.endpoint)
+local circuit = circuit_before or {opened_at = now, probe_at = now + A.probe_in, fault = A.fault}
+if not circuit_before then redis.call('HSET', K.circuits, A.endpoint, seal(circuit)) end
 return remember(now, {exact(circuit.opened_at), exact(circuit.probe_at), circuit.fault})

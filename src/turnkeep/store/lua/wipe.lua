@@ -1,5 +1,5 @@
 -- wipe: delete a damaged thread by force; what its record would have told is taken from its keys.
--- KEYS: @thread @partition dead graves letters quarantine operations
+-- KEYS: @thread @partition dead dead_ids dead_places quarantine operations
 -- ARGV: now once space channel
 -- USES: record once dead_letters
 -- RETURNS: {'ok', 1 if anything was there}.
@@ -8,8 +8,8 @@
 local now = moment()
 local before = recall(now)
 if before then return before end
-local who, found = A.space .. '\0' .. A.channel, 0
-found = redis.call('DEL', K.thread, K.inbox, K.delayed, K.log, K.finals, K.known, K.history, K.snapshot)
+local who, removals = A.space .. '\0' .. A.channel, 0
+removals = redis.call('DEL', K.thread, K.inbox, K.delayed, K.log, K.finals, K.known, K.history, K.snapshot)
 for _, key in ipairs({K.due, K.ends}) do
   for _, entry in ipairs(redis.call('ZRANGEBYLEX', key, '[' .. A.space .. '\0', '(' .. A.space .. '\1')) do
     if entry:sub(#A.space + 22) == '\0' .. A.channel then redis.call('ZREM', key, entry) end
@@ -23,4 +23,4 @@ redis.call('ZREM', K.aging, who)
 redis.call('HDEL', K.quarantine, who)
 discard_all(A.space, A.channel)
 forget_replies(K.thread)
-return remember(now, {'ok', found > 0 and 1 or 0})
+return remember(now, {'ok', removals > 0 and 1 or 0})

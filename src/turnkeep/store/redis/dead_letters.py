@@ -33,7 +33,7 @@ class RedisDeadLetters(RedisPart):
         first = b"(" + to_bytes(after) if after else b"-"
         while len(letters) < limit:
             ids: list[bytes] = await self._link.look_up(
-                "dead", partition, "ZRANGEBYLEX", partition.names["graves"], first, "+", "LIMIT", 0, PAGE
+                "dead", partition, "ZRANGEBYLEX", partition.names["dead_ids"], first, "+", "LIMIT", 0, PAGE
             )
             page = [await self._letter_if_whole(partition, dead_id) for dead_id in ids]
             letters += [

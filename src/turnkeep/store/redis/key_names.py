@@ -32,11 +32,21 @@ _OF_THREAD = {
     "snapshot": "s", "channel": "e",
 }  # fmt: skip
 
-_OF_PARTITION = (
-    "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "parked", "hints",
-    "dead", "graves", "redriven", "quarantine", "meta", "fence", "operations",
-    "letters", "found", "mending",
-)  # fmt: skip
+_OF_PARTITION = {
+    **{
+        name: name
+        for name in (
+            "due", "ends", "spaces", "leases", "counters", "threads", "aging", "aliases", "sinks", "outbox", "parked",
+            "hints", "dead", "redriven", "quarantine", "meta", "fence", "operations", "mending",
+        )
+    },
+    # Named as they were when dead letters had other words: another name would be another layout, and
+    # a store that runs would lose its index of dead letters.
+    "dead_ids": "graves",
+    "dead_places": "letters",
+    "thread_list": "found",
+}  # fmt: skip
+"""What scripts call the keys of a partition, and how the keys end."""
 
 GROUPS = {
     "@thread": tuple(_OF_THREAD),
@@ -67,7 +77,7 @@ class PartitionKeys:
     def __init__(self, prefix: str, index: int) -> None:
         self.index = index
         self.tag = f"{prefix}{{{prefix}{index}}}".encode()
-        self.names = {name: self.tag + name.encode() for name in _OF_PARTITION}
+        self.names = {name: self.tag + end.encode() for name, end in _OF_PARTITION.items()}
         self._ready: dict[Script, tuple[bytes, ...]] = {}
 
     def of(self, script: Script) -> tuple[bytes, ...]:

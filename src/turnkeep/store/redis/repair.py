@@ -93,7 +93,7 @@ class PartitionRepair:
         """Write down the keys of all threads; whoever comes meanwhile writes to the indexes by
         itself.
         """
-        link, listing, cursor = self._part._link, partition.names["found"], b"0"
+        link, listing, cursor = self._part._link, partition.names["thread_list"], b"0"
         await link.call("find_threads", partition.tag, None, "DEL", listing)
         # SCAN by the tag: the index of threads may be what is damaged, so the keys themselves are
         # the truth.

@@ -10,7 +10,7 @@ local function call_json(call)
 end
 
 local function calls_json(t)
-  local told = {}
-  for i, call in ipairs(t.calls or {}) do told[i] = call_json(call) end
-  return '[' .. table.concat(told, ',') .. ']'
+  local reply = {}
+  for i, call in ipairs(t.calls or {}) do reply[i] = call_json(call) end
+  return '[' .. table.concat(reply, ',') .. ']'
 end

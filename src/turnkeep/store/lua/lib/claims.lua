@@ -28,16 +28,16 @@ end
 
 -- Messages with their bodies: JSON, body, JSON, body …
 local function tell_messages(t, from, to)
-  local told, fields = {}, {}
+  local reply, fields = {}, {}
   for i = from, to do fields[#fields + 1] = 'b:' .. open_at(t, i).uid end
   for n = 1, #fields, 1000 do
     local bodies = redis.call('HMGET', K.thread, unpack(fields, n, math.min(n + 999, #fields)))
     for j, body in ipairs(bodies) do
-      told[#told + 1] = message_json(open_at(t, from + n + j - 2))
-      told[#told + 1] = body or damaged('body')
+      reply[#reply + 1] = message_json(open_at(t, from + n + j - 2))
+      reply[#reply + 1] = body or damaged('body')
     end
   end
-  return told
+  return reply
 end
 
 local function tell_journal(t)

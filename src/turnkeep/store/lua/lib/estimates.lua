@@ -16,21 +16,21 @@ local function circuit_of(endpoint)
 end
 
 local function endpoints()
-  local found = redis.pcall('HKEYS', K.circuits)
-  if not found.err then return found end
+  local fields = redis.pcall('HKEYS', K.circuits)
+  if not fields.err then return fields end
   redis.call('DEL', K.circuits)
   return {}
 end
 
 -- The buckets of a pace and the end of its slow-down, by name. Their key has no expiry, which would follow whoever sets the
 -- clock of the server: there is one for each endpoint.
-local function pace_kept()
-  local found, kept = redis.pcall('HGETALL', K.pace), {}
-  if found.err then
+local function read_pace()
+  local fields, pace = redis.pcall('HGETALL', K.pace), {}
+  if fields.err then
     redis.call('DEL', K.pace)
-    return kept
+    return pace
   end
-  for i = 1, #found, 2 do kept[found[i]] = tonumber(found[i + 1]) end
+  for i = 1, #fields, 2 do pace[fields[i]] = tonumber(fields[i + 1]) end
   redis.call('PERSIST', K.pace)
-  return kept
+  return pace
 end

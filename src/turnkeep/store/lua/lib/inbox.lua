@@ -36,12 +36,12 @@ end
 
 -- Take single messages out of the middle.
 local function remove(t, is_gone)
-  local kept = {}
+  local rest = {}
   for i = 1, t.inbox do
     local m = open_at(t, i)
-    if not is_gone[m.id] then kept[#kept + 1] = m elseif m.steer then t.steering = t.steering - 1 end
+    if not is_gone[m.id] then rest[#rest + 1] = m elseif m.steer then t.steering = t.steering - 1 end
   end
-  t.out.open, t.out.gone, t.out.is_rewritten, t.inbox = kept, 0, true, #kept
+  t.out.open, t.out.gone, t.out.is_rewritten, t.inbox = rest, 0, true, #rest
 end
 
 local function ids_of(t, from, to)

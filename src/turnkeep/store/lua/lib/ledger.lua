@@ -2,11 +2,11 @@
 
 local function account(name, now)
   local raw = redis.call('HGET', K.accounts, name)
-  local found = raw and unseal(raw, 'account')
-  return found and found.until_ > now and found or {settled = 0, reserved = 0}
+  local sums = raw and unseal(raw, 'account')
+  return sums and sums.until_ > now and sums or {settled = 0, reserved = 0}
 end
 
-local function keep(name, found, until_)
-  found.until_ = until_
-  redis.call('HSET', K.accounts, name, seal(found))
+local function keep(name, sums, until_)
+  sums.until_ = until_
+  redis.call('HSET', K.accounts, name, seal(sums))
 end

@@ -27,13 +27,13 @@ local function forget_operations(now)
     if all[i] ~= '' and until_ and until_ > now then left[#left + 1] = {until_, all[i], #all[i + 1]} end
   end
   table.sort(left, function(a, b) return a[1] > b[1] end)
-  local kept = {}
+  local youngest = {}
   for i = 1, math.min(#left, MOST / 2) do
     if bytes + left[i][3] > MOST_BYTES / 2 then break end
-    kept[left[i][2]], bytes = true, bytes + left[i][3]
+    youngest[left[i][2]], bytes = true, bytes + left[i][3]
   end
   for i = 1, #all, 2 do
-    if not kept[all[i]] then redis.call('HDEL', K.operations, all[i]) end
+    if not youngest[all[i]] then redis.call('HDEL', K.operations, all[i]) end
   end
   redis.call('HSET', K.operations, '', bytes)
 end

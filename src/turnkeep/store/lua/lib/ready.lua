@@ -71,22 +71,22 @@ end
 
 -- Index, entry, index, entry … of what is ready.
 local function tell_ready(now, limit, lists, turn)
-  local told, border = {}, '\0' .. stamp(now) .. '\1'
+  local reply, border = {}, '\0' .. stamp(now) .. '\1'
   for _, key in ipairs(lists) do
     local spaces = ready_spaces(key, now, turn)
     local many = math.min(math.max(limit, 1), math.ceil(ENTRIES / #spaces))
     for _, space in ipairs(spaces) do
-      local before = #told
+      local before = #reply
       for index, entries in pairs({due = K.due, ends = K.ends}) do
         for _, entry in ipairs(first_entries(entries, space, border, many)) do
-          told[#told + 1] = index
-          told[#told + 1] = entry
+          reply[#reply + 1] = index
+          reply[#reply + 1] = entry
         end
       end
-      if #told == before then correct(space) end
+      if #reply == before then correct(space) end
     end
   end
-  return told
+  return reply
 end
 
 -- When to look again: the earliest moment of these lists.

@@ -110,12 +110,12 @@ end
 
 -- The record alone; nothing when there is none.
 local function read_head()
-  local found = redis.call('HMGET', K.thread, 'head', 'live')
-  if not found[1] then return nil end
-  local t = with_defaults(unseal(found[1], 'head'))
+  local fields = redis.call('HMGET', K.thread, 'head', 'live')
+  if not fields[1] then return nil end
+  local t = with_defaults(unseal(fields[1], 'head'))
   if t.last then t.settlements, t.last = {t.last}, nil end -- layout 1
   if t.state == 'leased' then
-    local live = read_live(found[2])
+    local live = read_live(fields[2])
     if live.token ~= t.token then damaged('live') end
     t.top, t.published, t.deltas, t.untrimmed = live.top, live.published, live.deltas, live.untrimmed
   end

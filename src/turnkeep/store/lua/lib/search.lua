@@ -2,11 +2,11 @@
 
 -- The messages that wait beside the inbox, by time.
 local function delayed_messages(t)
-  local found = {}
+  local messages = {}
   for _, uid in ipairs(redis.call('ZRANGE', K.delayed, #t.out.ripened, -1)) do
-    found[#found + 1] = unseal(redis.call('HGET', K.thread, 'd:' .. uid), 'delayed')
+    messages[#messages + 1] = unseal(redis.call('HGET', K.thread, 'd:' .. uid), 'delayed')
   end
-  return found
+  return messages
 end
 
 -- An open message and its place in the inbox (none while it is delayed).
@@ -34,15 +34,15 @@ end
 
 -- What became of a message: of an open one where it is now, of a settled one how it ended.
 local function tell_message(t, id, record, closing, m, i)
-  local told = {'message', id, receipt(t, record), record.steer or ''}
+  local reply = {'message', id, receipt(t, record), record.steer or ''}
   if closing then
     local covers = closing.status ~= 'withdrawn' and ids_json(closing.ids) or '[]'
-    told[5], told[6], told[7], told[8] = closing.status, closing.run_id or '', exact(closing.at), covers
-    return told
+    reply[5], reply[6], reply[7], reply[8] = closing.status, closing.run_id or '', exact(closing.at), covers
+    return reply
   end
   local is_running = i and i <= t.batch
-  told[5] = is_running and 'running' or i and 'waiting' or 'delayed'
-  told[6], told[7], told[8] = is_running and t.run_id or '', '', '[]'
-  told[9], told[10] = message_json(m), redis.call('HGET', K.thread, 'b:' .. m.uid) or damaged('body')
-  return told
+  reply[5] = is_running and 'running' or i and 'waiting' or 'delayed'
+  reply[6], reply[7], reply[8] = is_running and t.run_id or '', '', '[]'
+  reply[9], reply[10] = message_json(m), redis.call('HGET', K.thread, 'b:' .. m.uid) or damaged('body')
+  return reply
 end

@@ -6,15 +6,16 @@ local TYPES = {
   quarantine = 'hash', meta = 'hash', operations = 'hash',
 }
 
+-- By the ends of their names in Redis, by which an operator finds them: dead letters had other words once.
 local function shared_keys()
   return {due = K.due, ends = K.ends, spaces = K.spaces, leases = K.leases, counters = K.counters, threads = K.threads,
-    aging = K.aging, aliases = K.aliases, sinks = K.sinks, parked = K.parked, dead = K.dead, graves = K.graves,
-    letters = K.letters, redriven = K.redriven, quarantine = K.quarantine, meta = K.meta, operations = K.operations}
+    aging = K.aging, aliases = K.aliases, sinks = K.sinks, parked = K.parked, dead = K.dead, graves = K.dead_ids,
+    letters = K.dead_places, redriven = K.redriven, quarantine = K.quarantine, meta = K.meta, operations = K.operations}
 end
 
 local function has_type(key, type)
-  local found = redis.call('TYPE', key).ok
-  return found == 'none' or found == type
+  local actual = redis.call('TYPE', key).ok
+  return actual == 'none' or actual == type
 end
 
 -- What the values of a hash have to be, where a single one that makes no sense stops everybody.
@@ -29,18 +30,18 @@ local READABLE = {
 
 -- Fields, or members, that nobody can read.
 local function unreadable(name, key)
-  local found = {}
+  local entries = {}
   if name == 'spaces' then
     for _, space in ipairs(redis.call('ZRANGE', key, 0, 255)) do
-      if not space:find('%z') then found[#found + 1] = space end
+      if not space:find('%z') then entries[#entries + 1] = space end
     end
   elseif READABLE[name] then
     local all = redis.call('HGETALL', key)
     for i = 1, #all, 2 do
-      if not READABLE[name](all[i + 1], all[i]) then found[#found + 1] = all[i] end
+      if not READABLE[name](all[i + 1], all[i]) then entries[#entries + 1] = all[i] end
     end
   end
-  return found
+  return entries
 end
 
 -- Names of the keys that somebody made something else of, or that hold what nobody can read. The lists of queues count as

@@ -23,9 +23,9 @@ local function put_sink(name, sink)
 end
 
 local function open_sinks()
-  local found, all = {}, redis.call('HGETALL', K.sinks)
-  for i = 1, #all, 2 do found[all[i]] = read_sink(all[i + 1]) end
-  return found
+  local sinks, all = {}, redis.call('HGETALL', K.sinks)
+  for i = 1, #all, 2 do sinks[all[i]] = read_sink(all[i + 1]) end
+  return sinks
 end
 
 local function outbox_of(name)
@@ -73,9 +73,9 @@ local function id_of(position)
 end
 
 local function by_name(fields)
-  local found = {}
-  for i = 1, #fields, 2 do found[fields[i]] = fields[i + 1] end
-  return found
+  local entry = {}
+  for i = 1, #fields, 2 do entry[fields[i]] = fields[i + 1] end
+  return entry
 end
 
 -- ---------------------------------------------------------------- parked
@@ -86,12 +86,12 @@ end
 
 -- The positions of all that is parked of a sink, in order.
 local function parked_positions(name)
-  local found, prefix = {}, name .. '\0'
+  local positions, prefix = {}, name .. '\0'
   for _, field in ipairs(redis.call('HKEYS', K.parked)) do
-    if field:sub(1, #prefix) == prefix then found[#found + 1] = field:sub(#prefix + 1) end
+    if field:sub(1, #prefix) == prefix then positions[#positions + 1] = field:sub(#prefix + 1) end
   end
-  table.sort(found)
-  return found
+  table.sort(positions)
+  return positions
 end
 
 local function get_parked(name, position)

@@ -13,11 +13,11 @@ end
 
 -- Names and values, all as text; what is absent is not told.
 local function tell_thread(t)
-  local told = {'thread'}
+  local reply = {'thread'}
   local function tell(name, value)
     if value == nil or value == false then return end
-    told[#told + 1] = name
-    told[#told + 1] = type(value) == 'number' and exact(value) or value == true and '1' or value
+    reply[#reply + 1] = name
+    reply[#reply + 1] = type(value) == 'number' and exact(value) or value == true and '1' or value
   end
   for _, name in ipairs({'space', 'channel', 'thread_id', 'epoch', 'state', 'paused', 'created_at', 'active_at', 'due', 'ttl',
     'assistant', 'inbox', 'delayed', 'messages', 'turns', 'items', 'bytes', 'run_id', 'attempt', 'top'}) do tell(name, t[name]) end
@@ -27,7 +27,7 @@ local function tell_thread(t)
   tell('metadata', metadata_json(metadata_of()))
   tell('summary', redis.call('HGET', K.thread, 'summary'))
   tell('incarnation', redis.call('HGET', K.meta, 'incarnation'))
-  return told
+  return reply
 end
 
 -- Whether a read at this moment is worth a write of `active_at`.
