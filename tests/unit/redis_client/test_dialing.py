@@ -34,6 +34,9 @@ async def test_a_connection_closed_before_a_question_is_a_server_that_did_not_an
 
 async def test_a_subscription_on_a_connection_that_is_lost_is_refused_at_once() -> None:
     connection = SubscriberConnection(
-        ServerAddress("127.0.0.1", 1), 60.0, lambda channel, data: None, lambda connection, channels: None
+        ServerAddress("127.0.0.1", 1),
+        silence=60.0,
+        tell=lambda channel, data: None,
+        lose=lambda connection, channels: None,
     )
     assert connection.ask("SUBSCRIBE", b"c").result() is False

@@ -1,5 +1,4 @@
-"""The Redis engine: many workers and gateways on one Redis or Valkey (6.2+), its sentinels, or a
-cluster (7+).
+"""The Redis engine: many processes on one Redis or Valkey (6.2+), its sentinels, or a cluster (7+).
 
 One Lua script per operation changes everything of one thread in one act (`store/lua`). Durable
 means what the server promises: see `Durability` in `check`. An operation whose reply is lost is
@@ -139,15 +138,11 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
 
     @property
     def rebuilds(self) -> int:
-        """How often this process made the shared keys of a partition anew, because they were
-        damaged.
-        """
+        """How often this process rebuilt the shared keys of a partition that were damaged."""
         return self._repair.rebuilds
 
     async def _servers(self, link: Link) -> list[ServerAddress]:
-        """All servers that hold anything of this store, the one of the layout first; each is
-        connected to.
-        """
+        """All servers that hold anything of this store, that of the layout first, connected to."""
         keys = [self._keys.registry("layout"), *(partition.tag for partition in self._keys.partitions)]
         return list(dict.fromkeys([(await link.holder(key))[0] for key in keys]))
 

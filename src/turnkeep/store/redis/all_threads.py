@@ -1,6 +1,4 @@
-"""What concerns all threads of the Redis engine: counts, scans, statistics, and what the passing of
-time does.
-"""
+"""All threads of the Redis engine: counts, scans, statistics, and what passing time does."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ class RedisAllThreads(RedisPart):
         space = b"" if tenant is None else plain(tenant) + b"\0" + (b"" if queue is None else plain(queue) + b"\0")
         first, last = (b"[" + space, b"(" + space[:-1] + b"\1") if space else (b"-", b"+")
         while True:
-            entries = await self._on_index(partition, "threads", "ZRANGEBYLEX", first, last)
+            entries = await self._on_index(partition, "threads", "ZRANGEBYLEX", first=first, last=last)
             for entry in entries:
                 owner, name, channel = entry.split(b"\0", 2)
                 address = address_of(owner + b"\0" + name, channel)
@@ -110,7 +108,7 @@ class RedisAllThreads(RedisPart):
         now, deletions = exact(await self.now()), 0
         # Bounded: other callers of this process wait for the loop, and the next sweep goes on.
         for _ in range(PAGES):
-            entries = await self._on_index(partition, "aging", "ZRANGEBYSCORE", b"-inf", now)
+            entries = await self._on_index(partition, "aging", "ZRANGEBYSCORE", first=b"-inf", last=now)
             for start in range(0, len(entries), AT_ONCE):
                 some = entries[start : start + AT_ONCE]
                 may_delete = max(0, limit - deletions)
@@ -137,7 +135,7 @@ class RedisAllThreads(RedisPart):
         return deletions
 
     async def _on_index(
-        self, partition: PartitionKeys, name: str, command: str, first: bytes, last: bytes
+        self, partition: PartitionKeys, name: str, command: str, *, first: bytes, last: bytes
     ) -> list[bytes]:
         """One page of an index of a partition."""
         key = partition.names[name]

@@ -48,9 +48,7 @@ class RedisClaims(RedisPart):
 
     _hints: Hints | None = None
     _turn = secrets.randbelow(1000)
-    """Rises with each look, from anywhere: processes that look at the same time look at other
-    places.
-    """
+    """Rises with each look: processes that look at the same time begin at other places."""
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
         # Before looking: what becomes due between the look and the wait is heard.
@@ -267,9 +265,7 @@ class RedisClaims(RedisPart):
 
 
 def _successes(ends: Sequence[tuple[T] | Exception]) -> list[T]:
-    """What those partitions said that answered: one that cannot be reached does not stop the
-    others.
-    """
+    """The answers of the partitions that gave one: one that is away does not stop the others."""
     answers = [end[0] for end in ends if not isinstance(end, Exception)]
     # A node that is away is everyday in a cluster; what is no passing trouble is not to be hidden
     # behind the answers.

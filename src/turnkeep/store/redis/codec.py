@@ -40,9 +40,7 @@ _EMPTY = b""
 
 
 def dump(value: Any) -> bytes:
-    """JSON in one line. What orjson refuses (lone surrogates, huge integers) is marked by a blank
-    before it.
-    """
+    """JSON in one line; a blank before what orjson refuses (lone surrogates, huge integers)."""
     try:
         return orjson.dumps(value)
     # Both are valid in what users send; a message is not refused for them.
@@ -320,9 +318,7 @@ def read_event(place: tuple[int, str], kind: bytes, at: bytes, members: bytes, t
 
 
 DELTA_MEMBERS = 120
-"""Bytes of the members of an ordinary delta at most; they are the same for a whole run and read
-once.
-"""
+"""Bytes of the members of an ordinary delta at most; read once, being the same for a run."""
 
 
 @lru_cache(maxsize=4096)
@@ -332,9 +328,7 @@ def _delta_parsed(members: bytes) -> dict[str, Any] | None:
 
 
 def read_frames(data: bytes, epoch: str) -> list[Event]:
-    """Events as they are told to followers and sinks: "offset kind at length length", a newline,
-    members, text.
-    """
+    """Events on their way: "offset kind at length length", a newline, members, text; and again."""
     events, place = [], 0
     while place < len(data):
         end = data.index(b"\n", place)

@@ -22,12 +22,14 @@ class RedisDeadLetters(RedisPart):
         self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
         partitions = self._keys.partitions
-        lists = await gather([self._dead_in(partition, tenant, queue, after, limit) for partition in partitions])
+        lists = await gather(
+            [self._dead_in(partition, tenant, queue, after=after, limit=limit) for partition in partitions]
+        )
         letters = [letter for letters in lists for letter in letters]
         return sorted(letters, key=lambda letter: letter.dead_id)[:limit]
 
     async def _dead_in(
-        self, partition: PartitionKeys, tenant: str | None, queue: str | None, after: str, limit: int
+        self, partition: PartitionKeys, tenant: str | None, queue: str | None, *, after: str, limit: int
     ) -> list[DeadLetter]:
         letters: list[DeadLetter] = []
         first = b"(" + to_bytes(after) if after else b"-"

@@ -1,5 +1,4 @@
-"""What an answer waits for: that its server is fit, and with the durability `strict` that what was
-written is safe.
+"""What an answer waits for: a server that is fit, and with `strict` that the write is safe.
 
 WAIT and WAITAOF speak of the writes of their own connection, and block it. So there is a connection
 of their own per server, on which a small write follows what it is to vouch for; callers that come
@@ -23,51 +22,22 @@ from turnkeep.store.redis.server_fitness import Fitness, how_to_wait, replicas_i
 RECEIPTS = frozenset(("accept", "begin", "redrive"))
 """Scripts that promise to keep something new: not on a server that could lose it."""
 
-DURABLE_SCRIPTS = RECEIPTS | frozenset(
-    (
-        *("append", "cancel", "commit", "compact", "decide", "discard", "edit", "fail", "flush", "forget", "hold"),
-        *(
-            "journal",
-            "pause",
-            "put",
-            "redriven",
-            "regenerate",
-            "resume",
-            "settle",
-            "sink_close",
-            "sink_delivered",
-            "sink_failed",
-            "sink_open",
-            "sink_redrive",
-            "sink_unpark",
-            "take",
-        ),
-        *("update", "wipe", "withdraw"),
-    )
-)
+DURABLE_SCRIPTS = RECEIPTS | {
+    "append", "cancel", "commit", "compact", "decide", "discard", "edit", "fail", "flush", "forget", "hold",
+    "journal", "pause", "put", "redriven", "regenerate", "resume", "settle", "sink_close", "sink_delivered",
+    "sink_failed", "sink_open", "sink_redrive", "sink_unpark", "take", "update", "wipe", "withdraw",
+}  # fmt: skip
 """Scripts whose answer somebody relies on: a person, a run before it acts, a forwarder that goes on
 from its memory.
 """
 
+_READS = (
+    "circuits", "counts", "get", "history", "message", "open", "read", "ready", "runs", "sink_list", "sink_parked",
+    "sink_read", "spend",
+)  # fmt: skip
+
 NOT_DURABLE_SCRIPTS: Mapping[str, str] = {
-    **dict.fromkeys(
-        (
-            "circuits",
-            "counts",
-            "get",
-            "history",
-            "message",
-            "open",
-            "read",
-            "ready",
-            "runs",
-            "sink_list",
-            "sink_parked",
-            "sink_read",
-            "spend",
-        ),
-        "reads",
-    ),
+    **dict.fromkeys(_READS, "reads"),
     **dict.fromkeys(("publish", "publish_long"), "a delta: when it is lost the epoch changes"),
     **dict.fromkeys(
         ("claim", "offered", "orphan", "release", "renew", "sink_lease", "typing"),
@@ -89,9 +59,7 @@ _WRITE = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], '1', 'PX', 60000
 
 
 class WriteObserver(NamedTuple):
-    """The server that a key was on before anything was written: where it is, and which process, if
-    that matters.
-    """
+    """Where a key was before anything was written, and on which process, if that matters."""
 
     key: bytes
     endpoint: ServerAddress
@@ -124,9 +92,7 @@ class DurabilityWait:
         """Scripts before and after which there is something to do."""
 
     async def before(self, name: str, key: bytes) -> WriteObserver:
-        """Raises `StoreUnfit` where no receipt may be given; who has to vouch for what is written
-        then.
-        """
+        """Who has to vouch for the next write. Raises `StoreUnfit` where no receipt may be given."""
         is_receipt = name in RECEIPTS
         # Asked before the write: after it, whoever is at that address may be another process that
         # never saw it.

@@ -1,6 +1,4 @@
-"""The events protocol of the Redis engine: one log per channel, its followers, and the outbox of
-the sinks.
-"""
+"""The events protocol of the Redis engine: a log per channel, followers, the sinks' outbox."""
 
 from __future__ import annotations
 

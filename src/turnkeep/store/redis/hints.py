@@ -1,5 +1,4 @@
-"""What processes tell each other through Redis: hints for workers, and the live end of channels for
-followers.
+"""What processes tell each other: hints for workers, live events for followers.
 
 Workers hear that threads became due and that a claim got a directive; followers hear the events
 themselves. Nothing depends on any of it: a worker looks for itself, and a notice without events
@@ -23,9 +22,7 @@ from turnkeep.store.values import Notice
 from turnkeep.store.wakeups import Bell, Feed
 
 POLL = Backoff(type="fixed", delay=1.0)
-"""While nothing can be heard, workers look for themselves and followers read their channels that
-often.
-"""
+"""How often workers look and followers read by themselves while nothing can be heard."""
 
 BOUND = 4096
 """Owners whose nudges are kept until they ask."""
@@ -95,9 +92,7 @@ class Hints:
         return self._nudges.pop(owner, None)
 
     async def wait(self, seconds: float) -> bool:
-        """Return at the next hint or after so many seconds: True; sooner, with False, when it hears
-        nothing.
-        """
+        """True after the next hint or so many seconds; sooner and False when it hears nothing."""
         if self._subscriptions.is_whole or await self._subscriptions.tend():
             await self._bell.wait(self._clock, seconds)
             return True
@@ -109,9 +104,7 @@ class Hints:
 
 
 class Watch:
-    """The earliest moment that one waiter heard of, on the clock of the store; 0 when it may have
-    missed one.
-    """
+    """The earliest moment that a waiter heard of, in the store's time; 0 when one may be missed."""
 
     def __init__(self, hints: Hints, queues: Sequence[str] | None) -> None:
         self.earliest = _NEVER

@@ -55,9 +55,7 @@ GROUPS = {
         "meta",
     ),
 }  # fmt: skip
-"""What `@thread` and `@partition` stand for in the header of a script: what most operations on a
-thread touch.
-"""
+"""What `@thread` and `@partition` mean in a header: what most operations on a thread touch."""
 
 MOST_KEY_NAMES = 8_192
 """Addresses whose key names are kept ready."""

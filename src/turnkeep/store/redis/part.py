@@ -1,6 +1,4 @@
-"""What every part of the Redis engine uses: running the script of an operation on the thread of an
-address.
-"""
+"""What every part of the Redis engine uses: running a script on the thread of an address."""
 
 from __future__ import annotations
 
@@ -152,9 +150,7 @@ class RedisPart:
         return await link.run(name, keys.partition, keys.of(link.scripts[name]), *arguments)
 
     async def _resolve(self, address: Address) -> ThreadKeys:
-        """The keys of the thread that an address means: its own, or the one that its channel names
-        by id.
-        """
+        """The keys of the thread of an address: its own, or that of the channel it names by id."""
         if not address.names_thread:
             return self._keys.thread(address)
         channel = self._channels.get(address)
@@ -224,9 +220,7 @@ def quarantining() -> Iterator[None]:
 
 
 async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do all at once, in one write where they are for one server; all are done before the first
-    error is raised.
-    """
+    """Do all at once, in one write for each server; all end before the first error is raised."""
     if len(works) == 1:
         return [await works[0]]
     async with asyncio.TaskGroup() as group:

@@ -111,9 +111,7 @@ class RedisLedger(RedisPart):
         return sorted(to_text(tenant) for tenant in await self._link.call("ledgers", key, None, "ZRANGE", key, 0, -1))
 
     async def _note_ledger(self, tenant: str) -> None:
-        """Ledgers are apart from each other, on a cluster too, so who reserves is noted before, now
-        and then.
-        """
+        """Ledgers live apart from each other, so who reserves is noted before, now and then."""
         noted_at, moment = self._ledger_notes.get(tenant), monotonic()
         if noted_at is not None and moment - noted_at < NOTE_INTERVAL:
             return

@@ -1,5 +1,4 @@
-"""Keys that the threads of a partition share, when somebody damaged them: found, told, and made
-again.
+"""Keys that the threads of a partition share, once damaged: found, reported, made again.
 
 They hold nothing that the threads do not know, but for dead letters and totals. So a partition
 pauses until one process has made them anew, and goes on; the others do not notice. A key of another
@@ -43,9 +42,7 @@ class PartitionRepair:
         """By this process."""
 
     async def audit(self, partition: PartitionKeys) -> str | None:
-        """Rebuild a partition whose shared keys contradict each other; why it was rebuilt, if that
-        was today.
-        """
+        """Rebuild a partition whose shared keys contradict each other; why, if that was today."""
         damaged_keys, last_rebuild = await self._look(partition)
         if damaged_keys:
             await self._rebuild(partition, damaged_keys)
@@ -90,9 +87,7 @@ class PartitionRepair:
         )
 
     async def _find_threads(self, partition: PartitionKeys) -> None:
-        """Write down the keys of all threads; whoever comes meanwhile writes to the indexes by
-        itself.
-        """
+        """Write down the keys of all threads; who comes meanwhile writes to the indexes himself."""
         link, listing, cursor = self._part._link, partition.names["thread_list"], b"0"
         await link.call("find_threads", partition.tag, None, "DEL", listing)
         # SCAN by the tag: the index of threads may be what is damaged, so the keys themselves are

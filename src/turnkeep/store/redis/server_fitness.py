@@ -1,5 +1,4 @@
-"""Whether the servers keep what they accept: what one must be, what it promises, and a look
-whenever that can change.
+"""Whether the servers keep what they accept: demands, promises, and when to look again.
 
 A receipt is a promise (accepted means kept), so none is given on a server that may evict or that
 writes nothing to disk, unless that is allowed. A server is looked at when a connection to it is
@@ -117,9 +116,7 @@ def require_version(server: Server, demands: Demands) -> None:
 
 
 def trouble_with(server: Server, where: object, demands: Demands, replicas: int) -> str | None:
-    """Why a promise could not be kept on this server; None if it can. `replicas`: how many have to
-    hear.
-    """
+    """Why this server could not keep a promise, if so. `replicas`: how many have to hear."""
     if demands.allow_unsafe:
         return None
     if server.policy != "noeviction":
@@ -150,9 +147,7 @@ def _too_few(server: Server, where: object, replicas: int) -> str | None:
 
 
 def how_to_wait(server: Server, replicas: int) -> tuple[str, ...]:
-    """What a strict answer waits for; ("",) where nothing is left to wait for, empty where nothing
-    can be.
-    """
+    """What a strict answer waits for; ("",) for nothing any more, empty where nothing can be."""
     if server.can_wait_for_log and server.has_log:
         return ("WAITAOF", "1", str(replicas))
     if replicas:
@@ -189,9 +184,7 @@ async def agree_on_layout(call: Any, key: bytes, partitions: int) -> None:
 
 
 async def require_channels(call: Any, topology: ServerTopology, key: bytes, prefix: str) -> None:
-    """Raises `StoreMisconfigured` for a user who may not publish under this prefix: nobody would
-    hear of anything.
-    """
+    """Raises `StoreMisconfigured` for a user who may not publish: nobody would hear of anything."""
     try:
         # Tried out, for a user need not be allowed to read its own rules. Nobody listens on this
         # channel.
@@ -308,9 +301,7 @@ class Fitness:
         return self._verdicts[endpoint]
 
     def report(self, endpoints: list[ServerAddress]) -> Mapping[str, Any]:
-        """For `/readyz` and doctor: the first of these servers, and the worst of what any of them
-        may lose.
-        """
+        """For `/readyz` and doctor: the first of these servers, and the worst that any may lose."""
         servers = [self.server(endpoint) for endpoint in endpoints]
         losses = dict.fromkeys(loss_window(server, self.demands.durability) for server in servers)
         first = servers[0]

@@ -39,9 +39,7 @@ from turnkeep.store.values import (
 
 PAGE = 100
 ROUNDS = 5
-"""How often a turn that is answered again is read anew, because others changed the transcript
-meanwhile.
-"""
+"""How often a turn to answer again is read anew, because others changed the transcript."""
 
 
 class RedisThreads(RedisPart):
@@ -103,9 +101,7 @@ class RedisThreads(RedisPart):
             raise _busy()
 
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
-        """The messages are made here from the turn that is read; the script takes them only in
-        place of that turn.
-        """
+        """Messages made here from the turn as read; the script takes them only in its place."""
         operation, stem = self._operation(once, "regenerate", address), new_message_stem(self._ids)
         for _ in range(ROUNDS):
             request = last_user_turn((await self.history(address)).entries)

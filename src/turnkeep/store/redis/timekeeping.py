@@ -27,9 +27,7 @@ class StoreTime:
     """What one process knows of the time of the store. Until the first look it has none."""
 
     def __init__(self, watch: SteadyClock, key: bytes, *, tolerance: float) -> None:
-        """`tolerance`: seconds that a look may take to arrive; smaller leaps are not told from a
-        slow network.
-        """
+        """`tolerance`: seconds a look may take; smaller leaps are not told from a slow network."""
         self._seconds = watch.elapsed
         self._key = key
         self._tolerance = tolerance
@@ -48,9 +46,7 @@ class StoreTime:
         return (self._base or 0.0) + seconds
 
     def of_day(self, moment: float) -> float:
-        """A moment by the server's clock, on that of the store; exactly the same where both agree
-        within a second.
-        """
+        """A moment of the server's clock in the store's time; the same within a second."""
         return moment + self.ahead if abs(self.ahead) > 1.0 else moment
 
     async def look(self, link: Link) -> float:

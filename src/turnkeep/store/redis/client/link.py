@@ -1,5 +1,4 @@
-"""Running scripts where their keys are: finds the server, keeps one pipe to each, and repeats what
-lost its reply.
+"""Gives orders where their keys are: one pipe to each server, and what lost its reply again.
 
 A repeat of the same arguments gives the first reply and touches nothing: they name what they do, or
 carry an id under which the server keeps the reply for ten minutes (`lib/once.lua`). So an operation
@@ -85,9 +84,7 @@ class Link:
         timeout: float,
         look: Callable[[ServerAddress, Pipe], Awaitable[object]],
     ) -> None:
-        """`look` is called with each server that a connection was opened to, before anything is
-        done there.
-        """
+        """`look` is called with each server connected to, before anything is done there."""
         self.topology = topology
         self.dialer = dialer
         self.scripts = scripts
@@ -114,16 +111,14 @@ class Link:
         *arguments: Argument,
         patience: float = PATIENCE,
     ) -> Coroutine[Any, Any, Reply]:
-        """Run the script of an operation on a partition, and give its answer once that may be
-        relied on.
-        """
+        """Run the script of an operation on a partition; its answer may be relied on."""
         # Returns the coroutine instead of awaiting it: a frame less for each token that is
         # published.
         command = ("EVALSHA", self.scripts[name].sha, len(keys), *keys, *arguments)
         assurance = self.assurance
         if assurance is None or name not in assurance.concerns:
-            return self._run(name, partition, command, patience)
-        return self._run_assured(assurance, name, partition, command, patience)
+            return self._run(name, partition, command, patience=patience)
+        return self._run_assured(assurance, name, partition, command=command, patience=patience)
 
     async def look_up(self, name: str, partition: Partition, *command: Argument) -> Reply:
         """A command that reads a key which the threads of a partition share."""
@@ -138,15 +133,16 @@ class Link:
         assurance: Assurance,
         name: str,
         partition: Partition,
+        *,
         command: tuple[Argument, ...],
         patience: float,
     ) -> Reply:
         witness = await assurance.before(name, partition.tag)
-        reply = await self._run(name, partition, command, patience)
+        reply = await self._run(name, partition, command, patience=patience)
         await assurance.after(witness)
         return reply
 
-    async def _run(self, name: str, partition: Partition, command: tuple[Argument, ...], patience: float) -> Reply:
+    async def _run(self, name: str, partition: Partition, command: tuple[Argument, ...], *, patience: float) -> Reply:
         loss: OutcomeUnknown | None = None
         # The short way of nearly every order. All that can go wrong leads to `call`, which has the
         # loops.
@@ -185,16 +181,12 @@ class Link:
         return reply
 
     def tell(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> None:
-        """Run a script behind what was sent last to the server of a key, if that is at hand, and do
-        not wait for it.
-        """
+        """Run a script behind what was sent last to a key's server, if at hand; no wait."""
         if (answer := self.ask(name, key, keys, *arguments)) is not None:
             answer.add_done_callback(_forget)
 
     def ask(self, name: str, key: bytes, keys: Sequence[bytes], *arguments: Argument) -> asyncio.Future[Reply] | None:
-        """Run a script behind what was sent last to the server of a key, once; None if that server
-        is not at hand.
-        """
+        """Run a script behind what was sent last to a key's server, once; None if not at hand."""
         endpoint = self.topology.cached_server(key)
         node = self._nodes.get(endpoint) if endpoint is not None else None
         if node is None or node.pipe is None or not node.pipe.is_open:
@@ -227,7 +219,7 @@ class Link:
                 if asyncio.get_running_loop().time() > until:
                     break
             try:
-                return await self._until_ready(operation, key, partition, command, until)
+                return await self._until_ready(operation, key, partition, command=command, until=until)
             except OutcomeUnknown as error:
                 failure = error
             except StoreUnavailable as unavailable:
@@ -241,7 +233,7 @@ class Link:
         raise failure
 
     async def _until_ready(
-        self, operation: str, key: bytes, partition: Partition | None, command: tuple[Argument, ...], until: float
+        self, operation: str, key: bytes, partition: Partition | None, *, command: tuple[Argument, ...], until: float
     ) -> Reply:
         loop = asyncio.get_running_loop()
         tries, asking = 0, None
@@ -280,9 +272,7 @@ class Link:
         return await pipe.send(*command)
 
     def _greet(self, pipe: Pipe, partition: Partition) -> None:
-        """Before the first command on a partition, in the same write: tell it which server it is on
-        now.
-        """
+        """Before the first command on a partition, in the same write: say which server this is."""
         script = self.scripts["greet"]
         greeting = pipe.send("EVAL", script.text, len(script.keys), *partition.of(script), pipe.server)
         # At once and not with the reply: what is sent behind it in this tick needs no second
@@ -344,9 +334,7 @@ class Link:
         return node.pipe
 
     async def _connect(self, node: _Node, endpoint: ServerAddress) -> Pipe:
-        """One connection; after failures not before a moment, so that callers do not hammer a
-        server that starts.
-        """
+        """One connection; after failures with a pause, so as not to hammer a server that starts."""
         loop = asyncio.get_running_loop()
         # Here and not at the caller: whoever comes meanwhile waits for the same moment.
         await asyncio.sleep(max(0.0, node.not_before - loop.time()))
@@ -382,9 +370,7 @@ class Link:
         return pipe
 
     async def _teach(self, pipe: Pipe) -> None:
-        """Have the server know all scripts before the first call, so that calls are taken in their
-        order.
-        """
+        """Have the server know all scripts first, so that orders are taken in their order."""
         scripts = list(self.scripts.values())
         # Of two orders in one tick the second could be taken first: one waits for its script to be
         # loaded while the other finds its own. Asked for instead of loaded, because the texts of
@@ -439,9 +425,7 @@ async def open_transport(dialer: Dialer, endpoint: ServerAddress, taker: Taker) 
 
 
 async def _identity(connection: redis.Connection, endpoint: ServerAddress) -> bytes:
-    """The run id of the server. Raises `StoreUnavailable` for a replica or a server that still
-    loads.
-    """
+    """The run id of the server. Raises `StoreUnavailable` for a replica or one that still loads."""
     try:
         info = await answer(connection, "INFO", "server")
         role = await answer(connection, "INFO", "replication")

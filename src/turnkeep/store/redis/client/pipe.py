@@ -1,5 +1,4 @@
-"""The hot path to one Redis server: every command of a loop tick goes out in one write, replies
-come back in order.
+"""One connection to Redis: the commands of a loop tick in one write, replies in their order.
 
 Guarantees: a command whose reply is lost ends with `OutcomeUnknown`, one that was never written
 with `StoreUnavailable`; a server that is silent for `timeout` loses the connection; what is in
@@ -51,9 +50,7 @@ class Pipe(asyncio.Protocol):
         self._closed_because: str | None = None
 
     def send(self, *command: Argument) -> asyncio.Future[Reply]:
-        """Queue a command for this tick. The reply may be a `Refusal`; awaiting raises what the
-        class says.
-        """
+        """Queue a command for this tick. The reply may be a `Refusal`; awaiting it may raise."""
         # Said before anything is queued: of a command that was never taken in, nobody has to wonder
         # whether it happened.
         if self._closed_because is not None:

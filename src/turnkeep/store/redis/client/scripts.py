@@ -1,5 +1,4 @@
-"""Lua scripts: one file per operation in a folder, put together with the shared pieces from `lib`
-that it names.
+"""Lua scripts: one file per operation, put together with the pieces from `lib` that it names.
 
 The comment on top of a file is read by this loader::
 

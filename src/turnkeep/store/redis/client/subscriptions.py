@@ -38,12 +38,16 @@ class Listener(Protocol):
 
 
 class SubscriberConnection(asyncio.Protocol):
-    """One connection that listens. Silence is broken by a ping; a server that does not answer it is
-    given up.
-    """
+    """One connection that listens; silence is broken by a ping, and ends it when not answered."""
 
-    def __init__(self, endpoint: ServerAddress, silence: float, tell: Callable[[bytes, bytes], None],
-                 lose: Callable[[SubscriberConnection, list[bytes]], None]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        endpoint: ServerAddress,
+        *,
+        silence: float,
+        tell: Callable[[bytes, bytes], None],
+        lose: Callable[[SubscriberConnection, list[bytes]], None],
+    ) -> None:
         self.endpoint = endpoint
         self.channels: set[bytes] = set()
         """Channels that the server has acknowledged."""
@@ -165,9 +169,7 @@ class Subscriptions:
         return not self._unheard
 
     async def listen(self, channel: bytes, listener: Listener) -> None:
-        """Hear a channel from the return of this call on, or be told (`missed`) when it is heard
-        later.
-        """
+        """Hear a channel from the return of this call on, or get a gap when it is heard later."""
         # Registered before the server is asked: what comes right after the acknowledgement has
         # somebody.
         is_first = channel not in self._listeners
@@ -258,7 +260,7 @@ class Subscriptions:
     async def _connection_to(self, endpoint: ServerAddress) -> SubscriberConnection:
         connection = self._connections.get(endpoint)
         if connection is None or not connection.is_open:
-            connection = SubscriberConnection(endpoint, self._timeout, self._tell, self._on_loss)
+            connection = SubscriberConnection(endpoint, silence=self._timeout, tell=self._tell, lose=self._on_loss)
             await open_transport(self._dialer, endpoint, connection)
             try:
                 await self._topology.confirm(endpoint)

@@ -28,9 +28,7 @@ SLOTS = 16_384
 CONNECT_TIMEOUT = 5.0
 
 _CONNECTION_ERRORS = (RedisError, OSError, RuntimeError)
-"""What a connection raises that is lost; RuntimeError: uvloop, when one writes to what was closed
-meanwhile.
-"""
+"""What a lost connection raises; RuntimeError is that of uvloop for a write to a closed one."""
 
 
 @dataclass(frozen=True, slots=True)
