@@ -56,7 +56,7 @@ async def small(
     monkeypatch.setattr(outbox, "OUTBOX", 100)
     monkeypatch.setattr(sending, "OUTBOX", 100)
     for engine in (outbox, sending, redis_events):
-        monkeypatch.setattr(engine, "PARKED", 3)
+        monkeypatch.setattr(engine, "MOST_PARKED", 3)
     if request.param == "redis":
         async with store_on(redis_server.url(), prefix="small:", policies=AT_ONCE) as there:
             yield there
