@@ -90,7 +90,7 @@ from tests.scenario.tools_escape_ground import sleepers
 from turnkeep.clock import SystemClock
 from turnkeep.tools import ToolContext
 from turnkeep.tools.builtin import builtin_tools
-from turnkeep.tools.execution import Asked, call
+from turnkeep.tools.execution import ToolRequest, call
 from turnkeep.tools.workspaces import Workspaces
 os.environ["CANARY"] = "in-the-environment"
 
@@ -98,8 +98,8 @@ async def main():
     made = builtin_tools(workspaces=Workspaces(Path(sys.argv[1])), bash=True, mechanism="outside")
     tools = {one.name: one for one in made}
     for name, arguments in json.loads(sys.argv[2]):
-        asked = Asked("c", name, json.dumps(arguments))
-        print(json.dumps((await call(tools[name], asked, ToolContext(), clock=SystemClock())).output))
+        request = ToolRequest("c", name, json.dumps(arguments))
+        print(json.dumps((await call(tools[name], request, ToolContext(), clock=SystemClock())).output))
 asyncio.run(main())
 """
 

@@ -7,10 +7,8 @@ from typing import Any
 from turnkeep.cli import output
 from turnkeep.wire import Frame
 
-FAILED = 1
 
-
-class Telling:
+class AnswerPrinter:
     """For people: the answer on stdout as it grows, what else happens on stderr."""
 
     def __init__(self, message_id: str, *, status: bool = False) -> None:
@@ -25,9 +23,9 @@ class Telling:
         match frame["type"], frame["status"]:
             case "error", _:
                 self.on_failure(frame)
-                return FAILED
+                return output.FAILED
             case "response", "in_progress":
-                self.grew(frame)
+                self.on_growth(frame)
             case "response", "completed":
                 self.on_completed(frame)
                 return 0
@@ -52,7 +50,7 @@ class Telling:
         elif self._status:
             output.note(_line(frame))
 
-    def grew(self, frame: Frame) -> None:
+    def on_growth(self, frame: Frame) -> None:
         if frame.get("snapshot"):
             self._replace(frame["message"])
         else:
@@ -73,7 +71,7 @@ class Telling:
 
     def on_settled(self, outcome: str) -> int:
         output.note(f"message {self._message_id} is {outcome} already")
-        return 0 if outcome == "answered" else FAILED
+        return 0 if outcome == "answered" else output.FAILED
 
     def end_line(self) -> None:
         if self._text and not self._text.endswith("\n"):
@@ -93,7 +91,7 @@ class Telling:
         self._add(text)
 
 
-class TestTelling(Telling):
+class TestMessagePrinter(AnswerPrinter):
     """As `--test-message` does: events among the answer, and a last line that says it went well."""
 
     # pytest would collect it by its name
@@ -114,7 +112,7 @@ class TestTelling(Telling):
         output.say("Conversation completed successfully!")
 
 
-class JsonTelling(Telling):
+class JsonPrinter(AnswerPrinter):
     """Every frame on a line."""
 
     def take(self, frame: Frame) -> int | None:
@@ -127,7 +125,7 @@ class JsonTelling(Telling):
     def on_event(self, frame: Frame) -> None:
         return
 
-    def grew(self, frame: Frame) -> None:
+    def on_growth(self, frame: Frame) -> None:
         return
 
     def on_completed(self, frame: Frame) -> None:
@@ -137,7 +135,7 @@ class JsonTelling(Telling):
         return
 
     def on_settled(self, outcome: str) -> int:
-        return 0 if outcome == "answered" else FAILED
+        return 0 if outcome == "answered" else output.FAILED
 
 
 def _line(frame: Frame) -> str:

@@ -142,7 +142,7 @@ def _extras(settings: Settings) -> Iterator[Finding]:
 
 
 def _descriptors(settings: Settings) -> Iterator[Finding]:
-    """Where the system gives a process fewer than its connections want, they are fewer than is set."""
+    """Whether the system gives a process as many connections as are set."""
     from turnkeep.doors.peers import most_connections, raise_descriptors
 
     most = most_connections(settings.max_connections, raise_descriptors())

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output, server_note
-from turnkeep.cli.answer_output import JsonTelling, Telling, TestTelling
+from turnkeep.cli.answer_output import AnswerPrinter, JsonPrinter, TestMessagePrinter
 from turnkeep.cli.arguments import Channel, Json, duration
 from turnkeep.cli.message_sender import Ask, from_server, in_this_process
 from turnkeep.errors import NotAllowed, TurnkeepError
@@ -58,22 +58,22 @@ def send(  # noqa: PLR0913 - the options of a verb
     prefix = "test_msg_" if as_test else "msg_"
     ask_id = message_id or prefix + secrets.token_hex(4 if as_test else 12)
     ask = Ask(channel, sys.stdin.read() if text == "-" else text, ask_id, instructions)
-    kind = JsonTelling if as_json else TestTelling if as_test else Telling
-    telling = kind(ask_id, status=status)
+    kind = JsonPrinter if as_json else TestMessagePrinter if as_test else AnswerPrinter
+    printer = kind(ask_id, status=status)
     try:
-        code = asyncio.run(_tell(settings, ask, telling, here=here, timeout=timeout))
+        code = asyncio.run(_tell(settings, ask, printer, here=here, timeout=timeout))
     except KeyboardInterrupt:
         output.note(f"stopped listening; message {ask_id} is kept, see `turnkeep trace {ask_id}`")
         code = output.INTERRUPTED
     raise typer.Exit(code)
 
 
-async def _tell(settings: Settings, ask: Ask, telling: Telling, *, here: bool, timeout: float) -> int:
+async def _tell(settings: Settings, ask: Ask, printer: AnswerPrinter, *, here: bool, timeout: float) -> int:
     waiting = asyncio.timeout(timeout)
     try:
         async with waiting, aclosing(_frames(settings, ask, here=here)) as frames:
             async for frame in frames:
-                if (code := telling.take(frame)) is not None:
+                if (code := printer.take(frame)) is not None:
                     return code
     except TimeoutError:
         # The timeout of something else, such as a socket: not ours to explain.

@@ -218,7 +218,7 @@ FAMILIES = {"unix": 1, "inet": 2, "inet6": 10, "netlink": 16}
 """All other sockets, vsock above all, know nothing of network namespaces, or are a way in."""
 NEW_NAMESPACES, ONLY_A_THREAD = 0x7E020000, 0x00010000
 CREATES = 0x40 | 0x400000
-"""O_CREAT and O_TMPFILE: without one of them the mode of an open means nothing and may be anything."""
+"""O_CREAT and O_TMPFILE: without one of them the mode of an open means nothing."""
 BEYOND_0777 = 0o7000
 """Set-user-id, set-group-id, sticky: outside, they would give others the service's rights."""
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
@@ -279,7 +279,7 @@ def refuse_call(number: int | None, code: int) -> list[Line]:
 
 
 def only_if(number: int | None, lines: list[Line]) -> list[Line]:
-    """These lines for one call, which have to end it: they leave another word where the number was."""
+    """These lines for one call. They have to end it: the number is no longer loaded after them."""
     return [] if number is None else [(JUMP_EQUAL, 0, len(lines), number), *lines]
 
 

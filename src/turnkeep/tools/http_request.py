@@ -190,7 +190,7 @@ def _body(endpoint: ToolEndpoint, arguments: Mapping[str, Any]) -> Any:
 
 
 def _with_values(node: Any, arguments: Mapping[str, Any]) -> Any:
-    """The JSON template with values: a text ``{name}`` becomes the argument itself, type and all."""
+    """The JSON template with values: a text ``{name}`` becomes the argument, with its type."""
     if isinstance(node, Mapping):
         return {name: _with_values(child, arguments) for name, child in node.items()}
     if isinstance(node, list):

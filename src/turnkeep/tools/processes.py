@@ -103,7 +103,7 @@ class ProcessLimit:
 
 
 def process_limit(user: int | None = None) -> ProcessLimit | None:
-    """The limit this process can set for others; None if there is none, and then no shell may run."""
+    """The limit this process can set for others; None if there is none: then no shell may run."""
     pids = next((parent for parent in _candidates("pids") if _usable(parent, "pids")), None)
     memory = next((parent for parent in _candidates("memory") if _usable(parent, "memory")), None)
     if pids is not None:

@@ -163,7 +163,7 @@ class HeadAndTail:
             del self._tail[: -self._room]
 
     def text(self) -> str:
-        """What is remembered, with a note of how much is not; bytes that are no UTF-8 are replaced."""
+        """What is remembered, and how much is not; bytes that are no UTF-8 are replaced."""
         tail = self._tail[-self._room :]
         left_out = self.size - len(self._head) - len(tail)
         if not left_out:

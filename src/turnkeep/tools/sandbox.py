@@ -77,7 +77,7 @@ class SandboxReport:
 
     @property
     def refusal(self) -> str | None:
-        """Why `execute_bash` cannot be offered here, as a sentence with what to do; None if it can."""
+        """Why `execute_bash` cannot be offered here, and what to do; None if it can."""
         if self.reason_refused is not None and self.requested_mechanism == "outside":
             return f"execute_bash cannot run outside a sandbox: {self.reason_refused}"
         if self.reason_refused is not None:
@@ -234,7 +234,8 @@ def _bubblewrap(program: SandboxedProgram, environment: Mapping[str, str]) -> li
     words += ["--size", str(SCRATCH), "--tmpfs", "/tmp", "--bind", str(program.workspace), INSIDE]  # noqa: S108 - inside
     if program.shield is not None:
         words += ["--ro-bind-fd", str(program.shield), f"{INSIDE}/.git"]
-    # /proc too: the kernel's settings (core_pattern …) ask for the user alone, and root's user is root's everywhere
+    # /proc too: the kernel's settings (core_pattern …) ask for the user alone, and root's user is
+    # root's everywhere
     words += ["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", INSIDE]
     for name, value in environment.items():
         words += ["--setenv", name, value]
@@ -269,7 +270,7 @@ def _command(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _interpreter() -> str:
-    """A Python that this user may start: the own one, except where it lies in somebody else's home."""
+    """A Python that this user may start: ours, unless it lies in somebody else's home."""
     for path in (sys.executable, "/usr/bin/python3"):
         if path and os.access(os.path.realpath(path), os.X_OK):
             return path

@@ -135,7 +135,7 @@ _REACHING_OUT = frozenset({"load_extension", "readfile", "writefile", "edit", "f
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
-    """Reading rows and calling functions, and nothing that speaks of the file or reaches another."""
+    """Rows may be read and functions called, but nothing that tells of files or reaches others."""
     if action == sqlite3.SQLITE_FUNCTION:
         return sqlite3.SQLITE_DENY if (second or "").lower() in _REACHING_OUT else sqlite3.SQLITE_OK
     if action == sqlite3.SQLITE_READ and (first or "").lower().startswith(("pragma_", "dbstat", "sqlite_dbpage")):

@@ -57,7 +57,8 @@ class Workspace:
             _open(directory, parts[-1], os.O_PATH) as descriptor,
         ):
             _demand_regular(os.fstat(descriptor), path)
-            # opened anew: a descriptor made with O_PATH cannot be read, and only regular files come this far
+            # opened anew: a descriptor made with O_PATH cannot be read, and only regular files come
+            # this far
             # O_NONBLOCK: had it become a FIFO meanwhile, opening would hold the thread for ever
             with _open(directory, parts[-1], os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as file:
                 status = os.fstat(file)
