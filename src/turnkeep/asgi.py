@@ -126,8 +126,8 @@ class _SettingsAccess(Guard):
             _only_this_machine(_connection.get())
         return principal
 
-    async def still(self, principal: Principal) -> None:
-        await (await self._access()).still(principal)
+    async def revalidate(self, principal: Principal) -> None:
+        await (await self._access()).revalidate(principal)
 
     async def _access(self) -> Access:
         """Decided at the first request, when the store is open."""

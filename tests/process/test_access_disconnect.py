@@ -156,9 +156,9 @@ async def test_what_was_issued_before_a_moment_is_refused_and_a_moment_never_goe
         clock.advance(FRESH)
         if ends:
             with pytest.raises(NotAuthenticated, match="sign in again"):
-                await guard.still(principal)
+                await guard.revalidate(principal)
         else:
-            await guard.still(principal)
+            await guard.revalidate(principal)
     await guard.authenticate(Credentials(bearer=value))
     for wrong in (clock.now() + 60, 9e9, float("inf")):
         with pytest.raises(InvalidMessage):

@@ -19,7 +19,16 @@ from starlette.datastructures import Headers
 from turnkeep.auth.api_keys import FRESH, ApiKeys
 from turnkeep.auth.audit_trail import Trail
 from turnkeep.auth.guard import Guard, OpenGuard, access_of, asks_for_credentials
-from turnkeep.auth.principals import ALL_SCOPES, OPERATOR, Credentials, OpenAccess, Principal, Scope, is_open, shown_by
+from turnkeep.auth.principals import (
+    ALL_SCOPES,
+    OPERATOR,
+    Credentials,
+    OpenAccess,
+    Principal,
+    Scope,
+    credentials_of_request,
+    is_open,
+)
 from turnkeep.auth.tickets import TICKET_LIFE, Tickets, csrf_of
 from turnkeep.auth.tokens import Tokens, tokens_of
 from turnkeep.doors.origin import Origins
@@ -350,7 +359,7 @@ async def test_what_a_revoked_key_was_exchanged_for_ends_with_it() -> None:
         with pytest.raises(NotAuthenticated):
             await guard.authenticate(shown)
     with pytest.raises(NotAuthenticated):
-        await guard.still(principal)
+        await guard.revalidate(principal)
 
 
 async def test_a_wrong_credential_is_refused_whatever_else_is_right() -> None:
@@ -377,12 +386,12 @@ def headers(*pairs: tuple[str, str]) -> Headers:
 )  # fmt: skip
 def test_a_credential_in_the_address_is_refused_and_not_repeated(query: dict[str, str]) -> None:
     with pytest.raises(InvalidMessage, match="never taken from the address") as caught:
-        shown_by(headers(), {}, query, changes=False)
+        credentials_of_request(headers(), {}, query, changes=False)
     assert not any(len(value) > 1 and value in str(caught.value) for value in query.values())
 
 
 def test_one_authorization_header_counts_and_only_as_bearer() -> None:
-    assert shown_by(headers(("authorization", "bearer tk_1")), {}, {}, changes=False).bearer == "tk_1"
+    assert credentials_of_request(headers(("authorization", "bearer tk_1")), {}, {}, changes=False).bearer == "tk_1"
     for given in (
         [("authorization", "Basic x")],
         [("authorization", "Bearer")],
@@ -390,16 +399,18 @@ def test_one_authorization_header_counts_and_only_as_bearer() -> None:
         [("authorization", "Bearer " + "x" * 9000)],
     ):
         with pytest.raises(NotAuthenticated):
-            shown_by(headers(*given), {}, {}, changes=False)
+            credentials_of_request(headers(*given), {}, {}, changes=False)
 
 
 def test_a_ticket_comes_beside_the_subprotocol_and_a_cookie_only_from_a_page() -> None:
     offered = headers(("sec-websocket-protocol", "turnkeep, ticket.abc"))
-    assert shown_by(offered, {}, {}, changes=False, socket=True).ticket == "abc"
-    assert shown_by(offered, {}, {}, changes=False).ticket is None
+    assert credentials_of_request(offered, {}, {}, changes=False, socket=True).ticket == "abc"
+    assert credentials_of_request(offered, {}, {}, changes=False).ticket is None
     cookies = {"turnkeep_session": "s"}
-    assert shown_by(headers(), cookies, {}, changes=False, socket=True).session is None
-    assert shown_by(headers(("origin", "http://x")), cookies, {}, changes=False, socket=True).session == "s"
+    assert credentials_of_request(headers(), cookies, {}, changes=False, socket=True).session is None
+    assert (
+        credentials_of_request(headers(("origin", "http://x")), cookies, {}, changes=False, socket=True).session == "s"
+    )
 
 
 # ---------------------------------------------------------------- channels
@@ -560,7 +571,7 @@ async def test_the_first_key_locks_an_open_door_and_none_that_is_taken_back_unlo
 
     value, key = await ApiKeys(store, clock).create()
     clock.advance(FRESH)
-    for refused in (door.authenticate(Credentials()), door.still(anybody)):
+    for refused in (door.authenticate(Credentials()), door.revalidate(anybody)):
         with pytest.raises(NotAuthenticated):
             await refused
     assert not is_open(door)

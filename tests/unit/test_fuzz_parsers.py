@@ -26,7 +26,7 @@ from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.auth.guard import Guard
 from turnkeep.auth.jwks import Jwks
 from turnkeep.auth.limits import Limits
-from turnkeep.auth.principals import OPERATOR, Credentials, shown_by
+from turnkeep.auth.principals import OPERATOR, Credentials, credentials_of_request
 from turnkeep.auth.tickets import Tickets
 from turnkeep.auth.tokens import tokens_of
 from turnkeep.composition import policies, run_rules
@@ -129,10 +129,12 @@ class Readers:
         text = data.decode("latin-1")
         headers = Headers({"authorization": text, "sec-websocket-protocol": text})
         ways: list[Callable[[], Credentials]] = [
-            lambda: shown_by(headers, {}, {}, changes=True, socket=True),
-            lambda: shown_by(Headers({"sec-websocket-protocol": text}), {}, {}, changes=True, socket=True),
-            lambda: shown_by(Headers({}), {"turnkeep_session": text}, {}, changes=False),
-            lambda: shown_by(headers, {}, {"q": text}, changes=True),
+            lambda: credentials_of_request(headers, {}, {}, changes=True, socket=True),
+            lambda: credentials_of_request(
+                Headers({"sec-websocket-protocol": text}), {}, {}, changes=True, socket=True
+            ),
+            lambda: credentials_of_request(Headers({}), {"turnkeep_session": text}, {}, changes=False),
+            lambda: credentials_of_request(headers, {}, {"q": text}, changes=True),
             lambda: Credentials(session=text, csrf=text, is_change=True),
         ]
         known = [self._known(way) for way in ways]

@@ -15,7 +15,7 @@ from turnkeep.errors import StoreMisconfigured, StoreUnavailable
 from turnkeep.messages import AssistantItem, UserItem
 from turnkeep.store.sqlite import SqliteStore, layout
 from turnkeep.store.sqlite.connection import check_version, connect_to_write
-from turnkeep.store.sqlite.file_identity import make_place
+from turnkeep.store.sqlite.file_identity import make_file
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.values import LAYOUT
 
@@ -306,7 +306,7 @@ def test_a_migrated_file_has_the_tables_of_a_new_one(tmp_path: Path, owners: Own
     old.write_bytes(gzip.decompress((LAYOUTS / "sqlite-1.db.gz").read_bytes()))
 
     def tables(path: Path) -> list[tuple[object, ...]]:
-        make_place(path)
+        make_file(path)
         connection = connect_to_write(path)
         layout.prepare(connection, path, owners)
         return connection.execute(
@@ -335,7 +335,7 @@ def start_again(boot: Path) -> None:
 
 def life(path: Path, owners: Owners) -> str:
     """What the epochs of a life end with, which does not end."""
-    make_place(path)
+    make_file(path)
     connection = connect_to_write(path)
     layout.prepare(connection, path, owners)
     found = layout.begin_life(connection, lambda: "0123456789abcdef")

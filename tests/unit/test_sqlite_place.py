@@ -14,7 +14,7 @@ from tests.contract.suite.desk import HERE
 from tests.unit.sqlite_files import engine, opened
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.sqlite import restore
-from turnkeep.store.sqlite.file_identity import NETWORK, make_place, require_local
+from turnkeep.store.sqlite.file_identity import NETWORK, make_file, require_local
 
 RESTORE = """
 import os, sys
@@ -113,11 +113,11 @@ def test_a_new_file_and_its_folders_have_their_names_on_the_disk(
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    make_place(tmp_path / "one" / "two" / "a.db")
+    make_file(tmp_path / "one" / "two" / "a.db")
     assert set(synced) == {tmp_path, tmp_path / "one", tmp_path / "one" / "two"}
 
     synced.clear()
-    make_place(tmp_path / "one" / "two" / "a.db")
+    make_file(tmp_path / "one" / "two" / "a.db")
     assert synced == []
 
 

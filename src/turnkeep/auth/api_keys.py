@@ -129,7 +129,7 @@ class ApiKeys:
             raise NotAuthenticated("this API key is not valid (any more)")
         return key.principal()
 
-    async def still(self, key_id: str) -> None:
+    async def revalidate(self, key_id: str) -> None:
         """Raises `NotAuthenticated` if it was revoked or has expired."""
         key = await self._read(key_id)
         if key is None or not key.is_valid(self._clock.now()):

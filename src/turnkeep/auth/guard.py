@@ -56,7 +56,7 @@ class Guard:
             # before
             if principal.since is None:
                 principal = replace(principal, since=self._clock.now())
-            await self.still(principal)
+            await self.revalidate(principal)
         except (NotAuthenticated, NotAllowed) as error:
             await report_refusal("auth_failed", str(error), credential=credentials.kind)
             raise
@@ -64,12 +64,12 @@ class Guard:
             await report_use(principal.key, tenant=principal.tenant)
         return principal
 
-    async def still(self, principal: Principal) -> None:
+    async def revalidate(self, principal: Principal) -> None:
         if principal.expires_at is not None and principal.expires_at <= self._clock.now():
             raise NotAuthenticated("the credential has expired")
         if principal.key is not None and principal.key != self._start_key:
-            await self.keys.still(principal.key)
-        await self.revocations.still(principal)
+            await self.keys.revalidate(principal.key)
+        await self.revocations.revalidate(principal)
 
     @property
     def _start_key(self) -> str | None:
@@ -112,11 +112,11 @@ class OpenGuard(Guard):
         await self.look()
         return await super().authenticate(credentials) if self._is_locked else OPERATOR
 
-    async def still(self, principal: Principal) -> None:
+    async def revalidate(self, principal: Principal) -> None:
         await self.look()
         if self._is_locked and principal is OPERATOR:
             raise NotAuthenticated("an API key was made, so that everybody is asked for one from now on")
-        await super().still(principal)
+        await super().revalidate(principal)
 
     async def look(self) -> None:
         now = self._clock.now()

@@ -97,7 +97,7 @@ def holder(principal: Principal, peer: str | None) -> Holder:
     return Holder(principal.tenant, principal.subject, "credential")
 
 
-class Places:
+class Slots:
     """What a holder may have at once. Raises `TooManyRequests` for one more."""
 
     def __init__(self, what: str, most: int) -> None:
@@ -164,8 +164,8 @@ class Limits:
         self.client_instructions = settings.client_instructions
         self.file_ids = settings.file_ids
         self.channels_per_socket = settings.channels_per_socket
-        self._streams = Places("sockets and streams", settings.sockets_per_user)
-        self._bodies = Places("unfinished requests", settings.bodies_per_user)
+        self._streams = Slots("sockets and streams", settings.sockets_per_user)
+        self._bodies = Slots("unfinished requests", settings.bodies_per_user)
         self.threads = ThreadQuota(settings.max_threads, store, clock)
         self._channel = Rate(*parse_rate(settings.channel_rate), clock)
         self._user = Rate(*parse_rate(settings.user_rate), clock)

@@ -125,7 +125,7 @@ class Credentials:
         return "ticket" if self.ticket is not None else "session" if self.session is not None else "nothing"
 
 
-def shown_by(
+def credentials_of_request(
     headers: Headers, cookies: Mapping[str, str], query: Mapping[str, str], *, changes: bool, socket: bool = False
 ) -> Credentials:
     """Raises `InvalidMessage` for a credential in the address, `NotAuthenticated` for one that
@@ -191,7 +191,7 @@ class Access(Protocol):
         """Raises `NotAuthenticated`."""
         ...
 
-    async def still(self, principal: Principal) -> None:
+    async def revalidate(self, principal: Principal) -> None:
         """Raises `NotAuthenticated` once the credential has expired or was revoked."""
         ...
 
@@ -208,7 +208,7 @@ class OpenAccess:
     async def authenticate(self, credentials: Credentials) -> Principal:
         return OPERATOR
 
-    async def still(self, principal: Principal) -> None:
+    async def revalidate(self, principal: Principal) -> None:
         return
 
 

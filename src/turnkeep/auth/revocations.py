@@ -63,7 +63,7 @@ class Revocations:
             return moment
         raise Conflict("this user is being sent away by others at this moment, try again")
 
-    async def still(self, principal: Principal) -> None:
+    async def revalidate(self, principal: Principal) -> None:
         """Raises `NotAuthenticated` for a credential that was issued before its user was sent away."""
         await self._look()
         # he may have been named by his `sub` or by the whole subject

@@ -19,7 +19,7 @@ from turnkeep.application import Application
 from turnkeep.auth import authority
 from turnkeep.auth.audit_trail import Act, report
 from turnkeep.auth.limits import Holder, Limits, holder
-from turnkeep.auth.principals import Access, Principal, Scope, shown_by
+from turnkeep.auth.principals import Access, Principal, Scope, credentials_of_request
 from turnkeep.doors.error_answers import JSON, error_response
 from turnkeep.doors.http.paths import segment_name
 from turnkeep.doors.transport import stand_aside
@@ -200,7 +200,7 @@ class HttpDoor:
 
     async def _call(self, endpoint: HttpEndpoint, request: Request) -> HttpCall:
         changes = endpoint.method not in READS
-        credentials = shown_by(request.headers, request.cookies, request.query_params, changes=changes)
+        credentials = credentials_of_request(request.headers, request.cookies, request.query_params, changes=changes)
         principal = NOBODY if endpoint.public else await self._access.authenticate(credentials)
         call = HttpCall(request, principal, self._queue, self._limits, self._access)
         call.allow(endpoint.scope)

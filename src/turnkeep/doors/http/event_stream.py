@@ -118,7 +118,7 @@ async def _frames(
 async def _over(call: HttpCall) -> str | None:
     """The last event of a stream whose credential has ended."""
     try:
-        await call.access.still(call.principal)
+        await call.access.revalidate(call.principal)
     except NotAuthenticated as error:
         return f"event: closed\ndata: {dumps({'error': error_body(error)})}\n\n"
     except StoreError:

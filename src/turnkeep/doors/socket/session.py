@@ -180,7 +180,7 @@ class Socket:
 
     async def _look_at_credential(self) -> None:
         try:
-            await self.access.still(self.principal)
+            await self.access.revalidate(self.principal)
         except NotAuthenticated as error:
             self.close(NOT_AUTHENTICATED, str(error)[:100])
         except StoreError as error:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from starlette.websockets import WebSocket
 
 from turnkeep.application import Application
-from turnkeep.auth.limits import Holder, Limits, Places, holder
-from turnkeep.auth.principals import LONGEST, PROTOCOL, Access, Credentials, Principal, shown_by
+from turnkeep.auth.limits import Holder, Limits, Slots, holder
+from turnkeep.auth.principals import LONGEST, PROTOCOL, Access, Credentials, Principal, credentials_of_request
 from turnkeep.doors.error_answers import error_response
 from turnkeep.doors.socket.session import BROKEN, RESTART, Socket
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, credentials_in
@@ -42,7 +42,7 @@ class Sockets:
         self._takes_first_frames = queue.settings.first_frame_auth
         self._open: set[Socket] = set()
         self._waiting = 0
-        self._nobodies = Places("sockets that have shown no credential", WAITING_OF_ONE)
+        self._nobodies = Slots("sockets that have shown no credential", WAITING_OF_ONE)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -86,7 +86,9 @@ class Sockets:
 
     async def _principal_of_upgrade(self, websocket: WebSocket) -> Principal | None:
         """Who came, by what the upgrade shows; None: the first frame is to show it."""
-        credentials = shown_by(websocket.headers, websocket.cookies, websocket.query_params, changes=False, socket=True)
+        credentials = credentials_of_request(
+            websocket.headers, websocket.cookies, websocket.query_params, changes=False, socket=True
+        )
         try:
             return await self._access.authenticate(credentials)
         except NotAuthenticated as error:

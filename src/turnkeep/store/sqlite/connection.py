@@ -89,7 +89,7 @@ def empty_log(connection: apsw.Connection, *, patience: float = 0.02) -> bool:
 
 def _connect(path: Path, patience: float, *, pages_kib: int) -> apsw.Connection:
     # Also to read: readers of a write-ahead log write the memory that they share with the writer.
-    # Without CREATE: the file was made by `make_place`, and one that is missing now must not begin
+    # Without CREATE: the file was made by `make_file`, and one that is missing now must not begin
     # as an empty store.
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=200)
     connection.set_busy_handler(Patience(patience))

@@ -13,20 +13,23 @@ from turnkeep.messages import Address
 from turnkeep.store.fair_share import charge, next_tenant
 from turnkeep.store.sqlite.connection import every
 
-Place = tuple[str, str]
+TenantQueue = tuple[str, str]
 """Tenant and queue."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class First:
-    """The thread that wakes first in its place; equal times are told apart by the address."""
+    """The thread that wakes first of its tenant and queue; equal times are told apart by the
+    address.
+    """
 
     wake: float
     address: Address
     row: int
 
 
-# From place to place along the index: a GROUP BY would read every thread that wakes.
+# From one tenant and queue to the next along the index: a GROUP BY would read every thread that
+# wakes.
 _FROM = (
     "SELECT wake, tenant, queue, channel, id FROM thread WHERE wake IS NOT NULL AND (tenant, queue) >= (?, ?)"
     " ORDER BY tenant, queue, wake, channel LIMIT 1"
@@ -36,15 +39,15 @@ _AFTER = _FROM.replace(">=", ">")
 
 def first_of_each(connection: apsw.Connection) -> Iterator[First]:
     """One look-up per tenant and queue with a thread that wakes, however many threads there are."""
-    place: Place = ("", "")
+    tenant_queue: TenantQueue = ("", "")
     statement = _FROM
     while True:
-        record = connection.execute(statement, place).get
+        record = connection.execute(statement, tenant_queue).get
         if record is None:
             return
         wake, *names, row = record
         yield First(wake, Address(*names), row)
-        place, statement = (names[0], names[1]), _AFTER
+        tenant_queue, statement = (names[0], names[1]), _AFTER
 
 
 def earliest(connection: apsw.Connection, queues: Sequence[str] | None) -> float | None:
@@ -53,15 +56,15 @@ def earliest(connection: apsw.Connection, queues: Sequence[str] | None) -> float
     return min(wakes, default=None)
 
 
-class Due:
-    """The first thread of each place, kept in memory by the writer: looked up again where something
-    changed.
+class DueIndex:
+    """The first thread of each tenant and queue, kept in memory by the writer: looked up again
+    where something changed.
     """
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._firsts: dict[Place, First] = {}
-        self._dirty_places: set[Place] = set()
+        self._firsts: dict[TenantQueue, First] = {}
+        self._dirty_queues: set[TenantQueue] = set()
         self._is_known = False
 
     def forget(self) -> None:
@@ -69,35 +72,35 @@ class Due:
         self._is_known = False
 
     def mark_changed(self, address: Address) -> None:
-        """A thread of this place wakes at another time than before."""
-        self._dirty_places.add((address.tenant, address.queue))
+        """A thread of this tenant and queue wakes at another time than before."""
+        self._dirty_queues.add((address.tenant, address.queue))
 
-    def firsts(self) -> dict[Place, First]:
+    def firsts(self) -> dict[TenantQueue, First]:
         if not self._is_known:
             self._firsts = {(f.address.tenant, f.address.queue): f for f in first_of_each(self._connection)}
             self._is_known = True
         else:
             # only where something was written since: a claim costs as much with a thousand tenants
             # as with one
-            for place in self._dirty_places:
-                self._look(place)
-        self._dirty_places.clear()
+            for tenant_queue in self._dirty_queues:
+                self._look(tenant_queue)
+        self._dirty_queues.clear()
         return self._firsts
 
-    def _look(self, place: Place) -> None:
+    def _look(self, tenant_queue: TenantQueue) -> None:
         record = self._connection.execute(
             "SELECT wake, channel, id FROM thread WHERE tenant = ? AND queue = ? AND wake IS NOT NULL"
             " ORDER BY wake, channel LIMIT 1",
-            place,
+            tenant_queue,
         ).get
         if record is None:
-            self._firsts.pop(place, None)
+            self._firsts.pop(tenant_queue, None)
         else:
             wake, channel, row = record
-            self._firsts[place] = First(wake, Address(*place, channel), row)
+            self._firsts[tenant_queue] = First(wake, Address(*tenant_queue, channel), row)
 
 
-class Shares:
+class TenantShares:
     """The rules of `turnkeep.store.fair_share` over a table."""
 
     def __init__(self, connection: apsw.Connection) -> None:

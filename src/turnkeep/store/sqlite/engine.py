@@ -21,7 +21,7 @@ from turnkeep.store.ids import Ids, random_ids
 from turnkeep.store.sqlite import layout, rows
 from turnkeep.store.sqlite.backup import owners_of
 from turnkeep.store.sqlite.connection import at_open, check_version, connect_to_read, connect_to_write, empty_log
-from turnkeep.store.sqlite.file_identity import BALLAST, Ballast, Place, make_place, require_local
+from turnkeep.store.sqlite.file_identity import BALLAST, Ballast, FileIdentity, make_file, require_local
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.other_processes import release
 from turnkeep.store.sqlite.owners import Owners
@@ -46,7 +46,7 @@ class OpenFile:
     """Everything that lives from `open` to `close`, in the process that opened it."""
 
     process: int
-    hub: Wakeups
+    wakeups: Wakeups
     writer: Writer
     reader: ReaderPool
     transaction: Transaction
@@ -89,19 +89,20 @@ class Engine:
         """Make the file if there is none, free the leases of owners that are gone, and begin to
         write.
         """
-        hub = Wakeups(self.clock)
+        wakeups = Wakeups(self.clock)
         ballast = Ballast(owners_of(self.path) / "ballast", self._ballast)
         # opening migrates, writes the log into the file and waits for locks: seconds, so not on the
         # event loop
         transaction, views, is_whole = await asyncio.to_thread(self._prepare)
         await asyncio.to_thread(ballast.fill)
         # the path as it was given: a link that is made to lead elsewhere is a replaced file as well
-        place = await asyncio.to_thread(Place, self._given_path)
-        writer, reader = Writer(transaction, hub, place, self.path, ballast), ReaderPool(views, place, self.path)
+        identity = await asyncio.to_thread(FileIdentity, self._given_path)
+        writer = Writer(transaction, wakeups, identity=identity, path=self.path, ballast=ballast)
+        reader = ReaderPool(views, identity, self.path)
         # a process that was killed cannot say whether its last sync failed: then nothing is added
         # before the log is new
         writer.may_have_a_hole = not is_whole
-        self._open_file = OpenFile(os.getpid(), hub, writer, reader, transaction, views, ballast)
+        self._open_file = OpenFile(os.getpid(), wakeups, writer, reader, transaction, views, ballast)
         writer.start()
         reader.start()
         try:
@@ -115,7 +116,7 @@ class Engine:
         check_version(apsw.sqlite_lib_version())
         if not self._allow_network:
             require_local(self.path)
-        make_place(self.path)
+        make_file(self.path)
         owners = Owners(owners_of(self.path))
         connections: list[apsw.Connection] = []
         try:
@@ -155,7 +156,7 @@ class Engine:
         # stay with it
         if open_file is None or open_file.process != os.getpid():
             return
-        open_file.hub.close()
+        open_file.wakeups.close()
         await open_file.writer.stop()
         await open_file.reader.stop()
         await asyncio.to_thread(_finish, open_file)
@@ -185,7 +186,7 @@ class Engine:
             await self.write(partial(_expire, address=address), "ending")
         return value
 
-    def on(
+    def change(
         self,
         address: Address,
         rule: Callable[[Transaction, ThreadRow], T],
@@ -196,19 +197,19 @@ class Engine:
         """Apply a rule to a thread that has to be there, and store it."""
         return self.write(lambda tx: _apply(tx, tx.get(address), rule), kind, once)
 
-    def on_any(
+    def change_or_make(
         self, address: Address, rule: Callable[[Transaction, ThreadRow], T], *, once: Once | None = None
     ) -> Coroutine[Any, Any, T]:
         """Apply a rule to a thread that is made if need be, and store it."""
         return self.write(lambda tx: _apply(tx, tx.find_or_new(address), rule), once=once)
 
-    def on_found(
+    def change_if_there(
         self,
         address: Address,
         rule: Callable[[Transaction, ThreadRow], T],
         absent: T,
-        kind: Kind = "plain",
         *,
+        kind: Kind = "plain",
         once: Once | None = None,
     ) -> Coroutine[Any, Any, T]:
         """Apply a rule to a thread, if there is one, and store it."""

@@ -43,7 +43,7 @@ class SqliteEvents(Engine):
         return await self.read_from(look)
 
     def follow(self) -> AbstractAsyncContextManager[Follower]:
-        return self.use().hub.following(self.resolve, self.catch_up)
+        return self.use().wakeups.following(self.resolve, self.catch_up)
 
     async def open_sink(
         self, sink: str, selection: Selection = EVERYTHING, *, once: str | None = None

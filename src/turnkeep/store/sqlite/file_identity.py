@@ -27,7 +27,7 @@ locks that hold.
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-def make_place(path: Path) -> None:
+def make_file(path: Path) -> None:
     """The directory, and an empty file that only its owner can read; both stay after a power cut.
 
     Raises `StoreMisconfigured` where that is not possible, or would begin an empty store in the
@@ -111,7 +111,7 @@ def require_local(path: Path, mounts: Path = _MOUNTS) -> None:
         )
 
 
-class Place:
+class FileIdentity:
     """Remembers which file a path led to."""
 
     def __init__(self, path: Path) -> None:

@@ -91,7 +91,7 @@ class SqliteInbox(Engine):
                 thread_row.thread, messages, earlier, tx.policy(thread_row), tx.now, owner=owner, lease=lease, **names
             )
 
-        return await self.on_any(messages[0].address, rule)
+        return await self.change_or_make(messages[0].address, rule)
 
     async def renew(
         self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
@@ -151,13 +151,14 @@ class SqliteInbox(Engine):
         def rule(tx: Transaction, thread_row: ThreadRow) -> HeldCall:
             return rules_change.decide(thread_row.thread, call_id, digest, decision, tx.now)
 
-        return await self.on(address, rule, once=Once.of(once, "decide", address, call_id, digest, decision))
+        return await self.change(address, rule, once=Once.of(once, "decide", address, call_id, digest, decision))
 
     async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
         def rule(tx: Transaction, thread_row: ThreadRow) -> bool:
             return rules_change.cancel(thread_row.thread, tx.policy(thread_row), tx.now, drop_inbox=drop_inbox)
 
-        return await self.on_found(address, rule, False, "ending", once=Once.of(once, "cancel", address, drop_inbox))
+        operation = Once.of(once, "cancel", address, drop_inbox)
+        return await self.change_if_there(address, rule, False, kind="ending", once=operation)
 
     async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
         def act(tx: Transaction) -> MessageRecord:
@@ -188,16 +189,16 @@ class SqliteInbox(Engine):
         def rule(tx: Transaction, thread_row: ThreadRow) -> bool:
             return rules_accept.flush(thread_row.thread, tx.policy(thread_row), tx.now)
 
-        return await self.on_found(address, rule, False, once=Once.of(once, "flush", address))
+        return await self.change_if_there(address, rule, False, once=Once.of(once, "flush", address))
 
     async def typing(self, address: Address, *, once: str | None = None) -> float | None:
         def rule(tx: Transaction, thread_row: ThreadRow) -> float | None:
             return rules_accept.typing(thread_row.thread, tx.policy(thread_row), tx.now)
 
-        return await self.on_found(address, rule, None, once=Once.of(once, "typing", address))
+        return await self.change_if_there(address, rule, None, once=Once.of(once, "typing", address))
 
     async def pause(self, address: Address, *, once: str | None = None) -> None:
-        await self.on_any(
+        await self.change_or_make(
             address, lambda tx, k: rules_change.pause(k.thread, tx.now), once=Once.of(once, "pause", address)
         )
 
@@ -205,7 +206,7 @@ class SqliteInbox(Engine):
         def rule(tx: Transaction, thread_row: ThreadRow) -> None:
             rules_change.resume(thread_row.thread, tx.policy(thread_row), tx.now)
 
-        await self.on_found(address, rule, None, once=Once.of(once, "resume", address))
+        await self.change_if_there(address, rule, None, once=Once.of(once, "resume", address))
 
     async def message(self, address: Address, message_id: str) -> MessageRecord | None:
         def look(view: View) -> MessageRecord | None:
@@ -220,13 +221,13 @@ class SqliteInbox(Engine):
 
     async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
         # the look comes after the waiter is in place, so a change between the two is not missed
-        await self.use().hub.ready(
+        await self.use().wakeups.ready(
             queues, timeout, lambda: self.read_from(lambda view: earliest(view.connection, queues))
         )
         self.use()
 
     async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
-        addresses = await self.use().hub.wait_nudge(owner, timeout)
+        addresses = await self.use().wakeups.wait_nudge(owner, timeout)
         self.use()
         return addresses
 

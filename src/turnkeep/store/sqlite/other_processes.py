@@ -32,23 +32,23 @@ _SINCE = (
 _LEASES = "SELECT id, owner, tenant, queue, channel FROM thread WHERE owner IS NOT NULL"
 
 
-class Others:
+class OtherProcesses:
     """Looks at the file for this process."""
 
-    def __init__(self, transaction: Transaction, hub: Wakeups) -> None:
+    def __init__(self, transaction: Transaction, wakeups: Wakeups) -> None:
         self._transaction = transaction
         self._connection = transaction.connection
-        self._hub = hub
+        self._wakeups = wakeups
 
     def news(self) -> News:
         """What has happened since the last look, for whoever waits for it here."""
         news = News()
-        if self._hub.is_followed:
+        if self._wakeups.is_followed:
             self._read_events(news)
         else:
             # nobody here listens: it is enough to know where the log ends
             self._transaction.seen_position = self._transaction.newest("event", "position")
-        if self._hub.is_awaited:
+        if self._wakeups.is_awaited:
             for first in first_of_each(self._connection):
                 news.wake(first.address.queue, first.wake)
         nudges = every(

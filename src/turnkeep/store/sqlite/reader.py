@@ -19,7 +19,7 @@ import apsw
 from turnkeep.errors import StoreUnavailable
 from turnkeep.messages import Address
 from turnkeep.store.sqlite.connection import meaning, no_text
-from turnkeep.store.sqlite.file_identity import Place
+from turnkeep.store.sqlite.file_identity import FileIdentity
 from turnkeep.store.sqlite.view import View
 
 T = TypeVar("T")
@@ -32,8 +32,8 @@ _Look = tuple[Callable[[View], Any], "asyncio.Future[Any]"]
 class ReaderPool:
     """Takes looks on the event loop, and has them in its threads, one view each."""
 
-    def __init__(self, views: list[View], place: Place, path: Path) -> None:
-        self._place = place
+    def __init__(self, views: list[View], identity: FileIdentity, path: Path) -> None:
+        self._identity = identity
         self._path = path
         self._queue: queue.SimpleQueue[_Look | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -86,7 +86,7 @@ class ReaderPool:
     def _have(self, view: View, look: Callable[[View], Any]) -> tuple[Any, Exception | None]:
         try:
             # as before a write: what a deleted file says is old from now on
-            self._place.check()
+            self._identity.check()
             view.begin()
             try:
                 return (look(view), view.over), None

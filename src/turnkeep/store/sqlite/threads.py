@@ -119,7 +119,7 @@ class SqliteThreads(Engine):
         def rule(tx: Transaction, thread_row: ThreadRow) -> None:
             rules_change.append(thread_row.thread, entries, author, tx.now)
 
-        await self.on_any(address, rule, once=Once.of(once, "append", address, entries, author))
+        await self.change_or_make(address, rule, once=Once.of(once, "append", address, entries, author))
 
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
         # here and not in the rule: when a group fails its acts are done again, and have to come to
@@ -133,7 +133,7 @@ class SqliteThreads(Engine):
             transcript.remove(tx.connection, thread_row, beginning=entries[0].turn)
             return receipts
 
-        return await self.on(address, rule, once=Once.of(once, "regenerate", address))
+        return await self.change(address, rule, once=Once.of(once, "regenerate", address))
 
     async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
         def rule(tx: Transaction, thread_row: ThreadRow) -> None:
@@ -142,14 +142,14 @@ class SqliteThreads(Engine):
             thread_row.thread.active_at = tx.now
             transcript.remove(tx.connection, thread_row, through=through_turn)
 
-        await self.on(address, rule, "ending", once=Once.of(once, "compact", address, through_turn, summary))
+        await self.change(address, rule, "ending", once=Once.of(once, "compact", address, through_turn, summary))
 
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
         def rule(tx: Transaction, thread_row: ThreadRow) -> ThreadRecord:
             rules_change.update(thread_row.thread, changes, tx.now)
             return _record(tx, thread_row)
 
-        return await self.on(address, rule, once=Once.of(once, "update", address, changes))
+        return await self.change(address, rule, once=Once.of(once, "update", address, changes))
 
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
@@ -174,7 +174,7 @@ class SqliteThreads(Engine):
 
     async def expire(self, *, limit: int = 100) -> int:
         count, working = await self.write(lambda tx: _expire(tx, limit), "ending")
-        self.use().hub.forget_nudges(working)
+        self.use().wakeups.forget_nudges(working)
         return count
 
 

@@ -22,7 +22,7 @@ from turnkeep.store.operations import operations_of
 from turnkeep.store.records import is_over
 from turnkeep.store.sqlite import event_log, history, outbox, rows
 from turnkeep.store.sqlite.codec import encode
-from turnkeep.store.sqlite.due_index import Due, Shares
+from turnkeep.store.sqlite.due_index import DueIndex, TenantShares
 from turnkeep.store.sqlite.outbox import OpenSink, open_sinks
 from turnkeep.store.sqlite.owners import Owners
 from turnkeep.store.sqlite.rows import ThreadRow, letter_to_json
@@ -44,8 +44,8 @@ class Transaction(View):
     def __init__(self, connection: apsw.Connection, setup: Setup, owners: Owners) -> None:
         super().__init__(connection, setup)
         self.owners = owners
-        self.due = Due(connection)
-        self.shares = Shares(connection)
+        self.due = DueIndex(connection)
+        self.shares = TenantShares(connection)
         self.news = News()
         self.leases: set[int] = set()
         """Rows of threads that owners of this process have leased."""

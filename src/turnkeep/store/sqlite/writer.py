@@ -23,8 +23,8 @@ import apsw
 
 from turnkeep.errors import StoreError, StoreFull, StoreUnavailable, ThreadQuarantined
 from turnkeep.store.sqlite.connection import LOG_LIMIT, at_commit, connect_to_write, empty_log, meaning, no_text
-from turnkeep.store.sqlite.file_identity import Ballast, Place
-from turnkeep.store.sqlite.other_processes import Others, free
+from turnkeep.store.sqlite.file_identity import Ballast, FileIdentity
+from turnkeep.store.sqlite.other_processes import OtherProcesses, free
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.waiters import News, Wakeups
 
@@ -64,11 +64,13 @@ _Result = tuple[_Operation, Any, Exception | None]
 class Writer:
     """Takes operations on the event loop, and does them in its thread."""
 
-    def __init__(self, transaction: Transaction, hub: Wakeups, place: Place, path: Path, ballast: Ballast) -> None:
+    def __init__(
+        self, transaction: Transaction, wakeups: Wakeups, *, identity: FileIdentity, path: Path, ballast: Ballast
+    ) -> None:
         self._transaction = transaction
-        self._others = Others(transaction, hub)
-        self._hub = hub
-        self._place = place
+        self._others = OtherProcesses(transaction, wakeups)
+        self._wakeups = wakeups
+        self._identity = identity
         self._path = path
         self._ballast = ballast
         # its `put` never blocks the event loop; what waits is bounded by CAPACITY, where one can
@@ -146,14 +148,14 @@ class Writer:
                 operation.future.set_result(value)
             else:
                 operation.future.set_exception(error)
-        self._hub.tell(news)
+        self._wakeups.tell(news)
         self._let_in(CAPACITY - self._waiting)
 
     def _let_in(self, count: int) -> None:
         """Wake so many of those who wait outside, first come first."""
         while count > 0 and self._turned_away:
             room = self._turned_away.popleft()
-            # who gave up must not use up the place of the next
+            # who gave up must not use up the identity of the next
             if not room.done():
                 room.set_result(None)
                 count -= 1
@@ -221,7 +223,7 @@ class Writer:
     def _begin(self, group: Sequence[_Operation]) -> None:
         # a file that was deleted or replaced takes every write, and nobody finds them again; it
         # costs a microsecond
-        self._place.check()
+        self._identity.check()
         self._close_hole()
         # deltas come with every token, and the final event says again what they said: no sync for
         # them alone
@@ -322,7 +324,7 @@ class Writer:
         if now >= self._next_look:
             self._tell_of_others()
             # an owner of leases waits for nudges, which other processes leave in the file
-            is_live = self._hub.is_followed or self._transaction.leases
+            is_live = self._wakeups.is_followed or self._transaction.leases
             self._next_look = now + (_LIVE if is_live else _IDLE)
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
@@ -336,7 +338,7 @@ class Writer:
 
     def _tell_of_others(self) -> None:
         if self._transaction.is_changed():
-            self._call(self._hub.tell, self._others.news())
+            self._call(self._wakeups.tell, self._others.news())
 
     def sweep(self) -> None:
         """Free the leases of owners that are gone."""
@@ -354,4 +356,4 @@ class Writer:
         except BaseException:
             self._undo()
             raise
-        self._call(self._hub.tell, news)
+        self._call(self._wakeups.tell, news)
