@@ -324,7 +324,7 @@ async def test_frames_wait_on_the_clock_and_pings_fill_the_silence() -> None:
     clock, sink = FakeClock(), Sink()
     frames = iter([Frame(b"a"), Frame(b"b", wait=25.0, act="last")])
     seen: list[Frame] = []
-    task = asyncio.create_task(pour(frames, FrameStream(sink, None, None), clock, 10.0, seen.append))
+    task = asyncio.create_task(pour(frames, FrameStream(sink, None, None), clock, ping=10.0, on_frame=seen.append))
     await clock.run(24.0)
     assert sink.chunks == [b"a", b": ping\n\n", b": ping\n\n"]
     await clock.run(1.0)
@@ -336,5 +336,5 @@ async def test_frames_wait_on_the_clock_and_pings_fill_the_silence() -> None:
 async def test_pouring_stops_at_an_act() -> None:
     sink = Sink()
     frames = iter([Frame(b"a"), Frame(b"b", act="reset"), Frame(b"never")])
-    assert await pour(frames, FrameStream(sink, None, None), FakeClock(), None, lambda _: None) == "reset"
+    assert await pour(frames, FrameStream(sink, None, None), FakeClock(), ping=None, on_frame=lambda _: None) == "reset"
     assert b"".join(sink.chunks) == b"ab"

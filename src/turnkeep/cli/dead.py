@@ -47,11 +47,11 @@ def list_dead(
 
 async def _list(settings: Settings, tenant: str | None, limit: int) -> list[DeadLetter]:
     async with context.attach_store(settings) as store:
-        return [letter async for letter, _ in _all(store, settings, tenant, limit)]
+        return [letter async for letter, _ in _all(store, settings, tenant, limit=limit)]
 
 
 async def _all(
-    store: Store, settings: Settings, tenant: str | None, limit: int | None = None
+    store: Store, settings: Settings, tenant: str | None, *, limit: int | None = None
 ) -> AsyncIterator[tuple[DeadLetter, int]]:
     """All dead letters, page by page, numbered from 1."""
     number, after = 0, ""

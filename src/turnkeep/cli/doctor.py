@@ -48,6 +48,7 @@ async def _findings(*, offline: bool) -> AsyncIterator[Finding]:
     try:
         settings = context.settings()
     except ConfigurationError as error:
+        # Everything else is looked at through the settings.
         yield failure("settings", str(error))
         return
     yield ok("settings", f"read, {len(settings.model_fields_set)} of them set")

@@ -68,6 +68,7 @@ def create(
 
 
 async def _create(settings: Settings, fields: dict[str, Any]) -> tuple[str, Key]:
+    # The first key may be made before a server was ever started.
     async with context.attach_store(settings, create=True) as store:
         value, key = await ApiKeys(store).create(**fields)
         await report(store, "key_created", tenant=key.tenant, key=key.key_id, scopes=",".join(key.scopes))

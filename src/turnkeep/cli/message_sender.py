@@ -85,6 +85,8 @@ async def from_server(base: str, ask: Ask) -> AsyncGenerator[Frame, None]:
                 # the message is durable, and its answer worth waiting for.
                 if not listener.accepted_id or failures > TRIES:
                     raise ServerUnreachable(_unreachable(base, error, listener.accepted_id)) from error
+            # After a clean end too: a server that drains ends its streams, and
+            # another one goes on with them.
             await asyncio.sleep(PATIENCE.after(max(1, failures)))
 
 
@@ -194,6 +196,7 @@ async def _events(queue: Application, ask: Ask) -> AsyncGenerator[Frame, None]:
     address = queue.address(ask.channel)
     message = read_message(ask.body, address, limit=queue.settings.max_message_bytes)
     async with queue.events(ask.channel) as stream:
+        # A channel that is the id of a thread names one that is there; it cannot make one.
         [outcome] = await queue.accept([message], create=not address.names_thread)
         if isinstance(outcome, Rejection):
             raise outcome

@@ -161,6 +161,7 @@ def progress(doing: str) -> Iterator[Callable[[], None]]:
         def step() -> None:
             nonlocal steps
             steps += 1
+            # Drawing costs more than many of the steps.
             if steps % 10 == 0:
                 status.update(f"{doing} … {steps:,}")
 
@@ -217,6 +218,7 @@ def _usage(error: typer.TyperException) -> str:
 
 def _exit_code(error: BaseException) -> int:
     wrong = ConfigurationError | StoreMisconfigured | NotGiven
+    # To lack a --yes is a mistake in how it was called; a no is an answer.
     is_unconfirmed = isinstance(error, ConfirmationMissing) and "--yes" in str(error)
     return WRONG if is_unconfirmed or isinstance(error, wrong | typer.TyperException) else FAILED
 

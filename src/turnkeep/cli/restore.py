@@ -34,6 +34,7 @@ def restore(
     store = sqlite_file(settings, "put a backup in its place")
     old_store = place_aside(store) if store.exists() else None
     if old_store:
+        # Nothing has been moved yet: only the name is chosen, so that the question can say it.
         output.confirm(f"replace {store} by {path}? (the old one is kept as {old_store.name})", yes=yes)
     put_back(path, store)
     keys = asyncio.run(_valid_keys(settings))

@@ -49,6 +49,7 @@ def names(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]
     toolbox, files = _load(settings, environment)
     labels = list(toolbox.names)
     for box, declarations in files:
+        # Which tools a server has is known only to whoever asks it.
         labels += [f"{server.settings.name}__…" for server in declarations.servers] if box is toolbox else []
         declarations.close()
     for tenant in settings.tenant_tool_files:
@@ -65,7 +66,7 @@ def _load(settings: Settings, environment: Mapping[str, str], pins: Pins | None 
     toolbox = Toolbox(configured_tools(settings), tenants=settings.tenant_tools or {})
     paths = [(toolbox, settings.tools_file)] if settings.tools_file else []
     paths += [(toolbox.own(tenant), path) for tenant, path in settings.tenant_tool_files.items()]
-    files = [(box, _from_file(path, box, environment, pins)) for box, path in paths]
+    files = [(box, _from_file(path, box, environment, pins=pins)) for box, path in paths]
     demand_separate(settings, toolbox)
     return toolbox, [(box, declarations) for box, declarations in files if declarations is not None]
 
@@ -91,7 +92,9 @@ def demand_separate(settings: Settings, toolbox: Toolbox) -> None:
             )
 
 
-def _from_file(path: Path, toolbox: Toolbox, environment: Mapping[str, str], pins: Pins | None) -> DeclaredTools | None:
+def _from_file(
+    path: Path, toolbox: Toolbox, environment: Mapping[str, str], *, pins: Pins | None
+) -> DeclaredTools | None:
     """Register what the file has; a .toml may also declare servers whose tools come later."""
     if path.suffix == ".py":
         for tool in _functions(path):

@@ -66,10 +66,12 @@ def run(settings: Settings, role: Role, tell: Callable[[RunningService], None], 
     if settings.log_level != "debug":
         logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells its own life, which is ours to tell
     failpoints.arm(failpoints.read_points(settings.failpoints))
-    server.run(lambda: _serve(settings, role, tell, queues))
+    server.run(lambda: _serve(settings, role, tell, queues=queues))
 
 
-async def _serve(settings: Settings, role: Role, tell: Callable[[RunningService], None], queues: Sequence[str]) -> None:
+async def _serve(
+    settings: Settings, role: Role, tell: Callable[[RunningService], None], *, queues: Sequence[str]
+) -> None:
     with contextlib.ExitStack() as stack:
         pins = Pins()
         async with service_tools.open_toolbox(settings, context.environment(), pins) as tools:

@@ -27,7 +27,7 @@ Ways = Annotated[str, typer.Option(metavar="NAME", help="Whose ways it has.")]
 Ledger = Annotated[
     Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Append what was asked to this JSONL file.")
 ]
-Unbounded = Annotated[bool, typer.Option("--unbounded", help="Keep every exchange in memory.")]
+KeepAll = Annotated[bool, typer.Option("--unbounded", help="Keep every exchange in memory.")]
 Split = Annotated[bool, typer.Option("--split", help="Cut streams at arbitrary bytes.")]
 Ping = Annotated[float | None, typer.Option(min=0, metavar="S", help="Seconds between comments.")]
 
@@ -43,7 +43,7 @@ def simulate(  # noqa: PLR0913 - the options of a verb
     token: Token = 20.0,
     quirk: Ways = "openai",
     ledger: Ledger = None,
-    keep_all: Unbounded = False,
+    keep_all: KeepAll = False,
     split: Split = False,
     ping: Ping = None,
     as_json: Json = False,

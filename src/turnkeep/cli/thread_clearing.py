@@ -80,6 +80,7 @@ async def _clear(
     settings: Settings, tenant: str, older_than: float, *, yes: bool, force: bool
 ) -> tuple[int, list[str]]:
     async with context.attach_store(settings) as store:
+        # Looked for before the question, which has to say how many.
         addresses = [
             record.address async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than)
         ]
@@ -113,5 +114,6 @@ async def _forget_idle(store: Store, address: Address, step: Callable[[], None],
     try:
         was_there = await (forget_at_work(store, address) if force else store.forget(address))
         return "forgotten" if was_there else "gone"
+    # Somebody wrote since it was looked at: what is open has to be answered first.
     except ThreadBusy:
         return "busy"

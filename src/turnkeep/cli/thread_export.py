@@ -34,7 +34,7 @@ def export(
     settings = context.settings()
     with ExitStack() as stack:
         target = stack.enter_context(_create(path)) if path else sys.stdout.buffer
-        count = asyncio.run(_export(settings, tenant, older_than, target))
+        count = asyncio.run(_export(settings, tenant, older_than, target=target))
     if path is not None:
         if as_json:
             output.emit({"file": str(path.absolute()), "threads": count})
@@ -52,20 +52,21 @@ def _create(path: Path) -> IO[bytes]:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}, give another name") from None
 
 
-async def _export(settings: Settings, tenant: str, older_than: float, target: IO[bytes]) -> int:
+async def _export(settings: Settings, tenant: str, older_than: float, *, target: IO[bytes]) -> int:
     count = 0
     async with context.attach_store(settings) as store:
         with output.progress("exporting") as step:
-            async for line in _lines(store, settings, tenant, older_than):
+            async for line in _lines(store, settings, tenant, older_than=older_than):
                 target.write(line)
                 count += 1
                 step()
     return count
 
 
-async def _lines(store: Store, settings: Settings, tenant: str, older_than: float) -> AsyncIterator[bytes]:
+async def _lines(store: Store, settings: Settings, tenant: str, *, older_than: float) -> AsyncIterator[bytes]:
     from turnkeep.doors.http.endpoint import thread_json
 
+    # Thread by thread: a store may be larger than the memory of this machine.
     async for record in store.scan(tenant=tenant, queue=settings.queue, idle_for=older_than):
         whole = thread_json(record) | {"items": await context.transcript(store, record)}
         yield orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE)

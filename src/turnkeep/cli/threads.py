@@ -61,7 +61,7 @@ def list_threads(
 ) -> None:
     """List threads, the most recently active first."""
     settings = context.settings()
-    records, total = asyncio.run(_list(settings, tenant, older_than, limit))
+    records, total = asyncio.run(_list(settings, tenant, older_than, limit=limit))
     if as_json:
         from turnkeep.doors.http.endpoint import thread_json
 
@@ -75,7 +75,7 @@ def list_threads(
         output.note(f"{len(records)} of {total}; --limit shows more")
 
 
-async def _list(settings: Settings, tenant: str, older_than: float, limit: int) -> tuple[list[ThreadRecord], int]:
+async def _list(settings: Settings, tenant: str, older_than: float, *, limit: int) -> tuple[list[ThreadRecord], int]:
     total = 0
 
     async with context.attach_store(settings) as store:

@@ -41,6 +41,8 @@ def accept(name: Name, yes: Yes = False, as_json: Json = False) -> None:
     pin = next((one for one in asyncio.run(_list(settings)) if one.name == name), None)
     if pin is None:
         raise NotFound(f"no server has offered a tool {name!r}, list them with `turnkeep tools list`")
+    # With its own words: they are what the model would read, and what
+    # changed since they were accepted.
     output.confirm(f"accept {name}, which says of itself: {pin.description}?", yes=yes)
     accepted_pin = asyncio.run(_accept(settings, name))
     if as_json:

@@ -55,7 +55,7 @@ def trace(
 ) -> None:
     """Show the life of one message: accepted, batched, every attempt, and how it ended."""
     settings = context.settings()
-    histories = asyncio.run(_trace(settings, tenant, name, message_id))
+    histories = asyncio.run(_trace(settings, tenant, name, message_id=message_id))
     if not histories:
         where = f" on channel {name!r}" if name else ""
         raise NotFound(f"no message {message_id!r} is known{where}: it was never accepted, or is forgotten by now")
@@ -63,7 +63,7 @@ def trace(
         output.emit(_json(life)) if as_json else _show(life)
 
 
-async def _trace(settings: Settings, tenant: str, name: str | None, message_id: str) -> list[MessageHistory]:
+async def _trace(settings: Settings, tenant: str, name: str | None, *, message_id: str) -> list[MessageHistory]:
     async with context.attach_store(settings) as store:
         if name is not None:
             address = (await context.existing(store, Address(tenant, settings.queue, name))).address
@@ -87,13 +87,13 @@ async def _life(store: Store, address: Address, message_id: str) -> MessageHisto
     runs = [run for run in await store.runs(address) if message_id in run.message_ids]
     # The deltas of a run name no messages, only the run.
     of_runs = {message.run_id, *(run.run_id for run in runs)} - {None}
-    events = await _events(store, address, message_id, of_runs)
+    events = await _events(store, address, message_id, runs=of_runs)
     return MessageHistory(
         thread, message, tuple(events), tuple(runs), tuple(await _letters(store, address, message_id))
     )
 
 
-async def _events(store: Store, address: Address, message_id: str, runs: set[str | None]) -> list[Event]:
+async def _events(store: Store, address: Address, message_id: str, *, runs: set[str | None]) -> list[Event]:
     """What the log holds of the message, or of a run that answers it."""
     events: list[Event] = []
     page = await store.read(address, after=0, limit=PAGE)
@@ -148,6 +148,7 @@ def timeline(life: MessageHistory) -> list[Moment]:
 
 
 def _without_deltas(events: Sequence[Event]) -> list[Event]:
+    # One for each token: they would hide the life between them.
     return [event for event in events if event.kind not in ("delta", "snapshot")]
 
 

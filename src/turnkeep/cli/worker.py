@@ -31,6 +31,7 @@ def worker(
     settings = context.settings(
         tools_file=tools,
         concurrency=concurrency,
+        # None leaves the word to the environment. False would overrule it, although nobody said no.
         simulator=simulator or None,
         allow_network_filesystem=allow_network_filesystem or None,
     )

@@ -131,7 +131,7 @@ class _Routes:
 
     async def chat(self, request: Request) -> ASGIApp:
         def answer(body: object, exchange: Exchange, quirk: Quirk) -> ASGIApp:
-            return chat_api.answer(self._simulator, body, exchange, quirk)
+            return chat_api.answer(self._simulator, body, exchange, quirk=quirk)
 
         return await self._answer(request, "chat", answer)
 
@@ -139,7 +139,7 @@ class _Routes:
         version = request.headers.get("anthropic-version", "")
 
         def answer(body: object, exchange: Exchange, quirk: Quirk) -> ASGIApp:
-            return message_api.answer(self._simulator, body, exchange, quirk, version)
+            return message_api.answer(self._simulator, body, exchange, quirk=quirk, version=version)
 
         return await self._answer(request, "messages", answer)
 
@@ -193,7 +193,7 @@ class _Routes:
             refusal, headers = problem, simulator.headers
             if surface == "messages":
                 refusal, headers = MessageProblem.of(problem, exchange.model), simulator.message_headers
-            simulator.ledger.finish(exchange, "refused", refusal.status, problem.code)
+            simulator.ledger.finish(exchange, "refused", refusal.status, code=problem.code)
             refusal.headers = {**headers(exchange.request_id), **refusal.headers}
             raise refusal from None
         finally:

@@ -62,7 +62,7 @@ class BackgroundRuns:
         return self.follow(entry, None, -1 if starting_after is None else int(starting_after))
 
     def follow(self, entry: StoredResponse, fault: Fault | None, after: int = -1) -> RunFollower:
-        return RunFollower(self._world, entry, fault, after)
+        return RunFollower(self._world, entry, fault, after=after)
 
     async def _run(self, entry: StoredResponse, fault: Fault | None) -> None:
         for frame in disturb(entry.run, fault):
@@ -86,7 +86,7 @@ class RunFollower:
     After a cancel the stream ends without a terminal event: the platform has no such event.
     """
 
-    def __init__(self, world: World, entry: StoredResponse, fault: Fault | None, after: int) -> None:
+    def __init__(self, world: World, entry: StoredResponse, fault: Fault | None, *, after: int) -> None:
         self._world = world
         self._entry = entry
         self._fault = fault if fault is not None and fault.kind in _OF_THE_CONNECTION else None

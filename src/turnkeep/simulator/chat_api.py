@@ -18,7 +18,7 @@ from turnkeep.simulator.responses_api import choice_of, shape_of
 from turnkeep.simulator.world import World
 
 
-def answer(world: World, body: object, exchange: Exchange, quirk: Quirk) -> ASGIApp:
+def answer(world: World, body: object, exchange: Exchange, *, quirk: Quirk) -> ASGIApp:
     """The reply to one request, or a `Problem`."""
     strict = world.options.strict_models
     request = response_checks.chat_body(body, strict_models=strict, rejects=quirk.rejects)
@@ -28,8 +28,8 @@ def answer(world: World, body: object, exchange: Exchange, quirk: Quirk) -> ASGI
     world.ledger.hear(exchange, prompt)
     fault = world.faults.strike(prompt)
     exchange.fault = fault.kind if fault is not None else None
-    _check(world, request, prompt, fault)
-    run = _begin(world, request, prompt, exchange, quirk)
+    _check(world, request, prompt, fault=fault)
+    run = _begin(world, request, prompt, exchange=exchange, quirk=quirk)
     return RunDelivery(
         world,
         run,
@@ -41,7 +41,7 @@ def answer(world: World, body: object, exchange: Exchange, quirk: Quirk) -> ASGI
     )
 
 
-def _begin(world: World, body: Json, prompt: Prompt, exchange: Exchange, quirk: Quirk) -> ChatRun:
+def _begin(world: World, body: Json, prompt: Prompt, *, exchange: Exchange, quirk: Quirk) -> ChatRun:
     plan = world.persona.plan(prompt)
     options = body.get("stream_options") or {}
     obfuscate = world.options.obfuscation and options.get("include_obfuscation") is not False
@@ -59,7 +59,7 @@ def _begin(world: World, body: Json, prompt: Prompt, exchange: Exchange, quirk: 
     return ChatRun(head, plan, prompt, ids=world.ids, manner=manner, quirk=quirk)
 
 
-def _check(world: World, body: Json, prompt: Prompt, fault: Fault | None) -> None:
+def _check(world: World, body: Json, prompt: Prompt, *, fault: Fault | None) -> None:
     if fault is not None and (refusal := faults.problem(fault, prompt, "messages")) is not None:
         raise refusal
     call_contract.check_messages(body["messages"])

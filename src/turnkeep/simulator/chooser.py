@@ -73,7 +73,7 @@ def _call(tool: OfferedTool, text: str, place: str) -> Call:
     mandatory = set(tool.parameters.get("required", ()))
     arguments: dict[str, Any] = {}
     for name, schema in properties.items():
-        value = _argument(name, schema, text, place)
+        value = _argument(name, schema, text, place=place)
         # What is neither required nor said is left out: an invented value is one nobody asked for.
         if value is None and name in mandatory:
             value = example(schema, text)
@@ -82,7 +82,7 @@ def _call(tool: OfferedTool, text: str, place: str) -> Call:
     return tool.name, orjson.dumps(arguments).decode()
 
 
-def _argument(name: str, schema: Mapping[str, Any], text: str, place: str) -> Any:
+def _argument(name: str, schema: Mapping[str, Any], text: str, *, place: str) -> Any:
     """A value that the text plainly gives, else None."""
     if "enum" in schema:
         return next((value for value in schema["enum"] if str(value).lower() in text.lower()), None)

@@ -108,7 +108,9 @@ class RunDelivery:
 
     async def _stream(self, stream: FrameStream) -> None:
         await stream.begin([(name.encode(), value.encode()) for name, value in self._headers.items()])
-        act = await pour(self._frames(), stream, self._world.clock, self._world.options.ping, self._record_frame)
+        act = await pour(
+            self._frames(), stream, self._world.clock, ping=self._world.options.ping, on_frame=self._record_frame
+        )
         if act in DROPS:
             self._world.ledger.finish(self._exchange, "cut")
             await stream.drop(reset=act == "reset")
@@ -130,7 +132,7 @@ class RunDelivery:
             # The length that is sent is that of the half: what is broken
             # is the JSON, not the transfer.
             body = body[: len(body) // 2]
-        await _send(send, wire, 200, body, {"content-type": "application/json", **self._headers})
+        await _send(send, wire, 200, body=body, headers={"content-type": "application/json", **self._headers})
 
     async def _play(self) -> tuple[Act, bool]:
         """Let a run happen without showing it; how it ended, and
@@ -168,7 +170,7 @@ class RunDelivery:
 
     async def _html(self, send: Send, wire: Wire | None, status: int) -> None:
         self._world.ledger.finish(self._exchange, "failed", status)
-        await _send(send, wire, status, HTML, {"content-type": "text/html; charset=utf-8"})
+        await _send(send, wire, status, body=HTML, headers={"content-type": "text/html; charset=utf-8"})
 
     async def _drop(self, wire: Wire | None, *, reset: bool) -> None:
         self._world.ledger.finish(self._exchange, "cut", None)
@@ -207,7 +209,7 @@ async def _wait_for_watcher() -> None:
     await asyncio.sleep(FOREVER)
 
 
-async def _send(send: Send, wire: Wire | None, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+async def _send(send: Send, wire: Wire | None, status: int, *, body: bytes, headers: Mapping[str, str]) -> None:
     if wire is not None:
         wire.check()
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]

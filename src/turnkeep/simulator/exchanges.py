@@ -157,7 +157,9 @@ class ExchangeLedger:
         exchange.model = prompt.model
         self._write("arrived", exchange)
 
-    def finish(self, exchange: Exchange, outcome: Outcome, status: int | None = 200, code: str | None = None) -> None:
+    def finish(
+        self, exchange: Exchange, outcome: Outcome, status: int | None = 200, *, code: str | None = None
+    ) -> None:
         """How it ended; the first word counts."""
         # A fault's end and that of a client who leaves may come to one exchange in either order.
         if exchange.outcome != "open":

@@ -136,7 +136,7 @@ class FrameStream:
 
 
 async def pour(
-    frames: Iterator[Frame], stream: FrameStream, clock: Clock, ping: float | None, on_frame: Callable[[Frame], None]
+    frames: Iterator[Frame], stream: FrameStream, clock: Clock, *, ping: float | None, on_frame: Callable[[Frame], None]
 ) -> Act:
     """Write frames at their pace; `sent` is told of each before its bytes go out.
 
@@ -147,7 +147,7 @@ async def pour(
     for frame in frames:
         if frame.wait > 0:
             await _flush(batch, stream)
-            await rest(frame.wait, stream, clock, ping)
+            await rest(frame.wait, stream, clock, ping=ping)
         # Before the bytes: a client that has read so many deltas was sent at least so many.
         on_frame(frame)
         batch.append(frame.data)
@@ -161,7 +161,7 @@ async def pour(
     return "last"
 
 
-async def rest(seconds: float, stream: FrameStream, clock: Clock, ping: float | None) -> None:
+async def rest(seconds: float, stream: FrameStream, clock: Clock, *, ping: float | None) -> None:
     """Wait, with a comment line every `ping` seconds."""
     while ping is not None and seconds > ping:
         await clock.sleep(ping)

@@ -41,7 +41,7 @@ async def serve(
 
     With a key, whoever does not show it as a bearer is refused, on the routes under ``/_sim/`` too.
     """
-    server = _PortListener(simulator, host, port, key)
+    server = _PortListener(simulator, host, port, key=key)
     url = await server.open()
     try:
         yield url
@@ -193,7 +193,7 @@ class _SimulatorServer(uvicorn.Server):
 class _PortListener(_SimulatorServer):
     """A server on a port, with a door that can be shut for a while."""
 
-    def __init__(self, simulator: Simulator, host: str, port: int, key: str | None) -> None:
+    def __init__(self, simulator: Simulator, host: str, port: int, *, key: str | None) -> None:
         super().__init__(_config(Admission(simulator.app, host=host, key=key)))
         self._simulator = simulator
         self._host = host

@@ -24,14 +24,14 @@ from turnkeep.simulator.quirks import Quirk
 from turnkeep.simulator.world import World
 
 
-def answer(world: World, body: object, exchange: Exchange, quirk: Quirk, version: str) -> ASGIApp:
+def answer(world: World, body: object, exchange: Exchange, *, quirk: Quirk, version: str) -> ASGIApp:
     """The reply to one request, or a `Problem`."""
     request = message_body(body, version)
     prompt = message_prompt(request, exchange)
     world.ledger.hear(exchange, prompt)
     fault = world.faults.strike(prompt)
     exchange.fault = fault.kind if fault is not None else None
-    _check(world, request, prompt, fault)
+    _check(world, request, prompt, fault=fault)
     plan = world.persona.plan(prompt)
     exchange.calls = [call.name for call in plan.calls]
     run = MessageRun(request, plan, ids=world.ids, pace=world.pace, input_tokens=world.prompt_cache.take(request))
@@ -42,7 +42,7 @@ def answer(world: World, body: object, exchange: Exchange, quirk: Quirk, version
     )  # fmt: skip
 
 
-def _check(world: World, body: Json, prompt: Prompt, fault: Fault | None) -> None:
+def _check(world: World, body: Json, prompt: Prompt, *, fault: Fault | None) -> None:
     if fault is not None and (refusal := faults.problem(fault, prompt, "messages")) is not None:
         raise refusal
     limit = world.options.context_tokens or window(body["model"])

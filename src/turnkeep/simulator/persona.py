@@ -154,14 +154,14 @@ class Persona:
             comments = [Say(marker.text, "commentary") for marker in markers if marker.name == "comment"]
             return (*thoughts, *comments, *calls)
         if (search := _first(markers, "search")) is not None:
-            return (*thoughts, *self._search_parts(prompt, messages, markers, Search(search.text)))
+            return (*thoughts, *self._search_parts(prompt, messages, markers, search=Search(search.text)))
         refusal = _first(markers, "refuse")
         if refusal is not None:
             return (*thoughts, Refuse(refusal.text or "I'm sorry, but I can't help with that."))
         return (*thoughts, Say(self._answer(prompt, messages, markers), "final_answer"))
 
     def _search_parts(
-        self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker], search: Search
+        self, prompt: Prompt, messages: Sequence[OpenMessage], markers: Sequence[Marker], *, search: Search
     ) -> tuple[Part, ...]:
         """A search and what is said with it; two answers with ``[[pause]]``,
         where the protocol has such a thing.

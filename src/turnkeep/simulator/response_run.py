@@ -134,7 +134,7 @@ class ResponseRun:
         field, kind = ("text", "output_text") if isinstance(part, Say) else ("refusal", "refusal")
         yield self._open_item({**item, "content": []})
         yield Frame(self._event("response.content_part.added", **place, part=_content(part, "")))
-        yield from self._deltas(f"response.{kind}.delta", place, tokens_of(part.text), "output")
+        yield from self._deltas(f"response.{kind}.delta", place, tokens_of(part.text), counter="output")
         source = part.source if isinstance(part, Say) else None
         notes = [] if source is None else [annotation(source, part.text)]
         for at, note in enumerate(notes):
@@ -152,7 +152,9 @@ class ResponseRun:
         item: Json = {"id": place["item_id"], "type": "function_call", "status": "in_progress", "arguments": ""}
         item |= {"call_id": call_id, "name": part.name}
         yield self._open_item(item)
-        yield from self._deltas("response.function_call_arguments.delta", place, pieces(part.arguments), "output")
+        yield from self._deltas(
+            "response.function_call_arguments.delta", place, pieces(part.arguments), counter="output"
+        )
         yield Frame(self._event("response.function_call_arguments.done", **place, arguments=part.arguments))
         yield self._close_item({**item, "status": "incomplete" if cut else "completed", "arguments": part.arguments})
 
@@ -182,7 +184,7 @@ class ResponseRun:
         kind = "response.reasoning_summary"
         empty, full = {"type": "summary_text", "text": ""}, {"type": "summary_text", "text": text}
         yield Frame(self._event(f"{kind}_part.added", **place, part=empty))
-        yield from self._deltas(f"{kind}_text.delta", place, tokens_of(text), None)
+        yield from self._deltas(f"{kind}_text.delta", place, tokens_of(text), counter=None)
         yield Frame(self._event(f"{kind}_text.done", **place, text=text))
         yield Frame(self._event(f"{kind}_part.done", **place, part=full))
 
@@ -199,7 +201,9 @@ class ResponseRun:
             self.partners[item["id"]] = self._reasoning_id
         return Frame(self._event("response.output_item.done", output_index=index, item=item))
 
-    def _deltas(self, kind: str, place: Mapping[str, Any], tokens: list[str], counter: str | None) -> Iterator[Frame]:
+    def _deltas(
+        self, kind: str, place: Mapping[str, Any], tokens: list[str], *, counter: str | None
+    ) -> Iterator[Frame]:
         """The hot part: what does not change from delta to delta is rendered once."""
         head = b"event: %b\ndata: " % kind.encode()
         constant = orjson.dumps({"type": kind, **place})[:-1]

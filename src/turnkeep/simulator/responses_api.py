@@ -113,7 +113,7 @@ class Responses:
             # Before the plan: a response that is refused must use up no reply of a script.
             self._conversations.lock(request.conversation, response["id"])
         plan = world.persona.plan(request.prompt)
-        entry = self._keep(request, response, plan, exchange)
+        entry = self._keep(request, response, plan, exchange=exchange)
         exchange.response_id = response["id"]
         exchange.calls = [call.name for call in plan.calls]
         return entry
@@ -186,7 +186,7 @@ class Responses:
             },
         }
 
-    def _keep(self, request: CreateRequest, response: Json, plan: AnswerPlan, exchange: Exchange) -> StoredResponse:
+    def _keep(self, request: CreateRequest, response: Json, plan: AnswerPlan, *, exchange: Exchange) -> StoredResponse:
         world, body, options = self._world, request.body, self._world.options
         obfuscation = (body.get("stream_options") or {}).get("include_obfuscation")
         summary = (body.get("reasoning") or {}).get("summary") is not None
