@@ -16,7 +16,7 @@ from tests.services.open_clone import environment, open_clone
 from turnkeep.clock import SystemClock
 from turnkeep.tools import Tool, ToolContext
 from turnkeep.tools.execution import Result, ToolRequest, call
-from turnkeep.tools.processes import MEMORY, process_limit
+from turnkeep.tools.process_limits import MEMORY, process_limit
 from turnkeep.tools.sandbox import probe, sandbox
 from turnkeep.tools.shell import bash_tool
 from turnkeep.tools.workspaces import Workspaces

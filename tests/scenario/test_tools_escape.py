@@ -16,7 +16,7 @@ from tests.services.open_clone import environment, open_clone
 from turnkeep.errors import ConfigurationError
 from turnkeep.tools import Tool, tool
 from turnkeep.tools.builtin import builtin_tools
-from turnkeep.tools.processes import ProcessLimit
+from turnkeep.tools.process_limits import ProcessLimit
 from turnkeep.tools.sandbox import Sandbox, SandboxReport
 from turnkeep.tools.shell import bash_tool
 from turnkeep.tools.workspace import openat2_works

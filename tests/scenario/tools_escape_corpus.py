@@ -54,7 +54,7 @@ from turnkeep.tools import Tool, ToolContext, sandbox
 from turnkeep.tools.execution import Result, ToolRequest, call
 from turnkeep.tools.files import file_tools
 from turnkeep.tools.git import git_tool
-from turnkeep.tools.processes import Group, process_limit
+from turnkeep.tools.process_limits import Group, process_limit
 from turnkeep.tools.shell import bash_tool
 from turnkeep.tools.workspaces import Workspaces
 

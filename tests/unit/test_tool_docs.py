@@ -12,7 +12,7 @@ from turnkeep.tools import Tool, Toolbox, ToolContext
 from turnkeep.tools.execution import Result, ToolRequest, call, call_catch_all
 from turnkeep.tools.files import READ_CAP
 from turnkeep.tools.git import VERBS
-from turnkeep.tools.processes import MOST_PROCESSES
+from turnkeep.tools.process_limits import MOST_PROCESSES
 from turnkeep.tools.tool_file import load_tools
 from turnkeep.tools.workspace import VISIBLE
 

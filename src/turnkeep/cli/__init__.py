@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-FAILED, WRONG = 1, 2
+from turnkeep.cli.exit_codes import FAILED, INTERRUPTED, WRONG
+
 WITHOUT_VERB = "serve"
 ENV_FILE = "--env-file"
 
@@ -149,7 +150,7 @@ def _run(verb: str, rest: list[str]) -> int:
     except Exception as error:
         return output.report_failure(f"turnkeep {verb}", error, as_json="--json" in rest)
     except KeyboardInterrupt:
-        return output.INTERRUPTED
+        return INTERRUPTED
     return code if isinstance(code, int) else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from turnkeep.cli import output
+from turnkeep.cli.exit_codes import FAILED
 from turnkeep.wire import Frame
 
 
@@ -23,7 +24,7 @@ class AnswerPrinter:
         match frame["type"], frame["status"]:
             case "error", _:
                 self.on_failure(frame)
-                return output.FAILED
+                return FAILED
             case "response", "in_progress":
                 self.on_growth(frame)
             case "response", "completed":
@@ -71,7 +72,7 @@ class AnswerPrinter:
 
     def on_settled(self, outcome: str) -> int:
         output.note(f"message {self._message_id} is {outcome} already")
-        return 0 if outcome == "answered" else output.FAILED
+        return 0 if outcome == "answered" else FAILED
 
     def end_line(self) -> None:
         if self._text and not self._text.endswith("\n"):
@@ -135,7 +136,7 @@ class JsonPrinter(AnswerPrinter):
         return
 
     def on_settled(self, outcome: str) -> int:
-        return 0 if outcome == "answered" else output.FAILED
+        return 0 if outcome == "answered" else FAILED
 
 
 def _line(frame: Frame) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Yes
+from turnkeep.cli.exit_codes import FAILED
 from turnkeep.errors import Conflict, NotFound
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
@@ -113,7 +114,7 @@ def redrive(dead_ids: Ids = None, *, every: All = False, tenant: Whose = None, a
         output.say(f"accepted {output.count(len(receipts), 'message')} again")
         for dead_id, reason in refusals.items():
             output.note(f"{dead_id}: {reason}", style="red")
-    raise typer.Exit(output.FAILED if refusals else 0)
+    raise typer.Exit(FAILED if refusals else 0)
 
 
 async def _redrive(

@@ -20,9 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from turnkeep.cli.exit_codes import FAILED, WRONG
 from turnkeep.errors import ConfigurationError, NotFound, StoreMisconfigured, TurnkeepError
-
-FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
 PIPED_WIDTH = 200
 """Columns of a table where nobody looks at a terminal."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from turnkeep.cli import ENV_FILE, context, output
+from turnkeep.cli.exit_codes import WRONG
 from turnkeep.env_file import DEFAULT
 from turnkeep.settings import Settings
 
@@ -65,14 +66,14 @@ class _Keeper:
                 self._watch(child, stamps)
                 # A wrong file is waited for until it is corrected; any other
                 # end is the child's own.
-                if not self._stopping and self._stamps() == stamps and child.returncode != output.WRONG:
+                if not self._stopping and self._stamps() == stamps and child.returncode != WRONG:
                     return child.returncode
                 self._end(child)
             if self._stopping:
                 return child.returncode
             self._wait_for_change(stamps)
             if self._stopping:
-                return output.WRONG
+                return WRONG
             output.note("a file has changed, starting again")
 
     def _watch(self, child: subprocess.Popen[bytes], stamps: Stamps) -> None:

@@ -18,6 +18,7 @@ import typer
 from turnkeep.cli import context, output, server_note
 from turnkeep.cli.answer_output import AnswerPrinter, JsonPrinter, TestMessagePrinter
 from turnkeep.cli.arguments import Channel, Json, duration
+from turnkeep.cli.exit_codes import INTERRUPTED
 from turnkeep.cli.message_sender import Ask, from_server, in_this_process
 from turnkeep.errors import NotAllowed, TurnkeepError
 from turnkeep.settings import Settings
@@ -64,7 +65,7 @@ def send(  # noqa: PLR0913 - the options of a verb
         code = asyncio.run(_tell(settings, ask, printer, here=here, timeout=timeout))
     except KeyboardInterrupt:
         output.note(f"stopped listening; message {ask_id} is kept, see `turnkeep trace {ask_id}`")
-        code = output.INTERRUPTED
+        code = INTERRUPTED
     raise typer.Exit(code)
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from turnkeep.tools import thread_pool
-from turnkeep.tools.processes import MOST_PROCESSES, Group, Kind, ProcessLimit, process_limit
+from turnkeep.tools.process_limits import MOST_PROCESSES, Group, Kind, ProcessLimit, process_limit
 from turnkeep.tools.program import ProgramResult, Watch, kill_group, run
 from turnkeep.tools.workspace import openat2_works
 

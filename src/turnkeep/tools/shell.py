@@ -9,7 +9,7 @@ from pydantic import Field
 
 from turnkeep.errors import ConfigurationError, ToolFailed
 from turnkeep.tools import thread_pool
-from turnkeep.tools.processes import MOST_PROCESSES
+from turnkeep.tools.process_limits import MOST_PROCESSES
 from turnkeep.tools.sandbox import Sandbox, SandboxedProgram, can_shield
 from turnkeep.tools.tool import Tool, ToolContext, tool
 from turnkeep.tools.workspaces import Workspaces

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from turnkeep.tools import processes
-from turnkeep.tools.processes import MEMORY, Group, candidates, process_limit
+from turnkeep.tools import process_limits
+from turnkeep.tools.process_limits import MEMORY, Group, candidates, process_limit
 
 FIRST_VERSION = """\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -105,7 +105,7 @@ def test_on_version_2_a_limit_is_set_where_its_controller_is_handed_down(
         (root / name / "cgroup.subtree_control").write_text(controllers)
     mounts = f"35 24 0:30 / {root} rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
     monkeypatch.setattr(
-        processes, "_candidates", lambda controller: candidates("0::/slice/service\n", mounts, controller)
+        process_limits, "_candidates", lambda controller: candidates("0::/slice/service\n", mounts, controller)
     )
 
     limit = process_limit(user=0)
