@@ -1,7 +1,9 @@
-"""What doors and commands hold of turnkeep: store, hub, assistants, clock and settings, opened and closed together.
+"""What doors and commands hold of turnkeep: store, hub, assistants, clock and settings, opened and
+closed together.
 
-The names of the seeds stand above it, in `queue.py`: what a door needs and what a program calls are two lists, and a
-door that went through the second could not offer anything that the first does not have.
+The names of the seeds stand above it, in `queue.py`: what a door needs and what a program calls are
+two lists, and a door that went through the second could not offer anything that the first does not
+have.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ RUNS_OF_A_SERVICE = 50
 class Application:
     """One queue with all its parts. Constructing opens nothing; `open` does, or `async with`.
 
-    Doors may be mounted on it before it is open; a store that is given is opened and closed here all the same.
+    Doors may be mounted on it before it is open; a store that is given is opened and closed here
+    all the same.
     """
 
     adaptive: AdaptiveWindow | None
@@ -90,16 +93,24 @@ class Application:
         await self.close()
 
     async def open(self) -> None:
-        """Open store, model and hub, and the worker if it was started. Raises what stands in the way."""
+        """Open store, model and hub, and the worker if it was started.
+
+        Raises what stands in the way.
+        """
         await self._life.open()
 
     @property
     def is_simulated(self) -> bool:
-        """Whether the built-in simulator answers here, once the queue is open and its worker was started."""
+        """Whether the built-in simulator answers here, once the queue is open and its worker was
+        started.
+        """
         return self._has_simulator and self._worker_wanted.is_set()
 
     def start_worker(self) -> None:
-        """Answer messages in this process. Before the event loop runs, or the queue is open, it takes effect then."""
+        """Answer messages in this process.
+
+        Before the event loop runs, or the queue is open, it takes effect then.
+        """
         self._worker_wanted.set()
         if _loop_runs():
             self._life.begin()
@@ -176,7 +187,9 @@ class Application:
         )
 
     async def _default_assistant(self) -> Assistant:
-        """The assistant of the default tenant: the one that is set, verified; else the stored one; else a new one."""
+        """The assistant of the default tenant: the one that is set, verified; else the stored one;
+        else a new one.
+        """
         assistant_id = self.settings.openai_assistant_id
         if assistant_id is not None:
             try:
@@ -244,7 +257,9 @@ class Application:
     async def events(
         self, thread_id: str, *, after: int | None = None, epoch: str | None = None, tenant: str = "default"
     ) -> AsyncIterator[EventStream]:
-        """`async with queue.events(thread) as events: async for event in events`; no holes, from a position or now."""
+        """`async with queue.events(thread) as events: async for event in events`; no holes, from a
+        position or now.
+        """
         await self.open()
         async with EventStream(
             self.hub, self.store, self.address(thread_id, tenant), after=after, epoch=epoch

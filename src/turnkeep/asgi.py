@@ -1,7 +1,8 @@
 """Mounts turnkeep into a FastAPI or Starlette application, or serves it under any ASGI server.
 
-Three parts, each of use alone: `lifespan` (or `running`) keeps a queue open as long as the application lives, `app` is
-all doors of a queue to be mounted, and `queue_of` hands the queue to the routes around it.
+Three parts, each of use alone: `lifespan` (or `running`) keeps a queue open as long as the
+application lives, `app` is all doors of a queue to be mounted, and `queue_of` hands the queue to
+the routes around it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from turnkeep.queue import AssistantMessageQueue
 __all__ = ["Access", "OpenAccess", "Principal", "Who", "app", "lifespan", "queue_of", "running"]
 
 Who = Callable[[HTTPConnection], Awaitable[Principal | None]]
-"""Says who a request or a socket is, by whatever the application around knows them; None: nobody it knows."""
+"""Says who a request or a socket is, by whatever the application around knows them; None: nobody it
+knows.
+"""
 
 STATE = "turnkeep"
 # a guard is given credentials alone, but the application around us knows people by their request
@@ -40,11 +43,13 @@ _connection: ContextVar[HTTPConnection] = ContextVar("turnkeep_connection")
 
 
 def app(queue: AssistantMessageQueue, *, access: Access | Who | None = None, worker: bool = True) -> Starlette:
-    """All doors of a queue: `/api`, `/ws`, the playground. Mounted, it opens the queue at the first request, unless
-    `lifespan` has; served alone it opens and closes it.
+    """All doors of a queue: `/api`, `/ws`, the playground.
 
-    `access` is who may do what: an `Access`, or a function of the request. Without one the queue's settings and API
-    keys say it, and where they say nothing only this machine is answered.
+    Mounted, it opens the queue at the first request, unless `lifespan` has; served alone it opens
+    and closes it.
+
+    `access` is who may do what: an `Access`, or a function of the request. Without one the queue's
+    settings and API keys say it, and where they say nothing only this machine is answered.
     """
     application = doors(queue, access=_access(queue, access), own_queue=False)
     application.router.lifespan_context = lifespan(queue, worker=worker)
@@ -61,10 +66,11 @@ def lifespan(
 
 @contextlib.asynccontextmanager
 async def running(queue: AssistantMessageQueue, *, worker: bool = True) -> AsyncIterator[Mapping[str, Any]]:
-    """The queue is open until the end of the block, with the doors to other systems that are set, then drains.
+    """The queue is open until the end of the block, with the doors to other systems that are set,
+    then drains.
 
-    With `worker` this process answers messages too. Yields the state that a lifespan of one's own yields on, so that
-    `queue_of` finds the queue.
+    With `worker` this process answers messages too. Yields the state that a lifespan of one's own
+    yields on, so that `queue_of` finds the queue.
     """
     if worker:
         queue.start_worker()
@@ -74,7 +80,10 @@ async def running(queue: AssistantMessageQueue, *, worker: bool = True) -> Async
 
 
 def queue_of(connection: HTTPConnection) -> AssistantMessageQueue:
-    """The queue of the application, for `Depends(queue_of)`. Raises `ConfigurationError` without its lifespan."""
+    """The queue of the application, for `Depends(queue_of)`.
+
+    Raises `ConfigurationError` without its lifespan.
+    """
     queue = connection.scope.get("state", {}).get(STATE)
     if not isinstance(queue, AssistantMessageQueue):
         raise ConfigurationError("the application has no queue: make it with lifespan=turnkeep.asgi.lifespan(queue)")
@@ -158,7 +167,9 @@ def _only_this_machine(connection: HTTPConnection) -> None:
 
 
 class _OpenQueue:
-    """An ASGI application around ours: the queue is open, and the request is at hand for whoever authenticates it."""
+    """An ASGI application around ours: the queue is open, and the request is at hand for whoever
+    authenticates it.
+    """
 
     def __init__(self, inner: ASGIApp, queue: Application) -> None:
         self._inner = inner

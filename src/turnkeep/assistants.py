@@ -27,8 +27,8 @@ DEFAULT_INSTRUCTIONS = "Reply to all messages logically."
 class Assistant:
     """A profile. `fallbacks` are asked when `model` cannot answer.
 
-    `tools` None means all tools of the queue. Else each is the name of one (``*``: all of them), or an object: a tool
-    that runs at the provider, as ``{"type": "web_search"}``.
+    `tools` None means all tools of the queue. Else each is the name of one (``*``: all of them), or
+    an object: a tool that runs at the provider, as ``{"type": "web_search"}``.
     """
 
     assistant_id: str
@@ -77,8 +77,9 @@ def _mask(tool: str | Mapping[str, Any]) -> str | dict[str, Any]:
 
 
 class Assistants:
-    """The profiles of all tenants. Every change raises the version by one; two changes at once: `Conflict` for the
-    later.
+    """The profiles of all tenants.
+
+    Every change raises the version by one; two changes at once: `Conflict` for the later.
     """
 
     def __init__(self, registry: Registry, *, model: str, instructions: str = DEFAULT_INSTRUCTIONS) -> None:
@@ -132,8 +133,9 @@ class Assistants:
         return None if document is None else _assistant(document)
 
     async def begin(self, tenant: str, *, now: float) -> Assistant:
-        """The one that answers by default, made if there is none. Of several callers that begin together all get the
-        same.
+        """The one that answers by default, made if there is none.
+
+        Of several callers that begin together all get the same.
         """
         choice = await self.registry.get("default", tenant, "assistant")
         if (current := await self.default(tenant)) is not None:
@@ -152,7 +154,9 @@ class Assistants:
         return assistant
 
     async def answering(self, tenant: str, assistant_id: str | None) -> Assistant:
-        """Who answers: the one chosen for the thread if it still exists, else the default, else the blank one."""
+        """Who answers: the one chosen for the thread if it still exists, else the default, else the
+        blank one.
+        """
         if assistant_id:
             document = await self.registry.get("assistant", tenant, assistant_id)
             if document is not None:

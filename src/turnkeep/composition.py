@@ -1,4 +1,6 @@
-"""What a queue and a service are built of: from settings to parts that are open and closed together."""
+"""What a queue and a service are built of: from settings to parts that are open and closed
+together.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from turnkeep.models.provider import ANTHROPIC, OPENAI, patience_with
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import SIMULATOR, PriceBook
 from turnkeep.pricing.tokenizer import tokenizer_for
-from turnkeep.runs.answer import AnswerRules
+from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.budget import Budgets
 from turnkeep.runs.run_context import RunContext, RunRules
 from turnkeep.runs.tool_calls import CallRules
@@ -37,7 +39,8 @@ log = get_log(__name__)
 class Lifespan:
     """Keeps parts open in a task of its own, from the first `open` to `close`.
 
-    `live` opens them, calls its argument when they are, and returns when `closing` is set and they are closed again.
+    `live` opens them, calls its argument when they are, and returns when `closing` is set and they
+    are closed again.
     """
 
     def __init__(self, live: Callable[[Callable[[], None]], Awaitable[None]], *, name: str) -> None:
@@ -49,7 +52,10 @@ class Lifespan:
         self.closing = asyncio.Event()
 
     def begin(self) -> None:
-        """Start to open, if that has not begun. Raises `ConfigurationError` on another event loop than the first."""
+        """Start to open, if that has not begun.
+
+        Raises `ConfigurationError` on another event loop than the first.
+        """
         loop = asyncio.get_running_loop()
         # parts hold sockets and locks of the loop on which they were opened
         if self._loop is not None and self._loop is not loop:
@@ -79,7 +85,10 @@ class Lifespan:
             self._task.result()
 
     async def close(self) -> None:
-        """Close everything. Safe to repeat; raises what has ended it before. An event loop that ended took it along."""
+        """Close everything. Safe to repeat; raises what has ended it before.
+
+        An event loop that ended took it along.
+        """
         self.closing.set()
         if self._task is not None and not (self._loop and self._loop.is_closed()):
             self.begin()
@@ -88,7 +97,9 @@ class Lifespan:
 
 
 async def open_endpoint(settings: Settings, stack: AsyncExitStack) -> Provider:
-    """Where models are asked: what is set, or the built-in simulator, which only this process reaches."""
+    """Where models are asked: what is set, or the built-in simulator, which only this process
+    reaches.
+    """
     if not settings.uses_simulator:
         return endpoint_of(settings)
     # imported here: whoever has a key does not pay for a simulator at the start
@@ -102,7 +113,9 @@ async def open_endpoint(settings: Settings, stack: AsyncExitStack) -> Provider:
 
 
 def endpoint_of(settings: Settings) -> Provider:
-    """Who answers for models that are nobody's in particular: the server of OpenAI's kind, else Anthropic."""
+    """Who answers for models that are nobody's in particular: the server of OpenAI's kind, else
+    Anthropic.
+    """
     if (anthropic := anthropic_of(settings)) is not None and not settings.uses_openai:
         return anthropic
     endpoint = _endpoint(settings, settings.openai_base_url or OPENAI, settings.openai_api_key)
@@ -145,8 +158,9 @@ async def open_run_context(
     patient: bool = False,
     ledger: Store | None = None,
 ) -> RunContext:
-    """What every run shares, with the vocabulary and the prices of this model loaded. Money and pace are kept in
-    `ledger`, else in the store.
+    """What every run shares, with the vocabulary and the prices of this model loaded.
+
+    Money and pace are kept in `ledger`, else in the store.
 
     Raises `ConfigurationError` where a budget is set and the price of the model is not known.
     """
@@ -176,7 +190,9 @@ async def open_run_context(
 
 
 def _model_clients(settings: Settings, stack: AsyncExitStack, endpoint: Provider, kind: Kind) -> Callable[[str], Model]:
-    """The client for each model name: Claude is asked at Anthropic where that is set, everything else at `endpoint`."""
+    """The client for each model name: Claude is asked at Anthropic where that is set, everything
+    else at `endpoint`.
+    """
     pool = ModelPool()
     stack.push_async_callback(pool.close)
     anthropic = anthropic_of(settings)
@@ -221,7 +237,9 @@ def policies(settings: Settings, *, runs_kept: int = 50) -> Policies:
 
 
 RUNS_OF_BUDGETS = 20
-"""Finished runs that a thread keeps at least where a budget is set: a reservation left open is settled from them."""
+"""Finished runs that a thread keeps at least where a budget is set: a reservation left open is
+settled from them.
+"""
 
 
 def run_rules(settings: Settings) -> RunRules:

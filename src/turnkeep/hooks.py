@@ -25,9 +25,11 @@ WAITING = 10_000
 
 
 class Hooks:
-    """Calls hooks in this process for channels that messages were sent to from here, event by event, in channel order.
+    """Calls hooks in this process for channels that messages were sent to from here, event by
+    event, in channel order.
 
-    Not a delivery guarantee: nothing is called for what happens while this process is down. Sinks deliver.
+    Not a delivery guarantee: nothing is called for what happens while this process is down. Sinks
+    deliver.
     """
 
     def __init__(self, hub: Hub) -> None:
@@ -40,7 +42,10 @@ class Hooks:
         return bool(self._hooks)
 
     def add(self, kind: str, hook: Hook) -> None:
-        """Call `hook(channel, event)` for events of this kind, or of every kind: ``*``. Raises `ConfigurationError`."""
+        """Call `hook(channel, event)` for events of this kind, or of every kind: ``*``.
+
+        Raises `ConfigurationError`.
+        """
         if kind != "*" and kind not in get_args(EventKind):
             raise ConfigurationError(f"there is no event {kind!r}, known are * and {', '.join(get_args(EventKind))}")
         self._hooks.setdefault(kind, []).append(hook)

@@ -1,9 +1,9 @@
-"""The hub: one follower of the store for all subscribers of a process, each without holes and without repeats.
+"""The hub: one follower of the store for all subscribers of a process, each without holes and
+without repeats.
 
-A subscriber is anything with `deliver`. It gets the events of a channel in order of their offsets: first what the log
-holds after
-its position, then what happens. Gaps are found by the offset and filled from the log; there are no reorder buffers
-and no timeouts.
+A subscriber is anything with `deliver`. It gets the events of a channel in order of their offsets:
+first what the log holds after its position, then what happens. Gaps are found by the offset and
+filled from the log; there are no reorder buffers and no timeouts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import StoreError
 from turnkeep.events import Answer, Event, TurnFault
 from turnkeep.messages import Address
+from turnkeep.resumption import go_on, is_of_log, start_offset
 from turnkeep.store.contract import Follower, Store
 from turnkeep.store.values import Page
 from turnkeep.telemetry import SILENT, Meter, get_log
@@ -32,7 +33,9 @@ LAST_ANSWER = 64
 LOOK_AGAIN = 20.0
 """Seconds after which a silent channel is compared with its log, in case a hint was lost."""
 SILENCE = 5.0
-"""Seconds without a word of a run after which those who watch are told that it is still theirs to wait for."""
+"""Seconds without a word of a run after which those who watch are told that it is still theirs to
+wait for.
+"""
 SILENT_RUN = TurnFault(
     "silent",
     "The answer takes a moment longer.",
@@ -48,8 +51,8 @@ _ENDS_A_RUN = frozenset(("completed", "dead", "held", "retrying", "waiting"))
 class SubscriptionStart:
     """Where a subscription begins: events after `start` are delivered.
 
-    `recovered`: the position asked for was still in the log, so nothing is missed. `top` is the newest offset,
-    `answer` what a run in progress has shown up to `start`.
+    `is_recovered`: the position asked for was still in the log, so nothing is missed. `top` is the
+    newest offset, `answer` what a run in progress has shown up to `start`.
     """
 
     epoch: str
@@ -71,7 +74,9 @@ class Subscriber(Protocol):
         ...
 
     async def room(self, address: Address) -> None:
-        """Wait until more of the past can be delivered: called after each piece of it, never while others wait."""
+        """Wait until more of the past can be delivered: called after each piece of it, never while
+        others wait.
+        """
         ...
 
 
@@ -113,7 +118,8 @@ class _Fanout:
     look_again: bool = False
     heard_at: float = 0.0
     run: Event | None = None
-    """What was heard last of a run in progress; None between runs, and once its silence was told."""
+    """What was heard last of a run in progress; None between runs, and once its silence was told.
+    """
 
     def hear(self, events: Sequence[Event]) -> None:
         """Keep in mind whether a run is in progress."""
@@ -180,11 +186,12 @@ class Hub:
         epoch: str | None = None,
         history: int = 0,
     ) -> SubscriptionStart:
-        """Deliver the channel's events from a position on: after (epoch, offset), or the last `history` events, or
-        what comes now.
+        """Deliver the channel's events from a position on: after (epoch, offset), or the last
+        `history` events, or what comes now.
 
-        Without a position, a run in progress is delivered from its beginning. Of an answer whose beginning is not
-        delivered, the pieces are not either, only how it ended. Registered first, then read, so nothing falls between.
+        Without a position, a run in progress is delivered from its beginning. Of an answer whose
+        beginning is not delivered, the pieces are not either, only how it ended. Registered first,
+        then read, so nothing falls between.
         """
         await self._following.wait()
         channel = self._channels.setdefault(address, _Fanout(address))
@@ -229,11 +236,11 @@ class Hub:
     ) -> SubscriptionStart:
         # for its numbers alone: top, floor, and where a run in progress begins
         page = await self._store.read(channel.address, after=0, limit=1)
-        start = _start(page, after, epoch, history)
+        start = start_offset(page, after, epoch, history)
         # a server that was promoted may have lost the end of the log that this subscriber has seen
         if after is not None and start == page.top < after:
             start = await self._before_last_answer(channel.address, page)
-        is_recovered = after is not None and start == after and _is_of(page, after, epoch) and page.floor <= after
+        is_recovered = after is not None and start == after and is_of_log(page, after, epoch) and page.floor <= after
         subscription.epoch, subscription.last = page.epoch, start
         answer = await self._answer_until(channel.address, page.live_from, start)
         subscription_start = SubscriptionStart(page.epoch, start, page.top, is_recovered, answer)
@@ -244,7 +251,7 @@ class Hub:
             subscription.look_again = False
             page = await self._page(channel.address, subscription.last)
             if page.epoch != subscription.epoch:
-                subscription.last = _go_on(subscription.epoch, subscription.last, page)
+                subscription.last = go_on(subscription.epoch, subscription.last, page)
                 subscription.epoch = page.epoch
                 continue
             subscription.last = page.top
@@ -264,7 +271,9 @@ class Hub:
         return subscription_start
 
     async def _before_last_answer(self, address: Address, page: Page) -> int:
-        """Of a log that has lost its end: where the last answer begins that it still holds, in one event."""
+        """Of a log that has lost its end: where the last answer begins that it still holds, in one
+        event.
+        """
         last = await self._store.read(address, after=max(0, page.top - LAST_ANSWER), limit=LAST_ANSWER)
         return next((event.offset - 1 for event in reversed(last.events) if event.is_final), page.top)
 
@@ -332,7 +341,7 @@ class Hub:
                 channel.look_again = False
                 page = await self._page(channel.address, channel.last)
                 if page.epoch != channel.epoch and page.epoch:
-                    channel.epoch, channel.last = page.epoch, _go_on(channel.epoch, channel.last, page)
+                    channel.epoch, channel.last = page.epoch, go_on(channel.epoch, channel.last, page)
                     continue
                 if page.events:
                     self._pass_on(channel, page.events)
@@ -346,7 +355,10 @@ class Hub:
             channel.reading = False
 
     async def _page(self, address: Address, after: int) -> Page:
-        """What the log holds after an offset. A subscriber was promised to be told: read until the store answers."""
+        """What the log holds after an offset.
+
+        A subscriber was promised to be told: read until the store answers.
+        """
         failures = 0
         while True:
             try:
@@ -372,8 +384,9 @@ class Hub:
                     self._read_on(channel)
 
     def _tell_silence(self, channel: _Fanout, run: Event) -> None:
-        """Tell those who watch, once: nobody may be left who could. It is not in the log, so it has the position of
-        what was delivered last.
+        """Tell those who watch, once: nobody may be left who could.
+
+        It is not in the log, so it has the position of what was delivered last.
         """
         channel.run = None
         event = Event("processing", run.message_ids, run_id=run.run_id, attempt=run.attempt, error=SILENT_RUN)
@@ -386,19 +399,6 @@ class Hub:
                     subscription.subscriber.deliver(channel.address, (notice,))
                 except Exception:
                     self._drop(channel, subscription)
-
-
-def _go_on(epoch: str, last: int, page: Page) -> int:
-    """The offset after which somebody goes on in a new epoch: where he was, if the log has not lost anything; at the
-    beginning of the run in progress, if it has; at the beginning of a log that was made anew.
-
-    A log that lost its end and has grown past it since cannot be told from one that lost nothing.
-    """
-    if _log_of(page.epoch) != _log_of(epoch):
-        return 0
-    if last <= page.top:
-        return last
-    return page.top if page.live_from is None else page.live_from - 1
 
 
 def _pieces(events: Sequence[Event]) -> Iterator[list[Event]]:
@@ -416,30 +416,7 @@ def _pieces(events: Sequence[Event]) -> Iterator[list[Event]]:
 
 
 def _beginning(events: Sequence[Event]) -> int:
-    """The place of the first event that a text begins with: pieces before it are the rest of an answer whose beginning
-    the log has no more, or the position leaves out.
+    """The place of the first event that a text begins with: pieces before it are the rest of an
+    answer whose beginning the log has no more, or the position leaves out.
     """
     return next((place for place, event in enumerate(events) if event.kind in ("started", "snapshot")), len(events))
-
-
-def _log_of(epoch: str) -> str:
-    """The part of an epoch that changes only when the log itself is another one."""
-    return epoch.partition(".")[0]
-
-
-def _is_of(page: Page, after: int, epoch: str | None) -> bool:
-    """The position is one of this log, before or after its server was another one: also that of somebody who came
-    before there was a log at all.
-    """
-    return epoch is not None and (_log_of(epoch) == _log_of(page.epoch) or (epoch == "" and after == 0))
-
-
-def _start(page: Page, after: int | None, epoch: str | None, history: int) -> int:
-    """The offset after which a subscription begins."""
-    if after is not None and epoch is not None and (epoch or after == 0):
-        return after if _is_of(page, after, epoch) and after <= page.top else _go_on(epoch, after, page)
-    if history:
-        return max(0, page.top - history)
-    if page.live_from is not None:
-        return page.live_from - 1
-    return page.top

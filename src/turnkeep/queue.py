@@ -1,4 +1,5 @@
-"""`AssistantMessageQueue`: what other people's programs call, under the names that they know from before.
+"""`AssistantMessageQueue`: what other people's programs call, under the names that they know from
+before.
 
 The parts behind these names, and what opens and closes them, are the `Application`.
 """
@@ -57,11 +58,12 @@ class QueueStatus:
 class AssistantMessageQueue(Application):
     """A queue of conversations. Constructing opens nothing; the first use does, or `async with`.
 
-    Without `redis_url` it is embedded: an SQLite file in the working directory. Without a key and base URL the
-    built-in simulator answers. `lock_duration` is the deadline of a run, in seconds; `message_delay` a fixed window:
-    each batch waits that long after its first message. `preset` ("web": sliding, 1.5 s and at most 8 s) goes before
-    it, `window` and `max_wait` before both; with `adaptive` a channel's window is learned from its rhythm.
-    Settings that are not given come from `settings`, or the environment.
+    Without `redis_url` it is embedded: an SQLite file in the working directory. Without a key and
+    base URL the built-in simulator answers. `lock_duration` is the deadline of a run, in seconds;
+    `message_delay` a fixed window: each batch waits that long after its first message. `preset`
+    ("web": sliding, 1.5 s and at most 8 s) goes before it, `window` and `max_wait` before both;
+    with `adaptive` a channel's window is learned from its rhythm. Settings that are not given come
+    from `settings`, or the environment.
     """
 
     def __init__(
@@ -141,9 +143,10 @@ class AssistantMessageQueue(Application):
     ) -> Receipt:
         """Take one message in durably; the thread is created if it is new.
 
-        `wishes`: on_busy, window, max_wait, not_before, flush, metadata; of the answer model, effort, format (of a
-        structured answer), parameters. Without a `message_id` one is minted, and
-        the receipt says that this send is not idempotent. Raises `Rejection`: `InvalidMessage` for what no door takes.
+        `wishes`: on_busy, window, max_wait, not_before, flush, metadata; of the answer model,
+        effort, format (of a structured answer), parameters. Without a `message_id` one is minted,
+        and the receipt says that this send is not idempotent. Raises `Rejection`: `InvalidMessage`
+        for what no door takes.
         """
         if strangers := wishes.keys() - WISHES:
             raise InvalidMessage(f"there is no {', '.join(sorted(strangers))[:200]}, known are {', '.join(WISHES)}")
@@ -161,8 +164,10 @@ class AssistantMessageQueue(Application):
         return outcome
 
     async def ask(self, thread_id: str, text: str, *, timeout: float = 300.0, **wishes: Any) -> str:
-        """Send and wait for the answer that covers this message. Raises `Rejection` (`NotFound`: it was withdrawn),
-        TimeoutError, or `TurnkeepError` when it is dead.
+        """Send and wait for the answer that covers this message.
+
+        Raises `Rejection` (`NotFound`: it was withdrawn), TimeoutError, or `TurnkeepError` when it
+        is dead.
         """
         await self.open()
         address = self.address(thread_id, wishes.get("tenant", "default"))
@@ -197,8 +202,10 @@ class AssistantMessageQueue(Application):
         tenant: str = "default",
         once: str | None = None,
     ) -> ThreadRecord:
-        """Change what is given; None as a value of `metadata` removes it. `options` are all that the thread has of its
-        own from now on: on_busy, window, max_wait, or a preset. Raises `ThreadNotFound`, `NotFound`, `InvalidMessage`.
+        """Change what is given; None as a value of `metadata` removes it.
+
+        `options` are all that the thread has of its own from now on: on_busy, window, max_wait, or
+        a preset. Raises `ThreadNotFound`, `NotFound`, `InvalidMessage`.
         """
         await self.open()
         changes: dict[str, Any] = {} if metadata is None else {"metadata": read_metadata(metadata)}
@@ -239,16 +246,21 @@ class AssistantMessageQueue(Application):
         return await self.store.cancel(self.address(thread_id), drop_inbox=drop_inbox, once=once)
 
     async def regenerate(self, thread_id: str, *, tenant: str = "default", once: str | None = None) -> list[Receipt]:
-        """Answer the last turn again: its messages are sent once more, under new ids, and the old turn is taken back.
+        """Answer the last turn again: its messages are sent once more, under new ids, and the old
+        turn is taken back.
 
-        Raises `NotFound` (nothing was answered), `ThreadBusy` (also while messages wait, which come after that turn).
-        One act: whatever happens, the turn is there once. Again with the same `once`: the same receipts.
+        Raises `NotFound` (nothing was answered), `ThreadBusy` (also while messages wait, which come
+        after that turn). One act: whatever happens, the turn is there once. Again with the same
+        `once`: the same receipts.
         """
         await self.open()
         return await self.store.regenerate(self.address(thread_id, tenant), once=once)
 
     async def submit_tool_outputs(self, thread_id: str, outputs: Sequence[Mapping[str, Any]]) -> list[HeldCall]:
-        """Give the outputs of held calls, as ``{"tool_call_id", "output"}``. Raises `NotFound`, `Conflict`."""
+        """Give the outputs of held calls, as ``{"tool_call_id", "output"}``.
+
+        Raises `NotFound`, `Conflict`.
+        """
         record = await self.get_thread(thread_id)
         calls = {call.call_id: call for call in record.calls}
         answers = []
@@ -265,8 +277,8 @@ class AssistantMessageQueue(Application):
         return answers
 
     def on(self, kind: str, hook: Hook) -> Hook:
-        """Call `hook(channel, event)` for events of this kind, or ``"*"``, on channels that messages are sent to from
-        here. Raises `ConfigurationError` for a kind that does not exist.
+        """Call `hook(channel, event)` for events of this kind, or ``"*"``, on channels that
+        messages are sent to from here. Raises `ConfigurationError` for a kind that does not exist.
         """
         self._hooks.add(kind, hook)
         return hook

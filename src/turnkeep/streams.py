@@ -13,10 +13,11 @@ from turnkeep.store.contract import Store
 
 
 class EventStream:
-    """A subscription as an async iterator: `async with EventStream(hub, store, address) as events`, then `async for`.
+    """A subscription as an async iterator: `async with EventStream(hub, store, address) as events`,
+    then `async for`.
 
-    It keeps at most `room` events; a reader that is slower gets the rest from the log, so nothing is missed and
-    memory is bounded.
+    It keeps at most `room` events; a reader that is slower gets the rest from the log, so nothing
+    is missed and memory is bounded.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class EventStream:
         return event
 
     async def _refill_once(self) -> None:
-        """A reader may wait for less time than the log needs, again and again: one look goes on meanwhile."""
+        """A reader may wait for less time than the log needs, again and again: one look goes on
+        meanwhile.
+        """
         if self._refilling is None:
             self._refilling = asyncio.get_running_loop().create_task(self._refill())
         refilling = self._refilling

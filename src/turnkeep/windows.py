@@ -1,8 +1,9 @@
-"""How long a thread waits for more: named windows, and one that learns from the rhythm of its channel.
+"""How long a thread waits for more: named windows, and one that learns from the rhythm of its
+channel.
 
-The adaptive window is a wish put on messages that have none of their own, before they are accepted; what the store
-promises about windows stays as it is. It is learned per process and forgotten with it: a window that is not yet
-learned is the queue's.
+The adaptive window is a wish put on messages that have none of their own, before they are accepted;
+what the store promises about windows stays as it is. It is learned per process and forgotten with
+it: a window that is not yet learned is the queue's.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from turnkeep.store.values import ThreadOptions
 Preset = Literal["web", "seed"]
 
 PRESETS: dict[Preset, tuple[float, float]] = {"web": (1.5, 8.0), "seed": (10.0, 10.0)}
-"""Window and max_wait. `web`: sliding, for people who look at the page; `seed`: fixed, 10 s after the first message."""
+"""Window and max_wait. `web`: sliding, for people who look at the page; `seed`: fixed, 10 s after
+the first message.
+"""
 
 OPTIONS = frozenset({"preset", *(field.name for field in fields(ThreadOptions))})
 
 
 def thread_options(wishes: object) -> ThreadOptions:
-    """What a thread is to have of its own, None for nothing; a preset stands for its window and max_wait. Raises
-    `InvalidMessage`.
+    """What a thread is to have of its own, None for nothing; a preset stands for its window and
+    max_wait. Raises `InvalidMessage`.
     """
     if wishes is None:
         return ThreadOptions()
@@ -58,8 +61,10 @@ CHANNELS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveRules:
-    """A window is never outside of `shortest` and `longest`. `patience`: deviations above the usual gap that are
-    waited for. `rarely`: who sends more than one message at a time less often than this gets the shortest window.
+    """A window is never outside of `shortest` and `longest`.
+
+    `patience`: deviations above the usual gap that are waited for. `rarely`: who sends more than
+    one message at a time less often than this gets the shortest window.
     """
 
     shortest: float = 0.25
@@ -72,8 +77,8 @@ class AdaptiveRules:
 
 @dataclass(slots=True)
 class Rhythm:
-    """What is known of one channel: the gaps inside of its bursts (mean and variance of their logarithm), and how often
-    a message is followed by another.
+    """What is known of one channel: the gaps inside of its bursts (mean and variance of their
+    logarithm), and how often a message is followed by another.
     """
 
     last: float

@@ -1,7 +1,9 @@
-"""What people are told of an error: six sentences by cause, each of which a file may replace or translate.
+"""What people are told of an error: six sentences by cause, each of which a file may replace or
+translate.
 
-The file is TOML. Its keys are causes (`rate_limit`, `timeout`, `connection`, `invalid_request`, `thread_not_found`,
-`tool_failure`) or codes of errors, its values the sentences. A code goes before a cause, a code before those above it.
+The file is TOML. Its keys are causes (`rate_limit`, `timeout`, `connection`, `invalid_request`,
+`thread_not_found`, `tool_failure`) or codes of errors, its values the sentences. A code goes before
+a cause, a code before those above it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ Sentences = Callable[[TurnkeepError], str]
 
 
 def sentences(file: Path | None) -> Sentences:
-    """The sentence for each error. Raises `ConfigurationError` that tells everything that is wrong with the file."""
+    """The sentence for each error.
+
+    Raises `ConfigurationError` that tells everything that is wrong with the file.
+    """
     texts = {} if file is None else _read(file)
 
     def sentence_for(error: TurnkeepError) -> str:

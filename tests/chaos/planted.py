@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from turnkeep import clock, failpoints, hub
+from turnkeep import clock, failpoints, hub, resumption
 from turnkeep.errors import AnswerMalformed
 from turnkeep.events import Event
 from turnkeep.messages import AssistantItem, CallItem, Item, OutputItem
@@ -399,9 +399,9 @@ def blind_to_gaps(replaces: Replace) -> None:
 @bug
 def resumes_too_early(replaces: Replace) -> None:
     """A subscriber that comes back is told some events again."""
-    start = hub._start
+    start = resumption.start_offset
 
     def started(*known: Any) -> int:
         return max(0, start(*known) - 2)
 
-    replaces(hub, "_start", started)
+    replaces(hub, "start_offset", started)

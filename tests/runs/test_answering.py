@@ -34,7 +34,8 @@ from turnkeep.errors import (
 )
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, OutputItem, ReasoningItem, UserItem, text_content
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ReasoningDelta
-from turnkeep.runs.answer import LEAST_OUTPUT, MOST_RESUMES, OF_A_USER, AnswerRules
+from turnkeep.runs.answer import LEAST_OUTPUT, MOST_RESUMES, OF_A_USER
+from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.outcomes import Verdict
 from turnkeep.runs.run_context import RunRules
 from turnkeep.store.values import Commit, Failure, TranscriptEntry

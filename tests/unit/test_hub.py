@@ -12,8 +12,9 @@ import pytest
 
 from turnkeep.errors import StoreUnavailable
 from turnkeep.events import Event, delta
-from turnkeep.hub import Hub, SubscriptionStart, _is_of
+from turnkeep.hub import Hub, SubscriptionStart
 from turnkeep.messages import Address, Message, UserItem, text_content
+from turnkeep.resumption import is_of_log
 from turnkeep.store import Policies, Policy
 from turnkeep.store.contract import Follower
 from turnkeep.store.memory import MemoryStore
@@ -433,4 +434,4 @@ async def test_a_subscriber_that_breaks_on_silence_ends_nobody_else(monkeypatch:
 def test_a_position_is_of_this_log_whatever_server_kept_it(after: int, epoch: str | None, is_of: bool) -> None:
     page = Page("log1.server1", 9, 0, None, ())
 
-    assert _is_of(page, after, epoch) is is_of
+    assert is_of_log(page, after, epoch) is is_of

@@ -52,15 +52,18 @@ class Conversation:
 
 
 class ConversationManager:
-    """Conversations by session id, which is the channel of a thread: a queue on the same store answers there.
+    """Conversations by session id, which is the channel of a thread: a queue on the same store
+    answers there.
 
-    `redis` is a URL or ``{"host": …, "port": …}``; `store` a path of an SQLite file, ``memory:``, a URL, or a store
-    that its owner opens and closes. Without either the settings decide, as for the queue. `ttl` is in seconds without
-    activity; it is set when a conversation begins here and afterwards only ever lengthened. What is told is within
-    `max_tokens` and `max_messages`; what is kept is older, until the store's own bounds. With `summarize` older parts
-    are replaced by a summary when they do not fit any more.
+    `redis` is a URL or ``{"host": …, "port": …}``; `store` a path of an SQLite file, ``memory:``, a
+    URL, or a store that its owner opens and closes. Without either the settings decide, as for the
+    queue. `ttl` is in seconds without activity; it is set when a conversation begins here and
+    afterwards only ever lengthened. What is told is within `max_tokens` and `max_messages`; what is
+    kept is older, until the store's own bounds. With `summarize` older parts are replaced by a
+    summary when they do not fit any more.
 
-    Nothing is opened before the first use. Raises `ThreadBusy` where a run is answering on the same thread.
+    Nothing is opened before the first use. Raises `ThreadBusy` where a run is answering on the same
+    thread.
     """
 
     def __init__(
@@ -100,7 +103,10 @@ class ConversationManager:
         await self.close()
 
     async def close(self) -> None:
-        """Close the store, if it was opened here. What is asked afterwards raises `ConfigurationError`."""
+        """Close the store, if it was opened here.
+
+        What is asked afterwards raises `ConfigurationError`.
+        """
         self._is_closed = True
         if self._owns_store and self._is_open:
             self._is_open = False
@@ -109,7 +115,8 @@ class ConversationManager:
     async def add_message(
         self, session_id: str, message: Mapping[str, Any] | Item, model: str | None = None, *, key: str | None = None
     ) -> None:
-        """Add one message, ``{"role": …, "content": …}`` or an item, counted in the tokens of a model.
+        """Add one message, ``{"role": …, "content": …}`` or an item, counted in the tokens of a
+        model.
 
         With the `key` of the last addition nothing happens: so it can be repeated safely.
         """
@@ -142,8 +149,9 @@ class ConversationManager:
         )
 
     async def clear(self, session_id: str) -> bool:
-        """Forget a conversation and everything of its thread. False if there is none; `ThreadBusy` while messages
-        wait.
+        """Forget a conversation and everything of its thread.
+
+        False if there is none; `ThreadBusy` while messages wait.
         """
         store = await self._open()
         return await store.forget(self._address(session_id))
@@ -184,7 +192,9 @@ class ConversationManager:
             await self._store.update(address, {"metadata": {SYSTEM_MARK: "yes"}})
 
     async def _compact(self, address: Address, tokenizer: Tokenizer, summarize: Summarize) -> None:
-        """Replace what does not fit by a summary, down to half of the limits, so that this is not done every time."""
+        """Replace what does not fit by a summary, down to half of the limits, so that this is not
+        done every time.
+        """
         history = await self._store.history(address)
         entries = history.entries
         if len(prune(entries, tokens=self.max_tokens, messages=self.max_messages)) == len(entries):
@@ -257,7 +267,9 @@ def _own_store(settings: Settings) -> Store:
 
 
 def redis_url(place: Mapping[str, Any]) -> str:
-    """A URL from ``{"host", "port", "db", "username", "password", "tls"}``, of which none is needed."""
+    """A URL from ``{"host", "port", "db", "username", "password", "tls"}``, of which none is
+    needed.
+    """
     if strangers := set(place) - {"host", "port", "db", "username", "password", "tls"}:
         raise ConfigurationError(
             f"redis does not take {', '.join(sorted(strangers))}, use host, port, db, username, password, tls, or a URL"

@@ -11,11 +11,13 @@ from turnkeep.store.values import TranscriptEntry
 def prune(
     entries: Sequence[TranscriptEntry], *, tokens: int | None = None, messages: int | None = None
 ) -> list[TranscriptEntry]:
-    """The part of a transcript that fits a budget of tokens and of entries (None: no limit), in its order.
+    """The part of a transcript that fits a budget of tokens and of entries (None: no limit), in its
+    order.
 
-    Guarantees: the result is within both limits and the same for the same input. System messages are kept before all
-    else, from the first on. Then come the newest whole turns; where not even the newest turn fits, its end. A call is
-    never parted from its output, nor reasoning or a provider's own tool from what it led to.
+    Guarantees: the result is within both limits and the same for the same input. System messages
+    are kept before all else, from the first on. Then come the newest whole turns; where not even
+    the newest turn fits, its end. A call is never parted from its output, nor reasoning or a
+    provider's own tool from what it led to.
     """
     room = _Room(tokens, messages)
     picks = {place for place, entry in enumerate(entries) if entry.item.kind == "system" and room.takes([entry])}

@@ -1,4 +1,6 @@
-"""Messages as most programs write them, ``{"role": …, "content": …}``, and what a transcript makes of them."""
+"""Messages as most programs write them, ``{"role": …, "content": …}``, and what a transcript makes
+of them.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ def items_of(message: Mapping[str, Any] | Item) -> list[Item]:
 
 
 def content_of(content: object) -> Content:
-    """A content given as text, or as parts in the words of either protocol. Raises `InvalidMessage`."""
+    """A content given as text, or as parts in the words of either protocol.
+
+    Raises `InvalidMessage`.
+    """
     if isinstance(content, str):
         return text_content(content)
     if not isinstance(content, list | tuple) or not content:

@@ -11,14 +11,18 @@ from turnkeep.store.contract import EventGap, Events
 from turnkeep.store.values import Claim
 
 MERGE_ABOVE = 64
-"""Events waiting for the store from which on neighbouring deltas are merged: only when it is behind."""
+"""Events waiting for the store from which on neighbouring deltas are merged: only when it is
+behind.
+"""
 
 
 class Announcer:
-    """Publishes the events of one claim. `say` never waits; `run` does the work until it is cancelled.
+    """Publishes the events of one claim.
 
-    Everything said before a settlement is in the log before it, if `settled` is awaited in between. Who waits for the
-    answer in this process is told at once.
+    `say` never waits; `run` does the work until it is cancelled.
+
+    Everything said before a settlement is in the log before it, if `wait_until_published` is awaited in between.
+    Who waits for the answer in this process is told at once.
     """
 
     def __init__(self, store: Events, claim: Claim, *, tell: Callable[[Event], None] | None = None) -> None:

@@ -1,16 +1,16 @@
-"""The step loop: ask the model, show what it says, run the tools it asks for, until it has answered.
+"""The step loop: ask the model, show what it says, run the tools it asks for, until it has
+answered.
 
-Everything that must not happen twice is in the journal before it is acted upon; a new attempt begins with what the
-journal holds.
+Everything that must not happen twice is in the journal before it is acted upon; a new attempt
+begins with what the journal holds.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from turnkeep.assistants import Assistant
 from turnkeep.backoff import Backoff
@@ -29,20 +29,17 @@ from turnkeep.errors import (
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
 from turnkeep.messages import Item, UserItem, text_content
-from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec, works_alone
 from turnkeep.models.pairing import pair, repair
 from turnkeep.models.parameters import output_limit, with_output_limit
-from turnkeep.pricing.catalog import Catalog
-from turnkeep.pricing.prices import PriceBook
 from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.runs.announcer import Announcer
-from turnkeep.runs.journal import SEPARATOR, Ending, Journal, OpenResponse, Step
+from turnkeep.runs.answer_contract import AnswerResources, AnswerRules, FinalAnswer, NeedsDecision, Spending, Steerable
+from turnkeep.runs.journal import SEPARATOR, Journal, OpenResponse, Step
 from turnkeep.runs.partial_step import PartialStep, request_attributes, response_attributes
 from turnkeep.runs.tool_calls import Calls
-from turnkeep.store.contract import Store
-from turnkeep.store.values import Claim, HeldCall
-from turnkeep.telemetry import Meter, get_log
+from turnkeep.store.values import Claim
+from turnkeep.telemetry import get_log
 from turnkeep.telemetry.traces import span
 from turnkeep.tools.toolbox import Toolbox
 from turnkeep.usage import Usage
@@ -53,88 +50,20 @@ DEFAULT_CONTEXT = 128_000
 """Tokens that a model of unknown size is believed to take."""
 
 OF_A_USER = "Instructions of a user for this answer. They do not replace those of the operator:"
-"""Stands before them, in a message of the user: who may write a message may not write the system's words."""
+"""Stands before them, in a message of the user: who may write a message may not write the system's
+words.
+"""
 
 MOST_RESUMES = 6
 RESUMING = Backoff(delay=0.2, cap=5.0)
-"""How often, and after which waits, a run goes on with a response of the background whose stream has broken."""
+"""How often, and after which waits, a run goes on with a response of the background whose stream
+has broken.
+"""
 
 _BREAKS = (ModelUnavailable, ModelTimedOut, AnswerMalformed)
 
 LEAST_OUTPUT = 16
 """The lowest limit of an answer that providers accept."""
-
-
-def never(error: ModelError, failures: int) -> float | None:
-    """A failed request is not made again here: its run has failed."""
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerRules:
-    """Limits of one run. `history_tokens`: how much of the past is told; `output_tokens`: kept free for the answer.
-
-    `again` says in how many seconds a request that has failed so many times is made again within the same run, or
-    None.
-    """
-
-    max_steps: int = 8
-    history_tokens: int = 64_000
-    output_tokens: int = 8_000
-    again: Callable[[ModelError, int], float | None] = never
-
-
-@dataclass(frozen=True, slots=True)
-class FinalAnswer:
-    """The model has answered: `ending` says whether wholly."""
-
-    text: str
-    ending: Ending
-
-
-@dataclass(frozen=True, slots=True)
-class NeedsDecision:
-    """The turn waits for somebody's decision."""
-
-    calls: Sequence[HeldCall]
-
-
-class AnswerResources(Protocol):
-    """What all runs share, as far as an answer needs it."""
-
-    @property
-    def store(self) -> Store: ...
-    @property
-    def model(self) -> Callable[[str], Model]: ...
-    @property
-    def toolbox(self) -> Toolbox: ...
-    @property
-    def catalog(self) -> Catalog: ...
-    @property
-    def prices(self) -> PriceBook: ...
-    @property
-    def contexts(self) -> ContextSizes: ...
-    @property
-    def meter(self) -> Meter: ...
-
-
-class Steerable(Protocol):
-    """Knows of hints that messages want to join this run: its lease, which every renewal tells."""
-
-    @property
-    def wants_steering(self) -> bool: ...
-
-
-class Spending(Protocol):
-    """What one run may spend of money and pace."""
-
-    async def before_request(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
-        """Raises when the request, of so many input tokens, has to wait or is refused."""
-        ...
-
-    async def take_rate_limits(self, rate: Mapping[str, str], endpoint: str) -> None:
-        """Take in the limits that a provider states at the beginning of its answer."""
-        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -199,7 +128,9 @@ class Answering:
         self.summary = history.summary
 
     async def _context_size(self) -> int | None:
-        """What the table says, else the server; a refusal that taught otherwise is believed before both."""
+        """What the table says, else the server; a refusal that taught otherwise is believed before
+        both.
+        """
         facts, learned_size = (
             self.resources.catalog.model(self.model_name),
             self.resources.contexts.learned_size(self.model_name),
@@ -210,7 +141,8 @@ class Answering:
     async def _steer(self) -> None:
         """Take in what the user has said meanwhile and wants answered in this run.
 
-        Asked between steps whatever the hints say; before the end only on a hint, which may be late.
+        Asked between steps whatever the hints say; before the end only on a hint, which may be
+        late.
         """
         if messages := await self.resources.store.list_offered(self.claim):
             await self.journal.write_steered(messages)
@@ -228,13 +160,17 @@ class Answering:
         await self.journal.write_step(step)
 
     async def _ask_for_less(self, error: ContextTooLong) -> Step:
-        """Once more with less of the past; what the refusal taught spares the next turns this detour."""
+        """Once more with less of the past; what the refusal taught spares the next turns this
+        detour.
+        """
         self.resources.contexts.learn(self.model_name, window=error.window, tokens=self._input_tokens(self._request()))
         await self._recall(self.past_tokens // 4)
         return await self._ask(self._request())
 
     def _request(self, *, is_repair: bool = False) -> ModelRequest:
-        """What the model is told; a repair leaves out the reasoning of others, after a provider refused a pairing."""
+        """What the model is told; a repair leaves out the reasoning of others, after a provider
+        refused a pairing.
+        """
         claim = self.claim
         pairing = repair if is_repair else pair
         request = ModelRequest(
@@ -274,18 +210,24 @@ class Answering:
         return replace(request, parameters=with_output_limit(request.parameters, room))
 
     def _instructions(self) -> str:
-        """The assistant's, what is left of the pruned past, and what the messages of this batch ask for."""
+        """The assistant's, what is left of the pruned past, and what the messages of this batch ask
+        for.
+        """
         wishes = dict.fromkeys(m.instructions for m in self.claim.messages if m.instructions)
         past = f"Summary of the conversation so far:\n{self.summary}" if self.summary else None
         return "\n\n".join(text for text in (self.assistant.instructions, past, *wishes) if text)
 
     def _wishes(self) -> list[Item]:
-        """What users ask of the answer who may not speak for the operator: said by them, before their messages."""
+        """What users ask of the answer who may not speak for the operator: said by them, before
+        their messages.
+        """
         wishes = dict.fromkeys(m.user_instructions for m in self.claim.messages if m.user_instructions)
         return [UserItem(text_content(f"{OF_A_USER}\n{text}")) for text in wishes]
 
     def _parameters(self) -> dict[str, Any]:
-        """The assistant's, with what messages of this run ask for: of each parameter what was said last."""
+        """The assistant's, with what messages of this run ask for: of each parameter what was said
+        last.
+        """
         parameters = dict(self.assistant.parameters)
         for item in self.journal.transcript:
             if isinstance(item, UserItem) and item.parameters:
@@ -300,7 +242,9 @@ class Answering:
         return [ToolSpec(s.name, s.description, s.parameters, s.strict) for s in specs]
 
     async def _ask(self, request: ModelRequest) -> Step:
-        """One model call, repeated as the rules allow; its finished step, not yet believed to have happened."""
+        """One model call, repeated as the rules allow; its finished step, not yet believed to have
+        happened.
+        """
         before, failures, resumes = self.announcer.text_so_far, 0, 0
         last_break: ModelError | None = None
         while True:
@@ -358,7 +302,9 @@ class Answering:
         return step
 
     async def _on_begin(self, began: Began, request: ModelRequest) -> None:
-        """The provider has accepted: what it works out in the background is known before anything else is done."""
+        """The provider has accepted: what it works out in the background is known before anything
+        else is done.
+        """
         if request.background and request.response_id is None and began.response_id:
             await self.journal.write_response(OpenResponse(began.response_id, request.model))
         if self.budget is not None:
@@ -423,7 +369,10 @@ class Answering:
         )
 
     def _refuse_silence(self, partial: PartialStep, finish: Finish) -> None:
-        """Silence is no answer. A step may be silent where an earlier one of this run has said something."""
+        """Silence is no answer.
+
+        A step may be silent where an earlier one of this run has said something.
+        """
         has_acted = any(item.kind in ("call", "hosted") for item in partial.items)
         if partial.text.strip() or has_acted or self.journal.text.strip():
             return

@@ -1,8 +1,9 @@
 """Money and pace: asked before each model request, told afterwards what it cost.
 
-A run reserves its expected cost once, before its first request, in every account that a budget gives it; the
-reservation is replaced by what was spent when the run is settled. Both are safe to repeat. A reservation that a crash
-left open counts as spent until `sweep` settles it from what the thread says.
+A run reserves its expected cost once, before its first request, in every account that a budget
+gives it; the reservation is replaced by what was spent when the run is settled. Both are safe to
+repeat. A reservation that a crash left open counts as spent until `sweep` settles it from what the
+thread says.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ _RETENTION: Mapping[Period, float] = {"hour": 7_200.0, "day": 172_800.0, "month"
 class Budget:
     """At most so many US dollars for each tenant, thread or user in each period (UTC).
 
-    A message's user is named by its metadata (``user``), which the doors take from the credential where there is one;
-    messages without one have no budget of a user.
+    A message's user is named by its metadata (``user``), which the doors take from the credential
+    where there is one; messages without one have no budget of a user.
     """
 
     of: Owner
@@ -133,7 +134,10 @@ class Budgets:
         return RunBudget(self, claim)
 
     async def sweep(self, *, older_than: float = 600.0, tenants: Collection[str] | None = None) -> int:
-        """Settle what crashes have left open, for these tenants or all; how many reservations. Repeat now and then."""
+        """Settle what crashes have left open, for these tenants or all; how many reservations.
+
+        Repeat now and then.
+        """
         if not self.budgets:
             return 0
         count = 0
@@ -144,8 +148,10 @@ class Budgets:
         return count
 
     async def _close(self, reservation: str, tenant: str) -> bool:
-        """Settle a reservation, unless its run goes on. Of a run whose thread is gone nobody knows what it cost: what
-        was reserved counts as spent, else deleting a thread in time would make its answers free.
+        """Settle a reservation, unless its run goes on.
+
+        Of a run whose thread is gone nobody knows what it cost: what was reserved counts as spent,
+        else deleting a thread in time would make its answers free.
         """
         run_id, _, place = reservation.partition(" ")
         queue, _, thread_id = place.rpartition(" ")
@@ -179,7 +185,10 @@ class RunBudget:
         self._has_reservation = not budgets.budgets
 
     async def before_request(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
-        """Returns when this request may be made now. Raises `Waiting`, or `BudgetSpent` when the money is spent."""
+        """Returns when this request may be made now.
+
+        Raises `Waiting`, or `BudgetSpent` when the money is spent.
+        """
         while True:
             try:
                 return await self._ask_leave(request, tokens, endpoint)
@@ -202,12 +211,17 @@ class RunBudget:
             raise PaceReached(f"the pace of {endpoint} is reached, {wait:.1f} s to wait", retry_after=wait)
 
     async def take_rate_limits(self, rate: Mapping[str, str], endpoint: str) -> None:
-        """Take in the limits that an answer states: where nothing remains, all workers wait for the reset."""
+        """Take in the limits that an answer states: where nothing remains, all workers wait for the
+        reset.
+        """
         if (wait := wait_for_spent(rate)) is not None:
             await self._budgets.store.slow_down(endpoint, wait)
 
     async def settle(self, usage: Usage) -> None:
-        """The run is over: replace its reservation by what it cost. A failure leaves that to the sweep."""
+        """The run is over: replace its reservation by what it cost.
+
+        A failure leaves that to the sweep.
+        """
         if not self._budgets.budgets:
             return
         try:

@@ -1,7 +1,9 @@
-"""Circuits: what a run's failure means for all others, and which model a run asks while some are open.
+"""Circuits: what a run's failure means for all others, and which model a run asks while some are
+open.
 
-An endpoint that fails for good would fail every thread alike. So the first run that meets it opens its circuit for all
-workers, the threads wait without using up attempts, and one run at a time probes whether it is back.
+An endpoint that fails for good would fail every thread alike. So the first run that meets it opens
+its circuit for all workers, the threads wait without using up attempts, and one run at a time
+probes whether it is back.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ class Circuits:
         self._probe_endpoint: str | None = None
 
     async def choose_model(self, candidates: Sequence[str]) -> str:
-        """The first that may answer and whose circuit is closed. Raises `Waiting` when all are open."""
+        """The first that may answer and whose circuit is closed.
+
+        Raises `Waiting` when all are open.
+        """
         circuits = {circuit.endpoint: circuit for circuit in await self._context.store.circuits()}
         # the ordinary case, which costs one look
         if not circuits:
@@ -69,7 +74,9 @@ class Circuits:
     async def open(
         self, model_name: str, error: ModelError, *, has_fallback: bool, probe_in: float | None = None
     ) -> Releasing:
-        """Nobody can be answered there for now: wait without using attempts, or go on at once with a fallback."""
+        """Nobody can be answered there for now: wait without using attempts, or go on at once with
+        a fallback.
+        """
         context, is_away = self._context, isinstance(error, ModelUnreachable)
         pause = self._until_reconnecting() if is_away else probe_in or context.rules.probe_every
         endpoint, once, fault = self._key(model_name, error), self._act_of_attempt("trip"), context.fault(error)
@@ -101,5 +108,7 @@ class Circuits:
         return of_model if isinstance(error, (ModelGone, ModelRateLimited)) else endpoint
 
     def _act_of_attempt(self, name: str) -> str:
-        """An attempt does such a thing once: a repeat must not undo what somebody did to the circuit meanwhile."""
+        """An attempt does such a thing once: a repeat must not undo what somebody did to the
+        circuit meanwhile.
+        """
         return f"{name} {self._claim.run_id} {self._claim.attempt}"

@@ -1,4 +1,5 @@
-"""The journal of a run: what has happened so far, so that another attempt continues instead of repeating.
+"""The journal of a run: what has happened so far, so that another attempt continues instead of
+repeating.
 
 Records are plain JSON, in five types:
 
@@ -62,7 +63,10 @@ def user_item(message: Message) -> UserItem:
 
 
 class Journal:
-    """The records of one claim, folded. Nothing is believed to have happened before it is written; then it is told."""
+    """The records of one claim, folded.
+
+    Nothing is believed to have happened before it is written; then it is told.
+    """
 
     def __init__(self, store: Store, claim: Claim, *, tell: Callable[[Record], None] | None = None) -> None:
         self._store = store
@@ -141,7 +145,8 @@ class Journal:
         await self._write({"type": "steered", "steered_through": messages[-1].seq, "items": items})
 
     async def finish(self) -> None:
-        """Write what a run was stopped in the middle of writing: the store may have it, and then it counts there.
+        """Write what a run was stopped in the middle of writing: the store may have it, and then it
+        counts there.
 
         A call whose start was being written has not begun.
         """
@@ -199,7 +204,8 @@ def join_texts(texts: Sequence[str]) -> str:
 
 
 async def retry_until_answered(act: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a store operation until the store answers: one that its arguments name, or that has a name (`once`).
+    """Repeat a store operation until the store answers: one that its arguments name, or that has a
+    name (`once`).
 
     Without an end of its own: the lease of the run that waits here is the limit.
     """

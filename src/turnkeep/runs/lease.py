@@ -18,8 +18,9 @@ log = get_log(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LeaseRules:
-    """How long a silent owner keeps its threads. Renewed after a third; given up, by the owner itself, after five
-    sixths.
+    """How long a silent owner keeps its threads.
+
+    Renewed after a third; given up, by the owner itself, after five sixths.
     """
 
     duration: float = 30.0
@@ -80,11 +81,15 @@ class Lease:
 
     @property
     def remaining(self) -> float:
-        """Seconds until this lease counts as lost if it is not renewed; at least a moment, for one try."""
+        """Seconds until this lease counts as lost if it is not renewed; at least a moment, for one
+        try.
+        """
         return max(1.0, self._good_until - self._loop.time())
 
     async def keep(self) -> None:
-        """Never return; raise when the run has to end: lease lost or not renewed in time, stop asked, drained."""
+        """Never return; raise when the run has to end: lease lost or not renewed in time, stop
+        asked, drained.
+        """
         while self._end_reason is None:
             try:
                 async with asyncio.timeout_at(self._good_until):
@@ -105,7 +110,8 @@ class Lease:
 class Keeper:
     """Claims for one owner, and renews what it has claimed while `run` runs.
 
-    A claim and a renewal never overlap: a renewal frees every lease of this owner that it does not name.
+    A claim and a renewal never overlap: a renewal frees every lease of this owner that it does not
+    name.
     """
 
     def __init__(self, store: Inbox, *, rules: LeaseRules | None = None, owner: str | None = None) -> None:

@@ -2,8 +2,9 @@
 
     keep the lease → recall → answer → settle
 
-The claim has announced the start. The lease is kept beside the work, in one task group: a lost lease cancels the work.
-What came of it is decided in one place, as a value (`Verdict`), and acted upon in one place.
+The claim has announced the start. The lease is kept beside the work, in one task group: a lost
+lease cancels the work. What came of it is decided in one place, as a value (`Verdict`), and acted
+upon in one place.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from turnkeep.failpoints import reach
 from turnkeep.messages import AssistantItem, Item
 from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.announcer import Announcer
-from turnkeep.runs.answer import Answering, FinalAnswer, NeedsDecision
+from turnkeep.runs.answer import Answering
+from turnkeep.runs.answer_contract import FinalAnswer, NeedsDecision
 from turnkeep.runs.circuits import Circuits
 from turnkeep.runs.halt import close_call, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
@@ -45,7 +47,10 @@ from turnkeep.usage import Usage
 log = get_log(__name__)
 
 RunObserver = Callable[[Event | Record], None]
-"""Told in this process what a run shows (events) and does (journal records), in order. It may not wait."""
+"""Told in this process what a run shows (events) and does (journal records), in order.
+
+It may not wait.
+"""
 
 
 class Run:
@@ -68,8 +73,10 @@ class Run:
         self.model_name = self.assistant.model
 
     async def perform(self) -> Verdict:
-        """Work until there is a verdict, and act upon it. Raises nothing but cancellation: what cannot be settled is
-        dropped, and the thread comes back when the lease is over.
+        """Work until there is a verdict, and act upon it.
+
+        Raises nothing but cancellation: what cannot be settled is dropped, and the thread comes
+        back when the lease is over.
         """
         begun_at = asyncio.get_running_loop().time()
         measure_claim(self.context.meter, self.claim)
@@ -200,7 +207,9 @@ class Run:
         )
 
     def _candidates(self) -> list[str]:
-        """Who may answer, in this order: the model that was asked for last, the assistant's, its fallbacks."""
+        """Who may answer, in this order: the model that was asked for last, the assistant's, its
+        fallbacks.
+        """
         models = [item.model for item in self.journal.first_messages if item.model]
         return list(dict.fromkeys((*models[-1:], self.assistant.model, *self.assistant.fallbacks)))
 
@@ -217,7 +226,9 @@ class Run:
         return self._commit(outcome, result.text, self.journal.transcript)
 
     async def _commit_stopped_run(self, stop: Stop) -> Verdict:
-        """The commit of a stopped run: what was shown stays, or is dropped (rollback), but never a started effect."""
+        """The commit of a stopped run: what was shown stays, or is dropped (rollback), but never a
+        started effect.
+        """
         try:
             # told as a lost lease: taken for an unexpected error, it used up an attempt
             async with asyncio.timeout(self.lease.remaining):
@@ -243,7 +254,9 @@ class Run:
         return self._commit("cancelled", text, items)
 
     async def _stop_there(self) -> Usage:
-        """Stop what the provider works out for this run and nobody wants any more; what it has cost until then."""
+        """Stop what the provider works out for this run and nobody wants any more; what it has cost
+        until then.
+        """
         if (running := self.journal.open_response) is None:
             return Usage()
         usage = await stop_response(running, self.context.model(running.model), seconds=self.lease.remaining)
@@ -340,7 +353,9 @@ def _run_attributes(claim: Claim, assistant: Assistant) -> dict[str, object]:
 
 
 def _weightiest(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Of the errors that ended the work, the one that decides: a lost lease before all, then what we were told."""
+    """Of the errors that ended the work, the one that decides: a lost lease before all, then what
+    we were told.
+    """
     flat: list[BaseException] = []
     for error in errors.exceptions:
         flat.append(_weightiest(error) if isinstance(error, BaseExceptionGroup) else error)

@@ -14,7 +14,7 @@ from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.model import Model
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
-from turnkeep.runs.answer import AnswerRules
+from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.budget import Budgets
 from turnkeep.runs.tool_calls import CallRules
 from turnkeep.store.contract import Store
@@ -29,7 +29,8 @@ DETAILS = 500
 class RunRules:
     """Limits of a run, in seconds and counts.
 
-    `direct`: somebody waits for this very run and nobody else would take it up, so what would wait ends it.
+    `direct`: somebody waits for this very run and nobody else would take it up, so what would wait
+    ends it.
     """
 
     deadline: float = 300.0

@@ -36,11 +36,11 @@ OUTCOME_UNKNOWN = "outcome unknown, interrupted: the call had begun and may or m
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
-    """What becomes of a call: it has its output, it is refused, it runs, the catch-all takes it, or somebody is asked
-    first.
+    """What becomes of a call: it has its output, it is refused, it runs, the catch-all takes it, or
+    somebody is asked first.
 
-    Only `run` and `catch_all` are journalled as started: a batch whose effects have started is never split, so a call
-    that cannot have had one must not count.
+    Only `run` and `catch_all` are journalled as started: a batch whose effects have started is
+    never split, so a call that cannot have had one must not count.
     """
 
     item: CallItem
@@ -84,7 +84,9 @@ class Calls:
         self._decisions = {call.call_id: call for call in claim.calls if call.decision}
 
     async def answer(self, enabled_names: Sequence[str] | None) -> list[HeldCall]:
-        """Give every open call its output; the calls that have to wait for somebody, after all others have run."""
+        """Give every open call its output; the calls that have to wait for somebody, after all
+        others have run.
+        """
         plans = [self._plan(place, item, enabled_names) for place, item in enumerate(self._journal.open_calls)]
         self._announce(plans)
         async with asyncio.TaskGroup() as group:
@@ -184,7 +186,9 @@ class Calls:
         return result
 
     async def _catch(self, items: Sequence[CallItem]) -> list[HeldCall]:
-        """All calls that no tool takes, as one call with effects of the catch-all; those it leaves to somebody else."""
+        """All calls that no tool takes, as one call with effects of the catch-all; those it leaves
+        to somebody else.
+        """
         handler = self._toolbox.catches_all
         if not items or handler is None:
             return []

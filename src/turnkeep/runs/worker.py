@@ -25,7 +25,10 @@ PATIENCE = Backoff(delay=0.1, cap=5.0)
 
 @dataclass(frozen=True, slots=True)
 class WorkerRules:
-    """How much a worker takes on. `drain`: seconds that runs may take to end at shutdown before they are given back."""
+    """How much a worker takes on.
+
+    `drain`: seconds that runs may take to end at shutdown before they are given back.
+    """
 
     concurrency: int = 5
     queues: tuple[str, ...] | None = None
@@ -35,8 +38,8 @@ class WorkerRules:
 
 
 class Worker:
-    """`run` works until `stop`, then drains: no claim is taken any more, runs end or are given back, unused attempts
-    stay.
+    """`run` works until `stop`, then drains: no claim is taken any more, runs end or are given
+    back, unused attempts stay.
     """
 
     def __init__(

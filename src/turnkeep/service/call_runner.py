@@ -28,7 +28,9 @@ from turnkeep.usage import Usage
 log = get_log(__name__)
 
 LOOK_AGAIN = 1.0
-"""Seconds after which a call that waits for a turn to end tries again, in case the hint of its end was lost."""
+"""Seconds after which a call that waits for a turn to end tries again, in case the hint of its end
+was lost.
+"""
 
 NO_LIMIT = 1 << 40
 
@@ -74,7 +76,10 @@ class CallRunner:
     async def begin(
         self, request: DirectRequest, address: Address, metadata: Mapping[str, str], wait: float
     ) -> DirectCall:
-        """Take the messages in and the claim, in one act. Raises `ThreadBusy` when the wait is over."""
+        """Take the messages in and the claim, in one act.
+
+        Raises `ThreadBusy` when the wait is over.
+        """
         await self._lay_out(request.past, address)
         messages = [
             Message(address, f"msg_{secrets.token_hex(12)}", item.content, metadata=metadata, minted=True)

@@ -18,7 +18,10 @@ MERGE_ABOVE = 64
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """The model asks for a tool; `arguments` is JSON as the model wrote it. `output` once there is one."""
+    """The model asks for a tool; `arguments` is JSON as the model wrote it.
+
+    `output` once there is one.
+    """
 
     id: str
     name: str
@@ -37,7 +40,9 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds from the call to the first text (None: there was none) and to the end; output tokens per second."""
+    """Seconds from the call to the first text (None: there was none) and to the end; output tokens
+    per second.
+    """
 
     first_token: float | None
     total: float
@@ -46,9 +51,11 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """How an answer ended. `cost` is in US dollars, None where a price is not known: never 0 for lack of one.
+    """How an answer ended. `cost` is in US dollars, None where a price is not known: never 0 for
+    lack of one.
 
-    `finish_reason`: stop, length, content_filter, refusal, cancelled; or tool_calls: calls wait for their outputs.
+    `finish_reason`: stop, length, content_filter, refusal, cancelled; or tool_calls: calls wait for
+    their outputs.
     """
 
     finish_reason: str
@@ -69,8 +76,9 @@ class Metadata:
 class Chunk:
     """One piece of an answer.
 
-    ``content``: `content` is what the text grows by, or with `replaces` the whole text so far. ``tool_call`` and
-    ``tool_result`` as they happen. Last and exactly once: ``done``, or ``error`` with `error`; both with `metadata`.
+    ``content``: `content` is what the text grows by, or with `replaces` the whole text so far.
+    ``tool_call`` and ``tool_result`` as they happen. Last and exactly once: ``done``, or ``error``
+    with `error`; both with `metadata`.
     """
 
     type: Literal["content", "tool_call", "tool_result", "done", "error"]

@@ -1,4 +1,6 @@
-"""How an `OpenAIService` answers: checked once, when it is made, against what is known of the model."""
+"""How an `OpenAIService` answers: checked once, when it is made, against what is known of the
+model.
+"""
 
 from __future__ import annotations
 
@@ -87,11 +89,12 @@ def create_openai_config(
 ) -> OpenAIConfig:
     """A configuration from what is given here, then the environment, then defaults.
 
-    `timeout` is for a whole answer, with its tools and retries. `retries` is a number or a `RetryConfig`. `workspace`
-    turns on the file and git tools beneath a directory, and with `allow_bash=True` the shell in its sandbox. `store`
-    (a path, ``memory:``, a URL or an open store) is where sessions are kept. `settings` are those of `Settings` by
-    name. Raises `ConfigurationError` with a sentence that says what to do, for a model that is gone with the name of
-    one that is not.
+    `timeout` is for a whole answer, with its tools and retries. `retries` is a number or a
+    `RetryConfig`. `workspace` turns on the file and git tools beneath a directory, and with
+    `allow_bash=True` the shell in its sandbox. `store` (a path, ``memory:``, a URL or an open
+    store) is where sessions are kept. `settings` are those of `Settings` by name. Raises
+    `ConfigurationError` with a sentence that says what to do, for a model that is gone with the
+    name of one that is not.
     """
     values = {
         "openai_api_key": api_key,
@@ -148,7 +151,9 @@ def _check_numbers(config: OpenAIConfig) -> None:
 
 
 def _check_model(config: OpenAIConfig, today: date) -> None:
-    """A model that has ended is refused where OpenAI answers; elsewhere the name may mean something else."""
+    """A model that has ended is refused where OpenAI answers; elsewhere the name may mean something
+    else.
+    """
     settings = config.settings
     is_openais = settings.uses_openai and server_of(endpoint_of(settings)) in ("openai", "azure")
     for warning in config.catalog.check(config.model, today):

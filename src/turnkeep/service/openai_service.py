@@ -1,8 +1,9 @@
 """`OpenAIService`: a question answered at once, with tools, in one loop.
 
-A call with a session is a turn of that thread: accepted and claimed in one act, so that it never races a queued run.
-A call without one is a turn of a thread that exists for it alone, in memory. Both are runs like any other; what comes
-back are the chunks of that run, and a call that blocks is a fold over them.
+A call with a session is a turn of that thread: accepted and claimed in one act, so that it never
+races a queued run. A call without one is a turn of a thread that exists for it alone, in memory.
+Both are runs like any other; what comes back are the chunks of that run, and a call that blocks is
+a fold over them.
 """
 
 from __future__ import annotations
@@ -48,9 +49,12 @@ Messages = Sequence[Mapping[str, Any] | Item]
 
 
 class OpenAIService:
-    """Streamed answers with tools, with or without memory. Constructing opens nothing; the first call does.
+    """Streamed answers with tools, with or without memory.
 
-    `async with` or `close` ends it; calls in progress are cancelled then, and what they have shown is kept.
+    Constructing opens nothing; the first call does.
+
+    `async with` or `close` ends it; calls in progress are cancelled then, and what they have shown
+    is kept.
     """
 
     def __init__(self, config: OpenAIConfig | None = None, *, meter: Meter = SILENT) -> None:
@@ -73,14 +77,16 @@ class OpenAIService:
         metadata: Mapping[str, str] | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> AsyncGenerator[Chunk, None]:
-        """Yield the answer as it comes: content, tool_call and tool_result chunks, then one done or error.
+        """Yield the answer as it comes: content, tool_call and tool_result chunks, then one done or
+        error.
 
-        Without a session, `messages` are the whole conversation and nothing is remembered. With one they are what is
-        new, system messages are instructions for this call alone, and what waits on the thread is answered along.
-        Where a run is in progress there, the call waits for so many seconds. Leaving the iterator early cancels: the
-        text so far is kept in the session.
+        Without a session, `messages` are the whole conversation and nothing is remembered. With one
+        they are what is new, system messages are instructions for this call alone, and what waits
+        on the thread is answered along. Where a run is in progress there, the call waits for so
+        many seconds. Leaving the iterator early cancels: the text so far is kept in the session.
 
-        Raises, before the first chunk: `InvalidMessage`, `ThreadBusy`, `ConfigurationError`, `StoreError`.
+        Raises, before the first chunk: `InvalidMessage`, `ThreadBusy`, `ConfigurationError`,
+        `StoreError`.
         """
         request = DirectRequest.of(messages) if session_id is None else DirectRequest.of_session(messages)
         if session_id is not None:
@@ -99,7 +105,10 @@ class OpenAIService:
             await asyncio.wait((work,))
 
     async def complete(self, messages: Messages, session_id: str | None = None, **options: Any) -> Completion:
-        """The whole answer, tools included. Raises what `stream_completion` raises, and what it tells as error."""
+        """The whole answer, tools included.
+
+        Raises what `stream_completion` raises, and what it tells as error.
+        """
         async with aclosing(self.stream_completion(messages, session_id, **options)) as chunks:
             return await fold_chunks(chunks)
 
@@ -110,7 +119,9 @@ class OpenAIService:
         return (await self.complete(messages, session_id, **options)).tool_calls
 
     def register_tool(self, tool: Registrable, *, replace: bool = False) -> Tool:
-        """Add a tool: a function, a `Tool`, or ``{"type": "function", "function": {…}, "handler": …}``."""
+        """Add a tool: a function, a `Tool`, or
+        ``{"type": "function", "function": {…}, "handler": …}``.
+        """
         return self.toolbox.register(tool, replace=replace)
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,6 @@
-"""The messages of a direct call, taken apart: instructions, what is past, what is asked, what has happened since."""
+"""The messages of a direct call, taken apart: instructions, what is past, what is asked, what has
+happened since.
+"""
 
 from __future__ import annotations
 

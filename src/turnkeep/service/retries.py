@@ -27,15 +27,19 @@ ERRORS: Mapping[str, tuple[type[ModelError], ...]] = {
     **dict.fromkeys(("connection_error", "network_error", "econnreset", "econnrefused"), _LINE),
     **{kind.code: (kind,) for kind in (ModelRateLimited, ModelUnavailable, ModelTimedOut, AnswerMalformed)},
 }
-"""The names under which errors may be listed as retryable, in any case. All others are the same the next time."""
+"""The names under which errors may be listed as retryable, in any case.
+
+All others are the same the next time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryConfig:
-    """How often a request is made again, and after how many seconds (full jitter, at most `max_delay`).
+    """How often a request is made again, and after how many seconds (full jitter, at most
+    `max_delay`).
 
-    Where the provider names a time to wait, that counts. An answer that was partly shown begins anew: the next
-    ``content`` chunk replaces it.
+    Where the provider names a time to wait, that counts. An answer that was partly shown begins
+    anew: the next ``content`` chunk replaces it.
     """
 
     max_retries: int = 3

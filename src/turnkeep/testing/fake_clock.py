@@ -35,7 +35,9 @@ class FakeClock:
         self._start += seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Return when the clock has moved so far; at once (after other tasks had their turn) for 0 or less."""
+        """Return when the clock has moved so far; at once (after other tasks had their turn) for 0
+        or less.
+        """
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -54,7 +56,9 @@ class FakeClock:
                 waits.set_result(None)
 
     async def run(self, seconds: float) -> None:
-        """Move from one sleeper to the next, each of which acts at its own moment (and may sleep again)."""
+        """Move from one sleeper to the next, each of which acts at its own moment (and may sleep
+        again).
+        """
         end = self._seconds + seconds
         await settle()
         while self._sleepers and self._sleepers[0][0] <= end:

@@ -1,0 +1,42 @@
+"""Where somebody who comes back goes on in a log: also in one that lost its end, or was made anew."""
+
+from __future__ import annotations
+
+from turnkeep.store.values import Page
+
+
+def go_on(epoch: str, last: int, page: Page) -> int:
+    """The offset after which somebody goes on in a new epoch: where he was, if the log has not lost
+    anything; at the beginning of the run in progress, if it has; at the beginning of a log that was
+    made anew.
+
+    A log that lost its end and has grown past it since cannot be told from one that lost nothing.
+    """
+    if _log_of(page.epoch) != _log_of(epoch):
+        return 0
+    if last <= page.top:
+        return last
+    return page.top if page.live_from is None else page.live_from - 1
+
+
+def _log_of(epoch: str) -> str:
+    """The part of an epoch that changes only when the log itself is another one."""
+    return epoch.partition(".")[0]
+
+
+def is_of_log(page: Page, after: int, epoch: str | None) -> bool:
+    """The position is one of this log, before or after its server was another one: also that of
+    somebody who came before there was a log at all.
+    """
+    return epoch is not None and (_log_of(epoch) == _log_of(page.epoch) or (epoch == "" and after == 0))
+
+
+def start_offset(page: Page, after: int | None, epoch: str | None, history: int) -> int:
+    """The offset after which a subscription begins."""
+    if after is not None and epoch is not None and (epoch or after == 0):
+        return after if is_of_log(page, after, epoch) and after <= page.top else go_on(epoch, after, page)
+    if history:
+        return max(0, page.top - history)
+    if page.live_from is not None:
+        return page.live_from - 1
+    return page.top

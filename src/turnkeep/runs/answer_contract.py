@@ -1,0 +1,93 @@
+"""What an answer is made with, within which limits, and what it can come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from turnkeep.errors import (
+    ModelError,
+)
+from turnkeep.models.contexts import ContextSizes
+from turnkeep.models.model import Model, ModelRequest
+from turnkeep.pricing.catalog import Catalog
+from turnkeep.pricing.prices import PriceBook
+from turnkeep.runs.journal import Ending
+from turnkeep.store.contract import Store
+from turnkeep.store.values import HeldCall
+from turnkeep.telemetry import Meter
+from turnkeep.tools.toolbox import Toolbox
+
+
+def never(error: ModelError, failures: int) -> float | None:
+    """A failed request is not made again here: its run has failed."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRules:
+    """Limits of one run. `history_tokens`: how much of the past is told; `output_tokens`: kept free
+    for the answer.
+
+    `again` says in how many seconds a request that has failed so many times is made again within
+    the same run, or None.
+    """
+
+    max_steps: int = 8
+    history_tokens: int = 64_000
+    output_tokens: int = 8_000
+    again: Callable[[ModelError, int], float | None] = never
+
+
+@dataclass(frozen=True, slots=True)
+class FinalAnswer:
+    """The model has answered: `ending` says whether wholly."""
+
+    text: str
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsDecision:
+    """The turn waits for somebody's decision."""
+
+    calls: Sequence[HeldCall]
+
+
+class AnswerResources(Protocol):
+    """What all runs share, as far as an answer needs it."""
+
+    @property
+    def store(self) -> Store: ...
+    @property
+    def model(self) -> Callable[[str], Model]: ...
+    @property
+    def toolbox(self) -> Toolbox: ...
+    @property
+    def catalog(self) -> Catalog: ...
+    @property
+    def prices(self) -> PriceBook: ...
+    @property
+    def contexts(self) -> ContextSizes: ...
+    @property
+    def meter(self) -> Meter: ...
+
+
+class Steerable(Protocol):
+    """Knows of hints that messages want to join this run: its lease, which every renewal tells."""
+
+    @property
+    def wants_steering(self) -> bool: ...
+
+
+class Spending(Protocol):
+    """What one run may spend of money and pace."""
+
+    async def before_request(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
+        """Raises when the request, of so many input tokens, has to wait or is refused."""
+        ...
+
+    async def take_rate_limits(self, rate: Mapping[str, str], endpoint: str) -> None:
+        """Take in the limits that a provider states at the beginning of its answer."""
+        ...
