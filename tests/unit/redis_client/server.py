@@ -9,7 +9,8 @@ from typing import Any
 
 import hiredis
 
-from turnkeep.store.redis.client.topology import Dialer, ServerAddress, Single
+from turnkeep.store.redis.client.dialing import Dialer, ServerAddress
+from turnkeep.store.redis.client.topology import Single
 
 INFO = b"run_id:1234\r\nrole:master\r\n"
 HANG_UP = object()

@@ -6,8 +6,8 @@ import pytest
 import redis.asyncio as redis
 
 from turnkeep.errors import StoreUnavailable
+from turnkeep.store.redis.client.dialing import Dialer, ServerAddress, answer
 from turnkeep.store.redis.client.subscriptions import SubscriberConnection
-from turnkeep.store.redis.client.topology import Dialer, ServerAddress, answer
 
 
 class Closed(redis.Connection):

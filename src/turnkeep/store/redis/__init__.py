@@ -15,9 +15,10 @@ from turnkeep.clock import Clock
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.store.ids import PARTITIONS, Ids, random_ids
 from turnkeep.store.redis.all_threads import RedisAllThreads
+from turnkeep.store.redis.client.dialing import ServerAddress
 from turnkeep.store.redis.client.link import Link
 from turnkeep.store.redis.client.subscriptions import Subscriptions
-from turnkeep.store.redis.client.topology import ServerAddress, find_topology
+from turnkeep.store.redis.client.topology import find_topology
 from turnkeep.store.redis.dead_letters import RedisDeadLetters
 from turnkeep.store.redis.durability import DurabilityWait
 from turnkeep.store.redis.events import RedisEvents

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from turnkeep.errors import OutcomeUnknown, StoreError
-from turnkeep.store.redis.client.link import Link, open_pipe
+from turnkeep.store.redis.client.dialing import ServerAddress, open_pipe
+from turnkeep.store.redis.client.link import Link
 from turnkeep.store.redis.client.pipe import Pipe, Refusal, Reply
-from turnkeep.store.redis.client.topology import ServerAddress
 from turnkeep.store.redis.server_fitness import Fitness, how_to_wait, replicas_in, values
 
 RECEIPTS = frozenset(("accept", "begin", "redrive"))

@@ -40,8 +40,8 @@ _OF_PARTITION = {
             "hints", "dead", "redriven", "quarantine", "meta", "fence", "operations", "mending",
         )
     },
-    # Named as they were when dead letters had other words: another name would be another layout, and
-    # a store that runs would lose its index of dead letters.
+    # Named as they were when dead letters had other words: another name would be another layout,
+    # and a store that runs would lose its index of dead letters.
     "dead_ids": "graves",
     "dead_places": "letters",
     "thread_list": "found",

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from turnkeep.errors import StoreError, StoreMisconfigured, StoreUnfit
+from turnkeep.store.redis.client.dialing import ServerAddress
 from turnkeep.store.redis.client.pipe import Pipe, Refusal, Reply
-from turnkeep.store.redis.client.topology import ServerAddress, ServerTopology
+from turnkeep.store.redis.client.topology import ServerTopology
 from turnkeep.store.values import LAYOUT
 
 Durability = Literal["fast", "standard", "strict"]

@@ -15,6 +15,6 @@ with a pool makes a checkout and a write for each. What it promises:
 * **No silence**: a server that says nothing for `timeout` seconds loses the connection; after a
   lost subscription each listener is told that it may have missed something.
 
-In layers: `scripts` (texts), `cures` (refusals), `pipe` (one connection), `topology` (which
-server), `link` (orders), `subscriptions` (what servers tell by themselves).
+In layers: `scripts` (texts), `cures` (refusals), `pipe` (one connection), `dialing` (how it is
+opened), `topology` (which server), `link` (orders), `subscriptions` (what servers tell).
 """

@@ -13,15 +13,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
-import redis.asyncio as redis
-from redis.exceptions import ResponseError
-
 from turnkeep.backoff import Backoff
 from turnkeep.errors import OutcomeUnknown, StoreMisconfigured, StoreUnavailable, ThreadQuarantined
 from turnkeep.store.redis.client.cures import Cure, cure_of, meaning
-from turnkeep.store.redis.client.pipe import Argument, Pipe, Refusal, Reply, transport_of
+from turnkeep.store.redis.client.dialing import Dialer, ServerAddress, open_pipe
+from turnkeep.store.redis.client.pipe import Argument, Pipe, Refusal, Reply
 from turnkeep.store.redis.client.scripts import Script
-from turnkeep.store.redis.client.topology import Dialer, ServerAddress, ServerTopology, answer, hang_up
+from turnkeep.store.redis.client.topology import ServerTopology
 
 ATTEMPTS = 3
 """How often one command is sent when its reply or its server is lost."""
@@ -387,56 +385,6 @@ class Link:
         for node in self._nodes.values():
             if node.pipe is not None:
                 node.pipe.close("the store is closed")
-
-
-async def open_pipe(dialer: Dialer, endpoint: ServerAddress, *, timeout: float) -> Pipe:
-    """A pipe to a server that is a primary."""
-    pipe = Pipe(timeout=timeout)
-    await open_transport(dialer, endpoint, pipe)
-    return pipe
-
-
-class Taker(Protocol):
-    """Who speaks on a connection that redis-py opened."""
-
-    server: bytes
-    opener: object
-
-    def take_over(self, transport: asyncio.Transport) -> None: ...
-
-
-async def open_transport(dialer: Dialer, endpoint: ServerAddress, taker: Taker) -> None:
-    """Open a connection to a server that is a primary, and hand it over."""
-    # redis-py dials (TLS, AUTH, SELECT, sockets of Unix), which is long and well tried; only what
-    # comes after the handshake is ours.
-    connection = await dialer.dial(endpoint)
-    try:
-        taker.server = await _identity(connection, endpoint)
-    except BaseException:
-        await hang_up(connection)
-        raise
-    writer = connection._writer
-    if writer is None or writer.is_closing():
-        raise StoreUnavailable(f"the connection to Redis at {endpoint} was lost at once")
-    taker.opener = (connection, writer)
-    # Else the finalizer of redis-py closes the transport that was taken over.
-    connection._reader = connection._writer = None
-    taker.take_over(transport_of(writer))
-
-
-async def _identity(connection: redis.Connection, endpoint: ServerAddress) -> bytes:
-    """The run id of the server. Raises `StoreUnavailable` for a replica or one that still loads."""
-    try:
-        info = await answer(connection, "INFO", "server")
-        role = await answer(connection, "INFO", "replication")
-    except ResponseError as refusal:
-        raise StoreUnavailable(f"Redis at {endpoint} is not ready: {refusal}") from refusal
-    # A replica answers reads, and with replica-read-only off even writes, which the next sync
-    # undoes.
-    if b"role:master" not in role:
-        raise StoreUnavailable(f"Redis at {endpoint} is a replica, its primary is elsewhere")
-    line = next((line for line in bytes(info).split(b"\r\n") if line.startswith(b"run_id:")), b"run_id:unknown")
-    return line.removeprefix(b"run_id:")
 
 
 async def _nothing(partition: int) -> None:

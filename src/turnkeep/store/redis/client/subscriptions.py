@@ -18,9 +18,10 @@ import hiredis
 from turnkeep.backoff import Backoff
 from turnkeep.errors import StoreError, StoreUnavailable
 from turnkeep.store.redis.client.cures import Cure, cure_of
-from turnkeep.store.redis.client.link import open_transport, redirect
+from turnkeep.store.redis.client.dialing import Dialer, ServerAddress, open_transport
+from turnkeep.store.redis.client.link import redirect
 from turnkeep.store.redis.client.pipe import Refusal
-from turnkeep.store.redis.client.topology import Dialer, ServerAddress, ServerTopology
+from turnkeep.store.redis.client.topology import ServerTopology
 
 _AGAIN = Backoff(delay=0.05, cap=1.0)
 

@@ -1,45 +1,19 @@
-"""Where the servers are: one server, a primary that sentinels name, or the nodes of a cluster.
-
-Connections are opened by redis-py (TLS, AUTH, SELECT, CLIENT SETNAME) without any of its automatic
-retries.
-"""
+"""Where the servers are: one server, a primary that sentinels name, or the nodes of a cluster."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import redis.asyncio as redis
-from redis import DriverInfo
-from redis import __version__ as VERSION
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from turnkeep.errors import ConfigurationError, StoreMisconfigured, StoreUnavailable
+from turnkeep.store.redis.client.dialing import Dialer, ServerAddress
 from turnkeep.store.redis.client.scripts import Publish
-
-SLOTS = 16_384
-CONNECT_TIMEOUT = 5.0
-
-_CONNECTION_ERRORS = (RedisError, OSError, RuntimeError)
-"""What a lost connection raises; RuntimeError is that of uvloop for a write to a closed one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerAddress:
-    """One server: an address, or the path of a socket."""
-
-    host: str
-    port: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}" if self.port else self.host
 
 
 class ServerTopology(Protocol):
@@ -71,80 +45,6 @@ class ServerTopology(Protocol):
     def note_move(self, slot: int, endpoint: ServerAddress) -> None:
         """A server said where a slot is now."""
         ...
-
-
-class Dialer:
-    """Opens connections with the credentials and options of a URL."""
-
-    def __init__(self, url: str) -> None:
-        pool = redis.ConnectionPool.from_url(url)
-        self._class: Any = pool.connection_class
-        self._options: dict[str, Any] = dict(pool.connection_kwargs)
-        for option in ("host", "port", "path"):
-            self._options.pop(option, None)
-        self._options |= {
-            # Replies and messages are read in the forms of RESP2; RESP3 sends messages as a kind of
-            # their own.
-            "protocol": 2,
-            "decode_responses": False,
-            # redis-py would send again what may have happened. Whether that is safe only `Link`
-            # knows.
-            "retry": Retry(NoBackoff(), 0),
-            "retry_on_timeout": False,
-            "health_check_interval": 0,
-            "socket_timeout": CONNECT_TIMEOUT,
-            "socket_connect_timeout": CONNECT_TIMEOUT,
-        }
-        self._options.setdefault("client_name", "turnkeep")
-        self._options["driver_info"] = DriverInfo(lib_version=VERSION)  # else it reads files at each connection
-
-    async def dial(self, endpoint: ServerAddress) -> redis.Connection:
-        """A connection that is ready for commands. Raises `StoreUnavailable`, `StoreMisconfigured`."""
-        where = {"host": endpoint.host, "port": endpoint.port} if endpoint.port else {"path": endpoint.host}
-        try:
-            connection: redis.Connection = self._class(**where, **self._options)
-        except (TypeError, ValueError, RedisError) as wrong:
-            raise ConfigurationError(f"the Redis URL has an option that is not possible: {wrong}") from wrong
-        try:
-            await connection.connect()
-        except (AuthenticationError, ResponseError) as refusal:
-            raise StoreMisconfigured(f"Redis at {endpoint} refuses the connection: {refusal}") from refusal
-        except _CONNECTION_ERRORS as loss:
-            raise StoreUnavailable(f"Redis at {endpoint} cannot be reached: {loss}") from loss
-        return connection
-
-    async def ask(self, endpoint: ServerAddress, *command: str) -> Any:
-        """The answer to one command, on a connection of its own."""
-        connection = await self.dial(endpoint)
-        try:
-            return await answer(connection, *command)
-        finally:
-            await hang_up(connection)
-
-
-async def answer(connection: redis.Connection, *command: str) -> Any:
-    """Send one command on a connection of redis-py and read the answer.
-
-    Raises `StoreUnavailable`, `StoreMisconfigured` where the ACL forbids it, and ResponseError for
-    other refusals.
-    """
-    try:
-        await connection.send_command(*command)
-        return await connection.read_response()
-    except NoPermissionError as refusal:
-        raise StoreMisconfigured(
-            f"this user of Redis may not ask {command[0]}, which turnkeep needs: {refusal}"
-        ) from None
-    # A refusal of Redis is a RedisError as well, but no loss.
-    except ResponseError:
-        raise
-    except _CONNECTION_ERRORS as loss:
-        raise StoreUnavailable(f"Redis did not answer {command[0]}: {loss}") from loss
-
-
-async def hang_up(connection: redis.Connection) -> None:
-    with contextlib.suppress(*_CONNECTION_ERRORS):
-        await connection.disconnect(nowait=True)
 
 
 class Single:
