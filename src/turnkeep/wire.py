@@ -1,9 +1,10 @@
-"""The seed dialect: what `/ws`, SSE and the relay say, as pure functions of events.
+"""The seed dialect: what `/ws`, SSE and the relay say of events, in frames.
 
-Every frame holds, in this order, `message`, `timestamp`, `status`, `type`, `final_message`, `message_id`, `thread_id`;
-error frames hold `error_details` in place of `final_message`. What we add comes after them. A turn ends with exactly
-one `response`/`completed`, or one `error`; each older message of its batch then gets its own `status`/`completed`.
-All frames of an event but its last say `more`; who resumes from the last frame without it misses nothing.
+Every frame holds, in this order, `message`, `timestamp`, `status`, `type`, `final_message`,
+`message_id`, `thread_id`; error frames hold `error_details` in place of `final_message`. What we
+add comes after them. A turn ends with exactly one `response`/`completed`, or one `error`; each
+older message of its batch then gets its own `status`/`completed`. All frames of an event but its
+last say `more`; who resumes from the last frame without it misses nothing.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def dumps(frame: Frame) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one subscriber wants it. `deltas`: every token in `delta`, not the text so far. `everything`: life-cycle
-    events too.
+    """How one subscriber wants it. `deltas`: every token in `delta`, not the text so far.
+    `everything`: life-cycle events too.
     """
 
     deltas: bool = False
@@ -51,15 +52,17 @@ class Dialect:
 
 def _aside(frame: Frame) -> Frame:
     """Said beside the log, so at no position of it: nobody resumes from here."""
+    # With a position it would be taken for one of the log, and whoever resumes there would miss
+    # events.
     return {name: value for name, value in frame.items() if name not in ("offset", "epoch")} | {"more": True}
 
 
 class Encoder:
-    """Turns one channel's events into frames. It knows the text so far, because `message` of `in_progress` is
-    cumulative.
+    """Turns one channel's events into frames. It knows the text so far, because `message` of
+    `in_progress` is cumulative.
 
-    `answer` is what was shown before, `replaces` makes the first text a snapshot. Deltas are taken in with `encode`
-    and come out with `flush`, so that several can become one frame.
+    `answer` is what was shown before, `replaces` makes the first text a snapshot. Deltas are taken
+    in with `encode` and come out with `flush`, so that several can become one frame.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Encoder:
         if event.kind in ("delta", "snapshot"):
             self._keep(event)
             return []
+        # First, or a client would see the end before the last words.
         owed = self.flush()
         frames = self._frames(event)
         for frame in frames[:-1]:
@@ -113,13 +117,12 @@ class Encoder:
 
     def _keep(self, event: Event) -> None:
         self._answer.take(event)
+        # It holds all that was pending: told as well, a client would show it twice.
         if event.kind == "snapshot":
             self._pending, self._replaces = [], True
         else:
             self._pending.append(event.text)
         self._newest = event
-
-    # ---------------------------------------------------------------- frames
 
     def _frames(self, event: Event) -> list[Frame]:
         self._answer.take(event)
@@ -153,6 +156,7 @@ class Encoder:
     def _start_frames(self, event: Event) -> list[Frame]:
         frames = [self._frame(event, "started", "status", STARTED_TEXT, message_id=one) for one in event.message_ids]
         if event.attempt > 1:
+            # A further attempt begins from nothing: what was shown of the one before is taken back.
             frames.append(self._frame(event, "in_progress", "response", "") | {"delta": "", "snapshot": True})
         return frames
 
@@ -226,7 +230,9 @@ class Encoder:
 
 
 def subscription_frame(address: Address, thread_id: str | None, start: SubscriptionStart, *, at: float) -> Frame:
-    """The first frame of a subscription: where it begins, and whether anything is missing before that."""
+    """The first frame of a subscription: where it begins, and whether anything is missing before
+    that.
+    """
     return {
         "message": "",
         "timestamp": at,

@@ -21,6 +21,8 @@ async def accept(queue: Application, limits: Limits, principal: Principal, messa
     try:
         limits.check_rate(principal, address, user)
     except TooManyRequests:
+        # A client that was not told repeats under the same id: to refuse it would lose what is
+        # stored.
         if message.minted or await queue.store.message(address, message.message_id) is None:
             raise
         is_free = True
@@ -32,6 +34,7 @@ async def accept(queue: Application, limits: Limits, principal: Principal, messa
         raise limits.threads.refusal()
     if isinstance(outcome, Rejection):
         raise outcome
+    # Counted before it was known to be a repeat: to ask first would cost every message a look.
     if outcome.repeated and not is_free:
         limits.give_back(principal, address, user)
     return outcome

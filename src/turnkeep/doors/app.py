@@ -1,4 +1,6 @@
-"""The ASGI application: all doors of one queue, to be served alone or mounted in another application."""
+"""The ASGI application: all doors of one queue, to be served alone or mounted in another
+application.
+"""
 
 from __future__ import annotations
 
@@ -49,27 +51,6 @@ def app(queue: Application, *, access: Access | None = None, own_queue: bool = T
             if own_queue:
                 await queue.close()
 
-    async def healthy(_: Request) -> Response:
-        return PlainTextResponse("ok")
-
-    async def ready(_: Request) -> Response:
-        try:
-            await queue.store.check()
-        except StoreError as error:
-            return error_response(error)
-        peers = application.state.peers
-        state = {"ready": True, "engine": queue.store.engine, "simulated": queue.is_simulated}
-        return JSON(state if peers is None else state | {"full": peers.were_full})
-
-    pages = resources.files("turnkeep") / "web"
-
-    def page(name: str) -> Callable[[Request], Awaitable[Response]]:
-        async def show(_: Request) -> Response:
-            words = (pages / name).read_bytes()
-            return Response(words, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
-
-        return show
-
     application = Starlette(
         lifespan=lifespan,
         middleware=_middleware(queue.settings, access, Trail(queue.store, queue.meter, queue.clock)),
@@ -77,13 +58,12 @@ def app(queue: Application, *, access: Access | None = None, own_queue: bool = T
         routes=[
             *(door.route(endpoint) for endpoint in ENDPOINTS),
             WebSocketRoute("/ws", sockets.answer),
-            WebSocketRoute(
-                "/ws/", sockets.answer
-            ),  # as some clients and proxies write it; a redirect is no answer here
-            Route("/healthz", healthy),
-            Route("/readyz", ready),
-            Route("/", page("index.html")),
-            Route("/dashboard", page("dashboard.html")),
+            # as some clients and proxies write it; a redirect is no answer here
+            WebSocketRoute("/ws/", sockets.answer),
+            Route("/healthz", _healthy),
+            Route("/readyz", _ready),
+            Route("/", _page("index.html")),
+            Route("/dashboard", _page("dashboard.html")),
             Mount("/static", StaticFiles(packages=[("turnkeep", "web/static")]), name="static"),
         ],
     )
@@ -92,6 +72,29 @@ def app(queue: Application, *, access: Access | None = None, own_queue: bool = T
     application.state.peers = None
     application.state.sockets = sockets
     return application
+
+
+async def _healthy(_: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def _ready(request: Request) -> Response:
+    """Whether messages can be taken in; how full it is, where connections are counted here."""
+    state = request.app.state
+    try:
+        await state.queue.store.check()
+    except StoreError as error:
+        return error_response(error)
+    answer = {"ready": True, "engine": state.queue.store.engine, "simulated": state.queue.is_simulated}
+    return JSON(answer if state.peers is None else answer | {"full": state.peers.were_full})
+
+
+def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def show(_: Request) -> Response:
+        text = (resources.files("turnkeep") / "web" / name).read_bytes()
+        return Response(text, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
+
+    return show
 
 
 def _middleware(settings: Settings, access: Access, trail: Trail) -> list[Middleware]:
@@ -104,6 +107,9 @@ def _middleware(settings: Settings, access: Access, trail: Trail) -> list[Middle
     )
     guard: Middleware = Middleware(Origins, settings, access, trail)
     strict, paths = Middleware(Strictness), Middleware(Paths)
+    # Outermost first. Nobody decides about a request that two programs read differently; and a page
+    # that may not call gets no leave by CORS. Paths last: the others look at the path as it was
+    # decoded.
     return [strict, guard, cors, paths] if settings.origins else [strict, guard, paths]
 
 

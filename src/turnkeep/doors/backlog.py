@@ -1,6 +1,8 @@
-"""What was read of a connection and waits to be parsed: how much at a turn of the loop, and whose first.
+"""What was read of a connection and waits to be parsed: how much at a turn of the loop, and whose
+first.
 
-A peer that pours, and an address that asks a thousand times at once, wait for themselves; others have their turn.
+A peer that pours, and an address that asks a thousand times at once, wait for themselves; others
+have their turn.
 """
 
 from __future__ import annotations
@@ -21,20 +23,27 @@ LARGEST_SLICE = 65_536
 TURN = 0.005
 """Seconds of a turn of the loop for all that is more than a little."""
 AT_ONCE = 8
-"""How often a little of one address is parsed at a turn of the loop, beside that: it may be as many requests."""
+"""How often a little of one address is parsed at a turn of the loop, beside that: it may be as many
+requests.
+"""
 PIECES = 1_000
-"""Frames of a socket in a second, fragments and pings too, and chunks of a body; what is more is read later."""
+"""Frames of a socket in a second, fragments and pings too, and chunks of a body; what is more is
+read later.
+"""
 PIECES_AT_ONCE = 200
 
 Reason = Literal["application", "backlog", "fault", "lobby", "peer"]
 
 
 class Valve:
-    """A transport that reads while nobody holds it. What uvicorn knows of it is one reason among others."""
+    """A transport that reads while nobody holds it. What uvicorn knows of it is one reason among
+    others.
+    """
 
     def __init__(self, inner: asyncio.Transport) -> None:
         self.inner = inner
         self.write = inner.write
+        # A set and no flag: uvicorn pauses and resumes for itself, and would let go what we hold.
         self._reasons: set[Reason] = set()
 
     def __getattr__(self, name: str) -> Any:
@@ -81,8 +90,9 @@ class ReadBuffer:
 
 
 class Rota:
-    """Whose bytes are parsed next, over all connections: together for so long at a turn of the loop, each address in
-    turn, and of one address each connection. So many requests of one that come at once are begun a few at a turn.
+    """Whose bytes are parsed next, over all connections: together for so long at a turn of the
+    loop, each address in turn, and of one address each connection. So many requests of one that
+    come at once are begun a few at a turn.
     """
 
     def __init__(self) -> None:
@@ -92,6 +102,7 @@ class Rota:
 
     def takes_at_once(self, host: str) -> bool:
         """Whether a little of this address may be parsed now, without a turn."""
+        # Counted before the answer, so that a thousand tiny requests are no way around the turns.
         self._at_once[host] += 1
         self._call()
         return self._at_once[host] <= AT_ONCE
@@ -109,6 +120,8 @@ class Rota:
         self._is_called = False
         self._at_once.clear()
         due, until = self._due, time.perf_counter() + TURN
+        # A new one: who comes while others are served waits for the next turn, and the loop gets in
+        # between.
         self._due = OrderedDict()
         while due and time.perf_counter() < until:
             host, backlogs = due.popitem(last=False)
@@ -129,7 +142,9 @@ class Rota:
 
 
 class Backlog:
-    """Bytes of one connection that were read and wait to be parsed. Nothing more is read until they are."""
+    """Bytes of one connection that were read and wait to be parsed. Nothing more is read until they
+    are.
+    """
 
     def __init__(self, valve: Valve, parse: Callable[[bytes], int], rota: Rota, host: str = "") -> None:
         self.host = host
@@ -152,7 +167,9 @@ class Backlog:
             self._later(0.0)
 
     def step(self) -> None:
-        """One slice: a larger one after each that was one piece, so that what is honest costs little."""
+        """One slice: a larger one after each that was one piece, so that what is honest costs
+        little.
+        """
         self._waiting = None
         if not self._data or self._valve.is_closing():
             self._data.clear()
@@ -163,6 +180,8 @@ class Backlog:
         pieces = self._parse(piece)
         if self._parse is parse_nothing:  # it has ended meanwhile: the connection is a socket now
             return
+        # One large frame is honest and needs few slices; many small pieces are what a flood is made
+        # of.
         self._slice = min(self._slice * 2, LARGEST_SLICE) if pieces <= 1 else SLICE
         self._later(self._pieces.wait_after(pieces))
 
@@ -172,8 +191,8 @@ class Backlog:
         self._valve.inner.abort()
 
     def end(self) -> None:
-        """The connection is lost. What refers to it goes, so that it is freed now and not in a heap by the collector:
-        that of some thousand stops the loop for half a second.
+        """The connection is lost. What refers to it goes, so that it is freed now and not in a heap
+        by the collector: that of some thousand stops the loop for half a second.
         """
         self._data.clear()
         self._parse = parse_nothing

@@ -34,8 +34,11 @@ def status_of(error: TurnkeepError) -> int:
 
 
 def error_body(error: TurnkeepError) -> dict[str, Any]:
-    """What a caller learns: of his own mistakes everything, of what is inside of us only the public sentence."""
+    """What a caller learns: of his own mistakes everything, of what is inside of us only the public
+    sentence.
+    """
     ours = status_of(error) >= 500
+    # What breaks inside of us may quote addresses, paths and secrets of the operator.
     body: dict[str, Any] = {"code": error.code, "message": error.public if ours else str(error)}
     if error.retryable:
         body["retryable"] = True
@@ -62,6 +65,7 @@ def error_response(error: TurnkeepError) -> Response:
     """An error as an answer."""
     headers = {}
     if (seconds := retry_after(error)) is not None:
+        # Whole seconds (RFC 9110, 10.2.3). Rounded down, they would bring everybody back too early.
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
     if isinstance(error, errors.NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="turnkeep"'

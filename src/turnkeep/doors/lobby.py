@@ -1,8 +1,9 @@
 """Where connections wait that there is no room for.
 
-Nothing of theirs is parsed, so that one costs a descriptor and no more than a head. Whoever is dropped is back within
-milliseconds; whoever is let wait is not. One that has asked for something is let in when there is room, an address
-after the other; where the lobby itself is full, the one of the busiest address goes that has been there longest.
+Nothing of theirs is parsed, so that one costs a descriptor and no more than a head. Whoever is
+dropped is back within milliseconds; whoever is let wait is not. One that has asked for something is
+let in when there is room, an address after the other; where the lobby itself is full, the one of
+the busiest address goes that has been there longest.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Lobby:
 
     def let_in(self, may_enter: Callable[[str], bool]) -> Iterator[tuple[Visitor, str]]:
         """Those for whose address there is room, in turn; each has left when it is told."""
+        # One of each address in turn, however many of one ask: else a thousand of one come first.
         hosts = list(self._asking)
         while hosts:
             for host in tuple(hosts):
@@ -89,6 +91,7 @@ class Lobby:
     def _make_room(self) -> bool:
         if not self._hosts:
             return False
+        # Not the one that came last: who pours would drive out everybody who was there before.
         busiest = max(self._of_host, key=lambda host: self._of_host[host])
         longest = next(one for one, host in self._hosts.items() if host == busiest)
         self.leave(longest)

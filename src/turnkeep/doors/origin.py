@@ -1,7 +1,9 @@
-"""Which host names we answer to and which pages may call us: checked before any route, on HTTP and sockets alike.
+"""Which host names we answer to and which pages may call us: checked before any route, on HTTP and
+sockets alike.
 
-A Host that is none, or a name that somebody else could point at us, is refused (DNS rebinding). A browser tells where
-a request comes from in Origin: our own pages may always, others when `TURNKEEP_ORIGINS` names them.
+A Host that is none, or a name that somebody else could point at us, is refused (DNS rebinding). A
+browser tells where a request comes from in Origin: our own pages may always, others when
+`TURNKEEP_ORIGINS` names them.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ ANY = "*"
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?)(?::(\d{1,5}))?", re.IGNORECASE)
 NOT_ALLOWED = 4403
 PROBES = ("/healthz", "/readyz")
-"""Asked by balancers, which name no Host or one of their own; they answer yes or no, and nothing about anybody."""
+"""Asked by balancers, which name no Host or one of their own; they answer yes or no, and nothing
+about anybody.
+"""
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
 PROXY_HEADERS = frozenset({
     "forwarded", "via", "client-ip", "front-end-https", "remote-addr", "true-client-ip", "x-client-ip",
@@ -83,8 +87,9 @@ class Origins:
                 raise NotAllowed("pages of that origin may not call this server, add it to TURNKEEP_ORIGINS")
 
     def _is_ours(self, name: str, *, only_local: bool) -> bool:
-        """Addresses and names without a dot cannot be pointed at us by a stranger's domain. Where nobody is asked for a
-        credential, a neighbour in the network could answer for such a name: then only this machine's count.
+        """Addresses and names without a dot cannot be pointed at us by a stranger's domain. Where
+        nobody is asked for a credential, a neighbour in the network could answer for such a name:
+        then only this machine's count.
         """
         if name in self._hosts or ANY in self._hosts or is_local(name):
             return True
@@ -94,8 +99,8 @@ class Origins:
 
 
 def came_through_proxy(headers: Headers, version: str) -> bool:
-    """Whether somebody else delivers this request. HTTP/1.0 is what nginx speaks to those it was told nothing about,
-    and no client of today.
+    """Whether somebody else delivers this request. HTTP/1.0 is what nginx speaks to those it was
+    told nothing about, and no client of today.
     """
     return version == "1.0" or any(name in PROXY_HEADERS or name.startswith(PROXIED_PREFIXES) for name in headers)
 

@@ -1,6 +1,8 @@
-"""The doors to other systems, open beside the listening ones when they are set: AMQP in; relay, replies, webhooks out.
+"""The doors to other systems, open beside the listening ones when they are set: AMQP in; relay,
+replies, webhooks out.
 
-None of them is a condition of anything: while one is away, messages come in by the other doors and runs go on.
+None of them is a condition of anything: while one is away, messages come in by the other doors and
+runs go on.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ LAST_WORDS = 5.0
 
 @contextlib.asynccontextmanager
 async def outside(queue: Application) -> AsyncIterator[None]:
-    """Everything that `queue.settings` names is open until the end of the block. Raises `ConfigurationError`.
+    """Everything that `queue.settings` names is open until the end of the block. Raises
+    `ConfigurationError`.
 
-    At the end nothing more comes in, runs end, and what they said last goes out before the sinks close.
+    At the end nothing more comes in, runs end, and what they said last goes out before the sinks
+    close.
     """
     settings = queue.settings
     doors = [amqp_door(queue)] if settings.rabbitmq_url else []
@@ -47,9 +51,12 @@ async def outside(queue: Application) -> AsyncIterator[None]:
         coming = [group.create_task(door.run()) for door in doors]
         going = [group.create_task(forwarder.run()) for forwarder in forwarders]
         yield
+        # In before out: what is still taken in now would be answered after the sinks are gone.
         for task in coming:
             task.cancel()
         if going:
+            # Runs first: sinks that ended before them left final frames to the next start, and
+            # those of a store in memory to nobody.
             await queue.drain()
             for forwarder in forwarders:
                 forwarder.finish()

@@ -1,10 +1,11 @@
 """Who is connected to this process, and how many may be.
 
-A connection that has nothing to do for us - no whole request yet, or no credential - waits. Where there is no room for
-one more, that one stands in the lobby until it asks for something. Then one of the address that has most of them
-waiting goes, the one that has waited longest: whoever comes with a request finds room, however many come with none, and
-keeps it however fast others come back. An address makes room so often in a second and no more: each request that is
-begun and dropped again costs as much as one that is answered.
+A connection that has nothing to do for us - no whole request yet, or no credential - waits. Where
+there is no room for one more, that one stands in the lobby until it asks for something. Then one of
+the address that has most of them waiting goes, the one that has waited longest: whoever comes with
+a request finds room, however many come with none, and keeps it however fast others come back. An
+address makes room so often in a second and no more: each request that is begun and dropped again
+costs as much as one that is answered.
 
 An address is that of the peer; where the peer is a proxy that is trusted, the one that it names.
 """
@@ -63,8 +64,8 @@ Place = Literal["inside", "lobby", "nowhere"]
 
 
 class Peers:
-    """The connections of one process. `most` in all, `per_peer` of one address; 0 is unlimited. Beside them `lobby`
-    that wait for room.
+    """The connections of one process. `most` in all, `per_peer` of one address; 0 is unlimited.
+    Beside them `lobby` that wait for room.
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class Peers:
         self._meter = meter
         self._clock = clock or SystemClock()
         self._lobby = Lobby(lobby)
+        # Who is dropped comes back within milliseconds, and each time a request is begun for him in
+        # vain.
         self._drops = Rate(DROPS, 1.0, self._clock)
         self._is_called = False
         self._hosts: dict[Connection, str] = {}
@@ -119,8 +122,8 @@ class Peers:
         return "nowhere"
 
     def ask(self, connection: Connection, host: str) -> bool:
-        """One in the lobby has sent something, in the name of this address: whether it is inside now. It is told later
-        (`admit`) if it is not.
+        """One in the lobby has sent something, in the name of this address: whether it is inside
+        now. It is told later (`admit`) if it is not.
         """
         if self._may_enter(host):
             self._lobby.leave(connection)
@@ -146,6 +149,8 @@ class Peers:
         """Whose request this is, by its peer and the values of X-Forwarded-For."""
         if not self._is_trusted(host):
             return host
+        # From the right, as far as those are ours: what stands further left the sender wrote
+        # himself.
         hops = [one.strip() for one in b",".join(headers).decode("latin-1").split(",")]
         return next((one for one in reversed(hops) if one and not self._is_trusted(one)), hops[0] or host)[:LONGEST]
 
@@ -199,7 +204,9 @@ class Peers:
                 del self._waiting[host]
 
     def _has_all_of_its_own(self, host: str) -> bool:
-        """A proxy comes for many: those of this machine, and those that are named, may have all the room there is."""
+        """A proxy comes for many: those of this machine, and those that are named, may have all the
+        room there is.
+        """
         return bool(self._per_peer) and self._of_host[host] >= self._per_peer and not self._is_proxy(host)
 
     def _is_proxy(self, host: str) -> bool:
@@ -244,7 +251,9 @@ _FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 
 
 def forwarded_in(data: bytes) -> list[bytes]:
-    """The values of X-Forwarded-For in the beginning of a request, before anything else of it is read."""
+    """The values of X-Forwarded-For in the beginning of a request, before anything else of it is
+    read.
+    """
     return _FORWARDED_FOR.findall(data.partition(b"\r\n\r\n")[0])
 
 
@@ -257,7 +266,9 @@ def peers_of(settings: Settings, meter: Meter = SILENT) -> Peers:
 
 
 def most_connections(limit: int, descriptors: int | None) -> int:
-    """So many as are wanted (0: any number), less what the lobby and everything else need of the descriptors."""
+    """So many as are wanted (0: any number), less what the lobby and everything else need of the
+    descriptors.
+    """
     if descriptors is None:
         return limit
     return min(limit or descriptors, _for_connections(descriptors) - most_in_lobby(descriptors))
@@ -268,11 +279,14 @@ def most_in_lobby(descriptors: int) -> int:
 
 
 def _for_connections(descriptors: int) -> int:
+    # Half at least: with very few descriptors the reserve would leave no room for anybody.
     return max(descriptors - RESERVE, descriptors // 2)
 
 
 def raise_descriptors() -> int | None:
-    """Take as many descriptors as the system gives this process; how many. None where nobody counts them."""
+    """Take as many descriptors as the system gives this process; how many. None where nobody counts
+    them.
+    """
     if resource is None:
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

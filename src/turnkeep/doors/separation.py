@@ -9,10 +9,11 @@ from turnkeep.messages import DEFAULT_TENANT
 
 
 async def demand_separation(queue: Application) -> None:
-    """Where there are tools and credentials of several tenants, somebody has said who may use which.
+    """Where there are tools and credentials of several tenants, somebody has said who may use
+    which.
 
-    Raises `ConfigurationError`. Unsaid means none for others than the default tenant, which would surprise whoever
-    turned the tools on; that they share them would surprise the tenants.
+    Raises `ConfigurationError`. Unsaid means none for others than the default tenant, which would
+    surprise whoever turned the tools on; that they share them would surprise the tenants.
     """
     if queue.settings.tenant_tools is not None or not (len(queue.toolbox) or queue.settings.tools_file):
         return

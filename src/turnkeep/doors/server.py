@@ -1,7 +1,7 @@
 """Serving: one process with its doors, its worker, or both, from start to drained end.
 
-A first SIGINT or SIGTERM drains: no new claims, sockets are asked to come back, runs end or are given back.
-A second one ends at once.
+A first SIGINT or SIGTERM drains: no new claims, sockets are asked to come back, runs end or are
+given back. A second one ends at once.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ log = get_log(__name__)
 Role = Literal["all", "gateway", "worker"]
 
 COLLECTED_AFTER = (1_000, 10, 200)
-"""Objects more than before, and collections of them, after which the next older ones are looked at: all of them after
-two million, which are some hundred megabytes. Nothing here relies on it: what a connection leaves is freed by counting.
+"""Objects more than before, and collections of them, after which the next older ones are looked at:
+all of them after two million, which are some hundred megabytes. Nothing here relies on it: what a
+connection leaves is freed by counting.
 """
 DOORMEN = 16
-"""Connections that are taken in at a turn of the loop. libuv takes one for each time that a socket is listened on, and
-whoever comes behind a thousand others would wait for a thousand turns.
+"""Connections that are taken in at a turn of the loop. libuv takes one for each time that a socket
+is listened on, and whoever comes behind a thousand others would wait for a thousand turns.
 """
 DEAF_AFTER = 30_000
 """Milliseconds without any acknowledgement of what was sent."""
@@ -60,8 +61,8 @@ DEAF_AFTER = 30_000
 async def serve(queue: Application, role: Role, *, on_start: Callable[[str], None]) -> None:
     """Serve until a signal. `on_start` gets the base URL ("" for a worker) once everything is open.
 
-    Raises `ConfigurationError` when the port is taken or the address cannot be used, and where a simulator would answer
-    those who come in with credentials.
+    Raises `ConfigurationError` when the port is taken or the address cannot be used, and where a
+    simulator would answer those who come in with credentials.
     """
     know(secrets_in(queue.settings))
     if role != "gateway" and queue.settings.takes_simulator_for_a_model:
@@ -82,16 +83,20 @@ async def serve(queue: Application, role: Role, *, on_start: Callable[[str], Non
 
 
 def spare_collector() -> None:
-    """What is here by now stays to the end, and what outlives a young collection mostly does: looking at all of it
-    again and again would stop the loop for up to a second, the more often the more connections come and go.
+    """What is here by now stays to the end, and what outlives a young collection mostly does:
+    looking at all of it again and again would stop the loop for up to a second, the more often the
+    more connections come and go.
     """
+    # First what is garbage by now, or it would be frozen with the rest and never given back.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTED_AFTER)
 
 
 def secrets_in(settings: Settings) -> Iterator[str]:
-    """Every value that nobody may read in a log: what is set as a secret, and passwords in addresses."""
+    """Every value that nobody may read in a log: what is set as a secret, and passwords in
+    addresses.
+    """
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
@@ -142,6 +147,8 @@ async def _answer(
             ws=ws,
             ws_max_size=max(READ_LIMIT, queue.settings.max_frame_bytes),
             ws_per_message_deflate=False,
+            # The queue is open before anybody can connect: a lifespan would be a second one to open
+            # it.
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -157,6 +164,8 @@ async def _answer(
         host, port = listener.getsockname()[:2]
         on_start(f"http://{host if ':' not in host else f'[{host}]'}:{port}")
         await queue.lives_until(ending)
+        # Before the server stops: uvicorn would close sockets with 1012 in its own time, without a
+        # reason.
         application.state.sockets.close()
         server.should_exit = True
 
@@ -181,6 +190,7 @@ def bound(host: str, port: int) -> socket.socket:
     """A listening socket. Raises `ConfigurationError` with what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, so that asyncio sets TCP_NODELAY
+    # A restart finds connections of before in TIME_WAIT, and would not get the port for a minute.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # a peer that takes nothing is cut by the system, whatever it holds back
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAF_AFTER)
@@ -210,6 +220,8 @@ def _signals() -> Iterator[asyncio.Event]:
 
     def end(number: signal.Signals) -> None:
         if ending.is_set():
+            # Nothing is cleaned up: what was accepted is durable, and a clean end is what has just
+            # not come.
             os._exit(128 + number)
         log.info("shutting_down", signal=number.name)
         ending.set()

@@ -1,7 +1,7 @@
 """What every request has to be before anybody looks at it, and what every answer says to browsers.
 
-A request that says its length in two ways is read differently by different programs on its way: it is refused, and the
-connection with it.
+A request that says its length in two ways is read differently by different programs on its way: it
+is refused, and the connection with it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def _wrong_with(scope: Scope) -> tuple[str, str, int] | None:
     if scope["http_version"] not in VERSIONS:
         return "http_version_not_taken", "this version of HTTP is not spoken here, use 1.1", 505
     headers = Headers(scope=scope)
+    # RFC 9112, 6.3: one of the two decides, and whoever takes the other sees a second request in
+    # the body.
     if "transfer-encoding" in headers and "content-length" in headers:
         return "ambiguous_length", "say the length of the body by Content-Length or by Transfer-Encoding, not both", 400
     return None

@@ -1,7 +1,8 @@
 """HTTP and WebSocket connections that cost little before they have asked for anything.
 
-uvicorn speaks the protocols; here is what it leaves open: how long a request may take to arrive, and that nothing is
-read from a peer that does not read. How much is parsed at a turn of the loop: `backlog`.
+uvicorn speaks the protocols; here is what it leaves open: how long a request may take to arrive,
+and that nothing is read from a peer that does not read. How much is parsed at a turn of the loop:
+`backlog`.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ from websockets.protocol import OPEN
 from turnkeep.doors.backlog import Backlog, Rota, Valve
 from turnkeep.doors.peers import Peers, forwarded_in
 
+# uvicorn waits for a head for ever: one byte now and then would keep a connection (slowloris).
 HEAD_TIMEOUT = 10.0
 """Seconds in which a request has to arrive, up to the end of its headers."""
 BODY_TIMEOUT = 30.0
 """Seconds in which the rest of it has to arrive."""
+# Closed at once, the answer itself may be lost to a reset by the peer's system (RFC 9112, 9.6).
 LINGER = 2.0
 """Seconds for the rest of a body that nobody waits for any more."""
 LARGEST_HEAD = 32_768
 """Bytes of a request line and headers."""
 FRAME_TIMEOUT = 30.0
 """Seconds in which a message that has begun has to be whole."""
+# Each fragment costs as much as a frame, whatever it holds; the protocol sets no bound.
 FRAGMENTS = 64
 """Fragments of any size that a message may have; more, if they have FRAGMENT_BYTES on average."""
 FRAGMENT_BYTES = 512
@@ -74,12 +78,11 @@ class HttpTransport(H11Protocol):
         """What was read in the lobby, unparsed; None: it is inside."""
         self._named_by: object = None
 
-    # ---------------------------------------------------------------- life
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         valve = Valve(transport)
         super().connection_made(valve)  # type: ignore[arg-type]
         host = self.client[0] if self.client else ""
+        # By its peer until a head names another: before that nothing of it is believed.
         self._backlog = Backlog(valve, self._parse, self._rota, host)
         place = self._peers.enter(self, host)
         if place == "inside":
@@ -97,6 +100,7 @@ class HttpTransport(H11Protocol):
         self._backlog.take(early)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # First, so that the place is free whatever uvicorn does with a request in progress.
         self._leave()
         super().connection_lost(exc)
 
@@ -104,7 +108,9 @@ class HttpTransport(H11Protocol):
         self.transport.abort()
 
     def stand_aside(self) -> asyncio.Event:
-        """What is done for it can be left undone, if somebody else has no room: it is set once it is lost."""
+        """What is done for it can be left undone, if somebody else has no room: it is set once it
+        is lost.
+        """
         self._peers.wait(self)
         self._disconnect = asyncio.Event()
         if self._is_over:
@@ -131,8 +137,6 @@ class HttpTransport(H11Protocol):
         self._leave()
         super().handle_websocket_upgrade(event)
 
-    # ---------------------------------------------------------------- reading
-
     def data_received(self, data: bytes) -> None:
         if self._early is None:
             self._backlog.take(data)
@@ -140,17 +144,22 @@ class HttpTransport(H11Protocol):
             self._ask(self._early + data)
 
     def _ask(self, data: bytes) -> None:
-        """Something came in the lobby: it is read by us if there is room, and nothing more before there is."""
+        """Something came in the lobby: it is read by us if there is room, and nothing more before
+        there is.
+        """
         self.transport.hold("lobby")
         self._early = data
         if self._peers.ask(self, self._peers.sender(self._backlog.host, forwarded_in(data))):
             self.admit()
+        # A lobby that buffered more than a head would be a way to fill the memory without being let
+        # in.
         elif len(data) > LARGEST_HEAD:
             self._late()
 
     def _parse(self, data: bytes) -> int:
         self.conn.pieces = 0
         super().data_received(data)
+        # The first piece is what every honest body has.
         return max(0, self.conn.pieces - 1)
 
     def handle_events(self) -> None:
@@ -178,6 +187,8 @@ class HttpTransport(H11Protocol):
         """What is waited for decides how long."""
         is_answered = self.cycle is not None and self.cycle.response_complete
         stage = (self.conn.their_state, is_answered)
+        # The deadline of a stage runs from its beginning: were it set anew by each byte, it would
+        # never come.
         if stage == self._stage or self._is_over:
             return
         self._stage = stage
@@ -211,12 +222,14 @@ NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: cl
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
+# h11 takes a bare LF and folded lines, as old servers did (RFC 9112, 2.2 and 5.2); proxies may not.
 _LENIENT = re.compile(rb"(?<!\r)\n|\r\n[ \t]|\A[ \t]")
 
 
 def is_head(data: bytes) -> bool:
-    """Whether this may be the beginning of a request: its lines end as they have to, none goes on in the next, and
-    it is not too long. Who is lenient here reads other requests than the proxy before him.
+    """Whether this may be the beginning of a request: its lines end as they have to, none goes on
+    in the next, and it is not too long. Who is lenient here reads other requests than the proxy
+    before him.
     """
     head = data.partition(b"\r\n\r\n")[0]
     return len(head) <= LARGEST_HEAD and _LENIENT.search(head) is None
@@ -233,11 +246,11 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self._rota = rota
         self.scope = {"state": {}}  # type: ignore[typeddict-item]  # until there is one
         self._read_limit = self.conn.max_message_size
+        # A stranger's first frame is a credential; what is larger costs memory for somebody
+        # unknown.
         self.conn.max_message_size = UNKNOWN_READ_LIMIT
         self._fragments = self._size = 0
         self._deadline: asyncio.TimerHandle | None = None
-
-    # ---------------------------------------------------------------- life
 
     def connection_made(self, transport: Any) -> None:
         valve = transport if isinstance(transport, Valve) else Valve(transport)
@@ -266,7 +279,9 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self.transport.abort()
 
     def know(self) -> None:
-        """Somebody has shown who it is: what it sends may be as large as ours is, and it does not have to make room."""
+        """Somebody has shown who it is: what it sends may be as large as ours is, and it does not
+        have to make room.
+        """
         self.conn.max_message_size = self._read_limit
         self._peers.work(self)
 
@@ -276,7 +291,9 @@ class SocketTransport(WebSocketsSansIOProtocol):
         return self.transport.inner.get_write_buffer_size()
 
     def refuse(self) -> None:
-        """The upgrade was answered with a refusal, which uvicorn takes for an application that forgot to answer."""
+        """The upgrade was answered with a refusal, which uvicorn takes for an application that
+        forgot to answer.
+        """
         self.handshake_complete = True
 
     def handle_connect(self, event: Any) -> None:
@@ -284,8 +301,6 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self.scope["state"][CONNECTION] = self
         self._backlog.host = sender_of(self._peers, self._backlog.host, self.scope.get("headers", ()))
         self._peers.name(self, self._backlog.host)
-
-    # ---------------------------------------------------------------- reading
 
     def data_received(self, data: bytes) -> None:
         self._backlog.take(data)
@@ -339,6 +354,8 @@ class SocketTransport(WebSocketsSansIOProtocol):
     def _fail(self, reason: str) -> None:
         """Hear nothing more, and say so a little later: whoever floods would be back at once."""
         self._backlog.end()
+        # Not closed yet, so that whoever floods keeps this one connection busy instead of a new
+        # one.
         self.transport.hold("fault")
         if self._deadline is not None:
             self._deadline.cancel()
@@ -356,8 +373,6 @@ class SocketTransport(WebSocketsSansIOProtocol):
         else:
             self.transport.close()
 
-    # ---------------------------------------------------------------- a peer that does not read
-
     def pause_writing(self) -> None:
         super().pause_writing()
         self.transport.hold("peer")
@@ -367,7 +382,9 @@ class SocketTransport(WebSocketsSansIOProtocol):
         self.transport.release("peer")
 
     def keepalive_timeout(self) -> None:
-        """The pong of a slow peer waits with all else that it sends; that it takes nothing is seen by others."""
+        """The pong of a slow peer waits with all else that it sends; that it takes nothing is seen
+        by others.
+        """
         if self.transport.holds("peer") and self.ping_timeout is not None:
             self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
             return
@@ -382,7 +399,9 @@ FAULTS_OF_PEERS = ("Invalid HTTP request", "Invalid UTF-8 sequence", "Unsupporte
 
 
 def is_no_fault_of_a_peer(record: logging.LogRecord) -> bool:
-    """A filter of uvicorn's log: whoever sends garbage would fill the disk with it, a line or a traceback for each."""
+    """A filter of uvicorn's log: whoever sends garbage would fill the disk with it, a line or a
+    traceback for each.
+    """
     return not record.getMessage().startswith(FAULTS_OF_PEERS)
 
 
@@ -397,8 +416,8 @@ def transport_of(scope: MutableMapping[str, Any]) -> SocketTransport | None:
 
 
 def stand_aside(scope: MutableMapping[str, Any]) -> asyncio.Event | None:
-    """Let the connection of a request make room for another while nothing but a refusal is to be told. What is set once
-    it had to; None where the server is not ours.
+    """Let the connection of a request make room for another while nothing but a refusal is to be
+    told. What is set once it had to; None where the server is not ours.
     """
     connection = scope.get("state", {}).get(CONNECTION)
     return connection.stand_aside() if isinstance(connection, HttpTransport) else None

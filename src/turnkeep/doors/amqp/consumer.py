@@ -59,7 +59,9 @@ log = get_log(__name__)
 PREFETCH = 500
 """Deliveries that are on their way into the store at most."""
 HOLD = 120.0
-"""Seconds for which deliveries wait for the store; far less than the broker's own limit of 30 minutes."""
+"""Seconds for which deliveries wait for the store; far less than the broker's own limit of 30
+minutes.
+"""
 RECONNECT = Backoff(delay=0.5, cap=5.0)
 PATIENCE = Backoff(delay=0.05, cap=2.0)
 
@@ -87,19 +89,27 @@ class Intake:
         return cls(settings.queue, settings.amqp_tenants, vhost, user, *limits)
 
     def read(self, delivery: DeliveredMessage) -> Message:
-        """Raises `InvalidMessage` and `MessageTooLarge`. The property `message-id` stands in for a missing field."""
+        """Raises `InvalidMessage` and `MessageTooLarge`. The property `message-id` stands in for a
+        missing field.
+        """
         properties = delivery.header.properties
         _check_form(properties)
         body = read_json(delivery.body, limit=self.frame_bytes)
+        # A reply exchange that is bound to the queue we read from would have us answer ourselves
+        # for ever.
         if all(name in body for name in OURS):
             raise InvalidMessage("this is an answer of ours and no message, do not send answers back")
         address = Address(self.tenant(properties.user_id), self.queue, read_channel(body))
         if body.get("message_id") is None and properties.message_id:
             body["message_id"] = properties.message_id
+        # An id that is made here would be another one at each redelivery, and the message be taken
+        # twice.
         return read_message(body, address, limit=self.message_bytes, mint=False)
 
     def tenant(self, user_id: str | None) -> str:
-        """By the sender (the broker has checked that property), the virtual host, or the user we connect as."""
+        """By the sender (the broker has checked that property), the virtual host, or the user we
+        connect as.
+        """
         for name in (user_id, self.vhost, self.user):
             if name and name in self.tenants:
                 return self.tenants[name]
@@ -148,9 +158,13 @@ class AmqpDoor:
         return len(self._consumer.unsettled_tags) if self._consumer is not None else 0
 
     async def run(self) -> None:
-        """Connect, take, and connect again, until cancelled. Nothing that happens here ends the other doors."""
+        """Connect, take, and connect again, until cancelled. Nothing that happens here ends the
+        other doors.
+        """
         while True:
             try:
+                # Before a connection is made: 500 deliveries would come to somebody who can only
+                # give them back.
                 await self._queue.store.check()
                 await self._connect()
             except INTERRUPTIONS as error:
@@ -179,6 +193,7 @@ class AmqpDoor:
             await hang_up(connection)
 
     async def _consume(self, connection: AbstractConnection) -> None:
+        # Nothing is published here; what is parked has a connection of its own (`dead_exchange`).
         channel = await connection.channel(publisher_confirms=False)
         await channel.set_qos(PREFETCH)
         consumer = self._consumer = _Consumer(await channel.get_underlay_channel())
@@ -191,6 +206,8 @@ class AmqpDoor:
                 group.create_task(parking.run(consumer.acknowledge))
                 group.create_task(self._take(consumer, parking))
         except ExceptionGroup as errors:
+            # `run` looks at the kind of the error, and of the two tasks one has failed and one was
+            # cancelled.
             raise errors.exceptions[0] from None
 
     async def _take(self, consumer: _Consumer, parking: DeadQueue) -> None:
@@ -208,8 +225,6 @@ class AmqpDoor:
             self._queue.meter.count("amqp_messages", len(durable), outcome="accepted")
             self._failures = 0
 
-    # ---------------------------------------------------------------- one batch
-
     def _read(self, delivery: DeliveredMessage) -> Message | TurnkeepError:
         try:
             return self._intake.read(delivery)
@@ -217,7 +232,9 @@ class AmqpDoor:
             return error
 
     async def _check_rate(self, message: Message | TurnkeepError) -> Message | TurnkeepError:
-        """What is beyond a rate is refused, unless we have it: a delivery may come again. Raises `StoreError`."""
+        """What is beyond a rate is refused, unless we have it: a delivery may come again. Raises
+        `StoreError`.
+        """
         if not isinstance(message, Message):
             return message
         try:
@@ -231,10 +248,10 @@ class AmqpDoor:
         receipts = iter(await self._accept([one for one in inputs if isinstance(one, Message)]))
         return [next(receipts) if isinstance(one, Message) else one for one in inputs]
 
-    # ---------------------------------------------------------------- into the store
-
     async def _accept(self, messages: Sequence[Message]) -> list[Outcome]:
-        """One outcome per message. What one of them does to the store does not concern its neighbours."""
+        """One outcome per message. What one of them does to the store does not concern its
+        neighbours.
+        """
         try:
             return await self._patiently(messages)
         except _GivenBack:
@@ -242,10 +259,14 @@ class AmqpDoor:
         except Exception as error:
             if len(messages) == 1:
                 return [_as_refusal(error)]
+        # One by one: a message that breaks the operation would come back with its neighbours for
+        # ever.
         return [outcome for message in messages for outcome in await self._accept([message])]
 
     async def _patiently(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Again and again while the store is away or full. Raises `_GivenBack` when that takes too long."""
+        """Again and again while the store is away or full. Raises `_GivenBack` when that takes too
+        long.
+        """
         loop = asyncio.get_running_loop()
         until, failures = loop.time() + self._hold, 0
         while True:
@@ -259,10 +280,14 @@ class AmqpDoor:
             await asyncio.sleep(PATIENCE.after(failures))
 
     async def _accept_now(self, messages: Sequence[Message]) -> list[Outcome]:
-        """A channel that names a thread must exist already; all others are created where their tenant has room."""
+        """A channel that names a thread must exist already; all others are created where their
+        tenant has room.
+        """
         outcomes: list[Outcome] = []
         most = self._queue.settings.amqp_max_inbox
         may_create = {message.address: await self._limits.creates(message.address) for message in messages}
+        # Neighbours together and never sorted: within a channel the order of delivery is the order
+        # of turns.
         for create, some in itertools.groupby(messages, lambda message: may_create[message.address]):
             outcomes += await self._queue.accept(list(some), create=create, max_inbox=most)
         threads = self._limits.threads
@@ -279,11 +304,15 @@ def _as_refusal(error: Exception) -> TurnkeepError:
     if isinstance(error, TurnkeepError):
         return error
     log.exception("amqp_message_broke", exc_info=error)
+    # The name alone: the text of an error nobody foresaw may quote the message, and this is kept in
+    # headers.
     return TurnkeepError(f"{type(error).__name__} while the message was accepted")
 
 
 class _Consumer:
-    """Deliveries of one channel, in order, as many at once as there are. Bounded by the prefetch of the channel."""
+    """Deliveries of one channel, in order, as many at once as there are. Bounded by the prefetch of
+    the channel.
+    """
 
     def __init__(self, channel: AbstractChannel) -> None:
         self.unsettled_tags: set[int] = set()
@@ -312,6 +341,8 @@ class _Consumer:
         if not tags:
             return
         self.unsettled_tags.difference_update(tags)
+        # `multiple` settles everything up to the tag: also what waits to be parked, which would be
+        # lost.
         if not any(tag < tags[-1] for tag in self.unsettled_tags):
             await self._channel.basic_ack(tags[-1], multiple=True)
             return

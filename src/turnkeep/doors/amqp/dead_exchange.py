@@ -1,8 +1,10 @@
-"""Where AMQP messages go that cannot be taken: the dead exchange, as they came, with the reason in headers.
+"""Where AMQP messages go that cannot be taken: the dead exchange, as they came, with the reason in
+headers.
 
-They go over a connection of their own, because a broker that takes no more (an alarm) reads nothing from a connection
-that publishes, not even acknowledgements. What cannot be parked now is tried again, with jitter, and stays
-unacknowledged: it keeps a place of the prefetch, and concerns no other message.
+They go over a connection of their own, because a broker that takes no more (an alarm) reads nothing
+from a connection that publishes, not even acknowledgements. What cannot be parked now is tried
+again, with jitter, and stays unacknowledged: it keeps a place of the prefetch, and concerns no
+other message.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ log = get_log(__name__)
 REASON, DETAILS = "turnkeep-reason", "turnkeep-details"
 """Headers of a message in the dead queue: a code, and a sentence."""
 PART_FOR_HEADERS = 8
-"""One part in so many of the broker's largest frame is for a message's own headers: all properties are one frame."""
+"""One part in so many of the broker's largest frame is for a message's own headers: all properties
+are one frame.
+"""
+# AMQP 0-9-1, 4.2.5.3: a short string has one byte for its length.
 LONGEST_PROPERTY = 255
 """Bytes of a property, and of a header's name, in UTF-8."""
 AT_ONCE = 16
@@ -37,6 +42,7 @@ AT_ONCE = 16
 Settle = Callable[[Sequence[DeliveredMessage]], Awaitable[None]]
 
 
+# By identity: two deliveries with the same bytes are still two to acknowledge.
 @dataclass(frozen=True, slots=True, eq=False)
 class DeadMessage:
     """A delivery that cannot be taken, and why."""
@@ -46,7 +52,9 @@ class DeadMessage:
 
 
 class DeadQueue:
-    """Parks what it is given, in the background, while `run` runs. Bounded by the prefetch of who consumes."""
+    """Parks what it is given, in the background, while `run` runs. Bounded by the prefetch of who
+    consumes.
+    """
 
     def __init__(self, url: str, names: BrokerNames, *, meter: Meter, again: Backoff) -> None:
         self._exchange = DeadExchange(url, names)
@@ -63,7 +71,9 @@ class DeadQueue:
         self._some.set()
 
     async def run(self, settle: Settle) -> None:
-        """Park until cancelled; `settle` acknowledges what the broker has confirmed. Raises what `settle` raises."""
+        """Park until cancelled; `settle` acknowledges what the broker has confirmed. Raises what
+        `settle` raises.
+        """
         failures = 0
         async with self._exchange:
             while True:
@@ -113,15 +123,18 @@ class DeadExchange:
         await self._drop()
 
     async def park(self, dead: DeadMessage) -> None:
-        """Publish and wait for the confirm. If the exchange leads nowhere, straight to the dead queue.
+        """Publish and wait for the confirm. If the exchange leads nowhere, straight to the dead
+        queue.
 
         Raises one of `BROKEN` when the broker has not confirmed it, whatever the reason.
         """
         try:
             channel = await self._open()
             message = _dead_letter_message(dead, self._most_headers)
+            # Not asked for again: it was declared or found when the consumer began.
             exchange = await channel.get_exchange(self._names.dead_exchange, ensure=False)
             try:
+                # Without `mandatory` a broker confirms what no queue took, and the message is gone.
                 await exchange.publish(message, self._names.routing_key, mandatory=True, timeout=RPC_TIMEOUT)
             except PublishError:
                 log.warning("amqp_dead_exchange_unbound", exchange=self._names.dead_exchange)
@@ -160,6 +173,7 @@ def _dead_letter_message(dead: DeadMessage, most_headers: int) -> aio_pika.Messa
     return aio_pika.Message(
         dead.delivery.body,
         headers=_writable_headers(properties.headers or {}, most_headers) | reason,
+        # Persistent: it is the only copy once its delivery is acknowledged.
         delivery_mode=2,
         message_id=_if_it_fits(properties.message_id),
         content_type=_if_it_fits(properties.content_type),

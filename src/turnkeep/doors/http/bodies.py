@@ -1,8 +1,10 @@
-"""What comes in over HTTP, one model for each body: OpenAPI is made from these, and `inputs` is held to them.
+"""What comes in over HTTP, one model for each body: OpenAPI is made from these, and `inputs` is
+held to them.
 
-The readers in `inputs` stay beside the models, because every door reads by them and their sentences are promised; those
-of pydantic name its own types. So that the two cannot drift, a test gives both each limit of each field, and one step
-beyond, and they must say the same. Limits have their names in `inputs` and stand nowhere else.
+The readers in `inputs` stay beside the models, because every door reads by them and their sentences
+are promised; those of pydantic name its own types. So that the two cannot drift, a test gives both
+each limit of each field, and one step beyond, and they must say the same. Limits have their names
+in `inputs` and stand nowhere else.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Body(BaseModel):
 
 
 class StrictBody(BaseModel):
-    """What is not named is refused: a misspelt setting, taken in silence, would be missed much later."""
+    """What is not named is refused: a misspelt setting, taken in silence, would be missed much
+    later.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -23,14 +23,14 @@ from turnkeep.store.clearing import forget_at_work
 from turnkeep.store.values import ThreadRecord, TranscriptEntry
 from turnkeep.windows import thread_options
 
-# ---------------------------------------------------------------- messages
-
 
 async def send(call: HttpCall) -> Response:
     address = call.address
     body = await call.body()
     key = call.request.headers.get("idempotency-key")
     if key is not None and "message_id" not in body:
+        # Its id is what makes a repeat of a message safe; a second key beside it could contradict
+        # it.
         body["message_id"] = key
     message = authority.message_of(body, address, call.limits, call.principal)
     receipt = await acceptance.accept(call.queue, call.limits, call.principal, message)
@@ -53,7 +53,9 @@ async def list_messages(call: HttpCall) -> Response:
 
 
 def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:
-    """What was said and thought, without what came with it for us or is the provider's own form of it."""
+    """What was said and thought, without what came with it for us or is the provider's own form of
+    it.
+    """
     item = entry.item
     reasoning = {"text": item.text} if isinstance(item, ReasoningItem) else {}
     fields = {"turn": entry.turn, "at": entry.at, **item_to_json(item), **reasoning}
@@ -83,9 +85,6 @@ async def withdraw_message(call: HttpCall) -> Response:
     address, message_id = call.address, call.path("message_id")
     await authority.own_message(call.queue, call.principal, address, message_id)
     return JSON(message_json(await call.queue.store.withdraw(address, message_id, once=call.once)))
-
-
-# ---------------------------------------------------------------- turns
 
 
 async def cancel(call: HttpCall) -> Response:
@@ -134,9 +133,6 @@ async def list_runs(call: HttpCall) -> Response:
     return JSON({"runs": [run_json(run) for run in await call.queue.store.runs(address)]})
 
 
-# ---------------------------------------------------------------- channels
-
-
 async def existing(call: HttpCall, address: Address) -> ThreadRecord:
     record = await call.queue.store.thread(address)
     if record is None:
@@ -171,6 +167,7 @@ async def change_channel(call: HttpCall) -> Response:
     record = await call.queue.store.update(address, changes, once=call.once)
     if kinds := changes.keys() - {"metadata"}:
         await told_of(call, "channel_changed", channel=channel_digest(address.channel), fields=kinds)
+    # Who may change a thread is not shown by that what he may not read.
     return JSON(thread_json(record)) if call.principal.may("read") else Response(status_code=204)
 
 

@@ -1,4 +1,5 @@
-"""The HTTP door, `/api`: what an endpoint is, one authenticated call of it, and the JSON forms of our records.
+"""The HTTP door, `/api`: what an endpoint is, one authenticated call of it, and the JSON forms of
+our records.
 
 Every endpoint is authenticated and allowed in one place, reads strictly, and answers errors as
 `{"error": {code, message}}` with the status of `answers`. The table of all endpoints is `routes`.
@@ -70,7 +71,9 @@ class HttpCall:
 
     @property
     def once(self) -> str | None:
-        """How the caller names this call, so that a repeat gives the first answer: the header Idempotency-Key."""
+        """How the caller names this call, so that a repeat gives the first answer: the header
+        Idempotency-Key.
+        """
         return authority.once(self.principal, self.request.headers.get("idempotency-key"))
 
     @property
@@ -88,8 +91,8 @@ class HttpCall:
             self.principal.require(scope, self.address.channel if names_channel else None)
 
     async def body(self, *, empty: bool = False) -> dict[str, Any]:
-        """The JSON object that was sent. Read piece by piece, and no further than the limit; one that takes long counts
-        among those of its credential that do.
+        """The JSON object that was sent. Read piece by piece, and no further than the limit; one
+        that takes long counts among those of its credential that do.
         """
         data = bytearray()
         try:
@@ -109,6 +112,8 @@ class HttpCall:
             if event["type"] == "http.disconnect":
                 raise ClientDisconnect
             data += event.get("body", b"")
+            # Counted while it comes: a body in chunks says no length beforehand, and one that does
+            # may lie.
             if len(data) > self.limits.frame_bytes:
                 raise MessageTooLarge(f"the body has more than the {self.limits.frame_bytes} bytes that are read")
             if not event.get("more_body", False):
@@ -125,6 +130,7 @@ class HttpCall:
         text = self.request.query_params.get(name)
         if text is None:
             return default
+        # `int` raises another error for more than 4,300 digits, and is slow long before.
         digits = text.lstrip("0")[:20] or "0"
         if not text or not text.isascii() or not digits.isdigit() or int(digits) > largest:
             raise InvalidMessage(f"'{name}' must be a whole number from 0 to {largest}")
@@ -141,10 +147,12 @@ Handler = Callable[[HttpCall], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class HttpEndpoint:
-    """Everything about a route: what makes it, who may, what goes in, what comes out (names of `schemas`).
+    """Everything about a route: what makes it, who may, what goes in, what comes out (names of
+    `schemas`).
 
-    `scope` None: whoever has a credential; `public`: without one. `metered`: it counts as a request of its credential;
-    messages have rates of their own. `answers` None: no body. Errors are the same for all and not named.
+    `scope` None: whoever has a credential; `public`: without one. `metered`: it counts as a request
+    of its credential; messages have rates of their own. `answers` None: no body. Errors are the
+    same for all and not named.
     """
 
     method: str
@@ -180,17 +188,22 @@ class HttpDoor:
         return Route(endpoint.path, self._answering(endpoint), methods=[endpoint.method])
 
     def _answering(self, endpoint: HttpEndpoint) -> Callable[[Request], Awaitable[Response]]:
-        """Authenticate, allow, act, and tell what went wrong: the one place of this door that catches everything."""
+        """Authenticate, allow, act, and tell what went wrong: the one place of this door that
+        catches everything.
+        """
 
         async def answer(request: Request) -> Response:
             try:
                 call = await self._call(endpoint, request)
                 return await endpoint.handler(call)
             except TurnkeepError as error:
+                # A refusal that is held back must hold no place: it makes room as soon as somebody
+                # needs it.
                 disconnect = stand_aside(request.scope)
                 await self._limits.hold_back(request.client.host if request.client else None, disconnect)
                 return error_response(error)
             except ClientDisconnect:
+                # As nginx counts it: nobody is there to read an answer, and it is no error of ours.
                 return Response(status_code=499)
             except Exception:
                 log.exception("request_broke", door="http", route=endpoint.path)
@@ -207,9 +220,6 @@ class HttpDoor:
         if endpoint.is_metered and not endpoint.public:
             self._limits.check_request(principal)
         return call
-
-
-# ---------------------------------------------------------------- JSON forms
 
 
 def message_json(record: MessageRecord) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The SSE twin of `/ws`: the same frames, `id: epoch:offset`, resumed by `Last-Event-ID`.
 
-The first one says where the stream begins; `recovered: false` after a resume means that something is missing before it.
+The first one says where the stream begins; `recovered: false` after a resume means that something
+is missing before it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ LOOK_AGAIN = 0.5
 
 
 async def stream_events(call: HttpCall) -> Response:
-    """GET …/events: everything after `after` (or `Last-Event-ID`), then what happens. It counts among the sockets of
-    its credential or address until it ends.
+    """GET …/events: everything after `after` (or `Last-Event-ID`), then what happens. It counts
+    among the sockets of its credential or address until it ends.
     """
     address = call.address
     epoch, after = _position(call)
@@ -47,6 +48,8 @@ class _EventStream(StreamingResponse):
     """Gives back what it was counted as, however it ends."""
 
     def __init__(self, frames: AsyncIterator[str], places: ExitStack) -> None:
+        # nginx would collect a stream until its buffer is full; this header of its own turns that
+        # off.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(frames, media_type="text/event-stream", headers=headers)
         self._places = places
@@ -71,7 +74,9 @@ def _position(call: HttpCall) -> tuple[str | None, int | None]:
 async def _frames(
     call: HttpCall, stream: EventStream, address: Address, thread_id: str | None, dialect: Dialect
 ) -> AsyncIterator[str]:
-    """Text is told at once if there was none for a while, else merged for up to 50 ms. It ends with the credential."""
+    """Text is told at once if there was none for a while, else merged for up to 50 ms. It ends with
+    the credential.
+    """
     loop = asyncio.get_running_loop()
     async with stream:
         encoder = Encoder(
@@ -82,6 +87,7 @@ async def _frames(
             replaces=not stream.subscription_start.is_recovered,
         )
         start = subscription_frame(address, thread_id, stream.subscription_start, at=call.queue.clock.now())
+        # How long EventSource waits before it comes back is otherwise the browser's own matter.
         yield f"retry: 1000\n\n{_event(start)}"
         quiet, heard_at = 0.0, loop.time()
         # those that began together would look together, for ever: some hundred at one turn of the loop
@@ -103,12 +109,16 @@ async def _frames(
                     yield _event(frame)
                 if not frames and loop.time() - heard_at >= HEARTBEAT:
                     heard_at = loop.time()
+                    # A proxy cuts what is quiet, and a peer that is gone is only noticed by writing
+                    # to it.
                     yield ": still here\n\n"
                 continue
             heard_at = loop.time()
             for frame in encoder.encode(event):
                 yield _event(frame)
             now = loop.time()
+            # Text is merged between two frames of 50 ms: each token alone costs more bytes around
+            # it than in it.
             if encoder.owes and (dialect.deltas or now - quiet >= EVERY):
                 quiet = now
                 for frame in encoder.flush():
@@ -127,6 +137,8 @@ async def _over(call: HttpCall) -> str | None:
 
 
 def _event(frame: Frame) -> str:
-    """The position is told with the last frame of an event, so that a client that returns gets all of it."""
+    """The position is told with the last frame of an event, so that a client that returns gets all
+    of it.
+    """
     position = "" if frame.get("more") else f"id: {frame['epoch']}:{frame['offset']}\n"
     return f"{position}data: {dumps(frame)}\n\n"

@@ -27,6 +27,8 @@ async def begin_session(call: HttpCall) -> Response:
     value, principal = await _guard(call).tickets.begin(call.principal)
     await told_of(call, "session_begun")
     response = JSON(session_json(principal, csrf_of(value)), status_code=201)
+    # Over plain HTTP a browser drops a secure cookie, and a dashboard on this machine had no
+    # session.
     secure = call.request.url.scheme == "https"
     name = SECURE_COOKIE if secure else COOKIE
     response.set_cookie(
@@ -56,6 +58,7 @@ async def end_session(call: HttpCall) -> Response:
     if session and isinstance(call.access, Guard):
         await call.access.tickets.end(session)
     response = Response(status_code=204)
+    # Both names: nobody knows whether the session was begun before or behind the TLS proxy.
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
     response.delete_cookie(SECURE_COOKIE, path="/", httponly=True, samesite="strict", secure=True)
     return response

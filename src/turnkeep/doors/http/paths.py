@@ -1,6 +1,8 @@
-"""A name in a path may hold any character: routes see the path as it was sent, not as it reads when decoded.
+"""A name in a path may hold any character: routes see the path as it was sent, not as it reads when
+decoded.
 
-Decoded, `/api/channels/a%2Fmessages` is the transcript of the channel `a` instead of the thread behind `a/messages`.
+Decoded, `/api/channels/a%2Fmessages` is the transcript of the channel `a` instead of the thread
+behind `a/messages`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ class Paths:
         self._inner = inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Sockets have no names in their path.
         if scope["type"] == "http":
             scope = {**scope, "path": _as_sent(scope)}
         await self._inner(scope, receive, send)
@@ -33,7 +36,9 @@ def segment_name(segment: str) -> str:
 
 
 def _as_sent(scope: Scope) -> str:
-    """Where the application is mounted, as it is routed there; the segments beneath with only the least encoded."""
+    """Where the application is mounted, as it is routed there; the segments beneath with only the
+    least encoded.
+    """
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
     raw = (scope.get("raw_path") or quote(path).encode()).split(b"?")[0].decode("latin-1")
     above = root.count("/") if path.startswith(f"{root}/") else 0

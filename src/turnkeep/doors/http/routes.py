@@ -1,4 +1,6 @@
-"""The one table of all routes of `/api`: it makes them, says who may call them, and is the OpenAPI document."""
+"""The one table of all routes of `/api`: it makes them, says who may call them, and is the OpenAPI
+document.
+"""
 
 from __future__ import annotations
 

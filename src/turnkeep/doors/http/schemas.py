@@ -1,4 +1,6 @@
-"""JSON schemas of what goes in and comes out over HTTP, by name: what goes in is made from the models of `bodies`."""
+"""JSON schemas of what goes in and comes out over HTTP, by name: what goes in is made from the
+models of `bodies`.
+"""
 
 from __future__ import annotations
 

@@ -30,9 +30,6 @@ async def create_thread(call: HttpCall) -> Response:
     return JSON(thread_json(record), status_code=201)
 
 
-# ---------------------------------------------------------------- queue, dead letters
-
-
 async def show_queue(call: HttpCall) -> Response:
     counts = await call.queue.store.counts(tenant=call.principal.tenant, queue=call.queue.name)
     circuits = await call.queue.store.circuits()
@@ -96,9 +93,6 @@ async def _own_receipt(call: HttpCall, receipt: Receipt) -> None:
 async def discard(call: HttpCall) -> Response:
     await call.queue.store.discard((await letter_of(call)).dead_id, once=call.once)
     return Response(status_code=204)
-
-
-# ---------------------------------------------------------------- assistants
 
 
 async def list_assistants(call: HttpCall) -> Response:

@@ -1,4 +1,6 @@
-"""What may be changed on a channel over a socket as over HTTP: a message until a run has begun, a pause, an answer."""
+"""What may be changed on a channel over a socket as over HTTP: a message until a run has begun, a
+pause, an answer.
+"""
 
 from __future__ import annotations
 

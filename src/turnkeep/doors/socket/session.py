@@ -1,12 +1,12 @@
 """The socket door, `/ws`: subscribe, send, stop; everything streams out in the seed dialect.
 
-A socket is connecting, open or closing. While it is open one task reads and one writes; what is to be written waits
-in a bounded outbox. A slow reader first gets merged frames, then is closed with 4008 and may resume from its last
-offset: nothing is lost, and nobody else notices.
+A socket is connecting, open or closing. While it is open one task reads and one writes; what is to
+be written waits in a bounded outbox. A slow reader first gets merged frames, then is closed with
+4008 and may resume from its last offset: nothing is lost, and nobody else notices.
 
-Close codes: 1008 a message in too many fragments or without an end, 1009 frame too large, 1011 something broke (come
-back), 1012 restart (come back), 4401 not authenticated (any more), 4403 not allowed (any more), 4408 too many sockets,
-4008 too slow.
+Close codes: 1008 a message in too many fragments or without an end, 1009 frame too large, 1011
+something broke (come back), 1012 restart (come back), 4401 not authenticated (any more), 4403 not
+allowed (any more), 4408 too many sockets, 4008 too slow.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ log = get_log(__name__)
 MERGE_ABOVE = 64_000
 """Unsent bytes from which on text is merged."""
 CLOSE_ABOVE = 800_000
-"""Unsent bytes that are kept for a socket at most; frames of one event that find nothing before them may be more."""
+"""Unsent bytes that are kept for a socket at most; frames of one event that find nothing before
+them may be more.
+"""
 CLOSE_AFTER = 10.0
 """Seconds without any progress of a full outbox."""
 EVERY = 0.05
@@ -71,12 +73,17 @@ class _Outbox:
     """Frames that wait to be written, and their bytes."""
 
     frames: deque[bytes] = field(default_factory=deque)
+    # Of the bytes, not the characters: one of those takes up to four, and memory is what is
+    # bounded.
     size: int = 0
     some: asyncio.Event = field(default_factory=asyncio.Event)
     empty: asyncio.Event = field(default_factory=asyncio.Event)
     moved_at: float = 0.0
 
     def has_room_for(self, frames: Sequence[bytes]) -> bool:
+        # The frames of one event wait together or not at all, for whoever comes back gets them
+        # together: so an empty outbox takes any event, or that one would close the socket at every
+        # return.
         return not self.frames or self.size + sum(map(len, frames)) <= CLOSE_ABOVE
 
     def put(self, frame: bytes) -> None:
@@ -129,6 +136,8 @@ class Socket:
                 writing = group.create_task(self._write())
                 watching = group.create_task(self._watch())
                 await self._read()
+                # Both wait for something that may never come: only the reader learns that it is
+                # over.
                 writing.cancel()
                 watching.cancel()
         except* (WebSocketDisconnect, WebSocketDisconnected, _SocketClosed):
@@ -140,6 +149,7 @@ class Socket:
         """Ask for the end; what waits is not written any more."""
         if self._closing is None:
             self._closing, self._outbox.moved_at = (code, reason), self._loop.time()
+            # Let go at once: a peer that does not read would hold it in memory until it is cut.
             self._outbox.clear()
         self._outbox.some.set()
 
@@ -170,9 +180,13 @@ class Socket:
             await self._look_at_credential()
 
     def _is_stuck(self) -> bool:
-        """Whether the system holds something that the peer does not take; what has become less is progress."""
+        """Whether the system holds something that the peer does not take; what has become less is
+        progress.
+        """
         if self._transport is None:
             return False
+        # An empty outbox says nothing about the peer: what was written may stand in our own
+        # transport.
         before, self._unsent_bytes = self._unsent_bytes, self._transport.unsent_bytes
         if self._unsent_bytes < before or not before:
             self._outbox.moved_at = self._loop.time()
@@ -184,6 +198,8 @@ class Socket:
         except NotAuthenticated as error:
             self.close(NOT_AUTHENTICATED, str(error)[:100])
         except StoreError as error:
+            # Who was let in stays until somebody can be asked: a store that is away must not empty
+            # the room.
             log.warning("credential_not_checked", error=error.code)
 
     async def _cut(self) -> None:
@@ -212,9 +228,12 @@ class Socket:
             request = read_json(text, limit=self.limits.frame_bytes)
             await perform(self, request)
         except TurnkeepError as error:
+            # Refusals are told the later the more there are, so that guessing and flooding cost who
+            # does it.
             await self.limits.hold_back(self._holder)
             self.send(error_frame(error, request, at=self.queue.clock.now()))
         except Exception:
+            # A mistake of ours ends one request: the other channels of this socket go on.
             log.exception("request_broke", door="websocket")
             self.send(error_frame(TurnkeepError(), request, at=self.queue.clock.now()))
 
@@ -264,6 +283,8 @@ class Socket:
         if channel is None:
             return
         frame = channel.first_frame(start)
+        # What lies below is the past: it is told in wholes, not in the pieces in which it was
+        # written.
         channel.backlog_top = start.top
         channel.encoder = Encoder(
             address, frame["thread_id"], channel.dialect, answer=start.answer, replaces=not start.is_recovered
@@ -271,7 +292,9 @@ class Socket:
         self._tell(channel, frame)
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
-        """Frames for what happened. One that cannot be made ends this socket, so that its client comes back for it."""
+        """Frames for what happened. One that cannot be made ends this socket, so that its client
+        comes back for it.
+        """
         channel = self._by_address.get(address)
         if channel is None or channel.encoder is None or self._closing is not None:
             return
@@ -281,7 +304,9 @@ class Socket:
             self._break()
 
     async def room(self, address: Address) -> None:
-        """The past comes as fast as it is read, or it would fill the outbox, and nobody could ever catch up."""
+        """The past comes as fast as it is read, or it would fill the outbox, and nobody could ever
+        catch up.
+        """
         channel = self._by_address.get(address)
         if channel is not None and channel.dialect.deltas:
             self._flush_now(channel)
@@ -293,8 +318,8 @@ class Socket:
         self.close(BROKEN, "something went wrong, resume from the last offset")
 
     def _encode(self, channel: _SocketChannel, encoder: Encoder, events: Sequence[Event]) -> None:
-        """Text at once if there was none for a while, else merged. Of an answer of the past only the whole, if no
-        deltas are wanted.
+        """Text at once if there was none for a while, else merged. Of an answer of the past only
+        the whole, if no deltas are wanted.
         """
         for event in events:
             if event.kind == "completed" and event.offset <= channel.backlog_top and not channel.dialect.deltas:
@@ -321,6 +346,8 @@ class Socket:
 
     def _timed_flush(self, channel: _SocketChannel) -> None:
         channel.timer = None
+        # Above a timer there is only the loop, which would log the error and leave a hole in the
+        # stream.
         try:
             if channel.encoder is not None and channel.encoder.owes:
                 self._flush_in_time(channel)
@@ -345,6 +372,7 @@ class Socket:
     def send(self, *frames: Frame) -> None:
         if self._closing is not None or not frames:
             return
+        # Encoded here and not by the writer: only of bytes is it known how much waits.
         data = [frame_bytes(frame) for frame in frames]
         if not self._outbox.has_room_for(data):
             self.close(TOO_SLOW, "too slow, resume from the last offset")

@@ -1,7 +1,8 @@
 """What may be asked on a socket: each action, its scope, and the frames that answer it.
 
-An action reads its fields, acts on the queue in the name of the socket's principal, and says so with one frame. Who
-the connection belongs to, how its frames get out and how it ends is the session's.
+An action reads its fields, acts on the queue in the name of the socket's principal, and says so
+with one frame. Who the connection belongs to, how its frames get out and how it ends is the
+session's.
 """
 
 from __future__ import annotations
@@ -163,7 +164,9 @@ async def _cancel(session: SocketSession, request: Request) -> None:
 
 
 async def _decide(session: SocketSession, request: Request) -> None:
-    """Decide or submit a requested action: call_id, digest, decision (approved, denied, output), output."""
+    """Decide or submit a requested action: call_id, digest, decision (approved, denied, output),
+    output.
+    """
     address = _address(session, request)
     once = _once(session, request)
     call = await authority.decide(session.queue, session.principal, address, request, once=once)
@@ -270,7 +273,9 @@ def _status(
 
 
 def error_frame(error: TurnkeepError, request: Mapping[str, Any], *, at: float) -> Frame:
-    """What was wrong with a request, beside what it said of itself, so that its sender knows which one it was."""
+    """What was wrong with a request, beside what it said of itself, so that its sender knows which
+    one it was.
+    """
     public = error_body(error)
     message_id = request.get("message_id")
     channel = request.get("channel")

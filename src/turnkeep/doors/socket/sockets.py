@@ -48,7 +48,9 @@ class Sockets:
         return len(self._open)
 
     async def answer(self, websocket: WebSocket) -> None:
-        """Authenticate, then serve until the end. Whoever shows no credential at all is refused before the upgrade."""
+        """Authenticate, then serve until the end. Whoever shows no credential at all is refused
+        before the upgrade.
+        """
         try:
             principal = await self._principal_of_upgrade(websocket)
         except _Nobody as nobody:
@@ -57,6 +59,8 @@ class Sockets:
             return
         except TurnkeepError as error:
             await self._hold_back(websocket)
+            # A browser tells its page no status of a refused upgrade, only the code of a close:
+            # accept first.
             await self._accept(websocket)
             await websocket.close(NOT_AUTHENTICATED if error.retryable is False else RESTART, str(error)[:100])
             return
@@ -81,6 +85,7 @@ class Sockets:
 
     def close(self) -> None:
         """Ask every client to come back."""
+        # None is waited for: each ends by itself, and a deaf one is cut by its own watch.
         for socket in self._open:
             socket.close(RESTART, "restarting, come back")
 
@@ -92,6 +97,8 @@ class Sockets:
         try:
             return await self._access.authenticate(credentials)
         except NotAuthenticated as error:
+            # What is shown and wrong is never made up for by a first frame: one credential, one
+            # answer.
             if not credentials.is_nothing:
                 raise
             if not self._takes_first_frames:
@@ -115,6 +122,7 @@ class Sockets:
         return None
 
     async def _shown_later(self, websocket: WebSocket) -> Credentials:
+        # Beside the bound for each address, since addresses are cheap.
         if self._waiting >= WAITING:
             raise _TooMany
         self._waiting += 1
