@@ -23,12 +23,12 @@ def outside(plant: Callable[[Replace], None]) -> Callable[[Replace], None]:
 @outside
 def what_fails_is_left_out(replaces: Replace) -> None:
     """An event that its receiver fails on is passed over, and not parked."""
-    store_position = forwarder._Delivering._store_position
+    store_position = forwarder._PartitionDelivery._store_position
 
     async def leave_out(self: Any, parked: Sequence[Any] = ()) -> None:
         await store_position(self, ())
 
-    replaces(forwarder._Delivering, "_store_position", leave_out)
+    replaces(forwarder._PartitionDelivery, "_store_position", leave_out)
 
 
 @outside

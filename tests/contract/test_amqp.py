@@ -489,7 +489,7 @@ async def test_a_broker_with_an_alarm_is_emptied_all_the_same(rabbit: Broker, ra
 
 
 async def _unsettled(house: Any, count: int) -> bool:
-    return bool(house.door.unsettled == count)
+    return bool(house.door.unsettled_count == count)
 
 
 async def _has(house: Any, channel: str, ids: list[str]) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from tests.scenario.house import opened
 from tests.services import free_port
 from turnkeep.errors import MessageConflict
-from turnkeep.models.waits import BRIEF, LONGEST
+from turnkeep.models.waits import BRIEF_WAIT, LONGEST_WAIT
 from turnkeep.simulator import serve
 
 
@@ -105,10 +105,10 @@ async def test_a_provider_that_names_a_year_stops_nobody_for_longer_than_ten_min
         thread = await house.queue.store.thread(house.queue.address("c"))
         assert thread is not None
         assert thread.due is not None
-        assert thread.due - await house.queue.store.now() <= BRIEF
+        assert thread.due - await house.queue.store.now() <= BRIEF_WAIT
         [circuit] = await house.queue.store.circuits()
         assert circuit.fault.code == "model_rate_limited"
-        assert LONGEST - 60 < circuit.probe_at - await house.queue.store.now() <= LONGEST
+        assert LONGEST_WAIT - 60 < circuit.probe_at - await house.queue.store.now() <= LONGEST_WAIT
 
         assert await house.queue.store.mend(circuit.endpoint)
         await house.send("d", "nobody waits for it [[say:at once]]", "d0")

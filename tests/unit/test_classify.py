@@ -26,7 +26,7 @@ from turnkeep.errors import (
 )
 from turnkeep.models import servers
 from turnkeep.models.classify import classify, error_in
-from turnkeep.models.waits import BRIEF, LONGEST, go_duration, named_wait, wait_for_spent
+from turnkeep.models.waits import BRIEF_WAIT, LONGEST_WAIT, go_duration, named_wait, wait_for_spent
 
 KEY = "sk-proj-Zx81kd72hs9Q"
 
@@ -333,11 +333,11 @@ DATE = {"date": "Sun, 29 Nov 2026 10:00:00 GMT"}
         ({"x-ratelimit-reset": "1795946430"}, {}, None),
         ({"x-ratelimit-reset-requests": "1.5"}, {}, 1.5),
         ({"ratelimit-reset": "17"}, {}, 17.0),
-        ({"retry-after": "31536000"}, {}, LONGEST),
-        ({**DATE, "retry-after": "Tue, 29 Nov 2049 10:00:00 GMT"}, {}, LONGEST),
-        ({"retry-after": "1e300"}, {}, LONGEST),
-        ({"x-ratelimit-reset-tokens": "999999h"}, {}, LONGEST),
-        ({}, {"error": {"message": "try again in 9000 hours"}}, LONGEST),
+        ({"retry-after": "31536000"}, {}, LONGEST_WAIT),
+        ({**DATE, "retry-after": "Tue, 29 Nov 2049 10:00:00 GMT"}, {}, LONGEST_WAIT),
+        ({"retry-after": "1e300"}, {}, LONGEST_WAIT),
+        ({"x-ratelimit-reset-tokens": "999999h"}, {}, LONGEST_WAIT),
+        ({}, {"error": {"message": "try again in 9000 hours"}}, LONGEST_WAIT),
         ({}, {"error": {"message": "try again in a moment"}}, None),
         ({}, {"error": {"message": "retry 3 times"}}, None),
     ],
@@ -357,10 +357,10 @@ def test_no_wait_is_so_strange_that_it_cannot_be_read(text: str, body: Any) -> N
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, BRIEF),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, BRIEF_WAIT),
         ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "6m0s"}, None),
         ({"x-ratelimit-remaining-requests": "0"}, 1.0),
-        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9999h"}, BRIEF),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9999h"}, BRIEF_WAIT),
         (
             {
                 **DATE,

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from turnkeep.models import http_client
-from turnkeep.models.contexts import LEAST, ContextSizes
+from turnkeep.models.contexts import LEAST_CONTEXT, ContextSizes
 from turnkeep.models.provider import Provider, patience_with
 
 Pages = dict[str, Any]
@@ -143,7 +143,7 @@ def test_a_refusal_teaches_the_size_it_names_else_what_was_refused() -> None:
 def test_no_refusal_takes_a_model_its_memory(window: int) -> None:
     sizes = ContextSizes()
     sizes.learn("m", window=window, tokens=0)
-    assert sizes.learned_size("m") == LEAST
+    assert sizes.learned_size("m") == LEAST_CONTEXT
 
 
 @pytest.mark.parametrize(

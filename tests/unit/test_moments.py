@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from turnkeep.models.classify import classify
-from turnkeep.models.waits import LONGEST
+from turnkeep.models.waits import LONGEST_WAIT
 
 DATE = {"date": "Sun, 29 Nov 2026 10:00:00 GMT"}
 
@@ -36,8 +36,8 @@ def limited(said: str) -> dict[str, Any]:
         ({}, limited("Available again at 2026-11-29T12:00:30+02:00."), 30.0),
         ({}, limited("已达到 5 小时的使用上限。您的限额将在 2026-11-29 10:03:00 重置。"), 180.0),
         # capped, whatever was meant
-        ({}, limited("您的限额将在 2026-11-29 18:03:00 重置。"), LONGEST),
-        ({}, limited("You will regain access on 2026-12-01 at 00:00 UTC."), LONGEST),
+        ({}, limited("您的限额将在 2026-11-29 18:03:00 重置。"), LONGEST_WAIT),
+        ({}, limited("You will regain access on 2026-12-01 at 00:00 UTC."), LONGEST_WAIT),
         # a moment of another zone lies in the past when it is taken for UTC: it says nothing
         ({"x-ratelimit-reset": "2026-11-29T05:00:45"}, limited("no"), None),
         ({}, limited("Your limit resets at 2026-11-29 05:00:45"), None),

@@ -10,7 +10,7 @@ import pytest
 from turnkeep import toml
 from turnkeep.messages import AssistantItem
 from turnkeep.models.capabilities import Capabilities
-from turnkeep.models.refusals import MODELS, Lesson, Lessons, lessons_in
+from turnkeep.models.refusals import MODELS_REMEMBERED, Lesson, Lessons, lessons_in
 from turnkeep.models.responses import input_items
 
 TABLE = toml.parse((resources.files("turnkeep.models") / "refusals.toml").read_text("utf-8"))["refusal"]
@@ -111,9 +111,9 @@ def test_what_was_learned_of_one_model_is_not_believed_of_another_and_memory_has
     lessons.keep("a", Lesson({"drops": {"top_p"}}))
     assert lessons.of("a") == Capabilities(takes_images=False, drops=frozenset({"top_p"}))
     assert lessons.of("b") == Capabilities()
-    for n in range(MODELS):
+    for n in range(MODELS_REMEMBERED):
         lessons.keep(str(n), Lesson({"takes_files": False}))
-    assert len(lessons.capabilities) == MODELS
+    assert len(lessons.capabilities) == MODELS_REMEMBERED
     assert lessons.of("a") == Capabilities()
 
 

@@ -158,7 +158,7 @@ class AnthropicReader:
     def ending(self) -> Iterator[StreamPart]:
         if self._reason is None:
             raise self._reply.failure_without_end(self._complaint, "a stop reason")
-        if self._halves.waiting:
+        if self._halves.is_waiting:
             block = yield from self._block(None, "text")
             if half := self._halves.join("", final=True):
                 block.pieces.append(half)
@@ -236,7 +236,7 @@ class AnthropicReader:
         if kind == _TEXT:
             block = yield from self._block(index, "text")
             yield from self._add_text(block, words(delta.get("text")))
-            self._plain = _NO_BLOCK if self._halves.waiting else index
+            self._plain = _NO_BLOCK if self._halves.is_waiting else index
             self._pieces = block.pieces
         elif kind == "input_json_delta":
             block = yield from self._block(index, "tool_use")

@@ -9,7 +9,7 @@ import orjson
 
 from turnkeep.messages import CallItem, Item
 
-LONGEST = 64
+LONGEST_CALL_ID = 64
 """What OpenAI takes; a transcript may be continued there."""
 
 
@@ -26,7 +26,7 @@ class CallIds:
 
     def unique(self, call_id: str) -> str:
         # A new id is no loss: only our own transcript refers to it.
-        if not call_id or len(call_id) > LONGEST or call_id in self._ids_in_use:
+        if not call_id or len(call_id) > LONGEST_CALL_ID or call_id in self._ids_in_use:
             call_id = f"call_{uuid.uuid4().hex}"
         self._ids_in_use.add(call_id)
         return call_id

@@ -136,7 +136,7 @@ class ChatReader:
         outcome = meaning_of_end(self._reason)
         if outcome == "failed":
             raise AnswerMalformed(f"the server broke its answer off with the finish reason {self._reason!r}")
-        if self._halves.waiting:
+        if self._halves.is_waiting:
             yield from self._add_text("", final=True)
         cut = outcome in ("length", "filter")
         if reasoning := self._thoughts.fields:
@@ -170,7 +170,7 @@ class ChatReader:
             if isinstance(choice, Mapping) and self._is_ours(choice.get("index")):
                 yield from self._choice(choice)
         self._complaint = self._complaint if choices else complaint_in(chunk) or self._complaint
-        self._plain = not (self._halves.waiting or self._lane)
+        self._plain = not (self._halves.is_waiting or self._lane)
         # Perplexity repeats them in every chunk: the last list counts, none is added to another.
         if sources := citations_of_sources(chunk):
             self._citations = sources

@@ -29,7 +29,7 @@ from turnkeep.errors import (
     UnansweredCall,
 )
 from turnkeep.models.servers import Meaning, meaning_of_code, sentence_in, window_in
-from turnkeep.models.waits import LONGEST, named_wait, reset_of_limits
+from turnkeep.models.waits import LONGEST_WAIT, named_wait, reset_of_limits
 
 MAX_MESSAGE = 500
 LOCKED_RETRY = 2.0
@@ -71,7 +71,7 @@ class ProviderFault:
     message: str = ""
     reason: str = ""
     """Google's `details[].reason`, the narrowest code there is."""
-    about_input: bool = False
+    is_about_input: bool = False
     """A moderator in between refused this input: nobody else's requests are concerned."""
 
 
@@ -94,7 +94,7 @@ def read_fault(status: int, body: object) -> ProviderFault:
         param=param,
         message=f"{message}: {param}" if " " in param else message,  # MiMo: `Param Incorrect`, and there what is wrong
         reason=_reason(error.get("details")),
-        about_input=isinstance(details, Mapping) and "flagged_input" in details,
+        is_about_input=isinstance(details, Mapping) and "flagged_input" in details,
     )
 
 
@@ -229,7 +229,7 @@ _BY_STATUS: dict[int, type[ModelError]] = {
 
 
 def _kind(fault: ProviderFault, wait: float | None) -> type[ModelError]:
-    if fault.about_input:
+    if fault.is_about_input:
         return ModelRefused
     if _NEVER_FITS.search(fault.message):
         return ContextTooLong
@@ -327,7 +327,7 @@ def _retry_after(
         wait = reset_of_limits(headers)
     if wait is None and fault.code == "conversation_locked":
         return LOCKED_RETRY
-    return None if wait is None else min(wait, LONGEST)
+    return None if wait is None else min(wait, LONGEST_WAIT)
 
 
 def error_in(event: Mapping[str, Any]) -> object | None:

@@ -15,10 +15,10 @@ from typing import Any
 from turnkeep.models.http_client import look_up
 from turnkeep.models.provider import Provider
 
-LEAST = 2_000
+LEAST_CONTEXT = 2_000
 """Tokens below which nothing is believed: a mistaken refusal must not take a model its memory."""
-MOST = 100_000_000
-MODELS = 1_000
+MOST_CONTEXT = 100_000_000
+MODELS_REMEMBERED = 1_000
 """Models that are remembered; more names than that are not of one server."""
 
 _FIELDS = (
@@ -50,7 +50,7 @@ class ContextSizes:
 
         Never raises, and waits a few seconds.
         """
-        if self._endpoint is None or len(self._server_sizes) > MODELS:
+        if self._endpoint is None or len(self._server_sizes) > MODELS_REMEMBERED:
             return None
         # Runs that start together ask once.
         async with self._asking:
@@ -68,10 +68,10 @@ class ContextSizes:
         """
         # Where the refusal names no size, three quarters of what was too long: a few refusals reach
         # it.
-        size = window if window is not None and LEAST <= window <= MOST else tokens * 3 // 4
-        if len(self._learned_sizes) < MODELS or model in self._learned_sizes:
+        size = window if window is not None and LEAST_CONTEXT <= window <= MOST_CONTEXT else tokens * 3 // 4
+        if len(self._learned_sizes) < MODELS_REMEMBERED or model in self._learned_sizes:
             # Down only: what was too long once stays too long.
-            self._learned_sizes[model] = max(LEAST, min(size, self._learned_sizes.get(model, size)))
+            self._learned_sizes[model] = max(LEAST_CONTEXT, min(size, self._learned_sizes.get(model, size)))
 
 
 async def _ask(endpoint: Provider, model: str) -> int | None:
@@ -131,4 +131,4 @@ def _at(body: object, name: str) -> object:
 
 def _plausible_size(value: object) -> int | None:
     """A whole number within reason."""
-    return value if isinstance(value, int) and LEAST <= value <= MOST else None
+    return value if isinstance(value, int) and LEAST_CONTEXT <= value <= MOST_CONTEXT else None

@@ -102,7 +102,7 @@ class Asker:
             try:
                 opening = await _begin(self._client, self._path, asking)
             except ModelError as error:
-                better = _better(error, caps, asking, put) if len(lessons) < MOST_LESSONS else None
+                better = _better(error, caps, asking, put=put) if len(lessons) < MOST_LESSONS else None
                 if better is None:
                     raise
                 lesson, caps, asking = better
@@ -141,7 +141,7 @@ async def _begin(client: Client, path: str, asking: Asking) -> _Opening:
 
 
 def _better(
-    error: ModelError, caps: Capabilities, asking: Asking, put: Callable[[Capabilities], Asking]
+    error: ModelError, caps: Capabilities, asking: Asking, *, put: Callable[[Capabilities], Asking]
 ) -> tuple[Lesson, Capabilities, Asking] | None:
     """The first lesson of a refusal that makes another request of this one."""
     # A rate, the network and a broken answer say nothing about the form of the request.

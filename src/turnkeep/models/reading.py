@@ -193,14 +193,14 @@ class Halves:
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
 
     @property
-    def waiting(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether a half waits for its other half."""
         return bool(self._high or self._bytes.getstate()[0])
 
     def take(self, text: str, *, final: bool = False) -> str:
         """As `join`, and at no cost where nothing is cut."""
         # Nearly all texts are whole, and joining would decode each of them anew.
-        return self.join(text, final=final) if final or self.waiting or not is_whole(text) else text
+        return self.join(text, final=final) if final or self.is_waiting or not is_whole(text) else text
 
     def join(self, text: str, *, final: bool = False) -> str:
         """The whole characters so far; what stays alone is U+FFFD, at the end (`final`) the last

@@ -19,7 +19,7 @@ from typing import Any
 from turnkeep import toml
 from turnkeep.models.capabilities import Capabilities
 
-MODELS = 256
+MODELS_REMEMBERED = 256
 """How many models of an endpoint are remembered."""
 
 
@@ -56,7 +56,7 @@ class Lessons:
         """
         self.capabilities[model] = lesson.apply(self.of(model))
         self.capabilities.move_to_end(model)
-        if len(self.capabilities) > MODELS:
+        if len(self.capabilities) > MODELS_REMEMBERED:
             self.capabilities.popitem(last=False)
 
 

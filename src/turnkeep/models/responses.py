@@ -302,7 +302,7 @@ class ResponsesReader:
         if event["type"] in ("response.failed", "error") or error_in(event):
             raise self._reply.failure(event)
         yield from self._other(event)
-        self._plain = not self._halves.waiting
+        self._plain = not self._halves.is_waiting
 
     def _begin(self, response: Mapping[str, Any]) -> Began:
         self._has_begun = True
@@ -353,7 +353,7 @@ class ResponsesReader:
             yield from self._emit(ItemDone(hosted_item(raw, self._site)))
 
     def _message(self, raw: Mapping[str, Any]) -> Iterator[StreamPart]:
-        if self._halves.waiting:
+        if self._halves.is_waiting:
             yield from self._add_text("", final=True)
         content = raw.get("content")
         if isinstance(content, list):
@@ -384,7 +384,7 @@ class ResponsesReader:
         for place, raw in enumerate(output):
             if place not in self._places and (_name(raw) is None or _name(raw) not in self._names):
                 yield from self._item(raw, place)
-        if self._halves.waiting:
+        if self._halves.is_waiting:
             yield from self._add_text("", final=True)
         seals = {_name(raw): raw for raw in output if raw.get("type") == "reasoning"}
         self._withheld_items = [_with_seal(part, seals) for part in self._withheld_items]

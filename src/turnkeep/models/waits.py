@@ -1,7 +1,7 @@
 """When a provider wants to be asked again: in headers, in the body, in words; as seconds, durations
 and moments.
 
-Everything here comes from outside, so nothing waits longer than `LONGEST`, whatever was said: a
+Everything here comes from outside, so nothing waits longer than `LONGEST_WAIT`, whatever was said: a
 mistaken header must not stop a house for a year. After that somebody looks again, as at an open
 circuit.
 """
@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-LONGEST = 600.0
+LONGEST_WAIT = 600.0
 """Seconds after which a provider is asked again though it named a later time."""
 
-BRIEF = 60.0
+BRIEF_WAIT = 60.0
 """Seconds that are just waited.
 
 Whoever asks for more opens the circuit, which people see and can close.
@@ -67,14 +67,14 @@ def wait_for_spent(headers: Mapping[str, str]) -> float | None:
     """Seconds until there is something again of what an answer says is used up; None where
     something is left.
 
-    Bounded by `BRIEF`, for this answer came well; a second where nothing says when.
+    Bounded by `BRIEF_WAIT`, for this answer came well; a second where nothing says when.
     """
     resets = {
         name: moment_or_seconds(headers.get(name.replace("remaining", "reset")), headers)
         for name, value in headers.items()
         if "ratelimit" in name and "remaining" in name and value.strip() in _NOTHING_LEFT
     }
-    return min(max(wait or 1.0 for wait in resets.values()), BRIEF) if resets else None
+    return min(max(wait or 1.0 for wait in resets.values()), BRIEF_WAIT) if resets else None
 
 
 def reset_of_limits(headers: Mapping[str, str]) -> float | None:

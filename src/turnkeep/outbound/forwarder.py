@@ -145,7 +145,7 @@ class Forwarder:
                 if position is None:
                     await self.pause(self.rules.lease / 3)
                 else:
-                    await _Delivering(self, partition, position).go_on()
+                    await _PartitionDelivery(self, partition, position).go_on()
                 if self.is_finishing:
                     return
             # Somebody else delivers: wait for the lease again, and go on from where he got to.
@@ -187,7 +187,7 @@ class Forwarder:
         return await self.store.lease_sink(self.sink, partition, owner=self.owner, lease=self.rules.lease)
 
 
-class _Delivering:
+class _PartitionDelivery:
     """One partition in the hands of this process: from the stored position on, until the lease is
     lost.
     """

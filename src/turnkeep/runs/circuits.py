@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from turnkeep.errors import EndpointBlocked, ModelError, ModelGone, ModelRateLimited, ModelUnreachable, Waiting
-from turnkeep.models.waits import BRIEF
+from turnkeep.models.waits import BRIEF_WAIT
 from turnkeep.runs.journal import retry_until_answered
 from turnkeep.runs.outcomes import Releasing
 from turnkeep.runs.run_context import RunContext
@@ -58,7 +58,7 @@ class Circuits:
             return
         delay = max(1.0, circuit.probe_at - await store.now(), every if is_away else 0.0)
         # looked at again within a minute, for the circuit may be closed by hand long before its probe
-        delay = min(delay, BRIEF)
+        delay = min(delay, BRIEF_WAIT)
         raise Waiting(f"the circuit of {circuit.endpoint} is open: {circuit.fault.details}", retry_after=delay)
 
     async def close_after_probe(self) -> None:
@@ -82,13 +82,13 @@ class Circuits:
         endpoint, once, fault = self._key(model_name, error), self._act_of_attempt("trip"), context.fault(error)
         await retry_until_answered(lambda: context.store.trip(endpoint, fault, probe_in=pause, once=once))
         log.warning("circuit_opened", endpoint=endpoint, code=error.code)
-        return Releasing(0.0 if has_fallback else min(pause, BRIEF), fault)
+        return Releasing(0.0 if has_fallback else min(pause, BRIEF_WAIT), fault)
 
     async def slow_down(self, model_name: str, error: ModelRateLimited, *, has_fallback: bool) -> Releasing:
         """The provider asks to wait: all workers do, and no attempt is used."""
         context = self._context
         delay = error.retry_after or context.rules.rate_limit_pause.after(self._claim.attempt) + 1.0
-        if delay > BRIEF and not context.rules.direct:
+        if delay > BRIEF_WAIT and not context.rules.direct:
             # hours of a spent quota: as an open circuit it is seen by operators, and a fallback may answer meanwhile
             return await self.open(model_name, error, has_fallback=has_fallback, probe_in=delay)
         endpoint, once = self._key(model_name), self._act_of_attempt("slow_down")
