@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from turnkeep.auth.audit_trail import Act
 from turnkeep.cli import context, output
 from turnkeep.cli.arguments import Json, Tenant, Yes
 from turnkeep.cli.audit import report
+from turnkeep.cli.findings import today
 from turnkeep.clock import SystemClock
 from turnkeep.inputs import assistant_fields
 from turnkeep.pricing.catalog import Catalog
@@ -267,6 +267,5 @@ def _tools(assistant: Assistant) -> str:
 
 
 def _warn(settings: Settings, assistant: Assistant) -> None:
-    today = datetime.fromtimestamp(SystemClock().now(), UTC).date()
-    for warning in Catalog.load(settings.price_file).check(assistant.model, today):
+    for warning in Catalog.load(settings.price_file).check(assistant.model, today()):
         output.note(f"warning: {warning}", style="yellow")
