@@ -1,4 +1,5 @@
-"""What every installation decides: who answers, where state lives, what is listened on, and how turns go.
+"""What every installation decides: who answers, where state lives, what is listened on, and how
+turns go.
 
 Apart from `settings` for its length alone: nobody reads these but through `Settings`.
 """
@@ -18,7 +19,9 @@ from turnkeep.messages import BusyPolicy
 from turnkeep.setting_checks import SettingChecks, env
 
 REDIS_LEASE = 8.0
-"""Seconds. With a renewal every third of it and a claim within a second, an answer goes on within ten after a kill."""
+"""Seconds. With a renewal every third of it and a claim within a second, an answer goes on within
+ten after a kill.
+"""
 
 
 class CoreSettings(SettingChecks):

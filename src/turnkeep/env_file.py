@@ -1,8 +1,8 @@
-"""The file of settings: read like the environment, but the `.env` that lies in the working directory is not believed as
-far, for it may have come with somebody else's project.
+"""The file of settings: read like the environment, but the `.env` that lies in the working
+directory is not believed as far, for it may have come with somebody else's project.
 
-Its addresses get no key that came from elsewhere, and what lets a model or a program act on this machine does not count
-from it. Whoever names the file (`--env-file`) vouches for it.
+Its addresses get no key that came from elsewhere, and what lets a model or a program act on this
+machine does not count from it. Whoever names the file (`--env-file`) vouches for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ ACTS: tuple[str, ...] = ("tools_file", "tenant_tool_files", "allow_bash", "works
 
 
 class Provenance:
-    """Where settings come from: `names` are those in the environment for each field, `given` the fields set in code."""
+    """Where settings come from: `names` are those in the environment for each field, `given` the
+    fields set in code.
+    """
 
     def __init__(
         self, names: Mapping[str, tuple[str, ...]], set_in_code: set[str], file: Path, environment: Mapping[str, str]
@@ -40,7 +42,9 @@ class Provenance:
         self._file = {name.upper() for name, value in dotenv_values(file).items() if value} if file.is_file() else set()
 
     def foreign_receiver(self) -> tuple[str, str] | None:
-        """An address of the file, and the key that it would get from elsewhere, as they are called; None if none."""
+        """An address of the file, and the key that it would get from elsewhere, as they are called;
+        None if none.
+        """
         for key, addresses in RECEIVERS.items():
             for address in addresses:
                 if self._is_of_file(address) and self._is_from_elsewhere(key):
@@ -52,7 +56,9 @@ class Provenance:
         return frozenset(field for field in ACTS if self._is_of_file(field))
 
     def _is_of_file(self, field: str) -> bool:
-        """One of its names stands there and nowhere else: which of several names counts is not for us to guess."""
+        """One of its names stands there and nowhere else: which of several names counts is not for
+        us to guess.
+        """
         alone = self._file - self._environment
         return field not in self._set_in_code and any(name in alone for name in self._names_of(field))
 

@@ -1,4 +1,6 @@
-"""What a subscriber may see: one closed family of events, one JSON form, every dialect an encoder over it."""
+"""What a subscriber may see: one closed family of events, one JSON form, every dialect an encoder
+over it.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ FINAL: frozenset[EventKind] = frozenset({"completed", "dead"})
 
 @dataclass(frozen=True, slots=True)
 class TurnFault:
-    """What went wrong, for subscribers. `message` is a sentence for people, `details` technical, scrubbed, ≤ 500
-    characters.
+    """What went wrong, for subscribers. `message` is a sentence for people, `details` technical,
+    scrubbed, ≤ 500 characters.
     """
 
     code: str
@@ -52,8 +54,8 @@ class TurnFault:
 class Event:
     """One entry of a channel's log.
 
-    `offset` (from 1, rising by 1 per entry), `epoch` and `at` (Unix seconds, store clock) are given by the store at
-    the append. `message_ids` are the messages concerned, oldest first.
+    `offset` (from 1, rising by 1 per entry), `epoch` and `at` (Unix seconds, store clock) are given
+    by the store at the append. `message_ids` are the messages concerned, oldest first.
     """
 
     kind: EventKind

@@ -1,4 +1,5 @@
-"""Places in a run at which its process can be made to die, so that tests reach every gap between two steps.
+"""Places in a run at which its process can be made to die, so that tests reach every gap between
+two steps.
 
 Unarmed, which is always but in a test of crashes, `reach` costs one look at an empty dictionary.
 """
@@ -12,8 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 Point = Literal["claimed", "asked", "midstream", "called", "tool_started", "tool_done", "final", "committed"]
-"""After the claim; when the model has begun; at a piece of text; before calls are journalled; between a call's mark
-and its act; between its act and its result; before the commit; after it."""
+"""After the claim; when the model has begun; at a piece of text; before calls are journalled;
+between a call's mark and its act; between its act and its result; before the commit; after it."""
 
 POINTS: tuple[Point, ...] = get_args(Point)
 

@@ -37,7 +37,9 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a content: text, or an image or file that is passed through to models that take it."""
+    """One part of a content: text, or an image or file that is passed through to models that take
+    it.
+    """
 
     type: Literal["text", "image", "file"]
     text: str = ""
@@ -78,7 +80,9 @@ def content_text(content: Content) -> str:
 
 
 def digest(content: Content) -> str:
-    """What makes two sends of one message id "the same": equal for equal content, 16 bytes of SHA-256 in hex."""
+    """What makes two sends of one message id "the same": equal for equal content, 16 bytes of
+    SHA-256 in hex.
+    """
     canonical = _CANONICAL_JSON([p.to_json() for p in content])
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -88,11 +92,12 @@ class Message:
     """One thing a user said, on its way in or waiting.
 
     `window` and `max_wait` (seconds) are None where the thread's or queue's setting counts; the
-    store keeps what counted on arrival. `instructions` are the operator's, `user_instructions` those of somebody who
-    may not speak for the operator: the model is told whose they are. `model` and `parameters` (effort, format and their
-    like, in the words of an assistant) count for the run that answers it. `not_before` (Unix seconds) makes the message
-    wait beside the inbox until then. `minted` says that the id is ours: such a send is not idempotent.
-    `arrival` (store clock) and `seq` (place in the thread's order, from 1) are given by the store.
+    store keeps what counted on arrival. `instructions` are the operator's, `user_instructions`
+    those of somebody who may not speak for the operator: the model is told whose they are. `model`
+    and `parameters` (effort, format and their like, in the words of an assistant) count for the run
+    that answers it. `not_before` (Unix seconds) makes the message wait beside the inbox until then.
+    `minted` says that the id is ours: such a send is not idempotent. `arrival` (store clock) and
+    `seq` (place in the thread's order, from 1) are given by the store.
     """
 
     address: Address
@@ -146,9 +151,6 @@ class Message:
         return replace(self, **changes)
 
 
-# ---------------------------------------------------------------- transcript
-
-
 @dataclass(frozen=True, slots=True)
 class UserItem:
     """A user message in the transcript: exactly one per accepted message (boundaries are kept)."""
@@ -178,10 +180,12 @@ class SystemItem:
 
 @dataclass(frozen=True, slots=True)
 class ProviderData:
-    """What a provider attached to an item beside what is understood here (signatures and the like), opaque.
+    """What a provider attached to an item beside what is understood here (signatures and the like),
+    opaque.
 
-    Goes back, word for word, to the `site` that gave it (host and path of a base URL, whatever the key) and to no
-    other: servers refuse a call that lacks its signature, and one with a signature of somebody else.
+    Goes back, word for word, to the `site` that gave it (host and path of a base URL, whatever the
+    key) and to no other: servers refuse a call that lacks its signature, and one with a signature
+    of somebody else.
     """
 
     site: str
@@ -190,7 +194,9 @@ class ProviderData:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """What a passage rests on: the characters from `start` to `end` of its item's text, and where they come from."""
+    """What a passage rests on: the characters from `start` to `end` of its item's text, and where
+    they come from.
+    """
 
     start: int = 0
     end: int = 0
@@ -229,10 +235,11 @@ class AssistantItem:
 class ReasoningItem:
     """A provider's reasoning item, opaque; it stays next to the call or answer that follows it.
 
-    `raw` is what the protocol sends back: an item of Responses (its `type` is ``reasoning``), or the fields of a Chat
-    Completions message that hold a thought (`reasoning_content`, `reasoning_details`, …; no `type`), or a block of
-    Anthropic (`type` ``thinking`` or ``redacted_thinking``). `site` is whose it is, as in `ProviderData`; None in
-    transcripts that do not say.
+    `raw` is what the protocol sends back: an item of Responses (its `type` is ``reasoning``), or
+    the fields of a Chat Completions message that hold a thought (`reasoning_content`,
+    `reasoning_details`, …; no `type`), or a block of Anthropic (`type` ``thinking`` or
+    ``redacted_thinking``). `site` is whose it is, as in `ProviderData`; None in transcripts that do
+    not say.
     """
 
     raw: Mapping[str, Any]
@@ -242,7 +249,9 @@ class ReasoningItem:
 
     @property
     def text(self) -> str:
-        """What people may read of it: the thoughts or their summary, empty where the provider seals them."""
+        """What people may read of it: the thoughts or their summary, empty where the provider seals
+        them.
+        """
         for name in ("thinking", "reasoning_content", "reasoning"):
             if isinstance(thoughts := self.raw.get(name), str):
                 return thoughts
@@ -252,10 +261,12 @@ class ReasoningItem:
 
 @dataclass(frozen=True, slots=True)
 class HostedItem:
-    """What a tool of the provider did while the provider answered: it ran there, nothing is to be run here.
+    """What a tool of the provider did while the provider answered: it ran there, nothing is to be
+    run here.
 
-    `name` is the provider's word for the tool (web_search, code_interpreter, …), `text` what people may read of it (a
-    query, a program). `raw` is the provider's own form, opaque; it goes back to its `site` alone, as `ProviderData`.
+    `name` is the provider's word for the tool (web_search, code_interpreter, …), `text` what people
+    may read of it (a query, a program). `raw` is the provider's own form, opaque; it goes back to
+    its `site` alone, as `ProviderData`.
     """
 
     name: str
@@ -328,7 +339,9 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def turns_of(items: Sequence[Item]) -> list[list[Item]]:
-    """A transcript cut into whole turns: each begins with the first user item after something else was said."""
+    """A transcript cut into whole turns: each begins with the first user item after something else
+    was said.
+    """
     turns: list[list[Item]] = []
     has_answer = True
     for item in items:

@@ -1,4 +1,6 @@
-"""Files that hold what people said, or secrets: for their owner alone, and never through somebody else's link."""
+"""Files that hold what people said, or secrets: for their owner alone, and never through somebody
+else's link.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from pathlib import Path
 
 
 def make(path: Path) -> int:
-    """A descriptor of a new file, to be written. Raises FileExistsError for anything that is there, a link too: O_EXCL
-    follows none.
+    """A descriptor of a new file, to be written. Raises FileExistsError for anything that is there,
+    a link too: O_EXCL follows none.
     """
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,6 +1,7 @@
 """What settings are checked for, each check beside the sentence that says what was expected.
 
-Checks only read: nothing is opened, asked or created here, for `turnkeep doctor` shows what is wrong without starting.
+Checks only read: nothing is opened, asked or created here, for `turnkeep doctor` shows what is
+wrong without starting.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class SettingChecks(BaseSettings):
     @field_validator("exchange_name", "queue_name", "routing_key", "amqp_reply_exchange", check_fields=False)
     @classmethod
     def _is_amqp_name(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """A name has 255 bytes; that of the dead exchange is longer by `_dlx`, of its queue by `_failed`."""
+        """A name has 255 bytes; that of the dead exchange is longer by `_dlx`, of its queue by
+        `_failed`.
+        """
         most = {"exchange_name": 251, "queue_name": 248}.get(info.field_name or "", 255)
         if value is not None and len(value.encode(errors="replace")) > most:
             raise ValueError(f"expected at most {most} bytes")
@@ -132,7 +135,9 @@ class SettingChecks(BaseSettings):
 
 
 def env(*names: str, doc: str, default: Any, **limits: Any) -> Any:
-    """A field with its environment names, first one preferred, and the sentence that the reference prints."""
+    """A field with its environment names, first one preferred, and the sentence that the reference
+    prints.
+    """
     return Field(default=default, validation_alias=AliasChoices(*names), description=doc, **limits)
 
 

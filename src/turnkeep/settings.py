@@ -1,7 +1,8 @@
 """Settings: one frozen value, and the only reader of the environment.
 
-Nothing set means: SQLite in the working directory, the built-in simulator, 127.0.0.1:8080. `REDIS_URL` moves the store
-to Redis, `RABBITMQ_URL` opens the AMQP door, `OPENAI_API_KEY` asks the real API. All wrong values are told at once.
+Nothing set means: SQLite in the working directory, the built-in simulator, 127.0.0.1:8080.
+`REDIS_URL` moves the store to Redis, `RABBITMQ_URL` opens the AMQP door, `OPENAI_API_KEY` asks the
+real API. All wrong values are told at once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ DEFAULT_CLAUDE = "claude-sonnet-5-5"
 
 
 class Settings(CoreSettings):
-    """Everything that can be set. Values given in code go before the environment, that before `.env`."""
+    """Everything that can be set. Values given in code go before the environment, that before
+    `.env`.
+    """
 
     model_config = SettingsConfigDict(defer_build=False)
 
@@ -274,8 +277,9 @@ class Settings(CoreSettings):
 
     @property
     def lease_duration(self) -> float:
-        """The lease that counts. On Redis a worker that died is found by its lease alone, and somebody watches the
-        answer: so it is short there unless it is set. On SQLite the others see at once who has gone.
+        """The lease that counts. On Redis a worker that died is found by its lease alone, and
+        somebody watches the answer: so it is short there unless it is set. On SQLite the others see
+        at once who has gone.
         """
         is_set = "lease" in self.model_fields_set
         return self.lease if is_set or self.store_url.startswith(("memory:", "sqlite:")) else REDIS_LEASE
@@ -286,8 +290,8 @@ class Settings(CoreSettings):
 
     @classmethod
     def load(cls, **values: Any) -> Self:
-        """Read the environment and `.env`. Raises `ConfigurationError` that names every wrong value, and for an address
-        of the file if a key from elsewhere would be sent there.
+        """Read the environment and `.env`. Raises `ConfigurationError` that names every wrong
+        value, and for an address of the file if a key from elsewhere would be sent there.
         """
         settings = cls._read_all(DEFAULT, values)
         settings._doubt(DEFAULT, values)
@@ -295,7 +299,9 @@ class Settings(CoreSettings):
 
     @classmethod
     def load_named(cls, file: Path, **values: Any) -> Self:
-        """Read the environment and this file, for which whoever names it vouches. Raises `ConfigurationError`."""
+        """Read the environment and this file, for which whoever names it vouches. Raises
+        `ConfigurationError`.
+        """
         if not file.is_file():
             raise ConfigurationError(f"there is no file {str(file)[:200]!r} to read settings from")
         return cls._read_all(file, values)
@@ -315,7 +321,9 @@ class Settings(CoreSettings):
         self._doubtful_acts = provenance.acts()
 
     def demand_vouched(self) -> None:
-        """Raises `ConfigurationError` if a file that nobody named lets a model or a program act on this machine."""
+        """Raises `ConfigurationError` if a file that nobody named lets a model or a program act on
+        this machine.
+        """
         for field in sorted(self._doubtful_acts):
             name = next(names_of(type(self).model_fields[field].validation_alias))
             raise ConfigurationError(
@@ -363,7 +371,9 @@ class Settings(CoreSettings):
 
     @property
     def model(self) -> str | None:
-        """The model of the default assistant, where it is set or only Anthropic can answer; None: the catalogue's."""
+        """The model of the default assistant, where it is set or only Anthropic can answer; None:
+        the catalogue's.
+        """
         return self.openai_model or (DEFAULT_CLAUDE if self.uses_anthropic and not self.uses_openai else None)
 
     @property
@@ -387,7 +397,9 @@ class Settings(CoreSettings):
 
 
 def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Names that look like settings of ours and are none, each with the closest that is one (or "")."""
+    """Names that look like settings of ours and are none, each with the closest that is one (or
+    "").
+    """
     settings = {name for field in Settings.model_fields.values() for name in names_of(field.validation_alias)}
     for name in sorted({name.upper() for name in names}):
         if name.startswith("TURNKEEP_") and name not in settings:

@@ -14,9 +14,10 @@ MOST = 1_000_000_000
 class Usage:
     """Tokens and money of one or more model requests; adds with `+`.
 
-    `cost_nano` is in billionths of a US dollar and covers the priced requests only: `unpriced` counts
-    those for which no price is known, so a total is exact exactly when `unpriced` is 0. `estimated`
-    counts requests whose tokens we counted ourselves because the provider sent no usage.
+    `cost_nano` is in billionths of a US dollar and covers the priced requests only: `unpriced`
+    counts those for which no price is known, so a total is exact exactly when `unpriced` is 0.
+    `estimated` counts requests whose tokens we counted ourselves because the provider sent no
+    usage.
     """
 
     requests: int = 0
@@ -34,8 +35,8 @@ class Usage:
 
     @classmethod
     def from_counts(cls, **counts: object) -> Self:
-        """What a server says of one request. None is 0; where any count makes no sense, or there is none at all, one
-        request that the caller has to estimate.
+        """What a server says of one request. None is 0; where any count makes no sense, or there is
+        none at all, one request that the caller has to estimate.
         """
         tokens = {name: 0 if count is None else count for name, count in counts.items()}
         sensible = all(type(count) is int and 0 <= count <= MOST for count in tokens.values())

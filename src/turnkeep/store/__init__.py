@@ -1,4 +1,6 @@
-"""Where state lives: one `contract`, engines that keep it, and the rules they share (`rules_accept` …)."""
+"""Where state lives: one `contract`, engines that keep it, and the rules they share (`rules_accept`
+…).
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ _REDIS = ("redis", "rediss", "valkey", "valkeys", "unix", "redis+sentinel", "red
 def open_store(url: str, policies: Policies | None = None, **options: Any) -> Store:
     """The engine that a URL names, with its options, not opened yet.
 
-    ``memory:`` · ``sqlite:PATH`` (``sqlite:`` alone: the default file) · ``redis://…`` and its relatives. Raises
-    `ConfigurationError` for any other, and with the command to run when the engine's extra is not installed.
+    ``memory:`` · ``sqlite:PATH`` (``sqlite:`` alone: the default file) · ``redis://…`` and its
+    relatives. Raises `ConfigurationError` for any other, and with the command to run when the
+    engine's extra is not installed.
     """
     scheme, _, rest = url.partition(":")
     policies_or_default = policies or Policies()
@@ -36,7 +39,9 @@ def open_store(url: str, policies: Policies | None = None, **options: Any) -> St
 
 
 def store_of(settings: Settings, policies: Policies) -> Store:
-    """The engine that settings name, with the options it takes from them, sealed if they hold keys, not opened yet."""
+    """The engine that settings name, with the options it takes from them, sealed if they hold keys,
+    not opened yet.
+    """
     engine = _engine_of(settings, policies)
     if settings.store_keys is None:
         return require_unsealed(engine)

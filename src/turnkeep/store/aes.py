@@ -1,9 +1,9 @@
 """The codec that comes along: AES-256-GCM by `cryptography`, keys by id, the newest first.
 
-The nonce is made of the text itself (HMAC-SHA-256 under a key of its own, cut to 96 bits), so that equal texts of one
-tenant's queue are sealed alike and a repeat is known as one. Whoever reads the store sees which texts are equal and how
-long they are, and nothing else. Two different texts share a nonce with a chance of 2⁻⁹⁶: keep a key below some 2³²
-texts, then put a new one before it.
+The nonce is made of the text itself (HMAC-SHA-256 under a key of its own, cut to 96 bits), so that
+equal texts of one tenant's queue are sealed alike and a repeat is known as one. Whoever reads the
+store sees which texts are equal and how long they are, and nothing else. Two different texts share
+a nonce with a chance of 2⁻⁹⁶: keep a key below some 2³² texts, then put a new one before it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class AesCodec:
 
 
 def codec_of(text: str) -> AesCodec:
-    """From ``id:base64,id:base64``, the newest first. Raises `ConfigurationError`, which shows no key."""
+    """From ``id:base64,id:base64``, the newest first. Raises `ConfigurationError`, which shows no
+    key.
+    """
     keys: dict[str, bytes] = {}
     for one in text.split(","):
         name, _, value = one.strip().partition(":")

@@ -19,8 +19,9 @@ _STEP = 0.05
 
 
 async def forget_at_work(store: Store, address: Address, *, once: str | None = None) -> bool:
-    """Forget a thread whatever it does. What waits is withdrawn and the run is stopped first, so that who listens is
-    told. False if there is none. Again with the same `once`: whatever began meanwhile is left alone.
+    """Forget a thread whatever it does. What waits is withdrawn and the run is stopped first, so
+    that who listens is told. False if there is none. Again with the same `once`: whatever began
+    meanwhile is left alone.
     """
     # Without a name nothing can be repeated, so an idle thread may go in one act.
     if once is None:

@@ -1,9 +1,10 @@
-"""The store: one contract, cut by reader into five protocols that one engine class implements.
+"""The store: one contract, cut by reader into protocols that one engine class implements.
 
-What must change together changes in one atomic act. An operation that returns has happened durably (see each engine
-for what durable means there), one that raises `Rejection` changed nothing. One that raises `OutcomeUnknown` may be
-repeated: as it is where its arguments name what it does (messages, claims, dead letters), else with the name of the
-call that was lost (`once`, see `turnkeep.store.operations`): it then gives the first result and touches nothing.
+What must change together changes in one atomic act. An operation that returns has happened durably
+(see each engine for what durable means there), one that raises `Rejection` changed nothing. One
+that raises `OutcomeUnknown` may be repeated: as it is where its arguments name what it does
+(messages, claims, dead letters), else with the name of the call that was lost (`once`, see
+`turnkeep.store.operations`): it then gives the first result and touches nothing.
 
 States of a thread, and what `due` is in each:
 
@@ -32,7 +33,7 @@ Rules that decide everything:
 5. `commit`, `fail`, `hold` and `release` leave (token, result) behind, of the last few claims: a repeat gives the same
    result.
 6. Message ids are remembered while the message is open and `Policy.dedupe` seconds after.
-7. Hints (`ready`, `nudged`, `follow`) only make things prompt; nothing depends on them.
+7. Hints (`ready`, `wait_nudge`, `follow`) only make things prompt; nothing depends on them.
 8. Claims take ready threads from the tenant served least (weighted), then by `due`.
 9. The store's own clock counts, never the caller's.
 """
@@ -73,8 +74,8 @@ from turnkeep.store.worker_inbox import WorkerInbox
 
 
 class EventGap(ValueError):
-    """Events of a claim are missing before the first one: they were not published in order, or the log has lost its end
-    to a failover. `published`: how many of them it holds.
+    """Events of a claim are missing before the first one: they were not published in order, or the
+    log has lost its end to a failover. `published`: how many of them it holds.
     """
 
     def __init__(self, n: int, published: int) -> None:
@@ -90,16 +91,14 @@ class Inbox(WorkerInbox, Protocol):
     ) -> list[Receipt | Rejection]:
         """Take messages in; one outcome per message, in order.
 
-        Durable on return; atomic per thread: the outcomes of one thread's messages are decided in one act, each
-        message by itself. The same id
-        with the same content again gives the original receipt (`repeated`) and stores nothing, with other content
-        `MessageConflict`.
-        A missing thread is created, unless `create` is False: `ThreadNotFound`. A channel ``thread_…`` that is known
-        as another channel's thread is that channel.
-        Other refusals: `InboxFull` (more than `max_inbox`, default the queue's), `ThreadBusy` (policy ``reject`` on a
-        busy thread).
-        Appends an ``accepted`` event. Effective policy, window and max_wait (message, else thread, else queue) are
-        fixed here; window 0 means max_wait 0.
+        Durable on return; atomic per thread: the outcomes of one thread's messages are decided in
+        one act, each message by itself. The same id with the same content again gives the original
+        receipt (`repeated`) and stores nothing, with other content `MessageConflict`. A missing
+        thread is created, unless `create` is False: `ThreadNotFound`. A channel ``thread_…`` that
+        is known as another channel's thread is that channel. Other refusals: `InboxFull` (more than
+        `max_inbox`, default the queue's), `ThreadBusy` (policy ``reject`` on a busy thread).
+        Appends an ``accepted`` event. Effective policy, window and max_wait (message, else thread,
+        else queue) are fixed here; window 0 means max_wait 0.
         """
         ...
 
@@ -108,32 +107,32 @@ class Inbox(WorkerInbox, Protocol):
     ) -> HeldCall:
         """Decide a held call, once. The last decision makes the thread due. Appends ``decided``.
 
-        The same decision again gives the same answer. Raises `NotFound` (no such call), `Conflict` (other digest,
-        decided otherwise, or its run goes on without it), `InvalidMessage` (an output for a call that asks for an
-        approval, or the other way round).
+        The same decision again gives the same answer. Raises `NotFound` (no such call), `Conflict`
+        (other digest, decided otherwise, or its run goes on without it), `InvalidMessage` (an
+        output for a call that asks for an approval, or the other way round).
         """
         ...
 
     async def cancel(self, address: Address, *, drop_inbox: bool = False, once: str | None = None) -> bool:
-        """Stop the run in progress: the flag is found by hint or renewal, or by the next claimant in retry and held.
-        True if there is a run to stop.
+        """Stop the run in progress: the flag is found by hint or renewal, or by the next claimant
+        in retry and held. True if there is a run to stop.
 
-        `drop_inbox` withdraws all messages that are not in its batch. Idle and waiting threads change by `drop_inbox`
-        only.
+        `drop_inbox` withdraws all messages that are not in its batch. Idle and waiting threads
+        change by `drop_inbox` only.
         """
         ...
 
     async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
-        """Take a waiting or delayed message back; again: the same record. `MessageFrozen` once it is in a leased or
-        frozen batch, offered, or settled otherwise; `NotFound`.
+        """Take a waiting or delayed message back; again: the same record. `MessageFrozen` once it
+        is in a leased or frozen batch, offered, or settled otherwise; `NotFound`.
         """
         ...
 
     async def edit(
         self, address: Address, message_id: str, content: Content, *, once: str | None = None
     ) -> MessageRecord:
-        """Replace the content of a waiting or delayed message; place, window and digest (of the first text) stay.
-        Errors as `withdraw`.
+        """Replace the content of a waiting or delayed message; place, window and digest (of the
+        first text) stay. Errors as `withdraw`.
         """
         ...
 
@@ -142,14 +141,14 @@ class Inbox(WorkerInbox, Protocol):
         ...
 
     async def typing(self, address: Address, *, once: str | None = None) -> float | None:
-        """The user is typing: the sliding end of the window moves to now + window, never beyond max_wait. Seconds until
-        due, None if not waiting.
+        """The user is typing: the sliding end of the window moves to now + window, never beyond
+        max_wait. Seconds until due, None if not waiting.
         """
         ...
 
     async def pause(self, address: Address, *, once: str | None = None) -> None:
-        """No run begins until `resume`; a run in progress finishes. Creates the thread if need be. Appends ``paused``,
-        once.
+        """No run begins until `resume`; a run in progress finishes. Creates the thread if need be.
+        Appends ``paused``, once.
         """
         ...
 
@@ -174,8 +173,9 @@ class Inbox(WorkerInbox, Protocol):
     async def dead_letter(self, dead_id: str) -> DeadLetter | None: ...
 
     async def redrive(self, dead_id: str) -> Receipt:
-        """Accept a dead letter again under its id, at the end of the inbox, with attempts and deaths at 0.
-        `NotFound` if it is gone, `MessageConflict` while a message of that id is open; a repeat gives the same receipt.
+        """Accept a dead letter again under its id, at the end of the inbox, with attempts and
+        deaths at 0. `NotFound` if it is gone, `MessageConflict` while a message of that id is open;
+        a repeat gives the same receipt.
         """
         ...
 
@@ -185,13 +185,13 @@ class Inbox(WorkerInbox, Protocol):
 
 
 class Follower(Protocol):
-    """The live end of some channels. Iterating yields notices; it never blocks the store: when it falls behind, notices
-    lose their events.
+    """The live end of some channels. Iterating yields notices; it never blocks the store: when it
+    falls behind, notices lose their events.
     """
 
     async def add(self, address: Address) -> None:
-        """From the return of this call on every new event of the channel gives a notice, under the address given here
-        (a thread id as channel, too).
+        """From the return of this call on every new event of the channel gives a notice, under the
+        address given here (a thread id as channel, too).
         """
         ...
 
@@ -206,18 +206,22 @@ class Events(Sinks, Protocol):
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
         """Append what happens inside a run, fenced; the top offset after it.
 
-        `n` is the run's own counter, from 0 for each claim, rising by the number of events: what was appended before
-        is dropped, a gap is refused with `EventGap`.
-        Durable like a delta (a crash of the machine may lose the last moment; then the epoch changes).
+        `n` is the run's own counter, from 0 for each claim, rising by the number of events: what
+        was appended before is dropped, a gap is refused with `EventGap`. Durable like a delta (a
+        crash of the machine may lose the last moment; then the epoch changes).
         """
         ...
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
-        """The events after an offset, oldest first. An unknown channel has the epoch "" and no events."""
+        """The events after an offset, oldest first. An unknown channel has the epoch "" and no
+        events.
+        """
         ...
 
     def follow(self) -> AbstractAsyncContextManager[Follower]:
-        """Follow the live end of channels. Hints with contents: gaps are found by the offset and filled by `read`."""
+        """Follow the live end of channels. Hints with contents: gaps are found by the offset and
+        filled by `read`.
+        """
         ...
 
 
@@ -225,8 +229,8 @@ class Threads(Protocol):
     """The records behind the channels."""
 
     async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
-        """The thread of a channel (or of a thread id as channel). This and `history` slide its expiry, at most once
-        per 1 % of it; other reads do not.
+        """The thread of a channel (or of a thread id as channel). This and `history` slide its
+        expiry, at most once per 1 % of it; other reads do not.
         """
         ...
 
@@ -241,7 +245,9 @@ class Threads(Protocol):
     async def history(
         self, address: Address, *, tokens: int | None = None, items: int | None = None, before_turn: int | None = None
     ) -> History:
-        """The newest whole turns (before a turn, if given) that fit both limits (at least nothing), read backwards."""
+        """The newest whole turns (before a turn, if given) that fit both limits (at least nothing),
+        read backwards.
+        """
         ...
 
     async def append(
@@ -252,17 +258,17 @@ class Threads(Protocol):
         author: str | None = None,
         once: str | None = None,
     ) -> None:
-        """Add to the transcript between turns, creating the thread if need be: `ThreadBusy` while leased, in retry or
-        held. With `author`, assistant text is announced (``said``).
+        """Add to the transcript between turns, creating the thread if need be: `ThreadBusy` while
+        leased, in retry or held. With `author`, assistant text is announced (``said``).
         """
         ...
 
     async def regenerate(self, address: Address, *, once: str | None = None) -> list[Receipt]:
-        """Answer the last turn that holds user items again, in one act: it is taken back with all after it, and its
-        messages are accepted once more, under new ids, due now.
+        """Answer the last turn that holds user items again, in one act: it is taken back with all
+        after it, and its messages are accepted once more, under new ids, due now.
 
-        `ThreadBusy` while other messages are open (delayed ones aside), `NotFound` if there is no such turn,
-        `InboxFull`; then nothing has changed.
+        `ThreadBusy` while other messages are open (delayed ones aside), `NotFound` if there is no
+        such turn, `InboxFull`; then nothing has changed.
         """
         ...
 
@@ -271,37 +277,38 @@ class Threads(Protocol):
         ...
 
     async def update(self, address: Address, changes: Mapping[str, Any], *, once: str | None = None) -> ThreadRecord:
-        """Change ``assistant``, ``metadata`` (merged; a null value removes), ``options`` (replaced), ``ttl`` (only
-        ever longer than what was set before). `ThreadNotFound`; `InvalidMessage` for any other name.
+        """Change ``assistant``, ``metadata`` (merged; a null value removes), ``options``
+        (replaced), ``ttl`` (only ever longer than what was set before). `ThreadNotFound`;
+        `InvalidMessage` for any other name.
         """
         ...
 
     def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
     ) -> AsyncIterator[ThreadRecord]:
-        """All threads, in no promised order, each once; `idle_for`: only those without activity for so many seconds
-        (0: all, also where a clock was set back).
+        """All threads, in no promised order, each once; `idle_for`: only those without activity for
+        so many seconds (0: all, also where a clock was set back).
         """
         ...
 
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats: ...
 
     async def forget(self, address: Address, *, force: bool = False, once: str | None = None) -> bool:
-        """Delete a thread and everything of it, its dead letters too. `ThreadBusy` if messages are open, unless
-        forced. False if there is none.
+        """Delete a thread and everything of it, its dead letters too. `ThreadBusy` if messages are
+        open, unless forced. False if there is none.
         """
         ...
 
     async def expire(self, *, limit: int = 100) -> int:
-        """Delete idle threads whose time is over, and what else has aged; how many threads. Called about once a
-        minute.
+        """Delete idle threads whose time is over, and what else has aged; how many threads. Called
+        about once a minute.
         """
         ...
 
 
 class Registry(Protocol):
-    """Small records by kind, tenant and name: assistants, keys, tickets, revocations, the audit trail, settings that
-    all processes share.
+    """Small records by kind, tenant and name: assistants, keys, tickets, revocations, the audit
+    trail, settings that all processes share.
     """
 
     async def get(self, kind: RegistryKind, tenant: str, name: str) -> Document | None: ...
@@ -317,8 +324,9 @@ class Registry(Protocol):
         ttl: float | None = None,
         once: str | None = None,
     ) -> Document:
-        """Write a record. With `version`, only over that version (0: only if there is none): else `Conflict`. A body
-        that is there already is no change: the same document, with the new time to live.
+        """Write a record. With `version`, only over that version (0: only if there is none): else
+        `Conflict`. A body that is there already is no change: the same document, with the new time
+        to live.
         """
         ...
 
@@ -341,14 +349,14 @@ class Ledger(Protocol):
         ...
 
     async def settle(self, run_id: str, amount: int | None, *, tenant: str, once: str | None = None) -> None:
-        """Replace a run's reservation by what was spent, None: by what was reserved. A run without reservation changes
-        nothing.
+        """Replace a run's reservation by what was spent, None: by what was reserved. A run without
+        reservation changes nothing.
         """
         ...
 
     async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
-        """Runs whose reservation is older than so many seconds: candidates to be settled from what their threads
-        say.
+        """Runs whose reservation is older than so many seconds: candidates to be settled from what
+        their threads say.
         """
         ...
 
@@ -361,13 +369,16 @@ class Ledger(Protocol):
     async def pace(
         self, key: str, *, requests: float, tokens: float, tokens_wanted: int, once: str | None = None
     ) -> float:
-        """Take one request and so many tokens from the shared buckets (limits per minute, 0: unlimited): 0.0 if
-        granted, else seconds to wait (nothing taken). More tokens than a full bucket holds: a full bucket is enough.
+        """Take one request and so many tokens from the shared buckets (limits per minute, 0:
+        unlimited): 0.0 if granted, else seconds to wait (nothing taken). More tokens than a full
+        bucket holds: a full bucket is enough.
         """
         ...
 
     async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
-        """No request of this key is granted by `pace` for so long (the provider said so); never shortens."""
+        """No request of this key is granted by `pace` for so long (the provider said so); never
+        shortens.
+        """
         ...
 
     async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
@@ -377,8 +388,8 @@ class Ledger(Protocol):
     async def circuits(self) -> list[Circuit]: ...
 
     async def probe(self, endpoint: str, *, every: float, once: str | None = None) -> bool:
-        """May this caller try? True if the circuit is closed, or for one caller per `every` seconds while it is
-        open.
+        """May this caller try? True if the circuit is closed, or for one caller per `every` seconds
+        while it is open.
         """
         ...
 
@@ -393,7 +404,9 @@ class Store(Inbox, Events, Threads, Registry, Ledger, Protocol):
     engine: str
 
     async def open(self) -> None:
-        """Connect and check. Raises `StoreMisconfigured`, `StoreUnavailable`. Safe to call once per instance."""
+        """Connect and check. Raises `StoreMisconfigured`, `StoreUnavailable`. Safe to call once per
+        instance.
+        """
         ...
 
     async def close(self) -> None:
@@ -401,8 +414,8 @@ class Store(Inbox, Events, Threads, Registry, Ledger, Protocol):
         ...
 
     async def check(self) -> Mapping[str, Any]:
-        """For `/readyz` and doctor: can it write now, which engine and version, which durability; raises `StoreError`
-        when it cannot write.
+        """For `/readyz` and doctor: can it write now, which engine and version, which durability;
+        raises `StoreError` when it cannot write.
         """
         ...
 

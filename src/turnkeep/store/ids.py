@@ -1,7 +1,7 @@
 """Names that the store gives: threads, runs, tokens, epochs, dead letters.
 
-A thread id carries its partition, so that whoever holds one knows where the thread is kept. Equal `Ids` give equal
-names in every engine.
+A thread id carries its partition, so that whoever holds one knows where the thread is kept. Equal
+`Ids` give equal names in every engine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ PARTITIONS = 16
 Purpose = Literal["thread", "run", "token", "epoch", "dead", "message"]
 
 Ids = Callable[[str], str]
-"""Gives 32 lowercase hex digits that were never given before for this `Purpose`; names use the last ones they need."""
+"""Gives 32 lowercase hex digits that were never given before for this `Purpose`; names use the last
+ones they need.
+"""
 
 # Exactly our own form: a channel may be any string, and somebody's own `thread_7` is one.
 _CARRIES_PARTITION = re.compile(r"thread_(0[0-9a-f])[0-9a-f]{22}")
@@ -31,7 +33,9 @@ def random_ids(purpose: str) -> str:  # the default `Ids`: unguessable for every
 
 
 def partition_of(address: Address) -> int:
-    """Where the thread of this address is kept: what its thread id says if the channel is one, else by its name."""
+    """Where the thread of this address is kept: what its thread id says if the channel is one, else
+    by its name.
+    """
     if (partition := partition_of_thread_id(address.channel)) is not None:
         return partition
     name = f"{address.tenant}\0{address.queue}\0{address.channel}"
@@ -46,7 +50,9 @@ def partition_of_thread_id(thread_id: str) -> int | None:
 
 
 def new_thread_id(ids: Ids, address: Address) -> str:
-    """The id of the thread that is created for this address: the channel itself if that names a thread."""
+    """The id of the thread that is created for this address: the channel itself if that names a
+    thread.
+    """
     if address.names_thread:
         return address.channel
     return f"thread_{partition_of(address):02x}{ids('thread')[-22:]}"

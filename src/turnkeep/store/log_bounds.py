@@ -1,7 +1,7 @@
 """How much of a channel's event log is kept.
 
-Of the run in progress everything, its older deltas rolled into one snapshot. Before it the newest events that are not
-too old, and beyond those the final ones, which say how each batch ended.
+Of the run in progress everything, its older deltas rolled into one snapshot. Before it the newest
+events that are not too old, and beyond those the final ones, which say how each batch ended.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def _drop_aged(past: Sequence[Event], policy: Policy, now: float) -> tuple[list[
 
 
 def _roll_deltas(live: Sequence[Event], policy: Policy) -> tuple[list[Event], int]:
-    """The run in progress, with all but its newest deltas told by one snapshot in the place of the last rolled one."""
+    """The run in progress, with all but its newest deltas told by one snapshot in the place of the
+    last rolled one.
+    """
     deltas = [i for i, e in enumerate(live) if e.kind == "delta"]
     surplus = len(deltas) - policy.log_events
     # Counted in deltas alone: tools and decisions are

@@ -1,8 +1,8 @@
 """The rules of taking messages in, and of the window in which a burst becomes one turn.
 
-Plain functions over one `Thread`: no input, no output, no clock, `now` is given. They change the thread that they are
-given and leave the rest in its `out`; an engine gives them a copy or throws away what it holds when they raise, so that
-a rule that raises has changed nothing that is stored.
+Plain functions over one `Thread`: no input, no output, no clock, `now` is given. They change the
+thread that they are given and leave the rest in its `out`; an engine gives them a copy or throws
+away what it holds when they raise, so that a rule that raises has changed nothing that is stored.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _repeat_receipt(prior: AcceptedId, message: Message) -> Receipt:
 
 
 def _envelope_of(thread: Thread, message: Message, policy: Policy) -> InboxMessage:
-    """The message with what counts for it fixed: its own values, else the thread's, else the queue's."""
+    """The message with what counts for it fixed: its own values, else the thread's, else the
+    queue's.
+    """
     options = thread.options
     window = _first(message.window, options.window, policy.window)
     # Window 0 asks for no waiting at all, so a longer `max_wait`
@@ -121,7 +123,9 @@ def _ask_for_turn(thread: Thread, envelope: InboxMessage, now: float) -> None:
 
 
 def ask_to_stop(thread: Thread, stop: Stop, now: float) -> None:
-    """Tell the run, or the next claimant, to give up; open calls of a held turn are declined by a newer message."""
+    """Tell the run, or the next claimant, to give up; open calls of a held turn are declined by a
+    newer message.
+    """
     if thread.state == "leased":
         thread.stop = thread.stop or stop
         thread.out.nudge = thread.owner
@@ -172,7 +176,9 @@ def ripen(thread: Thread, policy: Policy, now: float) -> None:
 
 
 def batch_size(thread: Thread, policy: Policy) -> int:
-    """How many messages one run takes: a message that wants a batch of its own has one, else up to the limits."""
+    """How many messages one run takes: a message that wants a batch of its own has one, else up to
+    the limits.
+    """
     size = 0
     for count, envelope in enumerate(thread.inbox):
         size += envelope.size
@@ -186,8 +192,8 @@ def batch_size(thread: Thread, policy: Policy) -> int:
 
 
 def window_end(thread: Thread, policy: Policy, now: float) -> float:
-    """When the inbox is due: the sliding window after the last message, at most `max_wait` after any; now when a flush
-    is asked or nobody can join any more.
+    """When the inbox is due: the sliding window after the last message, at most `max_wait` after
+    any; now when a flush is asked or nobody can join any more.
     """
     count = batch_size(thread, policy)
     batch = [envelope.message for envelope in thread.inbox[:count]]

@@ -1,4 +1,5 @@
-"""The rules of what people do to a thread from outside: decide, cancel, edit, pause, append, regenerate, redrive.
+"""The rules of what people do to a thread from outside: decide, cancel, edit, pause, append,
+regenerate, redrive.
 
 Plain functions, as in `rules_accept`. None of them touches a batch that a run may be answering.
 """
@@ -120,7 +121,9 @@ def _find_changeable(thread: Thread, message_id: str, policy: Policy, now: float
 
 
 def late(accepted_id: AcceptedId | None, message_id: str, *, withdrawing: bool) -> None:
-    """Why a message that is not open cannot be changed; a withdrawal that is repeated has nothing left to do."""
+    """Why a message that is not open cannot be changed; a withdrawal that is repeated has nothing
+    left to do.
+    """
     if accepted_id is None:
         raise NotFound(f"no message {message_id!r} is known on this channel")
     # What is gone is gone: a repeated withdrawal has what it wants.
@@ -168,8 +171,8 @@ def append(thread: Thread, entries: Sequence[TranscriptEntry], author: str | Non
 def regenerate(
     thread: Thread, last_turn: Sequence[TranscriptEntry], stem: str, policy: Policy, now: float
 ) -> list[Receipt]:
-    """Accept once more what was said in a turn; `asked` are the entries of the last one that holds user items, which
-    the engine removes with all later ones. The new ids begin with `stem`.
+    """Accept once more what was said in a turn; `last_turn` are the entries of the last one that
+    holds user items, which the engine removes with all later ones. The new ids begin with `stem`.
     """
     ripen(thread, policy, now)
     # Delayed messages are no obstacle: they are for another time.
@@ -181,7 +184,9 @@ def regenerate(
 
 
 def repeat_messages(address: Address, last_turn: Sequence[TranscriptEntry], stem: str) -> list[Message]:
-    """Messages like those that were said in a turn. They wait for nothing, whatever messages do on their thread."""
+    """Messages like those that were said in a turn. They wait for nothing, whatever messages do on
+    their thread.
+    """
     items = [entry.item for entry in last_turn if isinstance(entry.item, UserItem)]
     return [
         Message(
@@ -213,7 +218,9 @@ def _between_turns(thread: Thread) -> None:
 
 
 def update(thread: Thread, changes: Mapping[str, Any], now: float) -> None:
-    """Change what people may set. A time to live that somebody set is never shortened by a later one."""
+    """Change what people may set. A time to live that somebody set is never shortened by a later
+    one.
+    """
     if strange := set(changes) - {"assistant", "metadata", "options", "ttl"}:
         raise InvalidMessage(
             f"a thread has no {', '.join(sorted(strange))}, change assistant, metadata, options or ttl"
@@ -233,8 +240,8 @@ def update(thread: Thread, changes: Mapping[str, Any], now: float) -> None:
 
 
 def redrive(thread: Thread, letter: DeadLetter, policy: Policy, now: float, prior: AcceptedId | None = None) -> Receipt:
-    """A new acceptance at the end of the inbox, under the same id; `known` is what was remembered of it, if anything:
-    the digest stays that of the first text.
+    """A new acceptance at the end of the inbox, under the same id; `prior` is what was remembered
+    of it, if anything: the digest stays that of the first text.
     """
     # The moment, the haste and the policy were of another day; only what was said is asked again.
     message = letter.message.but(not_before=None, flush=False, on_busy="collect")

@@ -1,6 +1,8 @@
-"""The rules of a claim: taking a thread that is due, and what its owner does to it while the lease holds.
+"""The rules of a claim: taking a thread that is due, and what its owner does to it while the lease
+holds.
 
-Plain functions, as in `rules_accept`. Everything an owner writes is checked against the token of its claim first.
+Plain functions, as in `rules_accept`. Everything an owner writes is checked against the token of
+its claim first.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from turnkeep.store.values import Claim, Directive, Policy, Receipt, Record
 def claim(
     thread: Thread, policy: Policy, now: float, *, owner: str, lease: float, token: str, run_id: str
 ) -> Claim | None:
-    """Take the thread if it is due. `token` and `run_id` are fresh; the run id is used when no run is open."""
+    """Take the thread if it is due. `token` and `run_id` are fresh; the run id is used when no run
+    is open.
+    """
     ripen(thread, policy, now)
     # A lease that ended is looked at even when paused:
     # the death has to be counted and the batch let go.
@@ -68,8 +72,8 @@ def _bury(thread: Thread, now: float) -> None:
 
 
 def end_claim(thread: Thread, now: float) -> None:
-    """End a claim: back to retry, with the frozen batch or with none. A pending stop keeps the batch for its cancel
-    commit; a batch that dissolves leaves nothing to steer.
+    """End a claim: back to retry, with the frozen batch or with none. A pending stop keeps the
+    batch for its cancel commit; a batch that dissolves leaves nothing to steer.
     """
     thread.state = "retry"
     thread.token = thread.owner = None
@@ -155,7 +159,9 @@ def renew(thread: Thread, claim: Claim, now: float, lease: float, policy: Policy
 
 
 def orphan(thread: Thread, now: float) -> None:
-    """A lease that its owner does not know: the reply to its claim was lost. Nobody died, so no death is counted."""
+    """A lease that its owner does not know: the reply to its claim was lost. Nobody died, so no
+    death is counted.
+    """
     # As a release: the thread is due at once and the message keeps its deaths.
     if thread.state == "leased":
         end_claim(thread, now)

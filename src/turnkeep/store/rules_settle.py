@@ -1,7 +1,7 @@
 """The rules by which a claim ends: an answer, a failure, a release or a held turn.
 
-Plain functions, as in `rules_accept`. Each leaves its result behind under the token of its claim, so that a repeat
-whose first reply was lost gives the same.
+Plain functions, as in `rules_accept`. Each leaves its result behind under the token of its claim,
+so that a repeat whose first reply was lost gives the same.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def _find_settlement(thread: Thread, claim: Claim, act: str) -> Settlement | Non
 
 
 def _leave(thread: Thread, settlement: Settlement) -> None:
-    """Leave the result behind, beside those of a few claims before it: a repeat may come after the next settlement."""
+    """Leave the result behind, beside those of a few claims before it: a repeat may come after the
+    next settlement.
+    """
     thread.settlements = [settlement, *thread.settlements][:SETTLEMENTS]
 
 
@@ -88,7 +90,9 @@ def remember_status(
     now: float,
     covers: tuple[str, ...] = (),
 ) -> None:
-    """Engines merge this into what they know of the id: digest and receipt stay those of the first acceptance."""
+    """Engines merge this into what they know of the id: digest and receipt stay those of the first
+    acceptance.
+    """
     message_id = envelope.message.message_id
     thread.out.removed_ids.add(message_id)
     thread.out.changed_ids.discard(message_id)
@@ -132,7 +136,9 @@ def _run_record(
 
 
 def fail(thread: Thread, claim: Claim, failure: Failure, policy: Policy, now: float) -> FailOutcome:
-    """Dead letters get their `dead_id` from the engine. A stop that came meanwhile is obeyed by the next claimant."""
+    """Dead letters get their `dead_id` from the engine. A stop that came meanwhile is obeyed by the
+    next claimant.
+    """
     if last := _find_settlement(thread, claim, "fail"):
         outcome: FailOutcome = last.result
         return outcome

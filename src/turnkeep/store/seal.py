@@ -1,9 +1,11 @@
-"""Sealing what people say: every text of a message, an item, an event or a call becomes a token that only a key opens.
+"""Sealing what people say: every text of a message, an item, an event or a call becomes a token
+that only a key opens.
 
-Engines append texts to each other, compare them and tell repeats by them, and need not know that they are sealed: a
-token says where it ends, so that tokens in a row open to the texts in a row, and a codec seals the same text in the
-same way. Names, ids, times, sizes and the shape of things stay readable; a text that is not sealed is taken as it is,
-so that a store with a past can be sealed from now on.
+Engines append texts to each other, compare them and tell repeats by them, and need not know that
+they are sealed: a token says where it ends, so that tokens in a row open to the texts in a row, and
+a codec seals the same text in the same way. Names, ids, times, sizes and the shape of things stay
+readable; a text that is not sealed is taken as it is, so that a store with a past can be sealed
+from now on.
 """
 
 from __future__ import annotations
@@ -47,15 +49,16 @@ _PLAIN = frozenset(
         *("site", "model", "assistant", "message_ids"),
     )
 )
-"""Fields that engines, metrics and people's lists go by. A field that is not named here is sealed."""
+"""Fields that engines, metrics and people's lists go by; any other field is sealed."""
 _NOT_TEXT = frozenset({"address", "usage", "receipt", "options"})
 
 
 class Codec(Protocol):
-    """Seals bytes. The same bytes with the same `about` and key give the same, or repeats are not known as such.
+    """Seals bytes. The same bytes with the same `about` and key give the same, or repeats are not
+    known as such.
 
-    `keys` are the ids of all keys, the one that seals first. `about` is bound to what is sealed without being in it:
-    opening with another must fail. `open` raises ValueError.
+    `keys` are the ids of all keys, the one that seals first. `about` is bound to what is sealed
+    without being in it: opening with another must fail. `open` raises ValueError.
     """
 
     @property
@@ -67,7 +70,9 @@ class Codec(Protocol):
 
 
 class Seal:
-    """Seals and opens values of one tenant's queue. Every value but a text is given back with its texts changed."""
+    """Seals and opens values of one tenant's queue. Every value but a text is given back with its
+    texts changed.
+    """
 
     def __init__(self, codec: Codec, address: Address, *, key: str | None = None) -> None:
         self._codec = codec
@@ -75,8 +80,6 @@ class Seal:
         # read by its id, and letters outlive their channel.
         self._about = f"{address.tenant}\0{address.queue}".encode("utf-8", "surrogatepass")
         self._key = key or codec.keys[0]
-
-    # ---------------------------------------------------------------- sealing
 
     def text(self, plain: str) -> str:
         # An empty text has nothing to hide, and stays empty for whoever looks whether there is one.
@@ -114,11 +117,9 @@ class Seal:
             return tuple(self._seal_value(one, field) for one in value)
         return _map_fields(value, self._seal_value)
 
-    # ---------------------------------------------------------------- opening
-
     def open_text(self, text: str) -> str:
         """Every token in it opened. Raises `StoreUnsealable`."""
-        # A plain search first: it is cheaper than the pattern, and a store with a past holds plain texts.
+        # A plain search first, cheaper than the pattern: a store with a past holds plain texts.
         return _TOKEN.sub(self._open_token, text) if "tks1:" in text else text
 
     def unseal(self, value: T) -> T:
@@ -156,7 +157,9 @@ class Seal:
 
 
 _NAMES: dict[type, tuple[str, ...]] = {}
-"""The fields of every type that was met, none of what is no dataclass: as many as the contract has types."""
+"""The fields of every type that was met, none of what is no dataclass: as many as the contract has
+types.
+"""
 
 
 def _names_of(kind: type) -> tuple[str, ...]:
@@ -169,7 +172,9 @@ _NO_TEXT = (int, float, bool)
 
 
 def _map_fields(value: Any, change: Any) -> Any:
-    """A dataclass with its fields changed; anything else as it is. The hot path: one event per token."""
+    """A dataclass with its fields changed; anything else as it is. The hot path: one event per
+    token.
+    """
     changes = {}
     for name in _names_of(type(value)):
         before = getattr(value, name)

@@ -1,7 +1,8 @@
-"""A store whose engine never sees what people say: every body is sealed on its way in and opened on its way out.
+"""A store whose engine never sees what people say: every body is sealed on its way in and opened on
+its way out.
 
-It stands before any engine and changes no promise of the contract. A store that was sealed once is refused without a
-codec: else tokens would be shown to people and asked of models.
+It stands before any engine and changes no promise of the contract. A store that was sealed once is
+refused without a codec: else tokens would be shown to people and asked of models.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ _WORD = "sealed"
 
 
 def seal_store(engine: Store, codec: Codec) -> Store:
-    """The same store for whoever has a codec: the one of `aes`, or one of his own (a key service, another cipher)."""
+    """The same store for whoever has a codec: the one of `aes`, or one of his own (a key service,
+    another cipher).
+    """
     return cast("Store", SealedStore(engine, codec))
 
 
@@ -115,8 +118,6 @@ class SealedStore(_Before):
     def _of(self, message: Message, key: str | None = None) -> Message:
         return self._seal(message.address, key).whole(message)
 
-    # ---------------------------------------------------------------- inbox
-
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
     ) -> list[Receipt | Rejection]:
@@ -130,7 +131,9 @@ class SealedStore(_Before):
     async def _with_older(
         self, key: str, messages: Sequence[Message], outcomes: list[Receipt | Rejection], **options: Any
     ) -> list[Receipt | Rejection]:
-        """A repeat of what was sealed with an older key looks like other content until it is sealed like that again."""
+        """A repeat of what was sealed with an older key looks like other content until it is sealed
+        like that again.
+        """
         places = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, MessageConflict)]
         if not places:
             return outcomes
@@ -211,8 +214,6 @@ class SealedStore(_Before):
             content = text_content(f"({error})")
             return replace(letter, message=letter.message.but(content=content, metadata={}, instructions=None))
 
-    # ---------------------------------------------------------------- events
-
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
         seal = self._seal(claim.address)
         return await self._engine.publish(claim, n, [seal.whole(event) for event in events])
@@ -232,8 +233,6 @@ class SealedStore(_Before):
     async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
         deliveries = await self._engine.parked_deliveries(sink, partition, positions)
         return [self._seal(one.address).unseal(one) for one in deliveries]
-
-    # ---------------------------------------------------------------- threads
 
     async def thread(self, address: Address, *, create: bool = False, once: str | None = None) -> ThreadRecord | None:
         return self._seal(address).unseal(await self._engine.thread(address, create=create, once=once))

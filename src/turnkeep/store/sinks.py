@@ -1,4 +1,5 @@
-"""Sinks: what must reach the outside, at least once and in channel order, and what is parked because it did not.
+"""Sinks: what must reach the outside, at least once and in channel order, and what is parked
+because it did not.
 
 A sink is a name with a position in each partition. The outbox keeps an event while an open sink
 selects it and has not delivered it; `turnkeep.store.log_bounds` and the engines say how many. An
@@ -16,15 +17,21 @@ from turnkeep.events import FINAL, Event, EventKind
 from turnkeep.messages import Address
 
 MOST_PARKED = 10_000
-"""Events that are parked of one sink and partition at most; the oldest go first, those given up before all others."""
+"""Events that are parked of one sink and partition at most; the oldest go first, those given up
+before all others.
+"""
 
 WAITING_COUNTED = 10_000
-"""A `SinkRecord` counts what waits in a partition up to here: counting must not hold up a store with a long backlog."""
+"""A `SinkRecord` counts what waits in a partition up to here: counting must not hold up a store
+with a long backlog.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which events are for a sink: nothing else is kept for it, or counts against the bound of the outbox."""
+    """Which events are for a sink: nothing else is kept for it, or counts against the bound of the
+    outbox.
+    """
 
     tenant: str | None = None
     queue: str | None = None
@@ -56,8 +63,8 @@ class Delivery:
 class ParkedEvent:
     """An event that is out of the way, without its body.
 
-    `failed_at`: since when its receiver has failed on it; None while it waits behind an earlier one of its channel.
-    `is_given_up`: nobody tries any more, until it is redriven.
+    `failed_at`: since when its receiver has failed on it; None while it waits behind an earlier one
+    of its channel. `is_given_up`: nobody tries any more, until it is redriven.
     """
 
     position: str
@@ -89,8 +96,8 @@ class ParkedEvent:
 
 @dataclass(frozen=True, slots=True)
 class SinkRecord:
-    """How a sink stands, over all partitions. `oldest_at`: of what waits; `lost`: what fell out at a bound, the last
-    one at `lost_at`.
+    """How a sink stands, over all partitions. `oldest_at`: of what waits; `lost`: what fell out at
+    a bound, the last one at `lost_at`.
     """
 
     name: str
@@ -126,8 +133,8 @@ class Sinks(Protocol):
     async def open_sink(
         self, sink: str, selection: Selection = EVERYTHING, *, once: str | None = None
     ) -> Sequence[int]:
-        """Register a sink by name; from now on the outbox keeps what it selects until it is delivered. Again: changes
-        the selection of what comes. The partitions to serve.
+        """Register a sink by name; from now on the outbox keeps what it selects until it is
+        delivered. Again: changes the selection of what comes. The partitions to serve.
         """
         ...
 
@@ -136,20 +143,23 @@ class Sinks(Protocol):
         ...
 
     async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
-        """Become or stay the only one who delivers this partition to this sink: the stored position ("" at the
-        beginning), None if another owner has it. `NotFound` for a sink that is not open.
+        """Become or stay the only one who delivers this partition to this sink: the stored position
+        ("" at the beginning), None if another owner has it. `NotFound` for a sink that is not open.
         """
         ...
 
     async def deliveries(self, sink: str, partition: int, *, after: str, limit: int) -> list[Delivery]:
-        """Events after a position, in partition order (hence in channel order); some may not be selected."""
+        """Events after a position, in partition order (hence in channel order); some may not be
+        selected.
+        """
         ...
 
     async def mark_delivered(
         self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
     ) -> None:
-        """Store the position, fenced by the sink lease (`LeaseLost`), and in the same act park these (position,
-        reason): with a reason, the receiver has failed on it from now; without, it waits behind its channel.
+        """Store the position, fenced by the sink lease (`LeaseLost`), and in the same act park
+        these (position, reason): with a reason, the receiver has failed on it from now; without, it
+        waits behind its channel.
         """
         ...
 
@@ -158,7 +168,9 @@ class Sinks(Protocol):
         ...
 
     async def parked_deliveries(self, sink: str, partition: int, positions: Sequence[str]) -> list[Delivery]:
-        """The parked events at these positions, in order; those that are not there (any more) are left out."""
+        """The parked events at these positions, in order; those that are not there (any more) are
+        left out.
+        """
         ...
 
     async def note_failure(
@@ -174,7 +186,9 @@ class Sinks(Protocol):
         ...
 
     async def unpark(self, sink: str, partition: int, positions: Sequence[str], *, once: str | None = None) -> int:
-        """Drop parked events: they are delivered, or nobody wants them any more. How many there were."""
+        """Drop parked events: they are delivered, or nobody wants them any more. How many there
+        were.
+        """
         ...
 
     async def sinks(self) -> list[SinkRecord]:

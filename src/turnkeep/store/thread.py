@@ -1,7 +1,7 @@
 """What an engine keeps of one thread while messages are open, and what one operation changes.
 
-The transcript, the event log, known message ids and dead letters are kept beside it, by each engine in its own way: a
-rule adds to them through `Thread.out`.
+The transcript, the event log, known message ids and dead letters are kept beside it, by each engine
+in its own way: a rule adds to them through `Thread.out`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from turnkeep.usage import Usage
 
 @dataclass(slots=True)
 class InboxMessage:
-    """An accepted message that no committed run has answered; its message carries the effective policy, window and
-    max_wait.
+    """An accepted message that no committed run has answered; its message carries the effective
+    policy, window and max_wait.
     """
 
     message: Message
@@ -69,7 +69,9 @@ class AcceptedId:
     forget_at: float | None = None
 
     def remainder(self, now: float, dedupe: float) -> AcceptedId:
-        """What stays of it when its thread is deleted: the id, as long as was said when its message was settled."""
+        """What stays of it when its thread is deleted: the id, as long as was said when its message
+        was settled.
+        """
         # It was settled before its thread went: its time is running already.
         if self.forget_at is not None:
             return self
@@ -108,7 +110,7 @@ class Settlement:
 
 @dataclass(slots=True)
 class Out:
-    """What one operation adds beside the thread's own record. The engine stores it in the same act."""
+    """What one operation adds beside the thread's own record, stored in the same act."""
 
     events: list[Event] = field(default_factory=list)
     entries: list[TranscriptEntry] = field(default_factory=list)
@@ -186,7 +188,9 @@ class Thread:
 
     @property
     def wake(self) -> float | None:
-        """When somebody has to look at this thread: what engines index. None: not before somebody acts."""
+        """When somebody has to look at this thread: what engines index. None: not before somebody
+        acts.
+        """
         # Of a paused thread only a lease is watched: its owner may die all the same.
         if self.paused and self.state != "leased":
             return None

@@ -1,4 +1,6 @@
-"""The stored transcript: its JSON form, its size, and which whole turns are kept, read or taken back."""
+"""The stored transcript: its JSON form, its size, and which whole turns are kept, read or taken
+back.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def size_of(item: Mapping[str, Any]) -> int:
 
 
 def trimmed_through(entries: Sequence[TranscriptEntry], policy: Policy) -> int:
-    """The last turn that has to go so that the rest is within bounds, 0 for none; the newest turn always stays."""
+    """The last turn that has to go so that the rest is within bounds, 0 for none; the newest turn
+    always stays.
+    """
     items, size = len(entries), sum(map(entry_size, entries))
     through = 0
     for turn, group in _by_turn(entries):

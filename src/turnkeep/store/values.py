@@ -1,6 +1,8 @@
-"""The words of the contract: what is given to a store and what it gives back, as values that nobody can change.
+"""The words of the contract: what is given to a store and what it gives back, as values that nobody
+can change.
 
-They hold no behaviour beyond their JSON form, so that engines, runs and doors agree on them and on nothing else.
+They hold no behaviour beyond their JSON form, so that engines, runs and doors agree on them and on
+nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ LAYOUT = 2
 
 State = Literal["idle", "waiting", "leased", "retry", "held"]
 Stop = Literal["cancel", "interrupt", "rollback"]
-"""What a run is told: give up and commit as cancelled (cancel, interrupt), or drop the text (rollback)."""
+"""What a run is told: give up and commit as cancelled (cancel, interrupt), or drop the text
+(rollback).
+"""
 MessageStatus = Literal["delayed", "waiting", "running", "answered", "cancelled", "withdrawn", "dead"]
 SettledOutcome = Literal["completed", "incomplete", "cancelled"]
 RegistryKind = Literal["assistant", "default", "key", "ticket", "setting", "revocation", "audit"]
@@ -26,8 +30,8 @@ RegistryKind = Literal["assistant", "default", "key", "ticket", "setting", "revo
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Limits and habits of one queue; a thread's options and a message's own values go before `window`, `max_wait`,
-    `on_busy`.
+    """Limits and habits of one queue; a thread's options and a message's own values go before
+    `window`, `max_wait`, `on_busy`.
 
     Times in seconds, sizes in bytes.
     """
@@ -50,7 +54,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The policy of each queue, and the weight of each tenant (default 1) in the sharing of workers."""
+    """The policy of each queue, and the weight of each tenant (default 1) in the sharing of
+    workers.
+    """
 
     default: Policy = Policy()
     queues: Mapping[str, Policy] = field(default_factory=dict)
@@ -67,10 +73,11 @@ class Policies:
 class Receipt:
     """The message is durable.
 
-    `channel` is the thread's own, also when the message came by thread id. `position` is its place among the open
-    messages (from 1), `due_in` the seconds until its thread may be claimed (None: when the run in progress, the held
-    action or the pause ends). `idempotent` is False for ids we minted. `repeated`: this id was accepted before and
-    this is the original receipt. `steer` is set when the message asked to steer a run in progress.
+    `channel` is the thread's own, also when the message came by thread id. `position` is its place
+    among the open messages (from 1), `due_in` the seconds until its thread may be claimed (None:
+    when the run in progress, the held action or the pause ends). `idempotent` is False for ids we
+    minted. `repeated`: this id was accepted before and this is the original receipt. `steer` is set
+    when the message asked to steer a run in progress.
     """
 
     channel: str
@@ -97,9 +104,11 @@ class Receipt:
 class HeldCall:
     """A tool call that waits for somebody. `digest` binds a decision to the exact arguments.
 
-    kind: ``approval`` (approve or deny, then the tool runs here) or ``output`` (the caller runs it and gives the
-    output, or denies it).
-    decision: None while open; ``approved``, ``denied``, ``output``, ``expired``, ``declined`` (the user moved on).
+    kind: ``approval`` (approve or deny, then the tool runs here) or ``output`` (the caller runs it
+    and gives the output, or denies it).
+
+    decision: None while open; ``approved``, ``denied``, ``output``, ``expired``, ``declined`` (the
+    user moved on).
     """
 
     call_id: str
@@ -140,21 +149,20 @@ class Decision:
 
 
 Record = Mapping[str, Any]
-"""One journal record, plain JSON. ``n`` is its place in the journal from 0, given by the run: a record whose place is
-taken is a repeat and is
-dropped. A record with ``"steered_through": seq`` takes the offered messages up to that seq into the batch."""
+"""One journal record, plain JSON. ``n`` is its place in the journal from 0, given by the run: a
+record whose place is taken is a repeat and is dropped. A record with ``"steered_through": seq``
+takes the offered messages up to that seq into the batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to work on one thread for a while.
 
-    `run_id` and `attempt` (the number of this claim, from 1) stay with the batch until it is settled. `attempts`
-    counts earlier failures,
-    `deaths` earlier workers that vanished, both of the oldest message. `last_chance`: the batch is one message of a
-    split batch.
-    `stop`: commit as cancelled (or roll back) instead of running. `calls`: held calls with their decisions.
-    `due_at`: when this claim could have been taken, at the end of the window or of what it waited for since.
+    `run_id` and `attempt` (the number of this claim, from 1) stay with the batch until it is
+    settled. `attempts` counts earlier failures, `deaths` earlier workers that vanished, both of the
+    oldest message. `last_chance`: the batch is one message of a split batch. `stop`: commit as
+    cancelled (or roll back) instead of running. `calls`: held calls with their decisions. `due_at`:
+    when this claim could have been taken, at the end of the window or of what it waited for since.
     """
 
     address: Address
@@ -183,7 +191,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """What a renewal tells the owner of a claim. `held` False: the lease is lost, stop and write nothing."""
+    """What a renewal tells the owner of a claim. `held` False: the lease is lost, stop and write
+    nothing.
+    """
 
     held: bool
     lease_until: float = 0.0
@@ -193,8 +203,8 @@ class Directive:
 
 @dataclass(frozen=True, slots=True)
 class TranscriptEntry:
-    """One transcript item as stored. `tokens` is the caller's count, `turn` the store's ordinal of the commit that
-    wrote it.
+    """One transcript item as stored. `tokens` is the caller's count, `turn` the store's ordinal of
+    the commit that wrote it.
     """
 
     item: Item
@@ -205,7 +215,9 @@ class TranscriptEntry:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The end of a run: what enters the transcript, and the final event. `text` is the whole answer shown to people."""
+    """The end of a run: what enters the transcript, and the final event. `text` is the whole answer
+    shown to people.
+    """
 
     outcome: SettledOutcome
     text: str
@@ -216,7 +228,9 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Remainder:
-    """What a commit found behind the batch: open messages, and when they are due (None: nothing to do, or paused)."""
+    """What a commit found behind the batch: open messages, and when they are due (None: nothing to
+    do, or paused).
+    """
 
     messages: int
     due: float | None
@@ -224,10 +238,11 @@ class Remainder:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed attempt. `retry_in` (seconds from now) asks for another one; None says that there is none.
+    """A failed attempt. `retry_in` (seconds from now) asks for another one; None says that there is
+    none.
 
-    `effects`: a tool with effects has started in this run (then the batch is never split). `usage` is what the
-    attempt cost.
+    `effects`: a tool with effects has started in this run (then the batch is never split). `usage`
+    is what the attempt cost.
     """
 
     fault: TurnFault
@@ -241,8 +256,8 @@ FailOutcome = Literal["retry", "split", "dead"]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Threads: active (leased), waiting (due), delayed (due later), held, paused. Messages: open, completed, failed
-    (dead letters).
+    """Threads: active (leased), waiting (due), delayed (due later), held, paused. Messages: open,
+    completed, failed (dead letters).
     """
 
     active: int = 0
@@ -259,7 +274,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """What became of a message. `message` while it is open; `covers` are the ids of the batch it was settled with."""
+    """What became of a message. `message` while it is open; `covers` are the ids of the batch it
+    was settled with.
+    """
 
     message: Message | None
     message_id: str
@@ -288,9 +305,11 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A stretch of a log. `floor`: events up to this offset may be missing (rolled into snapshots or aged away).
+    """A stretch of a log. `floor`: events up to this offset may be missing (rolled into snapshots
+    or aged away).
 
-    `top` is the newest offset, `live_from` the offset of the ``started`` of the run in progress (None: no run).
+    `top` is the newest offset, `live_from` the offset of the ``started`` of the run in progress
+    (None: no run).
     """
 
     epoch: str
@@ -302,7 +321,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something happened on a channel: the new events, or none when the follower has to read the log itself."""
+    """Something happened on a channel: the new events, or none when the follower has to read the
+    log itself.
+    """
 
     address: Address
     events: tuple[Event, ...] = ()
@@ -335,8 +356,8 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class ThreadRecord:
-    """Everything about a thread but its contents. `turns` counts commits, `items` and `bytes` are what the transcript
-    holds now.
+    """Everything about a thread but its contents. `turns` counts commits, `items` and `bytes` are
+    what the transcript holds now.
     """
 
     address: Address
@@ -366,8 +387,8 @@ class ThreadRecord:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The newest part of a transcript, oldest first, whole turns only. `complete`: nothing older was left out.
-    `summary` stands for what is gone.
+    """The newest part of a transcript, oldest first, whole turns only. `complete`: nothing older
+    was left out. `summary` stands for what is gone.
     """
 
     entries: tuple[TranscriptEntry, ...]
@@ -377,8 +398,8 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Totals over threads. `ages`: threads by last activity (keys ``1h``, ``1d``, ``7d``, ``30d``, ``older``).
-    `storage` in bytes, as the engine can tell.
+    """Totals over threads. `ages`: threads by last activity (keys ``1h``, ``1d``, ``7d``, ``30d``,
+    ``older``). `storage` in bytes, as the engine can tell.
     """
 
     threads: int
@@ -403,8 +424,8 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A budget: at most `amount` (nano-dollars, or tokens: the account's name says it) in `account`, which names owner
-    and period and is kept `keep` seconds.
+    """A budget: at most `amount` (nano-dollars, or tokens: the account's name says it) in
+    `account`, which names owner and period and is kept `keep` seconds.
     """
 
     account: str
@@ -414,8 +435,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """granted; waits (only open reservations are in the way); refused (does not fit beside what is settled), with the
-    account that refuses.
+    """granted; waits (only open reservations are in the way); refused (does not fit beside what is
+    settled), with the account that refuses.
     """
 
     outcome: Literal["granted", "waits", "refused"]

@@ -1,4 +1,6 @@
-"""Waking whoever waits in this process: bells for hints, feeds for followers. Nothing here is ever relied upon."""
+"""Waking whoever waits in this process: bells for hints, feeds for followers. Nothing here is ever
+relied upon.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Bell:
 
 
 class Feed:
-    """A `Follower`: notices in order; when more than `BOUND` wait, each channel is owed one without events."""
+    """A `Follower`: notices in order; when more than `BOUND` wait, each channel is owed one without
+    events.
+    """
 
     def __init__(self, resolve: Callable[[Address], Address], bound: int = BOUND) -> None:
         self._resolve = resolve

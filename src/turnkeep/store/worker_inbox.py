@@ -1,7 +1,7 @@
 """The half of the inbox that a worker needs: claims, what is written under them, and how they end.
 
-Apart from the other half, because whoever runs turns accepts, edits and withdraws nothing: a run that is given this
-protocol cannot do what only people may.
+Apart from the other half, because whoever runs turns accepts, edits and withdraws nothing: a run
+that is given this protocol cannot do what only people may.
 """
 
 from __future__ import annotations
@@ -27,89 +27,93 @@ class WorkerInbox(Protocol):
     """From a claim to its one settlement."""
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
-        """Take up to `limit` ready threads of these queues (None: all), fairly, each with its batch, journal and
-        decisions.
+        """Take up to `limit` ready threads of these queues (None: all), fairly, each with its
+        batch, journal and decisions.
 
-        Appends ``started`` (unless the claim carries a stop). An expired lease counts as a death of the oldest
-        message. No thread has two
-        live claims; of one thread's claims each has a higher fence than the one before.
+        Appends ``started`` (unless the claim carries a stop). An expired lease counts as a death of
+        the oldest message. No thread has two live claims; of one thread's claims each has a higher
+        fence than the one before.
         """
         ...
 
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
-        """Accept and claim in one act, for direct calls: no window. Messages already waiting are answered along with
-        these.
+        """Accept and claim in one act, for direct calls: no window. Messages already waiting are
+        answered along with these.
 
-        Raises `ThreadBusy` when the thread is leased, in retry, held or paused, or when its inbox does not fit one
-        batch; then nothing is stored.
-        An id that was accepted before raises `MessageConflict`.
+        Raises `ThreadBusy` when the thread is leased, in retry, held or paused, or when its inbox
+        does not fit one batch; then nothing is stored. An id that was accepted before raises
+        `MessageConflict`.
         """
         ...
 
     async def renew(
         self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
     ) -> dict[str, Directive]:
-        """Prolong these claims (by token); every other lease of this owner is given back at once, without a death (its
-        claim reply was lost).
+        """Prolong these claims (by token); every other lease of this owner is given back at once,
+        without a death (its claim reply was lost).
 
-        Never call it while a claim of the same owner is in flight. A token that is not valid any more gives
-        `held=False`.
+        Never call it while a claim of the same owner is in flight. A token that is not valid any
+        more gives `held=False`.
         """
         ...
 
     async def list_offered(self, claim: Claim) -> list[Message]:
-        """The steering messages, with all that wait before them, to be taken into the running batch at a step boundary.
+        """The steering messages, with all that wait before them, to be taken into the running batch
+        at a step boundary.
 
-        Again: the same, and what was sent since, until a journal record takes them (``steered_through``) or the run
-        ends; once offered they cannot be edited or withdrawn.
+        Again: the same, and what was sent since, until a journal record takes them
+        (``steered_through``) or the run ends; once offered they cannot be edited or withdrawn.
         """
         ...
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
-        """Append fenced records; the first one freezes the batch for good. Durable on return: journal before you
-        act.
+        """Append fenced records; the first one freezes the batch for good. Durable on return:
+        journal before you act.
         """
         ...
 
     async def commit(self, claim: Claim, commit: Commit) -> Remainder:
-        """End the run: trim the batch, append the entries, add the usage, write ``completed``, look at what is left;
-        one act.
+        """End the run: trim the batch, append the entries, add the usage, write ``completed``, look
+        at what is left; one act.
 
-        What is left is due by its window, at once if that has passed. Offered or steering messages not taken are
-        ``deferred``.
+        What is left is due by its window, at once if that has passed. Offered or steering messages
+        not taken are ``deferred``.
         """
         ...
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
         """End an attempt. Counts one attempt on the oldest message and freezes the batch.
 
-        retry: due again after `retry_in`, same batch, journal kept, event ``retrying``. Without `retry_in`: a batch of
-        several messages without started effects is split (each alone, `last_chance`, due now, journal dropped, event
-        ``retrying``); else its messages become dead letters with one ``dead`` event, and what is left is due by its
-        window. If a stop was asked since the claim, every failure is a retry, due now, so that the next claimant obeys
-        the stop.
+        retry: due again after `retry_in`, same batch, journal kept, event ``retrying``. Without
+        `retry_in`: a batch of several messages without started effects is split (each alone,
+        `last_chance`, due now, journal dropped, event ``retrying``); else its messages become dead
+        letters with one ``dead`` event, and what is left is due by its window. If a stop was asked
+        since the claim, every failure is a retry, due now, so that the next claimant obeys the
+        stop.
         """
         ...
 
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
-        """Give the claim back without using an attempt, due again after `delay`; dissolves an unfrozen batch. A reason
-        appends ``waiting``.
+        """Give the claim back without using an attempt, due again after `delay`; dissolves an
+        unfrozen batch. A reason appends ``waiting``.
         """
         ...
 
     async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
-        """Give worker and lease back but not the turn, until all calls are decided or the time is over. Appends
-        ``held``. Calls open when the time is over are ``expired``, when a newer message interrupts ``declined``; a
-        cancel leaves them open.
+        """Give worker and lease back but not the turn, until all calls are decided or the time is
+        over. Appends ``held``. Calls open when the time is over are ``expired``, when a newer
+        message interrupts ``declined``; a cancel leaves them open.
         """
         ...
 
     async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
-        """Return when a claim may succeed, or after `timeout`. A hint: may return early, never relied upon."""
+        """Return when a claim may succeed, or after `timeout`. A hint: may return early, never
+        relied upon.
+        """
         ...
 
     async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
-        """Return when a claim of this owner has a new directive (stop, steer), with its address; empty after `timeout`.
-        A hint.
+        """Return when a claim of this owner has a new directive (stop, steer), with its address;
+        empty after `timeout`. A hint.
         """
         ...

@@ -1,4 +1,4 @@
-"""What the house tells about itself: log lines and measurements. Message text is never among them."""
+"""Log lines and measurements of this process. Message text is never among them."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ SILENT: Meter = Silent()
 def get_log(name: str) -> Any:
     """A logger: `log.info("run_committed", run_id=…)`, one verb-noun name and key=value pairs.
 
-    It is a logger of the standard library underneath: where nothing is configured, warnings go to stderr and the rest
-    nowhere.
+    It is a logger of the standard library underneath: where nothing is configured, warnings go to
+    stderr and the rest nowhere.
     """
     return structlog.wrap_logger(
         logging.getLogger(name),
@@ -94,7 +94,9 @@ def configure_logging(*, level: str = "info", format: str = "auto") -> None:
 
 
 class _Lines(logging.Formatter):
-    """One line per record, ours and those of other libraries, whose errors may carry somebody's words as well."""
+    """One line per record, ours and those of other libraries, whose errors may carry somebody's
+    words as well.
+    """
 
     def __init__(self, *, for_people: bool) -> None:
         super().__init__()
@@ -116,5 +118,7 @@ class _Lines(logging.Formatter):
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Only where an error came from is told in several lines. Colours would glue a secret to what is before it."""
+    """Only where an error came from is told in several lines. Colours would glue a secret to what
+    is before it.
+    """
     return hide(one_line(value, lines=name == "exception")) if isinstance(value, str) else value

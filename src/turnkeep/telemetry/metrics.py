@@ -1,7 +1,7 @@
 """Every measurement that the house takes, by name, and the meter that shows them to Prometheus.
 
-Labels come from closed sets: never a channel, a user or a text. Taking a measurement is an addition to a number kept
-here; the families that Prometheus reads are made when it asks.
+Labels come from closed sets: never a channel, a user or a text. Taking a measurement is an addition
+to a number kept here; the families that Prometheus reads are made when it asks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _MOMENTS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One measurement. A count is divided by `scale` when it is shown; watched values are added up or the largest."""
+    """One measurement. A count is divided by `scale` when it is shown; watched values are added up
+    or the largest.
+    """
 
     kind: Literal["count", "histogram", "watched"]
     help: str
@@ -42,7 +44,7 @@ class Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-    # ------------------------------------------------------------ turns
+    # turns
     "runs": Metric("count", "Claims worked on, by what came of them.", ("verdict",)),
     "run_seconds": Metric("histogram", "From the start of a run to its settlement.", (), _SECONDS),
     "run_attempt": Metric("histogram", "Which claim of its batch a run was.", (), (1, 2, 3, 4, 5, 10, 20)),
@@ -58,7 +60,7 @@ METRICS: Mapping[str, Metric] = {
     "dead_letters": Metric("count", "Messages given up, by the code of the last error.", ("code",)),
     "waits": Metric("count", "Runs given back without using an attempt, by reason.", ("reason",)),
     "budget_refusals": Metric("count", "Runs refused because a budget is spent, by its owner.", ("of",)),
-    # ------------------------------------------------------------ model and tools
+    # model and tools
     "model_requests": Metric("count", "Requests to models, by how they ended.", ("model", "outcome")),
     "model_seconds": Metric("histogram", "Length of a finished model request.", ("model",), _SECONDS),
     "tokens_per_second": Metric(
@@ -73,7 +75,7 @@ METRICS: Mapping[str, Metric] = {
     "estimated_requests": Metric("count", "Requests whose tokens were counted here.", ("model",)),
     "tool_calls": Metric("count", "Tool calls, by how they ended.", ("tool", "status")),
     "tool_seconds": Metric("histogram", "Length of a tool call.", ("tool",), _SECONDS),
-    # ------------------------------------------------------------ doors and streams
+    # doors and streams
     "subscribers": Metric("watched", "Subscriptions to channels in this process."),
     "channels": Metric("watched", "Channels that somebody is subscribed to in this process."),
     "connections_dropped": Metric("count", "Connections dropped or refused for want of room, by why.", ("reason",)),
@@ -90,7 +92,7 @@ METRICS: Mapping[str, Metric] = {
     "sink_parked": Metric("watched", "Events that sinks have parked, because their receiver fails on them."),
     "sink_lost": Metric("watched", "Events that fell out at a bound before they were delivered."),
     "amqp_messages": Metric("count", "Messages from AMQP: accepted, or the code of their refusal.", ("outcome",)),
-    # ------------------------------------------------------------ store and process
+    # store and process
     "store_seconds": Metric("histogram", "Length of a store operation.", ("operation",), _MOMENTS),
     "store_errors": Metric("count", "Store operations that failed, by code.", ("operation", "code")),
     "partition_rebuilds": Metric(

@@ -1,6 +1,8 @@
-"""What never leaves in a log line: keys, tokens, passwords in addresses, and every secret that is set here.
+"""What never leaves in a log line: keys, tokens, passwords in addresses, and every secret that is
+set here.
 
-It looks at finished lines, ours and those of other libraries, so that it does not matter who wrote what into them.
+It looks at finished lines, ours and those of other libraries, so that it does not matter who wrote
+what into them.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ def _mask(match: re.Match[str]) -> str:
 
 
 def one_line(text: str, *, lines: bool = False) -> str:
-    """The same with its control characters spelled out, so that nobody's words begin a line or steer a terminal."""
+    """The same with its control characters spelled out, so that nobody's words begin a line or
+    steer a terminal.
+    """
     form = _CONTROL_BUT_LINES if lines else _CONTROL
     return form.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -1,7 +1,8 @@
-"""Traces of runs, steps and tool calls, in the words of OpenTelemetry's conventions for generative AI.
+"""Traces of runs, steps and tool calls, in the words of OpenTelemetry's conventions for generative
+AI.
 
-Off until `configure_tracing` names where they go: then a span costs one comparison. Attributes hold names, ids and
-numbers, never what was said.
+Off until `configure_tracing` names where they go: then a span costs one comparison. Attributes hold
+names, ids and numbers, never what was said.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _tracer: Tracer | None = None
 
 
 class Span:
-    """`with span(…) as current: current.set({…})`. An error that passes through is noted by its code."""
+    """`with span(…) as current: current.set({…})`. An error that passes through is noted by its
+    code.
+    """
 
     __slots__ = ("_attributes", "_context", "_kind", "_name", "_span")
 
@@ -102,7 +105,8 @@ def span(name: str, attributes: Attributes, *, kind: Kind = "internal") -> Span:
 
 
 def configure_tracing(endpoint: str, *, service: str = "turnkeep") -> Callable[[], None]:
-    """Send traces to an OTLP endpoint over HTTP, such as ``http://localhost:4318``; the result flushes and ends that.
+    """Send traces to an OTLP endpoint over HTTP, such as ``http://localhost:4318``; the result
+    flushes and ends that.
 
     Raises `ConfigurationError` with the command to run when the extra is not installed.
     """

@@ -1,8 +1,8 @@
 """The memory engine: the whole contract in dictionaries, gone with the process.
 
-It is the oracle of the other engines, so it is written to be obviously right: every operation works on a copy of one
-thread, applies one rule, and puts the copy in place; nothing is awaited in between. A rule that raises
-leaves the original.
+It is the oracle of the other engines, so it is written to be obviously right: every operation works
+on a copy of one thread, applies one rule, and puts the copy in place; nothing is awaited in
+between. A rule that raises leaves the original.
 """
 
 from __future__ import annotations

@@ -35,8 +35,6 @@ class MemoryEvents(MemoryState):
         self.moment()
         return self.outbox.following(self.resolve)
 
-    # ---------------------------------------------------------------- sinks
-
     @once_only
     async def open_sink(
         self, sink: str, selection: Selection = EVERYTHING, *, once: str | None = None

@@ -20,7 +20,7 @@ Operation = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
 
 
 def once_only(act: Operation[S, P, T]) -> Operation[S, P, T]:
-    """Again with the same `once` and the same arguments: the first result, and nothing is touched."""
+    """Again with the same `once` and arguments: the first result, and nothing is touched."""
 
     @wraps(act)
     async def run_once(self: S, *args: P.args, **options: P.kwargs) -> T:

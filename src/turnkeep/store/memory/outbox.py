@@ -1,4 +1,6 @@
-"""What the memory engine keeps of events: the log of each thread, the outbox of the sinks, the feeds of followers."""
+"""What the memory engine keeps of events: the log of each thread, the outbox of the sinks, the
+feeds of followers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the memory engine keeps, and the one way in which it changes: a copy of a thread, a rule, the copy in place."""
+"""What the memory engine keeps, and the one way in which it changes: a copy of a thread, a rule,
+the copy in place.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ class StoredThread:
 
 @dataclass(slots=True)
 class OperationResult:
-    """What a named operation gave. What was said goes with its thread; that the operation was done stays known."""
+    """What a named operation gave. What was said goes with its thread; that the operation was done
+    stays known.
+    """
 
     until: float
     result: Any
@@ -71,7 +75,9 @@ class OperationResult:
 
 
 class MemoryState:
-    """Threads by address, and whoever waits for them. Nothing is awaited within an operation, so each is atomic."""
+    """Threads by address, and whoever waits for them. Nothing is awaited within an operation, so
+    each is atomic.
+    """
 
     def __init__(self, policies: Policies = DEFAULTS, *, clock: Clock | None = None, ids: Ids = random_ids) -> None:
         self.policies = policies
