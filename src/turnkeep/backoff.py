@@ -25,9 +25,12 @@ class Backoff:
         """The longest possible delay after this many failures (at least one)."""
         if self.type == "fixed":
             return min(self.delay, self.cap)
+        # The exponent is capped: after a thousand failures the power would be no float any more.
         return min(self.delay * self.factor ** min(max(failures, 1) - 1, 64), self.cap)
 
     def after(self, failures: int, source: random.Random | None = None) -> float:
         """A delay after this many failures."""
+        # Full jitter spreads most (Brooker, AWS Architecture
+        # Blog, 2015); a fixed part would keep bursts together.
         longest = self.ceiling(failures)
         return (source or random).uniform(0.0, longest) if self.jitter else longest

@@ -114,6 +114,7 @@ class CoreSettings(SettingChecks):
         default=None,
         doc="Redis or Valkey that holds all state: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://.",
     )
+    # The seeds' prefix: a setup that was written for them goes on as it is.
     redis_prefix: str = env("REDIS_PREFIX", default="cosmo:", doc="First part of every Redis key.")
     thread_expiry: float = env(
         "REDIS_THREAD_EXPIRY",
@@ -197,6 +198,7 @@ class CoreSettings(SettingChecks):
     backoff_delay: float = env("TURNKEEP_BACKOFF_DELAY", default=5.0, ge=0, doc="Seconds of the first delay.")
     backoff_cap: float = env("TURNKEEP_BACKOFF_CAP", default=300.0, ge=0, doc="Longest delay in seconds.")
     concurrency: int = env("TURNKEEP_CONCURRENCY", default=256, ge=1, doc="Runs at once in one worker.")
+    # Two values in one: unset is another lease on Redis, see `lease_duration`.
     lease: float = env(
         "TURNKEEP_LEASE",
         default=30.0,

@@ -20,6 +20,7 @@ RECEIVERS: Mapping[str, tuple[str, ...]] = {
     "openweather_api_key": ("openweather_url",),
     "webhook_secret": ("webhook_url",),
     "start_token": ("url",),
+    # No setting of ours: the exporter reads it itself, and sends it wherever the endpoint points.
     "OTEL_EXPORTER_OTLP_HEADERS": ("otel_endpoint",),
 }
 """Where each key is sent, or who may read it on its way."""
@@ -46,6 +47,8 @@ class Provenance:
         None if none.
         """
         for key, addresses in RECEIVERS.items():
+            # The pair is refused, not the address dropped: whoever
+            # wrote the file shall see that it does not count.
             for address in addresses:
                 if self._is_of_file(address) and self._is_from_elsewhere(key):
                     return self._name_of(address), self._name_of(key)

@@ -65,6 +65,7 @@ class TurnkeepError(Exception):
     public: ClassVar[str] = "Something went wrong. Please try again."
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        # The docstring is the sentence of last resort, so that no error is ever empty in a log.
         super().__init__(message or type(self).__doc__ or self.code)
         self.retry_after = retry_after
 

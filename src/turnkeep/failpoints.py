@@ -25,12 +25,14 @@ _act: Callable[[str], None]
 
 def reach(point: Point) -> None:
     """Die here, as likely as this point was armed."""
+    # The dictionary first: it is empty in every process but those of a crash test.
     if _chances and _chance.random() < _chances.get(point, 0.0):
         _act(point)
 
 
 def die(point: str) -> None:
     """As a power cut would: nothing is flushed, closed or said."""
+    # SIGKILL, not an exception: `finally` and `atexit` must not run, as in a power cut.
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -40,6 +42,7 @@ def arm(points: Mapping[str, float], *, act: Callable[[str], None] = die, seed: 
     _chances.clear()
     _chances.update(points)
     _act = act
+    # Of its own generator: a test that is seeded must not depend on who else draws numbers.
     _chance.seed(seed)
 
 

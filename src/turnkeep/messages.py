@@ -84,6 +84,8 @@ def digest(content: Content) -> str:
     SHA-256 in hex.
     """
     canonical = _CANONICAL_JSON([p.to_json() for p in content])
+    # Half of it: it is stored with each id for as long as
+    # ids are remembered, and 128 bits tell texts apart.
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -128,6 +130,7 @@ class Message:
     def to_json(self) -> dict[str, Any]:
         """Stored form: everything but the address, without fields that hold their default."""
         data: dict[str, Any] = {"message_id": self.message_id, "content": [p.to_json() for p in self.content]}
+        # Left out where empty: most messages have neither, and this form is stored and compared.
         if self.metadata:
             data["metadata"] = dict(self.metadata)
         if self.parameters:
@@ -253,6 +256,8 @@ class ReasoningItem:
         them.
         """
         for name in ("thinking", "reasoning_content", "reasoning"):
+            # Servers name it differently, and some send two of
+            # them: the first that is a text is the thought.
             if isinstance(thoughts := self.raw.get(name), str):
                 return thoughts
         parts = self.raw.get("summary") or self.raw.get("content") or ()

@@ -103,6 +103,7 @@ class SettingChecks(BaseSettings):
     @field_validator("weights", check_fields=False)
     @classmethod
     def _are_weights(cls, value: dict[str, float]) -> dict[str, float]:
+        # Finite and above 0: a share is a division by it.
         if wrong := [tenant for tenant, weight in value.items() if not 0 < weight < math.inf]:
             raise ValueError(f"the weight of {wrong[0][:80]!r} must be a number above 0")
         return value
@@ -150,6 +151,7 @@ def parse_rate(value: str) -> tuple[int, float]:
         count, seconds = int(messages), float(over or 1)
     except ValueError:
         count, seconds = -1, 0.0
+    # `not … >=`: a NaN is in no order, and must not pass as a number of seconds.
     if not 0 <= count <= MOST_OF_A_RATE or not MOST_OF_A_RATE >= seconds > 0:
         raise ValueError("expected MESSAGES/SECONDS, like 20/10")
     return count, seconds
@@ -163,6 +165,8 @@ def _readable(value: str | None) -> str | None:
     if value is not None and "://" in value:
         try:
             parts = urlsplit(value)
+            # Read only to see whether it can be: urlsplit
+            # takes wrong brackets and ports and fails later.
             _ = parts.port, parts.hostname
         except ValueError:
             raise ValueError("this URL cannot be read, look at its brackets and its port") from None
@@ -176,6 +180,7 @@ def _address(value: str | None, *schemes: str) -> str | None:
     if urlsplit(_readable(value) or "").scheme not in schemes or not (host := urlsplit(value).hostname):
         raise ValueError(f"expected a URL that begins with {' or '.join(f'{one}://' for one in schemes)} and a host")
     try:
+        # As the resolver will: a label of 64 characters is an exception deep in a client otherwise.
         host.encode("idna")
     except UnicodeError:
         raise ValueError("the host is no name of a host, a part of it has at most 63 characters") from None
@@ -200,6 +205,7 @@ def report(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         name = str(problem["loc"][0]) if problem["loc"] else "settings"
+        # By the name of the variable, for a wrong value has no form that could be recognised.
         is_secret = any(word in name.lower() for word in _SECRET_WORDS)
         shown_value = "" if not problem["loc"] else " = ***" if is_secret else f" = {problem['input']!r}"
         lines.append(f"{name}{shown_value}: {problem['msg'].removeprefix('Value error, ')}")

@@ -310,6 +310,7 @@ class Settings(CoreSettings):
         """Nobody says that this file is theirs."""
         names = {name: tuple(one.upper() for one in names_of(field.validation_alias))
                  for name, field in type(self).model_fields.items()}  # fmt: skip
+        # By field or variable: both are taken, in any case.
         set_in_code = {name for name, others in names.items() if {name, *others} & {*values, *map(str.upper, values)}}
         provenance = Provenance(names, set_in_code, file, os.environ)
         if (leak := provenance.foreign_receiver()) is not None:
@@ -325,6 +326,7 @@ class Settings(CoreSettings):
         this machine.
         """
         for field in sorted(self._doubtful_acts):
+            # The preferred name alone: the sentence says what to set, not what might have been set.
             name = next(names_of(type(self).model_fields[field].validation_alias))
             raise ConfigurationError(
                 f"{name} is set by {DEFAULT} of the working directory alone, which may be somebody else's: set it in "
@@ -335,6 +337,7 @@ class Settings(CoreSettings):
     def _read_all(cls, file: Path, values: Mapping[str, Any]) -> Self:
         try:
             return cls(_env_file=file, **values)
+        # Not chained: pydantic's own message shows the values, and some of them are secrets.
         except ValidationError as error:
             raise ConfigurationError(report(error)) from None
         except (SettingsError, RecursionError) as error:

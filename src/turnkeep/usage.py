@@ -39,12 +39,14 @@ class Usage:
         none at all, one request that the caller has to estimate.
         """
         tokens = {name: 0 if count is None else count for name, count in counts.items()}
+        # `type`, not isinstance: a server's `true` is an int to Python, and no count of tokens.
         sensible = all(type(count) is int and 0 <= count <= MOST for count in tokens.values())
         return cls(requests=1, **tokens) if sensible and any(tokens.values()) else cls(requests=1, estimated=1)  # type: ignore[arg-type]
 
     @property
     def cost(self) -> float | None:
         """US dollars, or None when any request has no known price (never 0 for lack of one)."""
+        # Never a part of the sum: a budget that believes it would be overrun.
         return None if self.unpriced else self.cost_nano / NANO
 
     @property

@@ -164,6 +164,7 @@ class Inbox(WorkerInbox, Protocol):
         """How much is where, now."""
         ...
 
+    # Paged by id, not by number: letters may be redriven while somebody reads the list.
     async def dead(
         self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
@@ -218,6 +219,7 @@ class Events(Sinks, Protocol):
         """
         ...
 
+    # A context, not a call: what follows holds a place in the engine until it is given back.
     def follow(self) -> AbstractAsyncContextManager[Follower]:
         """Follow the live end of channels. Hints with contents: gaps are found by the offset and
         filled by `read`.
@@ -283,6 +285,7 @@ class Threads(Protocol):
         """
         ...
 
+    # An iterator: a store may hold a million threads, and nobody needs them all at once.
     def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0
     ) -> AsyncIterator[ThreadRecord]:
@@ -299,6 +302,7 @@ class Threads(Protocol):
         """
         ...
 
+    # Bounded by `limit`: an engine that was closed for a month must not stand still for an hour.
     async def expire(self, *, limit: int = 100) -> int:
         """Delete idle threads whose time is over, and what else has aged; how many threads. Called
         about once a minute.
@@ -330,6 +334,7 @@ class Registry(Protocol):
         """
         ...
 
+    # One act, where `get` and a delete would let two sockets open with one ticket.
     async def take(self, kind: RegistryKind, tenant: str, name: str, *, once: str | None = None) -> Document | None:
         """Read and delete in one act: of two takers one gets it."""
         ...
@@ -354,6 +359,7 @@ class Ledger(Protocol):
         """
         ...
 
+    # Only names them: what a run has spent is known by its thread, which is not the ledger's.
     async def sweep(self, *, older_than: float, tenant: str) -> list[str]:
         """Runs whose reservation is older than so many seconds: candidates to be settled from what
         their threads say.
@@ -366,6 +372,7 @@ class Ledger(Protocol):
 
     async def spend(self, account: str, *, tenant: str) -> Spend: ...
 
+    # The store's buckets, not the worker's: a provider counts all workers together.
     async def pace(
         self, key: str, *, requests: float, tokens: float, tokens_wanted: int, once: str | None = None
     ) -> float:

@@ -39,6 +39,8 @@ class Selection:
     """Only how turns ended."""
 
     def includes(self, address: Address, kind: EventKind) -> bool:
+        # Selected before it is kept: a receiver of final
+        # events alone must not fill its outbox with deltas.
         return (
             self.tenant in (None, address.tenant)
             and self.queue in (None, address.queue)
@@ -142,6 +144,7 @@ class Sinks(Protocol):
         """Forget a sink, what was kept for it alone, and what is parked."""
         ...
 
+    # A lease and not a lock: a forwarder that dies must not stop the deliveries of the others.
     async def lease_sink(self, sink: str, partition: int, *, owner: str, lease: float) -> str | None:
         """Become or stay the only one who delivers this partition to this sink: the stored position
         ("" at the beginning), None if another owner has it. `NotFound` for a sink that is not open.
@@ -173,6 +176,7 @@ class Sinks(Protocol):
         """
         ...
 
+    # Apart from `mark_delivered`, for a parked event has left the order that the position counts.
     async def note_failure(
         self, sink: str, partition: int, position: str, *, reason: str, give_up: bool, once: str | None = None
     ) -> None:

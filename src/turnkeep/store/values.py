@@ -15,14 +15,13 @@ from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, BusyPolicy, Item, Message
 from turnkeep.usage import Usage
 
+# A whole number without a minor part: an older program reads nothing that a newer one wrote.
 LAYOUT = 2
 """Version of what engines keep. A newer one is refused with a sentence, an older one migrated."""
 
 State = Literal["idle", "waiting", "leased", "retry", "held"]
 Stop = Literal["cancel", "interrupt", "rollback"]
-"""What a run is told: give up and commit as cancelled (cancel, interrupt), or drop the text
-(rollback).
-"""
+"""What a run is told: commit as cancelled (cancel, interrupt), or drop the text (rollback)."""
 MessageStatus = Literal["delayed", "waiting", "running", "answered", "cancelled", "withdrawn", "dead"]
 SettledOutcome = Literal["completed", "incomplete", "cancelled"]
 RegistryKind = Literal["assistant", "default", "key", "ticket", "setting", "revocation", "audit"]
@@ -54,14 +53,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The policy of each queue, and the weight of each tenant (default 1) in the sharing of
-    workers.
-    """
+    """The policy of each queue, and the share of the workers of each tenant (default 1)."""
 
     default: Policy = Policy()
     queues: Mapping[str, Policy] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
 
+    # A queue that nobody configured works like the default one: names of queues are free.
     def of(self, queue: str) -> Policy:
         return self.queues.get(queue, self.default)
 
@@ -191,9 +189,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """What a renewal tells the owner of a claim. `held` False: the lease is lost, stop and write
-    nothing.
-    """
+    """What a renewal tells an owner. `held` False: the lease is lost, stop and write nothing."""
 
     held: bool
     lease_until: float = 0.0
@@ -215,9 +211,7 @@ class TranscriptEntry:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The end of a run: what enters the transcript, and the final event. `text` is the whole answer
-    shown to people.
-    """
+    """The end of a run: what enters the transcript, and `text`, the whole answer for people."""
 
     outcome: SettledOutcome
     text: str
@@ -228,9 +222,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Remainder:
-    """What a commit found behind the batch: open messages, and when they are due (None: nothing to
-    do, or paused).
-    """
+    """What is left behind the batch, and when it is due (None: nothing to do, or paused)."""
 
     messages: int
     due: float | None
@@ -274,9 +266,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """What became of a message. `message` while it is open; `covers` are the ids of the batch it
-    was settled with.
-    """
+    """What became of a message. `message` while it is open; `covers`: the ids settled with it."""
 
     message: Message | None
     message_id: str
@@ -321,9 +311,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something happened on a channel: the new events, or none when the follower has to read the
-    log itself.
-    """
+    """Something happened on a channel: the new events, or none when the log is to be read."""
 
     address: Address
     events: tuple[Event, ...] = ()

@@ -36,6 +36,7 @@ class WorkerInbox(Protocol):
         """
         ...
 
+    # Not `accept` and `claim`: between the two a worker would take the messages.
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
         """Accept and claim in one act, for direct calls: no window. Messages already waiting are
         answered along with these.
@@ -46,6 +47,7 @@ class WorkerInbox(Protocol):
         """
         ...
 
+    # All claims of an owner in one call: hundreds of runs are one write every third of a lease.
     async def renew(
         self, owner: str, claims: Sequence[Claim], *, lease: float, once: str | None = None
     ) -> dict[str, Directive]:
@@ -93,12 +95,14 @@ class WorkerInbox(Protocol):
         """
         ...
 
+    # Apart from `fail`: a rate limit or a shutdown is nobody's failure and uses no attempt.
     async def release(self, claim: Claim, *, delay: float = 0.0, reason: TurnFault | None = None) -> None:
         """Give the claim back without using an attempt, due again after `delay`; dissolves an
         unfrozen batch. A reason appends ``waiting``.
         """
         ...
 
+    # The worker is free while a person thinks, for a day if need be.
     async def hold(self, claim: Claim, calls: Sequence[HeldCall], *, expires_in: float) -> None:
         """Give worker and lease back but not the turn, until all calls are decided or the time is
         over. Appends ``held``. Calls open when the time is over are ``expired``, when a newer
@@ -112,6 +116,7 @@ class WorkerInbox(Protocol):
         """
         ...
 
+    # Beside the renewal, which finds the same a third of a lease later at worst.
     async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
         """Return when a claim of this owner has a new directive (stop, steer), with its address;
         empty after `timeout`. A hint.

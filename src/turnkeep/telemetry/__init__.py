@@ -55,8 +55,10 @@ def get_log(name: str) -> Any:
     It is a logger of the standard library underneath: where nothing is configured, warnings go to
     stderr and the rest nowhere.
     """
+    # Not structlog's own output: a library must leave it to its program where log lines go.
     return structlog.wrap_logger(
         logging.getLogger(name),
+        # Filtered first: a line that nobody reads must cost nothing more.
         processors=[structlog.stdlib.filter_by_level, _as_record],
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -75,6 +77,7 @@ def _as_record(_: Any, __: str, event: MutableMapping[str, Any]) -> tuple[tuple[
 
 def _where(error: BaseException) -> str:
     """Types and places of an error and its causes, without their words: those may be somebody's."""
+    # Never `str(error)`: the words of an error may hold what a user said or a key.
     places: list[str] = []
     current: BaseException | None = error
     while current is not None and len(places) < CAUSES:
@@ -105,6 +108,8 @@ class _Lines(logging.Formatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
+        # Lines of other libraries go through the same form,
+        # for they print addresses with passwords in them.
         values = dict(getattr(record, "turnkeep", None) or {"event": record.getMessage()})
         if record.exc_info and record.exc_info[1] is not None:
             values["exception"] = _where(record.exc_info[1])
@@ -114,6 +119,8 @@ class _Lines(logging.Formatter):
             "logger": record.name,
         }
         shown_values = {name: _plain(name, value) for name, value in values.items()}
+        # At the very end, on the finished line: it does
+        # not matter who put a secret into it, and where.
         return hide(str(self._render(None, values["level"], shown_values)))
 
 

@@ -121,6 +121,7 @@ class PrometheusMeter:
 
     def count(self, name: str, value: float = 1, **labels: str) -> None:
         series = self._counts.get(name)
+        # A name that is not in the table is dropped: a mistake in a measurement must not end a run.
         if series is not None:
             key = _key(name, labels, series)
             series[key] = series.get(key, 0) + value
@@ -136,6 +137,7 @@ class PrometheusMeter:
 
     def watch(self, name: str, gauge: Callable[[], float]) -> Callable[[], None]:
         readers = self._gauges.setdefault(name, {})
+        # By number, not by function: two queues of one process may watch with the same one.
         number = next(self._numbers)
         readers[number] = gauge
 
@@ -148,6 +150,7 @@ class PrometheusMeter:
         """All measurements in the text format of Prometheus, and its content type."""
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 
+        # A registry of our own: that of the process may hold metrics of the program around us.
         registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=registry)
         registry.register(self)
@@ -204,6 +207,8 @@ def _key(name: str, labels: Mapping[str, str], series: Mapping[tuple[str, ...], 
     """The values of a metric's labels in its order."""
     names = METRICS[name].labels
     key = tuple([labels[label] for label in names])
+    # What is beyond the bound is counted together: a
+    # metric must not grow with what people name things.
     return key if key in series or len(series) < MOST_SERIES else ("other",) * len(names)
 
 
@@ -211,6 +216,7 @@ async def watch_loop(meter: Meter, *, every: float = 0.5) -> None:
     """Measure how late the event loop is, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
+        # By the loop's own clock: a time of day that is set would look like a stall.
         due = loop.time() + every
         await asyncio.sleep(every)
         meter.observe("loop_lag_seconds", max(0.0, loop.time() - due))

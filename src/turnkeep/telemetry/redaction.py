@@ -14,6 +14,8 @@ SECRET_MASK = "[secret]"  # noqa: S105 - what stands where a secret stood
 SHORTEST = 6
 """Characters below which a set value is too common a word to be looked for."""
 
+# Forms, not only known values: keys of other people
+# come in their messages and in errors of servers.
 _FORMS = re.compile(
     r"(?P<key>\btk_[0-9a-f]{16}_)[0-9a-f]+"
     r"|\beyJ[\w-]{6,}\.[\w-]+(?:\.[\w-]*)?"
@@ -36,6 +38,7 @@ def know(secrets: Iterable[str]) -> None:
 
 def hide(text: str) -> str:
     """The same without anything secret."""
+    # The longest first: a secret that holds another one would leave its rest behind.
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, SECRET_MASK)
     return _FORMS.sub(_mask, text)

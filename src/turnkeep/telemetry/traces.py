@@ -48,6 +48,7 @@ class Span:
                 self._name,
                 kind=kind,
                 attributes=_present(self._attributes),
+                # Both off: OpenTelemetry would write the words of the error into the span.
                 record_exception=False,
                 set_status_on_exception=False,
             )
@@ -96,6 +97,7 @@ class _Nothing(Span):
         return
 
 
+# One for all: without a tracer a span per token step costs no object.
 _NOTHING = _Nothing("", "internal", {})
 
 
@@ -119,6 +121,7 @@ def configure_tracing(endpoint: str, *, service: str = "turnkeep") -> Callable[[
         raise ConfigurationError(
             "traces need the OpenTelemetry SDK, run: python -m pip install 'turnkeep[otel]'"
         ) from missing
+    # No hook at exit: the program around us says when it ends, and `end` flushes.
     provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")))
     use_tracer(provider.get_tracer("turnkeep"))

@@ -46,6 +46,8 @@ class MemoryLetters(MemoryState):
     async def redrive(self, dead_id: str) -> Receipt:
         now = self.moment()
         receipt, until = self.redriven.get(dead_id, (None, 0.0))
+        # A redrive is named by its letter: the second one
+        # gives the first receipt, and no second message.
         if receipt is not None and until > now:
             return receipt
         letter = self.letters.get(dead_id)
@@ -53,6 +55,7 @@ class MemoryLetters(MemoryState):
             raise NotFound(f"there is no dead letter {dead_id!r}")
         slot = self.find_or_new(letter.address, now)
         prior = self.find_accepted(slot, letter.message.message_id, now)
+        # Accepted before the letter goes: a refusal leaves it where it is.
         receipt = self.apply(slot, lambda t: rules_change.redrive(t, letter, slot.policy, now, prior), now)
         del self.letters[dead_id]
         self.redriven[dead_id] = (receipt, now + slot.policy.dedupe)

@@ -60,6 +60,7 @@ class MemoryEvents(MemoryState):
     ) -> None:
         now = self.moment()
         there = self.outbox.sink(sink, partition)
+        # Fenced by name: a forwarder that was away must not move the position of the one after it.
         if there.owner != owner:
             raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
         there.move(position, dict(parked), now)
@@ -82,6 +83,7 @@ class MemoryEvents(MemoryState):
         there = self.outbox.sink(sink, partition).parked_events
         if position in there:
             delivery, about = there[position]
+            # The first failure stays: how long it has failed decides when somebody gives up.
             failed_at = now if about.failed_at is None else about.failed_at
             there[position] = (delivery, replace(about, reason=reason, failed_at=failed_at, is_given_up=give_up))
 

@@ -40,6 +40,8 @@ class MemoryInbox(MemoryState):
         outcomes: dict[int, Receipt | Rejection] = {}
         places: dict[Address, list[int]] = {}
         for place, message in enumerate(messages):
+            # By the thread that is meant: a channel and the
+            # id of its thread are one, and share one act.
             places.setdefault(self.resolve(message.address), []).append(place)
         for address, here in places.items():
             may_begin = create or self.find(address, now) is not None
@@ -52,9 +54,11 @@ class MemoryInbox(MemoryState):
     ) -> list[Receipt | Rejection]:
         """The messages of one thread, in one act; it is stored if any was taken."""
         slot = self.find_or_new(address, now)
+        # One draft for all messages of the thread: the second sees what the first has taken.
         draft = draft_of(slot.thread)
         outcomes: list[Receipt | Rejection] = []
         for message in messages:
+            # In the draft first: one id twice in one call is a repeat as well.
             prior = draft.out.accepted_ids.get(message.message_id) or self.find_accepted(slot, message.message_id, now)
             try:
                 if prior is None and not may_begin:
@@ -63,6 +67,7 @@ class MemoryInbox(MemoryState):
                 outcomes.append(rules_accept.accept(draft, on_store_clock, prior, slot.policy, now, max_inbox))
             except Rejection as refusal:
                 outcomes.append(refusal)
+        # Nothing was taken: then nothing is kept either, and a refused message creates no thread.
         if draft.out.accepted_ids:
             self.keep(slot, draft, now)
         return outcomes
@@ -70,6 +75,7 @@ class MemoryInbox(MemoryState):
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
         now = self.moment()
         ready: dict[str, list[tuple[float, Address]]] = {}
+        # Sorted anew at each claim: slow, and obviously right, which is what an oracle is for.
         for address, wake in sorted(self.wakes.items(), key=lambda pair: (pair[1], pair[0])):
             if wake <= now and (queues is None or address.queue in queues):
                 ready.setdefault(address.tenant, []).append((wake, address))
@@ -83,6 +89,8 @@ class MemoryInbox(MemoryState):
                 del ready[tenant]
             if (claim := self._claim_one(self.threads[address], owner, lease, now)) is not None:
                 weight = self.policies.weight(tenant)
+                # Charged only for a claim that was taken; a paused
+                # thread that is met costs its tenant nothing.
                 self.served_by_tenant[tenant], self.served_floor = charge(
                     tenant, weight, self.served_by_tenant, self.served_floor
                 )
@@ -127,6 +135,7 @@ class MemoryInbox(MemoryState):
                 if slot
                 else Directive(held=False)
             )
+        # Every other lease of this owner is one whose reply was lost: nobody works on it.
         for slot in [*self.threads.values()]:
             if slot.thread.owner == owner and slot.thread.token not in directives:
                 self.apply(slot, lambda t: rules_claim.orphan(t, now), now)
@@ -138,6 +147,8 @@ class MemoryInbox(MemoryState):
 
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         now = self.moment()
+        # A copy: engines with a disk give back what was
+        # written, whatever the caller does with it later.
         kept_records = copy.deepcopy([dict(record) for record in records])
         self.apply(self.claimed_thread(claim), lambda t: rules_claim.journal(t, claim, kept_records, now), now)
 
@@ -179,6 +190,7 @@ class MemoryInbox(MemoryState):
     async def withdraw(self, address: Address, message_id: str, *, once: str | None = None) -> MessageRecord:
         now = self.moment()
         slot = self.get_thread(address, now)
+        # Raises, or says by returning that the withdrawal is a repeat.
         if rules_change.status_of(slot.thread, message_id) is None:
             rules_change.late(slot.known_id(message_id, now), message_id, withdrawing=True)
         else:
@@ -229,6 +241,8 @@ class MemoryInbox(MemoryState):
     async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
         start = self.moment()
         until = start + timeout
+        # `start <=` ends the waiting when a clock is set
+        # back: a hint is never waited for longer than asked.
         while start <= (now := self.moment()) < until:
             wakes = [wake for address, wake in self.wakes.items() if queues is None or address.queue in queues]
             wake = min(wakes, default=until)
@@ -241,6 +255,7 @@ class MemoryInbox(MemoryState):
         until = start + timeout
         while start <= (now := self.moment()) < until and owner not in self.nudges:
             await self.bell.wait(self.clock, until - now)
+        # Taken with the answer: a nudge is told once, and what is lost is found by the renewal.
         return self.nudges.pop(owner, set())
 
     def expire_nudges(self) -> None:

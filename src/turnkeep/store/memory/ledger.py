@@ -55,15 +55,19 @@ class MemoryLedger(MemoryState):
         self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str, once: str | None = None
     ) -> Reservation:
         now = self.moment()
+        # A further attempt of the run reserves nothing twice.
         if (tenant, run_id) in self._reservations:
             return Reservation("granted")
         accounts = [(limit, self._account(tenant, limit, now)) for limit in limits]
+        # Settled money first: what is spent is refused
+        # for good, what is only reserved may come back.
         for limit, account in accounts:
             if account.settled_amount + amount > limit.amount:
                 return Reservation("refused", limit.account)
         for limit, account in accounts:
             if account.settled_amount + account.reserved_amount + amount > limit.amount:
                 return Reservation("waits", limit.account)
+        # After all were asked: a reservation is in every account or in none.
         for limit, account in accounts:
             account.reserved_amount += amount
             self._keep(tenant, limit, account, now)
@@ -76,6 +80,7 @@ class MemoryLedger(MemoryState):
         reservation = self._reservations.pop((tenant, run_id), None)
         for limit in reservation.limits if reservation else ():
             account = self._account(tenant, limit, now)
+            # Not below 0: the account may have been begun anew since, with another period.
             account.reserved_amount = max(0, account.reserved_amount - reservation.amount) if reservation else 0
             account.settled_amount += reservation.amount if reservation and amount is None else amount or 0
             self._keep(tenant, limit, account, now)
@@ -109,10 +114,12 @@ class MemoryLedger(MemoryState):
     ) -> float:
         now = self.moment()
         wait = max(0.0, self._slow_until.get(key, 0.0) - now)
+        # A request larger than the bucket waits for a full one: it would wait for ever otherwise.
         demands = [("requests", requests, 1.0), ("tokens", tokens, min(float(tokens_wanted), tokens))]
         takes = [(self._bucket(key, name, limit, now), limit, want) for name, limit, want in demands if limit > 0]
         for bucket, limit, want in takes:
             wait = max(wait, (want - bucket.level) * MINUTE / limit)
+        # Taken from all buckets or from none: whoever waits has used nothing.
         for bucket, _, want in takes if wait == 0.0 else ():
             bucket.level -= want
         return wait
@@ -141,6 +148,8 @@ class MemoryLedger(MemoryState):
         circuit = self._circuits.get(endpoint)
         if circuit is None:
             return True
+        # The moment is moved on with the permission, so
+        # one caller asks and all others go on waiting.
         if now < circuit.probe_at:
             return False
         self._circuits[endpoint] = replace(circuit, probe_at=now + every)

@@ -30,11 +30,16 @@ def once_only(act: Operation[S, P, T]) -> Operation[S, P, T]:
         name, now = operation_id(once, act.__name__, args, sorted(options.items())), self.moment()
         entry = self.operations.pop(name, None)
         if entry is None or entry.until <= now:
+            # A copy in, a copy out: a caller that changes
+            # its result must not change that of the repeat.
             result = copy.deepcopy(await act(self, *args, **options))
             where = next((one for one in args if isinstance(one, Address)), None)
             entry = OperationResult(now + RESULT_LIFETIME, result, where)
             _forget(self.operations, now)
+        # Put in again at the end: the dictionary is in
+        # the order of use, and the older half goes first.
         self.operations[name] = entry
+        # Neither done again nor told: the words of the result went with their thread.
         if entry.is_forgotten:
             raise ThreadNotFound("this was done, and the thread has been forgotten since")
         first_result: T = copy.deepcopy(entry.result)

@@ -33,6 +33,7 @@ class Log:
 
     def append(self, events: Sequence[Event], live_from: int | None, policy: Policy, now: float) -> None:
         self.events += events
+        # Trimmed now and then: at every event it would cost the length of the log.
         self.untrimmed_count += len(events)
         if self.untrimmed_count >= TRIM_EVERY:
             self.trim(live_from, policy, now)
@@ -61,6 +62,8 @@ class _Sink:
 
     def keep(self, delivery: Delivery, now: float) -> None:
         self.waiting.append(delivery)
+        # Bounded: a receiver that is away for long filled
+        # the store. What is lost is counted and shown.
         if len(self.waiting) > OUTBOX:
             self.waiting.popleft()
             self.lost_count, self.lost_at = self.lost_count + 1, now
@@ -70,11 +73,13 @@ class _Sink:
         about = ParkedEvent(*place, event.kind, event.offset, event.at, reason, now if reason else None)
         self.parked_events[delivery.position] = (delivery, about)
         if len(self.parked_events) > MOST_PARKED:
+            # What was given up goes before what is still tried, whatever its age.
             oldest = min(self.parked_events.values(), key=lambda one: (not one[1].is_given_up, one[1].position))
             del self.parked_events[oldest[1].position]
             self.lost_count, self.lost_at = self.lost_count + 1, now
 
     def move(self, position: str, reasons: Mapping[str, str], now: float) -> None:
+        # Only ever forward: a confirmation that is repeated late must not deliver again.
         self.position = max(self.position, position)
         while self.waiting and self.waiting[0].position <= self.position:
             delivery = self.waiting.popleft()
@@ -128,6 +133,8 @@ class Outbox:
 
     def lease(self, name: str, partition: int, owner: str, until: float, now: float) -> str | None:
         sink = self.sink(name, partition)
+        # Whoever has it stays; a dead one loses it by time
+        # alone, for nobody here knows that he is dead.
         if sink.owner not in ("", owner) and sink.until > now:
             return None
         sink.owner, sink.until = owner, until

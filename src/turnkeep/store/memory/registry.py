@@ -39,6 +39,7 @@ class MemoryRegistry(MemoryState):
         now = self.moment()
         old = self._document(kind, tenant, name, now)
         version_now = old.version if old else 0
+        # A repeat: its first write made the version one higher than the one that it was made over.
         if old is not None and old.body == body and version in (None, version_now, version_now - 1):
             document = old
         elif version in (None, version_now):
@@ -62,6 +63,7 @@ class MemoryRegistry(MemoryState):
 
     def _document(self, kind: str, tenant: str, name: str, now: float) -> Document | None:
         document, until = self._documents.get((kind, tenant, name), (None, None))
+        # A copy: a document is the store's, and a caller's change must go through `put`.
         return None if until is not None and until <= now else copy.deepcopy(document)
 
     def expire_documents(self, now: float) -> None:

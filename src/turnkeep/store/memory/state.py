@@ -112,6 +112,7 @@ class MemoryState:
     def find(self, address: Address, now: float) -> StoredThread | None:
         """The thread of this address, if there is one; one that has expired is deleted when met."""
         slot = self.threads.get(self.resolve(address))
+        # Deleted when met, not by a timer: a thread that is over is absent at once, for everybody.
         if slot is not None and is_over(slot.thread, slot.policy, now):
             self.delete(slot, now)
             return None
@@ -146,6 +147,8 @@ class MemoryState:
 
     def keep(self, slot: StoredThread, thread: Thread, now: float) -> None:
         """Put a changed copy in the place of its thread, with all that the rule left in `out`."""
+        # Taken off before the thread is put in place: what
+        # one operation added must not be added again.
         out, thread.out = thread.out, Out()
         address = thread.address
         slot.thread = thread
@@ -176,6 +179,8 @@ class MemoryState:
             self.wakes[thread.address] = thread.wake
         if nudge is not None:
             self.nudges.setdefault(nudge, set()).add(thread.address)
+        # At every change: whoever waits looks himself whether
+        # it concerns him, and a false alarm costs a look.
         self.bell.ring()
 
     def find_accepted(self, slot: StoredThread, message_id: str, now: float) -> AcceptedId | None:
@@ -188,6 +193,8 @@ class MemoryState:
     def delete(self, slot: StoredThread, now: float) -> None:
         """The ids of its messages stay known."""
         address = slot.thread.address
+        # They outlive the thread: a client that repeats
+        # must not find its message new on an empty channel.
         remainders = {
             message_id: accepted_id.remainder(now, slot.policy.dedupe)
             for message_id, accepted_id in slot.accepted_ids.items()
@@ -195,6 +202,7 @@ class MemoryState:
         self.past[address] = self.past.get(address, {}) | remainders
         names = (address, Address(address.tenant, address.queue, slot.thread.thread_id))
         for entry in self.operations.values():
+            # By both names of the thread, for operations may have used either.
             if entry.where in names:
                 entry.forget()
         del self.threads[address]
@@ -215,6 +223,7 @@ def draft_of(thread: Thread) -> Thread:
         thread,
         calls=list(thread.calls),
         journal=list(thread.journal),
+        # The only mutable values inside; everything else is frozen and may be shared.
         inbox=[replace(envelope) for envelope in thread.inbox],
         delayed=[replace(envelope) for envelope in thread.delayed],
         metadata=dict(thread.metadata),

@@ -31,6 +31,8 @@ class MemoryThreads(MemoryState):
         return thread_record(slot.thread, slot.policy)
 
     def _slide(self, slot: StoredThread, now: float) -> None:
+        # A thread that was only made to be shown has to
+        # be kept, or its id would be another next time.
         is_new = slot.thread.address not in self.threads
         if is_new or slides(slot.thread, slot.policy, now):
             self.keep(slot, replace(draft_of(slot.thread), active_at=now), now)
@@ -124,6 +126,8 @@ class MemoryThreads(MemoryState):
             address = slot.thread.address
             self.delete(slot, now)
         dead_ids = {dead_id for dead_id, letter in self.letters.items() if is_from(letter, address)}
+        # Letters are of the channel, not of the thread:
+        # they may outlive it, so they are looked for apart.
         for dead_id in dead_ids:
             del self.letters[dead_id]
         return slot is not None or bool(dead_ids)
@@ -142,6 +146,7 @@ class MemoryThreads(MemoryState):
             if not self.past[address]:
                 del self.past[address]
         for slot in self.threads.values():
+            # Of living threads too: one that is never idle would remember ids for ever.
             slot.accepted_ids = {i: k for i, k in slot.accepted_ids.items() if slot.known_id(i, now)}
             slot.log.trim(slot.thread.live_from, slot.policy, now)
         return len(over)
