@@ -14,16 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from turnkeep.auth.principals import ALL_SCOPES, KEY_PREFIX, Principal, Scope
+from turnkeep.auth.principals import ALL_SCOPES, ALL_TENANTS, KEY_PREFIX, Principal, Scope
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import InvalidMessage, NotAuthenticated, NotFound
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.store.contract import Registry
 from turnkeep.store.values import Document
 
-RING = "*"
-"""Keys are found by their id, before it is known whose they are: all of them are kept in one place.
-"""
 FRESH = 0.5
 """Seconds a key that was read is believed without a second look."""
 MOST_CACHED_KEYS = 10_000
@@ -95,27 +92,27 @@ class ApiKeys:
         key = Key(key_id, digest_of(secret), tenant, tuple(scopes), reach, name, self._clock.now(), expires_at)
         # version 0: an id that there is already, however unlikely, must not be given to somebody
         # else
-        await self.registry.put("key", RING, key_id, _body(key), version=0)
+        await self.registry.put("key", ALL_TENANTS, key_id, _body(key), version=0)
         return f"{KEY_PREFIX}{key_id}_{secret}", key
 
     async def list(self) -> list[Key]:
-        keys = [_key(document) for document in await self.registry.list("key", RING)]
+        keys = [_key(document) for document in await self.registry.list("key", ALL_TENANTS)]
         return sorted(keys, key=lambda key: (key.created_at, key.key_id))
 
     async def has_any(self) -> bool:
         """Somebody has made a key. It counts also when it is over: who takes the last one back
         opens no door.
         """
-        return bool(await self.registry.list("key", RING))
+        return bool(await self.registry.list("key", ALL_TENANTS))
 
     async def revoke(self, key_id: str) -> Key:
         """Refuse it from now on. Safe to repeat. Raises `NotFound`."""
-        document = await self.registry.get("key", RING, key_id)
+        document = await self.registry.get("key", ALL_TENANTS, key_id)
         if document is None:
             raise NotFound(f"there is no key {key_id!r}, list them with `turnkeep keys list`")
         if document.body.get("revoked_at") is None:
             body = {**document.body, "revoked_at": self._clock.now()}
-            document = await self.registry.put("key", RING, key_id, body, version=document.version)
+            document = await self.registry.put("key", ALL_TENANTS, key_id, body, version=document.version)
         self._cache.pop(key_id, None)
         return _key(document)
 
@@ -141,7 +138,7 @@ class ApiKeys:
         # "0 <=": a clock that was set back would have it believed for as long
         if key is not None and 0 <= now - at < FRESH:
             return key
-        document = await self.registry.get("key", RING, key_id)
+        document = await self.registry.get("key", ALL_TENANTS, key_id)
         # remembered only while it is there: ids that somebody makes up take no memory
         self._cache.pop(key_id, None)
         if document is None:

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
+from turnkeep.auth.principals import ALL_TENANTS
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import Conflict, StoreError
 from turnkeep.store.contract import Registry
@@ -31,7 +32,6 @@ Act = Literal[
 Refusal = Literal["auth_failed", "origin_refused"]
 EventName = Act | Refusal
 
-RING = "*"
 ROOM: Mapping[str, int] = {"acts": 5_000, "refusals": 1_000}
 """Events that are kept; the next one takes the place of the oldest."""
 KEEP = 366 * 86_400.0
@@ -132,15 +132,18 @@ class Trail:
     async def _keep(self, ring: str, event: AuditEvent) -> None:
         """Take the next place, then write there: two writers never take the same one."""
         for _ in range(TRIES):
-            head = await self._registry.get("audit", RING, f"{ring}:next")
+            head = await self._registry.get("audit", ALL_TENANTS, f"{ring}:next")
             number = int(head.body["number"]) + 1 if head else 1
-            body = {"number": number, "taker": secrets.token_hex(8)}  # the same number of two takers is a conflict
+            # the taker, because the same body again would be a repeat to the store, and no conflict
+            body = {"number": number, "taker": secrets.token_hex(8)}
             try:
-                await self._registry.put("audit", RING, f"{ring}:next", body, version=head.version if head else 0)
+                await self._registry.put(
+                    "audit", ALL_TENANTS, f"{ring}:next", body, version=head.version if head else 0
+                )
             except Conflict:
                 continue
             place = f"{ring}:{number % ROOM[ring]:05d}"
-            await self._registry.put("audit", RING, place, {"number": number, **event.to_json()}, ttl=KEEP)
+            await self._registry.put("audit", ALL_TENANTS, place, {"number": number, **event.to_json()}, ttl=KEEP)
             return
         raise Conflict(f"no place among the {ring} of the audit trail could be taken")
 
@@ -155,7 +158,7 @@ def _remember(cache: OrderedDict[Any, Any], name: object, value: object) -> None
 async def events_of(registry: Registry) -> list[AuditEvent]:
     """All that is kept, in the order of time."""
     records = []
-    for document in await registry.list("audit", RING):
+    for document in await registry.list("audit", ALL_TENANTS):
         body = dict(document.body)
         number = body.pop("number", 0)
         if "event" in body:

@@ -95,7 +95,8 @@ async def stop(
     if drop_inbox and not principal.may("manage"):
         for record in await queue.store.open_messages(address):
             if record.message is not None and _sender(record.message) == principal.user:
-                with suppress(MessageFrozen, NotFound):  # a run has taken it meanwhile: that one is stopped
+                # a run may have taken it meanwhile: that one is stopped
+                with suppress(MessageFrozen, NotFound):
                     await queue.store.withdraw(address, record.message_id, once=once)
         # what still waits is of others
         drop_inbox = False

@@ -8,12 +8,11 @@ import asyncio
 import hashlib
 import secrets
 
-from turnkeep.auth.principals import Principal
+from turnkeep.auth.principals import ALL_TENANTS, Principal
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import Conflict, InvalidMessage, NotAuthenticated
 from turnkeep.store.contract import Registry
 
-RING = "*"
 MARK = "revocations"
 """The name of the setting that changes with every revocation, so that a look costs one small read.
 """
@@ -50,15 +49,17 @@ class Revocations:
         for _ in range(20):
             # the later moment counts, whoever wrote it: two who send him away at once must not undo
             # each other
-            old = await self._registry.get("revocation", RING, name)
+            old = await self._registry.get("revocation", ALL_TENANTS, name)
             moment = max(moment, float(old.body["before"]) if old else 0.0)
             body = {"tenant": tenant, "user": user, "before": moment}
             try:
-                await self._registry.put("revocation", RING, name, body, version=old.version if old else 0, ttl=KEEP)
+                await self._registry.put(
+                    "revocation", ALL_TENANTS, name, body, version=old.version if old else 0, ttl=KEEP
+                )
             except Conflict:
                 continue
             # after the revocation: whoever sees another mark finds it
-            await self._registry.put("setting", RING, MARK, {"at": now, "mark": secrets.token_hex(8)})
+            await self._registry.put("setting", ALL_TENANTS, MARK, {"at": now, "mark": secrets.token_hex(8)})
             self._looked_at = None
             return moment
         raise Conflict("this user is being sent away by others at this moment, try again")
@@ -80,10 +81,10 @@ class Revocations:
             if self._is_fresh():
                 return
             start = self._clock.now()
-            mark = await self._registry.get("setting", RING, MARK)
+            mark = await self._registry.get("setting", ALL_TENANTS, MARK)
             version = mark.version if mark else 0
             if version != self._version:
-                documents = await self._registry.list("revocation", RING)
+                documents = await self._registry.list("revocation", ALL_TENANTS)
                 self._moments = {
                     (str(one.body["tenant"]), str(one.body["user"])): float(one.body["before"]) for one in documents
                 }

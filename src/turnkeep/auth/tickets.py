@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from turnkeep.auth.api_keys import RING, digest_of, read_scopes
-from turnkeep.auth.principals import Principal
+from turnkeep.auth.api_keys import digest_of, read_scopes
+from turnkeep.auth.principals import ALL_TENANTS, Principal
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import NotAllowed, NotAuthenticated
 from turnkeep.store.contract import Registry
@@ -37,13 +37,13 @@ class Tickets:
     async def issue(self, principal: Principal) -> tuple[str, float]:
         """A ticket that stands for this principal, and when it ends."""
         value, until = secrets.token_urlsafe(32), self._clock.now() + TICKET_LIFE
-        await self._put("socket", value, principal, until, TICKET_LIFE)
+        await self._put("socket", value, principal, until=until, ttl=TICKET_LIFE)
         return value, until
 
     async def redeem(self, value: str) -> Principal:
         """Use it up. Raises `NotAuthenticated`."""
         # taking is one act of the store: of two who show it one gets it, at whichever process
-        document = await self._registry.take("ticket", RING, _name("socket", value))
+        document = await self._registry.take("ticket", ALL_TENANTS, _name("socket", value))
         if document is None:
             raise NotAuthenticated("this ticket was used already, has expired, or never was: ask for another")
         return _principal(document.body)
@@ -55,12 +55,12 @@ class Tickets:
         if principal.expires_at is not None:
             until = min(until, principal.expires_at)
         session_principal = replace(principal, expires_at=until)
-        await self._put("session", value, session_principal, until, SESSION_LIFE)
+        await self._put("session", value, session_principal, until=until, ttl=SESSION_LIFE)
         return value, session_principal
 
     async def of_session(self, value: str, csrf: str | None, *, changes: bool) -> Principal:
         """Raises `NotAuthenticated`, and `NotAllowed` for a change without its token."""
-        document = await self._registry.get("ticket", RING, _name("session", value))
+        document = await self._registry.get("ticket", ALL_TENANTS, _name("session", value))
         if document is None:
             raise NotAuthenticated("this session is over, sign in again")
         # a browser sends the cookie along with what another site makes it ask; that site cannot
@@ -71,9 +71,9 @@ class Tickets:
 
     async def end(self, value: str) -> None:
         """Forget a session."""
-        await self._registry.take("ticket", RING, _name("session", value))
+        await self._registry.take("ticket", ALL_TENANTS, _name("session", value))
 
-    async def _put(self, use: str, value: str, principal: Principal, until: float, ttl: float) -> None:
+    async def _put(self, use: str, value: str, principal: Principal, *, until: float, ttl: float) -> None:
         body = {
             "tenant": principal.tenant,
             "subject": principal.subject,
@@ -84,7 +84,7 @@ class Tickets:
             "since": principal.since,
             "until": until,
         }
-        await self._registry.put("ticket", RING, _name(use, value), body, version=0, ttl=ttl)
+        await self._registry.put("ticket", ALL_TENANTS, _name(use, value), body, version=0, ttl=ttl)
 
 
 def csrf_of(session: str) -> str:

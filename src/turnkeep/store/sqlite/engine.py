@@ -129,7 +129,8 @@ class Engine:
             was_killed = layout.is_open(connections[0]) and not owners.others()
             incarnation = layout.begin_life(connections[0], lambda: self._ids("epoch"))
             layout.agree_on_time(connections[0], self.clock, is_first=not owners.others())
-            is_whole = empty_log(connections[0]) or not was_killed  # it may have been killed behind a failed sync
+            # it may have been killed behind a failed sync: only a log that is begun anew has no hole then
+            is_whole = empty_log(connections[0]) or not was_killed
             connections += [connect_to_read(self.path) for _ in range(READERS)]
             setup = Setup(self.policies, self.clock, self._ids, incarnation)
             transaction = Transaction(connections[0], setup, owners)
@@ -252,15 +253,18 @@ def _nothing(tx: Transaction) -> None:
 
 
 def _finish(open_file: OpenFile) -> None:
-    with suppress(apsw.Error):  # then the next life has other epochs, which costs subscribers a snapshot
-        layout.note_time(open_file.transaction.connection, open_file.transaction.setup.clock.now())
-        owners = open_file.transaction.owners  # their locks go too, and an absent lock says nothing to others
-        release(open_file.transaction, owners.__contains__)
+    transaction, connection = open_file.transaction, open_file.transaction.connection
+    # when it fails the next life has other epochs, which costs subscribers a snapshot
+    with suppress(apsw.Error):
+        layout.note_time(connection, transaction.setup.clock.now())
+        # with the owners go their locks, and a lock that is absent says nothing to others
+        release(transaction, transaction.owners.__contains__)
         if not open_file.writer.may_have_a_hole:
-            layout.end_life(open_file.transaction.connection, open_file.transaction.owners)
-    if not open_file.transaction.owners.others():  # the last to leave takes the room along: one file stays
+            layout.end_life(connection, transaction.owners)
+    # the last to leave takes the ballast along: one file stays
+    if not transaction.owners.others():
         open_file.ballast.free()
-    _let_go(open_file.transaction.owners, [view.connection for view in (open_file.transaction, *open_file.views)])
+    _let_go(transaction.owners, [connection, *(view.connection for view in open_file.views)])
 
 
 def _let_go(owners: Owners, connections: list[apsw.Connection]) -> None:

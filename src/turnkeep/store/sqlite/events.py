@@ -90,8 +90,8 @@ class SqliteEvents(Engine):
             if outbox.holding(tx.connection, sink, partition).owner != owner:
                 raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
             tx.mark()
-            for place, reason in parked:
-                outbox.park(tx.connection, sink, outbox.number_of(place), reason, tx.now)
+            for event_position, reason in parked:
+                outbox.park(tx.connection, sink, outbox.number_of(event_position), reason=reason, now=tx.now)
             if parked:
                 outbox.bound_parked(tx.connection, sink, tx.now)
             outbox.move(tx.connection, sink, outbox.number_of(position))
@@ -118,8 +118,8 @@ class SqliteEvents(Engine):
         def act(tx: Transaction) -> None:
             outbox.holding(tx.connection, sink, partition)
             tx.mark()
-            place = outbox.number_of(position)
-            outbox.note_failure(tx.connection, sink, place, reason, give_up=give_up, now=tx.now)
+            number = outbox.number_of(position)
+            outbox.note_failure(tx.connection, sink, number, reason, give_up=give_up, now=tx.now)
 
         operation = Once.of(once, "note_failure", sink, partition, position, reason, give_up)
         await self.write(act, "ending", operation)

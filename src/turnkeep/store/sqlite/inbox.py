@@ -77,7 +77,7 @@ class SqliteInbox(Engine):
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
         # "plain": on a full disk nothing is begun, so that what runs has the room to end
-        return await self.write(lambda tx: _claim(tx, owner, limit, lease, queues))
+        return await self.write(lambda tx: _claim(tx, owner, limit, lease=lease, queues=queues))
 
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
         if not messages:
@@ -279,7 +279,7 @@ def _accept(
     return outcomes
 
 
-def _claim(tx: Transaction, owner: str, limit: int, lease: float, queues: Sequence[str] | None) -> list[Claim]:
+def _claim(tx: Transaction, owner: str, limit: int, *, lease: float, queues: Sequence[str] | None) -> list[Claim]:
     tx.owners.hold(owner)
     claims: list[Claim] = []
     visited_rows: set[int] = set()

@@ -94,7 +94,7 @@ def prepare(
             f"the store {path} has layout {current}, this version of turnkeep knows {layout} at most: upgrade turnkeep"
         )
     if current < layout:
-        _migrate(connection, path, owners, layout, steps)
+        _migrate(connection, path, owners, layout=layout, steps=steps)
 
 
 def layout_of(connection: apsw.Connection, path: Path) -> int:
@@ -146,7 +146,9 @@ def _make(connection: apsw.Connection, layout: int) -> None:
             put(connection, "layout", layout)
 
 
-def _migrate(connection: apsw.Connection, path: Path, owners: Owners, layout: int, steps: Mapping[int, Step]) -> None:
+def _migrate(
+    connection: apsw.Connection, path: Path, owners: Owners, *, layout: int, steps: Mapping[int, Step]
+) -> None:
     """In one transaction, after a copy of the file; while nobody uses it with another layout."""
     with alone(connection):
         current = layout_of(connection, path)
@@ -159,7 +161,8 @@ def _migrate(connection: apsw.Connection, path: Path, owners: Owners, layout: in
             raise StoreMisconfigured(
                 f"the store {path} has layout {missing[0]}, which this version of turnkeep cannot read any more"
             )
-        with contextlib.closing(connect_to_read(path)) as source:  # sees what was before this transaction
+        # a connection of its own, which sees what was before this transaction
+        with contextlib.closing(connect_to_read(path)) as source:
             copy_to(source, path.with_name(f"{path.name}.layout{current}"))
         for number in range(current, layout):
             steps[number](connection)

@@ -25,7 +25,7 @@ class SqliteLedger(Engine):
         self, run_id: str, amount: int, limits: Sequence[Limit], *, tenant: str, once: str | None = None
     ) -> Reservation:
         operation = Once.of(once, "reserve", run_id, amount, limits, tenant)
-        return await self.write(lambda tx: _reserve(tx, tenant, run_id, amount, limits), once=operation)
+        return await self.write(lambda tx: _reserve(tx, tenant, run_id, amount=amount, limits=limits), once=operation)
 
     async def settle(self, run_id: str, amount: int | None, *, tenant: str, once: str | None = None) -> None:
         operation = Once.of(once, "settle", run_id, amount, tenant)
@@ -120,7 +120,7 @@ def _keep(tx: Transaction, tenant: str, limit: Limit, spend: Spend) -> None:
     )
 
 
-def _reserve(tx: Transaction, tenant: str, run_id: str, amount: int, limits: Sequence[Limit]) -> Reservation:
+def _reserve(tx: Transaction, tenant: str, run_id: str, *, amount: int, limits: Sequence[Limit]) -> Reservation:
     """In all accounts or in none."""
     # a repeat after a lost reply: it was reserved already
     if tx.connection.execute("SELECT 1 FROM reservation WHERE tenant = ? AND run_id = ?", (tenant, run_id)).get:

@@ -53,6 +53,7 @@ def send(
     thread_row: ThreadRow,
     sinks: Sequence[OpenSink],
     event_rows: Sequence[tuple[int, EventRow]],
+    *,
     now: float,
 ) -> None:
     """Put new events, by position, into the outbox of each sink that selects them."""
@@ -130,7 +131,7 @@ def move(connection: apsw.Connection, sink: str, position: int) -> None:
     connection.execute("UPDATE sink SET position = max(position, ?) WHERE name = ?", (position, sink))
 
 
-def park(connection: apsw.Connection, sink: str, position: int, reason: str, now: float) -> None:
+def park(connection: apsw.Connection, sink: str, position: int, *, reason: str, now: float) -> None:
     """Copy an event of the outbox; one that is parked already stays as it is."""
     connection.execute(_PARK, (reason, now if reason else None, sink, position))
 
@@ -156,7 +157,7 @@ def list_parked(connection: apsw.Connection, sink: str, after: int, limit: int) 
 
 
 def parked_deliveries(connection: apsw.Connection, sink: str, positions: Sequence[int]) -> list[Delivery]:
-    return [_delivery(row) for place in sorted(positions) for row in every(connection, _AT, (sink, place))]
+    return [_delivery(row) for position in sorted(positions) for row in every(connection, _AT, (sink, position))]
 
 
 def note_failure(
@@ -212,12 +213,12 @@ def number_of(position: str) -> int:
 
 
 def _delivery(row: Sequence[Any]) -> Delivery:
-    place, tenant, queue, channel, thread_id, epoch, offset, at, kind, body = row
+    position, tenant, queue, channel, thread_id, epoch, offset, at, kind, body = row
     where = Address(tenant, queue, channel)
-    return Delivery(position_of(place), where, thread_id, event_of(offset, at, kind, body, epoch))
+    return Delivery(position_of(position), where, thread_id, event_of(offset, at, kind, body, epoch))
 
 
 def _parked_event(row: Sequence[Any]) -> ParkedEvent:
-    place, tenant, queue, channel, thread_id, kind, offset, at, reason, failed_at, given_up = row
+    position, tenant, queue, channel, thread_id, kind, offset, at, reason, failed_at, given_up = row
     where = Address(tenant, queue, channel)
-    return ParkedEvent(position_of(place), where, thread_id, kind, offset, at, reason, failed_at, bool(given_up))
+    return ParkedEvent(position_of(position), where, thread_id, kind, offset, at, reason, failed_at, bool(given_up))

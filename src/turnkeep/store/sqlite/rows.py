@@ -224,7 +224,7 @@ def store_run(connection: apsw.Connection, thread_row: ThreadRow, run: RunRecord
         )
 
 
-def leave_ids(connection: apsw.Connection, row: int, address: Address, now: float, policy: Policy) -> None:
+def leave_ids(connection: apsw.Connection, row: int, address: Address, *, now: float, policy: Policy) -> None:
     """Message ids outlive their thread: as long as was said when they were settled, the open ones
     from now.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from turnkeep.errors import ThreadBusy, ThreadQuarantined
@@ -158,7 +159,8 @@ class SqliteThreads(Engine):
         # cut
         last = 0
         while True:
-            page, last = await self.read_from(lambda view, after=last: _page(view, after, tenant, queue, idle_for))  # type: ignore[misc]
+            look = partial(_page, after=last, tenant=tenant, queue=queue, idle_for=idle_for)
+            page, last = await self.read_from(look)
             for record in page:
                 yield record
             if last < 0:
@@ -187,7 +189,7 @@ def _slides(view: View, thread_row: ThreadRow) -> bool:
 
 
 def _page(
-    view: View, after: int, tenant: str | None, queue: str | None, idle_for: float
+    view: View, after: int, *, tenant: str | None, queue: str | None, idle_for: float
 ) -> tuple[list[ThreadRecord], int]:
     """Some threads, and from where on the next ones are (-1: that was the last page). Damaged ones
     are left out.

@@ -288,7 +288,7 @@ class Transaction(View):
             event_rows = event_log.append(self.connection, thread_row, events)
             self.seen_position = event_rows[-1][0]
             if self.sinks:
-                outbox.send(self.connection, thread_row, self.sinks, event_rows, self.now)
+                outbox.send(self.connection, thread_row, self.sinks, event_rows, now=self.now)
             self.news.events.append((thread_row.thread.address, events))
 
     def _nudge(self, owner: str, address: Address) -> None:
@@ -314,7 +314,7 @@ class Transaction(View):
         # they used
         for name in (address.channel, thread_id):
             self._forget_results(replace(address, channel=name))
-        rows.leave_ids(self.connection, row, address, self.now, self.setup.policies.of(address.queue))
+        rows.leave_ids(self.connection, row, address, now=self.now, policy=self.setup.policies.of(address.queue))
         rows.erase(self.connection, row)
         self.has_erased = True
         self._cache.pop(address, None)
