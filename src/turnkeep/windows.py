@@ -41,18 +41,18 @@ def thread_options(wishes: object) -> ThreadOptions:
     optional_number(wishes, "max_wait", MAX_WAIT)
     for name in ("on_busy", "preset"):
         optional_text(wishes, name, 20)
-    if unknown := set(wishes) - OPTIONS:
-        raise InvalidMessage(f"there is no option {', '.join(sorted(unknown))[:200]}, known are {sorted(OPTIONS)}")
-    given = {name: value for name, value in wishes.items() if value is not None}
-    preset = given.pop("preset", None)
+    if strangers := set(wishes) - OPTIONS:
+        raise InvalidMessage(f"there is no option {', '.join(sorted(strangers))[:200]}, known are {sorted(OPTIONS)}")
+    options = {name: value for name, value in wishes.items() if value is not None}
+    preset = options.pop("preset", None)
     if preset is not None:
         if preset not in PRESETS:
             raise InvalidMessage(f"'preset' must be one of {', '.join(PRESETS)}")
         window, max_wait = PRESETS[preset]
-        given = {"window": window, "max_wait": max_wait} | given
-    if given.get("on_busy", "collect") not in BUSY_POLICIES:
+        options = {"window": window, "max_wait": max_wait} | options
+    if options.get("on_busy", "collect") not in BUSY_POLICIES:
         raise InvalidMessage(f"'on_busy' must be one of {', '.join(BUSY_POLICIES)}")
-    return ThreadOptions(**given)
+    return ThreadOptions(**options)
 
 
 CHANNELS = 100_000

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.runs.stage import NotingMeter
-from turnkeep.errors import BudgetReserved, BudgetSpent, PaceReached, PriceUnknown, StoreUnavailable
+from turnkeep.errors import BudgetReserved, BudgetSpent, PaceReached, PriceUnknown, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address, AssistantItem, Message, text_content
 from turnkeep.models.model import ModelRequest
 from turnkeep.pricing.prices import PriceBook
@@ -18,7 +18,7 @@ from turnkeep.runs.budget import OUTPUT_GUESS, Budget, Budgets, Pace
 from turnkeep.settings import Settings
 from turnkeep.store import Policies, Policy
 from turnkeep.store.memory import MemoryStore
-from turnkeep.store.values import Claim, Commit, Limit, TranscriptEntry
+from turnkeep.store.values import Claim, Commit, Limit, ThreadRecord, TranscriptEntry
 from turnkeep.testing.fake_clock import FakeClock
 from turnkeep.usage import NANO, Usage
 
@@ -234,6 +234,46 @@ async def test_the_sweep_of_a_process_that_saw_no_run_settles_all_tenants(
 
 
 # ---------------------------------------------------------------- pace
+
+
+async def test_without_budgets_there_is_nothing_to_settle(store: MemoryStore, prices: PriceBook) -> None:
+    assert await purse(store, prices).sweep() == 0
+
+
+async def test_what_a_quarantined_thread_has_cost_is_settled_once_it_is_mended(
+    prices: PriceBook, clock: FakeClock
+) -> None:
+    class Unreadable(MemoryStore):
+        is_unreadable = False
+
+        async def thread(
+            self, address: Address, *, create: bool = False, once: str | None = None
+        ) -> ThreadRecord | None:
+            if self.is_unreadable:
+                raise ThreadQuarantined("cannot be read")
+            return await super().thread(address, create=create, once=once)
+
+    store = Unreadable(Policies(Policy(window=0.0, max_wait=0.0)), clock=clock)
+    one = purse(store, prices, Budget("tenant", 1.0))
+    run = await claim(store)
+    await one.run_budget(run).before_request(REQUEST, 10, ENDPOINT)
+    await commit(store, run, 7)
+    clock.advance(601.0)
+    store.is_unreadable = True
+    assert await one.sweep() == 0
+    store.is_unreadable = False
+    assert await one.sweep() == 1
+    assert await spend(store) == (7, 0)
+
+
+async def test_a_reservation_does_not_outlive_the_accounts_it_is_in(
+    store: MemoryStore, prices: PriceBook, clock: FakeClock
+) -> None:
+    one = purse(store, prices, Budget("tenant", 1.0))
+    await one.run_budget(await claim(store)).before_request(REQUEST, 10, ENDPOINT)
+    clock.advance(172_801.0)
+    assert await one.sweep() == 0, "its run is not over"
+    assert await store.sweep(older_than=0.0, tenant="default") == []
 
 
 async def test_all_runs_share_a_pace(store: MemoryStore, prices: PriceBook, clock: FakeClock) -> None:

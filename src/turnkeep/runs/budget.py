@@ -163,8 +163,8 @@ class Budgets:
                 if run is not None and run.finished_at is None:
                     return False
                 cost = 0 if run is None else run.usage.cost_nano  # None: withdrawn before it had begun
-        # unreadable for now: once it is mended, it says what the run has cost
         except ThreadQuarantined:
+            # unreadable for now: once it is mended, it says what the run has cost
             return False
         await self.store.settle(reservation, cost, tenant=tenant)
         return True
