@@ -140,8 +140,7 @@ class AnthropicReader:
                 continue
             try:
                 event = orjson.loads(data)
-                # Nearly all events are more text of one block: for them one comparison, and no
-                # call.
+                # Nearly all events are more text of one block: one comparison, no call.
                 text = event["delta"]["text"] if event["index"] == self._plain and event["type"] == _DELTA else None
             except (ValueError, LookupError, TypeError):
                 yield from self._odd(name, data)
@@ -219,8 +218,7 @@ class AnthropicReader:
 
     def _start(self, index: object, raw: Mapping[str, Any]) -> Iterator[StreamPart]:
         if not self._has_begun:
-            # Without `message_start` nothing else says that the request was taken, and may cost
-            # money.
+            # Without `message_start` nothing else says that the request was taken.
             yield from self._message({})
         block = _Block(dict(raw))
         self._blocks.append(block)

@@ -174,8 +174,7 @@ class ChatReader:
         # Perplexity repeats them in every chunk: the last list counts, none is added to another.
         if sources := citations_of_sources(chunk):
             self._citations = sources
-        # Groq has it in a place of its own. At OpenAI it comes in a chunk without choices, the last
-        # one.
+        # Groq has it in a place of its own; at OpenAI it comes last, in a chunk without choices.
         if usage := chunk.get("usage") or mapping(chunk.get("x_groq")).get("usage"):
             self._usage, self._has_end_sign = usage, self._has_end_sign or not choices
         self._tier = label(chunk.get("service_tier")) or self._tier

@@ -78,10 +78,9 @@ def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities
 def _add_thought(result: list[dict[str, Any]], item: ReasoningItem) -> None:
     """Open the message that a thought leads to; one to nothing, or amid the calls of a step, goes."""
     last = result[-1] if result else {}
-    # Two thoughts without an answer between them would leave a message without content, which every
-    # server of this protocol refuses for good.
     if last.get("role") == "assistant" and "tool_calls" in last:
         return
+    # A message without content, which two thoughts in a row would leave, is refused for good.
     if last.get("role") == "assistant" and last["content"] is None:
         result.pop()
     result.append({"role": "assistant", "content": None, **item.raw})

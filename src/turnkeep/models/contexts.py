@@ -66,8 +66,7 @@ class ContextSizes:
         """A request of so many tokens (our count) was too long; `window` where the refusal named
         the size.
         """
-        # Where the refusal names no size, three quarters of what was too long: a few refusals reach
-        # it.
+        # Where no size is named, three quarters of what was too long: a few refusals reach it.
         size = window if window is not None and LEAST_CONTEXT <= window <= MOST_CONTEXT else tokens * 3 // 4
         if len(self._learned_sizes) < MODELS_REMEMBERED or model in self._learned_sizes:
             # Down only: what was too long once stays too long.

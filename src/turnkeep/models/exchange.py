@@ -79,8 +79,7 @@ class Asker:
         reply, reader, parts = await self._open(model, put)
         try:
             for part in parts:
-                # Deltas are whole already: readers join the halves of characters before they give
-                # any out.
+                # Deltas are whole already: readers join halves of characters themselves.
                 yield part if part.__class__ is Delta else made_whole(part)
             while not reader.is_done and (frames := await reply.read()) is not None:
                 for part in reader.parts(frames):

@@ -114,8 +114,7 @@ def fit(request: ModelRequest, caps: Capabilities, site: str) -> Fit:
     items = _respell_calls(without_idle_reasoning(items), names, caps.call_ids)
     tools: Sequence[ToolSpec] = [_fit_tool(tool, names, caps) for tool in request.tools]
     parameters = _cap_output(_respell_choice(request.parameters, names), caps)
-    # The last step of a run offers no tools; Bedrock refuses calls of tools that it was not told
-    # of.
+    # The last step offers no tools; Bedrock refuses calls of tools that it was not told of.
     if caps.wants_declared_tools and not (tools or request.hosted_tools) and (tools := _called_tools(items)):
         parameters = {**parameters, "tool_choice": "none"}
     return Fit(_arrange(replace(request, items=items, tools=tools, parameters=parameters), caps), names)
@@ -199,8 +198,7 @@ def _respell_calls(items: list[Item], names: ToolNames, form: CallIdForm) -> lis
         match item:
             case CallItem():
                 call_id, name = ids[own[place]], names.there(item.name)
-                # What fits stays the same object, so that nothing is copied for the servers that
-                # take all.
+                # What fits stays the same object: most servers take everything as it is.
                 same = (call_id, name) == (item.call_id, item.name)
                 result.append(item if same else replace(item, call_id=call_id, name=name))
             case OutputItem() if place in own and ids[own[place]] != item.call_id:
@@ -220,8 +218,7 @@ def _own_ids(items: Sequence[Item]) -> dict[int, str]:
     for place, item in enumerate(items):
         if isinstance(item, CallItem):
             times[item.call_id] += 1
-            # NUL fits none of the forms below, so that the second of two equal ids is always
-            # replaced.
+            # NUL fits none of the forms below: the second of two equal ids is always replaced.
             own[place] = f"{item.call_id}\0{times[item.call_id]}" if times[item.call_id] > 1 else item.call_id
             waiting[item.call_id].append(own[place])
         elif isinstance(item, OutputItem) and waiting[item.call_id]:

@@ -78,8 +78,7 @@ class Client:
         headers = {"X-Client-Request-Id": attempt, **headers}
         try:
             async with asyncio.timeout(endpoint.first_event_timeout):
-                # A redirect is not followed: it would carry the key to an address that nobody has
-                # set.
+                # A redirect would carry the key to an address that nobody has set.
                 response = await self._open_session().request(
                     method, url, data=data, headers=headers, allow_redirects=False
                 )

@@ -46,8 +46,7 @@ def _match(items: Sequence[Item]) -> tuple[list[Item], dict[int, int]]:
         if isinstance(item, OutputItem):
             if not waiting[item.call_id]:
                 continue
-            # Servers that count from zero in every answer give two calls one id: the older is
-            # answered first.
+            # Where servers give two calls one id, the older is answered first.
             output_of[waiting[item.call_id].popleft()] = len(result)
         elif isinstance(item, CallItem):
             waiting[item.call_id].append(len(result))

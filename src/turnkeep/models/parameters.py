@@ -136,8 +136,7 @@ def _select(
     return {
         name: value
         for name, value in options.items()
-        # A compatible server may know names that we do not; those of the other protocol it does
-        # not.
+        # A compatible server may know more names, but not those of the other protocol.
         if name not in drops and (name in own or (caps.takes_unknown_parameters and name not in other))
     }
 

@@ -155,8 +155,7 @@ def json_values(data: bytes) -> list[Any]:
     Raises AnswerMalformed for an object that is cut off or damaged: it may have carried a part of
     the answer.
     """
-    # A byte that is none of UTF-8 may be half a character: its other half comes with the next
-    # event.
+    # Broken bytes may be half a character: the rest comes with the next event.
     text = data.decode("utf-8", "surrogateescape")
     values: list[Any] = []
     place = _end_of_blanks(text, 0)
