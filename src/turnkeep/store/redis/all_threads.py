@@ -64,7 +64,7 @@ class RedisAllThreads(RedisPart):
             first = b"(" + entries[-1]
 
     async def _record(self, address: Address) -> ThreadRecord | None:
-        """The record of a thread as it is, without sliding its expiry; nothing for a damaged one."""
+        """The record of a thread as it is, its expiry not moved; nothing for a damaged one."""
         keys = self._keys.thread(address)
         policy = self._policy(address.queue)
         # The same script that creates, told to create and slide nothing: a listing must not keep

@@ -1,4 +1,4 @@
-"""Claims of the Redis engine: which threads are taken, how leases are kept, and what wakes workers."""
+"""Claims of the Redis engine: which threads are taken, how leases live, what wakes workers."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class RedisClaims(RedisPart):
         return shares, shares.pop("", 0.0)
 
     def _charge(self, claims: Sequence[Claim]) -> None:
-        """Write down who was served, behind the claims; if this is lost, a share is a little off."""
+        """Write down who was served, behind the claims; lost, a share is a little off."""
         key = self._keys.registry("served")
         weight = self._policies.weight
         rows = [value for c in claims for value in (to_bytes(c.address.tenant), exact(weight(c.address.tenant)))]
@@ -238,7 +238,7 @@ class RedisClaims(RedisPart):
                 self._require_open()
 
     async def _next_moment(self, queues: Sequence[str] | None) -> tuple[float, float]:
-        """The time, and when something is due; far away when nothing is, or when Redis cannot say."""
+        """The time, and when something is due; far away for nothing, or when Redis cannot say."""
         try:
             now, answers = await self._look(0, queues)
         except _PASSING:

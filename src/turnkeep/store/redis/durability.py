@@ -92,7 +92,7 @@ class DurabilityWait:
         """Scripts before and after which there is something to do."""
 
     async def before(self, name: str, key: bytes) -> WriteObserver:
-        """Who has to vouch for the next write. Raises `StoreUnfit` where no receipt may be given."""
+        """Who has to vouch for the next write. Raises `StoreUnfit` where none may be."""
         is_receipt = name in RECEIPTS
         # Asked before the write: after it, whoever is at that address may be another process that
         # never saw it.

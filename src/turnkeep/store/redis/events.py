@@ -97,7 +97,7 @@ class RedisEvents(RedisPart):
         return [delivery for delivery in deliveries if delivery is not None]
 
     def _delivery(self, partition: int, position: bytes, entry: Mapping[bytes, bytes]) -> Delivery | None:
-        """One entry of the outbox; a damaged one is told of and left out, so that the others go on."""
+        """One entry of the outbox; a damaged one is logged and left out, so that others go on."""
         try:
             incarnation = int(entry.get(b"incarnation", self._incarnation(partition)))
             [event] = read_frames(entry[b"frame"], epoch_of(entry[b"epoch"], incarnation))

@@ -94,7 +94,7 @@ class RedisPart:
         return b"k" + operation_id(once, name, *arguments).encode()
 
     async def _run(self, name: str, keys: ThreadKeys, *arguments: Argument) -> Reply:
-        """Run a script on one thread; a damaged thread is kept away from claims and told of once."""
+        """Run a script on one thread; a damaged one is kept away from claims and reported once."""
         link = self._link
         try:
             return await link.run(name, keys.partition, keys.of(link.scripts[name]), *arguments)
@@ -111,7 +111,7 @@ class RedisPart:
 
     @asynccontextmanager
     async def _durable_writes(self, address: Address) -> AsyncIterator[None]:
-        """What is written in here for this address is as safe as was asked for when this is left."""
+        """What is written in here for this address is as safe as was demanded when this is left."""
         assurance, tag = self._link.assurance, self._keys.partition(address).tag
         if assurance is None or "commit" not in assurance.concerns:
             yield

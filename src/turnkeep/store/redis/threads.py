@@ -1,4 +1,4 @@
-"""The threads protocol of the Redis engine, and dead letters."""
+"""The threads protocol of the Redis engine: the records behind channels, and their transcripts."""
 
 from __future__ import annotations
 

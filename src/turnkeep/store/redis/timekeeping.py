@@ -75,7 +75,7 @@ class StoreTime:
             self._hear(reply.result(), asked_at)
 
     def _hear(self, reply: Any, asked_at: float) -> None:
-        """The answer was given between asking and now: in the middle, as far as anybody can know."""
+        """The answer was given between asking and now: in the middle, for all that is known."""
         now, self.ahead = float(reply[0]), float(reply[1])
         heard_at = self._seconds()
         self._base = now - (asked_at + heard_at) / 2

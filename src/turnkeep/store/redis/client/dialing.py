@@ -64,7 +64,7 @@ class Dialer:
         self._options["driver_info"] = DriverInfo(lib_version=VERSION)  # else it reads files at each connection
 
     async def dial(self, endpoint: ServerAddress) -> redis.Connection:
-        """A connection that is ready for commands. Raises `StoreUnavailable`, `StoreMisconfigured`."""
+        """A connection ready for commands. Raises `StoreUnavailable`, `StoreMisconfigured`."""
         where = {"host": endpoint.host, "port": endpoint.port} if endpoint.port else {"path": endpoint.host}
         try:
             connection: redis.Connection = self._class(**where, **self._options)

@@ -71,7 +71,7 @@ class _Node:
 
 
 class Link:
-    """The connections of one engine for commands; subscriptions and blocking calls have their own."""
+    """The connections of one engine for commands; subscriptions and waits have their own."""
 
     def __init__(
         self,
@@ -398,7 +398,7 @@ def _forget(reply: asyncio.Future[Reply]) -> None:
 
 
 def redirect(refusal: str, speaker: ServerAddress) -> tuple[int, ServerAddress]:
-    """The slot and the node of a MOVED or ASK; without a host it is that of the node which said so."""
+    """The slot and the node of a MOVED or ASK; without a host, that of the node which said it."""
     _, slot, node = refusal.split()[:3]
     host, _, port = node.rpartition(":")
     return int(slot), ServerAddress(host or speaker.host, int(port))

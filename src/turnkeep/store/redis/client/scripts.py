@@ -2,7 +2,7 @@
 
 The comment on top of a file is read by this loader::
 
-    -- KEYS: names of the keys; `@name` stands for a group of them; after `|` a group that is repeated
+    -- KEYS: names of the keys; `@name` stands for a group; after `|` a group that is repeated
     -- ARGV: names of the arguments; after `|` a group that is repeated
     -- USES: shared pieces from `lib`, in this order
 
@@ -45,7 +45,7 @@ class Script:
 
 
 def load_scripts(folder: Traversable, groups: Groups, publish: Publish) -> Mapping[str, Script]:
-    """All operations by name; `publish` is the command that reaches subscribers in this topology."""
+    """All operations by name; `publish` is the command that reaches subscribers here."""
     sources = [entry for entry in folder.iterdir() if entry.name.endswith(".lua")]
     return {entry.name.removesuffix(".lua"): _script(folder, entry, groups, publish) for entry in sources}
 
