@@ -57,7 +57,8 @@ def simulate(  # noqa: PLR0913 - the options of a verb
     if quirk not in QUIRKS:
         raise typer.BadParameter(f"{quirk!r} is none of {', '.join(sorted(QUIRKS))}", param_hint="--quirk")
     limit = None if keep_all else DEV_LEDGER
-    # Under its own name whatever was asked: its answers cost nothing, those of the model named would.
+    # Under its own name, whatever was asked: its answers cost nothing, those of the model that
+    # was named would.
     options = Options(quirk=quirk, answers_as=SIMULATOR, ledger_file=ledger, ledger_limit=limit, split=split, ping=ping)
     client_key = key or new_key()
     pace = StreamPace(first / 1000, token / 1000)

@@ -109,7 +109,8 @@ class Prompt:
         return next(rest, None) == "call"
 
     def _rounds(self, at: int) -> int:
-        # calls of one response share the head of their ids, however the client interleaves them with outputs
+        # Calls of one response share the head of their ids, however a client has put outputs
+        # between them.
         heads = {
             entry.call_id.removeprefix("call_").removeprefix("toolu_")[:8]
             for entry in self.entries[at:]

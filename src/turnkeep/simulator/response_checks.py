@@ -44,6 +44,9 @@ CHAT_PARAMETERS = frozenset(
 )
 ROLES = ("assistant", "system", "developer", "user")
 CHAT_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+# The platform's own bounds, which its refusals name; nothing here is ours to choose.
+METADATA_PAIRS, METADATA_KEY, METADATA_VALUE = 16, 64, 512
+LEAST_OUTPUT = 16
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 _STRING: tuple[tuple[type, ...], str] = ((str,), "a string")
@@ -80,10 +83,10 @@ def response_body(body: object, *, strict_models: bool) -> Json:
             "mutually_exclusive_parameters",
         )
     limit = request.get("max_output_tokens")
-    if limit is not None and limit < 16:
+    if limit is not None and limit < LEAST_OUTPUT:
         raise bad(
-            "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16, "
-            f"but got {limit} instead.",
+            "Invalid 'max_output_tokens': integer below minimum value. "
+            f"Expected a value >= {LEAST_OUTPUT}, but got {limit} instead.",
             "max_output_tokens",
             "integer_below_min_value",
         )
@@ -118,17 +121,18 @@ def metadata(value: object, param: str = "metadata") -> dict[str, str]:
         return {}
     if not isinstance(value, dict):
         raise wrong_type(param, "an object", value)
-    if len(value) > 16:
+    if len(value) > METADATA_PAIRS:
         message = (
-            f"Invalid '{param}': too many properties. Expected an object with at most 16 properties, "
+            f"Invalid '{param}': too many properties. "
+            f"Expected an object with at most {METADATA_PAIRS} properties, "
             f"but got an object with {len(value)} properties instead."
         )
         raise bad(message, param, "object_above_max_properties")
     for key, text in value.items():
         if not isinstance(text, str):
             raise wrong_type(f"{param}.{key}", "a string", text)
-        _length(f"{param}.{key}", text, 512)
-        _length(f"{param} keys", key, 64)
+        _length(f"{param}.{key}", text, METADATA_VALUE)
+        _length(f"{param} keys", key, METADATA_KEY)
     return value
 
 
