@@ -96,6 +96,7 @@ class Encoder:
         # First, or a client would see the end before the last words.
         owed = self.flush()
         frames = self._frames(event)
+        # Only the last has the position to resume from: who stops before it is given all of them again.
         for frame in frames[:-1]:
             frame["more"] = True
         return owed + frames

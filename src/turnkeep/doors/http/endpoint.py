@@ -23,9 +23,10 @@ from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal, Scope, credentials_of_request
 from turnkeep.doors.error_answers import JSON, error_response
 from turnkeep.doors.http.paths import segment_name
+from turnkeep.doors.json_input import read_json
 from turnkeep.doors.transport import stand_aside
 from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
-from turnkeep.inputs import checked_channel, read_json
+from turnkeep.inputs import checked_channel
 from turnkeep.messages import Address
 from turnkeep.store.values import DeadLetter, MessageRecord, RunRecord, ThreadRecord
 from turnkeep.telemetry import get_log

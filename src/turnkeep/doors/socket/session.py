@@ -23,12 +23,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from turnkeep.application import Application
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal
+from turnkeep.doors.json_input import read_json
 from turnkeep.doors.socket.socket_actions import NOT_AUTHENTICATED, Subscription, error_frame, perform
 from turnkeep.doors.transport import transport_of
 from turnkeep.errors import InvalidMessage, NotAuthenticated, StoreError, TooManyRequests, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.hub import SubscriptionStart
-from turnkeep.inputs import read_json
 from turnkeep.messages import Address
 from turnkeep.telemetry import get_log
 from turnkeep.wire import Dialect, Encoder, Frame, envelope, frame_bytes
