@@ -388,7 +388,9 @@ def _tier(usage: Mapping[str, Any]) -> str | None:
 
 
 def rate_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """The limits as the server states them, under the names and in the durations that OpenAI uses."""
+    """The limits as the server states them, under the names and in the durations that OpenAI
+    uses.
+    """
     rate: dict[str, str] = {}
     for what in ("requests", "tokens"):
         for mark in ("limit", "remaining"):

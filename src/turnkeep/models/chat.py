@@ -203,7 +203,9 @@ class ChatReader:
             self._reply.hurry(TRIMMINGS)
 
     def _is_ours(self, index: object) -> bool:
-        """Whether this choice is the one that is read: the first that comes, whatever its number."""
+        """Whether this choice is the one that is read: the first that comes, whatever its
+        number.
+        """
         # Other choices of the same answer would be mixed into its words.
         if self._lane is None:
             self._lane = 0 if self._text else index or 0

@@ -205,7 +205,8 @@ _KINDS: Mapping[Meaning, type[ModelError]] = {
 }
 # Comes as a rate limit, but one request above the limit per minute fits no more after a wait.
 _NEVER_FITS = re.compile(r"^Request too large for ")
-# Characters of a message that are held against the table: what matters stands at the front, and a body has 64 kB.
+# Characters of a message that are held against the table: what matters stands at the front, and a
+# body has 64 kB.
 _READ_LIMIT = 2000
 
 _MODEL_MISSING = re.compile(

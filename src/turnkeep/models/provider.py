@@ -82,7 +82,9 @@ class Provider:
 
     @property
     def name(self) -> str:
-        """Host plus a digest of the credentials, never the key: what circuits and pace are kept by."""
+        """Host plus a digest of the credentials, never the key: what circuits and pace are kept
+        by.
+        """
         if not (secrets := self.secrets):
             return self.host
         # The same key has another quota in another organisation or project.

@@ -90,7 +90,8 @@ End = Literal["stop", "length", "filter", "refusal", "failed"]
 _NO_REASON = ("null", "none", "None")
 
 _ENDS: tuple[tuple[str, End], ...] = (
-    # What servers mean by their finish reasons, where it is not what OpenAI calls it; the first that is in it counts.
+    # What servers mean by their finish reasons, where it is not what OpenAI calls it; the first
+    # that is in it counts.
     ("malformed_function_call", "failed"),
     ("unexpected_tool_call", "failed"),
     ("error", "failed"),

@@ -1,4 +1,6 @@
-"""What is known of the words of model servers: `servers.toml`, read when the first error arrives."""
+"""What is known of the words of model servers: `servers.toml`, read when the first error
+arrives.
+"""
 
 from __future__ import annotations
 

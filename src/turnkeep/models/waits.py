@@ -1,8 +1,8 @@
 """When a provider wants to be asked again: in headers, in the body, in words; as seconds, durations
 and moments.
 
-Everything here comes from outside, so nothing waits longer than `LONGEST_WAIT`, whatever was said: a
-mistaken header must not stop a house for a year. After that somebody looks again, as at an open
+Everything here comes from outside, so nothing waits longer than `LONGEST_WAIT`, whatever was said:
+a mistaken header must not stop a house for a year. After that somebody looks again, as at an open
 circuit.
 """
 

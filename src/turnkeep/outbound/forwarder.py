@@ -201,7 +201,8 @@ class _PartitionDelivery:
         self._leased_at = self._stored_at = self._loop.time()
         # In a row: of any kind; of the first event that waits.
         self._failures = self._tries = 0
-        # Events handed over at once: one after a failure, to find the one that fails, then twice as many each time.
+        # Events handed over at once: one after a failure, to find the one that fails, then twice as
+        # many each time.
         self._size = self._rules.page
         self._health = forwarder.health
         self._parking = Parking(

@@ -67,7 +67,10 @@ class TierEntry(RateEntry):
 
 
 class PriceEntry(TierEntry):
-    """One model in a person's price file. A tier is a factor on all rates, or has rates of its own."""
+    """One model in a person's price file.
+
+    A tier is a factor on all rates, or has rates of its own.
+    """
 
     request: Dollars = Decimal(0)
     tiers: dict[str, Dollars | TierEntry] = {}
@@ -88,7 +91,10 @@ class PriceEntry(TierEntry):
 
 
 class PriceBook:
-    """All prices this process knows. `base_url` says whose prices count where several sell a model."""
+    """All prices this process knows.
+
+    `base_url` says whose prices count where several sell a model.
+    """
 
     def __init__(self, override: Path | None = None, *, base_url: str | None = None, clock: Clock | None = None):
         self._source = override.name if override else ""
@@ -103,7 +109,9 @@ class PriceBook:
         await asyncio.to_thread(self._published_prices.load)
 
     def price(self, model: str, tier: str | None = None, at: float | None = None) -> Price | None:
-        """The price of a model in a service tier at a moment (Unix seconds; now), or None: unknown."""
+        """The price of a model in a service tier at a moment (Unix seconds; now), or None:
+        unknown.
+        """
         tier = None if tier in _STANDARD else tier
         entry = self._entry(model.lower())
         if entry is not None:

@@ -52,7 +52,8 @@ _PATTERNS = {
 }
 ENCODINGS = tuple(_PATTERNS)
 
-# Places where every encoding begins a new word, so that a cut there changes no token: before the first of
+# Places where every encoding begins a new word, so that a cut there changes no token: before the
+# first of
 # some blanks, at the first word of a line, before closing punctuation.
 _SEAM = re.compile(r"(?<=\S)(?= )|(?<=[\r\n])(?=[^\W_])|(?<=[^\W_])(?=[.,;:!?)\]}\"。、，；：！？）」])")
 _SEAM_SEARCH = 4_000
@@ -120,7 +121,8 @@ class Vocabulary:
         except ImportError:
             return guess(text)
         except BaseException as error:
-            # The Rust engine's panic is no Exception, and its class cannot be imported: known by name only.
+            # The Rust engine's panic is no Exception, and its class cannot be imported: known by
+            # name only.
             if type(error).__name__ != "PanicException":
                 raise
             return guess(text)
