@@ -273,7 +273,7 @@ async def prepared(plain: RedisStore) -> dict[str, Act]:
         "settle": lambda s: s.settle("run", 1, tenant="t"),
         "open_sink": lambda s: s.open_sink("sink"),
         "delivered": lambda s: s.mark_delivered(
-            "there", place, owner="w", position=position, parked=[(position, "bad")]
+            "there", place, owner="w", position=position, to_park=[(position, "bad")]
         ),
         "note_failure": lambda s: s.note_failure("there", place, position, reason="worse", give_up=True),
         "redrive_parked": lambda s: s.redrive_parked("there", place, [position]),

@@ -124,7 +124,7 @@ async def test_parked_events_have_a_bound_and_those_given_up_go_first(small: Sto
     async def park() -> int:
         partition, page = await waiting(small, "all")
         places = [(one.position, "no") for one in page]
-        await small.mark_delivered("all", partition, owner="w", position=page[-1].position, parked=places)
+        await small.mark_delivered("all", partition, owner="w", position=page[-1].position, to_park=places)
         return partition
 
     partition = await park()  # accepted and started

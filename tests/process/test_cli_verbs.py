@@ -233,7 +233,7 @@ async def park_three(path: Path) -> None:
     await store.lease_sink("webhook:assistant", 0, owner="w", lease=30.0)
     page = await store.deliveries("webhook:assistant", 0, after="", limit=10)
     places = [(one.position, "the receiver answered 500") for one in page]
-    await store.mark_delivered("webhook:assistant", 0, owner="w", position=page[-1].position, parked=places)
+    await store.mark_delivered("webhook:assistant", 0, owner="w", position=page[-1].position, to_park=places)
     await store.note_failure("webhook:assistant", 0, page[0].position, reason="404", give_up=True)
     await store.close()
 

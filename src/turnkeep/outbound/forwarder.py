@@ -305,7 +305,7 @@ class _PartitionDelivery:
                 self._partition,
                 owner=self._of.owner,
                 position=self._position,
-                parked=[(one.position, reason) for one, reason in to_park],
+                to_park=[(one.position, reason) for one, reason in to_park],
             )
             self._stored_position = self._position
             for one, reason in to_park:

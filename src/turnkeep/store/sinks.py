@@ -158,7 +158,7 @@ class Sinks(Protocol):
         ...
 
     async def mark_delivered(
-        self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
+        self, sink: str, partition: int, *, owner: str, position: str, to_park: Sequence[tuple[str, str]] = ()
     ) -> None:
         """Store the position, fenced by the sink lease (`LeaseLost`), and in the same act park
         these (position, reason): with a reason, the receiver has failed on it from now; without, it

@@ -111,7 +111,7 @@ async def _park(world: World) -> None:
             if world.parked is None and delivery.address == world.where:
                 place = delivery.position
                 await store.lease_sink(sink, partition, owner="one", lease=LEASE)
-                await store.mark_delivered(sink, partition, owner="one", position=place, parked=[(place, "refused")])
+                await store.mark_delivered(sink, partition, owner="one", position=place, to_park=[(place, "refused")])
                 world.parked = (partition, place)
 
 

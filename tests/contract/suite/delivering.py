@@ -39,7 +39,7 @@ async def park_all(desk: Desk, reason: str = "", sink: str = "relay") -> list[tu
     for partition, page in pages.items():
         places = [(one.position, reason) for one in page]
         for _ in range(2):  # a repeat changes nothing
-            await desk.store.mark_delivered(sink, partition, owner="a", position=page[-1].position, parked=places)
+            await desk.store.mark_delivered(sink, partition, owner="a", position=page[-1].position, to_park=places)
     return [(partition, one) for partition, page in pages.items() for one in page]
 
 
@@ -268,7 +268,7 @@ class DeliveryPromises:
 
         with pytest.raises(LeaseLost):
             await desk.store.mark_delivered(
-                "relay", partition, owner="b", position=one.position, parked=[(one.position, "no")]
+                "relay", partition, owner="b", position=one.position, to_park=[(one.position, "no")]
             )
 
         assert await parked(desk) == []

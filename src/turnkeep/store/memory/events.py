@@ -56,14 +56,14 @@ class MemoryEvents(MemoryState):
         return self.outbox.after(sink, partition, after, limit)
 
     async def mark_delivered(
-        self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
+        self, sink: str, partition: int, *, owner: str, position: str, to_park: Sequence[tuple[str, str]] = ()
     ) -> None:
         now = self.moment()
         there = self.outbox.sink(sink, partition)
         # Fenced by name: a forwarder that was away must not move the position of the one after it.
         if there.owner != owner:
             raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
-        there.move(position, dict(parked), now)
+        there.move(position, dict(to_park), now)
 
     async def list_parked(self, sink: str, partition: int, *, after: str = "", limit: int = 1000) -> list[ParkedEvent]:
         self.moment()

@@ -108,10 +108,10 @@ class RedisEvents(RedisPart):
             return None
 
     async def mark_delivered(
-        self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
+        self, sink: str, partition: int, *, owner: str, position: str, to_park: Sequence[tuple[str, str]] = ()
     ) -> None:
         where = self._partition(sink, partition)
-        rows = [to_bytes(text) for place in parked for text in place]
+        rows = [to_bytes(text) for place in to_park for text in place]
         own = (to_bytes(sink), to_bytes(owner), position, MOST_PARKED)
         reply = await self._run_on("sink_delivered", where, self._now(), *own, *rows)
         if reply == b"absent":

@@ -84,15 +84,15 @@ class SqliteEvents(Engine):
         return await self.read_from(look)
 
     async def mark_delivered(
-        self, sink: str, partition: int, *, owner: str, position: str, parked: Sequence[tuple[str, str]] = ()
+        self, sink: str, partition: int, *, owner: str, position: str, to_park: Sequence[tuple[str, str]] = ()
     ) -> None:
         def act(tx: Transaction) -> None:
             if outbox.holding(tx.connection, sink, partition).owner != owner:
                 raise LeaseLost(f"{owner!r} does not deliver to sink {sink!r} any more")
             tx.mark()
-            for event_position, reason in parked:
+            for event_position, reason in to_park:
                 outbox.park(tx.connection, sink, outbox.number_of(event_position), reason=reason, now=tx.now)
-            if parked:
+            if to_park:
                 outbox.bound_parked(tx.connection, sink, tx.now)
             outbox.move(tx.connection, sink, outbox.number_of(position))
 
