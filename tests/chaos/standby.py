@@ -17,7 +17,7 @@ class Standby:
         self._store = store
         self._threads = {address: _copy_of(kept) for address, kept in store.threads.items()}
         self._operations: dict[str, OperationResult] = {name: replace(done) for name, done in store.operations.items()}
-        plain = ("wakes", "letters", "totals", "redriven", "_named")
+        plain = ("wakes", "letters", "totals", "redriven", "_by_thread_id")
         self._plain: dict[str, Any] = {name: dict(getattr(store, name)) for name in plain}
         self._past = {address: dict(ids) for address, ids in store.past.items()}
 

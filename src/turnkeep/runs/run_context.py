@@ -35,6 +35,7 @@ class RunRules:
 
     deadline: float = 300.0
     max_attempts: int = 3
+    # more than attempts: a worker dies of many things that are no fault of its messages
     max_deaths: int = 10
     backoff: Backoff = Backoff()
     probe_every: float = 30.0

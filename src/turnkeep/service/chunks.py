@@ -136,6 +136,7 @@ class Outlet:
                 self._text(what.text)
             elif what.kind == "snapshot":
                 self._put(Chunk("content", what.text, replaces=True))
+        # calls are told from the journal, not from the stream: there they are complete, and will run
         elif what["type"] == "step":
             for item in what["items"]:
                 if item["kind"] == "call":
@@ -164,6 +165,7 @@ class Outlet:
     def _text(self, text: str) -> None:
         if self._first_text_at is None:
             self._first_text_at = asyncio.get_running_loop().time()
+        # joined, never dropped: a fold over the chunks has to give the whole answer
         if len(self._waiting) > MERGE_ABOVE and self._waiting[-1].type == "content":
             last = self._waiting[-1]
             self._waiting[-1] = Chunk("content", last.content + text, replaces=last.replaces)

@@ -167,6 +167,7 @@ def _check_parameters(config: OpenAIConfig, facts: ModelFacts) -> None:
     if effort is not None and effort not in facts.efforts:
         hint = f"it takes {', '.join(facts.efforts)}" if facts.efforts else "it does not reason: leave it out"
         raise ConfigurationError(f"{name} takes no reasoning_effort {effort!r}; {hint}")
+    # said before the first request: the provider would refuse it anyway, and each call would fail
     if config.temperature is not None and not facts.samples(effort):
         cure = "leave it out" if facts.sampling == "no" else "leave it out, or set reasoning_effort='none'"
         raise ConfigurationError(f"{name} takes no temperature; {cure}")

@@ -211,6 +211,7 @@ class OpenAIService:
         finally:
             runner.keeper.let_go(call.lease)
             self._works.pop(call.lease, None)
+            # in any case: a reader that is not told of the end waits for ever
             outlet.end(last)
         await runner.tidy(call, verdict)
 
@@ -230,6 +231,7 @@ class OpenAIService:
 
     def _error_of(self, error: Exception | None) -> TurnkeepError:
         """The error of a run, with what to do about a model that is gone."""
+        # the catalog names a successor, which the server that refused cannot know of
         if isinstance(error, ModelGone):
             return ModelGone(f"{error}; use {self.config.catalog.suggest(self.config.model)}")
         return error if isinstance(error, TurnkeepError) else RunBroke()
