@@ -199,9 +199,7 @@ async def _create_queue(channel: AbstractChannel, *, name: str, arguments: Mappi
 
 
 async def _bind(connection: AbstractConnection, queue: str, *, exchange: str, routing_key: str) -> None:
-    """Bind, which changes nothing where it is bound already; who may not bind has to have done
-    it.
-    """
+    """Bind; it changes nothing where it is bound. Who may not bind has to have done it."""
     try:
         async with connection.channel() as channel:
             await (await channel.get_queue(queue, ensure=False)).bind(exchange, routing_key, timeout=RPC_TIMEOUT)

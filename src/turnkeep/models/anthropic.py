@@ -365,9 +365,7 @@ def _citation(raw: Mapping[str, Any], start: int, end: int) -> Citation:
 
 
 def usage_of(raw: Mapping[str, Any]) -> Usage:
-    """Usage in our words: there the input is told without what was read from the cache or written
-    to it.
-    """
+    """Usage in our words: there the input counts neither cache reads nor cache writes."""
     cache_read, cache_write = raw.get("cache_read_input_tokens"), raw.get("cache_creation_input_tokens")
     counts = [count for count in (raw.get("input_tokens"), cache_read, cache_write) if count is not None]
     sensible = all(type(count) is int and count >= 0 for count in counts)
@@ -388,9 +386,7 @@ def _tier(usage: Mapping[str, Any]) -> str | None:
 
 
 def rate_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """The limits as the server states them, under the names and in the durations that OpenAI
-    uses.
-    """
+    """The limits as the server states them, in OpenAI's names and durations."""
     rate: dict[str, str] = {}
     for what in ("requests", "tokens"):
         for mark in ("limit", "remaining"):

@@ -101,9 +101,7 @@ def _say(turns: list[dict[str, Any]], role: str, blocks: list[Block]) -> None:
 
 
 def _is_paused(blocks: Sequence[Block]) -> bool:
-    """Whether the assistant was interrupted by its provider while a tool ran there, and is to go
-    on.
-    """
+    """Whether its provider interrupted the assistant while a tool ran there: it is to go on."""
     return any(_is_hosted(block["type"]) for block in blocks[-2:])
 
 

@@ -24,13 +24,10 @@ from turnkeep.models.reading import made_whole, mapping
 from turnkeep.models.sse import Frame
 
 LOOKS = Backoff(delay=0.5, cap=5.0)
-"""How often a response is looked at that can no longer be streamed; the deadline of the run ends
-it.
-"""
+"""How often a response is looked at that is too old for a stream, until the run has to end."""
 
 LOOKS_FOR_USAGE = 4
-"""How often a stopped response is looked at for what it has cost; the bill may come a little later.
-"""
+"""How often a stopped response is looked at for its cost, which may come a little later."""
 
 _RUNNING = ("queued", "in_progress")
 _LOST_STATES = ("failed", "cancelled")
@@ -76,9 +73,7 @@ class BackgroundResponse:
         return None
 
     async def _open_stream(self, response_id: str) -> Reply | None:
-        """The stream of a response, from behind the event that named it; None: it is too old for
-        that.
-        """
+        """The stream of a response, from behind the event that named it; None: it is too old."""
         try:
             # From the first event on, not from the last one seen: that would need a position
             # written for each token. The run drops what was shown already.

@@ -203,9 +203,7 @@ class ChatReader:
             self._reply.hurry(TRIMMINGS)
 
     def _is_ours(self, index: object) -> bool:
-        """Whether this choice is the one that is read: the first that comes, whatever its
-        number.
-        """
+        """Whether this choice is read: the first that comes is, whatever its number."""
         # Other choices of the same answer would be mixed into its words.
         if self._lane is None:
             self._lane = 0 if self._text else index or 0
@@ -274,9 +272,7 @@ class ChatReader:
 
 
 def _only_text(chunk: dict[str, Any]) -> str:
-    """The text of a chunk that brings nothing else: nearly all of them, so they take the shortest
-    way.
-    """
+    """The text of a chunk that brings nothing else: nearly all, so they go the shortest way."""
     choices = chunk.get("choices")
     if not choices or len(choices) != 1:
         return ""

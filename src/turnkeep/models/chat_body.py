@@ -76,9 +76,7 @@ def messages(instructions: str | None, items: Sequence[Item], caps: Capabilities
 
 
 def _add_thought(result: list[dict[str, Any]], item: ReasoningItem) -> None:
-    """Open the message that a thought leads to; one to nothing, or amid the calls of a step,
-    goes.
-    """
+    """Open the message that a thought leads to; one to nothing, or amid calls, goes."""
     last = result[-1] if result else {}
     if last.get("role") == "assistant" and "tool_calls" in last:
         return

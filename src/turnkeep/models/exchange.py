@@ -123,9 +123,7 @@ _Opening = tuple[Reply, AnswerReader, Iterator[StreamPart]]
 
 
 async def _begin(client: Client, path: str, asking: Asking) -> _Opening:
-    """The answer to one request, with its first parts; raises what it begins with when that is a
-    failure.
-    """
+    """The answer to one request, with its first parts. Raises the failure that it begins with."""
     reply = await client.post(path, asking.body, asking.headers)
     try:
         reader = asking.reading(reply)

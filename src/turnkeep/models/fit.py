@@ -235,9 +235,7 @@ _FORMS: dict[CallIdForm, tuple[re.Pattern[str], Callable[[str], str]]] = {
 
 
 def _ids(call_ids: Iterable[str], form: CallIdForm) -> dict[str, str]:
-    """By each id the one that is sent: itself where it has the form, else always the same other
-    one.
-    """
+    """By each id the one that is sent: itself where it fits, else always the same other one."""
     pattern, make = _FORMS[form]
     distinct_ids = list(dict.fromkeys(call_ids))
     ids = {call_id: call_id for call_id in distinct_ids if pattern.fullmatch(call_id)}

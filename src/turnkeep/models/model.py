@@ -76,9 +76,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """Some more of what the model thinks, where the provider shows it; never a part of the
-    answer.
-    """
+    """Some more of what the model thinks, where that is shown; no part of the answer."""
 
     text: str
 

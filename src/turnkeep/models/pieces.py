@@ -133,9 +133,7 @@ class CallPieces:
         return _extend(call.name, name)
 
     def _is_rest(self, call: Piecework, name: str) -> bool:
-        """Whether a name goes on, or comes again longer: only the names of tools that exist
-        decide.
-        """
+        """Whether a name goes on, or comes again longer: the tools that exist decide."""
         if call.pieces or (
             name in self._tool_names and (call.name in self._tool_names or not name.startswith(call.name))
         ):

@@ -82,9 +82,7 @@ class Provider:
 
     @property
     def name(self) -> str:
-        """Host plus a digest of the credentials, never the key: what circuits and pace are kept
-        by.
-        """
+        """Host plus a digest of the credentials: circuits and pace go by it. Never the key."""
         if not (secrets := self.secrets):
             return self.host
         # The same key has another quota in another organisation or project.

@@ -25,9 +25,7 @@ MODELS_REMEMBERED = 256
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a refusal changes in the capabilities, for good or (`remember` False) for this
-    request.
-    """
+    """What a refusal changes: for good or (`remember` False) for this request."""
 
     changes: Mapping[str, Any]
     remember: bool = True

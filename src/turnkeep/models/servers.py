@@ -1,6 +1,4 @@
-"""What is known of the words of model servers: `servers.toml`, read when the first error
-arrives.
-"""
+"""What model servers say and mean: `servers.toml`, read when the first error arrives."""
 
 from __future__ import annotations
 

@@ -62,9 +62,7 @@ PARKING_RULES = ParkingRules()
 
 
 class Health:
-    """Whether a receiver takes anything at all, as the partitions of one process see it
-    together.
-    """
+    """Whether a receiver takes anything at all, as all partitions of one process see it."""
 
     def __init__(self, rules: ParkingRules) -> None:
         self._rules = rules

@@ -116,9 +116,7 @@ class Catalog:
         return None
 
     def encoding(self, name: str) -> tuple[str, bool]:
-        """The encoding of a model, and whether that is known (else it is the newest, and a
-        guess).
-        """
+        """The encoding of a model, and whether it is known (else the newest, as a guess)."""
         name = _forms(name)[-1]
         matches = [prefix for prefix in self._prefixes if name.startswith(prefix)]
         if not matches:

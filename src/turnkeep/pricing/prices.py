@@ -109,9 +109,7 @@ class PriceBook:
         await asyncio.to_thread(self._published_prices.load)
 
     def price(self, model: str, tier: str | None = None, at: float | None = None) -> Price | None:
-        """The price of a model in a service tier at a moment (Unix seconds; now), or None:
-        unknown.
-        """
+        """The price in a service tier at a moment (Unix seconds; now), or None: unknown."""
         tier = None if tier in _STANDARD else tier
         entry = self._entry(model.lower())
         if entry is not None:

@@ -141,9 +141,7 @@ _SEALED_FIELDS = ("encrypted_content", "signature", "data")
 
 
 def _sealed_tokens(raw: Mapping[str, Any]) -> int:
-    """What goes back in a form that only the provider reads: base64, of about four bytes per
-    token.
-    """
+    """What goes back sealed, as base64: about four bytes per token."""
     content = raw.get("content")
     parts = (raw, *(part for part in content if isinstance(part, Mapping))) if isinstance(content, list) else (raw,)
     return (

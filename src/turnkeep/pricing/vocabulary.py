@@ -53,8 +53,7 @@ _PATTERNS = {
 ENCODINGS = tuple(_PATTERNS)
 
 # Places where every encoding begins a new word, so that a cut there changes no token: before the
-# first of
-# some blanks, at the first word of a line, before closing punctuation.
+# first of some blanks, at the first word of a line, before closing punctuation.
 _SEAM = re.compile(r"(?<=\S)(?= )|(?<=[\r\n])(?=[^\W_])|(?<=[^\W_])(?=[.,;:!?)\]}\"。、，；：！？）」])")
 _SEAM_SEARCH = 4_000
 
