@@ -10,7 +10,7 @@ from turnkeep.auth import authority
 from turnkeep.auth.audit_trail import channel_digest
 from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JSON
-from turnkeep.doors.http.endpoint import HttpCall, message_json, run_json, thread_json, told_of
+from turnkeep.doors.http.endpoint import HttpCall, audit, message_json, run_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.inputs import (
     MAX_MODEL,
@@ -166,7 +166,7 @@ async def change_channel(call: HttpCall) -> Response:
     await existing(call, address)
     record = await call.queue.store.update(address, changes, once=call.once)
     if kinds := changes.keys() - {"metadata"}:
-        await told_of(call, "channel_changed", channel=channel_digest(address.channel), fields=kinds)
+        await audit(call, "channel_changed", channel=channel_digest(address.channel), fields=kinds)
     # Who may change a thread is not shown by that what he may not read.
     return JSON(thread_json(record)) if call.principal.may("read") else Response(status_code=204)
 
@@ -178,5 +178,5 @@ async def forget_channel(call: HttpCall) -> Response:
     deletion = forget_at_work(store, address, once=once) if force else store.forget(address, once=once)
     if not await deletion:
         raise ThreadNotFound("there is no such thread")
-    await told_of(call, "channel_forgotten", channel=channel_digest(address.channel), force=force)
+    await audit(call, "channel_forgotten", channel=channel_digest(address.channel), force=force)
     return Response(status_code=204)

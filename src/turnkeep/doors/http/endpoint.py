@@ -36,12 +36,12 @@ __all__ = [
     "HttpCall",
     "HttpDoor",
     "HttpEndpoint",
+    "audit",
     "dead_json",
     "error_response",
     "message_json",
     "run_json",
     "thread_json",
-    "told_of",
 ]
 
 log = get_log(__name__)
@@ -138,7 +138,7 @@ class HttpCall:
         return int(digits)
 
 
-async def told_of(call: HttpCall, event: Act, **about: str | Iterable[str] | bool | None) -> None:
+async def audit(call: HttpCall, event: Act, **about: str | Iterable[str] | bool | None) -> None:
     """Write down what this call has done."""
     await report(event, tenant=call.principal.tenant, by=call.principal.subject, **about)
 

@@ -10,7 +10,7 @@ from turnkeep.auth.guard import Guard
 from turnkeep.auth.principals import COOKIE, SECURE_COOKIE, Principal, is_open, session_in
 from turnkeep.auth.tickets import SESSION_LIFE, TICKET_LIFE, csrf_of
 from turnkeep.doors.error_answers import JSON
-from turnkeep.doors.http.endpoint import HttpCall, told_of
+from turnkeep.doors.http.endpoint import HttpCall, audit
 from turnkeep.errors import InvalidMessage, NotAuthenticated, WrongState
 from turnkeep.inputs import MAX_MOMENT, optional_number
 
@@ -25,7 +25,7 @@ async def begin_session(call: HttpCall) -> Response:
     if "authorization" not in call.request.headers:
         raise NotAuthenticated("a session begins with an API key or a token, as 'Authorization: Bearer …'")
     value, principal = await _guard(call).tickets.begin(call.principal)
-    await told_of(call, "session_begun")
+    await audit(call, "session_begun")
     response = JSON(session_json(principal, csrf_of(value)), status_code=201)
     # Over plain HTTP a browser drops a secure cookie, and a dashboard on this machine had no
     # session.
@@ -49,7 +49,7 @@ async def disconnect_user(call: HttpCall) -> Response:
         raise InvalidMessage(f"only 'before' can be given, not {', '.join(sorted(strangers))[:200]}")
     before = optional_number(body, "before", MAX_MOMENT)
     moment = await _guard(call).revocations.revoke(call.principal.tenant, user, before)
-    await told_of(call, "user_disconnected", user=user, before=f"{moment:.3f}")
+    await audit(call, "user_disconnected", user=user, before=f"{moment:.3f}")
     return JSON({"user": user, "before": moment})
 
 

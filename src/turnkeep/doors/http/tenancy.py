@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from turnkeep.doors.error_answers import JSON
-from turnkeep.doors.http.endpoint import HttpCall, dead_json, thread_json, told_of
+from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.inputs import assistant_fields, read_metadata
 from turnkeep.store.values import DeadLetter, Receipt
@@ -105,7 +105,7 @@ async def list_assistants(call: HttpCall) -> Response:
 async def create_assistant(call: HttpCall) -> Response:
     values = assistant_fields(await call.body(empty=True))
     assistant = await call.queue.assistants.create(call.principal.tenant, values, now=call.queue.clock.now())
-    await told_of(call, "assistant_created", assistant=assistant.assistant_id, fields=values)
+    await audit(call, "assistant_created", assistant=assistant.assistant_id, fields=values)
     return JSON(assistant.to_public(), status_code=201)
 
 
@@ -122,7 +122,7 @@ async def change_assistant(call: HttpCall) -> Response:
     assistant = await call.queue.assistants.change(
         call.principal.tenant, call.path("assistant_id"), values, version=version
     )
-    await told_of(call, "assistant_changed", assistant=assistant.assistant_id, fields=values)
+    await audit(call, "assistant_changed", assistant=assistant.assistant_id, fields=values)
     return JSON(assistant.to_public())
 
 
@@ -130,11 +130,11 @@ async def delete_assistant(call: HttpCall) -> Response:
     assistant_id = call.path("assistant_id")
     if not await call.queue.assistants.delete(call.principal.tenant, assistant_id):
         raise NotFound("no such assistant")
-    await told_of(call, "assistant_deleted", assistant=assistant_id)
+    await audit(call, "assistant_deleted", assistant=assistant_id)
     return Response(status_code=204)
 
 
 async def use_assistant(call: HttpCall) -> Response:
     assistant = await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))
-    await told_of(call, "assistant_used", assistant=assistant.assistant_id)
+    await audit(call, "assistant_used", assistant=assistant.assistant_id)
     return JSON(assistant.to_public())
