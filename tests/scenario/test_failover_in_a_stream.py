@@ -78,4 +78,4 @@ async def test_a_gap_says_how_much_there_is() -> None:
         with pytest.raises(EventGap) as gap:
             await store.publish(claim, 7, [])
 
-        assert gap.value.published == 1
+        assert gap.value.published_count == 1

@@ -78,7 +78,7 @@ class Announcer:
             # twice
             await retry_until_answered(lambda: self._store.publish(self._claim, self._published_count, events))
         except EventGap as gap:  # a server that was promoted had not heard of the last ones
-            self._published_count = gap.published
+            self._published_count = gap.published_count
             await self._publish([*self._shown_before(events), *events])
         else:
             self._published_count += len(events)

@@ -75,12 +75,12 @@ from turnkeep.store.worker_inbox import WorkerInbox
 
 class EventGap(ValueError):
     """Events of a claim are missing before the first one: they were not published in order, or the
-    log has lost its end to a failover. `published`: how many of them it holds.
+    log has lost its end to a failover. `published_count`: how many of them it holds.
     """
 
-    def __init__(self, n: int, published: int) -> None:
-        super().__init__(f"event {n} of the run comes after {published} events, publish them in order")
-        self.published = published
+    def __init__(self, n: int, published_count: int) -> None:
+        super().__init__(f"event {n} of the run comes after {published_count} events, publish them in order")
+        self.published_count = published_count
 
 
 class Inbox(WorkerInbox, Protocol):
