@@ -1,0 +1,183 @@
+"""Names are nouns for things and verbs for acts, and each means one thing."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "turnkeep"
+FILES = sorted(SOURCE.rglob("*.py"))
+GLOSSARY = ROOT / "docs" / "glossary.md"
+
+IRREGULAR = frozenset(
+    """kept told asked given taken seen sent known found held shown begun heard said chosen made gone lost written drawn
+    thrown grown built bought brought caught done eaten fallen felt forgotten frozen gotten hidden laid led left lent
+    meant met paid risen sold spent spoken stolen stuck taught thought torn understood won worn woken broken fought
+    forbidden shut stood struck undone withdrawn dealt understood unsent unread unseen unknown unkept withheld""".split()
+)
+NOT_PARTICIPLES = frozenset("need seed feed speed embed proceed exceed hundred indeed succeed breed shed sacred naked".split())
+
+PARTICIPLES_ALLOWED: dict[str, str] = {
+    "method read": "the verb in the imperative",
+    "function read": "the verb in the imperative",
+    "function _read": "the verb in the imperative",
+    "method _read": "the verb in the imperative",
+    "method elapsed": "a stopwatch's reading, the term of the field",
+    "field elapsed": "a stopwatch's reading, the term of the field",
+    "field completed": "a state that is counted; the word of the API",
+    "field failed": "a state that is counted; the word of the API",
+    "field delayed": "a state that is counted; the word of the API",
+    "field held": "a state that is counted; the word of the API",
+    "field paused": "a state that is counted; the word of the API",
+    **dict.fromkeys(
+        (f"field {name}" for name in ("flushed", "frozen", "published", "spent", "unpriced", "estimated", "minted", "interrupted", "cached")),
+        "the name under which it is stored",
+    ),
+    **dict.fromkeys((f"field {name}" for name in ("arrived", "sent", "finished", "ended")), "a moment of the simulator's ledger, as its HTTP form"),
+    "global FAILED": "the exit code of that name",
+    "global INTERRUPTED": "the exit code of that name",
+    "global BROKEN": "the close code 1011 of that name",
+}
+"""Kind and name to the reason why it stands. Members of an Enum and values of a Literal are states, and not looked at."""
+
+STEMS_ALLOWED: dict[str, str] = {
+    **dict.fromkeys(
+        ("inbox", "events", "threads", "registry", "ledger", "outbox", "dead_letters", "codec", "once", "timekeeping"),
+        "one part of the store's contract, in each engine under the same name",
+    ),
+    **dict.fromkeys(
+        ("assistants", "backup", "queue", "sinks", "threads", "worker"), "the file of a verb has the name of the verb, as it is typed"
+    ),
+}
+CLASSES_ALLOWED: dict[str, str] = {}
+
+
+def is_participle(name: str) -> bool:
+    word = name.strip("_").lower()
+    if re.search(r"[a-z][A-Z]", name) or not word.isalpha() or word in NOT_PARTICIPLES:
+        return False
+    return word in IRREGULAR or (word.endswith("ed") and len(word) > 4)
+
+
+class Names(ast.NodeVisitor):
+    """Every name that a file gives to something, with its kind."""
+
+    def __init__(self) -> None:
+        self.kinds = ["global"]
+        self.given: list[tuple[str, str, int]] = []
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self.given.append(("class", node.name, node.lineno))
+        is_enum = any("Enum" in ast.unparse(base) for base in node.bases)
+        self._within("state" if is_enum else "field", node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self.given.append(("method" if self.kinds[-1] == "field" else "function", node.name, node.lineno))
+        self._within("local", node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def _within(self, kind: str, node: ast.AST) -> None:
+        self.kinds.append(kind)
+        self.generic_visit(node)
+        self.kinds.pop()
+
+    def visit_arg(self, node: ast.arg) -> None:
+        self.given.append(("parameter", node.arg, node.lineno))
+        self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Store):
+            self.given.append((self.kinds[-1], node.id, node.lineno))
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if isinstance(node.ctx, ast.Store):
+            self.given.append(("field", node.attr, node.lineno))
+        self.generic_visit(node)
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        if node.name:
+            self.given.append(("local", node.name, node.lineno))
+        self.generic_visit(node)
+
+
+def names_of(source: str) -> list[tuple[str, str, int]]:
+    reader = Names()
+    reader.visit(ast.parse(source))
+    return reader.given
+
+
+def breaches(source: str) -> Iterator[str]:
+    for kind, name, line in names_of(source):
+        if kind != "state" and is_participle(name) and f"{kind} {name}" not in PARTICIPLES_ALLOWED:
+            yield f"{line}: the {kind} {name!r} is a bare participle: say what it is (a noun) or does (a verb)"
+
+
+def test_no_name_is_a_bare_participle() -> None:
+    wrong = [f"{path.relative_to(ROOT)}:{breach}" for path in FILES for breach in breaches(path.read_text())]
+    wrong += [f"{path.relative_to(ROOT)}: the module is a bare participle" for path in FILES if is_participle(path.stem)]
+    assert wrong == []
+
+
+def test_no_file_name_means_two_things() -> None:
+    homes = defaultdict(list)
+    for path in FILES:
+        if not path.stem.startswith("__"):
+            homes[path.stem].append(str(path.relative_to(SOURCE)))
+    assert {stem: files for stem, files in homes.items() if len(files) > 1 and stem not in STEMS_ALLOWED} == {}
+
+
+def test_no_class_name_means_two_things() -> None:
+    homes = defaultdict(list)
+    for path in FILES:
+        for kind, name, line in names_of(path.read_text()):
+            if kind == "class":
+                homes[name].append(f"{path.relative_to(SOURCE)}:{line}")
+    assert {name: places for name, places in homes.items() if len(places) > 1 and name not in CLASSES_ALLOWED} == {}
+
+
+def test_exceptions_are_still_needed() -> None:
+    given = {f"{kind} {name}" for path in FILES for kind, name, _ in names_of(path.read_text())}
+    assert [name for name in PARTICIPLES_ALLOWED if name not in given] == []
+    stems = [path.stem for path in FILES]
+    assert [stem for stem in STEMS_ALLOWED if stems.count(stem) < 2] == []
+
+
+def glossary() -> dict[str, str]:
+    entries: dict[str, str] = {}
+    for word, text in re.findall(r"^\*\*(.+?)\*\*:? (.*?)(?=\n\n|\Z)", GLOSSARY.read_text(), flags=re.M | re.S):
+        assert word not in entries, f"{word} is explained twice"
+        entries[word] = text
+    return entries
+
+
+def test_every_word_of_the_glossary_is_explained_in_sixty_words() -> None:
+    entries = glossary()
+    assert len(entries) > 40
+    assert {word: len(text.split()) for word, text in entries.items() if len(text.split()) > 60} == {}
+
+
+def test_packages_are_words_of_the_glossary() -> None:
+    words = {word.lower() for word in glossary()}
+    rooms = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
+    plain = {"cli", "auth", "testing"}
+    assert {room for room in rooms - plain if room not in words and room.removesuffix("s") not in words} == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["kept = 1", "def f(told): ...", "class Asked: ...", "def known(): ...", "def f():\n found = 1", "class A:\n given: int", "UNKNOWN = 1"],
+)
+def test_a_breach_is_seen(source: str) -> None:
+    assert list(breaches(source))
+
+
+@pytest.mark.parametrize("source", ["is_paused = 1", "def read(): ...", "kept_rows = 1", "class ModelRefused: ...", "seed = 1"])
+def test_good_names_pass(source: str) -> None:
+    assert list(breaches(source)) == []
