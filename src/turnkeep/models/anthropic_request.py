@@ -26,7 +26,7 @@ from turnkeep.messages import (
     SystemItem,
     UserItem,
 )
-from turnkeep.models.hosted import for_anthropic
+from turnkeep.models.hosted_tools import for_anthropic
 from turnkeep.models.model import ModelRequest, ToolSpec
 from turnkeep.models.parameters import canonical
 from turnkeep.models.reading import mapping

@@ -33,7 +33,7 @@ from turnkeep.models.citations import citations_of_annotations
 from turnkeep.models.classify import complaint_in, error_in
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
-from turnkeep.models.hosted import for_responses, hosted_item, results_of
+from turnkeep.models.hosted_tools import for_responses, hosted_item, results_of
 from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart, ToolSpec
 from turnkeep.models.pairing import pair
