@@ -51,7 +51,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | Who | None = None, wor
     `access` is who may do what: an `Access`, or a function of the request. Without one the queue's
     settings and API keys say it, and where they say nothing only this machine is answered.
     """
-    application = doors(queue, access=_access(queue, access), own_queue=False)
+    application = doors(queue, access=_access(queue, access), own_application=False)
     application.router.lifespan_context = lifespan(queue, worker=worker)
     application.add_middleware(_OpenQueue, queue=queue)
     return application

@@ -296,7 +296,8 @@ class World:
         queue = AssistantMessageQueue.from_settings(self._settings, store=place.link)  # type: ignore[arg-type]
         queue.clock = self._clock  # type: ignore[assignment]  # a clock
         self._watch(place.process, place.process.start(queue.hub.run()))
-        place.door = Gateway(app(queue, own_queue=False), place.process, self._source(f"{place.name}.{place.lives}"))
+        source = self._source(f"{place.name}.{place.lives}")
+        place.door = Gateway(app(queue, own_application=False), place.process, source)
         place.door.broken = self._loop.broken
 
     def _watch(self, process: Process, task: asyncio.Task[None]) -> None:

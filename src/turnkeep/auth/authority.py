@@ -75,32 +75,32 @@ def _check_parts(content: Content, limits: Limits, principal: Principal) -> None
         )
 
 
-async def own_message(queue: Application, principal: Principal, address: Address, message_id: str) -> None:
+async def own_message(application: Application, principal: Principal, address: Address, message_id: str) -> None:
     """Raises `NotAllowed` for a waiting message of somebody else, unless who asks manages the
     channel.
     """
     if principal.may("manage"):
         return
-    record = await queue.store.message(address, message_id)
+    record = await application.store.message(address, message_id)
     if record is not None and record.message is not None and _sender(record.message) != principal.user:
         raise NotAllowed("this message is somebody else's: to change it needs the scope 'manage'")
 
 
 async def stop(
-    queue: Application, principal: Principal, address: Address, *, drop_inbox: bool, once: str | None
+    application: Application, principal: Principal, address: Address, *, drop_inbox: bool, once: str | None
 ) -> bool:
     """Stop the run in progress; `drop_inbox` withdraws what waits, of others only for who manages
     the channel.
     """
     if drop_inbox and not principal.may("manage"):
-        for record in await queue.store.open_messages(address):
+        for record in await application.store.open_messages(address):
             if record.message is not None and _sender(record.message) == principal.user:
                 # a run may have taken it meanwhile: that one is stopped
                 with suppress(MessageFrozen, NotFound):
-                    await queue.store.withdraw(address, record.message_id, once=once)
+                    await application.store.withdraw(address, record.message_id, once=once)
         # what still waits is of others
         drop_inbox = False
-    return await queue.store.cancel(address, drop_inbox=drop_inbox, once=once)
+    return await application.store.cancel(address, drop_inbox=drop_inbox, once=once)
 
 
 def _sender(message: Message) -> str | None:
@@ -108,7 +108,7 @@ def _sender(message: Message) -> str | None:
 
 
 async def decide(
-    queue: Application, principal: Principal, address: Address, body: Mapping[str, Any], *, once: str | None
+    application: Application, principal: Principal, address: Address, body: Mapping[str, Any], *, once: str | None
 ) -> dict[str, Any]:
     """Take a decision about a held call: `call_id`, `digest`, `decision` (approved, denied,
     output), `output`.
@@ -122,32 +122,32 @@ async def decide(
         raise InvalidMessage(
             "a decision needs 'call_id', its 'digest', 'decision' (approved, denied, output) and 'output' as text"
         )
-    call = await _held_call(queue, address, call_id)
+    call = await _held_call(application, address, call_id)
     # an approval alone makes the tool run: who asked may deny his call, or give its output
-    if verdict == "approved" and not call.self_approval and await _asked_for_it(queue, principal, address):
+    if verdict == "approved" and not call.self_approval and await _asked_for_it(application, principal, address):
         raise NotAllowed(f"tool {call.name!r} wants the approval of somebody else than who asked for it")
     decision = Decision(cast(Any, verdict), output, principal.subject)
-    outcome = await queue.store.decide(address, call_id, digest, decision, once=once)
+    outcome = await application.store.decide(address, call_id, digest, decision, once=once)
     about = {"channel": channel_digest(address.channel), "call": call_id, "digest": digest, "decision": str(verdict)}
     await report("call_decided", tenant=principal.tenant, by=principal.subject, **about)
     return outcome.to_json()
 
 
-async def _held_call(queue: Application, address: Address, call_id: str) -> HeldCall:
-    record = await queue.store.thread(address)
+async def _held_call(application: Application, address: Address, call_id: str) -> HeldCall:
+    record = await application.store.thread(address)
     call = next((call for call in record.calls if call.call_id == call_id), None) if record else None
     if call is None:
         raise NotFound(f"no call {call_id!r} waits on this channel")
     return call
 
 
-async def _asked_for_it(queue: Application, principal: Principal, address: Address) -> bool:
+async def _asked_for_it(application: Application, principal: Principal, address: Address) -> bool:
     """Whether a message of the turn that waits is of who decides. Where nobody is asked who he is,
     nobody can tell.
     """
     if principal.user is None and principal.may("admin"):
         return False
-    return any(_is_of(principal, record) for record in await queue.store.open_messages(address))
+    return any(_is_of(principal, record) for record in await application.store.open_messages(address))
 
 
 def _is_of(principal: Principal, record: MessageRecord) -> bool:

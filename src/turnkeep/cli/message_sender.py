@@ -184,23 +184,23 @@ async def in_this_process(settings: Settings, ask: Ask) -> AsyncGenerator[Frame,
     guest_settings = settings.model_copy(update={"concurrency": GUESTS, "drain": min(settings.drain, LEAVING)})
     pins = Pins()
     async with service_tools.open_toolbox(guest_settings, context.environment(), pins) as tools:
-        queue = Application(guest_settings, toolbox=tools)
-        queue.start_worker()
-        async with queue, aclosing(_events(queue, ask)) as frames:
-            pins.use(queue.store)
+        application = Application(guest_settings, toolbox=tools)
+        application.start_worker()
+        async with application, aclosing(_events(application, ask)) as frames:
+            pins.use(application.store)
             async for frame in frames:
                 yield frame
 
 
-async def _events(queue: Application, ask: Ask) -> AsyncGenerator[Frame, None]:
-    address = queue.address(ask.channel)
-    message = read_message(ask.body, address, limit=queue.settings.max_message_bytes)
-    async with queue.events(ask.channel) as stream:
+async def _events(application: Application, ask: Ask) -> AsyncGenerator[Frame, None]:
+    address = application.address(ask.channel)
+    message = read_message(ask.body, address, limit=application.settings.max_message_bytes)
+    async with application.events(ask.channel) as stream:
         # A channel that is the id of a thread names one that is there; it cannot make one.
-        [outcome] = await queue.accept([message], create=not address.names_thread)
+        [outcome] = await application.accept([message], create=not address.names_thread)
         if isinstance(outcome, Rejection):
             raise outcome
-        for frame in await _receipt_frames(queue, ask, outcome):
+        for frame in await _receipt_frames(application, ask, outcome):
             yield frame
         encoder = Encoder(
             address, outcome.thread_id, Dialect(deltas=True, everything=True), answer=stream.subscription_start.answer
@@ -210,15 +210,19 @@ async def _events(queue: Application, ask: Ask) -> AsyncGenerator[Frame, None]:
                 yield frame
 
 
-async def _receipt_frames(queue: Application, ask: Ask, receipt: Receipt) -> list[Frame]:
+async def _receipt_frames(application: Application, ask: Ask, receipt: Receipt) -> list[Frame]:
     frame: Frame = {
         "type": "status",
         "status": "accepted",
         "message_id": receipt.message_id,
         "receipt": receipt.to_json(),
-        "simulated": queue.is_simulated,
+        "simulated": application.is_simulated,
     }
-    record = await queue.store.message(queue.address(ask.channel), receipt.message_id) if receipt.repeated else None
+    record = (
+        await application.store.message(application.address(ask.channel), receipt.message_id)
+        if receipt.repeated
+        else None
+    )
     return [frame, *(_settled_frames(receipt.message_id, record.status, record.run_id) if record else [])]
 
 

@@ -75,19 +75,19 @@ async def _serve(
     with contextlib.ExitStack() as stack:
         pins = Pins()
         async with service_tools.open_toolbox(settings, context.environment(), pins) as tools:
-            queue = Application(settings, toolbox=tools, meter=PrometheusMeter())
+            application = Application(settings, toolbox=tools, meter=PrometheusMeter())
             if queues:
-                queue.serves = tuple(queues)
+                application.serves = tuple(queues)
 
             def announce(url: str) -> None:
                 # The store is open only now.
-                pins.use(queue.store)
+                pins.use(application.store)
                 reachable = _reachable(url) if url else None
                 if reachable:
                     server_note.leave(settings, reachable, stack)
-                tell(_describe(queue, reachable))
+                tell(_describe(application, reachable))
 
-            await server.serve(queue, role, on_start=announce)
+            await server.serve(application, role, on_start=announce)
 
 
 def _reachable(url: str) -> str:
@@ -97,21 +97,21 @@ def _reachable(url: str) -> str:
     return url if host is None else f"http://{host}:{parts.port}"
 
 
-def _describe(queue: Application, url: str | None) -> RunningService:
-    model = queue.assistant.model
-    is_simulated = queue.is_simulated
-    today = datetime.fromtimestamp(queue.clock.now(), UTC).date()
-    warnings = [] if is_simulated else [str(warning) for warning in queue.catalog.check(model, today)]
-    base_url = queue.settings.openai_base_url or queue.settings.anthropic_base_url
-    if queue.settings.sandbox == "outside" and queue.settings.workspace is not None:
+def _describe(application: Application, url: str | None) -> RunningService:
+    model = application.assistant.model
+    is_simulated = application.is_simulated
+    today = datetime.fromtimestamp(application.clock.now(), UTC).date()
+    warnings = [] if is_simulated else [str(warning) for warning in application.catalog.check(model, today)]
+    base_url = application.settings.openai_base_url or application.settings.anthropic_base_url
+    if application.settings.sandbox == "outside" and application.settings.workspace is not None:
         warnings.append("TURNKEEP_SANDBOX=outside: commands and git reach all that this process reaches")
     at = f" at {urlsplit(base_url).netloc}" if base_url else ""
     return RunningService(
         url=url,
         answering="simulator" if is_simulated else f"{model}{at}",
         is_simulated=is_simulated,
-        data=context.place(queue.settings),
-        tools=queue.toolbox.names,
+        data=context.place(application.settings),
+        tools=application.toolbox.names,
         warnings=tuple(warnings),
     )
 

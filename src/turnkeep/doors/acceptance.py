@@ -11,7 +11,7 @@ from turnkeep.runs.budget import USER
 from turnkeep.store.values import Receipt
 
 
-async def accept(queue: Application, limits: Limits, principal: Principal, message: Message) -> Receipt:
+async def accept(application: Application, limits: Limits, principal: Principal, message: Message) -> Receipt:
     """Take it in durably. A repeat costs nothing and has its receipt, whatever the rate.
 
     Raises `Rejection`: `TooManyRequests`, `InboxFull`, `NotFound`; `StoreError`.
@@ -23,13 +23,13 @@ async def accept(queue: Application, limits: Limits, principal: Principal, messa
     except TooManyRequests:
         # A client that was not told repeats under the same id: to refuse it would lose what is
         # stored.
-        if message.minted or await queue.store.message(address, message.message_id) is None:
+        if message.minted or await application.store.message(address, message.message_id) is None:
             raise
         is_free = True
     else:
         is_free = False
     may_create = await limits.creates(address)
-    [outcome] = await queue.accept([message], create=may_create)
+    [outcome] = await application.accept([message], create=may_create)
     if isinstance(outcome, ThreadNotFound) and not may_create and not address.names_thread:
         raise limits.threads.refusal()
     if isinstance(outcome, Rejection):

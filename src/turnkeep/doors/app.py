@@ -33,27 +33,29 @@ from turnkeep.errors import StoreError
 from turnkeep.settings import Settings
 
 
-def app(queue: Application, *, access: Access | None = None, own_queue: bool = True) -> Starlette:
-    """The application. With `own_queue` its lifespan opens and closes the queue."""
+def app(application: Application, *, access: Access | None = None, own_application: bool = True) -> Starlette:
+    """All doors in one. With `own_application` its lifespan opens and closes `application`."""
     access = access or OpenAccess()
-    limits = Limits(queue.settings, store=queue.store)
-    door = HttpDoor(queue, access, limits)
-    sockets = Sockets(queue, access, limits)
+    limits = Limits(application.settings, store=application.store)
+    door = HttpDoor(application, access, limits)
+    sockets = Sockets(application, access, limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        if own_queue:
-            await queue.open()
+        if own_application:
+            await application.open()
         try:
             yield
         finally:
             sockets.close()
-            if own_queue:
-                await queue.close()
+            if own_application:
+                await application.close()
 
-    application = Starlette(
+    asgi_app = Starlette(
         lifespan=lifespan,
-        middleware=_middleware(queue.settings, access, Trail(queue.store, queue.meter, queue.clock)),
+        middleware=_middleware(
+            application.settings, access, Trail(application.store, application.meter, application.clock)
+        ),
         exception_handlers={HTTPException: _no_such_route},
         routes=[
             *(door.route(endpoint) for endpoint in ENDPOINTS),
@@ -67,11 +69,11 @@ def app(queue: Application, *, access: Access | None = None, own_queue: bool = T
             Mount("/static", StaticFiles(packages=[("turnkeep", "web/static")]), name="static"),
         ],
     )
-    application.state.openapi = document(ENDPOINTS)
-    application.state.queue = queue
-    application.state.peers = None
-    application.state.sockets = sockets
-    return application
+    asgi_app.state.openapi = document(ENDPOINTS)
+    asgi_app.state.application = application
+    asgi_app.state.peers = None
+    asgi_app.state.sockets = sockets
+    return asgi_app
 
 
 async def _healthy(_: Request) -> Response:
@@ -82,10 +84,10 @@ async def _ready(request: Request) -> Response:
     """Whether messages can be taken in; how full it is, where connections are counted here."""
     state = request.app.state
     try:
-        await state.queue.store.check()
+        await state.application.store.check()
     except StoreError as error:
         return error_response(error)
-    answer = {"ready": True, "engine": state.queue.store.engine, "simulated": state.queue.is_simulated}
+    answer = {"ready": True, "engine": state.application.store.engine, "simulated": state.application.is_simulated}
     return JSON(answer if state.peers is None else answer | {"full": state.peers.were_full})
 
 

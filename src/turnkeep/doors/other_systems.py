@@ -27,26 +27,33 @@ LAST_WORDS = 5.0
 
 
 @contextlib.asynccontextmanager
-async def outside(queue: Application) -> AsyncIterator[None]:
-    """Everything that `queue.settings` names is open until the end of the block. Raises
+async def outside(application: Application) -> AsyncIterator[None]:
+    """Everything that `application.settings` names is open until the end of the block. Raises
     `ConfigurationError`.
 
     At the end nothing more comes in, runs end, and what they said last goes out before the sinks
     close.
     """
-    settings = queue.settings
-    doors = [amqp_door(queue)] if settings.rabbitmq_url else []
+    settings = application.settings
+    doors = [amqp_door(application)] if settings.rabbitmq_url else []
     rules = ForwardRules(lease=settings.lease_duration)  # a sink goes on as soon after a death as a run does
     forwarders = [
-        Forwarder(queue.store, receiver, queue=queue.name, rules=rules, meter=queue.meter, clock=queue.clock)
-        for receiver in receivers(queue)
+        Forwarder(
+            application.store,
+            receiver,
+            queue=application.name,
+            rules=rules,
+            meter=application.meter,
+            clock=application.clock,
+        )
+        for receiver in receivers(application)
     ]
     sinks = {forwarder.sink for forwarder in forwarders}
-    for sink in {sink_name(kind, queue.name) for kind in KINDS} - sinks:
-        await close_abandoned(queue.store, sink)
+    for sink in {sink_name(kind, application.name) for kind in KINDS} - sinks:
+        await close_abandoned(application.store, sink)
     for forwarder in forwarders:
         with contextlib.suppress(StoreError):  # the forwarder tries again
-            await queue.store.open_sink(forwarder.sink, selection(forwarder.receiver, queue.name))
+            await application.store.open_sink(forwarder.sink, selection(forwarder.receiver, application.name))
     async with asyncio.TaskGroup() as group:
         coming = [group.create_task(door.run()) for door in doors]
         going = [group.create_task(forwarder.run()) for forwarder in forwarders]
@@ -57,7 +64,7 @@ async def outside(queue: Application) -> AsyncIterator[None]:
         if going:
             # Runs first: sinks that ended before them left final frames to the next start, and
             # those of a store in memory to nobody.
-            await queue.drain()
+            await application.drain()
             for forwarder in forwarders:
                 forwarder.finish()
             await asyncio.wait(going, timeout=LAST_WORDS)
@@ -65,12 +72,12 @@ async def outside(queue: Application) -> AsyncIterator[None]:
             task.cancel()
 
 
-def receivers(queue: Application) -> list[SinkReceiver]:
+def receivers(application: Application) -> list[SinkReceiver]:
     """Where events go, as set. Raises `ConfigurationError`."""
-    settings = queue.settings
+    settings = application.settings
     sinks: list[SinkReceiver] = []
     if settings.websocket_url:
-        sinks.append(Relay(settings.websocket_url, queue.store))
+        sinks.append(Relay(settings.websocket_url, application.store))
     if settings.amqp_reply_exchange:
         sinks.append(_reply_exchange(settings.rabbitmq_url, settings.amqp_reply_exchange))
     if settings.webhook_url:
@@ -84,11 +91,11 @@ def receivers(queue: Application) -> list[SinkReceiver]:
     return sinks
 
 
-def amqp_door(queue: Application) -> AmqpDoor:
+def amqp_door(application: Application) -> AmqpDoor:
     """Raises `ConfigurationError` with the command that installs it."""
     with _rabbitmq_installed():
         from turnkeep.doors.amqp.consumer import AmqpDoor
-    return AmqpDoor(queue)
+    return AmqpDoor(application)
 
 
 def _reply_exchange(url: str | None, name: str) -> SinkReceiver:

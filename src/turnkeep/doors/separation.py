@@ -8,26 +8,30 @@ from turnkeep.errors import ConfigurationError
 from turnkeep.messages import DEFAULT_TENANT
 
 
-async def demand_separation(queue: Application) -> None:
+async def demand_separation(application: Application) -> None:
     """Where there are tools and credentials of several tenants, somebody has said who may use
     which.
 
     Raises `ConfigurationError`. Unsaid means none for others than the default tenant, which would
     surprise whoever turned the tools on; that they share them would surprise the tenants.
     """
-    if queue.settings.tenant_tools is not None or not (len(queue.toolbox) or queue.settings.tools_file):
+    if application.settings.tenant_tools is not None or not (
+        len(application.toolbox) or application.settings.tools_file
+    ):
         return
-    if (others := await _others(queue)) is not None:
+    if (others := await _others(application)) is not None:
         raise ConfigurationError(
             f"tools are on, and {others}, but nothing says which of them other tenants may use: set"
             ' TURNKEEP_TENANT_TOOLS, such as {"shop": ["get_weather"]}, or {} for none'
         )
 
 
-async def _others(queue: Application) -> str | None:
+async def _others(application: Application) -> str | None:
     """Which credentials of other tenants there are, in words; None if there are none."""
-    if queue.settings.takes_tokens:
+    if application.settings.takes_tokens:
         return "tokens may name any tenant"
-    now = queue.clock.now()
-    tenants = sorted({key.tenant for key in await ApiKeys(queue.store).list() if key.is_valid(now)} - {DEFAULT_TENANT})
+    now = application.clock.now()
+    tenants = sorted(
+        {key.tenant for key in await ApiKeys(application.store).list() if key.is_valid(now)} - {DEFAULT_TENANT}
+    )
     return f"there are keys of tenant {', '.join(tenants)[:200]}" if tenants else None

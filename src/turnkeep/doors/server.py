@@ -58,14 +58,14 @@ DEAF_AFTER = 30_000
 """Milliseconds without any acknowledgement of what was sent."""
 
 
-async def serve(queue: Application, role: Role, *, on_start: Callable[[str], None]) -> None:
+async def serve(application: Application, role: Role, *, on_start: Callable[[str], None]) -> None:
     """Serve until a signal. `on_start` gets the base URL ("" for a worker) once everything is open.
 
     Raises `ConfigurationError` when the port is taken or the address cannot be used, and where a
     simulator would answer those who come in with credentials.
     """
-    know(secrets_in(queue.settings))
-    if role != "gateway" and queue.settings.takes_simulator_for_a_model:
+    know(secrets_in(application.settings))
+    if role != "gateway" and application.settings.takes_simulator_for_a_model:
         raise ConfigurationError(
             "credentials are asked for, but no model is set, so that a simulator would answer, and call every tool "
             "that a message tells it to: set OPENAI_API_KEY or OPENAI_BASE_URL, or start it with --simulator"
@@ -77,9 +77,9 @@ async def serve(queue: Application, role: Role, *, on_start: Callable[[str], Non
 
     with _signals() as ending:
         if role == "worker":
-            await _work(queue, ending, announce)
+            await _work(application, ending, announce)
         else:
-            await _listen(queue, role, ending, announce)
+            await _listen(application, role, ending, announce)
 
 
 def spare_collector() -> None:
@@ -114,38 +114,38 @@ def _password_in(text: str) -> str | None:
         return None
 
 
-async def _work(queue: Application, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
-    queue.start_worker()
-    async with queue:
-        await demand_separation(queue)
+async def _work(application: Application, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
+    application.start_worker()
+    async with application:
+        await demand_separation(application)
         on_start("")
-        await queue.lives_until(ending)
+        await application.lives_until(ending)
 
 
-async def _listen(queue: Application, role: Role, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
+async def _listen(application: Application, role: Role, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
     if role == "all":
-        queue.start_worker()
-    with bound(queue.settings.host, queue.settings.port) as listener:
-        async with queue:
-            await demand_separation(queue)
-            await _answer(queue, listener, ending, on_start)
+        application.start_worker()
+    with bound(application.settings.host, application.settings.port) as listener:
+        async with application:
+            await demand_separation(application)
+            await _answer(application, listener, ending, on_start)
 
 
 async def _answer(
-    queue: Application, listener: socket.socket, ending: asyncio.Event, on_start: Callable[[str], None]
+    application: Application, listener: socket.socket, ending: asyncio.Event, on_start: Callable[[str], None]
 ) -> None:
     """All doors of an open queue on a listening socket."""
-    peers = peers_of(queue.settings, queue.meter)
+    peers = peers_of(application.settings, application.meter)
     http, ws = transports(peers)
-    application = app(queue, access=await access_of(queue.settings, queue.store), own_queue=False)
-    application.state.peers = peers
+    asgi_app = app(application, access=await access_of(application.settings, application.store), own_application=False)
+    asgi_app.state.peers = peers
     logging.getLogger("uvicorn.error").addFilter(is_no_fault_of_a_peer)
     server = _UvicornServer(
         uvicorn.Config(
-            application,
+            asgi_app,
             http=http,
             ws=ws,
-            ws_max_size=max(READ_LIMIT, queue.settings.max_frame_bytes),
+            ws_max_size=max(READ_LIMIT, application.settings.max_frame_bytes),
             ws_per_message_deflate=False,
             # The queue is open before anybody can connect: a lifespan would be a second one to open
             # it.
@@ -153,20 +153,20 @@ async def _answer(
             log_config=None,
             access_log=False,
             server_header=False,
-            forwarded_allow_ips=list(queue.settings.proxies),
+            forwarded_allow_ips=list(application.settings.proxies),
             timeout_graceful_shutdown=5,
             backlog=2048,
         )
     )
-    async with outside(queue), asyncio.TaskGroup() as group:
+    async with outside(application), asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets=doormen(listener)))
         await server.listening.wait()
         host, port = listener.getsockname()[:2]
         on_start(f"http://{host if ':' not in host else f'[{host}]'}:{port}")
-        await queue.lives_until(ending)
+        await application.lives_until(ending)
         # Before the server stops: uvicorn would close sockets with 1012 in its own time, without a
         # reason.
-        application.state.sockets.close()
+        asgi_app.state.sockets.close()
         server.should_exit = True
 
 
@@ -237,11 +237,11 @@ def _signals() -> Iterator[asyncio.Event]:
 
 
 @contextlib.asynccontextmanager
-async def listening(queue: Application, role: Role = "all") -> AsyncIterator[str]:
+async def listening(application: Application, role: Role = "all") -> AsyncIterator[str]:
     """The same, inside of a running program: yields the base URL, and ends without a signal."""
     ending, url = asyncio.Event(), asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
-        group.create_task(_listen(queue, role, ending, url.set_result))
+        group.create_task(_listen(application, role, ending, url.set_result))
         yield await url
         ending.set()
 

@@ -140,12 +140,12 @@ INTERRUPTIONS: tuple[type[BaseException], ...] = (*CONNECTION_ERRORS, StoreError
 class AmqpDoor:
     """Takes messages from one AMQP queue while `run` runs."""
 
-    def __init__(self, queue: Application, *, reconnect: Backoff = RECONNECT, hold: float = HOLD) -> None:
-        self._queue = queue
-        self._url = queue.settings.rabbitmq_url or ""
-        self._names = BrokerNames.of(queue.settings)
-        self._intake = Intake.of(queue.settings)
-        self._limits = Limits.of_broker(queue.settings, queue.store)
+    def __init__(self, application: Application, *, reconnect: Backoff = RECONNECT, hold: float = HOLD) -> None:
+        self._application = application
+        self._url = application.settings.rabbitmq_url or ""
+        self._names = BrokerNames.of(application.settings)
+        self._intake = Intake.of(application.settings)
+        self._limits = Limits.of_broker(application.settings, application.store)
         self._reconnect = reconnect
         self._hold = hold
         self._failures = 0
@@ -166,7 +166,7 @@ class AmqpDoor:
             try:
                 # Before a connection is made: 500 deliveries would come to somebody who can only
                 # give them back.
-                await self._queue.store.check()
+                await self._application.store.check()
                 await self._connect()
             except INTERRUPTIONS as error:
                 self._failures += 1
@@ -182,7 +182,7 @@ class AmqpDoor:
 
     async def _connect(self) -> None:
         """The life of one connection."""
-        connection = await connect(self._url, f"turnkeep {self._queue.name}")
+        connection = await connect(self._url, f"turnkeep {self._application.name}")
         try:
             topology = await settle_topology(connection, self._names)
             log.info(
@@ -199,7 +199,7 @@ class AmqpDoor:
         await channel.set_qos(PREFETCH)
         consumer = self._consumer = _Consumer(await channel.get_underlay_channel())
         channel.close_callbacks.add(consumer.on_close)
-        parking = DeadQueue(self._url, self._names, meter=self._queue.meter, again=self._reconnect)
+        parking = DeadQueue(self._url, self._names, meter=self._application.meter, again=self._reconnect)
         await consumer.start(self._names.queue)
         self.consuming.set()
         try:
@@ -223,7 +223,7 @@ class AmqpDoor:
                 else:
                     durable.append(delivery)
             await consumer.acknowledge(durable)
-            self._queue.meter.count("amqp_messages", len(durable), outcome="accepted")
+            self._application.meter.count("amqp_messages", len(durable), outcome="accepted")
             self._failures = 0
 
     def _read(self, delivery: DeliveredMessage) -> Message | TurnkeepError:
@@ -241,7 +241,9 @@ class AmqpDoor:
         try:
             self._limits.check_rate(Principal(message.address.tenant), message.address)
         except TooManyRequests as error:
-            return error if await self._queue.store.message(message.address, message.message_id) is None else message
+            return (
+                error if await self._application.store.message(message.address, message.message_id) is None else message
+            )
         return message
 
     async def _outcomes(self, inputs: Sequence[Message | TurnkeepError]) -> list[Outcome]:
@@ -285,12 +287,12 @@ class AmqpDoor:
         tenant has room.
         """
         outcomes: list[Outcome] = []
-        most = self._queue.settings.amqp_max_inbox
+        most = self._application.settings.amqp_max_inbox
         may_create = {message.address: await self._limits.creates(message.address) for message in messages}
         # Neighbours together and never sorted: within a channel the order of delivery is the order
         # of turns.
         for create, some in itertools.groupby(messages, lambda message: may_create[message.address]):
-            outcomes += await self._queue.accept(list(some), create=create, max_inbox=most)
+            outcomes += await self._application.accept(list(some), create=create, max_inbox=most)
         threads = self._limits.threads
         return [
             threads.refusal() if isinstance(outcome, ThreadNotFound) and not message.address.names_thread else outcome

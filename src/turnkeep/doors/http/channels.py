@@ -33,15 +33,15 @@ async def send(call: HttpCall) -> Response:
         # it.
         body["message_id"] = key
     message = authority.message_of(body, address, call.limits, call.principal)
-    receipt = await acceptance.accept(call.queue, call.limits, call.principal, message)
+    receipt = await acceptance.accept(call.application, call.limits, call.principal, message)
     return JSON(receipt.to_json(), status_code=200 if receipt.repeated else 202)
 
 
 async def list_messages(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
-    history = await call.queue.store.history(address, items=call.number("limit", 200, 2_000))
-    waiting = await call.queue.store.open_messages(address)
+    history = await call.application.store.history(address, items=call.number("limit", 200, 2_000))
+    waiting = await call.application.store.open_messages(address)
     return JSON(
         {
             "items": [_entry_json(entry) for entry in history.entries],
@@ -68,7 +68,7 @@ NOT_SHOWN = frozenset(
 
 
 async def show_message(call: HttpCall) -> Response:
-    record = await call.queue.store.message(call.address, call.path("message_id"))
+    record = await call.application.store.message(call.address, call.path("message_id"))
     if record is None:
         raise NotFound("no such message, or it was forgotten")
     return JSON(message_json(record))
@@ -77,39 +77,39 @@ async def show_message(call: HttpCall) -> Response:
 async def edit_message(call: HttpCall) -> Response:
     address, message_id = call.address, call.path("message_id")
     content = authority.content_of(await call.body(), call.limits, call.principal)
-    await authority.own_message(call.queue, call.principal, address, message_id)
-    return JSON(message_json(await call.queue.store.edit(address, message_id, content, once=call.once)))
+    await authority.own_message(call.application, call.principal, address, message_id)
+    return JSON(message_json(await call.application.store.edit(address, message_id, content, once=call.once)))
 
 
 async def withdraw_message(call: HttpCall) -> Response:
     address, message_id = call.address, call.path("message_id")
-    await authority.own_message(call.queue, call.principal, address, message_id)
-    return JSON(message_json(await call.queue.store.withdraw(address, message_id, once=call.once)))
+    await authority.own_message(call.application, call.principal, address, message_id)
+    return JSON(message_json(await call.application.store.withdraw(address, message_id, once=call.once)))
 
 
 async def cancel(call: HttpCall) -> Response:
     address = call.address
     body = await call.body(empty=True)
     drop_inbox = drops_inbox(body)
-    is_stopped = await authority.stop(call.queue, call.principal, address, drop_inbox=drop_inbox, once=call.once)
+    is_stopped = await authority.stop(call.application, call.principal, address, drop_inbox=drop_inbox, once=call.once)
     return JSON({"cancelled": is_stopped})
 
 
 async def flush(call: HttpCall) -> Response:
-    return JSON({"flushed": await call.queue.store.flush(call.address, once=call.once)})
+    return JSON({"flushed": await call.application.store.flush(call.address, once=call.once)})
 
 
 async def pause(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
-    await call.queue.store.pause(address, once=call.once)
+    await call.application.store.pause(address, once=call.once)
     return JSON({"paused": True})
 
 
 async def resume(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
-    await call.queue.store.resume(address, once=call.once)
+    await call.application.store.resume(address, once=call.once)
     return JSON({"paused": False})
 
 
@@ -117,24 +117,24 @@ async def regenerate(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
     call.limits.check_rate(call.principal, address)
-    receipts = await call.queue.store.regenerate(address, once=call.once)
+    receipts = await call.application.store.regenerate(address, once=call.once)
     return JSON({"receipts": [receipt.to_json() for receipt in receipts]}, status_code=202)
 
 
 async def act(call: HttpCall) -> Response:
     address = call.address
     body = await call.body() | {"call_id": call.path("call_id")}
-    return JSON(await authority.decide(call.queue, call.principal, address, body, once=call.once))
+    return JSON(await authority.decide(call.application, call.principal, address, body, once=call.once))
 
 
 async def list_runs(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
-    return JSON({"runs": [run_json(run) for run in await call.queue.store.runs(address)]})
+    return JSON({"runs": [run_json(run) for run in await call.application.store.runs(address)]})
 
 
 async def existing(call: HttpCall, address: Address) -> ThreadRecord:
-    record = await call.queue.store.thread(address)
+    record = await call.application.store.thread(address)
     if record is None:
         raise ThreadNotFound("there is no such thread")
     return record
@@ -157,14 +157,14 @@ async def change_channel(call: HttpCall) -> Response:
     if "assistant" in body:
         assistant_id = optional_text(body, "assistant", MAX_MODEL)
         if assistant_id is not None:
-            await call.queue.assistants.get(call.principal.tenant, assistant_id)
+            await call.application.assistants.get(call.principal.tenant, assistant_id)
         changes["assistant"] = assistant_id
     if "metadata" in body:
         changes["metadata"] = read_metadata(body["metadata"])
     if "options" in body:
         changes["options"] = thread_options(body["options"])
     await existing(call, address)
-    record = await call.queue.store.update(address, changes, once=call.once)
+    record = await call.application.store.update(address, changes, once=call.once)
     if kinds := changes.keys() - {"metadata"}:
         await audit(call, "channel_changed", channel=channel_digest(address.channel), fields=kinds)
     # Who may change a thread is not shown by that what he may not read.
@@ -174,7 +174,7 @@ async def change_channel(call: HttpCall) -> Response:
 async def forget_channel(call: HttpCall) -> Response:
     address = call.address
     force = call.word("force", "true", "false") == "true"
-    store, once = call.queue.store, call.once
+    store, once = call.application.store, call.once
     deletion = forget_at_work(store, address, once=once) if force else store.forget(address, once=once)
     if not await deletion:
         raise ThreadNotFound("there is no such thread")

@@ -56,11 +56,11 @@ class HttpCall:
     """One authenticated and allowed request."""
 
     def __init__(
-        self, request: Request, principal: Principal, queue: Application, limits: Limits, access: Access
+        self, request: Request, principal: Principal, application: Application, limits: Limits, access: Access
     ) -> None:
         self.request = request
         self.principal = principal
-        self.queue = queue
+        self.application = application
         self.limits = limits
         self.access = access
 
@@ -68,7 +68,7 @@ class HttpCall:
     def address(self) -> Address:
         """The channel of the path that was routed, in the tenant of the credential."""
         channel = checked_channel(self.path("channel"))
-        return self.queue.address(channel, self.principal.tenant)
+        return self.application.address(channel, self.principal.tenant)
 
     @property
     def once(self) -> str | None:
@@ -180,8 +180,8 @@ class HttpEndpoint:
 class HttpDoor:
     """Endpoints, bound to a queue."""
 
-    def __init__(self, queue: Application, access: Access, limits: Limits) -> None:
-        self._queue = queue
+    def __init__(self, application: Application, access: Access, limits: Limits) -> None:
+        self._application = application
         self._access = access
         self._limits = limits
 
@@ -216,7 +216,7 @@ class HttpDoor:
         changes = endpoint.method not in READS
         credentials = credentials_of_request(request.headers, request.cookies, request.query_params, changes=changes)
         principal = NOBODY if endpoint.public else await self._access.authenticate(credentials)
-        call = HttpCall(request, principal, self._queue, self._limits, self._access)
+        call = HttpCall(request, principal, self._application, self._limits, self._access)
         call.allow(endpoint.scope)
         if endpoint.is_metered and not endpoint.public:
             self._limits.check_request(principal)

@@ -38,8 +38,8 @@ async def stream_events(call: HttpCall) -> Response:
     dialect = Dialect(deltas=deltas == "delta", everything=everything == "all")
     with ExitStack() as counting:
         counting.enter_context(call.limits.streaming(call.holder))
-        record = await call.queue.store.thread(address)
-        stream = EventStream(call.queue.hub, call.queue.store, address, after=after, epoch=epoch)
+        record = await call.application.store.thread(address)
+        stream = EventStream(call.application.hub, call.application.store, address, after=after, epoch=epoch)
         frames = _frames(call, stream, address, record.thread_id if record else None, dialect)
         return _EventStream(frames, counting.pop_all())
 
@@ -86,7 +86,7 @@ async def _frames(
             answer=stream.subscription_start.answer,
             replaces=not stream.subscription_start.is_recovered,
         )
-        start = subscription_frame(address, thread_id, stream.subscription_start, at=call.queue.clock.now())
+        start = subscription_frame(address, thread_id, stream.subscription_start, at=call.application.clock.now())
         # How long EventSource waits before it comes back is otherwise the browser's own matter.
         yield f"retry: 1000\n\n{_event(start)}"
         quiet, heard_at = 0.0, loop.time()

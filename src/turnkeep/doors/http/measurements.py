@@ -11,7 +11,7 @@ from turnkeep.telemetry.metrics import PrometheusMeter
 
 async def show_metrics(call: HttpCall) -> Response:
     """GET /metrics: everything in docs/reference/metrics.md, or 404 where nothing is measured."""
-    meter = call.queue.meter
+    meter = call.application.meter
     if not isinstance(meter, PrometheusMeter):
         raise NotFound("this process takes no measurements")
     body, media = meter.render()

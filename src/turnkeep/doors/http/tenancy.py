@@ -14,7 +14,7 @@ from turnkeep.store.values import DeadLetter, Receipt
 async def list_threads(call: HttpCall) -> Response:
     limit = call.number("limit", 100, 1_000)
     threads = []
-    async for record in call.queue.store.scan(tenant=call.principal.tenant, queue=call.queue.name):
+    async for record in call.application.store.scan(tenant=call.principal.tenant, queue=call.application.name):
         threads.append(thread_json(record))
         if len(threads) >= limit:
             break
@@ -26,13 +26,13 @@ async def create_thread(call: HttpCall) -> Response:
     metadata = {k: v for k, v in read_metadata(body.get("metadata", {})).items() if v is not None}
     if not await call.limits.threads.has_room(call.principal.tenant):
         raise call.limits.threads.refusal()
-    record = await call.queue.create_thread(metadata=metadata, tenant=call.principal.tenant)
+    record = await call.application.create_thread(metadata=metadata, tenant=call.principal.tenant)
     return JSON(thread_json(record), status_code=201)
 
 
 async def show_queue(call: HttpCall) -> Response:
-    counts = await call.queue.store.counts(tenant=call.principal.tenant, queue=call.queue.name)
-    circuits = await call.queue.store.circuits()
+    counts = await call.application.store.counts(tenant=call.principal.tenant, queue=call.application.name)
+    circuits = await call.application.store.circuits()
     return JSON(
         {
             "activeCount": counts.active,
@@ -56,14 +56,17 @@ async def show_queue(call: HttpCall) -> Response:
 
 async def list_dead(call: HttpCall) -> Response:
     after = call.request.query_params.get("after", "")
-    letters = await call.queue.store.dead(
-        tenant=call.principal.tenant, queue=call.queue.name, after=after[:200], limit=call.number("limit", 100, 1_000)
+    letters = await call.application.store.dead(
+        tenant=call.principal.tenant,
+        queue=call.application.name,
+        after=after[:200],
+        limit=call.number("limit", 100, 1_000),
     )
     return JSON({"dead": [dead_json(letter) for letter in letters]})
 
 
 async def letter_of(call: HttpCall) -> DeadLetter:
-    letter = await call.queue.store.dead_letter(call.path("dead_id"))
+    letter = await call.application.store.dead_letter(call.path("dead_id"))
     if letter is None or letter.address.tenant != call.principal.tenant:
         raise NotFound("no such dead letter")
     return letter
@@ -74,10 +77,10 @@ async def show_dead(call: HttpCall) -> Response:
 
 
 async def redrive(call: HttpCall) -> Response:
-    letter = await call.queue.store.dead_letter(call.path("dead_id"))
+    letter = await call.application.store.dead_letter(call.path("dead_id"))
     if letter is not None and letter.address.tenant != call.principal.tenant:
         raise NotFound("no such dead letter")
-    receipt = await call.queue.store.redrive(call.path("dead_id"))
+    receipt = await call.application.store.redrive(call.path("dead_id"))
     if letter is None:  # it was sent again before: a repeat, if it was ours
         await _own_receipt(call, receipt)
     return JSON(receipt.to_json(), status_code=202)
@@ -85,32 +88,34 @@ async def redrive(call: HttpCall) -> Response:
 
 async def _own_receipt(call: HttpCall, receipt: Receipt) -> None:
     """Raises `NotFound` for the receipt of another tenant."""
-    where = call.queue.address(receipt.channel, call.principal.tenant)
-    if await call.queue.store.message(where, receipt.message_id) is None:
+    where = call.application.address(receipt.channel, call.principal.tenant)
+    if await call.application.store.message(where, receipt.message_id) is None:
         raise NotFound("no such dead letter")
 
 
 async def discard(call: HttpCall) -> Response:
-    await call.queue.store.discard((await letter_of(call)).dead_id, once=call.once)
+    await call.application.store.discard((await letter_of(call)).dead_id, once=call.once)
     return Response(status_code=204)
 
 
 async def list_assistants(call: HttpCall) -> Response:
-    assistants = await call.queue.assistants.list(call.principal.tenant)
-    default = await call.queue.assistants.default(call.principal.tenant)
+    assistants = await call.application.assistants.list(call.principal.tenant)
+    default = await call.application.assistants.default(call.principal.tenant)
     default_id = default.assistant_id if default else None
     return JSON({"assistants": [one.to_public() for one in assistants], "default": default_id})
 
 
 async def create_assistant(call: HttpCall) -> Response:
     values = assistant_fields(await call.body(empty=True))
-    assistant = await call.queue.assistants.create(call.principal.tenant, values, now=call.queue.clock.now())
+    assistant = await call.application.assistants.create(
+        call.principal.tenant, values, now=call.application.clock.now()
+    )
     await audit(call, "assistant_created", assistant=assistant.assistant_id, fields=values)
     return JSON(assistant.to_public(), status_code=201)
 
 
 async def show_assistant(call: HttpCall) -> Response:
-    return JSON((await call.queue.assistants.get(call.principal.tenant, call.path("assistant_id"))).to_public())
+    return JSON((await call.application.assistants.get(call.principal.tenant, call.path("assistant_id"))).to_public())
 
 
 async def change_assistant(call: HttpCall) -> Response:
@@ -119,7 +124,7 @@ async def change_assistant(call: HttpCall) -> Response:
     if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
         raise InvalidMessage("'version' must be a whole number")
     values = assistant_fields(body)
-    assistant = await call.queue.assistants.change(
+    assistant = await call.application.assistants.change(
         call.principal.tenant, call.path("assistant_id"), values, version=version
     )
     await audit(call, "assistant_changed", assistant=assistant.assistant_id, fields=values)
@@ -128,13 +133,13 @@ async def change_assistant(call: HttpCall) -> Response:
 
 async def delete_assistant(call: HttpCall) -> Response:
     assistant_id = call.path("assistant_id")
-    if not await call.queue.assistants.delete(call.principal.tenant, assistant_id):
+    if not await call.application.assistants.delete(call.principal.tenant, assistant_id):
         raise NotFound("no such assistant")
     await audit(call, "assistant_deleted", assistant=assistant_id)
     return Response(status_code=204)
 
 
 async def use_assistant(call: HttpCall) -> Response:
-    assistant = await call.queue.assistants.use(call.principal.tenant, call.path("assistant_id"))
+    assistant = await call.application.assistants.use(call.principal.tenant, call.path("assistant_id"))
     await audit(call, "assistant_used", assistant=assistant.assistant_id)
     return JSON(assistant.to_public())

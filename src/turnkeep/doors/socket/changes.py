@@ -32,35 +32,35 @@ class Caller:
 Change = Callable[[Application, Caller, Address, Request], Awaitable[ChangeResult]]
 
 
-async def edit(queue: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
+async def edit(application: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
     content = authority.content_of(request, caller.limits, caller.principal)
-    await authority.own_message(queue, caller.principal, address, _message_id(request))
-    record = await queue.store.edit(address, _message_id(request), content, once=_once(caller, request))
+    await authority.own_message(application, caller.principal, address, _message_id(request))
+    record = await application.store.edit(address, _message_id(request), content, once=_once(caller, request))
     return "edited", {"message_id": record.message_id, "state": record.status}
 
 
-async def withdraw(queue: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
-    await authority.own_message(queue, caller.principal, address, _message_id(request))
-    record = await queue.store.withdraw(address, _message_id(request), once=_once(caller, request))
+async def withdraw(application: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
+    await authority.own_message(application, caller.principal, address, _message_id(request))
+    record = await application.store.withdraw(address, _message_id(request), once=_once(caller, request))
     return "withdrawn", {"message_id": record.message_id, "state": record.status}
 
 
-async def pause(queue: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
-    await _existing(queue, address)
-    await queue.store.pause(address, once=_once(caller, request))
+async def pause(application: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
+    await _existing(application, address)
+    await application.store.pause(address, once=_once(caller, request))
     return "paused", {}
 
 
-async def resume(queue: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
-    await _existing(queue, address)
-    await queue.store.resume(address, once=_once(caller, request))
+async def resume(application: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
+    await _existing(application, address)
+    await application.store.resume(address, once=_once(caller, request))
     return "resumed", {}
 
 
-async def regenerate(queue: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
-    await _existing(queue, address)
+async def regenerate(application: Application, caller: Caller, address: Address, request: Request) -> ChangeResult:
+    await _existing(application, address)
     once = _once(caller, request)
-    receipts = await queue.store.regenerate(address, once=once)
+    receipts = await application.store.regenerate(address, once=once)
     return "regenerating", {"receipts": [receipt.to_json() for receipt in receipts]}
 
 
@@ -93,6 +93,6 @@ def _message_id(request: Request) -> str:
     return message_id
 
 
-async def _existing(queue: Application, address: Address) -> None:
-    if await queue.store.thread(address) is None:
+async def _existing(application: Application, address: Address) -> None:
+    if await application.store.thread(address) is None:
         raise ThreadNotFound("there is no such thread")

@@ -111,13 +111,13 @@ class Socket:
     def __init__(
         self,
         websocket: WebSocket,
-        queue: Application,
+        application: Application,
         principal: Principal,
         limits: Limits,
         access: Access,
     ) -> None:
         self._websocket = websocket
-        self.queue = queue
+        self.application = application
         self.principal = principal
         self.limits = limits
         self.access = access
@@ -157,7 +157,7 @@ class Socket:
         for channel in list(self._channels.values()):
             if channel.timer is not None:
                 channel.timer.cancel()
-            await self.queue.hub.unsubscribe(channel.address, self)
+            await self.application.hub.unsubscribe(channel.address, self)
 
     async def _write(self) -> None:
         while True:
@@ -205,7 +205,7 @@ class Socket:
     async def _cut(self) -> None:
         """A peer that does not read cannot be told: the connection is dropped."""
         log.info("slow_client_closed", unsent=self._outbox.size)
-        self.queue.meter.count("slow_clients")
+        self.application.meter.count("slow_clients")
         with contextlib.suppress(TimeoutError, WebSocketDisconnected):  # it may be closing already
             async with asyncio.timeout(LAST_WORD):
                 await self._websocket.close(TOO_SLOW, "too slow, resume from the last offset")
@@ -231,11 +231,11 @@ class Socket:
             # Refusals are told the later the more there are, so that guessing and flooding cost who
             # does it.
             await self.limits.hold_back(self._holder)
-            self.send(error_frame(error, request, at=self.queue.clock.now()))
+            self.send(error_frame(error, request, at=self.application.clock.now()))
         except Exception:
             # A mistake of ours ends one request: the other channels of this socket go on.
             log.exception("request_broke", door="websocket")
-            self.send(error_frame(TurnkeepError(), request, at=self.queue.clock.now()))
+            self.send(error_frame(TurnkeepError(), request, at=self.application.clock.now()))
 
     @property
     def _holder(self) -> Holder:
@@ -257,7 +257,7 @@ class Socket:
         channel = _SocketChannel(address, subscription.dialect, subscription.first_frame)
         self._channels[address.channel] = self._by_address[address] = channel
         try:
-            await self.queue.hub.subscribe(
+            await self.application.hub.subscribe(
                 address, self, after=subscription.after, epoch=subscription.epoch, history=subscription.history
             )
         except BaseException:
@@ -268,7 +268,7 @@ class Socket:
         """Safe to repeat."""
         former = self._forget(channel)
         if former is not None:
-            await self.queue.hub.unsubscribe(former.address, self)
+            await self.application.hub.unsubscribe(former.address, self)
 
     def _forget(self, name: str) -> _SocketChannel | None:
         channel = self._channels.pop(name, None)

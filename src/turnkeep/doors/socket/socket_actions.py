@@ -41,7 +41,7 @@ class SocketSession(Protocol):
     principal: Principal
 
     @property
-    def queue(self) -> Application: ...
+    def application(self) -> Application: ...
 
     @property
     def limits(self) -> Limits: ...
@@ -114,7 +114,7 @@ async def perform(session: SocketSession, request: Request) -> None:
 async def _message(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
     message = authority.message_of(request, address, session.limits, session.principal)
-    receipt = await acceptance.accept(session.queue, session.limits, session.principal, message)
+    receipt = await acceptance.accept(session.application, session.limits, session.principal, message)
     frame = _status(session, request, "accepted", message_id=receipt.message_id, thread_id=receipt.thread_id)
     session.send(frame | {"receipt": receipt.to_json(), "channel": address.channel})
 
@@ -124,11 +124,11 @@ async def _subscribe(session: SocketSession, request: Request) -> None:
     after, epoch = read_position(request)
     history = _count(request, "history", LONGEST_HISTORY)
     dialect = read_dialect(request)
-    record = await session.queue.store.thread(address)
+    record = await session.application.store.thread(address)
     thread_id = record.thread_id if record else None
 
     def first_frame(start: SubscriptionStart) -> Frame:
-        frame = subscription_frame(address, thread_id, start, at=session.queue.clock.now())
+        frame = subscription_frame(address, thread_id, start, at=session.application.clock.now())
         return frame | _echo(request)
 
     await session.subscribe(Subscription(address, dialect, first_frame, after, epoch, history))
@@ -146,20 +146,20 @@ async def _ping(session: SocketSession, request: Request) -> None:
 
 async def _typing(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
-    due_in = await session.queue.store.typing(address, once=_once(session, request))
+    due_in = await session.application.store.typing(address, once=_once(session, request))
     session.send(_status(session, request, "typing") | {"channel": address.channel, "due_in": due_in})
 
 
 async def _flush(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
-    is_done = await session.queue.store.flush(address, once=_once(session, request))
+    is_done = await session.application.store.flush(address, once=_once(session, request))
     session.send(_status(session, request, "flushed") | {"channel": address.channel, "done": is_done})
 
 
 async def _cancel(session: SocketSession, request: Request) -> None:
     address = _address(session, request)
     drop_inbox, once = drops_inbox(request), _once(session, request)
-    is_done = await authority.stop(session.queue, session.principal, address, drop_inbox=drop_inbox, once=once)
+    is_done = await authority.stop(session.application, session.principal, address, drop_inbox=drop_inbox, once=once)
     session.send(_status(session, request, "cancelling") | {"channel": address.channel, "done": is_done})
 
 
@@ -169,7 +169,7 @@ async def _decide(session: SocketSession, request: Request) -> None:
     """
     address = _address(session, request)
     once = _once(session, request)
-    call = await authority.decide(session.queue, session.principal, address, request, once=once)
+    call = await authority.decide(session.application, session.principal, address, request, once=once)
     session.send(_status(session, request, "decided") | {"channel": address.channel, "call": call})
 
 
@@ -178,7 +178,7 @@ async def _change(session: SocketSession, request: Request) -> None:
     if request["action"] in ASKING:
         session.limits.check_rate(session.principal, address)
     caller = Caller(session.principal, session.limits)
-    status, fields = await CHANGES[request["action"]](session.queue, caller, address, request)
+    status, fields = await CHANGES[request["action"]](session.application, caller, address, request)
     session.send(_status(session, request, status) | {"channel": address.channel} | fields)
 
 
@@ -223,7 +223,7 @@ def _once(session: SocketSession, request: Request) -> str | None:
 
 
 def _address(session: SocketSession, request: Request) -> Address:
-    return session.queue.address(read_channel(request), session.principal.tenant)
+    return session.application.address(read_channel(request), session.principal.tenant)
 
 
 def read_position(request: Mapping[str, Any]) -> tuple[int | None, str | None]:
@@ -262,7 +262,7 @@ def _status(
 ) -> Frame:
     frame: Frame = {
         "message": "",
-        "timestamp": session.queue.clock.now(),
+        "timestamp": session.application.clock.now(),
         "status": status,
         "type": "status",
         "final_message": False,

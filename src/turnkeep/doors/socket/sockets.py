@@ -34,12 +34,12 @@ WAITING_OF_ONE = 500
 class Sockets:
     """Opens sockets, and closes all of them at the end."""
 
-    def __init__(self, queue: Application, access: Access, limits: Limits) -> None:
-        self._queue = queue
+    def __init__(self, application: Application, access: Access, limits: Limits) -> None:
+        self._application = application
         self._access = access
         self._limits = limits
-        self._greeting = Greeting(queue.store)
-        self._takes_first_frames = queue.settings.first_frame_auth
+        self._greeting = Greeting(application.store)
+        self._takes_first_frames = application.settings.first_frame_auth
         self._open: set[Socket] = set()
         self._waiting = 0
         self._nobodies = Slots("sockets that have shown no credential", WAITING_OF_ONE)
@@ -150,7 +150,7 @@ class Sockets:
             await websocket.close(TOO_MANY, "too many sockets")
 
     async def _run(self, websocket: WebSocket, principal: Principal) -> None:
-        socket = Socket(websocket, self._queue, principal, self._limits, self._access)
+        socket = Socket(websocket, self._application, principal, self._limits, self._access)
         self._open.add(socket)
         try:
             await socket.serve()
