@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 DEFAULT_TENANT = "default"
+ALL_TENANTS = "*"
+"""The tenant of records that are found before it is known whose they are: keys, tickets, revocations."""
 DEFAULT_QUEUE = "assistant"
 
 BusyPolicy = Literal["collect", "queue", "steer", "interrupt", "rollback", "reject"]

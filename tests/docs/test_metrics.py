@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from turnkeep.runs.outcomes import VERDICT_LABELS, Verdict
 from turnkeep.telemetry.metrics import METRICS, PREFIX, shown_name
 
 ROOT = Path(__file__).parents[2]
@@ -115,3 +116,10 @@ def test_every_measurement_has_its_place() -> None:
 def test_every_metric_is_taken_somewhere() -> None:
     by_sinks = {"sink_lag_seconds"}
     assert set(METRICS) - {name for _, name, _ in taken()} <= by_sinks
+
+
+def test_the_page_names_every_verdict_and_only_those() -> None:
+    """Dashboards go by these words, so a class that is renamed must not take its label along."""
+    row = next(line for line in REFERENCE.splitlines() if line.startswith("| `verdict` |"))
+    assert re.findall(r"`(\w+)`", row)[1:] == list(VERDICT_LABELS.values())
+    assert set(VERDICT_LABELS) == set(get_args(Verdict))

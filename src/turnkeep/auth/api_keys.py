@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from turnkeep.auth.principals import ALL_SCOPES, ALL_TENANTS, KEY_PREFIX, Principal, Scope
+from turnkeep.auth.principals import ALL_SCOPES, KEY_PREFIX, Principal, Scope
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import InvalidMessage, NotAuthenticated, NotFound
-from turnkeep.messages import DEFAULT_TENANT
+from turnkeep.messages import ALL_TENANTS, DEFAULT_TENANT
 from turnkeep.store.contract import Registry
 from turnkeep.store.values import Document
 

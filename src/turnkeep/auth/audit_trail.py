@@ -16,9 +16,9 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-from turnkeep.auth.principals import ALL_TENANTS
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import Conflict, StoreError
+from turnkeep.messages import ALL_TENANTS
 from turnkeep.store.contract import Registry
 from turnkeep.telemetry import SILENT, Meter, get_log
 

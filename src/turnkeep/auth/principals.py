@@ -26,8 +26,6 @@ HELD_BY: Mapping[Scope, frozenset[Scope]] = {
     "admin": frozenset({"admin"}),
 }
 """Each scope, and those that hold it."""
-ALL_TENANTS = "*"
-"""The tenant of records that are found before it is known whose they are: keys, tickets, revocations."""
 THREAD_PREFIX = "thread_"
 COOKIE = "turnkeep_session"
 SECURE_COOKIE = f"__Host-{COOKIE}"

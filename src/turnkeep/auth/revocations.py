@@ -8,9 +8,10 @@ import asyncio
 import hashlib
 import secrets
 
-from turnkeep.auth.principals import ALL_TENANTS, Principal
+from turnkeep.auth.principals import Principal
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import Conflict, InvalidMessage, NotAuthenticated
+from turnkeep.messages import ALL_TENANTS
 from turnkeep.store.contract import Registry
 
 MARK = "revocations"

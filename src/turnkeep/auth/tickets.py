@@ -16,9 +16,10 @@ from dataclasses import replace
 from typing import Any
 
 from turnkeep.auth.api_keys import digest_of, read_scopes
-from turnkeep.auth.principals import ALL_TENANTS, Principal
+from turnkeep.auth.principals import Principal
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import NotAllowed, NotAuthenticated
+from turnkeep.messages import ALL_TENANTS
 from turnkeep.store.contract import Registry
 
 TICKET_LIFE = 30.0

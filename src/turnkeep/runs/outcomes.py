@@ -32,6 +32,15 @@ class Dropping:
 
 Verdict = Commit | Failure | HoldVerdict | Releasing | Dropping
 
+# Written out, for dashboards go by these words: a class may be renamed, a label may not.
+VERDICT_LABELS: dict[type[Verdict], str] = {
+    Commit: "commit",
+    Failure: "failure",
+    HoldVerdict: "holding",
+    Releasing: "releasing",
+    Dropping: "dropping",
+}
+
 
 def measure_claim(meter: Meter, claim: Claim) -> None:
     """How long the batch of a claim has waited, and how big it is."""
@@ -53,7 +62,7 @@ def measure_run(
     first_shown_at: float | None,
 ) -> None:
     """How a run ended, and what the store made of a failure; times are those of the loop."""
-    meter.count("runs", verdict=type(verdict).__name__.lower())
+    meter.count("runs", verdict=VERDICT_LABELS[type(verdict)])
     meter.observe("run_seconds", asyncio.get_running_loop().time() - begun_at)
     if first_shown_at is not None:
         meter.observe("first_token_seconds", first_shown_at - begun_at)
