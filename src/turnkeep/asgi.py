@@ -53,7 +53,7 @@ def app(queue: AssistantMessageQueue, *, access: Access | Who | None = None, wor
     """
     application = doors(queue, access=_access(queue, access), own_application=False)
     application.router.lifespan_context = lifespan(queue, worker=worker)
-    application.add_middleware(_OpenQueue, queue=queue)
+    application.add_middleware(_OpenQueue, application=queue)
     return application
 
 
@@ -90,17 +90,17 @@ def queue_of(connection: HTTPConnection) -> AssistantMessageQueue:
     return queue
 
 
-def _access(queue: Application, access: Access | Who | None) -> Access:
+def _access(application: Application, access: Access | Who | None) -> Access:
     if access is None:
-        return _SettingsAccess(queue)
-    return _CallerAccess(queue, access) if callable(access) else access
+        return _SettingsAccess(application)
+    return _CallerAccess(application, access) if callable(access) else access
 
 
 class _CallerAccess(Guard):
     """Asks the application around. Tickets and sessions that were given for its answer count too."""
 
-    def __init__(self, queue: Application, who: Who) -> None:
-        super().__init__(ApiKeys(queue.store), Tickets(queue.store))
+    def __init__(self, application: Application, who: Who) -> None:
+        super().__init__(ApiKeys(application.store), Tickets(application.store))
         self._who = who
 
     async def _identify(self, credentials: Credentials) -> Principal:
@@ -116,9 +116,9 @@ class _CallerAccess(Guard):
 class _SettingsAccess(Guard):
     """Asks for credentials where there are any, and else answers this machine alone."""
 
-    def __init__(self, queue: Application) -> None:
-        super().__init__(ApiKeys(queue.store), Tickets(queue.store))
-        self._queue = queue
+    def __init__(self, application: Application) -> None:
+        super().__init__(ApiKeys(application.store), Tickets(application.store))
+        self._application = application
         self._choice: Access | None = None
 
     @property
@@ -131,7 +131,7 @@ class _SettingsAccess(Guard):
     async def authenticate(self, credentials: Credentials) -> Principal:
         access = await self._access()
         principal = await access.authenticate(credentials)
-        if is_open(access) and not self._queue.settings.insecure_no_auth:
+        if is_open(access) and not self._application.settings.insecure_no_auth:
             _only_this_machine(_connection.get())
         return principal
 
@@ -145,11 +145,11 @@ class _SettingsAccess(Guard):
         return self._choice
 
     async def _decide(self) -> Access:
-        settings = self._queue.settings
+        settings = self._application.settings
         if settings.is_open_aloud:
             return OpenAccess()
         if settings.takes_tokens or settings.auth == "on" or settings.start_token or await self.keys.has_any():
-            return await access_of(settings.model_copy(update={"auth": "on"}), self._queue.store)
+            return await access_of(settings.model_copy(update={"auth": "on"}), self._application.store)
         return OpenGuard(self.keys, self.tickets)
 
 
@@ -171,13 +171,13 @@ class _OpenQueue:
     authenticates it.
     """
 
-    def __init__(self, inner: ASGIApp, queue: Application) -> None:
+    def __init__(self, inner: ASGIApp, application: Application) -> None:
         self._inner = inner
-        self._queue = queue
+        self._application = application
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             # mounted, nobody tells us that the application has started: its first request does
-            await self._queue.open()
+            await self._application.open()
             _connection.set(HTTPConnection(scope))
         await self._inner(scope, receive, send)

@@ -30,8 +30,8 @@ ACTS: tuple[str, ...] = ("tools_file", "tenant_tool_files", "allow_bash", "works
 
 
 class Provenance:
-    """Where settings come from: `names` are those in the environment for each field, `given` the
-    fields set in code.
+    """Where settings come from: `names` are those in the environment for each field, `set_in_code`
+    the fields set in code.
     """
 
     def __init__(

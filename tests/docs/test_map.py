@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.services import CHECKOUT
+from turnkeep.cli import VERBS
 
 MAP = (CHECKOUT / "ARCHITECTURE.md").read_text()
 PATH = MAP.split("# The path of a message")[1].split("And what else")[0]
@@ -53,6 +54,13 @@ def test_every_place_on_the_map_exists() -> None:
     roots = (CHECKOUT / "src" / "turnkeep", CHECKOUT / "src", CHECKOUT)
     names = re.findall(r"`([a-z_/]+/[a-z_]+\.(?:py|toml|md))`", MAP)
     assert [name for name in names if not any(Path(root, name).exists() for root in roots)] == []
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "docs/glossary.md"])
+def test_every_verb_that_is_named_can_be_typed(page: str) -> None:
+    named = re.findall(r"`turnkeep ([a-z]+)", (CHECKOUT / page).read_text())
+    assert named != []
+    assert [verb for verb in named if verb not in VERBS] == []
 
 
 def test_the_map_is_read_in_one_look() -> None:

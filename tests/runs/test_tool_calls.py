@@ -13,7 +13,7 @@ from tests.runs.stage import ONE, RULES, Stage, StumblingStore, announcer_of, jo
 from turnkeep.errors import StoreMisconfigured
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.runs.journal import Journal, Step
-from turnkeep.runs.tool_calls import OUTCOME_UNKNOWN, CallRules, Calls
+from turnkeep.runs.tool_calls import EFFECT_UNKNOWN, CallRules, Calls
 from turnkeep.store.values import HeldCall
 from turnkeep.tools.execution import CatchAll, arguments_digest
 from turnkeep.tools.tool import Tool, ToolContext, from_dict, tool
@@ -156,17 +156,17 @@ ROWS = {
     "no such tool": Row("nothing", status="error", says="there is no tool named 'nothing'"),
     "one that is not enabled": Row("pay", status="error", says="there is no tool", enabled=["look"]),
     "one that is enabled": Row("pay", says="paid 5", ran=1, begun=1, enabled=["pay"]),
-    "an effect that had begun": Row("pay", status="unknown", says=OUTCOME_UNKNOWN, started=True),
+    "an effect that had begun": Row("pay", status="unknown", says=EFFECT_UNKNOWN, started=True),
     "a look that had begun": Row("look", says="saw 5", ran=1, started=True),
     "an idempotent one that had begun": Row("put", says="put 5", ran=1, started=True),
-    "one that is gone and had begun": Row("nothing", status="unknown", says=OUTCOME_UNKNOWN, started=True),
+    "one that is gone and had begun": Row("nothing", status="unknown", says=EFFECT_UNKNOWN, started=True),
     "one that somebody approves first": Row("buy", asks="approval"),
     "wrong arguments that nobody need approve": Row("buy", '{"amount": []}', "error", "amount"),
     "one that needs no approval for little": Row("spend", says="spent 5", ran=1, begun=1),
     "one that needs approval for much": Row("spend", '{"amount": 50}', asks="approval"),
     "one that runs at the client": Row("upload", "{}", asks="output"),
     "approved": Row("buy", says="bought 5", ran=1, begun=1, decision="approved"),
-    "approved, and had begun": Row("buy", status="unknown", says=OUTCOME_UNKNOWN, started=True, decision="approved"),
+    "approved, and had begun": Row("buy", status="unknown", says=EFFECT_UNKNOWN, started=True, decision="approved"),
     "approved, and gone since": Row("nothing", status="error", says="there is no tool", decision="approved"),
     "approved, and wrong since": Row("buy", '{"amount": []}', "error", "amount", decision="approved"),
     "answered by the client": Row("upload", "{}", says="uploaded", decision="output", output="uploaded"),
@@ -368,4 +368,4 @@ async def test_what_the_catch_all_had_begun_is_not_asked_of_it_again() -> None:
 
     await play.run()
 
-    assert (ran, play.outputs) == ([], {"c1": ("unknown", OUTCOME_UNKNOWN)})
+    assert (ran, play.outputs) == ([], {"c1": ("unknown", EFFECT_UNKNOWN)})

@@ -19,7 +19,7 @@ from turnkeep.messages import (
     UserItem,
     text_content,
 )
-from turnkeep.models.pairing import OUTCOME_UNKNOWN, pair, repair
+from turnkeep.models.pairing import MISSING_OUTPUT, pair, repair
 
 USER: Item = UserItem(text_content("hello"))
 SAID: Item = AssistantItem("hi")
@@ -34,7 +34,7 @@ def output(call_id: str, text: str = "seen") -> Item:
 
 
 def unknown(call_id: str) -> Item:
-    return OutputItem(call_id, OUTCOME_UNKNOWN, "unknown")
+    return OutputItem(call_id, MISSING_OUTPUT, "unknown")
 
 
 def thought(name: str) -> Item:

@@ -17,12 +17,12 @@ from turnkeep.messages import (
     UserItem,
     content_size,
     digest,
+    item_from_json,
+    item_to_json,
     text_content,
 )
 from turnkeep.store.transcript import (
-    entry_from_json,
     entry_size,
-    entry_to_json,
     last_user_turn,
     newest,
     trimmed_through,
@@ -37,15 +37,14 @@ def entries_of(*turns: int, tokens: int = 1, words: str = "x") -> list[Transcrip
     ]
 
 
-def test_an_entry_is_written_and_read_as_it_is() -> None:
+def test_an_item_is_written_and_read_as_it_is() -> None:
     for item in (
         UserItem((Part("text", "hi"), Part("image", data={"url": "u"})), "m1", 2.5),
         AssistantItem("x", interrupted=True),
         ReasoningItem({"id": "r"}),
         OutputItem("c", "o", "unknown"),
     ):
-        entry = TranscriptEntry(item, 3, 4, 5.5)
-        assert entry_from_json(entry_to_json(entry)) == entry
+        assert item_from_json(item_to_json(item)) == item
 
 
 def test_a_size_counts_bytes() -> None:
@@ -116,7 +115,7 @@ def test_sizes_and_digests_are_those_of_the_json_that_was_always_meant(text: str
     parts = [part.to_json() for part in content]
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     entry = TranscriptEntry(UserItem(content, "m1"), 3)
-    stored = json.dumps(entry_to_json(entry)["item"], ensure_ascii=False, separators=(",", ":"))
+    stored = json.dumps(item_to_json(entry.item), ensure_ascii=False, separators=(",", ":"))
 
     assert content_size(content) == len(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     assert digest(content) == hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]

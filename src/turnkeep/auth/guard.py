@@ -1,4 +1,4 @@
-"""The guard: one function that says who somebody is, whatever he shows and at whichever door."""
+"""The guard: says who somebody is, whatever he shows and at whichever door."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ class Limits:
     async def hold_back(self, who: object, disconnect: asyncio.Event | None = None) -> None:
         """Wait before somebody is told of a refusal, the longer the more there were: refusing costs
         nearly as much as acting. `who`: an address, or a credential. Nobody waits for one whose
-        connection is `lost`.
+        connection is gone: `disconnect` is set then.
         """
         if wait := self._errors.owe(who):
             with contextlib.suppress(TimeoutError):

@@ -103,8 +103,8 @@ def _covers(pattern: str, channel: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Everything a request showed that may be a credential. `changes`: it asks for more than to
-    look, so a session needs its CSRF token beside it.
+    """Everything a request showed that may be a credential. `is_change`: it asks for more than
+    to look, so a session needs its CSRF token beside it.
     """
 
     bearer: str | None = None

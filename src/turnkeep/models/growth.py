@@ -26,7 +26,7 @@ class Growth:
         self._entries: list[Any] = []
 
     def news(self, text: str, so_far: str) -> str:
-        """What this text adds to what was `said`."""
+        """What this text adds to what was said `so_far`."""
         if not text or self._adds:
             return text
         if not so_far:

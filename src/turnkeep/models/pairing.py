@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from turnkeep.messages import CallItem, Item, OutputItem
 
-OUTCOME_UNKNOWN = "outcome unknown, interrupted"
+MISSING_OUTPUT = "outcome unknown, interrupted"
 
 
 def pair(items: Sequence[Item]) -> list[Item]:
@@ -85,7 +85,7 @@ def _outputs(items: list[Item], group: list[int], output_of: dict[int, int]) -> 
 def _unknown_output(call: Item) -> OutputItem:
     assert isinstance(call, CallItem)  # noqa: S101
     # Neither done nor not done: saying either would make the model repeat it, or rely on it.
-    return OutputItem(call.call_id, OUTCOME_UNKNOWN, "unknown")
+    return OutputItem(call.call_id, MISSING_OUTPUT, "unknown")
 
 
 def without_idle_reasoning(items: Sequence[Item]) -> list[Item]:

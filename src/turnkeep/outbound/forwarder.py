@@ -45,8 +45,8 @@ class SinkReceiver(AbstractAsyncContextManager[Any], Protocol):
     async def deliver(self, deliveries: Sequence[Delivery]) -> int:
         """Deliver the first ones, in order, and say how many were received for sure, at least one.
 
-        Raises `Undelivered` when the first one was not, `Away` when that says nothing about the
-        event, `ConfigurationError` when this receiver must not be used at all. Another call may
+        Raises `DeliveryFailure` when the first one was not, `Away` when that says nothing about
+        the event, `ConfigurationError` when this receiver must not be used at all. Another call may
         repeat what an earlier one sent.
         """
         ...

@@ -136,7 +136,7 @@ class Parking:
         return address in self._channels
 
     def add(self, address: Address, position: str, *, has_failed: bool) -> None:
-        """An event that the store has parked; `failed`: because of itself."""
+        """An event that the store has parked; `has_failed`: because of itself."""
         channel = self._channels.setdefault(address, _ParkedChannel())
         channel.positions[position] = None
         if has_failed:

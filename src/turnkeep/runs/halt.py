@@ -40,7 +40,7 @@ async def stop_response(response: OpenResponse, model: Model, *, seconds: float)
 
 
 def close_call(call: CallItem, started_ids: set[str], text: str) -> OutputItem:
-    """The output of a call that a run was halted at; `told` of one that had begun."""
+    """The output of a call that a run was halted at; `text` for one that had begun."""
     if call.call_id in started_ids:
         return OutputItem(call.call_id, text, "unknown")
     return OutputItem(call.call_id, "cancelled before it began", "cancelled")

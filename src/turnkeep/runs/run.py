@@ -38,7 +38,7 @@ from turnkeep.runs.journal import Journal, retry_until_answered
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
 from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing, Verdict, measure_claim, measure_run
 from turnkeep.runs.run_context import RunContext
-from turnkeep.runs.tool_calls import OUTCOME_UNKNOWN, Calls
+from turnkeep.runs.tool_calls import EFFECT_UNKNOWN, Calls
 from turnkeep.store.values import Claim, Commit, FailOutcome, Failure, Page, Record, Stop, TranscriptEntry
 from turnkeep.telemetry import get_log
 from turnkeep.telemetry.traces import span
@@ -247,7 +247,7 @@ class Run:
         elif partial := text[len(self.journal.text) :].lstrip("\n"):
             items.append(AssistantItem(partial, interrupted=True))
         items += [
-            close_call(call, self.journal.started_calls, OUTCOME_UNKNOWN)
+            close_call(call, self.journal.started_calls, EFFECT_UNKNOWN)
             for call in self.journal.open_calls
             if call in items
         ]

@@ -1,6 +1,6 @@
 """The tool calls of one step: journal before act, in parallel, each with exactly one output.
 
-What happens to a call is decided first, as a value (`Plan`); then acted upon.
+What happens to a call is decided first, as a value (`CallPlan`); then acted upon.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from turnkeep.tools.execution import (
 from turnkeep.tools.tool import Tool, ToolContext
 from turnkeep.tools.toolbox import Toolbox
 
-OUTCOME_UNKNOWN = "outcome unknown, interrupted: the call had begun and may or may not have taken effect"
+EFFECT_UNKNOWN = "outcome unknown, interrupted: the call had begun and may or may not have taken effect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Calls:
         tool = self._tool(item.name, enabled_names)
         # begun by an attempt that ended: nobody saw how it ended, and it must not begin twice
         if item.call_id in self._journal.started_calls and (tool is None or tool.effect == "effect"):
-            return CallPlan(item, "known", output=OutputItem(item.call_id, OUTCOME_UNKNOWN, "unknown"))
+            return CallPlan(item, "known", output=OutputItem(item.call_id, EFFECT_UNKNOWN, "unknown"))
         if place >= self._rules.max_calls:
             text = f"error: more than {self._rules.max_calls} calls in one step, ask for fewer at once"
             return CallPlan(item, "known", output=OutputItem(item.call_id, text, "error"))
@@ -140,7 +140,7 @@ class Calls:
             case "declined":
                 output = OutputItem(item.call_id, "the user moved on before the call was decided", "denied")
             case _:
-                output = OutputItem(item.call_id, OUTCOME_UNKNOWN, "unknown")
+                output = OutputItem(item.call_id, EFFECT_UNKNOWN, "unknown")
         return CallPlan(item, "known", output=output)
 
     def _tool(self, name: str, enabled_names: Sequence[str] | None) -> Tool | None:

@@ -199,9 +199,6 @@ class ExchangeLedger:
     def open(self) -> list[Exchange]:
         return [exchange for exchange in self._exchanges if exchange.outcome == "open"]
 
-    def of_thread(self, thread: str) -> list[Exchange]:
-        return [exchange for exchange in self._exchanges if exchange.thread == thread]
-
     async def quiet(self) -> None:
         """Return as soon as no request is open."""
         await self._quiet.wait()

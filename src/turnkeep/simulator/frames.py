@@ -138,7 +138,7 @@ class FrameStream:
 async def pour(
     frames: Iterator[Frame], stream: FrameStream, clock: Clock, *, ping: float | None, on_frame: Callable[[Frame], None]
 ) -> Act:
-    """Write frames at their pace; `sent` is told of each before its bytes go out.
+    """Write frames at their pace; `on_frame` is told of each before its bytes go out.
 
     Returns ``last`` when the stream came to its end, else the act that cut it short.
     Frames without a wait are written together, at most `BATCH` at a time.

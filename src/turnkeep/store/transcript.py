@@ -1,6 +1,4 @@
-"""The stored transcript: its JSON form, its size, and which whole turns are kept, read or taken
-back.
-"""
+"""The stored transcript: its size, and which whole turns are kept, read or taken back."""
 
 from __future__ import annotations
 
@@ -9,19 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from turnkeep.messages import item_from_json, item_to_json
+from turnkeep.messages import item_to_json
 from turnkeep.store.values import History, Policy, TranscriptEntry
 
 # `json`, not orjson, which refuses halves of surrogate pairs: an output of a tool may hold some.
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-def entry_to_json(entry: TranscriptEntry) -> dict[str, Any]:
-    return {"item": item_to_json(entry.item), "tokens": entry.tokens, "turn": entry.turn, "at": entry.at}
-
-
-def entry_from_json(data: Mapping[str, Any]) -> TranscriptEntry:
-    return TranscriptEntry(item_from_json(data["item"]), data["tokens"], data["turn"], data["at"])
 
 
 def entry_size(entry: TranscriptEntry) -> int:

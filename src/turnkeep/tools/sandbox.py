@@ -60,7 +60,7 @@ _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
 class SandboxReport:
     """What works on this machine, found out by trying it; `doctor` shows it.
 
-    `refused` says why the mechanism that was asked for cannot be had; None if it can.
+    `reason_refused` says why the mechanism that was asked for cannot be had; None if it can.
     """
 
     openat2: bool

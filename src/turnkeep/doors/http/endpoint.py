@@ -2,7 +2,7 @@
 our records.
 
 Every endpoint is authenticated and allowed in one place, reads strictly, and answers errors as
-`{"error": {code, message}}` with the status of `answers`. The table of all endpoints is `routes`.
+`{"error": {code, message}}` with the status that `error_answers` has for them. The table of all endpoints is `routes`.
 """
 
 from __future__ import annotations
@@ -151,9 +151,9 @@ class HttpEndpoint:
     """Everything about a route: what makes it, who may, what goes in, what comes out (names of
     `schemas`).
 
-    `scope` None: whoever has a credential; `public`: without one. `metered`: it counts as a request
-    of its credential; messages have rates of their own. `answers` None: no body. Errors are the
-    same for all and not named.
+    `scope` None: whoever has a credential; `public`: without one. `is_metered`: it counts as a
+    request of its credential; messages have rates of their own. `answers` None: no body. Errors are
+    the same for all and not named.
     """
 
     method: str

@@ -1,7 +1,7 @@
 """The Redis engine: many processes on one Redis or Valkey (6.2+), its sentinels, or a cluster (7+).
 
 One Lua script per operation changes everything of one thread in one act (`store/lua`). Durable
-means what the server promises: see `Durability` in `check`. An operation whose reply is lost is
+means what the server promises: see `Durability` in `server_fitness`. An operation whose reply is lost is
 repeated here before `OutcomeUnknown` is raised: a repeat gives the first reply and touches nothing.
 No task runs in the background: who calls drives the connections.
 """

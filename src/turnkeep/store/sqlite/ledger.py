@@ -163,8 +163,8 @@ def _settle(tx: Transaction, tenant: str, run_id: str, amount: int | None) -> No
 
 
 def _pace(tx: Transaction, key: str, demands: Sequence[tuple[str, float, float]]) -> float:
-    """Take from all buckets or from none. `asked`: name, limit per minute (0: none) and what is
-    wanted of each.
+    """Take from all buckets or from none. `demands`: name, limit per minute (0: none) and what
+    is wanted of each.
     """
     until = tx.connection.execute("SELECT until FROM slowed WHERE key = ?", (key,)).get or 0.0
     buckets = [(name, limit, want, _level(tx, key, name, limit)) for name, limit, want in demands if limit > 0]
