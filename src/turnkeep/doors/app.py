@@ -21,7 +21,7 @@ from turnkeep.application import Application
 from turnkeep.auth.audit_trail import Trail
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Access, OpenAccess
-from turnkeep.doors.error_answers import JSON, error_response
+from turnkeep.doors.error_answers import JsonResponse, error_response
 from turnkeep.doors.http.endpoint import HttpDoor
 from turnkeep.doors.http.openapi import document
 from turnkeep.doors.http.paths import Paths
@@ -88,7 +88,7 @@ async def _ready(request: Request) -> Response:
     except StoreError as error:
         return error_response(error)
     answer = {"ready": True, "engine": state.application.store.engine, "simulated": state.application.is_simulated}
-    return JSON(answer if state.peers is None else answer | {"full": state.peers.were_full})
+    return JsonResponse(answer if state.peers is None else answer | {"full": state.peers.were_full})
 
 
 def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
@@ -120,7 +120,7 @@ async def _no_such_route(_: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     code, sentence = NO_ROUTE if status == 404 else NO_METHOD
     headers = error.headers if isinstance(error, HTTPException) else None
-    return JSON({"error": {"code": code, "message": sentence}}, status_code=status, headers=headers)
+    return JsonResponse({"error": {"code": code, "message": sentence}}, status_code=status, headers=headers)
 
 
 POLYFILLS = ("Cache-Control", "Pragma", "X-Requested-With")

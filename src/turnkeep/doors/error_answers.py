@@ -54,19 +54,19 @@ def retry_after(error: TurnkeepError) -> float | None:
     return error.retry_after if error.retry_after is not None else 1.0
 
 
-class JSON(JSONResponse):
-    """An answer."""
+class JsonResponse(JSONResponse):
+    """What an endpoint answers with: JSON, written by orjson."""
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content)
 
 
 def error_response(error: TurnkeepError) -> Response:
-    """An error as an answer."""
+    """The answer over HTTP: status, body, and when to try again or what to show."""
     headers = {}
     if (seconds := retry_after(error)) is not None:
         # Whole seconds (RFC 9110, 10.2.3). Rounded down, they would bring everybody back too early.
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
     if isinstance(error, errors.NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="turnkeep"'
-    return JSON({"error": error_body(error)}, status_code=status_of(error), headers=headers)
+    return JsonResponse({"error": error_body(error)}, status_code=status_of(error), headers=headers)

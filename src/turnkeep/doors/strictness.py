@@ -9,7 +9,7 @@ from __future__ import annotations
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from turnkeep.doors.error_answers import JSON
+from turnkeep.doors.error_answers import JsonResponse
 
 VERSIONS = frozenset({"1.0", "1.1", "2", "2.0", "3"})
 
@@ -27,7 +27,9 @@ class Strictness:
         strict_send = _strict_send(scope["path"], send)
         if (wrong := _wrong_with(scope)) is not None:
             code, sentence, status = wrong
-            answer = JSON({"error": {"code": code, "message": sentence}}, status, headers={"Connection": "close"})
+            answer = JsonResponse(
+                {"error": {"code": code, "message": sentence}}, status, headers={"Connection": "close"}
+            )
             await answer(scope, receive, strict_send)
             return
         await self._inner(scope, receive, strict_send)

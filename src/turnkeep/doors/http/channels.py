@@ -9,7 +9,7 @@ from starlette.responses import Response
 from turnkeep.auth import authority
 from turnkeep.auth.audit_trail import channel_digest
 from turnkeep.doors import acceptance
-from turnkeep.doors.error_answers import JSON
+from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit, message_json, run_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.inputs import (
@@ -34,7 +34,7 @@ async def send(call: HttpCall) -> Response:
         body["message_id"] = key
     message = authority.message_of(body, address, call.limits, call.principal)
     receipt = await acceptance.accept(call.application, call.limits, call.principal, message)
-    return JSON(receipt.to_json(), status_code=200 if receipt.repeated else 202)
+    return JsonResponse(receipt.to_json(), status_code=200 if receipt.repeated else 202)
 
 
 async def list_messages(call: HttpCall) -> Response:
@@ -42,7 +42,7 @@ async def list_messages(call: HttpCall) -> Response:
     await existing(call, address)
     history = await call.application.store.history(address, items=call.number("limit", 200, 2_000))
     waiting = await call.application.store.open_messages(address)
-    return JSON(
+    return JsonResponse(
         {
             "items": [_entry_json(entry) for entry in history.entries],
             "summary": history.summary,
@@ -71,20 +71,20 @@ async def show_message(call: HttpCall) -> Response:
     record = await call.application.store.message(call.address, call.path("message_id"))
     if record is None:
         raise NotFound("no such message, or it was forgotten")
-    return JSON(message_json(record))
+    return JsonResponse(message_json(record))
 
 
 async def edit_message(call: HttpCall) -> Response:
     address, message_id = call.address, call.path("message_id")
     content = authority.content_of(await call.body(), call.limits, call.principal)
     await authority.own_message(call.application, call.principal, address, message_id)
-    return JSON(message_json(await call.application.store.edit(address, message_id, content, once=call.once)))
+    return JsonResponse(message_json(await call.application.store.edit(address, message_id, content, once=call.once)))
 
 
 async def withdraw_message(call: HttpCall) -> Response:
     address, message_id = call.address, call.path("message_id")
     await authority.own_message(call.application, call.principal, address, message_id)
-    return JSON(message_json(await call.application.store.withdraw(address, message_id, once=call.once)))
+    return JsonResponse(message_json(await call.application.store.withdraw(address, message_id, once=call.once)))
 
 
 async def cancel(call: HttpCall) -> Response:
@@ -92,25 +92,25 @@ async def cancel(call: HttpCall) -> Response:
     body = await call.body(empty=True)
     drop_inbox = drops_inbox(body)
     is_stopped = await authority.stop(call.application, call.principal, address, drop_inbox=drop_inbox, once=call.once)
-    return JSON({"cancelled": is_stopped})
+    return JsonResponse({"cancelled": is_stopped})
 
 
 async def flush(call: HttpCall) -> Response:
-    return JSON({"flushed": await call.application.store.flush(call.address, once=call.once)})
+    return JsonResponse({"flushed": await call.application.store.flush(call.address, once=call.once)})
 
 
 async def pause(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
     await call.application.store.pause(address, once=call.once)
-    return JSON({"paused": True})
+    return JsonResponse({"paused": True})
 
 
 async def resume(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
     await call.application.store.resume(address, once=call.once)
-    return JSON({"paused": False})
+    return JsonResponse({"paused": False})
 
 
 async def regenerate(call: HttpCall) -> Response:
@@ -118,19 +118,19 @@ async def regenerate(call: HttpCall) -> Response:
     await existing(call, address)
     call.limits.check_rate(call.principal, address)
     receipts = await call.application.store.regenerate(address, once=call.once)
-    return JSON({"receipts": [receipt.to_json() for receipt in receipts]}, status_code=202)
+    return JsonResponse({"receipts": [receipt.to_json() for receipt in receipts]}, status_code=202)
 
 
 async def act(call: HttpCall) -> Response:
     address = call.address
     body = await call.body() | {"call_id": call.path("call_id")}
-    return JSON(await authority.decide(call.application, call.principal, address, body, once=call.once))
+    return JsonResponse(await authority.decide(call.application, call.principal, address, body, once=call.once))
 
 
 async def list_runs(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
-    return JSON({"runs": [run_json(run) for run in await call.application.store.runs(address)]})
+    return JsonResponse({"runs": [run_json(run) for run in await call.application.store.runs(address)]})
 
 
 async def existing(call: HttpCall, address: Address) -> ThreadRecord:
@@ -141,7 +141,7 @@ async def existing(call: HttpCall, address: Address) -> ThreadRecord:
 
 
 async def show_channel(call: HttpCall) -> Response:
-    return JSON(thread_json(await existing(call, call.address)))
+    return JsonResponse(thread_json(await existing(call, call.address)))
 
 
 async def change_channel(call: HttpCall) -> Response:
@@ -168,7 +168,7 @@ async def change_channel(call: HttpCall) -> Response:
     if kinds := changes.keys() - {"metadata"}:
         await audit(call, "channel_changed", channel=channel_digest(address.channel), fields=kinds)
     # Who may change a thread is not shown by that what he may not read.
-    return JSON(thread_json(record)) if call.principal.may("read") else Response(status_code=204)
+    return JsonResponse(thread_json(record)) if call.principal.may("read") else Response(status_code=204)
 
 
 async def forget_channel(call: HttpCall) -> Response:

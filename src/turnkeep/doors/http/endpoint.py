@@ -21,7 +21,7 @@ from turnkeep.auth import authority
 from turnkeep.auth.audit_trail import Act, report
 from turnkeep.auth.limits import Holder, Limits, holder
 from turnkeep.auth.principals import Access, Principal, Scope, credentials_of_request
-from turnkeep.doors.error_answers import JSON, error_response
+from turnkeep.doors.error_answers import error_response
 from turnkeep.doors.http.paths import segment_name
 from turnkeep.doors.json_input import read_json
 from turnkeep.doors.transport import stand_aside
@@ -32,7 +32,6 @@ from turnkeep.store.values import DeadLetter, MessageRecord, RunRecord, ThreadRe
 from turnkeep.telemetry import get_log
 
 __all__ = [
-    "JSON",
     "HttpCall",
     "HttpDoor",
     "HttpEndpoint",

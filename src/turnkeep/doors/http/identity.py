@@ -9,7 +9,7 @@ from starlette.responses import Response
 from turnkeep.auth.guard import Guard
 from turnkeep.auth.principals import COOKIE, SECURE_COOKIE, Principal, is_open, session_in
 from turnkeep.auth.tickets import SESSION_LIFE, TICKET_LIFE, csrf_of
-from turnkeep.doors.error_answers import JSON
+from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit
 from turnkeep.errors import InvalidMessage, NotAuthenticated, WrongState
 from turnkeep.inputs import MAX_MOMENT, optional_number
@@ -17,7 +17,7 @@ from turnkeep.inputs import MAX_MOMENT, optional_number
 
 async def issue_ticket(call: HttpCall) -> Response:
     value, until = await _guard(call).tickets.issue(call.principal)
-    return JSON({"ticket": value, "expires_at": until, "expires_in": TICKET_LIFE}, status_code=201)
+    return JsonResponse({"ticket": value, "expires_at": until, "expires_in": TICKET_LIFE}, status_code=201)
 
 
 async def begin_session(call: HttpCall) -> Response:
@@ -26,7 +26,7 @@ async def begin_session(call: HttpCall) -> Response:
         raise NotAuthenticated("a session begins with an API key or a token, as 'Authorization: Bearer …'")
     value, principal = await _guard(call).tickets.begin(call.principal)
     await audit(call, "session_begun")
-    response = JSON(session_json(principal, csrf_of(value)), status_code=201)
+    response = JsonResponse(session_json(principal, csrf_of(value)), status_code=201)
     # Over plain HTTP a browser drops a secure cookie, and a dashboard on this machine had no
     # session.
     secure = call.request.url.scheme == "https"
@@ -39,7 +39,7 @@ async def begin_session(call: HttpCall) -> Response:
 
 async def show_session(call: HttpCall) -> Response:
     session = None if "authorization" in call.request.headers else session_in(call.request.cookies)
-    return JSON(session_json(call.principal, csrf_of(session) if session else None))
+    return JsonResponse(session_json(call.principal, csrf_of(session) if session else None))
 
 
 async def disconnect_user(call: HttpCall) -> Response:
@@ -50,7 +50,7 @@ async def disconnect_user(call: HttpCall) -> Response:
     before = optional_number(body, "before", MAX_MOMENT)
     moment = await _guard(call).revocations.revoke(call.principal.tenant, user, before)
     await audit(call, "user_disconnected", user=user, before=f"{moment:.3f}")
-    return JSON({"user": user, "before": moment})
+    return JsonResponse({"user": user, "before": moment})
 
 
 async def end_session(call: HttpCall) -> Response:

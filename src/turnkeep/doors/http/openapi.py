@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnkeep.doors.error_answers import JSON
+from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, HttpEndpoint
 from turnkeep.doors.http.schemas import SCHEMAS
 from turnkeep.inputs import MAX_NAME
@@ -19,7 +19,7 @@ _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 async def show_openapi(call: HttpCall) -> Response:
-    return JSON(call.request.app.state.openapi)
+    return JsonResponse(call.request.app.state.openapi)
 
 
 def document(endpoints: Sequence[HttpEndpoint]) -> dict[str, Any]:

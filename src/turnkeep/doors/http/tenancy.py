@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from turnkeep.doors.error_answers import JSON
+from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.inputs import assistant_fields, read_metadata
@@ -18,7 +18,7 @@ async def list_threads(call: HttpCall) -> Response:
         threads.append(thread_json(record))
         if len(threads) >= limit:
             break
-    return JSON({"threads": threads})
+    return JsonResponse({"threads": threads})
 
 
 async def create_thread(call: HttpCall) -> Response:
@@ -27,13 +27,13 @@ async def create_thread(call: HttpCall) -> Response:
     if not await call.limits.threads.has_room(call.principal.tenant):
         raise call.limits.threads.refusal()
     record = await call.application.create_thread(metadata=metadata, tenant=call.principal.tenant)
-    return JSON(thread_json(record), status_code=201)
+    return JsonResponse(thread_json(record), status_code=201)
 
 
 async def show_queue(call: HttpCall) -> Response:
     counts = await call.application.store.counts(tenant=call.principal.tenant, queue=call.application.name)
     circuits = await call.application.store.circuits()
-    return JSON(
+    return JsonResponse(
         {
             "activeCount": counts.active,
             "waitingCount": counts.waiting,
@@ -62,7 +62,7 @@ async def list_dead(call: HttpCall) -> Response:
         after=after[:200],
         limit=call.number("limit", 100, 1_000),
     )
-    return JSON({"dead": [dead_json(letter) for letter in letters]})
+    return JsonResponse({"dead": [dead_json(letter) for letter in letters]})
 
 
 async def letter_of(call: HttpCall) -> DeadLetter:
@@ -73,7 +73,7 @@ async def letter_of(call: HttpCall) -> DeadLetter:
 
 
 async def show_dead(call: HttpCall) -> Response:
-    return JSON(dead_json(await letter_of(call)))
+    return JsonResponse(dead_json(await letter_of(call)))
 
 
 async def redrive(call: HttpCall) -> Response:
@@ -83,7 +83,7 @@ async def redrive(call: HttpCall) -> Response:
     receipt = await call.application.store.redrive(call.path("dead_id"))
     if letter is None:  # it was sent again before: a repeat, if it was ours
         await _own_receipt(call, receipt)
-    return JSON(receipt.to_json(), status_code=202)
+    return JsonResponse(receipt.to_json(), status_code=202)
 
 
 async def _own_receipt(call: HttpCall, receipt: Receipt) -> None:
@@ -102,7 +102,7 @@ async def list_assistants(call: HttpCall) -> Response:
     assistants = await call.application.assistants.list(call.principal.tenant)
     default = await call.application.assistants.default(call.principal.tenant)
     default_id = default.assistant_id if default else None
-    return JSON({"assistants": [one.to_public() for one in assistants], "default": default_id})
+    return JsonResponse({"assistants": [one.to_public() for one in assistants], "default": default_id})
 
 
 async def create_assistant(call: HttpCall) -> Response:
@@ -111,11 +111,13 @@ async def create_assistant(call: HttpCall) -> Response:
         call.principal.tenant, values, now=call.application.clock.now()
     )
     await audit(call, "assistant_created", assistant=assistant.assistant_id, fields=values)
-    return JSON(assistant.to_public(), status_code=201)
+    return JsonResponse(assistant.to_public(), status_code=201)
 
 
 async def show_assistant(call: HttpCall) -> Response:
-    return JSON((await call.application.assistants.get(call.principal.tenant, call.path("assistant_id"))).to_public())
+    return JsonResponse(
+        (await call.application.assistants.get(call.principal.tenant, call.path("assistant_id"))).to_public()
+    )
 
 
 async def change_assistant(call: HttpCall) -> Response:
@@ -128,7 +130,7 @@ async def change_assistant(call: HttpCall) -> Response:
         call.principal.tenant, call.path("assistant_id"), values, version=version
     )
     await audit(call, "assistant_changed", assistant=assistant.assistant_id, fields=values)
-    return JSON(assistant.to_public())
+    return JsonResponse(assistant.to_public())
 
 
 async def delete_assistant(call: HttpCall) -> Response:
@@ -142,4 +144,4 @@ async def delete_assistant(call: HttpCall) -> Response:
 async def use_assistant(call: HttpCall) -> Response:
     assistant = await call.application.assistants.use(call.principal.tenant, call.path("assistant_id"))
     await audit(call, "assistant_used", assistant=assistant.assistant_id)
-    return JSON(assistant.to_public())
+    return JsonResponse(assistant.to_public())
