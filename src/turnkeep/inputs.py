@@ -358,8 +358,10 @@ def _tools(value: object) -> list[Any] | None:
     """Names of tools here, and objects for those that run at the provider."""
     if value is None:
         return None
-    if not isinstance(value, list):
-        raise InvalidMessage("'tools' must be a list of names, and of objects for tools of the provider")
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
+        raise InvalidMessage(
+            f"'tools' must be a list of at most {MAX_NAMES} names, and of objects for tools of the provider"
+        )
     provider_tools = [_object("tools", tool) for tool in value if not isinstance(tool, str)]
     if not all(isinstance(tool.get("type"), str) and tool["type"] for tool in provider_tools):
         raise InvalidMessage('a tool of the provider must have a type, as {"type": "web_search"}')

@@ -11,7 +11,7 @@ import pytest
 from tests.runs.moved_time import BEGIN
 from tests.runs.stage import HERE, NotingMeter, Stage
 from turnkeep.events import TurnFault
-from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing, Verdict, measure_claim, measure_run
+from turnkeep.runs.outcomes import VERDICT_LABELS, Dropping, HoldVerdict, Releasing, Verdict, measure_claim, measure_run
 from turnkeep.store.values import Commit, Failure
 
 FAULT = TurnFault("model_unavailable", "please try again")
@@ -80,7 +80,7 @@ async def test_each_verdict_is_counted_for_what_it_is(
         if name != "runs"
     }
     assert counts == expected
-    assert meter.total("runs", verdict=type(verdict).__name__.lower()) == 1
+    assert meter.total("runs", verdict=VERDICT_LABELS[type(verdict)]) == 1
     assert claim.address == HERE
 
 

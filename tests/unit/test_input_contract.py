@@ -45,7 +45,6 @@ LOOSER: dict[tuple[str, str], str] = {
     ("NewMessage", "parameters"): "which parameters there are is a matter of `models.parameters`",
     ("NewMessage", "format"): "a schema without a name gets one, one without a schema is refused",
     ("AssistantFields", "parameters"): "which parameters there are is a matter of `models.parameters`",
-    ("AssistantFields", "tools"): "only the names are counted",
     **{
         ("AssistantFields", name): "null is taken for a field that is not there"
         for name in ("model", "name", "instructions")
@@ -71,6 +70,7 @@ def at_the_limits(schema: dict[str, Any]) -> Iterator[Any]:
             yield from ({"n": "x" * (512 + more)} for more in (0, 1))
         if "maxItems" in one:
             yield from (["x"] * (one["maxItems"] + more) for more in (0, 1))
+            yield from ([{"type": "x"}] * (one["maxItems"] + more) for more in (0, 1))
 
 
 def takes_model(model: type[BaseModel], body: dict[str, Any]) -> bool:
