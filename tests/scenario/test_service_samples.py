@@ -1,4 +1,4 @@
-"""Every sample of the fourth seed, line by line in Python, says what its text promises."""
+"""Every sample of the streaming service's documents, line by line in Python, says what its text promises."""
 
 from __future__ import annotations
 
