@@ -41,11 +41,13 @@ home=$folder
 if [ -n "$UNWRITABLE_HOME" ]; then home=/proc; fi
 cd "$root" && pivot_root . mnt && umount -l /mnt
 path=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-exec setpriv --reuid="$user" --regid="$user" --init-groups env -i HOME="$home" LANG=C PATH="$path" CI="$CI" \\
+exec setpriv --reuid="$user" --regid="$user" --init-groups --pdeathsig KILL \\
+    env -i HOME="$home" LANG=C PATH="$path" CI="$CI" \\
     sh -c 'cd "$1"; shift; exec "$@"' sh "$folder/a clone für tests" "$@"
 """
 """In a mount and process namespace of its own, so that nothing of it is left when it ends. The root is changed by
-pivot_root: in a mere chroot the kernel refuses the user namespaces that the sandbox of the tools is made of."""
+pivot_root: in a mere chroot the kernel refuses the user namespaces that the sandbox of the tools is made of. A
+change of the user clears what `unshare --kill-child` has set, so it is set again."""
 
 CUT_OFF = """
 import fcntl, os, pathlib, socket, struct, subprocess, sys

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.services.redis import redis_program
+
 HOST = "127.0.0.1"
 PORTS = range(30_000, 32_000)
 """Below the range of outgoing connections, so that none of them takes one of ours between two lives."""
@@ -143,8 +145,8 @@ def redis_command(port: int, folder: Path, *, replica_of: int | None = None) -> 
 
     Raises `StormError` where there is none.
     """
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
+    program = redis_program()
+    if program is None or shutil.which(program) is None:
         raise StormError("there is no redis-server on this machine: install it, or use --store sqlite")
     settings = {"port": str(port), "bind": HOST, "dir": str(folder), "appendonly": "yes", "appendfsync": "always"}
     settings |= {"save": "", "maxmemory-policy": "noeviction", "repl-diskless-sync-delay": "0"}

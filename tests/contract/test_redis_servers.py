@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -220,11 +221,11 @@ async def test_senders_share_the_wait_for_a_replica_that_does_not_answer() -> No
             await asyncio.to_thread(replica.freeze)
             sends = [store.accept([said(channel(f"c{n}"), "m")]) for n in range(30)]
             ends = await asyncio.gather(*sends, return_exceptions=True)
-            waits = primary.cli("INFO", "COMMANDSTATS").partition("cmdstat_wait:calls=")[2].partition(",")[0]
+            waits = re.findall(r"cmdstat_wait(?:aof)?:calls=(\d+)", primary.cli("INFO", "COMMANDSTATS"))
             await asyncio.to_thread(replica.thaw)
 
     assert {type(end) for end in ends} == {OutcomeUnknown}
-    assert int(waits) <= 3
+    assert 1 <= sum(map(int, waits)) <= 3
 
 
 async def test_no_server_vouches_for_what_another_one_was_told() -> None:
@@ -424,7 +425,9 @@ async def test_a_server_is_reached_by_tls(tmp_path: Path) -> None:
     port = free_port()
     tls = {"tls-port": str(port), "tls-cert-file": str(certificate), "tls-key-file": str(key), "tls-auth-clients": "no"}
     url = f"rediss://{HOST}:{port}/0?ssl_ca_certs={certificate}"
-    async with RedisServer(config=tls), store_on(url) as store, asyncio.timeout(60), store.follow() as follower:
+    # the Valkey of the test tools is built without TLS
+    server = RedisServer(program=program("redis-server"), config=tls)
+    async with server, store_on(url) as store, asyncio.timeout(60), store.follow() as follower:
         await follower.add(HERE)
         claim = await leased(store, HERE, "m1")
         await store.publish(claim, 0, [Event("delta", text="x" * 100_000)])

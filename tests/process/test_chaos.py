@@ -74,7 +74,7 @@ def test_a_planted_bug_is_found_in_real_processes(
 
 
 def test_a_storm_that_cannot_begin_says_why(tmp_path: Path) -> None:
-    code, lines = storm(tmp_path, "--seconds", "1", "--store", "redis", path=str(tmp_path))
+    code, lines = storm(tmp_path, "--seconds", "1", "--store", "redis", redis=str(tmp_path / "none"))
 
     assert code == 2
     assert "there is no redis-server on this machine" in lines[-1]
@@ -89,10 +89,11 @@ def test_the_ledgers_of_two_storms_are_kept_apart(tmp_path: Path) -> None:
     assert "is not empty" in lines[-1]
 
 
-def storm(folder: Path, *arguments: str, path: str | None = None) -> tuple[int, list[str]]:
+def storm(folder: Path, *arguments: str, redis: str = "") -> tuple[int, list[str]]:
     """Run the command; its exit code and what it said."""
     command = [sys.executable, "-m", "tests.chaos", "--keep", str(folder), *arguments]
-    environment = {"PATH": path or os.environ["PATH"], "HOME": str(folder)}
+    chosen = redis or os.environ.get("TURNKEEP_TEST_REDIS", "")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "TURNKEEP_TEST_REDIS": chosen}
     done = subprocess.run(
         command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=550, check=False
     )

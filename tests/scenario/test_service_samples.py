@@ -115,6 +115,7 @@ async def test_function_calling(config: Config, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.startswith("Tool called: ToolCall(id='call_")
 
 
+@pytest.mark.usefixtures("bubblewrap")
 @pytest.mark.skipif(not openat2_works(), reason="the file tools need Linux 5.6")
 async def test_built_in_tools_are_registered_by_their_configuration(config: Config, tmp_path: Path) -> None:
     assert OpenAIService(config()).toolbox.names == (), "nothing may touch files unless it was configured"
@@ -128,6 +129,7 @@ async def test_built_in_tools_are_registered_by_their_configuration(config: Conf
     assert (tmp_path / "a/b.txt").read_text() == "hello"
 
 
+@pytest.mark.usefixtures("bubblewrap")
 @pytest.mark.skipif(not openat2_works() or not shutil.which("git"), reason="needs git and Linux 5.6")
 async def test_git_operations(config: Config, tmp_path: Path) -> None:
     async with OpenAIService(config(workspace=tmp_path)) as openai_service:

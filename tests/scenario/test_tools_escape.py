@@ -62,8 +62,9 @@ def test_nothing_gets_out_of_the_workspace(
         f"attempts {len(results)}, {in_a_shell} of them in a shell | escapes {len(escaped)} | canary hits {canaries}",
     )
     assert escaped == {}, told["report"]
-    assert len(results) >= size(80, 700)
+    # where no sandbox is, git and the shell are not offered, and nothing of them can be tried
     if told["refusal"] is None:
+        assert len(results) >= size(80, 700)
         assert in_a_shell >= size(40, 300)
 
 

@@ -45,6 +45,7 @@ VERBS = {
     "backup": Verb("turnkeep.cli.backup", "copy the store to a file while it runs"),
     "vacuum": Verb("turnkeep.cli.vacuum", "write the store anew, without what was deleted"),
     "restore": Verb("turnkeep.cli.restore", "put a backup in the place of the store"),
+    "completion": Verb("turnkeep.cli.completion", "words for the tab key of bash, zsh and fish"),
 }
 
 
@@ -145,7 +146,7 @@ def _run(verb: str, rest: list[str]) -> int:
     try:
         import typer.main
 
-        command = typer.main.get_command(import_module(VERBS[verb].module).app)
+        command = output.hide_types_of_flags(typer.main.get_command(import_module(VERBS[verb].module).app))
         code = command(args=rest, prog_name=f"turnkeep {verb}", standalone_mode=False)
     except Exception as error:
         return output.report_failure(f"turnkeep {verb}", error, as_json="--json" in rest)

@@ -42,6 +42,18 @@ class NotGiven(TurnkeepError):
     code = "wrong_usage"
 
 
+def hide_types_of_flags(command: Any) -> Any:
+    """The same command, and all below it, whose help has no ``<bool>`` behind a flag: nothing can
+    be given there.
+    """
+    for child in getattr(command, "commands", {}).values():
+        hide_types_of_flags(child)
+    for option in (*command.params, command.get_help_option(typer.Context(command))):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    return command
+
+
 def console(*, stderr: bool = False) -> Console:
     """The terminal, or a file or pipe of fixed width."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()

@@ -31,7 +31,9 @@ OLDEST, OLDEST_CLUSTER, OLDEST_WAITAOF = (6, 2), (7, 0), (7, 2)
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What a server says about itself. `fsync` is "" where it may not be asked."""
+    """What a server says about itself. `fsync` is "" where it may not be asked, `has_waitaof` None
+    where it did not tell.
+    """
 
     name: str
     version: tuple[int, ...]
@@ -39,11 +41,13 @@ class Server:
     has_log: bool
     fsync: str
     replicas: int
+    has_waitaof: bool | None = None
 
     @property
     def can_wait_for_log(self) -> bool:
         """Whether it knows WAITAOF; Valkey calls itself Redis 7.2.4."""
-        return self.version >= OLDEST_WAITAOF
+        # A command can be taken away from a new server (rename-command, as hosted ones do).
+        return self.version >= OLDEST_WAITAOF and self.has_waitaof is not False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ async def ask_server(pipe: Pipe) -> Server:
     # One by one: a server before 7.0 takes no more than one section.
     replies = [pipe.send("INFO", section) for section in _SECTIONS]
     fsync = pipe.send("CONFIG", "GET", "appendfsync")
+    waitaof = pipe.send("COMMAND", "INFO", "WAITAOF")
     sections = {section: values(_info_text(await reply)) for section, reply in zip(_SECTIONS, replies, strict=True)}
     server = sections["server"]
     try:
@@ -77,9 +82,14 @@ async def ask_server(pipe: Pipe) -> Server:
             has_log=sections["persistence"].get("aof_enabled") == "1",
             fsync=_fsync(await fsync),
             replicas=replicas_in(sections["replication"]),
+            has_waitaof=_knows(await waitaof),
         )
     except KeyError as missing:
         raise StoreError(f"Redis told nothing of {missing}") from missing
+
+
+def _knows(reply: Reply) -> bool | None:
+    return None if isinstance(reply, Refusal) or not reply else reply[0] is not None
 
 
 _SECTIONS = ("server", "memory", "persistence", "replication")
