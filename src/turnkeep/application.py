@@ -12,17 +12,20 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Self
+from typing import Literal, Self
 
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.clock import SystemClock
 from turnkeep.composition import Lifespan, open_endpoint, open_run_context, policies, watch_process
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, ThreadNotFound
+from turnkeep.fleet import Heartbeat
 from turnkeep.hooks import Hooks
 from turnkeep.hub import Hub
 from turnkeep.inputs import MAX_DELAY, checked_channel, read_metadata
-from turnkeep.messages import Address, Message
+from turnkeep.messages import Address, AssistantItem, Message
 from turnkeep.pricing.catalog import Catalog
+from turnkeep.pricing.tokenizer import tokenizer_for
+from turnkeep.runs.activity import Activity
 from turnkeep.runs.lease import LeaseRules
 from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.worker import Worker, WorkerRules
@@ -30,13 +33,15 @@ from turnkeep.settings import Settings
 from turnkeep.store import store_of
 from turnkeep.store.contract import Store
 from turnkeep.store.store_metrics import measure_store
-from turnkeep.store.values import Receipt, ThreadRecord
+from turnkeep.store.values import Receipt, ThreadRecord, TranscriptEntry
 from turnkeep.streams import EventStream
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools.toolbox import Toolbox
 from turnkeep.windows import AdaptiveWindow
 
 log = get_log(__name__)
+
+Role = Literal["all", "gateway", "worker"]
 
 RUNS_OF_A_SERVICE = 50
 """Finished runs that a service can show of a thread."""
@@ -70,6 +75,8 @@ class Application:
         self.name = settings.queue
         self.serves: tuple[str, ...] = (settings.queue,)
         """Queues that a worker of this process answers; set before it starts."""
+        self.role: Role | None = None
+        """What this process is to the fleet; set before it is opened. None: it is a program's own."""
         self.meter = meter
         self.clock = SystemClock()
         self.catalog = Catalog.load(settings.price_file)
@@ -145,14 +152,32 @@ class Application:
                 watching = watch_process(self.meter, group)
                 hooks = group.create_task(self._hooks.run())
                 starting = group.create_task(self._start_worker_when_wanted(group, context))
+                heartbeat = self._heartbeat()
+                beating = group.create_task(self._beat(heartbeat))
                 on_open()
                 await self._life.closing.wait()
                 # first: a worker that starts now would claim what nobody answers any more
                 starting.cancel()
                 await self._stop_worker()
-                for task in (hub, watching, hooks):
+                for task in (hub, watching, hooks, beating):
                     if task is not None:
                         task.cancel()
+                await heartbeat.end()
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            self.store,
+            role=self.role or "library",
+            queues=self.serves,
+            slots=0 if self.role == "gateway" else self.settings.concurrency,
+            active_runs=lambda: 0 if self._worker is None else self._worker.active,
+        )
+
+    async def _beat(self, heartbeat: Heartbeat) -> None:
+        """A program that only sends is nobody of the fleet: one that answers is."""
+        if self.role is None:
+            await self._worker_wanted.wait()
+        await heartbeat.run()
 
     async def _start_worker_when_wanted(self, group: asyncio.TaskGroup, context: RunContext) -> None:
         await self._worker_wanted.wait()
@@ -184,6 +209,7 @@ class Application:
             catalog=self.catalog,
             model=self.model_name,
             meter=self.meter,
+            activity=Activity(self.store, self.clock),
         )
 
     async def _default_assistant(self) -> Assistant:
@@ -252,6 +278,16 @@ class Application:
         if self.adaptive is not None:
             messages = self.adaptive.apply(messages, self.clock.now())
         return await self.store.accept(messages, create=create, max_inbox=max_inbox)
+
+    async def say(self, address: Address, text: str, *, author: str, once: str | None = None) -> None:
+        """Add what a person says in the assistant's place to the transcript, and tell who watches.
+
+        What waits of others stays as it is. Raises `ThreadBusy` while a run is in progress, waits
+        for its retry or for a decision: pause the channel first, or stop the run.
+        """
+        item = AssistantItem(text, author=author)
+        tokens = tokenizer_for(self.model_name, self.catalog).count_item(item)
+        await self.store.append(address, [TranscriptEntry(item, tokens)], author=author, once=once)
 
     @asynccontextmanager
     async def events(

@@ -21,6 +21,7 @@ from turnkeep.models.provider import ANTHROPIC, OPENAI, patience_with
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import SIMULATOR, PriceBook
 from turnkeep.pricing.tokenizer import tokenizer_for
+from turnkeep.runs.activity import Activity
 from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.budget import Budgets
 from turnkeep.runs.run_context import RunContext, RunRules
@@ -157,6 +158,7 @@ async def open_run_context(
     kind: Kind | None = None,
     patient: bool = False,
     ledger: Store | None = None,
+    activity: Activity | None = None,
 ) -> RunContext:
     """What every run shares, with the vocabulary and the prices of this model loaded.
 
@@ -184,6 +186,7 @@ async def open_run_context(
         rules or run_rules(settings),
         meter=meter,
         budgets=budgets,
+        activity=activity,
         contexts=ContextSizes(endpoint),
         sentences=sentences(settings.sentences_file),
     )

@@ -17,6 +17,7 @@ import orjson
 from turnkeep.events import Answer, Event
 from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
+from turnkeep.remedies import remedy_of
 
 Frame = dict[str, Any]
 
@@ -55,6 +56,19 @@ def _aside(frame: Frame) -> Frame:
     # With a position it would be taken for one of the log, and whoever resumes there would miss
     # events.
     return {name: value for name, value in frame.items() if name not in ("offset", "epoch")} | {"more": True}
+
+
+def _cause(event: Event) -> Frame:
+    """Why a run does not go on now, and what an operator does about it."""
+    fault = event.error
+    if fault is None:
+        return {}
+    return {
+        "phase": event.kind,
+        "reason": fault.code,
+        "error_details": fault.details,
+        "remedy": remedy_of(fault.code),
+    }
 
 
 class Encoder:
@@ -142,7 +156,7 @@ class Encoder:
         """What a run tells while it goes on, in one frame."""
         match event.kind:
             case "processing" if event.error is not None:
-                return _aside(self._status(event, "processing", WORKING, reason=event.error.code))
+                return _aside(self._status(event, "processing", WORKING, **_cause(event)))
             case "processing":
                 return self._status(event, "processing", PROCESSING, tools=list(event.tools))
             case "responding":
@@ -152,7 +166,7 @@ class Encoder:
             case "said":
                 frame = self._frame(event, "completed", "response", event.text, final=True)
                 return frame | {"author": event.author}
-        return self._status(event, "processing", WORKING, reason=event.error.code if event.error else None)
+        return self._status(event, "processing", WORKING, **_cause(event))
 
     def _start_frames(self, event: Event) -> list[Frame]:
         frames = [self._frame(event, "started", "status", STARTED_TEXT, message_id=one) for one in event.message_ids]

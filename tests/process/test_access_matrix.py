@@ -35,6 +35,7 @@ from turnkeep.store.values import HeldCall
 BODIES: dict[str, dict[str, Any]] = {
     "send": {"message": "hello", "message_id": "from-the-matrix"},
     "edit_message": {"message": "changed"},
+    "answer": {"message": "said by a person"},
     "act": {"decision": "approved", "digest": "digest-1"},
     "change_channel": {"metadata": {"a": "b"}},
     "change_assistant": {"name": "changed"},
@@ -48,13 +49,14 @@ OWNER: dict[str, int] = {
     "show_dead": 200, "redrive": 202, "discard": 204, "list_assistants": 200, "create_assistant": 201,
     "show_assistant": 200, "change_assistant": 200, "delete_assistant": 204, "use_assistant": 200, "list_threads": 200,
     "create_thread": 201, "issue_ticket": 201, "begin_session": 201, "show_session": 200, "end_session": 204,
-    "show_openapi": 200, "show_metrics": 404, "disconnect_user": 200,
+    "show_openapi": 200, "show_metrics": 404, "disconnect_user": 200, "answer": 201, "redrive_dead": 404,
+    "discard_dead": 404, "list_workers": 200, "show_activity": 200, "show_usage": 200, "stream_overview": 200,
 }  # fmt: skip
 
 NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resume", "regenerate", "act",
              "list_messages", "list_runs", "show_channel", "change_channel", "forget_channel", "show_dead",
              "redrive", "discard", "show_assistant", "change_assistant", "delete_assistant",
-             "use_assistant"}  # fmt: skip
+             "use_assistant", "answer", "redrive_dead", "discard_dead"}  # fmt: skip
 """What a stranger with every right in his own tenant finds missing there."""
 
 ACTIONS: dict[str, dict[str, Any]] = {

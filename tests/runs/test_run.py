@@ -403,10 +403,10 @@ async def test_without_a_fallback_a_run_waits_for_the_circuit_with_its_reason() 
 
     verdict = await stage.play()
 
-    assert outcome(verdict) == ("release", pytest.approx(20.0), "waiting")
+    assert outcome(verdict) == ("release", pytest.approx(20.0), "quota_exhausted")
     assert isinstance(verdict, Releasing)
     assert verdict.reason is not None
-    assert verdict.reason.details == "the circuit of there is open: why"
+    assert verdict.reason.details == "why"
     assert stage.model.requests == []
 
 

@@ -27,7 +27,7 @@ log = get_log(__name__)
 Act = Literal[
     "key_created", "key_used", "key_revoked", "session_begun", "user_disconnected", "call_decided", "channel_changed",
     "channel_forgotten", "channels_forgotten", "assistant_created", "assistant_changed", "assistant_used",
-    "assistant_deleted", "tool_accepted",
+    "assistant_deleted", "tool_accepted", "person_answered",
 ]  # fmt: skip
 Refusal = Literal["auth_failed", "origin_refused"]
 EventName = Act | Refusal

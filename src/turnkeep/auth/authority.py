@@ -16,7 +16,7 @@ from turnkeep.errors import InvalidMessage, MessageFrozen, NotAllowed, NotFound
 from turnkeep.inputs import MAX_NAME, optional_text, read_content, read_message
 from turnkeep.messages import DEFAULT_TENANT, Address, Content, Message
 from turnkeep.runs.budget import USER
-from turnkeep.store.values import Decision, HeldCall, MessageRecord
+from turnkeep.store.values import DeadLetter, Decision, HeldCall, MessageRecord
 
 Verdict = Literal["approved", "denied", "output"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -84,6 +84,12 @@ async def own_message(application: Application, principal: Principal, address: A
     record = await application.store.message(address, message_id)
     if record is not None and record.message is not None and _sender(record.message) != principal.user:
         raise NotAllowed("this message is somebody else's: to change it needs the scope 'manage'")
+
+
+def own_letter(principal: Principal, letter: DeadLetter) -> None:
+    """Raises `NotAllowed` for a dead letter of somebody else, unless who asks manages the channel."""
+    if not principal.may("manage") and _sender(letter.message) != principal.user:
+        raise NotAllowed("this message is somebody else's: to send it again needs the scope 'manage'")
 
 
 async def stop(

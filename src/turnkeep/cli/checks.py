@@ -241,7 +241,7 @@ async def _server(settings: Settings) -> Finding:
         return warning("server", f"the server at {settings.url} does not answer: start it, or unset TURNKEEP_URL")
     url = await asyncio.to_thread(server_note.find, settings)
     if url is None:
-        return ok("server", "none is running with this store")
+        return ok("server", "none has left a note on this machine; `fleet` has all that run with this store")
     readiness = await _readiness(url)
     if isinstance(readiness, str):
         return failure("server", f"the server at {url} runs and cannot use its store ({readiness}): {STORE_LOST}")

@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from turnkeep import failpoints
-from turnkeep.application import Application
+from turnkeep.application import Application, Role
 from turnkeep.cli import context, output, server_note, service_tools
 from turnkeep.doors import server
-from turnkeep.doors.server import Role
 from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 from turnkeep.telemetry import configure_logging

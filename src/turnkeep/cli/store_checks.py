@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from turnkeep.cli import context, output
 from turnkeep.cli.findings import Finding, failure, ok, today, warning
 from turnkeep.errors import TurnkeepError
+from turnkeep.fleet import ProcessRecord, list_processes
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
 from turnkeep.store.sinks import SinkRecord
+from turnkeep.store.values import Counts
 
 ROUND_TRIPS = 5
 
@@ -44,8 +47,26 @@ async def check_store(settings: Settings) -> AsyncIterator[Finding]:
                 yield finding
             for finding in _sinks(await store.sinks(), await store.now()):
                 yield finding
+            counts = await store.counts(queue=settings.queue)
+            for finding in _fleet(await list_processes(store), counts, await store.now()):
+                yield finding
     except TurnkeepError as error:
         yield failure("store", str(error))
+
+
+def _fleet(records: Sequence[ProcessRecord], counts: Counts, now: float) -> Iterator[Finding]:
+    """Who runs with this store, whoever has ended without a word, and whether anybody answers."""
+    alive = [record for record in records if not record.is_silent(now)]
+    for record in records:
+        if record.is_silent(now):
+            heard = output.span(now - record.renewed_at)
+            yield warning("fleet", f"{record.role} {record.host}:{record.pid} was last heard of {heard} ago")
+    answering = sum(record.slots > 0 for record in alive)
+    waiting = counts.waiting + counts.delayed
+    if waiting and not answering:
+        yield warning("fleet", f"{output.count(waiting, 'thread')} wait and nobody answers: start `turnkeep worker`")
+    roles = ", ".join(f"{number} {role}" for role, number in sorted(Counter(one.role for one in alive).items()))
+    yield ok("fleet", f"{roles} (turnkeep workers)" if alive else "no process runs with this store")
 
 
 def _sinks(records: Sequence[SinkRecord], now: float) -> Iterator[Finding]:

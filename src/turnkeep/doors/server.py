@@ -15,13 +15,12 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import uvicorn
 from pydantic import SecretStr
 
-from turnkeep.application import Application
+from turnkeep.application import Application, Role
 from turnkeep.auth.guard import access_of
 from turnkeep.doors.app import app
 from turnkeep.doors.other_systems import outside
@@ -42,8 +41,6 @@ else:
     FAST_LOOP = uvloop.new_event_loop
 
 log = get_log(__name__)
-
-Role = Literal["all", "gateway", "worker"]
 
 COLLECTED_AFTER = (1_000, 10, 200)
 """Objects more than before, and collections of them, after which the next older ones are looked at:
@@ -115,6 +112,7 @@ def _password_in(text: str) -> str | None:
 
 
 async def _work(application: Application, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
+    application.role = "worker"
     application.start_worker()
     async with application:
         await demand_separation(application)
@@ -123,6 +121,7 @@ async def _work(application: Application, ending: asyncio.Event, on_start: Calla
 
 
 async def _listen(application: Application, role: Role, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
+    application.role = role
     if role == "all":
         application.start_worker()
     with bound(application.settings.host, application.settings.port) as listener:

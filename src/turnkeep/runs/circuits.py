@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from turnkeep.errors import EndpointBlocked, ModelError, ModelGone, ModelRateLimited, ModelUnreachable, Waiting
+from turnkeep.events import TurnFault
 from turnkeep.models.waits import BRIEF_WAIT
 from turnkeep.runs.journal import retry_until_answered
 from turnkeep.runs.outcomes import Releasing
@@ -28,6 +29,8 @@ class Circuits:
         self._context = context
         self._claim = claim
         self._probe_endpoint: str | None = None
+        self.blocking_fault: TurnFault | None = None
+        """What opened the circuit for which this run has to wait."""
 
     async def choose_model(self, candidates: Sequence[str]) -> str:
         """The first that may answer and whose circuit is closed.
@@ -59,6 +62,7 @@ class Circuits:
         delay = max(1.0, circuit.probe_at - await store.now(), every if is_away else 0.0)
         # looked at again within a minute, for the circuit may be closed by hand long before its probe
         delay = min(delay, BRIEF_WAIT)
+        self.blocking_fault = circuit.fault
         raise Waiting(f"the circuit of {circuit.endpoint} is open: {circuit.fault.details}", retry_after=delay)
 
     async def close_after_probe(self) -> None:

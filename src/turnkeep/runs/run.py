@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, assert_never
 
 from turnkeep.assistants import Assistant
@@ -36,7 +37,15 @@ from turnkeep.runs.circuits import Circuits
 from turnkeep.runs.halt import close_call, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
-from turnkeep.runs.outcomes import Dropping, HoldVerdict, Releasing, Verdict, measure_claim, measure_run
+from turnkeep.runs.outcomes import (
+    Dropping,
+    HoldVerdict,
+    Releasing,
+    Verdict,
+    figures_of,
+    measure_claim,
+    measure_run,
+)
 from turnkeep.runs.run_context import RunContext
 from turnkeep.runs.tool_calls import EFFECT_UNKNOWN, Calls
 from turnkeep.store.values import Claim, Commit, FailOutcome, Failure, Page, Record, Stop, TranscriptEntry
@@ -134,7 +143,8 @@ class Run:
             case ModelError() if self.circuits.are_opened_by(error):
                 return await self.circuits.open(self.model_name, error, has_fallback=self._has_fallback)
             case Waiting():
-                return Releasing(error.retry_after or 1.0, self.context.fault(error))
+                # of a circuit that others have opened, its cause: "it is open" tells nobody what to do
+                return Releasing(error.retry_after or 1.0, self.circuits.blocking_fault or self.context.fault(error))
             case TurnkeepError():
                 return self._fail(error)
         log.error("run_broke", run_id=self.claim.run_id, exc_info=error)
@@ -335,6 +345,12 @@ class Run:
         log.info("run_settled", run_id=claim.run_id, attempt=claim.attempt, verdict=name, messages=len(claim.messages))
         first_shown_at = self.answering.first_shown_at if self.answering else None
         measure_run(self.context.meter, claim, verdict, self.failure, begun_at=begun_at, first_shown_at=first_shown_at)
+        if self.context.activity is not None:
+            now = asyncio.get_running_loop().time()
+            first = None if first_shown_at is None else first_shown_at - begun_at
+            figures = figures_of(claim, verdict, self.failure, first=first, run_seconds=now - begun_at)
+            assistant = self.assistant.name or self.assistant.assistant_id
+            self.context.activity.note(replace(figures, model=self.model_name, assistant=assistant))
 
 
 def _run_attributes(claim: Claim, assistant: Assistant) -> dict[str, object]:

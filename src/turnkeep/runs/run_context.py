@@ -14,6 +14,7 @@ from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.model import Model
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
+from turnkeep.runs.activity import Activity
 from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.budget import Budgets
 from turnkeep.runs.tool_calls import CallRules
@@ -62,6 +63,8 @@ class RunContext:
     clock: Clock = field(default_factory=SystemClock)
     meter: Meter = SILENT
     budgets: Budgets | None = None
+    activity: Activity | None = None
+    """Where figures for people go; None where nobody looks."""
     contexts: ContextSizes = field(default_factory=ContextSizes)
     sentences: Callable[[TurnkeepError], str] = lambda error: error.public
     """What people are told of an error."""

@@ -48,6 +48,7 @@ from turnkeep.errors import Rejection
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store.sinks import Sinks
+from turnkeep.store.thread_search import ThreadSearch
 from turnkeep.store.values import (
     Circuit,
     Claim,
@@ -166,9 +167,17 @@ class Inbox(WorkerInbox, Protocol):
 
     # Paged by id, not by number: letters may be redriven while somebody reads the list.
     async def dead(
-        self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        tenant: str | None = None,
+        queue: str | None = None,
+        channel: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[DeadLetter]:
-        """Dead letters in the order of `dead_id`, which rises with time."""
+        """Dead letters in the order of `dead_id`, which rises with time. Those of one channel are
+        found by its tenant and queue, which have to be given with it.
+        """
         ...
 
     async def dead_letter(self, dead_id: str) -> DeadLetter | None: ...
@@ -291,6 +300,12 @@ class Threads(Protocol):
     ) -> AsyncIterator[ThreadRecord]:
         """All threads, in no promised order, each once; `idle_for`: only those without activity for
         so many seconds (0: all, also where a clock was set back).
+        """
+        ...
+
+    async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
+        """Threads by their last activity, newest first. An engine looks at a bounded number of the
+        newest threads for those that fit (`ThreadSearch`), or of all where it has no order of them.
         """
         ...
 

@@ -18,6 +18,7 @@ from turnkeep.messages import Address, Content, Message, text_content
 from turnkeep.store.contract import Follower, Store
 from turnkeep.store.seal import Codec, Seal
 from turnkeep.store.sinks import Delivery
+from turnkeep.store.thread_search import ThreadSearch
 from turnkeep.store.values import (
     Claim,
     Commit,
@@ -197,9 +198,15 @@ class SealedStore(_Before):
         return self._seal(address).unseal(await self._engine.message(address, message_id))
 
     async def dead(
-        self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        tenant: str | None = None,
+        queue: str | None = None,
+        channel: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[DeadLetter]:
-        letters = await self._engine.dead(tenant=tenant, queue=queue, after=after, limit=limit)
+        letters = await self._engine.dead(tenant=tenant, queue=queue, channel=channel, after=after, limit=limit)
         return [self._letter(letter) for letter in letters]
 
     async def dead_letter(self, dead_id: str) -> DeadLetter | None:
@@ -267,6 +274,9 @@ class SealedStore(_Before):
         seal = self._seal(address)
         tokens = {name: seal.values(value) if name == "metadata" else value for name, value in changes.items()}
         return seal.unseal(await self._engine.update(address, tokens, once=once))
+
+    async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
+        return [self._seal(record.address).unseal(record) for record in await self._engine.search(query)]
 
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0

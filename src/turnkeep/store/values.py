@@ -24,7 +24,7 @@ Stop = Literal["cancel", "interrupt", "rollback"]
 """What a run is told: commit as cancelled (cancel, interrupt), or drop the text (rollback)."""
 MessageStatus = Literal["delayed", "waiting", "running", "answered", "cancelled", "withdrawn", "dead"]
 SettledOutcome = Literal["completed", "incomplete", "cancelled"]
-RegistryKind = Literal["assistant", "default", "key", "ticket", "setting", "revocation", "audit"]
+RegistryKind = Literal["assistant", "default", "key", "ticket", "setting", "revocation", "audit", "process", "activity"]
 
 
 @dataclass(frozen=True, slots=True)

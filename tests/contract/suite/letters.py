@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.contract.suite.desk import HERE, POLICY, QUEUE, TENANT, WINDOW, Desk, Start, at, give_up, said
@@ -61,6 +63,24 @@ class LetterPromises:
         assert await ids(tenant="t2", queue="q1") == {"t2-q1"}
         assert await ids(tenant="t3") == set()
         assert len(await ids()) == 4
+
+    async def test_letters_of_a_channel_are_listed_alone_and_by_its_thread_id_too(self, start: Start) -> None:
+        desk = await start()
+        for n, channel in enumerate(("c", "c2", "c", "c\0x")):
+            await die(desk, f"m{n}", where=("t", "q", channel))
+            await desk.wait(1)
+        await die(desk, "m9", where=("t", "q2", "c"))
+        thread_id = (await desk.thread(HERE)).thread_id
+
+        async def ids(channel: str, **chosen: Any) -> list[str]:
+            letters = await desk.store.dead(tenant="t", queue="q", channel=channel, **chosen)
+            return [letter.message.message_id for letter in letters]
+
+        assert await ids("c") == await ids(thread_id) == ["m0", "m2"]
+        assert await ids("c", limit=1) == ["m0"]
+        [first, _] = await desk.store.dead(tenant="t", queue="q", channel="c")
+        assert await ids("c", after=first.dead_id) == ["m2"]
+        assert await ids("unknown") == []
 
     async def test_a_letter_is_found_by_its_id(self, start: Start) -> None:
         desk = await start()

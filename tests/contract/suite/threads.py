@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.suite.desk import BUSY, HERE, STATES, Desk, Start, at, give_up
+from tests.contract.suite.desk import BUSY, HERE, QUEUE, STATES, TENANT, Desk, Start, at, give_up
 from turnkeep.errors import InboxFull, InvalidMessage, NotFound, ThreadBusy, ThreadNotFound
 from turnkeep.messages import (
     AssistantItem,
@@ -24,7 +24,8 @@ from turnkeep.messages import (
 )
 from turnkeep.messages import text_content as text
 from turnkeep.runs.journal import user_item
-from turnkeep.store.values import Commit, Policies, Policy, ThreadOptions, TranscriptEntry
+from turnkeep.store.thread_search import ThreadSearch
+from turnkeep.store.values import Commit, Policies, Policy, ThreadOptions, ThreadRecord, TranscriptEntry
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -476,6 +477,65 @@ class ThreadPromises:
         assert set(await scan(tenant="t1")) == {where for where in places if where.tenant == "t1"}
         assert set(await scan(queue="q2")) == {where for where in places if where.queue == "q2"}
         assert len(await scan(tenant="t2", queue="q1")) == 12
+
+    async def test_a_search_gives_the_threads_by_activity_newest_first_in_pages(self, start: Start) -> None:
+        desk = await start()
+        for channel in ("a", "b", "c"):
+            await desk.say("m1", where=at(channel))
+            await desk.wait(1)
+        await desk.say("m2", where=at("a"))
+        await desk.say("m1", where=at("a", tenant="other"))
+
+        async def page(**chosen: Any) -> list[ThreadRecord]:
+            return await desk.store.search(ThreadSearch(tenant=TENANT, queue=QUEUE, **chosen))
+
+        everything = await page()
+        assert [record.address.channel for record in everything] == ["a", "c", "b"]
+        first = await page(limit=2)
+        last = first[-1]
+        rest = await page(limit=2, before=(last.active_at, last.thread_id))
+        assert [*first, *rest] == everything
+        assert await page(before=(rest[-1].active_at, rest[-1].thread_id)) == []
+        assert len(await desk.store.search(ThreadSearch())) == 4
+
+    async def test_threads_of_one_moment_are_each_on_one_page(self, start: Start) -> None:
+        desk = await start()
+        for n in range(7):
+            await desk.say("m1", where=at(f"c{n}"))
+        seen: list[str] = []
+        before = None
+        while page := await desk.store.search(ThreadSearch(TENANT, QUEUE, before=before, limit=3)):
+            seen += [record.address.channel for record in page]
+            before = (page[-1].active_at, page[-1].thread_id)
+
+        assert sorted(seen) == [f"c{n}" for n in range(7)]
+
+    async def test_a_search_finds_by_state_channel_and_metadata(self, start: Start) -> None:
+        desk = await start()
+        await desk.bring("held", at("held"))
+        await desk.bring("idle", at("Paris-1"))
+        await desk.bring("waiting", at("w"))
+        await desk.store.update(at("w"), {"metadata": {"title": "A trip to paris"}})
+        await desk.store.pause(at("stopped"))
+
+        async def found(**chosen: Any) -> set[str]:
+            records = await desk.store.search(ThreadSearch(TENANT, QUEUE, **chosen))
+            return {record.address.channel for record in records}
+
+        assert await found(place="held") == {"held"}
+        assert await found(place="paused") == {"stopped"}
+        assert await found(place="idle") == {"Paris-1"}
+        assert await found(place="leased") == set()
+        assert "Paris-1" in await found(text="PARIS")
+        assert await found(text="nowhere") == set()
+
+    async def test_a_search_keeps_no_thread_alive_and_finds_none_that_is_over(self, start: Start) -> None:
+        desk = await start(Policy(expiry=100.0))
+        await desk.bring("idle", at("c"))
+        await desk.wait(60)
+        assert len(await desk.store.search(ThreadSearch())) == 1
+        await desk.wait(60)
+        assert await desk.store.search(ThreadSearch()) == []
 
     async def test_a_scan_finds_threads_that_nobody_used_for_some_time(self, start: Start) -> None:
         desk = await start()

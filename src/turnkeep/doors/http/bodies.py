@@ -106,6 +106,11 @@ class Edit(Body):
     content: Content = ""
 
 
+class NewAnswer(StrictBody):
+    message: Text
+    author: Name | None = None
+
+
 class Disconnect(StrictBody):
     before: Moment | None = None
 
@@ -155,6 +160,7 @@ class AssistantChange(AssistantFields):
 BODIES: dict[str, type[BaseModel]] = {
     "NewMessage": NewMessage,
     "Edit": Edit,
+    "NewAnswer": NewAnswer,
     "Disconnect": Disconnect,
     "Cancel": Cancel,
     "Decision": DecisionBody,

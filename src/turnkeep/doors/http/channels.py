@@ -10,18 +10,26 @@ from turnkeep.auth import authority
 from turnkeep.auth.audit_trail import channel_digest
 from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JsonResponse
-from turnkeep.doors.http.endpoint import HttpCall, audit, message_json, run_json, thread_json
+from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, message_json, run_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
 from turnkeep.inputs import (
     MAX_MODEL,
+    MAX_NAME,
     drops_inbox,
     optional_text,
+    read_content,
     read_metadata,
 )
-from turnkeep.messages import Address, ReasoningItem, item_to_json
+from turnkeep.messages import Address, ReasoningItem, content_text, item_to_json
+from turnkeep.remedies import remedy_of
 from turnkeep.store.clearing import forget_at_work
-from turnkeep.store.values import ThreadRecord, TranscriptEntry
+from turnkeep.store.values import DeadLetter, ThreadRecord, TranscriptEntry
 from turnkeep.windows import thread_options
+
+LETTERS_SHOWN = 200
+EVENTS_LOOKED_AT = 50
+MOST_TURNS = 2**53
+"""Beyond it the numbers of a browser are not exact."""
 
 
 async def send(call: HttpCall) -> Response:
@@ -38,18 +46,88 @@ async def send(call: HttpCall) -> Response:
 
 
 async def list_messages(call: HttpCall) -> Response:
-    address = call.address
-    await existing(call, address)
-    history = await call.application.store.history(address, items=call.number("limit", 200, 2_000))
-    waiting = await call.application.store.open_messages(address)
+    """The transcript, and all that a page shows beside it: what waits and why, what has died."""
+    address, store = call.address, call.application.store
+    record = await existing(call, address)
+    before = call.number("before", 0, MOST_TURNS)
+    limit = call.number("limit", 200, 2_000)
+    history = await store.history(address, items=limit, before_turn=before or None)
+    where = record.address
+    letters = await store.dead(tenant=where.tenant, queue=where.queue, channel=where.channel, limit=LETTERS_SHOWN)
     return JsonResponse(
         {
             "items": [_entry_json(entry) for entry in history.entries],
             "summary": history.summary,
             "complete": history.complete,
-            "open": [message_json(record) for record in waiting],
+            "open": [message_json(record) for record in await store.open_messages(address)],
+            "dead": [dead_json(letter) for letter in letters],
+            "thread": thread_json(record),
+            "waiting": await _cause_of(call, record),
         }
     )
+
+
+async def _cause_of(call: HttpCall, record: ThreadRecord) -> dict[str, Any] | None:
+    """Why a run of this thread does not go on now, as it was told last; None while nothing is in its way."""
+    if record.state != "retry":
+        return None
+    page = await call.application.store.read(record.address, after=max(0, record.top - EVENTS_LOOKED_AT))
+    causes = [event for event in page.events if event.kind in ("waiting", "retrying") and event.error is not None]
+    if not causes or (fault := causes[-1].error) is None:
+        return None
+    return {
+        "phase": causes[-1].kind,
+        "reason": fault.code,
+        "message": fault.message,
+        "error_details": fault.details,
+        "remedy": remedy_of(fault.code),
+        "since": causes[-1].at,
+        "attempt": record.attempt,
+        "due": record.due,
+    }
+
+
+async def answer(call: HttpCall) -> Response:
+    """Let a person say something in the assistant's place."""
+    address, body = call.address, await call.body()
+    await existing(call, address)
+    if strangers := set(body) - {"message", "author"}:
+        raise InvalidMessage(f"an answer has message and author, not {', '.join(sorted(strangers))[:200]}")
+    text = content_text(read_content({"message": body.get("message")}, limit=call.limits.message_bytes))
+    author = optional_text(body, "author", MAX_NAME) or call.principal.subject
+    await call.application.say(address, text, author=author, once=call.once)
+    await audit(call, "person_answered", channel=channel_digest(address.channel))
+    return JsonResponse({"message": text, "author": author}, status_code=201)
+
+
+async def redrive_dead(call: HttpCall) -> Response:
+    """Send a dead letter of this channel again: its sender may, and whoever manages the channel."""
+    address, dead_id = call.address, call.path("dead_id")
+    letter = await _own_letter(call, address, dead_id)
+    receipt = await call.application.store.redrive(dead_id)
+    if letter is None and await call.application.store.message(address, receipt.message_id) is None:
+        raise NotFound("no such dead letter")
+    return JsonResponse(receipt.to_json(), status_code=202)
+
+
+async def discard_dead(call: HttpCall) -> Response:
+    letter = await _own_letter(call, call.address, call.path("dead_id"))
+    if letter is None:
+        raise NotFound("no such dead letter")
+    await call.application.store.discard(letter.dead_id, once=call.once)
+    return Response(status_code=204)
+
+
+async def _own_letter(call: HttpCall, address: Address, dead_id: str) -> DeadLetter | None:
+    """A letter of this channel; None when it is gone. Raises `NotFound`, `NotAllowed`."""
+    letter = await call.application.store.dead_letter(dead_id)
+    if letter is None:
+        return None
+    names = (letter.address.channel, letter.thread_id)
+    if (letter.address.tenant, letter.address.queue) != (address.tenant, address.queue) or address.channel not in names:
+        raise NotFound("no such dead letter")
+    authority.own_letter(call.principal, letter)
+    return letter
 
 
 def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from turnkeep.doors.transport import stand_aside
 from turnkeep.errors import InvalidMessage, MessageTooLarge, TurnkeepError
 from turnkeep.inputs import checked_channel
 from turnkeep.messages import Address
+from turnkeep.remedies import remedy_of
 from turnkeep.store.values import DeadLetter, MessageRecord, RunRecord, ThreadRecord
 from turnkeep.telemetry import get_log
 
@@ -275,6 +276,7 @@ def dead_json(letter: DeadLetter) -> dict[str, Any]:
         "message_id": letter.message.message_id,
         "content": [part.to_json() for part in letter.message.content],
         "error": letter.fault.to_json(),
+        "remedy": remedy_of(letter.fault.code),
         "attempts": letter.attempts,
         "deaths": letter.deaths,
         "run_id": letter.run_id,

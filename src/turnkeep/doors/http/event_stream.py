@@ -41,10 +41,10 @@ async def stream_events(call: HttpCall) -> Response:
         record = await call.application.store.thread(address)
         stream = EventStream(call.application.hub, call.application.store, address, after=after, epoch=epoch)
         frames = _frames(call, stream, address, record.thread_id if record else None, dialect)
-        return _EventStream(frames, counting.pop_all())
+        return EventStreamResponse(frames, counting.pop_all())
 
 
-class _EventStream(StreamingResponse):
+class EventStreamResponse(StreamingResponse):
     """Gives back what it was counted as, however it ends."""
 
     def __init__(self, frames: AsyncIterator[str], places: ExitStack) -> None:
@@ -95,7 +95,7 @@ async def _frames(
         while True:
             if loop.time() - looked_at >= LOOK_AGAIN:
                 looked_at = loop.time()
-                if (over := await _over(call)) is not None:
+                if (over := await end_of_credential(call)) is not None:
                     yield over
                     return
             try:
@@ -125,7 +125,7 @@ async def _frames(
                     yield _event(frame)
 
 
-async def _over(call: HttpCall) -> str | None:
+async def end_of_credential(call: HttpCall) -> str | None:
     """The last event of a stream whose credential has ended."""
     try:
         await call.access.revalidate(call.principal)

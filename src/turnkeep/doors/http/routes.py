@@ -4,7 +4,7 @@ document.
 
 from __future__ import annotations
 
-from turnkeep.doors.http import channels, identity, measurements, tenancy
+from turnkeep.doors.http import channels, identity, measurements, overview, tenancy
 from turnkeep.doors.http.endpoint import HttpEndpoint
 from turnkeep.doors.http.event_stream import stream_events
 from turnkeep.doors.http.openapi import show_openapi
@@ -20,6 +20,13 @@ EVENT_QUERY = {
     "events": "`all`: the whole life of messages.",
 }
 LIMIT = {"limit": "At most so many."}
+BEFORE = {"before": "Only turns before this one, as `turn` of the oldest item seen."}
+THREAD_QUERY = {
+    **LIMIT,
+    "after": "The `next` of the answer before.",
+    "state": "`idle`, `waiting`, `leased`, `retry`, `held` or `paused`.",
+    "q": "Text in the channel, the thread id or the metadata.",
+}
 
 CHANNEL_ENDPOINTS = (
     HttpEndpoint("GET", CHANNEL + "/events", stream_events, "read", "Stream what happens, as server-sent events.",
@@ -27,8 +34,14 @@ CHANNEL_ENDPOINTS = (
     HttpEndpoint("POST", CHANNEL + "/messages", channels.send, "send",
              "Take a message in durably. 200 is the original receipt of a repeated one.",
              {202: "Receipt", 200: "Receipt"}, body="NewMessage", is_metered=False),
-    HttpEndpoint("GET", CHANNEL + "/messages", channels.list_messages, "read", "The transcript, and what waits.",
-             {200: "Transcript"}, query=LIMIT),
+    HttpEndpoint("GET", CHANNEL + "/messages", channels.list_messages, "read",
+             "The transcript, what waits and why, and what has died.", {200: "Transcript"}, query={**LIMIT, **BEFORE}),
+    HttpEndpoint("POST", CHANNEL + "/answers", channels.answer, "manage",
+             "Let a person answer in the assistant's place.", {201: "Answer"}, body="NewAnswer"),
+    HttpEndpoint("POST", CHANNEL + "/dead/{dead_id}/redrive", channels.redrive_dead, "send",
+             "Try a message again that has died: one's own, or any with the scope manage.", {202: "Receipt"}),
+    HttpEndpoint("DELETE", CHANNEL + "/dead/{dead_id}", channels.discard_dead, "send",
+             "Forget a message that has died: one's own, or any with the scope manage.", {204: None}),
     HttpEndpoint("GET", MESSAGE, channels.show_message, "read", "What became of a message.", {200: "Message"}),
     HttpEndpoint("PATCH", MESSAGE, channels.edit_message, "send",
              "Change a message until a run has begun to answer it.", {200: "Message"}, body="Edit"),
@@ -55,7 +68,16 @@ CHANNEL_ENDPOINTS = (
 )  # fmt: skip
 
 TENANT_ENDPOINTS = (
-    HttpEndpoint("GET", "/api/queue", tenancy.show_queue, "read", "How much waits.", {200: "Queue"}),
+    HttpEndpoint("GET", "/api/queue", overview.show_queue, "read", "How much waits.", {200: "Queue"}),
+    HttpEndpoint("GET", "/api/workers", overview.list_workers, "admin", "The processes that run with this store.",
+             {200: "Processes"}),
+    HttpEndpoint("GET", "/api/activity", overview.show_activity, "admin", "What runs did, in small steps of time.",
+             {200: "Activity"}, query={"span": "`hour` by minutes, or `month` by hours."}),
+    HttpEndpoint("GET", "/api/usage", overview.show_usage, "admin", "What was used, by day, model and assistant.",
+             {200: "UsageByDay"}, query={"days": "At most so many days back."}),
+    HttpEndpoint("GET", "/api/overview/events", overview.stream_overview, "admin",
+             "Counts, circuits, processes and the last hour, whenever they change.", {200: None},
+             media="text/event-stream"),
     HttpEndpoint("GET", "/api/dead", tenancy.list_dead, "admin", "Dead letters, by id.", {200: "DeadLetters"},
              query={**LIMIT, "after": "The id of the last one seen."}),
     HttpEndpoint("GET", DEAD, tenancy.show_dead, "admin", "A dead letter.", {200: "DeadLetter"}),
@@ -71,7 +93,8 @@ TENANT_ENDPOINTS = (
     HttpEndpoint("DELETE", ASSISTANT, tenancy.delete_assistant, "admin", "Delete an assistant.", {204: None}),
     HttpEndpoint("POST", ASSISTANT + "/use", tenancy.use_assistant, "admin", "Let it answer where no other is chosen.",
              {200: "Assistant"}),
-    HttpEndpoint("GET", "/api/threads", tenancy.list_threads, "admin", "Threads.", {200: "Threads"}, query=LIMIT),
+    HttpEndpoint("GET", "/api/threads", tenancy.list_threads, "admin",
+             "Threads by their last activity, newest first.", {200: "Threads"}, query=THREAD_QUERY),
     HttpEndpoint("GET", "/metrics", measurements.show_metrics, "admin", "Measurements of this process, for Prometheus.",
              {200: None}, media="text/plain"),
     HttpEndpoint("POST", "/api/threads", tenancy.create_thread, "send", "Make an empty thread.", {201: "Thread"},

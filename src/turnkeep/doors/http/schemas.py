@@ -42,6 +42,7 @@ def record(fields: dict[str, Schema], *, may_miss: Sequence[str] = ()) -> Schema
     return {"type": "object", "properties": fields, "required": names, "additionalProperties": False}
 
 
+_COUNTS_BY_NAME: Schema = {"type": "object", "additionalProperties": COUNT}
 _USAGE_COUNTS = (
     "requests", "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_nano",
     "unpriced", "estimated",
@@ -101,9 +102,27 @@ SCHEMAS: dict[str, Schema] = {
         "properties": {"turn": {"type": "integer"}, "at": NUMBER, "kind": one_of(*_KINDS), "content": many("Part")},
         "required": ["turn", "at", "kind"],
     },
-    "Transcript": record(
-        {"items": many("Entry"), "summary": optional(TEXT), "complete": FLAG, "open": many("Message")}
+    "Cause": record(
+        {
+            "phase": one_of("waiting", "retrying"),
+            **dict.fromkeys(("reason", "message", "error_details", "remedy"), TEXT),
+            "since": NUMBER,
+            "attempt": COUNT,
+            "due": optional(NUMBER),
+        }
     ),
+    "Transcript": record(
+        {
+            "items": many("Entry"),
+            "summary": optional(TEXT),
+            "complete": FLAG,
+            "open": many("Message"),
+            "dead": many("DeadLetter"),
+            "thread": ref("Thread"),
+            "waiting": optional(ref("Cause")),
+        }
+    ),
+    "Answer": record({"message": TEXT, "author": TEXT}),
     "Cancelled": record({"cancelled": FLAG}),
     "Flushed": record({"flushed": FLAG}),
     "Paused": record({"paused": FLAG}),
@@ -162,7 +181,54 @@ SCHEMAS: dict[str, Schema] = {
             "epoch": TEXT,
         }
     ),
-    "Threads": record({"threads": many("Thread")}),
+    "Threads": record({"threads": many("Thread"), "next": optional(TEXT)}),
+    "Process": record(
+        {
+            **dict.fromkeys(("name", "host", "role", "version"), TEXT),
+            "queues": TEXTS,
+            **dict.fromkeys(("pid", "slots", "active_runs"), COUNT),
+            **dict.fromkeys(("started_at", "renewed_at", "age"), NUMBER),
+            "silent": FLAG,
+        }
+    ),
+    "Processes": record({"processes": many("Process")}),
+    "Activity": record(
+        {
+            "span": one_of("hour", "month"),
+            "now": NUMBER,
+            "bounds": {"type": "array", "items": NUMBER},
+            "series": {"type": "array", "items": ref("Figures")},
+        }
+    ),
+    "Figures": {
+        "type": "object",
+        "description": "Figures of a stretch of time, without what did not happen. Buckets of waits end at `bounds`.",
+        "properties": {
+            "at": NUMBER,
+            "runs": COUNT,
+            "messages": COUNT,
+            "ends": _COUNTS_BY_NAME,
+            "errors": _COUNTS_BY_NAME,
+            "usage": _COUNTS_BY_NAME,
+            "waits": {"type": "object", "additionalProperties": {"type": "array", "items": COUNT}},
+        },
+    },
+    "UsageByDay": record(
+        {
+            "tenant": TEXT,
+            "days": {
+                "type": "array",
+                "items": record(
+                    {
+                        "day": TEXT,
+                        "total": ref("Figures"),
+                        "models": {"type": "object", "additionalProperties": ref("Figures")},
+                        "assistants": {"type": "object", "additionalProperties": ref("Figures")},
+                    }
+                ),
+            },
+        }
+    ),
     "Queue": record(
         {
             **dict.fromkeys(("activeCount", "waitingCount", "delayedCount", "completedCount", "failedCount"), COUNT),
@@ -171,7 +237,13 @@ SCHEMAS: dict[str, Schema] = {
                     **dict.fromkeys(("held", "paused", "open_messages", "dead_letters", "threads"), COUNT),
                     "circuits": {
                         "type": "array",
-                        "items": record({"code": TEXT, "message": TEXT, "since": NUMBER}),
+                        "items": record(
+                            {
+                                **dict.fromkeys(("code", "message", "endpoint", "details", "remedy"), TEXT),
+                                **dict.fromkeys(("since", "probe_at"), NUMBER),
+                            },
+                            may_miss=("endpoint", "details", "remedy", "probe_at"),
+                        ),
                     },
                 }
             ),
@@ -185,6 +257,7 @@ SCHEMAS: dict[str, Schema] = {
             "message_id": TEXT,
             "content": many("Part"),
             "error": ref("Fault"),
+            "remedy": TEXT,
             "attempts": COUNT,
             "deaths": COUNT,
             "run_id": TEXT,

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import math
+from typing import cast, get_args
+
 from starlette.responses import Response
 
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound
 from turnkeep.inputs import assistant_fields, read_metadata
+from turnkeep.store.thread_search import ThreadPlace, ThreadSearch
 from turnkeep.store.values import DeadLetter, Receipt
 
 
 async def list_threads(call: HttpCall) -> Response:
+    """By their last activity, newest first; `next` is what to give as `after` for those behind."""
     limit = call.number("limit", 100, 1_000)
-    threads = []
-    async for record in call.application.store.scan(tenant=call.principal.tenant, queue=call.application.name):
-        threads.append(thread_json(record))
-        if len(threads) >= limit:
-            break
-    return JsonResponse({"threads": threads})
+    query = ThreadSearch(
+        tenant=call.principal.tenant,
+        queue=call.application.name,
+        place=cast("ThreadPlace | None", call.word("state", *get_args(ThreadPlace))),
+        text=call.request.query_params.get("q", "")[:MAX_SEARCH],
+        before=_read_cursor(call.request.query_params.get("after", "")),
+        # one more than is shown says whether there are more
+        limit=limit + 1,
+    )
+    records = await call.application.store.search(query)
+    page = records[:limit]
+    last = page[-1] if page and len(records) > limit else None
+    after = f"{last.active_at!r}:{last.thread_id}" if last else None
+    return JsonResponse({"threads": [thread_json(record) for record in page], "next": after})
+
+
+MAX_SEARCH = 200
+
+
+def _read_cursor(text: str) -> tuple[float, str] | None:
+    at, colon, thread_id = text[:200].partition(":")
+    if not text:
+        return None
+    try:
+        moment = float(at)
+    except ValueError:
+        moment = math.nan
+    if not colon or not math.isfinite(moment):
+        raise InvalidMessage("'after' is the 'next' of an earlier answer, as it came")
+    return moment, thread_id
 
 
 async def create_thread(call: HttpCall) -> Response:
@@ -28,30 +57,6 @@ async def create_thread(call: HttpCall) -> Response:
         raise call.limits.threads.refusal()
     record = await call.application.create_thread(metadata=metadata, tenant=call.principal.tenant)
     return JsonResponse(thread_json(record), status_code=201)
-
-
-async def show_queue(call: HttpCall) -> Response:
-    counts = await call.application.store.counts(tenant=call.principal.tenant, queue=call.application.name)
-    circuits = await call.application.store.circuits()
-    return JsonResponse(
-        {
-            "activeCount": counts.active,
-            "waitingCount": counts.waiting,
-            "delayedCount": counts.delayed,
-            "completedCount": counts.completed,
-            "failedCount": counts.failed,
-            "details": {
-                "held": counts.held,
-                "paused": counts.paused,
-                "open_messages": counts.open_messages,
-                "dead_letters": counts.dead_letters,
-                "threads": counts.threads,
-                "circuits": [
-                    {"code": c.fault.code, "message": c.fault.message, "since": c.opened_at} for c in circuits
-                ],
-            },
-        }
-    )
 
 
 async def list_dead(call: HttpCall) -> Response:

@@ -33,11 +33,21 @@ class MemoryLetters(MemoryState):
         )
 
     async def dead(
-        self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        tenant: str | None = None,
+        queue: str | None = None,
+        channel: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[DeadLetter]:
         self.moment()
         letters = [self.letters[dead_id] for dead_id in sorted(self.letters) if dead_id > after]
-        return [letter for letter in letters if is_within(letter.address, tenant, queue)][:limit]
+        return [
+            letter
+            for letter in letters
+            if is_within(letter.address, tenant, queue) and channel in (None, letter.address.channel, letter.thread_id)
+        ][:limit]
 
     async def dead_letter(self, dead_id: str) -> DeadLetter | None:
         self.moment()

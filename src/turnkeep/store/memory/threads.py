@@ -13,6 +13,7 @@ from turnkeep.store.ids import new_message_stem
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState, StoredThread, draft_of, is_from
 from turnkeep.store.records import ages, current_run, is_over, message_record, slides, thread_record
+from turnkeep.store.thread_search import ThreadSearch, newest_threads
 from turnkeep.store.transcript import last_user_turn, newest
 from turnkeep.store.values import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
 from turnkeep.usage import Usage
@@ -100,6 +101,10 @@ class MemoryThreads(MemoryState):
         for slot in self.living(tenant, queue, now):
             if not idle_for or slot.thread.active_at <= now - idle_for:
                 yield thread_record(slot.thread, slot.policy)
+
+    async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
+        living = self.living(query.tenant, query.queue, self.moment())
+        return newest_threads((thread_record(slot.thread, slot.policy) for slot in living), query)
 
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
         now = self.moment()

@@ -10,13 +10,19 @@ from turnkeep.store.records import ages
 from turnkeep.store.redis.codec import exact, flag, read_thread
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain
 from turnkeep.store.redis.part import RedisPart, gather, status_word
+from turnkeep.store.thread_search import ThreadSearch, newest_threads
 from turnkeep.store.values import Counts, Stats, ThreadRecord
+from turnkeep.telemetry import get_log
 from turnkeep.usage import Usage
+
+log = get_log(__name__)
 
 PAGE = 100
 PAGES = 50
 """Pages of threads that one call looks at in each partition."""
 AT_ONCE = 20
+MOST_SEARCHED = 10_000
+"""Threads of a partition that one search looks at."""
 
 _COUNTS = (
     "active", "held", "paused", "waiting", "delayed", "completed", "failed", "open_messages", "dead_letters", "threads",
@@ -76,6 +82,25 @@ class RedisAllThreads(RedisPart):
                 return read_thread(reply, self._policies.of(address.queue)) if status_word(reply) == "thread" else None
         except ThreadQuarantined:
             return None
+
+    async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
+        # there is no index by activity: it would be one more write with every act of a thread, for a rare look
+        lists = await gather([self._newest_in(partition, query) for partition in self._keys.partitions])
+        return newest_threads((record for records in lists for record in records), query)
+
+    async def _newest_in(self, partition: PartitionKeys, query: ThreadSearch) -> list[ThreadRecord]:
+        """Of at most `MOST_SEARCHED` threads of a partition those that fit; read many at once."""
+        addresses: list[Address] = []
+        async for address in self._addresses(partition, query.tenant, query.queue):
+            addresses.append(address)
+            if len(addresses) == MOST_SEARCHED:
+                log.warning("search_cut", partition=partition.index, looked_at=MOST_SEARCHED)
+                break
+        newest: list[ThreadRecord] = []
+        for start in range(0, len(addresses), PAGE):
+            records = await gather([self._record(address) for address in addresses[start : start + PAGE]])
+            newest = newest_threads([*newest, *(record for record in records if record is not None)], query)
+        return newest
 
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
         now = await self.now()

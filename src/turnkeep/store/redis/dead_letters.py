@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from turnkeep.errors import MessageConflict, NotFound, ThreadQuarantined
+from turnkeep.messages import Address
 from turnkeep.store.ids import new_epoch, new_thread_id
 from turnkeep.store.redis.codec import message_row, read_dead_letter, read_receipt
 from turnkeep.store.redis.key_names import PartitionKeys, space_of, to_bytes, to_text
@@ -19,14 +20,35 @@ class RedisDeadLetters(RedisPart):
     """Messages that no run could answer."""
 
     async def dead(
-        self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        tenant: str | None = None,
+        queue: str | None = None,
+        channel: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[DeadLetter]:
+        if channel is not None:
+            return await self._dead_of(Address(tenant or "", queue or "", channel), after=after, limit=limit)
         partitions = self._keys.partitions
         lists = await gather(
             [self._dead_in(partition, tenant, queue, after=after, limit=limit) for partition in partitions]
         )
         letters = [letter for letters in lists for letter in letters]
         return sorted(letters, key=lambda letter: letter.dead_id)[:limit]
+
+    async def _dead_of(self, address: Address, *, after: str, limit: int) -> list[DeadLetter]:
+        """The letters of a channel, or of the thread that it names: an index has them under both."""
+        partition = (await self._resolve(address)).partition
+        place = space_of(address.tenant, address.queue) + b"\0" + to_bytes(address.channel) + b"\0"
+        first, last = b"(" + place + to_bytes(after), b"(" + place[:-1] + b"\1"
+        entries: list[bytes] = await self._link.look_up(
+            "dead_of", partition, "ZRANGEBYLEX", partition.names["dead_places"], first, last, "LIMIT", 0, limit
+        )
+        letters = [await self._letter_if_whole(partition, entry[len(place) :]) for entry in entries]
+        # a channel may hold NUL, so that another one begins like this one
+        mine = address.channel
+        return [one for one in letters if one is not None and mine in (one.address.channel, one.thread_id)]
 
     async def _dead_in(
         self, partition: PartitionKeys, tenant: str | None, queue: str | None, *, after: str, limit: int

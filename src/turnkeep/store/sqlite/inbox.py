@@ -45,6 +45,18 @@ T = TypeVar("T")
 log = get_log(__name__)
 
 
+_LETTERS = (
+    "SELECT body FROM dead WHERE dead_id > ?1 AND (?2 IS NULL OR tenant = ?2)"
+    " AND (?3 IS NULL OR queue = ?3) ORDER BY dead_id LIMIT ?4"
+)
+# a union, so that each half has its index: a condition with OR would read all letters of the tenant
+_LETTERS_OF_CHANNEL = (
+    "SELECT body FROM (SELECT dead_id, body FROM dead WHERE tenant = ?2 AND queue = ?3 AND channel = ?4 UNION"
+    " SELECT dead_id, body FROM dead WHERE tenant = ?2 AND queue = ?3 AND thread_id = ?4)"
+    " WHERE dead_id > ?1 ORDER BY dead_id LIMIT ?5"
+)
+
+
 class SqliteInbox(Engine):
     """The inbox protocol."""
 
@@ -232,15 +244,19 @@ class SqliteInbox(Engine):
         return addresses
 
     async def dead(
-        self, *, tenant: str | None = None, queue: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        tenant: str | None = None,
+        queue: str | None = None,
+        channel: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[DeadLetter]:
         def look(view: View) -> list[DeadLetter]:
-            rows = every(
-                view.connection,
-                "SELECT body FROM dead WHERE dead_id > ?1 AND (?2 IS NULL OR tenant = ?2)"
-                " AND (?3 IS NULL OR queue = ?3) ORDER BY dead_id LIMIT ?4",
-                (after, tenant, queue, limit),
-            )
+            if channel is not None:
+                rows = every(view.connection, _LETTERS_OF_CHANNEL, (after, tenant, queue, channel, limit))
+            else:
+                rows = every(view.connection, _LETTERS, (after, tenant, queue, limit))
             return [restore("dead letter", letter_from_json, body) for (body,) in rows]
 
         return await self.read_from(look)

@@ -22,6 +22,7 @@ from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.rows import ThreadRow, run_from_json
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
+from turnkeep.store.thread_search import ThreadSearch, fits
 from turnkeep.store.values import History, MessageRecord, Receipt, RunRecord, Stats, ThreadRecord, TranscriptEntry
 
 _PAGE = 200
@@ -166,6 +167,9 @@ class SqliteThreads(Engine):
             if last < 0:
                 return
 
+    async def search(self, query: ThreadSearch) -> list[ThreadRecord]:
+        return await self.read_from(lambda view: _search(view, query))
+
     async def stats(self, *, tenant: str | None = None, queue: str | None = None) -> Stats:
         return await self.read_from(lambda view: counting.stats(view, tenant, queue))
 
@@ -209,6 +213,33 @@ def _page(
             if not is_over(thread_row.thread, view.policy(thread_row), view.now):
                 page.append(_record(view, thread_row))
     return page, records[-1][0] if len(records) == _PAGE else -1
+
+
+# ordered by a scan of the columns before the heads, without an index: one would be written with every act of a thread
+_NEWEST = (
+    "SELECT id FROM thread WHERE (:tenant IS NULL OR tenant = :tenant) AND (:queue IS NULL OR queue = :queue)"
+    " AND (:place IS NULL OR CASE WHEN paused THEN 'paused' ELSE state END = :place)"
+    " AND (:at IS NULL OR (active_at, thread_id) < (:at, :thread_id))"
+    " ORDER BY active_at DESC, thread_id DESC LIMIT :most"
+)
+
+
+def _search(view: View, query: ThreadSearch) -> list[ThreadRecord]:
+    at, thread_id = query.before or (None, None)
+    values = {
+        "tenant": query.tenant, "queue": query.queue, "place": query.place, "at": at, "thread_id": thread_id,
+        "most": _ROWS,
+    }  # fmt: skip
+    result: list[ThreadRecord] = []
+    for (row,) in every(view.connection, _NEWEST, values):
+        if len(result) == query.limit:
+            break
+        with suppress(ThreadQuarantined):
+            thread_row = rows.load(view.connection, row, view.setup.incarnation)
+            record = _record(view, thread_row)
+            if not is_over(thread_row.thread, view.policy(thread_row), view.now) and fits(record, query):
+                result.append(record)
+    return result
 
 
 def _forget(tx: Transaction, address: Address, *, force: bool) -> bool:

@@ -1,0 +1,128 @@
+"""What a dashboard shows of a tenant: how much waits and why, who works, what it did and what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import Any, cast, get_args
+
+from starlette.responses import Response
+
+from turnkeep.doors.error_answers import JsonResponse
+from turnkeep.doors.http.endpoint import HttpCall
+from turnkeep.doors.http.event_stream import EventStreamResponse, end_of_credential
+from turnkeep.errors import StoreError
+from turnkeep.fleet import list_processes
+from turnkeep.remedies import remedy_of
+from turnkeep.runs.activity import BOUNDS, Span, read_days, read_series
+from turnkeep.store.values import Circuit
+from turnkeep.wire import dumps
+
+EVERY = 2.0
+"""Seconds between two looks of a stream."""
+STILL_HERE = 15.0
+"""Seconds after which something is written to a peer for whom nothing has changed."""
+
+
+async def show_queue(call: HttpCall) -> Response:
+    return JsonResponse(await queue_json(call))
+
+
+async def queue_json(call: HttpCall) -> dict[str, Any]:
+    store = call.application.store
+    counts = await store.counts(tenant=call.principal.tenant, queue=call.application.name)
+    details = ("held", "paused", "open_messages", "dead_letters", "threads")
+    circuits = [_circuit_json(call, circuit) for circuit in await store.circuits()]
+    return {
+        "activeCount": counts.active,
+        "waitingCount": counts.waiting,
+        "delayedCount": counts.delayed,
+        "completedCount": counts.completed,
+        "failedCount": counts.failed,
+        "details": {name: getattr(counts, name) for name in details} | {"circuits": circuits},
+    }
+
+
+def _circuit_json(call: HttpCall, circuit: Circuit) -> dict[str, Any]:
+    """Why nobody answers. Where, and in which words, is the operator's to see."""
+    fault = circuit.fault
+    data: dict[str, Any] = {"code": fault.code, "message": fault.message, "since": circuit.opened_at}
+    if not call.principal.may("admin"):
+        return data
+    about = {"endpoint": circuit.endpoint, "details": fault.details, "remedy": remedy_of(fault.code)}
+    return data | about | {"probe_at": circuit.probe_at}
+
+
+async def list_workers(call: HttpCall) -> Response:
+    return JsonResponse({"processes": await processes_json(call)})
+
+
+async def processes_json(call: HttpCall) -> list[dict[str, Any]]:
+    store = call.application.store
+    now = await store.now()
+    records = await list_processes(store)
+    return [record.to_json() | {"silent": record.is_silent(now), "age": now - record.renewed_at} for record in records]
+
+
+async def show_activity(call: HttpCall) -> Response:
+    span = cast(Span, call.word("span", *get_args(Span)) or "hour")
+    return JsonResponse(await series_json(call, span))
+
+
+async def series_json(call: HttpCall, span: Span) -> dict[str, Any]:
+    now = await call.application.store.now()
+    series = await read_series(call.application.store, call.principal.tenant, span=span, now=now)
+    return {"span": span, "now": now, "bounds": list(BOUNDS), "series": [{"at": one.at, **one.cell} for one in series]}
+
+
+async def show_usage(call: HttpCall) -> Response:
+    now = await call.application.store.now()
+    days = await read_days(call.application.store, call.principal.tenant, days=call.number("days", 30, 31), now=now)
+    return JsonResponse(
+        {
+            "tenant": call.principal.tenant,
+            "days": [
+                {"day": one.day, "total": one.total, "models": one.models, "assistants": one.assistants} for one in days
+            ],
+        }
+    )
+
+
+async def stream_overview(call: HttpCall) -> Response:
+    """Counts, circuits, processes and the last hour whenever they have changed; it ends with the credential."""
+    with ExitStack() as counting:
+        counting.enter_context(call.limits.streaming(call.holder))
+        return EventStreamResponse(_overviews(call), counting.pop_all())
+
+
+async def _overviews(call: HttpCall) -> AsyncIterator[str]:
+    loop = asyncio.get_running_loop()
+    last, written_at = "", loop.time()
+    yield "retry: 1000\n\n"
+    while True:
+        try:
+            text = dumps(await _overview_json(call))
+        # told as nothing new: the page says by itself how old its figures are
+        except StoreError:
+            text = last
+        if text != last:
+            last, written_at = text, loop.time()
+            yield f"data: {text}\n\n"
+        elif loop.time() - written_at >= STILL_HERE:
+            written_at = loop.time()
+            yield ": still here\n\n"
+        await asyncio.sleep(EVERY)
+        if (over := await end_of_credential(call)) is not None:
+            yield over
+            return
+
+
+async def _overview_json(call: HttpCall) -> dict[str, Any]:
+    series = await series_json(call, "hour")
+    del series["now"]
+    processes = await processes_json(call)
+    # ages change with every look: from `renewed_at` a page tells them by its own clock
+    for process in processes:
+        del process["age"]
+    return {"queue": await queue_json(call), "processes": processes, "activity": series}

@@ -1,0 +1,222 @@
+"""What the runs of a tenant did in each minute of an hour and each hour of a day: counts, tokens, money, waits.
+
+Every process adds up its own figures and writes them down every few seconds, into small records
+that all share. They are for people who look at charts: a process that is killed takes its last
+seconds along. Money that is owed is kept exactly elsewhere (`budget`, and the usage of a thread).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from turnkeep.clock import Clock
+from turnkeep.errors import Conflict, StoreError
+from turnkeep.store.contract import Registry
+from turnkeep.store.values import Document
+from turnkeep.telemetry import get_log
+from turnkeep.usage import Usage
+
+log = get_log(__name__)
+
+Cell = dict[str, Any]
+"""Figures of a stretch of time: numbers, lists of numbers and cells of cells, that all add up."""
+Span = Literal["hour", "month"]
+
+WRITTEN_EVERY = 10.0
+BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds at which the buckets of a wait end; the last bucket holds what took longer."""
+HOUR_KEPT, DAY_KEPT = 3 * 3_600.0, 40 * 86_400.0
+TRIES = 20
+"""Times that a record is written while others write it too."""
+MOST_NAMES = 50
+"""Models, assistants and codes of one cell; what comes after them counts as ``other``."""
+MOST_TENANTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """What is counted of one run when it is settled.
+
+    `end`: completed, incomplete, cancelled, retry, split, dead, held, waiting or lost. `waits` are
+    seconds: window, queue, first (token) and whole (from the first message to the answer).
+    """
+
+    tenant: str
+    end: str
+    messages: int = 0
+    model: str = ""
+    assistant: str = ""
+    usage: Usage = Usage()
+    code: str = ""
+    waits: Mapping[str, float | None] | None = None
+
+
+class Activity:
+    """The figures of this process, until they are written down."""
+
+    def __init__(self, registry: Registry, clock: Clock) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._pending: dict[tuple[str, str], Cell] = {}
+
+    def note(self, figures: RunFigures) -> None:
+        now = datetime.fromtimestamp(self._clock.now(), UTC)
+        cell = _cell_of(figures)
+        names = {"models": {figures.model: cell}} if figures.model else {}
+        if figures.assistant:
+            names["assistants"] = {figures.assistant: cell}
+        self._add(figures.tenant, _day(now), {"hours": {str(now.hour): cell}, **names})
+        self._add(figures.tenant, _hour(now), {"minutes": {str(now.minute): cell}})
+
+    def _add(self, tenant: str, name: str, figures: Cell) -> None:
+        key = (tenant, name)
+        # a store that is away for hours must not fill the memory: what is new waits for a place
+        if key in self._pending or len(self._pending) < 2 * MOST_TENANTS:
+            self._pending[key] = add_up(self._pending.get(key, {}), figures)
+
+    async def run(self) -> None:
+        """Write down every few seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(WRITTEN_EVERY)
+            await self.save()
+
+    async def save(self) -> None:
+        """Write down what was noted. What cannot be written now is tried again the next time."""
+        pending, self._pending = self._pending, {}
+        for (tenant, name), figures in pending.items():
+            try:
+                await self._save_one(tenant, name, figures)
+            except (StoreError, Conflict) as error:
+                log.warning("activity_unsaved", error=str(error))
+                self._add(tenant, name, figures)
+
+    async def _save_one(self, tenant: str, name: str, figures: Cell) -> None:
+        ttl = HOUR_KEPT if "T" in name else DAY_KEPT
+        for attempt in range(1, TRIES + 1):
+            document = await self._registry.get("activity", tenant, name)
+            body = add_up(document.body if document else {}, figures)
+            try:
+                version = document.version if document else 0
+                await self._registry.put("activity", tenant, name, body, version=version, ttl=ttl)
+            # another process has added its own meanwhile
+            except Conflict:
+                if attempt == TRIES:
+                    raise
+            else:
+                return
+
+
+def add_up(one: Mapping[str, Any], other: Mapping[str, Any]) -> Cell:
+    """The sum of two cells."""
+    total: Cell = dict(one)
+    for name, value in other.items():
+        place = name if name in total or len(total) < MOST_NAMES or not isinstance(value, dict | int) else "other"
+        before = total.get(place)
+        if before is None:
+            total[place] = value
+        elif isinstance(value, Mapping):
+            total[place] = add_up(before, value)
+        elif isinstance(value, list):
+            total[place] = [a + b for a, b in zip(before, value, strict=True)]
+        else:
+            total[place] = before + value
+    return total
+
+
+def _cell_of(figures: RunFigures) -> Cell:
+    cell: Cell = {"runs": 1, "ends": {figures.end: 1}}
+    if figures.messages:
+        cell["messages"] = figures.messages
+    if used := figures.usage.to_json():
+        cell["usage"] = used
+    if figures.code:
+        cell["errors"] = {figures.code: 1}
+    waits = {name: _bucket(seconds) for name, seconds in (figures.waits or {}).items() if seconds is not None}
+    return cell | {"waits": waits} if waits else cell
+
+
+def _bucket(seconds: float) -> list[int]:
+    counts = [0] * (len(BOUNDS) + 1)
+    counts[bisect_left(BOUNDS, seconds)] = 1
+    return counts
+
+
+def quantile(counts: list[int], part: float) -> float | None:
+    """The end of the bucket in which this part of the waits has ended; None without any."""
+    rest = part * sum(counts)
+    for count, bound in zip(counts, (*BOUNDS, float("inf")), strict=True):
+        rest -= count
+        if count and rest <= 0:
+            return min(bound, BOUNDS[-1])
+    return None
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d}"
+
+
+def _hour(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """One minute or hour of a series, beginning at `at` (Unix seconds)."""
+
+    at: float
+    cell: Cell
+
+
+async def read_series(registry: Registry, tenant: str, *, span: Span, now: float) -> list[Stretch]:
+    """The last hour by minutes, or the last 30 days by hours, oldest first; without the empty ones."""
+    last = datetime.fromtimestamp(now, UTC)
+    if span == "hour":
+        moments = [last - timedelta(hours=1), last]
+        documents = [(m.replace(minute=0), await _get(registry, tenant, _hour(m))) for m in moments]
+        stretches = list(_stretches(documents, "minutes", 60.0))
+        return [one for one in stretches if one.at > now - 3_600.0]
+    days = [last - timedelta(days=back) for back in range(30, -1, -1)]
+    documents = [(d.replace(hour=0, minute=0), await _get(registry, tenant, _day(d))) for d in days]
+    return list(_stretches(documents, "hours", 3_600.0))
+
+
+@dataclass(frozen=True, slots=True)
+class DayOfUse:
+    """What one day has used, by model and by assistant."""
+
+    day: str
+    models: Mapping[str, Cell]
+    assistants: Mapping[str, Cell]
+    total: Cell
+
+
+async def read_days(registry: Registry, tenant: str, *, days: int, now: float) -> list[DayOfUse]:
+    """The last days, oldest first; without those on which nothing ran."""
+    last = datetime.fromtimestamp(now, UTC)
+    result = []
+    for back in range(days - 1, -1, -1):
+        name = _day(last - timedelta(days=back))
+        if (document := await _get(registry, tenant, name)) is not None:
+            total: Cell = {}
+            for cell in document.body.get("hours", {}).values():
+                total = add_up(total, cell)
+            body = document.body
+            result.append(DayOfUse(name, body.get("models", {}), body.get("assistants", {}), total))
+    return result
+
+
+async def _get(registry: Registry, tenant: str, name: str) -> Document | None:
+    return await registry.get("activity", tenant, name)
+
+
+def _stretches(documents: list[tuple[datetime, Document | None]], name: str, length: float) -> Iterator[Stretch]:
+    for begin, document in documents:
+        start = begin.replace(second=0, microsecond=0).timestamp()
+        cells = document.body.get(name, {}) if document else {}
+        for number in sorted(cells, key=int):
+            yield Stretch(start + int(number) * length, cells[number])

@@ -1,0 +1,197 @@
+"""What a page can ask: why something waits, what has died, who works, what it cost, and threads by their activity."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.process.served import Served, served
+from turnkeep.messages import Address
+from turnkeep.store.values import ThreadRecord
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Served]:
+    store = {"memory": "memory:", "sqlite": f"sqlite:{tmp_path / 'turnkeep.db'}"}.get(request.param)
+    async with served(store or request.getfixturevalue("redis_server").url(), max_attempts=1) as house:
+        yield house
+
+
+async def get(house: Served, path: str, *, status: int = 200, **query: Any) -> Any:
+    async with house.http.get(f"{house.url}/api/{path}", params=query) as answer:
+        body = await answer.json()
+        assert answer.status == status, body
+        return body
+
+
+async def post(house: Served, path: str, body: Any = None, *, status: int = 200) -> Any:
+    async with house.http.post(f"{house.url}/api/{path}", json=body) as answer:
+        told = await answer.json()
+        assert answer.status == status, told
+        return told
+
+
+async def say(house: Served, channel: str, text: str) -> str:
+    receipt = await post(house, f"channels/{channel}/messages", {"message": text}, status=202)
+    return str(receipt["message_id"])
+
+
+async def transcript(house: Served, channel: str, fits: Any, **query: Any) -> Any:
+    """The transcript as soon as it fits."""
+    async with asyncio.timeout(20):
+        while True:
+            body = await get(house, f"channels/{channel}/messages", **query)
+            if fits(body):
+                return body
+            await asyncio.sleep(0.05)
+
+
+def is_answered(body: Any) -> bool:
+    return not body["open"] and any(item["kind"] == "assistant" for item in body["items"])
+
+
+async def test_a_refused_key_is_named_on_every_channel_and_at_every_attempt(house: Served) -> None:
+    await say(house, "one", "[[fault:401 times=99]] hello")
+    first = await transcript(house, "one", lambda body: body["waiting"])
+    await say(house, "two", "hello")
+    second = await transcript(house, "two", lambda body: body["waiting"])
+
+    for body in (first, second):
+        cause = body["waiting"]
+        assert (cause["phase"], cause["reason"]) == ("waiting", "credentials_refused")
+        assert "OPENAI_API_KEY" in cause["remedy"]
+        assert cause["error_details"]
+        assert body["thread"]["state"] == "retry"
+    log = await house.queue.store.read(house.queue.address("two"))
+    assert [event.error.code for event in log.events if event.kind == "waiting" and event.error] == [
+        "credentials_refused"
+    ]
+    [circuit] = (await get(house, "queue"))["details"]["circuits"]
+    assert circuit["code"] == "credentials_refused"
+    assert circuit["endpoint"]
+    assert circuit["remedy"] == first["waiting"]["remedy"]
+
+
+async def test_a_dead_message_stays_in_its_transcript_until_it_is_tried_again_or_forgotten(house: Served) -> None:
+    ids = {channel: await say(house, channel, f"[[fault:400 times=1]] hello {channel}") for channel in ("a", "b")}
+    letters = {}
+    for channel, message_id in ids.items():
+        body = await transcript(house, channel, lambda body: body["dead"])
+        [letters[channel]] = body["dead"]
+        assert letters[channel]["message_id"] == message_id
+        assert letters[channel]["error"]["code"] == "model_refused"
+        assert letters[channel]["remedy"]
+    dead_id = letters["a"]["dead_id"]
+
+    await post(house, f"channels/b/dead/{dead_id}/redrive", status=404)
+    receipt = await post(house, f"channels/a/dead/{dead_id}/redrive", status=202)
+    assert receipt["message_id"] == ids["a"]
+    assert await post(house, f"channels/a/dead/{dead_id}/redrive", status=202) == receipt
+    assert (await transcript(house, "a", is_answered))["dead"] == []
+    async with house.http.delete(f"{house.url}/api/channels/b/dead/{letters['b']['dead_id']}") as answer:
+        assert answer.status == 204
+    assert (await get(house, "channels/b/messages"))["dead"] == []
+
+
+async def test_threads_come_newest_first_in_pages_and_are_found(house: Served) -> None:
+    await house.queue.drain()
+    for n in range(5):
+        await say(house, f"c{n}", "hello")
+    await say(house, "c1", "once more")
+    await house.queue.change_thread("c3", metadata={"title": "A trip to Paris"})
+    await post(house, "channels/c4/pause")
+
+    async def channels(**query: Any) -> tuple[list[str], str | None]:
+        page = await get(house, "threads", **query)
+        return [thread["channel"] for thread in page["threads"]], page["next"]
+
+    everything, after = await channels()
+    assert after is None
+    assert everything[-2:] == ["c2", "c0"]
+    first, after = await channels(limit=3)
+    assert after is not None
+    rest, end = await channels(limit=3, after=after)
+    assert (first + rest, end) == (everything, None)
+    assert (await channels(q="paris"))[0] == ["c3"]
+    assert (await channels(state="paused"))[0] == ["c4"]
+    assert (await channels(state="held"))[0] == []
+    await get(house, "threads", status=400, state="sleepy")
+    for cursor in ("x", "nan:thread_1", "1.5"):
+        await get(house, "threads", status=400, after=cursor)
+
+
+async def test_a_long_transcript_is_read_backwards_turn_by_turn(house: Served) -> None:
+    address = house.queue.address("c")
+    for n in range(6):
+        await house.queue.say(address, f"answer {n}", author="ann")
+
+    newest = await get(house, "channels/c/messages", limit=2)
+    older = await get(house, "channels/c/messages", limit=2, before=newest["items"][0]["turn"])
+
+    assert [item["text"] for item in [*older["items"], *newest["items"]]] == [f"answer {n}" for n in range(2, 6)]
+    assert (older["complete"], newest["complete"]) == (False, False)
+
+
+async def test_a_person_answers_in_the_assistants_place(house: Served) -> None:
+    await say(house, "c", "hello")
+    await transcript(house, "c", is_answered)
+    await post(house, "channels/c/pause")
+    await say(house, "c", "a human, please")
+
+    told = await post(house, "channels/c/answers", {"message": "Here I am.", "author": "Olga"}, status=201)
+
+    assert told == {"message": "Here I am.", "author": "Olga"}
+    body = await get(house, "channels/c/messages")
+    assert (body["items"][-1]["text"], body["items"][-1]["author"]) == ("Here I am.", "Olga")
+    assert body["thread"]["paused"] is True
+    await post(house, "channels/c/answers", {"message": ""}, status=400)
+    await post(house, "channels/c/answers", {"message": "x", "role": "system"}, status=400)
+    await post(house, "channels/unknown/answers", {"message": "x"}, status=404)
+
+
+async def test_who_works_and_what_it_cost_is_told(house: Served) -> None:
+    await say(house, "c", "hello")
+    await transcript(house, "c", is_answered)
+    await say(house, "d", "[[fault:400 times=1]] hello")
+    await transcript(house, "d", lambda body: body["dead"])
+    await house.queue.drain()  # what was noted is written down at the end at the latest
+
+    [process] = (await get(house, "workers"))["processes"]
+    assert (process["role"], process["slots"], process["silent"]) == ("all", 64, False)
+    hour = await get(house, "activity")
+    assert sum(one["runs"] for one in hour["series"]) == 2
+    ends = [one["ends"] for one in hour["series"]]
+    assert sum(one.get("completed", 0) for one in ends) == sum(one.get("dead", 0) for one in ends) == 1
+    assert sum(sum(one["waits"]["whole"]) for one in hour["series"] if "waits" in one and "whole" in one["waits"]) == 1
+    month = await get(house, "activity", span="month")
+    assert sum(one["runs"] for one in month["series"]) == 2
+    [day] = (await get(house, "usage"))["days"]
+    record: ThreadRecord | None = await house.queue.store.thread(Address("default", "assistant", "c"))
+    assert record is not None
+    assert day["total"]["usage"]["output_tokens"] == record.usage.output_tokens > 0
+    assert list(day["models"]) == [house.queue.model_name]
+    await get(house, "activity", status=400, span="year")
+
+
+async def test_an_overview_is_pushed_when_something_changes(house: Served) -> None:
+    async with house.http.get(f"{house.url}/api/overview/events") as stream:
+        async with asyncio.timeout(20):
+            first = await next_overview(stream.content)
+            await say(house, "c", "hello")
+            while first["queue"]["completedCount"] == 0:
+                first = await next_overview(stream.content)
+
+    assert first["processes"][0]["role"] == "all"
+    assert first["queue"]["details"]["threads"] == 1
+
+
+async def next_overview(content: Any) -> Any:
+    async for line in content:
+        if line.startswith(b"data: "):
+            return json.loads(line[6:])
+    raise AssertionError("the stream has ended")
