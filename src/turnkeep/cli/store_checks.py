@@ -59,8 +59,8 @@ def _fleet(records: Sequence[ProcessRecord], counts: Counts, now: float) -> Iter
     alive = [record for record in records if not record.is_silent(now)]
     for record in records:
         if record.is_silent(now):
-            heard = output.span(now - record.renewed_at)
-            yield warning("fleet", f"{record.role} {record.host}:{record.pid} was last heard of {heard} ago")
+            silence = output.span(now - record.renewed_at)
+            yield warning("fleet", f"{record.role} {record.host}:{record.pid} was last heard of {silence} ago")
     answering = sum(record.slots > 0 for record in alive)
     waiting = counts.waiting + counts.delayed
     if waiting and not answering:
