@@ -14,7 +14,8 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from tests.scenario.house import QUICK
-from turnkeep.doors.server import Role, listening
+from turnkeep.application import Role
+from turnkeep.doors.server import listening
 from turnkeep.queue import AssistantMessageQueue
 from turnkeep.settings import Settings
 from turnkeep.simulator import Simulator, serve
