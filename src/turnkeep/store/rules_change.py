@@ -15,7 +15,7 @@ from turnkeep.events import Event
 from turnkeep.messages import Address, AssistantItem, Content, Message, UserItem
 from turnkeep.store.ids import message_id_of
 from turnkeep.store.rules_accept import accept, ask_to_stop, await_next_batch, no_later, ripen
-from turnkeep.store.rules_settle import remember_status
+from turnkeep.store.rules_settle import add_turn, remember_status
 from turnkeep.store.thread import AcceptedId, InboxMessage, Thread
 from turnkeep.store.values import (
     DeadLetter,
@@ -160,9 +160,8 @@ def resume(thread: Thread, policy: Policy, now: float) -> None:
 
 def append(thread: Thread, entries: Sequence[TranscriptEntry], author: str | None, now: float) -> None:
     _between_turns(thread)
-    thread.turns += 1
+    add_turn(thread, entries, now)
     thread.active_at = now
-    thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in entries]
     for entry in entries:
         if author is not None and isinstance(entry.item, AssistantItem):
             thread.emit(Event("said", text=entry.item.text, author=author), now)
@@ -180,6 +179,7 @@ def regenerate(
         raise ThreadBusy(OTHERS_WAIT)
     if not last_turn:
         raise NotFound(NOTHING_ASKED)
+    _note_edit(thread, now)
     return [accept(thread, message, None, policy, now) for message in repeat_messages(thread.address, last_turn, stem)]
 
 
@@ -210,6 +210,18 @@ OTHERS_WAIT = "other messages are open on this thread, answer a turn again when 
 
 
 NOTHING_ASKED = "no turn of this thread holds a user message, there is nothing to answer again"
+
+
+def compact(thread: Thread, summary: str, now: float) -> None:
+    """Let a summary stand for the turns that the engine removes."""
+    thread.summary = summary
+    thread.active_at = now
+    _note_edit(thread, now)
+
+
+def _note_edit(thread: Thread, now: float) -> None:
+    thread.edits += 1
+    thread.transcript_at = now
 
 
 def _between_turns(thread: Thread) -> None:

@@ -140,6 +140,8 @@ def current_claim(thread: Thread) -> Claim:
         assistant=thread.assistant,
         claimed_at=thread.claimed_at,
         due_at=thread.due_at,
+        transcript=thread.transcript,
+        items=thread.items,
     )
 
 

@@ -14,6 +14,7 @@ from turnkeep.events import Event, TurnFault
 from turnkeep.store.rules_accept import ask_to_stop, await_next_batch
 from turnkeep.store.rules_claim import check_lease, defer_steering, end_claim, no_receipt
 from turnkeep.store.thread import AcceptedId, InboxMessage, Settlement, Thread
+from turnkeep.store.transcript_version import TranscriptVersion
 from turnkeep.store.values import (
     Claim,
     Commit,
@@ -25,6 +26,7 @@ from turnkeep.store.values import (
     Policy,
     Remainder,
     RunRecord,
+    TranscriptEntry,
 )
 from turnkeep.usage import Usage
 
@@ -50,13 +52,12 @@ def _leave(thread: Thread, settlement: Settlement) -> None:
 
 def commit(thread: Thread, claim: Claim, end: Commit, policy: Policy, now: float) -> Remainder:
     if last := _find_settlement(thread, claim, "commit"):
-        return Remainder(*last.result)
+        return _remainder(*last.result)
     ids = thread.batch_ids
     status: MessageStatus = "cancelled" if end.outcome == "cancelled" else "answered"
     # What failed attempts have cost is the turn's as well: the provider charges for it.
     usage = end.usage + thread.spent
-    thread.turns += 1
-    thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in end.entries]
+    add_turn(thread, end.entries, now)
     thread.usage += usage
     thread.out.completed_count += len(ids)
     run = _run_record(thread, now, status=end.outcome, usage=usage, model=end.model)
@@ -69,9 +70,23 @@ def commit(thread: Thread, claim: Claim, end: Commit, policy: Policy, now: float
     # After what steering leaves behind: nothing of a run comes after its final event.
     thread.emit(event, now)
     await_next_batch(thread, policy, now)
-    remainder = Remainder(len(thread.inbox), thread.wake)
-    _leave(thread, Settlement(claim.token, "commit", [remainder.messages, remainder.due]))
+    remainder = Remainder(len(thread.inbox), thread.wake, thread.transcript)
+    result = [remainder.messages, remainder.due, *thread.transcript]
+    _leave(thread, Settlement(claim.token, "commit", result))
     return remainder
+
+
+def _remainder(messages: int, due: float | None, *version: Any) -> Remainder:
+    # A version before this one left only the first two behind.
+    return Remainder(messages, due, TranscriptVersion(*version) if version else None)
+
+
+def add_turn(thread: Thread, entries: Sequence[TranscriptEntry], now: float) -> None:
+    """Add one turn to the transcript."""
+    thread.turns += 1
+    thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in entries]
+    if entries:
+        thread.transcript_at = now
 
 
 def _close(thread: Thread, count: int, status: MessageStatus, policy: Policy, now: float) -> None:

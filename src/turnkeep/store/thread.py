@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from turnkeep.events import Event
 from turnkeep.messages import Address, Message
+from turnkeep.store.transcript_version import TranscriptVersion
 from turnkeep.store.values import (
     DeadLetter,
     HeldCall,
@@ -177,6 +178,9 @@ class Thread:
     turns: int = 0
     items: int = 0
     bytes: int = 0
+    edits: int = 0
+    transcript_at: float = 0.0
+    """When the transcript was changed last; `edits`: how often without a new turn."""
     usage: Usage = Usage()
     spent: Usage = Usage()
     """Usage of failed attempts of the run in progress; the commit adds it."""
@@ -203,6 +207,10 @@ class Thread:
     @property
     def batch_ids(self) -> tuple[str, ...]:
         return tuple(o.message.message_id for o in self.inbox[: self.batch])
+
+    @property
+    def transcript(self) -> TranscriptVersion:
+        return TranscriptVersion(self.turns, self.edits, self.transcript_at)
 
     @property
     def is_busy(self) -> bool:
@@ -253,6 +261,7 @@ _PLAIN = (
     "thread_id", "created_at", "active_at", "epoch", "state", "paused", "due", "flushed", "typed_at", "batch", "frozen",
     "run_id", "attempt", "token", "fence", "owner", "claimed_at", "due_at", "first_claimed_at", "stop", "published",
     "next_seq", "top", "live_from", "assistant", "metadata", "ttl", "summary", "messages", "turns", "items", "bytes",
+    "edits", "transcript_at",
 )  # fmt: skip
 _plain_values = attrgetter(*_PLAIN)
 _DEFAULTS = {f.name: f.default for f in fields(Thread) if f.default is not MISSING}

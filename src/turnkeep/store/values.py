@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, BusyPolicy, Item, Message
+from turnkeep.store.transcript_version import EMPTY, TranscriptVersion
 from turnkeep.usage import Usage
 
 # A whole number without a minor part: an older program reads nothing that a newer one wrote.
@@ -161,6 +162,8 @@ class Claim:
     oldest message. `last_chance`: the batch is one message of a split batch. `stop`: commit as
     cancelled (or roll back) instead of running. `calls`: held calls with their decisions. `due_at`:
     when this claim could have been taken, at the end of the window or of what it waited for since.
+    `transcript` names the thread's history as it is now and `items` how many entries it has, so
+    that nobody who knows it has to read it.
     """
 
     address: Address
@@ -181,6 +184,8 @@ class Claim:
     assistant: str | None = None
     claimed_at: float = 0.0
     due_at: float = 0.0
+    transcript: TranscriptVersion = EMPTY
+    items: int = 0
 
     @property
     def message_ids(self) -> tuple[str, ...]:
@@ -222,10 +227,14 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Remainder:
-    """What is left behind the batch, and when it is due (None: nothing to do, or paused)."""
+    """What is left behind the batch, and when it is due (None: nothing to do, or paused).
+
+    `transcript`: what this commit has made of the history (None where an older version has settled).
+    """
 
     messages: int
     due: float | None
+    transcript: TranscriptVersion | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,14 @@ async def ids_of(desk: Desk, **limits: Any) -> list[int]:
     return [entry.turn for entry in (await desk.store.history(HERE, **limits)).entries]
 
 
+TRANSCRIPT_CHANGES: dict[str, Callable[[Desk], Awaitable[Any]]] = {
+    "append": lambda desk: desk.store.append(HERE, spoken("q")),
+    "regenerate": lambda desk: desk.store.regenerate(HERE),
+    "compact": lambda desk: desk.store.compact(HERE, through_turn=2, summary="they talked"),
+    "another summary": lambda desk: desk.store.compact(HERE, through_turn=0, summary="they spoke"),
+}
+
+
 class ThreadPromises:
     async def test_an_unknown_channel_has_no_thread(self, start: Start) -> None:
         desk = await start()
@@ -315,6 +323,33 @@ class ThreadPromises:
             await desk.commit(await desk.lease(f"m{n}"))
 
         assert await ids_of(desk) == [3, 3, 4, 4]
+
+    async def test_the_next_claim_names_the_history_that_a_commit_left(self, start: Start) -> None:
+        desk = await start(Policy(window=2.0, history_items=4))
+        for n in range(4):
+            claim = await desk.lease(f"m{n}")
+            first, again = await desk.commit(claim), await desk.commit(claim)
+            await desk.wait(1)
+            following = await desk.lease(f"n{n}")
+            await desk.store.release(following)
+            await desk.store.withdraw(HERE, f"n{n}")
+
+            assert first.transcript == again.transcript == following.transcript
+            assert following.items == min(2 * n + 2, 4)
+
+    @pytest.mark.parametrize("change", TRANSCRIPT_CHANGES)
+    async def test_a_claim_tells_that_the_transcript_was_changed(self, start: Start, change: str) -> None:
+        """Also where the clock stands still, nothing is removed, or as much is added as was removed."""
+        desk = await start()
+        for n in range(3):
+            await desk.commit(await desk.lease(f"m{n}"))
+        left = await desk.commit(await desk.lease("before"))
+
+        await TRANSCRIPT_CHANGES[change](desk)
+        claim = await (desk.claim() if change == "regenerate" else desk.lease("after"))
+
+        assert claim.transcript != left.transcript
+        assert claim.items == len(await desk.transcript())
 
     async def test_a_commit_may_add_nothing(self, start: Start) -> None:
         desk = await start()

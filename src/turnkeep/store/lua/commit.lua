@@ -2,13 +2,13 @@
 -- KEYS: @thread @partition
 -- ARGV: now policy thread_id token outcome text turn usage model
 -- USES: live record sinks log trim history save message_ids inbox calls turns claims
--- RETURNS: {'left', messages, due or ''}; or {'lost'}.
+-- RETURNS: {'left', messages, due or '', version of the transcript}; or {'lost'}.
 -- GUARANTEE: a repeat gives the same result; frees before it appends, so that a full server lets runs end.
 
 local p, now = policy(A.policy), moment()
 local t = load()
 local last = settled(t, 'commit')
-if last then return {'left', last[3], exact(last[4] or nil)} end
+if last then return {'left', last[3], exact(last[4] or nil), last[5]} end
 if not is_owned(t) then return {'lost'} end
 
 local run_id, used = t.run_id, add_usage(usage(A.usage), t.spent)
@@ -22,7 +22,7 @@ end_run(t)
 defer_steering(t, run_id)
 emit(t, 'completed', members, A.text)
 rest(t, p, now)
-leave_behind(t, {A.token, 'commit', t.inbox, wake(t) or false})
+leave_behind(t, {A.token, 'commit', t.inbox, wake(t) or false, version_of(t)})
 free()
 save(t, p, now)
-return {'left', t.inbox, exact(wake(t))}
+return {'left', t.inbox, exact(wake(t)), version_of(t)}

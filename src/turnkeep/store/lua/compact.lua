@@ -18,7 +18,7 @@ while true do
   if not turn or turn.turn > tonumber(A.through_turn) then break end
   t.items, t.bytes, gone = t.items - turn.items, t.bytes - turn.bytes, gone + 1
 end
-t.active_at = now
+t.active_at, t.edits, t.transcript_at = now, t.edits + 1, now
 t.out.forgotten, t.out.is_recounted = gone > 0 and gone or nil, true
 t.out.fields = {'summary', A.summary}
 save(t, p, now)

@@ -25,6 +25,7 @@ repeat
 until turn.user
 if turn.turn ~= tonumber(A.turn) then return {'moved'} end
 t.out.taken_back, t.out.is_recounted = taken, true
+t.edits, t.transcript_at = t.edits + 1, now
 
 local reply = {'receipts'}
 for i = 1, ROWS do

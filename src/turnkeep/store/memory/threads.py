@@ -84,7 +84,7 @@ class MemoryThreads(MemoryState):
     async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
         now = self.moment()
         slot = self.get_thread(address, now)
-        self.keep(slot, replace(draft_of(slot.thread), summary=summary, active_at=now), now)
+        self.apply(slot, lambda t: rules_change.compact(t, summary, now), now)
         slot.keep_transcript([e for e in slot.transcript if e.turn > through_turn])
 
     @once_only

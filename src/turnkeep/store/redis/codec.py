@@ -20,6 +20,7 @@ from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, Content, Message, Part, digest, item_from_json, item_to_json
 from turnkeep.store.redis.key_names import ThreadKeys, address_of, to_bytes, to_text
 from turnkeep.store.transcript import size_of
+from turnkeep.store.transcript_version import TranscriptVersion
 from turnkeep.store.values import (
     Claim,
     DeadLetter,
@@ -235,7 +236,7 @@ def read_receipt(reply: Sequence[Any], message_id: str) -> Receipt:
 def read_claim(keys: ThreadKeys, reply: Sequence[Any]) -> Claim:
     """The answer of `claim` and `begin`."""
     (_, thread_id, run_id, token, fence, owner, attempt, until, attempts, deaths, last_chance, stop, calls, assistant,
-     has_assistant, claimed_at, due_at, messages, journal) = reply  # fmt: skip
+     has_assistant, claimed_at, due_at, items, version, messages, journal) = reply  # fmt: skip
     return Claim(
         address=keys.address,
         thread_id=to_text(thread_id),
@@ -255,7 +256,14 @@ def read_claim(keys: ThreadKeys, reply: Sequence[Any]) -> Claim:
         assistant=to_text(assistant) if has_assistant else None,
         claimed_at=float(claimed_at),
         due_at=float(due_at),
+        transcript=read_version(version),
+        items=items,
     )
+
+
+def read_version(parts: Sequence[Any]) -> TranscriptVersion:
+    turns, edits, changed_at = parts
+    return TranscriptVersion(turns, edits, float(changed_at))
 
 
 def read_calls(data: Iterable[Mapping[str, Any]]) -> tuple[HeldCall, ...]:

@@ -38,6 +38,7 @@ from turnkeep.store.redis.codec import (
     read_message_record,
     read_messages,
     read_receipt,
+    read_version,
     turn_argument,
     usage_argument,
     words,
@@ -133,8 +134,8 @@ class RedisInbox(RedisClaims):
             "commit", claim, commit.outcome, to_bytes(commit.text), turn_argument(commit.entries),
             usage_argument(commit.usage), model,
         )  # fmt: skip
-        _unless_lost(claim, reply)
-        return Remainder(reply[1], number(reply[2]))
+        _, messages, due, *version = _unless_lost(claim, reply)
+        return Remainder(messages, number(due), read_version(version[0]) if version else None)
 
     async def fail(self, claim: Claim, failure: Failure) -> FailOutcome:
         reply = await self._run_as_owner(

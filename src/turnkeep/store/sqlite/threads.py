@@ -140,8 +140,7 @@ class SqliteThreads(Engine):
     async def compact(self, address: Address, *, through_turn: int, summary: str, once: str | None = None) -> None:
         def rule(tx: Transaction, thread_row: ThreadRow) -> None:
             tx.mark()
-            thread_row.thread.summary = summary
-            thread_row.thread.active_at = tx.now
+            rules_change.compact(thread_row.thread, summary, tx.now)
             transcript.remove(tx.connection, thread_row, through=through_turn)
 
         await self.change(address, rule, "ending", once=Once.of(once, "compact", address, through_turn, summary))

@@ -51,5 +51,6 @@ local function tell_claim(t)
   local oldest = open_at(t, 1)
   return {'claim', t.thread_id, t.run_id, t.token, t.fence, t.owner, t.attempt, exact(t.due), oldest.attempts or 0,
     oldest.deaths or 0, oldest.last_chance and 1 or 0, t.stop or '', calls_json(t), t.assistant or '',
-    t.assistant and 1 or 0, exact(t.claimed_at), exact(t.due_at), tell_messages(t, 1, t.batch), tell_journal(t)}
+    t.assistant and 1 or 0, exact(t.claimed_at), exact(t.due_at), t.items, version_of(t),
+    tell_messages(t, 1, t.batch), tell_journal(t)}
 end

@@ -21,7 +21,7 @@ local function add_turn(t, now, tail)
   local header = string.format('%.0f %s %s', t.turns, exact(now), about)
   local turn = read_turn(header .. ' ' .. header_check(header) .. entries)
   t.items, t.bytes = t.items + turn.items, t.bytes + turn.bytes
-  t.out.turn, t.out.is_recounted = turn.raw, true
+  t.out.turn, t.out.is_recounted, t.transcript_at = turn.raw, true, now
 end
 
 -- Which oldest turns go so that the rest is within bounds; the newest turn always stays.

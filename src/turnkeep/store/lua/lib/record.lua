@@ -7,7 +7,7 @@ local DEFAULTS = {
   state = 'idle', batch = 0, attempt = 0, fence = 0, published = 0, journal = 0, runs = 0, claimed_at = 0,
   due_at = 0, first_claimed_at = 0, next_seq = 1, inbox = 0, delayed = 0, steering = 0, top = 0, floor = 0, deltas = 0,
   untrimmed = 0, cut = 0, closed_from = 1, closed_to = 0, closed_seq = 0, messages = 0, turns = 0, items = 0, bytes = 0, aging = 0,
-  seq_base = 0, past_to = 0,
+  seq_base = 0, past_to = 0, edits = 0, transcript_at = 0,
 }
 DEFAULTS.__index = DEFAULTS
 
@@ -156,6 +156,11 @@ end
 -- Whether the thread has expired: then it counts as absent.
 local function is_over(t, p, now)
   return t.state == 'idle' and t.delayed == 0 and t.active_at + (t.ttl or p.expiry) <= now
+end
+
+-- What names the state of the transcript.
+local function version_of(t)
+  return {t.turns, t.edits, exact(t.transcript_at)}
 end
 
 local function is_busy(t)
