@@ -20,6 +20,12 @@ MASK = "[secret]"
 # of hosted tools: what opens somebody's server
 _SECRETS = ("authorization", "authorization_token", "headers")
 
+FIELDS = (
+    *("model", "name", "instructions", "tools", "parameters", "fallbacks"),
+    *("background", "show_reasoning", "metadata"),
+)
+"""What can be set of an assistant."""
+
 DEFAULT_INSTRUCTIONS = "Reply to all messages logically."
 
 
@@ -40,6 +46,8 @@ class Assistant:
     fallbacks: tuple[str, ...] = ()
     background: bool = False
     """Let OpenAI work in the background: what has begun is not paid for again after a crash."""
+    show_reasoning: bool = False
+    """Let people who follow the conversation see what the model thinks, as far as its provider tells."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     version: int = 0
     created_at: float = 0.0
@@ -53,8 +61,17 @@ class Assistant:
 
     @property
     def hosted_tools(self) -> tuple[Mapping[str, Any], ...]:
-        """The tools that run at the provider."""
-        return tuple(tool for tool in self.tools or () if not isinstance(tool, str))
+        """The tools that run at the provider, in its words: `show` is ours."""
+        return tuple(
+            {k: v for k, v in tool.items() if k != "show"} for tool in self.tools or () if not isinstance(tool, str)
+        )
+
+    def shows_hosted(self, name: str) -> bool:
+        """Whether people see what was asked of a tool that runs at the provider: one with ``"show":
+        "arguments"``.
+        """
+        tools = [tool for tool in self.tools or () if not isinstance(tool, str)]
+        return any(str(tool["type"]).startswith(name) and tool.get("show") in ("arguments", "all") for tool in tools)
 
     def to_public(self) -> dict[str, Any]:
         """As it is shown to who may read it: without what opens the servers of its hosted tools."""
@@ -171,8 +188,7 @@ class Assistants:
 
 
 def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("model", "name", "instructions", "tools", "parameters", "fallbacks", "background", "metadata")
-    fields = {k: v for k, v in values.items() if k in names}
+    fields = {k: v for k, v in values.items() if k in FIELDS}
     for name in ("tools", "fallbacks"):
         if fields.get(name) is not None:
             fields[name] = tuple(fields[name])

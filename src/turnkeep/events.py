@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
+from turnkeep.messages import Citation
 from turnkeep.usage import Usage
 
 EventKind = Literal[
@@ -20,6 +21,12 @@ EventKind = Literal[
     "retrying",  # an attempt failed and will be repeated
     "responding",  # the first token of a step is on its way
     "delta",  # `text` is what the answer grows by
+    "reasoning",  # `text` is what the thought grows by; only of assistants that show what they think
+    "tool_call",  # the model asks for a tool: `detail` says what may be seen of the call
+    "tool_result",  # what became of a call: `detail`
+    "source",  # what a passage of the answer rests on: `detail`
+    "file",  # a file that the provider made: `detail`
+    "step",  # a model call has ended (`detail`, `usage`), or is made anew and what was shown of it does not count
     "snapshot",  # `text` is the whole answer so far and replaces what was shown
     "steered",  # a message that asked to steer was taken into the run (outcome applied) or not (deferred)
     "held",  # the run waits for decisions; `calls` says on what
@@ -34,6 +41,11 @@ EventKind = Literal[
 Outcome = Literal["completed", "incomplete", "cancelled", "applied", "deferred"]
 
 FINAL: frozenset[EventKind] = frozenset({"completed", "dead"})
+
+BESIDE_TEXT: frozenset[EventKind] = frozenset({"reasoning", "tool_call", "tool_result", "source", "file", "step"})
+"""What a turn shows beside its text. `place` says where in the text: a log may roll deltas into one
+snapshot, and whoever joins late puts the two together by it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +62,74 @@ class TurnFault:
         return {"code": self.code, "message": self.message, "details": self.details}
 
 
+class _Detail:
+    """What an event says beside its text, in one JSON form without fields that hold their default."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class CallDetail(_Detail):
+    """A call. `arguments` is the JSON text of the model, None where the tool withholds it;
+    `is_cut`: only its beginning. `by_provider`: the tool runs at the model's provider.
+    """
+
+    call_id: str
+    name: str
+    arguments: str | None = None
+    is_cut: bool = False
+    by_provider: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResultDetail(_Detail):
+    """What a call gave. `output` is None where the tool withholds it; `is_cut`: only its beginning."""
+
+    call_id: str
+    name: str
+    status: str = "ok"
+    output: str | None = None
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileDetail(_Detail):
+    """A file: `url` is an address or the file itself (data:)."""
+
+    url: str
+    media_type: str
+    filename: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDetail(_Detail):
+    """The model call of this number (from 1). `ending` None: it is made anew."""
+
+    number: int
+    ending: str | None = None
+    model: str | None = None
+
+
+Detail = CallDetail | ResultDetail | Citation | FileDetail | StepDetail
+_DETAILS: dict[str, type[Detail]] = {
+    "tool_call": CallDetail,
+    "tool_result": ResultDetail,
+    "source": Citation,
+    "file": FileDetail,
+    "step": StepDetail,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One entry of a channel's log.
 
     `offset` (from 1, rising by 1 per entry), `epoch` and `at` (Unix seconds, store clock) are given
-    by the store at the append. `message_ids` are the messages concerned, oldest first.
+    by the store at the append. `message_ids` are the messages concerned, oldest first. `place` is
+    how many characters of the answer stand before what is shown beside it.
     """
 
     kind: EventKind
@@ -71,6 +145,8 @@ class Event:
     author: str | None = None
     policy: str | None = None
     thread_id: str | None = None
+    detail: Detail | None = None
+    place: int = 0
     offset: int = 0
     epoch: str = ""
     at: float = 0.0
@@ -90,7 +166,7 @@ class Event:
             value = getattr(self, f.name)
             if f.name == "kind" or value == f.default:
                 continue
-            if f.name in ("error", "usage"):
+            if f.name in ("error", "usage", "detail"):
                 value = value.to_json()
             elif f.name in ("message_ids", "tools"):
                 value = list(value)
@@ -109,6 +185,8 @@ class Event:
             values["error"] = TurnFault(**values["error"])
         if "usage" in values:
             values["usage"] = Usage.from_json(values["usage"])
+        if "detail" in values:
+            values["detail"] = _DETAILS[data["kind"]](**values["detail"])
         return cls(**values)
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import StoreError
-from turnkeep.events import Answer, Event, TurnFault
+from turnkeep.events import BESIDE_TEXT, Answer, Event, TurnFault
 from turnkeep.messages import Address
 from turnkeep.resumption import go_on, is_of_log, start_offset
 from turnkeep.store.contract import Follower, Store
@@ -43,7 +43,7 @@ SILENT_RUN = TurnFault(
 )
 
 
-_OF_A_RUN = frozenset(("started", "delta", "snapshot", "processing", "responding"))
+_OF_A_RUN = BESIDE_TEXT | {"started", "delta", "snapshot", "processing", "responding"}
 _ENDS_A_RUN = frozenset(("completed", "dead", "held", "retrying", "waiting"))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from turnkeep.assistants import MASK
+from turnkeep.assistants import FIELDS, MASK
 from turnkeep.errors import InvalidMessage, MessageTooLarge
 from turnkeep.messages import BUSY_POLICIES, Address, Content, Message, Part, content_size, text_content
 from turnkeep.models.parameters import wrong_form
@@ -326,8 +326,7 @@ ASSISTANT_TEXTS = (("model", MAX_MODEL), ("name", MAX_MODEL), ("instructions", M
 
 def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an assistant, checked. Raises `InvalidMessage`."""
-    field_names = {"model", "name", "instructions", "tools", "parameters", "fallbacks", "background", "metadata"}
-    if strangers := set(body) - field_names:
+    if strangers := set(body) - set(FIELDS):
         raise InvalidMessage(f"an assistant has no field {', '.join(sorted(strangers))[:200]}")
     values: dict[str, Any] = {}
     for name, longest in ASSISTANT_TEXTS:
@@ -337,8 +336,7 @@ def assistant_fields(body: Mapping[str, Any]) -> dict[str, Any]:
         values["tools"] = _tools(body["tools"])
     if "fallbacks" in body:
         values["fallbacks"] = _names("fallbacks", body["fallbacks"])
-    if "background" in body:
-        values["background"] = _flag(body, "background")
+    values |= {name: _flag(body, name) for name in ("background", "show_reasoning") if name in body}
     values |= {name: _object(name, body[name]) for name in ("parameters", "metadata") if name in body}
     if wrong := wrong_form(values.get("parameters", {})):
         raise InvalidMessage(wrong)

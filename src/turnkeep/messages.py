@@ -21,6 +21,11 @@ BusyPolicy = Literal["collect", "queue", "steer", "interrupt", "rollback", "reje
 BUSY_POLICIES: tuple[BusyPolicy, ...] = ("collect", "queue", "steer", "interrupt", "rollback", "reject")
 
 
+Showing = Literal["name", "arguments", "all"]
+"""What people who follow a conversation see of a tool call: that it is made, its arguments, or its output too."""
+SHOWINGS: tuple[Showing, ...] = ("name", "arguments", "all")
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
     """Where a conversation is found: whose it is, in which queue, on which channel.
@@ -249,6 +254,8 @@ class ReasoningItem:
 
     raw: Mapping[str, Any]
     site: str | None = None
+    is_public: bool = False
+    """The assistant shows what it thinks."""
 
     kind = "reasoning"
 
@@ -286,12 +293,15 @@ class HostedItem:
 
 @dataclass(frozen=True, slots=True)
 class CallItem:
-    """The model asks for a tool. `arguments` is the JSON text as the model wrote it."""
+    """The model asks for a tool. `arguments` is the JSON text as the model wrote it; `show` is what
+    the tool lets people see of the call.
+    """
 
     call_id: str
     name: str
     arguments: str
     provider_data: ProviderData | None = None
+    show: Showing = "name"
 
     kind = "call"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from turnkeep.events import Answer, Event
+from turnkeep.events import BESIDE_TEXT, Answer, Event
 from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
 from turnkeep.remedies import remedy_of
@@ -28,8 +28,8 @@ WORKING = "Assistant is still working on your request..."
 DECIDING = "Assistant is waiting for a decision..."
 NOTHING_SAID = {"cancelled": "Stopped.", "completed": "(no answer)", "incomplete": "(no answer)"}
 
-QUIET = frozenset({"accepted", "edited", "withdrawn", "steered", "decided", "paused", "resumed"})
-"""Life-cycle events that only subscribers with `events: "all"` get."""
+QUIET = BESIDE_TEXT | {"accepted", "edited", "withdrawn", "steered", "decided", "paused", "resumed"}
+"""What only subscribers with `events: "all"` get: the life of messages, and what a turn shows beside its text."""
 
 
 def frame_bytes(frame: Frame) -> bytes:
@@ -215,6 +215,12 @@ class Encoder:
                 frame[name] = value
         if event.calls:
             frame["calls"] = [dict(call) for call in event.calls]
+        if event.kind in BESIDE_TEXT:
+            frame["place"] = event.place
+        if event.detail is not None:
+            frame["detail"] = event.detail.to_json()
+        if event.usage is not None:
+            frame["usage"] = {**event.usage.to_json(), "cost": event.usage.cost}
         return frame
 
     def _frame(

@@ -21,6 +21,7 @@ from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.budget import Budgets
+from turnkeep.runs.disclosure import Disclosure
 from turnkeep.runs.journal import Journal
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import Verdict
@@ -402,3 +403,8 @@ def journal_of(stage: Stage, claim: Claim, **options: Any) -> Journal:
 
 def announcer_of(stage: Stage, claim: Claim, **options: Any) -> Announcer:
     return Announcer(stage.store, claim, **options)
+
+
+def disclosure_of(stage: Stage, announcer: Announcer, **fields: Any) -> Disclosure:
+    assistant = replace(stage.assistants.blank(), **fields)
+    return Disclosure(announcer, announcer._claim, stage.house.toolbox, assistant)

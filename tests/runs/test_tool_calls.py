@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.runs.stage import ONE, RULES, Stage, StumblingStore, announcer_of, journal_of
+from tests.runs.stage import ONE, RULES, Stage, StumblingStore, announcer_of, disclosure_of, journal_of
 from turnkeep.errors import StoreMisconfigured
+from turnkeep.events import Event, ResultDetail
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.runs.journal import Journal, Step
 from turnkeep.runs.tool_calls import EFFECT_UNKNOWN, CallRules, Calls
@@ -87,6 +88,7 @@ class Play:
     rules: CallRules = RULES.calls
     stage: Stage = field(init=False)
     journal: Journal = field(init=False)
+    events: list[Event] = field(init=False)
 
     async def run(self) -> list[HeldCall]:
         self.stage = Stage(tools=TOOLS, catch_all=self.catch_all)
@@ -98,11 +100,13 @@ class Play:
         self.stage.store.requests.clear()
         announcer = announcer_of(self.stage, lease.claim)
         calls = Calls(
-            lease.claim, self.journal, announcer, self.stage.house.toolbox, rules=self.rules, clock=self.stage.clock,
-            meter=self.stage.meter,
+            lease.claim, self.journal, announcer, disclosure_of(self.stage, announcer),
+            toolbox=self.stage.house.toolbox, rules=self.rules, clock=self.stage.clock, meter=self.stage.meter,
         )  # fmt: skip
         self.announcer = announcer
-        return await calls.answer(self.enabled)
+        held_calls = await calls.answer(self.enabled)
+        self.events = announcer._take()
+        return held_calls
 
     @property
     def outputs(self) -> dict[str, tuple[str, str]]:
@@ -116,7 +120,14 @@ class Play:
 
     @property
     def announcements(self) -> list[tuple[str, tuple[str, ...]]]:
-        return [(event.kind, event.tools) for event in self.announcer._take()]
+        """What is told before the calls are answered."""
+        return [(event.kind, event.tools) for event in self.events if event.kind != "tool_result"]
+
+    @property
+    def results(self) -> dict[str, str]:
+        """What is shown of the outputs."""
+        details = [event.detail for event in self.events if event.kind == "tool_result"]
+        return {detail.call_id: detail.status for detail in details if isinstance(detail, ResultDetail)}
 
 
 def held_call(
@@ -196,6 +207,7 @@ async def test_each_call_has_one_way(row: Row) -> None:
         assert status == row.status
         assert row.says in output
         assert output.startswith("error: " if row.status == "error" else row.says)
+    assert play.results == {call_id: status for call_id, (status, _) in play.outputs.items()}
     assert (len(ran), len(play.starts)) == (row.ran, row.begun)
     runs = row.ran or row.begun
     assert play.announcements == ([("processing", (row.name,))] if runs else [])
@@ -229,14 +241,17 @@ async def test_a_tool_knows_for_whom_it_runs_and_under_which_key() -> None:
     await journal.write_step(Step((CallItem("c9", "whoami", "{}"),), "", ONE, "calls", "m"))
     announcer = announcer_of(stage, lease.claim)
 
-    await Calls(lease.claim, journal, announcer, stage.house.toolbox, rules=RULES.calls, clock=stage.clock).answer(None)
+    await Calls(
+        lease.claim, journal, announcer, disclosure_of(stage, announcer), toolbox=stage.house.toolbox,
+        rules=RULES.calls, clock=stage.clock,
+    ).answer(None)  # fmt: skip
 
     [context] = seen
     claim = lease.claim
     assert (context.tenant, context.channel, context.call_id) == ("default", "c", "c9")
     assert (context.thread_id, context.run_id) == (claim.thread_id, claim.run_id)
     assert context.idempotency_key == f"{claim.run_id}:c9"
-    [event] = announcer._take()
+    event, _ = announcer._take()
     assert (event.message_ids, event.run_id, event.attempt) == (("m1",), claim.run_id, 1)
 
 
@@ -291,9 +306,10 @@ async def test_so_many_calls_run_at_once_and_each_is_journalled_before_it_begins
     items = tuple(CallItem(f"c{n}", "wait", f'{{"number": {n}}}') for n in range(7))
     await journal.write_step(Step(items, "", ONE, "calls", "m"))
 
+    announcer = announcer_of(stage, lease.claim)
     await Calls(
-        lease.claim, journal, announcer_of(stage, lease.claim), stage.house.toolbox, clock=stage.clock,
-        rules=CallRules(parallel=3), meter=stage.meter,
+        lease.claim, journal, announcer, disclosure_of(stage, announcer), toolbox=stage.house.toolbox,
+        clock=stage.clock, rules=CallRules(parallel=3), meter=stage.meter,
     ).answer(None)  # fmt: skip
 
     assert most == 3

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.contract.suite.desk import Desk, at, delta, give_up
-from turnkeep.messages import AssistantItem, OutputItem, UserItem, text_content
+from turnkeep.events import CallDetail, Detail, Event, EventKind, FileDetail, ResultDetail
+from turnkeep.messages import AssistantItem, Citation, OutputItem, UserItem, text_content
 from turnkeep.store.values import Commit, Decision, HeldCall, TranscriptEntry
 
 
@@ -13,6 +14,14 @@ async def talk(desk: Desk, word: str, where: str, *, size: int) -> None:
     store = desk.store
     claim = await desk.lease(f"{where}-1", where=here, content=text_content(long), instructions=long)
     await store.publish(claim, 0, [delta(f"{word} {n}") for n in range(20)])
+    details: list[Detail] = [
+        CallDetail("call_1", "tool", long),
+        ResultDetail("call_1", "tool", output=long),
+        Citation(url=word),
+    ]
+    kinds: list[EventKind] = ["tool_call", "tool_result", "source"]
+    await store.publish(claim, 20, [Event(kind, detail=detail) for kind, detail in zip(kinds, details, strict=True)])
+    await store.publish(claim, 23, [Event("reasoning", text=word), Event("file", detail=FileDetail(word, word, word))])
     await store.journal(claim, [{"n": 0, "step": long}])
     call = HeldCall("call_1", "tool", f'{{"a": "{word}"}}', "digest")
     await store.hold(claim, [call], expires_in=60.0)

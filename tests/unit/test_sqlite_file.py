@@ -199,7 +199,7 @@ def _nothing(connection: apsw.Connection) -> None:
 def migrate(path: Path, owners: Owners, steps: dict[int, layout.Step]) -> None:
     connection = connect_to_write(path)
     try:
-        layout.prepare(connection, path, owners, layout=LAYOUT, steps={1: _nothing, **steps})
+        layout.prepare(connection, path, owners, layout=LAYOUT, steps={1: _nothing, 2: _nothing, **steps})
     finally:
         connection.close()
 
@@ -257,9 +257,10 @@ async def test_a_layout_without_a_way_from_it_is_refused(old_file: Path) -> None
     assert "has layout 0, which this version of turnkeep cannot read any more" in await refusal(old_file)
 
 
-async def test_a_file_of_layout_1_opens(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", range(1, LAYOUT))
+async def test_a_file_of_an_older_layout_opens(tmp_path: Path, number: int) -> None:
     path = tmp_path / "a.db"
-    path.write_bytes(gzip.decompress((LAYOUTS / "sqlite-1.db.gz").read_bytes()))
+    path.write_bytes(gzip.decompress((LAYOUTS / f"sqlite-{number}.db.gz").read_bytes()))
 
     async with opened(path) as desk:
         desk.clock.advance(100.0)
@@ -282,7 +283,7 @@ async def test_a_file_of_layout_1_opens(tmp_path: Path) -> None:
         assert document.version == 2
 
 
-async def test_what_waits_for_a_sink_of_layout_1_is_delivered_by_layout_2(tmp_path: Path) -> None:
+async def test_what_waits_for_a_sink_of_layout_1_is_delivered_by_later_ones(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     path.write_bytes(gzip.decompress((LAYOUTS / "sqlite-1.db.gz").read_bytes()))
     connection = apsw.Connection(str(path))
@@ -301,9 +302,10 @@ async def test_what_waits_for_a_sink_of_layout_1_is_delivered_by_layout_2(tmp_pa
         assert [record.waiting for record in await desk.store.sinks()] == [3, 1]
 
 
-def test_a_migrated_file_has_the_tables_of_a_new_one(tmp_path: Path, owners: Owners) -> None:
+@pytest.mark.parametrize("number", range(1, LAYOUT))
+def test_a_migrated_file_has_the_tables_of_a_new_one(tmp_path: Path, owners: Owners, number: int) -> None:
     old, new = tmp_path / "old.db", tmp_path / "new.db"
-    old.write_bytes(gzip.decompress((LAYOUTS / "sqlite-1.db.gz").read_bytes()))
+    old.write_bytes(gzip.decompress((LAYOUTS / f"sqlite-{number}.db.gz").read_bytes()))
 
     def tables(path: Path) -> list[tuple[object, ...]]:
         make_file(path)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from turnkeep.events import Answer, Event, TurnFault
+from turnkeep.events import Answer, CallDetail, Event, StepDetail, TurnFault
 from turnkeep.hub import SubscriptionStart
-from turnkeep.messages import Address
+from turnkeep.messages import Address, Citation
 from turnkeep.usage import Usage
 from turnkeep.wire import Dialect, Encoder, Frame, dumps, envelope, subscription_frame
 
@@ -267,6 +267,20 @@ QUIET_EVENTS: dict[str, tuple[Event, dict[str, Any]]] = {
     "steered": (event("steered", ids=("m",), outcome="applied"), {"outcome": "applied"}),
     "decided": (event("decided", calls=({"call_id": "c1"},)), {"calls": [{"call_id": "c1"}]}),
     "paused": (event("paused"), {}),
+    "reasoning": (event("reasoning", text="hm", place=3), {"place": 3}),
+    "tool_call": (
+        event("tool_call", detail=CallDetail("c1", "look", "{}"), place=4),
+        {"place": 4, "detail": {"call_id": "c1", "name": "look", "arguments": "{}"}},
+    ),
+    "source": (event("source", detail=Citation(0, 4, "u")), {"place": 0, "detail": {"end": 4, "url": "u"}}),
+    "step": (
+        event("step", detail=StepDetail(1, "calls"), usage=Usage(1, 2)),
+        {
+            "place": 0,
+            "detail": {"number": 1, "ending": "calls"},
+            "usage": {"requests": 1, "input_tokens": 2, "cost": 0.0},
+        },
+    ),
 }
 
 
@@ -274,7 +288,9 @@ QUIET_EVENTS: dict[str, tuple[Event, dict[str, Any]]] = {
 def test_an_event_of_the_life_cycle_tells_what_it_has_and_no_more(told: Event, added: dict[str, Any]) -> None:
     [frame] = encoder(everything=True).encode(told)
 
-    assert {name: frame[name] for name in ("outcome", "policy", "calls") if name in frame} == added
+    assert {
+        name: frame[name] for name in ("outcome", "policy", "calls", "place", "detail", "usage") if name in frame
+    } == added
     assert (frame["status"], frame["type"], frame["final_message"]) == (told.kind, "status", False)
 
 

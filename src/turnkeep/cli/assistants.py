@@ -63,6 +63,11 @@ InBackground = Annotated[
     ),
 ]
 
+ShowReasoning = Annotated[
+    bool | None,
+    typer.Option("--show-reasoning/--no-show-reasoning", help="Let people see what the model thinks."),
+]
+
 
 @app.command()
 def create(  # noqa: PLR0913 - the options of a verb
@@ -74,6 +79,7 @@ def create(  # noqa: PLR0913 - the options of a verb
     fallback: Fallback = None,
     parameters: Parameters = None,
     background: InBackground = None,
+    show_reasoning: ShowReasoning = None,
     tenant: Tenant = "default",
     as_json: Json = False,
 ) -> None:
@@ -86,6 +92,7 @@ def create(  # noqa: PLR0913 - the options of a verb
         fallbacks=fallback or None,
         parameters=parameters,
         background=background,
+        show_reasoning=show_reasoning,
     )
     settings = context.settings()
     profile = asyncio.run(_create(settings, tenant, values))
@@ -145,6 +152,7 @@ def show(assistant: Id, *, tenant: Tenant = "default", as_json: Json = False) ->
             ("tools", _tools(profile)),
             ("parameters", json.dumps(dict(profile.parameters)) if profile.parameters else None),
             ("background", "yes" if profile.background else None),
+            ("reasoning", "shown" if profile.show_reasoning else None),
             ("version", profile.version),
             ("created", output.moment(profile.created_at)),
             ("instructions", profile.instructions),
@@ -189,6 +197,7 @@ def update(  # noqa: PLR0913 - the options of a verb
     fallback: Fallback = None,
     parameters: Parameters = None,
     background: InBackground = None,
+    show_reasoning: ShowReasoning = None,
     tenant: Tenant = "default",
     as_json: Json = False,
 ) -> None:
@@ -201,6 +210,7 @@ def update(  # noqa: PLR0913 - the options of a verb
         fallbacks=fallback or None,
         parameters=parameters,
         background=background,
+        show_reasoning=show_reasoning,
     )
     if not values:
         raise output.NotGiven("nothing to change was given; see turnkeep assistants update --help")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from turnkeep.events import Event, delta
+from turnkeep.events import BESIDE_TEXT, Event, delta
 from turnkeep.runs.journal import retry_until_answered
 from turnkeep.store.contract import EventGap, Events
 from turnkeep.store.values import Claim
@@ -31,6 +31,8 @@ class Announcer:
         self._tell = tell
         self._waiting: list[Event] = []
         self._published_count = 0
+        self._parts: list[tuple[int, Event]] = []
+        """What was shown beside the text, by number: few, and a log that lost its end has to get it again."""
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -79,8 +81,12 @@ class Announcer:
             await retry_until_answered(lambda: self._store.publish(self._claim, self._published_count, events))
         except EventGap as gap:  # a server that was promoted had not heard of the last ones
             self._published_count = gap.published_count
-            await self._publish([*self._shown_before(events), *events])
+            lost_parts = [event for number, event in self._parts if number >= gap.published_count]
+            self._parts = [one for one in self._parts if one[0] < gap.published_count]
+            await self._publish([*lost_parts, *self._shown_before(events), *events])
         else:
+            first = self._published_count
+            self._parts += [(first + n, one) for n, one in enumerate(events) if one.kind in BESIDE_TEXT]
             self._published_count += len(events)
 
     def _shown_before(self, events: list[Event]) -> list[Event]:

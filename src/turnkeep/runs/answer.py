@@ -29,12 +29,23 @@ from turnkeep.errors import (
 from turnkeep.events import Event
 from turnkeep.failpoints import reach
 from turnkeep.messages import Item, UserItem, text_content
-from turnkeep.models.model import Began, Delta, Finish, ItemDone, Model, ModelRequest, ToolSpec, works_alone
+from turnkeep.models.model import (
+    Began,
+    Delta,
+    Finish,
+    ItemDone,
+    Model,
+    ModelRequest,
+    ReasoningDelta,
+    ToolSpec,
+    works_alone,
+)
 from turnkeep.models.pairing import pair, repair
 from turnkeep.models.parameters import output_limit, with_output_limit
 from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.answer_contract import AnswerResources, AnswerRules, FinalAnswer, NeedsDecision, Spending, Steerable
+from turnkeep.runs.disclosure import Disclosure
 from turnkeep.runs.journal import SEPARATOR, Journal, OpenResponse, Step
 from turnkeep.runs.partial_step import PartialStep, request_attributes, response_attributes
 from turnkeep.runs.tool_calls import Calls
@@ -76,6 +87,7 @@ class Answering:
     model_name: str
     journal: Journal
     announcer: Announcer
+    disclosure: Disclosure
     calls: Calls
     rules: AnswerRules
     lease: Steerable
@@ -102,6 +114,7 @@ class Answering:
         # a further attempt: subscribers may have seen text of the last one that never became a step
         if self.journal.text:
             self.announcer.replace(self.journal.text)
+        self.disclosure.replay()
         while True:
             has_calls = bool(self.journal.open_calls)
             if has_calls and (held_calls := await self.calls.answer(self.assistant.tool_names)):
@@ -150,6 +163,7 @@ class Answering:
     async def _step(self) -> None:
         if self.journal.steps >= self.rules.max_steps:
             raise TooManySteps(f"the model still asks for tools after {self.journal.steps} steps")
+        self.disclosure.begin_step()
         try:
             step = await self._ask(self._request())
         except ContextTooLong as error:
@@ -157,7 +171,9 @@ class Answering:
         except UnansweredCall:
             step = await self._ask(self._request(is_repair=True))
         reach("called")
+        step = self.disclosure.public(step)
         await self.journal.write_step(step)
+        self.disclosure.end_step(step, self.journal.steps)
 
     async def _ask_for_less(self, error: ContextTooLong) -> Step:
         """Once more with less of the past; what the refusal taught spares the next turns this
@@ -248,6 +264,7 @@ class Answering:
         before, failures, resumes = self.announcer.text_so_far, 0, 0
         last_break: ModelError | None = None
         while True:
+            self.disclosure.begin_again()
             try:
                 return await self._ask_once(request, before)
             except ResponseLost as loss:
@@ -330,12 +347,16 @@ class Answering:
             if partial.repeats:
                 text = partial.new_part(text)
             elif not partial.text:
+                self.disclosure.end_thought()
                 self._respond(bool(partial.before))
             partial.text += part.text
             if text:
                 self.announcer.text(text)
             reach("midstream")
+        elif isinstance(part, ReasoningDelta):
+            self.disclosure.think(part.text)
         elif isinstance(part, ItemDone):
+            self.disclosure.item(part.item, partial.item_place)
             partial.items.append(part.item)
         elif isinstance(part, Finish):
             partial.finish = part

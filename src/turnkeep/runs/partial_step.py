@@ -24,6 +24,12 @@ class PartialStep:
     began: Began | None = None
     finish: Finish | None = None
 
+    @property
+    def item_place(self) -> int:
+        """Where in the answer the text of the next item begins."""
+        lead = len(self.before) + len(SEPARATOR) if self.before else 0
+        return lead + sum(len(item.text) for item in self.items if isinstance(item, AssistantItem))
+
     def new_part(self, text: str) -> str:
         """What of a piece of text was not shown before the stream broke."""
         shown_length = self.repeats - (len(SEPARATOR) if self.before else 0)

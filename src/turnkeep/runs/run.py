@@ -34,6 +34,7 @@ from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.answer import Answering
 from turnkeep.runs.answer_contract import FinalAnswer, NeedsDecision
 from turnkeep.runs.circuits import Circuits
+from turnkeep.runs.disclosure import Disclosure
 from turnkeep.runs.halt import close_call, stop_response, without_text
 from turnkeep.runs.journal import Journal, retry_until_answered
 from turnkeep.runs.lease import DrainRequest, Lease, StopRequest
@@ -194,11 +195,14 @@ class Run:
 
     def _answering(self) -> Answering:
         claim, context = self.claim, self.context
+        toolbox = context.toolbox.of(claim.address.tenant)
+        disclosure = Disclosure(self.announcer, claim, toolbox, self.assistant)
         calls = Calls(
             claim,
             self.journal,
             self.announcer,
-            context.toolbox.of(claim.address.tenant),
+            disclosure,
+            toolbox=toolbox,
             rules=context.rules.calls,
             clock=context.clock,
             meter=context.meter,
@@ -210,6 +214,7 @@ class Run:
             model_name=self.model_name,
             journal=self.journal,
             announcer=self.announcer,
+            disclosure=disclosure,
             calls=calls,
             rules=context.rules.answer,
             lease=self.lease,

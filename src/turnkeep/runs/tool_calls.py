@@ -15,6 +15,7 @@ from turnkeep.events import Event
 from turnkeep.failpoints import reach
 from turnkeep.messages import CallItem, OutputItem
 from turnkeep.runs.announcer import Announcer
+from turnkeep.runs.disclosure import Disclosure
 from turnkeep.runs.journal import Journal
 from turnkeep.store.values import Claim, HeldCall
 from turnkeep.telemetry import SILENT, Meter
@@ -67,8 +68,9 @@ class Calls:
         claim: Claim,
         journal: Journal,
         announcer: Announcer,
-        toolbox: Toolbox,
+        disclosure: Disclosure,
         *,
+        toolbox: Toolbox,
         rules: CallRules,
         clock: Clock,
         meter: Meter = SILENT,
@@ -76,6 +78,7 @@ class Calls:
         self._claim = claim
         self._journal = journal
         self._announcer = announcer
+        self._disclosure = disclosure
         self._toolbox = toolbox
         self._rules = rules
         self._clock = clock
@@ -92,7 +95,7 @@ class Calls:
         async with asyncio.TaskGroup() as group:
             for plan in plans:
                 if plan.way == "known" and plan.output:
-                    group.create_task(self._journal.write_output(plan.output))
+                    group.create_task(self._end(plan.output))
                 elif plan.way == "refused" and plan.refusal:
                     group.create_task(self._refuse(plan.item, plan.tool, plan.refusal))
                 elif plan.way == "run":
@@ -154,9 +157,14 @@ class Calls:
                 Event("processing", claim.message_ids, run_id=claim.run_id, attempt=claim.attempt, tools=names)
             )
 
+    async def _end(self, output: OutputItem) -> None:
+        """Told only when it is in the journal: what was shown must not happen again otherwise."""
+        await self._journal.write_output(output)
+        self._disclosure.result(output)
+
     async def _refuse(self, item: CallItem, tool: Tool | None, result: Result) -> None:
         self._meter.count("tool_calls", tool=tool.name if tool else "unknown", status=result.status)
-        await self._journal.write_output(_output(item, result))
+        await self._end(_output(item, result))
 
     async def _run(self, item: CallItem, tool: Tool | None) -> None:
         async with self._slots:
@@ -166,7 +174,7 @@ class Calls:
             reach("tool_started")
             result = await self._call(item, tool)
             reach("tool_done")
-            await self._journal.write_output(_output(item, result))
+            await self._end(_output(item, result))
 
     async def _call(self, item: CallItem, tool: Tool | None) -> Result:
         name = tool.name if tool else "unknown"
@@ -202,7 +210,7 @@ class Calls:
             return [_call(item, "output") for item in items]
         for item in items:
             self._meter.count("tool_calls", tool="catch_all", status=results[item.call_id].status)
-            await self._journal.write_output(_output(item, results[item.call_id]))
+            await self._end(_output(item, results[item.call_id]))
         return []
 
     def _context(self, item: CallItem) -> ToolContext:

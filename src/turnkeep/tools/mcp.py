@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock
 from turnkeep.errors import ConfigurationError, ToolFailed
+from turnkeep.messages import Showing
 from turnkeep.tools.pins import Pins
 from turnkeep.tools.tool import Effect, Run, Tool, ToolContext, as_text
 
@@ -57,6 +58,7 @@ class McpSettings:
     effects: Mapping[str, Effect] = field(default_factory=dict)
     needs_approval: bool = False
     self_approval: bool = False
+    show: Showing = "name"
     timeout: float = 30.0
 
 
@@ -171,6 +173,7 @@ class McpServer:
             timeout=self.settings.timeout + WAIT_FOR_CONNECTION + CONNECT_TIMEOUT,
             needs_approval=self.settings.needs_approval,
             self_approval=self.settings.self_approval,
+            show=self.settings.show,
         )
 
     def _run(self, name: str, effect: Effect) -> Run:

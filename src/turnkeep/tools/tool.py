@@ -26,6 +26,7 @@ from typing import Any, Literal, overload
 from pydantic import TypeAdapter
 
 from turnkeep.errors import ConfigurationError, ToolFailed
+from turnkeep.messages import SHOWINGS, Showing
 from turnkeep.tools import thread_pool
 from turnkeep.tools.argument_schema import ArgumentSchema
 from turnkeep.tools.schema import Accept, Schema, Signature, strict_form
@@ -80,7 +81,8 @@ class Tool:
     `run` gets arguments that `accept` has let through. `timeout` is in seconds, `output_cap` in
     bytes. A `client_side` tool has no `run`: its calls are held until somebody submits the output.
     `self_approval`: a call that needs approval may be approved by whoever sent the messages that
-    led to it; else by others alone.
+    led to it; else by others alone. `show`: what people who follow the conversation see of a call
+    ("name", "arguments", "all"); whoever decides about it sees its arguments in any case.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Tool:
     needs_approval: Approval = False
     self_approval: bool = False
     client_side: bool = False
+    show: Showing = "name"
     strict: bool = False
     accept: Accept | None = None
     function: Callable[..., Any] | None = None
@@ -105,6 +108,8 @@ class Tool:
             raise ConfigurationError(f"{self.name[:80]!r} is no tool name; use 1 to 64 of A-Z a-z 0-9 _ -")
         if self.effect not in ("pure", "idempotent", "effect"):
             raise ConfigurationError(f"tool {self.name!r}: effect {self.effect!r} is not pure, idempotent or effect")
+        if self.show not in SHOWINGS:
+            raise ConfigurationError(f"tool {self.name!r}: show {self.show!r} is not name, arguments or all")
         if self.timeout <= 0 or self.output_cap < 256:
             raise ConfigurationError(f"tool {self.name!r}: timeout must be above 0 and output_cap at least 256 bytes")
         if self.parameters.get("type") != "object":
@@ -158,6 +163,7 @@ def tool(
     needs_approval: Approval = False,
     self_approval: bool = False,
     client_side: bool = False,
+    show: Showing = "name",
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 

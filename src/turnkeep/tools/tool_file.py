@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from turnkeep import toml
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import ConfigurationError
+from turnkeep.messages import Showing
 from turnkeep.tools import http_request, sql
 from turnkeep.tools.addresses import networks_of
 from turnkeep.tools.mcp import McpServer, McpSettings, ToolsListener
@@ -72,6 +73,7 @@ class _ToolForm(_Form):
     timeout: float = Field(10.0, gt=0, le=LONGEST_TIMEOUT)
     needs_approval: bool = False
     self_approval: bool = False
+    show: Showing = "name"
 
 
 class _Http(_ToolForm):
@@ -113,6 +115,7 @@ class _Mcp(_Form):
     effects: dict[str, Effect] = {}
     needs_approval: bool = False
     self_approval: bool = False
+    show: Showing = "name"
     timeout: float = Field(30.0, gt=0, le=LONGEST_TIMEOUT)
 
 
@@ -326,6 +329,7 @@ def _mcp_settings(form: _Mcp, hosts: list[str], values: _Values) -> McpSettings:
         effects=form.effects,
         needs_approval=form.needs_approval,
         self_approval=form.self_approval,
+        show=form.show,
         timeout=form.timeout,
     )
 
@@ -365,6 +369,7 @@ def _tool(form: _ToolForm, run: Run, effect: Effect) -> Tool:
         timeout=form.timeout + 2.0,
         needs_approval=form.needs_approval,
         self_approval=form.self_approval,
+        show=form.show,
     )
 
 

@@ -10,16 +10,33 @@ import pytest
 
 from tests.contract.suite.desk import CHANNEL, HERE, LEASE, Desk, Start, at, delta, give_up, retry
 from turnkeep.errors import LeaseLost
-from turnkeep.events import Answer, Event
-from turnkeep.messages import Address
+from turnkeep.events import Answer, CallDetail, Detail, Event, EventKind, FileDetail, ResultDetail, StepDetail
+from turnkeep.messages import Address, Citation
 from turnkeep.store.contract import Follower, Store
 from turnkeep.store.values import Policy
+from turnkeep.usage import Usage
 
 PATIENCE = 20.0
 
 
 def deltas(count: int, first: int = 0) -> list[Event]:
     return [delta(f"<{n}>") for n in range(first, first + count)]
+
+
+def beside_text(run_id: str) -> list[Event]:
+    """One event of each kind that a turn shows beside its text."""
+    details: list[tuple[EventKind, Detail]] = [
+        ("tool_call", CallDetail("c1", "look", '{"a": "ü"}', is_cut=True)),
+        ("tool_result", ResultDetail("c1", "look", "error", "saw\n5")),
+        ("tool_call", CallDetail("ws_1", "web_search", by_provider=True)),
+        ("source", Citation(1, 4, "https://a.example", "A", "quoted", "file_1")),
+        ("file", FileDetail("data:image/png;base64,AA", "image/png", "a.png")),
+        ("step", StepDetail(1)),
+    ]
+    events = [Event(kind, run_id=run_id, attempt=1, detail=detail, place=7) for kind, detail in details]
+    end = StepDetail(1, "calls", "model-1")
+    thought = Event("reasoning", text="hm 😀", run_id=run_id, attempt=1)
+    return [thought, *events, Event("step", run_id=run_id, attempt=1, detail=end, usage=Usage(1, 10), place=9)]
 
 
 class Reader:
@@ -120,12 +137,13 @@ class LogPromises:
             Event("processing", run_id=claim.run_id, attempt=1, tools=("a", "b")),
             Event("responding", ("m1",), run_id=claim.run_id, attempt=1),
             Event("delta", text="grüß 😀\u2028", run_id=claim.run_id, attempt=1),
+            *beside_text(claim.run_id),
         ]
         top = await desk.store.publish(claim, 0, events)
 
         told = await desk.events(after=2)
 
-        assert top == 5
+        assert top == 2 + len(events)
         assert [event.at_position(0, "", 0.0) for event in told] == events
         assert {event.at for event in told} == {desk.now}
 
@@ -204,14 +222,16 @@ class LogPromises:
     async def test_rolling_keeps_what_is_no_text(self, start: Start) -> None:
         desk = await start(Policy(window=2.0, log_events=10))
         claim = await desk.lease("m1")
-        await desk.store.publish(claim, 0, [Event("processing", tools=("a",))])
+        parts = beside_text(claim.run_id)
+        await desk.store.publish(claim, 0, [Event("processing", tools=("a",)), *parts])
         await desk.say("m2")
-        await desk.store.publish(claim, 1, deltas(300))
+        await desk.store.publish(claim, 1 + len(parts), deltas(300))
         await desk.store.expire()
 
         kinds = await desk.kinds()
 
-        assert kinds[:5] == ["accepted", "started", "processing", "accepted", "snapshot"]
+        expected = ["accepted", "started", "processing", *(part.kind for part in parts), "accepted", "snapshot"]
+        assert kinds[: len(expected)] == expected
         offsets = [event.offset for event in await desk.events()]
         assert offsets == sorted(set(offsets))
 

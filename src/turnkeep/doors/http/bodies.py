@@ -150,6 +150,7 @@ class AssistantFields(StrictBody):
     fallbacks: Annotated[list[ModelName], Field(max_length=MAX_NAMES)] = []
     parameters: Entries = {}
     background: bool = False
+    show_reasoning: bool = False
     metadata: Annotated[dict[str, str], Field(max_length=MAX_ENTRIES)] = {}
 
 

@@ -275,6 +275,7 @@ SCHEMAS: dict[str, Schema] = {
             "parameters": ANYTHING,
             "fallbacks": TEXTS,
             "background": FLAG,
+            "show_reasoning": FLAG,
             "metadata": ANYTHING,
             "version": COUNT,
             "created_at": NUMBER,

@@ -169,7 +169,9 @@ def event_row(event: Event) -> tuple[bytes, bytes, bytes]:
     return event.kind.encode(), dump(members), to_bytes(event.text)
 
 
-_beside_text = attrgetter("message_ids", "outcome", "tools", "calls", "error", "usage", "author", "policy", "thread_id")
+_beside_text = attrgetter(
+    "message_ids", "outcome", "tools", "calls", "error", "usage", "author", "policy", "thread_id", "detail", "place"
+)
 
 
 @lru_cache(maxsize=4096)

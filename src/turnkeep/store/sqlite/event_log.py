@@ -36,6 +36,8 @@ def body_of(event: Event) -> str:
     data = {name: value for name, value, usual in triples if value != usual}
     if event.usage is not None:
         data["usage"] = event.usage.to_json()
+    if event.detail is not None:
+        data["detail"] = event.detail.to_json()
     return encode(data)
 
 

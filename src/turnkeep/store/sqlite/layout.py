@@ -66,7 +66,11 @@ def _from_1(connection: apsw.Connection) -> None:
     connection.execute(_script("sinks_from_1.sql"))
 
 
-STEPS: Mapping[int, Step] = {1: _from_1}
+def _from_2(connection: apsw.Connection) -> None:
+    """Logs show tools, thoughts and sources, which programs of before could not read."""
+
+
+STEPS: Mapping[int, Step] = {1: _from_1, 2: _from_2}
 """What leads from a layout to the next one, by the number of the older."""
 
 _BOOT_ID = clocks.BOOT_ID
