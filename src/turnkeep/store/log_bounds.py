@@ -7,7 +7,6 @@ events that are not too old, and beyond those the final ones, which say how each
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from turnkeep.events import Answer, Event
 from turnkeep.store.values import Policy
@@ -54,6 +53,7 @@ def _roll_deltas(live: Sequence[Event], policy: Policy) -> tuple[list[Event], in
         answer.take(event)
     # At the offset of the last delta it stands for: who holds an older one gets the whole text, who
     # holds a later one nothing twice.
-    snapshot = replace(live[last], kind="snapshot", text=answer.text)
+    snapshot = Event("snapshot", text=answer.text, run_id=live[last].run_id, attempt=live[last].attempt)
+    snapshot = snapshot.at_position(live[last].offset, live[last].epoch, live[last].at)
     others = [e for e in live[:last] if e.kind not in ("delta", "snapshot")]
     return [*others, snapshot, *live[last + 1 :]], snapshot.offset

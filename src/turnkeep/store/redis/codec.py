@@ -16,7 +16,7 @@ from zlib import crc32
 import orjson
 
 from turnkeep.errors import ThreadQuarantined
-from turnkeep.events import Event, TurnFault
+from turnkeep.events import Delta, Event, TurnFault
 from turnkeep.messages import Address, Content, Message, Part, digest, item_from_json, item_to_json
 from turnkeep.store.redis.key_names import ThreadKeys, address_of, to_bytes, to_text
 from turnkeep.store.transcript import size_of
@@ -162,16 +162,11 @@ def event_row(event: Event) -> tuple[bytes, bytes, bytes]:
     """Kind, the JSON of its other members, text."""
     # Nearly every event is one: its members are the same for the whole run, so their JSON is made
     # once.
-    if event.kind == "delta" and not any(_beside_text(event)):
+    if event.__class__ is Delta:
         return b"delta", _delta_members(event.run_id, event.attempt), to_bytes(event.text)
     left_out = ("kind", "text", "offset", "epoch", "at")
     members = {k: v for k, v in event.to_json().items() if k not in left_out}
     return event.kind.encode(), dump(members), to_bytes(event.text)
-
-
-_beside_text = attrgetter(
-    "message_ids", "outcome", "tools", "calls", "error", "usage", "author", "policy", "thread_id", "detail", "place"
-)
 
 
 @lru_cache(maxsize=4096)
@@ -320,10 +315,10 @@ def epoch_of(epoch: bytes, incarnation: int) -> str:
 def read_event(place: tuple[int, str], kind: bytes, at: bytes, members: bytes, text: bytes) -> Event:
     """An event from its stored parts; `place` is its offset and the epoch of its log."""
     offset, epoch = place
-    own = {"kind": words(kind), "text": to_text(text), "offset": offset, "epoch": epoch, "at": float(at)}
     # A follower reads each token; the JSON of its members is parsed once for a run.
-    if kind == b"delta" and len(members) <= DELTA_MEMBERS and (common := _delta_parsed(members)) is not None:
-        return Event(**own, **common)  # type: ignore[arg-type]
+    if kind == b"delta" and len(members) <= DELTA_MEMBERS and (run := _delta_parsed(members)) is not None:
+        return Delta(to_text(text), *run, offset, epoch, float(at))
+    own = {"kind": words(kind), "text": to_text(text), "offset": offset, "epoch": epoch, "at": float(at)}
     return Event.from_json(parse_json(members, "event") | own)
 
 
@@ -332,9 +327,10 @@ DELTA_MEMBERS = 120
 
 
 @lru_cache(maxsize=4096)
-def _delta_parsed(members: bytes) -> dict[str, Any] | None:
+def _delta_parsed(members: bytes) -> tuple[str | None, int] | None:
+    """The run and the attempt that a delta names; None where it says anything else."""
     data: dict[str, Any] = parse_json(members, "event")
-    return data if data.keys() <= {"run_id", "attempt"} else None
+    return (data.get("run_id"), data.get("attempt", 0)) if data.keys() <= {"run_id", "attempt"} else None
 
 
 def read_frames(data: bytes, epoch: str) -> list[Event]:
