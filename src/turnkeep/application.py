@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Literal, Self
 
 from turnkeep.assistants import Assistant, Assistants
+from turnkeep.broadcast import Broadcasts
 from turnkeep.clock import SystemClock
 from turnkeep.composition import Lifespan, open_endpoint, open_run_context, policies, watch_process
 from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection, ThreadNotFound
@@ -82,6 +83,7 @@ class Application:
         self.catalog = Catalog.load(settings.price_file)
         self.store = measure_store(store or store_of(settings, policies(settings, runs_kept=runs_kept)), meter)
         self.hub = Hub(self.store, meter=meter)
+        self.broadcasts = Broadcasts()
         self.model_name = settings.model or self.catalog.default
         self.assistants = Assistants(self.store, model=self.model_name, instructions=settings.instructions)
         self._has_simulator = False

@@ -191,7 +191,7 @@ class Event:
         return Event(**values)
 
 
-class Delta(Event):
+class TextDelta(Event):
     """What an answer grows by: the event that comes with every token, so it is made of six values.
 
     Everything else an event may say has its default; two events are equal that say the same,
@@ -215,7 +215,7 @@ class Delta(Event):
     place = 0
     is_final = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - by place: names would cost as much again
         self, text: str, run_id: str | None = None, attempt: int = 0, offset: int = 0, epoch: str = "", at: float = 0.0
     ) -> None:
         _set_text(self, text)
@@ -225,8 +225,8 @@ class Delta(Event):
         _set_epoch(self, epoch)
         _set_at(self, at)
 
-    def at_position(self, offset: int, epoch: str, at: float) -> Delta:
-        return Delta(self.text, self.run_id, self.attempt, offset, epoch, at)
+    def at_position(self, offset: int, epoch: str, at: float) -> TextDelta:
+        return TextDelta(self.text, self.run_id, self.attempt, offset, epoch, at)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Event) and _values(self) == _values(other)
@@ -235,10 +235,10 @@ class Delta(Event):
         return hash(_values(self))
 
     def __repr__(self) -> str:
-        return f"Delta({self.text!r}, {self.run_id!r}, {self.attempt}, {self.offset}, {self.epoch!r}, {self.at})"
+        return f"TextDelta({self.text!r}, {self.run_id!r}, {self.attempt}, {self.offset}, {self.epoch!r}, {self.at})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Delta, (self.text, self.run_id, self.attempt, self.offset, self.epoch, self.at)
+        return TextDelta, (self.text, self.run_id, self.attempt, self.offset, self.epoch, self.at)
 
 
 _set_text, _set_run_id, _set_attempt, _set_offset, _set_epoch, _set_at = (
@@ -246,14 +246,14 @@ _set_text, _set_run_id, _set_attempt, _set_offset, _set_epoch, _set_at = (
 )
 _values = attrgetter(*(f.name for f in fields(Event)))
 # What `fields` and `replace` go by: a copy is made of the six.
-Delta.__dataclass_fields__ = {
+TextDelta.__dataclass_fields__ = {
     name: Event.__dataclass_fields__[name] for name in ("text", "run_id", "attempt", "offset", "epoch", "at")
 }
 
 
 def delta(text: str, run_id: str, attempt: int) -> Event:
     """The hot path: one per token."""
-    return Delta(text, run_id, attempt)
+    return TextDelta(text, run_id, attempt)
 
 
 class Answer:

@@ -70,7 +70,9 @@ class Subscriber(Protocol):
         ...
 
     def deliver(self, address: Address, events: Sequence[Event]) -> None:
-        """May not wait."""
+        """May not wait. All who are equally far are given the same events, one after the other: what
+        is made of them can be shared (`turnkeep.broadcast`).
+        """
         ...
 
     async def room(self, address: Address) -> None:
@@ -98,11 +100,13 @@ class _Subscription:
         # offset
         if events[0].epoch != self.epoch:
             self.epoch, self.last = events[0].epoch, events[0].offset - 1
-        # at the seam between the log and the hints an event may come twice
-        fresh = [event for event in events if event.offset > self.last]
-        if fresh:
-            self.last = fresh[-1].offset
-            self.subscriber.deliver(address, fresh)
+        # who has read the log later than the others has a part of them
+        if events[0].offset <= self.last:
+            events = [event for event in events if event.offset > self.last]
+            if not events:
+                return
+        self.last = events[-1].offset
+        self.subscriber.deliver(address, events)
 
 
 @dataclass(slots=True, eq=False)
@@ -315,6 +319,9 @@ class Hub:
     def _pass_on(self, channel: _Fanout, events: Sequence[Event]) -> None:
         if events[-1].offset <= channel.last:
             return
+        # at the seam between the log and the hints an event may come twice
+        if events[0].offset <= channel.last:
+            events = [event for event in events if event.offset > channel.last]
         channel.last = events[-1].offset
         channel.hear(events)
         for subscription in channel.subscriptions:

@@ -9,12 +9,14 @@ last say `more`; who resumes from the last frame without it misses nothing.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
-from turnkeep.events import BESIDE_TEXT, Answer, Event
+from turnkeep.events import BESIDE_TEXT, Answer, Event, TextDelta
 from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
 from turnkeep.remedies import remedy_of
@@ -43,12 +45,14 @@ def dumps(frame: Frame) -> str:
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """How one subscriber wants it. `deltas`: every token in `delta`, not the text so far.
-    `everything`: life-cycle events too.
+    `everything`: life-cycle events too. `in_envelopes`: as the relay says it.
     """
 
     deltas: bool = False
     everything: bool = False
     in_envelopes: bool = False
+    as_stream: bool = False
+    """Each frame is an event of an SSE stream."""
 
 
 def _aside(frame: Frame) -> Frame:
@@ -114,6 +118,30 @@ class Encoder:
         for frame in frames[:-1]:
             frame["more"] = True
         return owed + frames
+
+    @property
+    def state(self) -> Hashable:
+        """All that frames to come depend on, while nothing is owed."""
+        answer = self._answer
+        return (self._thread_id, self._replaces, answer.run_id, answer.attempt, answer.message_ids, answer.text)
+
+    def copy(self) -> Encoder:
+        other = copy(self)
+        other._answer, other._pending = self._answer.copy(), list(self._pending)
+        return other
+
+    def take_piece(self) -> tuple[Event, str] | None:
+        """The text kept back, with the newest event of it, where it is told as nothing but a delta."""
+        event = self._newest
+        if event is None or self._replaces or not self._dialect.deltas:
+            return None
+        text = self._pending[0] if len(self._pending) == 1 else "".join(self._pending)
+        self._newest, self._pending = None, []
+        return event, text
+
+    def flush_frame(self, event: Event) -> Frame:
+        """The frame of a delta, without its text."""
+        return self._frame(event, "in_progress", "response", "")
 
     def flush(self) -> list[Frame]:
         """One frame with all text kept back."""
@@ -248,6 +276,92 @@ class Encoder:
         if ids:
             fields["message_ids"] = list(ids)
         return fields
+
+
+class WireEncoder:
+    """The frames of one channel as messages (`broadcast.DialectEncoder`), from the start of a subscription on."""
+
+    def __init__(self, address: Address, thread_id: str | None, dialect: Dialect, start: SubscriptionStart) -> None:
+        self._address = address
+        self._dialect = dialect
+        self._encoder = Encoder(address, thread_id, dialect, answer=start.answer, replaces=not start.is_recovered)
+        self._position = (start.epoch, start.start)
+        self._template: _DeltaTemplate | None = None
+
+    @property
+    def owes(self) -> bool:
+        return self._encoder.owes
+
+    @property
+    def state(self) -> Hashable:
+        return (self._position, self._encoder.state)
+
+    def encode(self, event: Event) -> list[bytes]:
+        self._position = (event.epoch, event.offset)
+        if event.__class__ is TextDelta:
+            self._encoder.encode(event)
+            return []
+        # Who answers, and which messages, may be others from here on.
+        self._template = None
+        return [self._message(frame) for frame in self._encoder.encode(event)]
+
+    def flush(self) -> list[bytes]:
+        if (piece := self._encoder.take_piece()) is None:
+            return [self._message(frame) for frame in self._encoder.flush()]
+        event, text = piece
+        if self._template is None or not self._template.fits(event):
+            self._template = _DeltaTemplate(event, self._encoder.flush_frame(event))
+        data = self._template.fill(event, text)
+        return [self._wrap(data, event.epoch, event.offset)]
+
+    def copy(self) -> Self:
+        other = copy(self)
+        other._encoder = self._encoder.copy()
+        return other
+
+    def first_message(self, frame: Frame) -> bytes:
+        """The frame that says where a subscription begins."""
+        return self._message(frame)
+
+    def _message(self, frame: Frame) -> bytes:
+        has_position = self._dialect.as_stream and not frame.get("more")
+        return self._wrap(frame_bytes(frame), frame["epoch"] if has_position else None, frame.get("offset", 0))
+
+    def _wrap(self, data: bytes, epoch: str | None, offset: int) -> bytes:
+        """In what this dialect wraps around a frame."""
+        if self._dialect.as_stream:
+            # The position is told with the last frame of an event, so that a client that returns
+            # gets all of it.
+            position = b"" if epoch is None else b"id: %b:%d\n" % (epoch.encode(), offset)
+            return b"%bdata: %b\n\n" % (position, data)
+        if self._dialect.in_envelopes:
+            return b'{"channel":%b,"payload":%b}' % (orjson.dumps(self._address.channel), data)
+        return data
+
+
+class _DeltaTemplate:
+    """The frame of a delta, but for its moment, offset and text: the rest is the same for a whole run."""
+
+    __slots__ = ("_attempt", "_epoch", "_middle", "_run_id", "_tail")
+
+    def __init__(self, event: Event, frame: Frame) -> None:
+        self._run_id, self._attempt, self._epoch = event.run_id, event.attempt, event.epoch
+        names = list(frame)
+        at = names.index("offset")
+        self._middle = _members(frame, names[2:at]) + b',"offset":'
+        self._tail = _members(frame, names[at + 1 :]) + b',"delta":'
+
+    def fits(self, event: Event) -> bool:
+        return event.run_id == self._run_id and event.attempt == self._attempt and event.epoch == self._epoch
+
+    def fill(self, event: Event, text: str) -> bytes:
+        moment, offset, words = orjson.dumps(event.at), b"%d" % event.offset, orjson.dumps(text)
+        return b"".join((b'{"message":"","timestamp":', moment, self._middle, offset, self._tail, words, b"}"))
+
+
+def _members(frame: Frame, names: Sequence[str]) -> bytes:
+    """Some members of a frame, as they stand between two others."""
+    return b"," + orjson.dumps({name: frame[name] for name in names})[1:-1]
 
 
 def subscription_frame(address: Address, thread_id: str | None, start: SubscriptionStart, *, at: float) -> Frame:

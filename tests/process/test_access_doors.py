@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.process.callers import CHANNEL, TENANT, Guarded, guarded, token
 from tests.process.served import ask, served
-from turnkeep.doors.transport import UNKNOWN_READ_LIMIT
+from turnkeep.doors.socket_transport import UNKNOWN_READ_LIMIT
 from turnkeep.errors import ConfigurationError
 
 PATIENCE = 20.0

@@ -19,7 +19,7 @@ from tests.process.served import Served, ask, served
 from turnkeep.auth import limits
 from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Principal
-from turnkeep.doors import transport
+from turnkeep.doors import socket_transport, transport
 from turnkeep.doors.http import endpoint as http
 from turnkeep.doors.http.routes import ENDPOINTS
 from turnkeep.doors.socket import sockets
@@ -492,7 +492,7 @@ async def test_a_request_arrives_in_time_or_is_given_up(
 
 
 async def test_a_message_on_a_socket_arrives_in_time_or_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "FRAME_TIMEOUT", 0.1)
+    monkeypatch.setattr(socket_transport, "FRAME_TIMEOUT", 0.1)
     async with served(**STILL) as server, server.socket() as socket, asyncio.timeout(20):
         assert (await ask(socket, {"action": "ping"}))["status"] == "pong"
         socket.transport.write(b"\x81\xff" + (1_000).to_bytes(8, "big") + b"\0\0\0\0half")

@@ -301,3 +301,7 @@ def raise_descriptors() -> int | None:
             return soft
         return target
     return soft
+
+
+def sender_of(peers: Peers, host: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+    return peers.sender(host, (value for name, value in headers if name == b"x-forwarded-for"))

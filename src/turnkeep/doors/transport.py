@@ -10,19 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from functools import partial
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.utils import get_remote_addr
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import CONT, DATA_OPCODES, Frame
-from websockets.protocol import OPEN
 
 from turnkeep.doors.backlog import Backlog, Rota, Valve
-from turnkeep.doors.peers import Peers, forwarded_in
+from turnkeep.doors.peers import Peers, forwarded_in, sender_of
+from turnkeep.doors.socket_transport import CONNECTION, SocketTransport
 
 # uvicorn waits for a head for ever: one byte now and then would keep a connection (slowloris).
 HEAD_TIMEOUT = 10.0
@@ -34,18 +31,6 @@ LINGER = 2.0
 """Seconds for the rest of a body that nobody waits for any more."""
 LARGEST_HEAD = 32_768
 """Bytes of a request line and headers."""
-FRAME_TIMEOUT = 30.0
-"""Seconds in which a message that has begun has to be whole."""
-# Each fragment costs as much as a frame, whatever it holds; the protocol sets no bound.
-FRAGMENTS = 64
-"""Fragments of any size that a message may have; more, if they have FRAGMENT_BYTES on average."""
-FRAGMENT_BYTES = 512
-UNKNOWN_READ_LIMIT = 16_384
-"""Bytes of a message from somebody who has shown no credential."""
-POLICY_VIOLATION = 1008
-
-AFTER_FAULT = 1.0
-"""Seconds after which a socket that breaks these rules is closed."""
 
 
 class CountingParser(h11.Connection):
@@ -217,7 +202,6 @@ class HttpTransport(H11Protocol):
         self.transport.close()
 
 
-BAD_UPGRADE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -235,166 +219,6 @@ def is_head(data: bytes) -> bool:
     return len(head) <= LARGEST_HEAD and _LENIENT.search(head) is None
 
 
-class SocketTransport(WebSocketsSansIOProtocol):
-    """One WebSocket. It waits until somebody says who it is (`know`)."""
-
-    transport: Valve  # type: ignore[assignment]
-
-    def __init__(self, *args: Any, peers: Peers, rota: Rota, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._peers = peers
-        self._rota = rota
-        self.scope = {"state": {}}  # type: ignore[typeddict-item]  # until there is one
-        self._read_limit = self.conn.max_message_size
-        # A stranger's first frame is a credential; what is larger costs memory for somebody
-        # unknown.
-        self.conn.max_message_size = UNKNOWN_READ_LIMIT
-        self._fragments = self._size = 0
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        valve = transport if isinstance(transport, Valve) else Valve(transport)
-        super().connection_made(valve)  # type: ignore[arg-type]
-        address = get_remote_addr(valve)  # type: ignore[arg-type]
-        host = address[0] if address else ""
-        self._backlog = Backlog(valve, self._parse, self._rota, host)
-        if self._peers.enter(self, host) != "inside":
-            self.drop()
-
-    def admit(self) -> None:
-        """It is never in the lobby: the connection that it was made of has left its place."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._backlog.end()
-        self._peers.leave(self)
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        super().connection_lost(exc)
-        self.conn.events.clear()  # and what refers to itself: see `Backlog.end`
-        self.conn.parser.close()
-        self.scope["state"].pop(CONNECTION, None)
-
-    def drop(self) -> None:
-        self.transport.abort()
-
-    def know(self) -> None:
-        """Somebody has shown who it is: what it sends may be as large as ours is, and it does not
-        have to make room.
-        """
-        self.conn.max_message_size = self._read_limit
-        self._peers.work(self)
-
-    @property
-    def unsent_bytes(self) -> int:
-        """Bytes that the system has not taken yet."""
-        return self.transport.inner.get_write_buffer_size()
-
-    def refuse(self) -> None:
-        """The upgrade was answered with a refusal, which uvicorn takes for an application that
-        forgot to answer.
-        """
-        self.handshake_complete = True
-
-    def handle_connect(self, event: Any) -> None:
-        super().handle_connect(event)
-        self.scope["state"][CONNECTION] = self
-        self._backlog.host = sender_of(self._peers, self._backlog.host, self.scope.get("headers", ()))
-        self._peers.name(self, self._backlog.host)
-
-    def data_received(self, data: bytes) -> None:
-        self._backlog.take(data)
-
-    def _parse(self, data: bytes) -> int:
-        self.conn.receive_data(data)
-        frames = len(self.conn.events)
-        if self.conn.handshake_exc is not None and not frames:
-            # no request came of it, and uvicorn would neither answer, nor close, nor be able to end with it
-            self.transport.write(BAD_UPGRADE)
-            self.transport.close()
-            return 0
-        if self.conn.parser_exc is None and self._has_too_many_fragments():
-            self._fail("too many fragments in a message")
-        elif self.conn.parser_exc is not None:
-            self._hang_up()
-        else:
-            self.handle_events()
-            self._watch()
-        return frames
-
-    def _has_too_many_fragments(self) -> bool:
-        for event in self.conn.events:
-            if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
-                if event.opcode is not CONT:
-                    self._fragments = self._size = 0
-                self._fragments += 1
-                self._size += len(event.data)
-                if self._fragments > FRAGMENTS and self._size < self._fragments * FRAGMENT_BYTES:
-                    return True
-        return False
-
-    def _watch(self) -> None:
-        """A message that has begun ends in time."""
-        is_partial = bool(self.conn.reader.buffer) or self.conn.current_size is not None
-        if is_partial and self._deadline is None:
-            self._deadline = self.loop.call_later(FRAME_TIMEOUT, self._late)
-        elif not is_partial and self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _late(self) -> None:
-        self._deadline = None
-        if self.transport.is_closing() or self.close_sent:
-            return
-        if self.conn.state is not OPEN or self.transport.is_held:
-            self._watch()  # it is we who do not read
-            return
-        self._fail("this message does not come to its end")
-
-    def _fail(self, reason: str) -> None:
-        """Hear nothing more, and say so a little later: whoever floods would be back at once."""
-        self._backlog.end()
-        # Not closed yet, so that whoever floods keeps this one connection busy instead of a new
-        # one.
-        self.transport.hold("fault")
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = self.loop.call_later(AFTER_FAULT, self._fail_now, reason)
-
-    def _fail_now(self, reason: str) -> None:
-        self._deadline = None
-        self.conn.fail(POLICY_VIOLATION, reason)
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        """Say why, where the upgrade was answered already."""
-        if self.conn.close_sent is not None:
-            self.handle_parser_exception()
-        else:
-            self.transport.close()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self.transport.hold("peer")
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self.transport.release("peer")
-
-    def keepalive_timeout(self) -> None:
-        """The pong of a slow peer waits with all else that it sends; that it takes nothing is seen
-        by others.
-        """
-        if self.transport.holds("peer") and self.ping_timeout is not None:
-            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
-            return
-        super().keepalive_timeout()
-
-
-def sender_of(peers: Peers, host: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
-    return peers.sender(host, (value for name, value in headers if name == b"x-forwarded-for"))
-
-
 FAULTS_OF_PEERS = ("Invalid HTTP request", "Invalid UTF-8 sequence", "Unsupported upgrade", "No supported WebSocket")
 
 
@@ -403,16 +227,6 @@ def is_no_fault_of_a_peer(record: logging.LogRecord) -> bool:
     traceback for each.
     """
     return not record.getMessage().startswith(FAULTS_OF_PEERS)
-
-
-CONNECTION = "turnkeep.connection"
-"""The connection, in the state of a socket's scope."""
-
-
-def transport_of(scope: MutableMapping[str, Any]) -> SocketTransport | None:
-    """The connection of a socket; another server than ours has none."""
-    connection = scope.get("state", {}).get(CONNECTION)
-    return connection if isinstance(connection, SocketTransport) else None
 
 
 def stand_aside(scope: MutableMapping[str, Any]) -> asyncio.Event | None:

@@ -9,14 +9,13 @@ import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, TypeVar
 from zlib import crc32
 
 import orjson
 
 from turnkeep.errors import ThreadQuarantined
-from turnkeep.events import Delta, Event, TurnFault
+from turnkeep.events import Event, TextDelta, TurnFault
 from turnkeep.messages import Address, Content, Message, Part, digest, item_from_json, item_to_json
 from turnkeep.store.redis.key_names import ThreadKeys, address_of, to_bytes, to_text
 from turnkeep.store.transcript import size_of
@@ -162,7 +161,7 @@ def event_row(event: Event) -> tuple[bytes, bytes, bytes]:
     """Kind, the JSON of its other members, text."""
     # Nearly every event is one: its members are the same for the whole run, so their JSON is made
     # once.
-    if event.__class__ is Delta:
+    if event.__class__ is TextDelta:
         return b"delta", _delta_members(event.run_id, event.attempt), to_bytes(event.text)
     left_out = ("kind", "text", "offset", "epoch", "at")
     members = {k: v for k, v in event.to_json().items() if k not in left_out}
@@ -317,7 +316,7 @@ def read_event(place: tuple[int, str], kind: bytes, at: bytes, members: bytes, t
     offset, epoch = place
     # A follower reads each token; the JSON of its members is parsed once for a run.
     if kind == b"delta" and len(members) <= DELTA_MEMBERS and (run := _delta_parsed(members)) is not None:
-        return Delta(to_text(text), *run, offset, epoch, float(at))
+        return TextDelta(to_text(text), *run, offset, epoch, float(at))
     own = {"kind": words(kind), "text": to_text(text), "offset": offset, "epoch": epoch, "at": float(at)}
     return Event.from_json(parse_json(members, "event") | own)
 

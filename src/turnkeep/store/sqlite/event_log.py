@@ -14,7 +14,7 @@ from typing import Any
 
 import apsw
 
-from turnkeep.events import FINAL, Answer, Delta, Event, EventKind
+from turnkeep.events import FINAL, Answer, Event, EventKind, TextDelta
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.rows import ThreadRow
@@ -32,7 +32,7 @@ _body_values = attrgetter(*_NAMES)
 
 def body_of(event: Event) -> str:
     """What an event says, without fields that hold their default."""
-    if event.__class__ is Delta:  # the hot path: one per token
+    if event.__class__ is TextDelta:  # the hot path: one per token
         return encode({"text": event.text, "run_id": event.run_id, "attempt": event.attempt})
     triples = zip(_NAMES, _body_values(event), _USUAL, strict=True)
     data = {name: value for name, value, usual in triples if value != usual}
