@@ -232,7 +232,12 @@ async def test_an_event_is_encoded_once_for_all_who_keep_up(monkeypatch: pytest.
         peer.channel.join()
     encoded: list[Event] = []
     encode = WireEncoder.encode
-    monkeypatch.setattr(WireEncoder, "encode", lambda self, event: encoded.append(event) or encode(self, event))
+
+    def noted(self: WireEncoder, event: Event) -> list[bytes]:
+        encoded.append(event)
+        return encode(self, event)
+
+    monkeypatch.setattr(WireEncoder, "encode", noted)
     events = some_events(random.Random(1), log, 1)
     for event in events:
         for peer in peers:
