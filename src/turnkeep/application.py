@@ -92,6 +92,7 @@ class Application:
         self._worker: Worker | None = None
         # an event and not a flag: `start_worker` may be called before there is a loop
         self._worker_wanted = asyncio.Event()
+        self._first_message = asyncio.Event()
         self._life = Lifespan(self._live, name=f"turnkeep-{self.name}")
 
     async def __aenter__(self) -> Self:
@@ -156,12 +157,13 @@ class Application:
                 starting = group.create_task(self._start_worker_when_wanted(group, context))
                 heartbeat = self._heartbeat()
                 beating = group.create_task(self._beat(heartbeat))
+                preparing = group.create_task(self._prepare_at_first_message(context))
                 on_open()
                 await self._life.closing.wait()
                 # first: a worker that starts now would claim what nobody answers any more
                 starting.cancel()
                 await self._stop_worker()
-                for task in (hub, watching, hooks, beating):
+                for task in (hub, watching, hooks, beating, preparing):
                     if task is not None:
                         task.cancel()
                 await heartbeat.end()
@@ -190,6 +192,13 @@ class Application:
             lease=LeaseRules(settings.lease_duration),
         )
         self._working = group.create_task(self._worker.run())
+
+    async def _prepare_at_first_message(self, context: RunContext) -> None:
+        """While the window of the first message passes, so that its run waits for nothing."""
+        await self._first_message.wait()
+        # a gateway only takes messages in: who answers them prepares for itself
+        if self._worker_wanted.is_set():
+            await context.prepare()
 
     async def _stop_worker(self) -> None:
         if self._worker is not None:
@@ -277,6 +286,7 @@ class Application:
     ) -> list[Receipt | Rejection]:
         # as a wish of the message, before the store sees it: what the store promises about windows
         # stays as it is
+        self._first_message.set()
         if self.adaptive is not None:
             messages = self.adaptive.apply(messages, self.clock.now())
         return await self.store.accept(messages, create=create, max_inbox=max_inbox)

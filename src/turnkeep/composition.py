@@ -20,7 +20,6 @@ from turnkeep.models.model import Model
 from turnkeep.models.provider import ANTHROPIC, OPENAI, patience_with
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import SIMULATOR, PriceBook
-from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.runs.activity import Activity
 from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.budget import Budgets
@@ -160,21 +159,22 @@ async def open_run_context(
     ledger: Store | None = None,
     activity: Activity | None = None,
 ) -> RunContext:
-    """What every run shares, with the vocabulary and the prices of this model loaded.
+    """What every run shares. Vocabulary, prices and clients are loaded by the first run.
 
     Money and pace are kept in `ledger`, else in the store.
 
     Raises `ConfigurationError` where a budget is set and the price of the model is not known.
     """
     prices = PriceBook(settings.price_file, base_url=settings.openai_base_url or settings.anthropic_base_url)
-    async with asyncio.TaskGroup() as loading:
-        loading.create_task(tokenizer_for(model, catalog).load())
-        loading.create_task(prices.load())
     # direct calls without a session have a store of their own in memory, but money is everybody's
     budgets = Budgets.from_settings(settings, ledger or store, prices, meter=meter, patient=patient)
-    if budgets.budgets and prices.price(model) is None:
+    if budgets.budgets:
+        await prices.load()
         # said at the start: a budget that cannot be kept would let every run wait for an operator, one by one
-        raise ConfigurationError(f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE")
+        if prices.price(model) is None:
+            raise ConfigurationError(
+                f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE"
+            )
     open_tracing(settings, stack)
     return RunContext(
         store,

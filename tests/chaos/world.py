@@ -286,6 +286,7 @@ class World:
             _rules(),
             clock=self._clock,
         )
+        house.load()  # a thread takes no time that moves
         rules = WorkerRules(concurrency=4, drain=1.0, sweep_every=5.0)
         place.worker = Worker(
             house, rules=rules, lease=LeaseRules(self._plan.lease), owner=f"{place.name}.{place.lives}"

@@ -341,6 +341,7 @@ class Stage:
             budgets=purse(self.store) if purse else None,
             contexts=ContextSizes(),
         )
+        self.house.load()  # a thread takes no time that moves
         self.keeper = Keeper(self.store, rules=lease, owner="worker-1")
         self.run: Run | None = None
         self.observations: list[Any] = []

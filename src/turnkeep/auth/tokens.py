@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import jwt
 
 from turnkeep.auth.api_keys import read_scopes
-from turnkeep.auth.jwks import Jwks
 from turnkeep.auth.principals import Principal
 from turnkeep.auth.signing import PUBLIC, SigningKey, public_key, shared_secret
 from turnkeep.clock import Clock, SystemClock
@@ -209,6 +208,9 @@ def _source(settings: Settings) -> KeySource | None:
         variables = " and ".join(f"TURNKEEP_{name.upper()}" for name in sources)
         raise ConfigurationError(f"{variables} are set: tokens are signed in one way, unset the others")
     if settings.jwt_jwks is not None:
+        # here and not above: with aiohttp behind it
+        from turnkeep.auth.jwks import Jwks
+
         return Jwks(settings.jwt_jwks, frozenset(settings.jwt_algorithms or PUBLIC), ttl=settings.jwt_jwks_ttl)
     if settings.jwt_secret is not None:
         return _one_key(settings, "SECRET", shared_secret(settings.jwt_secret.get_secret_value()))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import DEFAULT_TENANT
@@ -16,8 +17,10 @@ from turnkeep.settings import Settings
 from turnkeep.tools import Tool, Toolbox
 from turnkeep.tools.builtin import WORKSPACE_TOOLS, configured_tools
 from turnkeep.tools.pins import Pins
-from turnkeep.tools.tool_file import DeclaredTools, load_tools
 from turnkeep.tools.toolbox import ALL
+
+if TYPE_CHECKING:
+    from turnkeep.tools.tool_file import DeclaredTools
 
 
 @asynccontextmanager
@@ -57,7 +60,7 @@ def names(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...]
     return tuple(labels)
 
 
-Files = list[tuple[Toolbox, DeclaredTools]]
+Files = list[tuple[Toolbox, "DeclaredTools"]]
 """What files declare beside functions, with the toolbox it belongs into."""
 
 
@@ -102,6 +105,8 @@ def _from_file(
         return None
     if path.suffix != ".toml":
         raise ConfigurationError(f"tools file {path.name!r} must end in .toml or .py")
+    from turnkeep.tools.tool_file import load_tools
+
     declarations = load_tools(path, environment, pins=pins)
     declarations.register(toolbox)
     return declarations

@@ -16,7 +16,6 @@ from turnkeep.application import Application
 from turnkeep.errors import ConfigurationError, StoreError
 from turnkeep.outbound.forwarder import Forwarder, ForwardRules, SinkReceiver, close_abandoned, selection, sink_name
 from turnkeep.outbound.relay import Relay
-from turnkeep.outbound.webhook import Webhook
 
 if TYPE_CHECKING:
     from turnkeep.doors.amqp.consumer import AmqpDoor
@@ -87,6 +86,9 @@ def receivers(application: Application) -> list[SinkReceiver]:
                 "TURNKEEP_WEBHOOK_URL must be https, for everybody on the way reads http; "
                 "TURNKEEP_WEBHOOK_ALLOW_PRIVATE=1 allows it to a receiver in your own network"
             )
+        # here and not above: with aiohttp behind it
+        from turnkeep.outbound.webhook import Webhook
+
         sinks.append(Webhook(settings.webhook_url, secret, allow_private=settings.webhook_allow_private))
     return sinks
 

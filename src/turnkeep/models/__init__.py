@@ -6,14 +6,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from turnkeep.models.anthropic import AnthropicModel
 from turnkeep.models.capabilities import Protocol, protocol_of
-from turnkeep.models.chat import ChatModel
 from turnkeep.models.model import Model
 from turnkeep.models.provider import Provider
-from turnkeep.models.responses import ResponsesModel
 
-__all__ = ["Kind", "Model", "ModelPool", "Provider", "open_model"]
+__all__ = ["Kind", "Model", "ModelPool", "Provider", "load_clients", "open_model"]
 
 Kind = Literal["auto", "responses", "chat", "anthropic"]
 
@@ -27,9 +24,23 @@ def open_model(endpoint: Provider, kind: Kind = "auto") -> Model:
     not exist.
     """
     protocol: Protocol = protocol_of(endpoint) if kind == "auto" else kind
+    # With aiohttp behind each of them: what asks no model, such as a gateway, starts without it.
     if protocol == "anthropic":
+        from turnkeep.models.anthropic import AnthropicModel
+
         return AnthropicModel(endpoint)
-    return ResponsesModel(endpoint) if protocol == "responses" else ChatModel(endpoint)
+    if protocol == "responses":
+        from turnkeep.models.responses import ResponsesModel
+
+        return ResponsesModel(endpoint)
+    from turnkeep.models.chat import ChatModel
+
+    return ChatModel(endpoint)
+
+
+def load_clients() -> None:
+    """Import what asks models (0.1 s) instead of at the first request."""
+    from turnkeep.models import exchange  # noqa: F401 - importing it is all that is wanted
 
 
 class ModelPool:

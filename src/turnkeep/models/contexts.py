@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from turnkeep.models.http_client import look_up
 from turnkeep.models.provider import Provider
 
 LEAST_CONTEXT = 2_000
@@ -77,16 +76,16 @@ async def _ask(endpoint: Provider, model: str) -> int | None:
     """The list of models says it at most servers; who owns a model tells which other door knows it
     better.
     """
-    entry = _entry(await look_up(endpoint, "/models"), model)
+    entry = _entry(await _document(endpoint, "/models"), model)
     owner = str(entry.get("owned_by", "")).lower()
     if size := _size(entry):
         return size
     if owner == "llamacpp":
-        return _size(_at(await look_up(endpoint, "/props", from_root=True), "default_generation_settings"))
+        return _size(_at(await _document(endpoint, "/props", from_root=True), "default_generation_settings"))
     if owner in ("library", "ollama"):
         return await _ask_ollama(endpoint, model)
     if owner in ("organization_owner", "lmstudio"):
-        return _size(_entry(await look_up(endpoint, "/api/v0/models", from_root=True), model))
+        return _size(_entry(await _document(endpoint, "/api/v0/models", from_root=True), model))
     return None
 
 
@@ -94,10 +93,10 @@ async def _ask_ollama(endpoint: Provider, model: str) -> int | None:
     """What it runs with, else what is set, else what the model could; Ollama cuts longer requests
     in silence.
     """
-    running = _entry(await look_up(endpoint, "/api/ps", from_root=True), model, "models")
+    running = _entry(await _document(endpoint, "/api/ps", from_root=True), model, "models")
     if size := _size(running):
         return size
-    details = await look_up(endpoint, "/api/show", from_root=True, body={"model": model})
+    details = await _document(endpoint, "/api/show", from_root=True, body={"model": model})
     if not isinstance(details, Mapping):
         return None
     if setting := re.search(r"^num_ctx\s+(\d{1,9})$", str(details.get("parameters", ""))[:10_000], re.MULTILINE):
@@ -105,6 +104,13 @@ async def _ask_ollama(endpoint: Provider, model: str) -> int | None:
     facts = details.get("model_info")
     named_sizes = facts.items() if isinstance(facts, Mapping) else ()
     return next((_plausible_size(size) for name, size in named_sizes if str(name).endswith(".context_length")), None)
+
+
+async def _document(endpoint: Provider, path: str, **how: Any) -> object:
+    # here and not above: with aiohttp behind it, see `open_model`
+    from turnkeep.models.http_client import look_up
+
+    return await look_up(endpoint, path, **how)
 
 
 def _entry(body: object, model: str, key: str = "data") -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from turnkeep.pricing.rates import Price, Rates
 
 if TYPE_CHECKING:
+    from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelPrice, PriceCalculation, PriceVariant, TieredPrices
 
 _OPENAI = "openai"
@@ -34,9 +35,13 @@ class PublishedPrices:
         # Of the instance: a cache on the method would keep every book of prices alive.
         self._recent = functools.lru_cache(maxsize=_RECENT)(self._look_up)
 
+    @property
+    def are_loaded(self) -> bool:
+        return _tables.cache_info().currsize > 0
+
     def load(self) -> None:
-        """Read the tables now (0.5 s) instead of at the first price."""
-        self._provider_id()
+        """Read the tables now instead of at the first price; a process does that once."""
+        _tables()
 
     def price(self, model: str, tier: str | None, at: float) -> Price | None:
         """The price at this moment, or None where the model or the tier has none.
@@ -83,12 +88,16 @@ class PublishedPrices:
         return self._provider
 
 
-def _provider_at(base_url: str | None) -> str:
+@functools.cache
+def _tables() -> DataSnapshot:
     from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - see above
 
-    snapshot = get_snapshot()
+    return get_snapshot()
+
+
+def _provider_at(base_url: str | None) -> str:
     try:
-        return snapshot.find_provider(None, None, base_url).id
+        return _tables().find_provider(None, None, base_url).id
     except LookupError:
         return _OPENAI
 

@@ -102,11 +102,19 @@ class PriceBook:
         self._published_prices = PublishedPrices(base_url)
         self._clock = clock or SystemClock()
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a price stops nobody any more."""
+        return self._published_prices.are_loaded
+
+    def read_tables(self) -> None:
+        """Read the published tables (0.2 s) instead of at the first price; at once when that was done."""
+        self._published_prices.load()
+
     async def load(self) -> None:
-        """Read the published tables now, in a thread: the first price would stop the event loop for
-        0.5 s.
-        """
-        await asyncio.to_thread(self._published_prices.load)
+        """The same in a thread: the first price would stop the event loop."""
+        if not self.is_loaded:
+            await asyncio.to_thread(self.read_tables)
 
     def price(self, model: str, tier: str | None = None, at: float | None = None) -> Price | None:
         """The price in a service tier at a moment (Unix seconds; now), or None: unknown."""

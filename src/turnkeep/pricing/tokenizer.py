@@ -74,12 +74,20 @@ class Tokenizer:
     def is_estimate(self) -> bool:
         return not (self._is_known and self._vocabulary.available)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a count stops nobody any more."""
+        return self._vocabulary.is_built or not self._vocabulary.available
+
+    def build(self) -> None:
+        """Build the vocabulary (0.3 s) instead of at the first count; at once when that was done."""
+        if not self.is_loaded:
+            self._vocabulary.load()
+
     async def load(self) -> None:
-        """Build the vocabulary now, in a thread: the first count would stop the event loop for 0.3
-        s.
-        """
-        if self._vocabulary.available:
-            await asyncio.to_thread(self._vocabulary.load)
+        """The same in a thread: the first count would stop the event loop."""
+        if not self.is_loaded:
+            await asyncio.to_thread(self.build)
 
     def count(self, text: str) -> int:
         """The tokens of a text; never raises."""

@@ -83,6 +83,10 @@ class Vocabulary:
         """Is there an engine to build it with?"""
         return importlib.util.find_spec("tiktoken") is not None or importlib.util.find_spec("splintr") is not None
 
+    @property
+    def is_built(self) -> bool:
+        return self._engine is not None
+
     def load(self) -> None:
         """Take the 0.3 s now instead of at the first count.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,10 +11,12 @@ from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.errors import TurnkeepError
 from turnkeep.events import TurnFault
+from turnkeep.models import load_clients
 from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.model import Model
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.prices import PriceBook
+from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.runs.activity import Activity
 from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.budget import Budgets
@@ -68,6 +71,24 @@ class RunContext:
     contexts: ContextSizes = field(default_factory=ContextSizes)
     sentences: Callable[[TurnkeepError], str] = lambda error: error.public
     """What people are told of an error."""
+
+    async def prepare(self) -> None:
+        """Load what runs need and no start should wait for: vocabulary, prices, and the clients of
+        models. At once afterwards.
+        """
+        if not (self._tokenizer.is_loaded and self.prices.is_loaded):
+            # In a thread: it would stop the event loop for half a second.
+            await asyncio.to_thread(self.load)
+
+    def load(self) -> None:
+        """The same, where it may stop everything else."""
+        self._tokenizer.build()
+        self.prices.read_tables()
+        load_clients()
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return tokenizer_for(self.assistants.blank().model, self.catalog)
 
     def fault(self, error: TurnkeepError) -> TurnFault:
         """An error as subscribers see it."""

@@ -55,6 +55,7 @@ class Worker:
         self.keeper = Keeper(context.store, rules=lease, owner=owner)
         self._stopping = asyncio.Event()
         self._slot_freed = asyncio.Event()
+        self._is_prepared = False
 
     @property
     def active(self) -> int:
@@ -133,6 +134,9 @@ class Worker:
 
     async def _work(self, lease: Lease) -> None:
         try:
+            if not self._is_prepared:
+                await self.context.prepare()
+                self._is_prepared = True
             await Run(self.context, lease.claim, lease).perform()
         finally:
             self.keeper.let_go(lease)

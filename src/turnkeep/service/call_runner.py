@@ -80,6 +80,7 @@ class CallRunner:
 
         Raises `ThreadBusy` when the wait is over.
         """
+        await self.context.prepare()
         await self._lay_out(request.past, address)
         messages = [
             Message(address, f"msg_{secrets.token_hex(12)}", item.content, metadata=metadata, minted=True)

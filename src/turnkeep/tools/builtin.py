@@ -14,7 +14,6 @@ from turnkeep.tools.git import git_tool
 from turnkeep.tools.sandbox import Mechanism, SandboxReport, probe, sandbox
 from turnkeep.tools.shell import bash_tool
 from turnkeep.tools.tool import Tool
-from turnkeep.tools.weather import ENDPOINT, weather_tool
 from turnkeep.tools.workspaces import Workspaces
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ def builtin_tools(
     bash: bool = False,
     mechanism: Mechanism = "bubblewrap",
     weather_key: str | None = None,
-    weather_url: str = ENDPOINT,
+    weather_url: str | None = None,
     report: SandboxReport | None = None,
 ) -> list[Tool]:
     """The tools that this configuration turns on.
@@ -62,7 +61,7 @@ def builtin_tools(
     git_operation; `bash` adds execute_bash, or raises `ConfigurationError` where there is none for
     it. `report` spares a second probe.
     """
-    tools = [weather_tool(weather_key, weather_url)] if weather_key else []
+    tools = [_weather(weather_key, weather_url)] if weather_key else []
     if workspaces is None:
         if bash:
             raise ConfigurationError("execute_bash needs a workspace: set one, or leave bash off")
@@ -82,3 +81,10 @@ def builtin_tools(
         log.warning("tools_run_outside_a_sandbox they reach all that this process reaches")
     tools.append(git_tool(workspaces, inside))
     return [*tools, bash_tool(workspaces, inside)] if bash else tools
+
+
+def _weather(key: str, url: str | None) -> Tool:
+    # here and not above: it brings aiohttp, and most services have no weather
+    from turnkeep.tools.weather import ENDPOINT, weather_tool
+
+    return weather_tool(key, url or ENDPOINT)
