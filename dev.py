@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -348,6 +349,24 @@ def apt_install(packages: Sequence[str]) -> None:
     finally:
         if ours:
             policy.unlink()
+
+
+def node_packages(folder: Path) -> None:
+    """What the package-lock.json of a folder names, installed beside it from npm; at once when it is there. Of several
+    processes one installs. Raises RuntimeError with what npm said.
+    """
+    fingerprint = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    stamp = folder / "node_modules" / "turnkeep.stamp"
+    (ROOT / ".dev").mkdir(exist_ok=True)
+    with open(ROOT / ".dev" / f"npm-{folder.name}.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if stamp.exists() and stamp.read_text() == fingerprint:
+            return
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            raise RuntimeError(f"npm ci in {folder.name}: {done.stderr[-500:]}")
+        stamp.write_text(fingerprint)
 
 
 def passes(name: str, command: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -22,9 +23,22 @@ def program(command: str) -> str:
     return next(filter(None, map(dev.located, declared.commands)), None) or absent(command)
 
 
+def packages(folder: Path) -> None:
+    """Have the npm packages of a folder installed beside it; skipped without Node or npm, as any program."""
+    for command in ("node", "npm"):
+        program(command)
+    try:
+        dev.node_packages(folder)
+    except RuntimeError as error:
+        missing(str(error))
+
+
 def absent(command: str) -> NoReturn:
     package = PROGRAMS[command].package
-    sentence = f"{command} is not installed: apt-get install --no-install-recommends {package}"
+    missing(f"{command} is not installed: apt-get install --no-install-recommends {package}")
+
+
+def missing(sentence: str) -> NoReturn:
     if REQUIRED:
         pytest.fail(f"{sentence} (TURNKEEP_REQUIRE_SERVICES=1 forbids to skip)", pytrace=False)
     pytest.skip(sentence)
