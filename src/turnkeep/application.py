@@ -1,7 +1,7 @@
 """What doors and commands hold of turnkeep: store, hub, assistants, clock and settings, opened and
 closed together.
 
-The names of the seeds stand above it, in `queue.py`: what a door needs and what a program calls are
+The names of the seeds stand above it, in `queue/`: what a door needs and what a program calls are
 two lists, and a door that went through the second could not offer anything that the first does not
 have.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Literal, Self
 
 from turnkeep.assistants import Assistant, Assistants
@@ -35,7 +35,7 @@ from turnkeep.store import store_of
 from turnkeep.store.contract import Store
 from turnkeep.store.store_metrics import measure_store
 from turnkeep.store.values import Receipt, ThreadRecord, TranscriptEntry
-from turnkeep.streams import EventStream
+from turnkeep.streams import EventStream, EventSubscription
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.tools.toolbox import Toolbox
 from turnkeep.windows import AdaptiveWindow
@@ -115,6 +115,11 @@ class Application:
         started.
         """
         return self._has_simulator and self._worker_wanted.is_set()
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker was started in this process."""
+        return self._worker_wanted.is_set()
 
     def start_worker(self) -> None:
         """Answer messages in this process.
@@ -301,22 +306,26 @@ class Application:
         tokens = tokenizer_for(self.model_name, self.catalog).count_item(item)
         await self.store.append(address, [TranscriptEntry(item, tokens)], author=author, once=once)
 
-    @asynccontextmanager
-    async def events(
+    def events(
         self, thread_id: str, *, after: int | None = None, epoch: str | None = None, tenant: str = "default"
-    ) -> AsyncIterator[EventStream]:
-        """`async with queue.events(thread) as events: async for event in events`; no holes, from a
-        position or now.
+    ) -> EventSubscription:
+        """`async for event in queue.events(thread)`: no holes, from a position or from now.
+
+        `async with queue.events(thread) as events` is subscribed before its block begins, so that
+        nothing is missed of what the block does.
         """
-        await self.open()
-        async with EventStream(
-            self.hub, self.store, self.address(thread_id, tenant), after=after, epoch=epoch
-        ) as stream:
-            yield stream
+
+        async def stream() -> EventStream:
+            address = self.address(thread_id, tenant)
+            await self.open()
+            return EventStream(self.hub, self.store, address, after=after, epoch=epoch)
+
+        return EventSubscription(stream)
 
     async def create_thread(
         self, thread_id: str | None = None, *, metadata: Mapping[str, str] | None = None, tenant: str = "default"
     ) -> ThreadRecord:
+        """The thread of this name, made if it is new; without a name a new one, with an id."""
         await self.open()
         address = self.address(thread_id or f"thread_{secrets.token_hex(12)}", tenant)
         record = await self.store.thread(address, create=True)

@@ -2,6 +2,7 @@
 
 TurnkeepError
 ├── ConfigurationError            a setting, file or extra is wrong: fix it and start again
+├── NoAnswer                      who asked has waited long enough; what was sent goes on (a `TimeoutError`)
 ├── Rejection                     refused at the door, nothing was stored
 │   ├── InvalidMessage            the message or request cannot be understood
 │   ├── MessageTooLarge           over a documented limit
@@ -49,7 +50,7 @@ TurnkeepError
     ├── StoreUnsealable           sealed with a key that we do not have
     └── ThreadQuarantined         stored state of one thread is damaged; others are unaffected
 
-The command line has four more, which nobody else can meet; they stand where it raises them.
+The command line has three more, which nobody else can meet; they stand where it raises them.
 """
 
 from __future__ import annotations
@@ -75,6 +76,14 @@ class ConfigurationError(TurnkeepError):
 
     code = "configuration_error"
     public = "The service is not configured correctly."
+
+
+class NoAnswer(TurnkeepError, TimeoutError):
+    """no answer came in the time that was waited for; the message is safe and will be answered"""
+
+    code = "no_answer"
+    retryable = True
+    public = "The answer is taking longer than usual. It will come."
 
 
 class Rejection(TurnkeepError):

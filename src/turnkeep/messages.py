@@ -77,8 +77,14 @@ def text_content(text: str) -> Content:
 
 
 def content_size(content: Content) -> int:
-    """Bytes of its JSON: what `max_batch_bytes` and the size limits count."""
-    return len(_READABLE_JSON([part.to_json() for part in content]).encode("utf-8", "surrogatepass"))
+    """Bytes of its texts, and of the JSON of what is no text: what `max_batch_bytes` and the size
+    limits count.
+    """
+    # A text has the length that its writer sees, whatever JSON makes of its quotes and lines.
+    return sum(
+        len((part.text if part.type == "text" else _READABLE_JSON(part.to_json())).encode("utf-8", "surrogatepass"))
+        for part in content
+    )
 
 
 def content_text(content: Content) -> str:

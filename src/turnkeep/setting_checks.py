@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -200,16 +200,45 @@ def kind_of(error: Exception) -> str:
 _SECRET_WORDS = ("key", "secret", "password", "token", "url", "store", "proxy", "endpoint", "jwks")
 
 
-def report(error: ValidationError) -> str:
-    """All problems, one a line: variable, value (secrets masked), what was expected."""
-    lines = []
+def report(error: ValidationError, spelling: Spelling) -> str:
+    """All problems, one a line: the name as it was written, value (secrets masked), what was
+    expected.
+    """
+    lines: dict[str, None] = {}
     for problem in error.errors():
         name = str(problem["loc"][0]) if problem["loc"] else "settings"
-        # By the name of the variable, for a wrong value has no form that could be recognised.
-        is_secret = any(word in name.lower() for word in _SECRET_WORDS)
+        # By the names of the setting, for a wrong value has no form that could be recognised.
+        is_secret = any(word in one.lower() for word in _SECRET_WORDS for one in spelling.names(name))
         shown_value = "" if not problem["loc"] else " = ***" if is_secret else f" = {problem['input']!r}"
-        lines.append(f"{name}{shown_value}: {problem['msg'].removeprefix('Value error, ')}")
+        # One name may stand for two settings: a delay is a window and its longest wait.
+        lines[f"{spelling.name_to_tell(name)}{shown_value}: {problem['msg'].removeprefix('Value error, ')}"] = None
     return "wrong settings:\n  " + "\n  ".join(lines)
+
+
+class Spelling:
+    """Under which name somebody has written a setting.
+
+    `fields` holds the environment names of each field, `own` the names of a constructor's
+    parameters by field, `present` the names that the environment and the file have.
+    """
+
+    def __init__(self, fields: Mapping[str, tuple[str, ...]], own: Mapping[str, str], present: Iterable[str]) -> None:
+        self._own = own
+        self._present = {name.upper() for name in present}
+        self._fields = {one: (field, *names) for field, names in fields.items() for one in (field, *names)}
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """All names of a setting."""
+        return self._fields.get(name, (name,))
+
+    def name_to_tell(self, name: str) -> str:
+        """The name to tell: a parameter's, a field's, or the variable that is really set."""
+        if name in self._own:
+            return self._own[name]
+        field, *variables = self.names(name)
+        if name == field:
+            return name
+        return next((one for one in variables if one.upper() in self._present), name)
 
 
 def variable_of(settings: type[BaseSettings], error: Exception) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from dotenv import dotenv_values
 from pydantic import (
     PrivateAttr,
     SecretStr,
@@ -24,7 +25,8 @@ from turnkeep.backoff import Backoff
 from turnkeep.core_settings import REDIS_LEASE, CoreSettings
 from turnkeep.env_file import DEFAULT, Provenance
 from turnkeep.errors import ConfigurationError
-from turnkeep.setting_checks import env, kind_of, names_of, report, variable_of
+from turnkeep.setting_checks import Spelling, env, kind_of, names_of, report, variable_of
+from turnkeep.spelling import strangers_sentence
 
 DEFAULT_CLAUDE = "claude-sonnet-5-5"
 
@@ -289,11 +291,14 @@ class Settings(CoreSettings):
         return bool(self.tenant_budget or self.user_budget or self.thread_budget)
 
     @classmethod
-    def load(cls, **values: Any) -> Self:
-        """Read the environment and `.env`. Raises `ConfigurationError` that names every wrong
-        value, and for an address of the file if a key from elsewhere would be sent there.
+    def load(cls, spelling: Mapping[str, str] | None = None, /, **values: Any) -> Self:
+        """Read the environment and `.env`. Raises `ConfigurationError` that names every unknown
+        name and every wrong value, and for an address of the file if a key from elsewhere would be
+        sent there.
+
+        `spelling`: what errors call a field that the caller has under another name.
         """
-        settings = cls._read_all(DEFAULT, values)
+        settings = cls._read_all(DEFAULT, values, spelling or {})
         settings._doubt(DEFAULT, values)
         return settings
 
@@ -304,12 +309,11 @@ class Settings(CoreSettings):
         """
         if not file.is_file():
             raise ConfigurationError(f"there is no file {str(file)[:200]!r} to read settings from")
-        return cls._read_all(file, values)
+        return cls._read_all(file, values, {})
 
     def _doubt(self, file: Path, values: Mapping[str, Any]) -> None:
         """Nobody says that this file is theirs."""
-        names = {name: tuple(one.upper() for one in names_of(field.validation_alias))
-                 for name, field in type(self).model_fields.items()}  # fmt: skip
+        names = _variables()
         # By field or variable: both are taken, in any case.
         set_in_code = {name for name, others in names.items() if {name, *others} & {*values, *map(str.upper, values)}}
         provenance = Provenance(names, set_in_code, file, os.environ)
@@ -334,12 +338,21 @@ class Settings(CoreSettings):
             )
 
     @classmethod
-    def _read_all(cls, file: Path, values: Mapping[str, Any]) -> Self:
+    def variable_names(cls) -> frozenset[str]:
+        """What settings are called in the environment, in capitals."""
+        return frozenset(name for names in _variables().values() for name in names)
+
+    @classmethod
+    def _read_all(cls, file: Path, values: Mapping[str, Any], own: Mapping[str, str]) -> Self:
+        names, variables = _variables(), cls.variable_names()
+        if strangers := [name for name in values if name not in names and name.upper() not in variables]:
+            raise ConfigurationError(strangers_sentence("Settings", strangers, names))
         try:
             return cls(_env_file=file, **values)
         # Not chained: pydantic's own message shows the values, and some of them are secrets.
         except ValidationError as error:
-            raise ConfigurationError(report(error)) from None
+            present = (*values, *os.environ, *dotenv_values(file, interpolate=False))
+            raise ConfigurationError(report(error, Spelling(names, own, present))) from None
         except (SettingsError, RecursionError) as error:
             raise ConfigurationError(f"wrong settings: {variable_of(cls, error)} must be JSON") from None
         except (OSError, ValueError) as error:
@@ -397,6 +410,12 @@ class Settings(CoreSettings):
     @property
     def is_loopback(self) -> bool:
         return self.host in ("127.0.0.1", "localhost", "::1")
+
+
+def _variables() -> dict[str, tuple[str, ...]]:
+    """The environment names of each field, in capitals."""
+    fields = Settings.model_fields.items()
+    return {name: tuple(one.upper() for one in names_of(field.validation_alias)) for name, field in fields}
 
 
 def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:

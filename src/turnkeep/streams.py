@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from turnkeep.events import Event
 from turnkeep.hub import Hub, SubscriptionStart
@@ -100,3 +100,24 @@ class EventStream:
         page = await self._store.read(self._address, after=self._last, limit=self._room)
         self._buffer.extend(page.events)
         self._has_overflow = bool(page.events) and page.events[-1].offset < self._newest
+
+
+class EventSubscription:
+    """A stream that is opened where it is used: `async for event in …`, or `async with … as events`."""
+
+    def __init__(self, stream: Callable[[], Awaitable[EventStream]]) -> None:
+        self._make = stream
+        self._stream: EventStream | None = None
+
+    async def __aenter__(self) -> EventStream:
+        self._stream = await self._make()
+        return await self._stream.__aenter__()
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._stream is not None:
+            await self._stream.__aexit__(*exc)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        async with self as events:
+            async for event in events:
+                yield event

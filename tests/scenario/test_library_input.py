@@ -63,8 +63,16 @@ async def test_a_message(wrong: dict[str, Any]) -> None:
 
 async def test_a_message_that_is_too_large() -> None:
     async with opened(max_message_bytes=1_000) as house:
-        with pytest.raises(MessageTooLarge, match="at most 1000"):
-            await house.queue.ask("c", "x" * 1_000)
+        with pytest.raises(MessageTooLarge, match="has 1001 bytes, at most 1000"):
+            await house.queue.ask("c", "x" * 1_001)
+
+
+async def test_the_length_of_a_text_is_its_own() -> None:
+    async with opened(max_message_bytes=1_000, worker=False) as house:
+        for text in ("x" * 1_000, '"' * 1_000, "\n" * 999 + "x", "é" * 500):
+            await house.queue.add_message_to_thread("c", text)
+        with pytest.raises(MessageTooLarge):
+            await house.queue.add_message_to_thread("c", "é" * 501)
 
 
 async def test_what_is_asked_of_a_thread() -> None:

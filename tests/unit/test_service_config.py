@@ -90,7 +90,7 @@ def test_a_model_that_reasons_takes_a_temperature_only_without_reasoning() -> No
         ({"max_tokens": 1}, "max_tokens is 1, providers take 16 or more"),
         ({"model": "gpt-4o", "temperature": 2.1}, "temperature is 2.1, use a number from 0 to 2"),
         ({"model": "gpt-4o", "presence_penalty": -3}, "presence_penalty is -3, use a number from -2 to 2"),
-        ({"retries": {"max": 3}}, "retries do not take max, they take max_retries"),
+        ({"retries": {"max": 3}}, "max: there is none with a name like it\nIt takes max_retries, initial_delay"),
         ({"retries": -1}, "retries need numbers of 0 or more"),
         ({"lease": "soon"}, "lease = 'soon'"),
     ],

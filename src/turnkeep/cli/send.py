@@ -20,18 +20,11 @@ from turnkeep.cli.answer_output import AnswerPrinter, JsonPrinter, TestMessagePr
 from turnkeep.cli.arguments import Channel, Json, duration
 from turnkeep.cli.exit_codes import INTERRUPTED
 from turnkeep.cli.message_sender import Ask, from_server, in_this_process
-from turnkeep.errors import NotAllowed, TurnkeepError
+from turnkeep.errors import NoAnswer, NotAllowed
 from turnkeep.settings import Settings
 from turnkeep.wire import Frame
 
 app = typer.Typer(add_completion=False)
-
-
-class NoAnswer(TurnkeepError):
-    """no answer in time"""
-
-    code = "no_answer"
-    retryable = True
 
 
 @app.command()

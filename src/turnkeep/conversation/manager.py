@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Never, Self
 from urllib.parse import quote
 
 from turnkeep.conversation.pruning import prune
@@ -20,6 +21,7 @@ from turnkeep.messages import DEFAULT_QUEUE, DEFAULT_TENANT, Address, Item, Syst
 from turnkeep.pricing.catalog import Catalog
 from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.settings import Settings
+from turnkeep.spelling import meant_name, strangers_sentence
 from turnkeep.store import Policies, Policy, Store, store_of
 from turnkeep.store.contract import Threads
 from turnkeep.store.values import History, TranscriptEntry
@@ -77,7 +79,9 @@ class ConversationManager:
         summarize: Summarize | None = None,
         queue_prefix: str = DEFAULT_QUEUE,
         tenant: str = DEFAULT_TENANT,
+        **strangers: Never,
     ) -> None:
+        _check_names(redis, strangers)
         for name, value in {"ttl": ttl, "max_messages": max_messages, "max_tokens": max_tokens}.items():
             if value is not None and not 0 < value < math.inf:
                 raise ConfigurationError(f"{name} is {value}, use a number above 0 or leave it out")
@@ -266,14 +270,27 @@ def _own_store(settings: Settings) -> Store:
     return store_of(settings, Policies(policy))
 
 
+def _check_names(redis: object, strangers: Mapping[str, object]) -> None:
+    """Raises `ConfigurationError` for options that there are not, and for one object of them all."""
+    options = [name for name in inspect.signature(ConversationManager).parameters if name not in ("redis", "strangers")]
+    if strangers:
+        raise ConfigurationError(strangers_sentence("ConversationManager", strangers, ["redis", *options]))
+    if isinstance(redis, Mapping) and ("redis" in redis or any(meant_name(str(name), options) for name in redis)):
+        raise ConfigurationError(
+            "ConversationManager takes keywords, not one object: "
+            "ConversationManager(redis={'host': …, 'port': …}, ttl=…, max_messages=…)"
+        )
+
+
+REDIS_PLACE = ("host", "port", "db", "username", "password", "tls")
+
+
 def redis_url(place: Mapping[str, Any]) -> str:
     """A URL from ``{"host", "port", "db", "username", "password", "tls"}``, of which none is
     needed.
     """
-    if strangers := set(place) - {"host", "port", "db", "username", "password", "tls"}:
-        raise ConfigurationError(
-            f"redis does not take {', '.join(sorted(strangers))}, use host, port, db, username, password, tls, or a URL"
-        )
+    if strangers := [str(name) for name in place if name not in REDIS_PLACE]:
+        raise ConfigurationError(strangers_sentence("redis", strangers, REDIS_PLACE))
     user, password = quote(place.get("username") or "", safe=""), quote(place.get("password") or "", safe="")
     login = f"{user}:{password}@" if user or password else ""
     scheme = "rediss" if place.get("tls") else "redis"

@@ -4,11 +4,12 @@ model.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from turnkeep.clock import Clock, SystemClock
 from turnkeep.composition import endpoint_of
@@ -17,8 +18,11 @@ from turnkeep.models import Kind
 from turnkeep.models.capabilities import server_of
 from turnkeep.pricing.catalog import Catalog, ModelFacts
 from turnkeep.runs.answer import LEAST_OUTPUT
+from turnkeep.seconds import SecondsLimit
 from turnkeep.service.retries import RetryConfig
+from turnkeep.setting_types import ServiceSettings
 from turnkeep.settings import Settings
+from turnkeep.spelling import strangers_sentence
 from turnkeep.store.contract import Store
 from turnkeep.telemetry import get_log
 
@@ -85,7 +89,7 @@ def create_openai_config(
     store: Store | str | Path | None = None,
     workspace: str | Path | None = None,
     clock: Clock | None = None,
-    **settings: Any,
+    **settings: Unpack[ServiceSettings],
 ) -> OpenAIConfig:
     """A configuration from what is given here, then the environment, then defaults.
 
@@ -96,7 +100,11 @@ def create_openai_config(
     `ConfigurationError` with a sentence that says what to do, for a model that is gone with the
     name of one that is not.
     """
-    values = {
+    if isinstance(api_key, Mapping):
+        raise ConfigurationError("create_openai_config takes keywords: create_openai_config(api_key=…, model=…)")
+    _check_names(settings)
+    TIMEOUT.check("timeout", timeout)
+    values: dict[str, Any] = {
         "openai_api_key": api_key,
         "openai_model": model,
         "openai_base_url": base_url,
@@ -104,9 +112,14 @@ def create_openai_config(
         "workspace": None if workspace is None else Path(workspace).absolute(),
         "run_deadline": timeout,
         "store": str(store) if isinstance(store, str | Path) else None,
-        **settings,
     }
-    effective = Settings.load(**{name: value for name, value in values.items() if value is not None})
+    if twice := [
+        f"{own} and {name}" for name, own in OWN_NAMES.items() if None not in (values[name], settings.get(name))
+    ]:
+        raise ConfigurationError(f"{twice[0]} are two names of one setting, give one of them")
+    given_values: dict[str, Any] = {name: value for name, value in {**values, **settings}.items() if value is not None}
+    spelling = {field: name for field, name in OWN_NAMES.items() if field not in settings}
+    effective = Settings.load(spelling, **given_values)
     catalog = Catalog.load(effective.price_file)
     config = OpenAIConfig(
         settings=effective,
@@ -124,6 +137,26 @@ def create_openai_config(
     return config.check(datetime.fromtimestamp((clock or SystemClock()).now(), UTC).date())
 
 
+OWN_NAMES = {
+    "openai_api_key": "api_key",
+    "openai_model": "model",
+    "openai_base_url": "base_url",
+    "run_deadline": "timeout",
+}
+"""The parameters that stand for a setting of another name."""
+
+TIMEOUT = SecondsLimit(3_600.0, "run_deadline")
+
+
+def _check_names(settings: Mapping[str, object]) -> None:
+    """Raises `ConfigurationError` for options that are neither parameters nor settings."""
+    parameters = [name for name in inspect.signature(create_openai_config).parameters if name != "settings"]
+    options = [*parameters, *Settings.model_fields]
+    variables = Settings.variable_names()
+    if strangers := [name for name in settings if name not in options and name.upper() not in variables]:
+        raise ConfigurationError(strangers_sentence("create_openai_config", strangers, options))
+
+
 def _retries(value: int | RetryConfig | Mapping[str, Any] | None) -> RetryConfig:
     if value is None:
         return RetryConfig()
@@ -132,8 +165,8 @@ def _retries(value: int | RetryConfig | Mapping[str, Any] | None) -> RetryConfig
     if isinstance(value, int):
         return RetryConfig(max_retries=value)
     names = RetryConfig.__dataclass_fields__
-    if strangers := set(value) - set(names):
-        raise ConfigurationError(f"retries do not take {', '.join(sorted(strangers))}, they take {', '.join(names)}")
+    if strangers := [name for name in value if name not in names]:
+        raise ConfigurationError(strangers_sentence("retries", strangers, names))
     values = dict(value)
     if "retryable_errors" in values:
         values["retryable_errors"] = tuple(values["retryable_errors"])

@@ -17,12 +17,13 @@ from typing import Any, Self
 
 from turnkeep.assistants import Assistant, Assistants
 from turnkeep.composition import Lifespan, open_endpoint, open_run_context, policies, run_rules, watch_process
-from turnkeep.errors import LeaseLost, ModelGone, RunBroke, TurnkeepError
+from turnkeep.errors import ConfigurationError, LeaseLost, ModelGone, RunBroke, TurnkeepError
 from turnkeep.inputs import checked_channel
 from turnkeep.messages import DEFAULT_TENANT, Address, Item
 from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import HoldVerdict, Verdict
 from turnkeep.runs.run import Run
+from turnkeep.seconds import SecondsLimit
 from turnkeep.service.call_runner import NO_LIMITS, CallRunner, DirectCall, ForgetfulStore
 from turnkeep.service.chunks import Chunk, Completion, Metadata, Outlet, ToolCall, fold_chunks
 from turnkeep.service.config import OpenAIConfig, create_openai_config
@@ -43,6 +44,8 @@ log = get_log(__name__)
 WAIT = 30.0
 """Seconds that a call with a session waits for a run in progress, unless it says otherwise."""
 
+WAIT_LIMIT = SecondsLimit(3_600.0)
+
 FINISH = {"filter": "content_filter"}
 
 Messages = Sequence[Mapping[str, Any] | Item]
@@ -58,6 +61,8 @@ class OpenAIService:
     """
 
     def __init__(self, config: OpenAIConfig | None = None, *, meter: Meter = SILENT) -> None:
+        if config is not None and not isinstance(config, OpenAIConfig):
+            raise ConfigurationError("OpenAIService takes what create_openai_config(api_key=…, model=…) gives")
         self.config = config or create_openai_config()
         self.meter = meter
         settings = self.config.settings
@@ -88,6 +93,7 @@ class OpenAIService:
         Raises, before the first chunk: `InvalidMessage`, `ThreadBusy`, `ConfigurationError`,
         `StoreError`.
         """
+        WAIT_LIMIT.check("wait", wait)
         request = DirectRequest.of(messages) if session_id is None else DirectRequest.of_session(messages)
         if session_id is not None:
             checked_channel(session_id)

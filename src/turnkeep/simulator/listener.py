@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import signal
 import socket
@@ -120,11 +121,25 @@ def _config(app: ASGIApp) -> uvicorn.Config:
     )
 
 
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Whether a record tells of more than a loop that ends."""
+    error = record.exc_info[1] if record.exc_info else None
+    # Starlette hands the trace of its lifespan on as text.
+    return not isinstance(error, asyncio.CancelledError) and "asyncio.exceptions.CancelledError" not in record.msg
+
+
+# A program that ends without `close` cancels what runs in it: uvicorn takes that for a mistake of the
+# application, and every script would end in a trace.
+_LOG = logging.getLogger("turnkeep.simulator.server")
+_LOG.addFilter(_is_no_cancellation)
+
+
 class _Connection(H11Protocol):
     """A connection that the application can write chunks to and drop (see `frames.Wire`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.logger = _LOG
         self.access_log = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -160,6 +175,7 @@ class _SimulatorServer(uvicorn.Server):
     async def begin(self, sockets: list[socket.socket]) -> None:
         self.config.load()
         self.lifespan = self.config.lifespan_class(self.config)
+        self.lifespan.logger = _LOG
         await self.startup(sockets=sockets)
 
     async def close(self) -> None:

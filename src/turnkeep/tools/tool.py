@@ -27,6 +27,7 @@ from pydantic import TypeAdapter
 
 from turnkeep.errors import ConfigurationError, ToolFailed
 from turnkeep.messages import SHOWINGS, Showing
+from turnkeep.spelling import strangers_sentence
 from turnkeep.tools import thread_pool
 from turnkeep.tools.argument_schema import ArgumentSchema
 from turnkeep.tools.schema import Accept, Schema, Signature, strict_form
@@ -180,6 +181,7 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Tool 
 def _from_function(
     function: Callable[..., Any], *, name: str | None = None, description: str | None = None, **options: Any
 ) -> Tool:
+    check_function(function, f"tool {name or getattr(function, '__name__', function)!r}")
     signature = Signature(function, ToolContext)
     strict = strict_form(signature.parameters)
     about = description or signature.description
@@ -234,7 +236,10 @@ def from_dict(definition: Mapping[str, Any], **options: Any) -> Tool:
     "handler": …}``.
 
     `handler` is called with one dict, async or not. Without a handler the tool is client-side.
+    Raises `ConfigurationError`, also for a handler that could not be called so.
     """
+    if strangers := [str(name) for name in definition if name not in DEFINITION]:
+        raise ConfigurationError(strangers_sentence("a tool definition", strangers, DEFINITION))
     function = definition.get("function")
     if definition.get("type") != "function" or not isinstance(function, Mapping) or "name" not in function:
         raise ConfigurationError('a tool definition needs "type": "function" and "function" with a "name"')
@@ -243,6 +248,10 @@ def from_dict(definition: Mapping[str, Any], **options: Any) -> Tool:
         raise ConfigurationError(f'the "parameters" of {function["name"]!r} must be a JSON schema, an object')
     parameters: Schema = dict(schema)
     handler = definition.get("handler")
+    if handler is not None:
+        what = f"the handler of tool {function['name']!r}"
+        check_function(handler, what)
+        check_parameters(handler, what, "def handler(arguments: dict): …", {})
     settings = {"client_side": handler is None, **options}
     return Tool(
         name=str(function["name"]),
@@ -252,6 +261,31 @@ def from_dict(definition: Mapping[str, Any], **options: Any) -> Tool:
         run=None if handler is None else _handler(handler),
         **settings,
     )
+
+
+DEFINITION = ("type", "function", "handler")
+"""What a definition may hold."""
+
+
+def check_function(function: object, what: str) -> None:
+    """Raises `ConfigurationError` here, where it can be mended: else every call would fail, and only
+    the model would be told.
+    """
+    if not callable(function):
+        raise ConfigurationError(f"{what} is of type {type(function).__name__}, it must be a function")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(f"{what} yields, it must return its result")
+
+
+def check_parameters(function: Callable[..., Any], what: str, form: str, *arguments: object) -> None:
+    """Whether it can be called with these arguments. Raises `ConfigurationError` with the form."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        raise ConfigurationError(f"{what} is called with other arguments than it takes: write {form}") from None
+    except ValueError:
+        # What is written in C often has no signature that could be read.
+        return
 
 
 def _handler(handler: Callable[[dict[str, Any]], Any]) -> Run:

@@ -12,7 +12,7 @@ from typing import Any
 from turnkeep.errors import ConfigurationError
 from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.tools.execution import CatchAll
-from turnkeep.tools.tool import Spec, Tool, from_dict, tool
+from turnkeep.tools.tool import Spec, Tool, check_function, check_parameters, from_dict, tool
 
 Registrable = Tool | Mapping[str, Any] | Callable[..., Any]
 
@@ -39,7 +39,7 @@ class Toolbox:
         self._tools: dict[str, Tool] = {}
         self._tenants = dict(tenants or {})
         self._own: dict[str, Toolbox] = {}
-        self._catch_all = handle_requires_action
+        self.catch_all(handle_requires_action)
         for one in tools:
             self.register(one)
 
@@ -105,7 +105,14 @@ class Toolbox:
         return self._catch_all
 
     def catch_all(self, handler: CatchAll | None) -> None:
-        """Set ``handle_requires_action(thread_id, run_id, tool_calls)``, or None for nobody."""
+        """Set ``handle_requires_action(thread_id, run_id, tool_calls)``, or None for nobody.
+
+        Raises `ConfigurationError` for what cannot be called so.
+        """
+        if handler is not None:
+            check_function(handler, "handle_requires_action")
+            form = "async def handle_requires_action(thread_id, run_id, tool_calls): …"
+            check_parameters(handler, "handle_requires_action", form, "", "", [])
         self._catch_all = handler
 
 
