@@ -49,9 +49,14 @@ METHODS = {
     "discard": "discard",
     "list_threads": "list_threads",
     "create_thread": "create_thread",
+    "answer": "answer_as",
+    "redrive_dead": "redrive",
+    "discard_dead": "discard",
+    "list_workers": "list_workers",
+    "show_usage": "get_daily_usage",
 }
 """The method for each act of HTTP; `queue.assistants` has those of assistants."""
-OF_A_SERVER = {"show_metrics"}
+OF_A_SERVER = {"show_metrics", "show_activity", "stream_overview"}
 
 
 def test_every_act_of_http_has_its_method_with_a_docstring() -> None:
@@ -107,6 +112,23 @@ async def test_a_paused_thread_waits_until_it_is_resumed(store: str) -> None:
             await house.settled(events, "m1")
 
 
+async def test_a_person_answers_in_place_of_the_assistant(store: str) -> None:
+    async with opened(store, worker=False) as house:
+        await house.queue.create_thread("c")
+        await house.queue.answer_as("c", "A person here.", author="bob")
+        [said] = await house.queue.list_messages("c")
+        assert (said.kind, getattr(said, "text", "")) == ("assistant", "A person here.")
+        with pytest.raises(ThreadNotFound):
+            await house.queue.answer_as("d", "Nobody here.", author="bob")
+
+
+async def test_who_works_and_what_was_used_by_day_is_told(store: str) -> None:
+    async with opened(store) as house:
+        await house.queue.ask("c", "hello [[say:fine]]")
+        assert all(record.to_json() for record in await house.queue.list_workers())
+        assert len(await house.queue.get_daily_usage(2)) <= 2
+
+
 async def test_threads_are_listed_by_their_last_activity_and_found_by_their_words(store: str) -> None:
     async with opened(store, worker=False) as house:
         queue = house.queue
@@ -120,7 +142,9 @@ async def test_threads_are_listed_by_their_last_activity_and_found_by_their_word
         assert len(await queue.list_threads(limit=2)) == 2
         assert await queue.list_threads(limit=0) == []
         assert [one.address.channel for one in await queue.list_threads(search="GARDENer")] == ["garden"]
-        assert await queue.list_threads(search="garden", state="idle") == []
+        assert await queue.list_threads(search="garden", place="paused") == []
+        newest, *_ = await queue.list_threads(limit=1)
+        assert len(await queue.list_threads(after=newest)) == 2
         assert await queue.list_threads(tenant="other") == []
         with pytest.raises(InvalidMessage):
             await queue.list_threads(limit=-1)

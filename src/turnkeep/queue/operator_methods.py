@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from turnkeep.application import Application
 from turnkeep.errors import NotFound
+from turnkeep.fleet import ProcessRecord, list_processes
+from turnkeep.runs.activity import DayOfUse, read_days
 from turnkeep.store.values import DeadLetter, Receipt
 
 
@@ -66,3 +68,13 @@ class OperatorMethods(Application):
         """Drop a dead letter. Raises `NotFound`."""
         letter = await self.get_dead_letter(dead_id, tenant=tenant)
         await self.store.discard(letter.dead_id, once=once)
+
+    async def list_workers(self) -> list[ProcessRecord]:
+        """The processes that run with this store: where, which version, how much they do."""
+        await self.open()
+        return await list_processes(self.store)
+
+    async def get_daily_usage(self, days: int = 30, *, tenant: str = "default") -> list[DayOfUse]:
+        """What was used on each of the last days (at most 31), by model and assistant, oldest first."""
+        await self.open()
+        return await read_days(self.store, tenant, days=days, now=await self.store.now())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,8 @@ from turnkeep.errors import InvalidMessage, ThreadNotFound
 from turnkeep.inputs import read_metadata
 from turnkeep.messages import Item
 from turnkeep.store.clearing import forget_at_work
-from turnkeep.store.values import State, ThreadRecord
+from turnkeep.store.thread_search import ThreadPlace, ThreadSearch
+from turnkeep.store.values import ThreadRecord
 from turnkeep.usage import Usage
 from turnkeep.windows import thread_options
 
@@ -64,28 +64,35 @@ class ThreadMethods(Application):
     async def list_threads(
         self,
         *,
-        search: str | None = None,
-        state: State | None = None,
+        search: str = "",
+        place: ThreadPlace | None = None,
+        after: ThreadRecord | None = None,
         limit: int = 100,
         tenant: str = "default",
     ) -> list[ThreadRecord]:
         """The threads of this queue, most recently active first.
 
-        `search`: only those that have this text in their channel, their id or their metadata,
-        whatever its case; `state`: only those in it. Every thread is looked at, so with very many
-        it takes its time.
+        `search`: only those that have this text in their channel, id or metadata; `place`: only
+        those in this state (idle, waiting, leased, held, paused …); `after`: those behind the last
+        one seen.
         """
         if limit < 0:
             raise InvalidMessage(f"limit is {limit}, use a number from 0 on")
         await self.open()
-        text = (search or "").lower()
-        # the newest alone are held, however many there are
-        newest: list[tuple[float, str, ThreadRecord]] = []
-        async for record in self.store.scan(tenant=tenant, queue=self.name):
-            if (state is None or record.state == state) and _has(record, text):
-                entry = (record.active_at, record.thread_id, record)
-                heapq.heappush(newest, entry) if len(newest) < limit else heapq.heappushpop(newest, entry)
-        return [record for *_, record in sorted(newest, reverse=True)] if limit else []
+        before = (after.active_at, after.thread_id) if after else None
+        query = ThreadSearch(tenant=tenant, queue=self.name, place=place, text=search, before=before, limit=limit)
+        return [*await self.store.search(query)] if limit else []
+
+    async def answer_as(
+        self, thread_id: str, text: str, *, author: str, tenant: str = "default", once: str | None = None
+    ) -> None:
+        """Say something in the assistant's place, as a person who has taken over; who follows the
+        thread is told who it was.
+
+        Raises `ThreadBusy` while a run is in progress, `ThreadNotFound`.
+        """
+        record = await self.get_thread(thread_id, tenant=tenant)
+        await self.say(record.address, text, author=author, once=once)
 
     async def get_usage(self, thread_id: str | None = None, *, tenant: str = "default") -> Usage:
         """What a thread has used, or all threads of this queue: requests, tokens, money.
@@ -110,9 +117,3 @@ class ThreadMethods(Application):
         if force:
             return await forget_at_work(self.store, address, once=once)
         return await self.store.forget(address, once=once)
-
-
-def _has(record: ThreadRecord, text: str) -> bool:
-    """Whether a text in small letters stands in what names a thread."""
-    words = (record.address.channel, record.thread_id, *record.metadata.values())
-    return not text or any(text in word.lower() for word in words)
