@@ -28,7 +28,7 @@ from turnkeep.errors import (
     TooManySteps,
 )
 from turnkeep.messages import Address, AssistantItem, Item, content_text
-from turnkeep.service import Chunk, OpenAIService, RetryConfig, create_openai_config
+from turnkeep.service import Chunk, ContentChunk, OpenAIService, RetryConfig, create_openai_config
 from turnkeep.simulator import Exchange, Fault, Options, Simulator, StreamPace, serve
 from turnkeep.store import Store, open_store
 from turnkeep.testing.fake_clock import FakeClock
@@ -241,7 +241,7 @@ async def test_leaving_early_cancels_and_keeps_what_was_shown(direct: Open) -> N
         shown = ""
         async with aclosing(house.service.stream_completion([user("[[words:200]]")], "s")) as chunks:
             async for chunk in chunks:
-                shown += chunk.content
+                shown += text_of([chunk])
                 if shown.count(" ") > 5:
                     break
         [_, said] = await house.transcript("s")
@@ -298,7 +298,9 @@ async def test_an_answer_cut_off_begins_anew_and_replaces_what_was_shown(direct:
     async with direct() as house:
         house.simulator.faults.append(Fault("cut", after=5))
         chunks = await house.chunks([user("[[words:12]]")], "s")
-    assert [chunk for chunk in chunks if chunk.replaces] == [Chunk("content", "", replaces=True)]
+    assert [chunk for chunk in chunks if isinstance(chunk, ContentChunk) and chunk.replaces] == [
+        ContentChunk("", replaces=True)
+    ]
     assert text_of(chunks) == "the quick brown fox jumps over the lazy dog while seven patient"
     assert [chunk.type for chunk in chunks].count("done") == 1
 
@@ -361,8 +363,8 @@ async def test_tool_calls_and_results_come_as_they_happen(direct: Open) -> None:
         chunks = await house.chunks([user("[[comment:Looking.]] [[call:look {}]]")], "s")
     kinds = [chunk.type for chunk in chunks if chunk.type != "content"]
     assert kinds == ["tool_call", "tool_result", "done"]
-    call = next(chunk.tool_call for chunk in chunks if chunk.tool_call)
-    result = next(chunk.tool_result for chunk in chunks if chunk.tool_result)
+    call = next(chunk.tool_call for chunk in chunks if chunk.type == "tool_call")
+    result = next(chunk.tool_result for chunk in chunks if chunk.type == "tool_result")
     assert (call.name, call.arguments, result.id, json.loads(result.output)) == ("look", "{}", call.id, {"seen": 7})
     assert text_of(chunks).startswith("Looking.")
 

@@ -73,21 +73,50 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """One piece of an answer.
+class ContentChunk:
+    """What the text grows by, or with `replaces` the whole text so far."""
 
-    ``content``: `content` is what the text grows by, or with `replaces` the whole text so far.
-    ``tool_call`` and ``tool_result`` as they happen. Last and exactly once: ``done``, or ``error``
-    with `error`; both with `metadata`.
-    """
-
-    type: Literal["content", "tool_call", "tool_result", "done", "error"]
-    content: str = ""
+    content: str
     replaces: bool = False
-    tool_call: ToolCall | None = None
-    tool_result: ToolResult | None = None
+    type: Literal["content"] = "content"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallChunk:
+    """The model asks for a tool, which runs now."""
+
+    tool_call: ToolCall
+    type: Literal["tool_call"] = "tool_call"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultChunk:
+    """A tool has given its result."""
+
+    tool_result: ToolResult
+    type: Literal["tool_result"] = "tool_result"
+
+
+@dataclass(frozen=True, slots=True)
+class DoneChunk:
+    """The answer is complete: the last chunk."""
+
+    metadata: Metadata
+    type: Literal["done"] = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorChunk:
+    """There is no answer: the last chunk. `metadata` where the run came so far."""
+
+    error: TurnkeepError
     metadata: Metadata | None = None
-    error: TurnkeepError | None = None
+    type: Literal["error"] = "error"
+
+
+# Told apart by `type`: in `match chunk.type` a type checker knows what each one holds.
+Chunk = ContentChunk | ToolCallChunk | ToolResultChunk | DoneChunk | ErrorChunk
+"""One piece of an answer. Last and exactly once comes a `DoneChunk` or an `ErrorChunk`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +132,17 @@ async def fold_chunks(chunks: AsyncIterator[Chunk]) -> Completion:
     """The answer that these chunks are. Raises their error."""
     text, calls = "", dict[str, ToolCall]()
     async for chunk in chunks:
-        if chunk.type == "content":
-            text = chunk.content if chunk.replaces else text + chunk.content
-        elif chunk.tool_call is not None:
-            calls[chunk.tool_call.id] = chunk.tool_call
-        elif (result := chunk.tool_result) is not None and result.id in calls:
-            calls[result.id] = replace(calls[result.id], output=result.output)
-        elif chunk.error is not None:
-            raise chunk.error
-        elif chunk.metadata is not None:
-            return Completion(text, tuple(calls.values()), chunk.metadata)
+        match chunk:
+            case ContentChunk():
+                text = chunk.content if chunk.replaces else text + chunk.content
+            case ToolCallChunk(call):
+                calls[call.id] = call
+            case ToolResultChunk(result) if result.id in calls:
+                calls[result.id] = replace(calls[result.id], output=result.output)
+            case ErrorChunk(error):
+                raise error
+            case DoneChunk(metadata):
+                return Completion(text, tuple(calls.values()), metadata)
     raise AssertionError("the chunks ended without their last one")
 
 
@@ -135,17 +165,17 @@ class Outlet:
             if what.kind == "delta":
                 self._text(what.text)
             elif what.kind == "snapshot":
-                self._put(Chunk("content", what.text, replaces=True))
+                self._put(ContentChunk(what.text, replaces=True))
         # calls are told from the journal, not from the stream: there they are complete, and will run
         elif what["type"] == "step":
             for item in what["items"]:
                 if item["kind"] == "call":
                     call = ToolCall(item["call_id"], item["name"], item["arguments"])
-                    self._put(Chunk("tool_call", tool_call=call))
+                    self._put(ToolCallChunk(call))
         elif what["type"] == "output":
             item = what["item"]
             result = ToolResult(item["call_id"], item["output"], item.get("status", "ok"))
-            self._put(Chunk("tool_result", tool_result=result))
+            self._put(ToolResultChunk(result))
 
     def end(self, last: Chunk | None) -> None:
         """Nothing comes after this."""
@@ -166,11 +196,11 @@ class Outlet:
         if self._first_text_at is None:
             self._first_text_at = asyncio.get_running_loop().time()
         # joined, never dropped: a fold over the chunks has to give the whole answer
-        if len(self._waiting) > MERGE_ABOVE and self._waiting[-1].type == "content":
-            last = self._waiting[-1]
-            self._waiting[-1] = Chunk("content", last.content + text, replaces=last.replaces)
+        last = self._waiting[-1] if len(self._waiting) > MERGE_ABOVE else None
+        if isinstance(last, ContentChunk):
+            self._waiting[-1] = ContentChunk(last.content + text, replaces=last.replaces)
         else:
-            self._put(Chunk("content", text))
+            self._put(ContentChunk(text))
 
     def _put(self, chunk: Chunk) -> None:
         if not self._has_ended:

@@ -25,7 +25,7 @@ from turnkeep.runs.outcomes import HoldVerdict, Verdict
 from turnkeep.runs.run import Run
 from turnkeep.seconds import SecondsLimit
 from turnkeep.service.call_runner import NO_LIMITS, CallRunner, DirectCall, ForgetfulStore
-from turnkeep.service.chunks import Chunk, Completion, Metadata, Outlet, ToolCall, fold_chunks
+from turnkeep.service.chunks import Chunk, Completion, DoneChunk, ErrorChunk, Metadata, Outlet, ToolCall, fold_chunks
 from turnkeep.service.config import OpenAIConfig, create_openai_config
 from turnkeep.service.request import DirectRequest
 from turnkeep.settings import Settings
@@ -209,7 +209,7 @@ class OpenAIService:
         return self._store
 
     async def _work(self, runner: CallRunner, call: DirectCall, outlet: Outlet, session_id: str | None) -> None:
-        last = Chunk("error", error=RunBroke())
+        last: Chunk = ErrorChunk(RunBroke())
         try:
             run = Run(runner.context, call.claim, call.lease, outlet.observe)
             verdict = await run.perform()
@@ -226,14 +226,14 @@ class OpenAIService:
             case Commit():
                 ending = run.journal.ending or "stop"
                 finish = "cancelled" if verdict.outcome == "cancelled" else FINISH.get(ending, ending)
-                return Chunk("done", metadata=_metadata(run, finish, verdict.usage, outlet, session_id))
+                return DoneChunk(_metadata(run, finish, verdict.usage, outlet, session_id))
             case HoldVerdict():
                 metadata = _metadata(run, "tool_calls", run.journal.usage, outlet, session_id)
-                return Chunk("done", metadata=metadata)
+                return DoneChunk(metadata)
             case Failure():
                 metadata = _metadata(run, "error", verdict.usage, outlet, session_id)
-                return Chunk("error", error=self._error_of(run.error), metadata=metadata)
-        return Chunk("error", error=LeaseLost(f"another worker took over run {run.claim.run_id}, which goes on there"))
+                return ErrorChunk(self._error_of(run.error), metadata)
+        return ErrorChunk(LeaseLost(f"another worker took over run {run.claim.run_id}, which goes on there"))
 
     def _error_of(self, error: Exception | None) -> TurnkeepError:
         """The error of a run, with what to do about a model that is gone."""
