@@ -14,6 +14,9 @@ from turnkeep.store.values import Document
 ALL = "*"
 """As a tool: every tool of the queue."""
 
+FUNCTION = "function"
+"""The type of a tool that the caller runs."""
+
 MASK = "[secret]"
 """Stands where something is not shown."""
 
@@ -34,7 +37,8 @@ class Assistant:
     """A profile. `fallbacks` are asked when `model` cannot answer.
 
     `tools` None means all tools of the queue. Else each is the name of one (``*``: all of them), or
-    an object: a tool that runs at the provider, as ``{"type": "web_search"}``.
+    an object: a tool that runs at the provider, as ``{"type": "web_search"}``, or a function that
+    the caller runs himself, as ``{"type": "function", "name": …, "parameters": …}``.
     """
 
     assistant_id: str
@@ -62,15 +66,26 @@ class Assistant:
     @property
     def hosted_tools(self) -> tuple[Mapping[str, Any], ...]:
         """The tools that run at the provider, in its words: `show` is ours."""
+        return tuple({k: v for k, v in tool.items() if k != "show"} for tool in self._tool_objects(of_caller=False))
+
+    @property
+    def client_tools(self) -> tuple[Mapping[str, Any], ...]:
+        """The functions that the caller runs: a call of one waits for its output."""
+        # Chat Completions and the Assistants API nest what Responses has flat.
         return tuple(
-            {k: v for k, v in tool.items() if k != "show"} for tool in self.tools or () if not isinstance(tool, str)
+            tool["function"] if isinstance(tool.get("function"), Mapping) else tool
+            for tool in self._tool_objects(of_caller=True)
         )
+
+    def _tool_objects(self, *, of_caller: bool) -> list[Mapping[str, Any]]:
+        objects = [tool for tool in self.tools or () if not isinstance(tool, str)]
+        return [tool for tool in objects if (tool.get("type") == FUNCTION) == of_caller]
 
     def shows_hosted(self, name: str) -> bool:
         """Whether people see what was asked of a tool that runs at the provider: one with ``"show":
         "arguments"``.
         """
-        tools = [tool for tool in self.tools or () if not isinstance(tool, str)]
+        tools = self._tool_objects(of_caller=False)
         return any(str(tool["type"]).startswith(name) and tool.get("show") in ("arguments", "all") for tool in tools)
 
     def to_public(self) -> dict[str, Any]:

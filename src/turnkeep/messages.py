@@ -110,7 +110,9 @@ class Message:
     store keeps what counted on arrival. `instructions` are the operator's, `user_instructions`
     those of somebody who may not speak for the operator: the model is told whose they are. `model`
     and `parameters` (effort, format and their like, in the words of an assistant) count for the run
-    that answers it. `not_before` (Unix seconds) makes the message wait beside the inbox until then.
+    that answers it; so do `assistant`, who answers instead of the thread's own, and `client_tools`,
+    functions that the caller runs himself (name, description, parameters, strict). `not_before`
+    (Unix seconds) makes the message wait beside the inbox until then.
     `minted` says that the id is ours: such a send is not idempotent. `arrival` (store clock) and
     `seq` (place in the thread's order, from 1) are given by the store.
     """
@@ -122,6 +124,8 @@ class Message:
     user_instructions: str | None = None
     model: str | None = None
     parameters: Mapping[str, Any] | None = None
+    assistant: str | None = None
+    client_tools: tuple[Mapping[str, Any], ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_busy: BusyPolicy | None = None
     window: float | None = None
@@ -148,7 +152,9 @@ class Message:
             data["metadata"] = dict(self.metadata)
         if self.parameters:
             data["parameters"] = dict(self.parameters)
-        for name in ("instructions", "user_instructions", "model", "on_busy", "window", "max_wait", "not_before"):
+        if self.client_tools:
+            data["client_tools"] = [dict(tool) for tool in self.client_tools]
+        for name in _MESSAGE_WISHES:
             if (value := getattr(self, name)) is not None:
                 data[name] = value
         for name in ("flush", "minted", "arrival", "seq"):
@@ -160,11 +166,18 @@ class Message:
     def from_json(cls, address: Address, data: Mapping[str, Any]) -> Self:
         values = dict(data)
         values["content"] = tuple(Part.from_json(p) for p in data["content"])
+        if "client_tools" in values:
+            values["client_tools"] = tuple(values["client_tools"])
         return cls(address=address, **values)
 
     def but(self, **changes: Any) -> Self:
         """A copy with other values."""
         return replace(self, **changes)
+
+
+_MESSAGE_WISHES = (
+    "instructions", "user_instructions", "model", "assistant", "on_busy", "window", "max_wait", "not_before",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +194,8 @@ class UserItem:
     model: str | None = None
     parameters: Mapping[str, Any] | None = None
     """With the model: what was asked of the answer."""
+    assistant: str | None = None
+    client_tools: tuple[Mapping[str, Any], ...] = ()
 
     kind = "user"
 
@@ -338,6 +353,8 @@ def item_to_json(item: Item) -> dict[str, Any]:
         value = getattr(item, f.name)
         if f.name == "content" or (f.name == "citations" and value):
             data[f.name] = [part.to_json() for part in value]
+        elif f.name == "client_tools" and value:
+            data[f.name] = [dict(tool) for tool in value]
         elif isinstance(value, ProviderData):
             data[f.name] = {"site": value.site, "fields": dict(value.fields)}
         elif value != f.default:
@@ -350,6 +367,8 @@ def item_from_json(data: Mapping[str, Any]) -> Item:
     values = {k: v for k, v in data.items() if k != "kind"}
     if data["kind"] == "user":
         values["content"] = tuple(Part.from_json(p) for p in data["content"])
+    if "client_tools" in data:
+        values["client_tools"] = tuple(data["client_tools"])
     if "citations" in data:
         values["citations"] = tuple(Citation.from_json(c) for c in data["citations"])
     if attachment := values.get("provider_data"):

@@ -134,6 +134,19 @@ class Settings(CoreSettings):
         "TURNKEEP_BUDGET_PERIOD", default="day", doc="Budgets begin anew with each of these, in UTC."
     )
 
+    # Section OpenAI's doors
+    openai_conversations: Literal["named", "any"] = env(
+        "TURNKEEP_OPENAI_CONVERSATIONS",
+        default="named",
+        doc="What names a conversation at `/v1`: `conversation`, `metadata.channel` and the headers of front ends, or "
+        "with `any` also `prompt_cache_key` and `user`.",
+    )
+    openai_history: Literal["refuse", "fresh"] = env(
+        "TURNKEEP_OPENAI_HISTORY",
+        default="refuse",
+        doc="A history at `/v1` that is not how the conversation went on is refused, or begins a thread of its own.",
+    )
+
     # Section access
     insecure_no_auth: bool = env(
         "TURNKEEP_INSECURE_NO_AUTH", default=False, doc="Listen beyond this machine without authentication."

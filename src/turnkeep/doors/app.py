@@ -23,6 +23,7 @@ from turnkeep.auth.limits import Limits
 from turnkeep.auth.principals import Access, OpenAccess
 from turnkeep.doors.error_answers import JsonResponse, error_response
 from turnkeep.doors.http.endpoint import HttpDoor
+from turnkeep.doors.http.openai.openai_errors import no_such_route
 from turnkeep.doors.http.openapi import document
 from turnkeep.doors.http.paths import Paths
 from turnkeep.doors.http.routes import ENDPOINTS
@@ -115,8 +116,10 @@ def _middleware(settings: Settings, access: Access, trail: Trail) -> list[Middle
     return [strict, guard, cors, paths] if settings.origins else [strict, guard, paths]
 
 
-async def _no_such_route(_: Request, error: Exception) -> Response:
+async def _no_such_route(request: Request, error: Exception) -> Response:
     """Errors of the routing, in the form of all others."""
+    if request.scope["path"].startswith("/v1/"):
+        return no_such_route(request.scope["path"])
     status = error.status_code if isinstance(error, HTTPException) else 500
     code, sentence = NO_ROUTE if status == 404 else NO_METHOD
     headers = error.headers if isinstance(error, HTTPException) else None

@@ -48,7 +48,7 @@ def _wrong_with(scope: Scope) -> tuple[str, str, int] | None:
 
 def _strict_send(path: str, send: Send) -> Send:
     """Nothing is taken for what it is not said to be, and no answer of the API is kept by a cache."""
-    is_api = path.startswith("/api")
+    is_api = path.startswith(("/api", "/v1/"))
 
     async def send_strictly(message: Message) -> None:
         if message["type"] == "http.response.start":

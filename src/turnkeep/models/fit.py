@@ -174,6 +174,8 @@ def _without_blank_texts(items: Iterable[Item]) -> Iterator[Item]:
                 continue
             case SystemItem() if not item.text.strip():
                 continue
+            case UserItem() if not item.content:  # it asks for an answer to what was said before
+                continue
             case UserItem() if any(part.type == "text" and not part.text.strip() for part in item.content):
                 yield replace(item, content=_content_without_blanks(item.content))
             case OutputItem() if not item.output.strip():

@@ -8,6 +8,7 @@ begins with what the journal holds.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -73,6 +74,8 @@ has broken.
 
 _BREAKS = (ModelUnavailable, ModelTimedOut, AnswerMalformed)
 
+NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
+
 LEAST_OUTPUT = 16
 """The lowest limit of an answer that providers accept."""
 
@@ -117,7 +120,8 @@ class Answering:
         self.disclosure.replay()
         while True:
             has_calls = bool(self.journal.open_calls)
-            if has_calls and (held_calls := await self.calls.answer(self.assistant.tool_names)):
+            client_names = {spec.name for spec in self._client_specs()}
+            if has_calls and (held_calls := await self.calls.answer(self.assistant.tool_names, client_names)):
                 return NeedsDecision(held_calls)
             # between steps whatever the hint says: a late one would defer a message to a turn of
             # its own
@@ -255,7 +259,19 @@ class Answering:
         if self.journal.steps + 1 >= self.rules.max_steps:
             return []
         specs = self.toolbox.specs(self.assistant.tool_names)
-        return [ToolSpec(s.name, s.description, s.parameters, s.strict) for s in specs]
+        tools = {s.name: ToolSpec(s.name, s.description, s.parameters, s.strict) for s in specs}
+        # The caller's own goes before one of the house that has its name: he says that he runs it.
+        return list((tools | {spec.name: spec for spec in self._client_specs()}).values())
+
+    def _client_specs(self) -> list[ToolSpec]:
+        """Functions that callers of this run do themselves: the assistant's, and those of its messages."""
+        items = [item for item in self.journal.transcript if isinstance(item, UserItem)]
+        functions = [*self.assistant.client_tools, *(tool for item in items for tool in item.client_tools)]
+        return [
+            ToolSpec(tool["name"], tool.get("description") or "", tool.get("parameters") or NO_ARGUMENTS,
+                     bool(tool.get("strict")))
+            for tool in functions
+        ]  # fmt: skip
 
     async def _ask(self, request: ModelRequest) -> Step:
         """One model call, repeated as the rules allow; its finished step, not yet believed to have

@@ -6,7 +6,7 @@ What happens to a call is decided first, as a value (`CallPlan`); then acted upo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,11 +86,12 @@ class Calls:
         self._slots = asyncio.Semaphore(rules.parallel)
         self._decisions = {call.call_id: call for call in claim.calls if call.decision}
 
-    async def answer(self, enabled_names: Sequence[str] | None) -> list[HeldCall]:
+    async def answer(self, enabled_names: Sequence[str] | None, client_names: Collection[str] = ()) -> list[HeldCall]:
         """Give every open call its output; the calls that have to wait for somebody, after all
-        others have run.
+        others have run. `client_names`: functions that the caller runs himself.
         """
-        plans = [self._plan(place, item, enabled_names) for place, item in enumerate(self._journal.open_calls)]
+        open_calls = self._journal.open_calls
+        plans = [self._plan(place, item, enabled_names, client_names) for place, item in enumerate(open_calls)]
         self._announce(plans)
         async with asyncio.TaskGroup() as group:
             for plan in plans:
@@ -104,9 +105,13 @@ class Calls:
         held_calls = [_call(p.item, p.kind, p.tool) for p in plans if p.way == "ask"]
         return held_calls + catching.result()
 
-    def _plan(self, place: int, item: CallItem, enabled_names: Sequence[str] | None) -> CallPlan:
+    def _plan(
+        self, place: int, item: CallItem, enabled_names: Sequence[str] | None, client_names: Collection[str]
+    ) -> CallPlan:
         if (held_call := self._decisions.get(item.call_id)) is not None:
             return self._plan_decided(item, held_call)
+        if item.name in client_names and place < self._rules.max_calls:
+            return CallPlan(item, "ask", kind="output")
         tool = self._tool(item.name, enabled_names)
         # begun by an attempt that ended: nobody saw how it ended, and it must not begin twice
         if item.call_id in self._journal.started_calls and (tool is None or tool.effect == "effect"):

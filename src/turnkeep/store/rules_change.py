@@ -197,6 +197,8 @@ def repeat_messages(address: Address, last_turn: Sequence[TranscriptEntry], stem
             user_instructions=item.user_instructions,
             model=item.model,
             parameters=item.parameters,
+            assistant=item.assistant,
+            client_tools=item.client_tools,
             metadata=item.metadata or {},
             # The turn was asked for once already, so it waits for no window and stops nobody.
             on_busy="collect",

@@ -141,7 +141,18 @@ def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:
 
 
 NOT_SHOWN = frozenset(
-    ("instructions", "user_instructions", "model", "parameters", "metadata", "provider_data", "site", "raw")
+    (
+        "instructions",
+        "user_instructions",
+        "model",
+        "parameters",
+        "assistant",
+        "client_tools",
+        "metadata",
+        "provider_data",
+        "site",
+        "raw",
+    )
 )
 
 

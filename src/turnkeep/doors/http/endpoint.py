@@ -152,8 +152,8 @@ class HttpEndpoint:
     `schemas`).
 
     `scope` None: whoever has a credential; `public`: without one. `is_metered`: it counts as a
-    request of its credential; messages have rates of their own. `answers` None: no body. Errors are
-    the same for all and not named.
+    request of its credential; messages have rates of their own. `answers` None: no body. `refuse`:
+    the form of its errors, which are the same for all and not named.
     """
 
     method: str
@@ -175,6 +175,7 @@ class HttpEndpoint:
         return self.method not in READS and about and self.body != "NewMessage"
 
     is_metered: bool = True
+    refuse: Callable[[TurnkeepError], Response] = error_response
 
 
 class HttpDoor:
@@ -202,13 +203,13 @@ class HttpDoor:
                 # needs it.
                 disconnect = stand_aside(request.scope)
                 await self._limits.hold_back(request.client.host if request.client else None, disconnect)
-                return error_response(error)
+                return endpoint.refuse(error)
             except ClientDisconnect:
                 # As nginx counts it: nobody is there to read an answer, and it is no error of ours.
                 return Response(status_code=499)
             except Exception:
                 log.exception("request_broke", door="http", route=endpoint.path)
-                return error_response(TurnkeepError())
+                return endpoint.refuse(TurnkeepError())
 
         return answer
 

@@ -1,5 +1,5 @@
-"""The one table of all routes of `/api`: it makes them, says who may call them, and is the OpenAPI
-document.
+"""The one table of all routes of `/api` and of other dialects: it makes them, says who may call
+them, and is the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 from turnkeep.doors.http import channels, identity, measurements, overview, tenancy
 from turnkeep.doors.http.endpoint import HttpEndpoint
 from turnkeep.doors.http.event_stream import stream_events
+from turnkeep.doors.http.openai.openai_routes import OPENAI_ENDPOINTS
 from turnkeep.doors.http.openapi import show_openapi
 
 CHANNEL = "/api/channels/{channel}"
@@ -115,4 +116,4 @@ IDENTITY_ENDPOINTS = (
     HttpEndpoint("GET", "/api/openapi.json", show_openapi, None, "This document.", {200: "OpenApi"}, public=True),
 )  # fmt: skip
 
-ENDPOINTS = (*CHANNEL_ENDPOINTS, *TENANT_ENDPOINTS, *IDENTITY_ENDPOINTS)
+ENDPOINTS = (*CHANNEL_ENDPOINTS, *TENANT_ENDPOINTS, *IDENTITY_ENDPOINTS, *OPENAI_ENDPOINTS)

@@ -294,5 +294,7 @@ SCHEMAS: dict[str, Schema] = {
             "csrf": optional(TEXT),
         }
     ),
+    "ForeignBody": {"type": "object", "description": "As the API of this dialect describes it."},
+    "ForeignAnswer": {"type": "object", "description": "As the API of this dialect describes it."},
     "OpenApi": {"type": "object", "properties": {"openapi": {"const": "3.1.0"}}, "required": ["openapi", "paths"]},
 }  # fmt: skip

@@ -1,0 +1,113 @@
+"""Which conversation a request of OpenAI's kind belongs to: clients say it in several ways."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from turnkeep.auth.principals import Scope
+from turnkeep.doors.http.endpoint import HttpCall
+from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
+from turnkeep.inputs import checked_channel
+from turnkeep.messages import Address
+from turnkeep.store.values import ThreadRecord
+
+HEADERS = ("x-conversation-id", "x-openwebui-chat-id")
+_OUR_MESSAGE = re.compile(r"msg_[0-9a-f]{24}")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerName:
+    """What the id of an answer says: thread, message, and which answer of its turn: each round of
+    outputs that the caller gives begins another.
+
+    Nothing is kept for it, so that every process finds the answer.
+    """
+
+    thread_id: str
+    message_id: str
+    segment: int = 0
+
+    def id(self, prefix: str) -> str:
+        message = self.message_id
+        # A message of another door may have any id.
+        tail = message.removeprefix("msg_") if _OUR_MESSAGE.fullmatch(message) else f"x{message.encode().hex()}"
+        return f"{prefix}_{self.segment:02x}{self.thread_id.removeprefix('thread_')}_{tail}"
+
+    @classmethod
+    def read(cls, text: object) -> AnswerName:
+        """Raises `NotFound` for what is no id of ours."""
+        unknown = NotFound(f"there is no response {str(text)[:80]!r}")
+        if not isinstance(text, str) or not text.startswith(("resp_", "chatcmpl_")):
+            raise unknown
+        head, _, tail = text.partition("_")[2].rpartition("_")
+        try:
+            message = bytes.fromhex(tail[1:]).decode() if tail.startswith("x") else f"msg_{tail}"
+            name = cls(f"thread_{head[2:]}", message, int(head[:2], 16))
+        except ValueError:
+            raise unknown from None
+        # One spelling for each: what is read is what would be written.
+        if name.id(text.partition("_")[0]) != text:
+            raise unknown
+        return name
+
+
+def conversation_of(call: HttpCall, body: Mapping[str, Any]) -> Address | None:
+    """The channel that the request names: by `conversation`, `metadata.channel`, a header, or, where
+    the operator says so, `prompt_cache_key` or `user`. None: it stands for itself.
+    """
+    channel = _channel(call, body)
+    if channel is None:
+        return None
+    address = call.application.address(checked_channel(channel), call.principal.tenant)
+    for scope in ("send", "read"):
+        call.principal.require(scope, address.channel)
+    return address
+
+
+def _channel(call: HttpCall, body: Mapping[str, Any]) -> object:
+    conversation = body.get("conversation")
+    if isinstance(conversation, Mapping):
+        conversation = conversation.get("id")
+    if conversation is not None:
+        return conversation
+    metadata = body.get("metadata")
+    if isinstance(metadata, Mapping) and metadata.get("channel") is not None:
+        return metadata["channel"]
+    for header in HEADERS:
+        if value := call.request.headers.get(header):
+            return value
+    if call.application.settings.openai_conversations == "any":
+        for name in ("prompt_cache_key", "user"):
+            if (value := body.get(name)) is not None:
+                return value
+    return None
+
+
+async def thread_of(call: HttpCall, thread_id: str, *scopes: Scope) -> ThreadRecord:
+    """The thread of an id, if the credential reaches it by its id or its channel. Raises
+    `NotAllowed`, `ThreadNotFound`.
+    """
+    address = call.application.address(thread_id, call.principal.tenant)
+    record = await call.application.store.thread(address) if address.names_thread else None
+    if record is None and call.principal.channels is None:
+        raise ThreadNotFound(f"there is no thread {thread_id[:80]!r}")
+    # Who reaches some channels only is not told which others there are.
+    names = {thread_id} if record is None else {thread_id, record.address.channel}
+    channel = next((name for name in sorted(names) if call.principal.reaches(name)), thread_id)
+    for scope in scopes:
+        call.principal.require(scope, channel)
+    if record is None:
+        raise ThreadNotFound(f"there is no thread {thread_id[:80]!r}")
+    return record
+
+
+def without_channel(metadata: object) -> dict[str, Any]:
+    """The metadata of a request without what named its channel."""
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidMessage("'metadata' must be an object")
+    return {name: value for name, value in metadata.items() if name != "channel"}

@@ -1,0 +1,165 @@
+"""What a client resends of a conversation, compared with the transcript.
+
+Clients of Chat Completions send all of it each time. What we have is a clean beginning of that: the
+rest is new. Anything else (an edit, a cut, an answer that is not ours) would leave an answer in the
+context that the user does not see any more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from turnkeep.doors.http.openai.openai_input import plain_text
+from turnkeep.messages import AssistantItem, UserItem, content_text
+from turnkeep.store.values import MessageRecord, TranscriptEntry
+
+_THOUGHTS = re.compile(r"<details\b[^>]*>.*?</details>|<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+"""How front ends keep a thought inside of an answer, and some send it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """Somebody's words, without what front ends change of them on their way. `is_open`: not answered
+    yet; `is_cut`: an answer that was stopped.
+    """
+
+    role: Literal["user", "assistant"]
+    text: str
+    message_id: str = ""
+    is_open: bool = False
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """From this place on it is new."""
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """All of it is here; the last one is this message, and is asked for once more before its answer."""
+
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Regeneration:
+    """All of it but the last answer, which is wanted anew: the turn of this message."""
+
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """At this place it says otherwise than the transcript."""
+
+    place: int
+
+
+Comparison = Continuation | Repetition | Regeneration | Divergence
+
+
+def words(text: str) -> str:
+    return " ".join(_THOUGHTS.sub(" ", text).split())
+
+
+def utterances_resent(messages: Iterable[Mapping[str, Any]]) -> list[Utterance]:
+    """Of a request: user and assistant, without tools and system messages."""
+    result: list[Utterance] = []
+    for message in messages:
+        role, text = message.get("role"), words(plain_text(message.get("content")))
+        if role == "user":
+            result.append(Utterance("user", text))
+        elif role == "assistant" and text:
+            _say(result, text)
+    return result
+
+
+def utterances_stored(entries: Iterable[TranscriptEntry], open_messages: Iterable[MessageRecord]) -> list[Utterance]:
+    """Of the transcript, and what waits behind it."""
+    result: list[Utterance] = []
+    for entry in entries:
+        item = entry.item
+        if isinstance(item, UserItem) and item.content:
+            result.append(Utterance("user", words(content_text(item.content)), item.message_id or ""))
+        elif isinstance(item, AssistantItem) and item.text.strip():
+            _say(result, words(item.text), is_cut=item.interrupted)
+    for record in open_messages:
+        if record.message is not None and record.status != "delayed":
+            result.append(Utterance("user", words(record.message.text), record.message_id, is_open=True))
+    return result
+
+
+def _say(result: list[Utterance], text: str, *, is_cut: bool = False) -> None:
+    """The steps of an answer are one answer to who reads it."""
+    if result and result[-1].role == "assistant":
+        before = result.pop()
+        text, is_cut = f"{before.text} {text}", is_cut or before.is_cut
+    result.append(Utterance("assistant", text, is_cut=is_cut))
+
+
+def compare(resent: Sequence[Utterance], stored: Sequence[Utterance]) -> Comparison:
+    """What a request asks for, by what we have of its conversation."""
+    place = here = 0
+    while place < len(resent) and here < len(stored):
+        theirs, ours = resent[place], stored[here]
+        if theirs.role == ours.role:
+            if not _is_same(theirs, ours):
+                return Divergence(place)
+            place, here = place + 1, here + 1
+        elif theirs.role == "user":
+            here += 1  # an answer that the client has not seen, or has not kept
+        elif _is_seen_early(stored, here):
+            place += 1
+        else:
+            return Divergence(place)
+    if here == len(stored):
+        return _at_end(resent, stored, place)
+    return _before_end(stored, here, place)
+
+
+def _is_seen_early(stored: Sequence[Utterance], here: int) -> bool:
+    """Part of an answer that is not in the transcript yet: its run goes on."""
+    return here > 0 and stored[here - 1].is_open
+
+
+def _is_same(theirs: Utterance, ours: Utterance) -> bool:
+    if theirs.text == ours.text:
+        return True
+    # A client that closes its connection keeps what it has read; a stopped run what it had shown.
+    if ours.role == "assistant":
+        return ours.text.startswith(theirs.text) or (ours.is_cut and theirs.text.startswith(ours.text))
+    return False
+
+
+def _at_end(resent: Sequence[Utterance], stored: Sequence[Utterance], place: int) -> Comparison:
+    if place < len(resent) and resent[place].role == "assistant" and _is_seen_early(stored, len(stored)):
+        place += 1
+    rest = resent[place:]
+    if any(one.role == "assistant" for one in rest):
+        return Divergence(place)
+    if rest or not stored:
+        return Continuation(place)
+    last = stored[-1]
+    return Repetition(last.message_id) if last.role == "user" else Continuation(place)
+
+
+def _before_end(stored: Sequence[Utterance], here: int, place: int) -> Comparison:
+    last, rest = stored[here - 1], stored[here:]
+    if here == 0 or last.role == "assistant":
+        return Divergence(place)
+    if all(one.is_open for one in rest):
+        return Repetition(last.message_id)
+    is_last_answer = len(rest) == 1 and rest[0].role == "assistant"
+    return Regeneration(last.message_id) if is_last_answer else Divergence(place)
+
+
+def answer_before(messages: Sequence[Mapping[str, Any]]) -> int:
+    """How many messages there are up to the last answer of the assistant, with the outputs behind it."""
+    ends = [place + 1 for place, one in enumerate(messages) if one.get("role") in ("assistant", "tool", "function")]
+    return ends[-1] if ends else 0

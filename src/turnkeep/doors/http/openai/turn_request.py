@@ -1,0 +1,399 @@
+"""One request of OpenAI's kind as a turn of a thread: found or made, its messages taken in, and what
+is to be followed. Chat Completions and Responses ask by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from turnkeep.auth import authority
+from turnkeep.doors import acceptance
+from turnkeep.doors.http.endpoint import HttpCall
+from turnkeep.doors.http.openai import resent_history as history
+from turnkeep.doors.http.openai.conversation_key import AnswerName
+from turnkeep.doors.http.openai.openai_input import id_from, message_of, plain_text, read_parts
+from turnkeep.doors.http.openai.turn_reader import (
+    Beginning,
+    Growth,
+    LogPlace,
+    Replacement,
+    TurnPart,
+    TurnReader,
+    outline_of,
+)
+from turnkeep.errors import Conflict, InvalidMessage, NotFound, Rejection
+from turnkeep.inputs import read_content
+from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, OutputItem, UserItem, turns_of
+from turnkeep.pricing.tokenizer import tokenizer_for
+from turnkeep.store.clearing import forget_at_work
+from turnkeep.store.values import HeldCall, History, ThreadRecord, TranscriptEntry
+
+DIVERGED = (
+    "the history that was sent is not how this conversation went on here (message {place} of it): an earlier message "
+    "was changed, left out or answered otherwise. Send what was said, or begin a conversation of its own under "
+    "another key; TURNKEEP_OPENAI_HISTORY=fresh does that by itself"
+)
+MOST_BRANCHES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRequest:
+    """What was asked, in our words. `messages` are of Chat Completions' kind: system, user,
+    assistant and tool. `compares`: all of the conversation is in them, else only what is new.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    wishes: Mapping[str, Any]
+    compares: bool
+    message_id: str | None = None
+    is_retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A message whose turn is to be followed."""
+
+    address: Address
+    name: AnswerName
+
+
+@dataclass(slots=True)
+class TurnAnswer:
+    """The question was taken in; `parts` tells what becomes of it."""
+
+    question: Question
+    reader: TurnReader
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    text_so_far: str = ""
+    """What was said by the part that was read last."""
+
+    async def parts(self) -> AsyncIterator[TurnPart]:
+        async for part in self.reader.parts(self.question.name.message_id):
+            match part:
+                case Growth(text):
+                    self.text_so_far += text
+                case Replacement(text):
+                    self.text_so_far = text
+                case Beginning():
+                    self.text_so_far = ""
+            yield part
+
+    async def close(self) -> None:
+        await self.stack.aclose()
+
+
+async def ask(call: HttpCall, address: Address | None, request: TurnRequest) -> TurnAnswer:
+    """Take it in durably. Raises `Rejection`. `close` what is given back."""
+    stack = AsyncExitStack()
+    try:
+        stack.enter_context(call.limits.streaming(call.holder))
+        if outputs := outputs_of(request.messages):
+            return await _give_outputs(call, address, outputs, request, stack)
+        if address is None:
+            return await _ask_alone(call, request, stack)
+        return await _ask_in(call, address, request, stack)
+    except BaseException:
+        await stack.aclose()
+        raise
+
+
+async def ask_anew(call: HttpCall, address: Address, request: TurnRequest) -> TurnAnswer:
+    """The same in a thread that was just made: what was said before is written into it first."""
+    ends = history.answer_before(request.messages)
+    await _write_past(call, address, request.messages[:ends], once=None)
+    return await ask(call, address, replace(request, messages=request.messages[ends:]))
+
+
+def comparing(request: TurnRequest) -> TurnRequest:
+    return replace(request, compares=True)
+
+
+# ---------------------------------------------------------------- in a conversation
+
+
+async def _ask_in(call: HttpCall, address: Address, request: TurnRequest, stack: AsyncExitStack) -> TurnAnswer:
+    if request.compares:
+        for _ in range(MOST_BRANCHES):
+            comparison = await _compare(call, address, request)
+            if not isinstance(comparison, history.Divergence):
+                break
+            if call.application.settings.openai_history == "refuse":
+                raise Conflict(DIVERGED.format(place=comparison.place + 1))
+            address = await _branch(call, address, request, comparison.place)
+        else:
+            raise Conflict(DIVERGED.format(place=1))
+    else:
+        comparison = history.Continuation(0)
+    reader = await stack.enter_async_context(TurnReader(call, address))
+    match comparison:
+        case history.Continuation():
+            name = await _send(call, address, request, comparison.place)
+        case history.Regeneration(message_id) if not request.is_retry:
+            name = await _regenerate(call, address, message_id)
+        case _:
+            message_id = comparison.message_id
+            record = await call.application.store.thread(address)
+            name = AnswerName(record.thread_id if record else "", message_id)
+    return TurnAnswer(Question(address, name), reader, stack)
+
+
+async def _compare(call: HttpCall, address: Address, request: TurnRequest) -> history.Comparison:
+    store = call.application.store
+    resent = history.utterances_resent(request.messages)
+    if not resent or resent[-1].role != "user":
+        raise InvalidMessage("the last message must be a user's, or the outputs of calls that wait")
+    past = await store.history(address) if await store.thread(address) is not None else History((), None, True)
+    stored = history.utterances_stored(past.entries, await store.open_messages(address))
+    comparison = history.compare(resent, stored)
+    # The oldest turns may be gone here, while the client still has them.
+    starts = range(1, len(resent)) if not past.complete or past.summary else ()
+    for start in starts:
+        if not isinstance(comparison, history.Divergence):
+            break
+        comparison = history.compare(resent[start:], stored)
+        if isinstance(comparison, history.Continuation):
+            comparison = history.Continuation(start + comparison.place)
+    return comparison
+
+
+async def _branch(call: HttpCall, address: Address, request: TurnRequest, place: int) -> Address:
+    """A thread of its own for the history that differs here, with what was said before. Its name
+    says where it differs, so that the next request finds it.
+    """
+    resent = history.utterances_resent(request.messages)
+    digest = id_from(*(f"{one.role}:{one.text}" for one in resent[: place + 1])).removeprefix("msg_")[:12]
+    branch = call.application.address(f"{address.channel.partition('~')[0]}~{digest}", address.tenant)
+    for scope in ("send", "read"):
+        call.principal.require(scope, branch.channel)
+    if await call.application.store.thread(branch) is None:
+        ends = history.answer_before(request.messages)
+        await _write_past(call, branch, request.messages[:ends], once=f"branch\0{branch.channel}")
+    return branch
+
+
+async def _send(call: HttpCall, address: Address, request: TurnRequest, place: int) -> AnswerName:
+    """Take in what is new; the name of the last one."""
+    messages = _new_messages(call, address, request, place)
+    thread_id, message_id = "", ""
+    for message in messages:
+        receipt = await _accept(call, message)
+        thread_id, message_id = receipt
+    return AnswerName(thread_id, message_id)
+
+
+async def _accept(call: HttpCall, message: Message) -> tuple[str, str]:
+    receipt = await acceptance.accept(call.application, call.limits, call.principal, message)
+    if receipt.repeated:
+        record = await call.application.store.message(message.address, message.message_id)
+        if record is not None and record.status in ("dead", "withdrawn"):
+            # It was said before and never answered: whoever says it once more wants an answer.
+            again = message.but(message_id=id_from(message.message_id, f"{record.settled_at}"))
+            receipt = await acceptance.accept(call.application, call.limits, call.principal, again)
+    return receipt.thread_id, receipt.message_id
+
+
+def _new_messages(call: HttpCall, address: Address, request: TurnRequest, place: int) -> list[Message]:
+    users = [one for one in request.messages if one.get("role") == "user"]
+    resent = history.utterances_resent(request.messages)
+    count = len(resent) - place if request.compares else len(users)
+    fresh = users[-count:] if count else []
+    if not fresh:
+        raise InvalidMessage("there is no message of a user to answer")
+    said = [f"{one.role}:{one.text}" for one in resent]
+    messages = []
+    for number, one in enumerate(fresh, start=1):
+        message_id = request.message_id if number == len(fresh) else None
+        if request.compares and message_id is None:
+            # Its place in the conversation is what tells two equal messages apart, and a repeat from both.
+            message_id = id_from(address.channel, *said[: len(said) - len(fresh) + number])
+        is_last = number == len(fresh)
+        wishes = request.wishes if is_last else {"user": request.wishes.get("user")}
+        messages.append(message_of(call, address, content=one.get("content"), message_id=message_id, wishes=wishes))
+    return messages
+
+
+async def _regenerate(call: HttpCall, address: Address, message_id: str) -> AnswerName:
+    call.limits.check_rate(call.principal, address)
+    receipts = await call.application.store.regenerate(address, once=call.once)
+    return AnswerName(receipts[-1].thread_id, receipts[-1].message_id)
+
+
+# ---------------------------------------------------------------- alone
+
+
+async def _ask_alone(call: HttpCall, request: TurnRequest, stack: AsyncExitStack) -> TurnAnswer:
+    """Without a key: a thread that nobody else names, forgotten with its answer. Title and tag
+    generators of front ends ask like that, and must never enter a conversation.
+    """
+    record = await new_thread(call)
+    stack.push_async_callback(_forget, call, record.address)
+    ends = history.answer_before(request.messages)
+    await _write_past(call, record.address, request.messages[:ends], once=None)
+    reader = await stack.enter_async_context(TurnReader(call, record.address))
+    alone = replace(request, messages=request.messages[ends:], wishes={**request.wishes, "flush": True}, compares=False)
+    name = await _send(call, record.address, alone, 0)
+    return TurnAnswer(Question(record.address, name), reader, stack)
+
+
+async def new_thread(call: HttpCall) -> ThreadRecord:
+    """An empty one of the tenant. Raises `NotAllowed`, `TooManyRequests`."""
+    for scope in ("send", "read"):
+        call.principal.require(scope)
+    if not await call.limits.threads.has_room(call.principal.tenant):
+        raise call.limits.threads.refusal()
+    return await call.application.create_thread(tenant=call.principal.tenant)
+
+
+async def _forget(call: HttpCall, address: Address) -> None:
+    record = await call.application.store.thread(address)
+    # One that waits for outputs of the caller's functions goes on with his next request.
+    if record is not None and record.state != "held":
+        with suppress(Rejection):
+            await forget_at_work(call.application.store, address)
+
+
+async def _write_past(
+    call: HttpCall, address: Address, messages: Sequence[Mapping[str, Any]], *, once: str | None
+) -> None:
+    """Put what was said before into the transcript, turn by turn, so that the newest turns are
+    remembered where all of them are too much.
+    """
+    items = [item for message in messages for item in _past_items(call, message)]
+    count = tokenizer_for(call.application.model_name, call.application.catalog).count_item
+    for number, turn in enumerate(turns_of(items)):
+        entries = [TranscriptEntry(item, count(item)) for item in turn]
+        name = authority.once(call.principal, f"{once}\0{number}") if once else None
+        await call.application.store.append(address, entries, once=name)
+
+
+def _past_items(call: HttpCall, message: Mapping[str, Any]) -> list[Item]:
+    text = plain_text(message.get("content"))
+    match message.get("role"):
+        case "user":
+            content = read_content({"content": read_parts(message.get("content"))}, limit=call.limits.frame_bytes)
+            return [UserItem(content)]
+        case "assistant":
+            calls = [CallItem(one.call_id, one.name, one.arguments) for one in _calls_of(message)]
+            return [*([AssistantItem(text)] if text.strip() else []), *calls]
+        case "tool":
+            return [OutputItem(str(message.get("tool_call_id")), text)]
+    return []
+
+
+def _calls_of(message: Mapping[str, Any]) -> list[HeldCall]:
+    calls = message.get("tool_calls") or ()
+    functions = [(one, one.get("function")) for one in calls if isinstance(one, Mapping)]
+    return [
+        HeldCall(str(one.get("id")), str(function.get("name")), str(function.get("arguments") or "{}"), "")
+        for one, function in functions
+        if isinstance(function, Mapping)
+    ]
+
+
+# ---------------------------------------------------------------- outputs of the caller's functions
+
+
+def outputs_of(messages: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The outputs at the end of a request, by call."""
+    outputs: dict[str, str] = {}
+    for message in reversed(messages):
+        if message.get("role") == "tool":
+            outputs[str(message.get("tool_call_id"))] = plain_text(message.get("content"))
+        elif message.get("role") not in ("system", "developer"):
+            break
+    return outputs
+
+
+async def _give_outputs(
+    call: HttpCall, address: Address | None, outputs: Mapping[str, str], request: TurnRequest, stack: AsyncExitStack
+) -> TurnAnswer:
+    """Decide the calls that wait for these outputs, and follow how their turn goes on."""
+    if address is None:
+        # The id of a call that was asked for alone says whose it is.
+        threads = {thread_id for thread_id, _ in map(split_call_id, outputs) if thread_id}
+        if len(threads) != 1:
+            raise InvalidMessage("these outputs are for calls that do not wait here, or not any more")
+        address = call.application.address(threads.pop(), call.principal.tenant)
+        for scope in ("send", "read"):
+            call.principal.require(scope)
+        stack.push_async_callback(_forget, call, address)
+    record = await call.application.store.thread(address)
+    if record is None:
+        raise NotFound("the conversation of these outputs is not there any more")
+    by_call = {split_call_id(call_id)[1]: output for call_id, output in outputs.items()}
+    return await follow_outputs(call, record, by_call, stack)
+
+
+async def follow_outputs(
+    call: HttpCall, record: ThreadRecord, outputs: Mapping[str, str], stack: AsyncExitStack
+) -> TurnAnswer:
+    """Raises `NotFound` where none of these calls is known, `InvalidMessage` where one lacks its output."""
+    address = record.address
+    call.principal.require("approve", address.channel)
+    waiting = [one for one in record.calls if one.kind == "output" and one.decision is None]
+    if record.state != "held" or not waiting:
+        return await _follow_decided(call, record, outputs, stack)
+    if missing := [one.call_id for one in waiting if one.call_id not in outputs]:
+        raise InvalidMessage(f"an output is missing for {', '.join(missing)[:300]}: give all in one request")
+    name = AnswerName(record.thread_id, await _last_of_batch(call, address))
+    answer = await _follow_calls(call, address, name, [one.call_id for one in waiting], stack)
+    await give(call, address, waiting, outputs)
+    return answer
+
+
+async def _follow_calls(
+    call: HttpCall, address: Address, name: AnswerName, calls: Sequence[str], stack: AsyncExitStack
+) -> TurnAnswer:
+    """What the turn says behind the outputs of these calls."""
+    outline = await outline_of(call, address, name.message_id)
+    place = outline.behind(calls)
+    if place is None:  # the log is younger than the calls
+        page = await call.application.store.read(address, after=0, limit=1)
+        place = LogPlace(page.epoch, page.top, calls=tuple(calls))
+    name = replace(name, segment=outline.holds.index(place) + 1 if place in outline.holds else 1)
+    reader = await stack.enter_async_context(TurnReader(call, address, place))
+    return TurnAnswer(Question(address, name), reader, stack)
+
+
+async def give(call: HttpCall, address: Address, waiting: Sequence[HeldCall], outputs: Mapping[str, str]) -> None:
+    """Decide each of these calls with its output."""
+    for one in waiting:
+        body = {"call_id": one.call_id, "digest": one.digest, "decision": "output", "output": outputs[one.call_id]}
+        await authority.decide(call.application, call.principal, address, body, once=None)
+
+
+async def _last_of_batch(call: HttpCall, address: Address) -> str:
+    ids = [one.message_id for one in await call.application.store.open_messages(address) if one.status == "running"]
+    if not ids:
+        raise NotFound("no turn of this conversation waits for outputs")
+    return ids[-1]
+
+
+async def _follow_decided(
+    call: HttpCall, record: ThreadRecord, outputs: Mapping[str, str], stack: AsyncExitStack
+) -> TurnAnswer:
+    """They were given before: a repeat, after a reply that was lost, follows the same turn."""
+    address = record.address
+    if any(one.call_id in outputs for one in record.calls):
+        name = AnswerName(record.thread_id, await _last_of_batch(call, address))
+        return await _follow_calls(call, address, name, list(outputs), stack)
+    past = await call.application.store.history(address)
+    turns = {e.turn for e in past.entries if isinstance(e.item, CallItem) and e.item.call_id in outputs}
+    users = [e.item for e in past.entries if e.turn in turns and isinstance(e.item, UserItem)]
+    if not users or not users[-1].message_id:
+        raise NotFound("none of these calls waits here, or was made here")
+    return await _follow_calls(call, address, AnswerName(record.thread_id, users[-1].message_id), list(outputs), stack)
+
+
+def call_id_alone(question: Question, call_id: str) -> str:
+    """The id of a call whose conversation has no key: the next request has nothing else that names it."""
+    return f"{call_id}~{question.name.thread_id.removeprefix('thread_')}"
+
+
+def split_call_id(call_id: str) -> tuple[str | None, str]:
+    """The thread that such an id names, if it does, and the call."""
+    head, mark, thread = call_id.rpartition("~")
+    return (f"thread_{thread}", head) if mark and thread else (None, call_id)

@@ -1,0 +1,53 @@
+"""A turn of the transcript cut where the caller's own functions were called: each piece was one
+answer to him.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from turnkeep.doors.http.endpoint import HttpCall
+from turnkeep.doors.http.openai.turn_reader import text_of
+from turnkeep.messages import CallItem, UserItem
+from turnkeep.store.values import HeldCall, ThreadRecord, TranscriptEntry
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSegment:
+    """What was said, and the calls that ended it."""
+
+    text: str
+    calls: tuple[HeldCall, ...] = ()
+
+
+async def client_names(call: HttpCall, record: ThreadRecord, entries: Sequence[TranscriptEntry]) -> set[str]:
+    """The functions that the caller of this turn ran himself: its messages' and its assistant's."""
+    users = [entry.item for entry in entries if isinstance(entry.item, UserItem)]
+    named = [item.assistant for item in users if item.assistant]
+    assistant = await call.application.assistants.answering(
+        record.address.tenant, named[-1] if named else record.assistant
+    )
+    return {tool["name"] for tool in (*assistant.client_tools, *(tool for item in users for tool in item.client_tools))}
+
+
+async def segments_of(
+    call: HttpCall, record: ThreadRecord, entries: Sequence[TranscriptEntry]
+) -> Sequence[TurnSegment]:
+    """At least one, the last without calls."""
+    names = await client_names(call, record, entries)
+    segments: list[TurnSegment] = []
+    piece: list[TranscriptEntry] = []
+    calls: list[HeldCall] = []
+    for entry in entries:
+        item = entry.item
+        if isinstance(item, CallItem) and item.name in names:
+            calls.append(HeldCall(item.call_id, item.name, item.arguments, "", "output"))
+        elif calls and item.kind in ("assistant", "reasoning", "user"):
+            segments.append(TurnSegment(text_of(piece), tuple(calls)))
+            piece, calls = [], []
+        piece.append(entry)
+    if calls:
+        segments.append(TurnSegment(text_of(piece), tuple(calls)))
+        piece = []
+    return [*segments, TurnSegment(text_of(piece))]
