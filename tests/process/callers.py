@@ -13,6 +13,7 @@ import jwt
 from tests.process.served import Served, served
 from turnkeep.auth.api_keys import ApiKeys
 from turnkeep.auth.principals import Scope
+from turnkeep.doors.http.openai.conversation_key import AnswerName
 from turnkeep.errors import ModelRefused
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message, text_content
@@ -43,6 +44,8 @@ class Guarded:
     dead_ids: tuple[str, ...]
     assistant_id: str
     epoch: str
+    response_id: str
+    """The answer to the owner's message, as the Responses dialect names it."""
     bearers: dict[str, str | None] = field(default_factory=dict)
 
     def headers(self, caller: str) -> dict[str, str]:
@@ -74,8 +77,11 @@ async def guarded(store: str = "memory:", **settings: Any) -> AsyncIterator[Guar
         await _take(server, CHANNEL, MESSAGE_ID)
         made = await server.queue.assistants.create(TENANT, {"instructions": CANARY}, now=0.0)
         await server.queue.assistants.use(TENANT, made.assistant_id)
+        record = await server.queue.store.thread(Address(TENANT, server.queue.name, CHANNEL))
+        assert record is not None
+        response_id = AnswerName(record.thread_id, MESSAGE_ID).id("resp")
         page = await server.queue.store.read(Address(TENANT, server.queue.name, CHANNEL), after=0)
-        house = Guarded(server, keys, dead_ids, made.assistant_id, page.epoch)
+        house = Guarded(server, keys, dead_ids, made.assistant_id, page.epoch, response_id)
         house.bearers = await _bearers(keys)
         yield house
 

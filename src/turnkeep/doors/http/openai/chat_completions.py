@@ -13,7 +13,7 @@ from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import openai_input
 from turnkeep.doors.http.openai.chat_chunks import ChatChunks, completion
-from turnkeep.doors.http.openai.conversation_key import conversation_of, without_channel
+from turnkeep.doors.http.openai.conversation_key import conversation_of, is_beside, without_channel
 from turnkeep.doors.http.openai.openai_errors import fault_response
 from turnkeep.doors.http.openai.sent_events import COMMENT, DONE, SentEvents, data_frame
 from turnkeep.doors.http.openai.turn_reader import ClientGone, OutputsWanted, Silence, TurnEnd, TurnFailure
@@ -30,6 +30,8 @@ async def complete_chat(call: HttpCall) -> Response:
     body = await call.body()
     address = conversation_of(call, body)
     messages = _messages(body)
+    if is_beside(call, messages):
+        address = None
     model = await answering_assistant(call, body)
     request = TurnRequest(
         messages=messages, wishes=wishes_of(body, messages) | {"assistant": model}, compares=True,

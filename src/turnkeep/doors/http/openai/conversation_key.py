@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,23 @@ class AnswerName:
         return name
 
 
+TASK_HEADER = "x-task"
+TASK_BEGINNINGS = (
+    "### Task:",  # Open WebUI: title, tags, follow-up questions, search queries
+    "Provide a concise, 5-word-or-less title for the conversation",  # LibreChat, by `completion`
+    "Analyze this conversation and provide:",  # LibreChat, by `structured`
+)
+"""What front ends ask of a model beside a conversation. They send it with the key of the conversation."""
+
+
+def is_beside(call: HttpCall, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a title, tags or the like are wanted: that must never enter the conversation."""
+    if call.request.headers.get(TASK_HEADER):
+        return True
+    users = [one.get("content") for one in messages if one.get("role") in ("user", "assistant")]
+    return len(users) == 1 and isinstance(users[0], str) and users[0].lstrip().startswith(TASK_BEGINNINGS)
+
+
 def conversation_of(call: HttpCall, body: Mapping[str, Any]) -> Address | None:
     """The channel that the request names: by `conversation`, `metadata.channel`, a header, or, where
     the operator says so, `prompt_cache_key` or `user`. None: it stands for itself.
@@ -92,11 +109,9 @@ async def thread_of(call: HttpCall, thread_id: str, *scopes: Scope) -> ThreadRec
     """
     address = call.application.address(thread_id, call.principal.tenant)
     record = await call.application.store.thread(address) if address.names_thread else None
-    if record is None and call.principal.channels is None:
-        raise ThreadNotFound(f"there is no thread {thread_id[:80]!r}")
-    # Who reaches some channels only is not told which others there are.
-    names = {thread_id} if record is None else {thread_id, record.address.channel}
-    channel = next((name for name in sorted(names) if call.principal.reaches(name)), thread_id)
+    names = [thread_id] if record is None else [thread_id, record.address.channel]
+    channel = next((name for name in names if call.principal.reaches(name)), thread_id)
+    # Before it is said whether it is there: who does not reach it learns nothing of it.
     for scope in scopes:
         call.principal.require(scope, channel)
     if record is None:

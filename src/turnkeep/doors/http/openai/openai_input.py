@@ -133,8 +133,7 @@ def message_of(
     wishes: Mapping[str, Any],
 ) -> Message:
     """The message of a request, with what it asks of the answer: `assistant`, `client_tools`,
-    `instructions`, `model`, `parameters`, `metadata`, `user`. Who answers, with which functions, is
-    for those who manage the channel.
+    `instructions`, `model`, `parameters`, `metadata`, `user`.
     """
     metadata = dict(wishes.get("metadata") or {})
     if isinstance(user := wishes.get("user"), str) and user and USER not in metadata and len(metadata) < MAX_METADATA:
@@ -145,10 +144,16 @@ def message_of(
         "flush": bool(wishes.get("flush")),
     }  # fmt: skip
     message = authority.message_of(body, address, call.limits, call.principal)
-    assistant, functions = wishes.get("assistant"), wishes.get("client_tools") or ()
-    if (assistant or functions) and not call.principal.may("manage"):
-        raise NotAllowed("to choose who answers ('model'), or to give 'tools', needs the scope 'manage'")
-    return message.but(assistant=assistant, client_tools=tuple(functions))
+    return message.but(assistant=wishes.get("assistant"), client_tools=tuple(wishes.get("client_tools") or ()))
+
+
+def allow_wishes(call: HttpCall, wishes: Mapping[str, Any]) -> None:
+    """Who answers, with which functions and at what price is for those who manage the channel, also
+    where nothing new is said. Raises `NotAllowed`.
+    """
+    asks = any(wishes.get(name) for name in ("assistant", "client_tools", "parameters", "model"))
+    if asks and not call.principal.may("manage"):
+        raise NotAllowed("to choose who answers ('model'), to give 'tools' or parameters needs the scope 'manage'")
 
 
 def id_from(*texts: str) -> str:

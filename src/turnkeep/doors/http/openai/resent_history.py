@@ -1,8 +1,8 @@
 """What a client resends of a conversation, compared with the transcript.
 
 Clients of Chat Completions send all of it each time. What we have is a clean beginning of that: the
-rest is new. Anything else (an edit, a cut, an answer that is not ours) would leave an answer in the
-context that the user does not see any more.
+rest is new, answers that others gave in between as well. Anything else (an edit, a cut, another
+answer in place of ours) would leave an answer in the context that the user does not see any more.
 """
 
 from __future__ import annotations
@@ -140,10 +140,7 @@ def _is_same(theirs: Utterance, ours: Utterance) -> bool:
 def _at_end(resent: Sequence[Utterance], stored: Sequence[Utterance], place: int) -> Comparison:
     if place < len(resent) and resent[place].role == "assistant" and _is_seen_early(stored, len(stored)):
         place += 1
-    rest = resent[place:]
-    if any(one.role == "assistant" for one in rest):
-        return Divergence(place)
-    if rest or not stored:
+    if place < len(resent) or not stored:
         return Continuation(place)
     last = stored[-1]
     return Repetition(last.message_id) if last.role == "user" else Continuation(place)

@@ -13,7 +13,7 @@ from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import openai_input, turn_request
 from turnkeep.doors.http.openai.chat_completions import answering_assistant, is_retry, wishes_of
-from turnkeep.doors.http.openai.conversation_key import AnswerName, conversation_of, thread_of
+from turnkeep.doors.http.openai.conversation_key import AnswerName, conversation_of, is_beside, thread_of
 from turnkeep.doors.http.openai.openai_errors import fault_response
 from turnkeep.doors.http.openai.response_events import ResponseEvents
 from turnkeep.doors.http.openai.response_object import (
@@ -55,7 +55,10 @@ UNANSWERED = ("waiting", "running", "delayed")
 
 async def create_response(call: HttpCall) -> Response:
     body = await call.body()
+    address = await _address(call, body)
     messages = messages_of(body.get("input"))
+    if is_beside(call, messages):
+        address = None
     background, is_kept = body.get("background") is True, body.get("store") is not False
     if background and not is_kept:
         raise InvalidMessage("'background' needs 'store': what is not kept cannot be asked for later")
@@ -64,7 +67,7 @@ async def create_response(call: HttpCall) -> Response:
     request = TurnRequest(
         messages=messages, wishes=wishes, compares=False, is_retry=is_retry(call), message_id=_message_id(call)
     )
-    answer = await _ask(call, body, request, is_kept=is_kept)
+    answer = await _ask(call, address, request, is_kept=is_kept)
     head = ResponseHead(
         name=answer.question.name, created_at=call.application.clock.now(), model=str(body["model"]),
         instructions=wishes["instructions"], metadata=wishes["metadata"], parameters=wishes["parameters"],
@@ -91,10 +94,13 @@ def _conversation(body: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-async def _ask(call: HttpCall, body: Mapping[str, Any], request: TurnRequest, *, is_kept: bool) -> TurnAnswer:
+async def _address(call: HttpCall, body: Mapping[str, Any]) -> Address | None:
     if (previous := body.get("previous_response_id")) is not None:
-        return await turn_request.ask(call, await _continued(call, AnswerName.read(previous)), request)
-    address = conversation_of(call, body)
+        return await _continued(call, AnswerName.read(previous))
+    return conversation_of(call, body)
+
+
+async def _ask(call: HttpCall, address: Address | None, request: TurnRequest, *, is_kept: bool) -> TurnAnswer:
     if address is None and is_kept and not turn_request.outputs_of(request.messages):
         record = await turn_request.new_thread(call)
         return await turn_request.ask_anew(call, record.address, request)

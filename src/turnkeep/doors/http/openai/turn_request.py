@@ -14,7 +14,7 @@ from turnkeep.doors import acceptance
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.doors.http.openai import resent_history as history
 from turnkeep.doors.http.openai.conversation_key import AnswerName
-from turnkeep.doors.http.openai.openai_input import id_from, message_of, plain_text, read_parts
+from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, message_of, plain_text, read_parts
 from turnkeep.doors.http.openai.turn_reader import (
     Beginning,
     Growth,
@@ -37,6 +37,7 @@ DIVERGED = (
     "another key; TURNKEEP_OPENAI_HISTORY=fresh does that by itself"
 )
 MOST_BRANCHES = 16
+MOST_REPEATS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,7 @@ class TurnAnswer:
 
 async def ask(call: HttpCall, address: Address | None, request: TurnRequest) -> TurnAnswer:
     """Take it in durably. Raises `Rejection`. `close` what is given back."""
+    allow_wishes(call, request.wishes)
     stack = AsyncExitStack()
     try:
         stack.enter_context(call.limits.streaming(call.holder))
@@ -129,8 +131,9 @@ async def _ask_in(call: HttpCall, address: Address, request: TurnRequest, stack:
         comparison = history.Continuation(0)
     reader = await stack.enter_async_context(TurnReader(call, address))
     match comparison:
-        case history.Continuation():
-            name = await _send(call, address, request, comparison.place)
+        case history.Continuation(place):
+            place = await _take_others_answers(call, address, request, place)
+            name = await _send(call, address, request, place)
         case history.Regeneration(message_id) if not request.is_retry:
             name = await _regenerate(call, address, message_id)
         case _:
@@ -174,6 +177,24 @@ async def _branch(call: HttpCall, address: Address, request: TurnRequest, place:
     return branch
 
 
+async def _take_others_answers(call: HttpCall, address: Address, request: TurnRequest, place: int) -> int:
+    """Write into the transcript what was said since to somebody else, or before it came here; the
+    place of what is to be answered.
+    """
+    resent = history.utterances_resent(request.messages)
+    ends = [at for at, one in enumerate(resent, 1) if one.role == "assistant" and at > place]
+    if not request.compares or not ends:
+        return place
+    last = history.answer_before(request.messages)
+    # What stands before `place` is in the transcript: users are counted, for only they stay single.
+    skip = sum(one.role == "user" for one in resent[:place])
+    users = [at for at, one in enumerate(request.messages) if one.get("role") == "user"]
+    start = users[skip] if place else 0
+    digest = id_from(address.channel, *(f"{one.role}:{one.text}" for one in resent[: ends[-1]]))
+    await _write_past(call, address, request.messages[start:last], once=digest)
+    return ends[-1]
+
+
 async def _send(call: HttpCall, address: Address, request: TurnRequest, place: int) -> AnswerName:
     """Take in what is new; the name of the last one."""
     messages = _new_messages(call, address, request, place)
@@ -185,14 +206,16 @@ async def _send(call: HttpCall, address: Address, request: TurnRequest, place: i
 
 
 async def _accept(call: HttpCall, message: Message) -> tuple[str, str]:
-    receipt = await acceptance.accept(call.application, call.limits, call.principal, message)
-    if receipt.repeated:
-        record = await call.application.store.message(message.address, message.message_id)
-        if record is not None and record.status in ("dead", "withdrawn"):
-            # It was said before and never answered: whoever says it once more wants an answer.
-            again = message.but(message_id=id_from(message.message_id, f"{record.settled_at}"))
-            receipt = await acceptance.accept(call.application, call.limits, call.principal, again)
-    return receipt.thread_id, receipt.message_id
+    for _ in range(MOST_REPEATS):
+        receipt = await acceptance.accept(call.application, call.limits, call.principal, message)
+        record = None
+        if receipt.repeated:
+            record = await call.application.store.message(message.address, message.message_id)
+        if record is None or record.status not in ("dead", "withdrawn"):
+            return receipt.thread_id, receipt.message_id
+        # It was said before and never answered: whoever says it once more wants an answer.
+        message = message.but(message_id=id_from(message.message_id, f"{record.settled_at}"))
+    raise Conflict("nobody could answer this message, however often it was sent: change it, or ask the operator why")
 
 
 def _new_messages(call: HttpCall, address: Address, request: TurnRequest, place: int) -> list[Message]:

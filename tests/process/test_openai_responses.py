@@ -1,0 +1,196 @@
+"""`/v1/responses`, by OpenAI's own client and by the neutral schema: asked, asked in the background, read again from
+any place to the character, stopped, gone on with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import openai
+import openresponses_types as schema
+import pytest
+
+from tests.process.openai_desk import FLAT, WANTS_LOOKUP, OpenAiDesk, openai_desk
+from tests.scenario.house import eventually
+from turnkeep.simulator import Fault
+
+LONG = "[[words:120]] [[pace:4]]"
+
+
+async def create(desk: OpenAiDesk, value: Any, **options: Any) -> Any:
+    return await desk.client.responses.create(model=desk.model, input=value, **options)
+
+
+async def events_of(stream: Any) -> list[Any]:
+    return [event async for event in stream]
+
+
+def text_of(events: list[Any]) -> str:
+    return "".join(event.delta for event in events if event.type == "response.output_text.delta")
+
+
+def schema_of(kind: str) -> Any:
+    name = "".join(part.capitalize() for part in kind.removeprefix("response.").replace("_", ".").split("."))
+    return getattr(schema, f"Response{name}StreamingEvent")
+
+
+async def test_every_event_and_object_is_of_the_neutral_schema() -> None:
+    async with openai_desk() as desk:
+        seen = []
+        for value, options in (("hello", {}), (WANTS_LOOKUP, {"tools": FLAT}), ("[[length]] [[words:9]]", {})):
+            body = {"model": desk.model, "input": value, "stream": True, **options}
+            async with desk.server.http.post(f"{desk.server.url}/v1/responses", json=body) as told:
+                async for line in told.content:
+                    if line.startswith(b"data: {"):
+                        seen.append(line.removeprefix(b"data: ").decode())
+        assert len(seen) > 20
+        for line in seen:
+            event = json.loads(line)
+            schema_of(event["type"]).model_validate(event)
+            if "response" in event:
+                schema.ResponseResource.model_validate(event["response"])
+
+
+async def test_a_response_goes_on_from_the_one_before() -> None:
+    async with openai_desk() as desk:
+        first = await create(desk, "My name is Ada.", metadata={"about": "names"}, temperature=0.5)
+        assert (first.status, first.model, first.temperature) == ("completed", desk.model, 0.5)
+        assert (first.metadata["about"], first.metadata["outcome"]) == ("names", "completed")
+        second = await create(desk, "What is my name?", previous_response_id=first.id)
+        assert second.output_text == "Your name is Ada."
+        assert (await desk.client.responses.retrieve(first.id)).output_text == first.output_text
+        assert await desk.threads() == 1
+        alone = await create(desk, "What is my name?", store=False)
+        assert alone.output_text == "You have not told me your name yet."
+        assert await desk.threads() == 1
+
+
+async def test_only_the_last_response_is_gone_on_with_unless_a_fresh_thread_may_begin() -> None:
+    for setting in ("refuse", "fresh"):
+        async with openai_desk(openai_history=setting) as desk:
+            first = await create(desk, "My name is Ada.")
+            await create(desk, "My name is Bob.", previous_response_id=first.id)
+            if setting == "refuse":
+                with pytest.raises(openai.ConflictError, match="has gone on since"):
+                    await create(desk, "What is my name?", previous_response_id=first.id)
+            else:
+                other = await create(desk, "What is my name?", previous_response_id=first.id)
+                assert other.output_text == "Your name is Ada."
+                assert await desk.threads() == 2
+
+
+async def test_a_named_conversation_takes_what_is_new_and_is_the_same_on_every_door() -> None:
+    async with openai_desk() as desk:
+        await create(desk, "My name is Ada.", conversation="k")
+        answer = await desk.ask(
+            [desk.user("My name is Ada."), {"role": "assistant", "content": "*"}, desk.user("x")], key="other"
+        )
+        assert answer.choices
+        told = await create(desk, [{"role": "user", "content": "What is my name?"}], conversation={"id": "k"})
+        assert told.output_text == "Your name is Ada."
+        async with desk.server.http.get(f"{desk.server.url}/api/channels/k/messages") as page:
+            assert [item["kind"] for item in (await page.json())["items"]] == ["user", "assistant"] * 2
+
+
+async def test_a_burst_of_three_is_one_turn() -> None:
+    async with openai_desk(window=0.3, max_wait=5.0) as desk:
+        texts = ("one", "two", "three")
+        answers = await asyncio.gather(*(create(desk, text, conversation="k") for text in texts))
+        assert len({answer.output_text for answer in answers}) == 1
+        assert len({answer.id for answer in answers}) == 3
+        assert len(answers[0].metadata["covers"].split(",")) == 3
+        assert len(desk.server.simulator.ledger) == 1
+
+
+async def test_a_stream_of_the_background_goes_on_at_every_character() -> None:
+    async with openai_desk() as desk:
+        events = await events_of(await create(desk, LONG, background=True, stream=True))
+        whole, response_id = events[-1].response.output_text, events[0].response.id
+        assert text_of(events) == whole
+        numbers = [event.sequence_number for event in events]
+        assert numbers == sorted(set(numbers))
+        deltas = [event for event in events if event.type == "response.output_text.delta"]
+        for number in (0, deltas[0].sequence_number, deltas[0].sequence_number + 7, deltas[-1].sequence_number - 1):
+            again = await events_of(
+                await desk.client.responses.retrieve(response_id, stream=True, starting_after=number)
+            )
+            shown = max(0, number - deltas[0].sequence_number + len(deltas[0].delta))
+            assert text_of(again) == whole[shown:]
+            assert again[-1].type == "response.completed"
+            assert {event.sequence_number for event in again[-3:]} == set(numbers[-3:])
+
+
+async def test_what_runs_in_the_background_is_asked_for_stopped_and_kept() -> None:
+    async with openai_desk() as desk:
+        response = await create(desk, "[[words:400]] [[pace:20]]", background=True)
+        assert (response.status, response.background) == ("queued", True)
+        async with asyncio.timeout(10):
+            while (await desk.client.responses.retrieve(response.id)).status != "in_progress":
+                await asyncio.sleep(0.02)
+        await eventually(lambda: len(desk.server.simulator.ledger) == 1)
+        stopped = await desk.client.responses.cancel(response.id)
+        assert stopped.status == "cancelled"
+        assert (await desk.client.responses.retrieve(response.id)).status == "cancelled"
+        waiting = await create(desk, "hello", background=True, conversation="w")
+        assert (await desk.client.responses.cancel(waiting.id)).status == "cancelled"
+
+
+async def test_an_attempt_that_fails_in_its_middle_is_not_shown_twice() -> None:
+    async with openai_desk() as desk:
+        desk.server.simulator.faults.append(Fault(kind="cut", after=6, how="reset", times=1))
+        events = await events_of(await create(desk, LONG, stream=True))
+        assert text_of(events) == events[-1].response.output_text
+        assert len(desk.server.simulator.ledger) == 2
+
+
+async def test_functions_of_the_caller_are_items_and_their_outputs_go_on() -> None:
+    async with openai_desk() as desk:
+        for options in ({}, {"conversation": "k"}):
+            first = await create(desk, WANTS_LOOKUP, tools=FLAT, **options)
+            (call,) = first.output
+            assert (call.type, call.name, call.arguments) == ("function_call", "lookup", '{"q":"a"}')
+            output = {"type": "function_call_output", "call_id": call.call_id, "output": "found it"}
+            where = options or {"previous_response_id": first.id}
+            second = await create(desk, [output], tools=FLAT, **where)
+            assert second.output_text == "lookup answered: found it."
+            for one in (first, second):
+                again = await desk.client.responses.retrieve(one.id)
+                assert [item.type for item in again.output] == [item.type for item in one.output]
+                assert again.output_text == one.output_text
+
+
+async def test_calls_are_streamed_and_the_helper_of_the_client_reads_them() -> None:
+    async with openai_desk() as desk:
+        async with desk.client.responses.stream(model=desk.model, input=WANTS_LOOKUP, tools=FLAT) as stream:
+            response = await stream.get_final_response()
+        assert response.output[0].arguments == '{"q":"a"}'
+        async with desk.client.responses.stream(model=desk.model, input="hello") as stream:
+            assert (await stream.get_final_response()).output_text.startswith("You said")
+
+
+async def test_a_call_that_its_caller_names_is_taken_in_once() -> None:
+    async with openai_desk() as desk:
+        headers = {"Idempotency-Key": "order-7"}
+        answers = [await create(desk, "hello", conversation="k", extra_headers=headers) for _ in range(2)]
+        assert len({answer.id for answer in answers}) == 1
+        assert len(desk.server.simulator.ledger) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        ({"input": []}, openai.BadRequestError, "'input' must be"),
+        ({"input": [{"type": "computer_call_output"}]}, openai.BadRequestError, "is not taken"),
+        ({"previous_response_id": "resp_1"}, openai.NotFoundError, "there is no response"),
+        ({"previous_response_id": "resp_00" + "a" * 24 + "_" + "b" * 24}, openai.NotFoundError, "there is no thread"),
+        ({"background": True, "store": False}, openai.BadRequestError, "'background' needs 'store'"),
+        ({"prompt": {"id": "pmpt_1"}}, openai.BadRequestError, "give an assistant its instructions"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(options: dict[str, Any], kind: type[Exception], said: str) -> None:
+    async with openai_desk() as desk:
+        with pytest.raises(kind, match=said):
+            await create(desk, **{"value": options.pop("input", "x"), **options})
+        assert await desk.threads() == 0
