@@ -5,7 +5,7 @@ TurnkeepError
 ├── NoAnswer                      who asked has waited long enough; what was sent goes on (a `TimeoutError`)
 ├── Rejection                     refused at the door, nothing was stored
 │   ├── InvalidMessage            the message or request cannot be understood
-│   │   └── Unsupported           understood, and not offered here: the sentence names the way out
+│   │   └── NotOffered            understood, and not offered here: the sentence names the way out
 │   ├── MessageTooLarge           over a documented limit
 │   ├── NotAuthenticated          no credential, or one that is not valid (any more)
 │   ├── NotAllowed                a valid credential that does not reach this far
@@ -101,7 +101,7 @@ class InvalidMessage(Rejection):
     public = "There was an issue with your request format. Please try again."
 
 
-class Unsupported(InvalidMessage):
+class NotOffered(InvalidMessage):
     """this is not offered here"""
 
     code = "unsupported"

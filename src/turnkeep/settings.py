@@ -134,7 +134,7 @@ class Settings(CoreSettings):
         "TURNKEEP_BUDGET_PERIOD", default="day", doc="Budgets begin anew with each of these, in UTC."
     )
 
-    # Section OpenAI's doors
+    # Section other dialects
     openai_conversations: Literal["named", "any"] = env(
         "TURNKEEP_OPENAI_CONVERSATIONS",
         default="named",

@@ -46,8 +46,8 @@ async def test_every_event_and_object_is_of_the_neutral_schema() -> None:
                     if line.startswith(b"data: {"):
                         seen.append(line.removeprefix(b"data: ").decode())
         assert len(seen) > 20
-        for line in seen:
-            event = json.loads(line)
+        for text in seen:
+            event = json.loads(text)
             schema_of(event["type"]).model_validate(event)
             if "response" in event:
                 schema.ResponseResource.model_validate(event["response"])

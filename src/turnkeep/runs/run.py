@@ -176,8 +176,8 @@ class Run:
     async def _answer(self) -> FinalAnswer | NeedsDecision:
         claim, context = self.claim, self.context
         # of several messages the last that names somebody counts, as with everything they ask for
-        named = [message.assistant for message in claim.messages if message.assistant]
-        self.assistant = await context.assistants.answering(claim.address.tenant, (named or [claim.assistant])[-1])
+        choices = [claim.assistant, *(message.assistant for message in claim.messages if message.assistant)]
+        self.assistant = await context.assistants.answering(claim.address.tenant, choices[-1])
         # the model that works on it: another one could not go on with its response
         running = self.journal.open_response
         self.model_name = running.model if running else await self.circuits.choose_model(self._candidates())

@@ -14,9 +14,9 @@ from turnkeep.doors.http.openai.openai_errors import error_form, fault_form
 from turnkeep.doors.http.openai.shown_text import ShownText
 from turnkeep.doors.http.openai.turn_reader import (
     Beginning,
-    Growth,
     OutputsWanted,
     Replacement,
+    TextGrowth,
     TurnEnd,
     TurnFailure,
     TurnPart,
@@ -36,10 +36,10 @@ ANEW = error_form(
 class ChatChunks:
     """Encodes one stream."""
 
-    def __init__(self, completion_id: str, model: str, created: int, *, tells_usage: bool) -> None:
-        self._head = {"id": completion_id, "object": "chat.completion.chunk", "created": created, "model": model}
+    def __init__(self, completion_id: str, model: str, created_at: int, *, tells_usage: bool) -> None:
+        self._head = {"id": completion_id, "object": "chat.completion.chunk", "created": created_at, "model": model}
         self._tells_usage = tells_usage
-        self._shown = ShownText()
+        self._text = ShownText()
         self.is_over = False
 
     def begin(self) -> Iterable[dict[str, Any]]:
@@ -49,15 +49,15 @@ class ChatChunks:
     def encode(self, part: TurnPart) -> Iterable[dict[str, Any]]:
         match part:
             case Beginning():
-                return self._show(self._shown.become(""))
-            case Growth(text):
-                return self._show(self._shown.grow(text))
+                return self._show(self._text.become(""))
+            case TextGrowth(text):
+                return self._show(self._text.grow(text))
             case Replacement(text):
-                return self._show(self._shown.become(text))
+                return self._show(self._text.become(text))
             case OutputsWanted(calls):
-                return self._end("tool_calls", [self._chunk({"tool_calls": tool_calls(calls, numbered=True)})])
+                return self._end("tool_calls", [self._chunk({"tool_calls": tool_calls(calls, has_places=True)})])
             case TurnEnd():
-                if (rest := self._shown.end(part.text)) is None:
+                if (rest := self._text.end(part.text)) is None:
                     return self._fail(ANEW)
                 return self._end(FINISH[part.outcome], self._show(rest), part)
             case TurnFailure(fault):
@@ -86,7 +86,7 @@ class ChatChunks:
 
 
 def completion(
-    completion_id: str, model: str, created: int, part: TurnEnd | OutputsWanted, text_so_far: str
+    completion_id: str, model: str, created_at: int, part: TurnEnd | OutputsWanted, text_so_far: str
 ) -> dict[str, Any]:
     """The answer as one object."""
     calls = part.calls if isinstance(part, OutputsWanted) else ()
@@ -97,19 +97,19 @@ def completion(
     reason = FINISH[part.outcome] if isinstance(part, TurnEnd) else "tool_calls"
     usage = part.usage if isinstance(part, TurnEnd) else Usage()
     return {
-        "id": completion_id, "object": "chat.completion", "created": created, "model": model,
+        "id": completion_id, "object": "chat.completion", "created": created_at, "model": model,
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
         "usage": usage_form(usage),
         **metadata_of(part if isinstance(part, TurnEnd) else None),
     }  # fmt: skip
 
 
-def tool_calls(calls: Sequence[HeldCall], *, numbered: bool = False) -> list[dict[str, Any]]:
+def tool_calls(calls: Sequence[HeldCall], *, has_places: bool = False) -> list[dict[str, Any]]:
     forms: list[dict[str, Any]] = [
         {"id": one.call_id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
         for one in calls
     ]
-    return [{"index": place, **form} for place, form in enumerate(forms)] if numbered else forms
+    return [{"index": place, **form} for place, form in enumerate(forms)] if has_places else forms
 
 
 def usage_form(usage: Usage) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from turnkeep.doors.http.openai import openai_input
 from turnkeep.doors.http.openai.chat_chunks import ChatChunks, completion
 from turnkeep.doors.http.openai.conversation_key import conversation_of, is_beside, without_channel
 from turnkeep.doors.http.openai.openai_errors import fault_response
-from turnkeep.doors.http.openai.sent_events import COMMENT, DONE, SentEvents, data_frame
-from turnkeep.doors.http.openai.turn_reader import ClientGone, OutputsWanted, Silence, TurnEnd, TurnFailure
+from turnkeep.doors.http.openai.sent_events import COMMENT, END_FRAME, SentEvents, data_frame
+from turnkeep.doors.http.openai.turn_reader import CallerGone, OutputsWanted, Silence, TurnEnd, TurnFailure
 from turnkeep.doors.http.openai.turn_request import TurnAnswer, TurnRequest, ask, call_id_alone
 from turnkeep.errors import InvalidMessage
 from turnkeep.inputs import MAX_MODEL, optional_text
@@ -39,15 +39,15 @@ async def complete_chat(call: HttpCall) -> Response:
     )  # fmt: skip
     answer = await ask(call, address, request)
     shown_model = str(body["model"])
-    created = int(call.application.clock.now())
+    created_at = int(call.application.clock.now())
     is_alone = address is None
     if body.get("stream") is True:
         options = body.get("stream_options")
         usage = isinstance(options, Mapping) and options.get("include_usage") is True
-        chunks = ChatChunks(answer.question.name.id("chatcmpl"), shown_model, created, tells_usage=usage)
+        chunks = ChatChunks(answer.question.name.id("chatcmpl"), shown_model, created_at, tells_usage=usage)
         return SentEvents(_frames(answer, chunks, is_alone=is_alone), answer.close)
     try:
-        return await _whole(answer, shown_model, created, is_alone=is_alone)
+        return await _whole(answer, shown_model, created_at, is_alone=is_alone)
     finally:
         await answer.close()
 
@@ -90,14 +90,14 @@ def is_retry(call: HttpCall) -> bool:
     return count.isdigit() and count.strip("0") != ""
 
 
-async def _whole(answer: TurnAnswer, model: str, created: int, *, is_alone: bool) -> Response:
+async def _whole(answer: TurnAnswer, model: str, created_at: int, *, is_alone: bool) -> Response:
     async for part in _parts(answer, is_alone=is_alone):
         if isinstance(part, TurnFailure):
             return fault_response(part.fault)
         if isinstance(part, TurnEnd | OutputsWanted):
             name = answer.question.name.id("chatcmpl")
-            return JsonResponse(completion(name, model, created, part, answer.text_so_far))
-    raise ClientGone
+            return JsonResponse(completion(name, model, created_at, part, answer.text_so_far))
+    raise CallerGone
 
 
 async def _frames(answer: TurnAnswer, chunks: ChatChunks, *, is_alone: bool) -> AsyncIterator[str]:
@@ -110,7 +110,7 @@ async def _frames(answer: TurnAnswer, chunks: ChatChunks, *, is_alone: bool) -> 
             yield data_frame(chunk)
         if chunks.is_over:
             break
-    yield DONE
+    yield END_FRAME
 
 
 async def _parts(answer: TurnAnswer, *, is_alone: bool) -> AsyncIterator[Any]:

@@ -39,18 +39,18 @@ class AnswerName:
     @classmethod
     def read(cls, text: object) -> AnswerName:
         """Raises `NotFound` for what is no id of ours."""
-        unknown = NotFound(f"there is no response {str(text)[:80]!r}")
+        refusal = NotFound(f"there is no response {str(text)[:80]!r}")
         if not isinstance(text, str) or not text.startswith(("resp_", "chatcmpl_")):
-            raise unknown
+            raise refusal
         head, _, tail = text.partition("_")[2].rpartition("_")
         try:
             message = bytes.fromhex(tail[1:]).decode() if tail.startswith("x") else f"msg_{tail}"
             name = cls(f"thread_{head[2:]}", message, int(head[:2], 16))
         except ValueError:
-            raise unknown from None
+            raise refusal from None
         # One spelling for each: what is read is what would be written.
         if name.id(text.partition("_")[0]) != text:
-            raise unknown
+            raise refusal
         return name
 
 

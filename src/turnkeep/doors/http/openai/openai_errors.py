@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from turnkeep.doors.error_answers import JsonResponse, error_body, error_response, status_of
-from turnkeep.errors import NotFound, TurnkeepError, Unsupported
+from turnkeep.errors import NotFound, NotOffered, TurnkeepError
 from turnkeep.events import TurnFault
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -34,7 +34,7 @@ def no_such_route(path: str) -> Response:
     """For a path of `/v1` that leads nowhere."""
     room = path.removeprefix("/v1/").partition("/")[0]
     if room in WAYS_OUT:
-        return openai_error(Unsupported(WAYS_OUT[room]))
+        return openai_error(NotOffered(WAYS_OUT[room]))
     return openai_error(NotFound(f"there is no route {path[:200]!r}, or not for this method"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from turnkeep.assistants import FUNCTION
 from turnkeep.auth import authority
 from turnkeep.doors.http.endpoint import HttpCall
-from turnkeep.errors import InvalidMessage, NotAllowed, Unsupported
+from turnkeep.errors import InvalidMessage, NotAllowed, NotOffered
 from turnkeep.inputs import MAX_METADATA, MAX_NAMES, optional_text
 from turnkeep.messages import Address, Message
 from turnkeep.runs.budget import USER
@@ -21,7 +21,7 @@ PARAMETERS = (
     "truncation", "tool_choice", "parallel_tool_calls", "max_tool_calls", "service_tier", "prediction", "top_logprobs",
 )  # fmt: skip
 """What a request asks of the answer: it goes on to the model."""
-UNSUPPORTED: Mapping[str, str] = {
+NOT_OFFERED: Mapping[str, str] = {
     "audio": "sound is neither heard nor spoken here: transcribe it before, and send the text",
     "modalities": "answers are texts here: leave 'modalities' out",
     "prompt": "prompts that are kept at OpenAI are not known here: give an assistant its instructions instead",
@@ -29,12 +29,12 @@ UNSUPPORTED: Mapping[str, str] = {
 
 
 def read_parameters(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What is asked of the answer. Raises `Unsupported` for what would change it and is not offered."""
-    for name, way_out in UNSUPPORTED.items():
+    """What is asked of the answer. Raises `NotOffered` for what would change it and is not offered."""
+    for name, way_out in NOT_OFFERED.items():
         if body.get(name) not in (None, ["text"]):
-            raise Unsupported(f"'{name}': {way_out}")
+            raise NotOffered(f"'{name}': {way_out}")
     if body.get("n") not in (None, 1):
-        raise Unsupported("'n': a turn has one answer, ask several times in conversations of their own")
+        raise NotOffered("'n': a turn has one answer, ask several times in conversations of their own")
     return {name: body[name] for name in PARAMETERS if body.get(name) is not None}
 
 
@@ -99,7 +99,7 @@ def _part(part: object) -> dict[str, Any]:
             names = ("file_id", "file_url", "file_data", "filename")
             return {"type": "file", **{n: file[n] for n in names if isinstance(file, Mapping) and file.get(n)}}
         case "input_audio":
-            raise Unsupported(f"'input_audio': {UNSUPPORTED['audio']}")
+            raise NotOffered(f"'input_audio': {NOT_OFFERED['audio']}")
     raise InvalidMessage(f"a part of 'content' has the type {str(part.get('type'))[:80]!r}, which is not known")
 
 

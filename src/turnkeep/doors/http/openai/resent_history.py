@@ -103,29 +103,29 @@ def _say(result: list[Utterance], text: str, *, is_cut: bool = False) -> None:
     result.append(Utterance("assistant", text, is_cut=is_cut))
 
 
-def compare(resent: Sequence[Utterance], stored: Sequence[Utterance]) -> Comparison:
+def compare(resent: Sequence[Utterance], transcript: Sequence[Utterance]) -> Comparison:
     """What a request asks for, by what we have of its conversation."""
     place = here = 0
-    while place < len(resent) and here < len(stored):
-        theirs, ours = resent[place], stored[here]
+    while place < len(resent) and here < len(transcript):
+        theirs, ours = resent[place], transcript[here]
         if theirs.role == ours.role:
             if not _is_same(theirs, ours):
                 return Divergence(place)
             place, here = place + 1, here + 1
         elif theirs.role == "user":
             here += 1  # an answer that the client has not seen, or has not kept
-        elif _is_seen_early(stored, here):
+        elif _is_seen_early(transcript, here):
             place += 1
         else:
             return Divergence(place)
-    if here == len(stored):
-        return _at_end(resent, stored, place)
-    return _before_end(stored, here, place)
+    if here == len(transcript):
+        return _at_end(resent, transcript, place)
+    return _before_end(transcript, here, place)
 
 
-def _is_seen_early(stored: Sequence[Utterance], here: int) -> bool:
+def _is_seen_early(transcript: Sequence[Utterance], here: int) -> bool:
     """Part of an answer that is not in the transcript yet: its run goes on."""
-    return here > 0 and stored[here - 1].is_open
+    return here > 0 and transcript[here - 1].is_open
 
 
 def _is_same(theirs: Utterance, ours: Utterance) -> bool:
@@ -137,17 +137,17 @@ def _is_same(theirs: Utterance, ours: Utterance) -> bool:
     return False
 
 
-def _at_end(resent: Sequence[Utterance], stored: Sequence[Utterance], place: int) -> Comparison:
-    if place < len(resent) and resent[place].role == "assistant" and _is_seen_early(stored, len(stored)):
+def _at_end(resent: Sequence[Utterance], transcript: Sequence[Utterance], place: int) -> Comparison:
+    if place < len(resent) and resent[place].role == "assistant" and _is_seen_early(transcript, len(transcript)):
         place += 1
-    if place < len(resent) or not stored:
+    if place < len(resent) or not transcript:
         return Continuation(place)
-    last = stored[-1]
+    last = transcript[-1]
     return Repetition(last.message_id) if last.role == "user" else Continuation(place)
 
 
-def _before_end(stored: Sequence[Utterance], here: int, place: int) -> Comparison:
-    last, rest = stored[here - 1], stored[here:]
+def _before_end(transcript: Sequence[Utterance], here: int, place: int) -> Comparison:
+    last, rest = transcript[here - 1], transcript[here:]
     if here == 0 or last.role == "assistant":
         return Divergence(place)
     if all(one.is_open for one in rest):

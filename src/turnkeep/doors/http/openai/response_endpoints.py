@@ -24,13 +24,13 @@ from turnkeep.doors.http.openai.response_object import (
     response_of_end,
 )
 from turnkeep.doors.http.openai.response_object import response as response_form
-from turnkeep.doors.http.openai.sent_events import COMMENT, DONE, SentEvents, named_frame
+from turnkeep.doors.http.openai.sent_events import COMMENT, END_FRAME, SentEvents, named_frame
 from turnkeep.doors.http.openai.turn_reader import (
-    ClientGone,
-    Growth,
+    CallerGone,
     OutputsWanted,
     RunOutline,
     Silence,
+    TextGrowth,
     TurnEnd,
     TurnFailure,
     TurnPart,
@@ -41,7 +41,7 @@ from turnkeep.doors.http.openai.turn_reader import (
 )
 from turnkeep.doors.http.openai.turn_request import TurnAnswer, TurnRequest
 from turnkeep.doors.http.openai.turn_segments import TurnSegment, segments_of
-from turnkeep.errors import Conflict, InvalidMessage, MessageFrozen, NotFound, Unsupported
+from turnkeep.errors import Conflict, InvalidMessage, MessageFrozen, NotFound, NotOffered
 from turnkeep.messages import Address, UserItem
 from turnkeep.store.values import MessageRecord, ThreadRecord
 
@@ -50,7 +50,7 @@ EARLIER = (
     "the conversation has gone on since response {name}: go on from its last response, or set "
     "TURNKEEP_OPENAI_HISTORY=fresh, by which a thread of its own begins there"
 )
-UNANSWERED = ("waiting", "running", "delayed")
+OPEN_STATES = ("waiting", "running", "delayed")
 
 
 async def create_response(call: HttpCall) -> Response:
@@ -96,7 +96,7 @@ def _conversation(body: Mapping[str, Any]) -> str | None:
 
 async def _address(call: HttpCall, body: Mapping[str, Any]) -> Address | None:
     if (previous := body.get("previous_response_id")) is not None:
-        return await _continued(call, AnswerName.read(previous))
+        return await _thread_of_answer(call, AnswerName.read(previous))
     return conversation_of(call, body)
 
 
@@ -110,7 +110,7 @@ async def _ask(call: HttpCall, address: Address | None, request: TurnRequest, *,
     return await turn_request.ask(call, address, request)
 
 
-async def _continued(call: HttpCall, name: AnswerName) -> Address:
+async def _thread_of_answer(call: HttpCall, name: AnswerName) -> Address:
     """The thread in which that answer is the last one; by setting a new one that ends with it."""
     record = await thread_of(call, name.thread_id, "send", "read")
     store = call.application.store
@@ -141,7 +141,7 @@ async def _whole(call: HttpCall, answer: TurnAnswer, head: ResponseHead) -> Resp
                 return JsonResponse(response_of_end(head, part, now=now))
             case OutputsWanted(calls):
                 return JsonResponse(_held_response(head, TurnSegment(answer.text_so_far, calls), now=now))
-    raise ClientGone
+    raise CallerGone
 
 
 def _held_response(head: ResponseHead, segment: TurnSegment, *, now: float) -> dict[str, Any]:
@@ -161,7 +161,7 @@ async def _frames(call: HttpCall, parts: AsyncIterator[TurnPart], events: Respon
             yield named_frame(event["type"], event)
         if events.is_over:
             break
-    yield DONE
+    yield END_FRAME
 
 
 # ---------------------------------------------------------------- read again, stopped
@@ -199,7 +199,7 @@ async def _head(call: HttpCall, record: ThreadRecord, message: MessageRecord, na
 
 async def _current(call: HttpCall, record: ThreadRecord, message: MessageRecord, head: ResponseHead) -> dict[str, Any]:
     now = call.application.clock.now()
-    if message.status not in UNANSWERED:
+    if message.status not in OPEN_STATES:
         end = await settled_part(call, record.address, message)
         segments = await _segments(call, record, message)
         if head.name.segment >= len(segments) - 1 or isinstance(end, TurnFailure):
@@ -212,8 +212,8 @@ async def _current(call: HttpCall, record: ThreadRecord, message: MessageRecord,
     if len(outline.holds) > head.name.segment:
         calls = {one.call_id: one for one in record.calls}
         hold = outline.holds[head.name.segment]
-        shown = [calls[one] for one in hold.calls if one in calls]
-        return _held_response(head, TurnSegment(_text_between(outline, head.name.segment), tuple(shown)), now=now)
+        calls_held = [calls[one] for one in hold.calls if one in calls]
+        return _held_response(head, TurnSegment(_text_between(outline, head.name.segment), tuple(calls_held)), now=now)
     return response_form(head, "in_progress")
 
 
@@ -234,12 +234,12 @@ async def _stream_again(
     stack = AsyncExitStack()
     stack.enter_context(call.limits.streaming(call.holder))
     try:
-        if message.status not in UNANSWERED:
+        if message.status not in OPEN_STATES:
             parts = _settled_parts(call, record, message, name.segment)
         else:
             outline = await outline_of(call, record.address, name.message_id)
-            held = outline.holds[name.segment - 1 : name.segment] if name.segment else ()
-            place = held[0] if held else outline.beginning
+            hold_before = outline.holds[name.segment - 1 : name.segment] if name.segment else ()
+            place = hold_before[0] if hold_before else outline.beginning
             reader = await stack.enter_async_context(TurnReader(call, record.address, place))
             parts = reader.parts(name.message_id)
     except BaseException:
@@ -256,7 +256,7 @@ async def _settled_parts(
     if isinstance(end, TurnFailure) or number >= len(segments) - 1:
         yield end.with_text(segments[-1].text) if isinstance(end, TurnEnd) else end
         return
-    yield Growth(segments[number].text)
+    yield TextGrowth(segments[number].text)
     yield OutputsWanted(segments[number].calls)
 
 
@@ -274,7 +274,7 @@ async def cancel_response(call: HttpCall) -> Response:
             return JsonResponse(response_form(head, "cancelled"))
         except MessageFrozen:
             pass  # its run has begun meanwhile
-    if message.status in UNANSWERED:
+    if message.status in OPEN_STATES:
         async with TurnReader(call, address) as reader:
             await authority.stop(call.application, call.principal, address, drop_inbox=False, once=call.once)
             async for part in reader.parts(name.message_id):
@@ -313,4 +313,4 @@ def _message_of(item: object) -> dict[str, Any] | None:
     # What other providers thought or ran there is theirs; agents send it back unasked.
     if kind in ("reasoning", "item_reference") or str(kind).endswith("_call"):
         return None
-    raise Unsupported(f"an item of 'input' of type {str(kind)[:80]!r} is not taken: send messages and function outputs")
+    raise NotOffered(f"an item of 'input' of type {str(kind)[:80]!r} is not taken: send messages and function outputs")

@@ -16,9 +16,9 @@ from turnkeep.doors.http.openai.response_object import ResponseHead, response
 from turnkeep.doors.http.openai.shown_text import ShownText
 from turnkeep.doors.http.openai.turn_reader import (
     Beginning,
-    Growth,
     OutputsWanted,
     Replacement,
+    TextGrowth,
     TurnEnd,
     TurnFailure,
     TurnPart,
@@ -35,7 +35,7 @@ class ResponseEvents:
         self._head = head
         self._after = -1 if after is None else after
         self._next = 0
-        self._shown = ShownText()
+        self._text = ShownText()
         self._index = 0
         self._number = 0
         """Of message items, those of attempts that were given up too."""
@@ -53,15 +53,15 @@ class ResponseEvents:
     def encode(self, part: TurnPart, *, now: float) -> Iterable[dict[str, Any]]:
         match part:
             case Beginning():
-                return self._new(self._show(self._shown.become("")))
-            case Growth(text):
-                return self._new(self._show(self._shown.grow(text)))
+                return self._new(self._show(self._text.become("")))
+            case TextGrowth(text):
+                return self._new(self._show(self._text.grow(text)))
             case Replacement(text):
-                return self._new(self._show(self._shown.become(text)))
+                return self._new(self._show(self._text.become(text)))
             case OutputsWanted(calls):
                 return self._new(self._end_item(), *map(self._call, calls), self._finish_calls(now))
             case TurnEnd():
-                return self._new(self._show(self._shown.end(part.text)), self._end(part, now))
+                return self._new(self._show(self._text.end(part.text)), self._end(part, now))
             case TurnFailure():
                 self.is_over = True
                 data = response(self._head, "failed", self._output, fault=part.fault)
@@ -88,7 +88,7 @@ class ResponseEvents:
         if text is None:  # the attempt that was shown is given up, and its item with it
             events = self._end_item(status="incomplete")
             self._output.pop()
-            return [*events, *self._show(self._shown.begin_anew())]
+            return [*events, *self._show(self._text.begin_anew())]
         if not text:
             return []
         return [*([] if self._is_open else self._begin_item()), self._delta(text)]
@@ -107,7 +107,7 @@ class ResponseEvents:
     def _end_item(self, status: str = "completed") -> list[dict[str, Any]]:
         if not self._is_open:
             return []
-        text, place, item_id = self._shown.text, self._place, self._item_id
+        text, place, item_id = self._text.text, self._place, self._item_id
         item = form.message_item(item_id, text, status)
         events = [
             self._event("response.output_text.done", text=text, logprobs=[], **place),

@@ -142,5 +142,5 @@ def usage_form(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _reasoning(asked: object) -> dict[str, Any] | None:
-    return {"effort": asked.get("effort"), "summary": asked.get("summary")} if isinstance(asked, Mapping) else None
+def _reasoning(wish: object) -> dict[str, Any] | None:
+    return {"effort": wish.get("effort"), "summary": wish.get("summary")} if isinstance(wish, Mapping) else None

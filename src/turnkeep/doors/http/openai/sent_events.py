@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 COMMENT = ": still here\n\n"
 """Proxies cut what is quiet; clients skip it."""
-DONE = "data: [DONE]\n\n"
+END_FRAME = "data: [DONE]\n\n"
 CLOSING = 10.0
 """Seconds that giving back may take."""
 

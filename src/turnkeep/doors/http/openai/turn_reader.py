@@ -45,7 +45,7 @@ class StepBeginning:
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
+class TextGrowth:
     """Some more of the answer."""
 
     text: str
@@ -96,13 +96,13 @@ class TurnFailure:
     fault: TurnFault
 
 
-TurnPart = Beginning | StepBeginning | Growth | Replacement | Silence | OutputsWanted | TurnEnd | TurnFailure
+TurnPart = Beginning | StepBeginning | TextGrowth | Replacement | Silence | OutputsWanted | TurnEnd | TurnFailure
 LAST_WORDS = (OutputsWanted, TurnEnd, TurnFailure)
 
-GONE = TurnFault("withdrawn", "This message was taken back before it was answered.")
+WITHDRAWAL = TurnFault("withdrawn", "This message was taken back before it was answered.")
 
 
-class ClientGone(ClientDisconnect):
+class CallerGone(ClientDisconnect):
     """Whoever asked is not there any more."""
 
 
@@ -181,7 +181,7 @@ class TurnReader:
         await self._stream.__aexit__(*exc)
 
     async def parts(self, message_id: str) -> AsyncIterator[TurnPart]:
-        """What becomes of it, up to a last word. Raises `ClientGone`."""
+        """What becomes of it, up to a last word. Raises `CallerGone`."""
         try:
             async for part in self._parts(message_id):
                 yield part
@@ -237,7 +237,7 @@ class TurnReader:
         self._text.clear()
         if self._is_at_base:  # what parts it from the earlier answer
             self._is_at_base, text = False, text.removeprefix(SEPARATOR)
-        return (Growth(text),) if text else ()
+        return (TextGrowth(text),) if text else ()
 
     async def _read(self, event: Event, message_id: str) -> Sequence[TurnPart]:
         """The parts that an event is, behind the text that was said before it."""
@@ -270,7 +270,7 @@ class TurnReader:
             case "dead" if is_ours:
                 return TurnFailure(event.error or TurnFault("internal_error", "Something went wrong."))
             case "withdrawn" if is_ours:
-                return TurnFailure(GONE)
+                return TurnFailure(WITHDRAWAL)
         return None
 
     def _without_base(self, text: str) -> str:
@@ -290,7 +290,7 @@ class TurnReader:
     async def _look(self) -> TurnFailure | None:
         """Whether there is still somebody who may be told."""
         if await self._call.request.is_disconnected():
-            raise ClientGone
+            raise CallerGone
         try:
             await self._call.access.revalidate(self._call.principal)
         except NotAuthenticated as error:
@@ -309,7 +309,7 @@ async def settled_part(
     run = next((r for r in await call.application.store.runs(address) if r.run_id == record.run_id), None)
     if record.status in ("dead", "withdrawn"):
         fault = run.fault if run else None
-        return TurnFailure(GONE if record.status == "withdrawn" else fault or FORGOTTEN_FAULT)
+        return TurnFailure(WITHDRAWAL if record.status == "withdrawn" else fault or FORGOTTEN_FAULT)
     entries = await turn_of(call, address, record.message_id)
     ends = [place for place, entry in enumerate(entries, 1) if getattr(entry.item, "call_id", None) in calls]
     outcome: Outcome = "completed"

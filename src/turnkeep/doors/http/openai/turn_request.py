@@ -17,9 +17,9 @@ from turnkeep.doors.http.openai.conversation_key import AnswerName
 from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, message_of, plain_text, read_parts
 from turnkeep.doors.http.openai.turn_reader import (
     Beginning,
-    Growth,
     LogPlace,
     Replacement,
+    TextGrowth,
     TurnPart,
     TurnReader,
     outline_of,
@@ -31,7 +31,7 @@ from turnkeep.pricing.tokenizer import tokenizer_for
 from turnkeep.store.clearing import forget_at_work
 from turnkeep.store.values import HeldCall, History, ThreadRecord, TranscriptEntry
 
-DIVERGED = (
+DIVERGENCE = (
     "the history that was sent is not how this conversation went on here (message {place} of it): an earlier message "
     "was changed, left out or answered otherwise. Send what was said, or begin a conversation of its own under "
     "another key; TURNKEEP_OPENAI_HISTORY=fresh does that by itself"
@@ -74,7 +74,7 @@ class TurnAnswer:
     async def parts(self) -> AsyncIterator[TurnPart]:
         async for part in self.reader.parts(self.question.name.message_id):
             match part:
-                case Growth(text):
+                case TextGrowth(text):
                     self.text_so_far += text
                 case Replacement(text):
                     self.text_so_far = text
@@ -123,10 +123,10 @@ async def _ask_in(call: HttpCall, address: Address, request: TurnRequest, stack:
             if not isinstance(comparison, history.Divergence):
                 break
             if call.application.settings.openai_history == "refuse":
-                raise Conflict(DIVERGED.format(place=comparison.place + 1))
+                raise Conflict(DIVERGENCE.format(place=comparison.place + 1))
             address = await _branch(call, address, request, comparison.place)
         else:
-            raise Conflict(DIVERGED.format(place=1))
+            raise Conflict(DIVERGENCE.format(place=1))
     else:
         comparison = history.Continuation(0)
     reader = await stack.enter_async_context(TurnReader(call, address))
@@ -149,14 +149,14 @@ async def _compare(call: HttpCall, address: Address, request: TurnRequest) -> hi
     if not resent or resent[-1].role != "user":
         raise InvalidMessage("the last message must be a user's, or the outputs of calls that wait")
     past = await store.history(address) if await store.thread(address) is not None else History((), None, True)
-    stored = history.utterances_stored(past.entries, await store.open_messages(address))
-    comparison = history.compare(resent, stored)
+    transcript = history.utterances_stored(past.entries, await store.open_messages(address))
+    comparison = history.compare(resent, transcript)
     # The oldest turns may be gone here, while the client still has them.
     starts = range(1, len(resent)) if not past.complete or past.summary else ()
     for start in starts:
         if not isinstance(comparison, history.Divergence):
             break
-        comparison = history.compare(resent[start:], stored)
+        comparison = history.compare(resent[start:], transcript)
         if isinstance(comparison, history.Continuation):
             comparison = history.Continuation(start + comparison.place)
     return comparison
@@ -225,13 +225,13 @@ def _new_messages(call: HttpCall, address: Address, request: TurnRequest, place:
     fresh = users[-count:] if count else []
     if not fresh:
         raise InvalidMessage("there is no message of a user to answer")
-    said = [f"{one.role}:{one.text}" for one in resent]
+    texts = [f"{one.role}:{one.text}" for one in resent]
     messages = []
     for number, one in enumerate(fresh, start=1):
         message_id = request.message_id if number == len(fresh) else None
         if request.compares and message_id is None:
             # Its place in the conversation is what tells two equal messages apart, and a repeat from both.
-            message_id = id_from(address.channel, *said[: len(said) - len(fresh) + number])
+            message_id = id_from(address.channel, *texts[: len(texts) - len(fresh) + number])
         is_last = number == len(fresh)
         wishes = request.wishes if is_last else {"user": request.wishes.get("user")}
         messages.append(message_of(call, address, content=one.get("content"), message_id=message_id, wishes=wishes))

@@ -24,9 +24,9 @@ class TurnSegment:
 async def client_names(call: HttpCall, record: ThreadRecord, entries: Sequence[TranscriptEntry]) -> set[str]:
     """The functions that the caller of this turn ran himself: its messages' and its assistant's."""
     users = [entry.item for entry in entries if isinstance(entry.item, UserItem)]
-    named = [item.assistant for item in users if item.assistant]
+    choices = [item.assistant for item in users if item.assistant]
     assistant = await call.application.assistants.answering(
-        record.address.tenant, named[-1] if named else record.assistant
+        record.address.tenant, choices[-1] if choices else record.assistant
     )
     return {tool["name"] for tool in (*assistant.client_tools, *(tool for item in users for tool in item.client_tools))}
 
