@@ -59,13 +59,15 @@ OWNER: dict[str, int] = {
     "create_thread": 201, "issue_ticket": 201, "begin_session": 201, "show_session": 200, "end_session": 204,
     "show_openapi": 200, "show_metrics": 404, "disconnect_user": 200, "answer": 201, "redrive_dead": 404,
     "discard_dead": 404, "list_workers": 200, "show_activity": 200, "show_usage": 200, "stream_overview": 200,
-    "list_models": 200, "show_model": 200, "complete_chat": 400, "create_response": 400, "show_response": 200, "cancel_response": 200,
+    "list_models": 200, "show_model": 200, "complete_chat": 400, "create_response": 400,
+    "show_response": 200, "cancel_response": 200,
 }  # fmt: skip
 
 NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resume", "regenerate", "act",
              "list_messages", "list_runs", "show_channel", "change_channel", "forget_channel", "show_dead",
              "redrive", "discard", "show_assistant", "change_assistant", "delete_assistant",
-             "use_assistant", "answer", "redrive_dead", "discard_dead", "show_model", "show_response", "cancel_response"}  # fmt: skip
+             "use_assistant", "answer", "redrive_dead", "discard_dead", "show_model", "show_response",
+             "cancel_response"}  # fmt: skip
 """What a stranger with every right in his own tenant finds missing there."""
 
 ACTIONS: dict[str, dict[str, Any]] = {
