@@ -17,7 +17,7 @@ import orjson
 
 from turnkeep.errors import AnswerMalformed
 from turnkeep.messages import AssistantItem, CallItem, Citation, HostedItem, Item, ProviderData, ReasoningItem
-from turnkeep.models.anthropic_request import request_body, without
+from turnkeep.models.anthropic_request import alternating, request_body, without
 from turnkeep.models.call_ids import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
 from turnkeep.models.classify import complaint_in, error_in
@@ -25,6 +25,7 @@ from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
+from turnkeep.models.past_words import PastForms
 from turnkeep.models.pieces import arguments_of
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
@@ -56,6 +57,8 @@ class AnthropicModel:
         self._site = endpoint.site
         self._key = endpoint.api_key
         self._client = Client(endpoint)
+        # the last two things that the user said are marked for the prompt cache: one of them is of the past
+        self._past = PastForms(endpoint.site, _alternating, alternates=True, open_turns=1)
         # The official client adds `/v1` itself, so people give the address with and without it.
         path = "/messages" if endpoint.site.endswith("/v1") else "/v1/messages"
         self._asker = Asker(self._client, path, Lessons(capabilities or capabilities_of(endpoint, "anthropic")))
@@ -63,9 +66,11 @@ class AnthropicModel:
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         return self._asker.exchange(request.model, partial(self._put, request))
 
-    def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
-        result = fit(request, caps, self._site)
+    def _put(self, request: ModelRequest, caps: Capabilities, *, whole: bool = False) -> Asking:
+        excerpt = None if whole else self._past.excerpt(request, caps)
+        result = fit(excerpt.request if excerpt else request, caps, self._site)
         body = without(request_body(result.request, caps.most_output_tokens), caps.drops)
+        body = excerpt.whole(body, "messages") if excerpt else body
         reader = partial(AnthropicReader, items=request.items, site=self._site, names=result.names)
         return Asking({**body, "stream": caps.takes_stream}, self._headers(request), reader)
 
@@ -80,6 +85,10 @@ class AnthropicModel:
 
     async def close(self) -> None:
         await self._client.close()
+
+
+def _alternating(items: Sequence[Item], _: Capabilities) -> list[dict[str, Any]]:
+    return alternating(items)
 
 
 _DELTA = "content_block_delta"

@@ -70,24 +70,30 @@ def without(body: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:
 
 def messages(items: Sequence[Item]) -> tuple[list[str], list[dict[str, Any]]]:
     """The system texts of a transcript, and all else as messages of alternating roles."""
-    system: list[str] = []
-    turns: list[dict[str, Any]] = []
-    for item in items:
-        match item:
-            case SystemItem():
-                system.append(item.text)
-            case UserItem():
-                _say(turns, "user", [block for part in item.content if (block := _part(part))])
-            case OutputItem():
-                _say(turns, "user", [_result(item)])
-            case _:
-                _say(turns, "assistant", _assistant_blocks(item))
+    system = [item.text for item in items if isinstance(item, SystemItem)]
+    turns = alternating(items)
     if not turns or turns[0]["role"] != "user":
         turns.insert(0, {"role": "user", "content": [_text(OPENING)]})
     # What ends with the assistant would be read as the beginning of its next answer.
     if turns[-1]["role"] == "assistant" and not _is_paused(turns[-1]["content"]):
         turns.append({"role": "user", "content": [_text(OPENING)]})
     return system, turns
+
+
+def alternating(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """What was said, as messages of alternating roles."""
+    turns: list[dict[str, Any]] = []
+    for item in items:
+        match item:
+            case SystemItem():
+                continue
+            case UserItem():
+                _say(turns, "user", [block for part in item.content if (block := _part(part))])
+            case OutputItem():
+                _say(turns, "user", [_result(item)])
+            case _:
+                _say(turns, "assistant", _assistant_blocks(item))
+    return turns
 
 
 def _say(turns: list[dict[str, Any]], role: str, blocks: list[Block]) -> None:

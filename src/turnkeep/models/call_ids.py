@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
+from functools import cached_property
 
 import orjson
 
@@ -22,7 +23,12 @@ class CallIds:
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
-        self._ids_in_use = {item.call_id for item in items if isinstance(item, CallItem)}
+        self._items = items
+
+    # Most answers call nothing, and a transcript may be long.
+    @cached_property
+    def _ids_in_use(self) -> set[str]:
+        return {item.call_id for item in self._items if isinstance(item, CallItem)}
 
     def unique(self, call_id: str) -> str:
         # A new id is no loss: only our own transcript refers to it.

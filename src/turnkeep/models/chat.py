@@ -18,7 +18,7 @@ from turnkeep.errors import AnswerMalformed
 from turnkeep.messages import AssistantItem, CallItem, Citation, Item, ProviderData, ReasoningItem
 from turnkeep.models.call_ids import CallIds
 from turnkeep.models.capabilities import Capabilities, capabilities_of
-from turnkeep.models.chat_body import request_body
+from turnkeep.models.chat_body import messages, request_body
 from turnkeep.models.citations import citations_of_annotations, citations_of_sources
 from turnkeep.models.classify import complaint_in, error_in
 from turnkeep.models.exchange import Asker, Asking, label_headers
@@ -26,6 +26,7 @@ from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.growth import Growth
 from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
+from turnkeep.models.past_words import PastForms
 from turnkeep.models.pieces import CallPieces
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
@@ -56,6 +57,7 @@ class ChatModel:
         self.endpoint = endpoint.name
         self._site = endpoint.site
         self._client = Client(endpoint)
+        self._past = PastForms(endpoint.site, partial(messages, None))
         self._asker = Asker(
             self._client, "/chat/completions", Lessons(capabilities or capabilities_of(endpoint, "chat"))
         )
@@ -63,11 +65,13 @@ class ChatModel:
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         return self._asker.exchange(request.model, partial(self._put, request))
 
-    def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
-        result = fit(request, caps, self._site)
+    def _put(self, request: ModelRequest, caps: Capabilities, *, whole: bool = False) -> Asking:
+        excerpt = None if whole else self._past.excerpt(request, caps)
+        result = fit(excerpt.request if excerpt else request, caps, self._site)
+        body = request_body(result.request, caps)
         headers = {} if caps.takes_metadata else label_headers(request)
         reader = partial(ChatReader, items=request.items, site=self._site, names=result.names)
-        return Asking(request_body(result.request, caps), headers, reader)
+        return Asking(excerpt.whole(body, "messages") if excerpt else body, headers, reader)
 
     async def close(self) -> None:
         await self._client.close()

@@ -59,6 +59,14 @@ class Asking:
     reading: Callable[[Reply], AnswerReader]
 
 
+class Put(Protocol):
+    """Puts a request into the words of its protocol."""
+
+    def __call__(self, caps: Capabilities, *, whole: bool = False) -> Asking:
+        """`whole`: with a body that can be looked at, instead of one with prepared bytes in it."""
+        ...
+
+
 class Asker:
     """Makes requests to one endpoint in one protocol, in the form that it takes."""
 
@@ -67,7 +75,7 @@ class Asker:
         self._path = path
         self._lessons = lessons
 
-    async def exchange(self, model: str, put: Callable[[Capabilities], Asking]) -> AsyncGenerator[StreamPart, None]:
+    async def exchange(self, model: str, put: Put) -> AsyncGenerator[StreamPart, None]:
         """Send a request and yield the parts of its answer, `Finish` last and with the connection
         already free.
 
@@ -94,14 +102,14 @@ class Asker:
         for part in reader.ending():
             yield made_whole(part)
 
-    async def _open(self, model: str, put: Callable[[Capabilities], Asking]) -> _Opening:
+    async def _open(self, model: str, put: Put) -> _Opening:
         caps = self._lessons.of(model)
         asking, lessons = put(caps), list[Lesson]()
         while True:
             try:
                 opening = await _begin(self._client, self._path, asking)
             except ModelError as error:
-                better = _better(error, caps, asking, put=put) if len(lessons) < MOST_LESSONS else None
+                better = _better(error, caps, put) if len(lessons) < MOST_LESSONS else None
                 if better is None:
                     raise
                 lesson, caps, asking = better
@@ -137,16 +145,15 @@ async def _begin(client: Client, path: str, asking: Asking) -> _Opening:
     return reply, reader, iter(())
 
 
-def _better(
-    error: ModelError, caps: Capabilities, asking: Asking, *, put: Callable[[Capabilities], Asking]
-) -> tuple[Lesson, Capabilities, Asking] | None:
+def _better(error: ModelError, caps: Capabilities, put: Put) -> tuple[Lesson, Capabilities, Asking] | None:
     """The first lesson of a refusal that makes another request of this one."""
     # A rate, the network and a broken answer say nothing about the form of the request.
     if isinstance(error, ModelRateLimited | ModelUnreachable | ModelTimedOut | AnswerMalformed):
         return None
-    for lesson in lessons_in(str(error), asking.body):
+    body = put(caps, whole=True).body
+    for lesson in lessons_in(str(error), body):
         other = lesson.apply(caps)
-        if other != caps and (again := put(other)).body != asking.body:
+        if other != caps and (again := put(other, whole=True)).body != body:
             return lesson, other, again
     return None
 

@@ -35,6 +35,7 @@ from turnkeep.models.classify import classify, request_id, scrub
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import is_json
 from turnkeep.models.sse import MAX_EVENT, Frame, Framer
+from turnkeep.models.writing import json_bytes
 
 CONNECTIONS = 1024
 KEEP_ALIVE = 20.0
@@ -352,22 +353,9 @@ def _version() -> str:
 
 
 def _payload(body: Mapping[str, Any]) -> bytes | io.BytesIO:
-    try:
-        data = orjson.dumps(body, default=dict)
-    except TypeError:  # half a surrogate pair in somebody's text: JSON allows it, UTF-8 does not
-        data = orjson.dumps(_encodable(body))
+    data = json_bytes(body)
     # Larger bytes are written in one piece, which holds up the loop; aiohttp warns of it.
     return io.BytesIO(data) if len(data) > _LARGE else data
-
-
-def _encodable(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        return {_encodable(name): _encodable(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_encodable(entry) for entry in value]
-    return value
 
 
 def _no_answer(endpoint: Provider) -> ModelTimedOut:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from turnkeep.messages import AssistantItem, CallItem, HostedItem, Item, ReasoningItem
+from turnkeep.models.past import Past
 from turnkeep.usage import Usage
 
 
@@ -53,6 +54,8 @@ class ModelRequest:
     current: int | None = None
     background: bool = False
     """Let the provider work it out whether or not anybody listens, where it can."""
+    past: Past | None = None
+    """What `items` begin with, where its words are remembered."""
     response_id: str | None = None
     """A response of the background that is gone on with: nothing is asked for anew."""
 

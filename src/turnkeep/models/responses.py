@@ -38,6 +38,7 @@ from turnkeep.models.http_client import Client, Reply
 from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart, ToolSpec
 from turnkeep.models.pairing import pair
 from turnkeep.models.parameters import origin_fields, responses_parameters
+from turnkeep.models.past_words import PastForms
 from turnkeep.models.pieces import arguments_of
 from turnkeep.models.provider import Provider
 from turnkeep.models.reading import (
@@ -62,6 +63,7 @@ class ResponsesModel:
         self.endpoint = endpoint.name
         self._site = endpoint.site
         self._client = Client(endpoint)
+        self._past = PastForms(endpoint.site, input_items)
         self._caps = capabilities or capabilities_of(endpoint, "responses")
         self._asker = Asker(self._client, "/responses", Lessons(self._caps))
         self._background = BackgroundResponse(self._client)
@@ -71,14 +73,16 @@ class ResponsesModel:
             return self._background.resume(request.response_id, self._put(request, self._caps).reading)
         return self._asker.exchange(request.model, partial(self._put, request))
 
-    def _put(self, request: ModelRequest, caps: Capabilities) -> Asking:
-        result = fit(request, caps, self._site)
+    def _put(self, request: ModelRequest, caps: Capabilities, *, whole: bool = False) -> Asking:
+        excerpt = None if whole else self._past.excerpt(request, caps)
+        result = fit(excerpt.request if excerpt else request, caps, self._site)
+        body = request_body(result.request, caps)
         headers = {} if caps.takes_metadata else label_headers(request)
         wants_seal = caps.returns_reasoning(request.model)
         reader = partial(
             ResponsesReader, items=request.items, wants_seal=wants_seal, site=self._site, names=result.names
         )
-        return Asking(request_body(result.request, caps), headers, reader)
+        return Asking(excerpt.whole(body, "input") if excerpt else body, headers, reader)
 
     @property
     def in_background(self) -> bool:

@@ -135,6 +135,29 @@ def tokenizer_for(model: str, catalog: Catalog | None = None) -> Tokenizer:
     return Tokenizer(_VOCABULARIES[encoding], is_known)
 
 
+def most_tokens(items: Iterable[Item], instructions: str | None = None) -> int:
+    """More than any count of these can give, without a vocabulary."""
+    total = PRIMING + PER_MESSAGE + 1 + _most(instructions or "")
+    for item in items:
+        match item:
+            case CallItem():
+                total += PER_CALL + _most(item.name) + _most(item.arguments)
+            case ReasoningItem() | HostedItem():
+                total += PER_MESSAGE + _most(item.text) + _sealed_tokens(item.raw)
+            case UserItem():
+                total += PER_MESSAGE + 1 + sum(_most(part.text) + FILE for part in item.content)
+            case OutputItem():
+                total += PER_MESSAGE + 1 + _most(item.output)
+            case _:
+                total += PER_MESSAGE + 1 + _most(item.text)
+    return total
+
+
+def _most(text: str) -> int:
+    # No token has less than a byte, and no character more than four.
+    return 4 * len(text)
+
+
 def item_tokens(item: Item, model: str) -> int:
     """What a store writes beside an item, so that it is counted once in its life."""
     return tokenizer_for(model).count_item(item)

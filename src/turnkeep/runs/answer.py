@@ -15,7 +15,6 @@ from typing import Any
 
 from turnkeep.assistants import Assistant
 from turnkeep.backoff import Backoff
-from turnkeep.conversation import recall
 from turnkeep.errors import (
     AnswerMalformed,
     ContextTooLong,
@@ -43,7 +42,8 @@ from turnkeep.models.model import (
 )
 from turnkeep.models.pairing import pair, repair
 from turnkeep.models.parameters import output_limit, with_output_limit
-from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
+from turnkeep.models.past import Past
+from turnkeep.pricing.tokenizer import Tokenizer, most_tokens, tokenizer_for
 from turnkeep.runs.announcer import Announcer
 from turnkeep.runs.answer_contract import AnswerResources, AnswerRules, FinalAnswer, NeedsDecision, Spending, Steerable
 from turnkeep.runs.disclosure import Disclosure
@@ -97,8 +97,7 @@ class Answering:
     budget: Spending | None = None
     model: Model = field(init=False)
     toolbox: Toolbox = field(init=False)
-    past: list[Item] = field(default_factory=list)
-    past_tokens: int = 0
+    past: Past = field(default_factory=Past)
     context_size: int | None = None
     """Tokens that the model takes, where that is known."""
     summary: str | None = None
@@ -135,14 +134,17 @@ class Answering:
         """The newest whole turns that fit beside the batch, and the system messages of older ones."""
         self.context_size = await self._context_size()
         context = self.context_size or DEFAULT_CONTEXT
-        items = [*self._wishes(), *self.journal.transcript]
-        batch = self.tokenizer.count_items(items, instructions=self._instructions())
         # a quarter at most: a small model must not keep all its room free for the answer
-        room = max(0, min(tokens, context - min(self.rules.output_tokens, context // 4) - batch))
-        history = await recall(self.resources.store, self.claim.address, tokens=room)
-        self.past = [entry.item for entry in history.entries]
-        self.past_tokens = sum(entry.tokens for entry in history.entries)
-        self.summary = history.summary
+        room = context - min(self.rules.output_tokens, context // 4)
+        recollection = await self.resources.histories.recall(self.claim, tokens=max(0, min(tokens, room)))
+        self.summary = recollection.summary
+        self.past = recollection.past.newest(max(0, room - self._batch_tokens(room - recollection.past.tokens)))
+
+    def _batch_tokens(self, free: int) -> int:
+        """What this turn takes so far: counted only where it may not fit into what is free."""
+        items, instructions = [*self._wishes(), *self.journal.transcript], self._instructions()
+        most = most_tokens(items, instructions)
+        return most if most <= free else self.tokenizer.count_items(items, instructions=instructions)
 
     async def _context_size(self) -> int | None:
         """What the table says, else the server; a refusal that taught otherwise is believed before
@@ -184,7 +186,7 @@ class Answering:
         detour.
         """
         self.resources.contexts.learn(self.model_name, window=error.window, tokens=self._input_tokens(self._request()))
-        await self._recall(self.past_tokens // 4)
+        await self._recall(self.past.tokens // 4)
         return await self._ask(self._request())
 
     def _request(self, *, is_repair: bool = False) -> ModelRequest:
@@ -193,9 +195,13 @@ class Answering:
         """
         claim = self.claim
         pairing = repair if is_repair else pair
+        batch = [*self._wishes(), *self.journal.transcript]
+        # a past that pairing leaves as it is: its words are remembered
+        past = self.past if not is_repair and self.past.leads_to(batch) else None
         request = ModelRequest(
             model=self.model_name,
-            items=pairing([*self.past, *self._wishes(), *self.journal.transcript]),
+            items=[*past.items, *pair(batch)] if past else pairing([*self.past.items, *batch]),
+            past=past,
             current=len(pairing(self.journal.transcript)),
             instructions=self._instructions(),
             tools=self._tools(),
@@ -311,7 +317,8 @@ class Answering:
         if (running := self.journal.open_response) is not None:
             request = replace(request, response_id=running.response_id)
         elif self.budget is not None:
-            await self.budget.before_request(request, self._input_tokens(request), self.model.endpoint)
+            tokens = self._input_tokens(request) if self.budget.counts_tokens else 0
+            await self.budget.before_request(request, tokens, self.model.endpoint)
         partial = PartialStep(before, repeats=len(self.announcer.text_so_far) - len(before) if running else 0)
         begun_at = asyncio.get_running_loop().time()
         with span(f"chat {request.model}", request_attributes(request), kind="client") as current:
@@ -425,7 +432,10 @@ class Answering:
         return replace(usage, requests=1, input_tokens=self._input_tokens(request), output_tokens=output, estimated=1)
 
     def _input_tokens(self, request: ModelRequest) -> int:
-        return self.tokenizer.count_items(request.items, instructions=request.instructions, tools=request.tools)
+        # what was stored was counted when it was written
+        past = request.past or Past()
+        batch = request.items[len(past.items) :]
+        return past.tokens + self.tokenizer.count_items(batch, instructions=request.instructions, tools=request.tools)
 
     @property
     def tokenizer(self) -> Tokenizer:

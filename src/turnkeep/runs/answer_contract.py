@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from turnkeep.errors import (
-    ModelError,
-)
+from turnkeep.conversation.history_cache import HistoryCache
+from turnkeep.errors import ModelError
 from turnkeep.models.contexts import ContextSizes
 from turnkeep.models.model import Model, ModelRequest
 from turnkeep.pricing.catalog import Catalog
@@ -71,6 +70,8 @@ class AnswerResources(Protocol):
     @property
     def contexts(self) -> ContextSizes: ...
     @property
+    def histories(self) -> HistoryCache: ...
+    @property
     def meter(self) -> Meter: ...
 
 
@@ -83,6 +84,11 @@ class Steerable(Protocol):
 
 class Spending(Protocol):
     """What one run may spend of money and pace."""
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the tokens of the next request decide anything: else nobody has to count them."""
+        ...
 
     async def before_request(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
         """Raises when the request, of so many input tokens, has to wait or is refused."""

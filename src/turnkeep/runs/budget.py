@@ -184,6 +184,10 @@ class RunBudget:
         self._claim = claim
         self._has_reservation = not budgets.budgets
 
+    @property
+    def counts_tokens(self) -> bool:
+        return not self._has_reservation or self._budgets.pace.tokens > 0
+
     async def before_request(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
         """Returns when this request may be made now.
 

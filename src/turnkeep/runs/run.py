@@ -330,7 +330,8 @@ class Run:
             match verdict:
                 case Commit():
                     reach("final")
-                    await retry_until_answered(lambda: store.commit(claim, verdict))
+                    remainder = await retry_until_answered(lambda: store.commit(claim, verdict))
+                    self.context.histories.extend(claim, verdict.entries, remainder.transcript)
                     reach("committed")
                 case Failure():
                     self.failure = await retry_until_answered(lambda: store.fail(claim, verdict))

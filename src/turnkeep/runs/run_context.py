@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from turnkeep.assistants import Assistants
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock, SystemClock
+from turnkeep.conversation.history_cache import HistoryCache
 from turnkeep.errors import TurnkeepError
 from turnkeep.events import TurnFault
 from turnkeep.models import load_clients
@@ -69,8 +70,12 @@ class RunContext:
     activity: Activity | None = None
     """Where figures for people go; None where nobody looks."""
     contexts: ContextSizes = field(default_factory=ContextSizes)
+    histories: HistoryCache = field(init=False)
     sentences: Callable[[TurnkeepError], str] = lambda error: error.public
     """What people are told of an error."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "histories", HistoryCache(self.store))
 
     async def prepare(self) -> None:
         """Load what runs need and no start should wait for: vocabulary, prices, and the clients of
