@@ -40,7 +40,7 @@ class Recollection:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Copy:
     """One history at one version: the newest `tokens` of it at least, or all that there is."""
 
     version: TranscriptVersion
@@ -58,55 +58,55 @@ class HistoryCache:
         self._store = store
         self._capacity = capacity
         self._size = 0
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._copies: OrderedDict[str, _Copy] = OrderedDict()
 
     async def recall(self, claim: Claim, *, tokens: int) -> Recollection:
         """The newest whole turns that fit, and the system messages of older ones."""
-        known = self._find(claim, tokens)
-        if known is None:
+        copy = self._find(claim, tokens)
+        if copy is None:
             history = await self._store.history(claim.address, tokens=tokens)
             if not history.complete and await self._is_marked(claim):
                 return _recollection(await recall(self._store, claim.address, tokens=tokens))
-            known = _known(claim, history, tokens)
-            self._keep(claim.thread_id, known)
-        return Recollection(known.past.newest(tokens), known.summary)
+            copy = _copy_of(claim, history, tokens)
+            self._keep(claim.thread_id, copy)
+        return Recollection(copy.past.newest(tokens), copy.summary)
 
     def extend(self, claim: Claim, entries: Sequence[TranscriptEntry], version: TranscriptVersion | None) -> None:
         """Take in the turn that the run of this claim has committed, which made this of the history."""
-        known = self._known.get(claim.thread_id)
-        if known is None:
+        copy = self._copies.get(claim.thread_id)
+        if copy is None:
             return
-        if version is None or known.version != claim.transcript or not _follows(version, known.version):
+        if version is None or copy.version != claim.transcript or not _follows(version, copy.version):
             self._forget(claim.thread_id)
             return
         turn = _turn(entries)
-        past = known.past.plus(turn) if turn.items else known.past
-        self._keep(claim.thread_id, _cut(replace(known, version=version, past=past, size=known.size + _size(turn))))
+        past = copy.past.plus(turn) if turn.items else copy.past
+        self._keep(claim.thread_id, _cut(replace(copy, version=version, past=past, size=copy.size + _size(turn))))
 
-    def _find(self, claim: Claim, tokens: int) -> _Known | None:
-        known = self._known.get(claim.thread_id)
-        if known is None or known.version != claim.transcript or not (known.is_complete or tokens <= known.tokens):
+    def _find(self, claim: Claim, tokens: int) -> _Copy | None:
+        copy = self._copies.get(claim.thread_id)
+        if copy is None or copy.version != claim.transcript or not (copy.is_complete or tokens <= copy.tokens):
             return None
-        known = _within_bounds(known, claim.items)
-        if known is not None:
-            self._keep(claim.thread_id, known)
-        return known
+        copy = _within_bounds(copy, claim.items)
+        if copy is not None:
+            self._keep(claim.thread_id, copy)
+        return copy
 
     async def _is_marked(self, claim: Claim) -> bool:
         """Whether older turns may hold system messages, which are told although the rest is not."""
         record = await self._store.thread(claim.address)
         return record is not None and SYSTEM_MARK in record.metadata
 
-    def _keep(self, thread_id: str, known: _Known) -> None:
+    def _keep(self, thread_id: str, copy: _Copy) -> None:
         self._forget(thread_id)
-        self._known[thread_id] = known
-        self._size += known.size
+        self._copies[thread_id] = copy
+        self._size += copy.size
         while self._size > self._capacity:
-            self._forget(next(iter(self._known)))
+            self._forget(next(iter(self._copies)))
 
     def _forget(self, thread_id: str) -> None:
-        if (known := self._known.pop(thread_id, None)) is not None:
-            self._size -= known.size
+        if (copy := self._copies.pop(thread_id, None)) is not None:
+            self._size -= copy.size
 
 
 def _follows(version: TranscriptVersion, before: TranscriptVersion) -> bool:
@@ -116,32 +116,32 @@ def _follows(version: TranscriptVersion, before: TranscriptVersion) -> bool:
     return (version.turns, version.edits) == (before.turns + 1, before.edits)
 
 
-def _cut(known: _Known) -> _Known:
+def _cut(copy: _Copy) -> _Copy:
     """Without what nobody asks for any more: now and then, not with every turn."""
-    if known.past.tokens <= _SLACK * known.tokens:
-        return known
-    past = known.past.newest(known.tokens)
-    return replace(known, past=past, is_complete=False, size=sum(map(_size, past.turns)))
+    if copy.past.tokens <= _SLACK * copy.tokens:
+        return copy
+    past = copy.past.newest(copy.tokens)
+    return replace(copy, past=past, is_complete=False, size=sum(map(_size, past.turns)))
 
 
-def _within_bounds(known: _Known, items: int) -> _Known | None:
+def _within_bounds(copy: _Copy, items: int) -> _Copy | None:
     """Without the turns that the store has let go at its bounds; None where that does not add up."""
-    count, excess = 0, len(known.past.items) - items
-    while excess > 0 and count < len(known.past.turns):
-        excess -= len(known.past.turns[count].items)
+    count, excess = 0, len(copy.past.items) - items
+    while excess > 0 and count < len(copy.past.turns):
+        excess -= len(copy.past.turns[count].items)
         count += 1
-    if excess < 0 and (count or known.is_complete):
+    if excess < 0 and (count or copy.is_complete):
         return None
     if not count:
-        return known
-    size = known.size - sum(map(_size, known.past.turns[:count]))
-    return replace(known, past=known.past.without_oldest(count), size=size)
+        return copy
+    size = copy.size - sum(map(_size, copy.past.turns[:count]))
+    return replace(copy, past=copy.past.without_oldest(count), size=size)
 
 
-def _known(claim: Claim, history: History, tokens: int) -> _Known:
+def _copy_of(claim: Claim, history: History, tokens: int) -> _Copy:
     past = _recollection(history).past
     size = sum(map(_size, past.turns))
-    return _Known(claim.transcript, past, history.summary, tokens, history.complete, size)
+    return _Copy(claim.transcript, past, history.summary, tokens, history.complete, size)
 
 
 def _recollection(history: History) -> Recollection:
