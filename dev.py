@@ -74,6 +74,7 @@ TEST_PROGRAMS = (
     Program("chromium", ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome"), is_large=True),
     Program("nodejs", ("node",), is_large=True),
     Program("npm", ("npm",), is_large=True),
+    Program("prometheus", ("prometheus",), ("promtool",), is_large=True),
 )
 """Everything that tests may count on; they see nothing else (`narrow_path`)."""
 

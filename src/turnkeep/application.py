@@ -33,7 +33,7 @@ from turnkeep.runs.worker import Worker, WorkerRules
 from turnkeep.settings import Settings
 from turnkeep.store import store_of
 from turnkeep.store.contract import Store
-from turnkeep.store.store_metrics import measure_store
+from turnkeep.store.store_metrics import QueueGauges, measure_store
 from turnkeep.store.values import Receipt, ThreadRecord, TranscriptEntry
 from turnkeep.streams import EventStream, EventSubscription
 from turnkeep.telemetry import SILENT, Meter, get_log
@@ -93,6 +93,7 @@ class Application:
         # an event and not a flag: `start_worker` may be called before there is a loop
         self._worker_wanted = asyncio.Event()
         self._first_message = asyncio.Event()
+        self._queue_gauges: QueueGauges | None = None
         self._life = Lifespan(self._live, name=f"turnkeep-{self.name}")
 
     async def __aenter__(self) -> Self:
@@ -120,6 +121,14 @@ class Application:
     def has_worker(self) -> bool:
         """Whether a worker was started in this process."""
         return self._worker_wanted.is_set()
+
+    @property
+    def queue_gauges(self) -> QueueGauges:
+        """How much waits in the queues that this process takes in or answers."""
+        if self._queue_gauges is None:  # at the first look: until then a worker may be told other queues
+            queues = tuple(dict.fromkeys((self.name, *self.serves)))
+            self._queue_gauges = QueueGauges(self.store, self.meter, self.clock, queues)
+        return self._queue_gauges
 
     def start_worker(self) -> None:
         """Answer messages in this process.

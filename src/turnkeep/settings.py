@@ -218,6 +218,14 @@ class Settings(CoreSettings):
         "TURNKEEP_HOSTS", default=(), doc="Host names we answer to (JSON list); default: the address we listen on."
     )
 
+    worker_port: int | None = env(
+        "TURNKEEP_WORKER_PORT",
+        default=None,
+        ge=0,
+        le=65_535,
+        doc="Port on which a worker shows /metrics, /healthz and /readyz; none without. 0: any.",
+    )
+
     # Section tools
     openweather_api_key: SecretStr | None = env(
         "OPENWEATHER_API_KEY", default=None, doc="Key of OpenWeather; enables `get_weather`."

@@ -31,6 +31,7 @@ ALLOWED_LABELS = {
     "kind",
     "tool",
     "status",
+    "queue",
     "sink",
     "operation",
 }

@@ -290,8 +290,8 @@ class NotingMeter:
     def observe(self, name: str, value: float, **labels: str) -> None:
         self.observations.append((name, value, labels))
 
-    def watch(self, name: str, read: Callable[[], float]) -> Callable[[], None]:
-        self.watches[name] = read
+    def watch(self, name: str, gauge: Callable[[], float], **labels: str) -> Callable[[], None]:
+        self.watches[name] = gauge
         return lambda: self.watches.__delitem__(name)
 
     def total(self, name: str, **labels: str) -> float:

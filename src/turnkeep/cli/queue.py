@@ -67,7 +67,7 @@ def _print(settings: Settings, counts: Counts, circuits: Sequence[Circuit], *, a
 
 def _json(counts: Counts, circuits: Sequence[Circuit]) -> dict[str, Any]:
     """As `GET /api/queue` tells it."""
-    details = ("held", "paused", "open_messages", "dead_letters", "threads")
+    details = ("held", "paused", "open_messages", "dead_letters", "threads", "oldest_wait")
     return {
         "activeCount": counts.active,
         "waitingCount": counts.waiting,
@@ -83,6 +83,7 @@ def _draw(settings: Settings, counts: Counts, circuits: Sequence[Circuit]) -> Te
     lines = [
         ("active", counts.active, "threads being answered"),
         ("waiting", counts.waiting, "threads due now"),
+        ("oldest", counts.oldest_wait, "seconds for which the first of them has waited"),
         ("delayed", counts.delayed, "threads due later"),
         ("held", counts.held, "threads that wait for a decision: turnkeep actions list"),
         ("paused", counts.paused, "threads taken over by a person"),

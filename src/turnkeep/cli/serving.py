@@ -28,6 +28,7 @@ class RunningService:
     answers, where its data is, what to know.
     """
 
+    role: Role
     url: str | None
     answering: str
     is_simulated: bool
@@ -48,7 +49,7 @@ class RunningService:
 
     @property
     def socket(self) -> str | None:
-        return f"ws{self.url.removeprefix('http')}/ws" if self.url else None
+        return f"ws{self.url.removeprefix('http')}/ws" if self.url and self.role != "worker" else None
 
     @property
     def answers(self) -> str:
@@ -82,9 +83,9 @@ async def _serve(
                 # The store is open only now.
                 pins.use(application.store)
                 reachable = _reachable(url) if url else None
-                if reachable:
+                if reachable and role != "worker":  # nothing can be sent there
                     server_note.leave(settings, reachable, stack)
-                tell(_describe(application, reachable))
+                tell(_describe(application, role, reachable))
 
             await server.serve(application, role, on_start=announce)
 
@@ -96,7 +97,7 @@ def _reachable(url: str) -> str:
     return url if host is None else f"http://{host}:{parts.port}"
 
 
-def _describe(application: Application, url: str | None) -> RunningService:
+def _describe(application: Application, role: Role, url: str | None) -> RunningService:
     model = application.assistant.model
     is_simulated = application.is_simulated
     today = datetime.fromtimestamp(application.clock.now(), UTC).date()
@@ -106,6 +107,7 @@ def _describe(application: Application, url: str | None) -> RunningService:
         warnings.append("TURNKEEP_SANDBOX=outside: commands and git reach all that this process reaches")
     at = f" at {urlsplit(base_url).netloc}" if base_url else ""
     return RunningService(
+        role=role,
         url=url,
         answering="simulator" if is_simulated else f"{model}{at}",
         is_simulated=is_simulated,
@@ -119,11 +121,13 @@ def say_plainly(role: str, service: RunningService) -> None:
     """What a service says when it is there."""
     from turnkeep.cli import version
 
-    where = f"listening on {service.url}" if service.url else f"waiting for work ({role})"
+    where = f"listening on {service.url}" if service.url and role != "worker" else f"waiting for work ({role})"
     output.say(f"turnkeep {version()} {where}")
     if role != "gateway":
         output.say(f"answers: {service.answers}", style="yellow" if service.is_simulated else "")
     output.say(f"data: {service.data}")
+    if role == "worker" and service.url:
+        output.say(f"measurements: {service.url}/metrics")
     warn(service)
     output.say("Ctrl-C ends it; `turnkeep --help` shows the other commands", style="dim")
 

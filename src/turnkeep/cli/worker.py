@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from turnkeep.cli import context, output
-from turnkeep.cli.arguments import Concurrency, FarStore, Json, SimulatedOption, Tools
+from turnkeep.cli.arguments import Concurrency, FarStore, Host, Json, SimulatedOption, Tools
 from turnkeep.cli.serving import run, say_plainly
 
 app = typer.Typer(add_completion=False)
@@ -21,6 +21,13 @@ def worker(
     ] = "",
     tools: Tools = None,
     concurrency: Concurrency = None,
+    host: Host = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port", metavar="PORT", min=0, max=65535, help="Show /metrics, /healthz and /readyz there; 0: any."
+        ),
+    ] = None,
     simulator: SimulatedOption = False,
     allow_network_filesystem: FarStore = False,
     as_json: Json = False,
@@ -31,6 +38,8 @@ def worker(
     settings = context.settings(
         tools_file=tools,
         concurrency=concurrency,
+        host=host,
+        worker_port=port,
         # None leaves the word to the environment. False would overrule it, although nobody said no.
         simulator=simulator or None,
         allow_network_filesystem=allow_network_filesystem or None,

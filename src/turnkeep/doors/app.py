@@ -26,7 +26,7 @@ from turnkeep.doors.http.endpoint import HttpDoor
 from turnkeep.doors.http.openai.openai_errors import no_such_route
 from turnkeep.doors.http.openapi import document
 from turnkeep.doors.http.paths import Paths
-from turnkeep.doors.http.routes import ENDPOINTS
+from turnkeep.doors.http.routes import ENDPOINTS, METRICS_ENDPOINT
 from turnkeep.doors.origin import Origins
 from turnkeep.doors.socket.sockets import Sockets
 from turnkeep.doors.strictness import Strictness
@@ -74,6 +74,21 @@ def app(application: Application, *, access: Access | None = None, own_applicati
     asgi_app.state.application = application
     asgi_app.state.peers = None
     asgi_app.state.sockets = sockets
+    return asgi_app
+
+
+def status_app(application: Application, *, access: Access | None = None) -> Starlette:
+    """Whether a worker lives and how it is, for probes and Prometheus; nothing can be sent here."""
+    access = access or OpenAccess()
+    door = HttpDoor(application, access, Limits(application.settings, store=application.store))
+    trail = Trail(application.store, application.meter, application.clock)
+    asgi_app = Starlette(
+        middleware=_middleware(application.settings, access, trail),
+        exception_handlers={HTTPException: _no_such_route},
+        routes=[door.route(METRICS_ENDPOINT), Route("/healthz", _healthy), Route("/readyz", _ready)],
+    )
+    asgi_app.state.application = application
+    asgi_app.state.peers = asgi_app.state.sockets = None
     return asgi_app
 
 

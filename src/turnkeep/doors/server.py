@@ -15,14 +15,16 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from urllib.parse import unquote, urlsplit
 
 import uvicorn
 from pydantic import SecretStr
+from starlette.applications import Starlette
 
 from turnkeep.application import Application, Role
 from turnkeep.auth.guard import access_of
-from turnkeep.doors.app import app
+from turnkeep.doors.app import app, status_app
 from turnkeep.doors.other_systems import outside
 from turnkeep.doors.peers import peers_of
 from turnkeep.doors.separation import demand_separation
@@ -56,7 +58,8 @@ DEAF_AFTER = 30_000
 
 
 async def serve(application: Application, role: Role, *, on_start: Callable[[str], None]) -> None:
-    """Serve until a signal. `on_start` gets the base URL ("" for a worker) once everything is open.
+    """Serve until a signal. `on_start` gets the base URL ("" where nothing listens) once everything
+    is open.
 
     Raises `ConfigurationError` when the port is taken or the address cannot be used, and where a
     simulator would answer those who come in with credentials.
@@ -114,10 +117,16 @@ def _password_in(text: str) -> str | None:
 async def _work(application: Application, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
     application.role = "worker"
     application.start_worker()
-    async with application:
-        await demand_separation(application)
-        on_start("")
-        await application.lives_until(ending)
+    port = application.settings.worker_port
+    with contextlib.ExitStack() as stack:
+        listener = None if port is None else stack.enter_context(bound(application.settings.host, port))
+        async with application:
+            await demand_separation(application)
+            if listener is not None:
+                await _answer(application, status_app, listener, ending, on_start)
+            else:
+                on_start("")
+                await application.lives_until(ending)
 
 
 async def _listen(application: Application, role: Role, ending: asyncio.Event, on_start: Callable[[str], None]) -> None:
@@ -127,16 +136,21 @@ async def _listen(application: Application, role: Role, ending: asyncio.Event, o
     with bound(application.settings.host, application.settings.port) as listener:
         async with application:
             await demand_separation(application)
-            await _answer(application, listener, ending, on_start)
+            async with outside(application):
+                await _answer(application, partial(app, own_application=False), listener, ending, on_start)
 
 
 async def _answer(
-    application: Application, listener: socket.socket, ending: asyncio.Event, on_start: Callable[[str], None]
+    application: Application,
+    make_app: Callable[..., Starlette],
+    listener: socket.socket,
+    ending: asyncio.Event,
+    on_start: Callable[[str], None],
 ) -> None:
-    """All doors of an open queue on a listening socket."""
+    """What is made of an open application, on a listening socket."""
     peers = peers_of(application.settings, application.meter)
     http, ws = transports(peers)
-    asgi_app = app(application, access=await access_of(application.settings, application.store), own_application=False)
+    asgi_app = make_app(application, access=await access_of(application.settings, application.store))
     asgi_app.state.peers = peers
     logging.getLogger("uvicorn.error").addFilter(is_no_fault_of_a_peer)
     server = _UvicornServer(
@@ -157,7 +171,7 @@ async def _answer(
             backlog=2048,
         )
     )
-    async with outside(application), asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets=doormen(listener)))
         await server.listening.wait()
         host, port = listener.getsockname()[:2]
@@ -165,7 +179,8 @@ async def _answer(
         await application.lives_until(ending)
         # Before the server stops: uvicorn would close sockets with 1012 in its own time, without a
         # reason.
-        asgi_app.state.sockets.close()
+        if asgi_app.state.sockets is not None:
+            asgi_app.state.sockets.close()
         server.should_exit = True
 
 

@@ -259,6 +259,9 @@ FailOutcome = Literal["retry", "split", "dead"]
 class Counts:
     """Threads: active (leased), waiting (due), delayed (due later), held, paused. Messages: open,
     completed, failed (dead letters).
+
+    `oldest_wait`: whole seconds for which the thread that has waited longest is due and not
+    claimed; what a backlog is alarmed by, where a number of threads says nothing about speed.
     """
 
     active: int = 0
@@ -271,6 +274,7 @@ class Counts:
     open_messages: int = 0
     dead_letters: int = 0
     threads: int = 0
+    oldest_wait: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class Meter(Protocol):
 
     def observe(self, name: str, value: float, **labels: str) -> None: ...
 
-    def watch(self, name: str, gauge: Callable[[], float]) -> Callable[[], None]:
+    def watch(self, name: str, gauge: Callable[[], float], **labels: str) -> Callable[[], None]:
         """Ask for a value whenever somebody looks; the result ends that."""
         ...
 
@@ -37,7 +37,7 @@ class Silent:
     def observe(self, name: str, value: float, **labels: str) -> None:
         return
 
-    def watch(self, name: str, gauge: Callable[[], float]) -> Callable[[], None]:
+    def watch(self, name: str, gauge: Callable[[], float], **labels: str) -> Callable[[], None]:
         return _nothing
 
 

@@ -60,6 +60,19 @@ METRICS: Mapping[str, Metric] = {
     "dead_letters": Metric("count", "Messages given up, by the code of the last error.", ("code",)),
     "waits": Metric("count", "Runs given back without using an attempt, by reason.", ("reason",)),
     "budget_refusals": Metric("count", "Runs refused because a budget is spent, by its owner.", ("of",)),
+    # what waits in the store: the same from whichever process it is asked
+    "queue_waiting_threads": Metric("watched", "Threads that are due and wait for a worker.", ("queue",), fold="max"),
+    "queue_active_threads": Metric("watched", "Threads that are being answered.", ("queue",), fold="max"),
+    "queue_delayed_threads": Metric(
+        "watched", "Threads that are due later: window, retry, delay.", ("queue",), fold="max"
+    ),
+    "queue_held_threads": Metric("watched", "Threads that wait for a decision.", ("queue",), fold="max"),
+    "queue_paused_threads": Metric("watched", "Threads that a person has taken over.", ("queue",), fold="max"),
+    "queue_open_messages": Metric("watched", "Messages that are not answered yet.", ("queue",), fold="max"),
+    "queue_dead_letters": Metric("watched", "Dead letters that somebody should look at.", ("queue",), fold="max"),
+    "queue_oldest_wait_seconds": Metric(
+        "watched", "For how long the thread that has waited longest is due.", ("queue",), fold="max"
+    ),
     # model and tools
     "model_requests": Metric("count", "Requests to models, by how they ended.", ("model", "outcome")),
     "model_seconds": Metric("histogram", "Length of a finished model request.", ("model",), _SECONDS),
@@ -109,7 +122,7 @@ class PrometheusMeter:
     def __init__(self) -> None:
         self._counts: dict[str, dict[tuple[str, ...], float]] = {}
         self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {}
-        self._gauges: dict[str, dict[int, Callable[[], float]]] = {}
+        self._gauges: dict[str, dict[int, tuple[tuple[str, ...], Callable[[], float]]]] = {}
         self._numbers = itertools.count()
         for name, metric in METRICS.items():
             if metric.kind == "count":
@@ -135,11 +148,11 @@ class PrometheusMeter:
                 histogram = series[key] = _Histogram(METRICS[name].buckets)
             histogram.take(value)
 
-    def watch(self, name: str, gauge: Callable[[], float]) -> Callable[[], None]:
+    def watch(self, name: str, gauge: Callable[[], float], **labels: str) -> Callable[[], None]:
         readers = self._gauges.setdefault(name, {})
         # By number, not by function: two queues of one process may watch with the same one.
         number = next(self._numbers)
-        readers[number] = gauge
+        readers[number] = (_key(name, labels, {}), gauge)
 
         def end() -> None:
             readers.pop(number, None)
@@ -173,9 +186,19 @@ class PrometheusMeter:
                     family.add_metric(list(key), histogram.cumulative(), histogram.sum)
                 yield family
             else:
-                values = [gauge() for gauge in self._gauges[name].values()]
-                value = max(values, default=0.0) if metric.fold == "max" else sum(values)
-                yield GaugeMetricFamily(public_name, metric.help, value=value)
+                gauge_family = GaugeMetricFamily(public_name, metric.help, labels=labels)
+                for key, value in self._readings(name).items():
+                    gauge_family.add_metric(list(key), value)
+                yield gauge_family
+
+    def _readings(self, name: str) -> dict[tuple[str, ...], float]:
+        """What is watched now, by the values of the labels."""
+        metric = METRICS[name]
+        values: dict[tuple[str, ...], list[float]] = {} if metric.labels else {(): []}
+        for key, gauge in self._gauges[name].values():
+            values.setdefault(key, []).append(gauge())
+        fold = sum if metric.fold == "sum" else lambda some: max(some, default=0.0)
+        return {key: fold(some) for key, some in values.items()}
 
 
 def shown_name(name: str) -> str:

@@ -713,6 +713,21 @@ class ThreadPromises:
         counts = await desk.store.counts()
         assert (counts.active, counts.waiting, counts.delayed, counts.held, counts.paused) == (1, 3, 2, 1, 1)
 
+    async def test_the_age_of_the_oldest_that_waits_is_told(self, start: Start) -> None:
+        desk = await start()
+        assert (await desk.store.counts()).oldest_wait == 0
+        await desk.say("m1", where=at("first"), flush=True)
+        await desk.wait(7.5)
+        await desk.say("m1", where=at("second", "q2"), flush=True)
+        await desk.say("m1", where=at("later", "q2"), not_before=desk.now + 100)
+        await desk.wait(20)
+
+        assert (await desk.store.counts()).oldest_wait == 27
+        assert (await desk.store.counts(queue="q2")).oldest_wait == 20
+        assert (await desk.store.counts(tenant="nobody")).oldest_wait == 0
+        await desk.claims()
+        assert (await desk.store.counts()).oldest_wait == 0, "who is being answered waits no more"
+
     async def test_counts_are_told_by_tenant_and_queue(self, start: Start) -> None:
         desk = await start()
         for tenant in ("t1", "t2"):

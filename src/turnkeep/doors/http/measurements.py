@@ -1,4 +1,4 @@
-"""The measurements of this process, for Prometheus."""
+"""The measurements of this process and of the queues in its store, for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,5 +14,6 @@ async def show_metrics(call: HttpCall) -> Response:
     meter = call.application.meter
     if not isinstance(meter, PrometheusMeter):
         raise NotFound("this process takes no measurements")
+    await call.application.queue_gauges.refresh()
     body, media = meter.render()
     return Response(body, media_type=media)

@@ -32,7 +32,7 @@ async def show_queue(call: HttpCall) -> Response:
 async def queue_json(call: HttpCall) -> dict[str, Any]:
     store = call.application.store
     counts = await store.counts(tenant=call.principal.tenant, queue=call.application.name)
-    details = ("held", "paused", "open_messages", "dead_letters", "threads")
+    details = ("held", "paused", "open_messages", "dead_letters", "threads", "oldest_wait")
     circuits = [_circuit_json(call, circuit) for circuit in await store.circuits()]
     return {
         "activeCount": counts.active,

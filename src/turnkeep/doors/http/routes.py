@@ -29,6 +29,12 @@ THREAD_QUERY = {
     "q": "Text in the channel, the thread id or the metadata.",
 }
 
+METRICS_ENDPOINT = HttpEndpoint(
+    "GET", "/metrics", measurements.show_metrics, "admin",
+    "Measurements of this process and of the queues in its store, for Prometheus.", {200: None}, media="text/plain",
+)  # fmt: skip
+"""A worker shows it too."""
+
 CHANNEL_ENDPOINTS = (
     HttpEndpoint("GET", CHANNEL + "/events", stream_events, "read", "Stream what happens, as server-sent events.",
              {200: None}, query=EVENT_QUERY, media="text/event-stream"),
@@ -96,8 +102,7 @@ TENANT_ENDPOINTS = (
              {200: "Assistant"}),
     HttpEndpoint("GET", "/api/threads", tenancy.list_threads, "admin",
              "Threads by their last activity, newest first.", {200: "Threads"}, query=THREAD_QUERY),
-    HttpEndpoint("GET", "/metrics", measurements.show_metrics, "admin", "Measurements of this process, for Prometheus.",
-             {200: None}, media="text/plain"),
+    METRICS_ENDPOINT,
     HttpEndpoint("POST", "/api/threads", tenancy.create_thread, "send", "Make an empty thread.", {201: "Thread"},
              body="NewThread", body_may_be_empty=True),
 )  # fmt: skip

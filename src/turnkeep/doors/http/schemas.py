@@ -234,7 +234,9 @@ SCHEMAS: dict[str, Schema] = {
             **dict.fromkeys(("activeCount", "waitingCount", "delayedCount", "completedCount", "failedCount"), COUNT),
             "details": record(
                 {
-                    **dict.fromkeys(("held", "paused", "open_messages", "dead_letters", "threads"), COUNT),
+                    **dict.fromkeys(
+                        ("held", "paused", "open_messages", "dead_letters", "threads", "oldest_wait"), COUNT
+                    ),
                     "circuits": {
                         "type": "array",
                         "items": record(

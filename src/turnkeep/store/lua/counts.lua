@@ -2,11 +2,11 @@
 -- KEYS: due counters threads
 -- ARGV: now tenant queue
 -- USES: record ready
--- RETURNS: active, held, paused, waiting, delayed, completed, failed, open messages, dead letters, threads.
+-- RETURNS: active, held, paused, waiting, delayed, completed, failed, open messages, dead letters, threads, oldest wait.
 -- GUARANTEE: changes nothing. '*' stands for any tenant, any queue.
 
 local now, names = moment(), {'active', 'held', 'paused', 'open', 'completed', 'failed', 'dead'}
-local sums, spaces = {waiting = 0, delayed = 0, threads = 0}, {}
+local sums, spaces, oldest = {waiting = 0, delayed = 0, threads = 0}, {}, now
 for _, name in ipairs(names) do sums[name] = 0 end
 
 local function is_asked(parts)
@@ -38,6 +38,8 @@ for _, space in ipairs(spaces) do
   sums.waiting = sums.waiting + waiting
   sums.delayed = sums.delayed + redis.call('ZLEXCOUNT', K.due, first, last) - waiting
   sums.threads = sums.threads + redis.call('ZLEXCOUNT', K.threads, first, last)
+  local entry = waiting > 0 and redis.call('ZRANGEBYLEX', K.due, first, border, 'LIMIT', 0, 1)[1]
+  if entry then oldest = math.min(oldest, tonumber(moment_of(space, entry))) end
 end
 return {sums.active, sums.held, sums.paused, sums.waiting, sums.delayed, sums.completed, sums.failed, sums.open, sums.dead,
-  sums.threads}
+  sums.threads, math.floor(now - oldest)}

@@ -18,6 +18,7 @@ class MemoryLetters(MemoryState):
         now = self.moment()
         living = self.living(tenant, queue, now)
         places = [_place(slot.thread, now) for slot in living]
+        waiting = [slot.thread.wake or now for slot in living if _place(slot.thread, now) == "waiting"]
         totals = [pair for (t, q), pair in self.totals.items() if is_within(Address(t, q, ""), tenant, queue)]
         return Counts(
             active=places.count("active"),
@@ -30,6 +31,7 @@ class MemoryLetters(MemoryState):
             open_messages=sum(len(k.thread.inbox) + len(k.thread.delayed) for k in living),
             dead_letters=sum(is_within(letter.address, tenant, queue) for letter in self.letters.values()),
             threads=len(living),
+            oldest_wait=int(max((now - wake for wake in waiting), default=0.0)),
         )
 
     async def dead(

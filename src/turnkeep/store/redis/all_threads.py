@@ -26,6 +26,7 @@ MOST_SEARCHED = 10_000
 
 _COUNTS = (
     "active", "held", "paused", "waiting", "delayed", "completed", "failed", "open_messages", "dead_letters", "threads",
+    "oldest_wait",
 )  # fmt: skip
 """What `counts.lua` counts, in its order."""
 
@@ -40,7 +41,8 @@ class RedisAllThreads(RedisPart):
         replies = await gather(
             [self._run_on("counts", partition, self._now(), *selection) for partition in self._keys.partitions]
         )
-        return Counts(**{name: sum(column) for name, column in zip(_COUNTS, zip(*replies, strict=True), strict=True)})
+        columns = dict(zip(_COUNTS, zip(*replies, strict=True), strict=True))
+        return Counts(**{name: (max if name == "oldest_wait" else sum)(values) for name, values in columns.items()})
 
     async def scan(
         self, *, tenant: str | None = None, queue: str | None = None, idle_for: float = 0.0

@@ -101,10 +101,11 @@ def counts(view: View, tenant: str | None, queue: str | None) -> Counts:
     connection, values = view.connection, {"tenant": tenant, "queue": queue, "now": view.now}
     live = every(
         connection,
-        f"SELECT {_PLACE} AS place, count(*), sum(open) FROM ({_LIVE}) WHERE {_WITHIN} GROUP BY place",
+        f"SELECT {_PLACE} AS place, count(*), sum(open), min(wake) FROM ({_LIVE}) WHERE {_WITHIN} GROUP BY place",
         values,
     )
-    places = {place: count for place, count, _ in live}
+    places = {place: count for place, count, *_ in live}
+    oldest = min((wake for place, _, _, wake in live if place == "waiting"), default=view.now)
     (completed_count, failed_count) = one(
         connection, f"SELECT ifnull(sum(completed), 0), ifnull(sum(failed), 0) FROM total WHERE {_WITHIN}", values
     )
@@ -116,9 +117,10 @@ def counts(view: View, tenant: str | None, queue: str | None) -> Counts:
         failed=failed_count,
         held=places.get("held", 0),
         paused=places.get("paused", 0),
-        open_messages=sum(open_count for _, _, open_count in live),
+        open_messages=sum(open_count for _, _, open_count, _ in live),
         dead_letters=_count(view, f"dead WHERE {_WITHIN}", values),
         threads=_threads(view, values),
+        oldest_wait=int(view.now - oldest),
     )
 
 
