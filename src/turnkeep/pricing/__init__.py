@@ -1,7 +1,7 @@
 """Tokens, models, prices: what a request weighs, what is known of its model, what it costs."""
 
 from turnkeep.pricing.catalog import Catalog, ModelFacts, ModelWarning
-from turnkeep.pricing.prices import PriceBook
+from turnkeep.pricing.prices import PriceBook, cost_of
 from turnkeep.pricing.rates import Price, Rates
 from turnkeep.pricing.tokenizer import Tokenizer, item_tokens, tokenizer_for
 
@@ -13,6 +13,7 @@ __all__ = [
     "PriceBook",
     "Rates",
     "Tokenizer",
+    "cost_of",
     "item_tokens",
     "tokenizer_for",
 ]

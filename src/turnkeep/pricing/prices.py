@@ -7,6 +7,7 @@ knows the model, or the tier in which the provider says it served, the cost is u
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -147,6 +148,20 @@ class PriceBook:
                 return entry
         stars = [key for key in self._own if key.endswith("*") and model.startswith(key[:-1])]
         return self._own[max(stars, key=len)] if stars else None
+
+
+def cost_of(usage: Usage, model: str, *, tier: str | None = None) -> float | None:
+    """US dollars of what a model has used, or will: `cost_of(Usage(input_tokens=1_000), "gpt-4o")`.
+
+    By published prices, which are as old as this release; None where none is known, never 0. With
+    prices of your own: `PriceBook(file).cost`.
+    """
+    return _published_book().cost(replace(usage, requests=usage.requests or 1), model, tier).cost
+
+
+@functools.cache
+def _published_book() -> PriceBook:
+    return PriceBook()
 
 
 def _entries(path: Path) -> Mapping[str, PriceEntry]:

@@ -4,5 +4,6 @@ before.
 
 from turnkeep.queue.assistant_message_queue import AssistantMessageQueue
 from turnkeep.queue.operator_methods import QueueStatus
+from turnkeep.queue.sync_face import SyncAssistantMessageQueue
 
-__all__ = ["AssistantMessageQueue", "QueueStatus"]
+__all__ = ["AssistantMessageQueue", "QueueStatus", "SyncAssistantMessageQueue"]

@@ -7,6 +7,7 @@ what opens and closes them, are the `Application`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -25,6 +26,7 @@ from turnkeep.queue.constructor_options import (
 )
 from turnkeep.queue.message_methods import MessageMethods
 from turnkeep.queue.operator_methods import OperatorMethods
+from turnkeep.queue.sync_face import SyncAssistantMessageQueue
 from turnkeep.queue.thread_methods import ThreadMethods
 from turnkeep.queue.turn_methods import TurnMethods
 from turnkeep.setting_types import QueueSettings
@@ -117,6 +119,11 @@ class AssistantMessageQueue(MessageMethods, TurnMethods, ThreadMethods, Operator
         # past `__init__`, whose defaults are those of the seeds: they would overrule what the environment says
         Application.__init__(queue, settings, toolbox=toolbox, store=store, meter=meter)
         return queue
+
+    @cached_property
+    def sync(self) -> SyncAssistantMessageQueue:
+        """This queue for code without an event loop: every method waits for its result."""
+        return SyncAssistantMessageQueue(self)
 
     def on(self, kind: str, hook: Hook) -> Hook:
         """Call `hook(channel, event)` for events of this kind, or ``"*"``, on channels that
