@@ -9,7 +9,8 @@ python3 dev.py prove [NAME…]   the tests that give figures, at full size, one 
 python3 dev.py check           lint, format, types, floors, lock files
 python3 dev.py coverage        that no branch of the heart is without a test (--all: of everything, which is long)
 python3 dev.py docs [ARG…]     the tests of the documentation alone
-python3 dev.py bench [ARG…]    measure (--against REV: this tree by another revision, in one run)
+python3 dev.py bench [NAME…]   measure beside floors, in one run (--list, --small, --json, --check: is it worse
+                               than before?, --against REV: this tree by another revision)
 python3 dev.py chaos [ARG…]    break things at random (--seed, --minutes)
 python3 dev.py audit           known vulnerabilities and risky calls (asks pypi.org; 2: could not ask)
 python3 dev.py sbom [FILE]     the bill of materials of what runs, as CycloneDX JSON

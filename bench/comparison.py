@@ -44,6 +44,18 @@ class Ratio:
     high: float
 
 
+def chosen(names: Sequence[str]) -> list[str]:
+    """In their order: those named, or that begin with a name; all, when none is named. LookupError for another."""
+    for name in names:
+        if not any(_is_meant(one, name) for one in COMPARABLE):
+            raise LookupError(name)
+    return [one for one in COMPARABLE if not names or any(_is_meant(one, name) for name in names)]
+
+
+def _is_meant(program: str, name: str) -> bool:
+    return program == name or program.startswith(f"{name}_")
+
+
 def compare(programs: Sequence[str], revision: str, rounds: int, file: Path | None) -> None:
     """Print a table of ratios, and write it as JSON if asked to."""
     found: list[Ratio] = []

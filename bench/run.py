@@ -1,60 +1,176 @@
-"""Run every benchmark in this folder, one after the other, or the ones named.
+"""Measure, in ratios inside one run.
 
-    python bench/run.py [NAME …]                    such as: windows store_sqlite; `store` is all that begin so
-    python bench/run.py [NAME …] --against REV      compare with another revision: ratios, in one run
-                        [--rounds 10] [--json FILE]
+    python3 dev.py bench                        the ladder: every row, with what it must reach
+    python3 dev.py bench tokens 9               some of its programs, by name or by the number of a row
+    python3 dev.py bench --list                 what there is
+                [--small] [--rounds 3]          less of it
+                [--json [FILE]]                 the figures as JSON, to FILE or to the output
+    python3 dev.py bench --check [--keep]       what is robust, small, against the stored baseline; 1: it got worse
+                                                by more than 15 %. --keep: this is the baseline from now on
+    python3 dev.py bench store --against REV    the engines by another revision of this repository, in one run
 
-Each is a program of its own and says what it needs; one that cannot run here says why, and the others go on.
+Exit codes: 0 measured (and not worse), 1 a program failed or a figure got worse, 2 called wrongly.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from comparison import COMPARABLE, compare
+import uvloop
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("baton", "comparison", Path(__file__).stem)
-NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in PARTS)
+sys.path.insert(0, str(HERE.parent))
+
+import comparison  # noqa: E402 - after the path
+
+from bench.ladder import baseline  # noqa: E402
+from bench.ladder.figures import Figure, table  # noqa: E402
+from bench.ladder.rows import PROGRAMS, Program, chosen  # noqa: E402
+from bench.ladder.sizes import Size  # noqa: E402
+
+ALONE = ("readers", "store_redis", "store_sqlite", "windows", "seed_targets", "queue_vs_bullmq")
+"""Programs that print figures of their own; run when they are named."""
+TRIES = 3
+"""Measurements of a row that seems to have become worse."""
+
+
+@dataclass(slots=True)
+class Report:
+    figures: list[Figure]
+    failures: list[str]
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="dev.py bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--rounds", type=int, default=None)
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--keep", action="store_true")
     parser.add_argument("--against", metavar="REV")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args(arguments)
-    choice = COMPARABLE if asked.against else NAMES
-    if unknown := [name for name in asked.names if not chosen([name], choice)]:
-        print(f"there is no benchmark {', '.join(unknown)}; choose from {', '.join(choice)}", file=sys.stderr)
-        return 2
-    programs = chosen(asked.names, choice)
-    if asked.against:
-        compare(programs, asked.against, asked.rounds, asked.json)
+    if asked.list:
+        print(overview())
         return 0
-    failed = [name for name in programs if not runs(name)]
-    print(f"\nfailed: {', '.join(failed)}" if failed else "\nall ran")
-    return 1 if failed else 0
+    if asked.against:
+        return run_comparison(asked)
+    alone = [name for name in ALONE if name in asked.names]
+    words = [word for word in asked.names if word not in alone]
+    try:
+        programs = chosen(words) if words or not alone else []
+    except LookupError as unknown:
+        names = ", ".join([*(one.name for one in PROGRAMS), *ALONE])
+        print(f"bench: there is no program or row {unknown.args[0]!r}; choose from {names}", file=sys.stderr)
+        return 2
+    failed = [name for name in alone if not runs(name)]
+    if not programs:
+        return 1 if failed else 0
+    if asked.check:
+        return check([one for one in programs if one.is_checked], keep=asked.keep)
+    size = Size(asked.small, asked.rounds or (3 if asked.small else 2))
+    report = measure(programs, size)
+    write(report, asked.json)
+    return 1 if failed or report.failures else 0
 
 
-def chosen(names: Sequence[str], choice: Sequence[str]) -> list[str]:
-    """In the order of `choice`: those named, or that begin with a name; all, when none is named."""
-    return [one for one in choice if not names or any(one == name or one.startswith(f"{name}_") for name in names)]
+def overview() -> str:
+    lines = [f"  {one.name:14}{', '.join(map(str, one.rows)):16}{one.summary}" for one in PROGRAMS]
+    return "\n".join(["The ladder (name, rows):", *lines, "", f"Programs of their own: {', '.join(ALONE)}"])
+
+
+def measure(programs: Sequence[Program], size: Size) -> Report:
+    """One after the other; one that fails says why, and the others go on."""
+    report = Report([], [])
+    for program in programs:
+        begun_at = time.monotonic()
+        say(f"{program.name}: {program.summary}")
+        try:
+            figures = list(uvloop.run(program.measure(size)))
+        except Exception as error:
+            report.failures.append(program.name)
+            say(f"{program.name} failed: {type(error).__name__}: {error}")
+            continue
+        report.figures += figures
+        say(f"{program.name} took {time.monotonic() - begun_at:.0f} s")
+    return report
+
+
+def write(report: Report, place: str | None) -> None:
+    data = {
+        "processors": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": sys.version.split()[0],
+        "failures": report.failures,
+        "figures": [one.to_json() for one in sorted(report.figures, key=lambda one: one.row)],
+    }
+    if place == "-":
+        print(json.dumps(data, indent=1, ensure_ascii=False))
+        return
+    if place is not None:
+        Path(place).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    print("\n" + table(sorted(report.figures, key=lambda one: one.row)))
+    if report.failures:
+        print(f"\nfailed: {', '.join(report.failures)}")
+
+
+def check(programs: Sequence[Program], *, keep: bool) -> int:
+    """Whether a robust figure got worse than it was."""
+    size, before = Size(is_small=True), baseline.read()
+    found: list[Figure] = []
+    failed: list[str] = []
+    for program in programs:
+        report = measure([program], size)
+        for _ in range(TRIES - 1):
+            if not report.failures and not baseline.regressions(report.figures, before):
+                break
+            again = measure([program], size)
+            report = Report(baseline.best_of(report.figures or again.figures, again.figures), again.failures)
+        found += [one for one in report.figures if one.is_checked]
+        failed += report.failures
+    print("\n" + table(found))
+    if keep and not failed:
+        baseline.write(found)
+        say(f"kept in {baseline.FILE.name}")
+        return 0
+    worse = baseline.regressions(found, before)
+    for one in worse:
+        say(f"worse than before: {one}")
+    say(f"{len(found)} figures, {len(worse)} worse by more than {baseline.WORSE:.0%}, {len(failed)} programs failed")
+    return 1 if worse or failed else 0
+
+
+def run_comparison(asked: argparse.Namespace) -> int:
+    try:
+        programs = comparison.chosen(asked.names)
+    except LookupError as unknown:
+        names = ", ".join(comparison.COMPARABLE)
+        print(f"there is no benchmark {unknown.args[0]}; choose from {names}", file=sys.stderr)
+        return 2
+    comparison.compare(programs, asked.against, asked.rounds or 10, Path(asked.json) if asked.json else None)
+    return 0
 
 
 def runs(name: str) -> bool:
-    print(f"\n== {name}", flush=True)
+    """A program of its own, in a process of its own."""
     path = os.pathsep.join((str(HERE.parent), os.environ.get("PYTHONPATH", "")))
-    done = subprocess.run(
-        [sys.executable, str(HERE / f"{name}.py")], env={**os.environ, "PYTHONPATH": path}, check=False
-    )
-    return done.returncode == 0
+    command = [sys.executable, str(HERE / f"{name}.py")]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False).returncode == 0
+
+
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -54,11 +54,10 @@ def test_a_program_that_breaks_down_ends_the_comparison(trees: tuple[Path, Path]
         ([], list(comparison.COMPARABLE)),
         (["store"], ["store_redis", "store_sqlite"]),
         (["readers", "store_redis"], ["readers", "store_redis"]),
-        (["windows"], []),
     ],
 )
 def test_benchmarks_are_chosen_by_name_or_by_what_they_begin_with(names: Sequence[str], found: Sequence[str]) -> None:
-    assert run.chosen(names, comparison.COMPARABLE) == found
+    assert comparison.chosen(names) == found
 
 
 def test_what_cannot_be_compared_is_refused_by_name() -> None:

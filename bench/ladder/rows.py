@@ -1,0 +1,49 @@
+"""The rows of the ladder, and the file that measures each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from bench.ladder.figures import Figure
+from bench.ladder.sizes import Size
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A file of this folder with `measure`."""
+
+    name: str
+    rows: tuple[int, ...]
+    summary: str
+    is_checked: bool = False
+    """Has figures that are robust enough for `--check`."""
+
+    @property
+    def measure(self) -> Callable[[Size], Coroutine[Any, Any, Sequence[Figure]]]:
+        measure: Callable[[Size], Coroutine[Any, Any, Sequence[Figure]]] = import_module(
+            f"bench.ladder.{self.name}"
+        ).measure
+        return measure
+
+
+PROGRAMS = (
+    Program("first_event", (1, 2), "how much later the first token comes than from the model itself"),
+    Program("tokens", (3, 4, 5, 7, 8), "a token on the whole path, with a thousand streams, by a pump of bytes", True),
+    Program("fanout", (6, 15), "one thread to a thousand subscribers, by prepared frames; and idle sockets", True),
+    Program("start", (8, 14, 15), "an empty process: its memory, its start, and what it costs idle", True),
+)
+
+
+def chosen(words: Sequence[str]) -> list[Program]:
+    """Those named, or with a row of that number; all, when none is. LookupError with the word that is neither."""
+    for word in words:
+        if not any(matches(program, word) for program in PROGRAMS):
+            raise LookupError(word)
+    return [one for one in PROGRAMS if not words or any(matches(one, word) for word in words)]
+
+
+def matches(program: Program, word: str) -> bool:
+    return word == program.name or (word.isdigit() and int(word) in program.rows)

@@ -1,0 +1,126 @@
+"""The ladder of measurements: what its figures say, and when a figure has become worse."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.ladder import baseline
+from bench.ladder.callers import end_of_frame, masked
+from bench.ladder.figures import Figure, Target, percentile, ratio, table
+from bench.ladder.prepared_frames import frame, unmasked
+from bench.ladder.rows import PROGRAMS, chosen
+from bench.ladder.stack import cpu_of, free_port, rss_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def figure(*samples: float, name: str = "a", is_checked: bool = True) -> Figure:
+    return Figure(3, name, "x", samples, Target(4, 2), is_checked=is_checked)
+
+
+def test_a_ratio_is_taken_round_by_round_and_its_parts_are_medians() -> None:
+    ours = [{"gateway": 10.0, "worker": 20.0}, {"gateway": 30.0, "worker": 60.0}, {"gateway": 20.0, "worker": 40.0}]
+    floor = [{"pump": 10.0}, {"pump": 30.0}, {"pump": 30.0}]
+    found = ratio(3, "a token", ours, floor)
+    assert found.samples == (3.0, 3.0, 2.0)
+    assert (found.value, found.low, found.high) == (3.0, 2.0, 3.0)
+    assert found.parts == {"gateway µs": 20.0, "worker µs": 40.0, "floor µs": 30.0}
+
+
+@pytest.mark.parametrize(
+    ("samples", "more_is_better", "is_met"),
+    [((4.0,), False, True), ((4.1,), False, False), ((3.9,), True, False), ((9.0, 1.0, 5.0), False, False)],
+)
+def test_a_target_is_met_by_the_median(samples: tuple[float, ...], more_is_better: bool, is_met: bool) -> None:
+    assert Figure(1, "a", "x", samples, Target(4, 2, more_is_better)).is_met is is_met
+
+
+def test_a_table_names_what_was_missed() -> None:
+    lines = table([figure(9.0), Figure(8, "b", "MB", (1.0,), None, {"worker MB": 1.0})]).splitlines()
+    assert lines[1].endswith("MISSED")
+    assert not lines[2].endswith(("met", "MISSED"))
+    assert lines[3].strip() == "worker MB 1"
+
+
+@pytest.mark.parametrize(
+    ("best", "is_worse"), [((1.14, 5.0), False), ((1.16, 5.0), True), ((0.2,), False)], ids=["close", "worse", "better"]
+)
+def test_a_figure_is_worse_when_its_best_round_is_by_more_than_the_bound(
+    best: tuple[float, ...], is_worse: bool
+) -> None:
+    worse = baseline.regressions([figure(*best)], {"a": 1.0})
+    assert [one.name for one in worse] == (["a"] if is_worse else [])
+
+
+def test_only_what_is_robust_and_known_is_compared() -> None:
+    assert baseline.regressions([figure(9.0, is_checked=False), figure(9.0, name="new")], {"a": 1.0}) == []
+
+
+def test_of_two_measurements_the_better_figures_count() -> None:
+    best = baseline.best_of([figure(3.0), figure(1.0, name="b")], [figure(2.0), figure(5.0, name="b")])
+    assert [(one.name, one.low) for one in best] == [("a", 2.0), ("b", 1.0)]
+
+
+def test_what_is_kept_is_read_again_and_other_rows_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline, "FILE", tmp_path / "baseline.json")
+    baseline.write([figure(3.0, 2.0)])
+    baseline.write([figure(7.0, name="b"), figure(1.0, name="c", is_checked=False)])
+    assert baseline.read() == {"a": 2.0, "b": 7.0}
+
+
+def test_a_row_is_chosen_by_name_and_by_number() -> None:
+    assert [one.name for one in chosen(["tokens"])] == ["tokens"]
+    assert {one.name for one in chosen(["8"])} == {"tokens", "start"}
+    assert chosen([]) == list(PROGRAMS)
+    with pytest.raises(LookupError, match="frob"):
+        chosen(["tokens", "frob"])
+
+
+def test_every_program_can_be_imported_and_has_rows() -> None:
+    assert all(callable(one.measure) and one.rows for one in PROGRAMS)
+
+
+@pytest.mark.parametrize("size", [0, 5, 125, 126, 70_000])
+def test_callers_and_floors_speak_the_same_frames(size: int) -> None:
+    text = b"x" * size
+    if size < 65_536:
+        assert unmasked(masked(text)) == text
+        whole = frame(text)
+        assert end_of_frame(whole + b"more", 0) == (len(whole) - size, len(whole))
+        assert end_of_frame(whole[:-1], 0) is None or size == 0
+
+
+def test_half_a_head_is_no_frame() -> None:
+    assert end_of_frame(b"\x81", 0) is None
+    assert end_of_frame(b"\x81\x7e\x01", 0) is None
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    assert [percentile([3.0, 1.0, 2.0], share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="clocks of processes by their number are of Linux")
+def test_the_clock_of_another_process_counts_its_cpu() -> None:
+    code = "import time\nwhile time.process_time() < 0.3: pass\nprint(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as busy:
+        assert busy.stdout is not None
+        busy.stdout.readline()
+        used, weight = cpu_of(busy.pid), rss_of(busy.pid)
+        busy.communicate(b"\n")
+    assert 0.2 <= used < 5
+    assert weight > 3
+    assert cpu_of(busy.pid) == 0.0
+    assert free_port() > 0
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--list", 0), ("--help", 0), ("frobnicate", 2)])
+def test_the_command_says_what_there_is(argument: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "bench/run.py", argument], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == code
+    assert "tokens" in done.stdout + done.stderr
