@@ -33,6 +33,7 @@ VERBS = {
     "threads": Verb("turnkeep.cli.threads", "conversations: new, list, show, stats, export, forget, clear"),
     "assistants": Verb("turnkeep.cli.assistants", "who answers: create, list, show, use, update, delete"),
     "queue": Verb("turnkeep.cli.queue", "how much waits; dead letters; pause and resume a channel"),
+    "top": Verb("turnkeep.cli.top", "watch the fleet, what waits, the last hour and the newest threads"),
     "workers": Verb("turnkeep.cli.workers", "the processes that run with this store"),
     "sinks": Verb("turnkeep.cli.sinks", "deliveries to the outside: list, parked, redrive, discard"),
     "tools": Verb("turnkeep.cli.tools", "tools of MCP servers: what they look like, accept a change"),
