@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from tests.contract.redis_desk import LEASE, accepted, channel, said, store_on
+from tests.contract.suite.desk import answer
 from tests.services import RedisServer
 from turnkeep.store.redis import RedisStore
+from turnkeep.store.values import Claim, Policies, Policy
+
+
+def scripts_of(store: RedisStore, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """Grows with each of these scripts that is run."""
+    scripts: list[str] = []
+    link = store._link
+    run, tell = link.run, link.tell
+
+    def counted(name: str, *arguments: Any, **options: Any) -> Any:
+        scripts.extend([name] if name in names else [])
+        return run(name, *arguments, **options)
+
+    def told(name: str, *arguments: Any) -> None:
+        scripts.extend([name] if name in names else [])
+        tell(name, *arguments)
+
+    monkeypatch.setattr(link, "run", counted)
+    monkeypatch.setattr(link, "tell", told)
+    return scripts
 
 
 def looks_of(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows with each look."""
-    looks: list[str] = []
-    link = store._link
-    run = link.run
+    return scripts_of(store, monkeypatch, "ready")
 
-    def counted(name: str, *arguments: Any, **options: Any) -> Any:
-        looks.extend([name] if name == "ready" else [])
-        return run(name, *arguments, **options)
 
-    monkeypatch.setattr(link, "run", counted)
-    return looks
+async def rest_and_claim(store: RedisStore) -> list[Claim]:
+    """What a worker does: rest until something is due, then claim."""
+    await store.ready(queues=None, timeout=20.0)
+    return await store.claim(owner="o", limit=8, lease=LEASE)
 
 
 @pytest.mark.parametrize("waiting", [1, 3, 12])
@@ -52,3 +71,84 @@ async def test_a_claim_looks_on_while_more_may_be_ready(
 
         assert len(claims) == 300
         assert len(looks) >= 1
+
+
+async def test_a_claim_that_a_hint_leads_to_is_one_script(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is looked at before it, behind it, or while the worker rests."""
+    async with store_on(redis_server.url()) as store:
+        assert await store.claim(owner="o", limit=8, lease=LEASE) == []
+        scripts = scripts_of(store, monkeypatch, "ready", "claim", "charge")
+        rounds = 5
+        for number in range(rounds):
+            resting = asyncio.create_task(rest_and_claim(store))
+            await asyncio.sleep(0)
+            await accepted(store, said(channel(f"c{number}"), "m1"))
+
+            [claim] = await resting
+            await store.commit(claim, answer(claim))
+
+    assert scripts == ["claim"] * rounds
+
+
+async def test_a_window_that_slid_is_claimed_at_its_end_without_a_look(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = Policies(Policy(window=0.1))
+    async with store_on(redis_server.url(), policies=policies) as store:
+        assert await store.claim(owner="o", limit=8, lease=LEASE) == []
+        await accepted(store, said(channel("c"), "m1"))
+        await accepted(store, said(channel("c"), "m2", window=0.5))
+        looks = looks_of(store, monkeypatch)
+
+        assert await rest_and_claim(store) == []  # the end that the first message named
+        [claim] = await rest_and_claim(store)
+
+    assert claim.message_ids == ("m1", "m2")
+    assert looks == []
+
+
+async def test_what_no_hint_told_is_found_by_the_next_claim_that_nothing_led_to(redis_server: RedisServer) -> None:
+    async with (
+        store_on(redis_server.url(), prefix="deaf:") as deaf,
+        store_on(redis_server.url(), prefix="deaf:") as other,
+    ):
+        assert await deaf.claim(owner="o", limit=8, lease=LEASE) == []
+        hints = await deaf._hear_hints()
+        hints.on_message = lambda channel, data: None  # type: ignore[method-assign]  # lost on their way
+        await accepted(other, said(channel("c"), "m1"))
+
+        assert len(await deaf.claim(owner="o", limit=8, lease=LEASE)) == 1
+
+
+async def test_books_of_fairness_are_kept_once_there_are_two_tenants(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_on(redis_server.url()) as store:
+        scripts = scripts_of(store, monkeypatch, "charge")
+        for number in range(3):
+            await accepted(store, said(channel(f"c{number}", "loud"), "m1"))
+            assert len(await store.claim(owner="o", limit=8, lease=LEASE)) == 1
+        assert scripts == []
+
+        for number in range(4):
+            await accepted(store, said(channel(f"d{number}", "loud"), "m1"))
+            await accepted(store, said(channel(f"e{number}", "quiet"), "m1"))
+        claims = await store.claim(owner="o", limit=4, lease=LEASE)
+
+    # as if it had been written down at once: who was served before comes after who was not
+    assert claims[0].address.tenant == "quiet"
+    assert scripts != []
+
+
+async def test_a_damaged_thread_is_not_claimed_and_keeps_none_of_its_neighbours(redis_server: RedisServer) -> None:
+    async with store_on(redis_server.url(), partitions=1) as store:
+        for number in range(6):
+            await accepted(store, said(channel(f"c{number}"), "m1"))
+        broken = store._keys.thread(channel("c3"))["thread"]
+        redis_server.cli("hset", broken.decode(), "head", "no record")
+
+        claims = await store.claim(owner="o", limit=8, lease=LEASE)
+
+    assert sorted(claim.address.channel for claim in claims) == ["c0", "c1", "c2", "c4", "c5"]

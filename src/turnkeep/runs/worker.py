@@ -104,7 +104,8 @@ class Worker:
             # before the claim: a slot that is freed during it must be seen afterwards
             self._slot_freed.clear()
             try:
-                leases = await self.keeper.claim(min(free, AT_ONCE), self.rules.queues)
+                count = min(free, AT_ONCE)
+                leases = await self.keeper.claim(count, self.rules.queues)
                 failures = 0
             except StoreError as error:
                 failures += 1
@@ -113,7 +114,8 @@ class Worker:
                 continue
             for lease in leases:
                 runs.create_task(self._work(lease))
-            if not leases:
+            # fewer were due: the store tells when there is more, without being asked again
+            if len(leases) < count:
                 await self._first_of(self._rest())
 
     async def _rest(self) -> None:

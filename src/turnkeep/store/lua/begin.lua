@@ -20,6 +20,6 @@ for i = 1, ROWS do
   if outcome[1] ~= 'receipt' then return outcome end
 end
 if batch_size(t, p) < t.inbox then return {'crowded'} end
-lease_thread(t, p, now)
+lease_thread(t, p, now, {owner = A.owner, lease = A.lease, token = A.token, run_id = A.run_id})
 save(t, p, now)
 return tell_claim(t)

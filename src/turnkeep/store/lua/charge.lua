@@ -1,6 +1,7 @@
--- charge: write down how much tenants were served.
+-- charge: write down how much tenants were served: each so many times, one after the other.
 -- KEYS: served
--- ARGV: | tenant weight
+-- ARGV: | tenant weight count
+-- USES: record
 -- RETURNS: 'ok'.
 -- GUARANTEE: one that comes back after a silence starts where the last one served began (field '').
 
@@ -14,10 +15,10 @@ local floor = share_of('')
 for i = 1, ROWS do
   local one = row(i)
   local start = math.max(share_of(one.tenant), floor)
-  redis.call('HSET', K.served, one.tenant, start + 1 / one.weight)
-  floor = start
+  redis.call('HSET', K.served, one.tenant, exact(start + one.count / one.weight))
+  floor = start + (one.count - 1) / one.weight
 end
-redis.call('HSET', K.served, '', floor)
+redis.call('HSET', K.served, '', exact(floor))
 
 if redis.call('HLEN', K.served) > PRUNED_AT then
   local served = redis.call('HGETALL', K.served)

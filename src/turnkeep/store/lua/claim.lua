@@ -1,50 +1,81 @@
--- claim: take one thread that an index says is due.
--- KEYS: @thread @partition
--- ARGV: now policy index entry owner lease token run_id
--- USES: live record sinks log trim save message_ids inbox calls turns claims
--- RETURNS: {'claim', …}; nothing when the thread is not due (any more).
--- GUARANTEE: with the token of the claim that is valid now, that claim again. An index entry that is wrong is removed.
+-- claim: take threads of one partition that are due.
+-- KEYS: @partition | @thread
+-- ARGV: now owner lease queues | space policy index entry token run_id
+-- USES: live record ready sinks log trim save message_ids inbox calls turns claims
+-- RETURNS: when to look again for these queues (or ''); then for each thread {'claim', …}, or the moment when it is due, ''
+-- for never, or {'damaged'}: of that one nothing was done, and a call for it alone tells what is wrong.
+-- GUARANTEE: with the token of the claim that is valid now, that claim again. An entry of an index that is wrong is removed.
+-- A server that takes no writes refuses it all, unless something was claimed: then it tells that.
 
-local p, now = policy(A.policy), moment()
-local t = load()
-if t and t.state == 'leased' and t.token == A.token then return tell_claim(t) end
-if not t then
-  redis.call('ZREM', index_of(A.index), A.entry)
-  return false
-end
+local now, lists, spaces = moment(), lists_of(A.queues), {}
 
-local function is_ready()
+local function is_ready(t)
   return t.state ~= 'idle' and (not t.paused or t.state == 'leased') and t.due and t.due <= now
 end
 
 -- The last owner vanished: count a death on the oldest message; what was not frozen dissolves.
-local function bury()
+local function bury(t)
   local oldest = touch(t, 1)
   oldest.deaths = (oldest.deaths or 0) + 1
   let_go(t)
 end
 
-local function leave()
-  if t.out.is_changed then
-    save(t, p, now)
-  elseif not t.indexed or A.entry ~= entry_at(t, t.indexed[2]) or A.index ~= t.indexed[1] then
-    redis.call('ZREM', index_of(A.index), A.entry)
-  end
-  return false
+local function drop_entry(candidate)
+  if candidate.entry ~= '' then redis.call('ZREM', index_of(candidate.index), candidate.entry) end
 end
 
-ripen(t, p, now)
-if not is_ready() then return leave() end
-if t.state == 'leased' then
-  bury()
-  if t.paused then
-    t.out.is_changed = true
-    rest(t, p, now)
-    return leave()
+local function leave(t, p, candidate)
+  if t.out.is_changed then
+    save(t, p, now)
+  elseif not t.indexed or candidate.entry ~= entry_at(t, t.indexed[2]) or candidate.index ~= t.indexed[1] then
+    drop_entry(candidate)
   end
+  return exact(wake(t))
 end
-if t.state == 'held' and not t.stop then decline(t, 'expired') end
-lease_thread(t, p, now)
-local claim = tell_claim(t)
-save(t, p, now)
-return claim
+
+local function take(candidate)
+  local p, t = policy(candidate.policy), load()
+  if t and t.state == 'leased' and t.token == candidate.token then return tell_claim(t) end
+  if not t then
+    drop_entry(candidate)
+    return ''
+  end
+  ripen(t, p, now)
+  if not is_ready(t) then return leave(t, p, candidate) end
+  if t.state == 'leased' then
+    bury(t)
+    if t.paused then
+      t.out.is_changed = true
+      rest(t, p, now)
+      return leave(t, p, candidate)
+    end
+  end
+  if t.state == 'held' and not t.stop then decline(t, 'expired') end
+  lease_thread(t, p, now, {owner = A.owner, lease = A.lease, token = candidate.token, run_id = candidate.run_id})
+  local claim = tell_claim(t)
+  save(t, p, now)
+  return claim
+end
+
+-- One that is damaged does not keep its neighbours from being taken.
+local function take_beside_others(candidate, is_first)
+  local is_done, answer = pcall(take, candidate)
+  if is_done then return answer end
+  if is_refusal(answer) and is_first then error(answer, 0) end
+  return {'damaged'}
+end
+
+local reply = {}
+for i = 1, ROWS do
+  point(i)
+  local candidate = row(i)
+  spaces[candidate.space] = true
+  reply[i + 1] = ROWS == 1 and take(candidate) or take_beside_others(candidate, i == 1)
+end
+-- What was taken left its space with a bound that has come: made right here, nobody has to look because of it.
+for space in pairs(spaces) do
+  local bound = redis.call('ZSCORE', K.spaces, space)
+  if bound and tonumber(bound) <= now then correct(space) end
+end
+reply[1] = next_moment(lists)
+return reply

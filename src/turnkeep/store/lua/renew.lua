@@ -27,12 +27,6 @@ local function renew_one(claim)
   return {1, exact(t.due), t.stop or '', wants_to_steer(t)}
 end
 
--- Whether an error tells of the server, and nothing of the thread.
-local function is_refusal(wrong)
-  local text = type(wrong) == 'table' and wrong.err or tostring(wrong)
-  return text:match('MISCONF') or text:match('READONLY') or text:match('NOREPLICAS') or text:match('OOM')
-end
-
 local reply = {}
 for i = 1, ROWS do
   local claim = row(i)

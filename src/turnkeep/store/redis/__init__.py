@@ -13,6 +13,7 @@ from typing import Any
 
 from turnkeep.clock import Clock
 from turnkeep.errors import StoreMisconfigured
+from turnkeep.store.fair_share import Books
 from turnkeep.store.ids import PARTITIONS, Ids, random_ids
 from turnkeep.store.redis.all_threads import RedisAllThreads
 from turnkeep.store.redis.client.dialing import ServerAddress
@@ -75,6 +76,7 @@ class RedisStore(RedisInbox, RedisDeadLetters, RedisEvents, RedisThreads, RedisA
         self._allow_unsafe = allow_unsafe
         self._feeds: set[RedisFeed] = set()
         self._ledger_notes: dict[str, float] = {}
+        self._books = Books()
 
     async def open(self) -> None:
         topology, dialer = await find_topology(self._url)

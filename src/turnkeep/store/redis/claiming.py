@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
-from turnkeep.errors import OutcomeUnknown, StoreUnavailable, ThreadQuarantined
+from turnkeep.errors import OutcomeUnknown, StoreError, StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
-from turnkeep.store.fair_share import charge, next_tenant
+from turnkeep.store.fair_share import Books, charge, next_tenant
 from turnkeep.store.ids import new_run_id, new_token
 from turnkeep.store.redis.client.link import PATIENCE
-from turnkeep.store.redis.codec import exact, number, read_claim, words
+from turnkeep.store.redis.codec import exact, read_claim, words
 from turnkeep.store.redis.hints import Hints
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, plain, to_bytes, to_text
+from turnkeep.store.redis.outlook import ALWAYS, NEVER, Outlook
 from turnkeep.store.redis.part import RedisPart, gather, outcome, quarantining, unwrap
 from turnkeep.store.redis.repair import PartitionUnderRepair
 from turnkeep.store.values import Claim, Directive
@@ -26,8 +27,11 @@ IMPATIENCE = 0.25
 """Seconds to wait for one node of a cluster that cannot say what is ready; the others can."""
 SHARE = 4
 """Threads of each tenant and queue that a partition is asked for, beyond twice its even share."""
-
-_NEVER = float("inf")
+AT_ONCE = 16
+"""Partitions that one claim looks at, and threads that one script takes: so that neither grows with
+what there is, nor holds others up."""
+PAUSE = 1.0
+"""Seconds before a partition is asked again that could not say what is due."""
 _PASSING = (StoreUnavailable, OutcomeUnknown, ThreadQuarantined)
 """What one partition may raise without stopping the others."""
 
@@ -35,59 +39,96 @@ T = TypeVar("T")
 
 
 class _Ready(NamedTuple):
-    """A thread that an index says is due; sorted as claims take it."""
+    """A thread that is due, as an index or a hint says; sorted as claims take it."""
 
     at: float
     address: Address
-    kind: bytes
-    entry: bytes
+    kind: bytes = b""
+    entry: bytes = b""
+
+
+class _Look(NamedTuple):
+    """What some partitions told: whether it is all there is."""
+
+    ready: list[_Ready]
+    is_all: bool
 
 
 class RedisClaims(RedisPart):
     """Claiming, renewing, and the hints for workers."""
 
     _hints: Hints | None = None
+    _books: Books
     _turn = secrets.randbelow(1000)
     """Rises with each look: processes that look at the same time begin at other places."""
 
     async def claim(self, *, owner: str, limit: int, lease: float, queues: Sequence[str] | None = None) -> list[Claim]:
         # Before looking: what becomes due between the look and the wait is heard.
-        await self._hear_hints()
+        hints = await self._hear_hints()
+        outlook = hints.outlook(queues)
+        is_led = outlook.take_trust(self._clock.elapsed())
         claims: list[Claim] = []
         was_beaten = False
-        for _ in range(ROUNDS):
-            count = limit - len(claims)
-            candidates, is_all = await self._choose(count, queues, spread=was_beaten) if count > 0 else ([], True)
-            results = await gather([self._take(ready, owner, lease) for ready in candidates]) if candidates else []
-            new_claims = [claim for claim in results if claim is not None]
-            self._charge(new_claims)
+        for turn in range(ROUNDS):
+            if (count := limit - len(claims)) <= 0:
+                break
+            look = await self._look_where_due(outlook, count, queues, everywhere=turn == 0 and not is_led)
+            candidates, is_all = await self._choose(look, count, spread=was_beaten)
+            new_claims = await self._take(candidates, owner, lease, outlook, queues) if candidates else []
+            self._books.note(claim.address.tenant for claim in new_claims)
             claims += new_claims
             # Workers that look at the same time see the same threads due longest, and take them
             # from each other: half of a choice lost says so.
             was_beaten = 2 * len(new_claims) < len(candidates)
             # Told all there is, or nothing could be had: a further look would only cost.
-            if is_all or not candidates or (not new_claims and len(candidates) < count):
+            if (is_all and outlook.earliest > self._moment()) or not candidates:
+                break
+            if not new_claims and len(candidates) < count:
                 break
         return claims
 
-    async def _choose(self, count: int, queues: Sequence[str] | None, *, spread: bool) -> tuple[list[_Ready], bool]:
+    async def _look_where_due(
+        self, outlook: Outlook, count: int, queues: Sequence[str] | None, *, everywhere: bool
+    ) -> _Look:
+        """What is due, as hints named it or as the partitions tell whose moment has come.
+
+        `everywhere`: no hint led here, so some are asked whose moment has not come, in turns.
+        """
+        now = self._moment()
+        hinted_threads: list[_Ready] = []
+        places: list[int] = []
+        for place in outlook.due(now):
+            if everywhere or (threads := outlook.due_threads(place, now)) is None:
+                places.append(place)
+            else:
+                hinted_threads += [_Ready(thread.at, thread.address) for thread in threads]
+        most = max(AT_ONCE, len(self._keys.partitions) // AT_ONCE)
+        is_all = len(places) <= most
+        if everywhere:
+            places += [place for place in outlook.longest_unasked(most) if place not in places]
+        if not (places := places[:most]):
+            return _Look(hinted_threads, is_all)
+        quota = min(count, SHARE + 2 * count // len(places))
+        answers = await self._look(outlook, places, quota, queues)
+        ready = _read_ready(answers)
+        return _Look(hinted_threads + ready, is_all and all(len(answer) // 2 < quota for answer in answers))
+
+    async def _choose(self, look: _Look, count: int, *, spread: bool) -> tuple[list[_Ready], bool]:
         """The threads to take next: of the tenant served least first, then those due longest;
         whether that is all.
 
         With `spread` the choice begins anywhere: others are taking the same ones.
         """
-        quota = min(count, SHARE + 2 * count // len(self._keys.partitions))
-        # One tick, one write: what is ready and who was served cost one round trip.
-        async with asyncio.TaskGroup() as group:
-            looking = group.create_task(outcome(self._look(quota, queues)))
-            asking = group.create_task(outcome(self._shares()))
-        _, answers = unwrap(looking.result())
-        shares, floor = unwrap(asking.result())
         by_tenant: dict[str, list[_Ready]] = {}
-        for ready in sorted(_read_ready(answers)):
+        for ready in sorted(look.ready):
             by_tenant.setdefault(ready.address.tenant, []).append(ready)
         if spread:
             by_tenant = {tenant: _from_anywhere(all_of) for tenant, all_of in by_tenant.items()}
+        if len(by_tenant) <= 1:
+            # Nobody to be fair to: no books are read.
+            [all_of] = by_tenant.values() or [[]]
+            return all_of[:count], look.is_all and len(all_of) <= count
+        shares, floor = await self._shares()
         candidates: list[_Ready] = []
         while by_tenant and len(candidates) < count:
             tenant = next_tenant({t: waiting[0].at for t, waiting in by_tenant.items()}, shares, floor)
@@ -97,29 +138,47 @@ class RedisClaims(RedisPart):
             candidates.append(by_tenant[tenant].pop(0))
             if not by_tenant[tenant]:
                 del by_tenant[tenant]
-        is_all = not by_tenant and all(len(answer) // 2 < quota for answer in answers)
-        return candidates, is_all
+        return candidates, look.is_all and not by_tenant
 
-    async def _look(self, limit: int, queues: Sequence[str] | None) -> tuple[float, list[list[bytes]]]:
-        """The time, and for each partition when to look again and what is ready."""
+    def _moment(self) -> float:
+        """The time, with nothing asked of the server: no command follows that would wait for it."""
+        return self._clock.now() if self._time is None else self._time.now()
+
+    async def _look(
+        self, outlook: Outlook, places: Sequence[int], limit: int, queues: Sequence[str] | None
+    ) -> list[list[bytes]]:
+        """What is ready in some partitions; when to look again is learned."""
         self._turn = (self._turn + 1) % 1_000_000
-        arguments = (
-            self._now(), b"%d" % limit, b"*" if queues is None else b"\0".join(map(plain, queues)), b"%d" % self._turn,
-        )  # fmt: skip
-        partitions = self._keys.partitions
+        arguments = (self._now(), b"%d" % limit, _names(queues), b"%d" % self._turn)
+        partitions = [self._keys.partitions[place] for place in places]
+        for place in places:
+            outlook.ask(place, self._clock.elapsed())
+        rows: list[tuple[int, list[bytes]]]
         # One script over all partitions where they are on one server; in a cluster each is
         # elsewhere.
         if self._link.topology.kind != "cluster":
             with suppress(ThreadQuarantined, PartitionUnderRepair):  # one of them is damaged: each by itself
-                now, *rows = await self._ask_indexes(partitions, arguments)
-                return float(now), rows
+                _, *replies = await self._ask_indexes(partitions, arguments)
+                return self._learn(outlook, list(zip(places, replies, strict=True)))
         async with asyncio.TaskGroup() as group:
             looks = [
                 group.create_task(outcome(self._ask_indexes([partition], arguments, patience=IMPATIENCE)))
                 for partition in partitions
             ]
-        answers = _successes([look.result() for look in looks])
-        return float(answers[0][0]), [answer[1] for answer in answers]
+        ends = [look.result() for look in looks]
+        later = self._moment() + PAUSE
+        for place, end in zip(places, ends, strict=True):
+            if isinstance(end, Exception):
+                outlook.learn(place, later)
+        _successes(ends)
+        rows = [(place, end[0][1]) for place, end in zip(places, ends, strict=True) if not isinstance(end, Exception)]
+        return self._learn(outlook, rows)
+
+    def _learn(self, outlook: Outlook, rows: Sequence[tuple[int, list[bytes]]]) -> list[list[bytes]]:
+        """Note when to look again; what is ready is left."""
+        for place, (moment, *_) in rows:
+            outlook.learn(place, _moment_or_never(moment))
+        return [row[1:] for _, row in rows]
 
     async def _ask_indexes(
         self, partitions: Sequence[PartitionKeys], arguments: tuple[bytes, ...], *, patience: float = PATIENCE
@@ -136,6 +195,8 @@ class RedisClaims(RedisPart):
         Damaged, all start anew: shares are a little off then, but nobody waits.
         """
         key = self._keys.registry("served")
+        # In the same write, and before: what was noted here counts in what is read.
+        self._bill()
         try:
             fields = await self._link.call("served", key, None, "HGETALL", key)
             shares = {to_text(fields[i]): float(fields[i + 1]) for i in range(0, len(fields), 2)}
@@ -144,25 +205,94 @@ class RedisClaims(RedisPart):
             return {}, 0.0
         return shares, shares.pop("", 0.0)
 
-    def _charge(self, claims: Sequence[Claim]) -> None:
+    def _bill(self) -> None:
         """Write down who was served, behind the claims; lost, a share is a little off."""
         key = self._keys.registry("served")
         weight = self._policies.weight
-        rows = [value for c in claims for value in (to_bytes(c.address.tenant), exact(weight(c.address.tenant)))]
+        rows = [
+            value
+            for tenant, count in self._books.take()
+            for value in (to_bytes(tenant), exact(weight(tenant)), b"%d" % count)
+        ]
         # Not awaited: fairness is an estimate, and a claim is on the way of every message.
         if rows:
             self._link.tell("charge", key, (key,), *rows)
 
-    async def _take(self, ready: _Ready, owner: str, lease: float) -> Claim | None:
-        keys = self._keys.thread(ready.address)
-        token, run_id = new_token(self._ids).encode(), new_run_id(self._ids).encode()
-        policy = self._policy(ready.address.queue)
-        about = (self._now(), policy, ready.kind, ready.entry, to_bytes(owner), exact(lease), token, run_id)
+    async def _take(
+        self, candidates: Sequence[_Ready], owner: str, lease: float, outlook: Outlook, queues: Sequence[str] | None
+    ) -> list[Claim]:
+        """Take these, in one script for each partition."""
+        groups: dict[int, list[_Ready]] = {}
+        for ready in candidates:
+            groups.setdefault(self._keys.partition(ready.address).index, []).append(ready)
+        about = (to_bytes(owner), exact(lease), _names(queues))
+        works = [
+            self._take_in(place, ready[start : start + AT_ONCE], about, outlook)
+            for place, ready in groups.items()
+            for start in range(0, len(ready), AT_ONCE)
+        ]
+        places = {ready: place for place, ready in enumerate(candidates)}
+        claims = [claim for some in await gather(works) for claim in some]
+        return [claim for _, claim in sorted(claims, key=lambda claim: places[claim[0]])]
+
+    async def _take_in(
+        self, place: int, candidates: Sequence[_Ready], about: tuple[bytes, ...], outlook: Outlook
+    ) -> list[tuple[_Ready, Claim]]:
+        """Take threads of one partition; what is damaged is left to whoever looks after it."""
+        threads = [self._keys.thread(ready.address) for ready in candidates]
+        outlook.ask(place)
         try:
-            reply = await self._run("claim", keys, *about)
+            moment, *answers = await self._run_claim(threads, candidates, about)
         except (ThreadQuarantined, PartitionUnderRepair):
-            return None
-        return None if reply is None else await self._read_claim(keys, reply)
+            outlook.learn(place, ALWAYS)
+            return []
+        except BaseException:
+            outlook.forget([place])
+            raise
+        outlook.learn(place, _moment_or_never(moment))
+        claims: list[tuple[_Ready, Claim]] = []
+        for ready, keys, answer in zip(candidates, threads, answers, strict=True):
+            if isinstance(answer, bytes):
+                if answer:
+                    outlook.name(place, ready.address, float(answer))
+            elif answer[0] == b"damaged":
+                claims += await self._take_alone(place, ready, about, outlook)
+            elif (claim := await self._read_claim(keys, answer)) is not None:
+                claims.append((ready, claim))
+        return claims
+
+    async def _take_alone(
+        self, place: int, ready: _Ready, about: tuple[bytes, ...], outlook: Outlook
+    ) -> list[tuple[_Ready, Claim]]:
+        """Of one that failed beside others is found out by itself what is wrong."""
+        try:
+            return await self._take_in(place, [ready], about, outlook)
+        except StoreError:
+            # What was taken beside it is told; the next claim meets this again.
+            return []
+
+    async def _run_claim(
+        self, threads: Sequence[ThreadKeys], candidates: Sequence[_Ready], about: tuple[bytes, ...]
+    ) -> list[Any]:
+        link = self._link
+        script = link.scripts["claim"]
+        partition = threads[0].partition
+        keys = [*partition.of(script), *(key for thread in threads for key in thread.group_keys(script))]
+        rows = [
+            value
+            for ready, thread in zip(candidates, threads, strict=True)
+            for value in (
+                thread.space, self._policy(ready.address.queue), ready.kind, ready.entry,
+                new_token(self._ids).encode(), new_run_id(self._ids).encode(),
+            )
+        ]  # fmt: skip
+        try:
+            reply: list[Any] = await link.run("claim", partition, keys, self._now(), *about, *rows)
+        except ThreadQuarantined as damage:
+            # Beside others a damaged thread is only told of, so this one was alone.
+            await self._quarantine(threads[0], damage)
+            raise
+        return reply
 
     async def _read_claim(self, keys: ThreadKeys, reply: Sequence[Any]) -> Claim | None:
         """A claim whose contents cannot be read is given back and kept away from everybody."""
@@ -223,28 +353,33 @@ class RedisClaims(RedisPart):
         await self._run("orphan", keys, self._now(), self._policy(keys.address.queue), token)
 
     async def ready(self, *, queues: Sequence[str] | None, timeout: float) -> None:
-        until = self._clock.now() + timeout
+        # The time is taken once and goes on with the seconds that pass here: what is heard of it
+        # meanwhile may come from a look that took long.
+        start, now = self._clock.now(), self._moment()
         hints = await self._hear_hints()
-        with hints.watch(queues) as watch:
-            asked_at = self._clock.now()
-            now, wake = await self._next_moment(queues)
-            while True:
-                local = self._clock.now()
-                due_in = min(wake, watch.earliest) - now - (local - asked_at)
-                # A clock that runs backwards ends the wait as well.
-                if due_in <= 0 or not asked_at <= local < until:
-                    return
-                await watch.wait(min(due_in, until - local))
-                self._require_open()
-
-    async def _next_moment(self, queues: Sequence[str] | None) -> tuple[float, float]:
-        """The time, and when something is due; far away for nothing, or when Redis cannot say."""
-        try:
-            now, answers = await self._look(0, queues)
-        except _PASSING:
+        outlook = hints.outlook(queues)
+        await self._verify(outlook, queues)
+        while True:
+            seconds = self._clock.now() - start
+            if (due_in := outlook.earliest - now - seconds) <= 0:
+                break
+            # A clock that runs backwards ends the wait as well.
+            if not 0 <= seconds < timeout or not await hints.wait(min(due_in, timeout - seconds)):
+                return
             self._require_open()
-            return 0.0, _NEVER
-        return now, min((number(moment) or 0.0 for moment, *_ in answers if moment), default=_NEVER)
+        outlook.trust(self._clock.elapsed())
+
+    async def _verify(self, outlook: Outlook, queues: Sequence[str] | None) -> None:
+        """Ask the partitions whose moment has come and where no hint says of what."""
+        now = self._moment()
+        places = [place for place in outlook.due(now) if outlook.due_threads(place, now) is None]
+        for start in range(0, len(places), AT_ONCE):
+            try:
+                await self._look(outlook, places[start : start + AT_ONCE], 0, queues)
+            except _PASSING:
+                self._require_open()
+                for place in places[start : start + AT_ONCE]:
+                    outlook.learn(place, now + PAUSE)
 
     async def wait_nudge(self, owner: str, *, timeout: float) -> set[Address]:
         start = self._clock.now()
@@ -262,6 +397,15 @@ class RedisClaims(RedisPart):
             self._hints = Hints(self._subscriptions, self._keys.partitions, self._clock)
         await self._hints.listen()
         return self._hints
+
+
+def _names(queues: Sequence[str] | None) -> bytes:
+    """Queues as scripts take them."""
+    return b"*" if queues is None else b"\0".join(map(plain, queues))
+
+
+def _moment_or_never(moment: bytes) -> float:
+    return float(moment) if moment else NEVER
 
 
 def _successes(ends: Sequence[tuple[T] | Exception]) -> list[T]:
@@ -283,7 +427,7 @@ def _directive(answer: Sequence[Any]) -> Directive:
 def _read_ready(answers: Sequence[Sequence[bytes]]) -> list[_Ready]:
     """Index entries: tenant, queue, moment, channel."""
     entries = []
-    for _, *pairs in answers:
+    for pairs in answers:
         for place in range(0, len(pairs), 2):
             tenant, queue, at, channel = pairs[place + 1].split(b"\0", 3)
             address = address_of(tenant + b"\0" + queue, channel)

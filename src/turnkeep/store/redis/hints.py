@@ -8,8 +8,7 @@ asks the follower to read the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 
 from turnkeep.backoff import Backoff
 from turnkeep.clock import Clock
@@ -18,6 +17,7 @@ from turnkeep.messages import Address
 from turnkeep.store.redis.client.subscriptions import Subscriptions
 from turnkeep.store.redis.codec import epoch_of, read_frames
 from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, address_of, to_text
+from turnkeep.store.redis.outlook import Outlook
 from turnkeep.store.values import Notice
 from turnkeep.store.wakeups import Bell, Feed
 
@@ -27,7 +27,8 @@ POLL = Backoff(type="fixed", delay=1.0)
 BOUND = 4096
 """Owners whose nudges are kept until they ask."""
 
-_NEVER = float("inf")
+SELECTIONS = 64
+"""Sets of queues of which one process knows what is due."""
 
 
 class Hints:
@@ -40,7 +41,8 @@ class Hints:
         self._bell = Bell()
         self._beginning = asyncio.Lock()
         self._has_begun = False
-        self._watches: set[Watch] = set()
+        self._places = {channel: place for place, channel in enumerate(self._channels)}
+        self._outlooks: dict[tuple[str, ...] | None, Outlook] = {}
         self._nudges: dict[str, set[Address]] = {}
 
     async def listen(self) -> None:
@@ -58,9 +60,11 @@ class Hints:
     def on_message(self, channel: bytes, data: bytes) -> None:
         kind, *rest = data.split(b"\0")
         if kind == b"ready":
-            address = address_of(rest[1] + b"\0" + rest[2], b"")
-            for watch in self._watches:
-                watch.on_due(address.queue, float(rest[0]))
+            # A program before this one names no thread.
+            is_named, name = len(rest) > 3, b"\0".join(rest[3:])
+            address = address_of(rest[1] + b"\0" + rest[2], name)
+            for outlook in self._outlooks.values():
+                outlook.on_due(self._places[channel], address if is_named else None, address.queue, float(rest[0]))
         else:
             owner, tenant, queue = rest[:3]
             self._nudge(to_text(owner), address_of(tenant + b"\0" + queue, b"\0".join(rest[3:])))
@@ -73,20 +77,23 @@ class Hints:
         self._nudges.setdefault(owner, set()).add(address)
 
     def on_gap(self, channel: bytes) -> None:
-        for watch in self._watches:
-            # Zero is "look now": a moment may have been told while nobody listened.
-            watch.earliest = 0.0
+        for outlook in self._outlooks.values():
+            outlook.forget([self._places[channel]])
         self._bell.ring()
 
-    @contextmanager
-    def watch(self, queues: Sequence[str] | None) -> Iterator[Watch]:
-        """Hear what becomes due in these queues, from now on."""
-        watch = Watch(self, queues)
-        self._watches.add(watch)
-        try:
-            yield watch
-        finally:
-            self._watches.discard(watch)
+    def outlook(self, queues: Sequence[str] | None) -> Outlook:
+        """What is known of these queues, kept from call to call."""
+        selection = None if queues is None else tuple(queues)
+        outlook = self._outlooks.get(selection)
+        if outlook is None:
+            # Mostly one: a worker serves the same queues for as long as it lives.
+            if len(self._outlooks) >= SELECTIONS:
+                self._outlooks.pop(next(iter(self._outlooks)))
+            outlook = self._outlooks[selection] = Outlook(len(self._channels), queues)
+        # Unheard, a moment may have been told and missed.
+        if not self._subscriptions.is_whole:
+            outlook.forget()
+        return outlook
 
     def take_nudges(self, owner: str) -> set[Address] | None:
         return self._nudges.pop(owner, None)
@@ -101,23 +108,6 @@ class Hints:
 
     def close(self) -> None:
         self._bell.ring()
-
-
-class Watch:
-    """The earliest moment that a waiter heard of, in the store's time; 0 when one may be missed."""
-
-    def __init__(self, hints: Hints, queues: Sequence[str] | None) -> None:
-        self.earliest = _NEVER
-        self._hints = hints
-        self._queues = None if queues is None else frozenset(queues)
-
-    def on_due(self, queue: str, at: float) -> None:
-        if self._queues is None or queue in self._queues:
-            self.earliest = min(self.earliest, at)
-
-    async def wait(self, seconds: float) -> None:
-        if not await self._hints.wait(seconds):
-            self.earliest = 0.0
 
 
 class RedisFeed(Feed):

@@ -5,12 +5,13 @@ local function event_of_run(t, more)
     .. string.format(',"attempt":%d', t.attempt) .. (more or '') .. '}'
 end
 
-local function lease_thread(t, p, now)
+-- `grant` is {owner, lease, token, run_id}.
+local function lease_thread(t, p, now, grant)
   if not t.frozen then t.batch = batch_size(t, p) end
-  if not t.run_id then t.run_id, t.attempt, t.first_claimed_at = A.run_id, 0, now end
+  if not t.run_id then t.run_id, t.attempt, t.first_claimed_at = grant.run_id, 0, now end
   t.due_at = math.min(t.due or now, now)
-  t.state, t.due = 'leased', now + A.lease
-  t.token, t.owner, t.claimed_at = A.token, A.owner, now
+  t.state, t.due = 'leased', now + grant.lease
+  t.token, t.owner, t.claimed_at = grant.token, grant.owner, now
   t.fence, t.attempt, t.published = t.fence + 1, t.attempt + 1, 0
   t.flushed, t.typed_at = nil, nil
   t.active_at = now

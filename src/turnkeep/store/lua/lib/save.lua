@@ -44,7 +44,7 @@ local function write_index(t, was, at)
   -- corrects it
   local key_of_queue = K.spaces .. ':' .. t.space:match('%z(.*)$')
   if redis.call('ZADD', K.spaces, 'LT', 'CH', at, t.space) + redis.call('ZADD', key_of_queue, 'LT', 'CH', at, t.space) > 0 then
-    redis.pcall(PUBLISH, K.hints, 'ready\0' .. exact(at) .. '\0' .. t.space)
+    redis.pcall(PUBLISH, K.hints, 'ready\0' .. exact(at) .. '\0' .. t.space .. '\0' .. t.channel)
   end
 end
 

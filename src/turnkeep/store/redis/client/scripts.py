@@ -131,8 +131,10 @@ def _list(names: tuple[str, ...]) -> str:
     return f"{{{', '.join(repr(name) for name in names)}}}"
 
 
-_WORD = re.compile(r"(?<!\w)(?<!(?<!\.)\.)[A-Za-z_]\w*")
-"""A name that may be one of a definition: no member, such as `stop` in `t.stop`."""
+_WORD = re.compile(r"(?<![\w:])(?<!(?<!\.)\.)[A-Za-z_]\w*")
+"""A name that may be one of a definition: no member, such as `stop` in `t.stop` or `find` in
+`text:find`.
+"""
 _REFERENCE = re.compile(r"\b([KA])\.(\w+)")
 _DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)
 _FIRST_LINE = re.compile(r"local (?:function \w+|[\w, ]+)")
