@@ -9,6 +9,7 @@ from typing import Any
 
 from turnkeep.errors import Conflict, NotFound
 from turnkeep.store.contract import Registry
+from turnkeep.store.record_cache import RecordCache
 from turnkeep.store.values import Document
 
 ALL = "*"
@@ -118,6 +119,7 @@ class Assistants:
         self.registry = registry
         self._model = model
         self._instructions = instructions
+        self._choices: RecordCache[Assistant] = RecordCache(registry)
 
     def blank(self) -> Assistant:
         """The profile that answers where none was ever created; not stored."""
@@ -187,8 +189,15 @@ class Assistants:
 
     async def answering(self, tenant: str, assistant_id: str | None) -> Assistant:
         """Who answers: the one chosen for the thread if it still exists, else the default, else the
-        blank one.
+        blank one. Remembered for a second, or until a change is heard of.
         """
+        return await self._choices.get((tenant, assistant_id), lambda: self._choose(tenant, assistant_id))
+
+    def knows_answering(self, tenant: str, assistant_id: str | None) -> bool:
+        """Whether `answering` would ask nobody."""
+        return self._choices.has((tenant, assistant_id))
+
+    async def _choose(self, tenant: str, assistant_id: str | None) -> Assistant:
         if assistant_id:
             document = await self.registry.get("assistant", tenant, assistant_id)
             if document is not None:

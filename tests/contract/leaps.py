@@ -23,7 +23,7 @@ _HOUR, _DAY, _YEAR = 3_600.0, 86_400.0, 31_536_000.0
 LEAPS = (0.0, *(sign * span for span in (_HOUR, _DAY, 10 * _YEAR) for sign in (1, -1)))
 """Seconds that the time of day is away from what it should be; whole, so that sums stay exact."""
 
-_AS_THEY_ARE = ("scan", "follow", "close", "ready", "wait_nudge")
+_AS_THEY_ARE = ("scan", "follow", "close", "ready", "wait_nudge", "revision")
 """No coroutines, no work, or waits that have to begin at once."""
 
 Told = Callable[[float], Awaitable[object]]

@@ -152,3 +152,18 @@ async def test_a_damaged_thread_is_not_claimed_and_keeps_none_of_its_neighbours(
         claims = await store.claim(owner="o", limit=8, lease=LEASE)
 
     assert sorted(claim.address.channel for claim in claims) == ["c0", "c1", "c2", "c4", "c5"]
+
+
+async def test_a_change_of_a_record_is_heard_by_the_workers_of_other_processes(redis_server: RedisServer) -> None:
+    async with (
+        store_on(redis_server.url(), prefix="heard:") as worker,
+        store_on(redis_server.url(), prefix="heard:") as gateway,
+    ):
+        await worker.claim(owner="o", limit=8, lease=LEASE)
+        before = worker.revision()
+
+        await gateway.put("assistant", "t", "a", {"model": "m"})
+
+        async with asyncio.timeout(10):
+            while worker.revision() == before:
+                await asyncio.sleep(0.005)

@@ -881,3 +881,71 @@ async def test_a_reservation_is_settled_when_the_run_is_over_and_not_before(
     account = await stage.store.spend(limit.account, tenant="default")
     assert (account.reserved_amount > 0) == (dollars is None)
     assert account.settled_amount == round((dollars or 0.0) * 1e9)
+
+
+# ---------------------------------------------------------------- what is asked of the store
+
+
+async def test_nothing_is_asked_of_the_store_between_a_claim_and_its_model_while_runs_follow_each_other() -> None:
+    stage = Stage(says("one"), says("two"), purse=lambda store: Budgets(store, PriceBook()))
+    operations: list[str] = []
+    for name in ("get", "circuits", "pace", "history"):
+        note_calls(stage, name, operations)
+    await stage.play("m1")
+    assert {"get", "circuits", "pace"} <= set(operations), "nothing was known"
+
+    lease = await stage.lease("m2")
+    operations.clear()
+    await stage.perform(lease)
+
+    assert set(operations) <= {"history"}
+
+
+def note_calls(stage: Stage, name: str, operations: list[str]) -> None:
+    act = getattr(stage.store, name)
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        operations.append(name)
+        return act(*arguments, **options)
+
+    setattr(stage.store, name, noted)
+
+
+@pytest.mark.parametrize("change", ["a circuit opens", "a provider asks to wait"])
+async def test_what_another_worker_has_met_counts_for_the_next_run(change: str) -> None:
+    stage = Stage(says("one"), says("two"), purse=lambda store: Budgets(store, PriceBook()))
+    await stage.play("m1")
+    if change == "a circuit opens":
+        await stage.store.trip("there", TurnFault("spent_quota", "", ""), probe_in=30.0)
+    else:
+        await stage.store.slow_down("there", 30.0)
+
+    verdict = await stage.play("m2")
+
+    assert isinstance(verdict, Releasing)
+    assert len(stage.model.requests) == 1
+
+
+async def test_a_final_answer_is_written_by_its_commit_alone() -> None:
+    stage = Stage(asks(PAY), says("done"), tools=[pay])
+    await stage.play()
+
+    assert [record["type"] for [record] in stage.store.about("journal")] == ["step", "started", "output"]
+    assert [entry["type"] for entry in stage.observations if isinstance(entry, dict)][-1] == "step"
+    assert len(stage.store.about("commit")) == 1
+
+
+async def test_a_final_answer_whose_run_is_drained_before_its_commit_is_not_asked_for_again() -> None:
+    """The next worker goes on with what the last one has."""
+    stage = Stage(says("done"), says("asked again"))
+    lease = await stage.lease("m1")
+    stage.store.stumbles["publish"].append(1.0)  # what was said is on its way when the worker drains
+    asyncio.get_running_loop().call_later(0.5, lease.drain)
+    assert isinstance(await stage.perform(lease), Releasing)
+
+    [lease] = await stage.keeper.claim(10, None)
+    verdict = await stage.perform(lease)
+
+    assert isinstance(verdict, Commit)
+    assert verdict.text == "done"
+    assert len(stage.model.requests) == 1

@@ -178,7 +178,10 @@ class Answering:
             step = await self._ask(self._request(is_repair=True))
         reach("called")
         step = self.disclosure.public(step)
-        await self.journal.write_step(step)
+        # the commit of a final answer holds what its record would, and the answer is told by it: written
+        # twice, its reader waits for both; not where a message that steers makes another step of it
+        is_last = step.ending not in ("calls", "pause") and not self.lease.wants_steering
+        await self.journal.write_step(step, is_last=is_last)
         self.disclosure.end_step(step, self.journal.steps)
 
     async def _ask_for_less(self, error: ContextTooLong) -> Step:

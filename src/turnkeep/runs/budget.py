@@ -32,6 +32,7 @@ from turnkeep.models.waits import wait_for_spent
 from turnkeep.pricing.prices import PriceBook
 from turnkeep.settings import Settings
 from turnkeep.store.contract import Store
+from turnkeep.store.record_cache import RecordCache
 from turnkeep.store.values import Claim, Limit
 from turnkeep.telemetry import SILENT, Meter, get_log
 from turnkeep.usage import NANO, Usage
@@ -115,6 +116,8 @@ class Budgets:
         self.pace = pace
         self.meter = meter
         self.patient = patient
+        self.slow_downs: RecordCache[float] = RecordCache(store)
+        """Seconds to wait for each endpoint, where no pace is set and providers alone say so."""
 
     @classmethod
     def from_settings(
@@ -203,6 +206,9 @@ class RunBudget:
             await asyncio.sleep(delay)
 
     async def _ask_leave(self, request: ModelRequest, tokens: int, endpoint: str) -> None:
+        if self._has_reservation and not (self._budgets.pace.requests or self._budgets.pace.tokens):
+            self._pass_on(await self._slow_down_of(endpoint), endpoint)
+            return
         output = min(output_limit(request.parameters) or OUTPUT_GUESS, OUTPUT_GUESS)
         if not self._has_reservation:
             await self._reserve(request.model, Usage(requests=1, input_tokens=tokens, output_tokens=output))
@@ -211,6 +217,20 @@ class RunBudget:
         wait = await self._budgets.store.pace(
             endpoint, requests=pace.requests, tokens=pace.tokens, tokens_wanted=tokens + output
         )
+        self._pass_on(wait, endpoint)
+
+    async def _slow_down_of(self, endpoint: str) -> float:
+        """Seconds for which a provider has asked to wait. Without a limit nothing is taken by this
+        question, so the answer that there is none holds until another one is heard of.
+        """
+        slow_downs, store = self._budgets.slow_downs, self._budgets.store
+        wait = await slow_downs.get(endpoint, lambda: store.pace(endpoint, requests=0, tokens=0, tokens_wanted=0))
+        if wait > 0.0:
+            slow_downs.drop(endpoint)
+        return wait
+
+    @staticmethod
+    def _pass_on(wait: float, endpoint: str) -> None:
         if wait > 0.0:
             raise PaceReached(f"the pace of {endpoint} is reached, {wait:.1f} s to wait", retry_after=wait)
 

@@ -21,6 +21,9 @@ from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
 
+OPEN = "open"
+"""Under which the open circuits are remembered."""
+
 
 class Circuits:
     """The circuits as one run sees, probes and opens them."""
@@ -37,7 +40,7 @@ class Circuits:
 
         Raises `Waiting` when all are open.
         """
-        circuits = {circuit.endpoint: circuit for circuit in await self._context.store.circuits()}
+        circuits = {circuit.endpoint: circuit for circuit in await self.look()}
         # the ordinary case, which costs one look
         if not circuits:
             return candidates[0]
@@ -50,6 +53,21 @@ class Circuits:
         # of the first choice: what was asked for should be the first to answer again
         await self._probe(blocking[0])
         return candidates[0]
+
+    async def look(self) -> list[Circuit]:
+        """The open circuits. Remembered for a moment while there is none: an open one is looked at
+        by each run, because its next probe moves.
+        """
+        cache = self._context.circuits
+        circuits = await cache.get(OPEN, self._context.store.circuits)
+        if circuits:
+            cache.drop(OPEN)
+        return circuits
+
+    @property
+    def is_known(self) -> bool:
+        """Whether `look` would ask nobody."""
+        return self._context.circuits.has(OPEN)
 
     async def _probe(self, circuit: Circuit) -> None:
         """Be the one run that tries whether an open circuit can be closed, or wait."""

@@ -77,6 +77,8 @@ class Journal:
         # before the next
         self._in_order = asyncio.Lock()
         self._unwritten: list[Record] = []
+        self._last_step: Record | None = None
+        """Believed, and not written yet."""
         self.items: list[Item] = []
         self.texts: list[str] = []
         self.usage = Usage()
@@ -116,19 +118,30 @@ class Journal:
         """The model has given its final answer, and nobody has steered since."""
         return self.ending not in (None, "calls", "pause")
 
-    async def write_step(self, step: Step) -> None:
+    async def write_step(self, step: Step, *, is_last: bool = False) -> None:
+        """The last one is believed at once and written by the commit, which holds the same; by
+        `flush`, or before whatever is written next, where no commit follows.
+        """
         items = [item_to_json(item) for item in step.items]
         usage = step.usage.to_json()
-        await self._write(
-            {
-                "type": "step",
-                "items": items,
-                "text": step.text,
-                "usage": usage,
-                "ending": step.ending,
-                "model": step.model,
-            }
-        )
+        record = {
+            "type": "step",
+            "items": items,
+            "text": step.text,
+            "usage": usage,
+            "ending": step.ending,
+            "model": step.model,
+        }
+        if not is_last:
+            await self._write(record)
+            return
+        self._last_step = {"n": self._count, **record}
+        self._believe(self._last_step)
+
+    async def flush(self) -> None:
+        """Write the last step, if it is not written: its run is to be gone on with by others."""
+        async with self._in_order:
+            await self._write_last_step()
 
     async def write_response(self, response: OpenResponse | None) -> None:
         fields = {} if response is None else {"response_id": response.response_id, "model": response.model}
@@ -151,6 +164,7 @@ class Journal:
         A call whose start was being written has not begun.
         """
         for record in list(self._unwritten):
+            await self._write_last_step()
             await self._write_next(record)
             if record["type"] == "started":
                 self.started_calls -= set(record["calls"])
@@ -160,14 +174,23 @@ class Journal:
         # once messages that the store had taken into a run were lost that way
         self._unwritten.append(record)
         async with self._in_order:
+            await self._write_last_step()
             await self._write_next(record)
+
+    async def _write_last_step(self) -> None:
+        if (entry := self._last_step) is not None:
+            await retry_until_answered(lambda: self._store.journal(self._claim, [entry]))
+            self._last_step = None
 
     async def _write_next(self, record: Record) -> None:
         # the number makes a repeat harmless
         entry = {"n": self._count, **record}
         await retry_until_answered(lambda: self._store.journal(self._claim, [entry]))
-        self._fold(entry)
         self._unwritten.remove(record)
+        self._believe(entry)
+
+    def _believe(self, entry: Record) -> None:
+        self._fold(entry)
         if self._tell is not None:
             self._tell(entry)
 

@@ -177,6 +177,7 @@ class Run:
         claim, context = self.claim, self.context
         # of several messages the last that names somebody counts, as with everything they ask for
         choices = [claim.assistant, *(message.assistant for message in claim.messages if message.assistant)]
+        await self._look_around(choices[-1])
         self.assistant = await context.assistants.answering(claim.address.tenant, choices[-1])
         # the model that works on it: another one could not go on with its response
         running = self.journal.open_response
@@ -194,6 +195,17 @@ class Run:
             raise
         await self.circuits.close_after_probe()
         return result
+
+    async def _look_around(self, assistant_id: str | None) -> None:
+        """Read what is not remembered of assistants and circuits, at the same time: nothing of it is
+        the model's, and each question is a wait before it is asked.
+        """
+        tenant, assistants = self.claim.address.tenant, self.context.assistants
+        if self.circuits.is_known or assistants.knows_answering(tenant, assistant_id):
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.circuits.look())
+            group.create_task(assistants.answering(tenant, assistant_id))
 
     def _answering(self) -> Answering:
         claim, context = self.claim, self.context
@@ -327,6 +339,8 @@ class Run:
         """The one place that acts. Repeated until the store answers or the lease is over."""
         store, claim = self.context.store, self.claim
         async with asyncio.timeout(self.lease.remaining):
+            if not isinstance(verdict, Commit | Dropping):
+                await self.journal.flush()
             match verdict:
                 case Commit():
                     reach("final")

@@ -23,6 +23,8 @@ from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.budget import Budgets
 from turnkeep.runs.tool_calls import CallRules
 from turnkeep.store.contract import Store
+from turnkeep.store.record_cache import RecordCache
+from turnkeep.store.values import Circuit
 from turnkeep.telemetry import SILENT, Meter
 from turnkeep.tools.toolbox import Toolbox
 
@@ -71,11 +73,14 @@ class RunContext:
     """Where figures for people go; None where nobody looks."""
     contexts: ContextSizes = field(default_factory=ContextSizes)
     histories: HistoryCache = field(init=False)
+    circuits: RecordCache[list[Circuit]] = field(init=False)
+    """The open circuits, as the store told them last."""
     sentences: Callable[[TurnkeepError], str] = lambda error: error.public
     """What people are told of an error."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "histories", HistoryCache(self.store))
+        object.__setattr__(self, "circuits", RecordCache(self.store))
 
     async def prepare(self) -> None:
         """Load what runs need and no start should wait for: vocabulary, prices, and the clients of

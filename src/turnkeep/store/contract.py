@@ -358,6 +358,13 @@ class Registry(Protocol):
         """All of a kind, by name."""
         ...
 
+    def revision(self) -> int:
+        """A number that rises with every assistant, default, circuit and slow-down that this process
+        changes, or hears that others changed. A hint: what others did may be heard late or never,
+        so what was read under a number is believed for a second (`record_cache`).
+        """
+        ...
+
 
 class Ledger(Protocol):
     """Money, pace and open circuits, shared by all workers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -378,3 +379,20 @@ class RegistryPromises:
 
         assert await desk.store.probe("a", every=30.0)
         assert [circuit.endpoint for circuit in await desk.store.circuits()] == ["b"]
+
+    async def test_who_remembers_what_runs_ask_is_told_of_each_change(self, start: Start) -> None:
+        desk = await start()
+        store = desk.store
+        changes: dict[str, Callable[[], Awaitable[object]]] = {
+            "make an assistant": lambda: store.put("assistant", "t", "a", {"model": "m"}),
+            "change it": lambda: store.put("assistant", "t", "a", {"model": "n"}),
+            "make it the default": lambda: store.put("default", "t", "assistant", {"id": "a"}),
+            "delete it": lambda: store.take("assistant", "t", "a"),
+            "open a circuit": lambda: store.trip("api", FAULT, probe_in=30.0),
+            "close it": lambda: store.mend("api"),
+            "ask to wait": lambda: store.slow_down("api", 5.0),
+        }
+        for name, change in changes.items():
+            before = store.revision()
+            await change()
+            assert store.revision() > before, name

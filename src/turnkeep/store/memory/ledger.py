@@ -132,10 +132,12 @@ class MemoryLedger(MemoryState):
     @once_only
     async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
         self._slow_until[key] = max(self._slow_until.get(key, 0.0), self.moment() + seconds)
+        self.revise()
 
     @once_only
     async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
         now = self.moment()
+        self.revise()
         return self._circuits.setdefault(endpoint, Circuit(endpoint, fault, now, now + probe_in))
 
     async def circuits(self) -> list[Circuit]:
@@ -158,6 +160,7 @@ class MemoryLedger(MemoryState):
     @once_only
     async def mend(self, endpoint: str, *, once: str | None = None) -> bool:
         self.moment()
+        self.revise()
         return self._circuits.pop(endpoint, None) is not None
 
     def expire_accounts(self, now: float) -> None:

@@ -47,12 +47,14 @@ class MemoryRegistry(MemoryState):
         else:
             raise Conflict(f"{kind} {name!r} has version {version_now}, not {version}: read it again")
         self._documents[kind, tenant, name] = (document, None if ttl is None else now + ttl)
+        self.revise()
         return copy.deepcopy(document)
 
     @once_only
     async def take(self, kind: RegistryKind, tenant: str, name: str, *, once: str | None = None) -> Document | None:
         document = self._document(kind, tenant, name, self.moment())
         self._documents.pop((kind, tenant, name), None)
+        self.revise()
         return document
 
     async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:

@@ -13,6 +13,7 @@ from turnkeep.errors import LeaseLost, StoreUnavailable, ThreadNotFound
 from turnkeep.messages import Address
 from turnkeep.store.ids import Ids, new_dead_id, new_epoch, new_thread_id, random_ids
 from turnkeep.store.memory.outbox import Log, Outbox
+from turnkeep.store.record_cache import RevisionCount
 from turnkeep.store.records import is_over
 from turnkeep.store.thread import AcceptedId, Out, Thread, merge_known
 from turnkeep.store.transcript import entry_size, trimmed_through
@@ -74,7 +75,7 @@ class OperationResult:
             self.result, self.is_forgotten = None, True
 
 
-class MemoryState:
+class MemoryState(RevisionCount):
     """Threads by address, and whoever waits for them. Nothing is awaited within an operation, so
     each is atomic.
     """

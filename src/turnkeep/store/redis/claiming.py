@@ -394,7 +394,13 @@ class RedisClaims(RedisPart):
 
     async def _hear_hints(self) -> Hints:
         if self._hints is None:
-            self._hints = Hints(self._subscriptions, self._keys.partitions, self._clock)
+            self._hints = Hints(
+                self._subscriptions,
+                self._keys.partitions,
+                self._clock,
+                revisions=self._keys.registry("revisions"),
+                revise=self.revise,
+            )
         await self._hints.listen()
         return self._hints
 

@@ -34,8 +34,19 @@ SELECTIONS = 64
 class Hints:
     """Hears the hints of all partitions for one engine."""
 
-    def __init__(self, subscriptions: Subscriptions, partitions: Sequence[PartitionKeys], clock: Clock) -> None:
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        partitions: Sequence[PartitionKeys],
+        clock: Clock,
+        *,
+        revisions: bytes,
+        revise: Callable[[], None],
+    ) -> None:
+        """`revisions` is the channel on which changed records are told, to `revise`."""
         self._subscriptions = subscriptions
+        self._revisions = revisions
+        self._revise = revise
         self._channels = [partition.names["hints"] for partition in partitions]
         self._clock = clock
         self._bell = Bell()
@@ -53,11 +64,14 @@ class Hints:
             if not self._has_begun:
                 # All partitions: a worker may claim anywhere, and sixteen subscriptions are one
                 # connection.
-                for channel in self._channels:
+                for channel in (*self._channels, self._revisions):
                     await self._subscriptions.listen(channel, self)
                 self._has_begun = True
 
     def on_message(self, channel: bytes, data: bytes) -> None:
+        if channel == self._revisions:
+            self._revise()
+            return
         kind, *rest = data.split(b"\0")
         if kind == b"ready":
             # A program before this one names no thread.
@@ -77,6 +91,9 @@ class Hints:
         self._nudges.setdefault(owner, set()).add(address)
 
     def on_gap(self, channel: bytes) -> None:
+        if channel == self._revisions:
+            self._revise()
+            return
         for outlook in self._outlooks.values():
             outlook.forget([self._places[channel]])
         self._bell.ring()

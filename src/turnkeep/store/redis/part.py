@@ -13,6 +13,7 @@ from turnkeep.errors import InboxFull, StoreUnavailable, ThreadNotFound, ThreadQ
 from turnkeep.messages import Address
 from turnkeep.store.ids import Ids, new_epoch, new_thread_id
 from turnkeep.store.operations import operation_id
+from turnkeep.store.record_cache import RevisionCount
 from turnkeep.store.redis.client.link import Link
 from turnkeep.store.redis.client.pipe import Argument, Reply
 from turnkeep.store.redis.client.subscriptions import Subscriptions
@@ -28,11 +29,14 @@ log = get_log(__name__)
 
 T = TypeVar("T")
 
+REMEMBERED_KINDS = ("assistant", "default")
+"""Kinds of records that runs remember for a moment."""
+
 KNOWN_NAMES = 4_096
 """Thread ids whose channels are remembered."""
 
 
-class RedisPart:
+class RedisPart(RevisionCount):
     """Connections, names and time of one engine."""
 
     def __init__(self, policies: Policies, keys: KeyNames, ids: Ids, clock: Clock | None) -> None:
@@ -205,6 +209,13 @@ class RedisPart:
         policy = self._policy(claim.address.queue)
         owner = (to_bytes(claim.thread_id), claim.token.encode())
         return await self._run(name, keys, self._now(), policy, *owner, *arguments)
+
+    def _announce(self, kind: str | None = None) -> None:
+        """Say that a record has changed that runs remember; a hint, not waited for."""
+        self.revise()
+        if kind is None or kind in REMEMBERED_KINDS:
+            channel = self._keys.registry("revisions")
+            self._link.tell("announce", channel, (channel,))
 
     def _incarnation(self, partition: int) -> int:
         return self._link.incarnations.get(partition, 0)

@@ -46,11 +46,13 @@ class RedisRegistry(RedisPart):
         reply = await self._on_documents(kind, tenant, "put", *about)
         if status_word(reply) == "conflict":
             raise Conflict(f"{kind} {name!r} has version {reply[1]}, not {version}: read it again")
+        self._announce(kind)
         return _document(name, reply)
 
     async def take(self, kind: RegistryKind, tenant: str, name: str, *, once: str | None = None) -> Document | None:
         operation = self._operation(once, "take", kind, tenant, name)
         reply = await self._on_documents(kind, tenant, "take", operation, to_bytes(name))
+        self._announce(kind)
         return None if status_word(reply) == "absent" else _document(name, reply)
 
     async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
@@ -140,6 +142,7 @@ class RedisLedger(RedisPart):
 
     async def slow_down(self, key: str, seconds: float, *, once: str | None = None) -> None:
         await self._on_pace("slow_down", key, self._operation(once, "slow_down", key, seconds), exact(seconds))
+        self._announce()
 
     async def _on_pace(self, name: str, key: str, *arguments: Argument) -> Reply:
         # Operations of their own, beside the pace: keys of one script must share a slot.
@@ -150,6 +153,7 @@ class RedisLedger(RedisPart):
         operation = self._operation(once, "trip", endpoint, fault, probe_in)
         about = (to_bytes(endpoint), dump(fault.to_json()), exact(probe_in))
         reply = await self._change_circuits("trip", operation, *about)
+        self._announce()
         return _circuit(endpoint, reply)
 
     async def circuits(self) -> list[Circuit]:
@@ -165,7 +169,10 @@ class RedisLedger(RedisPart):
         return bool(await self._change_circuits("probe", operation, to_bytes(endpoint), exact(every)))
 
     async def mend(self, endpoint: str, *, once: str | None = None) -> bool:
-        return bool(await self._change_circuits("mend", self._operation(once, "mend", endpoint), to_bytes(endpoint)))
+        operation = self._operation(once, "mend", endpoint)
+        was_open = bool(await self._change_circuits("mend", operation, to_bytes(endpoint)))
+        self._announce()
+        return was_open
 
     async def _change_circuits(self, name: str, *arguments: Argument) -> Reply:
         keys = (self._keys.registry("circuits"), self._keys.registry("operations"))

@@ -18,6 +18,7 @@ from turnkeep.clock import Clock, SteadyClock, SystemClock
 from turnkeep.errors import StoreUnavailable, ThreadQuarantined
 from turnkeep.messages import Address
 from turnkeep.store.ids import Ids, random_ids
+from turnkeep.store.record_cache import RevisionCount
 from turnkeep.store.sqlite import layout, rows
 from turnkeep.store.sqlite.backup import owners_of
 from turnkeep.store.sqlite.connection import at_open, check_version, connect_to_read, connect_to_write, empty_log
@@ -54,7 +55,7 @@ class OpenFile:
     ballast: Ballast
 
 
-class Engine:
+class Engine(RevisionCount):
     """Opens and closes the file, and takes operations to its threads."""
 
     engine = "sqlite"

@@ -70,6 +70,7 @@ class SqliteLedger(Engine):
             )
 
         await self.write(act, "ending", Once.of(once, "slow_down", key, seconds))
+        self.revise()
 
     async def trip(self, endpoint: str, fault: TurnFault, *, probe_in: float, once: str | None = None) -> Circuit:
         def act(tx: Transaction) -> Circuit:
@@ -80,7 +81,9 @@ class SqliteLedger(Engine):
             )
             return _circuits(tx, endpoint)[0]
 
-        return await self.write(act, "ending", Once.of(once, "trip", endpoint, fault, probe_in))
+        circuit = await self.write(act, "ending", Once.of(once, "trip", endpoint, fault, probe_in))
+        self.revise()
+        return circuit
 
     async def circuits(self) -> list[Circuit]:
         return await self.read_from(lambda view: _circuits(view, None))
@@ -102,7 +105,9 @@ class SqliteLedger(Engine):
             tx.connection.execute("DELETE FROM circuit WHERE endpoint = ?", (endpoint,))
             return tx.connection.changes() > 0
 
-        return await self.write(act, "ending", Once.of(once, "mend", endpoint))
+        was_open = await self.write(act, "ending", Once.of(once, "mend", endpoint))
+        self.revise()
+        return was_open
 
 
 def _spend(view: View, tenant: str, account: str) -> Spend:

@@ -57,7 +57,9 @@ class SqliteRegistry(Engine):
             )
             return document
 
-        return await self.write(act, once=Once.of(once, "put", kind, tenant, name, body, version, ttl))
+        document = await self.write(act, once=Once.of(once, "put", kind, tenant, name, body, version, ttl))
+        self.revise()
+        return document
 
     async def take(self, kind: RegistryKind, tenant: str, name: str, *, once: str | None = None) -> Document | None:
         def act(tx: Transaction) -> Document | None:
@@ -68,7 +70,9 @@ class SqliteRegistry(Engine):
             )
             return document
 
-        return await self.write(act, "ending", Once.of(once, "take", kind, tenant, name))
+        document = await self.write(act, "ending", Once.of(once, "take", kind, tenant, name))
+        self.revise()
+        return document
 
     async def list(self, kind: RegistryKind, tenant: str) -> list[Document]:
         def look(view: View) -> list[Document]:
