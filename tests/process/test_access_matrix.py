@@ -41,11 +41,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "change_assistant": {"name": "changed"},
     "complete_chat": {"metadata": {"channel": CHANNEL}, "messages": []},
     "create_response": {"conversation": CHANNEL, "input": []},
+    "chat": {"id": CHANNEL, "messages": [{"id": "u9", "role": "user", "parts": [{"type": "text", "text": "hello"}]}]},
 }
 
 SCOPES: dict[str, tuple[Scope, ...]] = {
     "complete_chat": ("send", "read"), "create_response": ("send", "read"), "show_response": ("read",),
-    "cancel_response": ("send", "read"),
+    "cancel_response": ("send", "read"), "chat": ("send", "read"),
 }  # fmt: skip
 """What routes ask for whose channel is not in their path."""
 
@@ -61,6 +62,7 @@ OWNER: dict[str, int] = {
     "discard_dead": 404, "list_workers": 200, "show_activity": 200, "show_usage": 200, "stream_overview": 200,
     "list_models": 200, "show_model": 200, "complete_chat": 400, "create_response": 400,
     "show_response": 200, "cancel_response": 200,
+    "chat": 200, "resume_chat": 200, "stop_chat": 200, "show_chat": 200,
 }  # fmt: skip
 
 NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resume", "regenerate", "act",
@@ -127,6 +129,8 @@ def expected(endpoint: HttpEndpoint, caller: str) -> int:
         return 401
     if caller == "other user" and scopes_of(endpoint):
         return 403
+    if caller == "other tenant" and name(endpoint) == "resume_chat":
+        return 204
     if caller == "other tenant" and name(endpoint) in NOT_THERE:
         return 404
     return OWNER[name(endpoint)]
@@ -156,7 +160,7 @@ async def test_every_route_answers_everybody_as_it_should(store: str, proof: Cal
     async with guarded(store) as house:
         before = await house.state()
         for caller in CALLERS[1:]:
-            for endpoint in sorted(ENDPOINTS, key=lambda one: name(one) == "send"):  # it would make a channel
+            for endpoint in sorted(ENDPOINTS, key=lambda one: name(one) in ("send", "chat")):  # it would make a channel
                 status, said = await call(house, endpoint, house.headers(caller))
                 assert status == expected(endpoint, caller), (caller, name(endpoint), status, said)
                 leaks += CANARY in said

@@ -4,7 +4,7 @@ them, and is the OpenAPI document.
 
 from __future__ import annotations
 
-from turnkeep.doors.http import channels, identity, measurements, overview, tenancy
+from turnkeep.doors.http import channels, identity, measurements, overview, tenancy, vercel
 from turnkeep.doors.http.endpoint import HttpEndpoint
 from turnkeep.doors.http.event_stream import stream_events
 from turnkeep.doors.http.openai.openai_routes import OPENAI_ENDPOINTS
@@ -121,4 +121,19 @@ IDENTITY_ENDPOINTS = (
     HttpEndpoint("GET", "/api/openapi.json", show_openapi, None, "This document.", {200: "OpenApi"}, public=True),
 )  # fmt: skip
 
-ENDPOINTS = (*CHANNEL_ENDPOINTS, *TENANT_ENDPOINTS, *IDENTITY_ENDPOINTS, *OPENAI_ENDPOINTS)
+CHAT = "/api/chat/{channel}"
+LEVEL = {"level": "Major version of the `ai` package: 5 (default), 6 or 7."}
+
+VERCEL_ENDPOINTS = (
+    HttpEndpoint("POST", "/api/chat", vercel.chat, None,
+             "Take in what is new of a chat of Vercel's AI SDK, and stream the answer.", {200: None}, body="Chat",
+             query=LEVEL, media="text/event-stream", is_metered=False, refuse=vercel.sentence_response),
+    HttpEndpoint("GET", CHAT + "/stream", vercel.resume_chat, "read", "Go on with the answer in progress.",
+             {200: None, 204: None}, query=LEVEL, media="text/event-stream", refuse=vercel.sentence_response),
+    HttpEndpoint("POST", CHAT + "/stop", vercel.stop_chat, "send", "Stop the answer in progress.", {200: "Cancelled"},
+             refuse=vercel.sentence_response),
+    HttpEndpoint("GET", CHAT, vercel.show_chat, "read", "The messages that a page begins with.", {200: "UiMessages"},
+             query={**LIMIT, **LEVEL}, refuse=vercel.sentence_response),
+)  # fmt: skip
+
+ENDPOINTS = (*CHANNEL_ENDPOINTS, *TENANT_ENDPOINTS, *IDENTITY_ENDPOINTS, *OPENAI_ENDPOINTS, *VERCEL_ENDPOINTS)

@@ -284,6 +284,17 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Assistants": record({"assistants": many("Assistant"), "default": optional(TEXT)}),
+    "Chat": {
+        "type": "object",
+        "properties": {
+            "id": TEXT,
+            "messages": {"type": "array", "items": ANYTHING},
+            "trigger": TEXT,
+            "messageId": TEXT,
+        },
+        "required": ["id", "messages"],
+    },
+    "UiMessages": record({"messages": {"type": "array", "items": ANYTHING}}),
     "Disconnected": record({"user": TEXT, "before": NUMBER}),
     "Ticket": record({"ticket": TEXT, "expires_at": NUMBER, "expires_in": NUMBER}),
     "Session": record(

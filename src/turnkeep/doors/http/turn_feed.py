@@ -1,0 +1,239 @@
+"""What becomes of somebody's messages, for the dialects of front ends: the turn that covers them,
+told so that it only grows, as one HTTP response.
+
+A queue answers a burst as one turn, so several requests follow the same run: each is told of it from
+its beginning, and of no other run. Text is merged while nobody writes, so a slow reader costs no
+more memory than the turn itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+import anyio
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from turnkeep.doors.http.endpoint import HttpCall
+from turnkeep.errors import NotAuthenticated, StoreError
+from turnkeep.events import Event, ResultDetail, StepDetail, TurnFault
+from turnkeep.hub import SubscriptionStart
+from turnkeep.messages import Address
+from turnkeep.turn_growth import TurnGrowth
+
+HEARTBEAT = 15.0
+EVERY = 0.05
+"""Seconds between two pieces of text: each token alone costs more bytes around it than in it."""
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at the credential."""
+CLOSING = 10.0
+"""Seconds that leaving the hub may take."""
+
+_OF_THE_RUN = frozenset({"waiting", "retrying", "held", "completed", "dead"})
+_OF_MESSAGES = frozenset({"withdrawn", "completed", "dead"})
+
+
+class TurnFeed:
+    """A subscriber of the hub. `news` gives what was not told yet: the `started` of a run that covers
+    one of `message_ids` (None: any run), then its pieces as `TurnGrowth` has them, and how it goes
+    on: waiting, retrying, held, completed, dead; withdrawn messages; what a person said.
+
+    With `after_calls` nothing is told before the result of one of these calls: who decided about
+    them has seen what was before.
+    """
+
+    def __init__(self, message_ids: Collection[str] | None, *, after_calls: Collection[str] = ()) -> None:
+        self._ids = None if message_ids is None else set(message_ids)
+        self._after_calls = set(after_calls)
+        self._growth = TurnGrowth()
+        self._news: list[Event] = []
+        self._status: Event | None = None
+        """How the run of the past stands, told when the past is folded."""
+        self._top, self._epoch = 0, ""
+        self._is_behind = True
+        self._run: str | None = None
+        """The run whose beginning was told."""
+        self.urgent = asyncio.Event()
+        """There is something that should not wait for more text."""
+        self.some = asyncio.Event()
+
+    def follow(self, *message_ids: str) -> None:
+        """These messages as well."""
+        self._ids = (self._ids or set()) | set(message_ids)
+
+    # ------------------------------------------------------------ a subscriber
+
+    def on_subscription(self, address: Address, start: SubscriptionStart) -> None:
+        self._top, self._epoch = start.top, start.epoch
+        self._is_behind = start.start < start.top
+
+    async def room(self, address: Address) -> None:
+        """There is always room: what is folded is no longer than the turn."""
+
+    def deliver(self, address: Address, events: Sequence[Event]) -> None:
+        for event in events:
+            self._growth.fold(event)
+            if self._is_behind:
+                self._take_past(event)
+            elif event.kind != "delta":
+                self._take(event)
+        if not self._is_behind and self._covers and (self._run is None or events[-1].kind != "delta"):
+            self.urgent.set()
+        self.some.set()
+
+    def _take_past(self, event: Event) -> None:
+        if event.kind == "started":
+            self._status = None
+        elif event.kind in _OF_THE_RUN:
+            self._status = event
+        if event.offset < self._top and event.epoch == self._epoch:
+            return
+        self._is_behind = False
+        if self._status is not None:
+            self._take(self._status)
+
+    def _take(self, event: Event) -> None:
+        if event.kind == "started" and self._run not in (None, event.run_id) and self._covers:
+            # the batch was split: what its first run has shown is not the answer of this one
+            self._news.append(Event("step", run_id=event.run_id, detail=StepDetail(1)))
+            self._run = event.run_id
+        elif event.kind in _OF_THE_RUN and self._covers:
+            self._grow()
+            self._tell(event)
+        elif (event.kind in _OF_MESSAGES and self._concerns(event.message_ids)) or event.kind == "said":
+            self._tell(event)
+
+    # ------------------------------------------------------------ what is told
+
+    def news(self) -> Sequence[Event]:
+        """What is new, in its order."""
+        self.some.clear()
+        self.urgent.clear()
+        if not self._is_behind and self._covers:
+            self._grow()
+        news, self._news = self._news, []
+        return news
+
+    @property
+    def _covers(self) -> bool:
+        return self._growth.run_id is not None and self._concerns(self._growth.covers)
+
+    def _concerns(self, message_ids: Collection[str]) -> bool:
+        return self._ids is None or not self._ids.isdisjoint(message_ids)
+
+    def _grow(self) -> None:
+        if self._run is None:
+            self._run = self._growth.run_id
+            self._news.append(Event("started", self._growth.covers, run_id=self._run))
+        pieces = self._growth.advance()
+        self._news += self._behind_decisions(pieces) if self._after_calls else pieces
+
+    def _behind_decisions(self, pieces: Sequence[Event]) -> Sequence[Event]:
+        for place, piece in enumerate(pieces):
+            if isinstance(piece.detail, ResultDetail) and piece.detail.call_id in self._after_calls:
+                self._after_calls.clear()
+                return pieces[place:]
+        return ()
+
+    def _tell(self, event: Event) -> None:
+        # a hold that was decided is the past of who has decided, until what came of it is known
+        if event.kind == "held" and self._after_calls:
+            return
+        self._news.append(event)
+        self.urgent.set()
+
+
+class TurnEncoder(Protocol):
+    """A dialect: what is new of a turn as bytes. One for each response."""
+
+    @property
+    def is_done(self) -> bool:
+        """The last word was said."""
+        ...
+
+    def encode(self, events: Sequence[Event]) -> bytes: ...
+
+    def break_off(self, fault: TurnFault) -> bytes:
+        """The last word to somebody who may not be told more."""
+        ...
+
+
+class TurnResponse(StreamingResponse):
+    """Gives back what was opened and counted, however it ends."""
+
+    def __init__(self, content: AsyncIterator[bytes], stack: AsyncExitStack, headers: dict[str, str]) -> None:
+        # nginx would collect a stream until its buffer is full; this header of its own turns that off
+        own = {"Cache-Control": "no-cache, no-store", "X-Accel-Buffering": "no", **headers}
+        super().__init__(content, media_type="text/event-stream", headers=own)
+        self._stack = stack
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # a client that goes away cancels what is in here
+            with anyio.move_on_after(CLOSING, shield=True):
+                await self._stack.aclose()
+
+
+async def follow(call: HttpCall, address: Address, feed: TurnFeed, stack: AsyncExitStack) -> SubscriptionStart:
+    """Subscribe, to the end of the stack: before anything is taken in, so that nothing is missed."""
+    stack.enter_context(call.limits.streaming(call.holder))
+    hub = call.application.hub
+    start = await hub.subscribe(address, feed)
+    stack.push_async_callback(hub.unsubscribe, address, feed)
+    return start
+
+
+async def chunks(call: HttpCall, feed: TurnFeed, encoder: TurnEncoder, first: bytes = b"") -> AsyncIterator[bytes]:
+    """What the dialect says of the feed, until its last word or the end of the credential."""
+    loop = asyncio.get_running_loop()
+    yield first or b": waiting\n\n"
+    wrote_at = loop.time()
+    # those that began together would look together, for ever
+    looked_at = loop.time() - random.uniform(0, LOOK_AGAIN)  # noqa: S311 - no secret
+    while not encoder.is_done:
+        if loop.time() - looked_at >= LOOK_AGAIN:
+            looked_at = loop.time()
+            if (fault := await _end_of_credential(call)) is not None:
+                yield encoder.break_off(fault)
+                return
+        await _until_worth_writing(feed, EVERY - (loop.time() - wrote_at))
+        if data := encoder.encode(feed.news()):
+            wrote_at = loop.time()
+            yield data
+        elif loop.time() - wrote_at >= HEARTBEAT:
+            wrote_at = loop.time()
+            # a proxy cuts what is quiet, and a peer that is gone is only noticed by writing to it
+            yield b": still here\n\n"
+
+
+async def one_chunk(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _until_worth_writing(feed: TurnFeed, quiet: float) -> None:
+    """Until something happens, and then for as long as text alone may wait for more."""
+    try:
+        async with asyncio.timeout(LOOK_AGAIN):
+            await feed.some.wait()
+        if quiet > 0:
+            async with asyncio.timeout(quiet):
+                await feed.urgent.wait()
+    except TimeoutError:
+        return
+
+
+async def _end_of_credential(call: HttpCall) -> TurnFault | None:
+    try:
+        await call.access.revalidate(call.principal)
+    except NotAuthenticated as error:
+        return TurnFault(error.code, error.public)
+    except StoreError:
+        return None
+    return None

@@ -1,0 +1,16 @@
+"""A program of Node for each dialect and event loop, and what tests of all dialects share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.clients.node import Driver, driver
+
+
+@pytest.fixture
+async def chats() -> AsyncIterator[Driver]:
+    """Chats of Vercel's AI SDK."""
+    async with driver("vercel", "chats.mjs") as program:
+        yield program
