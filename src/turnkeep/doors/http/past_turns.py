@@ -30,7 +30,7 @@ NEWEST = 400
 
 
 @dataclass(frozen=True, slots=True)
-class PastTurn:
+class TranscriptTurn:
     """A turn that is in the transcript. `answer` tells it as its log did, `completed` at its end."""
 
     users: tuple[UserItem, ...]
@@ -39,7 +39,7 @@ class PastTurn:
     at: float
 
 
-async def past_turns(application: Application, address: Address, *, items: int = NEWEST) -> list[PastTurn]:
+async def past_turns(application: Application, address: Address, *, items: int = NEWEST) -> list[TranscriptTurn]:
     """The newest turns, oldest first."""
     store = application.store
     history = await store.history(address, items=items)
@@ -48,7 +48,7 @@ async def past_turns(application: Application, address: Address, *, items: int =
     return [_past_turn(entries[0].turn, [one.item for one in entries], runs, entries[-1].at) for entries in turns]
 
 
-async def past_turn(application: Application, address: Address, message_id: str) -> PastTurn | None:
+async def past_turn(application: Application, address: Address, message_id: str) -> TranscriptTurn | None:
     """The turn that answered a message, where the transcript still has it."""
     turns = await past_turns(application, address)
     return next((turn for turn in reversed(turns) if any(one.message_id == message_id for one in turn.users)), None)
@@ -64,7 +64,7 @@ def behind_results(answer: Sequence[Event], call_ids: Collection[str]) -> Sequen
     return answer[next(places, len(answer)) :]
 
 
-def _past_turn(number: int, items: Sequence[Item], runs: Mapping[str, RunRecord], at: float) -> PastTurn:
+def _past_turn(number: int, items: Sequence[Item], runs: Mapping[str, RunRecord], at: float) -> TranscriptTurn:
     users = tuple(item for item in items if isinstance(item, UserItem))
     ids = tuple(item.message_id for item in users if item.message_id)
     run = next((runs[one] for one in ids if one in runs), None)
@@ -75,7 +75,7 @@ def _past_turn(number: int, items: Sequence[Item], runs: Mapping[str, RunRecord]
     end = Event(
         "completed", ids, text=text, run_id=run_id, outcome=cast("Outcome", outcome), usage=run.usage if run else None
     )
-    return PastTurn(users, run_id, (*answer, end) if answer or run is not None else (), at)
+    return TranscriptTurn(users, run_id, (*answer, end) if answer or run is not None else (), at)
 
 
 class _Telling:

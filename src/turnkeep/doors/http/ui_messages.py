@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from turnkeep.doors.http.past_turns import PastTurn
+from turnkeep.doors.http.past_turns import TranscriptTurn
 from turnkeep.doors.http.vercel_chunks import NO_OUTPUT, Level, value_of
 from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, StepDetail
 from turnkeep.messages import Citation, Content, Message, Part
@@ -16,7 +16,7 @@ from turnkeep.runs.journal import SEPARATOR
 UiMessage = dict[str, Any]
 
 
-def ui_messages(turns: Sequence[PastTurn], waiting: Sequence[Message], level: Level) -> list[UiMessage]:
+def ui_messages(turns: Sequence[TranscriptTurn], waiting: Sequence[Message], level: Level) -> list[UiMessage]:
     """Turns, then what waits for an answer."""
     messages: list[UiMessage] = []
     for turn in turns:
