@@ -153,7 +153,7 @@ PAGE_HEADERS = {
             "script-src 'self'",
             "style-src 'self'",
             "connect-src 'self'",
-            "img-src 'self'",
+            "img-src 'self' data:",  # pictures that somebody attached; none is loaded from elsewhere
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",

@@ -94,9 +94,9 @@ async def test_a_reload_in_mid_answer_loses_nothing_and_a_second_tab_sees_the_sa
 ) -> None:
     async with opened(tmp_path, chromium_path) as (page, simulator, _):
         await write(page, "talk [[words:120]]")
-        await expect(page.locator(".assistant.live p")).not_to_be_empty(timeout=15_000)
+        await expect(page.locator(".assistant.live .text")).not_to_be_empty(timeout=15_000)
         await page.reload()
-        await expect(page.locator(".assistant.live p")).not_to_be_empty(timeout=15_000)
+        await expect(page.locator(".assistant.live .text")).not_to_be_empty(timeout=15_000)
         second = await page.context.new_page()
         await second.goto(page.url)
 
@@ -104,8 +104,8 @@ async def test_a_reload_in_mid_answer_loses_nothing_and_a_second_tab_sees_the_sa
             await expect(tab.locator(".assistant.live")).to_have_count(0, timeout=20_000)
             await expect(tab.locator(".user")).to_have_count(1)
             await expect(tab.locator(".assistant")).to_have_count(1)
-        text = await page.locator(".assistant p").inner_text()
-        assert text == await second.locator(".assistant p").inner_text()
+        text = await page.locator(".assistant .text").inner_text()
+        assert text == await second.locator(".assistant .text").inner_text()
         assert len(re.findall(r"\S+", text)) == 120
         assert len(simulator.ledger) == 1
 
@@ -120,7 +120,7 @@ async def test_what_is_too_large_is_said_so_and_the_rest_goes_on(tmp_path: Path,
             await expect(notes.nth(number)).to_contain_text(said[number], timeout=15_000)
         await expect(page.locator("#connection")).to_have_class("live", timeout=15_000)
         await write(page, "hello")
-        await expect(page.locator(".assistant p")).to_contain_text("hello", timeout=15_000)
+        await expect(page.locator(".assistant .text")).to_contain_text("hello", timeout=15_000)
         assert [exchange.new for exchange in simulator.ledger] == [["hello"]]
 
 
@@ -130,7 +130,7 @@ async def test_a_channel_is_named_in_the_address(tmp_path: Path, chromium_path: 
         await expect(page.locator("#channel")).to_have_text("my café")
         await expect(page.locator("#connection")).to_have_class("live")
         await write(page, "hello")
-        await expect(page.locator(".assistant p")).to_contain_text("hello", timeout=15_000)
+        await expect(page.locator(".assistant .text")).to_contain_text("hello", timeout=15_000)
         assert len(simulator.ledger) == 1
         await page.goto(f"{url}/#{'x' * 600}")
         await expect(page.locator("#connection b")).to_contain_text("512", timeout=15_000)
@@ -147,29 +147,29 @@ async def test_two_tabs_show_the_same_order(tmp_path: Path, chromium_path: Path)
             await expect(tab.locator(".user")).to_have_count(6)
             await expect(tab.locator(".assistant.live")).to_have_count(0, timeout=15_000)
             await expect(tab.locator(".assistant").last).to_be_visible(timeout=15_000)
-        orders = [await tab.locator(".user p").all_inner_texts() for tab in (page, second)]
+        orders = [await tab.locator(".user .bubble").all_inner_texts() for tab in (page, second)]
         await page.reload()
         await expect(page.locator(".user")).to_have_count(6)
-        assert orders == [await page.locator(".user p").all_inner_texts()] * 2
+        assert orders == [await page.locator(".user .bubble").all_inner_texts()] * 2
 
 
 async def test_stop_keeps_what_was_said(tmp_path: Path, chromium_path: Path) -> None:
     async with opened(tmp_path, chromium_path) as (page, _, _url):
         await write(page, "talk [[words:400]]")
-        await expect(page.locator(".assistant.live p")).not_to_be_empty(timeout=15_000)
+        await expect(page.locator(".assistant.live .text")).not_to_be_empty(timeout=15_000)
         await page.click("#stop")
         await expect(page.locator(".assistant small")).to_contain_text("cancelled", timeout=10_000)
         await expect(page.locator("#stop")).to_be_hidden()
-        said = await page.locator(".assistant p").inner_text()
+        said = await page.locator(".assistant .text").inner_text()
         await page.reload()
 
-        await expect(page.locator(".assistant p")).to_have_text(said, timeout=10_000)
+        await expect(page.locator(".assistant .text")).to_have_text(said, timeout=10_000)
 
 
 async def test_a_held_call_is_approved_on_the_page(tmp_path: Path, chromium_path: Path) -> None:
     async with opened(tmp_path, chromium_path) as (page, _, _url):
         await write(page, '[[call:send_letter {"to": "Ada"}]]')
-        await expect(page.locator(".action p")).to_contain_text("send_letter", timeout=15_000)
+        await expect(page.locator(".action")).to_contain_text("send_letter", timeout=15_000)
         await page.click(".approve")
 
         await expect(page.locator(".assistant").last).to_contain_text("sent to Ada", timeout=15_000)
@@ -179,7 +179,7 @@ async def test_a_held_call_is_approved_on_the_page(tmp_path: Path, chromium_path
 async def test_model_output_is_text_and_never_markup(tmp_path: Path, chromium_path: Path) -> None:
     async with opened(tmp_path, chromium_path) as (page, _, _url):
         await write(page, "[[say:<img src=x onerror=alert(1)><b>bold</b>]]")
-        await expect(page.locator(".assistant p")).to_contain_text("<b>bold</b>", timeout=15_000)
+        await expect(page.locator(".assistant .text")).to_contain_text("<b>bold</b>", timeout=15_000)
         assert await page.locator(".assistant img").count() == 0
 
 
@@ -189,13 +189,13 @@ async def test_a_page_outlives_a_restart_of_the_server(tmp_path: Path, chromium_
         async with served(tmp_path) as (url, _):
             await page.goto(f"{url}#kept")
             await write(page, "before the restart [[say:first answer]]")
-            await expect(page.locator(".assistant p")).to_have_text("first answer", timeout=15_000)
+            await expect(page.locator(".assistant .text")).to_have_text("first answer", timeout=15_000)
         await asyncio.sleep(0)
         async with served(tmp_path) as (url, _):
             await page.goto(f"{url}#kept")
 
-            await expect(page.locator(".assistant p")).to_have_text("first answer", timeout=15_000)
-            await expect(page.locator(".user p")).to_have_text("before the restart [[say:first answer]]")
+            await expect(page.locator(".assistant .text")).to_have_text("first answer", timeout=15_000)
+            await expect(page.locator(".user .bubble")).to_have_text("before the restart [[say:first answer]]")
 
 
 async def test_a_link_leads_to_its_channel_once_and_what_is_said_later_goes_to_ones_own(
@@ -273,7 +273,7 @@ async def test_a_key_opens_the_page_until_its_owner_signs_out(tmp_path: Path, ch
         await expect(page.locator("#connection")).to_have_class("live")
         await expect(page.locator("#door")).to_be_hidden()
         await write(page, "[[say:good morning]]")
-        await expect(page.locator(".assistant p")).to_have_text("good morning", timeout=15_000)
+        await expect(page.locator(".assistant .text")).to_have_text("good morning", timeout=15_000)
 
         [cookie] = await context.cookies()
         assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("turnkeep_session", True, "Strict")
@@ -284,7 +284,7 @@ async def test_a_key_opens_the_page_until_its_owner_signs_out(tmp_path: Path, ch
 
         await page.reload()
         await expect(page.locator("#connection")).to_have_class("live")
-        await expect(page.locator(".assistant p")).to_have_text("good morning")
+        await expect(page.locator(".assistant .text")).to_have_text("good morning")
         await page.click("#leave")
         await expect(page.locator("#door")).to_be_visible()
         assert await page.locator(".assistant").count() == 0
