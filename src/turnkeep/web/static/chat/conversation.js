@@ -5,6 +5,7 @@
 import { ask, may, Refused } from "./server.js";
 
 const PAGE = 200;
+const LARGE = 256_000;
 
 export class Conversation {
   constructor(channel, changed) {
@@ -258,9 +259,24 @@ class Outbox {
     if (largest) this.refuse(largest.message.message_id, words, false);
   }
 
+  countDelivery(id) {
+    const entry = this.messages.get(id);
+    if (entry) entry.deliveries = (entry.deliveries ?? 0) + 1;
+  }
+
+  // A server that closes on a large frame may be gone before it has said why: what has broken the connection three
+  // times is not sent a fourth time by itself.
+  giveUpOnWhatBreaksIt() {
+    for (const entry of this.unsent()) {
+      if (entry.deliveries > 3 && JSON.stringify(entry.message).length > LARGE) {
+        this.refuse(entry.message.message_id, "this message is too large, or the connection broke at it three times", true);
+      }
+    }
+  }
+
   again(id) {
     const entry = this.messages.get(id);
-    if (entry) entry.refusal = undefined;
+    if (entry) Object.assign(entry, { refusal: undefined, deliveries: 0 });
     return entry?.message;
   }
 

@@ -11,9 +11,10 @@ const NAMED = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: " " };
 // Draw `text` into `into`. Blocks that are as they were stay: an answer that grows is drawn at its end only.
 export function draw(into, text, { isLive = false } = {}) {
   const blocks = new Lexer({ gfm: true, breaks: true }).lex(text).filter((token) => token.type !== "space" && token.type !== "def");
+  level(blocks);
   blocks.forEach((token, place) => {
     const isOpen = isLive && place === blocks.length - 1;
-    const look = `${isOpen}${token.raw}`;
+    const look = `${isOpen}${token.level ?? ""}${token.raw}`;
     const present = into.children[place];
     if (present?.look === look) return;
     const made = block(token, isOpen);
@@ -24,10 +25,18 @@ export function draw(into, text, { isLive = false } = {}) {
   while (into.children.length > blocks.length) into.lastChild.remove();
 }
 
+// Headings beneath that of the page, without a step left out: who listens to a page goes by them.
+function level(blocks) {
+  const headings = blocks.filter((token) => token.type === "heading");
+  const least = Math.min(...headings.map((token) => token.depth));
+  let before = 1;
+  for (const token of headings) before = token.level = Math.min(6, token.depth - least + 2, before + 1);
+}
+
 function block(token, isOpen) {
   switch (token.type) {
     case "heading":
-      return element(`h${Math.min(6, token.depth + 1)}`, {}, ...inline(token.tokens));
+      return element(`h${token.level ?? 6}`, {}, ...inline(token.tokens));
     case "code":
       return code(token.text, token.lang ?? "", isOpen);
     case "blockquote":

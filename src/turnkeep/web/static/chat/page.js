@@ -138,6 +138,7 @@ function onState(state, { isKnown, hasThread, words, skew } = {}) {
     if (hasThread || conversation.outbox.accepted().length || conversation.body) conversation.load().catch(() => connection.socket?.close());
     else if (!isKnown) conversation.isLoaded = true;
     conversation.outbox.unsent().forEach(({ message }) => deliver(message));
+    conversation.outbox.giveUpOnWhatBreaksIt();
   } else {
     showConnection(words ?? state, false);
     $("lost").textContent = words ?? "The connection is lost and is tried again. What you write is kept here and sent once it is back.";
@@ -173,7 +174,11 @@ function titleOf(text) {
   return text.replace(/\[\[.*?\]\]/gs, "").replace(/[*_`#>]+/g, "").trim() || text.trim();
 }
 
-const deliver = (message) => message && connection.isOpen && connection.send(message);
+function deliver(message) {
+  if (!message || !connection.isOpen) return;
+  conversation.outbox.countDelivery(message.message_id);
+  connection.send(message);
+}
 
 const composer = new Composer({
   say,
@@ -211,7 +216,12 @@ const conversations = new Conversations({
   },
 });
 
-const title = () => conversations.titleOf(conversation.channel) || conversation.body?.thread.metadata.title || "";
+function title() {
+  const { body, channel } = conversation;
+  const first = body?.items.find((item) => item.kind === "user") ?? body?.open[0];
+  return conversations.titleOf(channel) || body?.thread.metadata.title || (first ? titleOf(textOf(first.content ?? [])).slice(0, 80) : "");
+}
+
 $("fresh").onclick = () => begin(crypto.randomUUID());
 $("title").onclick = async () => {
   const words = prompt("Name of this conversation", title())?.trim();

@@ -4,6 +4,8 @@ import { button, element, reconcile } from "./element.js";
 import { may } from "./server.js";
 import { readable } from "./transcript.js";
 
+const NOBODY_TO_ASK = new Set(["credentials_refused", "quota_exhausted", "model_gone", "endpoint_blocked", "model_unreachable"]);
+
 export function drawStanding(place, conversation) {
   reconcile(place, cards(conversation));
 }
@@ -28,8 +30,9 @@ function problemCard(conversation) {
 function causeCard(conversation, cause) {
   const words = cause.phase === "retrying" ? "The last attempt failed; it is tried again by itself." : "It goes on by itself as soon as it can. Your messages are kept.";
   const make = () => element("div", { class: "card", id: "cause", role: "group", "aria-label": "Why it waits" },
-    element("h3", {}, cause.phase === "retrying" ? `Trying again (attempt ${cause.attempt} failed)` : "Waiting"),
-    element("p", {}, cause.message), element("p", { class: "soft" }, words),
+    element("h2", {}, cause.phase === "retrying" ? `Trying again (attempt ${cause.attempt} failed)` : "Waiting"),
+    element("p", {}, NOBODY_TO_ASK.has(cause.reason) ? "The model's server cannot be asked right now." : cause.message),
+    element("p", { class: "soft" }, words),
     may("manage") && cause.remedy ? element("p", { class: "remedy" }, element("b", {}, "What to do: "), cause.remedy) : null,
     may("manage") ? element("details", {}, element("summary", {}, `Details (${cause.reason})`), element("pre", {}, cause.error_details || "none")) : null);
   return { key: "cause", look: `${cause.phase} ${cause.reason} ${cause.attempt} ${cause.error_details}`, make };
@@ -40,7 +43,7 @@ function pausedCard(conversation) {
     const area = element("textarea", { rows: 2, "aria-label": "Answer in the assistant's place", placeholder: "Answer as a person" });
     const send = () => { if (area.value.trim()) conversation.answer(area.value.trim()); area.value = ""; };
     return element("div", { class: "card", id: "paused", role: "group", "aria-label": "Paused" },
-      element("h3", {}, "A person has taken over"),
+      element("h2", {}, "A person has taken over"),
       element("p", { class: "soft" }, "The assistant answers nothing until it is given back. What is written waits."),
       may("manage") ? area : null,
       element("div", { class: "buttons" }, may("manage") ? button("Answer", send, { class: "primary" }) : null,
@@ -55,7 +58,7 @@ function callCard(conversation, call, thread) {
     const until = thread.due ? new Date(thread.due * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }) : "";
     const question = call.kind === "output" ? `waits for the output of ${call.name}` : `asks to use ${call.name}`;
     return element("div", { class: "card action", role: "group", "aria-label": `Decision about ${call.name}` },
-      element("h3", {}, `The assistant ${question}`), argumentsOf(call),
+      element("h2", {}, `The assistant ${question}`), argumentsOf(call),
       isOpen && until ? element("p", { class: "soft" }, `Until ${until}; after that it goes on without.`) : null,
       isOpen ? decisionButtons(conversation, call) : element("p", {}, `${call.decision}${call.by ? ` by ${call.by}` : ""}`));
   };
