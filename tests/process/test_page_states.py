@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, ViewportSize
 
 from tests.process.browser import browsing, served
 from tests.process.page_states import STATES, PageState, Talk, see, shown_text
@@ -47,8 +47,8 @@ async def is_within_its_width(page: Page) -> bool:
 
 
 async def look(browser: Browser, url: str, state: PageState, *, width: int = 1440, dark: bool = False) -> Page:
-    scheme = "dark" if dark else "light"
-    context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    size: ViewportSize = {"width": width, "height": 900}
+    context = await browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
     page = await context.new_page()
     await page.goto(f"{url}/#{state.name}")
     await see(page, state)
