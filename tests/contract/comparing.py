@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from turnkeep.events import Event
+
 _DRAWN = ("token", "epoch", "thread_id", "run_id", "dead_id")
 _OWN_WAY = ("storage",)
 """What each engine counts in its own way."""
@@ -39,9 +41,10 @@ class Names:
 
 
 def _shown(value: Any) -> list[str]:
-    kind = type(value)
+    # An event is what it says, whichever of its classes an engine makes.
+    kind = Event if isinstance(value, Event) else type(value)
     if kind not in _SHOWN:
-        _SHOWN[kind] = [f.name for f in fields(value) if f.name not in _OWN_WAY]
+        _SHOWN[kind] = [f.name for f in fields(kind) if f.name not in _OWN_WAY]
     return _SHOWN[kind]
 
 

@@ -33,6 +33,7 @@ from turnkeep.testing import FakeClock
 
 POLICIES = Policies(POLICY)
 SCRIPTS = {
+    "publish_many": "publish",
     "note_failure": "sink_failed",
     "redrive_parked": "sink_redrive",
     "unpark": "sink_unpark",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tests.runs.moved_time import LoopClock
 from turnkeep.assistants import Assistants
 from turnkeep.backoff import Backoff
-from turnkeep.errors import Rejection
+from turnkeep.errors import Rejection, TurnkeepError
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, CallItem, Item, Message, text_content
 from turnkeep.models.contexts import ContextSizes
@@ -27,6 +27,7 @@ from turnkeep.runs.lease import Keeper, Lease, LeaseRules
 from turnkeep.runs.outcomes import Verdict
 from turnkeep.runs.run import Run
 from turnkeep.runs.run_context import RunContext, RunRules
+from turnkeep.store.contract import EventGap
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import (
     Circuit,
@@ -39,9 +40,11 @@ from turnkeep.store.values import (
     Page,
     Policies,
     Policy,
+    Publication,
     Record,
     Remainder,
     Stop,
+    top_of,
 )
 from turnkeep.testing.fake_clock import counting_ids
 from turnkeep.tools.toolbox import Registrable, Toolbox
@@ -160,6 +163,14 @@ Stumble = Exception | LostReply | float | None
 """Raise before it happens, or after it; wait so long before; go well."""
 
 
+async def outcome(act: Awaitable[int]) -> int | Exception:
+    """What `publish_many` says of one publication."""
+    try:
+        return await act
+    except (TurnkeepError, EventGap) as refusal:
+        return refusal
+
+
 class StumblingStore(MemoryStore):
     """Meets what was laid in its way (`stumbles`), operation by operation; notes each request."""
 
@@ -169,6 +180,8 @@ class StumblingStore(MemoryStore):
         self.requests: list[tuple[str, Any]] = []
         self.expiries: deque[int] = deque()
         """What `expire` says it has deleted, the next times."""
+        self.publications: list[int] = []
+        """How many claims each publication was of."""
         self.page = 1000
         """Events that a page holds at most."""
 
@@ -187,10 +200,14 @@ class StumblingStore(MemoryStore):
     async def journal(self, claim: Claim, records: Sequence[Record]) -> None:
         await self._meet("journal", list(records), lambda: super(StumblingStore, self).journal(claim, records))
 
-    async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
-        return await self._meet(
-            "publish", (n, list(events)), lambda: super(StumblingStore, self).publish(claim, n, events)
-        )
+    async def publish_many(self, publications: Sequence[Publication]) -> list[int | Exception]:
+        """Each meets its own stumble; one that is slow holds up those it goes with."""
+        self.publications.append(len(publications))
+        return [await outcome(self._publish_one(one)) for one in publications]
+
+    async def _publish_one(self, one: Publication) -> int:
+        about = (one.n, list(one.events))
+        return top_of(await self._meet("publish", about, lambda: super(StumblingStore, self).publish_many([one])))
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         limit = min(limit, self.page)
@@ -403,7 +420,7 @@ def journal_of(stage: Stage, claim: Claim, **options: Any) -> Journal:
 
 
 def announcer_of(stage: Stage, claim: Claim, **options: Any) -> Announcer:
-    return Announcer(stage.store, claim, **options)
+    return Announcer(stage.house.publisher, claim, **options)
 
 
 def disclosure_of(stage: Stage, announcer: Announcer, **fields: Any) -> Disclosure:

@@ -98,15 +98,14 @@ class Play:
         if self.started:
             await self.journal.write_started(self.started)
         self.stage.store.requests.clear()
-        announcer = announcer_of(self.stage, lease.claim)
+        self.events: list[Event] = []
+        announcer = announcer_of(self.stage, lease.claim, tell=self.events.append)
         calls = Calls(
             lease.claim, self.journal, announcer, disclosure_of(self.stage, announcer),
             toolbox=self.stage.house.toolbox, rules=self.rules, clock=self.stage.clock, meter=self.stage.meter,
         )  # fmt: skip
         self.announcer = announcer
-        held_calls = await calls.answer(self.enabled)
-        self.events = announcer._take()
-        return held_calls
+        return await calls.answer(self.enabled)
 
     @property
     def outputs(self) -> dict[str, tuple[str, str]]:
@@ -239,7 +238,8 @@ async def test_a_tool_knows_for_whom_it_runs_and_under_which_key() -> None:
     lease = await stage.lease("m1")
     journal = journal_of(stage, lease.claim)
     await journal.write_step(Step((CallItem("c9", "whoami", "{}"),), "", ONE, "calls", "m"))
-    announcer = announcer_of(stage, lease.claim)
+    events: list[Event] = []
+    announcer = announcer_of(stage, lease.claim, tell=events.append)
 
     await Calls(
         lease.claim, journal, announcer, disclosure_of(stage, announcer), toolbox=stage.house.toolbox,
@@ -251,7 +251,7 @@ async def test_a_tool_knows_for_whom_it_runs_and_under_which_key() -> None:
     assert (context.tenant, context.channel, context.call_id) == ("default", "c", "c9")
     assert (context.thread_id, context.run_id) == (claim.thread_id, claim.run_id)
     assert context.idempotency_key == f"{claim.run_id}:c9"
-    event, _ = announcer._take()
+    event, _ = events
     assert (event.message_ids, event.run_id, event.attempt) == (("m1",), claim.run_id, 1)
 
 

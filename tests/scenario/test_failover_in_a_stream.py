@@ -12,6 +12,7 @@ from tests.chaos.standby import Standby
 from turnkeep.events import Answer, Event
 from turnkeep.messages import Address, Message, text_content
 from turnkeep.runs.announcer import Announcer
+from turnkeep.runs.publisher import Publisher
 from turnkeep.store.contract import EventGap
 from turnkeep.store.memory import MemoryStore
 from turnkeep.store.values import Claim, Policies, Policy
@@ -24,7 +25,7 @@ async def owner_at_work() -> AsyncIterator[tuple[MemoryStore, Claim, Announcer]]
     store = MemoryStore(Policies(Policy(window=0.0)))
     await store.accept([Message(WHERE, "m", text_content("hello"))])
     [claim] = await store.claim(owner="w", limit=1, lease=30.0)
-    announcer = Announcer(store, claim)
+    announcer = Announcer(Publisher(store), claim)
     running = asyncio.get_running_loop().create_task(announcer.run())
     yield store, claim, announcer
     running.cancel()

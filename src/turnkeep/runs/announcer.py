@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from turnkeep.events import BESIDE_TEXT, Event, delta
-from turnkeep.runs.journal import retry_until_answered
-from turnkeep.store.contract import EventGap, Events
-from turnkeep.store.values import Claim
+from turnkeep.errors import StoreError
+from turnkeep.events import BESIDE_TEXT, Event, TextDelta, delta
+from turnkeep.runs.journal import PATIENCE
+from turnkeep.runs.publisher import Publisher
+from turnkeep.store.contract import EventGap
+from turnkeep.store.values import Claim, Publication
 
 MERGE_ABOVE = 64
 """Events waiting for the store from which on neighbouring deltas are merged: only when it is
@@ -19,21 +21,27 @@ behind.
 class Announcer:
     """Publishes the events of one claim.
 
-    `say` never waits; `run` does the work until it is cancelled.
+    `say` never waits; what was said is published with what others say (`Publisher`), while `run` runs.
 
     Everything said before a settlement is in the log before it, if `wait_until_published` is awaited in between.
     Who waits for the answer in this process is told at once.
     """
 
-    def __init__(self, store: Events, claim: Claim, *, tell: Callable[[Event], None] | None = None) -> None:
-        self._store = store
+    def __init__(self, publisher: Publisher, claim: Claim, *, tell: Callable[[Event], None] | None = None) -> None:
+        self._lane = publisher.lane(claim.address)
         self._claim = claim
         self._tell = tell
         self._waiting: list[Event] = []
+        self._batch: list[Event] = []
+        """What is being published: the same again, until the store has answered."""
         self._published_count = 0
+        self._failures = 0
         self._parts: list[tuple[int, Event]] = []
         """What was shown beside the text, by number: few, and a log that lost its end has to get it again."""
-        self._wake = asyncio.Event()
+        self._is_queued = False
+        self._is_over = False
+        self._error: Exception | None = None
+        self._failure = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self.text_so_far = ""
@@ -41,10 +49,20 @@ class Announcer:
 
     def say(self, event: Event) -> None:
         self._waiting.append(event)
-        self._empty.clear()
-        self._wake.set()
         if self._tell is not None:
             self._tell(event)
+        if not self._is_queued:
+            self._queue()
+        # All but more of the same text: a step begins, a tool runs, a decision is waited for.
+        if event.__class__ is not TextDelta:
+            self._lane.hurry()
+
+    def _queue(self) -> None:
+        if self._is_over:
+            return
+        self._is_queued = True
+        self._empty.clear()
+        self._lane.add(self)
 
     def text(self, text: str) -> None:
         """Some more of the answer."""
@@ -57,37 +75,65 @@ class Announcer:
         self.say(Event("snapshot", text=text, run_id=self._claim.run_id, attempt=self._claim.attempt))
 
     async def run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                await self._publish(self._take())
-            self._empty.set()
+        """Publish until cancelled; raises what ends the publishing, as `LeaseLost`."""
+        try:
+            await self._failure.wait()
+            if self._error is not None:
+                raise self._error
+        finally:
+            self._is_over = True
 
     async def wait_until_published(self) -> None:
         """Wait until all that was said is in the log."""
+        self._lane.hurry()
         await self._empty.wait()
 
-    def _take(self) -> list[Event]:
-        pending, self._waiting = self._waiting, []
-        # a store that keeps up streams as the model does; one that is behind gets fewer events, not
-        # a longer queue
-        return pending if len(pending) <= MERGE_ABOVE else merge_deltas(pending)
+    def take(self) -> Publication:
+        self._is_queued = False
+        if not self._batch:
+            pending, self._waiting = self._waiting, []
+            # a store that keeps up streams as the model does; one that is behind gets fewer events,
+            # not a longer queue
+            self._batch = pending if len(pending) <= MERGE_ABOVE else merge_deltas(pending)
+        # the count makes a repeat harmless: of what the store has already nothing is written twice
+        return Publication(self._claim, self._published_count, self._batch)
 
-    async def _publish(self, events: list[Event]) -> None:
-        try:
-            # the count makes a repeat harmless: of what the store has already nothing is written
-            # twice
-            await retry_until_answered(lambda: self._store.publish(self._claim, self._published_count, events))
-        except EventGap as gap:  # a server that was promoted had not heard of the last ones
-            self._published_count = gap.published_count
-            lost_parts = [event for number, event in self._parts if number >= gap.published_count]
-            self._parts = [one for one in self._parts if one[0] < gap.published_count]
-            await self._publish([*lost_parts, *self._shown_before(events), *events])
+    def settle(self, outcome: int | Exception) -> None:
+        if isinstance(outcome, int):
+            self._failures = 0
+            self._note_parts()
+            self._published_count += len(self._batch)
+            self._batch = []
+        elif isinstance(outcome, EventGap):  # a server that was promoted had not heard of the last ones
+            self._go_back_to(outcome.published_count)
+        elif isinstance(outcome, StoreError) and outcome.retryable:
+            self._try_later()
+            return
         else:
-            first = self._published_count
-            self._parts += [(first + n, one) for n, one in enumerate(events) if one.kind in BESIDE_TEXT]
-            self._published_count += len(events)
+            self._error = outcome
+            self._failure.set()
+            return
+        if not (self._batch or self._waiting):
+            self._empty.set()
+        elif not self._is_queued:
+            self._queue()
+
+    def _try_later(self) -> None:
+        """Without an end of its own: the lease of the run is the limit."""
+        self._failures += 1
+        # What is said meanwhile goes along then.
+        self._is_queued = True
+        asyncio.get_running_loop().call_later(PATIENCE.after(self._failures), self._queue)
+
+    def _note_parts(self) -> None:
+        first = self._published_count
+        self._parts += [(first + n, one) for n, one in enumerate(self._batch) if one.kind in BESIDE_TEXT]
+
+    def _go_back_to(self, published_count: int) -> None:
+        self._published_count = published_count
+        lost_parts = [event for number, event in self._parts if number >= published_count]
+        self._parts = [one for one in self._parts if one[0] < published_count]
+        self._batch = [*lost_parts, *self._shown_before(self._batch), *self._batch]
 
     def _shown_before(self, events: list[Event]) -> list[Event]:
         """The answer as it was before these events, unless they begin it anew."""

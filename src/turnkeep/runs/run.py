@@ -71,7 +71,7 @@ class Run:
         self.claim = claim
         self.lease = lease
         self.journal = Journal(context.store, claim, tell=observer)
-        self.announcer = Announcer(context.store, claim, tell=observer)
+        self.announcer = Announcer(context.publisher, claim, tell=observer)
         self.budget = context.budgets.run_budget(claim) if context.budgets else None
         self.circuits = Circuits(context, claim)
         self.answering: Answering | None = None

@@ -21,6 +21,7 @@ from turnkeep.pricing.tokenizer import Tokenizer, tokenizer_for
 from turnkeep.runs.activity import Activity
 from turnkeep.runs.answer_contract import AnswerRules
 from turnkeep.runs.budget import Budgets
+from turnkeep.runs.publisher import Publisher
 from turnkeep.runs.tool_calls import CallRules
 from turnkeep.store.contract import Store
 from turnkeep.store.record_cache import RecordCache
@@ -77,10 +78,13 @@ class RunContext:
     """The open circuits, as the store told them last."""
     sentences: Callable[[TurnkeepError], str] = lambda error: error.public
     """What people are told of an error."""
+    publisher: Publisher = field(init=False)
 
     def __post_init__(self) -> None:
+        # Not given: of one store there is one each, or runs would not share them.
         object.__setattr__(self, "histories", HistoryCache(self.store))
         object.__setattr__(self, "circuits", RecordCache(self.store))
+        object.__setattr__(self, "publisher", Publisher(self.store))
 
     async def prepare(self) -> None:
         """Load what runs need and no start should wait for: vocabulary, prices, and the clients of

@@ -31,6 +31,7 @@ from turnkeep.store.values import (
     MessageRecord,
     Notice,
     Page,
+    Publication,
     Receipt,
     Record,
     Remainder,
@@ -224,6 +225,17 @@ class SealedStore(_Before):
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
         seal = self._seal(claim.address)
         return await self._engine.publish(claim, n, [seal.whole(event) for event in events])
+
+    async def publish_many(self, publications: Sequence[Publication]) -> list[int | Exception]:
+        return await self._engine.publish_many(
+            [
+                Publication(claim, n, [self._seal(claim.address).whole(event) for event in events])
+                for claim, n, events in publications
+            ]
+        )
+
+    def lane_of(self, address: Address) -> int:
+        return self._engine.lane_of(address)
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         return self._seal(address).unseal(await self._engine.read(address, after=after, limit=limit))

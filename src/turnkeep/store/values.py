@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, BusyPolicy, Item, Message
@@ -151,6 +151,22 @@ Record = Mapping[str, Any]
 """One journal record, plain JSON. ``n`` is its place in the journal from 0, given by the run: a
 record whose place is taken is a repeat and is dropped. A record with ``"steered_through": seq``
 takes the offered messages up to that seq into the batch."""
+
+
+class Publication(NamedTuple):
+    """What one claim appends to its log: its events from number `n` on (`Events.publish`)."""
+
+    claim: Claim
+    n: int
+    events: Sequence[Event]
+
+
+def top_of(outcomes: Sequence[int | Exception]) -> int:
+    """The one outcome of `publish_many`, as `publish` gives it."""
+    [outcome] = outcomes
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 @dataclass(frozen=True, slots=True)

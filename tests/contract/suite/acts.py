@@ -11,7 +11,18 @@ from turnkeep.events import Event, TurnFault
 from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
 from turnkeep.store.contract import Store
 from turnkeep.store.sinks import Selection
-from turnkeep.store.values import Claim, Commit, Decision, Failure, HeldCall, Limit, ThreadOptions, TranscriptEntry
+from turnkeep.store.values import (
+    Claim,
+    Commit,
+    Decision,
+    Failure,
+    HeldCall,
+    Limit,
+    Publication,
+    ThreadOptions,
+    TranscriptEntry,
+    top_of,
+)
 
 LEASE = 30.0
 FAULT = TurnFault("model_unavailable", "please try again", "status 503")
@@ -155,6 +166,11 @@ async def _lease_sink(world: World) -> bool:
     return await world.store.lease_sink(f"s{world.name}", 0, owner="one", lease=LEASE) is not None
 
 
+async def _publish_together(world: World) -> int:
+    events = [Event("delta", text="a"), Event("delta", text="b")]
+    return top_of(await world.store.publish_many([Publication(world.owned, 0, events)]))
+
+
 async def _renew(world: World, once: str | None) -> Any:
     claim = world.owned
     return list((await world.store.renew(claim.owner, [claim], lease=LEASE, once=once)).values())
@@ -169,6 +185,7 @@ ACTS: Mapping[str, Act] = {
     "offered": Act("list_offered", ("leased",), lambda w, _: w.store.list_offered(w.owned)),
     "journal": Act("journal", ("leased",), lambda w, _: w.store.journal(w.owned, [{"n": 0, "kind": "note"}])),
     "publish": Act("publish", ("leased",), lambda w, _: w.store.publish(w.owned, 0, [Event("delta", text="a")])),
+    "publish together": Act("publish_many", ("leased",), lambda w, _: _publish_together(w)),
     "commit": Act("commit", ("leased",), lambda w, _: w.store.commit(w.owned, done(w.owned))),
     "fail": Act("fail", ("leased",), lambda w, _: w.store.fail(w.owned, Failure(FAULT, 0.0))),
     "give up": Act("fail", ("leased",), lambda w, _: w.store.fail(w.owned, Failure(FAULT, None, effects=True))),

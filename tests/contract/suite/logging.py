@@ -12,8 +12,9 @@ from tests.contract.suite.desk import CHANNEL, HERE, LEASE, Desk, Start, at, del
 from turnkeep.errors import LeaseLost
 from turnkeep.events import Answer, CallDetail, Detail, Event, EventKind, FileDetail, ResultDetail, StepDetail
 from turnkeep.messages import Address, Citation
-from turnkeep.store.contract import Follower, Store
-from turnkeep.store.values import Policy
+from turnkeep.store.contract import EventGap, Follower, Store
+from turnkeep.store.log_bounds import TRIM_EVERY
+from turnkeep.store.values import Policy, Publication
 from turnkeep.usage import Usage
 
 PATIENCE = 20.0
@@ -21,6 +22,10 @@ PATIENCE = 20.0
 
 def deltas(count: int, first: int = 0) -> list[Event]:
     return [delta(f"<{n}>") for n in range(first, first + count)]
+
+
+def texts(count: int) -> list[str]:
+    return [event.text for event in deltas(count)]
 
 
 def beside_text(run_id: str) -> list[Event]:
@@ -407,6 +412,53 @@ class LogPromises:
             await desk.store.publish(claim, 0, [delta("stale")])
 
         assert "stale" not in [event.text for event in await desk.events()]
+
+    async def test_claims_that_publish_together_are_each_answered_for_themselves(self, start: Start) -> None:
+        """More threads than one call of an engine takes, two of which may not, and one that has a hole."""
+        desk = await start()
+        places = [at(f"c{n}") for n in range(70)]
+        claims = [await desk.lease("m", where=place) for place in places]
+        await desk.store.publish(claims[1], 0, deltas(2))
+        await desk.commit(claims[2])
+        await desk.store.forget(places[3], force=True)
+        together = [Publication(claim, 0, deltas(1 + n % 4)) for n, claim in enumerate(claims)]
+        together[4] = Publication(claims[4], 7, deltas(1))
+
+        for _ in range(2):  # what is asked again gives the same, and nothing is appended twice
+            outcomes = await desk.store.publish_many(together)
+            assert [type(outcomes[n]) for n in (2, 3, 4)] == [LeaseLost, LeaseLost, EventGap]
+            for n in (0, 1, *range(5, 70)):
+                assert outcomes[n] == 2 + 1 + n % 4
+                assert [event.text for event in await desk.events(places[n], after=2)] == [
+                    f"<{m}>" for m in range(1 + n % 4)
+                ]
+        assert await desk.kinds(places[2]) == ["accepted", "started", "completed"]
+        assert await desk.kinds(places[4]) == ["accepted", "started"]
+
+    @pytest.mark.parametrize("has_sink", [False, True], ids=["no sink", "a sink"])
+    async def test_a_log_published_together_has_the_bounds_of_one_published_alone(
+        self, start: Start, has_sink: bool
+    ) -> None:
+        desk = await start(Policy(window=0.0, log_events=30))
+        partitions = await desk.store.open_sink("s") if has_sink else ()
+        places = [at(f"c{n}") for n in range(4)]
+        claims = [await desk.lease("m", where=place) for place in places]
+        for n in range(0, 200, 10):
+            await desk.store.publish_many([Publication(claim, n, deltas(10, n)) for claim in claims])
+
+        for place in places:
+            answer = Answer()
+            events = await desk.events(place)
+            for event in events:
+                answer.take(event)
+            assert answer.text == "".join(f"<{n}>" for n in range(200))
+            assert len(events) < 30 + TRIM_EVERY + 3
+        told = [
+            delivery.event.text
+            for partition in partitions
+            for delivery in await desk.store.deliveries("s", partition, after="", limit=10_000)
+        ]
+        assert sum(text.startswith("<") for text in told) == (800 if has_sink else 0)
 
     async def test_the_life_of_a_message_is_told_in_order(self, start: Start) -> None:
         desk = await start()

@@ -38,7 +38,8 @@ REPEATS: Mapping[str, Safety] = {
     "commit": "named", "fail": "named", "release": "named", "hold": "named", "decide": "once", "cancel": "once",
     "withdraw": "once", "edit": "once", "flush": "once", "typing": "once", "pause": "once", "resume": "once",
     "message": "reads", "counts": "reads", "dead": "reads", "dead_letter": "reads", "redrive": "named",
-    "discard": "once", "ready": "reads", "wait_nudge": "reads", "publish": "named", "read": "reads", "follow": "reads",
+    "discard": "once", "ready": "reads", "wait_nudge": "reads", "publish": "named",
+    "publish_many": "named", "lane_of": "reads", "read": "reads", "follow": "reads",
     "open_sink": "once", "close_sink": "once", "lease_sink": "same", "deliveries": "reads", "mark_delivered": "same",
     "list_parked": "reads", "parked_deliveries": "reads", "note_failure": "once", "redrive_parked": "once",
     "unpark": "once", "sinks": "reads",
@@ -50,7 +51,7 @@ REPEATS: Mapping[str, Safety] = {
     "open": "same", "close": "same", "check": "reads", "now": "reads",
 }  # fmt: skip
 
-TOLD_AS_IT_IS = ("publish", "list_offered")
+TOLD_AS_IT_IS = ("publish", "publish_many", "list_offered")
 """Operations whose answer is how things are now: the top of the log, and what there is to steer the run with."""
 
 WORDS = (MessageRecord, ThreadRecord, HeldCall)

@@ -1,32 +1,65 @@
--- publish: append events of a run in progress to its log; the hot path, one call for each token.
--- KEYS: thread log channel sinks
--- ARGV: now token n | kind members text
+-- publish: append events of runs in progress to their logs; the hot path, one call for a partition and a moment.
+-- KEYS: sinks | thread log channel
+-- ARGV: now | a b c
 -- USES: live
--- RETURNS: {'top', offset}; {'gap', published}; {'lost'}; or {'long'}: nothing was done, `publish_long` has to do it.
--- GUARANTEE: what was appended before is dropped; a gap and a claim that is not valid append nothing. Works on a full
--- server.
+-- RETURNS: for each thread its top offset; or {'gap', published}; {'lost'}; {'long'}: nothing was done, `publish_long` has to
+-- do it, which also says what is damaged.
+-- GUARANTEE: what was appended before is dropped; a gap and a claim that is not valid append nothing, and leave the other
+-- threads alone. Works on a full server.
+--
+-- For each thread a row of token, n and the number of its events; after it for each event a row of kind, members and text.
 
 local TRIM_EVERY = 64
 
-local raw = redis.call('HGET', K.thread, 'live')
-if not raw then return {'lost'} end
-local t = read_live(raw)
-if t.token ~= A.token then return {'lost'} end
-local n = tonumber(A.n)
-if n > t.published then return {'gap', t.published} end
-if t.untrimmed + ROWS >= TRIM_EVERY or redis.call('EXISTS', K.sinks) == 1 then return {'long'} end
-free()
+local has_sinks, has_freed = redis.call('EXISTS', K.sinks) == 1, false
 
-local at, frames = A.now, {}
-for i = t.published - n + 1, ROWS do
-  local kind, members, text = values(i)
-  t.top, t.published, t.untrimmed = t.top + 1, t.published + 1, t.untrimmed + 1
-  if kind == 'delta' then t.deltas = t.deltas + 1 end
-  redis.call('XADD', K.log, t.top .. '-0', 'k', kind, 'a', at, 'm', members, 'x', text)
-  frames[#frames + 1] = ('%d %s %s %d %d\n'):format(t.top, kind, at, #members, #text) .. members .. text
-end
-if #frames > 0 then
-  redis.call('HSET', K.thread, 'live', live_text(t))
+-- The events in these rows, from the one that is the next of the run.
+local function append(t, first, last)
+  local at, frames = A.now, {}
+  for i = first, last do
+    local kind, members, text = values(i)
+    t.top = t.top + 1
+    if kind == 'delta' then t.deltas = t.deltas + 1 end
+    redis.call('XADD', K.log, string.format('%.0f-0', t.top), 'k', kind, 'a', at, 'm', members, 'x', text)
+    frames[#frames + 1] = string.format('%.0f %s %s %d %d\n', t.top, kind, at, #members, #text) .. members .. text
+  end
+  local count = last - first + 1
+  t.published, t.untrimmed = t.published + count, t.untrimmed + count
+  redis.call('HSET', K.thread, 'live', live_value(t))
   redis.pcall(PUBLISH, K.channel, t.epoch .. '\n' .. table.concat(frames))
 end
-return {'top', t.top}
+
+local function publish(token, n, first, last)
+  local raw = redis.call('HGET', K.thread, 'live')
+  if not raw then return {'lost'} end
+  local t = read_live(raw)
+  if t.token ~= token then return {'lost'} end
+  if n > t.published then return {'gap', t.published} end
+  local skipped = t.published - n
+  if skipped > last - first then return t.top end
+  if has_sinks or t.untrimmed + last - first + 1 >= TRIM_EVERY then return {'long'} end
+  if not has_freed then
+    free()
+    has_freed = true
+  end
+  append(t, first + skipped, last)
+  return t.top
+end
+
+-- An error that tells of the server, and nothing of the thread.
+local function is_refusal(wrong)
+  local text = type(wrong) == 'table' and wrong.err or tostring(wrong)
+  return text:match('MISCONF') or text:match('READONLY') or text:match('NOREPLICAS') or text:match('OOM')
+end
+
+local reply, row_number = {}, 1
+for group = 1, GROUPS do
+  point(group)
+  local token, n, count = values(row_number)
+  local last = row_number + tonumber(count)
+  local is_done, answer = pcall(publish, token, tonumber(n), row_number + 1, last)
+  if not is_done and is_refusal(answer) then error(answer) end
+  reply[group] = is_done and answer or {'long'}
+  row_number = last + 1
+end
+return reply

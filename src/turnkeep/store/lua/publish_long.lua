@@ -22,5 +22,5 @@ local now, top = moment(), t.top
 free()
 write_events(t, t.out.events, now)
 if t.untrimmed >= TRIM_EVERY then trim(t, policy(A.policy), now) end
-redis.call('HSET', K.thread, 'live', live_text(t), 'head', sealed_head(t))
+redis.call('HSET', K.thread, 'live', live_value(t), 'head', sealed_head(t))
 return {'top', top}

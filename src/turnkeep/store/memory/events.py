@@ -6,23 +6,35 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
-from turnkeep.errors import LeaseLost
+from turnkeep.errors import LeaseLost, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import rules_claim
-from turnkeep.store.contract import Follower
+from turnkeep.store.contract import EventGap, Follower
 from turnkeep.store.memory.once import once_only
 from turnkeep.store.memory.state import MemoryState
 from turnkeep.store.sinks import EVERYTHING, Delivery, ParkedEvent, Selection, SinkRecord
-from turnkeep.store.values import Claim, Page
+from turnkeep.store.values import Claim, Page, Publication, top_of
 
 
 class MemoryEvents(MemoryState):
     """One log per channel, its followers, and the outbox of the sinks, which has one partition."""
 
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
+        return top_of(await self.publish_many([Publication(claim, n, events)]))
+
+    async def publish_many(self, publications: Sequence[Publication]) -> list[int | Exception]:
+        return [self._publish_or_refuse(*one) for one in publications]
+
+    def _publish_or_refuse(self, claim: Claim, n: int, events: Sequence[Event]) -> int | Exception:
         now = self.moment()
-        return self.apply(self.claimed_thread(claim), lambda t: rules_claim.publish(t, claim, n, events, now), now)
+        try:
+            return self.apply(self.claimed_thread(claim), lambda t: rules_claim.publish(t, claim, n, events, now), now)
+        except (TurnkeepError, EventGap) as refusal:
+            return refusal
+
+    def lane_of(self, address: Address) -> int:
+        return 0
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         slot = self.find(address, self.moment())

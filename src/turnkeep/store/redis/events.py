@@ -6,19 +6,24 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from turnkeep.errors import LeaseLost, NotFound, ThreadQuarantined
+from turnkeep.errors import LeaseLost, NotFound, StoreError, ThreadQuarantined
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store.contract import EventGap, Follower
+from turnkeep.store.redis.client.pipe import Argument, Reply
 from turnkeep.store.redis.codec import epoch_of, event_row, exact, number, read_event, read_frames, words
 from turnkeep.store.redis.hints import RedisFeed
 from turnkeep.store.redis.key_names import PartitionKeys, address_of, plain, to_bytes, to_text
 from turnkeep.store.redis.part import RedisPart, gather, status_word
 from turnkeep.store.sinks import EVERYTHING, MOST_PARKED, WAITING_COUNTED, Delivery, ParkedEvent, Selection, SinkRecord
-from turnkeep.store.values import Claim, Page
+from turnkeep.store.values import Claim, Page, Publication, top_of
 from turnkeep.telemetry import get_log
 
 log = get_log(__name__)
+
+
+AT_ONCE = 64
+"""Publications of one script."""
 
 
 class RedisEvents(RedisPart):
@@ -27,21 +32,66 @@ class RedisEvents(RedisPart):
     _feeds: set[RedisFeed]
 
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
-        keys = self._keys.thread(claim.address)
-        rows = event_row(events[0]) if len(events) == 1 else [value for event in events for value in event_row(event)]
-        token = claim.token.encode()
-        reply = await self._run("publish", keys, self._now(), token, n, *rows)
-        # A token has a script that touches four keys and can neither trim the log nor write to
-        # sinks. Each 64th event, and each where a sink is open, needs the long one.
-        if reply[0] == b"long":
-            policy = self._policy(claim.address.queue)
-            reply = await self._run("publish_long", keys, self._now(), policy, token, n, *rows)
-        if reply[0] == b"top":
-            top: int = reply[1]
-            return top
-        if status_word(reply) == "lost":
-            raise LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
-        raise EventGap(n, reply[1])
+        return top_of(await self.publish_many([Publication(claim, n, events)]))
+
+    async def publish_many(self, publications: Sequence[Publication]) -> list[int | Exception]:
+        places: dict[PartitionKeys, list[int]] = {}
+        for place, one in enumerate(publications):
+            places.setdefault(self._keys.partition(one.claim.address), []).append(place)
+        # Not all of a partition in one script: it holds up whoever else asks that server.
+        shares = [
+            (partition, share[first : first + AT_ONCE])
+            for partition, share in places.items()
+            for first in range(0, len(share), AT_ONCE)
+        ]
+        answers = await gather(
+            [self._publish_in(partition, [publications[place] for place in share]) for partition, share in shares]
+        )
+        outcomes: list[int | Exception] = [0] * len(publications)
+        for (_, share), tops in zip(shares, answers, strict=True):
+            for place, top in zip(share, tops, strict=True):
+                outcomes[place] = top
+        return outcomes
+
+    def lane_of(self, address: Address) -> int:
+        # In a cluster partitions are elsewhere, and may be away each by itself.
+        return self._keys.partition(address).index if self._link.topology.kind == "cluster" else 0
+
+    async def _publish_in(self, partition: PartitionKeys, publications: Sequence[Publication]) -> list[int | Exception]:
+        script = self._link.scripts["publish"]
+        keys = list(partition.of(script))
+        arguments: list[Argument] = [self._now()]
+        for claim, n, events in publications:
+            keys += self._keys.thread(claim.address).group_keys(script)
+            arguments += (claim.token, n, len(events), *(value for event in events for value in event_row(event)))
+        try:
+            replies = await self._link.run("publish", partition, keys, *arguments)
+        except StoreError as error:
+            return [error] * len(publications)
+        # Nearly all are offsets: for them no coroutine each.
+        return [
+            reply if reply.__class__ is int else await self._look_closer(one, reply)
+            for one, reply in zip(publications, replies, strict=True)
+        ]
+
+    async def _look_closer(self, publication: Publication, reply: Reply) -> int | Exception:
+        """What came of one that the short script has not appended."""
+        claim, n, events = publication
+        try:
+            # A token has a script that touches four keys and can neither trim the log nor write to
+            # sinks. Each 64th event, and each where a sink is open, needs the long one.
+            if status_word(reply) == "long":
+                keys, policy = self._keys.thread(claim.address), self._policy(claim.address.queue)
+                rows = [value for event in events for value in event_row(event)]
+                reply = await self._run("publish_long", keys, self._now(), policy, claim.token.encode(), n, *rows)
+        except StoreError as error:
+            return error
+        match status_word(reply):
+            case "top":
+                return int(reply[1])
+            case "gap":
+                return EventGap(n, reply[1])
+        return LeaseLost(f"attempt {claim.attempt} of run {claim.run_id} does not own its thread any more")
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         keys = await self._resolve(address)

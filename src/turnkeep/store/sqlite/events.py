@@ -5,31 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
-from turnkeep.errors import LeaseLost
+from turnkeep.errors import LeaseLost, TurnkeepError
 from turnkeep.events import Event
 from turnkeep.messages import Address
 from turnkeep.store import rules_claim
-from turnkeep.store.contract import Follower
+from turnkeep.store.contract import EventGap, Follower
 from turnkeep.store.sinks import EVERYTHING, Delivery, ParkedEvent, Selection, SinkRecord
 from turnkeep.store.sqlite import event_log, outbox
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
-from turnkeep.store.values import Claim, Page
+from turnkeep.store.values import Claim, Page, Publication, top_of
 
 
 class SqliteEvents(Engine):
     """The events protocol. There is one partition, 0."""
 
     async def publish(self, claim: Claim, n: int, events: Sequence[Event]) -> int:
-        def act(tx: Transaction) -> int:
-            thread_row = tx.claimed_thread(claim)
-            top = rules_claim.publish(thread_row.thread, claim, n, events, tx.now)
-            tx.publish(thread_row)
-            return top
+        return top_of(await self.publish_many([Publication(claim, n, events)]))
+
+    async def publish_many(self, publications: Sequence[Publication]) -> list[int | Exception]:
+        def act(tx: Transaction) -> list[int | Exception]:
+            return [_publish_or_refuse(tx, *one) for one in publications]
 
         return await self.write(act, "soft")
+
+    def lane_of(self, address: Address) -> int:
+        return 0
 
     async def read(self, address: Address, *, after: int = 0, limit: int = 1000) -> Page:
         def look(view: View) -> Page:
@@ -144,6 +147,21 @@ class SqliteEvents(Engine):
 
     async def sinks(self) -> list[SinkRecord]:
         return await self.read_from(lambda view: outbox.records(view.connection))
+
+
+def _publish(tx: Transaction, claim: Claim, n: int, events: Sequence[Event]) -> int:
+    thread_row = tx.claimed_thread(claim)
+    top = rules_claim.publish(thread_row.thread, claim, n, events, tx.now)
+    tx.publish(thread_row)
+    return top
+
+
+def _publish_or_refuse(tx: Transaction, claim: Claim, n: int, events: Sequence[Event]) -> int | Exception:
+    """Its refusal, of which nothing was written, leaves the others alone."""
+    try:
+        return _publish(tx, claim, n, events)
+    except (TurnkeepError, EventGap) as refusal:
+        return refusal
 
 
 def _numbers(positions: Sequence[str]) -> list[int]:

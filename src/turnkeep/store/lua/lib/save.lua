@@ -114,7 +114,7 @@ local function write_head(t)
   fields[#fields + 1] = sealed_head(t)
   if t.state == 'leased' then
     fields[#fields + 1] = 'live'
-    fields[#fields + 1] = live_text(t)
+    fields[#fields + 1] = live_value(t)
   end
   call_in_parts('HSET', K.thread, fields)
   if t.state ~= 'leased' and t.out.was.state == 'leased' then t.out.dropped[#t.out.dropped + 1] = 'live' end
