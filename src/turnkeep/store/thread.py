@@ -222,11 +222,15 @@ class Thread:
         self.top += 1
         self.out.events.append(event.at_position(self.top, self.epoch, now))
 
-    def head_to_json(self) -> dict[str, Any]:
-        """Everything but the messages, the journal and `out`, which engines keep apart."""
+    def head_to_json(self, *, epoch: str | None = None) -> dict[str, Any]:
+        """Everything but the messages, the journal and `out`, which engines keep apart. `epoch`: what
+        is stored in the place of the thread's.
+        """
         # One zip over an attrgetter: field by field this was most of what writing a head costs.
         plain = zip(_PLAIN, _plain_values(self), _USUAL, strict=True)
         data: dict[str, Any] = {name: value for name, value, usual in plain if value != usual}
+        if epoch is not None:
+            data["epoch"] = epoch
         data["address"] = [self.address.tenant, self.address.queue, self.address.channel]
         if self.calls:
             data["calls"] = [c.to_json() for c in self.calls]

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+import orjson
+
 from turnkeep.messages import item_to_json
 from turnkeep.store.values import History, Policy, TranscriptEntry
 
-# `json`, not orjson, which refuses halves of surrogate pairs: an output of a tool may hold some.
+# For what orjson refuses: an output of a tool may hold halves of surrogate pairs.
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -21,7 +23,10 @@ def entry_size(entry: TranscriptEntry) -> int:
 
 def size_of(item: Mapping[str, Any]) -> int:
     """The same of an item that is JSON already."""
-    return len(_COMPACT(item).encode("utf-8", "surrogatepass"))
+    try:
+        return len(orjson.dumps(item))
+    except TypeError:
+        return len(_COMPACT(item).encode("utf-8", "surrogatepass"))
 
 
 def trimmed_through(entries: Sequence[TranscriptEntry], policy: Policy) -> int:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import apsw
 
 from turnkeep.messages import Address
 from turnkeep.store.fair_share import charge, next_tenant
+from turnkeep.store.sqlite.batch import SERVED, Batch
 from turnkeep.store.sqlite.connection import every
 
 TenantQueue = tuple[str, str]
@@ -56,13 +58,22 @@ def earliest(connection: apsw.Connection, queues: Sequence[str] | None) -> float
     return min(wakes, default=None)
 
 
+class Sight(Protocol):
+    """The file as it is, and as it is when it says all that was changed."""
+
+    file: apsw.Connection
+
+    @property
+    def connection(self) -> apsw.Connection: ...
+
+
 class DueIndex:
     """The first thread of each tenant and queue, kept in memory by the writer: looked up again
     where something changed.
     """
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._connection = connection
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
         self._firsts: dict[TenantQueue, First] = {}
         self._dirty_queues: set[TenantQueue] = set()
         self._is_known = False
@@ -77,7 +88,7 @@ class DueIndex:
 
     def firsts(self) -> dict[TenantQueue, First]:
         if not self._is_known:
-            self._firsts = {(f.address.tenant, f.address.queue): f for f in first_of_each(self._connection)}
+            self._firsts = {(f.address.tenant, f.address.queue): f for f in first_of_each(self._sight.connection)}
             self._is_known = True
         else:
             # only where something was written since: a claim costs as much with a thousand tenants
@@ -87,8 +98,20 @@ class DueIndex:
         self._dirty_queues.clear()
         return self._firsts
 
+    def following(self, tenant_queue: TenantQueue, now: float, limit: int) -> list[First]:
+        """The threads of a tenant and queue that are due, the first before all others: those of which
+        `firsts` was asked, for what a claim has taken since is of other places.
+        """
+        rows = every(
+            self._sight.file,
+            "SELECT wake, channel, id FROM thread WHERE tenant = ? AND queue = ? AND wake <= ?"
+            " ORDER BY wake, channel LIMIT ?",
+            (*tenant_queue, now, limit),
+        )
+        return [First(wake, Address(*tenant_queue, channel), row) for wake, channel, row in rows]
+
     def _look(self, tenant_queue: TenantQueue) -> None:
-        record = self._connection.execute(
+        record = self._sight.connection.execute(
             "SELECT wake, channel, id FROM thread WHERE tenant = ? AND queue = ? AND wake IS NOT NULL"
             " ORDER BY wake, channel LIMIT 1",
             tenant_queue,
@@ -103,8 +126,9 @@ class DueIndex:
 class TenantShares:
     """The rules of `turnkeep.store.fair_share` over a table."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._connection = connection
+    def __init__(self, sight: Sight, batch: Batch) -> None:
+        self._sight = sight
+        self._batch = batch
         self._claim_counts: dict[str, float] = {}
         self._floor = 0.0
         self._is_known = False
@@ -129,20 +153,17 @@ class TenantShares:
     def store(self) -> None:
         # once for a whole claim, however many threads it took: each row costs a page of the log
         for tenant in self._dirty_tenants:
-            self._connection.execute(
-                "REPLACE INTO served (tenant, claims, floor) VALUES (?, ?, ?)",
-                (tenant, self._claim_counts[tenant], self._floor),
-            )
+            self._batch.put(SERVED, tenant, (tenant, self._claim_counts[tenant], self._floor))
         self._dirty_tenants.clear()
 
     def forget_silent(self) -> None:
         """Remove tenants that would begin at the floor anyway."""
         self._know()
-        self._connection.execute("DELETE FROM served WHERE claims <= ?", (self._floor,))
+        self._sight.connection.execute("DELETE FROM served WHERE claims <= ?", (self._floor,))
 
     def _know(self) -> None:
         if not self._is_known:
-            rows = every(self._connection, "SELECT tenant, claims, floor FROM served")
+            rows = every(self._sight.connection, "SELECT tenant, claims, floor FROM served")
             self._claim_counts = {tenant: claims for tenant, claims, _ in rows}
             self._floor = max((floor for *_, floor in rows), default=0.0)
             self._is_known = True

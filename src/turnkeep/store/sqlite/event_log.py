@@ -15,6 +15,7 @@ from typing import Any
 import apsw
 
 from turnkeep.events import FINAL, Answer, Event, EventKind, TextDelta
+from turnkeep.store.sqlite.batch import EVENT
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.sqlite.rows import ThreadRow
@@ -51,16 +52,18 @@ def event_of(offset: int, at: float, kind: str, body: str, epoch: str) -> Event:
 EventRow = tuple[int, float, EventKind, str]
 """An event as a row: offset, time, kind, body."""
 
-_INSERT = "INSERT INTO event (thread, offset, at, kind, body) VALUES (?, ?, ?, ?, ?)"
+
+def row_of(event: Event) -> EventRow:
+    return event.offset, event.at, event.kind, body_of(event)
 
 
 def append(connection: apsw.Connection, thread_row: ThreadRow, events: Iterable[Event]) -> list[tuple[int, EventRow]]:
-    """Store new events; the rows by position."""
+    """Store new events at once; the rows by position, for those who need to know it."""
     rows: list[tuple[int, EventRow]] = []
     for event in events:
-        row = (event.offset, event.at, event.kind, body_of(event))
+        row = row_of(event)
         # one by one, because each position is needed, and `executemany` tells the last alone
-        connection.execute(_INSERT, (thread_row.row, *row))
+        connection.execute(EVENT.put, (thread_row.row, *row))
         rows.append((connection.last_insert_rowid(), row))
     return rows
 

@@ -11,9 +11,11 @@ from operator import attrgetter
 import apsw
 
 from turnkeep.messages import item_from_json, item_to_json
+from turnkeep.store.sqlite.batch import ENTRY, Batch
 from turnkeep.store.sqlite.codec import encode, restore
 from turnkeep.store.sqlite.connection import every, one
 from turnkeep.store.sqlite.rows import ThreadRow
+from turnkeep.store.thread import Thread
 from turnkeep.store.transcript import last_user_turn, size_of
 from turnkeep.store.values import History, Policy, TranscriptEntry
 
@@ -21,39 +23,40 @@ _BEYOND = 1 << 62
 _PAGE = 100
 
 
-def append(
-    connection: apsw.Connection, thread_row: ThreadRow, entries: Sequence[TranscriptEntry], policy: Policy
-) -> None:
-    """Add the entries of one turn; the oldest turns beyond the bounds go."""
+def append(batch: Batch, thread_row: ThreadRow, entries: Sequence[TranscriptEntry]) -> None:
+    """Add the entries of one turn."""
     thread = thread_row.thread
     for entry in entries:
-        # its JSON is made once, for the size and for the row
         item = item_to_json(entry.item)
         size = size_of(item)
-        connection.execute(
-            "INSERT INTO entry (thread, turn, tokens, at, size, item) VALUES (?, ?, ?, ?, ?, ?)",
-            (thread_row.row, entry.turn, entry.tokens, entry.at, size, encode(item)),
-        )
+        batch.add(ENTRY, (thread_row.row, entry.turn, entry.tokens, entry.at, size, encode(item)))
         thread.items += 1
         thread.bytes += size
-    # counted in the head, so that a commit reads no entry but its own
-    if thread.items > policy.history_items or thread.bytes > policy.history_bytes:
-        remove(connection, thread_row, through=_too_old(connection, thread_row, policy))
 
 
-def _too_old(connection: apsw.Connection, thread_row: ThreadRow, policy: Policy) -> int:
-    """The last turn that has to go, 0 for none; the newest turn always stays."""
-    items, size, through = thread_row.thread.items, thread_row.thread.bytes, 0
-    turns = every(
-        connection,
-        "SELECT turn, count(*), sum(size) FROM entry WHERE thread = ? GROUP BY turn ORDER BY turn",
-        (thread_row.row,),
-    )
-    for turn, count, weight in turns[:-1]:
-        if items <= policy.history_items and size <= policy.history_bytes:
-            break
-        through, items, size = turn, items - count, size - weight
-    return through
+def is_beyond(thread: Thread, policy: Policy) -> bool:
+    """Counted in the head, so that a commit reads no entry but its own."""
+    return thread.items > policy.history_items or thread.bytes > policy.history_bytes
+
+
+def cut(connection: apsw.Connection, thread_row: ThreadRow, policy: Policy) -> None:
+    """The oldest turns beyond the bounds go; the newest turn always stays."""
+    thread, row = thread_row.thread, thread_row.row
+    newest = one(connection, "SELECT max(turn) FROM entry WHERE thread = ?", (row,))[0]
+    # one turn after the other, from the oldest on: what stays is not looked at, however much it is
+    while is_beyond(thread, policy):
+        turn, count, size = one(connection, _OLDEST, (row,))
+        if turn == newest:
+            return
+        connection.execute("DELETE FROM entry WHERE thread = ? AND turn = ?", (row, turn))
+        thread.items -= count
+        thread.bytes -= size
+
+
+_OLDEST = (
+    "SELECT turn, count(*), sum(size) FROM entry"
+    " WHERE thread = ?1 AND turn = (SELECT min(turn) FROM entry WHERE thread = ?1)"
+)
 
 
 def remove(connection: apsw.Connection, thread_row: ThreadRow, *, through: int = -1, beginning: int = _BEYOND) -> None:

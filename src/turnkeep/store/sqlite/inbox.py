@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +19,7 @@ from turnkeep.store.records import message_record
 from turnkeep.store.sqlite import view as counting
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
-from turnkeep.store.sqlite.due_index import First, earliest
+from turnkeep.store.sqlite.due_index import First, TenantQueue, earliest
 from turnkeep.store.sqlite.engine import Engine
 from turnkeep.store.sqlite.once import Once
 from turnkeep.store.sqlite.rows import ThreadRow, letter_from_json
@@ -298,13 +299,11 @@ def _accept(
 def _claim(tx: Transaction, owner: str, limit: int, *, lease: float, queues: Sequence[str] | None) -> list[Claim]:
     tx.owners.hold(owner)
     claims: list[Claim] = []
-    visited_rows: set[int] = set()
-    # asked anew for each: one claim changes whose turn it is, and which thread of its place is the
-    # first
-    while len(claims) < limit and (ready := _ready(tx, queues, visited_rows)):
+    waiting = _Waiting(tx, limit, queues)
+    while len(claims) < limit and (ready := waiting.first_by_tenant()):
         tenant = tx.shares.next_tenant({tenant: first.wake for tenant, first in ready.items()})
         first = ready[tenant]
-        visited_rows.add(first.row)
+        waiting.take(first)
         claim = _claim_one(tx, first, owner, lease)
         if claim is not None:
             tx.shares.charge(tenant, tx.setup.policies.weight(tenant))
@@ -313,15 +312,39 @@ def _claim(tx: Transaction, owner: str, limit: int, *, lease: float, queues: Seq
     return claims
 
 
-def _ready(tx: Transaction, queues: Sequence[str] | None, visited_rows: set[int]) -> dict[str, First]:
-    """By tenant, the thread that is due longest."""
-    ready: dict[str, First] = {}
-    for (tenant, queue), first in tx.due.firsts().items():
-        if first.wake > tx.now or first.row in visited_rows or (queues is not None and queue not in queues):
-            continue
-        if tenant not in ready or first < ready[tenant]:
-            ready[tenant] = first
-    return ready
+class _Waiting:
+    """What one claim chooses from: of each tenant and queue the thread that is due longest. Those
+    behind it are looked up together, when the first of them is asked for.
+    """
+
+    def __init__(self, tx: Transaction, limit: int, queues: Sequence[str] | None) -> None:
+        self._tx = tx
+        self._limit = limit
+        self._firsts = {
+            (tenant, queue): first
+            for (tenant, queue), first in tx.due.firsts().items()
+            if first.wake <= tx.now and (queues is None or queue in queues)
+        }
+        self._behind: dict[TenantQueue, deque[First]] = {}
+
+    def first_by_tenant(self) -> dict[str, First]:
+        ready: dict[str, First] = {}
+        for (tenant, _), first in self._firsts.items():
+            if tenant not in ready or first < ready[tenant]:
+                ready[tenant] = first
+        return ready
+
+    def take(self, first: First) -> None:
+        """This one is being claimed: the next of its place comes forward."""
+        place = (first.address.tenant, first.address.queue)
+        if place not in self._behind:
+            following = self._tx.due.following(place, self._tx.now, self._limit) if self._limit > 1 else []
+            self._behind[place] = deque(other for other in following if other.row != first.row)
+        behind = self._behind[place]
+        if behind:
+            self._firsts[place] = behind.popleft()
+        else:
+            del self._firsts[place]
 
 
 def _claim_one(tx: Transaction, first: First, owner: str, lease: float) -> Claim | None:

@@ -8,7 +8,7 @@ log writes the head as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message
 from turnkeep.store.records import time_to_live
+from turnkeep.store.sqlite.batch import JOURNAL, KNOWN, MESSAGE, NEW_THREAD, THREAD, Batch
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread, merge_known
@@ -27,7 +28,7 @@ from turnkeep.usage import Usage
 OWN_TABLES = ("message", "known", "journal", "entry", "run", "event")
 """Tables whose rows belong to a thread, by its row id in the column `thread`."""
 
-_RUNS_SLACK = 8
+RUNS_SLACK = 8
 
 
 @dataclass(slots=True)
@@ -44,6 +45,8 @@ class ThreadRow:
     """The highest place in the order of acceptance among open messages."""
     accepted_ids: dict[str, AcceptedId] = field(default_factory=dict)
     """What is remembered of open messages, as far as it was needed."""
+    is_new: bool = False
+    """Nothing of it was put yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,25 +134,22 @@ def load_past_id(connection: apsw.Connection, address: Address, message_id: str,
     return None if body is None else restore("message id", AcceptedId.from_json, body)
 
 
-def store_head(connection: apsw.Connection, thread_row: ThreadRow, policy: Policy) -> None:
-    """Write the thread's own row; a new one gets its row id."""
-    thread = thread_row.thread
+def put_head(batch: Batch, thread_row: ThreadRow, policy: Policy) -> None:
+    """The thread's own row."""
+    thread, row = thread_row.thread, thread_row.row
     # the epoch without what this life of the file adds: the next life adds its own
-    changing = (*_search_columns(thread, policy), encode(thread.head_to_json() | {"epoch": thread_row.epoch}))
-    if thread_row.row:
-        connection.execute(
-            "UPDATE thread SET state = ?, paused = ?, wake = ?, owner = ?, open = ?, active_at = ?,"
-            " expires_at = ?, head = ? WHERE id = ?",
-            (*changing, thread_row.row),
-        )
-        return
+    head = encode(thread.head_to_json(epoch=thread_row.epoch))
+    changing = (*_search_columns(thread, policy), head, row)
+    if thread_row.is_new or batch.holds(NEW_THREAD, row):
+        thread_row.is_new = False
+        batch.put(NEW_THREAD, row, (*changing, *_identity(thread)))
+    else:
+        batch.put(THREAD, row, changing)
+
+
+def _identity(thread: Thread) -> tuple[Any, ...]:
     address = thread.address
-    connection.execute(
-        "INSERT INTO thread (state, paused, wake, owner, open, active_at, expires_at, head,"
-        " tenant, queue, channel, thread_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*changing, address.tenant, address.queue, address.channel, thread.thread_id, thread.created_at),
-    )
-    thread_row.row = connection.last_insert_rowid()
+    return address.tenant, address.queue, address.channel, thread.thread_id, thread.created_at
 
 
 def _search_columns(thread: Thread, policy: Policy) -> tuple[Any, ...]:
@@ -166,62 +166,52 @@ def _search_columns(thread: Thread, policy: Policy) -> tuple[Any, ...]:
     )
 
 
-def store_messages(connection: apsw.Connection, thread_row: ThreadRow, out: Out) -> None:
-    """Write the open messages that changed, remove those that are open no more, journal what was
-    done.
-    """
-    row = thread_row.row
+def put_messages(batch: Batch, thread_row: ThreadRow, out: Out) -> None:
+    """Open messages that changed; those that are open no more go. What was done is journaled."""
+    row, thread = thread_row.row, thread_row.thread
     if out.changed_ids:
-        for inbox_message in (*thread_row.thread.inbox, *thread_row.thread.delayed):
-            if inbox_message.message.message_id in out.changed_ids:
-                # only for a new row: a message that was edited keeps its place
+        for inbox_message in (*thread.inbox, *thread.delayed):
+            message_id = inbox_message.message.message_id
+            if message_id in out.changed_ids:
                 thread_row.accepted_count += 1
-                connection.execute(
-                    "INSERT INTO message (thread, message_id, n, body) VALUES (?, ?, ?, ?)"
-                    " ON CONFLICT (thread, message_id) DO UPDATE SET body = excluded.body",
-                    (row, inbox_message.message.message_id, thread_row.accepted_count, encode(inbox_message.to_json())),
-                )
+                body = encode(inbox_message.to_json())
+                batch.put(MESSAGE, (row, message_id), (row, message_id, thread_row.accepted_count, body))
     for message_id in out.removed_ids:
-        connection.execute("DELETE FROM message WHERE thread = ? AND message_id = ?", (row, message_id))
+        batch.drop(MESSAGE, (row, message_id))
     if out.journal_cleared:
-        connection.execute("DELETE FROM journal WHERE thread = ?", (row,))
+        batch.drop(JOURNAL, (row,))
     for record in out.journal:
-        connection.execute("INSERT INTO journal (thread, n, body) VALUES (?, ?, ?)", (row, record["n"], encode(record)))
+        batch.put(JOURNAL, (row, record["n"]), (row, record["n"], encode(record)))
 
 
-def store_known(
-    connection: apsw.Connection, thread_row: ThreadRow, changes: Iterable[tuple[str, AcceptedId]], now: float
+def put_known(
+    batch: Batch,
+    thread_row: ThreadRow,
+    changes: Iterable[tuple[str, AcceptedId]],
+    find_accepted: Callable[[ThreadRow, str], AcceptedId | None],
 ) -> None:
     """Merge what became of message ids into what is remembered of them."""
+    row = thread_row.row
     for message_id, new in changes:
-        old = thread_row.accepted_ids.get(message_id)
         # a digest comes with acceptance: then there is nothing before it to be merged with, and no
         # look is needed
-        if old is None and not new.digest:
-            old = load_known(connection, thread_row.row, message_id, now)
+        old = None if new.digest else find_accepted(thread_row, message_id)
         accepted_id = merge_known(old, new)
         # only those of open messages are asked for again and again; the others are many
         if accepted_id.forget_at is None:
             thread_row.accepted_ids[message_id] = accepted_id
         else:
             thread_row.accepted_ids.pop(message_id, None)
-        connection.execute(
-            "INSERT INTO known (thread, message_id, forget_at, body) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (thread, message_id) DO UPDATE SET forget_at = excluded.forget_at, body = excluded.body",
-            (thread_row.row, message_id, accepted_id.forget_at, encode(accepted_id)),
-        )
+        batch.put(KNOWN, (row, message_id), (row, message_id, accepted_id.forget_at, encode(accepted_id)))
 
 
-def store_run(connection: apsw.Connection, thread_row: ThreadRow, run: RunRecord, policy: Policy) -> None:
-    """Add a finished run; the oldest beyond the policy go, a few at a time."""
-    connection.execute("INSERT INTO run (thread, body) VALUES (?, ?)", (thread_row.row, encode(run)))
-    # a few too many cost less than a search for the oldest with every run
-    if connection.last_insert_rowid() % _RUNS_SLACK == 0:
-        connection.execute(
-            "DELETE FROM run WHERE thread = ?1 AND id <="
-            " (SELECT id FROM run WHERE thread = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-            (thread_row.row, policy.runs_kept),
-        )
+def cut_runs(connection: apsw.Connection, row: int, policy: Policy) -> None:
+    """The oldest runs beyond the policy go."""
+    connection.execute(
+        "DELETE FROM run WHERE thread = ?1 AND id <="
+        " (SELECT id FROM run WHERE thread = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+        (row, policy.runs_kept),
+    )
 
 
 def leave_ids(connection: apsw.Connection, row: int, address: Address, *, now: float, policy: Policy) -> None:

@@ -21,6 +21,7 @@ from turnkeep.store.log_bounds import TRIM_EVERY
 from turnkeep.store.operations import operations_of
 from turnkeep.store.records import is_over
 from turnkeep.store.sqlite import event_log, history, outbox, rows
+from turnkeep.store.sqlite.batch import EVENT, KNOWN, RUN, TOTAL, Batch
 from turnkeep.store.sqlite.codec import encode
 from turnkeep.store.sqlite.due_index import DueIndex, TenantShares
 from turnkeep.store.sqlite.outbox import OpenSink, open_sinks
@@ -44,8 +45,12 @@ class Transaction(View):
     def __init__(self, connection: apsw.Connection, setup: Setup, owners: Owners) -> None:
         super().__init__(connection, setup)
         self.owners = owners
-        self.due = DueIndex(connection)
-        self.shares = TenantShares(connection)
+        self._batch = Batch()
+        self._pending: set[Address] = set()
+        """Threads of which the file does not say everything yet."""
+        self._newest_row: int | None = None
+        self.due = DueIndex(self)
+        self.shares = TenantShares(self, self._batch)
         self.news = News()
         self.leases: set[int] = set()
         """Rows of threads that owners of this process have leased."""
@@ -76,20 +81,41 @@ class Transaction(View):
     def begin(self) -> None:
         # the lock at once: who begins to read and writes later is refused, without any wait, once
         # somebody else wrote
-        self.connection.execute("BEGIN IMMEDIATE")
+        self.file.execute("BEGIN IMMEDIATE")
         self._seen_before = self.seen_position
         self.news = News()
 
+    @property
+    def connection(self) -> apsw.Connection:
+        """On which the file says all that was put until now."""
+        if self._batch.has_own:
+            self.mark()
+            self._batch.take_in()
+        self.write_batch()
+        return self.file
+
+    def write_batch(self) -> None:
+        """Have the file say what the operations before this one have put."""
+        if self._batch.is_empty:
+            return
+        if not self._batch.has_own:
+            self._pending.clear()
+        position = self._batch.write(self.file)
+        if position is not None:
+            self.seen_position = position
+
     def commit(self) -> News:
-        self.connection.execute("COMMIT")
+        self.write_batch()
+        self.file.execute("COMMIT")
         self._seen_before = self.seen_position
         return self.news
 
     def roll_back(self) -> None:
         """Take the whole group back."""
         # a full disk or want of memory makes SQLite roll back by itself
-        if not self.connection.get_autocommit():
-            self.connection.execute("ROLLBACK")
+        if not self.file.get_autocommit():
+            self.file.execute("ROLLBACK")
+        self._batch.forget()
         self.seen_position = self._seen_before
         # memory holds what was taken back: the next look at the version has to find it changed
         self._version = -1
@@ -101,7 +127,7 @@ class Transaction(View):
         """
         # changes by commits of other connections alone, and is read from shared memory: no query of
         # the file
-        version: int = self.connection.execute("PRAGMA data_version").get
+        version: int = self.file.execute("PRAGMA data_version").get
         if version == self._version:
             return False
         self._version = version
@@ -110,6 +136,7 @@ class Transaction(View):
 
     def forget(self) -> None:
         self._cache.clear()
+        self._newest_row = None
         self.due.forget()
         self.shares.forget()
         self._sinks = None
@@ -119,38 +146,42 @@ class Transaction(View):
         self._operation_addresses.clear()
         self._is_marked = False
         self._events_before = len(self.news.events)
-        self._seen_at_mark = self.seen_position
 
     def end_operation(self) -> None:
         if self._is_marked:
-            self.connection.execute("RELEASE operation")
+            self.file.execute("RELEASE operation")
+        self._batch.take_in()
 
     def undo_operation(self) -> None:
         """Take one operation back; the others of the group stay."""
         # rules change threads in place: one that was begun to be changed is not to be trusted
         for address in self._operation_addresses:
             self._cache.pop(address, None)
+        del self.news.events[self._events_before :]
         if self._is_marked:
-            self.connection.execute("ROLLBACK TO operation")
-            self.connection.execute("RELEASE operation")
+            self.file.execute("ROLLBACK TO operation")
+            self.file.execute("RELEASE operation")
             self.seen_position = self._seen_at_mark
-            del self.news.events[self._events_before :]
+        if self._is_marked or self._batch.has_own:
             self.due.forget()
             self.shares.forget()
             self._sinks = None
+        self._batch.take_back()
 
     def mark(self) -> None:
         """Before the first write of an operation: from here it can be taken back alone."""
-        # a savepoint costs two statements, and most operations that raise have written nothing
+        # a savepoint costs two statements, and most operations write by the batch alone
         if not self._is_marked:
-            self.connection.execute("SAVEPOINT operation")
+            self.write_batch()
+            self._seen_at_mark = self.seen_position
+            self.file.execute("SAVEPOINT operation")
             self._is_marked = True
 
     def find(self, address: Address) -> ThreadRow | None:
         """The thread of this address, if there is one; one that has expired is deleted when met."""
         thread_row = self._from_cache(address)
         if thread_row is None:
-            row_address = rows.find(self.connection, address)
+            row_address = rows.find(self._seen_with(address), address)
             if row_address is None:
                 return None
             thread_row = self.at(row_address.row, row_address.address)
@@ -163,9 +194,23 @@ class Transaction(View):
         """The thread of a row. Raises `ThreadQuarantined`."""
         thread_row = self._from_cache(address)
         if thread_row is None:
-            thread_row = rows.load(self.connection, row, self.setup.incarnation)
+            thread_row = rows.load(self._seen_with(address), row, self.setup.incarnation)
             self._keep(thread_row)
         return thread_row
+
+    def _seen_with(self, address: Address) -> apsw.Connection:
+        """The file, when it says all of the threads that this address may name."""
+        is_pending = address in self._pending or (address.names_thread and self._pending)
+        return self.connection if is_pending else self.file
+
+    def find_accepted(self, thread_row: ThreadRow, message_id: str) -> AcceptedId | None:
+        """What is remembered of a message id."""
+        if accepted_id := thread_row.accepted_ids.get(message_id):
+            return accepted_id
+        if not thread_row.row:
+            return None
+        connection = self.connection if self._batch.holds(KNOWN, (thread_row.row, message_id)) else self.file
+        return rows.load_known(connection, thread_row.row, message_id, self.now)
 
     def _from_cache(self, address: Address) -> ThreadRow | None:
         thread_row = self._cache.get(address)
@@ -196,7 +241,7 @@ class Transaction(View):
         ids = self.setup.ids
         epoch = new_epoch(ids)
         thread = Thread(address, new_thread_id(ids, address), self.now, self.now, epoch + self.setup.incarnation)
-        return ThreadRow(0, thread, epoch)
+        return ThreadRow(0, thread, epoch, is_new=True)
 
     def claimed_thread(self, claim: Claim) -> ThreadRow:
         thread_row = self.find(claim.address)
@@ -216,34 +261,44 @@ class Transaction(View):
         # it is older than any id that is still remembered of a thread before it
         if thread.created_at <= self.now - self.policy(thread_row).dedupe:
             return None
-        return rows.load_past_id(self.connection, thread.address, message_id, self.now)
+        # only statements of their own write these, so the file always says them
+        return rows.load_past_id(self.file, thread.address, message_id, self.now)
 
     def save(self, thread_row: ThreadRow) -> None:
         """Store a thread and all that a rule added to it."""
-        self.mark()
-        thread, policy = thread_row.thread, self.policy(thread_row)
+        thread, policy, batch = thread_row.thread, self.policy(thread_row), self._batch
         out, thread.out = thread.out, Out()
+        if not thread_row.row:
+            thread_row.row = self._new_row()
+            self._keep(thread_row)
+        self._pending.add(thread.address)
         if out.entries:
-            # entries refer to the row, so a new thread gets its row before them
-            if not thread_row.row:
-                rows.store_head(self.connection, thread_row, policy)
-            history.append(self.connection, thread_row, out.entries, policy)
-        self._store_head(thread_row)
-        rows.store_messages(self.connection, thread_row, out)
-        rows.store_known(self.connection, thread_row, out.accepted_ids.items(), self.now)
+            history.append(batch, thread_row, out.entries)
+            if history.is_beyond(thread, policy):
+                self.mark()
+                history.cut(self.connection, thread_row, policy)
+        self._put_head(thread_row)
+        rows.put_messages(batch, thread_row, out)
+        rows.put_known(batch, thread_row, out.accepted_ids.items(), self.find_accepted)
         self._append(thread_row, out.events)
         self._store_ends(thread_row, out)
         # by steps: to look at the bounds for each event would make a long run dearer by the token
         if _is_long(thread, len(out.events)) or (out.run and out.run.started_at < self.now - policy.log_age):
+            self.mark()
             event_log.trim(self.connection, thread_row, policy, self.now)
         if out.nudge is not None:
             self._nudge(out.nudge, thread.address)
 
-    def _store_head(self, thread_row: ThreadRow) -> None:
+    def _new_row(self) -> int:
+        """The lock of the group is ours, so nobody else gives this number."""
+        newest = self.newest("thread", "id") if self._newest_row is None else self._newest_row
+        self._newest_row = newest + 1
+        return self._newest_row
+
+    def _put_head(self, thread_row: ThreadRow) -> None:
         thread = thread_row.thread
-        is_new = not thread_row.row
-        rows.store_head(self.connection, thread_row, self.policy(thread_row))
-        if is_new or thread.address not in self._cache:
+        rows.put_head(self._batch, thread_row, self.policy(thread_row))
+        if thread.address not in self._cache:
             self._keep(thread_row)
         if thread.wake != thread_row.wake:
             thread_row.wake = thread.wake
@@ -261,35 +316,42 @@ class Transaction(View):
         for place, letter in enumerate(out.dead):
             dead_id = new_dead_id(self.setup.ids, address, self.now, place)
             body = encode(letter_to_json(replace(letter, dead_id=dead_id)))
+            self.mark()
             self.connection.execute(
                 "INSERT INTO dead (dead_id, tenant, queue, thread_id, body, channel) VALUES (?, ?, ?, ?, ?, ?)",
                 (dead_id, address.tenant, address.queue, letter.thread_id, body, address.channel),
             )
         if out.run is not None:
-            rows.store_run(self.connection, thread_row, out.run, self.policy(thread_row))
+            self._batch.add(RUN, (thread_row.row, encode(out.run)))
+            # a few too many cost less than a search for the oldest with every run
+            if thread_row.thread.turns % rows.RUNS_SLACK == 0:
+                self.mark()
+                rows.cut_runs(self.connection, thread_row.row, self.policy(thread_row))
         if out.completed_count or out.failed_count:
-            self.connection.execute(
-                "INSERT INTO total (tenant, queue, completed, failed) VALUES (?, ?, ?, ?) ON CONFLICT (tenant, queue)"
-                " DO UPDATE SET completed = completed + excluded.completed, failed = failed + excluded.failed",
-                (address.tenant, address.queue, out.completed_count, out.failed_count),
-            )
+            self._batch.add(TOTAL, (address.tenant, address.queue, out.completed_count, out.failed_count))
 
     def publish(self, thread_row: ThreadRow) -> None:
         """Store new events of a run and nothing else: the head stays as it is (see `rows`)."""
         thread = thread_row.thread
         events, thread.out = thread.out.events, Out()
+        self._pending.add(thread.address)
         self._append(thread_row, events)
         if _is_long(thread, len(events)):
             self.mark()
             event_log.trim(self.connection, thread_row, self.policy(thread_row), self.now)
 
     def _append(self, thread_row: ThreadRow, events: Sequence[Event]) -> None:
-        if events:
+        if not events:
+            return
+        if self.sinks:
+            self.mark()
             event_rows = event_log.append(self.connection, thread_row, events)
             self.seen_position = event_rows[-1][0]
-            if self.sinks:
-                outbox.send(self.connection, thread_row, self.sinks, event_rows, now=self.now)
-            self.news.events.append((thread_row.thread.address, events))
+            outbox.send(self.connection, thread_row, self.sinks, event_rows, now=self.now)
+        else:
+            for event in events:
+                self._batch.add(EVENT, (thread_row.row, *event_log.row_of(event)))
+        self.news.events.append((thread_row.thread.address, events))
 
     def _nudge(self, owner: str, address: Address) -> None:
         """Tell an owner: here after the commit, elsewhere by a row that its process finds."""
@@ -298,6 +360,7 @@ class Transaction(View):
         if owner in self.owners:
             self.news.nudges.append((owner, address))
             return
+        self.mark()
         self.connection.execute(
             "INSERT INTO nudge (owner, tenant, queue, channel, at) VALUES (?, ?, ?, ?, ?)",
             (owner, address.tenant, address.queue, address.channel, self.now),

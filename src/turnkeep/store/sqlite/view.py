@@ -37,11 +37,16 @@ class View:
     """Threads as they are stored."""
 
     def __init__(self, connection: apsw.Connection, setup: Setup) -> None:
-        self.connection = connection
+        self.file = connection
         self.setup = setup
         self.now = 0.0
         self.over: list[Address] = []
         """Threads that were met after their time."""
+
+    @property
+    def connection(self) -> apsw.Connection:
+        """On which the file says all that this has to see."""
+        return self.file
 
     def begin(self) -> None:
         self.now = self.setup.clock.now()

@@ -206,6 +206,7 @@ class Writer:
         try:
             self._begin(group)
             results = [self._perform(operation) for operation in group]
+            self._transaction.write_batch()
             # until here nothing was done for certain; a commit that fails leaves open what a crash
             # would keep
             is_committing = True
@@ -216,7 +217,7 @@ class Writer:
             self._try_again(group, error, is_committing=is_committing)
         except Exception as error:
             self._undo()
-            self._fail(group, error)
+            self._blame(group, error)
         else:
             self._call(self._settle, results, news)
 
@@ -308,6 +309,16 @@ class Writer:
         is_hopeless = isinstance(error, apsw.BusyError | apsw.IOError)
         if is_hopeless or (len(group) == 1 and not has_room_now):
             self._fail(group, (at_commit if is_committing else meaning)(error, self._path))
+            return
+        for operation in group:
+            self._write([operation])
+
+    def _blame(self, group: Sequence[_Operation], error: Exception) -> None:
+        """What a row holds is met when it is written, for all of a group together: each is tried
+        alone, so that only the one fails whose row it was.
+        """
+        if len(group) == 1:
+            self._fail(group, no_text(error) if isinstance(error, UnicodeEncodeError) else error)
             return
         for operation in group:
             self._write([operation])
