@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.contract.suite.desk import POLICY, Desk
 from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.values import Policies
 from turnkeep.testing import FakeClock, counting_ids
 
@@ -46,3 +49,31 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not holds():  # what holds is done by a thread
             await asyncio.sleep(0.005)
+
+
+class Gate:
+    """An operation that keeps the writer until it is told to go on, so that others gather behind it."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, tx: Transaction) -> None:
+        self.reached.set()
+        assert self.go_on.wait(PATIENCE)
+
+
+async def together(desk: Desk, *operations: Any) -> list[Any]:
+    """Do all of these in one group."""
+    gate = Gate()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(engine(desk).use().writer.run(gate))
+        await until(gate.reached.is_set)
+        outcomes = group.create_task(_gathered(operations))
+        await asyncio.sleep(0.05)  # one turn of the loop for each is enough; what comes late is another group
+        gate.go_on.set()
+    return outcomes.result()
+
+
+async def _gathered(operations: Any) -> list[Any]:
+    return list(await asyncio.gather(*operations, return_exceptions=True))

@@ -15,39 +15,11 @@ import apsw
 import pytest
 
 from tests.contract.suite.desk import HERE, Desk, answer, at, delta, said
-from tests.unit.sqlite_files import PATIENCE, engine, opened, until
+from tests.unit.sqlite_files import PATIENCE, Gate, engine, opened, together, until
 from turnkeep.errors import StoreError, StoreFull, StoreUnavailable
 from turnkeep.store.sqlite import reader, writer
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
-
-
-class Gate:
-    """An operation that keeps the writer until it is told to go on, so that others gather behind it."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.go_on = threading.Event()
-
-    def __call__(self, tx: Transaction) -> None:
-        self.reached.set()
-        assert self.go_on.wait(PATIENCE)
-
-
-async def together(desk: Desk, *operations: Any) -> list[Any]:
-    """Do all of these in one group."""
-    gate = Gate()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(engine(desk).use().writer.run(gate))
-        await until(gate.reached.is_set)
-        outcomes = group.create_task(_gathered(operations))
-        await asyncio.sleep(0.05)  # one turn of the loop for each is enough; what comes late is another group
-        gate.go_on.set()
-    return outcomes.result()
-
-
-async def _gathered(operations: Any) -> list[Any]:
-    return list(await asyncio.gather(*operations, return_exceptions=True))
 
 
 def connection_of(desk: Desk) -> apsw.Connection:

@@ -404,7 +404,7 @@ class Transaction(View):
     @property
     def sinks(self) -> tuple[OpenSink, ...]:
         if self._sinks is None:
-            self._sinks = open_sinks(self.connection)
+            self._sinks = open_sinks(self.file)
         return self._sinks
 
     def sinks_changed(self) -> None:
