@@ -36,7 +36,7 @@ from bench.ladder.figures import Figure, table  # noqa: E402
 from bench.ladder.rows import PROGRAMS, Program, chosen  # noqa: E402
 from bench.ladder.sizes import Size  # noqa: E402
 
-ALONE = ("readers", "store_redis", "store_sqlite", "windows", "seed_targets", "queue_vs_bullmq")
+ALONE = ("readers", "store_redis", "store_sqlite", "windows", "seed_targets")
 """Programs that print figures of their own; run when they are named."""
 TRIES = 3
 """Measurements of a row that seems to have become worse."""

@@ -1,0 +1,187 @@
+"""Rows 12 and 13: whether a message costs the same with more behind it, beside it, and more who work.
+
+Each figure is the CPU of a message, client and servers, with much of something by that with little of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+from bench.ladder.figures import Figure, Target, ratio
+from bench.ladder.sizes import Size
+from bench.ladder.stack import Part, Stack, cost, cpu_now
+from bench.ladder.store_life import (
+    GROUPS,
+    POLICIES,
+    WORDS,
+    accept,
+    answer_all,
+    message,
+    meter,
+    redis_store,
+)
+from turnkeep import AssistantMessageQueue
+from turnkeep.errors import ConfigurationError
+from turnkeep.messages import Address, AssistantItem, Message, UserItem, text_content
+from turnkeep.settings import Settings
+from turnkeep.store.contract import Store
+from turnkeep.store.redis import RedisStore
+from turnkeep.store.sqlite import SqliteStore
+from turnkeep.store.values import Policies, Policy, TranscriptEntry
+
+FLAT = Target(1.2, 1.1)
+PARTITIONS = Target(1.1, 1.0)
+BUSY_THREADS = 100
+"""Threads in which something is said while it is measured."""
+TALKING = 4
+PATIENCE = 120.0
+
+Cpu = Mapping[str, float]
+
+
+async def measure(size: Size) -> list[Figure]:
+    growths: list[tuple[int, str, Target, Callable[[int], Awaitable[Cpu]], int, int]] = [
+        (12, "entries behind a thread, SQLite", FLAT, history, 10, size.of(500, 5_000)),
+        (12, "threads, SQLite", FLAT, threads_on_sqlite, 100, size.of(2_000, 100_000)),
+        (12, "threads, Redis", FLAT, threads_on_redis, 100, size.of(2_000, 100_000)),
+        (12, "workers, Redis", FLAT, workers, 1, size.of(2, 4)),
+        (13, "idle threads, Redis", PARTITIONS, threads_on_redis, 100, size.of(5_000, 1_000_000)),
+    ]
+    figures = []
+    for row, name, target, act, few, many in growths:
+        rounds = [(await act(few), await act(many)) for _ in range(size.rounds if many <= 100_000 else 1)]
+        large, small = [b for _, b in rounds], [a for a, _ in rounds]
+        title = f"CPU of a message, {few:,} to {many:,} {name}"
+        figures.append(ratio(row, title, large, small, target=target))
+    if partitions := await partition_growth(size):
+        figures.append(partitions)
+    return figures
+
+
+async def threads_on_sqlite(total: int) -> Cpu:
+    with Stack() as stack:
+        store = SqliteStore(stack.folder / "threads.db", POLICIES)
+        await store.open()
+        try:
+            return await among(store, None, total)
+        finally:
+            await store.close()
+
+
+async def threads_on_redis(total: int) -> Cpu:
+    with Stack() as stack:
+        redis = stack.redis()
+        async with redis_store(redis) as store:
+            return await among(store, redis, total)
+
+
+async def among(store: Store, server: Part | None, total: int, rounds: int = 6) -> Cpu:
+    """A hundred threads, spread over all, in which somebody speaks; the others have been answered once."""
+    for first in range(0, total, 20_000):
+        count = min(20_000, total - first)
+        await accept(store, GROUPS, count, prefix=f"p{first}-")
+        await answer_all(store, count)
+    stride = max(1, total // BUSY_THREADS)
+    names = [f"p{n // 20_000 * 20_000}-{n % 20_000}" for n in range(0, BUSY_THREADS * stride, stride)]
+    before: Cpu = {}
+    for number in range(rounds + 1):
+        if number == 1:  # the first round finds nothing cached
+            before = meter(server)
+        await asyncio.gather(*[store.accept([message(name, 1_000_000 + number)]) for name in names])
+        await answer_all(store, len(names))
+    after = meter(server)
+    return {name: (after[name] - before[name]) / (rounds * len(names)) * 1e6 for name in after}
+
+
+async def history(entries: int) -> Cpu:
+    """Whole turns on threads with so many entries behind them, on SQLite, with a model that says one word."""
+    with Stack() as stack:
+        model = stack.model()
+        settings = Settings.load(
+            store=str(stack.folder / "q.db"), window="0", history_items="10000", history_bytes="40000000",
+            openai_api_key="sk-bench", openai_base_url=f"http://127.0.0.1:{model.port}/burst-1/v1",
+            model_api="responses",
+        )  # fmt: skip
+        async with AssistantMessageQueue.from_settings(settings) as queue:
+            queue.start_worker()
+            names = [f"h{n}" for n in range(TALKING)]
+            for name in names:
+                await queue.ask(name, "mode=burst-1 hi")
+                await lay_out(queue, name, entries)
+            turns = 0
+            before = meter(None)
+            for number in range(9):
+                if number == 1:
+                    turns, before = 0, meter(None)
+                for name in names:
+                    await queue.ask(name, "mode=burst-1 hi")
+                    turns += 1
+            return {"client": (time.process_time() - before["client"]) / turns * 1e6}
+
+
+async def lay_out(queue: AssistantMessageQueue, name: str, entries: int) -> None:
+    for number in range(0, entries, 2):
+        pair = [
+            TranscriptEntry(UserItem(text_content(WORDS), f"x{number}"), 25),
+            TranscriptEntry(AssistantItem(WORDS), 25),
+        ]
+        await queue.store.append(queue.address(name), pair, once=f"k{number}")
+
+
+async def workers(count: int, turns: int = 600) -> Cpu:
+    """Whole turns that wait on Redis, by so many worker processes: CPU of all of them and of the server."""
+    with Stack() as stack:
+        model, redis = stack.model(), stack.redis()
+        parts = [
+            stack.service("worker", model=model, redis=redis, TURNKEEP_CONCURRENCY="64", TURNKEEP_LOG_LEVEL="warning")
+            for _ in range(count)
+        ]
+        policies = Policies(Policy(window=0.0, max_inbox=1_000))
+        store = RedisStore(f"redis://127.0.0.1:{redis.port}/0", policies, prefix="cosmo:", allow_unsafe=True)
+        await store.open()
+        try:
+            await turns_done(store, 0, 20 * count)  # what is loaded once, in every process
+            before = cpu_by_kind(parts, redis)
+            await turns_done(store, 20 * count, turns)
+            return cost(before, cpu_by_kind(parts, redis), turns)
+        finally:
+            await store.close()
+
+
+def cpu_by_kind(workers: list[Part], redis: Part) -> Cpu:
+    return {"workers": sum(cpu_now(workers[place : place + 1])["worker"] for place in range(len(workers))),
+            "redis": redis.cpu}  # fmt: skip
+
+
+async def turns_done(store: RedisStore, first: int, count: int) -> None:
+    """So many messages, and the end of the last of them."""
+    for begun in range(first, first + count, 50):
+        texts = [
+            Message(Address("default", "assistant", f"c{n}"), f"m{n}", text_content(f"mode=burst-1 {WORDS}"))
+            for n in range(begun, min(begun + 50, first + count))
+        ]
+        await store.accept(texts)
+    async with asyncio.timeout(PATIENCE):
+        while (await store.counts()).completed < first + count:  # noqa: ASYNC110 - other processes answer
+            await asyncio.sleep(0.05)
+
+
+async def partition_growth(size: Size) -> Figure | None:
+    """Where the number of partitions can be set."""
+    few, many = 16, size.of(64, 256)
+
+    async def act(partitions: int) -> Cpu:
+        with Stack() as stack:
+            redis = stack.redis()
+            async with redis_store(redis, partitions=partitions) as store:
+                return await among(store, redis, BUSY_THREADS)
+
+    with suppress(ConfigurationError):
+        rounds = [(await act(few), await act(many)) for _ in range(size.rounds)]
+        title = f"CPU of a message, {few} to {many} partitions, Redis"
+        return ratio(13, title, [b for _, b in rounds], [a for a, _ in rounds], target=PARTITIONS, is_checked=True)
+    print("bench: the number of partitions cannot be set in this revision: that figure is left out", flush=True)
+    return None
