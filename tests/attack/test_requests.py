@@ -76,7 +76,7 @@ def by_other_names() -> Iterator[Attempt]:
 
 PATHS = (
     "/static/../settings.py", "/static/%2e%2e/settings.py", "/static/..%2fsettings.py", "/static//etc/passwd",
-    "/static/%2fetc%2fpasswd", "/static/playground.js%00.html", "/static/..%5c..%5csettings.py", "/static/.",
+    "/static/%2fetc%2fpasswd", "/static/chat/page.js%00.html", "/static/..%5c..%5csettings.py", "/static/.",
     "/../../etc/passwd", "/web/index.html", "/.env", "/.git/config", "/.turnkeep/turnkeep.db",
 )  # fmt: skip
 

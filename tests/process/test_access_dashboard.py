@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
+from tests.process.browser import browsing
 from tests.process.callers import CANARY, Guarded, guarded
 from tests.process.served import served
-from tests.process.test_playground import browsing
 from turnkeep.messages import Address, Message, text_content
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"

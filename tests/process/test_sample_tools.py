@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 from playwright.async_api import expect
 
+from tests.process.browser import browsing, write
 from tests.process.programs import Server
-from tests.process.test_playground import browsing, write
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "tools" / "kmc.toml"
 WATCH = """() => {

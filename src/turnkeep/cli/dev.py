@@ -50,7 +50,7 @@ def dev(
         if open_page and service.url:
             webbrowser.open(service.url)
 
-    run(settings, "all", tell)
+    run(settings, "all", tell, demonstrates=True)
 
 
 def welcome(service: RunningService, token: str | None = None) -> None:

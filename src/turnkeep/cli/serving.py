@@ -19,6 +19,7 @@ from turnkeep.errors import ConfigurationError
 from turnkeep.settings import Settings
 from turnkeep.telemetry import configure_logging
 from turnkeep.telemetry.metrics import PrometheusMeter
+from turnkeep.tools.demonstration import send_letter
 from turnkeep.tools.pins import Pins
 
 
@@ -58,23 +59,39 @@ class RunningService:
         return self.answering
 
 
-def run(settings: Settings, role: Role, tell: Callable[[RunningService], None], *, queues: Sequence[str] = ()) -> None:
-    """Serve until a signal, then drain. `tell` is called once everything is open."""
+def run(
+    settings: Settings,
+    role: Role,
+    tell: Callable[[RunningService], None],
+    *,
+    queues: Sequence[str] = (),
+    demonstrates: bool = False,
+) -> None:
+    """Serve until a signal, then drain. `tell` is called once everything is open. `demonstrates`:
+    where a simulator answers and no tools are set, it has one to be tried.
+    """
     if role != "all" and settings.store_url.startswith("memory:"):
         raise ConfigurationError(f"a {role} alone shares nothing in memory: set TURNKEEP_STORE or REDIS_URL")
     configure_logging(level=settings.log_level, format=settings.log_format)
     if settings.log_level != "debug":
         logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells its own life, which is ours to tell
     failpoints.arm(failpoints.read_points(settings.failpoints))
-    server.run(lambda: _serve(settings, role, tell, queues=queues))
+    server.run(lambda: _serve(settings, role, tell, queues=queues, demonstrates=demonstrates))
 
 
 async def _serve(
-    settings: Settings, role: Role, tell: Callable[[RunningService], None], *, queues: Sequence[str]
+    settings: Settings,
+    role: Role,
+    tell: Callable[[RunningService], None],
+    *,
+    queues: Sequence[str],
+    demonstrates: bool,
 ) -> None:
     with contextlib.ExitStack() as stack:
         pins = Pins()
         async with service_tools.open_toolbox(settings, context.environment(), pins) as tools:
+            if demonstrates and settings.uses_simulator and not tools.names:
+                tools.register(send_letter)
             application = Application(settings, toolbox=tools, meter=PrometheusMeter())
             if queues:
                 application.serves = tuple(queues)

@@ -103,7 +103,11 @@ async def _ready(request: Request) -> Response:
         await state.application.store.check()
     except StoreError as error:
         return error_response(error)
-    answer = {"ready": True, "engine": state.application.store.engine, "simulated": state.application.is_simulated}
+    application = state.application
+    answer = {"ready": True, "engine": application.store.engine, "simulated": application.is_simulated}
+    if application.is_simulated:
+        # so that the page can offer to try it
+        answer["approvable"] = next((one.name for one in application.toolbox if one.needs_approval is True), None)
     return JsonResponse(answer if state.peers is None else answer | {"full": state.peers.were_full})
 
 
@@ -153,7 +157,7 @@ PAGE_HEADERS = {
             "script-src 'self'",
             "style-src 'self'",
             "connect-src 'self'",
-            "img-src 'self'",
+            "img-src 'self' data:",  # pictures that somebody attached; none is loaded from elsewhere
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",

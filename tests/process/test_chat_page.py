@@ -3,86 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Page, expect
 
+from tests.process.browser import browsing, opened, served, write
+from tests.services import free_port
 from turnkeep.auth.api_keys import ApiKeys
-from turnkeep.doors.server import listening
-from turnkeep.queue import AssistantMessageQueue
-from turnkeep.settings import Settings
-from turnkeep.simulator import Simulator, StreamPace, serve
 from turnkeep.store.sqlite import SqliteStore
-from turnkeep.tools.tool import tool
-from turnkeep.tools.toolbox import Toolbox
 
 pytestmark = pytest.mark.browser
-
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-
-@tool(needs_approval=True)
-def send_letter(to: str) -> str:
-    """Send somebody a letter."""
-    return f"sent to {to}"
-
-
-@contextlib.asynccontextmanager
-async def served(folder: Path, **more: Any) -> AsyncIterator[tuple[str, Simulator]]:
-    simulator = Simulator(pace=StreamPace(first=0.05, token=0.02))
-    async with serve(simulator) as model_url:
-        settings = Settings.load(
-            store=str(folder / "turnkeep.db"), openai_base_url=model_url, openai_api_key="sk-test",
-            model_api="responses", port=0, window=0.8, **more,
-        )  # fmt: skip
-        queue = AssistantMessageQueue.from_settings(settings, toolbox=Toolbox([send_letter]))
-        async with listening(queue) as url:
-            yield url, simulator
-
-
-@contextlib.asynccontextmanager
-async def browsing(program: Path) -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=str(program), args=FLAGS)
-        try:
-            yield browser
-        finally:
-            await browser.close()
-
-
-async def write(page: Page, *texts: str) -> None:
-    for text in texts:
-        await page.fill("#text", text)
-        await page.press("#text", "Enter")
-
-
-@contextlib.asynccontextmanager
-async def opened(folder: Path, program: Path) -> AsyncIterator[tuple[Page, Simulator, str]]:
-    async with served(folder) as (url, simulator), browsing(program) as browser:
-        page = await (await browser.new_context()).new_page()
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        await page.goto(url)
-        await expect(page.locator("#connection")).to_have_class("live")
-        yield page, simulator, url
-        assert problems == []
 
 
 async def test_quick_messages_gather_in_one_turn_with_one_answer(tmp_path: Path, chromium_path: Path) -> None:
     async with opened(tmp_path, chromium_path) as (page, simulator, _):
         await write(page, "one", "two", "three")
         await expect(page.locator("#gathering")).to_contain_text("3 messages gather")
-        await expect(page.locator(".assistant")).to_contain_text("three", timeout=15_000)
-        await expect(page.locator(".assistant small")).to_contain_text("one answer for 3 messages", timeout=15_000)
+        await expect(page.locator(".assistant")).to_contain_text("three")
+        await expect(page.locator(".assistant small")).to_contain_text("one answer for 3 messages")
 
         assert await page.locator(".user").count() == 3
         assert await page.locator(".assistant").count() == 1
@@ -94,18 +35,18 @@ async def test_a_reload_in_mid_answer_loses_nothing_and_a_second_tab_sees_the_sa
 ) -> None:
     async with opened(tmp_path, chromium_path) as (page, simulator, _):
         await write(page, "talk [[words:120]]")
-        await expect(page.locator(".assistant.live p")).not_to_be_empty(timeout=15_000)
+        await expect(page.locator(".assistant.live .text")).not_to_be_empty(timeout=15_000)
         await page.reload()
-        await expect(page.locator(".assistant.live p")).not_to_be_empty(timeout=15_000)
+        await expect(page.locator(".assistant.live .text")).not_to_be_empty(timeout=15_000)
         second = await page.context.new_page()
         await second.goto(page.url)
 
         for tab in (page, second):
-            await expect(tab.locator(".assistant.live")).to_have_count(0, timeout=20_000)
+            await expect(tab.locator(".assistant.live")).to_have_count(0)
             await expect(tab.locator(".user")).to_have_count(1)
             await expect(tab.locator(".assistant")).to_have_count(1)
-        text = await page.locator(".assistant p").inner_text()
-        assert text == await second.locator(".assistant p").inner_text()
+        text = await page.locator(".assistant .text").inner_text()
+        assert text == await second.locator(".assistant .text").inner_text()
         assert len(re.findall(r"\S+", text)) == 120
         assert len(simulator.ledger) == 1
 
@@ -117,10 +58,10 @@ async def test_what_is_too_large_is_said_so_and_the_rest_goes_on(tmp_path: Path,
         for number, size in enumerate((300_000, 600_000, 4_100_000)):
             await page.locator("#text").evaluate("(area, size) => (area.value = 'long '.repeat(size / 5))", size)
             await page.press("#text", "Enter")
-            await expect(notes.nth(number)).to_contain_text(said[number], timeout=15_000)
-        await expect(page.locator("#connection")).to_have_class("live", timeout=15_000)
+            await expect(notes.nth(number)).to_contain_text(said[number])
+        await expect(page.locator("#connection")).to_have_class("live")
         await write(page, "hello")
-        await expect(page.locator(".assistant p")).to_contain_text("hello", timeout=15_000)
+        await expect(page.locator(".assistant .text")).to_contain_text("hello")
         assert [exchange.new for exchange in simulator.ledger] == [["hello"]]
 
 
@@ -130,10 +71,10 @@ async def test_a_channel_is_named_in_the_address(tmp_path: Path, chromium_path: 
         await expect(page.locator("#channel")).to_have_text("my café")
         await expect(page.locator("#connection")).to_have_class("live")
         await write(page, "hello")
-        await expect(page.locator(".assistant p")).to_contain_text("hello", timeout=15_000)
+        await expect(page.locator(".assistant .text")).to_contain_text("hello")
         assert len(simulator.ledger) == 1
         await page.goto(f"{url}/#{'x' * 600}")
-        await expect(page.locator("#connection b")).to_contain_text("512", timeout=15_000)
+        await expect(page.locator("#connection b")).to_contain_text("512")
 
 
 async def test_two_tabs_show_the_same_order(tmp_path: Path, chromium_path: Path) -> None:
@@ -145,41 +86,41 @@ async def test_two_tabs_show_the_same_order(tmp_path: Path, chromium_path: Path)
             await asyncio.gather(write(page, "one"), write(second, "two"))
         for tab in (page, second):
             await expect(tab.locator(".user")).to_have_count(6)
-            await expect(tab.locator(".assistant.live")).to_have_count(0, timeout=15_000)
+            await expect(tab.locator(".assistant.live")).to_have_count(0)
             await expect(tab.locator(".assistant").last).to_be_visible(timeout=15_000)
-        orders = [await tab.locator(".user p").all_inner_texts() for tab in (page, second)]
+        orders = [await tab.locator(".user .bubble").all_inner_texts() for tab in (page, second)]
         await page.reload()
         await expect(page.locator(".user")).to_have_count(6)
-        assert orders == [await page.locator(".user p").all_inner_texts()] * 2
+        assert orders == [await page.locator(".user .bubble").all_inner_texts()] * 2
 
 
 async def test_stop_keeps_what_was_said(tmp_path: Path, chromium_path: Path) -> None:
     async with opened(tmp_path, chromium_path) as (page, _, _url):
         await write(page, "talk [[words:400]]")
-        await expect(page.locator(".assistant.live p")).not_to_be_empty(timeout=15_000)
+        await expect(page.locator(".assistant.live .text")).not_to_be_empty(timeout=15_000)
         await page.click("#stop")
-        await expect(page.locator(".assistant small")).to_contain_text("cancelled", timeout=10_000)
+        await expect(page.locator(".assistant small")).to_contain_text("cancelled")
         await expect(page.locator("#stop")).to_be_hidden()
-        said = await page.locator(".assistant p").inner_text()
+        said = await page.locator(".assistant .text").inner_text()
         await page.reload()
 
-        await expect(page.locator(".assistant p")).to_have_text(said, timeout=10_000)
+        await expect(page.locator(".assistant .text")).to_have_text(said)
 
 
 async def test_a_held_call_is_approved_on_the_page(tmp_path: Path, chromium_path: Path) -> None:
     async with opened(tmp_path, chromium_path) as (page, _, _url):
         await write(page, '[[call:send_letter {"to": "Ada"}]]')
-        await expect(page.locator(".action p")).to_contain_text("send_letter", timeout=15_000)
+        await expect(page.locator(".action")).to_contain_text("send_letter")
         await page.click(".approve")
 
-        await expect(page.locator(".assistant").last).to_contain_text("sent to Ada", timeout=15_000)
+        await expect(page.locator(".assistant").last).to_contain_text("sent to Ada")
         await expect(page.locator(".action")).to_have_count(0)
 
 
 async def test_model_output_is_text_and_never_markup(tmp_path: Path, chromium_path: Path) -> None:
     async with opened(tmp_path, chromium_path) as (page, _, _url):
         await write(page, "[[say:<img src=x onerror=alert(1)><b>bold</b>]]")
-        await expect(page.locator(".assistant p")).to_contain_text("<b>bold</b>", timeout=15_000)
+        await expect(page.locator(".assistant .text")).to_contain_text("<b>bold</b>")
         assert await page.locator(".assistant img").count() == 0
 
 
@@ -189,13 +130,13 @@ async def test_a_page_outlives_a_restart_of_the_server(tmp_path: Path, chromium_
         async with served(tmp_path) as (url, _):
             await page.goto(f"{url}#kept")
             await write(page, "before the restart [[say:first answer]]")
-            await expect(page.locator(".assistant p")).to_have_text("first answer", timeout=15_000)
+            await expect(page.locator(".assistant .text")).to_have_text("first answer")
         await asyncio.sleep(0)
         async with served(tmp_path) as (url, _):
             await page.goto(f"{url}#kept")
 
-            await expect(page.locator(".assistant p")).to_have_text("first answer", timeout=15_000)
-            await expect(page.locator(".user p")).to_have_text("before the restart [[say:first answer]]")
+            await expect(page.locator(".assistant .text")).to_have_text("first answer")
+            await expect(page.locator(".user .bubble")).to_have_text("before the restart [[say:first answer]]")
 
 
 async def test_a_link_leads_to_its_channel_once_and_what_is_said_later_goes_to_ones_own(
@@ -212,7 +153,7 @@ async def test_a_link_leads_to_its_channel_once_and_what_is_said_later_goes_to_o
         await expect(page.locator("#linked")).to_be_hidden()
         await expect(page.locator("#connection")).to_have_class("live")
         await write(page, "a secret")
-        await expect(page.locator(".assistant")).to_contain_text("a secret", timeout=15_000)
+        await expect(page.locator(".assistant")).to_contain_text("a secret")
         async with aiohttp.ClientSession() as http:
             for channel, status in (("of-the-sender", 404), (own, 200)):
                 async with http.get(f"{url}/api/channels/{channel}/messages") as told:
@@ -237,6 +178,116 @@ async def test_a_link_to_ones_own_channel_warns_of_nobody_and_a_link_at_first_is
         await page.goto(f"{url}/?own#{own}")
         await expect(page.locator("#channel")).to_have_text(own)
         await expect(page.locator("#linked")).to_be_hidden()
+
+
+# ---------------------------------------------------------------- what a person does to messages
+
+
+async def test_a_message_that_waits_is_changed_and_taken_back(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path, window=300, max_wait=600) as (page, simulator, _):
+        await write(page, "one", "two")
+        await expect(page.locator("#gathering")).to_contain_text("2 messages gather")
+        second = page.locator(".user", has_text="two")
+        await second.hover()
+        await second.get_by_role("button", name="Withdraw").click()
+        await expect(page.locator(".user")).to_have_count(1)
+        await expect(page.locator("#gathering")).to_contain_text("waiting a moment")
+        await page.press("#text", "ArrowUp")
+        await page.keyboard.type(" and a half")
+        await page.keyboard.press("Control+Enter")
+        await expect(page.locator(".user .bubble")).to_have_text("one and a half")
+        await page.click("#flush")
+        await expect(page.locator(".assistant .text")).to_contain_text("one and a half")
+        await expect(page.locator("#gathering")).to_be_hidden()
+        assert [exchange.new for exchange in simulator.ledger] == [["one and a half"]]
+
+
+async def test_a_message_that_died_is_tried_again_and_the_last_answer_is_given_anew(
+    tmp_path: Path, chromium_path: Path
+) -> None:
+    async with opened(tmp_path, chromium_path) as (page, simulator, _):
+        await write(page, "hello [[fault:400 times=1]]")
+        await expect(page.locator(".user.dead .card")).to_contain_text("could not be answered")
+        await page.reload()
+        await page.click(".again")
+        await expect(page.locator(".assistant .text")).to_contain_text("hello")
+        await expect(page.locator(".user.dead")).to_have_count(0)
+        await page.locator(".assistant").hover()
+        await page.click(".regenerate")
+        await expect(page.locator(".regenerate")).to_have_count(0)
+        await expect(page.locator(".regenerate")).to_have_count(1)
+        await expect(page.locator(".assistant")).to_have_count(1)
+        await expect(page.locator(".user")).to_have_count(1)
+        assert len(simulator.ledger) == 3
+
+
+async def test_what_is_written_while_the_server_is_away_is_sent_by_the_next_tab(
+    tmp_path: Path, chromium_path: Path
+) -> None:
+    async with browsing(chromium_path) as browser:
+        context, port = await browser.new_context(), free_port()
+        page = await context.new_page()
+        async with served(tmp_path, port=port) as (url, _):
+            await page.goto(f"{url}#kept")
+            await write(page, "before [[say:first]]")
+            await expect(page.locator(".assistant .text")).to_have_text("first")
+        await write(page, "while it is away [[say:second]]")
+        await page.fill("#text", "half a thou")
+        await expect(page.locator("#lost")).to_contain_text("connection is lost")
+        await expect(page.locator(".user").last).to_contain_text("kept here")
+        await page.close()
+        async with served(tmp_path, port=port) as (url, simulator):
+            page = await context.new_page()
+            await page.goto(f"{url}#kept")
+            await expect(page.locator("#text")).to_have_value("half a thou")
+            await expect(page.locator(".assistant .text").last).to_have_text("second")
+            await expect(page.locator(".user")).to_have_count(2)
+            assert len(simulator.ledger) == 1
+
+
+async def test_conversations_are_listed_found_renamed_and_deleted(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, _, url):
+        for text in ("Trains to Paris", "Cheese"):
+            await page.click("#fresh")
+            await write(page, text)
+            await expect(page.locator(".assistant .text")).to_contain_text(text)
+        entries = page.locator("#conversations li")
+        assert await entries.all_inner_texts() == ["Cheese\n✕", "Trains to Paris\n✕"]
+        await page.fill("#search", "paris")
+        await expect(entries).to_have_count(1)
+        await entries.first.get_by_role("link").click()
+        await expect(page.locator(".user .bubble")).to_have_text("Trains to Paris")
+        await page.fill("#search", "")
+        dialogs = iter(("Railways", None))
+        page.on("dialog", lambda dialog: dialog.accept(next(dialogs) or ""))
+        await page.click("#title")
+        await expect(page.locator("#title")).to_have_text("Railways")
+        channel = await page.locator("#channel").inner_text()
+        await page.click("#menu summary")
+        await page.click("#delete")
+        await expect(page.locator("#empty")).to_be_visible()
+        await expect(entries).to_have_count(1)
+        async with aiohttp.ClientSession() as http, http.get(f"{url}/api/channels/{channel}") as answer:
+            assert answer.status == 404
+
+
+async def test_everything_is_done_by_keyboard_alone(tmp_path: Path, chromium_path: Path) -> None:
+    async with opened(tmp_path, chromium_path) as (page, simulator, _):
+        await page.keyboard.type("first")
+        await page.keyboard.press("Shift+Enter")
+        await page.keyboard.type("line [[words:900]]")
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".assistant.live .text")).not_to_be_empty()
+        await page.keyboard.press("Escape")
+        await expect(page.locator(".assistant small")).to_contain_text("cancelled")
+        assert [exchange.new for exchange in simulator.ledger] == [["first\nline [[words:900]]"]]
+        await page.keyboard.press("Control+Shift+O")
+        await expect(page.locator("#empty")).to_be_visible()
+        await page.keyboard.press("Control+k")
+        await expect(page.locator("#search")).to_be_focused()
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".user")).to_have_count(1)
 
 
 # ---------------------------------------------------------------- where credentials are asked for
@@ -273,7 +324,7 @@ async def test_a_key_opens_the_page_until_its_owner_signs_out(tmp_path: Path, ch
         await expect(page.locator("#connection")).to_have_class("live")
         await expect(page.locator("#door")).to_be_hidden()
         await write(page, "[[say:good morning]]")
-        await expect(page.locator(".assistant p")).to_have_text("good morning", timeout=15_000)
+        await expect(page.locator(".assistant .text")).to_have_text("good morning")
 
         [cookie] = await context.cookies()
         assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("turnkeep_session", True, "Strict")
@@ -284,7 +335,7 @@ async def test_a_key_opens_the_page_until_its_owner_signs_out(tmp_path: Path, ch
 
         await page.reload()
         await expect(page.locator("#connection")).to_have_class("live")
-        await expect(page.locator(".assistant p")).to_have_text("good morning")
+        await expect(page.locator(".assistant .text")).to_have_text("good morning")
         await page.click("#leave")
         await expect(page.locator("#door")).to_be_visible()
         assert await page.locator(".assistant").count() == 0

@@ -1,0 +1,72 @@
+"""A browser before our pages: the server that serves them, and what a person does there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from turnkeep.doors.server import listening
+from turnkeep.queue import AssistantMessageQueue
+from turnkeep.settings import Settings
+from turnkeep.simulator import Simulator, StreamPace, serve
+from turnkeep.tools.tool import tool
+from turnkeep.tools.toolbox import Toolbox
+
+expect.set_options(timeout=20_000)  # states are waited for; how long a busy machine takes for one says nothing
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@tool(needs_approval=True)
+def send_letter(to: str) -> str:
+    """Send somebody a letter."""
+    return f"sent to {to}"
+
+
+@contextlib.asynccontextmanager
+async def served(folder: Path, **more: Any) -> AsyncIterator[tuple[str, Simulator]]:
+    simulator = Simulator(pace=StreamPace(first=0.05, token=0.02))
+    async with serve(simulator) as model_url:
+        values = {
+            "store": str(folder / "turnkeep.db"), "openai_base_url": model_url, "openai_api_key": "sk-test",
+            "model_api": "responses", "port": 0, "window": 0.8,
+        }  # fmt: skip
+        settings = Settings.load(**{**values, **more})
+        queue = AssistantMessageQueue.from_settings(settings, toolbox=Toolbox([send_letter]))
+        async with listening(queue) as url:
+            yield url, simulator
+
+
+@contextlib.asynccontextmanager
+async def browsing(program: Path) -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=str(program), args=FLAGS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+async def write(page: Page, *texts: str) -> None:
+    for text in texts:
+        await page.fill("#text", text)
+        await page.press("#text", "Enter")
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path, program: Path, **more: Any) -> AsyncIterator[tuple[Page, Simulator, str]]:
+    async with served(folder, **more) as (url, simulator), browsing(program) as browser:
+        page = await (await browser.new_context()).new_page()
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        await page.goto(url)
+        await expect(page.locator("#connection")).to_have_class("live")
+        yield page, simulator, url
+        assert problems == []

@@ -1,0 +1,110 @@
+"""Every state of a conversation on the chat page: the same after a reload, in every tab, at any width."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from playwright.async_api import Browser, Page, ViewportSize
+
+from tests.process.browser import browsing, served
+from tests.process.page_states import STATES, PageState, Talk, see, shown_text
+from tests.services import CHECKOUT
+from tests.services.programs import packages
+
+pytestmark = pytest.mark.browser
+
+AXE = CHECKOUT / "tests" / "clients" / "axe"
+IMAGES = CHECKOUT / "docs" / "images"
+SLOW = {"backoff_delay": "300", "backoff_cap": "600"}
+DAILY = ("gathering", "answered", "denied", "approval", "dead", "retrying", "paused", "refused-key")
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    packages(AXE)
+    return (AXE / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+async def violations(page: Page, axe: str) -> list[str]:
+    """What axe-core finds of any level, with the place."""
+    # evaluated by the debugger: the policy of the page forbids scripts that are not its own
+    await page.evaluate(f"{axe}; undefined")
+    found: dict[str, Any] = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{one['id']} ({one['impact']}): {node['html'][:200]} {json.dumps(node['any'])[:300]}"
+        for one in found["violations"]
+        for node in one["nodes"]
+    ]
+
+
+async def is_within_its_width(page: Page) -> bool:
+    return bool(await page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+async def look(browser: Browser, url: str, state: PageState, *, width: int = 1440, dark: bool = False) -> Page:
+    size: ViewportSize = {"width": width, "height": 900}
+    context = await browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+    page = await context.new_page()
+    await page.goto(f"{url}/#{state.name}")
+    await see(page, state)
+    return page
+
+
+async def test_a_state_is_the_same_after_a_reload_in_every_tab_and_at_phone_width(
+    tmp_path: Path, chromium_path: Path, axe: str
+) -> None:
+    async with (
+        served(tmp_path, **SLOW) as (url, _),
+        browsing(chromium_path) as browser,
+        aiohttp.ClientSession() as http,
+    ):
+        for state in (one for one in STATES if one.name in DAILY):
+            await state.bring(Talk(http, url, state.name))
+            page = await look(browser, url, state)
+            before = await shown_text(page)
+            assert before.strip(), state.name
+            await page.reload()
+            await see(page, state)
+            assert await shown_text(page) == before, state.name
+            other = await look(browser, url, state, width=390, dark=True)
+            assert await shown_text(other) == before, state.name
+            assert await is_within_its_width(other), state.name
+            assert await violations(other, axe) == [], state.name
+            await page.context.close()
+            await other.context.close()
+
+
+@pytest.mark.only_in_prove  # forty-eight pictures: the daily test shows the same states, at one width in one theme
+async def test_every_state_is_for_everybody_at_every_width_in_both_themes(
+    tmp_path: Path, chromium_path: Path, axe: str, proof: Callable[[str, str], None]
+) -> None:
+    """Makes the pictures of `docs/images`, too."""
+    looks = 0
+    async with (
+        served(tmp_path, **SLOW) as (url, _),
+        browsing(chromium_path) as browser,
+        aiohttp.ClientSession() as http,
+    ):
+        IMAGES.mkdir(exist_ok=True)
+        for state in STATES:
+            await state.bring(Talk(http, url, state.name))
+            for width in (390, 1440):
+                for dark in (False, True):
+                    page = await look(browser, url, state, width=width, dark=dark)
+                    where = f"{state.name} at {width} px, {'dark' if dark else 'light'}"
+                    assert await is_within_its_width(page), where
+                    assert await violations(page, axe) == [], where
+                    await _picture(page, f"chat-{state.name}-{width}-{'dark' if dark else 'light'}")
+                    await page.context.close()
+                    looks += 1
+    proof("accessibility of the chat page", f"states {len(STATES)} | looks {looks} | violations 0 | overflows 0")
+
+
+async def _picture(page: Page, name: str) -> None:
+    await page.evaluate("document.activeElement.blur()")
+    await page.screenshot(path=IMAGES / f"{name}.jpg", type="jpeg", quality=55, animations="disabled")
