@@ -147,6 +147,13 @@ class Settings(CoreSettings):
         doc="A history at `/v1` that is not how the conversation went on is refused, or begins a thread of its own.",
     )
 
+    openai_runs: Literal["kind", "strict"] = env(
+        "TURNKEEP_OPENAI_RUNS",
+        default="kind",
+        doc="Messages and runs of a thread that has an active run, by the Assistants API: `kind` queues them, `strict` "
+        "refuses them as OpenAI did.",
+    )
+
     # Section access
     insecure_no_auth: bool = env(
         "TURNKEEP_INSECURE_NO_AUTH", default=False, doc="Listen beyond this machine without authentication."

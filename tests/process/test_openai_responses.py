@@ -184,7 +184,7 @@ async def test_a_call_that_its_caller_names_is_taken_in_once() -> None:
         ({"input": []}, openai.BadRequestError, "'input' must be"),
         ({"input": [{"type": "computer_call_output"}]}, openai.BadRequestError, "is not taken"),
         ({"previous_response_id": "resp_1"}, openai.NotFoundError, "there is no response"),
-        ({"previous_response_id": "resp_00" + "a" * 24 + "_" + "b" * 24}, openai.NotFoundError, "there is no thread"),
+        ({"previous_response_id": "resp_00" + "a" * 24 + "_" + "b" * 24}, openai.NotFoundError, "No thread found"),
         ({"background": True, "store": False}, openai.BadRequestError, "'background' needs 'store'"),
         ({"prompt": {"id": "pmpt_1"}}, openai.BadRequestError, "give an assistant its instructions"),
     ],

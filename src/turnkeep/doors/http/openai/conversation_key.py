@@ -115,7 +115,7 @@ async def thread_of(call: HttpCall, thread_id: str, *scopes: Scope) -> ThreadRec
     for scope in scopes:
         call.principal.require(scope, channel)
     if record is None:
-        raise ThreadNotFound(f"there is no thread {thread_id[:80]!r}")
+        raise ThreadNotFound(f"No thread found with id '{thread_id[:80]}'.")
     return record
 
 

@@ -10,10 +10,22 @@ from collections.abc import Mapping
 
 from turnkeep.auth.principals import Scope
 from turnkeep.doors.http.endpoint import Handler, HttpEndpoint
-from turnkeep.doors.http.openai import chat_completions, model_listing, response_endpoints
+from turnkeep.doors.http.openai import (
+    assistant_profiles,
+    chat_completions,
+    model_listing,
+    response_endpoints,
+    run_endpoints,
+    thread_endpoints,
+)
+from turnkeep.doors.http.openai.cursor_list import LIST_QUERY
 from turnkeep.doors.http.openai.openai_errors import openai_error
 
 RESPONSE = "/v1/responses/{response_id}"
+PROFILE = "/v1/assistants/{assistant_id}"
+THREAD = "/v1/threads/{thread_id}"
+SAID = THREAD + "/messages/{message_id}"
+RUN = THREAD + "/runs/{run_id}"
 
 
 def _endpoint(
@@ -44,4 +56,41 @@ ANSWER_ENDPOINTS = (
 )  # fmt: skip
 
 
-OPENAI_ENDPOINTS = (*MODEL_ENDPOINTS, *ANSWER_ENDPOINTS)
+PROFILE_ENDPOINTS = (
+    _endpoint("POST", "/v1/assistants", assistant_profiles.create_profile, "admin",
+              "Make an assistant; its functions are run by the caller."),
+    _endpoint("GET", "/v1/assistants", assistant_profiles.list_profiles, "read", "Assistants.", query=LIST_QUERY),
+    _endpoint("GET", PROFILE, assistant_profiles.show_profile, "read", "An assistant."),
+    _endpoint("POST", PROFILE, assistant_profiles.change_profile, "admin", "Change an assistant."),
+    _endpoint("DELETE", PROFILE, assistant_profiles.delete_profile, "admin", "Delete an assistant."),
+)  # fmt: skip
+THREAD_ENDPOINTS = (
+    _endpoint("POST", "/v1/threads", thread_endpoints.begin_thread, "send", "Make a thread, with messages."),
+    # Before threads by their id: the word would be taken for one.
+    _endpoint("POST", "/v1/threads/runs", run_endpoints.begin_thread_and_run, "send",
+              "Make a thread and answer it.", is_metered=False),
+    _endpoint("GET", THREAD, thread_endpoints.show_thread_form, None, "A thread."),
+    _endpoint("POST", THREAD, thread_endpoints.change_thread, None, "Change the metadata of a thread."),
+    _endpoint("DELETE", THREAD, thread_endpoints.delete_thread, None, "Forget a thread and everything in it."),
+    _endpoint("POST", THREAD + "/messages", thread_endpoints.add_message, None,
+              "Write a message, which waits for a run.", is_metered=False),
+    _endpoint("GET", THREAD + "/messages", thread_endpoints.list_thread_messages, None, "What was said.",
+              query={**LIST_QUERY, "run_id": "Of the turn of this run alone."}),
+    _endpoint("GET", SAID, thread_endpoints.show_thread_message, None, "A message."),
+    _endpoint("POST", SAID, thread_endpoints.refuse_message_change, None, "Not offered."),
+    _endpoint("DELETE", SAID, thread_endpoints.refuse_message_deletion, None, "Not offered."),
+)  # fmt: skip
+RUN_ENDPOINTS = (
+    _endpoint("POST", THREAD + "/runs", run_endpoints.begin_run, None, "Answer what was said.", is_metered=False),
+    _endpoint("GET", THREAD + "/runs", run_endpoints.list_thread_runs, None, "Runs that were asked for here.",
+              query=LIST_QUERY),
+    _endpoint("GET", RUN, run_endpoints.show_run, None, "A run, as it is now."),
+    _endpoint("POST", RUN, run_endpoints.refuse_run_change, None, "Not offered."),
+    _endpoint("POST", RUN + "/submit_tool_outputs", run_endpoints.submit_outputs, None,
+              "Give what the caller's functions gave."),
+    _endpoint("POST", RUN + "/cancel", run_endpoints.cancel_run, None, "Stop a run; what was said stays."),
+    _endpoint("GET", RUN + "/steps", run_endpoints.list_run_steps, None, "What was done in a run.", query=LIST_QUERY),
+    _endpoint("GET", RUN + "/steps/{step_id}", run_endpoints.show_run_step, None, "A step of a run."),
+)  # fmt: skip
+
+OPENAI_ENDPOINTS = (*MODEL_ENDPOINTS, *ANSWER_ENDPOINTS, *PROFILE_ENDPOINTS, *THREAD_ENDPOINTS, *RUN_ENDPOINTS)

@@ -180,6 +180,11 @@ class TurnReader:
     async def __aexit__(self, *exc: object) -> None:
         await self._stream.__aexit__(*exc)
 
+    @property
+    def base_length(self) -> int:
+        """Characters of the turn that belong to an earlier answer, with what parts them from this one."""
+        return len(self._place.base) + len(SEPARATOR) if self._place and self._place.base else 0
+
     async def parts(self, message_id: str) -> AsyncIterator[TurnPart]:
         """What becomes of it, up to a last word. Raises `CallerGone`."""
         try:
@@ -335,4 +340,22 @@ async def turn_of(call: HttpCall, address: Address, message_id: str) -> list[Tra
 
 def text_of(entries: Sequence[TranscriptEntry]) -> str:
     """What the assistant said in them, as people see it."""
-    return join_texts([entry.item.text for entry in entries if isinstance(entry.item, AssistantItem)])
+    return join_texts([text for _, text in texts_of(entries)])
+
+
+def texts_of(entries: Sequence[TranscriptEntry]) -> list[tuple[int, str]]:
+    """The same, step by step, each with the number of characters that were shown before it."""
+    texts: list[str] = []
+    continues = False
+    for entry in entries:
+        if isinstance(entry.item, AssistantItem):
+            if continues:
+                texts[-1] += entry.item.text
+            else:
+                texts.append(entry.item.text)
+            continues = True
+        elif entry.item.kind in ("call", "output", "user"):
+            continues = False
+    texts = [text for text in texts if text]
+    places = [sum(len(text) + len(SEPARATOR) for text in texts[:number]) for number in range(len(texts))]
+    return list(zip(places, texts, strict=True))

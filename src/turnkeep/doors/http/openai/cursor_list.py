@@ -1,0 +1,56 @@
+"""Lists in OpenAI's form, read page by page from a cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+from turnkeep.doors.error_answers import JsonResponse
+from turnkeep.doors.http.endpoint import HttpCall
+from turnkeep.errors import NotFound
+
+LARGEST_PAGE = 100
+USUAL_PAGE = 20
+LIST_QUERY = {
+    "limit": "At most so many.",
+    "order": "`asc` or `desc` (as it is), by time.",
+    "after": "The id of the last one seen.",
+    "before": "The id of the first one seen.",
+}
+
+
+def list_response(call: HttpCall, objects: Sequence[Mapping[str, Any]]) -> Response:
+    """A page of these, which are given oldest first. Raises `InvalidMessage`, `NotFound` for a cursor
+    that is none of them.
+    """
+    query = call.request.query_params
+    is_ascending = call.word("order", "asc", "desc") == "asc"
+    page = list(objects) if is_ascending else list(reversed(objects))
+    ids = [one["id"] for one in page]
+    start, end = 0, len(page)
+    if (after := query.get("after")) is not None:
+        start = _place(ids, after) + 1
+    if (before := query.get("before")) is not None:
+        end = _place(ids, before)
+    limit = min(LARGEST_PAGE, max(1, call.number("limit", USUAL_PAGE, 10_000)))
+    # Before a cursor the nearest are meant, not the first of all.
+    if before is not None and after is None:
+        start = max(start, end - limit)
+    chosen = page[start:end][:limit]
+    return JsonResponse(
+        {
+            "object": "list",
+            "data": chosen,
+            "first_id": chosen[0]["id"] if chosen else None,
+            "last_id": chosen[-1]["id"] if chosen else None,
+            "has_more": len(page[start:end]) > len(chosen) if before is None else start > 0,
+        }
+    )
+
+
+def _place(ids: Sequence[str], cursor: str) -> int:
+    if cursor not in ids:
+        raise NotFound(f"there is nothing {cursor[:80]!r} in this list")
+    return ids.index(cursor)

@@ -1,0 +1,219 @@
+"""`/v1/threads/…/runs`: ordinary turns in the words of the Assistants API."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from starlette.responses import Response
+
+from turnkeep.auth import authority
+from turnkeep.doors import acceptance
+from turnkeep.doors.error_answers import JsonResponse
+from turnkeep.doors.http.endpoint import HttpCall
+from turnkeep.doors.http.openai import thread_endpoints, turn_request
+from turnkeep.doors.http.openai.assistant_profiles import check_resources, find_assistant, read_client_tools
+from turnkeep.doors.http.openai.conversation_key import thread_of
+from turnkeep.doors.http.openai.cursor_list import list_response
+from turnkeep.doors.http.openai.openai_input import allow_wishes, id_from, message_of, read_parameters
+from turnkeep.doors.http.openai.run_events import RunEvents
+from turnkeep.doors.http.openai.run_objects import TERMINAL, RunState, run_state, steps_of
+from turnkeep.doors.http.openai.sent_events import COMMENT, SentEvents, named_frame
+from turnkeep.doors.http.openai.thread_objects import RUN, thread_form
+from turnkeep.doors.http.openai.turn_reader import Silence, TurnPart, TurnReader
+from turnkeep.errors import InvalidMessage, MessageFrozen, NotFound, NotOffered
+from turnkeep.inputs import MAX_MODEL, optional_text
+from turnkeep.messages import UserItem
+from turnkeep.store.values import ThreadRecord
+
+POLL_AFTER = "openai-poll-after-ms"
+"""Without it the helpers of OpenAI's clients look every five seconds."""
+POLL_MILLISECONDS = 300
+END_FRAME = "event: done\ndata: [DONE]\n\n"
+BUSY = "Thread {thread} already has an active run {run}."
+
+
+async def begin_run(call: HttpCall) -> Response:
+    record = await thread_of(call, call.path("thread_id"), "send", "read")
+    return await _begin(call, record, await call.body())
+
+
+async def begin_thread_and_run(call: HttpCall) -> Response:
+    body = await call.body()
+    await _wishes(call, body)  # refused before a thread is made
+    thread = body.get("thread") or {}
+    if not isinstance(thread, Mapping):
+        raise InvalidMessage("'thread' must be an object")
+    record = await thread_endpoints.make_thread(call, thread)
+    return await _begin(call, record, body, is_new=True)
+
+
+async def _begin(call: HttpCall, record: ThreadRecord, body: Mapping[str, Any], *, is_new: bool = False) -> Response:
+    wishes = await _wishes(call, body)
+    await _check_strict(call, record)
+    for message in body.get("additional_messages") or ():
+        await thread_endpoints.write(call, record, message)
+    stack = AsyncExitStack()
+    stack.enter_context(call.limits.streaming(call.holder))
+    try:
+        reader = await stack.enter_async_context(TurnReader(call, record.address))
+        run_id = await _accept(call, record, wishes)
+        state = await run_state(call, record, run_id)
+        if body.get("stream") is not True:
+            await stack.aclose()
+            return _answer(state)
+    except BaseException:
+        await stack.aclose()
+        raise
+    first = [named_frame("thread.created", thread_form(record))] if is_new else []
+    return SentEvents(_frames(reader.parts(run_id), RunEvents(state), first), stack.aclose)
+
+
+async def _accept(call: HttpCall, record: ThreadRecord, wishes: Mapping[str, Any]) -> str:
+    """A run is a message without words; its id is its own."""
+    key = call.once
+    run_id = f"{RUN}{secrets.token_hex(12)}" if key is None else id_from(key).replace("msg_", RUN)
+    message = message_of(call, record.address, content="run", message_id=run_id, wishes={**wishes, "flush": True})
+    wordless = message.but(content=(), window=0.0, max_wait=0.0, on_busy="collect")
+    await acceptance.accept(call.application, call.limits, call.principal, wordless)
+    return run_id
+
+
+async def _wishes(call: HttpCall, body: Mapping[str, Any]) -> dict[str, Any]:
+    assistant_id = optional_text(body, "assistant_id", MAX_MODEL)
+    if assistant_id is None:
+        raise InvalidMessage("'assistant_id' is missing: who shall answer")
+    assistant = await find_assistant(call, assistant_id)
+    check_resources(body.get("tool_resources"))
+    default = await call.application.assistants.default(call.principal.tenant)
+    is_default = default is not None and default.assistant_id == assistant_id
+    texts = (optional_text(body, name, 100_000) for name in ("instructions", "additional_instructions"))
+    plain = {name: value for name, value in body.items() if value != "auto"}
+    wishes = {
+        # Who manages nothing is answered by the one that answers anyway.
+        "assistant": None if is_default and not call.principal.may("manage") else assistant.assistant_id,
+        "client_tools": read_client_tools(body.get("tools")),
+        "instructions": "\n\n".join(text for text in texts if text) or None,
+        "model": optional_text(body, "model", MAX_MODEL),
+        "parameters": read_parameters({name: value for name, value in plain.items() if name != "tools"}),
+        "metadata": body.get("metadata") or {},
+    }
+    allow_wishes(call, wishes)
+    return wishes
+
+
+async def _check_strict(call: HttpCall, record: ThreadRecord) -> None:
+    if call.application.settings.openai_runs == "strict":
+        waiting = await call.application.store.open_messages(record.address)
+        if (run := thread_endpoints.active_run(waiting)) is not None:
+            raise InvalidMessage(BUSY.format(thread=record.thread_id, run=run))
+
+
+async def _frames(parts: AsyncIterator[TurnPart], events: RunEvents, first: list[str]) -> AsyncIterator[str]:
+    for frame in first:
+        yield frame
+    for name, data in events.begin():
+        yield named_frame(name, data)
+    async for part in parts:
+        if isinstance(part, Silence):
+            yield COMMENT
+        for name, data in events.encode(part):
+            yield named_frame(name, data)
+        if events.is_over:
+            break
+    yield END_FRAME
+
+
+def _answer(state: RunState, status: str | None = None) -> Response:
+    return JsonResponse(state.form(status), headers={POLL_AFTER: str(POLL_MILLISECONDS)})
+
+
+# ---------------------------------------------------------------- runs that are there
+
+
+async def _state(call: HttpCall, *scopes: Any) -> RunState:
+    record = await thread_of(call, call.path("thread_id"), *scopes)
+    return await run_state(call, record, call.path("run_id"))
+
+
+async def show_run(call: HttpCall) -> Response:
+    return _answer(await _state(call, "read"))
+
+
+async def refuse_run_change(call: HttpCall) -> Response:
+    await _state(call, "send", "read")
+    raise NotOffered("the metadata of a run is not changed here: give it when the run begins, or to the thread")
+
+
+async def list_thread_runs(call: HttpCall) -> Response:
+    record = await thread_of(call, call.path("thread_id"), "read")
+    store = call.application.store
+    history = await store.history(record.address)
+    ids = [e.item.message_id for e in history.entries if isinstance(e.item, UserItem)]
+    ids += [one.message_id for one in await store.open_messages(record.address)]
+    # A run that nobody could answer is in no transcript, and is remembered as long as other runs are.
+    ids += [one for run in reversed(await store.runs(record.address)) for one in run.message_ids]
+    run_ids = dict.fromkeys(one for one in ids if one and one.startswith(RUN))
+    states = [await run_state(call, record, run_id) for run_id in run_ids]
+    return list_response(call, [state.form() for state in states])
+
+
+async def submit_outputs(call: HttpCall) -> Response:
+    """Give what the caller's functions gave: all of them at once; the run goes on."""
+    state = await _state(call, "approve", "read")
+    body = await call.body()
+    outputs = _outputs(body.get("tool_outputs"))
+    if not state.calls:
+        raise InvalidMessage(f'Runs in status "{state.status}" do not accept tool outputs.')
+    wanted = [one.call_id for one in state.calls]
+    if set(wanted) != set(outputs):
+        raise InvalidMessage(f"Expected tool outputs for call_ids {wanted}, got {list(outputs)}")
+    if body.get("stream") is not True:
+        await turn_request.give(call, state.thread.address, state.calls, outputs)
+        return _answer(await run_state(call, state.thread, state.run_id), "queued")
+    stack = AsyncExitStack()
+    stack.enter_context(call.limits.streaming(call.holder))
+    try:
+        answer = await turn_request.follow_outputs(call, state.thread, outputs, stack)
+    except BaseException:
+        await stack.aclose()
+        raise
+    base = answer.reader.base_length
+    events = RunEvents(state, base=base, continues=True)
+    return SentEvents(_frames(answer.reader.parts(state.run_id), events, []), stack.aclose)
+
+
+def _outputs(value: object) -> dict[str, str]:
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise InvalidMessage("'tool_outputs' must be a list of objects with 'tool_call_id' and 'output'")
+    return {str(one.get("tool_call_id")): str(one.get("output") or "") for one in value}
+
+
+async def cancel_run(call: HttpCall) -> Response:
+    state = await _state(call, "send", "read")
+    status, address = state.status, state.thread.address
+    if status in TERMINAL:
+        raise InvalidMessage(f"Cannot cancel run with status '{status}'.")
+    if status == "queued":
+        try:
+            await authority.own_message(call.application, call.principal, address, state.run_id)
+            await call.application.store.withdraw(address, state.run_id, once=call.once)
+            return _answer(state, "cancelled")
+        except (MessageFrozen, NotFound):
+            pass  # it has begun meanwhile
+    await authority.stop(call.application, call.principal, address, drop_inbox=False, once=call.once)
+    return _answer(state, "cancelling")
+
+
+async def list_run_steps(call: HttpCall) -> Response:
+    return list_response(call, await steps_of(call, await _state(call, "read")))
+
+
+async def show_run_step(call: HttpCall) -> Response:
+    step_id = call.path("step_id")
+    for step in await steps_of(call, await _state(call, "read")):
+        if step["id"] == step_id:
+            return JsonResponse(step)
+    raise NotFound(f"No run step found with id '{step_id[:80]}'.")
