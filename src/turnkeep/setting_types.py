@@ -96,6 +96,9 @@ class SharedSettings(TypedDict, total=False):
     user_budget: float | None
     thread_budget: float | None
     budget_period: Literal["hour", "day", "month"] | None
+    openai_conversations: Literal["named", "any"] | None
+    openai_history: Literal["refuse", "fresh"] | None
+    openai_runs: Literal["kind", "strict"] | None
     insecure_no_auth: bool | None
     auth: Literal["off", "on"] | None
     start_token: str | SecretStr | None

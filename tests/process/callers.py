@@ -46,6 +46,7 @@ class Guarded:
     epoch: str
     response_id: str
     """The answer to the owner's message, as the Responses dialect names it."""
+    thread_id: str
     bearers: dict[str, str | None] = field(default_factory=dict)
 
     def headers(self, caller: str) -> dict[str, str]:
@@ -80,8 +81,11 @@ async def guarded(store: str = "memory:", **settings: Any) -> AsyncIterator[Guar
         record = await server.queue.store.thread(Address(TENANT, server.queue.name, CHANNEL))
         assert record is not None
         response_id = AnswerName(record.thread_id, MESSAGE_ID).id("resp")
+        await _take(server, "own-2", MESSAGE_ID)
+        other = await server.queue.store.thread(Address(TENANT, server.queue.name, "own-2"))
+        assert other is not None
         page = await server.queue.store.read(Address(TENANT, server.queue.name, CHANNEL), after=0)
-        house = Guarded(server, keys, dead_ids, made.assistant_id, page.epoch, response_id)
+        house = Guarded(server, keys, dead_ids, made.assistant_id, page.epoch, response_id, other.thread_id)
         house.bearers = await _bearers(keys)
         yield house
 

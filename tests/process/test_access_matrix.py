@@ -46,7 +46,14 @@ BODIES: dict[str, dict[str, Any]] = {
 
 SCOPES: dict[str, tuple[Scope, ...]] = {
     "complete_chat": ("send", "read"), "create_response": ("send", "read"), "show_response": ("read",),
-    "cancel_response": ("send", "read"), "chat": ("send", "read"),
+    "chat": ("send", "read"),
+    "cancel_response": ("send", "read"), "show_thread_form": ("read",), "change_thread": ("send", "read"),
+    "delete_thread": ("manage",), "add_message": ("send",), "list_thread_messages": ("read",),
+    "show_thread_message": ("read",), "refuse_message_change": ("send",), "refuse_message_deletion": ("send",),
+    "begin_run": ("send", "read"), "list_thread_runs": ("read",), "show_run": ("read",),
+    "refuse_run_change": ("send", "read"), "submit_outputs": ("approve", "read"), "cancel_run": ("send", "read"),
+    "list_run_steps": ("read",), "show_run_step": ("read",), "begin_thread": ("send", "read"),
+    "begin_thread_and_run": ("send", "read"),
 }  # fmt: skip
 """What routes ask for whose channel is not in their path."""
 
@@ -61,15 +68,23 @@ OWNER: dict[str, int] = {
     "show_openapi": 200, "show_metrics": 404, "disconnect_user": 200, "answer": 201, "redrive_dead": 404,
     "discard_dead": 404, "list_workers": 200, "show_activity": 200, "show_usage": 200, "stream_overview": 200,
     "list_models": 200, "show_model": 200, "complete_chat": 400, "create_response": 400,
-    "show_response": 200, "cancel_response": 200,
     "chat": 200, "resume_chat": 200, "stop_chat": 200, "show_chat": 200,
+    "show_response": 200, "cancel_response": 200, "create_profile": 400, "list_profiles": 200, "show_profile": 200,
+    "change_profile": 200, "delete_profile": 404, "begin_thread": 200, "begin_thread_and_run": 400,
+    "show_thread_form": 200, "change_thread": 200, "delete_thread": 200, "add_message": 400,
+    "list_thread_messages": 200, "show_thread_message": 200, "refuse_message_change": 400,
+    "refuse_message_deletion": 400, "begin_run": 400, "list_thread_runs": 200, "show_run": 404,
+    "refuse_run_change": 404, "submit_outputs": 404, "cancel_run": 404, "list_run_steps": 404, "show_run_step": 404,
 }  # fmt: skip
 
 NOT_THERE = {"show_message", "edit_message", "withdraw_message", "pause", "resume", "regenerate", "act",
              "list_messages", "list_runs", "show_channel", "change_channel", "forget_channel", "show_dead",
              "redrive", "discard", "show_assistant", "change_assistant", "delete_assistant",
              "use_assistant", "answer", "redrive_dead", "discard_dead", "show_model", "show_response",
-             "cancel_response"}  # fmt: skip
+             "cancel_response", "show_profile", "change_profile", "delete_profile", "show_thread_form",
+             "change_thread", "delete_thread", "add_message", "list_thread_messages", "show_thread_message",
+             "refuse_message_change", "refuse_message_deletion", "begin_run", "list_thread_runs", "show_run",
+             "refuse_run_change", "submit_outputs", "cancel_run", "list_run_steps", "show_run_step"}  # fmt: skip
 """What a stranger with every right in his own tenant finds missing there."""
 
 ACTIONS: dict[str, dict[str, Any]] = {
@@ -85,7 +100,8 @@ def name(endpoint: HttpEndpoint) -> str:
 
 
 def last_that_destroy(endpoint: HttpEndpoint) -> tuple[bool, bool]:
-    return endpoint.method == "DELETE", name(endpoint) in ("forget_channel", "discard")
+    forgets = name(endpoint) in ("forget_channel", "delete_thread")
+    return endpoint.method == "DELETE", forgets or name(endpoint) == "discard"
 
 
 async def call(house: Guarded, endpoint: HttpEndpoint, headers: dict[str, str]) -> tuple[int, str]:
@@ -100,6 +116,9 @@ async def call(house: Guarded, endpoint: HttpEndpoint, headers: dict[str, str]) 
         user="nobody",
         model=house.assistant_id,
         response_id=house.response_id,
+        thread_id=house.thread_id,
+        run_id="run_none",
+        step_id="step_none",
     )
     body = json.dumps(BODIES[name(endpoint)]) if name(endpoint) in BODIES else None
     query = {"after": f"{house.epoch}:0"} if endpoint.media == "text/event-stream" else {"force": "true"}

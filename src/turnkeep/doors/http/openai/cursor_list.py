@@ -38,14 +38,14 @@ def list_response(call: HttpCall, objects: Sequence[Mapping[str, Any]]) -> Respo
     # Before a cursor the nearest are meant, not the first of all.
     if before is not None and after is None:
         start = max(start, end - limit)
-    chosen = page[start:end][:limit]
+    objects_shown = page[start:end][:limit]
     return JsonResponse(
         {
             "object": "list",
-            "data": chosen,
-            "first_id": chosen[0]["id"] if chosen else None,
-            "last_id": chosen[-1]["id"] if chosen else None,
-            "has_more": len(page[start:end]) > len(chosen) if before is None else start > 0,
+            "data": objects_shown,
+            "first_id": objects_shown[0]["id"] if objects_shown else None,
+            "last_id": objects_shown[-1]["id"] if objects_shown else None,
+            "has_more": len(page[start:end]) > len(objects_shown) if before is None else start > 0,
         }
     )
 

@@ -24,7 +24,7 @@ from turnkeep.doors.http.openai.openai_errors import openai_error
 RESPONSE = "/v1/responses/{response_id}"
 PROFILE = "/v1/assistants/{assistant_id}"
 THREAD = "/v1/threads/{thread_id}"
-SAID = THREAD + "/messages/{message_id}"
+THREAD_MESSAGE = THREAD + "/messages/{message_id}"
 RUN = THREAD + "/runs/{run_id}"
 
 
@@ -76,9 +76,9 @@ THREAD_ENDPOINTS = (
               "Write a message, which waits for a run.", is_metered=False),
     _endpoint("GET", THREAD + "/messages", thread_endpoints.list_thread_messages, None, "What was said.",
               query={**LIST_QUERY, "run_id": "Of the turn of this run alone."}),
-    _endpoint("GET", SAID, thread_endpoints.show_thread_message, None, "A message."),
-    _endpoint("POST", SAID, thread_endpoints.refuse_message_change, None, "Not offered."),
-    _endpoint("DELETE", SAID, thread_endpoints.refuse_message_deletion, None, "Not offered."),
+    _endpoint("GET", THREAD_MESSAGE, thread_endpoints.show_thread_message, None, "A message."),
+    _endpoint("POST", THREAD_MESSAGE, thread_endpoints.refuse_message_change, None, "Not offered."),
+    _endpoint("DELETE", THREAD_MESSAGE, thread_endpoints.refuse_message_deletion, None, "Not offered."),
 )  # fmt: skip
 RUN_ENDPOINTS = (
     _endpoint("POST", THREAD + "/runs", run_endpoints.begin_run, None, "Answer what was said.", is_metered=False),

@@ -41,6 +41,7 @@ async def begin_run(call: HttpCall) -> Response:
 
 
 async def begin_thread_and_run(call: HttpCall) -> Response:
+    call.principal.require("read")
     body = await call.body()
     await _wishes(call, body)  # refused before a thread is made
     thread = body.get("thread") or {}
@@ -167,9 +168,9 @@ async def submit_outputs(call: HttpCall) -> Response:
     outputs = _outputs(body.get("tool_outputs"))
     if not state.calls:
         raise InvalidMessage(f'Runs in status "{state.status}" do not accept tool outputs.')
-    wanted = [one.call_id for one in state.calls]
-    if set(wanted) != set(outputs):
-        raise InvalidMessage(f"Expected tool outputs for call_ids {wanted}, got {list(outputs)}")
+    call_ids = [one.call_id for one in state.calls]
+    if set(call_ids) != set(outputs):
+        raise InvalidMessage(f"Expected tool outputs for call_ids {call_ids}, got {list(outputs)}")
     if body.get("stream") is not True:
         await turn_request.give(call, state.thread.address, state.calls, outputs)
         return _answer(await run_state(call, state.thread, state.run_id), "queued")

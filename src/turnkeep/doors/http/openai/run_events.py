@@ -38,7 +38,7 @@ class RunEvents:
         self._continues = continues
         self._has_begun = False
         self._anchor: tuple[str, ...] = (state.run_id,)
-        self._finished: list[str] = []
+        self._texts: list[str] = []
         """The texts of messages that are complete."""
         self._current = ShownText()
         self._message_id: str | None = None
@@ -88,13 +88,13 @@ class RunEvents:
 
     def _grow(self, text: str) -> list[Frame]:
         self._is_new_step = False
-        if self._finished and not self._current.text and self._message_id is None:
+        if self._texts and not self._current.text and self._message_id is None:
             text = text.removeprefix(SEPARATOR)
         return self._show(self._current.grow(text)) if text else []
 
     def _replace(self, whole: str) -> list[Frame]:
         """All that finished steps have said: what a further attempt begins with."""
-        before = SEPARATOR.join(self._finished)
+        before = SEPARATOR.join(self._texts)
         rest = whole[len(before) :].removeprefix(SEPARATOR) if whole.startswith(before) else whole
         self._is_new_step = not rest
         return self._show(self._current.become(rest))
@@ -110,7 +110,7 @@ class RunEvents:
         return [*frames, ("thread.message.delta", delta)]
 
     def _begin_message(self) -> list[Frame]:
-        place = self._base + sum(len(text) + len(SEPARATOR) for text in self._finished)
+        place = self._base + sum(len(text) + len(SEPARATOR) for text in self._texts)
         self._message_id = said_id(self._anchor, 0, place)
         step = objects.step_of_message(self._state, self._message_id, status="in_progress")
         message = self._message("in_progress", "")
@@ -132,7 +132,7 @@ class RunEvents:
         ]  # fmt: skip
         self._message_id = None
         if status == "completed":
-            self._finished.append(text)
+            self._texts.append(text)
             self._current = ShownText()
         return frames
 
@@ -159,7 +159,7 @@ class RunEvents:
     def _end(self, end: TurnEnd) -> list[Frame]:
         self.is_over = True
         status = end.outcome if end.outcome in ("incomplete", "cancelled") else "completed"
-        before = SEPARATOR.join(self._finished)
+        before = SEPARATOR.join(self._texts)
         text = end.text[len(before) :].removeprefix(SEPARATOR) if end.text.startswith(before) else end.text
         frames = self._show(self._current.end(text)) if text else []
         frames += self._end_message("completed" if status == "completed" else "incomplete")

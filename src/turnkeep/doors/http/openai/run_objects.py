@@ -77,8 +77,8 @@ async def run_state(call: HttpCall, thread: ThreadRecord, run_id: str) -> RunSta
         users = [(e.turn, e.item) for e in history.entries if isinstance(e.item, UserItem)]
         turn, wish = next(((t, item) for t, item in users if item.message_id == run_id), (0, None))
         entries = [entry for entry in history.entries if entry.turn == turn] if wish else []
-    chosen = wish.assistant if wish and wish.assistant else thread.assistant
-    assistant = await call.application.assistants.answering(thread.address.tenant, chosen)
+    assistant_id = wish.assistant if wish and wish.assistant else thread.assistant
+    assistant = await call.application.assistants.answering(thread.address.tenant, assistant_id)
     return RunState(
         run_id=run_id, thread=thread, record=record, wish=wish, assistant=assistant, run=run, entries=entries
     )
@@ -121,8 +121,8 @@ def _created_at(state: RunState) -> int:
     return int(state.record.settled_at or 0)
 
 
-def _at(moment: float | None, status: str, wanted: str) -> int | None:
-    return int(moment) if moment is not None and status == wanted else None
+def _at(moment: float | None, status: str, at_status: str) -> int | None:
+    return int(moment) if moment is not None and status == at_status else None
 
 
 def _instructions(state: RunState) -> str:
