@@ -117,6 +117,7 @@ class SharedSettings(TypedDict, total=False):
     proxies: Sequence[str] | None
     first_frame_auth: bool | None
     hosts: Sequence[str] | None
+    worker_port: int | None
     openweather_api_key: str | SecretStr | None
     openweather_url: str | None
     tools_file: str | Path | None
