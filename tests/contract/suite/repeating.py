@@ -47,7 +47,7 @@ REPEATS: Mapping[str, Safety] = {
     "regenerate": "once", "compact": "once", "update": "once", "scan": "reads", "stats": "reads", "forget": "once",
     "expire": "same", "get": "reads", "put": "once", "take": "once", "list": "reads", "reserve": "once",
     "settle": "once", "sweep": "reads", "ledgers": "reads", "spend": "reads", "pace": "once", "slow_down": "once",
-    "trip": "once", "circuits": "reads", "probe": "once", "mend": "once",
+    "trip": "once", "circuits": "reads", "probe": "once", "mend": "once", "revision": "reads",
     "open": "same", "close": "same", "check": "reads", "now": "reads",
 }  # fmt: skip
 

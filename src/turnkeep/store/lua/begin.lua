@@ -13,10 +13,9 @@ t = t or new_thread(now)
 ripen(t, p, now)
 if is_busy(t) or t.paused then return {'busy'} end
 for i = 1, ROWS do
-  local message = row(i)
-  if accepted_before(t, message.id, now) then return {'conflict', i} end
-  message.flush, message.not_before = '1', ''
-  local outcome = accept_one(t, p, now, message, p.max_inbox)
+  turn_to(i)
+  if accepted_before(t, A.id, now) then return {'conflict', i} end
+  local outcome = accept_one(t, p, now, p.max_inbox, true)
   if outcome[1] ~= 'receipt' then return outcome end
 end
 if batch_size(t, p) < t.inbox then return {'crowded'} end

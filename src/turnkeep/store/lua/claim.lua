@@ -1,9 +1,9 @@
 -- claim: take threads of one partition that are due.
 -- KEYS: @partition | @thread
 -- ARGV: now owner lease queues | space policy index entry token run_id
--- USES: live record ready sinks log trim save message_ids inbox calls turns claims
+-- USES: live record groups ready sinks log trim save message_ids inbox calls turns claims
 -- RETURNS: when to look again for these queues (or ''); then for each thread {'claim', …}, or the moment when it is due, ''
--- for never, or {'damaged'}: of that one nothing was done, and a call for it alone tells what is wrong.
+-- for never, or {'alone'}: nothing was done, and a call for it alone tells what is wrong.
 -- GUARANTEE: with the token of the claim that is valid now, that claim again. An entry of an index that is wrong is removed.
 -- A server that takes no writes refuses it all, unless something was claimed: then it tells that.
 
@@ -57,20 +57,12 @@ local function take(candidate)
   return claim
 end
 
--- One that is damaged does not keep its neighbours from being taken.
-local function take_beside_others(candidate, is_first)
-  local is_done, answer = pcall(take, candidate)
-  if is_done then return answer end
-  if is_refusal(answer) and is_first then error(answer, 0) end
-  return {'damaged'}
-end
-
 local reply = {}
 for i = 1, ROWS do
   point(i)
   local candidate = row(i)
   spaces[candidate.space] = true
-  reply[i + 1] = ROWS == 1 and take(candidate) or take_beside_others(candidate, i == 1)
+  reply[i + 1] = ROWS == 1 and take(candidate) or do_beside_others(i == 1, take, candidate)
 end
 -- What was taken left its space with a bound that has come: made right here, nobody has to look because of it.
 for space in pairs(spaces) do

@@ -15,12 +15,12 @@ redis.call('ZCARD', K.dead_ids) -- a damaged one is met before anything is writt
 redis.call('ZCARD', K.dead_places)
 if redis.call('HEXISTS', K.dead, A.dead_id) == 0 then return {'absent'} end
 local t = find_or_new(p, now)
-local message = row(1)
-local record, closing = accepted_before(t, message.id, now)
+turn_to(1)
+local record, closing = accepted_before(t, A.id, now)
 if record and not closing then return {'conflict'} end
-local outcome = accept_one(t, p, now, message, math.huge)
-if record then t.out.known[message.id].digest = record.digest end
-redis.call('HSET', K.redriven, A.dead_id, seal({message_id = message.id, receipt = outcome, until_ = now + p.dedupe}))
+local outcome = accept_one(t, p, now, math.huge)
+if record then t.out.known[A.id].digest = record.digest end
+redis.call('HSET', K.redriven, A.dead_id, seal({message_id = A.id, receipt = outcome, until_ = now + p.dedupe}))
 save(t, p, now)
 discard(t.space, A.dead_id)
 return outcome

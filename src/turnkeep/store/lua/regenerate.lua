@@ -29,10 +29,10 @@ t.edits, t.transcript_at = t.edits + 1, now
 
 local reply = {'receipts'}
 for i = 1, ROWS do
-  local message = row(i)
-  local outcome = accept_one(t, p, now, message, p.max_inbox)
+  turn_to(i)
+  local outcome = accept_one(t, p, now, p.max_inbox)
   if outcome[1] ~= 'receipt' then return outcome end
-  reply[2 * i], reply[2 * i + 1] = message.id, outcome
+  reply[2 * i], reply[2 * i + 1] = A.id, outcome
 end
 save(t, p, now)
 return remember(now, reply)

@@ -1,7 +1,7 @@
 -- renew: prolong claims of one owner in one partition.
 -- KEYS: @partition operations | @thread
 -- ARGV: now once owner lease | token thread_id policy
--- USES: live record once sinks log trim save message_ids inbox
+-- USES: live record groups once sinks log trim save message_ids inbox
 -- RETURNS: for each claim {held, until, stop, steer}, then a list of leases of this owner that were not named.
 -- GUARANTEE: one that comes late, after its repeat, gives no later claim back; a claim that is not valid is told so and changed in nothing; a damaged thread does not touch the others.
 -- Works on a full server: else every run would be lost with its lease. A server that takes no writes refuses it all.

@@ -255,7 +255,7 @@ class RedisClaims(RedisPart):
             if isinstance(answer, bytes):
                 if answer:
                     outlook.name(place, ready.address, float(answer))
-            elif answer[0] == b"damaged":
+            elif answer[0] == b"alone":
                 claims += await self._take_alone(place, ready, about, outlook)
             elif (claim := await self._read_claim(keys, answer)) is not None:
                 claims.append((ready, claim))

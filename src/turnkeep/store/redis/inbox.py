@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 from turnkeep.errors import (
@@ -15,13 +16,15 @@ from turnkeep.errors import (
     NotFound,
     Rejection,
     ThreadBusy,
+    ThreadQuarantined,
     WrongState,
 )
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Content, Message
 from turnkeep.store import rules_accept
-from turnkeep.store.ids import new_run_id, new_token, partition_of
+from turnkeep.store.ids import new_epoch, new_run_id, new_thread_id, new_token, partition_of
 from turnkeep.store.redis.claiming import RedisClaims
+from turnkeep.store.redis.client.pipe import Argument
 from turnkeep.store.redis.codec import (
     add_checksum,
     call_row,
@@ -43,8 +46,9 @@ from turnkeep.store.redis.codec import (
     usage_argument,
     words,
 )
-from turnkeep.store.redis.key_names import ThreadKeys, to_bytes, to_text
-from turnkeep.store.redis.part import full, gather, not_found, status_word
+from turnkeep.store.redis.key_names import PartitionKeys, ThreadKeys, to_bytes, to_text
+from turnkeep.store.redis.part import full, not_found, status_word
+from turnkeep.store.redis.tick_group import ThreadAct, TickGroup
 from turnkeep.store.rules_change import unfit
 from turnkeep.store.values import (
     Claim,
@@ -63,34 +67,71 @@ from turnkeep.store.values import (
 class RedisInbox(RedisClaims):
     """Messages on their way to a committed answer."""
 
+    @cached_property
+    def _accepts(self) -> TickGroup:
+        return TickGroup(partial(self._run_grouped, "accept"))
+
+    @cached_property
+    def _commits(self) -> TickGroup:
+        return TickGroup(partial(self._run_grouped, "commit"))
+
     async def accept(
         self, messages: Sequence[Message], *, create: bool = True, max_inbox: int | None = None
     ) -> list[Receipt | Rejection]:
-        outcomes: dict[int, Receipt | Rejection] = {}
-        places: dict[Address, list[int]] = {}
-        for place, message in enumerate(messages):
-            # By thread and not by address: the id of a thread and its channel are one inbox, and
-            # the messages of a thread are taken in one act, in their order.
-            places.setdefault((await self._resolve(message.address)).address, []).append(place)
-        answers = await gather(
-            [self._accept_on([messages[place] for place in here], create, max_inbox) for here in places.values()]
-        )
-        for here, answers_here in zip(places.values(), answers, strict=True):
-            outcomes |= zip(here, answers_here, strict=True)
-        return [outcomes[place] for place in range(len(messages))]
-
-    async def _accept_on(
-        self, messages: Sequence[Message], create: bool, max_inbox: int | None
-    ) -> list[Receipt | Rejection]:
-        """The messages of one thread, in one act."""
-        address = messages[0].address
         if any(message.not_before is not None for message in messages):
             await self.now()  # how far the store is ahead of the time of day, as it is set now
             messages = [rules_accept.by_store_time(message, self._of_day) for message in messages]
-        rows = [value for message in messages for value in message_row(message)]
-        limit = b"" if max_inbox is None else b"%d" % max_inbox
-        _, reply = await self._make("accept", address, flag(create), limit, *rows)
-        return [_receipt_or_refusal(answer, m) for answer, m in zip(reply[1:], messages, strict=True)]
+        # By thread and not by address: the id of a thread and its channel are one inbox, and the
+        # messages of a thread are taken in one act, in their order.
+        places: dict[ThreadKeys, list[int]] = {}
+        for place, message in enumerate(messages):
+            places.setdefault(await self._resolve(message.address), []).append(place)
+        terms = (flag(create), b"" if max_inbox is None else b"%d" % max_inbox)
+        acts = [self._accept_act(keys, [messages[place] for place in here], terms) for keys, here in places.items()]
+        answers = await self._accepts.do(acts)
+        outcomes: dict[int, Receipt | Rejection] = {}
+        for here, answer in zip(places.values(), answers, strict=True):
+            own = [messages[place] for place in here]
+            is_gone = isinstance(answer, list) and answer[0] == b"gone"
+            rows = await self._accept_again(own, terms) if is_gone else answer
+            if isinstance(rows, Exception):
+                raise rows
+            outcomes |= zip(here, map(_receipt_or_refusal, rows, own), strict=True)
+        return [outcomes[place] for place in range(len(messages))]
+
+    def _accept_act(self, keys: ThreadKeys, messages: Sequence[Message], terms: tuple[bytes, bytes]) -> ThreadAct:
+        address = messages[0].address
+        want = b"" if keys.address == address else to_bytes(address.channel)
+        policy = self._policy(address.queue)
+        thread_id, epoch = new_thread_id(self._ids, address), new_epoch(self._ids)
+        head = (policy, keys.space, keys.channel, want, to_bytes(thread_id), epoch.encode(), *terms)
+        return ThreadAct(keys, tuple(map(message_row, messages)), head, (want, policy, *terms))
+
+    async def _accept_again(self, messages: Sequence[Message], terms: tuple[bytes, bytes]) -> Any:
+        """The id meant another thread than the remembered channel (it was forgotten and made
+        again): the script says so before it touches anything.
+        """
+        address = messages[0].address
+        self._channels.pop(address, None)
+        [answer] = await self._accepts.do([self._accept_act(self._keys.thread(address), messages, terms)])
+        return answer
+
+    async def _run_grouped(
+        self, name: str, partition: PartitionKeys, threads: Sequence[ThreadKeys], arguments: Sequence[Argument]
+    ) -> list[Any]:
+        """Run a script that acts on threads of a partition; of one that is alone the damage is
+        reported.
+        """
+        link = self._link
+        script = link.scripts[name]
+        keys = [*partition.of(script), *(key for thread in threads for key in thread.group_keys(script))]
+        try:
+            reply: list[Any] = await link.run(name, partition, keys, self._now(), *arguments)
+        except ThreadQuarantined as damage:
+            if len(threads) == 1:
+                await self._quarantine(threads[0], damage)
+            raise
+        return reply
 
     async def begin(self, messages: Sequence[Message], *, owner: str, lease: float) -> Claim:
         if not messages:
@@ -130,10 +171,14 @@ class RedisInbox(RedisClaims):
 
     async def commit(self, claim: Claim, commit: Commit) -> Remainder:
         model = b"" if commit.model is None else b',"model":' + dump(commit.model)
-        reply = await self._run_as_owner(
-            "commit", claim, commit.outcome, to_bytes(commit.text), turn_argument(commit.entries),
-            usage_argument(commit.usage), model,
+        keys, policy = self._keys.thread(claim.address), self._policy(claim.address.queue)
+        row = (
+            policy, to_bytes(claim.thread_id), claim.token.encode(), commit.outcome, to_bytes(commit.text),
+            turn_argument(commit.entries), usage_argument(commit.usage), model,
         )  # fmt: skip
+        [reply] = await self._commits.do([ThreadAct(keys, (row,))])
+        if isinstance(reply, Exception):
+            raise reply
         _, messages, due, *version = _unless_lost(claim, reply)
         return Remainder(messages, number(due), read_version(version[0]) if version else None)
 

@@ -92,7 +92,7 @@ class PartitionKeys:
 class ThreadKeys:
     """The keys of one thread and of its partition, and its address as the scripts write it."""
 
-    __slots__ = ("_own", "_ready", "address", "channel", "partition", "space")
+    __slots__ = ("_groups", "_own", "_ready", "address", "channel", "partition", "space")
 
     def __init__(self, address: Address, partition: PartitionKeys) -> None:
         self.address = address
@@ -105,6 +105,7 @@ class ThreadKeys:
         name = urlsafe_b64encode(digest).rstrip(b"=")
         # Made once for an address and not for each token.
         self._own = {key: partition.tag + letter.encode() + b":" + name for key, letter in _OF_THREAD.items()}
+        self._groups: dict[Script, tuple[bytes, ...]] = {}
         self._ready: dict[Script, tuple[bytes, ...]] = {}
 
     def of(self, script: Script) -> tuple[bytes, ...]:
@@ -116,7 +117,9 @@ class ThreadKeys:
 
     def group_keys(self, script: Script) -> tuple[bytes, ...]:
         """One repeated group of a script."""
-        return tuple(self[name] for name in script.repeated_keys)
+        if (keys := self._groups.get(script)) is None:
+            keys = self._groups[script] = tuple(self[name] for name in script.repeated_keys)
+        return keys
 
     def __getitem__(self, name: str) -> bytes:
         return self._own.get(name) or self.partition.names[name]

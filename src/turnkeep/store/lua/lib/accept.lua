@@ -1,15 +1,15 @@
 -- Taking a message in.
 
--- The message of one row of arguments, with what counts for it fixed: its own values, else the thread's, else the queue's.
-local function opened(t, p, row)
-  local own = t.options or {}
-  local window = tonumber(row.window) or own.window or p.window
-  local wait = own.max_wait or p.max_wait
-  if window == 0 then wait = 0 end
+-- The message of the current row, with what counts for it fixed: its own values, else the thread's, else the queue's.
+-- One that `is_begun` by its sender waits for no window and for no time.
+local function opened(t, p, is_begun)
+  local own = t.options or p
+  local window = tonumber(A.window) or own.window or p.window
+  local wait = window == 0 and 0 or own.max_wait or p.max_wait
   return {
-    id = row.id, uid = t.messages + 1, size = tonumber(row.size), window = window, max_wait = tonumber(row.max_wait) or wait,
-    on_busy = row.on_busy ~= '' and row.on_busy or own.on_busy or p.on_busy, flush = row.flush == '1' or nil,
-    not_before = tonumber(row.not_before),
+    id = A.id, uid = t.messages + 1, size = tonumber(A.size), window = window, max_wait = tonumber(A.max_wait) or wait,
+    on_busy = A.on_busy ~= '' and A.on_busy or own.on_busy or p.on_busy, flush = is_begun or A.flush == '1' or nil,
+    not_before = not is_begun and tonumber(A.not_before) or nil,
   }
 end
 
@@ -47,11 +47,11 @@ local function repeated_receipt(t, record, closing, digest)
   return receipt(t, record, true, closing and closing.thread_id)
 end
 
--- Take one message in, or say why not.
-local function accept_one(t, p, now, row, max_inbox)
+-- Take the message of the current row in, or say why not.
+local function accept_one(t, p, now, max_inbox, is_begun)
   ripen(t, p, now)
   if t.inbox + t.delayed >= max_inbox then return {'full', t.inbox + t.delayed} end
-  local m = opened(t, p, row)
+  local m = opened(t, p, is_begun)
   local is_delayed = m.not_before ~= nil and m.not_before > now
   if m.on_busy == 'reject' and is_busy(t) and not is_delayed then return {'busy'} end
   t.messages, t.active_at = t.messages + 1, now
@@ -63,11 +63,11 @@ local function accept_one(t, p, now, row, max_inbox)
     position = t.inbox
   end
   emit(t, 'accepted', string.format('{"message_ids":%s,"policy":"%s","thread_id":%s}', ids_json({m.id}), m.on_busy,
-    quote(t.thread_id)), row.text)
+    quote(t.thread_id)), A.text)
   local fields = t.out.fields
   fields[#fields + 1] = 'b:' .. m.uid
-  fields[#fields + 1] = row.body
-  local record = {digest = row.digest, delayed = is_delayed or nil, position = position, minted = row.minted == '1' or nil,
+  fields[#fields + 1] = A.body
+  local record = {digest = A.digest, delayed = is_delayed or nil, position = position, minted = A.minted == '1' or nil,
     due_in = due_in(t, m, is_delayed, now), steered = m.steer and true, steer = m.steer and 'accepted',
     seq = m.seq and t.seq_base + m.seq}
   t.out.known[m.id] = record

@@ -13,7 +13,7 @@ local function lease_thread(t, p, now, grant)
   t.state, t.due = 'leased', now + grant.lease
   t.token, t.owner, t.claimed_at = grant.token, grant.owner, now
   t.fence, t.attempt, t.published = t.fence + 1, t.attempt + 1, 0
-  t.flushed, t.typed_at = nil, nil
+  t.flushed, t.typed_at, t.gathering = nil, nil, nil
   t.active_at = now
   if not t.stop then
     emit(t, 'started', event_of_run(t, ',"thread_id":' .. quote(t.thread_id)))

@@ -18,7 +18,7 @@ end
 
 local function touch(t, i)
   local m = open_at(t, i)
-  m.changed = true
+  m.changed, t.gathering = true, nil
   return m
 end
 
@@ -31,7 +31,7 @@ local function shift(t, many)
   for i, m in pairs(out.open) do
     if i > many then rest[i - many] = m end
   end
-  out.open, out.gone, t.inbox = rest, out.gone + many, t.inbox - many
+  out.open, out.gone, t.inbox, t.gathering = rest, out.gone + many, t.inbox - many, nil
 end
 
 -- Take single messages out of the middle.
@@ -41,7 +41,7 @@ local function remove(t, is_gone)
     local m = open_at(t, i)
     if not is_gone[m.id] then rest[#rest + 1] = m elseif m.steer then t.steering = t.steering - 1 end
   end
-  t.out.open, t.out.gone, t.out.is_rewritten, t.inbox = rest, 0, true, #rest
+  t.out.open, t.out.gone, t.out.is_rewritten, t.inbox, t.gathering = rest, 0, true, #rest, nil
 end
 
 local function ids_of(t, from, to)
@@ -83,6 +83,22 @@ local function window_end(t, p, now)
   return is_now and no_later(t, now) or ends
 end
 
+-- The same when a message has joined those that wait: told by what is known of all before it (`gathering`: count, size,
+-- latest end, whether it is due now), so that the n-th message of a burst costs no more than the first. Whatever changes
+-- one of those takes that away.
+local function window_end_after(t, p, m, now)
+  local before = t.inbox == 1 and {0, 0, m.arrival + m.max_wait} or t.gathering
+  t.gathering = nil
+  if not before or before[1] ~= t.inbox - 1 then return window_end(t, p, now) end
+  local size = before[2] + m.size
+  local is_now = before[4] or m.alone or m.flush or t.flushed or t.inbox >= p.max_batch
+    or (t.inbox > 1 and size > p.max_batch_bytes)
+  local latest = math.min(before[3], m.arrival + m.max_wait)
+  t.gathering = {t.inbox, size, latest, is_now and true or false}
+  if is_now then return no_later(t, now) end
+  return math.min(math.max(m.arrival, t.typed_at or 0) + m.window, latest)
+end
+
 local function decline(t, decision)
   for _, call in ipairs(t.calls or {}) do
     call.decision = call.decision or decision
@@ -122,7 +138,7 @@ local function join(t, p, m, arrival)
   t.out.open[t.inbox] = m
   if is_busy(t) then return ask_for_turn(t, m, arrival) end
   t.state = 'waiting'
-  t.due = window_end(t, p, arrival)
+  t.due = window_end_after(t, p, m, arrival)
 end
 
 -- Messages whose `not_before` has come join the inbox, each at its own moment.

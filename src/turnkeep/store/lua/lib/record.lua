@@ -15,12 +15,6 @@ local function damaged(what)
   error('DAMAGED ' .. what, 0)
 end
 
--- Whether an error tells of the server, and nothing of the thread.
-local function is_refusal(wrong)
-  local text = type(wrong) == 'table' and wrong.err or tostring(wrong)
-  return text:match('MISCONF') or text:match('READONLY') or text:match('NOREPLICAS') or text:match('OOM')
-end
-
 -- Text and packed values carry the first 8 hex digits of their SHA-1.
 local function seal_text(text)
   return redis.sha1hex(text):sub(1, 8) .. text

@@ -7,8 +7,8 @@ The comment on top of a file is read by this loader::
     -- USES: shared pieces from `lib`, in this order
 
 A script sees them as `K.name` and `A.name`. `row(i)` gives the i-th of the `ROWS` repeated argument
-groups by name, `values(i)` in order; `point(i)` makes the i-th of the `GROUPS` repeated keys
-current.
+groups by name, `values(i)` in order; `turn_to(i)` makes its values those of `A.name`, without a
+table for them. `point(i)` makes the i-th of the `GROUPS` repeated keys current.
 
 Redis runs all definitions of a script at each call, so a script gets only the definitions and keys
 that it reaches, and `K.name` and `A.name` become places in KEYS and ARGV. What only a function
@@ -60,7 +60,7 @@ def _script(folder: Traversable, entry: Traversable, groups: Groups, publish: Pu
     own = _bare(source)
     seldom = {word for piece in pieces for line in _SELDOM.findall(piece) for word in line.split()}
     body = "\n".join([*_arrange([_bare(piece) for piece in pieces], own, seldom), own])
-    require_declared(name, body, {"K": {*keys, *repeated_keys}, "A": set(arguments)})
+    require_declared(name, body, {"K": {*keys, *repeated_keys}, "A": {*arguments, *rows}})
     keys, repeated_keys = _in_use("K", keys, body), _in_use("K", repeated_keys, body)
     prelude = [f"local PUBLISH = '{publish}'"]
     places = {f"K.{key}": f"KEYS[{i}]" for i, key in enumerate(keys, 1)}
@@ -72,6 +72,9 @@ def _script(folder: Traversable, entry: Traversable, groups: Groups, publish: Pu
     if rows:
         at = {"first": len(arguments), "size": len(rows)}
         prelude.append(_ROWS.format(**at))
+        if _in_use("A", rows, body):
+            prelude.append(_TURN.format(**at))
+            places |= {f"A.{argument}": f"ARGV[ROW + {i}]" for i, argument in enumerate(rows, 1)}
         prelude += [text.format(names=_list(rows), **at) for call, text in _ROW.items() if call in body]
     text = _REFERENCE.sub(lambda match: places[match[0]], "\n".join([*prelude, body])).encode()
     return Script(name, keys, repeated_keys, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
@@ -148,12 +151,18 @@ end"""
 
 _ROWS = "local ROWS = (#ARGV - {first}) / {size}"
 
+_TURN = """\
+local ROW = {first}
+local function turn_to(i)
+  ROW = {first} + (i - 1) * {size}
+end"""
+
 _ROW = {
     "row(": """\
-local ROW = {names}
+local NAMES = {names}
 local function row(i)
   local found = {{}}
-  for j, name in ipairs(ROW) do found[name] = ARGV[{first} + (i - 1) * {size} + j] end
+  for j, name in ipairs(NAMES) do found[name] = ARGV[{first} + (i - 1) * {size} + j] end
   return found
 end""",
     "values(": """\
