@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from turnkeep.application import Application
 from turnkeep.errors import InvalidMessage, NotFound, Rejection
 from turnkeep.inputs import read_content, read_message
-from turnkeep.messages import BusyPolicy, Content
+from turnkeep.messages import Content
 from turnkeep.queue.answer_wait import AnswerWait
 from turnkeep.seconds import SecondsLimit
 from turnkeep.spelling import strangers_sentence
 from turnkeep.store.values import MessageRecord, Receipt
 from turnkeep.streams import EventStream
+from turnkeep.wishes import Wishes
 
 ANSWER_TIMEOUT = SecondsLimit(7_200.0)
-
-
-class Wishes(TypedDict, total=False):
-    """What a message may ask for. Times in seconds, `not_before` in Unix seconds; `flush` ends the
-    window at once. `model`, `effort`, `format` (of a structured answer) and `parameters` are of the
-    answer.
-    """
-
-    on_busy: BusyPolicy | None
-    window: float | None
-    max_wait: float | None
-    not_before: float | None
-    flush: bool
-    metadata: Mapping[str, str] | None
-    model: str | None
-    effort: str | None
-    format: Mapping[str, Any] | None
-    parameters: Mapping[str, Any] | None
 
 
 class MessageMethods(Application):

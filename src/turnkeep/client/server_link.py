@@ -1,0 +1,189 @@
+"""Requests to a server that may be away: repeated under one name until they are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from turnkeep.backoff import Backoff
+from turnkeep.errors import ConfigurationError, NotFound, OutcomeUnknown, StoreUnavailable, TurnkeepError
+from turnkeep.models.sse import Framer
+
+PAUSES = Backoff(delay=0.2, cap=5.0)
+AGAIN = frozenset({429, 502, 503, 504})
+"""What a server or a proxy before it says when the same request may be answered later."""
+CONNECT, ANSWER, SILENCE = 5.0, 30.0, 45.0
+"""Seconds: to connect, for one answer, and of a stream that says nothing, not even that it is still
+there.
+"""
+
+ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=ANSWER, sock_connect=CONNECT)
+
+Json = dict[str, Any]
+
+
+class ServerLink:
+    """One server, with a credential. `patience`: seconds that one call is repeated for."""
+
+    def __init__(self, base_url: str, api_key: str | None, *, patience: float) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise ConfigurationError(f"base_url {base_url[:200]!r} is no address that begins with http:// or https://")
+        self._base = base_url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._patience = patience
+        self._session: aiohttp.ClientSession | None = None
+
+    async def call(
+        self, method: str, path: str, body: object = None, *, once: str | None = None, repeats: bool = True
+    ) -> Any:
+        """The JSON of the answer; None where it has none.
+
+        Repeated while the server is away or asks to wait. What changes something carries one key
+        for all repeats, so it happens once. `repeats=False`: the server knows no such key for it, so
+        a lost answer is `OutcomeUnknown`. Raises the error that the server names, and
+        `StoreUnavailable` when patience ends.
+        """
+        key = {} if method == "GET" else {"Idempotency-Key": once or secrets.token_hex(16)}
+        deadline = asyncio.get_running_loop().time() + self._patience
+        failures = 0
+        while True:
+            try:
+                return await self._ask(method, path, body, key)
+            except (aiohttp.ClientError, TimeoutError, TurnkeepError) as error:
+                # what a lost answer has deleted is not there for its repeat
+                if isinstance(error, NotFound) and failures and method == "DELETE":
+                    return None
+                if isinstance(error, TurnkeepError) and not getattr(error, "is_passing", False):
+                    raise
+                if not repeats and not isinstance(error, TurnkeepError | aiohttp.ClientConnectorError):
+                    raise OutcomeUnknown("the answer was lost, look whether it has happened") from error
+                failures += 1
+                pause = _pause(error, failures)
+                if asyncio.get_running_loop().time() + pause > deadline:
+                    raise self._gone(error) from error
+                await asyncio.sleep(pause)
+
+    async def events(self, path: str, position: str) -> AsyncGenerator[Json, None]:
+        """The frames of one connection, from a position on.
+
+        Raises `aiohttp.ClientError` or `TimeoutError` when it is cut, and what the server refuses
+        with.
+        """
+        headers = {**self._headers, **({"Last-Event-ID": position} if position else {})}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
+        async with self._open().get(self._url(path), headers=headers, timeout=timeout) as response:
+            await _demand_success(response)
+            framer = Framer()
+            async for data in response.content.iter_any():
+                for _, payload in framer.push(data):
+                    yield orjson.loads(payload)
+
+    async def lasting_events(self, path: str, position: str) -> AsyncGenerator[Json, None]:
+        """The frames of as many connections as it takes. Those of one event come together, so that
+        none is told twice.
+        """
+        unfinished: list[Json] = []
+        failures, is_first = 0, True
+        while True:
+            try:
+                async with aclosing(self.events(path, position)) as frames:
+                    async for frame in frames:
+                        failures = 0
+                        if "error" in frame and "status" not in frame:
+                            raise error_of(frame["error"])
+                        # a subscription that goes on where it was is of no interest to who reads on
+                        if frame["status"] == "subscribed" and not is_first and frame.get("recovered", True):
+                            continue
+                        is_first = False
+                        if frame.get("more") and "offset" in frame:
+                            unfinished.append(frame)
+                            continue
+                        position = position if "offset" not in frame else f"{frame['epoch']}:{frame['offset']}"
+                        for one in (*unfinished, frame):
+                            yield one
+                        unfinished = []
+            except (aiohttp.ClientError, TimeoutError, TurnkeepError) as error:
+                if isinstance(error, TurnkeepError) and not getattr(error, "is_passing", False):
+                    raise
+            failures += 1
+            unfinished = []
+            # After a clean end too: a server that drains ends its streams, and another goes on with them.
+            await asyncio.sleep(PAUSES.after(failures))
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def _ask(self, method: str, path: str, body: object, key: Mapping[str, str]) -> Any:
+        headers = {**self._headers, **key}
+        timeout = aiohttp.ClientTimeout(total=ANSWER, sock_connect=CONNECT)
+        async with self._open().request(
+            method, self._url(path), json=body, headers=headers, timeout=timeout
+        ) as response:
+            await _demand_success(response)
+            raw = await response.read()
+            return orjson.loads(raw) if raw else None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(json_serialize=lambda value: orjson.dumps(value).decode())
+        return self._session
+
+    def _url(self, path: str) -> URL:
+        # encoded already: yarl would undo it and ask for another channel
+        return URL(self._base + path, encoded=True)
+
+    def _gone(self, error: Exception) -> TurnkeepError:
+        if isinstance(error, TurnkeepError):
+            return error
+        reason = str(error) or type(error).__name__
+        return StoreUnavailable(f"the server at {self._base} was not reached within {self._patience:g} s: {reason}")
+
+
+def path_of(*parts: str) -> str:
+    """A path of names, each encoded whole. Dots too: proxies take a channel named ".." for a step up."""
+    return "".join(f"/{quote(part, safe='').replace('.', '%2E')}" for part in parts)
+
+
+def error_of(error: Mapping[str, Any]) -> TurnkeepError:
+    """The error that a server names: of the class that has its code."""
+    kind = _kinds(TurnkeepError).get(str(error.get("code")), TurnkeepError)
+    return kind(str(error.get("message") or error.get("code")), retry_after=error.get("retry_after"))
+
+
+async def _demand_success(response: aiohttp.ClientResponse) -> None:
+    """Raises what the server says; `is_passing` marks what may be answered later."""
+    if response.status < 400:
+        return
+    raw = await response.read()
+    try:
+        error = error_of(orjson.loads(raw)["error"])
+    except (ValueError, KeyError, TypeError):
+        error = TurnkeepError(f"{response.url.origin()} answers {response.status}; is it turnkeep?")
+    if response.status in AGAIN:
+        error.is_passing = True  # type: ignore[attr-defined]  # of this one, not of its class
+        waiting = response.headers.get("Retry-After", "")
+        error.retry_after = error.retry_after or (float(waiting) if waiting.isdigit() else None)
+    raise error
+
+
+def _pause(error: Exception, failures: int) -> float:
+    wish = error.retry_after if isinstance(error, TurnkeepError) else None
+    return max(wish or 0.0, PAUSES.after(failures))
+
+
+def _kinds(root: type[TurnkeepError]) -> dict[str, type[TurnkeepError]]:
+    """The error tree by code."""
+    kinds = {root.code: root}
+    for kind in root.__subclasses__():
+        # a class without a code of its own has its parent's, and must not take its place
+        kinds |= {code: one for code, one in _kinds(kind).items() if code not in kinds}
+    return kinds

@@ -1,0 +1,273 @@
+"""The client in Python: every act of HTTP, and a server that is killed while it is spoken to."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.process.programs import Server
+from tests.process.served import served
+from turnkeep.background_loop import Blocking
+from turnkeep.client import SyncTurnkeepClient, TurnkeepClient, position_of
+from turnkeep.doors.http.routes import CHANNEL_ENDPOINTS, TENANT_ENDPOINTS
+from turnkeep.errors import (
+    ConfigurationError,
+    MessageConflict,
+    NoAnswer,
+    NotAuthenticated,
+    NotFound,
+    StoreUnavailable,
+    ThreadNotFound,
+    TurnkeepError,
+)
+from turnkeep.simulator import Simulator, StreamPace, serve
+from turnkeep.tools import tool
+
+NAMES = {
+    "stream_events": "stream",
+    "show_message": "get_message",
+    "edit_message": "edit",
+    "withdraw_message": "withdraw",
+    "act": "decide",
+    "answer": "answer_as",
+    "show_channel": "get_thread",
+    "change_channel": "change_thread",
+    "forget_channel": "forget",
+    "show_queue": "get_queue_status",
+    "show_usage": "get_daily_usage",
+    "list_dead": "list_dead_letters",
+}
+"""Where the method has another name than the act."""
+BY_CALL = {
+    *("show_metrics", "show_activity", "stream_overview", "show_dead", "show_assistant"),
+    *("redrive_dead", "discard_dead"),
+}
+"""Acts that go by `call`, or have a method for all channels."""
+
+
+def test_every_act_of_http_has_a_method() -> None:
+    acts = {endpoint.handler.__name__ for endpoint in (*CHANNEL_ENDPOINTS, *TENANT_ENDPOINTS)} - BY_CALL
+    assert [act for act in acts if not inspect.getdoc(getattr(TurnkeepClient, NAMES.get(act, act), None))] == []
+
+
+def test_the_synchronous_client_has_every_method() -> None:
+    def methods(face: type) -> set[str]:
+        return {
+            name for name, one in vars(face).items()
+            if not name.startswith("_") and (inspect.isfunction(one) or isinstance(one, Blocking))
+        }  # fmt: skip
+
+    assert methods(SyncTurnkeepClient) == methods(TurnkeepClient)
+
+
+@tool(needs_approval=True, self_approval=True)
+def send_invoice(to: str) -> str:
+    """Send an invoice."""
+    return f"sent to {to}"
+
+
+async def test_one_conversation_with_all_that_can_be_done_to_it() -> None:
+    async with served(tools=[send_invoice]) as there, TurnkeepClient(there.url) as client:
+        assert await client.ask("a.b/c", "hello [[say:fine]]", message_id="m1") == "fine"
+        assert await client.ask("a.b/c", "hello [[say:fine]]", message_id="m1") == "fine"  # answered before
+        with pytest.raises(MessageConflict):
+            await client.send("a.b/c", "other words", message_id="m1")
+        assert [item["kind"] for item in (await client.list_messages("a.b/c"))["items"]] == ["user", "assistant"]
+
+        await client.pause("a.b/c")
+        await client.send("a.b/c", [{"type": "text", "text": "two"}], message_id="m2")
+        assert (await client.edit("a.b/c", "m2", "zwei"))["content"][0]["text"] == "zwei"
+        assert (await client.withdraw("a.b/c", "m2"))["status"] == "withdrawn"
+        await client.answer_as("a.b/c", "A person here.", author="bob")
+        await client.resume("a.b/c")
+        assert not await client.flush("a.b/c")
+        assert not await client.cancel("a.b/c", drop_inbox=True)
+        assert (await client.get_message("a.b/c", "m1"))["status"] == "answered"
+        assert (await client.change_thread("a.b/c", {"metadata": {"k": "v"}}) or {})["metadata"] == {"k": "v"}
+        assert len(await client.list_runs("a.b/c")) == 1
+
+        async with aclosing(client.stream("d")) as frames:
+            await anext(frames)
+            await client.send("d", 'go [[call:send_invoice {"to": "ann"}]]', flush=True)
+            held = [frame async for frame in _until(frames, lambda frame: "calls" in frame)][-1]
+            await client.decide("d", held["calls"][0], "approved")
+            final = [frame async for frame in _until(frames, lambda frame: frame["final_message"])][-1]
+        assert "sent to ann" in final["message"]
+        assert len(await client.regenerate("a.b/c")) == 1
+
+        assert (await client.list_threads(search="a.b"))["threads"][0]["channel"] == "a.b/c"
+        assert (await client.create_thread(metadata={"k": "v"}))["metadata"] == {"k": "v"}
+        assert (await client.get_queue_status())["completedCount"] >= 2
+        assert isinstance(await client.list_workers(), list)
+        assert isinstance(await client.get_daily_usage(2), list)
+        assistant = await client.create_assistant({"name": "second"})
+        await client.change_assistant(assistant["id"], {"instructions": "Be brief."})
+        await client.use_assistant(assistant["id"])
+        assert (await client.list_assistants())["default"] == assistant["id"]
+        await client.forget("a.b/c", force=True)
+        for act in (client.get_thread, client.list_runs, client.pause):
+            with pytest.raises(ThreadNotFound):
+                await act("a.b/c")
+
+
+async def test_dead_letters_are_redriven_and_discarded() -> None:
+    async with served(max_attempts=1) as there, TurnkeepClient(there.url) as client:
+        from turnkeep.simulator import Fault
+
+        there.simulator.faults.append(Fault("400", times=2))
+        for message_id in ("m1", "m2"):
+            with pytest.raises(TurnkeepError):
+                await client.ask("c", "hello [[say:fine]]", message_id=message_id)
+        first, second = await client.list_dead_letters()
+        assert (await client.redrive(first["dead_id"]))["message_id"] == "m1"
+        await client.discard(second["dead_id"])
+        with pytest.raises(NotFound):
+            await client.redrive(second["dead_id"])
+
+
+async def test_a_stream_goes_on_where_it_was_left() -> None:
+    async with served() as there, TurnkeepClient(there.url) as client:
+        async with aclosing(client.stream("c")) as frames:
+            subscribed = await anext(frames)
+            await client.ask("c", "one [[say:fine]]", message_id="m1")
+        async with aclosing(client.stream("c", after=position_of(subscribed))) as frames:
+            seen = [frame async for frame in _until(frames, lambda frame: frame["final_message"])]
+        assert seen[-1]["message"] == "fine"
+        assert seen[1]["status"] == "started"
+
+
+async def test_what_the_server_says_is_raised_as_what_it_is() -> None:
+    async with (
+        served(auth="on", start_token=secrets.token_hex(16)) as there,
+        TurnkeepClient(there.url, "no-key") as client,
+    ):
+        with pytest.raises(NotAuthenticated):
+            await client.send("c", "hello")
+        with pytest.raises(NotAuthenticated):
+            await client.ask("c", "hello")
+    async with served(role="gateway") as there, TurnkeepClient(there.url) as client:
+        with pytest.raises(NoAnswer, match="is safe"):
+            await client.ask("c", "hello", timeout=0.5)
+
+
+async def test_a_server_that_is_away_is_waited_for_and_then_told() -> None:
+    async with TurnkeepClient("http://127.0.0.1:1", patience=0.5) as client:
+        with pytest.raises(StoreUnavailable, match="was not reached within"):
+            await client.get_queue_status()
+    with pytest.raises(ConfigurationError, match="no address"):
+        TurnkeepClient("127.0.0.1:8080")
+    with pytest.raises(ConfigurationError, match="write patience=30"):
+        TurnkeepClient(patience=30_000)
+
+
+async def test_without_an_event_loop() -> None:
+    async with served() as there:
+
+        def talk() -> tuple[str, list[str]]:
+            with SyncTurnkeepClient(there.url) as client:
+                answer = client.ask("c", "hello [[say:fine]]")
+                seen = []
+                for frame in client.stream("c", after=f"{client.get_thread('c')['epoch']}:0"):
+                    seen.append(frame["status"])
+                    if frame["final_message"]:
+                        break
+                return answer, seen
+
+        answer, seen = await asyncio.to_thread(talk)
+    assert answer == "fine"
+    assert seen[-1] == "completed"
+
+
+async def _until(frames: Any, holds: Callable[[dict[str, Any]], Any]) -> Any:
+    async for frame in frames:
+        yield frame
+        if holds(frame):
+            return
+
+
+# ---------------------------------------------------------------- a server that is killed
+
+
+class Listener:
+    """Follows one channel, and knows of each message how often it was settled and what was shown."""
+
+    def __init__(self, client: TurnkeepClient, channel: str) -> None:
+        self._client = client
+        self._channel = channel
+        self.settled = Counter[str]()
+        self.torn = 0
+
+    async def listen(self, count: int) -> None:
+        text, position = "", None
+        async with aclosing(self._client.stream(self._channel, after=":0", deltas=True)) as frames:
+            async for frame in frames:
+                if "offset" in frame and not frame.get("more"):
+                    assert position_of(frame) != position, "told twice"
+                    position = position_of(frame)
+                if frame["status"] in ("started", "subscribed"):
+                    text = ""
+                elif frame["status"] == "in_progress":
+                    text = frame["delta"] if frame.get("snapshot") else text + frame["delta"]
+                elif frame["status"] == "completed":
+                    self.settled[frame["message_id"]] += 1
+                    self.torn += frame["type"] == "response" and text not in ("", frame["message"])
+                if len(self.settled) == count:
+                    return
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(3000)
+async def test_each_message_is_answered_once_and_each_stream_is_whole_through_every_kill(
+    tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
+) -> None:
+    kills, channels, each = size(1, 50), size(4, 100), size(6, 100)
+    source = random.Random(5)
+    quick = {f"TURNKEEP_{name}_RATE": "0" for name in ("CHANNEL", "USER", "TENANT", "REQUEST", "TENANT_REQUEST")}
+    async with serve(Simulator(pace=StreamPace(first=0.02, token=0.005))) as model, aiohttp.ClientSession() as http:
+        environment = {**quick, "TURNKEEP_WINDOW": "0.2", "OPENAI_BASE_URL": model, "OPENAI_API_KEY": "sk-test",
+                       "TURNKEEP_MODEL_API": "responses", "TURNKEEP_SOCKETS_PER_USER": "2000"}  # fmt: skip
+        server = Server(["dev"], tmp_path, environment)
+        server.start()
+        try:
+            await server.answers(http)
+            async with TurnkeepClient(server.url, patience=300.0) as client:
+                listeners = [Listener(client, f"c{number}") for number in range(channels)]
+
+                async def talk(number: int) -> None:
+                    for place in range(each):
+                        await asyncio.sleep(source.uniform(0, size(1, 8)))
+                        await client.send(f"c{number}", f"number {place} [[words:20]]", message_id=f"m{place}")
+
+                async def kill() -> None:
+                    for _ in range(kills):
+                        await asyncio.sleep(source.uniform(1, size(2, 10)))
+                        await asyncio.to_thread(server.kill9)
+                        server.start()
+                        await server.answers(http)
+
+                async with asyncio.timeout(size(110, 2900)), asyncio.TaskGroup() as group:
+                    for number, listener in enumerate(listeners):
+                        group.create_task(talk(number))
+                        group.create_task(listener.listen(each))
+                    group.create_task(kill())
+        finally:
+            server.kill9()
+
+    counts = [count for listener in listeners for count in listener.settled.values()]
+    torn, lost = sum(listener.torn for listener in listeners), channels * each - len(counts)
+    proof(
+        "python client",
+        f"kills {kills} | sent {channels * each} | settled once {counts.count(1)} | lost {lost} "
+        f"| twice {sum(count > 1 for count in counts)} | streams torn {torn}",
+    )
+    assert (len(counts), set(counts), torn) == (channels * each, {1}, 0)
