@@ -68,7 +68,7 @@ class ServerLink:
                 failures += 1
                 pause = _pause(error, failures)
                 if asyncio.get_running_loop().time() + pause > deadline:
-                    raise self._gone(error) from error
+                    raise self._unreachable(error) from error
                 await asyncio.sleep(pause)
 
     async def events(self, path: str, position: str) -> AsyncGenerator[Json, None]:
@@ -90,7 +90,7 @@ class ServerLink:
         """The frames of as many connections as it takes. Those of one event come together, so that
         none is told twice.
         """
-        unfinished: list[Json] = []
+        event_frames: list[Json] = []
         failures, is_first = 0, True
         while True:
             try:
@@ -104,17 +104,17 @@ class ServerLink:
                             continue
                         is_first = False
                         if frame.get("more") and "offset" in frame:
-                            unfinished.append(frame)
+                            event_frames.append(frame)
                             continue
                         position = position if "offset" not in frame else f"{frame['epoch']}:{frame['offset']}"
-                        for one in (*unfinished, frame):
+                        for one in (*event_frames, frame):
                             yield one
-                        unfinished = []
+                        event_frames = []
             except (aiohttp.ClientError, TimeoutError, TurnkeepError) as error:
                 if isinstance(error, TurnkeepError) and not getattr(error, "is_passing", False):
                     raise
             failures += 1
-            unfinished = []
+            event_frames = []
             # After a clean end too: a server that drains ends its streams, and another goes on with them.
             await asyncio.sleep(PAUSES.after(failures))
 
@@ -141,7 +141,7 @@ class ServerLink:
         # encoded already: yarl would undo it and ask for another channel
         return URL(self._base + path, encoded=True)
 
-    def _gone(self, error: Exception) -> TurnkeepError:
+    def _unreachable(self, error: Exception) -> TurnkeepError:
         if isinstance(error, TurnkeepError):
             return error
         reason = str(error) or type(error).__name__

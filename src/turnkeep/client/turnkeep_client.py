@@ -65,9 +65,9 @@ class TurnkeepClient:
         Without a `message_id` one is made, so that the repeats of this call send one message; your
         own makes the next program that sends it harmless, too.
         """
-        said = {"message": message} if isinstance(message, str) else {"content": list(message)}
+        content = {"message": message} if isinstance(message, str) else {"content": list(message)}
         fields = {"message_id": message_id or f"msg_{secrets.token_hex(12)}", "instructions": instructions, **wishes}
-        body = {**said, **{name: value for name, value in fields.items() if value is not None}}
+        body = {**content, **{name: value for name, value in fields.items() if value is not None}}
         receipt: Json = await self._link.call("POST", self._path(channel, "messages"), body)
         return receipt
 
@@ -91,17 +91,15 @@ class TurnkeepClient:
         message_id = message_id or f"msg_{secrets.token_hex(12)}"
         wishes.setdefault("flush", True)
         try:
-            async with asyncio.timeout(timeout):
-                sent = False
-                async for frame in self.stream(channel, everything=True):
-                    # subscribed first: an answer may come faster than a subscription
-                    if not sent:
-                        await self.send(channel, message, message_id=message_id, instructions=instructions, **wishes)
-                        sent = True
-                        if (text := await self._earlier_answer(channel, message_id)) is not None:
-                            return text
-                    if (answer := _answer_in(frame, message_id)) is not None:
-                        return answer
+            async with asyncio.timeout(timeout), aclosing(self.stream(channel, everything=True)) as frames:
+                # subscribed first: an answer may come faster than a subscription
+                await anext(frames)
+                await self.send(channel, message, message_id=message_id, instructions=instructions, **wishes)
+                if (text := await self._earlier_answer(channel, message_id)) is not None:
+                    return text
+                async for frame in frames:
+                    if (text := _answer_in(frame, message_id)) is not None:
+                        return text
         except TimeoutError:
             raise NoAnswer(
                 f"no answer on channel {channel!r} within {timeout:g} s; message {message_id} is safe"
