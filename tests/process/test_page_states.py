@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, ViewportSize
+from playwright.async_api import Browser, Page, ViewportSize, expect
 
 from tests.process.browser import browsing, served
 from tests.process.page_states import STATES, PageState, Talk, see, shown_text
@@ -77,6 +77,102 @@ async def test_a_state_is_the_same_after_a_reload_in_every_tab_and_at_phone_widt
             assert await violations(other, axe) == [], state.name
             await page.context.close()
             await other.context.close()
+
+
+VIEWS = {
+    "overview": "#verdict",
+    "threads": "#threads table",
+    "runs": "table",
+    "approvals": ".approval",
+    "dead": "#dead > li",
+    "workers": "table",
+    "usage": ".list",
+    "outside": ".list",
+    "thread/tool": ".said",
+    "thread/retrying": ".card.hold",
+}
+
+
+async def fill(http: aiohttp.ClientSession, url: str) -> None:
+    """A little of everything that a dashboard shows."""
+    for state in STATES:
+        if state.name in ("tool", "approval", "dead", "retrying", "paused"):
+            await state.bring(Talk(http, url, state.name))
+
+
+async def look_at_view(browser: Browser, url: str, view: str, *, width: int, dark: bool) -> Page:
+    size: ViewportSize = {"width": width, "height": 900}
+    context = await browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+    page = await context.new_page()
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    await page.goto(f"{url}/dashboard#{view}")
+    await expect(page.locator(f"#view {VIEWS[view]}").first).to_be_visible()
+    return page
+
+
+async def run_of(http: aiohttp.ClientSession, url: str, channel: str) -> str:
+    async with http.get(f"{url}/api/channels/{channel}/runs") as answer:
+        return str((await answer.json())["runs"][0]["run_id"])
+
+
+async def test_the_dashboard_says_what_is_wrong_and_leads_to_it(tmp_path: Path, chromium_path: Path, axe: str) -> None:
+    async with (
+        served(tmp_path, **SLOW) as (url, _),
+        browsing(chromium_path) as browser,
+        aiohttp.ClientSession() as http,
+    ):
+        await fill(http, url)
+        page = await look_at_view(browser, url, "overview", width=390, dark=True)
+        await expect(page.locator("#verdict")).to_contain_text("1 message could not be answered")
+        await expect(page.locator("#verdict")).to_contain_text("1 thread wants a decision")
+        for view in ("overview", "threads", "approvals", "dead", "thread/retrying"):
+            await page.goto(f"{url}/dashboard#{view}")
+            await expect(page.locator(f"#view {VIEWS[view]}").first).to_be_visible()
+            assert await is_within_its_width(page), view
+            assert await violations(page, axe) == [], view
+        run = await run_of(http, url, "tool")
+        await page.goto(f"{url}/dashboard#run/tool/{run}")
+        await expect(page.locator(".life")).to_contain_text("send_letter")
+        await expect(page.locator(".life")).to_contain_text("waits for a decision")
+        assert await violations(page, axe) == []
+        await page.goto(f"{url}/dashboard#approvals")
+        await page.click(".approval .approve")
+        await expect(page.locator(".approval")).to_have_count(0)
+        await page.goto(f"{url}/dashboard#threads")
+        await page.select_option(".filters select", "paused")
+        await expect(page.locator("#threads tbody tr")).to_have_count(1)
+        await page.fill(".filters input", "nowhere")
+        await expect(page.locator("#threads")).to_contain_text("None fits.")
+        await page.goto(f"{url}/dashboard#thread/paused")
+        await page.fill(".answer textarea", "Good morning")
+        await page.click(".answer button")
+        await expect(page.locator(".said")).to_contain_text("Good morning")
+        await page.click(".resume")
+        await expect(page.locator(".pause")).to_be_visible()
+
+
+@pytest.mark.only_in_prove  # the daily test above goes through five of them at one width in one theme
+async def test_every_view_of_the_dashboard_is_for_everybody_at_every_width_in_both_themes(
+    tmp_path: Path, chromium_path: Path, axe: str, proof: Callable[[str, str], None]
+) -> None:
+    async with (
+        served(tmp_path, **SLOW) as (url, _),
+        browsing(chromium_path) as browser,
+        aiohttp.ClientSession() as http,
+    ):
+        await fill(http, url)
+        looks = 0
+        for view in VIEWS:
+            for width in (390, 1440):
+                for dark in (False, True):
+                    page = await look_at_view(browser, url, view, width=width, dark=dark)
+                    where = f"{view} at {width} px, {'dark' if dark else 'light'}"
+                    assert await is_within_its_width(page), where
+                    assert await violations(page, axe) == [], where
+                    await _picture(page, f"dashboard-{view.replace('/', '-')}-{width}-{'dark' if dark else 'light'}")
+                    await page.context.close()
+                    looks += 1
+    proof("accessibility of the dashboard", f"views {len(VIEWS)} | looks {looks} | violations 0 | overflows 0")
 
 
 @pytest.mark.only_in_prove  # forty-eight pictures: the daily test shows the same states, at one width in one theme

@@ -22,10 +22,10 @@ async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield house
 
 
-async def get(house: Served, path: str, *, status: int = 200, **query: Any) -> Any:
+async def get(house: Served, path: str, *, answers: int = 200, **query: Any) -> Any:
     async with house.http.get(f"{house.url}/api/{path}", params=query) as answer:
         body = await answer.json()
-        assert answer.status == status, body
+        assert answer.status == answers, body
         return body
 
 
@@ -120,9 +120,9 @@ async def test_threads_come_newest_first_in_pages_and_are_found(house: Served) -
     assert (await channels(q="paris"))[0] == ["c3"]
     assert (await channels(state="paused"))[0] == ["c4"]
     assert (await channels(state="held"))[0] == []
-    await get(house, "threads", status=400, state="sleepy")
+    await get(house, "threads", answers=400, state="sleepy")
     for cursor in ("x", "nan:thread_1", "1.5"):
-        await get(house, "threads", status=400, after=cursor)
+        await get(house, "threads", answers=400, after=cursor)
 
 
 async def test_a_long_transcript_is_read_backwards_turn_by_turn(house: Served) -> None:
@@ -175,7 +175,28 @@ async def test_who_works_and_what_it_cost_is_told(house: Served) -> None:
     assert record is not None
     assert day["total"]["usage"]["output_tokens"] == record.usage.output_tokens > 0
     assert list(day["models"]) == [house.queue.model_name]
-    await get(house, "activity", status=400, span="year")
+    await get(house, "activity", answers=400, span="year")
+
+
+async def test_runs_are_listed_newest_first_and_one_is_told_step_by_step(house: Served) -> None:
+    await say(house, "c", "hello")
+    await transcript(house, "c", is_answered)
+    await say(house, "d", "[[fault:400 times=1]] hello")
+    await transcript(house, "d", lambda body: body["dead"])
+
+    runs = (await get(house, "runs"))["runs"]
+    assert [(run["channel"], run["status"]) for run in runs] == [("d", "failed"), ("c", "completed")]
+    assert [run["channel"] for run in (await get(house, "runs", status="completed"))["runs"]] == ["c"]
+    assert [run["channel"] for run in (await get(house, "runs", q="d", limit=1))["runs"]] == ["d"]
+    life = await get(house, f"channels/c/runs/{runs[1]['run_id']}")
+    kinds = [event["kind"] for event in life["events"]]
+    assert [kind for kind in kinds if kind != "step"] == ["accepted", "started", "responding", "delta", "completed"]
+    moments = [event["at"] for event in life["events"]]
+    assert moments == sorted(moments)
+    [text] = [event for event in life["events"] if event["kind"] == "delta"]
+    assert text["characters"] == life["events"][-1]["characters"] > 0
+    assert "text" not in text
+    await get(house, "channels/c/runs/run_unknown", answers=404)
 
 
 async def test_an_overview_is_pushed_when_something_changes(house: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -12,6 +13,7 @@ from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JsonResponse
 from turnkeep.doors.http.endpoint import HttpCall, audit, dead_json, message_json, run_json, thread_json
 from turnkeep.errors import InvalidMessage, NotFound, ThreadNotFound
+from turnkeep.events import Event
 from turnkeep.inputs import (
     MAX_MODEL,
     MAX_NAME,
@@ -23,7 +25,7 @@ from turnkeep.inputs import (
 from turnkeep.messages import Address, ReasoningItem, content_text, item_to_json
 from turnkeep.remedies import remedy_of
 from turnkeep.store.clearing import forget_at_work
-from turnkeep.store.values import DeadLetter, ThreadRecord, TranscriptEntry
+from turnkeep.store.values import DeadLetter, RunRecord, ThreadRecord, TranscriptEntry
 from turnkeep.windows import thread_options
 
 LETTERS_SHOWN = 200
@@ -220,6 +222,46 @@ async def list_runs(call: HttpCall) -> Response:
     address = call.address
     await existing(call, address)
     return JsonResponse({"runs": [run_json(run) for run in await call.application.store.runs(address)]})
+
+
+async def show_run_life(call: HttpCall) -> Response:
+    """A run with what its log still holds of it, token by token aside."""
+    address, run_id = call.address, call.path("run_id")
+    record = await existing(call, address)
+    run = next((run for run in await call.application.store.runs(address) if run.run_id == run_id), None)
+    if run is None:
+        raise NotFound("no such run, or it is one of those that are not kept any more")
+    events = [event async for event in _log_of(call, record) if _belongs(event, run)]
+    return JsonResponse({"channel": record.address.channel, "run": run_json(run), "events": _life_json(events)})
+
+
+async def _log_of(call: HttpCall, record: ThreadRecord) -> AsyncIterator[Event]:
+    after = 0
+    while (page := await call.application.store.read(record.address, after=after)).events:
+        for event in page.events:
+            yield event
+        after = page.events[-1].offset
+
+
+def _belongs(event: Event, run: RunRecord) -> bool:
+    if event.run_id == run.run_id:
+        return True
+    return event.kind == "accepted" and not set(event.message_ids).isdisjoint(run.message_ids)
+
+
+def _life_json(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Each with its moment; of a text only its length, and of tokens in a row the first and how many they were."""
+    life: list[dict[str, Any]] = []
+    for event in events:
+        data = event.to_json() | {"at": event.at, "characters": len(event.text)}
+        for name in ("text", "offset", "epoch", "run_id", "thread_id"):
+            data.pop(name, None)
+        if event.kind in ("delta", "reasoning") and life and life[-1]["kind"] == event.kind:
+            life[-1]["characters"] += len(event.text)
+            life[-1]["until"] = event.at
+        else:
+            life.append(data)
+    return life
 
 
 async def existing(call: HttpCall, address: Address) -> ThreadRecord:

@@ -10,12 +10,14 @@ from typing import Any, cast, get_args
 from starlette.responses import Response
 
 from turnkeep.doors.error_answers import JsonResponse
-from turnkeep.doors.http.endpoint import HttpCall
+from turnkeep.doors.http.endpoint import HttpCall, run_json
 from turnkeep.doors.http.event_stream import EventStreamResponse, end_of_credential
 from turnkeep.errors import StoreError
 from turnkeep.fleet import list_processes
+from turnkeep.messages import DEFAULT_TENANT
 from turnkeep.remedies import remedy_of
 from turnkeep.runs.activity import BOUNDS, Span, read_days, read_series
+from turnkeep.store.thread_search import ThreadSearch
 from turnkeep.store.values import Circuit
 from turnkeep.wire import dumps
 
@@ -87,6 +89,32 @@ async def show_usage(call: HttpCall) -> Response:
             ],
         }
     )
+
+
+async def list_recent_runs(call: HttpCall) -> Response:
+    """The newest runs of the threads that were active last, newest first."""
+    limit = call.number("limit", 100, 500)
+    statuses = {one for one in call.request.query_params.get("status", "")[:200].split(",") if one}
+    query = ThreadSearch(
+        tenant=call.principal.tenant,
+        queue=call.application.name,
+        text=call.request.query_params.get("q", "")[:200],
+        # whatever ran last has made its thread active: so many threads hold at least so many of the newest runs
+        limit=max(limit, 200),
+    )
+    rows = []
+    for record in await call.application.store.search(query):
+        runs = await call.application.store.runs(record.address)
+        rows += [{"channel": record.address.channel, **run_json(run)} for run in runs]
+    rows_that_fit = [row for row in rows if not statuses or row["status"] in statuses]
+    rows_that_fit.sort(key=lambda row: row["started_at"], reverse=True)
+    return JsonResponse({"runs": rows_that_fit[:limit]})
+
+
+async def list_sinks(call: HttpCall) -> Response:
+    """What waits for receivers outside. Sinks are the operator's: other tenants are told of none."""
+    records = await call.application.store.sinks() if call.principal.tenant == DEFAULT_TENANT else []
+    return JsonResponse({"sinks": [record.to_json() for record in records]})
 
 
 async def stream_overview(call: HttpCall) -> Response:

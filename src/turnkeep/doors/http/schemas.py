@@ -181,6 +181,30 @@ SCHEMAS: dict[str, Schema] = {
             "epoch": TEXT,
         }
     ),
+    "RunLife": record({"channel": TEXT, "run": ref("Run"), "events": {"type": "array", "items": ref("LogEntry")}}),
+    "LogEntry": {
+        "type": "object",
+        "description": "An entry of the log; `until`: tokens in a row, up to this moment.",
+        "properties": {"kind": TEXT, "at": NUMBER, "until": NUMBER, "characters": COUNT},
+        "required": ["kind", "at", "characters"],
+    },
+    "RecentRuns": record({"runs": many("RunOfChannel")}),
+    "RunOfChannel": {
+        "type": "object",
+        "description": "As Run, with its channel.",
+        "properties": {"channel": TEXT, "run_id": TEXT},
+        "required": ["channel", "run_id"],
+    },
+    "Sinks": record({"sinks": {"type": "array", "items": ref("Sink")}}),
+    "Sink": {
+        "type": "object",
+        "properties": {
+            "name": TEXT,
+            **dict.fromkeys(("waiting", "parked", "given_up", "lost"), COUNT),
+            **dict.fromkeys(("oldest_at", "lost_at"), optional(NUMBER)),
+        },
+        "required": ["name"],
+    },
     "Threads": record({"threads": many("Thread"), "next": optional(TEXT)}),
     "Process": record(
         {

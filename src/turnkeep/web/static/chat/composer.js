@@ -1,6 +1,6 @@
 // Where messages are written: the box, its draft, what is attached to it.
 
-import { $, button, element } from "./element.js";
+import { $, button, element } from "../element.js";
 
 const TYPING_EVERY = 700;
 const LARGEST_FILE = 8_000_000;

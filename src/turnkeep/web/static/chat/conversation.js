@@ -2,7 +2,7 @@
 // was written here and is not there yet. All that is settled comes from the server by `load`, so that a reload,
 // a second tab and a lost connection all show the same.
 
-import { ask, may, Refused } from "./server.js";
+import { ask, may, Refused } from "../server.js";
 
 const PAGE = 200;
 const LARGE = 256_000;

@@ -1,7 +1,7 @@
 // The conversations that were begun in this browser. The list is the browser's own: where nobody is asked who he is,
 // the server cannot know whose they are, and nobody should see those of others.
 
-import { $, button, element, reconcile } from "./element.js";
+import { $, button, element, reconcile } from "../element.js";
 
 const KEY = "turnkeep.conversations";
 const MOST = 500;

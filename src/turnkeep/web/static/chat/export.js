@@ -1,6 +1,6 @@
 // A conversation as a file, made here of what is on the page.
 
-import { element } from "./element.js";
+import { element } from "../element.js";
 import { textOf } from "./transcript.js";
 
 export function exportMarkdown(title, conversation) {

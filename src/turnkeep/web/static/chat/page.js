@@ -5,11 +5,11 @@ import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { Conversation } from "./conversation.js";
 import { Conversations } from "./conversations.js";
-import { $, element, reconcile } from "./element.js";
+import { $, element, reconcile } from "../element.js";
 import { exportJson, exportMarkdown } from "./export.js";
-import { ask, lookWho, may, readiness, session, signIn, signOut } from "./server.js";
+import { ask, lookWho, may, readiness, session, signIn, signOut } from "../server.js";
 import { drawStanding } from "./standing.js";
-import { followTheme } from "./theme.js";
+import { followTheme } from "../theme.js";
 import { beginEdit, entries, textOf } from "./transcript.js";
 
 const OWN = "turnkeep.channel";

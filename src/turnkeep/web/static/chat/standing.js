@@ -1,7 +1,7 @@
 // How a conversation stands where that is more than its messages: paused, waiting for a cause, waiting for a decision.
 
-import { button, element, reconcile } from "./element.js";
-import { may } from "./server.js";
+import { button, element, reconcile } from "../element.js";
+import { may } from "../server.js";
 import { readable } from "./transcript.js";
 
 const NOBODY_TO_ASK = new Set(["credentials_refused", "quota_exhausted", "model_gone", "endpoint_blocked", "model_unreachable"]);

@@ -1,9 +1,9 @@
 // The messages of a conversation as elements. `entries` says what is to be seen, in order; what has not changed
 // since it was drawn last stays as it is.
 
-import { button, element } from "./element.js";
-import { copyText, draw } from "./markdown.js";
-import { may } from "./server.js";
+import { button, element } from "../element.js";
+import { copyText, draw } from "../markdown.js";
+import { may } from "../server.js";
 
 export function entries(conversation) {
   const { body, older, live } = conversation;

@@ -29,6 +29,7 @@ export async function lookWho() {
   csrf = who.csrf ?? null;
   session.scopes = new Set(who.scopes);
   session.subject = who.subject;
+  session.tenant = who.tenant;
   session.isSigned = csrf !== null;
   return session;
 }

@@ -5,11 +5,12 @@ import { $ } from "./element.js";
 const KEY = "turnkeep.theme";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-export function followTheme() {
+export function followTheme(onChange = () => {}) {
   const choice = () => localStorage.getItem(KEY) ?? "";
   const show = () => {
     document.documentElement.dataset.theme = choice() || (dark.matches ? "dark" : "light");
     $("theme").value = choice();
+    onChange();
   };
   $("theme").onchange = () => {
     if ($("theme").value) localStorage.setItem(KEY, $("theme").value);

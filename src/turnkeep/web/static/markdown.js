@@ -1,7 +1,7 @@
 // Markdown as elements. The library reads it; nothing of it is ever taken as markup, so that a model can neither
 // run nor load anything here: HTML stays text, a picture is a link to it.
 
-import { Lexer } from "../vendor/marked.js";
+import { Lexer } from "./vendor/marked.js";
 import { button, element } from "./element.js";
 
 const SAFE = /^(https?:|mailto:)/i;
@@ -117,7 +117,7 @@ function code(text, info, isOpen) {
 
 // Loaded when there is something to be coloured, and not before.
 async function highlight(body, text, language) {
-  const { default: library } = await import("../vendor/highlight.js");
+  const { default: library } = await import("./vendor/highlight.js");
   if (!library.getLanguage(language)) return;
   const marked = library.highlight(text, { language, ignoreIllegals: true }).value;
   const spans = new DOMParser().parseFromString(marked, "text/html").body;
