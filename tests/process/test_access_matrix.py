@@ -112,7 +112,6 @@ async def call(house: Guarded, endpoint: HttpEndpoint, headers: dict[str, str]) 
         channel=CHANNEL,
         message_id=MESSAGE_ID,
         call_id="call_x",
-        run_id="run_x",
         dead_id=dead_id,
         assistant_id=house.assistant_id,
         user="nobody",
