@@ -25,6 +25,7 @@ class TurnGrowth:
 
     def __init__(self) -> None:
         self.run_id: str | None = None
+        self.attempt = 0
         self.covers: tuple[str, ...] = ()
         self._begin()
 
@@ -77,7 +78,7 @@ class TurnGrowth:
         else:
             self._begin_attempt()
             self._want_retake()
-        self.covers = event.message_ids
+        self.covers, self.attempt = event.message_ids, event.attempt
 
     def _fold_part(self, event: Event) -> None:
         detail = event.detail
@@ -122,14 +123,15 @@ class TurnGrowth:
         piece = last if is_next else self.text[self._told_length : until]
         self._told_pieces.append(piece)
         self._told_length = until
-        return Event("delta", text=piece, run_id=self.run_id)
+        return Event("delta", text=piece, run_id=self.run_id, attempt=self.attempt)
 
     def _retake(self) -> Event:
         self._told_pieces = ["".join(self._told_pieces)[: self._firm]]
         self._told_length = self._firm
         self._told_ids -= self._loose_ids
         self._loose_ids, self._is_loose, self._wants_retake = set(), False, False
-        return Event("step", run_id=self.run_id, detail=StepDetail(self._firm_step + 1), place=self._firm)
+        detail = StepDetail(self._firm_step + 1)
+        return Event("step", run_id=self.run_id, attempt=self.attempt, detail=detail, place=self._firm)
 
     def _is_told(self, step: int, event: Event) -> bool:
         name = _name_of(event)

@@ -14,3 +14,10 @@ async def chats() -> AsyncIterator[Driver]:
     """Chats of Vercel's AI SDK."""
     async with driver("vercel", "chats.mjs") as program:
         yield program
+
+
+@pytest.fixture
+async def agents() -> AsyncIterator[Driver]:
+    """Agents of AG-UI, and chats of TanStack's client."""
+    async with driver("agui", "agents.mjs") as program:
+        yield program

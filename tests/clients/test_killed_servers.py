@@ -105,3 +105,32 @@ async def _recovers(chats: Driver, server: Server, http: aiohttp.ClientSession, 
     return [m["id"] for m in told["messages"]] == ["u1", answer["id"]] and text_of(told["messages"][1]) == text_of(
         answer
     )
+
+
+async def seen(agents: Driver, key: str) -> str:
+    """The answer as TanStack's client has it."""
+    told = await agents.ask("see", key=key)
+    answers = [message for message in told["messages"] if message["role"] == "assistant"]
+    return "".join(part["content"] for answer in answers for part in answer["parts"] if part["type"] == "text")
+
+
+@pytest.mark.timeout(600)
+async def test_agents_end_with_what_the_transcript_has_wherever_the_server_was_killed(
+    agents: Driver, tmp_path: Path, size: Callable[[int, int], int], proof: Callable[[str, str], None]
+) -> None:
+    """TanStack's client comes back by itself, with the id of the last event that it has seen."""
+    kills, exact = size(2, 20), 0
+    async with aiohttp.ClientSession() as http, killable(tmp_path, http) as server:
+        for number in range(kills):
+            key = f"k{number}"
+            await agents.ask("chat", key=key, url=server.url, thread=key)
+            sending = asyncio.ensure_future(agents.ask("send", key=key, text=f"[[words:{WORDS}]]"))
+            async with asyncio.timeout(30):
+                while len(await seen(agents, key)) < 1 + number * 300 // kills:
+                    await asyncio.sleep(0.01)
+            await restarted(server, http)
+            told = await sending
+            answer = await seen(agents, key)
+            exact += told["errors"] == [] and answer == text_of((await loaded(server, http, key))[1])
+    proof("agents of killed servers", f"kills {kills} | equal to the transcript {exact}")
+    assert exact == kills

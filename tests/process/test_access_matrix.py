@@ -41,12 +41,13 @@ BODIES: dict[str, dict[str, Any]] = {
     "change_assistant": {"name": "changed"},
     "complete_chat": {"metadata": {"channel": CHANNEL}, "messages": []},
     "create_response": {"conversation": CHANNEL, "input": []},
+    "run_agent": {"threadId": CHANNEL, "messages": [{"id": "u8", "role": "user", "content": "hello"}]},
     "chat": {"id": CHANNEL, "messages": [{"id": "u9", "role": "user", "parts": [{"type": "text", "text": "hello"}]}]},
 }
 
 SCOPES: dict[str, tuple[Scope, ...]] = {
     "complete_chat": ("send", "read"), "create_response": ("send", "read"), "show_response": ("read",),
-    "chat": ("send", "read"),
+    "chat": ("send", "read"), "run_agent": ("send", "read"), "join_agent": ("read",),
     "cancel_response": ("send", "read"), "show_thread_form": ("read",), "change_thread": ("send", "read"),
     "delete_thread": ("manage",), "add_message": ("send",), "list_thread_messages": ("read",),
     "show_thread_message": ("read",), "refuse_message_change": ("send",), "refuse_message_deletion": ("send",),
@@ -70,6 +71,7 @@ OWNER: dict[str, int] = {
     "show_run_life": 404, "list_recent_runs": 200, "list_sinks": 200,
     "list_models": 200, "show_model": 200, "complete_chat": 400, "create_response": 400,
     "chat": 200, "resume_chat": 200, "stop_chat": 200, "show_chat": 200,
+    "run_agent": 200, "join_agent": 200,
     "show_response": 200, "cancel_response": 200, "create_profile": 400, "list_profiles": 200, "show_profile": 200,
     "change_profile": 200, "delete_profile": 404, "begin_thread": 200, "begin_thread_and_run": 400,
     "show_thread_form": 200, "change_thread": 200, "delete_thread": 200, "add_message": 400,
@@ -123,6 +125,7 @@ async def call(house: Guarded, endpoint: HttpEndpoint, headers: dict[str, str]) 
     )
     body = json.dumps(BODIES[name(endpoint)]) if name(endpoint) in BODIES else None
     query = {"after": f"{house.epoch}:0"} if endpoint.media == "text/event-stream" else {"force": "true"}
+    query |= {"threadId": CHANNEL} if name(endpoint) == "join_agent" else {}
     url = house.server.url + path
     async with house.server.http.request(endpoint.method, url, headers=headers, data=body, params=query) as told:
         if told.status == 200 and endpoint.media == "text/event-stream":
@@ -180,7 +183,8 @@ async def test_every_route_answers_everybody_as_it_should(store: str, proof: Cal
     async with guarded(store) as house:
         before = await house.state()
         for caller in CALLERS[1:]:
-            for endpoint in sorted(ENDPOINTS, key=lambda one: name(one) in ("send", "chat")):  # it would make a channel
+            # what would make a channel comes last
+            for endpoint in sorted(ENDPOINTS, key=lambda one: name(one) in ("send", "chat", "run_agent")):
                 status, said = await call(house, endpoint, house.headers(caller))
                 assert status == expected(endpoint, caller), (caller, name(endpoint), status, said)
                 leaks += CANARY in said

@@ -4,7 +4,7 @@ begins with. Only what people may see of a turn is in it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -37,6 +37,7 @@ class TranscriptTurn:
     run_id: str
     answer: tuple[Event, ...]
     at: float
+    attempt: int = 1
 
 
 async def past_turns(application: Application, address: Address, *, items: int = NEWEST) -> list[TranscriptTurn]:
@@ -54,16 +55,6 @@ async def past_turn(application: Application, address: Address, message_id: str)
     return next((turn for turn in reversed(turns) if any(one.message_id == message_id for one in turn.users)), None)
 
 
-def behind_results(answer: Sequence[Event], call_ids: Collection[str]) -> Sequence[Event]:
-    """What comes from the result of one of these calls on; everything, where there are none."""
-    if not call_ids:
-        return answer
-    places = (
-        n for n, one in enumerate(answer) if isinstance(one.detail, ResultDetail) and one.detail.call_id in call_ids
-    )
-    return answer[next(places, len(answer)) :]
-
-
 def _past_turn(number: int, items: Sequence[Item], runs: Mapping[str, RunRecord], at: float) -> TranscriptTurn:
     users = tuple(item for item in items if isinstance(item, UserItem))
     ids = tuple(item.message_id for item in users if item.message_id)
@@ -75,7 +66,9 @@ def _past_turn(number: int, items: Sequence[Item], runs: Mapping[str, RunRecord]
     end = Event(
         "completed", ids, text=text, run_id=run_id, outcome=cast("Outcome", outcome), usage=run.usage if run else None
     )
-    return TranscriptTurn(users, run_id, (*answer, end) if answer or run is not None else (), at)
+    return TranscriptTurn(
+        users, run_id, (*answer, end) if answer or run is not None else (), at, run.attempt if run else 1
+    )
 
 
 class _Telling:

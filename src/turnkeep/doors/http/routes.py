@@ -4,7 +4,7 @@ them, and is the OpenAPI document.
 
 from __future__ import annotations
 
-from turnkeep.doors.http import channels, identity, measurements, overview, tenancy, vercel
+from turnkeep.doors.http import agui, channels, identity, measurements, overview, tenancy, vercel
 from turnkeep.doors.http.endpoint import HttpEndpoint
 from turnkeep.doors.http.event_stream import stream_events
 from turnkeep.doors.http.openai.openai_routes import OPENAI_ENDPOINTS
@@ -143,4 +143,20 @@ VERCEL_ENDPOINTS = (
              query={**LIMIT, **LEVEL}, refuse=vercel.sentence_response),
 )  # fmt: skip
 
-ENDPOINTS = (*CHANNEL_ENDPOINTS, *TENANT_ENDPOINTS, *IDENTITY_ENDPOINTS, *OPENAI_ENDPOINTS, *VERCEL_ENDPOINTS)
+AGUI_ENDPOINTS = (
+    HttpEndpoint("POST", "/api/agui", agui.run_agent, None,
+             "Take in what is new of a conversation of AG-UI, and stream the answer.", {200: None},
+             body="RunAgentInput", media="text/event-stream", is_metered=False),
+    HttpEndpoint("GET", "/api/agui", agui.join_agent, None,
+             "A run from its beginning, or with `threadId` the conversation that a page begins with.",
+             {200: "Conversation"}, query={"runId": "The run.", "threadId": "The conversation."}),
+)  # fmt: skip
+
+ENDPOINTS = (
+    *CHANNEL_ENDPOINTS,
+    *TENANT_ENDPOINTS,
+    *IDENTITY_ENDPOINTS,
+    *OPENAI_ENDPOINTS,
+    *VERCEL_ENDPOINTS,
+    *AGUI_ENDPOINTS,
+)

@@ -318,6 +318,18 @@ SCHEMAS: dict[str, Schema] = {
         },
         "required": ["id", "messages"],
     },
+    "RunAgentInput": {
+        "type": "object",
+        "properties": {"threadId": TEXT, "messages": {"type": "array", "items": ANYTHING}},
+        "required": ["threadId"],
+    },
+    "Conversation": record(
+        {
+            "messages": {"type": "array", "items": ANYTHING},
+            "activeRun": optional(ANYTHING),
+            "interrupts": optional(ANYTHING),
+        }
+    ),
     "UiMessages": record({"messages": {"type": "array", "items": ANYTHING}}),
     "Disconnected": record({"user": TEXT, "before": NUMBER}),
     "Ticket": record({"ticket": TEXT, "expires_at": NUMBER, "expires_in": NUMBER}),

@@ -21,7 +21,7 @@ from starlette.types import Scope as AsgiScope
 
 from turnkeep.doors.http.endpoint import HttpCall
 from turnkeep.errors import NotAuthenticated, StoreError
-from turnkeep.events import Event, ResultDetail, StepDetail, TurnFault
+from turnkeep.events import BESIDE_TEXT, Event, ResultDetail, StepDetail, TurnFault
 from turnkeep.hub import SubscriptionStart
 from turnkeep.messages import Address
 from turnkeep.turn_growth import TurnGrowth
@@ -43,8 +43,8 @@ class TurnFeed:
     one of `message_ids` (None: any run), then its pieces as `TurnGrowth` has them, and how it goes
     on: waiting, retrying, held, completed, dead; withdrawn messages; what a person said.
 
-    With `after_calls` nothing is told before the result of one of these calls: who decided about
-    them has seen what was before.
+    With `after_calls` no hold is told before the result of one of these calls: who decided about them
+    knows that they were held.
     """
 
     def __init__(self, message_ids: Collection[str] | None, *, after_calls: Collection[str] = ()) -> None:
@@ -129,23 +129,26 @@ class TurnFeed:
     def _grow(self) -> None:
         if self._run is None:
             self._run = self._growth.run_id
-            self._news.append(Event("started", self._growth.covers, run_id=self._run))
+            self._news.append(Event("started", self._growth.covers, run_id=self._run, attempt=self._growth.attempt))
         pieces = self._growth.advance()
-        self._news += self._behind_decisions(pieces) if self._after_calls else pieces
-
-    def _behind_decisions(self, pieces: Sequence[Event]) -> Sequence[Event]:
-        for place, piece in enumerate(pieces):
-            if isinstance(piece.detail, ResultDetail) and piece.detail.call_id in self._after_calls:
-                self._after_calls.clear()
-                return pieces[place:]
-        return ()
+        if self._after_calls and any(is_result_of(piece, self._after_calls) for piece in pieces):
+            self._after_calls.clear()
+        self._news += pieces
 
     def _tell(self, event: Event) -> None:
-        # a hold that was decided is the past of who has decided, until what came of it is known
         if event.kind == "held" and self._after_calls:
             return
         self._news.append(event)
         self.urgent.set()
+
+
+def is_piece(event: Event) -> bool:
+    """Whether it shows something of an answer, and is not about the run."""
+    return event.kind == "delta" or event.kind in BESIDE_TEXT
+
+
+def is_result_of(piece: Event, call_ids: Collection[str]) -> bool:
+    return isinstance(piece.detail, ResultDetail) and piece.detail.call_id in call_ids
 
 
 class TurnEncoder(Protocol):

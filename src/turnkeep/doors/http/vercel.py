@@ -21,8 +21,8 @@ from turnkeep.auth import authority
 from turnkeep.doors import acceptance
 from turnkeep.doors.error_answers import JsonResponse, error_body, error_response, status_of
 from turnkeep.doors.http.endpoint import HttpCall
-from turnkeep.doors.http.past_turns import behind_results, past_turn, past_turns
-from turnkeep.doors.http.turn_feed import TurnFeed, TurnResponse, chunks, follow, one_chunk
+from turnkeep.doors.http.past_turns import past_turn, past_turns
+from turnkeep.doors.http.turn_feed import TurnFeed, TurnResponse, chunks, follow, is_result_of, one_chunk
 from turnkeep.doors.http.ui_messages import ui_messages
 from turnkeep.doors.http.vercel_chunks import END_OF_STREAM, HEADERS, ChunkEncoder, Level, aside, chunk
 from turnkeep.errors import Conflict, InvalidMessage, MessageConflict, NotFound, ThreadBusy, TurnkeepError
@@ -157,8 +157,8 @@ class ChatTurn:
             return await self._regenerate(request)
         return await self._take_in(request)
 
-    def stream(self, first: bytes = b"", *, continues: bool = False) -> Response:
-        encoder = ChunkEncoder(self.level, continues=continues)
+    def stream(self, first: bytes = b"", *, after_calls: Sequence[str] = ()) -> Response:
+        encoder = ChunkEncoder(self.level, after_calls=after_calls)
         return TurnResponse(chunks(self.call, self.feed, encoder, first), self.stack, HEADERS)
 
     def _once(self, data: bytes) -> Response:
@@ -228,7 +228,7 @@ class ChatTurn:
 
     async def _past(self, record: MessageRecord, after_calls: Sequence[str]) -> bytes:
         """How it ended, as it would have been told then."""
-        application, encoder = self.call.application, ChunkEncoder(self.level, continues=bool(after_calls))
+        application, encoder = self.call.application, ChunkEncoder(self.level, after_calls=after_calls)
         if record.status == "dead":
             runs = await application.store.runs(self.address)
             fault = next((run.fault for run in runs if record.message_id in run.message_ids), None)
@@ -237,7 +237,7 @@ class ChatTurn:
         if turn is None:
             return aside(state=record.status) + END_OF_STREAM
         begin = Event("started", record.covers, run_id=turn.run_id)
-        return encoder.encode([begin, *behind_results(turn.answer, after_calls)])
+        return encoder.encode([begin, *turn.answer])
 
     async def _regenerate(self, request: ChatRequest) -> Response:
         """The last answer anew. A message that has died is tried again; one that never came is taken in."""
@@ -299,9 +299,9 @@ class ChatTurn:
         if held_calls.keys() - {one.call_id for one in decisions_now}:
             return self._once(aside(state="held") + chunk("finish", finishReason="tool-calls") + END_OF_STREAM)
         if decisions_now or (record is not None and record.run_id is not None):
-            return self.stream(continues=True)
+            return self.stream(after_calls=ids)
         turns = await past_turns(call.application, self.address)
-        last = next((turn for turn in reversed(turns) if behind_results(turn.answer, ids)), None)
+        last = next((turn for turn in reversed(turns) if any(is_result_of(one, ids) for one in turn.answer)), None)
         if last is None or not last.users:
             raise NotFound("the calls that were decided are not known here, load the conversation anew")
         return await self._tell_again(str(last.users[-1].message_id), after_calls=ids)

@@ -8,11 +8,12 @@ messages of a burst are there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
 
+from turnkeep.doors.http.turn_feed import is_piece, is_result_of
 from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, StepDetail, TurnFault
 from turnkeep.messages import Citation
 from turnkeep.runs.journal import SEPARATOR
@@ -36,11 +37,14 @@ def aside(**data: Any) -> bytes:
 
 
 class ChunkEncoder:
-    """One response. `continues`: the message that the client shows goes on, after a decision."""
+    """One response. With `after_calls` the message that the client shows goes on with the result of one
+    of these calls: what was before it is not told.
+    """
 
-    def __init__(self, level: Level, *, continues: bool = False) -> None:
+    def __init__(self, level: Level, *, after_calls: Collection[str] = ()) -> None:
         self._level = level
-        self._continues = continues
+        self._continues = bool(after_calls)
+        self._after_calls = set(after_calls)
         self._out: list[bytes] = []
         self._open: Literal["text", "reasoning"] | None = None
         self._head = b""
@@ -60,7 +64,12 @@ class ChunkEncoder:
 
     def encode(self, events: Sequence[Event]) -> bytes:
         for event in events:
+            if self._after_calls and is_result_of(event, self._after_calls):
+                self._after_calls.clear()
+            told_count = len(self._out)
             self._encode(event)
+            if self._after_calls and is_piece(event):
+                del self._out[told_count:]
         data, self._out = b"".join(self._out), []
         return data
 

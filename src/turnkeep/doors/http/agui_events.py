@@ -1,0 +1,395 @@
+"""AG-UI 1.0: a turn as events, server-sent, each with an id from which a client goes on.
+
+The id counts what was told: one for each event, and for text and thoughts one for each character,
+whose pieces may be cut differently the next time. A client that comes back is told what comes after
+its id, if it is of the same attempt; else all from a snapshot of the messages on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+import orjson
+
+from turnkeep.doors.http.turn_feed import is_piece, is_result_of
+from turnkeep.doors.http.vercel_chunks import NO_OUTPUT, value_of
+from turnkeep.events import CallDetail, Event, FileDetail, ResultDetail, StepDetail, TurnFault
+from turnkeep.messages import Citation
+from turnkeep.runs.journal import SEPARATOR
+from turnkeep.usage import Usage
+
+VERSION = "1.0"
+AgUiMessage = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far somebody was told of a run."""
+
+    run_id: str
+    attempt: int
+    progress: int
+
+    def __str__(self) -> str:
+        return f"{self.run_id}.{self.attempt}.{self.progress}"
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """None for what is none of ours: then all is told."""
+        run_id, _, rest = text.partition(".")
+        attempt, _, progress = rest.partition(".")
+        digits = (attempt + progress).isascii() and attempt.isdigit() and progress.isdigit()
+        return cls(run_id, int(attempt[:9]), int(progress[:15])) if run_id and digits else None
+
+
+class RunEncoder:
+    """One response. `base` are the messages that the client has beside this turn. With `after_calls` it
+    goes on with the result of one of these calls: what was before it is not told.
+    """
+
+    def __init__(
+        self,
+        thread_id: str,
+        channel_word: str,
+        *,
+        base: Sequence[AgUiMessage] = (),
+        cursor: Cursor | None = None,
+        after_calls: Collection[str] = (),
+    ) -> None:
+        self._thread_id = thread_id
+        self._channel_word = channel_word
+        self._base = base
+        self._cursor = cursor
+        self._after_calls = set(after_calls)
+        self._out: list[bytes] = []
+        self._run_id = ""
+        self._attempt = 0
+        self._progress = 0
+        self._skip = 0
+        """What of the progress the client has been told."""
+        self._open: Literal["text", "reasoning"] | None = None
+        self._step = 0
+        self._is_in_step = False
+        self._step_ends = False
+        self._retakes = 0
+        self._has_text = False
+        self._at_step_start = True
+        self._messages: list[AgUiMessage] = []
+        """The turn as messages: what a snapshot repeats of its finished steps."""
+        self._firm_count = 0
+        self._is_done = False
+
+    @property
+    def is_done(self) -> bool:
+        return self._is_done
+
+    @property
+    def messages(self) -> list[AgUiMessage]:
+        """The turn so far, as a client has it."""
+        return self._messages
+
+    def encode(self, events: Sequence[Event]) -> bytes:
+        for event in events:
+            self._attempt = event.attempt or self._attempt
+            if self._after_calls and is_result_of(event, self._after_calls):
+                self._after_calls.clear()
+                self._open_step_again()
+            told_count = len(self._out)
+            self._encode(event)
+            if self._after_calls and is_piece(event):
+                del self._out[told_count:]
+        data, self._out = b"".join(self._out), []
+        return data
+
+    def break_off(self, fault: TurnFault) -> bytes:
+        self._is_done = True
+        return _frame({"type": "RUN_ERROR", "message": fault.message, "code": fault.code})
+
+    def outer_run_id(self, run_id: str) -> str:
+        """A run id that says its channel: a client joins by it alone."""
+        return f"{run_id}.{self._channel_word}"
+
+    def _encode(self, event: Event) -> None:
+        match event.kind:
+            case "delta":
+                self._text(event.text)
+            case "reasoning":
+                self._think(event.text)
+            case "started":
+                self._start(event)
+            case "completed":
+                self._complete(event)
+            case "dead":
+                self._fail(event.error)
+            case "held":
+                self._hold(event)
+            case "withdrawn":
+                self._finish({"type": "cancelled"})
+            case "waiting" | "retrying":
+                fault = event.error
+                self._note("waiting", {"state": event.kind, **({"reason": fault.code} if fault else {})})
+            case "said":
+                self._note("said", {"text": event.text, "author": event.author or ""})
+            case _:
+                self._part(event)
+
+    def _part(self, event: Event) -> None:
+        match event.detail:
+            case CallDetail() as call:
+                self._call(call)
+            case ResultDetail() as result:
+                self._result(result)
+            case Citation() as source:
+                self._begin_part()
+                self._emit("CUSTOM", name="turnkeep.source", value=source.to_json())
+            case FileDetail() as file:
+                self._begin_part()
+                self._emit("CUSTOM", name="turnkeep.file", value=file.to_json())
+            case StepDetail(ending=None):
+                self._take_back()
+            case StepDetail():
+                self._close_part()
+                self._step_ends, self._firm_count = True, len(self._messages)
+
+    # ------------------------------------------------------------ text and thoughts
+
+    @property
+    def _message_id(self) -> str:
+        again = f"-{self._retakes + 1}" if self._retakes else ""
+        return f"{self._run_id}-{self._step}{again}"
+
+    def _text(self, text: str) -> None:
+        if self._open != "text":
+            self._begin_part()
+            if self._has_text and self._at_step_start:
+                text = text.removeprefix(SEPARATOR)
+            if not text:
+                return
+            self._open = "text"
+            self._emit("TEXT_MESSAGE_START", messageId=self._message_id, role="assistant")
+        self._has_text, self._at_step_start = True, False
+        message = self._own_message()
+        message["content"] = message.get("content", "") + text
+        self._emit_piece("TEXT_MESSAGE_CONTENT", self._message_id, text)
+
+    def _think(self, text: str) -> None:
+        message_id = f"{self._message_id}-thought"
+        if self._open != "reasoning":
+            self._begin_part()
+            message_id = f"{self._message_id}-thought"
+            self._open = "reasoning"
+            self._emit("REASONING_START", messageId=message_id)
+            self._emit("REASONING_MESSAGE_START", messageId=message_id, role="reasoning")
+        self._emit_piece("REASONING_MESSAGE_CONTENT", message_id, text)
+
+    def _close_part(self) -> None:
+        if self._open == "text":
+            self._emit("TEXT_MESSAGE_END", messageId=self._message_id)
+        elif self._open == "reasoning":
+            self._emit("REASONING_MESSAGE_END", messageId=f"{self._message_id}-thought")
+            self._emit("REASONING_END", messageId=f"{self._message_id}-thought")
+        self._open = None
+
+    def _begin_part(self) -> None:
+        """Something else than before; of the next step, if the last one has ended."""
+        self._close_part()
+        if self._step_ends:
+            self._finish_step()
+        if not self._is_in_step:
+            self._step += 1
+            self._is_in_step = True
+            self._emit("STEP_STARTED", stepName=f"step {self._step}")
+
+    def _finish_step(self) -> None:
+        self._close_part()
+        if self._is_in_step:
+            self._emit("STEP_FINISHED", stepName=f"step {self._step}")
+        self._is_in_step, self._step_ends, self._at_step_start = False, False, True
+
+    def _open_step_again(self) -> None:
+        """The step that this goes on with was begun in an earlier response."""
+        if self._is_in_step:
+            self._out.append(_frame({"type": "STEP_STARTED", "stepName": f"step {self._step}"}))
+
+    def _own_message(self) -> AgUiMessage:
+        """The message of this step."""
+        for message in reversed(self._messages):
+            if message["id"] == self._message_id:
+                return message
+        self._messages.append({"id": self._message_id, "role": "assistant"})
+        return self._messages[-1]
+
+    # ------------------------------------------------------------ tools
+
+    def _call(self, call: CallDetail) -> None:
+        self._begin_part()
+        arguments = "{}" if call.arguments is None else call.arguments
+        message = self._own_message()
+        function = {"name": call.name, "arguments": arguments}
+        message["toolCalls"] = [
+            *message.get("toolCalls", ()),
+            {"id": call.call_id, "type": "function", "function": function},
+        ]
+        self._emit("TOOL_CALL_START", toolCallId=call.call_id, toolCallName=call.name, parentMessageId=self._message_id)
+        self._emit("TOOL_CALL_ARGS", toolCallId=call.call_id, delta=arguments)
+        self._emit("TOOL_CALL_END", toolCallId=call.call_id)
+
+    def _result(self, result: ResultDetail) -> None:
+        self._close_part()
+        content = result.output if result.output is not None else _without_output(result.status)
+        message = {"id": f"{result.call_id}-result", "role": "tool", "toolCallId": result.call_id, "content": content}
+        self._messages.append(message)
+        # what a finished step has asked for ends after it, and stays
+        if self._step_ends:
+            self._firm_count = len(self._messages)
+        state = {"metadata": {"tanstack": {"state": "output-error"}}} if result.status != "ok" else {}
+        self._emit(
+            "TOOL_CALL_RESULT",
+            messageId=message["id"],
+            toolCallId=result.call_id,
+            content=content,
+            role="tool",
+            **state,
+        )
+
+    # ------------------------------------------------------------ the run
+
+    def _start(self, event: Event) -> None:
+        self._run_id = event.run_id or ""
+        cursor, self._cursor = self._cursor, None
+        is_known = cursor is not None and cursor.run_id == self._run_id and cursor.attempt == self._attempt
+        self._skip = cursor.progress if cursor is not None and is_known else 0
+        has_some = self._leave_out_own()
+        self._emit(
+            "RUN_STARTED", threadId=self._thread_id, runId=self.outer_run_id(self._run_id), protocolVersion=VERSION
+        )
+        # of an attempt that is no more, or told again from its beginning: what the client has of it goes
+        if (cursor is not None or has_some) and not (is_known or self._after_calls):
+            self._out.append(_frame({"type": "MESSAGES_SNAPSHOT", "messages": list(self._base)}))
+
+    def _leave_out_own(self) -> bool:
+        """Of the messages of the client those that it made of this turn; whether there are some."""
+        own_ids = {one["id"] for one in self._base if str(one.get("id")).startswith(f"{self._run_id}-")}
+        calls = [call for one in self._base if one.get("id") in own_ids for call in one.get("toolCalls") or ()]
+        call_ids = {call.get("id") for call in calls if isinstance(call, Mapping)}
+        self._base = [
+            one for one in self._base if one.get("id") not in own_ids and one.get("toolCallId") not in call_ids - {None}
+        ]
+        return bool(own_ids)
+
+    def _take_back(self) -> None:
+        self._close_part()
+        if self._is_in_step:
+            self._emit("STEP_FINISHED", stepName=f"step {self._step}")
+            self._step, self._is_in_step = self._step - 1, False
+        self._retakes += 1
+        self._at_step_start, self._step_ends = True, False
+        self._messages = self._messages[: self._firm_count]
+        self._emit("MESSAGES_SNAPSHOT", messages=[*self._base, *self._messages])
+
+    def _hold(self, event: Event) -> None:
+        calls = [call for call in event.calls if not call.get("decision")]
+        approvals = [_interrupt(call) for call in calls if call["kind"] == "approval"]
+        for call in calls:
+            self._show_arguments(call)
+        if approvals:
+            self._finish({"type": "interrupt", "interrupts": approvals})
+        else:
+            # the client runs its own tools, and comes back with what they gave
+            self._finish({"type": "success"}, metadata={"tanstack": {"finishReason": "tool_calls"}})
+
+    def _show_arguments(self, call: Mapping[str, Any]) -> None:
+        """A call whose arguments were withheld: who has to decide, or to run it, has to see them."""
+        message = next(
+            (one for one in self._messages if any(c["id"] == call["call_id"] for c in one.get("toolCalls", ()))), None
+        )
+        if message is None:
+            self._call(CallDetail(call["call_id"], call["name"], call["arguments"]))
+            return
+        function = next(c["function"] for c in message["toolCalls"] if c["id"] == call["call_id"])
+        if function["arguments"] != call["arguments"]:
+            function["arguments"] = call["arguments"]
+            self._close_part()
+            self._emit("MESSAGES_SNAPSHOT", messages=[*self._base, *self._messages])
+
+    def _complete(self, event: Event) -> None:
+        if event.outcome == "cancelled":
+            self._finish({"type": "cancelled"})
+            return
+        usage = {"usage": [_usage(event.usage)]} if event.usage else {}
+        reason = {"incomplete": "length"}.get(event.outcome or "", "stop")
+        self._finish({"type": "success"}, metadata={"tanstack": {"finishReason": reason}}, **usage)
+
+    def _fail(self, fault: TurnFault | None) -> None:
+        self._close_part()
+        self._is_done = True
+        code = {"code": fault.code} if fault else {}
+        self._emit("RUN_ERROR", message=fault.message if fault else "This could not be answered.", **code)
+
+    def _finish(self, outcome: Mapping[str, Any], **more: Any) -> None:
+        self._finish_step()
+        self._is_done = True
+        run_id = self.outer_run_id(self._run_id)
+        self._emit("RUN_FINISHED", threadId=self._thread_id, runId=run_id, outcome=outcome, **more)
+
+    # ------------------------------------------------------------ frames
+
+    def _note(self, name: str, value: Mapping[str, Any]) -> None:
+        """Told in passing: at no place to go on from, and not told again."""
+        self._out.append(_frame({"type": "CUSTOM", "name": f"turnkeep.{name}", "value": value}))
+
+    def _emit(self, kind: str, **fields: Any) -> None:
+        self._progress += 1
+        if self._progress > self._skip:
+            self._out.append(_frame({"type": kind, **fields}, self._position))
+
+    def _emit_piece(self, kind: str, message_id: str, text: str) -> None:
+        self._progress += len(text)
+        if self._progress > self._skip:
+            piece = text[max(0, len(text) - (self._progress - self._skip)) :]
+            self._out.append(_frame({"type": kind, "messageId": message_id, "delta": piece}, self._position))
+
+    @property
+    def _position(self) -> str:
+        return f"id: {self._run_id}.{self._attempt}.{self._progress}\n"
+
+
+def _frame(event: Mapping[str, Any], position: str = "") -> bytes:
+    return position.encode() + b"data: " + orjson.dumps(event) + b"\n\n"
+
+
+def _without_output(status: str) -> str:
+    return "" if status == "ok" else NO_OUTPUT.get(status, "The call failed.")
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    counts = {
+        "inputTokens": usage.input_tokens,
+        "outputTokens": usage.output_tokens,
+        "totalTokens": usage.total_tokens,
+        "reasoningTokens": usage.reasoning_tokens,
+        "cachedInputTokens": usage.cached_tokens,
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _interrupt(call: Mapping[str, Any]) -> dict[str, Any]:
+    return interrupt(call["call_id"], call["name"], call["arguments"])
+
+
+def interrupt(call_id: str, name: str, arguments: str, expires_at: float | None = None) -> dict[str, Any]:
+    """A call that waits for a yes or no."""
+    schema = {"type": "object", "properties": {"approved": {"type": "boolean"}}, "required": ["approved"]}
+    expiry = {} if expires_at is None else {"expiresAt": datetime.fromtimestamp(expires_at, UTC).isoformat()}
+    return {
+        "id": call_id,
+        "reason": "tool_approval",
+        "message": f"May {name} be called?",
+        "toolCallId": call_id,
+        "responseSchema": schema,
+        "metadata": {"kind": "approval", "toolName": name, "input": value_of(arguments)},
+        **expiry,
+    }

@@ -1,0 +1,180 @@
+"""AG-UI: `HttpAgent` and TanStack's client, unmodified, against a service."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+
+from tests.clients.node import Driver
+from tests.clients.test_vercel_chats import TOOLS, transcript
+from tests.process.served import Served, served
+from turnkeep.simulator import Fault
+
+KEYS = itertools.count()
+
+
+async def opened(agents: Driver, house: Served, thread: str = "c", **options: Any) -> str:
+    key = f"a{next(KEYS)}"
+    await agents.ask("open", key=key, url=house.url, thread=thread, **options)
+    return key
+
+
+async def chat_of(agents: Driver, house: Served, thread: str = "c", **options: Any) -> str:
+    key = f"t{next(KEYS)}"
+    await agents.ask("chat", key=key, url=house.url, thread=thread, **options)
+    return key
+
+
+def said(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Role and words of every message."""
+    return [(message["role"], message.get("content") or "") for message in told["messages"]]
+
+
+def texts(message: dict[str, Any]) -> str:
+    """The words of a message of TanStack's client."""
+    return "".join(part["content"] for part in message["parts"] if part["type"] == "text")
+
+
+async def test_a_message_is_answered_with_its_usage(agents: Driver) -> None:
+    async with served() as house:
+        agent = await opened(agents, house, "thread 1/ä")
+        told = await agents.ask("say", key=agent, id="u1", text="hi [[say:hello there]]")
+        assert (said(told), told["errors"]) == ([("user", "hi [[say:hello there]]"), ("assistant", "hello there")], [])
+        assert told["outcomes"] == ["success"]
+        assert told["types"][0] == "RUN_STARTED"
+        assert told["types"][-1] == "RUN_FINISHED"
+
+
+async def test_a_burst_is_one_turn_for_all_its_requests(agents: Driver) -> None:
+    async with served(window=0.4, max_wait=2.0) as house:
+        keys = [await opened(agents, house) for _ in range(3)]
+        saying = []
+        for number, key in enumerate(keys):
+            saying.append(
+                asyncio.ensure_future(
+                    agents.ask("say", key=key, id=f"u{number}", text="two [[say:all]]" if number == 2 else "one")
+                )
+            )
+            await asyncio.sleep(0.02)
+        for told in await asyncio.gather(*saying):
+            assert (told["messages"][-1]["content"], told["errors"]) == ("all", [])
+        assert len(list(house.simulator.ledger)) == 1
+
+
+async def test_thoughts_tools_and_steps_come_in_their_order(agents: Driver) -> None:
+    async with served(tools=TOOLS) as house:
+        fields = {"show_reasoning": True, "parameters": {"reasoning": {"effort": "low", "summary": "auto"}}}
+        made = await house.queue.assistants.create("default", fields, now=house.queue.clock.now())
+        await house.queue.assistants.use("default", made.assistant_id)
+        agent = await opened(agents, house)
+        text = '[[reason:hm]] [[comment:Let me see.]] [[call:look {"amount": 5}]] [[call:secret {"word": "x"}]]'
+        text += " [[say:done]]"
+        told = await agents.ask("say", key=agent, id="u1", text=text)
+
+        assert told["errors"] == []
+        asked, *results, answer = [m for m in told["messages"][1:] if m["role"] != "reasoning"]
+        calls = {call["function"]["name"]: call["function"]["arguments"] for call in asked["toolCalls"]}
+        assert (asked["content"], answer["content"]) == ("Let me see.", "done")
+        assert calls == {"look": '{"amount": 5}', "secret": "{}"}
+        assert {result["content"] for result in results} == {"saw 5", ""}
+        assert "".join(told["thoughts"]).startswith("hm")
+        assert told["types"].count("STEP_STARTED") == told["types"].count("STEP_FINISHED") == 2
+
+
+@pytest.mark.parametrize("approved", [True, False])
+async def test_an_approval_is_an_interrupt_and_the_next_run_goes_on(agents: Driver, approved: bool) -> None:
+    async with served(tools=TOOLS) as house:
+        agent = await opened(agents, house)
+        told = await agents.ask(
+            "say", key=agent, id="u1", text='[[comment:Well.]] [[call:pay {"amount": 7}]] [[say:done]]'
+        )
+        [interrupt] = told["pending"]
+        assert (told["outcomes"], interrupt["metadata"]["input"]) == (["interrupt"], {"amount": 7})
+
+        resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": {"approved": approved}}]
+        told = await agents.ask("run", key=agent, resume=resume)
+        assert (told["errors"], told["pending"], told["outcomes"][-1]) == ([], [], "success")
+        assert [role for role, _ in said(told)] == ["user", "assistant", "tool", "assistant"]
+        assert said(told)[2][1] == ("paid 7" if approved else "the call was denied") or not approved
+        assert said(told)[3] == ("assistant", "done")
+
+
+async def test_a_tool_of_the_client_gives_its_output_and_the_answer_goes_on(agents: Driver) -> None:
+    async with served() as house:
+        agent = await opened(agents, house)
+        tools = [
+            {"name": "place", "description": "Where the user is.", "parameters": {"type": "object", "properties": {}}}
+        ]
+        told = await agents.ask("say", key=agent, id="u1", text="[[call:place {}]] [[say:in Rome]]", tools=tools)
+        [call] = told["messages"][-1]["toolCalls"]
+        told = await agents.ask("give", key=agent, callId=call["id"], content="Rome")
+        assert (told["errors"], said(told)[-1]) == ([], ("assistant", "in Rome"))
+
+
+async def test_a_stop_and_a_failure_end_a_run_as_what_they_are(agents: Driver) -> None:
+    async with served(max_attempts=1) as house:
+        agent = await opened(agents, house)
+        saying = asyncio.ensure_future(agents.ask("say", key=agent, id="u1", text="[[words:400]] [[pace:10]]"))
+        async with asyncio.timeout(20):
+            while len((await agents.ask("look", key=agent))["messages"]) < 2:
+                await asyncio.sleep(0.02)
+        async with house.http.post(f"{house.url}/api/channels/c/cancel"):
+            pass
+        assert (await saying)["outcomes"] == ["cancelled"]
+
+        house.simulator.faults.append(Fault("500", times=1))
+        told = await agents.ask("say", key=agent, id="u2", text="hi")
+        assert told["errors"][0].endswith(".")
+
+
+async def test_an_agent_that_runs_again_has_the_answer_once_and_whole(agents: Driver) -> None:
+    """`HttpAgent` cannot go on with a run; what it has of the answer is replaced."""
+    async with served(tools=TOOLS) as house:
+        agent = await opened(agents, house)
+        text = '[[comment:See.]] [[call:look {"amount": 5}]] [[words:100]] [[pace:10]]'
+        saying = asyncio.ensure_future(agents.ask("say", key=agent, id="u1", text=text))
+        async with asyncio.timeout(20):
+            while "quick" not in str((await agents.ask("look", key=agent))["messages"]):
+                await asyncio.sleep(0.02)
+        await agents.ask("abort", key=agent)
+        await saying
+        for _ in range(2):  # while it goes on, and when it has ended
+            told = await agents.ask("run", key=agent)
+            assert told["errors"] == ["This operation was aborted"]
+            answers = [words for role, words in said(told) if role == "assistant"]
+            assert answers == (await transcript(house, "c"))[1:]
+            assert [role for role, _ in said(told)] == ["user", "assistant", "tool", "assistant"]
+
+
+@pytest.mark.parametrize("cut", [300, 700, 1500, 2600])
+async def test_a_cut_connection_is_gone_on_with_to_the_exact_text(agents: Driver, cut: int) -> None:
+    async with served(tools=TOOLS) as house:
+        chat = await chat_of(agents, house, cut=cut)
+        told = await agents.ask(
+            "send", key=chat, text='[[comment:See.]] [[call:look {"amount": 5}]] [[words:60]] [[pace:5]]'
+        )
+        assert told["errors"] == []
+        answer = "".join(texts(message) for message in told["messages"] if message["role"] == "assistant")
+        assert answer == "".join((await transcript(house, "c"))[1:])
+
+
+async def test_a_page_that_is_loaded_anew_joins_the_run_and_ends_with_all_of_it(agents: Driver) -> None:
+    async with served() as house:
+        first = await chat_of(agents, house)
+        sending = asyncio.ensure_future(agents.ask("send", key=first, text="[[words:80]] [[pace:10]]"))
+        await agents.ask("until", key=first, text="quick")
+        page = await chat_of(agents, house, persistent=True)
+        await agents.ask("attach", key=page)
+        told = await sending
+        answer = texts(told["messages"][-1])
+        assert answer == (await transcript(house, "c"))[-1]
+        last = answer.split()[-1]
+        async with asyncio.timeout(20):
+            while texts((await agents.ask("until", key=page, text=last))["messages"][-1]) != answer:
+                await asyncio.sleep(0.02)
+        later = await chat_of(agents, house, persistent=True)
+        await agents.ask("attach", key=later)
+        assert texts((await agents.ask("until", key=later, text=last))["messages"][-1]) == answer
