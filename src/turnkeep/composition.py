@@ -173,7 +173,8 @@ async def open_run_context(
         # said at the start: a budget that cannot be kept would let every run wait for an operator, one by one
         if prices.price(model) is None:
             raise ConfigurationError(
-                f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE"
+                f"a budget is set, but no price of {model} is known: add it to TURNKEEP_PRICE_FILE, or install "
+                "turnkeep[prices]"
             )
     open_tracing(settings, stack)
     return RunContext(

@@ -142,6 +142,11 @@ def choose_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _run(verb: str, rest: list[str]) -> int:
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("typer", "rich") if find_spec(name) is None]:
+        print(f"turnkeep: {missing[0]} is not installed: pip install 'turnkeep[server]'", file=sys.stderr)
+        return WRONG
     # here and not above: without typer and rich the overview and the version come at once
     from turnkeep.cli import output
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +15,9 @@ from turnkeep.pricing.rates import Price, Rates
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelPrice, PriceCalculation, PriceVariant, TieredPrices
+
+ARE_INSTALLED = importlib.util.find_spec("genai_prices") is not None
+"""Without the extra ``prices`` no price is published here: costs are unknown, never 0."""
 
 _OPENAI = "openai"
 _ANTHROPIC = "anthropic"
@@ -37,18 +41,19 @@ class PublishedPrices:
 
     @property
     def are_loaded(self) -> bool:
-        return _tables.cache_info().currsize > 0
+        return not ARE_INSTALLED or _tables.cache_info().currsize > 0
 
     def load(self) -> None:
         """Read the tables now instead of at the first price; a process does that once."""
-        _tables()
+        if ARE_INSTALLED:
+            _tables()
 
     def price(self, model: str, tier: str | None, at: float) -> Price | None:
         """The price at this moment, or None where the model or the tier has none.
 
         `tier` None: standard.
         """
-        return self._recent(model, tier, int(at // _MINUTE))
+        return self._recent(model, tier, int(at // _MINUTE)) if ARE_INSTALLED else None
 
     def _look_up(self, model: str, tier: str | None, minute: int) -> Price | None:
         calculation = self._find(model, tier, datetime.fromtimestamp(minute * _MINUTE, UTC))

@@ -149,10 +149,18 @@ def _line_for_machines(values: Mapping[str, Any]) -> str:
 
 def _line_for_people() -> Callable[[dict[str, Any]], str]:
     # With rich and pygments behind it: 70 ms and 5 MB that only a terminal is worth.
-    from structlog.dev import ConsoleRenderer
+    try:
+        from structlog.dev import ConsoleRenderer
+    except ImportError:  # a program that embeds a queue need not have the terminal's parts
+        return _plain_line
 
     renderer = ConsoleRenderer()
     return lambda values: str(renderer(None, values["level"], values))
+
+
+def _plain_line(values: Mapping[str, Any]) -> str:
+    rest = " ".join(f"{name}={value}" for name, value in values.items() if name not in ("timestamp", "level", "event"))
+    return f"{values['timestamp']} [{values['level']}] {values['event']} {rest}"
 
 
 def _plain(name: str, value: Any) -> Any:

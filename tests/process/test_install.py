@@ -1,0 +1,109 @@
+"""Installed as people do: a queue in somebody else's program needs eight packages, a server says what it misses."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def needs(distribution: str, extra: str = "") -> list[str]:
+    requirements = map(Requirement, importlib.metadata.requires(distribution) or ())
+    return [one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": extra})]
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the core needs, and what that needs, and nothing else."""
+    folder = tmp_path_factory.mktemp("bare")
+    wanted, packages = needs("turnkeep"), dict[str, None]()
+    while wanted:
+        name = wanted.pop()
+        if name not in packages:
+            packages[name] = None
+            wanted += needs(name)
+    for name in packages:
+        distribution = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(str(distribution.locate_file(top)))
+    (folder / "turnkeep").symlink_to(ROOT / "src" / "turnkeep")
+    return folder
+
+
+def ran(bare: Path, program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-S", "-c", program]
+    environment = {"PYTHONPATH": str(bare), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_the_core_needs_at_most_eight_packages() -> None:
+    assert len(needs("turnkeep")) <= 8
+    assert {"websockets", "typer", "prometheus-client", "tiktoken"} & {*needs("turnkeep")} == set()
+
+
+def test_a_queue_answers_with_nothing_but_the_core(bare: Path, tmp_path: Path) -> None:
+    done = ran(bare, script("install_trial").ANSWER, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
+def test_what_is_not_installed_is_said_with_its_remedy(bare: Path, tmp_path: Path) -> None:
+    program = """
+import turnkeep, sys
+print(turnkeep.count_tokens("hello", "gpt-4o") > 0, turnkeep.cost_of(turnkeep.Usage(input_tokens=5), "gpt-4o"))
+try:
+    import turnkeep.asgi
+except ImportError as error:
+    print(error)
+from turnkeep.cli import main
+print(main(["doctor"]))
+"""
+    done = ran(bare, program, tmp_path)
+    assert done.stdout.splitlines() == [
+        "True None",
+        "the doors need the parts of a server: pip install 'turnkeep[server]'",
+        "2",
+    ], done.stderr
+    assert done.stderr == "turnkeep: typer is not installed: pip install 'turnkeep[server]'\n"
+
+
+def test_the_first_commands_of_the_documents_are_there() -> None:
+    assert (ROOT / "requirements.txt").read_text().splitlines()[-1] == ".[server,redis,rabbitmq]"
+    done = subprocess.run(
+        [sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "--test-message" in done.stdout
+
+
+@pytest.mark.only_in_prove  # reason: builds and installs from the package index
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("options", [(), ("oldest",), ("sdist",), ("server",)], ids="-".join)
+def test_it_installs_into_an_empty_environment_on_every_python(
+    options: tuple[str, ...], tmp_path: Path, proof: Callable[[str, str], None]
+) -> None:
+    trial = script("install_trial")
+    archive = trial.build(tmp_path, sdist="sdist" in options)
+    extras = [extra for extra in options if extra == "server"]
+    for number, python in enumerate(trial.pythons()):
+        told = trial.tried(tmp_path / f"env{number}", archive, python, extras=extras, oldest="oldest" in options)
+        proof(f"install {' '.join(options)}", told.line())
+        assert extras or (told.packages <= 30 and told.megabytes <= 60)
