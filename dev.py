@@ -371,6 +371,27 @@ def node_packages(folder: Path) -> None:
         stamp.write_text(fingerprint)
 
 
+def python_packages(folder: Path) -> Path:
+    """What the requirements.txt of a folder names, in a folder of their own; at once when it is there. Raises
+    RuntimeError with what uv said.
+    """
+    target = folder / "python_packages"
+    fingerprint = hashlib.sha256((folder / "requirements.txt").read_bytes()).hexdigest()
+    stamp = target / "turnkeep.stamp"
+    (ROOT / ".dev").mkdir(exist_ok=True)
+    with open(ROOT / ".dev" / f"python-{folder.name}.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if stamp.exists() and stamp.read_text() == fingerprint:
+            return target
+        command = [uv(), "pip", "install", "--quiet", "--python", PYTHON, "--target", str(target), "--require-hashes"]
+        command += ["-r", str(folder / "requirements.txt")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            raise RuntimeError(f"uv pip install of {folder.name}: {done.stderr[-500:]}")
+        stamp.write_text(fingerprint)
+    return target
+
+
 def passes(name: str, command: Sequence[str]) -> bool:
     """Run quietly; show the output only of what fails."""
     start = time.monotonic()

@@ -1,15 +1,18 @@
-"""A program of Node that drives a client: told what to do line by line in JSON, it answers each line with one."""
+"""A program of Node or Python that drives a client: told what to do line by line in JSON, it answers each with one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.services.programs import packages, program
+from tests.services.programs import older_packages, packages, program
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0
@@ -47,15 +50,32 @@ class Driver:
                 answer.set_result(told.get("answer"))
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(RuntimeError("the program of Node has ended"))
+                answer.set_exception(RuntimeError("the program has ended"))
 
 
 @contextlib.asynccontextmanager
 async def driver(dialect: str, script: str) -> AsyncIterator[Driver]:
     """`script` of the folder of a dialect, running beside its packages."""
     packages(HERE / dialect)
+    async with _driving([program("node"), script], HERE / dialect) as told:
+        yield told
+
+
+@contextlib.asynccontextmanager
+async def python_driver(dialect: str, script: str, *, older: bool) -> AsyncIterator[Driver]:
+    """The same in Python: beside the packages of the tests, or with the older ones of the folder before them."""
+    places = [str(older_packages(HERE / dialect))] if older else []
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(places)}
+    async with _driving([sys.executable, script], HERE / dialect, environment) as told:
+        yield told
+
+
+@contextlib.asynccontextmanager
+async def _driving(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Driver]:
     process = await asyncio.create_subprocess_exec(
-        program("node"), script, cwd=HERE / dialect, limit=1 << 24,
+        *command, cwd=folder, limit=1 << 24, env=environment,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     told = Driver(process)

@@ -32,6 +32,8 @@ def text_of(events: list[Any]) -> str:
 
 
 def schema_of(kind: str) -> Any:
+    # the neutral schema calls its class as older versions of OpenAI's did
+    kind = kind.replace("reasoning_summary_text", "reasoning_summary")
     name = "".join(part.capitalize() for part in kind.removeprefix("response.").replace("_", ".").split("."))
     return getattr(schema, f"Response{name}StreamingEvent")
 
@@ -194,3 +196,26 @@ async def test_what_makes_no_sense_is_refused(options: dict[str, Any], kind: typ
         with pytest.raises(kind, match=said):
             await create(desk, **{"value": options.pop("input", "x"), **options})
         assert await desk.threads() == 0
+
+
+async def test_thoughts_are_told_where_an_assistant_shows_them_and_move_no_number_of_the_answer() -> None:
+    async with openai_desk() as desk:
+        numbers = []
+        for shows in (True, False):
+            thinking = {"reasoning": {"effort": "low", "summary": "auto"}}
+            values = {"model": "gpt-6-luna", "show_reasoning": shows, "parameters": thinking}
+            await desk.server.queue.assistants.change("default", desk.model, values)
+            events = await events_of(await create(desk, "[[reason:Hm, hm.]] hello", stream=True))
+            thoughts = "".join(e.delta for e in events if e.type == "response.reasoning_summary_text.delta")
+            assert thoughts == ("Hm, hm." if shows else "")
+            kinds = [item.type for item in events[-1].response.output]
+            assert kinds == (["reasoning", "message"] if shows else ["message"])
+            numbers.append([e.sequence_number for e in events if e.type == "response.output_text.done"])
+            for event in events:
+                schema_of(event.type).model_validate(event.to_dict())
+            whole = await desk.ask([desk.user("[[reason:Hm, hm.]] hello")])
+            assert getattr(whole.choices[0].message, "reasoning_content", "") == thoughts
+            chunks = await desk.ask([desk.user("[[reason:Hm, hm.]] hello")], stream=True)
+            deltas = [chunk.choices[0].delta async for chunk in chunks]
+            assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == thoughts
+        assert numbers[0] == numbers[1]

@@ -33,6 +33,14 @@ def packages(folder: Path) -> None:
         missing(str(error))
 
 
+def older_packages(folder: Path) -> Path:
+    """Where the Python packages of a folder are that the tests' own would hide; skipped where they cannot be had."""
+    try:
+        return dev.python_packages(folder)
+    except RuntimeError as error:
+        missing(str(error))
+
+
 def absent(command: str) -> NoReturn:
     package = PROGRAMS[command].package
     missing(f"{command} is not installed: apt-get install --no-install-recommends {package}")

@@ -17,6 +17,7 @@ from turnkeep.doors.http.openai.turn_reader import (
     OutputsWanted,
     Replacement,
     TextGrowth,
+    ThoughtGrowth,
     TurnEnd,
     TurnFailure,
     TurnPart,
@@ -40,6 +41,7 @@ class ChatChunks:
         self._head = {"id": completion_id, "object": "chat.completion.chunk", "created": created_at, "model": model}
         self._tells_usage = tells_usage
         self._text = ShownText()
+        self._thoughts = ShownText()
         self.is_over = False
 
     def begin(self) -> Iterable[dict[str, Any]]:
@@ -49,11 +51,13 @@ class ChatChunks:
     def encode(self, part: TurnPart) -> Iterable[dict[str, Any]]:
         match part:
             case Beginning():
+                self._thoughts.become("")
                 return self._show(self._text.become(""))
-            case TextGrowth(text):
-                return self._show(self._text.grow(text))
-            case Replacement(text):
-                return self._show(self._text.become(text))
+            case TextGrowth(text) | Replacement(text):
+                is_more = isinstance(part, TextGrowth)
+                return self._show(self._text.grow(text) if is_more else self._text.become(text))
+            case ThoughtGrowth(text):
+                return self._think(text)
             case OutputsWanted(calls):
                 return self._end("tool_calls", [self._chunk({"tool_calls": tool_calls(calls, has_places=True)})])
             case TurnEnd():
@@ -68,6 +72,11 @@ class ChatChunks:
         if text is None:
             return self._fail(ANEW)
         return [self._chunk({"content": text})] if text else []
+
+    def _think(self, text: str) -> list[dict[str, Any]]:
+        """As servers of open models say it, and front ends read it: OpenAI's own dialect has no word for it."""
+        thought = self._thoughts.grow_on(text)
+        return [self._chunk({"reasoning_content": thought})] if thought else []
 
     def _fail(self, error: dict[str, Any]) -> list[dict[str, Any]]:
         self.is_over = True
@@ -86,12 +95,14 @@ class ChatChunks:
 
 
 def completion(
-    completion_id: str, model: str, created_at: int, part: TurnEnd | OutputsWanted, text_so_far: str
+    completion_id: str, model: str, created_at: int, part: TurnEnd | OutputsWanted, *, text: str, thoughts: str
 ) -> dict[str, Any]:
-    """The answer as one object."""
+    """The answer as one object; `text` and `thoughts` are what was said and thought until then."""
     calls = part.calls if isinstance(part, OutputsWanted) else ()
-    text = part.text if isinstance(part, TurnEnd) else text_so_far
+    text = part.text if isinstance(part, TurnEnd) else text
     message: dict[str, Any] = {"role": "assistant", "content": text or None, "refusal": None}
+    if thoughts:
+        message["reasoning_content"] = thoughts
     if calls:
         message["tool_calls"] = tool_calls(calls)
     reason = FINISH[part.outcome] if isinstance(part, TurnEnd) else "tool_calls"

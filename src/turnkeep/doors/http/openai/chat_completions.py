@@ -96,7 +96,8 @@ async def _whole(answer: TurnAnswer, model: str, created_at: int, *, is_alone: b
             return fault_response(part.fault)
         if isinstance(part, TurnEnd | OutputsWanted):
             name = answer.question.name.id("chatcmpl")
-            return JsonResponse(completion(name, model, created_at, part, answer.text_so_far))
+            text, thoughts = answer.text_so_far, answer.thoughts_so_far
+            return JsonResponse(completion(name, model, created_at, part, text=text, thoughts=thoughts))
     raise CallerGone
 
 

@@ -138,7 +138,7 @@ async def _whole(call: HttpCall, answer: TurnAnswer, head: ResponseHead) -> Resp
             case TurnFailure():
                 return fault_response(part.fault)
             case TurnEnd():
-                return JsonResponse(response_of_end(head, part, now=now))
+                return JsonResponse(response_of_end(head, part, now=now, thoughts=answer.thoughts_so_far))
             case OutputsWanted(calls):
                 return JsonResponse(_held_response(head, TurnSegment(answer.text_so_far, calls), now=now))
     raise CallerGone
@@ -234,14 +234,14 @@ async def _stream_again(
     stack = AsyncExitStack()
     stack.enter_context(call.limits.streaming(call.holder))
     try:
-        if message.status not in OPEN_STATES:
+        outline = await outline_of(call, record.address, name.message_id)
+        hold_before = outline.holds[name.segment - 1 : name.segment] if name.segment else ()
+        place = hold_before[0] if hold_before else None if name.segment else outline.beginning
+        if message.status not in OPEN_STATES and place is None:  # the log does not know it any more
             parts = _settled_parts(call, record, message, name.segment)
         else:
-            outline = await outline_of(call, record.address, name.message_id)
-            hold_before = outline.holds[name.segment - 1 : name.segment] if name.segment else ()
-            place = hold_before[0] if hold_before else outline.beginning
             reader = await stack.enter_async_context(TurnReader(call, record.address, place))
-            parts = reader.parts(name.message_id)
+            parts = reader.logged_parts(name.message_id) if place else reader.parts(name.message_id)
     except BaseException:
         await stack.aclose()
         raise

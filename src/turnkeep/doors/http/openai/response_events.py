@@ -2,8 +2,9 @@
 
 `sequence_number` is the same for the same event whenever and however often the turn is read: each
 event has one, and each character of a text, so that the number of a delta is that of its last
-character. Who comes back with `starting_after` gets the rest to the character, whatever the log has
-merged meanwhile.
+character; and each item has a range of its own, so that thoughts, which are kept for less long, move
+no number of the answer. Who comes back with `starting_after` gets the rest to the character, whatever
+the log has merged meanwhile.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from turnkeep.doors.http.openai.turn_reader import (
     OutputsWanted,
     Replacement,
     TextGrowth,
+    ThoughtGrowth,
     TurnEnd,
     TurnFailure,
     TurnPart,
 )
 from turnkeep.store.values import HeldCall
 
+RANGE = 1 << 32
+"""Numbers of one item of the answer; clients of JavaScript count to 2^53."""
 FINAL = {"completed": "response.completed", "incomplete": "response.incomplete", "cancelled": "response.completed"}
 
 
@@ -36,6 +40,11 @@ class ResponseEvents:
         self._after = -1 if after is None else after
         self._next = 0
         self._text = ShownText()
+        self._thoughts = ShownText()
+        self._thought_id: str | None = None
+        """Of the reasoning item that is open."""
+        self._thought_start = 0
+        self._thought_count = 0
         self._index = 0
         self._number = 0
         """Of message items, those of attempts that were given up too."""
@@ -53,17 +62,22 @@ class ResponseEvents:
     def encode(self, part: TurnPart, *, now: float) -> Iterable[dict[str, Any]]:
         match part:
             case Beginning():
+                self._thoughts.become("")
                 return self._new(self._show(self._text.become("")))
             case TextGrowth(text):
                 return self._new(self._show(self._text.grow(text)))
+            case ThoughtGrowth(text):
+                return self._new(self._think(text))
             case Replacement(text):
                 return self._new(self._show(self._text.become(text)))
             case OutputsWanted(calls):
-                return self._new(self._end_item(), *map(self._call, calls), self._finish_calls(now))
+                ends = [self._end_thought(), self._end_item()]
+                return self._new(*ends, *map(self._call, calls), self._finish_calls(now))
             case TurnEnd():
                 return self._new(self._show(self._text.end(part.text)), self._end(part, now))
             case TurnFailure():
                 self.is_over = True
+                self._begin_range()
                 data = response(self._head, "failed", self._output, fault=part.fault)
                 return self._new([self._event("response.failed", response=data)])
         return ()
@@ -76,7 +90,7 @@ class ResponseEvents:
         missing = event["sequence_number"] - self._after
         if missing <= 0:
             return None
-        if event["type"] == "response.output_text.delta" and missing < len(event["delta"]):
+        if event["type"].endswith("_text.delta") and missing < len(event["delta"]):
             return {**event, "delta": event["delta"][-missing:]}
         return event
 
@@ -93,10 +107,53 @@ class ResponseEvents:
             return []
         return [*([] if self._is_open else self._begin_item()), self._delta(text)]
 
+    def _think(self, text: str) -> list[dict[str, Any]]:
+        """A reasoning item before the answer; what is thought between two steps of it is left out."""
+        thought = self._thoughts.grow_on(text)
+        if not thought or self._is_open or self._next >= RANGE:
+            return []
+        events = []
+        if self._thought_id is None:
+            self._thought_id = form.thought_item_id(self._head.name, self._thought_count)
+            self._thought_start = len(self._thoughts.text) - len(thought)
+            item = form.reasoning_item(self._thought_id, "", "in_progress")
+            events = [
+                self._event("response.output_item.added", output_index=self._index, item=item),
+                self._event("response.reasoning_summary_part.added", part=form.summary_part(""), **self._thought_place),
+            ]
+        kind = "response.reasoning_summary_text.delta"
+        return [*events, self._event(kind, size=len(thought), delta=thought, **self._thought_place)]
+
+    def _end_thought(self) -> list[dict[str, Any]]:
+        if self._thought_id is None:
+            return []
+        text, place = self._thoughts.text[self._thought_start :], self._thought_place
+        item = form.reasoning_item(self._thought_id, text, "completed")
+        events = [
+            self._event("response.reasoning_summary_text.done", text=text, **place),
+            self._event("response.reasoning_summary_part.done", part=form.summary_part(text), **place),
+            self._event("response.output_item.done", output_index=self._index, item=item),
+        ]
+        self._output.append(item)
+        self._thought_id = None
+        self._index, self._thought_count = self._index + 1, self._thought_count + 1
+        return events
+
+    @property
+    def _thought_place(self) -> dict[str, Any]:
+        return {"item_id": self._thought_id, "output_index": self._index, "summary_index": 0}
+
+    def _begin_range(self) -> None:
+        """The numbers of the next item, whatever came before."""
+        self._next = max(self._next, RANGE * (self._number + 1))
+
     def _begin_item(self) -> list[dict[str, Any]]:
+        thought = self._end_thought()
+        self._begin_range()
         self._is_open = True
         item = {**form.message_item(self._item_id, "", "in_progress"), "content": []}
         return [
+            *thought,
             self._event("response.output_item.added", output_index=self._index, item=item),
             self._event("response.content_part.added", part=form.text_part(""), **self._place),
         ]
@@ -120,6 +177,7 @@ class ResponseEvents:
         return events
 
     def _call(self, call: HeldCall) -> list[dict[str, Any]]:
+        self._begin_range()
         item = form.call_item(call)
         start = form.call_item(call, status="in_progress", arguments="")
         place = {"item_id": item["id"], "output_index": self._index}
@@ -135,13 +193,15 @@ class ResponseEvents:
 
     def _finish_calls(self, now: float) -> list[dict[str, Any]]:
         self.is_over = True
+        self._begin_range()
         data = response(self._head, "completed", self._output, completed_at=now)
         return [self._event("response.completed", response=data)]
 
     def _end(self, end: TurnEnd, now: float) -> list[dict[str, Any]]:
         self.is_over = True
         status = form.status_of_end(end)
-        events = self._end_item("completed" if status == "completed" else "incomplete")
+        events = [*self._end_thought(), *self._end_item("completed" if status == "completed" else "incomplete")]
+        self._begin_range()
         data = response(self._head, status, self._output, end=end, completed_at=now)
         return [*events, self._event(FINAL[status], response=data)]
 

@@ -87,12 +87,16 @@ def response(
     return data
 
 
-def response_of_end(head: ResponseHead, part: TurnEnd | TurnFailure, *, now: float) -> dict[str, Any]:
+def response_of_end(
+    head: ResponseHead, part: TurnEnd | TurnFailure, *, now: float, thoughts: str = ""
+) -> dict[str, Any]:
     """A response whose turn has ended, whole."""
     if isinstance(part, TurnFailure):
         return response(head, "failed", fault=part.fault)
     item_status = "completed" if part.outcome == "completed" else "incomplete"
     output = [message_item(message_item_id(head.name, 0), part.text, item_status)] if part.text else []
+    if thoughts:
+        output.insert(0, reasoning_item(thought_item_id(head.name, 0), thoughts))
     return response(head, status_of_end(part), output, end=part, completed_at=now)
 
 
@@ -110,10 +114,23 @@ def message_item_id(name: AnswerName, number: int) -> str:
     return f"msg_{stem}" if not number else f"msg_{stem}_{number}"
 
 
+def thought_item_id(name: AnswerName, number: int) -> str:
+    return message_item_id(name, number).replace("msg_", "rs_")
+
+
 def message_item(item_id: str, text: str, status: str) -> dict[str, Any]:
     return {
         "id": item_id, "type": "message", "role": "assistant", "status": status, "content": [text_part(text)],
     }  # fmt: skip
+
+
+def reasoning_item(item_id: str, text: str, status: str | None = None) -> dict[str, Any]:
+    summary = [summary_part(text)] if text else []
+    return {"id": item_id, "type": "reasoning", "summary": summary} | ({"status": status} if status else {})
+
+
+def summary_part(text: str) -> dict[str, Any]:
+    return {"type": "summary_text", "text": text}
 
 
 def text_part(text: str) -> dict[str, Any]:

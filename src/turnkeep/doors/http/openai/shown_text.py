@@ -34,6 +34,11 @@ class ShownText:
         self._behind = whole
         return "" if self.text.startswith(whole) else None
 
+    def grow_on(self, delta: str) -> str:
+        """What to show of it where nothing has to be taken back: something else is just shown too."""
+        text = self.grow(delta)
+        return self.begin_anew() if text is None else text
+
     def end(self, whole: str) -> str | None:
         """The answer is final: what is left to show, and None if it contradicts."""
         rest = self.become(whole)

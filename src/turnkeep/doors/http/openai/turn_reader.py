@@ -52,6 +52,13 @@ class TextGrowth:
 
 
 @dataclass(frozen=True, slots=True)
+class ThoughtGrowth:
+    """Some more of what the model thinks, of assistants that show it; no part of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Replacement:
     """The whole answer so far, in place of what was told."""
 
@@ -96,7 +103,17 @@ class TurnFailure:
     fault: TurnFault
 
 
-TurnPart = Beginning | StepBeginning | TextGrowth | Replacement | Silence | OutputsWanted | TurnEnd | TurnFailure
+TurnPart = (
+    Beginning
+    | StepBeginning
+    | TextGrowth
+    | ThoughtGrowth
+    | Replacement
+    | Silence
+    | OutputsWanted
+    | TurnEnd
+    | TurnFailure
+)
 LAST_WORDS = (OutputsWanted, TurnEnd, TurnFailure)
 
 WITHDRAWAL = TurnFault("withdrawn", "This message was taken back before it was answered.")
@@ -193,6 +210,16 @@ class TurnReader:
         except TurnkeepError as error:  # in the words of the dialect: its answer has begun
             yield TurnFailure(TurnFault(error.code, error.public if status_of(error) >= 500 else str(error)))
 
+    async def logged_parts(self, message_id: str) -> AsyncIterator[TurnPart]:
+        """The same as the log has it, for a reader that begins where the turn began, or after the
+        outputs of its calls: also of a turn that has ended.
+        """
+        has_it = self._stream.subscription_start.is_recovered
+        async for part in self._live_parts(message_id) if has_it else self.parts(message_id):
+            yield part
+            if isinstance(part, LAST_WORDS):
+                return
+
     async def _parts(self, message_id: str) -> AsyncIterator[TurnPart]:
         record = await self._store.message(self._address, message_id)
         if record is None:
@@ -261,10 +288,8 @@ class TurnReader:
                 return Beginning(event.run_id or "", event.message_ids) if is_ours else None
             case "steered" if is_ours and event.outcome == "applied":
                 self._run_id = event.run_id
-            case "responding" if event.run_id == self._run_id:
-                return StepBeginning()
-            case "snapshot" if event.run_id == self._run_id:
-                return Replacement(self._without_base(event.text))
+            case "reasoning" | "responding" | "snapshot" if event.run_id == self._run_id:
+                return self._progress_part(event)
             case "held" if is_ours:
                 return await self._held_part()
             case "completed" if is_ours:
@@ -277,6 +302,12 @@ class TurnReader:
             case "withdrawn" if is_ours:
                 return TurnFailure(WITHDRAWAL)
         return None
+
+    def _progress_part(self, event: Event) -> TurnPart:
+        """What the run says and thinks, and where a step of it begins."""
+        if event.kind == "reasoning":
+            return ThoughtGrowth(event.text)
+        return StepBeginning() if event.kind == "responding" else Replacement(self._without_base(event.text))
 
     def _without_base(self, text: str) -> str:
         """Behind what an earlier answer of this turn has shown."""

@@ -20,6 +20,7 @@ from turnkeep.doors.http.openai.turn_reader import (
     LogPlace,
     Replacement,
     TextGrowth,
+    ThoughtGrowth,
     TurnPart,
     TurnReader,
     outline_of,
@@ -69,17 +70,20 @@ class TurnAnswer:
     reader: TurnReader
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     text_so_far: str = ""
-    """What was said by the part that was read last."""
+    thoughts_so_far: str = ""
+    """What was said and thought by the part that was read last."""
 
     async def parts(self) -> AsyncIterator[TurnPart]:
         async for part in self.reader.parts(self.question.name.message_id):
             match part:
                 case TextGrowth(text):
                     self.text_so_far += text
+                case ThoughtGrowth(text):
+                    self.thoughts_so_far += text
                 case Replacement(text):
                     self.text_so_far = text
                 case Beginning():
-                    self.text_so_far = ""
+                    self.text_so_far = self.thoughts_so_far = ""
             yield part
 
     async def close(self) -> None:
