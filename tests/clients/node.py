@@ -1,5 +1,4 @@
-"""A program of Node or Python that drives a client: told what to do line by line in JSON, it answers each with one.
-"""
+"""A program of Node or Python that drives a client: told what to do line by line in JSON, it answers each with one."""
 
 from __future__ import annotations
 

@@ -126,4 +126,6 @@ class Past:
     def leads_to(self, items: Sequence[Item]) -> bool:
         """Whether what follows in a request leaves this past as it is."""
         ids = {item.call_id for item in items if isinstance(item, CallItem)}
-        return self.is_divisible and bool(items) and isinstance(items[0], UserItem) and self.call_ids.isdisjoint(ids)
+        # One without content asks for an answer to what was said before, and is no word of a request.
+        begins_with_words = bool(items) and isinstance(items[0], UserItem) and bool(items[0].content)
+        return self.is_divisible and begins_with_words and self.call_ids.isdisjoint(ids)
