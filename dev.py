@@ -375,7 +375,7 @@ def python_packages(folder: Path) -> Path:
     """What the requirements.txt of a folder names, in a folder of their own; at once when it is there. Raises
     RuntimeError with what uv said.
     """
-    target = folder / "python_packages"
+    target = ROOT / ".dev" / f"python-{folder.name}"
     fingerprint = hashlib.sha256((folder / "requirements.txt").read_bytes()).hexdigest()
     stamp = target / "turnkeep.stamp"
     (ROOT / ".dev").mkdir(exist_ok=True)

@@ -155,11 +155,11 @@ async def assist(
         if not patient:
             raise
         run = (await until_done(lambda: runs.list(thread), patient=True)).data[0]
+    run_id = run.id
     while True:
         while run.status in ("queued", "in_progress"):
             await asyncio.sleep(0.05)
-            run_id = run.id
-            run = await until_done(lambda run_id=run_id: runs.retrieve(run_id, thread_id=thread), patient)
+            run = await until_done(lambda: runs.retrieve(run_id, thread_id=thread), patient)
         if run.status != "requires_action":
             break
         calls = run.required_action.submit_tool_outputs.tool_calls
