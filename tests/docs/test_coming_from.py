@@ -16,6 +16,7 @@ SAID = {
     "message-bullmq": ["Say hello."],
     "streaming-service-channels": ["What is the capital of France?"],
     "streaming-service-assistants": ["Manila Harbour"],
+    "assistants-api": ["user\nuser\n", "output", "assistant"],
     "openai-service": ["Content:", "Cost: ", "custom_tool", "Processed: x", "'content': 'Hello!'"],
 }
 
