@@ -5,7 +5,7 @@ over it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -158,7 +158,8 @@ class Event:
         return self.kind in FINAL
 
     def at_position(self, offset: int, epoch: str, at: float) -> Event:
-        return replace(self, offset=offset, epoch=epoch, at=at)
+        # All but the last three by one call in C: field by field it was the dearest part of an append.
+        return type(self)(*_said_of(self), offset, epoch, at)
 
     def to_json(self) -> dict[str, Any]:
         """Stored form, without fields that hold their default."""
@@ -249,6 +250,10 @@ _values = attrgetter(*(f.name for f in fields(Event)))
 TextDelta.__dataclass_fields__ = {
     name: Event.__dataclass_fields__[name] for name in ("text", "run_id", "attempt", "offset", "epoch", "at")
 }
+
+
+*_SAID, _OFFSET, _EPOCH, _AT = (f.name for f in fields(Event))
+_said_of = attrgetter(*_SAID)
 
 
 def delta(text: str, run_id: str, attempt: int) -> Event:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from json.encoder import encode_basestring_ascii
+from operator import attrgetter
 from typing import Any, Literal, Self
 
 DEFAULT_TENANT = "default"
@@ -96,7 +98,11 @@ def digest(content: Content) -> str:
     """What makes two sends of one message id "the same": equal for equal content, 16 bytes of
     SHA-256 in hex.
     """
-    canonical = _CANONICAL_JSON([p.to_json() for p in content])
+    if len(content) == 1 and content[0].type == "text":
+        # The same bytes, for nearly every message.
+        canonical = f'[{{"text":{encode_basestring_ascii(content[0].text)},"type":"text"}}]'
+    else:
+        canonical = _CANONICAL_JSON([p.to_json() for p in content])
     # Half of it: it is stored with each id for as long as
     # ids are remembered, and 128 bits tell texts apart.
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -172,12 +178,19 @@ class Message:
 
     def but(self, **changes: Any) -> Self:
         """A copy with other values."""
-        return replace(self, **changes)
+        values = dict(zip(_MESSAGE_NAMES, _message_values(self), strict=True))
+        values |= changes
+        return type(self)(**values)
 
 
 _MESSAGE_WISHES = (
     "instructions", "user_instructions", "model", "assistant", "on_busy", "window", "max_wait", "not_before",
 )  # fmt: skip
+
+
+_MESSAGE_NAMES = tuple(f.name for f in fields(Message))
+# By one call in C: `replace` takes each field by itself, and every message is copied when it is accepted.
+_message_values = attrgetter(*_MESSAGE_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,26 +353,49 @@ class OutputItem:
 
 Item = UserItem | SystemItem | AssistantItem | ReasoningItem | HostedItem | CallItem | OutputItem
 
+
+def _values_of(*names: str) -> Callable[[Any], tuple[Any, ...]]:
+    """`attrgetter`, which gives no tuple for one name."""
+    get = attrgetter(*names)
+    return get if len(names) > 1 else lambda item: (get(item),)
+
+
 _ITEMS: dict[str, type[Item]] = {
     c.kind: c for c in (UserItem, SystemItem, AssistantItem, ReasoningItem, HostedItem, CallItem, OutputItem)
 }
-_MEMBERS = {kind: fields(item) for kind, item in _ITEMS.items()}
+_FORMS: dict[str, tuple[tuple[str, ...], tuple[Any, ...], Callable[[Any], tuple[Any, ...]]]] = {
+    kind: (
+        tuple(f.name for f in fields(item)),
+        tuple(f.default for f in fields(item)),
+        _values_of(*(f.name for f in fields(item))),
+    )
+    for kind, item in _ITEMS.items()
+}
+"""Of each kind the names of its fields, their defaults, and what takes their values."""
+_NESTED = frozenset(("content", "citations", "provider_data", "raw", "metadata", "parameters"))
 
 
 def item_to_json(item: Item) -> dict[str, Any]:
     """The stored form of a transcript entry, without fields that hold their default."""
+    names, usual, values_of = _FORMS[item.kind]
+    values = values_of(item)
     data: dict[str, Any] = {"kind": item.kind}
-    for f in _MEMBERS[item.kind]:
-        value = getattr(item, f.name)
-        if f.name == "content" or (f.name == "citations" and value):
-            data[f.name] = [part.to_json() for part in value]
-        elif f.name == "client_tools" and value:
-            data[f.name] = [dict(tool) for tool in value]
-        elif isinstance(value, ProviderData):
-            data[f.name] = {"site": value.site, "fields": dict(value.fields)}
-        elif value != f.default:
-            data[f.name] = dict(value) if f.name in ("raw", "metadata", "parameters") else value
+    for name, value, default in zip(names, values, usual, strict=True):
+        if value is default or value == default:
+            continue
+        if name in _NESTED:
+            data[name] = _nested_to_json(name, value)
+        else:
+            data[name] = value
     return data
+
+
+def _nested_to_json(name: str, value: Any) -> Any:
+    if name in ("content", "citations"):
+        return [part.to_json() for part in value]
+    if name == "provider_data":
+        return {"site": value.site, "fields": dict(value.fields)}
+    return dict(value)
 
 
 def item_from_json(data: Mapping[str, Any]) -> Item:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from operator import add, attrgetter
 from typing import Any, Self
 
 NANO = 1_000_000_000
@@ -31,7 +32,7 @@ class Usage:
     estimated: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
+        return Usage(*map(add, _counts_of(self), _counts_of(other)))
 
     @classmethod
     def from_counts(cls, **counts: object) -> Self:
@@ -54,8 +55,12 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
     def to_json(self) -> dict[str, int]:
-        return {f.name: value for f in fields(Usage) if (value := getattr(self, f.name))}
+        return {name: value for name, value in zip(_NAMES, _counts_of(self), strict=True) if value}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         return cls(**{f.name: int(data.get(f.name, 0)) for f in fields(cls)})
+
+
+_NAMES = tuple(f.name for f in fields(Usage))
+_counts_of = attrgetter(*_NAMES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from turnkeep.errors import InboxFull, MessageConflict, ThreadBusy
 from turnkeep.events import Event
@@ -33,18 +34,20 @@ def accept(
         raise InboxFull(
             f"{len(thread.inbox) + len(thread.delayed)} messages wait on this channel already, wait for an answer"
         )
-    envelope = _envelope_of(thread, message, policy)
+    counting = _what_counts(thread, message, policy)
     is_delayed = message.not_before is not None and message.not_before > now
     # A delayed one is not refused: what the thread
     # does now says nothing about the moment it is for.
-    if envelope.message.on_busy == "reject" and thread.is_busy and not is_delayed:
+    if counting["on_busy"] == "reject" and thread.is_busy and not is_delayed:
         raise ThreadBusy("a run is in progress and the policy is reject, send again when it has ended")
     thread.messages += 1
     thread.active_at = now
     thread.out.changed_ids.add(message.message_id)
     if is_delayed:
+        envelope = InboxMessage(message.but(**counting, arrival=0.0, seq=0), message.size)
         _delay(thread, envelope)
     else:
+        envelope = InboxMessage(message.but(**counting, arrival=now, seq=thread.next_seq), message.size)
         _join(thread, envelope, policy, now)
     thread.emit(_accepted_event(envelope.message, thread), now)
     receipt = _receipt(thread, envelope, now, is_delayed=is_delayed)
@@ -64,8 +67,8 @@ def _repeat_receipt(prior: AcceptedId, message: Message) -> Receipt:
     return replace(prior.receipt, repeated=True)
 
 
-def _envelope_of(thread: Thread, message: Message, policy: Policy) -> InboxMessage:
-    """The message with what counts for it fixed: its own values, else the thread's, else the
+def _what_counts(thread: Thread, message: Message, policy: Policy) -> dict[str, Any]:
+    """Of a message with what counts for it fixed: its own values, else the thread's, else the
     queue's.
     """
     options = thread.options
@@ -76,10 +79,7 @@ def _envelope_of(thread: Thread, message: Message, policy: Policy) -> InboxMessa
     on_busy = message.on_busy or options.on_busy or policy.on_busy
     # Fixed on arrival: a policy that is changed later
     # does not move what was promised in the receipt.
-    effective = message.but(
-        address=thread.address, window=window, max_wait=max_wait, on_busy=on_busy, arrival=0.0, seq=0
-    )
-    return InboxMessage(effective, message.size)
+    return {"address": thread.address, "window": window, "max_wait": max_wait, "on_busy": on_busy}
 
 
 def _first(*values: float | None) -> float:
@@ -94,8 +94,7 @@ def _delay(thread: Thread, envelope: InboxMessage) -> None:
 
 
 def _join(thread: Thread, envelope: InboxMessage, policy: Policy, arrival: float) -> None:
-    """Put a message at the end of the inbox: this is its arrival and its place in order."""
-    envelope.message = envelope.message.but(arrival=arrival, seq=thread.next_seq)
+    """Put a message at the end of the inbox, whose arrival and next place it has."""
     thread.next_seq += 1
     thread.inbox.append(envelope)
     thread.out.changed_ids.add(envelope.message.message_id)
@@ -172,7 +171,9 @@ def ripen(thread: Thread, policy: Policy, now: float) -> None:
     """Messages whose `not_before` has come join the inbox, each at its own moment."""
     while thread.delayed and (thread.delayed[0].message.not_before or 0.0) <= now:
         envelope = thread.delayed.pop(0)
-        _join(thread, envelope, policy, envelope.message.not_before or now)
+        arrival = envelope.message.not_before or now
+        envelope.message = envelope.message.but(arrival=arrival, seq=thread.next_seq)
+        _join(thread, envelope, policy, arrival)
 
 
 def batch_size(thread: Thread, policy: Policy) -> int:

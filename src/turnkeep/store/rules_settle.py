@@ -84,7 +84,7 @@ def _remainder(messages: int, due: float | None, *version: Any) -> Remainder:
 def add_turn(thread: Thread, entries: Sequence[TranscriptEntry], now: float) -> None:
     """Add one turn to the transcript."""
     thread.turns += 1
-    thread.out.entries = [replace(e, turn=thread.turns, at=now) for e in entries]
+    thread.out.entries = [TranscriptEntry(entry.item, entry.tokens, thread.turns, now) for entry in entries]
     if entries:
         thread.transcript_at = now
 
