@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+
+import apsw
 
 from tests.contract.suite.desk import POLICY, Desk
 from turnkeep.store.sqlite import SqliteStore
@@ -77,3 +79,21 @@ async def together(desk: Desk, *operations: Any) -> list[Any]:
 
 async def _gathered(operations: Any) -> list[Any]:
     return list(await asyncio.gather(*operations, return_exceptions=True))
+
+
+def connection_of(desk: Desk) -> apsw.Connection:
+    return engine(desk).use().transaction.connection
+
+
+@contextmanager
+def traced(desk: Desk) -> Iterator[list[str]]:
+    """The statements of the writer, as they are executed."""
+    statements: list[str] = []
+
+    def trace(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
+        statements.append(statement)
+        return True
+
+    connection_of(desk).exec_trace = trace
+    yield statements
+    connection_of(desk).exec_trace = None

@@ -7,11 +7,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import apsw
-
 from tests.contract.comparing import Names, differences
 from tests.contract.suite.desk import Desk, answer, at, delta, give_up, said
-from tests.unit.sqlite_files import engine, opened, together
+from tests.unit.sqlite_files import opened, together, traced
 from turnkeep.errors import InvalidMessage
 from turnkeep.messages import UserItem, text_content
 from turnkeep.store.memory import MemoryStore
@@ -116,16 +114,8 @@ async def test_a_row_that_cannot_be_written_fails_its_own_operation_alone(tmp_pa
 
 async def test_an_operation_that_only_adds_needs_no_savepoint(tmp_path: Path) -> None:
     async with opened(tmp_path / "q.db") as desk:
-        statements: list[str] = []
-
-        def trace(_: apsw.Cursor, statement: str, __: Any) -> bool:
-            statements.append(statement)
-            return True
-
-        file = engine(desk).use().transaction.file
-        file.exec_trace = trace
-        told = await together(desk, *(desk.store.accept([said("m1", where=at(f"c{n}"))]) for n in range(9)))
-        file.exec_trace = None
+        with traced(desk) as statements:
+            told = await together(desk, *(desk.store.accept([said("m1", where=at(f"c{n}"))]) for n in range(9)))
 
         assert all(isinstance(receipt, Receipt) for [receipt] in told)
         assert not any("SAVEPOINT" in statement for statement in statements)

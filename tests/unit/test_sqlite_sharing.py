@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.suite.desk import HERE, Desk, answer, at, delta
-from tests.unit.sqlite_files import PATIENCE, engine, opened
+from tests.unit.sqlite_files import PATIENCE, engine, opened, traced
 from turnkeep.errors import LeaseLost
 from turnkeep.events import Event
 from turnkeep.messages import Address
@@ -197,3 +197,28 @@ async def test_expired_threads_of_one_are_gone_for_the_other(pair: Pair) -> None
     assert await other.store.thread(HERE) is None
     await other.say("m1")
     assert await one.waiting_ids() == ["m1"]
+
+
+async def test_a_store_that_nobody_else_has_open_does_not_ask_its_file(tmp_path: Path) -> None:
+    async with opened(tmp_path / "q.db") as desk:
+        await desk.say("m1")
+        async with engine(desk).follow() as follower:
+            await follower.add(HERE)
+            await desk.claims()
+            with traced(desk) as statements:
+                await asyncio.sleep(0.3)
+
+    # one, for the lock of the worker has come
+    assert len([statement for statement in statements if "data_version" in statement]) <= 1
+
+
+async def test_what_comes_and_goes_between_two_looks_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "q.db"
+    async with opened(path) as desk, engine(desk).follow() as follower:
+        await follower.add(HERE)
+        async with opened(path) as other:
+            await other.say("m1")
+        async with asyncio.timeout(PATIENCE):
+            notice = await anext(aiter(follower))
+
+    assert [event.kind for event in notice.events] == ["accepted"]

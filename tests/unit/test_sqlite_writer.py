@@ -9,35 +9,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
 
 from tests.contract.suite.desk import HERE, Desk, answer, at, delta, said
-from tests.unit.sqlite_files import PATIENCE, Gate, engine, opened, together, until
+from tests.unit.sqlite_files import PATIENCE, Gate, connection_of, engine, opened, together, traced, until
 from turnkeep.errors import StoreError, StoreFull, StoreUnavailable
 from turnkeep.store.sqlite import reader, writer
 from turnkeep.store.sqlite.transaction import Transaction
 from turnkeep.store.sqlite.view import View
-
-
-def connection_of(desk: Desk) -> apsw.Connection:
-    return engine(desk).use().transaction.connection
-
-
-@contextmanager
-def traced(desk: Desk) -> Iterator[list[str]]:
-    """The statements of the writer, as they are executed."""
-    statements: list[str] = []
-
-    def trace(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
-        statements.append(statement)
-        return True
-
-    connection_of(desk).exec_trace = trace
-    yield statements
-    connection_of(desk).exec_trace = None
 
 
 def commits(statements: list[str]) -> int:

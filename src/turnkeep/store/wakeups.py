@@ -57,6 +57,10 @@ class Feed:
         self._news = asyncio.Event()
         self._is_closed = False
 
+    @property
+    def is_wanted(self) -> bool:
+        return bool(self._names)
+
     async def add(self, address: Address) -> None:
         self._names.setdefault(self._resolve(address), set()).add(address)
 

@@ -39,6 +39,28 @@ class OtherProcesses:
         self._transaction = transaction
         self._connection = transaction.connection
         self._wakeups = wakeups
+        self.are_there = False
+        """Whether another process has the file open."""
+        self._owners_at: int | None = None
+        self._owes_look = False
+
+    def may_have_written(self) -> bool:
+        """Whether to look at the file. Who opens it makes a lock file beside it first: while nothing
+        has come or gone there, and nobody is there, the file says what this process has written.
+        """
+        owners_at = self._transaction.owners.changed_at
+        if owners_at != self._owners_at:
+            self._owners_at = owners_at
+            self.count()
+            return True  # also of those who have come, written and gone since
+        owed, self._owes_look = self._owes_look, False
+        return self.are_there or owed
+
+    def count(self) -> None:
+        """Now and then, because one that was killed leaves its lock file behind."""
+        were_there, self.are_there = self.are_there, bool(self._transaction.owners.others())
+        # what they wrote before they went is to be told
+        self._owes_look = self._owes_look or (were_there and not self.are_there)
 
     def news(self) -> News:
         """What has happened since the last look, for whoever waits for it here."""

@@ -85,6 +85,16 @@ class Owners:
         """
         return owner not in self._handles and sys.platform != "win32" and self._remove_if_free(self._path(owner))
 
+    @property
+    def changed_at(self) -> int:
+        """Another number after an owner has come or gone, nearly always: a file system tells moments
+        of a few milliseconds apart.
+        """
+        try:
+            return self._directory.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
     def others(self) -> list[str]:
         """Who else has the store open, each with process id, name and layout; files of the dead are
         removed.

@@ -57,7 +57,8 @@ class Wakeups:
 
     @property
     def is_followed(self) -> bool:
-        return bool(self._feeds)
+        # a copy, for the event loop may change them meanwhile
+        return any(feed.is_wanted for feed in tuple(self._feeds))
 
     @property
     def is_awaited(self) -> bool:

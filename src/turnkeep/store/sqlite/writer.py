@@ -47,8 +47,9 @@ state is read.
 HOLE_PATIENCE = 1.0
 """Seconds that a group waits for readers to let the log be begun anew."""
 # SQLite tells nobody what another process commits, so somebody has to look: seconds between two
-# looks while a subscriber or a lease here depends on it, else, and for what has time.
-_LIVE, _IDLE, _SWEEP = 0.005, 0.05, 1.0
+# looks while a subscriber or a lease here depends on it, else, while nobody else has the file open,
+# and for what has time.
+_LIVE, _IDLE, _ALONE, _SWEEP = 0.005, 0.05, 0.1, 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -333,19 +334,26 @@ class Writer:
     def _look_around(self) -> None:
         now = time.monotonic()
         if now >= self._next_look:
-            self._tell_of_others()
-            # an owner of leases waits for nudges, which other processes leave in the file
-            is_live = self._wakeups.is_followed or self._transaction.leases
-            self._next_look = now + (_LIVE if is_live else _IDLE)
+            if self._others.may_have_written():
+                self._tell_of_others()
+            self._next_look = now + self._rest()
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
             self._transaction.owners.renew()
+            self._others.count()
             self._look_at_room()
             self.sweep()
             # the log still has the old pages: what was forgotten could be read from it until it is
             # cut
             if self._transaction.has_erased:
                 self._transaction.has_erased = not empty_log(self._transaction.connection)
+
+    def _rest(self) -> float:
+        """Seconds until the next look."""
+        if not self._others.are_there:
+            return _ALONE
+        # an owner of leases waits for nudges, which other processes leave in the file
+        return _LIVE if self._wakeups.is_followed or self._transaction.leases else _IDLE
 
     def _tell_of_others(self) -> None:
         if self._transaction.is_changed():
