@@ -159,7 +159,7 @@ class Event:
 
     def at_position(self, offset: int, epoch: str, at: float) -> Event:
         # All but the last three by one call in C: field by field it was the dearest part of an append.
-        return type(self)(*_said_of(self), offset, epoch, at)
+        return type(self)(*_contents_of(self), offset, epoch, at)
 
     def to_json(self) -> dict[str, Any]:
         """Stored form, without fields that hold their default."""
@@ -252,8 +252,8 @@ TextDelta.__dataclass_fields__ = {
 }
 
 
-*_SAID, _OFFSET, _EPOCH, _AT = (f.name for f in fields(Event))
-_said_of = attrgetter(*_SAID)
+*_CONTENTS, _OFFSET, _EPOCH, _AT = (f.name for f in fields(Event))
+_contents_of = attrgetter(*_CONTENTS)
 
 
 def delta(text: str, run_id: str, attempt: int) -> Event:

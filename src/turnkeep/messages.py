@@ -372,7 +372,7 @@ _FORMS: dict[str, tuple[tuple[str, ...], tuple[Any, ...], Callable[[Any], tuple[
     for kind, item in _ITEMS.items()
 }
 """Of each kind the names of its fields, their defaults, and what takes their values."""
-_NESTED = frozenset(("content", "citations", "provider_data", "raw", "metadata", "parameters"))
+_OBJECTS = frozenset(("content", "citations", "provider_data", "raw", "metadata", "parameters"))
 
 
 def item_to_json(item: Item) -> dict[str, Any]:
@@ -383,7 +383,7 @@ def item_to_json(item: Item) -> dict[str, Any]:
     for name, value, default in zip(names, values, usual, strict=True):
         if value is default or value == default:
             continue
-        if name in _NESTED:
+        if name in _OBJECTS:
             data[name] = _nested_to_json(name, value)
         else:
             data[name] = value

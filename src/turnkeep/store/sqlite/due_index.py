@@ -58,7 +58,7 @@ def earliest(connection: apsw.Connection, queues: Sequence[str] | None) -> float
     return min(wakes, default=None)
 
 
-class Sight(Protocol):
+class FileView(Protocol):
     """The file as it is, and as it is when it says all that was changed."""
 
     file: apsw.Connection
@@ -72,8 +72,8 @@ class DueIndex:
     where something changed.
     """
 
-    def __init__(self, sight: Sight) -> None:
-        self._sight = sight
+    def __init__(self, view: FileView) -> None:
+        self._view = view
         self._firsts: dict[TenantQueue, First] = {}
         self._dirty_queues: set[TenantQueue] = set()
         self._is_known = False
@@ -88,7 +88,7 @@ class DueIndex:
 
     def firsts(self) -> dict[TenantQueue, First]:
         if not self._is_known:
-            self._firsts = {(f.address.tenant, f.address.queue): f for f in first_of_each(self._sight.connection)}
+            self._firsts = {(f.address.tenant, f.address.queue): f for f in first_of_each(self._view.connection)}
             self._is_known = True
         else:
             # only where something was written since: a claim costs as much with a thousand tenants
@@ -103,7 +103,7 @@ class DueIndex:
         `firsts` was asked, for what a claim has taken since is of other places.
         """
         rows = every(
-            self._sight.file,
+            self._view.file,
             "SELECT wake, channel, id FROM thread WHERE tenant = ? AND queue = ? AND wake <= ?"
             " ORDER BY wake, channel LIMIT ?",
             (*tenant_queue, now, limit),
@@ -111,7 +111,7 @@ class DueIndex:
         return [First(wake, Address(*tenant_queue, channel), row) for wake, channel, row in rows]
 
     def _look(self, tenant_queue: TenantQueue) -> None:
-        record = self._sight.connection.execute(
+        record = self._view.connection.execute(
             "SELECT wake, channel, id FROM thread WHERE tenant = ? AND queue = ? AND wake IS NOT NULL"
             " ORDER BY wake, channel LIMIT 1",
             tenant_queue,
@@ -126,8 +126,8 @@ class DueIndex:
 class TenantShares:
     """The rules of `turnkeep.store.fair_share` over a table."""
 
-    def __init__(self, sight: Sight, batch: Batch) -> None:
-        self._sight = sight
+    def __init__(self, view: FileView, batch: Batch) -> None:
+        self._view = view
         self._batch = batch
         self._claim_counts: dict[str, float] = {}
         self._floor = 0.0
@@ -159,11 +159,11 @@ class TenantShares:
     def forget_silent(self) -> None:
         """Remove tenants that would begin at the floor anyway."""
         self._know()
-        self._sight.connection.execute("DELETE FROM served WHERE claims <= ?", (self._floor,))
+        self._view.connection.execute("DELETE FROM served WHERE claims <= ?", (self._floor,))
 
     def _know(self) -> None:
         if not self._is_known:
-            rows = every(self._sight.connection, "SELECT tenant, claims, floor FROM served")
+            rows = every(self._view.connection, "SELECT tenant, claims, floor FROM served")
             self._claim_counts = {tenant: claims for tenant, claims, _ in rows}
             self._floor = max((floor for *_, floor in rows), default=0.0)
             self._is_known = True
