@@ -159,7 +159,7 @@ class Event:
 
     def at_position(self, offset: int, epoch: str, at: float) -> Event:
         # All but the last three by one call in C: field by field it was the dearest part of an append.
-        return type(self)(*_contents_of(self), offset, epoch, at)
+        return type(self)(*_contents_of(self), offset, epoch, at)  # type: ignore[call-arg]
 
     def to_json(self) -> dict[str, Any]:
         """Stored form, without fields that hold their default."""

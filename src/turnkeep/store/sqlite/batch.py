@@ -38,7 +38,7 @@ MESSAGE = Table(
     " ON CONFLICT (thread, message_id) DO UPDATE SET body = excluded.body",
     "DELETE FROM message WHERE thread = ? AND message_id = ?",
 )
-KNOWN = Table(
+MESSAGE_ID = Table(
     "INSERT INTO known (thread, message_id, forget_at, body) VALUES (?, ?, ?, ?)"
     " ON CONFLICT (thread, message_id) DO UPDATE SET forget_at = excluded.forget_at, body = excluded.body"
 )
@@ -53,7 +53,7 @@ TOTAL = Table(
 SERVED = Table("REPLACE INTO served (tenant, claims, floor) VALUES (?, ?, ?)")
 
 # a thread has its row before others refer to it
-_ORDER = (NEW_THREAD, THREAD, MESSAGE, KNOWN, JOURNAL, ENTRY, RUN, EVENT, TOTAL, SERVED)
+_ORDER = (NEW_THREAD, THREAD, MESSAGE, MESSAGE_ID, JOURNAL, ENTRY, RUN, EVENT, TOTAL, SERVED)
 
 Row = tuple[Any, ...]
 Key = Any

@@ -18,7 +18,7 @@ from turnkeep.errors import ThreadQuarantined
 from turnkeep.events import TurnFault
 from turnkeep.messages import Address, Message
 from turnkeep.store.records import time_to_live
-from turnkeep.store.sqlite.batch import JOURNAL, KNOWN, MESSAGE, NEW_THREAD, THREAD, Batch
+from turnkeep.store.sqlite.batch import JOURNAL, MESSAGE, MESSAGE_ID, NEW_THREAD, THREAD, Batch
 from turnkeep.store.sqlite.codec import decode, encode, restore
 from turnkeep.store.sqlite.connection import every
 from turnkeep.store.thread import AcceptedId, InboxMessage, Out, Thread, merge_known
@@ -202,7 +202,7 @@ def put_known(
             thread_row.accepted_ids[message_id] = accepted_id
         else:
             thread_row.accepted_ids.pop(message_id, None)
-        batch.put(KNOWN, (row, message_id), (row, message_id, accepted_id.forget_at, encode(accepted_id)))
+        batch.put(MESSAGE_ID, (row, message_id), (row, message_id, accepted_id.forget_at, encode(accepted_id)))
 
 
 def cut_runs(connection: apsw.Connection, row: int, policy: Policy) -> None:

@@ -21,7 +21,7 @@ from turnkeep.store.log_bounds import TRIM_EVERY
 from turnkeep.store.operations import operations_of
 from turnkeep.store.records import is_over
 from turnkeep.store.sqlite import event_log, history, outbox, rows
-from turnkeep.store.sqlite.batch import EVENT, KNOWN, RUN, TOTAL, Batch
+from turnkeep.store.sqlite.batch import EVENT, MESSAGE_ID, RUN, TOTAL, Batch
 from turnkeep.store.sqlite.codec import encode
 from turnkeep.store.sqlite.due_index import DueIndex, TenantShares
 from turnkeep.store.sqlite.outbox import OpenSink, open_sinks
@@ -209,7 +209,7 @@ class Transaction(View):
             return accepted_id
         if not thread_row.row:
             return None
-        connection = self.connection if self._batch.holds(KNOWN, (thread_row.row, message_id)) else self.file
+        connection = self.connection if self._batch.holds(MESSAGE_ID, (thread_row.row, message_id)) else self.file
         return rows.load_known(connection, thread_row.row, message_id, self.now)
 
     def _from_cache(self, address: Address) -> ThreadRow | None:
