@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from tests.contract.canned import Canned, Visit, canned
 from turnkeep.messages import Item, UserItem, text_content
 from turnkeep.models import Provider, open_model
-from turnkeep.models.model import Delta, Finish, ItemDone, Model, ModelRequest, StreamPart
+from turnkeep.models.model import Delta, Finish, ItemDone, Model, ModelRequest, StreamPart, open_stream
 
 STREAMS = Path(__file__).parents[1] / "data" / "streams"
 KEY = "sk-proj-Zx81kd72hs9Q"
@@ -35,10 +37,26 @@ def opened(server: Canned, kind: Any, **settings: Any) -> Model:
     return open_model(Provider(server.url, **settings), kind)
 
 
+IS_PUSHED = False
+"""Whether text is told as it arrives, in the place of deltas: both ways have to mean the same."""
+
+
+async def stream_of(model: Model, request: ModelRequest = HELLO) -> AsyncGenerator[StreamPart, None]:
+    """All parts, text that was pushed as the deltas in whose place it came."""
+    texts: list[str] = []
+    stream = open_stream(model, request, texts.append) if IS_PUSHED else model.stream(request)
+    async with aclosing(stream) as parts:
+        async for part in parts:
+            assert not (IS_PUSHED and isinstance(part, Delta))
+            while texts:
+                yield Delta(texts.pop(0))
+            yield part
+
+
 async def ask(model: Model, request: ModelRequest = HELLO) -> list[StreamPart]:
     try:
         async with asyncio.timeout(60):
-            return [part async for part in model.stream(request)]
+            return [part async for part in stream_of(model, request)]
     finally:
         await model.close()
 

@@ -9,6 +9,7 @@ from contextlib import aclosing
 import orjson
 import pytest
 
+from tests.contract import asking
 from tests.contract.asking import (
     GOOD,
     HELLO,
@@ -20,6 +21,7 @@ from tests.contract.asking import (
     items_of,
     opened,
     recorded,
+    stream_of,
     text_of,
     told_by,
 )
@@ -36,9 +38,15 @@ from turnkeep.errors import (
 from turnkeep.messages import (
     AssistantItem,
 )
-from turnkeep.models.model import Began, Delta, StreamPart
+from turnkeep.models.model import Began, Delta, StreamPart, open_stream
 
 # ---------------------------------------------------------------- the contract, in each protocol
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["stream", "push"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which text comes out of a model."""
+    monkeypatch.setattr(asking, "IS_PUSHED", request.param)
 
 
 @PROTOCOLS
@@ -90,11 +98,57 @@ async def test_every_token_is_given_as_soon_as_it_is_here(kind: str) -> None:
 
     async with canned(answer) as server:
         model = opened(server, kind)
-        async for part in model.stream(HELLO):
-            if isinstance(part, Delta):
-                shown.set()
+        async for _ in open_stream(model, HELLO, lambda _: shown.set()):
+            pass
         await model.close()
     assert shown.is_set()
+
+
+class _NoRoom(Exception): ...
+
+
+@PROTOCOLS
+async def test_an_error_of_whoever_is_told_text_ends_the_stream_and_the_connection(kind: str) -> None:
+    async def answer(visit: Visit) -> None:
+        visit.begin()
+        for event in recorded(GOOD[kind]).split(b"\n\n")[:-1]:
+            visit.say(event + b"\n\n")
+            await asyncio.sleep(0.01)
+        visit.end()
+
+    def refuse(_: str) -> None:
+        raise _NoRoom
+
+    async with canned(answer) as server:
+        model = opened(server, kind)
+        with pytest.raises(_NoRoom):
+            async for _ in open_stream(model, HELLO, refuse):
+                pass
+        await asyncio.wait_for(server.last.left.wait(), 20)
+        await model.close()
+
+
+@PROTOCOLS
+async def test_text_waits_while_its_reader_is_busy_with_the_part_before_it(kind: str) -> None:
+    """What is told first is done first, though text needs no reader."""
+    texts: list[str] = []
+    said = asyncio.Event()
+
+    async def answer(visit: Visit) -> None:
+        visit.whole(recorded(GOOD[kind]))
+        said.set()
+
+    async with canned(answer) as server:
+        model = opened(server, kind)
+        async with aclosing(open_stream(model, HELLO, texts.append)) as parts:
+            assert isinstance(await anext(parts), Began)
+            await said.wait()
+            await asyncio.sleep(0.2)
+            assert texts == []
+            rest = [part async for part in parts]
+        await model.close()
+    assert "".join(texts) == TEXT[kind]
+    assert finish_of(rest).reason == "stop"
 
 
 @PROTOCOLS
@@ -121,7 +175,7 @@ async def test_a_connection_serves_again_after_a_finished_answer(kind: str) -> N
     async with canned(answer) as server:
         model = opened(server, kind)
         for _ in range(3):
-            finish_of([part async for part in model.stream(HELLO)])
+            finish_of([part async for part in stream_of(model)])
         await model.close()
         assert [visit.connection for visit in server.visits] == [1, 1, 1]
 
@@ -141,7 +195,7 @@ async def test_a_connection_whose_end_comes_a_moment_late_serves_again(
     async with canned(answer) as server:
         model = opened(server, kind)
         for _ in range(2):
-            finish_of([part async for part in model.stream(HELLO)])
+            finish_of([part async for part in stream_of(model)])
         await model.close()
         assert [visit.connection for visit in server.visits] == [1, 1]
 
@@ -194,7 +248,7 @@ async def test_cancelling_the_reader_closes_the_connection(kind: str, moment: st
 
     async with canned(answer) as server:
         model = opened(server, kind)
-        task = asyncio.create_task(read(model.stream(HELLO)))
+        task = asyncio.create_task(read(stream_of(model)))
         await arrived.wait()
         await asyncio.sleep(0)
         task.cancel()
@@ -418,7 +472,7 @@ async def test_a_slow_reader_is_not_taken_for_a_silent_server(kind: str) -> None
     async with canned(answer) as server:
         model = opened(server, kind, idle_timeout=0.4)
         parts: list[StreamPart] = []
-        async for part in model.stream(HELLO):
+        async for part in stream_of(model):
             if not parts:
                 await asyncio.sleep(1.0)
                 gate.set()

@@ -24,7 +24,7 @@ from turnkeep.models.classify import complaint_in, error_in
 from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.http_client import Client, Reply
-from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
+from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, OnText, ReasoningDelta, StreamPart
 from turnkeep.models.past_words import PastForms
 from turnkeep.models.pieces import arguments_of
 from turnkeep.models.provider import Provider
@@ -65,6 +65,9 @@ class AnthropicModel:
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         return self._asker.exchange(request.model, partial(self._put, request))
+
+    def push(self, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+        return self._asker.exchange(request.model, partial(self._put, request), on_text)
 
     def _put(self, request: ModelRequest, caps: Capabilities, *, whole: bool = False) -> Asking:
         excerpt = None if whole else self._past.excerpt(request, caps)

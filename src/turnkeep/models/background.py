@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import orjson
 
 from turnkeep.backoff import Backoff
 from turnkeep.errors import EndpointBlocked, ModelError, ModelRefused, ResponseLost
-from turnkeep.models.exchange import AnswerReader
+from turnkeep.models.exchange import AnswerReader, end_parts, read_parts
 from turnkeep.models.http_client import Client, Reply
-from turnkeep.models.model import StreamPart
-from turnkeep.models.reading import made_whole, mapping
+from turnkeep.models.model import OnText, StreamPart
+from turnkeep.models.reading import mapping
 from turnkeep.models.sse import Frame
 
 LOOKS = Backoff(delay=0.5, cap=5.0)
@@ -40,7 +40,7 @@ class BackgroundResponse:
         self._client = client
 
     async def resume(
-        self, response_id: str, reading: Callable[[Reply], AnswerReader]
+        self, response_id: str, reading: Callable[[Reply], AnswerReader], on_text: OnText | None = None
     ) -> AsyncGenerator[StreamPart, None]:
         """All parts of a response, from its beginning, as if it were asked for now; nothing is paid
         for again.
@@ -52,13 +52,13 @@ class BackgroundResponse:
         if state.get("status") in _RUNNING:
             reply = await self._open_stream(response_id)
             if reply is not None:
-                async for part in _read(reply, reading(reply)):
+                async for part in _read(reply, reading(reply), on_text):
                     yield part
                 return
             await self._wait_for_end(response_id)
         # Too old to be streamed, or ended: the whole answer is read at once, and paid for once.
         reply = await self._client.get(f"/responses/{response_id}")
-        async for part in _read(reply, reading(reply)):
+        async for part in _read(reply, reading(reply), on_text):
             yield part
 
     async def cancel(self, response_id: str) -> Mapping[str, Any] | None:
@@ -108,15 +108,15 @@ class BackgroundResponse:
         return mapping(orjson.loads(frames[0][1])) if frames else {}
 
 
-async def _read(reply: Reply, reader: AnswerReader) -> AsyncGenerator[StreamPart, None]:
+async def _read(reply: Reply, reader: AnswerReader, on_text: OnText | None) -> AsyncGenerator[StreamPart, None]:
     try:
-        while not reader.is_done and (frames := await reply.read()) is not None:
-            for part in reader.parts(frames):
-                yield made_whole(part)
+        async with aclosing(read_parts(reply, reader, iter(()), on_text)) as arriving:
+            async for part in arriving:
+                yield part
     except ModelError:
         if not reader.is_answered:
             raise
     finally:
         reply.close()
-    for part in reader.ending():
-        yield made_whole(part)
+    for part in end_parts(reader, on_text):
+        yield part

@@ -25,7 +25,7 @@ from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.growth import Growth
 from turnkeep.models.http_client import Client, Reply
-from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart
+from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, OnText, ReasoningDelta, StreamPart
 from turnkeep.models.past_words import PastForms
 from turnkeep.models.pieces import CallPieces
 from turnkeep.models.provider import Provider
@@ -64,6 +64,9 @@ class ChatModel:
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
         return self._asker.exchange(request.model, partial(self._put, request))
+
+    def push(self, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+        return self._asker.exchange(request.model, partial(self._put, request), on_text)
 
     def _put(self, request: ModelRequest, caps: Capabilities, *, whole: bool = False) -> Asking:
         excerpt = None if whole else self._past.excerpt(request, caps)

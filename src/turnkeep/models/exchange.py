@@ -5,6 +5,7 @@ frames.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from urllib.parse import quote
 from turnkeep.errors import AnswerMalformed, ModelError, ModelRateLimited, ModelTimedOut, ModelUnreachable
 from turnkeep.models.capabilities import Capabilities
 from turnkeep.models.http_client import Client, Reply
-from turnkeep.models.model import Delta, ModelRequest, StreamPart
+from turnkeep.models.model import Delta, ModelRequest, OnText, StreamPart
 from turnkeep.models.reading import made_whole
 from turnkeep.models.refusals import Lesson, Lessons, lessons_in
 from turnkeep.models.sse import Frame
@@ -67,6 +68,54 @@ class Put(Protocol):
         ...
 
 
+class Pusher:
+    """Hands text on at the moment it arrives, and keeps the first part that is none, with all after it."""
+
+    def __init__(self, reader: AnswerReader, on_text: OnText | None) -> None:
+        self._reader = reader
+        self._on_text = on_text
+        self.rest: Iterator[StreamPart] = iter(())
+
+    def take(self, frames: list[Frame]) -> bool:
+        """Whether nobody has to look: it was text alone, and goes on."""
+        parts, on_text = self._reader.parts(frames), self._on_text
+        for part in parts:
+            if part.__class__ is not Delta or on_text is None:
+                self.rest = chain((part,), parts)
+                return False
+            on_text(part.text)
+        self.rest = iter(())
+        return not self._reader.is_done
+
+
+async def read_parts(
+    reply: Reply, reader: AnswerReader, parts: Iterator[StreamPart], on_text: OnText | None
+) -> AsyncGenerator[StreamPart, None]:
+    """These parts, and those of what is still to be read; text goes to `on_text`, if there is one."""
+    pusher = Pusher(reader, on_text)
+    while True:
+        for part in parts:
+            # Deltas are whole already: readers join halves of characters themselves.
+            if part.__class__ is not Delta:
+                yield made_whole(part)
+            elif on_text is None:
+                yield part
+            else:
+                on_text(part.text)
+        if reader.is_done or await reply.read(pusher.take) is None:
+            return
+        parts = pusher.rest
+
+
+def end_parts(reader: AnswerReader, on_text: OnText | None) -> Iterator[StreamPart]:
+    """What is left to say, `Finish` last."""
+    for part in map(made_whole, reader.ending()):
+        if part.__class__ is Delta and on_text is not None:
+            on_text(part.text)
+        else:
+            yield part
+
+
 class Asker:
     """Makes requests to one endpoint in one protocol, in the form that it takes."""
 
@@ -75,7 +124,7 @@ class Asker:
         self._path = path
         self._lessons = lessons
 
-    async def exchange(self, model: str, put: Put) -> AsyncGenerator[StreamPart, None]:
+    async def exchange(self, model: str, put: Put, on_text: OnText | None = None) -> AsyncGenerator[StreamPart, None]:
         """Send a request and yield the parts of its answer, `Finish` last and with the connection
         already free.
 
@@ -86,12 +135,9 @@ class Asker:
         # Up to its first part an answer may still be a refusal, which another form can get around.
         reply, reader, parts = await self._open(model, put)
         try:
-            for part in parts:
-                # Deltas are whole already: readers join halves of characters themselves.
-                yield part if part.__class__ is Delta else made_whole(part)
-            while not reader.is_done and (frames := await reply.read()) is not None:
-                for part in reader.parts(frames):
-                    yield part if part.__class__ is Delta else made_whole(part)
+            async with aclosing(read_parts(reply, reader, parts, on_text)) as arriving:
+                async for part in arriving:
+                    yield part
             # Read to its end, the connection serves the next request.
             await reply.rest()
         except ModelError:
@@ -99,8 +145,8 @@ class Asker:
                 raise
         finally:
             reply.close()
-        for part in reader.ending():
-            yield made_whole(part)
+        for part in end_parts(reader, on_text):
+            yield part
 
     async def _open(self, model: str, put: Put) -> _Opening:
         caps = self._lessons.of(model)

@@ -13,6 +13,7 @@ import ssl
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -45,6 +46,9 @@ LOOK_UP_TIME = 3.0
 LOOK_UP_BODY = 4 * 1024 * 1024
 TAIL_TIME = 0.1
 """How long the end of a finished answer may take to arrive before its connection is given up."""
+
+Take = Callable[[list[Frame]], bool]
+"""Takes frames; False: somebody has to look at what came of them."""
 
 _LARGE = 1024 * 1024
 _NETWORK_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
@@ -127,10 +131,13 @@ class Reply:
         self._response = response
         self._content = response.content
         self._framer = Framer()
+        self._handler = _handler_of(response)
         time_left = asked_at + endpoint.first_event_timeout - self._loop.time()
         # Connecting, and waiting for the head, have used up a part of the same patience.
-        self._dog = Watchdog(self._loop, response.close, max(0.05, time_left))
+        self._dog = Watchdog(self._loop, self._bark, max(0.05, time_left))
         self._has_begun = False
+        self._look: Callable[[], None] | None = None
+        """What is called when something has arrived, while nobody reads."""
 
     @property
     def request_id(self) -> str | None:
@@ -151,12 +158,68 @@ class Reply:
         """
         return self.failure(complaint) if complaint else AnswerMalformed(f"the stream ended without {end}")
 
-    async def read(self) -> list[Frame] | None:
+    async def read(self, take: Take | None = None) -> list[Frame] | None:
         """The frames of the next bytes (perhaps none), None at a clean end.
+
+        `take` is given them before this returns, and those of each later arrival, at the moment they
+        come, for as long as it says that it is content. It may not wait; what it raises is raised
+        here.
 
         Raises ModelTimedOut after silence, ModelUnavailable when the connection breaks,
         AnswerMalformed for what is no stream of events.
         """
+        frames = await self._next_frames()
+        if take is not None and frames is not None and take(frames):
+            await self._hand_on(take)
+        return frames
+
+    async def _hand_on(self, take: Take) -> None:
+        """Give what arrives to `take`, in the call by which it arrives: to wake a task for each token
+        costs as much as all else that is done with it. Returns when somebody has to look.
+        """
+        if self._handler is None or self._content.at_eof():
+            return
+        over: asyncio.Future[None] = self._loop.create_future()
+        is_looking = False
+
+        def look() -> None:
+            nonlocal is_looking
+            # aiohttp resumes its parser from within a read, which is an arrival in an arrival.
+            if over.done() or is_looking:
+                return
+            is_looking = True
+            try:
+                if not self._take_arrivals(take):
+                    over.set_result(None)
+            except Exception as error:
+                over.set_exception(error)
+            finally:
+                is_looking = False
+
+        self._look = self._handler.on_arrival = look
+        self._dog.since = self._loop.time()
+        try:
+            await over
+        finally:
+            self._dog.since = self._look = None
+            if self._handler.on_arrival is look:
+                self._handler.on_arrival = None
+
+    def _take_arrivals(self, take: Take) -> bool:
+        """Whether nobody has to look yet."""
+        content = self._content
+        while content.exception() is None and (data := content.read_nowait()):
+            self._dog.since = self._loop.time()
+            if not take(self._framer.push(data)):
+                return False
+        return content.exception() is None and not content.at_eof()
+
+    def _bark(self) -> None:
+        self._response.close()
+        if self._look is not None:
+            self._look()
+
+    async def _next_frames(self) -> list[Frame] | None:
         if not (data := await self._arrival()):
             return self._unterminated_frames() or None
         if not self._has_begun and self._begins_whole(data):
@@ -220,6 +283,28 @@ class Reply:
         if self._dog.has_barked:
             return _silence(self._endpoint, self._dog.limit) if self._has_begun else _no_answer(self._endpoint)
         return _connection_error(self._endpoint, error)
+
+
+class _Handler(ResponseHandler):
+    """A connection of aiohttp that tells when something has arrived on it."""
+
+    on_arrival: Callable[[], None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.on_arrival is not None:
+            self.on_arrival()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        if self.on_arrival is not None:
+            self.on_arrival()
+
+
+def _handler_of(response: aiohttp.ClientResponse) -> _Handler | None:
+    """The connection of an answer; None where it has ended."""
+    protocol = response.connection.protocol if response.connection is not None else None
+    return protocol if isinstance(protocol, _Handler) else None
 
 
 class Watchdog:
@@ -292,9 +377,15 @@ def _session(endpoint: Provider) -> aiohttp.ClientSession:
 
 
 def _connector(endpoint: Provider) -> aiohttp.BaseConnector:
+    connector: aiohttp.BaseConnector
     if endpoint.dial is not None:
-        return _DialConnector(endpoint.dial)
-    return aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE, ssl=_trust(endpoint))
+        connector = _DialConnector(endpoint.dial)
+    else:
+        connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE, ssl=_trust(endpoint))
+    # What makes the protocol of each connection, through a proxy too; there is no other way to be told of
+    # an arrival.
+    connector._factory = partial(_Handler, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # a handler as any other
+    return connector
 
 
 class _DialConnector(aiohttp.BaseConnector):

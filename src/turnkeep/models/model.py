@@ -6,7 +6,8 @@ its side is ever needed again. One file per provider protocol implements `Model`
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -113,6 +114,10 @@ class Finish:
 StreamPart = Began | Delta | ReasoningDelta | ItemDone | Finish
 
 
+OnText = Callable[[str], None]
+"""Told some more text of an answer, in order. May not wait."""
+
+
 class Model(Protocol):
     """Where answers come from."""
 
@@ -134,6 +139,31 @@ class Model(Protocol):
     async def close(self) -> None:
         """Close pooled connections."""
         ...
+
+
+@runtime_checkable
+class PushingModel(Model, Protocol):
+    """A model that hands text on at the moment it arrives, without waking its reader for each token."""
+
+    def push(self, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+        """As `stream`, but text is told to `on_text` in the place of `Delta`s: in order with the parts,
+        and only while the reader waits for the next one. What `on_text` raises ends the stream.
+        """
+        ...
+
+
+def open_stream(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+    """The parts of an answer, its text told to `on_text`."""
+    return model.push(request, on_text) if isinstance(model, PushingModel) else _pushed(model, request, on_text)
+
+
+async def _pushed(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+    async with aclosing(model.stream(request)) as stream:
+        async for part in stream:
+            if isinstance(part, Delta):
+                on_text(part.text)
+            else:
+                yield part
 
 
 @runtime_checkable

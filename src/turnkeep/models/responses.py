@@ -35,7 +35,17 @@ from turnkeep.models.exchange import Asker, Asking, label_headers
 from turnkeep.models.fit import ToolNames, fit
 from turnkeep.models.hosted_tools import for_responses, hosted_item, results_of
 from turnkeep.models.http_client import Client, Reply
-from turnkeep.models.model import Began, Delta, Finish, ItemDone, ModelRequest, ReasoningDelta, StreamPart, ToolSpec
+from turnkeep.models.model import (
+    Began,
+    Delta,
+    Finish,
+    ItemDone,
+    ModelRequest,
+    OnText,
+    ReasoningDelta,
+    StreamPart,
+    ToolSpec,
+)
 from turnkeep.models.pairing import pair
 from turnkeep.models.parameters import origin_fields, responses_parameters
 from turnkeep.models.past_words import PastForms
@@ -69,9 +79,16 @@ class ResponsesModel:
         self._background = BackgroundResponse(self._client)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[StreamPart, None]:
+        return self._exchange(request, None)
+
+    def push(self, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+        return self._exchange(request, on_text)
+
+    def _exchange(self, request: ModelRequest, on_text: OnText | None) -> AsyncGenerator[StreamPart, None]:
         if request.response_id is not None:
-            return self._background.resume(request.response_id, self._put(request, self._caps).reading)
-        return self._asker.exchange(request.model, partial(self._put, request))
+            reading = self._put(request, self._caps).reading
+            return self._background.resume(request.response_id, reading, on_text)
+        return self._asker.exchange(request.model, partial(self._put, request), on_text)
 
     def _put(self, request: ModelRequest, caps: Capabilities, *, whole: bool = False) -> Asking:
         excerpt = None if whole else self._past.excerpt(request, caps)

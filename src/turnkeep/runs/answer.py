@@ -31,13 +31,13 @@ from turnkeep.failpoints import reach
 from turnkeep.messages import Item, UserItem, text_content
 from turnkeep.models.model import (
     Began,
-    Delta,
     Finish,
     ItemDone,
     Model,
     ModelRequest,
     ReasoningDelta,
     ToolSpec,
+    open_stream,
     works_alone,
 )
 from turnkeep.models.pairing import pair, repair
@@ -326,7 +326,8 @@ class Answering:
         begun_at = asyncio.get_running_loop().time()
         with span(f"chat {request.model}", request_attributes(request), kind="client") as current:
             try:
-                async with aclosing(self.model.stream(request)) as stream:
+                show = self._show_text
+                async with aclosing(open_stream(self.model, request, lambda text: show(text, partial))) as stream:
                     async for part in stream:
                         if isinstance(part, Began):
                             await self._on_begin(part, request)
@@ -365,21 +366,21 @@ class Answering:
         if usage.output_tokens and seconds > 0:
             meter.observe("tokens_per_second", usage.output_tokens / seconds, model=model)
 
+    def _show_text(self, text: str, partial: PartialStep) -> None:
+        """Called by the connection on which it arrives: once for each token."""
+        # a response is read from its first word again: to go on at the last would need a record per
+        # token
+        new_text = partial.new_part(text) if partial.repeats else text
+        if not (partial.repeats or partial.text):
+            self.disclosure.end_thought()
+            self._respond(bool(partial.before))
+        partial.text += text
+        if new_text:
+            self.announcer.text(new_text)
+        reach("midstream")
+
     def _show(self, part: object, partial: PartialStep) -> None:
-        if isinstance(part, Delta):
-            text = part.text
-            # a response is read from its first word again: to go on at the last would need a record
-            # per token
-            if partial.repeats:
-                text = partial.new_part(text)
-            elif not partial.text:
-                self.disclosure.end_thought()
-                self._respond(bool(partial.before))
-            partial.text += part.text
-            if text:
-                self.announcer.text(text)
-            reach("midstream")
-        elif isinstance(part, ReasoningDelta):
+        if isinstance(part, ReasoningDelta):
             self.disclosure.think(part.text)
         elif isinstance(part, ItemDone):
             self.disclosure.item(part.item, partial.item_place)
