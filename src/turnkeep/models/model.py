@@ -154,10 +154,10 @@ class PushingModel(Model, Protocol):
 
 def open_stream(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
     """The parts of an answer, its text told to `on_text`."""
-    return model.push(request, on_text) if isinstance(model, PushingModel) else _pushed(model, request, on_text)
+    return model.push(request, on_text) if isinstance(model, PushingModel) else _push_parts(model, request, on_text)
 
 
-async def _pushed(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
+async def _push_parts(model: Model, request: ModelRequest, on_text: OnText) -> AsyncGenerator[StreamPart, None]:
     async with aclosing(model.stream(request)) as stream:
         async for part in stream:
             if isinstance(part, Delta):
